@@ -1,0 +1,1 @@
+"""The ground: values only. `settings` alone reads the environment; nothing here imports from `tasks`."""

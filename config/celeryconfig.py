@@ -1,0 +1,53 @@
+"""Celery's settings for `tasks.app`, made from ours. A project with its own Celery app keeps its own."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from config.settings import Settings
+
+
+def broker_options(settings: Settings) -> dict[str, Any]:
+    """The part that reaches the server: broker URL, TLS, and one Redis list per queue (no priority lists)."""
+    transport: dict[str, Any] = {"priority_steps": [0]}
+    if settings.redis_url.startswith("sentinel://"):
+        transport["master_name"] = settings.redis_sentinel_master
+    options: dict[str, Any] = {
+        "broker_url": broker_url(settings.redis_url),
+        "broker_transport_options": transport,
+        "result_backend": broker_url(settings.redis_url),
+        "result_backend_transport_options": dict(transport),
+    }
+    if settings.redis_url.startswith("rediss://"):
+        required = ssl.CERT_REQUIRED if settings.redis_tls_verify else ssl.CERT_NONE
+        options["broker_use_ssl"] = {"ssl_cert_reqs": required}
+        options["redis_backend_use_ssl"] = {"ssl_cert_reqs": required}
+    return options
+
+
+def broker_url(redis_url: str) -> str:
+    """Celery's spelling of a socket URL is redis+socket://; redis-py's is unix://. Take both."""
+    if redis_url.startswith("unix://"):
+        return "redis+socket://" + redis_url.removeprefix("unix://")
+    return redis_url
+
+
+def celery_options(settings: Settings) -> dict[str, Any]:
+    """All of `tasks.app`'s Celery configuration."""
+    return {
+        **broker_options(settings),
+        "broker_connection_retry_on_startup": True,
+        # One computation at a time in a process is what a partition needs; scale by processes.
+        "worker_pool": "solo",
+        "worker_concurrency": 1,
+        "worker_prefetch_multiplier": 1,
+        # Flower sees tasks without -E on every command line; our own events are budgeted (EVENTS_PER_SECOND).
+        "worker_send_task_events": True,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "worker_hijack_root_logger": True,
+        "task_track_started": False,
+        "enable_utc": True,
+    }

@@ -1,0 +1,174 @@
+"""Every setting of the product, read from the environment once, frozen, with its unit in its name.
+
+This is the only file that reads the environment. A value that can't be used raises `SettingsError`,
+which names the variable, the value and what would do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Where a Redis server listens when nobody says otherwise.
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+class SettingsError(ValueError):
+    """An environment variable holds what can't be used; the message says what can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The values a process runs with. Made by `Settings.from_environment`, or in code for `tasks.install`."""
+
+    #: `REDIS_URL`: redis://, rediss:// (TLS), redis+socket:///path or unix:///path, sentinel://a;sentinel://b.
+    redis_url: str = DEFAULT_REDIS_URL
+    #: `REDIS_TLS_VERIFY`: verify the server's certificate (rediss://). `0` for a PaaS with self-signed ones.
+    redis_tls_verify: bool = True
+    #: `REDIS_SENTINEL_MASTER`: the name of the master, with a sentinel:// URL.
+    redis_sentinel_master: str = "mymaster"
+    #: `REDIS_TIMEOUT_SECONDS`: how long one reply may take. Longer than the slowest script (~0.1 s), shorter
+    #: than an operator's patience.
+    redis_timeout_seconds: float = 10.0
+
+    #: `PARTITION_GROUP`: the name of this set of queues, and of its ingress.
+    partition_group: str = "partition"
+    #: `PARTITIONS`: N, fixed in Redis by the first process that uses the group.
+    partitions: int = 4
+
+    #: `STATE_SIGNING_KEY`: secrets, comma-separated; the first signs, all verify. Empty: states are unsigned.
+    state_signing_keys: tuple[bytes, ...] = ()
+
+    #: `LEASE_SECONDS`: how long a worker that says nothing keeps its partitions. Longer than a stop of the
+    #: whole process (a garbage collection, a slow disk); renewed every third of it.
+    lease_seconds: float = 5.0
+
+    #: `BATCH_MESSAGES`: at most so many messages in one commit.
+    batch_messages: int = 2000
+    #: `BATCH_BYTES`: at most so many bytes of messages in one commit (always at least one message).
+    batch_bytes: int = 4_000_000
+    #: `BATCH_SECONDS`: computations of one batch stop after this long and commit what they have.
+    batch_seconds: float = 0.2
+    #: `STATE_CACHE_KEYS`: states a worker keeps in memory, over all its partitions.
+    state_cache_keys: int = 100_000
+
+    #: `RETRY_ATTEMPTS`: retries of a message whose computation raises, before it becomes a dead letter.
+    retry_attempts: int = 3
+    #: `RETRY_BACKOFF_SECONDS`: wait before the first retry; doubles with each.
+    retry_backoff_seconds: float = 1.0
+
+    #: `EVENTS_PER_SECOND`: tasks a second whose events a worker sends in full; past it they are sampled.
+    events_per_second: float = 200.0
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read all settings; raises `SettingsError` for the first value that can't be used."""
+        env = os.environ if environ is None else environ
+        default = cls()
+
+        def read(name: str, parse: Callable[[str], T], otherwise: T) -> T:
+            text = env.get(name, "").strip()
+            if not text:
+                return otherwise
+            try:
+                return parse(text)
+            except ValueError as error:
+                raise SettingsError(f"{name}={text!r} can't be used: {error}") from None
+
+        return cls(
+            redis_url=read("REDIS_URL", str, default.redis_url),
+            redis_tls_verify=read("REDIS_TLS_VERIFY", _switch, default.redis_tls_verify),
+            redis_sentinel_master=read("REDIS_SENTINEL_MASTER", str, default.redis_sentinel_master),
+            redis_timeout_seconds=read("REDIS_TIMEOUT_SECONDS", _positive, default.redis_timeout_seconds),
+            partition_group=read("PARTITION_GROUP", _group_name, default.partition_group),
+            partitions=read("PARTITIONS", _partition_count, default.partitions),
+            state_signing_keys=read("STATE_SIGNING_KEY", _signing_keys, default.state_signing_keys),
+            lease_seconds=read("LEASE_SECONDS", _positive, default.lease_seconds),
+            batch_messages=read("BATCH_MESSAGES", _count, default.batch_messages),
+            batch_bytes=read("BATCH_BYTES", _count, default.batch_bytes),
+            batch_seconds=read("BATCH_SECONDS", _positive, default.batch_seconds),
+            state_cache_keys=read("STATE_CACHE_KEYS", _count, default.state_cache_keys),
+            retry_attempts=read("RETRY_ATTEMPTS", _count_or_none, default.retry_attempts),
+            retry_backoff_seconds=read("RETRY_BACKOFF_SECONDS", _positive, default.retry_backoff_seconds),
+            events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
+        )
+
+
+#: More queues than this and one worker's blocking connections alone would fill a small server.
+MOST_PARTITIONS = 4096
+
+
+def _switch(text: str) -> bool:
+    match text.lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("say 1 or 0")
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("a number is wanted") from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError("a finite number is wanted")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = _number(text)
+    if number <= 0:
+        raise ValueError("a number above zero is wanted")
+    return number
+
+
+def _zero_or_more(text: str) -> float:
+    number = _number(text)
+    if number < 0:
+        raise ValueError("zero or more is wanted")
+    return number
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise ValueError("a whole number is wanted") from None
+    if number < least:
+        raise ValueError(f"a whole number of at least {least} is wanted")
+    return number
+
+
+def _count(text: str) -> int:
+    return _integer(text, 1)
+
+
+def _count_or_none(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _partition_count(text: str) -> int:
+    number = _integer(text, 1)
+    if number > MOST_PARTITIONS:
+        raise ValueError(f"at most {MOST_PARTITIONS} partitions")
+    return number
+
+
+def _group_name(text: str) -> str:
+    if not all(c.isalnum() or c in "-_" for c in text):
+        raise ValueError("letters, digits, - and _ only")
+    return text
+
+
+def _signing_keys(text: str) -> tuple[bytes, ...]:
+    keys = tuple(part.strip().encode() for part in text.split(",") if part.strip())
+    if any(len(key) < 16 for key in keys):
+        raise ValueError("each signing key needs at least 16 characters (try: openssl rand -hex 32)")
+    return keys
