@@ -1,0 +1,52 @@
+"""`install(app)`: what makes any Celery app one with partitions. Everything else the app has stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from celery import Celery, signals
+
+from config.settings import Settings
+from tasks.model.errors import SetupError
+from tasks.producer.installation import Installation, add_installation, installation_of
+from tasks.worker import control as control
+from tasks.worker.bootstep import PartitionStep, note_command_line
+
+_REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
+
+
+def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
+    """Give a Celery app partitions; returns the app. Called once, where the app is made.
+
+    `settings`: read from the environment when None; the queues and states live on the app's own broker, so `REDIS_URL` and
+    the app's `broker_url` must be the same Redis (when only one is set, it counts for both). `by_default`: whether a worker
+    started without -Q serves partitions; else those do that were started with `-Q partition`. Raises `SetupError` for a broker that
+    is not Redis.
+    """
+    if installation_of(app) is not None:
+        return app
+    installation = Installation(app, settings or Settings.from_environment(), by_default=by_default)
+    if app.configured:
+        _configure(installation)
+    else:
+        app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
+    app.steps["worker"].add(PartitionStep)
+    signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
+    add_installation(installation)
+    return app
+
+
+def _configure(installation: Installation) -> None:
+    """Once the app's configuration is there: route computations, and read where the broker is."""
+    conf = installation.app.conf
+    before: Any = conf.task_routes or ()
+    routes = list(before) if isinstance(before, list | tuple) else [before]
+    if installation.route not in routes:
+        conf.task_routes = [installation.route, *routes]
+        installation.app.amqp.flush_routes()
+    scheme = urlsplit(str(conf.broker_url or "redis://")).scheme
+    if scheme not in _REDIS_SCHEMES:
+        raise SetupError(
+            f"partitions live in Redis, and this app's broker is {scheme}://. Give the app a redis:// broker_url"
+        )

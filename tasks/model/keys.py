@@ -1,0 +1,62 @@
+"""Keys: what can be one, its one spelling, and the partition it decides.
+
+A key's spelling is text. Two values with one spelling are one key: `"7"`, `b"7"` and `7` are the same key.
+Bytes that are not UTF-8 keep their bytes (surrogateescape), so every bytes value is a key.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from uuid import UUID
+from zlib import crc32
+
+from tasks.model.errors import KeyExtractionError
+
+#: A longer key is refused: it would be a field name in Redis and stand in every list an operator reads.
+MOST_KEY_BYTES = 4096
+
+Key = str | bytes | int | bool | UUID | Enum
+
+
+def spell_key(value: object) -> str:
+    """The one spelling of a key. Raises `KeyExtractionError` for what can't be a key.
+
+    str as it is; bytes as UTF-8; int in decimal; bool `true`/`false`; UUID in its usual form; Enum by its value.
+    """
+    if type(value) is str:
+        key = value
+    elif isinstance(value, Enum):
+        return spell_key(value.value)
+    elif isinstance(value, str):
+        key = str.__str__(value)
+    elif isinstance(value, bytes | bytearray):
+        key = bytes(value).decode("utf-8", "surrogateescape")
+    elif isinstance(value, bool):
+        key = "true" if value else "false"
+    elif isinstance(value, int | UUID):
+        key = str(value)
+    else:
+        raise KeyExtractionError(
+            f"a key must be str, bytes, int, bool, UUID or an Enum of those, not {type(value).__name__}"
+        )
+    if len(key) > MOST_KEY_BYTES // 4 and len(key_bytes(key)) > MOST_KEY_BYTES:
+        raise KeyExtractionError(f"a key of more than {MOST_KEY_BYTES} bytes")
+    return key
+
+
+def key_bytes(key: str) -> bytes:
+    """The bytes of a spelled key, as they stand in Redis. Raises `KeyExtractionError` for text that has none."""
+    try:
+        return key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise KeyExtractionError(f"a key that is not valid Unicode: {error.reason}") from None
+
+
+def key_text(raw: bytes) -> str:
+    """The spelling of key bytes read back from Redis; the inverse of `key_bytes`."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def partition_of(key: object, partitions: int) -> int:
+    """The partition, 0 … `partitions`-1, of a key: CRC-32 (IEEE, as in zlib) of its UTF-8 bytes, modulo N."""
+    return crc32(key_bytes(spell_key(key))) % partitions

@@ -1,0 +1,271 @@
+"""Celery messages as they lie in a queue, and the user's message inside them.
+
+Wire format (kombu's Redis transport, message protocol 2): a JSON object
+`{body, content-type, content-encoding, headers, properties}`; `body` is base64 of JSON `[args, kwargs, embed]`; `headers` has
+`task` and `id`. Protocol 1, which has all that in the body, is taken too and turned into the same `Envelope`.
+Source: Celery's "Message Protocol" reference and kombu 5.7's `virtual.Channel`.
+"""
+
+from __future__ import annotations
+
+import binascii
+import inspect
+import types
+import typing
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from kombu.utils.json import object_hook
+
+from tasks.model.errors import DeclarationError, MessageError
+
+#: A compressed body may grow to this; more is a decompression bomb, not a message.
+MOST_BODY_BYTES = 64 * 1024 * 1024
+
+
+class Headers(msgspec.Struct):
+    """The headers that decide what becomes of a message. Others are kept in the raw message."""
+
+    task: str
+    id: str
+    eta: Any = None
+    expires: Any = None
+    sent_at: Any = None
+    compression: Any = None
+    root_id: Any = None
+    parent_id: Any = None
+    argsrepr: Any = None
+
+
+class DeliveryInfo(msgspec.Struct):
+    """Where the producer sent it; a stock worker does not live without it."""
+
+    exchange: str
+
+
+class Properties(msgspec.Struct):
+    """What every Celery client writes on Redis; the stock worker drops a message that lacks one of these."""
+
+    delivery_tag: str
+    delivery_info: DeliveryInfo
+
+
+class Envelope(msgspec.Struct, rename={"content_type": "content-type"}):
+    """One message of a queue, unpacked as far as it needs to be; `body` is JSON `[args, kwargs, embed]`."""
+
+    body: bytes
+    headers: Headers
+    properties: Properties
+    content_type: str = "application/json"
+
+
+_envelope = msgspec.json.Decoder(Envelope)
+_anything = msgspec.json.Decoder()
+_encode = msgspec.json.Encoder().encode
+
+
+def open_envelope(raw: bytes) -> Envelope:
+    """Unpack one raw message. Raises `MessageError` that says what is wrong with it."""
+    try:
+        envelope = _envelope.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _open_slowly(raw)
+    if envelope.content_type != "application/json" or envelope.headers.compression is not None:
+        return _open_slowly(raw)
+    return envelope
+
+
+def _open_slowly(raw: bytes) -> Envelope:
+    """Everything but the usual shape: protocol 1, unencoded bodies, compression, and the errors."""
+    message = _json(raw, "the message")
+    if not isinstance(message, dict):
+        raise MessageError(f"a message must be a JSON object, not {type(message).__name__}", reason="not-a-message")
+    content_type = message.get("content-type", "application/json")
+    if content_type not in ("application/json", "json"):
+        raise MessageError(f"only JSON messages are taken, not {content_type!r}", reason="content-type")
+    headers = message.get("headers")
+    properties = message.get("properties")
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        raise MessageError("a message needs the objects headers and properties", reason="missing-headers")
+    body = _body_bytes(message.get("body"), properties.get("body_encoding"), headers.get("compression"))
+    if "task" not in headers:
+        content = _json(body, "the body")
+        if not isinstance(content, dict) or "task" not in content:
+            raise MessageError("neither headers.task (protocol 2) nor body.task (protocol 1)", reason="missing-headers")
+        headers = {**content, **headers}
+        body = _encode([content.get("args") or [], content.get("kwargs") or {}, {}])
+    try:
+        return Envelope(
+            body=body,
+            headers=msgspec.convert({**headers, "compression": None}, Headers),
+            properties=msgspec.convert(properties, Properties),
+        )
+    except msgspec.ValidationError as error:
+        raise MessageError(f"headers or properties don't fit: {error}", reason="missing-headers") from None
+
+
+def _json(data: bytes, what: str) -> Any:
+    try:
+        return _anything.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"{what} is not JSON: {error}", reason="not-json") from None
+
+
+def _body_bytes(body: Any, encoding: Any, compression: Any) -> bytes:
+    if not isinstance(body, str):
+        raise MessageError("body must be a string", reason="not-a-message")
+    data = body.encode()
+    if encoding == "base64":
+        try:
+            data = binascii.a2b_base64(data)
+        except binascii.Error as error:
+            raise MessageError(f"body is not base64: {error}", reason="not-a-message") from None
+    if compression is None:
+        return data
+    if compression not in ("application/x-gzip", "application/gzip", "gzip", "zlib"):
+        raise MessageError(f"compression {compression!r} is not taken; gzip is", reason="compression")
+    try:
+        unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, found by its header
+        data = unpacker.decompress(data, MOST_BODY_BYTES)
+    except zlib.error as error:
+        raise MessageError(f"body can't be decompressed: {error}", reason="compression") from None
+    if unpacker.unconsumed_tail:
+        raise MessageError(f"body is larger than {MOST_BODY_BYTES} bytes when decompressed", reason="compression")
+    return data
+
+
+def moment(value: object) -> float | None:
+    """Seconds since the epoch of an `eta` or `expires` header (ISO 8601, UTC when it has no zone, or a number)."""
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        at = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise MessageError(f"not a time: {value!r}", reason="bad-time") from None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+class MessageCodec:
+    """Between a user's message and the body of a Celery message, for one annotation.
+
+    The annotation may be a dataclass, `msgspec.Struct`, TypedDict, attrs class, pydantic model, plain builtin type, or
+    absent: then a message is what JSON says. Raises `DeclarationError` for a type that JSON can't be made into.
+    """
+
+    def __init__(self, annotation: Any, parameter: str) -> None:
+        self.parameter = parameter
+        self.annotation = annotation
+        self._validate: Callable[[Any], Any] | None = None
+        wanted: Any = Any if annotation in (inspect.Parameter.empty, Any, object) else annotation
+        if isinstance(wanted, type) and hasattr(wanted, "__pydantic_validator__"):
+            self._validate = typing.cast(Any, wanted).model_validate
+            wanted = Any
+        self._wanted = wanted
+        try:
+            self._decoder = msgspec.json.Decoder(tuple[tuple[wanted], _NoArguments, msgspec.Raw])
+            self._refuse_unknown_classes(wanted)
+        except (TypeError, NameError) as error:
+            raise DeclarationError(
+                f"messages of type {annotation!r} can't be read from JSON: {error}. "
+                "Annotate the first parameter with a dataclass, msgspec.Struct, TypedDict, attrs class or pydantic model"
+            ) from error
+
+    @staticmethod
+    def _refuse_unknown_classes(wanted: Any) -> None:
+        if wanted is not Any and isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
+            raise TypeError("msgspec does not know it")
+
+    def encode(self, message: object, embed: bytes = b"{}") -> tuple[bytes, Any]:
+        """The body for `message`, an object or its dict, and the message as the worker will see it.
+
+        Raises `MessageError` with the field's path when it does not fit.
+        """
+        try:
+            body = b"[[" + _encode_message(message) + b"],{}," + embed + b"]"
+        except (TypeError, ValueError, msgspec.EncodeError, RecursionError, OverflowError) as error:
+            raise MessageError(f"can't be written as JSON: {error}", reason="wrong-type") from error
+        return body, self.decode(body)
+
+    def decode(self, body: bytes) -> Any:
+        """The user's message in a body. Raises `MessageError` with the field's path when it does not fit."""
+        try:
+            if b'"__type__"' in body:
+                return self._decode_slowly(body)
+            message = self._decoder.decode(body)[0][0]
+        except msgspec.ValidationError:
+            return self._decode_slowly(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise MessageError(f"the body is not JSON: {error}", reason="not-json") from None
+        return message if self._validate is None else self._validated(message)
+
+    def _decode_slowly(self, body: bytes) -> Any:
+        """Keyword arguments, kombu's `__type__` objects, and the errors."""
+        content = _json(body, "the body")
+        message = self.from_arguments(*arguments(content))
+        try:
+            message = _unwrap(message) if b'"__type__"' in body else message
+            message = msgspec.convert(message, self._wanted) if self._wanted is not Any else message
+        except msgspec.ValidationError as error:
+            raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
+        return message if self._validate is None else self._validated(message)
+
+    def _validated(self, message: Any) -> Any:
+        assert self._validate is not None
+        try:
+            return self._validate(message)
+        except ValueError as error:  # pydantic's ValidationError is one; its text has the field's path
+            raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
+
+    def from_arguments(self, args: Any, kwargs: Any) -> Any:
+        """The one message among a task call's arguments. Raises `MessageError` when it is not exactly one."""
+        if isinstance(args, list | tuple) and len(args) == 1 and not kwargs:
+            return args[0]
+        if not args and isinstance(kwargs, dict) and list(kwargs) == [self.parameter]:
+            return kwargs[self.parameter]
+        given = f"{len(args) if isinstance(args, list | tuple) else args!r} positional and {sorted(kwargs or ())} by name"
+        raise MessageError(f"takes exactly one message ({self.parameter}), got {given}", reason="wrong-arguments")
+
+
+class _NoArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """An empty JSON object: no keyword arguments."""
+
+
+def arguments(content: Any) -> tuple[Any, Any]:
+    """args and kwargs of a decoded protocol 2 body."""
+    if not isinstance(content, list) or len(content) < 2:
+        raise MessageError("a body must be [args, kwargs, embed]", reason="wrong-arguments")
+    return content[0], content[1]
+
+
+def _encode_message(message: object) -> bytes:
+    dump = getattr(message, "model_dump_json", None)
+    if dump is not None and not isinstance(message, type):
+        return typing.cast(str, dump()).encode()
+    return _encode(message)
+
+
+def _unwrap(value: Any) -> Any:
+    """kombu's JSON writes datetime, Decimal, UUID … as `{"__type__": …, "__value__": …}`; read them back."""
+    if isinstance(value, dict):
+        return object_hook({name: _unwrap(item) for name, item in value.items()})
+    if isinstance(value, list):
+        return [_unwrap(item) for item in value]
+    return value
+
+
+def first_annotation(function: Callable[..., Any], parameter: str) -> Any:
+    """The annotation of a function's parameter, strings resolved; `inspect.Parameter.empty` when there is none."""
+    target = function if isinstance(function, types.FunctionType) else getattr(function, "__call__", function)  # noqa: B004
+    try:
+        return typing.get_type_hints(target, include_extras=True).get(parameter, inspect.Parameter.empty)
+    except NameError as error:
+        raise DeclarationError(
+            f"the annotation of {parameter} can't be resolved: {error}. Define the message class at the top of a module"
+        ) from error

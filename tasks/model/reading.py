@@ -1,0 +1,150 @@
+"""Reading a batch: raw messages in, one small value for each out, saying what is to become of it.
+
+Pure: the time, the revoked ids and the names of other tasks are given. Nothing here raises for bad input; a message
+that can't be taken becomes a `Broken`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, Literal
+from zlib import crc32
+
+import msgspec
+
+from tasks.model.computation import Computation
+from tasks.model.errors import MessageError
+from tasks.model.keys import key_bytes
+from tasks.model.messages import Envelope, Headers, moment, open_envelope
+
+
+class Work(msgspec.Struct, gc=False):
+    """A message of a computation, in its own partition."""
+
+    raw: bytes
+    computation: Computation
+    key: str
+    message: Any
+    envelope: Envelope
+
+
+class Stray(msgspec.Struct, gc=False):
+    """A message of a computation whose key belongs to another partition: forwarded there."""
+
+    raw: bytes
+    partition: int
+
+
+class Later(msgspec.Struct, gc=False):
+    """A message with an `eta` in the future."""
+
+    raw: bytes
+    due: float
+
+
+class Skipped(msgspec.Struct, gc=False):
+    """A message that must not run any more."""
+
+    raw: bytes
+    headers: Headers
+    why: Literal["revoked", "expired"]
+
+
+class Ordinary(msgspec.Struct, gc=False):
+    """A message of a Celery task that is no computation; Celery's own tracer runs it, in its turn."""
+
+    raw: bytes
+    headers: Headers
+
+
+class Broken(msgspec.Struct, gc=False):
+    """A message that can't be taken: a dead letter, with the reason."""
+
+    raw: bytes
+    reason: str
+    error: str
+    trace: str = ""
+    task: str | None = None
+    message_id: str | None = None
+    key: str | None = None
+
+
+Item = Work | Stray | Later | Skipped | Ordinary | Broken
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What decides how a partition's messages are read.
+
+    `partition` is None for the ingress, where every message of a computation is a `Stray`.
+    """
+
+    computations: Mapping[str, Computation]
+    ordinary: Container[str]
+    partition: int | None
+    partitions: int
+
+
+def read_batch(
+    raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str], known: Container[str] = ()
+) -> list[Item]:
+    """One item for each raw message, in order.
+
+    `now`: seconds since the epoch by the server's clock. `known`: keys known to be of this partition (a cache's), for
+    which the checksum need not be made again.
+    """
+    read = _reader(reading, now, revoked, known)
+    items: list[Item] = []
+    append = items.append
+    for raw in raws:
+        try:
+            append(read(raw))
+        except MessageError as error:
+            append(_broken(raw, error))
+    return items
+
+
+def _reader(
+    reading: Reading, now: float, revoked: Container[str], known: Container[str]
+) -> Callable[[bytes], Item]:
+    computations, partition, partitions = reading.computations, reading.partition, reading.partitions
+    any_revoked = bool(revoked)
+
+    def read(raw: bytes) -> Item:
+        envelope = open_envelope(raw)
+        headers = envelope.headers
+        computation = computations.get(headers.task)
+        if any_revoked and headers.id in revoked:
+            return Skipped(raw, headers, "revoked")
+        if headers.expires is not None and (moment(headers.expires) or now) < now:
+            return Skipped(raw, headers, "expired")
+        if headers.eta is not None and partition is not None:
+            due = moment(headers.eta)
+            if due is not None and due > now:
+                return Later(raw, due)
+        if computation is None:
+            if headers.task in reading.ordinary:
+                return Ordinary(raw, headers)
+            raise MessageError(f"no task named {headers.task!r} is registered here", reason="unknown-task")
+        message = computation.codec.decode(envelope.body)
+        key = computation.key_of(message)
+        if key not in known:
+            where = crc32(key_bytes(key)) % partitions
+            if where != partition:
+                return Stray(raw, where)
+        return Work(raw, computation, key, message, envelope)
+
+    return read
+
+
+def _broken(raw: bytes, error: MessageError) -> Broken:
+    """The dead letter of a message, with as much of its identity as can be had."""
+    task = message_id = None
+    try:
+        headers = open_envelope(raw).headers
+        task, message_id = headers.task, headers.id
+    except MessageError:
+        pass
+    cause = error.__cause__
+    trace = "".join(traceback.format_exception(cause)) if cause is not None else ""
+    return Broken(raw, error.reason, str(error), trace, task, message_id)

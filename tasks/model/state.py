@@ -1,0 +1,109 @@
+"""State objects: how a key's first one is made, and what a state class must be.
+
+A mutable class attribute (`stocks = {}`) belongs to the class: plain pickle leaves it out and every key would share
+it. So each state object is given a deep copy of its own of every mutable class attribute, when it is made, and again
+when it is unpickled from a time before the attribute existed. `ClassVar` annotations are left shared.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import types
+import typing
+from typing import Any, ClassVar, Generic, TypeVar
+
+from tasks.model.errors import DeclarationError
+
+S = TypeVar("S")
+
+_IMMUTABLE = (int, float, complex, str, bytes, tuple, frozenset, type(None))
+_NOT_DATA = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    staticmethod,
+    classmethod,
+    property,
+    type,
+)
+
+
+class StateClass(Generic[S]):
+    """A state class that was looked over: makes new objects, and completes unpickled ones."""
+
+    __slots__ = ("_defaults", "cls")
+
+    def __init__(self, cls: type[S]) -> None:
+        """Raises `DeclarationError` when `cls` can't be made with no arguments, pickled, or changed."""
+        self.cls = cls
+        if not isinstance(cls, type):
+            raise DeclarationError(f"state= wants a class, not {cls!r}")
+        if issubclass(cls, _IMMUTABLE):
+            raise DeclarationError(
+                f"state class {cls.__qualname__} is immutable: a state computation changes its state object in place. "
+                "Use a class with an attribute for the value"
+            )
+        self._defaults = tuple(_mutable_attributes(cls).items())
+        try:
+            fresh = self.new()
+        except Exception as error:
+            raise DeclarationError(
+                f"state class {cls.__qualname__} can't be made with no arguments: {error}. "
+                "A key's first state is made by calling the class; give its parameters defaults"
+            ) from error
+        try:
+            again = pickle.loads(pickle.dumps(fresh, 5))  # noqa: S301 - our own bytes of a moment ago
+        except Exception as error:
+            raise DeclarationError(
+                f"state class {cls.__qualname__} can't be pickled: {error}. Define it at a module's top level, and "
+                "keep open files, locks, connections and lambdas out of it"
+            ) from error
+        if type(again) is not type(fresh):
+            raise DeclarationError(f"state class {cls.__qualname__} comes back from pickle as {type(again)!r}")
+
+    def new(self) -> S:
+        """The zero state of a key seen for the first time."""
+        return self.complete(self.cls())
+
+    def complete(self, state: S) -> S:
+        """Give `state` its own copy of each mutable class attribute that it does not have yet."""
+        if self._defaults:
+            own = getattr(state, "__dict__", None)
+            if own is not None:
+                for name, value in self._defaults:
+                    if name not in own:
+                        object.__setattr__(state, name, copy.deepcopy(value))
+        return state
+
+    @property
+    def completes(self) -> bool:
+        """Whether `complete` ever does anything: lets a loader skip the call."""
+        return bool(self._defaults)
+
+
+def _mutable_attributes(cls: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__ == "builtins":
+            continue
+        shared = {name for name, hint in vars(base).get("__annotations__", {}).items() if _is_class_var(hint)}
+        for name, value in vars(base).items():
+            if name.startswith("__") or name in shared or isinstance(value, _IMMUTABLE) or _is_not_data(value):
+                found.pop(name, None)
+            else:
+                found[name] = value
+    return found
+
+
+def _is_not_data(value: object) -> bool:
+    return isinstance(value, _NOT_DATA) or hasattr(type(value), "__get__") or callable(value)
+
+
+def _is_class_var(hint: object) -> bool:
+    if isinstance(hint, str):
+        return hint.partition("[")[0].rpartition(".")[2] == "ClassVar"
+    return hint is ClassVar or typing.get_origin(hint) is ClassVar

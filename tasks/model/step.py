@@ -1,0 +1,317 @@
+"""The pure step: messages × states → new states, what goes elsewhere, and failures.
+
+Law 3: messages of one key are applied in queue order, one at a time, each on the state that the one before left.
+A computation that raises leaves the state as it was before its message: the key's state is made again from its bytes
+and the messages of this batch that went well before are applied again (to fresh copies). So a computation may be called
+more than once for a message; what it does to its state counts once.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never, cast
+
+import msgspec
+
+from tasks.model.computation import Computation, Context, RetryPolicy
+from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
+
+
+class Slot(msgspec.Struct):
+    """A key's state in a worker's memory: the object, and its bytes as Redis has them (None: not yet there)."""
+
+    state: Any
+    stored: bytes | None
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A key's state that can't be read: its messages become dead letters, and it stays as it is."""
+
+    error: str
+
+
+#: States by computation name, then key. The step reads it; the caller fills it and, after the commit, keeps it.
+States = Mapping[str, Mapping[str, Slot | Unreadable]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pickling:
+    """How a state object becomes bytes and back, for one computation and key (signed, in the store's codec)."""
+
+    dump: Callable[[Computation, str, Any], bytes]
+    load: Callable[[Computation, str, bytes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A try that raised."""
+
+    item: Work
+    error: str
+    trace: str
+    attempt: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one step decided; the commit writes it, all or nothing."""
+
+    #: So many messages, from the oldest on, leave their queue or mailbox.
+    taken: int = 0
+    #: New state bytes by computation name, then key; only what changed.
+    states: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    #: Raw messages for other partitions, in order.
+    forwarded: dict[int, list[bytes]] = field(default_factory=dict)
+    later: list[Later] = field(default_factory=list)
+    dead: list[tuple[Broken, int]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    #: Messages to append to the mailbox of a parked key, oldest first.
+    mailed: dict[str, list[bytes]] = field(default_factory=dict)
+    #: Keys to park (or to keep parked), with the failure and the seconds until its retry.
+    parked: dict[str, tuple[Failure, float]] = field(default_factory=dict)
+    #: Work that was applied, with the moment it began.
+    done: list[Work] = field(default_factory=list)
+    began: list[float] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    ended: float = 0.0
+    #: The next message is an ordinary Celery task: run it, then go on.
+    ordinary: Ordinary | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRules:
+    """What bounds a step."""
+
+    partition: int
+    retry: RetryPolicy
+    pickling: Pickling
+    clock: Callable[[], float]
+    #: By `clock`: past this the step ends with what it has (always at least one message).
+    seconds: float
+
+
+def step(
+    items: Sequence[Item],
+    states: States,
+    rules: StepRules,
+    *,
+    parked: Container[str] = (),
+    mailbox_of: str | None = None,
+    attempt: int = 1,
+) -> Outcome:
+    """Apply `items` in order.
+
+    `parked`: keys whose messages wait; theirs are mailed. `mailbox_of`: the items are the mailbox of that parked key and
+    the first of them is at its `attempt`-th try; then a failure that is to be tried again ends the step.
+    The states' objects are changed in place; after a refused commit the caller drops them.
+    """
+    return _Step(items, states, rules, parked, mailbox_of, attempt).run()
+
+
+class _Step:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        states: States,
+        rules: StepRules,
+        parked: Container[str],
+        mailbox_of: str | None,
+        attempt: int,
+    ) -> None:
+        self.items, self.states, self.rules = items, states, rules
+        self.parked, self.mailbox_of, self.first_attempt = parked, mailbox_of, attempt
+        self.out = Outcome()
+        #: States that computations of this step were given, by computation, then key.
+        self.touched: dict[Computation, dict[str, Slot]] = {}
+        #: Where a replay begins: the state's bytes, and how many of `out.done` they include.
+        self.checkpoints: dict[tuple[Computation, str], tuple[bytes | None, int]] = {}
+
+    def run(self) -> Outcome:
+        out, clock, parked_now = self.out, self.rules.clock, self.out.parked
+        done, began, waiting = out.done.append, out.began.append, self.parked
+        careful = self.mailbox_of is not None
+        current: Computation | None = None
+        table: Mapping[str, Slot | Unreadable] = {}
+        touched: dict[str, Slot] = {}
+        now = clock()
+        until = now + self.rules.seconds
+        for item in self.items:
+            if now > until and out.taken:
+                break
+            if type(item) is not Work:
+                if not self.pass_on(item):
+                    break
+                out.taken += 1
+                continue
+            key, computation = item.key, item.computation
+            if (waiting and key in waiting and not careful) or (parked_now and key in parked_now):
+                out.mailed.setdefault(key, []).append(item.raw)
+                out.taken += 1
+                continue
+            if computation is not current:
+                current = computation
+                table = self.states.get(computation.name, {})
+                touched = self.touched.setdefault(computation, {})
+            try:
+                if computation.state is None:
+                    self.call(item, None)
+                else:
+                    slot = table[key]
+                    if type(slot) is Unreadable:
+                        self.bury(item, "unreadable-state", slot.error, "", 1)
+                        out.taken += 1
+                        continue
+                    slot = cast(Slot, slot)
+                    touched[key] = slot
+                    if computation.takes_context:
+                        self.call(item, slot.state)
+                    else:
+                        computation.function(item.message, slot.state)
+                    if careful:
+                        self.checkpoints[computation, key] = self.dump(item, slot.state), len(out.done) + 1
+            except BaseException as error:  # whatever a user's function raises is that message's failure
+                if not self.fail(item, error):
+                    break
+            else:
+                done(item)
+                began(now)
+            now = clock()
+            out.taken += 1
+        self.pickle_touched()
+        out.ended = clock()
+        return out
+
+    def call(self, item: Work, state: Any) -> None:
+        computation = item.computation
+        arguments = [item.message] if computation.state is None else [item.message, state]
+        if computation.takes_context:
+            headers = item.envelope.headers
+            sent_at = headers.sent_at if isinstance(headers.sent_at, int | float) else None
+            arguments.append(Context(item.key, headers.id, self.rules.partition, sent_at, self.attempt))
+        computation.function(*arguments)
+
+    @property
+    def attempt(self) -> int:
+        """Which try the message under work is at: only the first of a mailbox was tried before."""
+        return self.first_attempt if self.mailbox_of is not None and self.out.taken == 0 else 1
+
+    def pass_on(self, item: Stray | Later | Skipped | Ordinary | Broken) -> bool:
+        """What is no work of this partition; False ends the step before it."""
+        match item:
+            case Stray(raw, partition):
+                self.out.forwarded.setdefault(partition, []).append(raw)
+            case Later():
+                self.out.later.append(item)
+            case Skipped():
+                self.out.skipped.append(item)
+            case Broken():
+                self.out.dead.append((item, 0))
+            case Ordinary():
+                self.out.ordinary = item
+                return False
+            case _:
+                assert_never(item)
+        return True
+
+    def fail(self, item: Work, error: BaseException) -> bool:
+        """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
+        failure = _failure(item, error, self.attempt)
+        undone = self.replay(item.computation, item.key)
+        if undone is not None:
+            self.park_from(undone, [item.raw])
+            return self.mailbox_of is None
+        self.out.failures.append(failure)
+        delay = (item.computation.retry or self.rules.retry).delay_after(failure.attempt)
+        if delay is None:
+            self.bury(item, "computation-failed", failure.error, failure.trace, failure.attempt)
+            return True
+        self.out.parked[item.key] = (failure, delay)
+        if self.mailbox_of is not None:
+            return False
+        self.out.mailed.setdefault(item.key, []).append(item.raw)
+        return True
+
+    def replay(self, computation: Computation, key: str) -> Failure | None:
+        """Make the key's state again as its good messages of this step left it, from its last known bytes.
+
+        Returns the failure of a message that went well at first and raises now; the state is then as before it.
+        """
+        if computation.state is None:
+            return None
+        slot = cast(Slot, self.states[computation.name][key])
+        self.touched[computation].pop(key, None)
+        bytes_now, included = self.checkpoints.get((computation, key), (slot.stored, 0))
+        slot.state = self.rebuild(computation, key, bytes_now)
+        for index in range(included, len(self.out.done)):
+            earlier = self.out.done[index]
+            if earlier.key != key or earlier.computation is not computation:
+                continue
+            try:
+                fresh = computation.codec.decode(earlier.envelope.body)
+                again = Work(earlier.raw, computation, key, fresh, earlier.envelope)
+                self.call(again, slot.state)
+                bytes_now = self.dump(again, slot.state)
+            except BaseException as error:
+                slot.state = self.rebuild(computation, key, bytes_now)
+                if bytes_now is not slot.stored:
+                    self.touched[computation][key] = slot
+                return _failure(earlier, error, 1)
+            self.checkpoints[computation, key] = bytes_now, index + 1
+            self.touched[computation][key] = slot
+        if bytes_now is not slot.stored:
+            self.touched[computation][key] = slot
+        return None
+
+    def rebuild(self, computation: Computation, key: str, stored: bytes | None) -> Any:
+        assert computation.state is not None
+        return computation.state.new() if stored is None else self.rules.pickling.load(computation, key, stored)
+
+    def dump(self, item: Work, state: Any) -> bytes:
+        return self.rules.pickling.dump(item.computation, item.key, state)
+
+    def park_from(self, failure: Failure, then: list[bytes]) -> None:
+        """Take a message that had gone well, and all of its computation and key after it, back into the mailbox."""
+        out, item = self.out, failure.item
+        kept, back = [], []
+        found = False
+        for work, began in zip(out.done, out.began, strict=True):
+            found = found or work is item
+            if found and work.key == item.key and work.computation is item.computation:
+                back.append(work.raw)
+            else:
+                kept.append((work, began))
+        out.done, out.began = [work for work, _ in kept], [began for _, began in kept]
+        # Checkpoints count places in `done`, which has moved: every state is replayed from its bytes, if it must be.
+        self.checkpoints.clear()
+        out.failures.append(failure)
+        out.parked[item.key] = (failure, (item.computation.retry or self.rules.retry).backoff_seconds)
+        out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
+
+    def bury(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
+        headers = item.envelope.headers
+        self.out.dead.append((Broken(item.raw, reason, error, trace, headers.task, headers.id, item.key), attempts))
+
+    def pickle_touched(self) -> None:
+        """New bytes of every state that changed. Of one that can't be pickled, the message that spoiled it fails."""
+        dump = self.rules.pickling.dump
+        for computation, slots in self.touched.items():
+            changed = self.out.states.setdefault(computation.name, {})
+            for key, slot in list(slots.items()):
+                try:
+                    after = dump(computation, key, slot.state)
+                except Exception:
+                    undone = self.replay(computation, key)
+                    if undone is not None:
+                        self.park_from(undone, [])
+                    if key not in slots:
+                        continue
+                    after = dump(computation, key, slot.state)
+                if after != slot.stored:
+                    changed[key] = after
+
+
+def _failure(item: Work, error: BaseException, attempt: int) -> Failure:
+    text = f"{type(error).__name__}: {error}"
+    return Failure(item, text, "".join(traceback.format_exception(error)), attempt)

@@ -1,0 +1,218 @@
+"""`send_many`: the messages that `delay` would send, at a hundred thousand a second.
+
+Messages are taken from the iterable in chunks; a chunk's messages for one partition go in one LPUSH, so the order per
+key is the order of the iterable. Memory is a chunk's, however long the iterable.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import islice
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import redis
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tasks.model.computation import Computation
+from tasks.model.errors import PartitionError
+from tasks.model.keys import key_bytes
+from tasks.producer.installation import Installation
+
+#: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
+CHUNK_MESSAGES = 1000
+#: Bytes of one round trip, where messages are large.
+CHUNK_BYTES = 8_000_000
+
+
+class SendInterrupted(PartitionError):
+    """`send_many` could not go on. The messages of the iterable are, in order: `sent` known to be in their queues, then
+    `unknown` and `refused`; the iterable stands behind those.
+
+    Sending `unknown` again may double them; leaving them may lose them.
+    """
+
+    def __init__(self, cause: Exception, sent: int, unknown: Sequence[Any], refused: Sequence[Any]) -> None:
+        super().__init__(
+            f"{cause}: {sent} messages are known to be in, {len(unknown)} may be (error.unknown), "
+            f"{len(refused)} are known not to be (error.refused); later ones were not taken from the iterable"
+        )
+        #: How many messages are known to be in their queues.
+        self.sent = sent
+        #: Messages whose push was under way when the connection broke.
+        self.unknown = list(unknown)
+        #: Messages that the server refused, or that were not sent.
+        self.refused = list(refused)
+
+
+def send_many(
+    installation: Installation, computation: Computation, messages: Iterable[Any], progress: bool | None = None
+) -> int:
+    """Send every message of an iterable, which may be endless; returns how many.
+
+    `progress`: a progress bar on standard error; None: when that is a terminal. Raises `MessageError` for a message
+    that does not fit (those before it are in), and `SendInterrupted` when the connection breaks.
+    """
+    installation.group.check()
+    sender = _Sender(installation, computation)
+    bar = _progress_bar(progress)
+    if bar is None:
+        for _ in sender.chunks(messages):
+            pass
+        return sender.sent
+    with bar:
+        total = len(messages) if isinstance(messages, Sized) else None
+        row = bar.add_task(computation.name, total=total)
+        for count in sender.chunks(messages):
+            bar.advance(row, count)
+    return sender.sent
+
+
+class _Sender:
+    def __init__(self, installation: Installation, computation: Computation) -> None:
+        self.client = installation.group.client
+        self.codec, self.key_of = computation.codec, computation.key_of
+        self.partitions = installation.settings.partitions
+        names = installation.group.names
+        self.queues = [names.queue(str(number)) for number in range(self.partitions)]
+        self.templates = [
+            _Template(computation.name, names.queue_name(str(number))) for number in range(self.partitions)
+        ]
+        self.sent = 0
+
+    def chunks(self, messages: Iterable[Any]) -> Iterator[int]:
+        """Send chunk after chunk; yields each one's number of messages when it is in."""
+        rest = iter(messages)
+        size = CHUNK_MESSAGES
+        while chunk := list(islice(rest, size)):
+            pushes: list[list[bytes]] = [[] for _ in self.queues]
+            places: list[list[Any]] = [[] for _ in self.queues]
+            try:
+                written = self.write(chunk, pushes, places)
+            except Exception:
+                self.push(pushes, places)
+                raise
+            self.push(pushes, places)
+            size = max(1, min(CHUNK_MESSAGES, CHUNK_BYTES * len(chunk) // max(written, 1)))
+            yield len(chunk)
+
+    def write(self, chunk: list[Any], pushes: list[list[bytes]], places: list[list[Any]]) -> int:
+        """Make the chunk's raw messages, each in its partition's push. Returns the bytes."""
+        encode, key_of, partitions, templates = self.codec.encode, self.key_of, self.partitions, self.templates
+        ids = os.urandom(16 * len(chunk)).hex()
+        now = b"%.6f" % time.time()
+        written = 0
+        for number, message in enumerate(chunk):
+            body, decoded = encode(message, _EMBED)
+            partition = crc32(key_bytes(key_of(decoded))) % partitions
+            digits = ids[32 * number : 32 * number + 32]
+            raw = templates[partition].fill(digits, now, body)
+            written += len(raw)
+            pushes[partition].append(raw)
+            places[partition].append(message)
+        return written
+
+    def push(self, pushes: list[list[bytes]], places: list[list[Any]]) -> None:
+        """One LPUSH a partition, all in one round trip."""
+        used = [number for number, raws in enumerate(pushes) if raws]
+        if not used:
+            return
+        try:
+            with self.client.pipeline(transaction=False) as pipe:
+                for number in used:
+                    pipe.lpush(self.queues[number], *pushes[number])
+                answers = pipe.execute(raise_on_error=False)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            unknown = [message for number in used for message in places[number]]
+            raise SendInterrupted(error, self.sent, unknown, []) from error
+        refused: list[Any] = []
+        cause: Exception | None = None
+        for number, answer in zip(used, answers, strict=True):
+            if isinstance(answer, Exception):
+                cause = answer
+                refused += places[number]
+            else:
+                self.sent += len(pushes[number])
+        if cause is not None:
+            raise SendInterrupted(cause, self.sent, [], refused) from cause
+
+
+_EMBED = b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
+
+
+class _Template:
+    """The parts of a protocol 2 message that are the same for one task and queue."""
+
+    def __init__(self, task: str, queue: str) -> None:
+        def text(value: object) -> bytes:
+            return msgspec.json.encode(value)
+
+        origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self._body = b'{"body":"'
+        self._id = (
+            b'","content-encoding":"utf-8","content-type":"application/json","headers":{"lang":"py","task":'
+            + text(task)
+            + b',"shadow":null,"eta":null,"expires":null,"group":null,"group_index":null,"retries":0,'
+            + b'"timelimit":[null,null],"parent_id":null,"origin":'
+            + text(origin)
+            + b',"ignore_result":true,"sent_at":'
+        )
+        self._tail = (
+            b'"reply_to":"","delivery_mode":2,"delivery_info":{"exchange":"","routing_key":'
+            + text(queue)
+            + b'},"priority":0,"body_encoding":"base64","delivery_tag":"'
+        )
+
+    def fill(self, digits: str, sent_at: bytes, body: bytes) -> bytes:
+        """A raw message; `digits`: 32 random hexadecimal digits, its id and delivery tag."""
+        name = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+        return b"".join(
+            (
+                self._body,
+                base64.b64encode(body),
+                self._id,
+                sent_at,
+                b',"id":"',
+                name,
+                b'","root_id":"',
+                name,
+                b'"},"properties":{"correlation_id":"',
+                name,
+                b'",',
+                self._tail,
+                name,
+                b'"}}',
+            )
+        )
+
+
+def _progress_bar(wanted: bool | None) -> Progress | None:
+    console = Console(stderr=True)
+    if wanted is False or (wanted is None and not console.is_terminal):
+        return None
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+class _Speed(TextColumn):
+    """Messages per second so far."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Any) -> Any:
+        speed = task.finished_speed or task.speed
+        self.text_format = "" if speed is None else f"{speed:,.0f} messages/s"
+        return super().render(task)

@@ -1,0 +1,139 @@
+"""What the decorators return: a declared computation that can be sent to, asked for its states, and called in a test."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from celery import Task
+from celery.canvas import Signature
+from celery.result import AsyncResult
+
+from tasks.model.computation import Computation, declare
+from tasks.producer.bulk import send_many
+from tasks.producer.installation import add_computation, current_installation
+
+S = TypeVar("S")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class OrderedComputation(Generic[P, R]):
+    """A declared computation: messages of one key in order, one at a time. Calling it calls the plain function."""
+
+    def __init__(self, computation: Computation) -> None:
+        self.computation = computation
+        self.__wrapped__ = computation.function
+        self.__doc__ = computation.function.__doc__
+        self.__name__ = computation.function.__name__
+        self.__module__ = computation.function.__module__
+        self.__qualname__ = computation.function.__qualname__
+
+    @property
+    def name(self) -> str:
+        """The task name that producers send."""
+        return self.computation.name
+
+    @property
+    def task(self) -> Task:
+        """The Celery task of this name in the app in use."""
+        return current_installation().app.tasks[self.name]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, self.computation.function(*args, **kwargs))
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Send one message, an object or its dict. Raises `MessageError` when it does not fit."""
+        return self.task.apply_async(args, kwargs)
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
+        """Send one message with Celery's options: `countdown`, `eta`, `expires`, `task_id`, `headers`, …"""
+        return self.task.apply_async(args, kwargs, **options)
+
+    def send_many(self, messages: Iterable[Any], progress: bool | None = None) -> int:
+        """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
+        return send_many(current_installation(), self.computation, messages, progress)
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Celery's signature of a call."""
+        return self.task.s(*args, **kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Celery's immutable signature of a call."""
+        return self.task.si(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _by_name, (self.__module__, self.__qualname__)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
+    """A declared state computation: beside that, the states of its keys can be read from anywhere."""
+
+    def state(self, key: object) -> S | None:
+        """A copy of the key's state as last committed; None when the key was never seen. Changing it changes nothing.
+
+        Raises `StateError` when it can't be read.
+        """
+        return cast("S | None", current_installation().group.states.get(self.computation, key))
+
+    def states(self, keys: Iterable[object]) -> dict[str, S]:
+        """Key, spelled as text → state, for the keys that have one."""
+        return current_installation().group.states.get_many(self.computation, keys)
+
+    def keys(self) -> Iterator[str]:
+        """Every key with a state, scanned, never all in memory. While keys come and go one may be given twice."""
+        return current_installation().group.states.keys(self.name)
+
+    def forget(self, key: object) -> bool:
+        """Delete the key's state; the key's next message finds a new one. Returns whether there was a state."""
+        return current_installation().group.states.forget(self.computation, key)
+
+
+def state_computation(
+    name: str,
+    *,
+    state: type[S],
+    key: Callable[[Any], Any],
+) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
+    """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
+
+    `name`: what producers send. `state`: a class that can be made with no arguments and pickled; one object per key.
+    `key`: the key extractor. The function runs in a partition worker, once for each message in the order of its key, and
+    changes the state in place; it runs again after a crash, a failure of the commit, or a retry, on the state that was
+    committed, so what it does outside its state happens at least once. Raises `DeclarationError`.
+    """
+
+    def decorate(function: Callable[P, R]) -> StateComputation[P, R, S]:
+        declaration = declare(function, name=name, state=state, key=key)
+        add_computation(declaration)
+        return StateComputation(declaration)
+
+    return decorate
+
+
+def computation(name: str, *, key: Callable[[Any], Any]) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
+    """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
+
+    It runs in a partition worker, at least once for each message, in the order of its key. Raises `DeclarationError`.
+    """
+
+    def decorate(function: Callable[P, R]) -> OrderedComputation[P, R]:
+        declaration = declare(function, name=name, state=None, key=key)
+        add_computation(declaration)
+        return OrderedComputation(declaration)
+
+    return decorate
+
+
+def _by_name(module: str, qualname: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
+
+
+__all__ = ["OrderedComputation", "StateComputation", "computation", "state_computation"]

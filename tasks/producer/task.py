@@ -1,0 +1,45 @@
+"""A computation as a Celery task: what `delay` and `apply_async` of it do."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery import Task
+from celery.result import AsyncResult
+
+from tasks.model.computation import Computation
+
+if TYPE_CHECKING:
+    from tasks.producer.installation import Installation
+
+
+class ComputationTask(Task):  # type: ignore[misc]
+    """Celery's face of a computation. Partition workers never call it; they take its messages from the queue."""
+
+    abstract = True
+    ignore_result = True
+    #: Celery would check the call against the function, which takes a state that no caller passes.
+    typing = False
+    computation: Computation
+    installation: Installation
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
+        """Send one message, an object or its dict, to its key's queue.
+
+        Raises `MessageError` with the field's path when it does not fit, `KeyExtractionError` when it has no key, and
+        what Celery raises when the broker can't be reached.
+        """
+        installation, computation = self.installation, self.computation
+        message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
+        body, decoded = computation.codec.encode(message)
+        if not options.get("queue"):
+            installation.group.check()
+            options["queue"] = installation.queue(installation.unit_of(computation, decoded))
+        options["headers"] = {"sent_at": time.time(), **(options.get("headers") or {})}
+        return super().apply_async(msgspec.json.decode(body)[0], {}, **options)
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        """Reached only where a message lies in a queue that is not of the group: it is sent to where it belongs."""
+        self.apply_async(args, kwargs)

@@ -1,0 +1,68 @@
+"""Connections to Redis as the partitions want them: no hidden retries, a bounded wait for each reply.
+
+redis-py retries a command up to ten times when a connection breaks, scripts too; ours never does (law 4): whoever sends
+a commit again does it knowingly.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from config.settings import Settings
+from tasks.model.errors import SetupError
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """A client of the settings' server. Nothing is sent yet. Raises `SetupError` for a URL that can't be used."""
+    options: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": settings.redis_timeout_seconds,
+        "socket_connect_timeout": settings.redis_timeout_seconds,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+    }
+    url = settings.redis_url
+    if url.startswith("redis+socket://"):
+        url = "unix://" + url.removeprefix("redis+socket://")
+    if url.startswith("sentinel://"):
+        return _from_sentinel(url, settings.redis_sentinel_master, options)
+    if url.startswith("rediss://"):
+        url, verify = _tls(url, settings.redis_tls_verify)
+        options["ssl_cert_reqs"] = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+        options["ssl_check_hostname"] = verify
+    try:
+        return redis.Redis.from_url(url, **options)
+    except ValueError as error:
+        raise SetupError(f"REDIS_URL can't be used: {error}") from None
+
+
+def _tls(url: str, verify: bool) -> tuple[str, bool]:
+    """Take Celery's `?ssl_cert_reqs=CERT_NONE` out of a URL; redis-py spells it otherwise."""
+    parts = urlsplit(url)
+    words = [(name, value) for name, value in parse_qsl(parts.query) if name != "ssl_cert_reqs"]
+    asked = dict(parse_qsl(parts.query)).get("ssl_cert_reqs", "")
+    if asked:
+        verify = asked.lower().removeprefix("cert_") != "none"
+    return urlunsplit(parts._replace(query=urlencode(words))), verify
+
+
+def _from_sentinel(url: str, master: str, options: dict[str, Any]) -> redis.Redis:
+    """Celery's spelling: sentinel://[:password@]host:port/db;sentinel://host:port"""
+    places = [urlsplit(part if "://" in part else f"sentinel://{part}") for part in url.split(";") if part]
+    first = places[0]
+    database = first.path.strip("/") or "0"
+    sentinel = Sentinel(
+        [(place.hostname or "127.0.0.1", place.port or 26379) for place in places],
+        socket_timeout=options["socket_timeout"],
+    )
+    client: redis.Redis = sentinel.master_for(
+        master, password=first.password, username=first.username, db=int(database), **options
+    )
+    return client

@@ -1,0 +1,238 @@
+"""The commit: an outcome of the pure step made into one script call, and the script's answer made into a value."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, Literal, cast
+
+import msgspec
+import redis
+
+from tasks.model.keys import key_bytes
+from tasks.model.step import Outcome
+from tasks.store.names import PRIORITY_SUFFIXES, Names
+from tasks.store.scripts import script
+
+Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
+
+#: Lua's unpack fails above about 8 000 values; a command is cut before that.
+MOST_WORDS = 6000
+
+_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A unit and the token its holder was given."""
+
+    unit: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The commit script's answer."""
+
+    status: Status
+    position: int
+    #: Revision of the states; for `wrongtype` nothing.
+    revision: int
+    #: Seconds since the epoch by the server's clock.
+    now: float
+    #: When the next delayed message is due, by that clock.
+    next_due: float | None
+    #: The next batch, oldest first.
+    messages: list[bytes]
+    #: For `wrongtype`: the key that holds another type.
+    culprit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit, ready to be sent, and to be sent again after a lost reply."""
+
+    lease: Lease
+    position: int
+    revision: int
+    #: The mailbox the messages came from; None: the unit's queue.
+    mailbox_of: str | None
+    taken: int
+    oldest: bytes
+    youngest: bytes
+    commands: list[list[Any]]
+
+
+class CommitStore:
+    """Sends commits and peeks; one connection's worth of talk for the worker's loop."""
+
+    def __init__(self, client: redis.Redis, names: Names, *, batch_messages: int, batch_bytes: int) -> None:
+        self.client, self.names = client, names
+        self.batch_messages, self.batch_bytes = batch_messages, batch_bytes
+
+    def peek(self, lease: Lease) -> Reply:
+        """The unit's position and its oldest messages. Moves due and prioritised messages into the queue."""
+        return self._run(lease, "", "", None, 0, b"", b"", [])
+
+    def send(self, commit: Commit) -> Reply:
+        """Write a commit. Sending the same one again changes nothing and answers `already`."""
+        return self._run(
+            commit.lease,
+            commit.position,
+            commit.revision,
+            commit.mailbox_of,
+            commit.taken,
+            commit.oldest,
+            commit.youngest,
+            commit.commands,
+        )
+
+    def _run(
+        self,
+        lease: Lease,
+        position: int | str,
+        revision: int | str,
+        mailbox_of: str | None,
+        taken: int,
+        oldest: bytes,
+        youngest: bytes,
+        commands: list[list[Any]],
+    ) -> Reply:
+        names, unit = self.names, lease.unit
+        queue = names.queue(unit)
+        source = queue if mailbox_of is None else names.mailbox(unit, mailbox_of)
+        keys = [queue, names.tokens, names.facts(unit), names.later(unit), source]
+        keys += [queue + suffix for suffix in PRIORITY_SUFFIXES]
+        words: list[Any] = [unit, lease.token, position, revision, taken, _digest(oldest), _digest(youngest)]
+        words += [self.batch_messages, self.batch_bytes]
+        for command in commands:
+            words.append(len(command))
+            words += command
+        status, at, edits, now, next_due, *messages = script("commit").run(self.client, keys, words)
+        status = status.decode()
+        wrong = status == "wrongtype"
+        return Reply(
+            status=cast(Status, status),
+            position=int(at),
+            revision=0 if wrong else int(edits),
+            now=now / 1000,
+            next_due=None if next_due < 0 else next_due / 1000,
+            messages=messages,
+            culprit=edits.decode("utf-8", "replace") if wrong else "",
+        )
+
+
+def commands_of(outcome: Outcome, names: Names, unit: str, position: int, now: float) -> list[list[Any]]:
+    """The Redis commands that are an outcome's effects. `position` makes dead letters' ids; `now`: server's seconds."""
+    commands: list[list[Any]] = []
+    for computation, states in outcome.states.items():
+        fields = (word for key, state in states.items() for word in (key_bytes(key), state))
+        commands += _split(["HSET", names.states(unit, computation)], fields)
+    for partition, raws in outcome.forwarded.items():
+        commands += _split(["LPUSH", names.queue(str(partition))], raws)
+    for key, raws in outcome.mailed.items():
+        commands += _split(["LPUSH", names.mailbox(unit, key)], raws)
+    if outcome.later:
+        entries = (
+            word
+            for number, later in enumerate(outcome.later)
+            for word in (round(later.due * 1000), b"%d.%d:" % (position, number) + later.raw)
+        )
+        commands += _split(["ZADD", names.later(unit)], entries)
+    for key, (failure, delay) in outcome.parked.items():
+        fact = Parked(due=now + delay, attempt=failure.attempt + 1, error=failure.error, trace=failure.trace)
+        commands.append(["HSET", names.parked(unit), key_bytes(key), _json(fact)])
+    for number, (broken, attempts) in enumerate(outcome.dead):
+        letter = DeadLetter(
+            id=f"{unit}-{position}-{number}",
+            unit=unit,
+            reason=broken.reason,
+            error=broken.error,
+            trace=broken.trace,
+            task=broken.task,
+            message_id=broken.message_id,
+            key=None if broken.key is None else key_bytes(broken.key).decode("utf-8", "backslashreplace"),
+            attempts=attempts,
+            died_at=now,
+            raw=base64.b64encode(broken.raw).decode(),
+        )
+        commands.append(["HSET", names.dead(unit), letter.id, _json(letter)])
+    counts = {
+        "processed": len(outcome.done),
+        "failed": len(outcome.failures),
+        "dead": len(outcome.dead),
+        "forwarded": sum(map(len, outcome.forwarded.values())),
+        "delayed": len(outcome.later),
+        "skipped": len(outcome.skipped),
+    }
+    commands += [["HINCRBY", names.facts(unit), name, count] for name, count in counts.items() if count]
+    return commands
+
+
+class Parked(msgspec.Struct):
+    """A parked key: when its next try is due (server's seconds), which try that is, and why."""
+
+    due: float
+    attempt: int
+    error: str = ""
+    trace: str = ""
+
+
+class DeadLetter(msgspec.Struct):
+    """A message that was not taken, kept until an operator acts. `raw` is the message itself, base64."""
+
+    id: str
+    unit: str
+    reason: str
+    error: str
+    trace: str
+    task: str | None
+    message_id: str | None
+    key: str | None
+    attempts: int
+    died_at: float
+    raw: str
+
+
+def unpark(names: Names, unit: str, key: str) -> list[Any]:
+    """The command that ends a key's parking; goes with the commit that empties its mailbox."""
+    return ["HDEL", names.parked(unit), key_bytes(key)]
+
+
+def keep_parked(names: Names, unit: str, key: str, now: float) -> list[Any]:
+    """The command for a mailbox that is not empty yet, and whose next message was not tried: due at once."""
+    return ["HSET", names.parked(unit), key_bytes(key), _json(Parked(due=now, attempt=1))]
+
+
+def read_parked(client: redis.Redis, names: Names, unit: str) -> dict[str, Parked]:
+    """The unit's parked keys. Read when a lease begins; then the holder knows."""
+    rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(unit)))
+    parked = {}
+    for key, fact in rows.items():
+        try:
+            parked[key.decode("utf-8", "surrogateescape")] = msgspec.json.decode(fact, type=Parked)
+        except msgspec.DecodeError:  # not ours; its messages are tried at once
+            parked[key.decode("utf-8", "surrogateescape")] = Parked(due=0.0, attempt=1)
+    return parked
+
+
+def read_mailbox(client: redis.Redis, names: Names, unit: str, key: str, most: int) -> tuple[list[bytes], int]:
+    """A parked key's oldest messages, oldest first, and how many there are in all."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.lrange(cast(str, names.mailbox(unit, key)), -most, -1)
+        pipe.llen(cast(str, names.mailbox(unit, key)))
+        raws, length = pipe.execute()
+    return raws[::-1], length
+
+
+def _split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
+    """A command with any number of arguments, as several that Lua can unpack. Pairs stay together."""
+    words = list(rest)
+    for start in range(0, len(words), MOST_WORDS):
+        yield head + words[start : start + MOST_WORDS]
+
+
+def _digest(raw: bytes) -> str:
+    return sha1(raw, usedforsecurity=False).hexdigest() if raw else ""

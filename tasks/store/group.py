@@ -1,0 +1,60 @@
+"""A partition group as one process uses it: settings, names, a connection, and what is built on them."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+
+import redis
+
+from config.settings import Settings
+from tasks.store.client import connect
+from tasks.store.codec import StateCodec
+from tasks.store.dead_letters import DeadLetters
+from tasks.store.leases import fix_partitions
+from tasks.store.names import Names
+from tasks.store.states import StateReader
+from tasks.store.status import UnitStatus, read_status
+
+
+class Group:
+    """Made once a process and app; connects when first asked for something."""
+
+    def __init__(self, settings: Settings, prefix: str = "") -> None:
+        self.settings = settings
+        self.names = Names(settings.partition_group, prefix)
+        self.codec = StateCodec(settings.state_signing_keys)
+        self._checked = False
+        self._lock = threading.Lock()
+
+    @cached_property
+    def client(self) -> redis.Redis:
+        return connect(self.settings)
+
+    def check(self) -> None:
+        """Make sure, once, that this process and the group agree on N. Raises `SetupError` when they don't.
+
+        A producer that may do no more than push (an ACL) can't ask, and is trusted.
+        """
+        if self._checked:
+            return
+        with self._lock:
+            try:
+                fix_partitions(self.client, self.names, self.settings.partitions)
+            except redis.exceptions.NoPermissionError:
+                pass
+            self._checked = True
+
+    @property
+    def states(self) -> StateReader:
+        self.check()
+        return StateReader(self.client, self.names, self.codec, self.settings.partitions)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        self.check()
+        return DeadLetters(self.client, self.names, self.settings.partitions)
+
+    def status(self) -> list[UnitStatus]:
+        self.check()
+        return read_status(self.client, self.names, self.settings.partitions)

@@ -1,0 +1,80 @@
+"""Leases: which worker holds which unit (a partition, or the ingress), and by which fencing token.
+
+A worker's leases hold as long as its entry among the workers does: one renewal renews all. Times are the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import redis
+
+from tasks.model.errors import SetupError
+from tasks.store.names import Names
+from tasks.store.scripts import script
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a worker holds after a call of `balance`."""
+
+    #: Unit → fencing token.
+    owned: Mapping[str, int]
+    #: Units of `owned` that are more than its share, to be released after their batch.
+    give_up: tuple[str, ...]
+    #: Seconds until the first lease of another worker ends unless renewed; None when there is no other.
+    next_end_seconds: float | None
+
+
+def balance(
+    client: redis.Redis, names: Names, worker: str, *, lease_seconds: float, partitions: int, pins: Iterable[str] = ()
+) -> Share:
+    """Renew, claim, and learn what to give up. Called every third of a lease, and when `names.changed` says so."""
+    next_end, owned, give_up = script("balance").run(
+        client,
+        [names.workers, names.pins, names.owners, names.tokens, names.since],
+        [worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed],
+    )
+    pairs = iter(owned)
+    return Share(
+        {unit.decode(): int(token) for unit, token in zip(pairs, pairs, strict=True)},
+        tuple(unit.decode() for unit in give_up),
+        None if next_end < 0 else next_end / 1000,
+    )
+
+
+def release(
+    client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False
+) -> int:
+    """Give leases up; with `leave` the worker is no member any more. Returns how many were still its own."""
+    flat: list[str | int] = [word for lease in leases.items() for word in lease]
+    released: int = script("release").run(
+        client,
+        [names.workers, names.pins, names.owners, names.tokens],
+        [worker, "leave" if leave else "", names.changed, *flat],
+    )
+    return released
+
+
+def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:
+    """Write N for the group if nobody has; raise `SetupError` when the group has another N.
+
+    Called once by each process before it sends or takes anything. Changing N would move keys away from their states.
+    """
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hsetnx(names.facts_of_group, "partitions", partitions)
+        pipe.hget(names.facts_of_group, "partitions")
+        found = int(pipe.execute()[1])
+    if found != partitions:
+        raise SetupError(
+            f"partition group {names.group!r} has {found} partitions in this Redis, and this process was started with "
+            f"PARTITIONS={partitions}. Start it with PARTITIONS={found}, or use another PARTITION_GROUP"
+        )
+
+
+def remember_computations(client: redis.Redis, names: Names, computations: Iterable[str]) -> None:
+    """Note which computations exist, so that status and keys can be read by a process that has not their code."""
+    fields = {f"computation:{name}": 1 for name in computations}
+    if fields:
+        client.hset(names.facts_of_group, mapping=fields)

@@ -1,0 +1,136 @@
+-- Say that a worker lives; renew its leases; claim what is free of its share; tell what it holds too much.
+-- Fair to within one over partitions, and over partitions with the ingress; nothing moves without need.
+--
+-- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)  5 since (hash)
+-- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
+-- Returns {next, owned, give_up}
+--   next     ms until the first lease of another worker ends, -1 when there is no other
+--   owned    {unit, token, unit, token, …} what this worker holds now, newly claimed included
+--   give_up  {unit, …} of those, what it should release
+-- Publishes on `changed` when a worker joined or was found dead.
+
+local me, lease, my_pins, n, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local changed = false
+
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
+  if dead ~= me then
+    redis.call('ZREM', KEYS[1], dead)
+    redis.call('HDEL', KEYS[2], dead)
+    changed = true
+  end
+end
+if redis.call('ZADD', KEYS[1], now + lease, me) == 1 then
+  changed = true
+end
+if my_pins ~= '' then
+  redis.call('HSET', KEYS[2], me, my_pins)
+end
+
+-- Who lives, and who wants which partition by name.
+local alive, general, pinned_to = {}, {}, {}
+local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+local next_end = -1
+for i = 1, #members, 2 do
+  local worker = members[i]
+  alive[worker] = true
+  if worker ~= me then
+    local left = tonumber(members[i + 1]) - now
+    if next_end < 0 or left < next_end then next_end = left end
+  end
+  local pins = redis.call('HGET', KEYS[2], worker)
+  if pins then
+    for unit in string.gmatch(pins, '[^,]+') do
+      pinned_to[unit] = pinned_to[unit] or {}
+      pinned_to[unit][worker] = true
+    end
+  else
+    general[#general + 1] = worker
+  end
+end
+
+local owner = {}
+local held = redis.call('HGETALL', KEYS[3])
+for i = 1, #held, 2 do
+  if alive[held[i + 1]] then owner[held[i]] = held[i + 1] end
+end
+
+local function claim(unit)
+  redis.call('HINCRBY', KEYS[4], unit, 1)
+  redis.call('HSET', KEYS[3], unit, me)
+  redis.call('HSET', KEYS[5], unit, now)
+  owner[unit] = me
+end
+
+local give_up = {}
+
+-- Pinned partitions: to a worker pinned to them, whoever came first.
+local shared, is_general = {}, my_pins == ''
+for number = 0, n - 1 do
+  local unit = tostring(number)
+  local wanted = pinned_to[unit]
+  if not wanted then
+    shared[#shared + 1] = unit
+  elseif wanted[me] then
+    if not owner[unit] then claim(unit) end
+  end
+  if owner[unit] == me and ((wanted and not wanted[me]) or (not wanted and not is_general)) then
+    give_up[#give_up + 1] = unit
+  end
+end
+
+if is_general and #general > 0 then
+  local holds = {}
+  for _, worker in ipairs(general) do holds[worker] = 0 end
+  for _, unit in ipairs(shared) do
+    local worker = owner[unit]
+    if worker and holds[worker] then holds[worker] = holds[worker] + 1 end
+  end
+  -- One more than the base goes to those that hold the most already, last to the ingress's holder.
+  local base, extra = math.floor(#shared / #general), #shared % #general
+  table.sort(general, function(a, b)
+    if holds[a] ~= holds[b] then return holds[a] > holds[b] end
+    local ia, ib = owner.ingress == a, owner.ingress == b
+    if ia ~= ib then return ib end
+    return a < b
+  end)
+  local target = {}
+  for place, worker in ipairs(general) do
+    target[worker] = base + (place <= extra and 1 or 0)
+  end
+  local mine, share = holds[me], target[me]
+  for i = #shared, 1, -1 do
+    if mine > share and owner[shared[i]] == me then
+      give_up[#give_up + 1] = shared[i]
+      mine = mine - 1
+    end
+  end
+  for _, unit in ipairs(shared) do
+    if mine < share and not owner[unit] then
+      claim(unit)
+      mine = mine + 1
+    end
+  end
+  -- The ingress goes where the fewest partitions are.
+  local light = share == base
+  if not owner.ingress then
+    if light then claim('ingress') end
+  elseif owner.ingress == me and not light then
+    give_up[#give_up + 1] = 'ingress'
+  end
+elseif owner.ingress == me then
+  give_up[#give_up + 1] = 'ingress'
+end
+
+local owned = {}
+for unit, worker in pairs(owner) do
+  if worker == me then
+    owned[#owned + 1] = unit
+    owned[#owned + 1] = redis.call('HGET', KEYS[4], unit)
+  end
+end
+if changed then
+  redis.call('PUBLISH', channel, me)
+end
+return { next_end, owned, give_up }

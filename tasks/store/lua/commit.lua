@@ -1,0 +1,120 @@
+-- THE commit (laws 1, 2, 4): all that a batch of messages did, or nothing; and the next batch.
+-- With no messages and no commands it is the peek that begins a lease.
+--
+-- KEYS  1 queue (list)  2 tokens (hash)  3 facts (hash)  4 later (zset)  5 source: the list the messages were read from,
+--       the queue or a key's mailbox  6… the priority lists of the queue
+-- ARGV  1 unit  2 token  3 position: how many commits this unit has had, as the worker knows it; "" does not ask
+--       4 revision of the states, as the worker knows it; "" does not ask
+--       5 taken: messages that leave the source  6 SHA-1 of the oldest of them  7 SHA-1 of the youngest
+--       8 most messages and 9 most bytes of the next batch (at least one message; 0 messages: none)
+--       10… commands, each: how many words, then the words (Redis command, key, arguments)
+-- Returns {status, position, revision, now, next due, message, message, …}
+--   status    "ok"        written; position is one more
+--             "already"   this very commit was written before: its reply was lost; nothing is written again
+--             "fenced"    another owner has taken over (or this worker has released); nothing is written
+--             "moved"     the head of the source, or the position, is not what the worker took; nothing is written
+--             "stale"     an operator changed a state meanwhile; nothing is written
+--             "wrongtype" a key that a command is to write holds another type (revision: its name); nothing is written
+--   now       ms, this server's clock       next due   ms when the next delayed message is due, -1 none
+--   messages  oldest first
+
+local queue, source = KEYS[1], KEYS[5]
+local unit, token, position, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local taken = tonumber(ARGV[5])
+local most, most_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local facts = redis.call('HMGET', KEYS[3], 'position', 'revision')
+local at, edits = facts[1] or '0', facts[2] or '0'
+
+if redis.call('HGET', KEYS[2], unit) ~= token then
+  return { 'fenced', at, edits, now, -1 }
+end
+
+local status = 'ok'
+if position ~= '' and at ~= position then
+  if tonumber(at) == tonumber(position) + 1 then
+    status = 'already'
+  else
+    return { 'moved', at, edits, now, -1 }
+  end
+end
+
+local writes = #ARGV >= 10 or taken > 0
+if status == 'ok' and writes then
+  if revision ~= '' and edits ~= revision then
+    return { 'stale', at, edits, now, -1 }
+  end
+  if taken > 0 then
+    local oldest, youngest = redis.call('LINDEX', source, -1), redis.call('LINDEX', source, -taken)
+    if not oldest or not youngest or redis.sha1hex(oldest) ~= ARGV[6] or redis.sha1hex(youngest) ~= ARGV[7] then
+      return { 'moved', at, edits, now, -1 }
+    end
+  end
+  -- A script is not undone when it fails half-way: look before writing.
+  local type_of = { HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset' }
+  local i = 10
+  while i <= #ARGV do
+    local words = tonumber(ARGV[i])
+    local wanted = type_of[ARGV[i + 1]]
+    local found = redis.call('TYPE', ARGV[i + 2]).ok
+    if wanted and found ~= wanted and found ~= 'none' then
+      return { 'wrongtype', at, ARGV[i + 2], now, -1 }
+    end
+    i = i + words + 1
+  end
+
+  if taken > 0 then
+    redis.call('LTRIM', source, 0, -taken - 1)
+  end
+  i = 10
+  while i <= #ARGV do
+    local words = tonumber(ARGV[i])
+    redis.call(unpack(ARGV, i + 1, i + words))
+    i = i + words + 1
+  end
+  at = tostring(redis.call('HINCRBY', KEYS[3], 'position', 1))
+elseif status == 'ok' and position == '' then
+  at = tostring(tonumber(at))
+end
+
+-- Delayed messages that are due, and messages sent with a priority, join the queue's end.
+local next_due = -1
+local first = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+if first[1] then
+  if tonumber(first[2]) <= now then
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 1000)) do
+      redis.call('LPUSH', queue, string.sub(entry, string.find(entry, ':', 1, true) + 1))
+      redis.call('ZREM', KEYS[4], entry)
+    end
+    first = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+  end
+  if first[1] then next_due = tonumber(first[2]) end
+end
+for i = 6, #KEYS do
+  while redis.call('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT') do end
+end
+
+local reply = { status, at, edits, now, next_due }
+if most > 0 then
+  -- By chunks from the oldest on, so that a queue of huge messages is not read whole.
+  local from, chunk, bytes, count = 0, 16, 0, 0
+  while count < most do
+    chunk = math.min(chunk, most - count)
+    local part = redis.call('LRANGE', queue, -from - chunk, -from - 1)
+    if #part == 0 then break end
+    for i = #part, 1, -1 do
+      bytes = bytes + #part[i]
+      if count > 0 and bytes > most_bytes then
+        return reply
+      end
+      count = count + 1
+      reply[5 + count] = part[i]
+    end
+    if #part < chunk then break end
+    from = from + chunk
+    chunk = math.min(chunk * 8, 2048)
+  end
+end
+return reply

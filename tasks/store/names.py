@@ -1,0 +1,106 @@
+"""Every key and queue name in Redis is made here.
+
+    partition.<i>                      list   the queue of partition i; oldest message on the right
+    partition                          list   the ingress
+    partition.<i>\\x06\\x16<3|6|9>        list   where kombu's default options put messages with a priority
+    partition:group                    hash   partitions = N; computation:<name> = 1 for each that ever ran
+    partition:workers                  zset   worker id → until when its leases hold (ms, server clock)
+    partition:pins                     hash   worker id → the partitions it was pinned to, comma-separated
+    partition:owners                   hash   unit → worker id           (a unit is a partition's number, or `ingress`)
+    partition:since                    hash   unit → when its owner took it (ms)
+    partition:tokens                   hash   unit → fencing token, grows with each owner and each release
+    partition:changed                  channel: membership or ownership changed
+    partition:<unit>:facts             hash   position, revision, and counters (processed, failed, dead, …)
+    partition:<unit>:state:<name>      hash   key → state bytes
+    partition:<unit>:later             zset   due (ms) → `<message id>:<raw message>`
+    partition:<unit>:parked            hash   key → JSON {due, attempt, error}
+    partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
+    partition:<unit>:dead              hash   dead letter id → JSON
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INGRESS = "ingress"
+
+#: kombu's Redis transport, default priority steps 3, 6, 9 (0 is the queue's own name).
+PRIORITY_SUFFIXES = ("\x06\x163", "\x06\x166", "\x06\x169")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of one partition group. `prefix` is kombu's `global_keyprefix`, which kombu adds to queues."""
+
+    group: str
+    prefix: str = ""
+
+    @property
+    def root(self) -> str:
+        return self.prefix + self.group
+
+    def queue_name(self, unit: str) -> str:
+        """The queue as Celery names it, without the key prefix that kombu adds by itself."""
+        return self.group if unit == INGRESS else f"{self.group}.{unit}"
+
+    def queue(self, unit: str) -> str:
+        return self.prefix + self.queue_name(unit)
+
+    def unit_of(self, queue_name: str) -> str | None:
+        """The unit of a queue named as Celery names it; None when it is not of this group."""
+        if queue_name == self.group:
+            return INGRESS
+        start, _, number = queue_name.rpartition(".")
+        return number if start == self.group and number.isascii() and number.isdigit() else None
+
+    @property
+    def facts_of_group(self) -> str:
+        return f"{self.root}:group"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.root}:workers"
+
+    @property
+    def pins(self) -> str:
+        return f"{self.root}:pins"
+
+    @property
+    def owners(self) -> str:
+        return f"{self.root}:owners"
+
+    @property
+    def since(self) -> str:
+        return f"{self.root}:since"
+
+    @property
+    def tokens(self) -> str:
+        return f"{self.root}:tokens"
+
+    @property
+    def changed(self) -> str:
+        return f"{self.root}:changed"
+
+    def facts(self, unit: str) -> str:
+        return f"{self.root}:{unit}:facts"
+
+    def states(self, unit: str, computation: str) -> str:
+        return f"{self.root}:{unit}:state:{computation}"
+
+    def later(self, unit: str) -> str:
+        return f"{self.root}:{unit}:later"
+
+    def parked(self, unit: str) -> str:
+        return f"{self.root}:{unit}:parked"
+
+    def mailbox(self, unit: str, key: str) -> bytes:
+        """Bytes, because a key may be any bytes."""
+        return f"{self.root}:{unit}:mailbox:".encode() + key.encode("utf-8", "surrogateescape")
+
+    def dead(self, unit: str) -> str:
+        return f"{self.root}:{unit}:dead"
+
+
+def units(partitions: int) -> list[str]:
+    """All that can be leased: each partition, and the ingress."""
+    return [str(number) for number in range(partitions)] + [INGRESS]

@@ -1,0 +1,34 @@
+"""The Lua scripts of `lua/`, loaded once a process; each has one typed function in the module of its subject."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha1
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+
+class LuaScript:
+    """One file of `lua/`. Called by its digest; sent whole when the server does not know it (a script that the server
+    does not know has not run, so this is safe)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = resources.files("tasks.store").joinpath("lua", f"{name}.lua").read_bytes()
+        self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
+
+    def run(self, client: redis.Redis, keys: list[Any], arguments: list[Any]) -> Any:
+        """Run it. Raises redis-py's errors."""
+        try:
+            return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
+
+
+@cache
+def script(name: str) -> LuaScript:
+    """The script in `lua/<name>.lua`."""
+    return LuaScript(name)

@@ -1,0 +1,59 @@
+"""What the server must be, and what it should be: looked at when a worker starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+OLDEST_VERSION = (6, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about the server, with its mend."""
+
+    text: str
+    #: A worker refuses to start on it; else it warns.
+    refuse: bool
+
+
+def look_at_server(client: redis.Redis) -> list[Finding]:
+    """What is wrong with the server for ordered, exactly-once work. Raises redis-py's errors when it can't be asked."""
+    info = cast(dict[str, Any], client.info())
+    findings = []
+    version = str(info.get("redis_version", "0"))
+    if _numbers(version) < OLDEST_VERSION:
+        findings.append(Finding(f"the server is Redis {version}; 6.2 or newer is needed. Upgrade it", refuse=True))
+    policy, limit = str(info.get("maxmemory_policy", "noeviction")), int(info.get("maxmemory", 0))
+    if policy.startswith("allkeys") and limit:
+        mend = "set maxmemory-policy noeviction"
+        findings.append(Finding(f"maxmemory-policy is {policy}: the server may evict queues and states; {mend}", True))
+    elif policy != "noeviction":
+        findings.append(
+            Finding(
+                f"maxmemory-policy is {policy}: set it to noeviction before the server has a memory limit to act on",
+                refuse=False,
+            )
+        )
+    if str(info.get("role", "master")) != "master":
+        findings.append(Finding("the server is a read-only replica: REDIS_URL must name the master", refuse=True))
+    if not int(info.get("aof_enabled", 0)) and _never_saves(client):
+        findings.append(
+            Finding("persistence is off: a restart of the server loses queues and states. Set appendonly yes", False)
+        )
+    return findings
+
+
+def _never_saves(client: redis.Redis) -> bool:
+    """Whether snapshots are off too. A managed server may not say; then nothing is claimed."""
+    try:
+        answer = cast(dict[str, str], client.config_get("save"))
+    except redis.ResponseError:
+        return False
+    return not answer.get("save", "x").strip()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -1,0 +1,100 @@
+"""States as Redis has them: read in one round trip for a worker's batch, or by anyone, by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import redis
+
+from tasks.model.computation import Computation
+from tasks.model.errors import StateError
+from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
+from tasks.model.step import Slot, Unreadable
+from tasks.store.codec import StateCodec
+from tasks.store.names import Names
+from tasks.store.scripts import script
+
+#: Keys of one reading round trip outside the worker.
+PAGE = 1000
+
+
+def load_slots(
+    client: redis.Redis,
+    names: Names,
+    codec: StateCodec,
+    unit: str,
+    wanted: Mapping[str, tuple[Computation, Sequence[str]]],
+) -> dict[str, dict[str, Slot | Unreadable]]:
+    """The states of keys, by computation name, in one round trip; a key never seen gets its zero state."""
+    with client.pipeline(transaction=False) as pipe:
+        for name, (_, keys) in wanted.items():
+            pipe.hmget(names.states(unit, name), [cast(str, key_bytes(key)) for key in keys])
+        rows = pipe.execute(raise_on_error=False)
+    loaded: dict[str, dict[str, Slot | Unreadable]] = {}
+    for (name, (computation, keys)), values in zip(wanted.items(), rows, strict=True):
+        slots: dict[str, Slot | Unreadable] = loaded.setdefault(name, {})
+        if isinstance(values, redis.ResponseError):
+            slots.update((key, Unreadable(f"the states of {name!r} can't be read: {values}")) for key in keys)
+            continue
+        if isinstance(values, Exception):
+            raise values
+        for key, stored in zip(keys, values, strict=True):
+            slots[key] = _slot(codec, computation, key, stored)
+    return loaded
+
+
+def _slot(codec: StateCodec, computation: Computation, key: str, stored: bytes | None) -> Slot | Unreadable:
+    assert computation.state is not None
+    try:
+        state = computation.state.new() if stored is None else codec.load(computation, key, stored)
+    except StateError as error:
+        return Unreadable(str(error))
+    except Exception as error:
+        return Unreadable(f"the first state could not be made: {type(error).__name__}: {error}")
+    return Slot(state, stored)
+
+
+class StateReader:
+    """States by key, from any process: what `state`, `states`, `keys` and `forget` of a computation do."""
+
+    def __init__(self, client: redis.Redis, names: Names, codec: StateCodec, partitions: int) -> None:
+        self.client, self.names, self.codec, self.partitions = client, names, codec, partitions
+
+    def get(self, computation: Computation, key: object) -> Any | None:
+        """A copy of the key's state as last committed; None when the key was never seen."""
+        return self.get_many(computation, [key]).get(spell_key(key))
+
+    def get_many(self, computation: Computation, keys: Iterable[object]) -> dict[str, Any]:
+        """Spelled key → state, for the keys that have one. Raises `StateError` for one that can't be read."""
+        found: dict[str, Any] = {}
+        rest = iter(keys)
+        while page := [spell_key(key) for key in islice(rest, PAGE)]:
+            with self.client.pipeline(transaction=False) as pipe:
+                for key in page:
+                    pipe.hget(self._hash(computation.name, key), cast(str, key_bytes(key)))
+                rows = pipe.execute()
+            for key, stored in zip(page, rows, strict=True):
+                if stored is not None:
+                    found[key] = self.codec.load(computation, key, stored)
+        return found
+
+    def keys(self, computation_name: str) -> Iterator[str]:
+        """Every key that has a state, scanned: constant memory, each key at least once while it exists."""
+        for partition in range(self.partitions):
+            name = self.names.states(str(partition), computation_name)
+            for field, _ in self.client.hscan_iter(name, count=PAGE):
+                yield key_text(field)
+
+    def forget(self, computation: Computation, key: object) -> bool:
+        """Delete the key's state; its next message finds the zero state. Returns whether there was one."""
+        spelled = spell_key(key)
+        unit = str(partition_of(spelled, self.partitions))
+        gone = script("forget").run(
+            self.client, [self.names.states(unit, computation.name), self.names.facts(unit)], [key_bytes(spelled)]
+        )
+        return bool(gone)
+
+    def _hash(self, computation_name: str, key: str) -> str:
+        return self.names.states(str(partition_of(key, self.partitions)), computation_name)

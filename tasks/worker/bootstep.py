@@ -1,0 +1,181 @@
+"""The boot step: what a Celery worker does about partitions when it starts and stops.
+
+It belongs to the worker's blueprint, not the consumer's: Celery restarts its consumer after each lost connection, and the
+partitions must not be given up for that. Workers that were not asked for partitions are left exactly as they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from typing import Any
+
+from celery import bootsteps
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.exceptions import ImproperlyConfigured
+from celery.utils.nodenames import default_nodename, nodesplit
+from celery.worker import state as worker_state
+
+from tasks.model.errors import SetupError
+from tasks.producer.installation import Installation, installation_of
+from tasks.store.leases import remember_computations
+from tasks.store.names import INGRESS
+from tasks.store.server import look_at_server
+from tasks.store.status import worker_id
+from tasks.worker.leasekeeper import LeaseKeeper
+from tasks.worker.loop import PartitionLoop
+from tasks.worker.ordinary import OrdinaryRunner
+from tasks.worker.reports import Reports
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+def note_command_line(sender: Any = None, instance: Any = None, options: Any = None, **_: Any) -> None:
+    """`celeryd_init`: keep what the command line asked for, and give each process on a host its own node name."""
+    installation = installation_of(instance.app)
+    if installation is None:
+        return
+    instance.partition_options = options or {}
+    if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
+        name, host = nodesplit(instance.hostname)
+        instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"
+
+
+def asked_units(installation: Installation, worker: Any) -> tuple[str, ...] | None:
+    """The partitions a worker was pinned to, `()` for a share of all, None when it was not asked for partitions."""
+    options = getattr(worker, "partition_options", {})
+    names = installation.group.names
+    excluded = _listed(options.get("exclude_queues"))
+    wanted = [unit for queue in _listed(options.get("queues")) if (unit := names.unit_of(queue)) is not None]
+    if names.group in excluded:
+        return None
+    if not options.get("queues"):
+        return () if installation.by_default else None
+    if not wanted:
+        return None
+    return () if INGRESS in wanted else tuple(sorted(set(wanted), key=int))
+
+
+def _listed(names: Any) -> list[str]:
+    return [part.strip() for part in names.split(",")] if isinstance(names, str) else list(names or ())
+
+
+class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the lease keeper and the loop; ends them as the worker was told to end."""
+
+    requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self.installation = installation_of(worker.app)
+        self.units = None if self.installation is None else asked_units(self.installation, worker)
+        self.enabled = self.units is not None
+
+    def create(self, worker: Any) -> PartitionStep:
+        """Refuse what can't work, and take the partitions' queues out of what kombu would consume."""
+        assert self.installation is not None
+        assert self.units is not None
+        _check_pool(worker)
+        for unit in self.units:
+            if int(unit) >= self.installation.settings.partitions:
+                raise ImproperlyConfigured(
+                    f"-Q {self.installation.group.names.queue_name(unit)}: there are only "
+                    f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
+                )
+        queues = worker.app.amqp.queues
+        queues.deselect([name for name in queues.consume_from if self.installation.group.names.unit_of(name) is not None])
+        return self
+
+    def start(self, worker: Any) -> None:
+        assert self.installation is not None
+        assert self.units is not None
+        installation, settings = self.installation, self.installation.settings
+        installation.group.check()
+        self.check_server()
+        remember_computations(installation.group.client, installation.group.names, installation.computations)
+        identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
+        reports = Reports(
+            worker.app,
+            worker.hostname,
+            settings.events_per_second,
+            lambda: _events_wanted(worker),
+            OrdinaryTasks(worker.app, installation),
+        )
+        runner = OrdinaryRunner(worker, reports.dispatcher)
+        self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
+        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow)
+        self.loop.on_refusal = self.keeper.wake
+        self.loop.start()
+        self.keeper.start()
+
+    def check_server(self) -> None:
+        assert self.installation is not None
+        for finding in look_at_server(self.installation.group.client):
+            if finding.refuse:
+                raise SetupError(finding.text)
+            logger.warning("partitions: %s", finding.text)
+
+    def stop(self, worker: Any) -> None:
+        """Warm: finish the batch, commit, release. A second signal makes it cold."""
+        if not self.running:
+            return
+        self.loop.finish()
+        while self.loop.is_alive():
+            self.loop.join(timeout=0.1)
+            if worker_state.should_terminate not in (None, False):
+                self.loop.drop()
+                break
+        self.keeper.leave()
+
+    def terminate(self, worker: Any) -> None:
+        """Cold: drop the batch, release."""
+        if not self.running:
+            return
+        self.loop.drop()
+        self.keeper.leave()
+
+    @property
+    def running(self) -> bool:
+        return hasattr(self, "loop") and isinstance(self.loop, threading.Thread)
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """For `inspect stats`."""
+        return {"partitions": self.owned_queues()}
+
+    def owned_queues(self) -> list[str]:
+        """The queues of the partitions that this worker holds now, as Celery names them."""
+        if not self.running or self.installation is None:
+            return []
+        return [self.installation.group.names.queue_name(unit) for unit in list(self.loop.lanes)]
+
+
+class OrdinaryTasks:
+    """The names of the app's Celery tasks that are no computations, as they are registered."""
+
+    def __init__(self, app: Any, installation: Installation) -> None:
+        self.tasks, self.computations = app.tasks, installation.computations
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tasks and name not in self.computations
+
+
+def _events_wanted(worker: Any) -> bool:
+    dispatcher = getattr(getattr(worker, "consumer", None), "event_dispatcher", None)
+    return bool(dispatcher and dispatcher.enabled)
+
+
+def _check_pool(worker: Any) -> None:
+    options = getattr(worker, "partition_options", {})
+    concurrency = options.get("concurrency") or worker.app.conf.worker_concurrency or 1
+    if not (isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, SoloPool)):
+        pool = getattr(worker.pool_cls, "__module__", str(worker.pool_cls)).rpartition(".")[2]
+        raise ImproperlyConfigured(
+            f"a worker of partitions needs the solo pool, and this one has {pool}: start it with -P solo -c 1, and start "
+            "more workers for more parallelism"
+        )
+    if str(concurrency) != "1" or options.get("autoscale"):
+        raise ImproperlyConfigured(
+            f"a worker of partitions works on one message at a time, and this one was given a concurrency of {concurrency}: "
+            "start it with -P solo -c 1, and start more workers for more parallelism"
+        )

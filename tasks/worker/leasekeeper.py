@@ -1,0 +1,107 @@
+"""The thread that keeps this worker's leases: renews them while the loop computes, and learns when the share changes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import redis
+
+from config.settings import Settings
+from tasks.store.client import connect
+from tasks.store.leases import Share, balance, release
+from tasks.store.names import Names
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: Renewals in one lease: two may be lost before it ends.
+RENEWALS_PER_LEASE = 3
+#: After another worker's lease should have ended, look this much later (longer than a clock's grain).
+GRACE_SECONDS = 0.02
+#: Between two tries to reach a server that does not answer.
+BACKOFF_SECONDS = 0.5
+
+
+class LeaseKeeper(threading.Thread):
+    """Calls `on_share` with the worker's share whenever it was told anew; from its own thread."""
+
+    def __init__(
+        self, settings: Settings, names: Names, worker: str, pins: Sequence[str], on_share: Callable[[Share], None]
+    ) -> None:
+        super().__init__(name="lease-keeper", daemon=True)
+        self.settings, self.names, self.worker, self.pins = settings, names, worker, pins
+        self.on_share = on_share
+        self.client = connect(settings)
+        self.ended = threading.Event()
+        self._lost_since: float | None = None
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            try:
+                with self.client.pubsub(ignore_subscribe_messages=True) as changes:
+                    changes.subscribe(self.names.changed)
+                    while not self.ended.is_set():
+                        share = self.balance()
+                        self.on_share(share)
+                        self.listen(changes, share)
+            except (redis.RedisError, OSError) as error:
+                self.say_lost(error)
+                self.ended.wait(BACKOFF_SECONDS)
+
+    def balance(self) -> Share:
+        share = balance(
+            self.client,
+            self.names,
+            self.worker,
+            lease_seconds=self.settings.lease_seconds,
+            partitions=self.settings.partitions,
+            pins=self.pins,
+        )
+        if self._lost_since is not None:
+            logger.warning("partitions: Redis answers again, after %.1f s", time.monotonic() - self._lost_since)
+            self._lost_since = None
+        return share
+
+    def listen(self, changes: redis.client.PubSub, share: Share) -> None:
+        """Wait until the leases want renewing, another worker's end is due, or somebody says that things changed."""
+        seconds = self.settings.lease_seconds / RENEWALS_PER_LEASE
+        if share.next_end_seconds is not None:
+            seconds = min(seconds, max(share.next_end_seconds, 0) + GRACE_SECONDS)
+        until = time.monotonic() + seconds
+        while not self.ended.is_set() and (left := until - time.monotonic()) > 0:
+            if changes.get_message(timeout=left) is not None:
+                # Several changes often come at once: one look at the end serves all.
+                while changes.get_message(timeout=0) is not None:
+                    pass
+                return
+
+    def say_lost(self, error: Exception) -> None:
+        if self._lost_since is None and not self.ended.is_set():
+            self._lost_since = time.monotonic()
+            logger.warning("partitions: Redis does not answer the lease keeper (%s); trying until it does", error)
+
+    def wake(self) -> None:
+        """Make the keeper look again at once, by the way it learns of all changes."""
+        try:
+            self.client.publish(self.names.changed, self.worker)
+        except (redis.RedisError, OSError):
+            pass  # it looks again by itself, after a third of a lease
+
+    def leave(self) -> None:
+        """End the thread and give up every lease and the membership: others take over at once."""
+        self.ended.set()
+        self.wake()
+        self.join(timeout=self.settings.redis_timeout_seconds)
+        try:
+            share = self.client.hgetall(self.names.owners)
+            tokens = self.client.hgetall(self.names.tokens)
+            mine = {
+                unit.decode(): int(tokens[unit]) for unit, owner in share.items() if owner == self.worker.encode()
+            }
+            release(self.client, self.names, self.worker, mine, leave=True)
+        except (redis.RedisError, OSError) as error:
+            logger.warning("partitions: leases could not be released (%s); they end by themselves", error)
+        finally:
+            self.client.close()

@@ -1,0 +1,357 @@
+"""The loop of a partition worker: for each unit in turn, take a batch, read it, load its states, step, commit.
+
+It runs in a thread of its own, so that Celery's main loop goes on answering. It ends when it is told to, never by itself:
+what a message, a state or the server does to it, it says so, rests, and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Container
+from typing import assert_never
+
+import redis
+
+from config.settings import Settings
+from tasks.model.computation import RetryPolicy
+from tasks.model.reading import Broken, Item, Ordinary, Reading, read_batch
+from tasks.model.step import Outcome, StepRules, Unreadable, step
+from tasks.producer.installation import Installation
+from tasks.store.client import connect
+from tasks.store.commits import (
+    Commit,
+    CommitStore,
+    Lease,
+    Parked,
+    Reply,
+    commands_of,
+    keep_parked,
+    read_mailbox,
+    read_parked,
+    unpark,
+)
+from tasks.store.leases import Share, release
+from tasks.store.states import load_slots
+from tasks.worker.lane import Batch, Lane
+from tasks.worker.ordinary import OrdinaryRun
+from tasks.worker.reports import Reports
+from tasks.worker.watch import Watch
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: After a fault of one unit, or of the server, before it is tried again. Shorter than a lease.
+REST_SECONDS = 0.5
+#: While the server does not answer and the worker was told to end: so long a commit is tried to be brought in.
+LAST_TRY_SECONDS = 5.0
+
+
+class Dropped(Exception):
+    """The worker was told to end at once: what is not committed stays in its queue."""
+
+
+class PartitionLoop(threading.Thread):
+    """Owns the lanes. Told its share by the lease keeper (`follow`), and to end by the boot step (`finish`, `drop`)."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        worker: str,
+        reports: Reports,
+        run_ordinary: Callable[[bytes], OrdinaryRun],
+        revoked: Container[str],
+    ) -> None:
+        super().__init__(name="partition-loop", daemon=True)
+        self.installation, self.worker, self.reports = installation, worker, reports
+        self.run_ordinary, self.revoked = run_ordinary, revoked
+        self.settings: Settings = installation.settings
+        self.names = installation.group.names
+        self.codec = installation.group.codec
+        self.client = connect(self.settings)
+        self.store = CommitStore(
+            self.client,
+            self.names,
+            batch_messages=self.settings.batch_messages,
+            batch_bytes=self.settings.batch_bytes,
+        )
+        self.watch = Watch(self.client, self.names)
+        self.lanes: dict[str, Lane] = {}
+        self.on_refusal: Callable[[], None] = lambda: None
+        self._share = self._followed = Share({}, (), None)
+        self._gone: set[tuple[str, int]] = set()
+        self._finishing = self._dropping = False
+        self._turn: list[str] = []
+        self._lost_since: float | None = None
+
+    # What other threads call.
+
+    def follow(self, share: Share) -> None:
+        """The worker's share, told anew by the lease keeper."""
+        self._share = share
+        self.watch.wake()
+
+    def finish(self) -> None:
+        """End after the batch under way is committed."""
+        self._finishing = True
+        self.watch.wake()
+
+    def drop(self) -> None:
+        """End without committing what is under way."""
+        self._dropping = self._finishing = True
+        self.watch.wake()
+
+    # The loop.
+
+    def run(self) -> None:
+        while not self._finishing:
+            try:
+                self.take_up_share()
+                lane = self.next_lane()
+                if lane is None:
+                    self.wait()
+                else:
+                    self.work(lane)
+                self.say_found()
+            except Dropped:
+                break
+            except (redis.RedisError, OSError) as error:
+                self.rest(error)
+        self.watch.destroy()
+        self.reports.close()
+        self.client.close()
+
+    def work(self, lane: Lane) -> None:
+        """One batch of one unit, from its queue or from a parked key's mailbox, to its commit."""
+        try:
+            batch = self.take_batch(lane)
+            if batch is None:
+                return
+            items = self.read(lane, batch)
+            self.load_states(lane, items)
+            outcome = self.step(lane, batch, items)
+            if outcome.ordinary is not None and outcome.taken == 0:
+                outcome = self.run_celery_task(lane, outcome.ordinary)
+            self.commit(lane, batch, outcome)
+        except (Dropped, redis.ConnectionError, redis.TimeoutError, OSError):
+            lane.forget_all()
+            raise
+        except Exception as error:
+            lane.forget_all()
+            lane.rest_until = time.monotonic() + REST_SECONDS
+            known = isinstance(error, redis.RedisError)
+            logger.error("partition %s: %s; trying again", lane.unit, error, exc_info=not known)
+
+    def take_batch(self, lane: Lane) -> Batch | None:
+        """The next messages: a parked key's when its retry is due, else the queue's oldest."""
+        key = lane.due_key()
+        if key is not None:
+            messages, length = read_mailbox(
+                self.client, self.names, lane.unit, key, self.settings.batch_messages // 10 or 1
+            )
+            return Batch(messages, key, lane.parked[key].attempt, length)
+        if lane.unknown or not lane.messages:
+            self.store.batch_messages = self.settings.batch_messages
+            self.judge(lane, self.store.peek(lane.lease))
+        return Batch(lane.messages) if lane.messages else None
+
+    def read(self, lane: Lane, batch: Batch) -> list[Item]:
+        reading = Reading(
+            self.installation.computations, self.reports.ordinary_tasks, lane.partition, self.settings.partitions
+        )
+        return read_batch(batch.messages, reading, now=lane.server_now(), revoked=self.revoked)
+
+    def load_states(self, lane: Lane, items: list[Item]) -> None:
+        missing = lane.cache.missing(items)
+        if missing:
+            computations = self.installation.computations
+            wanted = {name: (computations[name], keys) for name, keys in missing.items()}
+            loaded = load_slots(self.client, self.names, self.codec, lane.unit, wanted)
+            lane.cache.unreadable = any(type(s) is Unreadable for slots in loaded.values() for s in slots.values())
+            lane.cache.add(loaded)
+
+    def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
+        rules = StepRules(
+            partition=-1 if lane.partition is None else lane.partition,
+            retry=RetryPolicy(self.settings.retry_attempts, self.settings.retry_backoff_seconds),
+            pickling=self.codec.pickling(),
+            clock=time.perf_counter,
+            seconds=self.settings.batch_seconds,
+        )
+        return step(
+            items,
+            lane.cache.young,
+            rules,
+            parked=lane.parked,
+            mailbox_of=batch.mailbox_of,
+            attempt=batch.attempt,
+        )
+
+    def commit(self, lane: Lane, batch: Batch, outcome: Outcome) -> None:
+        """Write the outcome; take the next batch from the answer."""
+        now = lane.server_now()
+        commands = commands_of(outcome, self.names, lane.unit, lane.position, now)
+        parked = {
+            key: Parked(now + delay, failure.attempt + 1, failure.error)
+            for key, (failure, delay) in outcome.parked.items()
+        }
+        ended = None
+        key = batch.mailbox_of
+        if key is not None and key not in parked:
+            if outcome.taken >= batch.length:
+                ended = key
+                commands.append(unpark(self.names, lane.unit, key))
+            elif outcome.taken:
+                parked[key] = Parked(now, 1)
+                commands.append(keep_parked(self.names, lane.unit, key, now))
+        if not commands and not outcome.taken:
+            return
+        taken = batch.messages[: outcome.taken]
+        lane.ask_after(len(taken), len(batch.messages), self.settings.batch_messages)
+        self.store.batch_messages = lane.ask
+        commit = Commit(
+            lease=lane.lease,
+            position=lane.position,
+            revision=lane.revision,
+            mailbox_of=key,
+            taken=len(taken),
+            oldest=taken[0] if taken else b"",
+            youngest=taken[-1] if taken else b"",
+            commands=commands,
+        )
+        if self.judge(lane, self.send(commit)):
+            lane.follow(outcome, batch, parked, ended)
+            lane.cache.trim(self.settings.state_cache_keys // max(1, len(self.lanes)))
+            self.reports.committed(outcome, commit.position)
+
+    def send(self, commit: Commit) -> Reply:
+        """Send a commit until its answer is here: after a lost reply the same one again, which changes nothing twice."""
+        give_up: float | None = None
+        while True:
+            if self._dropping:
+                raise Dropped
+            try:
+                reply = self.store.send(commit)
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                if self._finishing:
+                    give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
+                    if time.monotonic() > give_up:
+                        raise
+                self.rest(error)
+            else:
+                self.say_found()
+                return reply
+
+    def judge(self, lane: Lane, reply: Reply) -> bool:
+        """What an answer of the commit script means for the lane; True: it is written, and the next batch is here."""
+        match reply.status:
+            case "ok" | "already":
+                lane.take_reply(reply)
+                return True
+            case "fenced":
+                logger.warning("partition %s: another worker has taken over; its batch is left to it", lane.unit)
+                self.close_lane(lane)
+                self.on_refusal()
+            case "moved" | "stale":
+                logger.info("partition %s: changed from outside (%s); reading it anew", lane.unit, reply.status)
+                lane.forget_all()
+            case "wrongtype":
+                logger.error("partition %s: Redis key %s holds another type; mend or delete it", lane.unit, reply.culprit)
+                lane.forget_all()
+                lane.rest_until = time.monotonic() + REST_SECONDS
+            case _:
+                assert_never(reply.status)
+        return False
+
+    def run_celery_task(self, lane: Lane, item: Ordinary) -> Outcome:
+        """An ordinary Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
+        outcome = Outcome(taken=1)
+        run = self.run_ordinary(item.raw)
+        if run.again and lane.partition is not None:
+            outcome.forwarded[lane.partition] = run.again
+        if run.error is not None:
+            headers = item.headers
+            outcome.dead.append((Broken(item.raw, "task-failed", run.error, run.trace, headers.task, headers.id), 1))
+        return outcome
+
+    # Between batches.
+
+    def take_up_share(self) -> None:
+        """Open lanes for new leases, close lost ones, release what is more than the share."""
+        share = self._share
+        if share is self._followed:
+            return
+        held = {unit: token for unit, token in share.owned.items() if (unit, token) not in self._gone}
+        for lane in list(self.lanes.values()):
+            if held.get(lane.unit) != lane.lease.token:
+                self.close_lane(lane)
+        surplus = {unit: held.pop(unit) for unit in share.give_up if unit in held}
+        if surplus:
+            for unit, token in surplus.items():
+                self._gone.add((unit, token))
+                if unit in self.lanes:
+                    self.close_lane(self.lanes[unit])
+            release(self.client, self.names, self.worker, surplus)
+        for unit, token in held.items():
+            if unit not in self.lanes:
+                self.lanes[unit] = Lane(Lease(unit, token), read_parked(self.client, self.names, unit))
+        if share.owned != self._followed.owned or share.give_up:
+            logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.lanes))) or "none")
+        self._followed = share
+
+    def close_lane(self, lane: Lane) -> None:
+        """No more of this unit under this token; nothing is written."""
+        self._gone.add((lane.unit, lane.lease.token))
+        self.lanes.pop(lane.unit, None)
+        self.watch.drop(lane.unit)
+
+    def next_lane(self) -> Lane | None:
+        """The next unit with something to do, each in turn."""
+        for _ in range(len(self.lanes)):
+            if not self._turn:
+                self._turn = list(self.lanes)
+            lane = self.lanes.get(self._turn.pop())
+            if lane is not None and lane.is_ready():
+                return lane
+        return next((lane for lane in self.lanes.values() if lane.is_ready()), None)
+
+    def wait(self) -> None:
+        """Until a message comes to one of the units, something delayed is due, or another thread wakes the loop."""
+        self.reports.flush()
+        now = time.monotonic()
+        idle, until = [], [60.0]
+        for lane in self.lanes.values():
+            if lane.rest_until > now:
+                until.append(lane.rest_until - now)
+                continue
+            idle.append(lane.unit)
+            if not self.watch.is_watching(lane.unit):
+                lane.watched_at = lane.position
+            seconds = lane.seconds_to_next_due()
+            if seconds is not None:
+                until.append(seconds)
+        for unit, head in self.watch.wait(idle, min(until)).items():
+            lane = self.lanes[unit]
+            if isinstance(head, redis.ResponseError):
+                logger.error("queue %s can't be read: %s; mend or delete it", self.names.queue_name(unit), head)
+                lane.rest_until = time.monotonic() + REST_SECONDS
+                lane.unknown = True
+            elif head is not None and lane.watched_at == lane.position:
+                lane.messages = [head]
+            else:
+                lane.unknown = True
+
+    def rest(self, error: Exception) -> None:
+        """The server does not answer, or refuses: say so once, and wait a little."""
+        if self._lost_since is None and not self._finishing:
+            self._lost_since = time.monotonic()
+            logger.warning("partitions: Redis does not answer (%s: %s); trying until it does", type(error).__name__, error)
+        self.watch.close()
+        if not self._dropping:
+            time.sleep(REST_SECONDS)
+
+    def say_found(self) -> None:
+        if self._lost_since is not None:
+            logger.warning("partitions: going on, after %.1f s", time.monotonic() - self._lost_since)
+            self._lost_since = None
+

@@ -1,0 +1,151 @@
+"""What a worker tells Celery's tools of the messages it committed: task events, counters, log lines.
+
+Events cost a monitor 34 µs each, so they go out grouped, many in one message, and past the budget (EVENTS_PER_SECOND) only a sample
+of the tasks is told. Sampling is a token bucket of one second.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Container
+from typing import Any
+
+from celery import Celery
+from celery.worker import state as worker_state
+
+from tasks.model.reading import Skipped, Work
+from tasks.model.step import Failure, Outcome
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: A monitor's table shows no more of the arguments than this.
+MOST_ARGUMENT_CHARACTERS = 200
+#: Between two flushes while there is always work.
+FLUSH_SECONDS = 0.25
+
+
+class Reports:
+    """Called by the loop's thread only, after a commit; never raises for a monitor's sake."""
+
+    def __init__(
+        self, app: Celery, node: str, events_per_second: float, enabled: Callable[[], bool], ordinary: Container[str]
+    ) -> None:
+        self.app, self.node, self.rate, self.enabled = app, node, events_per_second, enabled
+        #: Names of the Celery tasks that are no computations.
+        self.ordinary_tasks = ordinary
+        self._connection = app.connection_for_write()
+        #: Also given to Celery's tracer for ordinary tasks.
+        self.dispatcher = app.events.Dispatcher(
+            self._connection, hostname=node, buffer_group={"task"}, buffer_limit=10_000, buffer_while_offline=False
+        )
+        self._tokens = events_per_second
+        self._filled_at = self._flushed_at = time.monotonic()
+
+    def committed(self, outcome: Outcome, position: int) -> None:
+        """An outcome is in Redis: count it, tell its failures and dead letters in the log, and a sample to monitors."""
+        for work in outcome.done:
+            name = work.computation.name
+            worker_state.total_count[name] = worker_state.total_count.get(name, 0) + 1
+        worker_state.all_total_count[0] += len(outcome.done)
+        for failure in outcome.failures:
+            self.log_failure(failure, failure.item.key in outcome.parked)
+        for number, (broken, _) in enumerate(outcome.dead):
+            logger.warning(
+                "dead letter %s-%d: %s: %s (task %s, message %s)",
+                position,
+                number,
+                broken.reason,
+                broken.error,
+                broken.task,
+                broken.message_id,
+            )
+        if self.enabled():
+            self.tell(outcome)
+            if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+                self.flush()
+
+    def log_failure(self, failure: Failure, again: bool) -> None:
+        item = failure.item
+        logger.warning(
+            "%s of key %r raised %s (message %s, try %d); %s",
+            item.computation.name,
+            item.key,
+            failure.error,
+            item.envelope.headers.id,
+            failure.attempt,
+            "the key waits for its retry" if again else "no retry is left",
+        )
+
+    def tell(self, outcome: Outcome) -> None:
+        done, began = outcome.done, outcome.began
+        now = time.time() - time.perf_counter()  # turns the step's clock into the time of day
+        for number in self.sample(len(done)):
+            after = began[number + 1] if number + 1 < len(began) else outcome.ended
+            self.tell_done(done[number], began[number] + now, after - began[number])
+        for failure in outcome.failures[: self.take(len(outcome.failures))]:
+            self.tell_failed(failure)
+        for skipped in outcome.skipped[: self.take(len(outcome.skipped))]:
+            self.tell_skipped(skipped)
+
+    def sample(self, count: int) -> range:
+        """Indexes of the tasks to tell, evenly over the batch."""
+        granted = self.take(count)
+        return range(0, count, -(-count // granted)) if granted else range(0)
+
+    def take(self, wanted: int) -> int:
+        """As many tokens as there are, at most `wanted`."""
+        now = time.monotonic()
+        self._tokens = min(self.rate, self._tokens + (now - self._filled_at) * self.rate)
+        self._filled_at = now
+        granted = min(wanted, int(self._tokens))
+        self._tokens -= granted
+        return granted
+
+    def tell_done(self, work: Work, began: float, runtime: float) -> None:
+        headers = work.envelope.headers
+        self.send("task-received", work, timestamp=began, **self.description(work))
+        self.send("task-started", work, timestamp=began)
+        self.send("task-succeeded", work, timestamp=began + runtime, runtime=runtime, result="None")
+        _ = headers
+
+    def tell_failed(self, failure: Failure) -> None:
+        self.send("task-received", failure.item, **self.description(failure.item))
+        self.send("task-started", failure.item)
+        self.send("task-failed", failure.item, exception=failure.error, traceback=failure.trace)
+
+    def tell_skipped(self, skipped: Skipped) -> None:
+        self.dispatcher.send(
+            "task-revoked", uuid=skipped.headers.id, terminated=False, signum=None, expired=skipped.why == "expired"
+        )
+
+    def description(self, work: Work) -> dict[str, Any]:
+        headers = work.envelope.headers
+        arguments = headers.argsrepr if isinstance(headers.argsrepr, str) else work.envelope.body.decode("utf-8", "replace")
+        return {
+            "name": work.computation.name,
+            "args": f"key={work.key} {arguments[:MOST_ARGUMENT_CHARACTERS]}",
+            "kwargs": "{}",
+            "root_id": headers.root_id,
+            "parent_id": headers.parent_id,
+            "retries": 0,
+            "eta": None,
+            "expires": None,
+        }
+
+    def send(self, event: str, work: Work, **fields: Any) -> None:
+        self.dispatcher.send(event, uuid=work.envelope.headers.id, **fields)
+
+    def flush(self) -> None:
+        """Send what is waiting, in one message."""
+        self._flushed_at = time.monotonic()
+        try:
+            self.dispatcher.flush()
+        except Exception as error:
+            self.dispatcher._group_buffer.clear()
+            logger.info("task events could not be sent (%s); they are dropped", error)
+
+    def close(self) -> None:
+        self.flush()
+        self.dispatcher.close()
+        self._connection.release()

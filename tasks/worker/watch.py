@@ -1,0 +1,114 @@
+"""Waiting for work without polling: one blocking peek a partition, all of them in one selector.
+
+`BLMOVE queue queue RIGHT RIGHT` waits for a message and leaves the list as it was: taking the oldest message and putting
+it back at the same end is one atomic no-op. Its answer is the head of the queue.
+Source: Redis documentation of LMOVE/BLMOVE, "if source and destination are the same".
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from typing import Any
+
+import redis
+
+from tasks.store.names import Names
+
+#: How long one blocking peek waits at the server. Long, so that an idle worker is quiet; bounded, so that a connection
+#: that died silently is noticed.
+BLOCK_SECONDS = 30
+
+
+class Watch:
+    """The blocking peeks of one worker. Used by the loop's thread; `wake` by any."""
+
+    def __init__(self, client: redis.Redis, names: Names) -> None:
+        self.client, self.names = client, names
+        self._selector = selectors.DefaultSelector()
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._peeks: dict[str, Any] = {}
+
+    def wake(self) -> None:
+        """End the wait at once."""
+        try:
+            self._waker.send(b"!")
+        except OSError:
+            pass  # full: it is awake already; closed: nobody waits
+
+    def wait(self, units: list[str], seconds: float | None) -> dict[str, bytes | redis.ResponseError | None]:
+        """Wait until a queue of `units` has a message, `wake`, or `seconds`; returns unit → oldest message.
+
+        None for a unit whose peek ended with nothing; the server's refusal where its queue can't be peeked (another type
+        lies there). Raises redis-py's errors and OSError when a connection broke.
+        """
+        for unit in units:
+            if unit not in self._peeks:
+                self._begin(unit)
+        found: dict[str, bytes | redis.ResponseError | None] = {}
+        for event, _ in self._selector.select(seconds):
+            if event.data is None:
+                self._drain()
+            else:
+                found[event.data] = self._end(event.data)
+        return found
+
+    def is_watching(self, unit: str) -> bool:
+        """Whether a blocking peek of the unit is pending."""
+        return unit in self._peeks
+
+    def drop(self, unit: str) -> None:
+        """No more waiting for a unit: its connection is closed, which ends the peek at the server."""
+        connection = self._peeks.pop(unit, None)
+        if connection is not None:
+            self._selector.unregister(connection._sock)
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+
+    def close(self) -> None:
+        """End all waiting, for good or until the next `wait`."""
+        for unit in list(self._peeks):
+            self.drop(unit)
+
+    def destroy(self) -> None:
+        """Close everything."""
+        self.close()
+        self._selector.close()
+        self._waker.close()
+        self._woken.close()
+
+    def _begin(self, unit: str) -> None:
+        connection = self.client.connection_pool.get_connection()
+        queue = self.names.queue(unit)
+        try:
+            connection.send_command("BLMOVE", queue, queue, "RIGHT", "RIGHT", BLOCK_SECONDS)
+        except BaseException:
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+            raise
+        self._peeks[unit] = connection
+        self._selector.register(connection._sock, selectors.EVENT_READ, unit)
+
+    def _end(self, unit: str) -> bytes | redis.ResponseError | None:
+        connection = self._peeks.pop(unit)
+        self._selector.unregister(connection._sock)
+        try:
+            message: bytes | None = connection.read_response()
+        except redis.ResponseError as refusal:
+            return refusal
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            self.client.connection_pool.release(connection)
+        return message
+
+    def _drain(self) -> None:
+        try:
+            while self._woken.recv(4096):
+                pass
+        except BlockingIOError:
+            pass

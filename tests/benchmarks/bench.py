@@ -1,0 +1,212 @@
+"""The ground every measure stands on: one server, child processes, and watching queues empty."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.benchmarks.samples import CandidateFailedError
+
+ROOT = Path(__file__).resolve().parents[2]
+CANDIDATES = Path(__file__).resolve().parent / "candidates"
+OUTPUT = ROOT / ".bench"
+
+#: Between two looks at the queues. Short against a run of seconds, long enough not to load the server.
+LOOK_SECONDS = 0.01
+#: A worker that moves nothing for so long has failed. Longer than a worker's start on a busy machine.
+STALLED_SECONDS = 60.0
+#: What a worker gets to finish its batch after SIGTERM, before SIGKILL.
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many messages each measure uses: `FULL` for figures to quote, `SMALL` to see that all runs."""
+
+    messages: int = 400_000
+    plain_messages: int = 5_000
+    keys: int = 1_000
+    enqueued: int = 200_000
+    plain_enqueued: int = 5_000
+    latency_seconds: float = 10.0
+    many_keys: int = 1_000_000
+    many_partitions: int = 256
+    depth: int = 1_000_000
+    delayed_plain_messages: int = 300
+    cached_keys: int = 100_000
+    #: Messages of 2 ms each, in the proof that partitioning helps.
+    slow_messages: int = 2_000
+
+
+FULL = Size()
+SMALL = Size(
+    messages=20_000,
+    plain_messages=300,
+    keys=100,
+    enqueued=5_000,
+    plain_enqueued=300,
+    latency_seconds=1.0,
+    many_keys=10_000,
+    many_partitions=32,
+    depth=100_000,
+    delayed_plain_messages=50,
+    cached_keys=5_000,
+    slow_messages=200,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The length of a queue over time while a worker empties it: (seconds on the monotonic clock, left)."""
+
+    looks: tuple[tuple[float, int], ...]
+
+    def rate(self, above: int | None = None, below: int = 0) -> float:
+        """Messages/s between the first look that shows at most `above` left and the one that shows `below`.
+
+        Without `above`: from the first look after the first commit, so that no process start is counted.
+        """
+        full = self.looks[0][1]
+        limit = full - 1 if above is None else above
+        begun = next(look for look in self.looks if look[1] <= limit)
+        ended = next(look for look in self.looks if look[1] <= below)
+        if begun[1] == ended[1]:
+            raise CandidateFailedError(f"{full} messages are too few to time: gone within {LOOK_SECONDS} s")
+        return (begun[1] - ended[1]) / (ended[0] - begun[0])
+
+    @property
+    def ended_at(self) -> float:
+        """When the queue was seen empty, on the monotonic clock."""
+        return self.looks[-1][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A running Celery worker and the file with its output."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The server's port, how much to do, and the verbs that measures are written in."""
+
+    port: int
+    rounds: int
+    size: Size
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        """A connection for looking; replies are bytes."""
+        return redis.Redis(port=self.port)
+
+    def clear(self) -> None:
+        """Empty the server before a candidate starts."""
+        with self.client() as client:
+            client.flushall()
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        """A child's environment: our server, the project and the candidates on the path, and `settings`."""
+        return {
+            **os.environ,
+            "REDIS_URL": self.redis_url,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(CANDIDATES)]),
+            **{name: str(value) for name, value in settings.items()},
+        }
+
+    def run(self, script: str, *arguments: object, python: str = sys.executable, **settings: object) -> Any:
+        """Run a program of `candidates/` to its end and return the JSON of its last line of output."""
+        command = [python, str(CANDIDATES / script), *map(str, arguments)]
+        return json.loads(self._output(command, settings).strip().splitlines()[-1])
+
+    def partition_status(self, **settings: object) -> list[dict[str, Any]]:
+        """What `celery partitions status --json` says."""
+        command = [sys.executable, "-m", "celery", "-A", "partitioned", "partitions", "status", "--json"]
+        status: list[dict[str, Any]] = json.loads(self._output(command, settings))
+        return status
+
+    def _output(self, command: Sequence[str], settings: dict[str, object]) -> str:
+        done = subprocess.run(
+            command, env=self.environment(**settings), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0 or not done.stdout.strip():
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise CandidateFailedError(f"{' '.join(command[1:4])} exited with {done.returncode}: {last}")
+        return done.stdout
+
+    @contextmanager
+    def worker(self, module: str, number: int = 1, /, **settings: object) -> Iterator[Worker]:
+        """Start `celery -A module worker` and stop it at the end: SIGTERM, then SIGKILL."""
+        log = OUTPUT / "logs" / f"{module}-{number}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "celery", "-A", module, "worker", "--pool", "solo"]
+        command += ["--loglevel", "WARNING", "--hostname", f"bench{number}@%h"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=self.environment(**settings), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            yield Worker(process, log)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def watch(self, queues: Sequence[str], workers: Sequence[Worker]) -> Drain:
+        """Look at the queues until they are empty; fails when a worker dies or nothing moves for a minute.
+
+        A message counts as left while it is in a queue or in kombu's `unacked` hash.
+        """
+        looks: list[tuple[float, int]] = []
+        moved_at = time.monotonic()
+        with self.client() as client:
+            while True:
+                left, now = messages_left(client, queues), time.monotonic()
+                if looks and left != looks[-1][1]:
+                    moved_at = now
+                looks.append((now, left))
+                if left == 0:
+                    return Drain(tuple(looks))
+                for worker in workers:
+                    if worker.process.poll() is not None:
+                        raise CandidateFailedError(f"a worker exited: {last_line(worker.log)}")
+                if now - moved_at > STALLED_SECONDS:
+                    raise CandidateFailedError(f"{left} messages left, stalled: {last_line(workers[0].log)}")
+                time.sleep(LOOK_SECONDS)
+
+
+def messages_left(client: redis.Redis, queues: Sequence[str]) -> int:
+    """Messages in the queues and in kombu's `unacked` hash, in one round trip."""
+    pipeline = client.pipeline(transaction=False)
+    for queue in queues:
+        pipeline.llen(queue)
+    pipeline.hlen("unacked")
+    return sum(pipeline.execute())
+
+
+def partition_queues(partitions: int) -> list[str]:
+    """Every queue of the group, the ingress included."""
+    return ["partition", *(f"partition.{number}" for number in range(partitions))]
+
+
+def last_line(log: Path) -> str:
+    """The end of a log, for an error message."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else 'no output'} ({log})"

@@ -1,0 +1,47 @@
+"""Ours: the application under measure, as a user would write it. `celery -A partitioned worker`."""
+
+from __future__ import annotations
+
+import time
+
+from trades import Average, Trade, averaged
+
+from tasks import app, key_extractor, state_computation
+
+__all__ = ["COMPUTATIONS", "app"]
+
+#: How long a slow computation waits or computes.
+SLOW_SECONDS = 0.002
+
+
+@key_extractor
+def symbol_of(trade: Trade) -> str:
+    return trade.symbol
+
+
+@state_computation(name="average price", state=Average, key=symbol_of)
+def average_price(trade: Trade, state: Average) -> None:
+    state.price = averaged(state.price, trade.price)
+
+
+@state_computation(name="average price, waiting", state=Average, key=symbol_of)
+def average_price_waiting(trade: Trade, state: Average) -> None:
+    """Like one that asks another service."""
+    time.sleep(SLOW_SECONDS)
+    state.price = averaged(state.price, trade.price)
+
+
+@state_computation(name="average price, computing", state=Average, key=symbol_of)
+def average_price_computing(trade: Trade, state: Average) -> None:
+    """Like one that evaluates a model: burns processor time, not time on the wall."""
+    until = time.thread_time() + SLOW_SECONDS
+    while time.thread_time() < until:
+        pass
+    state.price = averaged(state.price, trade.price)
+
+
+COMPUTATIONS = {
+    "plain": average_price,
+    "waiting": average_price_waiting,
+    "computing": average_price_computing,
+}

@@ -1,0 +1,36 @@
+"""Plain Celery: the same state kept by hand in a Redis hash. Stock settings, no result backend."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+
+import redis
+from celery import Celery
+from trades import Average, averaged
+
+__all__ = ["app", "average_price"]
+
+STATES = "plain-states"
+
+app = Celery("plain", broker=os.environ["REDIS_URL"])
+# Celery 5.7 asks for this to be said; it changes nothing once the worker is connected.
+app.conf.broker_connection_retry_on_startup = True
+
+store = redis.Redis.from_url(os.environ["REDIS_URL"])
+
+#: Where the task writes when it ran, one line a message, for the latency measure; unset otherwise.
+effects = os.environ.get("EFFECTS_FILE")
+effects_file = os.open(effects, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if effects else None
+
+
+@app.task(name="average price")
+def average_price(trade: dict[str, object]) -> None:
+    """Read, unpickle, change, pickle, write: two round trips a message, and with two workers lost updates."""
+    kept = store.hget(STATES, trade["symbol"])
+    state = pickle.loads(kept) if kept else Average()
+    state.price = averaged(state.price, trade["price"])
+    store.hset(STATES, trade["symbol"], pickle.dumps(state, protocol=5))
+    if effects_file is not None:
+        os.write(effects_file, f"{time.monotonic()}\n".encode())

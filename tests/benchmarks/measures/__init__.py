@@ -1,0 +1,27 @@
+"""The measures, in the order of the table. Each is a function from the bench to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.measures import (
+    enqueue,
+    growth,
+    latency,
+    memory,
+    partitioning,
+    round_trips,
+    throughput,
+)
+from tests.benchmarks.samples import Row
+
+MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
+    "throughput": throughput.measure,
+    "enqueue": enqueue.measure,
+    "latency": latency.measure,
+    "growth": growth.measure,
+    "round-trips": round_trips.measure,
+    "memory": memory.measure,
+    "partitioning": partitioning.measure,
+}

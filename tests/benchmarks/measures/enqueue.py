@@ -1,0 +1,38 @@
+"""Enqueued messages/s: `send_many` against `apply_async` in a loop."""
+
+from __future__ import annotations
+
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.runs import PARTITIONS
+from tests.benchmarks.samples import Row, Target, alternate, ratio
+
+
+def measure(bench: Bench) -> list[Row]:
+    size = bench.size
+
+    def send_many() -> float:
+        bench.clear()
+        workload = ("--count", size.enqueued, "--keys", size.keys)
+        filled = bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
+        return size.enqueued / float(filled["seconds"])
+
+    def apply_async() -> float:
+        bench.clear()
+        filled = bench.run("plain_client.py", "fill", "--count", size.plain_enqueued, "--keys", size.keys)
+        return size.plain_enqueued / float(filled["seconds"])
+
+    taken = alternate(bench.rounds, {"ours": send_many, "apply_async": apply_async})
+    ours, theirs = taken["ours"].median, taken["apply_async"].median
+    return [
+        Row(
+            measure="enqueued messages/s",
+            unit="messages/s",
+            ours=ours,
+            against="apply_async in a loop",
+            theirs=theirs,
+            score=ratio(ours, theirs),
+            target=Target("at least", 40.0, "×"),
+            note=f"{size.enqueued:,} messages; apply_async {size.plain_enqueued:,}. Objects made before.",
+            samples=taken,
+        )
+    ]

@@ -1,0 +1,93 @@
+"""What a message costs as keys, partitions and the queue's depth grow, compared with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.benchmarks.bench import Bench, partition_queues
+from tests.benchmarks.runs import PARTITIONS, partitioned_drain, partitioned_drain_of_filled
+from tests.benchmarks.samples import Row, Target, alternate, ratio
+
+#: Of the deep queue, the part at each end over which a message's cost is taken.
+END_FRACTION = 0.1
+
+
+def measure(bench: Bench) -> list[Row]:
+    size = bench.size
+    few, many = f"{size.keys:,} keys", f"{size.many_keys:,} keys"
+    least, most = f"{PARTITIONS} partitions", f"{size.many_partitions} partitions"
+    shallow, deep = "last tenth", "first tenth"
+
+    def drained(**changed: int) -> float:
+        options = {"count": size.messages, "keys": size.keys, "partitions": PARTITIONS, **changed}
+        return microseconds(partitioned_drain(bench, **options).rate())
+
+    def with_all_keys_there() -> float:
+        """Every key has a state in Redis before the trades of random keys are queued and timed."""
+        bench.clear()
+        bench.run("partitioned_client.py", "fill-keys", "--keys", size.many_keys, PARTITIONS=PARTITIONS)
+        with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
+            bench.watch(partition_queues(PARTITIONS), [worker])
+        workload = ("--count", size.messages, "--keys", size.many_keys)
+        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
+        with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
+            return microseconds(bench.watch(partition_queues(PARTITIONS), [worker]).rate())
+
+    keys = alternate(bench.rounds, {few: drained, many: with_all_keys_there})
+    partitions = alternate(
+        bench.rounds, {least: drained, most: lambda: drained(partitions=size.many_partitions)}
+    )
+
+    ends: dict[str, Callable[[], float]] = deep_queue(bench, shallow, deep)
+    depth = alternate(bench.rounds, ends)
+    grown = {
+        f"keys {size.keys:,} → {size.many_keys:,}": (
+            keys, few, many, "All keys have a state; random ones are changed; the cache holds 100 000.",
+        ),
+        f"partitions {PARTITIONS} → {size.many_partitions}": (
+            partitions, least, most, "One worker owns them all.",
+        ),
+        f"queue depth: last tenth → first tenth of {size.depth:,}": (
+            depth, shallow, deep, "Both ends of one run that empties the queue.",
+        ),
+    }  # fmt: skip
+    return [
+        Row(
+            measure=f"cost of a message, {what}",
+            unit="µs",
+            ours=samples[after].median,
+            against=f"itself, {before}",
+            theirs=samples[before].median,
+            score=ratio(samples[after].median, samples[before].median),
+            target=Target("at most", 1.5, "×"),
+            note=note,
+            samples=samples,
+        )
+        for what, (samples, before, after, note) in grown.items()
+    ]
+
+
+def deep_queue(bench: Bench, shallow: str, deep: str) -> dict[str, Callable[[], float]]:
+    """Two candidates that each empty a deep queue; one looks at the beginning of it, one at the end.
+
+    The first tenth starts one hundredth late, so that no process start is counted.
+    """
+    count = bench.size.depth
+    end = int(count * END_FRACTION)
+
+    def emptied(above: int, below: int) -> float:
+        bench.clear()
+        workload = ("--count", count, "--keys", bench.size.keys)
+        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
+        drain = partitioned_drain_of_filled(bench, count, bench.size.keys)
+        return microseconds(drain.rate(above=above, below=below))
+
+    return {
+        shallow: lambda: emptied(end, 0),
+        deep: lambda: emptied(count - count // 100, count - end),
+    }
+
+
+def microseconds(rate: float) -> float:
+    """What one message takes at a rate of messages/s."""
+    return 1e6 / rate

@@ -1,0 +1,156 @@
+"""Latency at 300 messages/s, from the call that sends to the effect.
+
+Plain Celery: the task itself writes down when it has run. Ours: a computation can't know when its effect is
+committed, so this process watches the queues from outside, since a message leaves its queue only in the
+commit that holds its effects. A look takes place about every 0.2 ms over a bare socket, and counts a message
+as committed at the end of the look that shows it gone: what watching adds is added to our figure, not theirs.
+The queues are watched in the same way while plain Celery runs, so that both carry the load of it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing
+
+from tests.benchmarks.bench import CANDIDATES, OUTPUT, ROOT, Bench, partition_queues
+from tests.benchmarks.runs import PARTITIONS
+from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate, ratio
+
+RATE = 300.0
+#: The first messages meet cold code and a first connection: left out of both figures.
+WARM_UP_SECONDS = 0.5
+#: Between two looks; short against the latency that is looked at.
+PAUSE_SECONDS = 0.0001
+#: Until the last message is committed, after the last was sent.
+FINISH_SECONDS = 10.0
+
+#: (begin of the look, its end, length of each queue)
+Looks = list[tuple[float, float, tuple[int, ...]]]
+#: (symbol, time before sending, time after)
+Sent = list[tuple[str, float, float]]
+
+
+def measure(bench: Bench) -> list[Row]:
+    count = int(RATE * (bench.size.latency_seconds + WARM_UP_SECONDS))
+    pairs: dict[str, list[tuple[float, float]]] = {"ours": [], "plain Celery": []}
+
+    def partitioned() -> float:
+        bench.clear()
+        with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
+            bench.run("partitioned_client.py", "fill", "--count", 1, "--keys", 1, PARTITIONS=PARTITIONS)
+            bench.watch(partition_queues(PARTITIONS), [worker])
+            queues = [f"partition.{number}" for number in range(PARTITIONS)]
+            sent, looks = send_and_look(bench, "partitioned_client.py", count, queues)
+        return kept("ours", committed(sent, looks))
+
+    def plain() -> float:
+        bench.clear()
+        effects = OUTPUT / "effects.txt"
+        effects.unlink(missing_ok=True)
+        with bench.worker("plain", EFFECTS_FILE=effects) as worker:
+            bench.run("plain_client.py", "fill", "--count", 1, "--keys", 1)
+            bench.watch(["celery"], [worker])
+            sent, _ = send_and_look(bench, "plain_client.py", count, ["celery"] * PARTITIONS)
+        ran = [float(line) for line in effects.read_text().split()][1:]
+        if len(ran) != count:
+            raise CandidateFailedError(f"{count} messages sent, {len(ran)} ran")
+        return kept("plain Celery", [at - before for at, (_, before, _) in zip(ran, sent, strict=True)])
+
+    def kept(name: str, seconds: list[float]) -> float:
+        """Keep both percentiles; the p99 stands in the round's line of output."""
+        cuts = statistics.quantiles(seconds[int(RATE * WARM_UP_SECONDS) :], n=100, method="inclusive")
+        pairs[name].append((cuts[49] * 1000, cuts[98] * 1000))
+        return pairs[name][-1][1]
+
+    taken = alternate(bench.rounds, {"ours": partitioned, "plain Celery": plain})
+    rows = []
+    for position, name in enumerate(("p50", "p99")):
+        samples = {
+            who: Samples([pair[position] for pair in pairs[who]], taken[who].failures) for who in pairs
+        }
+        ours, theirs = samples["ours"].median, samples["plain Celery"].median
+        rows.append(
+            Row(
+                measure=f"latency at {RATE:g}/s, {name}",
+                unit="ms",
+                ours=ours,
+                against="plain Celery",
+                theirs=theirs,
+                score=ratio(ours, theirs),
+                target=Target("at most", 1.0, "×"),
+                note="Ours: sent → committed, seen from outside. Theirs: sent → task ran, noted by the task.",
+                samples=samples,
+            )
+        )
+    return rows
+
+
+def send_and_look(bench: Bench, script: str, count: int, queues: Sequence[str]) -> tuple[Sent, Looks]:
+    """Let a producer send at the pace, in a process of its own, and look at the queues meanwhile."""
+    command = [sys.executable, str(CANDIDATES / script), "pace", "--count", str(count)]
+    command += ["--keys", str(bench.size.keys), "--rate", str(RATE)]
+    looks: Looks = []
+    with (
+        (OUTPUT / "sent.json").open("w+") as output,
+        closing(socket.create_connection(("127.0.0.1", bench.port))) as connection,
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        asked = b"".join(f"LLEN {queue}\r\n".encode() for queue in queues)
+        environment = bench.environment(PARTITIONS=PARTITIONS)
+        producer = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output)
+        ended_at = 0.0
+        while True:
+            begun = time.monotonic()
+            lengths = look(connection, asked, len(queues))
+            looks.append((begun, time.monotonic(), lengths))
+            if not ended_at and producer.poll() is not None:
+                ended_at = time.monotonic()
+            if ended_at and (not any(lengths) or time.monotonic() > ended_at + FINISH_SECONDS):
+                break
+            time.sleep(PAUSE_SECONDS)
+        output.seek(0)
+        text = output.read()
+    if producer.returncode != 0 or not text:
+        raise CandidateFailedError(f"{script} exited with {producer.returncode}")
+    return [tuple(entry) for entry in json.loads(text)], looks
+
+
+def look(connection: socket.socket, asked: bytes, replies: int) -> tuple[int, ...]:
+    """The lengths, by the inline protocol: each reply is a line `:123`."""
+    connection.sendall(asked)
+    answer = b""
+    while answer.count(b"\n") < replies:
+        answer += connection.recv(4096)
+    return tuple(int(line[1:]) for line in answer.split())
+
+
+def committed(sent: Sent, looks: Looks) -> list[float]:
+    """Seconds from sending to commit of each message, in the order of sending.
+
+    Committed are those sent before a look began, minus those that the look found: a message that arrived in
+    between makes this number too low for one look, never too high, so that none is counted early.
+    """
+    of_queue: dict[int, list[int]] = defaultdict(list)
+    for number, (symbol, _, _) in enumerate(sent):
+        of_queue[zlib.crc32(symbol.encode()) % PARTITIONS].append(number)
+    seconds = [float("nan")] * len(sent)
+    for queue, numbers in of_queue.items():
+        pushed = done = 0
+        for begun, ended, lengths in looks:
+            while pushed < len(numbers) and sent[numbers[pushed]][2] <= begun:
+                pushed += 1
+            while done < pushed - lengths[queue]:
+                number = numbers[done]
+                seconds[number] = ended - sent[number][1]
+                done += 1
+        if done < len(numbers):
+            raise CandidateFailedError(f"partition.{queue}: {len(numbers) - done} messages not committed")
+    return seconds

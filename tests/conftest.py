@@ -1,0 +1,104 @@
+"""Fixtures for a server, its clients and workers. No test reaches a Redis server that was not made for it.
+
+`TEST_REDIS_SERVER` names the server binary to start (else the embedded one); `TEST_REDIS_URL` names a server that
+runs already, whose database is *flushed*: `redis_url` and all that uses it go there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from config.settings import Settings
+from tests.support.environment import clear_environment
+from tests.support.proxy import Proxy
+from tests.support.server import RedisServer
+from tests.support.worker import WorkerProcess
+
+#: A test that uses one of these talks to a server, and is marked so.
+SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
+
+
+def pytest_configure() -> None:
+    """Before anything of ours is imported: the developer's settings are not the tests'."""
+    clear_environment()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One server for the whole run. A test that stops or configures it takes `server_factory` instead."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """The address of an empty database."""
+    url = os.environ.get("TEST_REDIS_URL") or request.getfixturevalue("redis_server").url()
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return str(url)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the empty database, that retries nothing."""
+    with redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0)) as client:
+        yield client
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    """The settings as they are with nothing but `REDIS_URL` said."""
+    return Settings(redis_url=redis_url)
+
+
+@pytest.fixture
+def server_factory() -> Iterator[Callable[..., RedisServer]]:
+    """Start servers of the test's own: `server_factory(appendonly=True)`, options as `RedisServer` takes them."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(RedisServer(**options))
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    """A proxy before `redis_server`. Take `redis_url` or `client` too: they empty the database."""
+    with Proxy(redis_server.host, redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def start_worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start workers: `start_worker(module, "-Q", "partition.1", LEASE_SECONDS=1)`; all are killed at the end.
+
+    They use `redis_url` unless `REDIS_URL` is given. Not ready when returned: `start_worker(…).wait_ready()`.
+    The ends of their logs are shown when the test fails.
+    """
+    workers: list[WorkerProcess] = []
+    with ExitStack() as stack:
+
+        def start(module: str, *arguments: str, **env: Any) -> WorkerProcess:
+            if "REDIS_URL" not in env:
+                env["REDIS_URL"] = request.getfixturevalue("redis_url")
+            text = {name: str(value) for name, value in env.items()}
+            worker = WorkerProcess(module, *arguments, directory=tmp_path, env=text)
+            workers.append(stack.enter_context(worker))
+            return worker
+
+        yield start
+    for worker in workers:
+        print(f"--- {worker.log_path.name}\n{worker.log_tail()}")

@@ -1,0 +1,1 @@
+"""Small applications that workers run in tests: `celery -A tests.support.applications.sequences worker`."""

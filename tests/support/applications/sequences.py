@@ -1,0 +1,34 @@
+"""Each key's state is the list of the numbers that were applied to it: what the history check reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tasks import app, key_extractor, state_computation
+
+__all__ = ["Sequence", "Step", "app", "record", "step_key"]
+
+
+@dataclass
+class Step:
+    """One message: `number` is to be appended to the state of `key`."""
+
+    key: str
+    number: int
+
+
+class Sequence:
+    """The numbers of one key, in the order applied. A mutable class attribute on purpose: each key has its own."""
+
+    numbers: ClassVar[list[int]] = []
+
+
+@key_extractor
+def step_key(step: Step) -> str:
+    return step.key
+
+
+@state_computation(name="record", state=Sequence, key=step_key)
+def record(step: Step, state: Sequence) -> None:
+    state.numbers.append(step.number)

@@ -1,0 +1,56 @@
+"""Computations that take long or fail, when the message says so; the states are as in `sequences`.
+
+The sleep here is the work that is measured or interrupted, not a wait of a test's.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tasks import app, key_extractor, state_computation
+from tests.support.applications.sequences import Sequence
+
+__all__ = ["Attempt", "Nap", "app", "fail", "sleep"]
+
+
+@dataclass
+class Nap:
+    """A message that takes `seconds` to apply."""
+
+    key: str
+    number: int
+    seconds: float
+
+
+@dataclass
+class Attempt:
+    """A message whose computation raises if `fail`."""
+
+    key: str
+    number: int
+    fail: bool = False
+
+
+@key_extractor
+def nap_key(nap: Nap) -> str:
+    return nap.key
+
+
+@key_extractor
+def attempt_key(attempt: Attempt) -> str:
+    return attempt.key
+
+
+@state_computation(name="sleep", state=Sequence, key=nap_key)
+def sleep(nap: Nap, state: Sequence) -> None:
+    time.sleep(nap.seconds)
+    state.numbers.append(nap.number)
+
+
+@state_computation(name="fail", state=Sequence, key=attempt_key)
+def fail(attempt: Attempt, state: Sequence) -> None:
+    """Changes the state before it raises: the change must be gone."""
+    state.numbers.append(attempt.number)
+    if attempt.fail:
+        raise ValueError(f"{attempt.number} was told to fail")

@@ -1,0 +1,129 @@
+"""A Celery worker as a child process, that a test can signal, stop and kill."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.wait import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Longer than importing Celery on a busy machine with several workers starting at once.
+READY_SECONDS = 30.0
+
+#: How much of a log an error shows.
+TAIL_LINES = 60
+
+_numbers = itertools.count(1)
+
+
+class WorkerProcess:
+    """`celery -A module worker -l INFO`, and `arguments` after it, in a process group of its own.
+
+    It starts when the object is made. `env` is added to this process's environment, `python_path` to the
+    folders it imports from (the repository is always among them). The output goes to a file in `directory`,
+    which is the working directory too. As a context manager it is killed at the end, whatever happened.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        directory: Path,
+        env: Mapping[str, str] | None = None,
+        python_path: Sequence[Path] = (),
+    ) -> None:
+        self.log_path = directory / f"worker-{next(_numbers)}.log"
+        folders = [str(path) for path in (ROOT, *python_path)]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", module, "worker", "-l", "INFO", *arguments],
+                cwd=directory,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(folders), **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The process id, of the group too."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (stopped or not)."""
+        return self._process.poll() is None
+
+    def wait_ready(self, timeout: float = READY_SECONDS) -> Self:
+        """Return when Celery has logged "ready."; raises `AssertionError` with the log's tail if it does not."""
+        try:
+            wait_until(lambda: not self.running or self.is_ready(), timeout, message="the worker is not ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_tail()}") from None
+        if not self.is_ready():
+            raise AssertionError(f"the worker exited with {self._process.poll()}\n{self.log_tail()}")
+        return self
+
+    def is_ready(self) -> bool:
+        """Whether Celery has ever logged "ready."."""
+        return any(line.rstrip().endswith(" ready.") for line in self.log().splitlines())
+
+    def terminate(self) -> None:
+        """SIGTERM: Celery's warm shutdown."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def interrupt(self) -> None:
+        """SIGINT: as Ctrl-C; a second one is Celery's cold shutdown."""
+        self._process.send_signal(signal.SIGINT)
+
+    def quit(self) -> None:
+        """SIGQUIT: Celery's cold shutdown."""
+        self._process.send_signal(signal.SIGQUIT)
+
+    def stop_process(self) -> None:
+        """SIGSTOP: the process stands still, its connections stay open."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def continue_process(self) -> None:
+        """SIGCONT: it goes on where it stood."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL the whole group, stopped or not, and wait. Harmless when it is gone already."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def wait(self, timeout: float = 15.0) -> int:
+        """The exit code, once it has exited (negative: the signal); raises `AssertionError` after `timeout` s."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker still runs after {timeout} s\n{self.log_tail()}") from None
+
+    def log(self) -> str:
+        """What the worker has printed so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def log_tail(self) -> str:
+        """The end of `log()`."""
+        return "\n".join(self.log().splitlines()[-TAIL_LINES:])
