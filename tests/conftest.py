@@ -1,7 +1,7 @@
 """Fixtures for a server, its clients and workers. No test reaches a Redis server that was not made for it.
 
-`TEST_REDIS_SERVER` names the server binary to start (else the embedded one); `TEST_REDIS_URL` names a server that
-runs already, whose database is *flushed*: `redis_url` and all that uses it go there.
+`TEST_REDIS_SERVER` names the server binary to start (else the embedded one); `TEST_REDIS_URL` names a server
+that runs already, whose database is *flushed*: `redis_url` and all that uses it go there.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def settings(redis_url: str) -> Settings:
 
 @pytest.fixture
 def server_factory() -> Iterator[Callable[..., RedisServer]]:
-    """Start servers of the test's own: `server_factory(appendonly=True)`, options as `RedisServer` takes them."""
+    """Start servers of the test's own: `server_factory(appendonly=True)`, with `RedisServer`'s options."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(RedisServer(**options))
 

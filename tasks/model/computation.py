@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tasks.model.errors import DeclarationError, KeyExtractionError
-from tasks.model.keys import spell_key
+from tasks.model.keys import SHORT_KEY, spell_key
 from tasks.model.messages import MessageCodec, first_annotation
 from tasks.model.state import StateClass
 
@@ -45,7 +45,7 @@ class RetryPolicy:
         return float(self.backoff_seconds * 2 ** min(attempt - 1, 16))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Computation:
     """One declared computation. Built by `declare`; the same in every process that imports the user's module."""
 
@@ -65,7 +65,7 @@ class Computation:
             key = self.extract(message)
         except Exception as error:
             raise KeyExtractionError(f"the key extractor raised {type(error).__name__}: {error}") from error
-        return spell_key(key)
+        return key if type(key) is str and len(key) < SHORT_KEY else spell_key(key)
 
 
 def key_extractor(function: F) -> F:

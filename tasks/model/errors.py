@@ -1,12 +1,12 @@
 """The errors of the product, drawn once:
 
-    PartitionError
-    ├── DeclarationError      a computation, key extractor or state class that can't work; raised when declared
-    ├── MessageError          a message that can't be taken; at the producer it is raised, at a worker a dead letter
-    │   └── KeyExtractionError  its key can't be had
-    ├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
-    ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
-    └── SendInterrupted       `send_many` lost the connection; says what is known to be in  (tasks.producer)
+PartitionError
+├── DeclarationError      a computation, key extractor or state class that can't work; raised when declared
+├── MessageError          a message that can't be taken; at the producer it is raised, at a worker a dead letter
+│   └── KeyExtractionError  its key can't be had
+├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
+├── SetupError            this process and the server, or the group, don't fit; the message says the mend
+└── SendInterrupted       `send_many` lost the connection; says what is known to be in  (tasks.producer)
 """
 
 from __future__ import annotations

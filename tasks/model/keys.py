@@ -14,6 +14,8 @@ from tasks.model.errors import KeyExtractionError
 
 #: A longer key is refused: it would be a field name in Redis and stand in every list an operator reads.
 MOST_KEY_BYTES = 4096
+#: A text key of fewer characters can't be too long, whatever they are.
+SHORT_KEY = MOST_KEY_BYTES // 4
 
 Key = str | bytes | int | bool | UUID | Enum
 
@@ -39,13 +41,17 @@ def spell_key(value: object) -> str:
         raise KeyExtractionError(
             f"a key must be str, bytes, int, bool, UUID or an Enum of those, not {type(value).__name__}"
         )
-    if len(key) > MOST_KEY_BYTES // 4 and len(key_bytes(key)) > MOST_KEY_BYTES:
+    if len(key) >= SHORT_KEY and len(key_bytes(key)) > MOST_KEY_BYTES:
         raise KeyExtractionError(f"a key of more than {MOST_KEY_BYTES} bytes")
     return key
 
 
 def key_bytes(key: str) -> bytes:
     """The bytes of a spelled key, as they stand in Redis. Raises `KeyExtractionError` for text that has none."""
+    try:
+        return key.encode()
+    except UnicodeEncodeError:
+        pass
     try:
         return key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:

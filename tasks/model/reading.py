@@ -7,7 +7,7 @@ that can't be taken becomes a `Broken`.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 from zlib import crc32
 
@@ -16,7 +16,7 @@ import msgspec
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError
 from tasks.model.keys import key_bytes
-from tasks.model.messages import Envelope, Headers, moment, open_envelope
+from tasks.model.messages import NOT_USUAL, Envelope, Headers, moment, open_envelope, open_slowly, open_usual
 
 
 class Work(msgspec.Struct, gc=False):
@@ -90,51 +90,59 @@ def read_batch(
 ) -> list[Item]:
     """One item for each raw message, in order.
 
-    `now`: seconds since the epoch by the server's clock. `known`: keys known to be of this partition (a cache's), for
-    which the checksum need not be made again.
+    `now`: seconds since the epoch by the server's clock. `known`: keys known to be of this partition, for which the
+    checksum need not be made again.
     """
-    read = _reader(reading, now, revoked, known)
+    computations, partition, partitions = reading.computations, reading.partition, reading.partitions
+    any_revoked = bool(revoked)
     items: list[Item] = []
     append = items.append
     for raw in raws:
         try:
-            append(read(raw))
+            try:
+                envelope = open_usual(raw)
+            except NOT_USUAL:
+                envelope = open_slowly(raw)
+            headers = envelope.headers
+            if headers.expires is not None or headers.eta is not None or any_revoked:
+                other = _not_now(raw, headers, now, revoked, partition)
+                if other is not None:
+                    append(other)
+                    continue
+            computation = computations.get(headers.task)
+            if computation is None:
+                append(_ordinary(raw, headers, reading))
+                continue
+            message = computation.codec.decode(envelope.body)
+            key = computation.key_of(message)
+            if key not in known:
+                where = crc32(key_bytes(key)) % partitions
+                if where != partition:
+                    append(Stray(raw, where))
+                    continue
+            append(Work(raw, computation, key, message, envelope))
         except MessageError as error:
             append(_broken(raw, error))
     return items
 
 
-def _reader(
-    reading: Reading, now: float, revoked: Container[str], known: Container[str]
-) -> Callable[[bytes], Item]:
-    computations, partition, partitions = reading.computations, reading.partition, reading.partitions
-    any_revoked = bool(revoked)
+def _not_now(
+    raw: bytes, headers: Headers, now: float, revoked: Container[str], partition: int | None
+) -> Skipped | Later | None:
+    """A message that is revoked, has expired, or is not due yet. The ingress forwards before it delays."""
+    if headers.id in revoked:
+        return Skipped(raw, headers, "revoked")
+    expires = moment(headers.expires)
+    if expires is not None and expires < now:
+        return Skipped(raw, headers, "expired")
+    due = moment(headers.eta) if partition is not None else None
+    return Later(raw, due) if due is not None and due > now else None
 
-    def read(raw: bytes) -> Item:
-        envelope = open_envelope(raw)
-        headers = envelope.headers
-        computation = computations.get(headers.task)
-        if any_revoked and headers.id in revoked:
-            return Skipped(raw, headers, "revoked")
-        if headers.expires is not None and (moment(headers.expires) or now) < now:
-            return Skipped(raw, headers, "expired")
-        if headers.eta is not None and partition is not None:
-            due = moment(headers.eta)
-            if due is not None and due > now:
-                return Later(raw, due)
-        if computation is None:
-            if headers.task in reading.ordinary:
-                return Ordinary(raw, headers)
-            raise MessageError(f"no task named {headers.task!r} is registered here", reason="unknown-task")
-        message = computation.codec.decode(envelope.body)
-        key = computation.key_of(message)
-        if key not in known:
-            where = crc32(key_bytes(key)) % partitions
-            if where != partition:
-                return Stray(raw, where)
-        return Work(raw, computation, key, message, envelope)
 
-    return read
+def _ordinary(raw: bytes, headers: Headers, reading: Reading) -> Ordinary:
+    if headers.task in reading.ordinary:
+        return Ordinary(raw, headers)
+    raise MessageError(f"no task named {headers.task!r} is registered here", reason="unknown-task")
 
 
 def _broken(raw: bytes, error: MessageError) -> Broken:

@@ -137,18 +137,19 @@ class _Step:
         touched: dict[str, Slot] = {}
         now = clock()
         until = now + self.rules.seconds
+        taken = 0
         for item in self.items:
-            if now > until and out.taken:
+            out.taken = taken
+            if now > until and taken:
                 break
-            if type(item) is not Work:
+            taken += 1
+            if not isinstance(item, Work):
                 if not self.pass_on(item):
                     break
-                out.taken += 1
                 continue
             key, computation = item.key, item.computation
             if (waiting and key in waiting and not careful) or (parked_now and key in parked_now):
                 out.mailed.setdefault(key, []).append(item.raw)
-                out.taken += 1
                 continue
             if computation is not current:
                 current = computation
@@ -159,11 +160,9 @@ class _Step:
                     self.call(item, None)
                 else:
                     slot = table[key]
-                    if type(slot) is Unreadable:
-                        self.bury(item, "unreadable-state", slot.error, "", 1)
-                        out.taken += 1
+                    if type(slot) is not Slot:
+                        self.bury(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
                         continue
-                    slot = cast(Slot, slot)
                     touched[key] = slot
                     if computation.takes_context:
                         self.call(item, slot.state)
@@ -178,7 +177,8 @@ class _Step:
                 done(item)
                 began(now)
             now = clock()
-            out.taken += 1
+        else:
+            out.taken = taken
         self.pickle_touched()
         out.ended = clock()
         return out
@@ -282,7 +282,7 @@ class _Step:
                 back.append(work.raw)
             else:
                 kept.append((work, began))
-        out.done, out.began = [work for work, _ in kept], [began for _, began in kept]
+        out.done[:], out.began[:] = [work for work, _ in kept], [began for _, began in kept]
         # Checkpoints count places in `done`, which has moved: every state is replayed from its bytes, if it must be.
         self.checkpoints.clear()
         out.failures.append(failure)

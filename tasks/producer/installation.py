@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from config.celeryconfig import broker_url
 from config.settings import DEFAULT_REDIS_URL, Settings
@@ -77,7 +77,7 @@ class Installation:
         return self._queues[name]
 
     def route(
-        self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **_: Any
+        self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **more: Any
     ) -> dict[str, Any] | None:
         """Celery's router hook: `send_task` of a computation, from anywhere in Python, goes to its key's queue.
 
@@ -147,4 +147,3 @@ def current_installation() -> Installation:
     if not _installations:
         raise SetupError("no Celery app has partitions: call tasks.install(app), or import app from tasks")
     return _installations[-1]
-

@@ -45,7 +45,9 @@ class StateCodec:
         try:
             state = pickle.loads(data)
         except Exception as error:
-            raise StateError(f"state of {computation.name!r} can't be unpickled: {type(error).__name__}: {error}") from error
+            raise StateError(
+                f"state of {computation.name!r} can't be unpickled: {type(error).__name__}: {error}"
+            ) from error
         wanted = computation.state
         if wanted is None or not isinstance(state, wanted.cls):
             raise StateError(f"state of {computation.name!r} is a {type(state).__qualname__}, not what is declared")

@@ -55,18 +55,21 @@ class Commit:
     """One commit, ready to be sent, and to be sent again after a lost reply."""
 
     lease: Lease
-    position: int
-    revision: int
+    #: How many commits the unit has had, and its states' revision, as the worker knows them; None does not ask.
+    position: int | None
+    revision: int | None
     #: The mailbox the messages came from; None: the unit's queue.
     mailbox_of: str | None
     taken: int
     oldest: bytes
     youngest: bytes
     commands: list[list[Any]]
+    #: How many messages of the next batch to answer with, at most.
+    ask: int
 
 
 class CommitStore:
-    """Sends commits and peeks; one connection's worth of talk for the worker's loop."""
+    """Sends commits and peeks, for the worker's loop."""
 
     def __init__(self, client: redis.Redis, names: Names, *, batch_messages: int, batch_bytes: int) -> None:
         self.client, self.names = client, names
@@ -74,54 +77,85 @@ class CommitStore:
 
     def peek(self, lease: Lease) -> Reply:
         """The unit's position and its oldest messages. Moves due and prioritised messages into the queue."""
-        return self._run(lease, "", "", None, 0, b"", b"", [])
+        return self.send(Commit(lease, None, None, None, 0, b"", b"", [], self.batch_messages))
 
     def send(self, commit: Commit) -> Reply:
         """Write a commit. Sending the same one again changes nothing and answers `already`."""
-        return self._run(
-            commit.lease,
-            commit.position,
-            commit.revision,
-            commit.mailbox_of,
-            commit.taken,
-            commit.oldest,
-            commit.youngest,
-            commit.commands,
-        )
+        return _reply(script("commit").run(self.client, *self._words(commit)))
 
-    def _run(
-        self,
-        lease: Lease,
-        position: int | str,
-        revision: int | str,
-        mailbox_of: str | None,
-        taken: int,
-        oldest: bytes,
-        youngest: bytes,
-        commands: list[list[Any]],
-    ) -> Reply:
-        names, unit = self.names, lease.unit
+    def begin(self, commit: Commit) -> CommitUnderWay:
+        """Send a commit and do not wait for its answer; meanwhile another unit's batch can be stepped."""
+        keys, words = self._words(commit)
+        connection = self.client.connection_pool.get_connection()
+        try:
+            connection.send_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
+        except BaseException:
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+            raise
+        return CommitUnderWay(commit, connection)
+
+    def finish(self, under_way: CommitUnderWay) -> Reply:
+        """Wait for the answer of a commit that was begun. After an error the same commit can be sent again."""
+        connection = under_way.connection
+        try:
+            answer = connection.read_response()
+        except redis.exceptions.NoScriptError:
+            return self.send(under_way.commit)  # it has not run
+        except redis.ResponseError:
+            raise
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            self.client.connection_pool.release(connection)
+        return _reply(answer)
+
+    def _words(self, commit: Commit) -> tuple[list[Any], list[Any]]:
+        """The script's KEYS and ARGV."""
+        names, unit = self.names, commit.lease.unit
         queue = names.queue(unit)
-        source = queue if mailbox_of is None else names.mailbox(unit, mailbox_of)
+        source = queue if commit.mailbox_of is None else names.mailbox(unit, commit.mailbox_of)
         keys = [queue, names.tokens, names.facts(unit), names.later(unit), source]
         keys += [queue + suffix for suffix in PRIORITY_SUFFIXES]
-        words: list[Any] = [unit, lease.token, position, revision, taken, _digest(oldest), _digest(youngest)]
-        words += [self.batch_messages, self.batch_bytes]
-        for command in commands:
+        words: list[Any] = [
+            unit,
+            commit.lease.token,
+            "" if commit.position is None else commit.position,
+            "" if commit.revision is None else commit.revision,
+            commit.taken,
+            _digest(commit.oldest),
+            _digest(commit.youngest),
+            commit.ask,
+            self.batch_bytes,
+        ]
+        for command in commit.commands:
             words.append(len(command))
             words += command
-        status, at, edits, now, next_due, *messages = script("commit").run(self.client, keys, words)
-        status = status.decode()
-        wrong = status == "wrongtype"
-        return Reply(
-            status=cast(Status, status),
-            position=int(at),
-            revision=0 if wrong else int(edits),
-            now=now / 1000,
-            next_due=None if next_due < 0 else next_due / 1000,
-            messages=messages,
-            culprit=edits.decode("utf-8", "replace") if wrong else "",
-        )
+        return keys, words
+
+
+@dataclass(frozen=True, slots=True)
+class CommitUnderWay:
+    """A commit whose answer is not here yet."""
+
+    commit: Commit
+    connection: Any
+
+
+def _reply(answer: list[Any]) -> Reply:
+    status, at, edits, now, next_due, *messages = answer
+    status = status.decode()
+    wrong = status == "wrongtype"
+    return Reply(
+        status=cast(Status, status),
+        position=int(at),
+        revision=0 if wrong else int(edits),
+        now=now / 1000,
+        next_due=None if next_due < 0 else next_due / 1000,
+        messages=messages,
+        culprit=edits.decode("utf-8", "replace") if wrong else "",
+    )
 
 
 def commands_of(outcome: Outcome, names: Names, unit: str, position: int, now: float) -> list[list[Any]]:

@@ -45,7 +45,7 @@ class DeadLetters:
 
     def discard(self, letters: Sequence[DeadLetter]) -> int:
         """Delete them for good. Returns how many were there."""
-        return sum(cast(int, self.client.hdel(self.names.dead(letter.unit), letter.id)) for letter in letters)
+        return sum(int(self.client.hdel(self.names.dead(letter.unit), letter.id)) for letter in letters)
 
 
 def raw_text(letter: DeadLetter) -> str:

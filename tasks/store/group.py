@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import cached_property
 
 import redis
@@ -39,10 +40,8 @@ class Group:
         if self._checked:
             return
         with self._lock:
-            try:
+            with suppress(redis.exceptions.NoPermissionError):
                 fix_partitions(self.client, self.names, self.settings.partitions)
-            except redis.exceptions.NoPermissionError:
-                pass
             self._checked = True
 
     @property

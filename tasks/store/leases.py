@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -44,9 +45,7 @@ def balance(
     )
 
 
-def release(
-    client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False
-) -> int:
+def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False) -> int:
     """Give leases up; with `leave` the worker is no member any more. Returns how many were still its own."""
     flat: list[str | int] = [word for lease in leases.items() for word in lease]
     released: int = script("release").run(
@@ -55,6 +54,15 @@ def release(
         [worker, "leave" if leave else "", names.changed, *flat],
     )
     return released
+
+
+def leases_of(client: redis.Redis, names: Names, worker: str) -> dict[str, int]:
+    """What a worker holds: unit → fencing token."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hgetall(names.owners)
+        pipe.hgetall(names.tokens)
+        owners, tokens = pipe.execute()
+    return {unit.decode(): int(tokens[unit]) for unit, owner in owners.items() if owner == worker.encode()}
 
 
 def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:
@@ -75,6 +83,6 @@ def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:
 
 def remember_computations(client: redis.Redis, names: Names, computations: Iterable[str]) -> None:
     """Note which computations exist, so that status and keys can be read by a process that has not their code."""
-    fields = {f"computation:{name}": 1 for name in computations}
+    fields: dict[Any, Any] = {f"computation:{name}": 1 for name in computations}
     if fields:
         client.hset(names.facts_of_group, mapping=fields)

@@ -1,21 +1,21 @@
 """Every key and queue name in Redis is made here.
 
-    partition.<i>                      list   the queue of partition i; oldest message on the right
-    partition                          list   the ingress
-    partition.<i>\\x06\\x16<3|6|9>        list   where kombu's default options put messages with a priority
-    partition:group                    hash   partitions = N; computation:<name> = 1 for each that ever ran
-    partition:workers                  zset   worker id → until when its leases hold (ms, server clock)
-    partition:pins                     hash   worker id → the partitions it was pinned to, comma-separated
-    partition:owners                   hash   unit → worker id           (a unit is a partition's number, or `ingress`)
-    partition:since                    hash   unit → when its owner took it (ms)
-    partition:tokens                   hash   unit → fencing token, grows with each owner and each release
-    partition:changed                  channel: membership or ownership changed
-    partition:<unit>:facts             hash   position, revision, and counters (processed, failed, dead, …)
-    partition:<unit>:state:<name>      hash   key → state bytes
-    partition:<unit>:later             zset   due (ms) → `<message id>:<raw message>`
-    partition:<unit>:parked            hash   key → JSON {due, attempt, error}
-    partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
-    partition:<unit>:dead              hash   dead letter id → JSON
+partition.<i>                      list   the queue of partition i; oldest message on the right
+partition                          list   the ingress
+partition.<i>\\x06\\x16<3|6|9>        list   where kombu's default options put messages with a priority
+partition:group                    hash   partitions = N; computation:<name> = 1 for each that ever ran
+partition:workers                  zset   worker id → until when its leases hold (ms, server clock)
+partition:pins                     hash   worker id → the partitions it was pinned to, comma-separated
+partition:owners                   hash   unit → worker id           (a unit is a partition's number, or `ingress`)
+partition:since                    hash   unit → when its owner took it (ms)
+partition:tokens                   hash   unit → fencing token, grows with each owner and each release
+partition:changed                  channel: membership or ownership changed
+partition:<unit>:facts             hash   position, revision, and counters (processed, failed, dead, …)
+partition:<unit>:state:<name>      hash   key → state bytes
+partition:<unit>:later             zset   due (ms) → `<message id>:<raw message>`
+partition:<unit>:parked            hash   key → JSON {due, attempt, error}
+partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
+partition:<unit>:dead              hash   dead letter id → JSON
 """
 
 from __future__ import annotations

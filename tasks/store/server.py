@@ -21,7 +21,7 @@ class Finding:
 
 def look_at_server(client: redis.Redis) -> list[Finding]:
     """What is wrong with the server for ordered, exactly-once work. Raises redis-py's errors when it can't be asked."""
-    info = cast(dict[str, Any], client.info())
+    info: dict[str, Any] = client.info()
     findings = []
     version = str(info.get("redis_version", "0"))
     if _numbers(version) < OLDEST_VERSION:

@@ -84,7 +84,9 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
                     f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
         queues = worker.app.amqp.queues
-        queues.deselect([name for name in queues.consume_from if self.installation.group.names.unit_of(name) is not None])
+        queues.deselect(
+            [name for name in queues.consume_from if self.installation.group.names.unit_of(name) is not None]
+        )
         return self
 
     def start(self, worker: Any) -> None:

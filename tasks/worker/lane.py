@@ -101,8 +101,6 @@ class Lane:
     #: Server's clock minus this process's monotonic clock, seconds.
     clock_offset: float = 0.0
     cache: StateCache = field(default_factory=StateCache)
-    #: How many messages to ask for next.
-    ask: int = 0
     #: By the monotonic clock: nothing is tried before (after a fault).
     rest_until: float = 0.0
     #: The position at which the pending blocking peek was begun; its message is the head only while that holds.
@@ -156,11 +154,12 @@ class Lane:
         self.messages = []
         self.unknown = True
 
-    def ask_after(self, taken: int, offered: int, most: int) -> None:
-        """A batch that ended early (slow computations, an ordinary task) asks for less, so that little is read twice."""
-        self.ask = most if taken >= offered else max(LEAST_ASKED, min(most, taken * 2))
+    def ask_after(self, taken: int, offered: int, most: int) -> int:
+        """How many messages to ask for: after a batch that ended early (slow computations, an ordinary task) fewer, so
+        that little is read twice."""
+        return most if taken >= offered else max(LEAST_ASKED, min(most, taken * 2))
 
-    def follow(self, outcome: Outcome, batch: Batch, parked: dict[str, Parked], ended: str | None) -> None:
+    def follow(self, outcome: Outcome, parked: dict[str, Parked], ended: str | None) -> None:
         """After a commit: what it made true in Redis is true here."""
         self.cache.committed(outcome.states)
         self.parked.update(parked)

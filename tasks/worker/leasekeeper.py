@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import redis
 
 from config.settings import Settings
 from tasks.store.client import connect
-from tasks.store.leases import Share, balance, release
+from tasks.store.leases import Share, balance, leases_of, release
 from tasks.store.names import Names
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -84,10 +85,8 @@ class LeaseKeeper(threading.Thread):
 
     def wake(self) -> None:
         """Make the keeper look again at once, by the way it learns of all changes."""
-        try:
+        with suppress(redis.RedisError, OSError):  # it looks again by itself, after a third of a lease
             self.client.publish(self.names.changed, self.worker)
-        except (redis.RedisError, OSError):
-            pass  # it looks again by itself, after a third of a lease
 
     def leave(self) -> None:
         """End the thread and give up every lease and the membership: others take over at once."""
@@ -95,11 +94,7 @@ class LeaseKeeper(threading.Thread):
         self.wake()
         self.join(timeout=self.settings.redis_timeout_seconds)
         try:
-            share = self.client.hgetall(self.names.owners)
-            tokens = self.client.hgetall(self.names.tokens)
-            mine = {
-                unit.decode(): int(tokens[unit]) for unit, owner in share.items() if owner == self.worker.encode()
-            }
+            mine = leases_of(self.client, self.names, self.worker)
             release(self.client, self.names, self.worker, mine, leave=True)
         except (redis.RedisError, OSError) as error:
             logger.warning("partitions: leases could not be released (%s); they end by themselves", error)

@@ -10,6 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Container
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import assert_never
 
 import redis
@@ -23,6 +25,7 @@ from tasks.store.client import connect
 from tasks.store.commits import (
     Commit,
     CommitStore,
+    CommitUnderWay,
     Lease,
     Parked,
     Reply,
@@ -49,6 +52,18 @@ LAST_TRY_SECONDS = 5.0
 
 class Dropped(Exception):
     """The worker was told to end at once: what is not committed stays in its queue."""
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """A commit that was sent, and what it means for its lane once it is written."""
+
+    lane: Lane
+    outcome: Outcome
+    parked: dict[str, Parked]
+    ended: str | None
+    commit: Commit
+    sent: CommitUnderWay | None
 
 
 class PartitionLoop(threading.Thread):
@@ -82,6 +97,8 @@ class PartitionLoop(threading.Thread):
         self._gone: set[tuple[str, int]] = set()
         self._finishing = self._dropping = False
         self._turn: list[str] = []
+        #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
+        self.under_way: UnderWay | None = None
         self._lost_since: float | None = None
 
     # What other threads call.
@@ -108,15 +125,19 @@ class PartitionLoop(threading.Thread):
             try:
                 self.take_up_share()
                 lane = self.next_lane()
-                if lane is None:
-                    self.wait()
-                else:
+                if lane is not None:
                     self.work(lane)
+                elif self.under_way is not None:
+                    self.settle()
+                else:
+                    self.wait()
                 self.say_found()
             except Dropped:
                 break
             except (redis.RedisError, OSError) as error:
                 self.rest(error)
+        with suppress(Dropped, redis.RedisError, OSError):
+            self.settle()
         self.watch.destroy()
         self.reports.close()
         self.client.close()
@@ -140,7 +161,7 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             lane.rest_until = time.monotonic() + REST_SECONDS
             known = isinstance(error, redis.RedisError)
-            logger.error("partition %s: %s; trying again", lane.unit, error, exc_info=not known)
+            logger.error("partition %s: %s; trying again", lane.unit, error, exc_info=not known)  # noqa: TRY400
 
     def take_batch(self, lane: Lane) -> Batch | None:
         """The next messages: a parked key's when its retry is due, else the queue's oldest."""
@@ -151,7 +172,6 @@ class PartitionLoop(threading.Thread):
             )
             return Batch(messages, key, lane.parked[key].attempt, length)
         if lane.unknown or not lane.messages:
-            self.store.batch_messages = self.settings.batch_messages
             self.judge(lane, self.store.peek(lane.lease))
         return Batch(lane.messages) if lane.messages else None
 
@@ -207,8 +227,6 @@ class PartitionLoop(threading.Thread):
         if not commands and not outcome.taken:
             return
         taken = batch.messages[: outcome.taken]
-        lane.ask_after(len(taken), len(batch.messages), self.settings.batch_messages)
-        self.store.batch_messages = lane.ask
         commit = Commit(
             lease=lane.lease,
             position=lane.position,
@@ -218,21 +236,48 @@ class PartitionLoop(threading.Thread):
             oldest=taken[0] if taken else b"",
             youngest=taken[-1] if taken else b"",
             commands=commands,
+            ask=lane.ask_after(len(taken), len(batch.messages), self.settings.batch_messages),
         )
-        if self.judge(lane, self.send(commit)):
-            lane.follow(outcome, batch, parked, ended)
-            lane.cache.trim(self.settings.state_cache_keys // max(1, len(self.lanes)))
-            self.reports.committed(outcome, commit.position)
+        self.settle()
+        self.under_way = UnderWay(lane, outcome, parked, ended, commit, self.begin(commit))
 
-    def send(self, commit: Commit) -> Reply:
-        """Send a commit until its answer is here: after a lost reply the same one again, which changes nothing twice."""
+    def begin(self, commit: Commit) -> CommitUnderWay | None:
+        """Send a commit; None when that failed, and it is to be sent again."""
+        if self._dropping:
+            raise Dropped
+        try:
+            return self.store.begin(commit)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self.rest(error)
+            return None
+
+    def settle(self) -> None:
+        """Wait for the commit under way, and make true here what it made true in Redis."""
+        under_way, self.under_way = self.under_way, None
+        if under_way is None:
+            return
+        lane = under_way.lane
+        try:
+            reply = self.answer(under_way)
+        except BaseException:
+            lane.forget_all()
+            raise
+        if self.judge(lane, reply):
+            lane.follow(under_way.outcome, under_way.parked, under_way.ended)
+            lane.cache.trim(self.settings.state_cache_keys // max(1, len(self.lanes)))
+            self.reports.committed(lane.unit, under_way.outcome, under_way.commit.position or 0)
+
+    def answer(self, under_way: UnderWay) -> Reply:
+        """A commit's answer: after a lost reply the same commit is sent again, which changes nothing twice."""
         give_up: float | None = None
+        sent = under_way.sent
         while True:
             if self._dropping:
                 raise Dropped
             try:
-                reply = self.store.send(commit)
+                reply = self.store.send(under_way.commit) if sent is None else self.store.finish(sent)
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                sent = None
                 if self._finishing:
                     give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
                     if time.monotonic() > give_up:
@@ -256,7 +301,9 @@ class PartitionLoop(threading.Thread):
                 logger.info("partition %s: changed from outside (%s); reading it anew", lane.unit, reply.status)
                 lane.forget_all()
             case "wrongtype":
-                logger.error("partition %s: Redis key %s holds another type; mend or delete it", lane.unit, reply.culprit)
+                logger.error(
+                    "partition %s: Redis key %s holds another type; mend or delete it", lane.unit, reply.culprit
+                )
                 lane.forget_all()
                 lane.rest_until = time.monotonic() + REST_SECONDS
             case _:
@@ -281,6 +328,7 @@ class PartitionLoop(threading.Thread):
         share = self._share
         if share is self._followed:
             return
+        self.settle()
         held = {unit: token for unit, token in share.owned.items() if (unit, token) not in self._gone}
         for lane in list(self.lanes.values()):
             if held.get(lane.unit) != lane.lease.token:
@@ -307,13 +355,16 @@ class PartitionLoop(threading.Thread):
 
     def next_lane(self) -> Lane | None:
         """The next unit with something to do, each in turn."""
-        for _ in range(len(self.lanes)):
+        for _ in range(2 * len(self.lanes)):
             if not self._turn:
                 self._turn = list(self.lanes)
             lane = self.lanes.get(self._turn.pop())
-            if lane is not None and lane.is_ready():
+            if lane is not None and lane.is_ready() and not self.is_under_way(lane):
                 return lane
-        return next((lane for lane in self.lanes.values() if lane.is_ready()), None)
+        return None
+
+    def is_under_way(self, lane: Lane) -> bool:
+        return self.under_way is not None and self.under_way.lane is lane
 
     def wait(self) -> None:
         """Until a message comes to one of the units, something delayed is due, or another thread wakes the loop."""
@@ -345,7 +396,9 @@ class PartitionLoop(threading.Thread):
         """The server does not answer, or refuses: say so once, and wait a little."""
         if self._lost_since is None and not self._finishing:
             self._lost_since = time.monotonic()
-            logger.warning("partitions: Redis does not answer (%s: %s); trying until it does", type(error).__name__, error)
+            logger.warning(
+                "partitions: Redis does not answer (%s: %s); trying until it does", type(error).__name__, error
+            )
         self.watch.close()
         if not self._dropping:
             time.sleep(REST_SECONDS)
@@ -354,4 +407,3 @@ class PartitionLoop(threading.Thread):
         if self._lost_since is not None:
             logger.warning("partitions: going on, after %.1f s", time.monotonic() - self._lost_since)
             self._lost_since = None
-

@@ -42,7 +42,7 @@ class Reports:
         self._tokens = events_per_second
         self._filled_at = self._flushed_at = time.monotonic()
 
-    def committed(self, outcome: Outcome, position: int) -> None:
+    def committed(self, unit: str, outcome: Outcome, position: int) -> None:
         """An outcome is in Redis: count it, tell its failures and dead letters in the log, and a sample to monitors."""
         for work in outcome.done:
             name = work.computation.name
@@ -52,7 +52,8 @@ class Reports:
             self.log_failure(failure, failure.item.key in outcome.parked)
         for number, (broken, _) in enumerate(outcome.dead):
             logger.warning(
-                "dead letter %s-%d: %s: %s (task %s, message %s)",
+                "dead letter %s-%s-%d: %s: %s (task %s, message %s)",
+                unit,
                 position,
                 number,
                 broken.reason,
@@ -103,11 +104,9 @@ class Reports:
         return granted
 
     def tell_done(self, work: Work, began: float, runtime: float) -> None:
-        headers = work.envelope.headers
         self.send("task-received", work, timestamp=began, **self.description(work))
         self.send("task-started", work, timestamp=began)
         self.send("task-succeeded", work, timestamp=began + runtime, runtime=runtime, result="None")
-        _ = headers
 
     def tell_failed(self, failure: Failure) -> None:
         self.send("task-received", failure.item, **self.description(failure.item))
@@ -121,7 +120,9 @@ class Reports:
 
     def description(self, work: Work) -> dict[str, Any]:
         headers = work.envelope.headers
-        arguments = headers.argsrepr if isinstance(headers.argsrepr, str) else work.envelope.body.decode("utf-8", "replace")
+        arguments = (
+            headers.argsrepr if isinstance(headers.argsrepr, str) else work.envelope.body.decode("utf-8", "replace")
+        )
         return {
             "name": work.computation.name,
             "args": f"key={work.key} {arguments[:MOST_ARGUMENT_CHARACTERS]}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -34,10 +35,8 @@ class Watch:
 
     def wake(self) -> None:
         """End the wait at once."""
-        try:
+        with suppress(OSError):  # full: it is awake already; closed: nobody waits
             self._waker.send(b"!")
-        except OSError:
-            pass  # full: it is awake already; closed: nobody waits
 
     def wait(self, units: list[str], seconds: float | None) -> dict[str, bytes | redis.ResponseError | None]:
         """Wait until a queue of `units` has a message, `wake`, or `seconds`; returns unit → oldest message.
@@ -81,7 +80,7 @@ class Watch:
         self._woken.close()
 
     def _begin(self, unit: str) -> None:
-        connection = self.client.connection_pool.get_connection()
+        connection: Any = self.client.connection_pool.get_connection()
         queue = self.names.queue(unit)
         try:
             connection.send_command("BLMOVE", queue, queue, "RIGHT", "RIGHT", BLOCK_SECONDS)

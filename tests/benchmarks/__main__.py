@@ -35,8 +35,8 @@ def main() -> None:
             print(f"{name}", flush=True)
             rows += MEASURES[name](bench)
             # After each measure: what has been measured is there, whatever happens to the rest.
-            report.write(rows, where)
-    print(report.markdown(rows, where))
+            named = report.write(rows, where)
+    print(report.markdown(rows, named))
     print(f"written: {OUTPUT}/results.md, results.json, results.svg")
 
 

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,14 +68,20 @@ def round_trip_seconds(client: redis.Redis) -> float:
     return time.perf_counter() - begun
 
 
-def write(rows: Sequence[Row], where: Circumstances) -> None:
-    """Write results.md, results.json and results.svg."""
+def write(rows: Sequence[Row], begun: Circumstances) -> Circumstances:
+    """Write results.md, results.json and results.svg; returns the circumstances that they name."""
+    # Code that changes under a run belongs to no commit: say so rather than name the one it began with.
+    now = commit()
+    where = (
+        begun if now == begun.commit else replace(begun, commit=f"{begun.commit}, changed to {now} meanwhile")
+    )
     OUTPUT.mkdir(exist_ok=True)
     results = {"circumstances": asdict(where), "rows": [as_json(row) for row in rows]}
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
     (OUTPUT / "results.json").write_text(text + "\n")
     (OUTPUT / "results.md").write_text(markdown(rows, where))
     (OUTPUT / "results.svg").write_text(chart(rows, f"{where.date}, {where.processor}"))
+    return where
 
 
 def markdown(rows: Sequence[Row], where: Circumstances) -> str:

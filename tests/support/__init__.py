@@ -1,1 +1,1 @@
-"""What tests stand on: a real server, worker processes, a proxy between them, waiting, and the history check."""
+"""What tests stand on: a real server, workers, a proxy between them, waiting, and the history check."""

@@ -1,14 +1,14 @@
 """The history check: what the states hold against what was sent, key by key.
 
 A computation under test appends the number of each message to its key's state, so that the state *is* the
-history of its key. Send numbers that differ over all keys (`numbered`), and a message that was applied to another
-key's state shows as what it is.
+history of its key. Send numbers that differ over all keys (`numbered`): then a message that was applied to
+another key's state shows as what it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count, zip_longest
+from itertools import count, pairwise, zip_longest
 from typing import Literal
 
 Numbers = Mapping[str, Sequence[int]]
@@ -74,11 +74,17 @@ def _errors(sent: Numbers, applied: Numbers, *, complete: bool) -> Iterator[Hist
     for key in sorted(sent.keys() | applied.keys()):
         wanted, found = sent.get(key, ()), applied.get(key, ())
         if len(set(wanted)) < len(wanted):
-            raise ValueError(f"the numbers sent to key {key!r} are not distinct: nothing can be told from them")
+            raise ValueError(f"the numbers sent to key {key!r} are not distinct, so nothing can be told")
         if not complete:
-            wanted = wanted[: max((wanted.index(number) + 1 for number in found if number in wanted), default=0)]
+            wanted = _up_to_the_last_applied(wanted, found)
         if (place := first_difference(wanted, found)) is not None:
             yield _classify(key, wanted, found, place, owners)
+
+
+def _up_to_the_last_applied(wanted: Sequence[int], found: Sequence[int]) -> Sequence[int]:
+    applied = set(found)
+    last = max((index for index, number in enumerate(wanted) if number in applied), default=-1)
+    return wanted[: last + 1]
 
 
 def _classify(
@@ -95,7 +101,7 @@ def _classify(
         if number in seen:
             return HistoryError("duplicate", key, index, number, f"was applied before {context}")
         seen.add(number)
-    for index, (before, number) in enumerate(zip(found, found[1:], strict=False), start=1):
+    for index, (before, number) in enumerate(pairwise(found), start=1):
         if ranks[number] < ranks[before]:
             return HistoryError("reorder", key, index, number, f"came after {before} {context}")
     lost = next(index for index, number in enumerate(wanted) if number not in seen)

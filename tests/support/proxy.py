@@ -19,8 +19,8 @@ ACTION_SECONDS = 10.0
 class Proxy:
     """Listens on a free loopback port and forwards to the server, from a thread of its own.
 
-    It forwards whole requests, and so reads RESP: it can't stand before a TLS port. Each method returns when it
-    has been done. A proxy before a server that is not there closes each connection at once.
+    It forwards whole requests, and so reads RESP: it can't stand before a TLS port. Each method returns when
+    it has been done. A proxy before a server that is not there closes each connection at once.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
@@ -84,14 +84,14 @@ class Proxy:
         self._do(self._deliver_all)
 
     def cut_before_request(self, marker: bytes, times: int = 1) -> Fault:
-        """Close the connection when a request with `marker` in it arrives; the server never sees that request."""
+        """Close the connection when a request with `marker` in it arrives; the server never sees it."""
         return self._add(Fault(marker, lose="request", remaining=times))
 
     def cut_before_reply(self, marker: bytes, times: int = 1) -> Fault:
         """Close the connection when the server has answered a request with `marker` in it; the reply is lost.
 
-        What the request does has been done by then: `NOSCRIPT` and `QUEUED` are passed on, and the fault waits
-        for the reply after (in a MULTI block that is the reply to EXEC).
+        What the request does has been done by then: `NOSCRIPT` and `QUEUED` are passed on, and the fault
+        waits for the reply after (in a MULTI block that is the reply to EXEC).
         """
         return self._add(Fault(marker, lose="reply", remaining=times))
 
@@ -127,15 +127,16 @@ class Proxy:
         await asyncio.gather(*finished)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refusing:
-            writer.transport.abort()
-            return
         try:
-            server_reader, server_writer = await asyncio.open_connection(*self._target)
+            if not self._refusing:
+                server = await asyncio.open_connection(*self._target)
+                await self._forward(Connection(self._traffic, (reader, writer), server))
         except OSError:
+            pass  # the server is not there
+        finally:
             writer.transport.abort()
-            return
-        connection = Connection(self._traffic, (reader, writer), (server_reader, server_writer))
+
+    async def _forward(self, connection: Connection) -> None:
         self._connections.add(connection)
         try:
             await connection.run()

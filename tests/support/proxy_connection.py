@@ -24,7 +24,7 @@ PUSH = b">"
 
 @dataclass(slots=True, eq=False)
 class Fault:
-    """Loses a request that holds `marker`, or the reply to it, and the connection with it, `remaining` times."""
+    """Loses a request that holds `marker`, or its reply, and the connection with it, `remaining` times."""
 
     marker: bytes
     lose: Literal["request", "reply"]
@@ -155,7 +155,7 @@ class Connection:
         self._to_client.put(None)
 
     def _fault_of(self, reply: bytes) -> Fault | None:
-        """The fault that takes this reply, if one does. A subscribed connection's messages answer no request."""
+        """The fault that takes this reply, if one does. A message of a subscription answers no request."""
         if reply.startswith(PUSH) or not self._unanswered:
             return None
         fault = self._unanswered.popleft()

@@ -83,7 +83,9 @@ class RedisServer:
         if self.running:
             raise RuntimeError("the server is running already")
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         wait_until(self._answers, READY_SECONDS, message="the Redis server does not answer")
 
     def stop(self) -> None:

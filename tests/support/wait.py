@@ -14,8 +14,8 @@ def wait_until(
 ) -> T:
     """Call `predicate` until its value is true, and return that value.
 
-    `timeout` and `every` are seconds. The predicate is called at least once, and once more when the time is up,
-    so that a slow machine is not a failure. What it raises is raised here. Raises `AssertionError` with
+    `timeout` and `every` are seconds. The predicate is called at least once, and once more when the time is
+    up, so that a slow machine is not a failure. What it raises is raised here. Raises `AssertionError` with
     `message` and the last value.
     """
     deadline = time.monotonic() + timeout

@@ -74,9 +74,11 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def wait_ready(self, timeout: float = READY_SECONDS) -> Self:
-        """Return when Celery has logged "ready."; raises `AssertionError` with the log's tail if it does not."""
+        """Return once Celery has logged "ready."; raises `AssertionError` with the log's tail if not."""
         try:
-            wait_until(lambda: not self.running or self.is_ready(), timeout, message="the worker is not ready")
+            wait_until(
+                lambda: self.is_ready() or not self.running, timeout, message="the worker is not ready"
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_tail()}") from None
         if not self.is_ready():
@@ -114,7 +116,7 @@ class WorkerProcess:
         self._process.wait()
 
     def wait(self, timeout: float = 15.0) -> int:
-        """The exit code, once it has exited (negative: the signal); raises `AssertionError` after `timeout` s."""
+        """The exit code (negative: the signal); `AssertionError` if it still runs after `timeout` seconds."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:

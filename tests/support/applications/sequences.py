@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import app, key_extractor, state_computation
 
@@ -19,9 +18,9 @@ class Step:
 
 
 class Sequence:
-    """The numbers of one key, in the order applied. A mutable class attribute on purpose: each key has its own."""
+    """The numbers of one key, in the order applied."""
 
-    numbers: ClassVar[list[int]] = []
+    numbers: list[int] = []  # noqa: RUF012 - a mutable class attribute on purpose: each key must have its own
 
 
 @key_extractor

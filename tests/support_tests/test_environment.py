@@ -1,0 +1,21 @@
+"""Nothing of the developer's environment reaches a test."""
+
+import os
+
+import pytest
+
+from config.settings import Settings
+from tests.support.environment import NO_SERVER_URL, clear_environment, setting_names
+
+
+def test_the_settings_are_found() -> None:
+    assert {"REDIS_URL", "PARTITIONS", "STATE_SIGNING_KEY", "LEASE_SECONDS"} <= setting_names()
+
+
+def test_they_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://production/0")
+    monkeypatch.setenv("PARTITIONS", "64")
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://production/0")
+    clear_environment()
+    assert Settings.from_environment() == Settings(redis_url=NO_SERVER_URL)
+    assert "CELERY_BROKER_URL" not in os.environ
