@@ -33,12 +33,21 @@ class Headers(msgspec.Struct, gc=False):
     id: str
     eta: Any = None
     expires: Any = None
-    sent_at: Any = None
     #: A compressed body is opened slowly.
     compression: None = None
+
+
+class Details(msgspec.Struct, gc=False):
+    """Headers that few messages are asked for; read from the raw message when they are."""
+
+    sent_at: Any = None
     root_id: Any = None
     parent_id: Any = None
     argsrepr: Any = None
+
+
+class _Detailed(msgspec.Struct):
+    headers: Details = msgspec.field(default_factory=Details)
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):
@@ -65,6 +74,7 @@ class Envelope(msgspec.Struct, gc=False, rename={"content_type": "content-type"}
 
 #: Opens a message of the usual shape, in one call of C; raises one of `NOT_USUAL` for any other.
 open_usual = msgspec.json.Decoder(Envelope).decode
+_open_details = msgspec.json.Decoder(_Detailed).decode
 NOT_USUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _anything = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
@@ -76,6 +86,14 @@ def open_envelope(raw: bytes) -> Envelope:
         return open_usual(raw)
     except NOT_USUAL:
         return open_slowly(raw)
+
+
+def details_of(raw: bytes) -> Details:
+    """The headers that are seldom asked for; nothing of them where there are none."""
+    try:
+        return _open_details(raw).headers
+    except NOT_USUAL:
+        return Details()
 
 
 def open_slowly(raw: bytes) -> Envelope:

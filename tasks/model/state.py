@@ -2,11 +2,13 @@
 
 A mutable class attribute (`stocks = {}`) belongs to the class: plain pickle leaves it out and every key would share
 it. So each state object is given a deep copy of its own of every mutable class attribute, when it is made, and again
-when it is unpickled from a time before the attribute existed. `ClassVar` annotations are left shared.
+when it is unpickled from a time before the attribute existed. A mutable `ClassVar` would be
+shared by all keys and never stored, the contrary of a state, so it is refused.
 """
 
 from __future__ import annotations
 
+import collections
 import copy
 import pickle
 import types
@@ -18,6 +20,7 @@ from tasks.model.errors import DeclarationError
 S = TypeVar("S")
 
 _IMMUTABLE = (int, float, complex, str, bytes, tuple, frozenset, type(None))
+_MUTABLE = (list, dict, set, bytearray, collections.deque)
 _NOT_DATA = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -92,6 +95,12 @@ def _mutable_attributes(cls: type) -> dict[str, Any]:
             continue
         shared = {name for name, hint in vars(base).get("__annotations__", {}).items() if _is_class_var(hint)}
         for name, value in vars(base).items():
+            if name in shared and isinstance(value, _MUTABLE):
+                raise DeclarationError(
+                    f"state class {cls.__qualname__}: {name} is a ClassVar {type(value).__name__}, shared by all keys and "
+                    "never stored. Without ClassVar each key gets its own; a constant can be a tuple, frozenset or "
+                    "MappingProxyType"
+                )
             if name.startswith("__") or name in shared or isinstance(value, _IMMUTABLE) or _is_not_data(value):
                 found.pop(name, None)
             else:

@@ -16,6 +16,7 @@ from typing import Any, assert_never, cast
 import msgspec
 
 from tasks.model.computation import Computation, Context, RetryPolicy
+from tasks.model.messages import details_of
 from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
 
 
@@ -187,9 +188,10 @@ class _Step:
         computation = item.computation
         arguments = [item.message] if computation.state is None else [item.message, state]
         if computation.takes_context:
-            headers = item.envelope.headers
-            sent_at = headers.sent_at if isinstance(headers.sent_at, int | float) else None
-            arguments.append(Context(item.key, headers.id, self.rules.partition, sent_at, self.attempt))
+            sent_at = details_of(item.raw).sent_at
+            sent_at = sent_at if isinstance(sent_at, int | float) else None
+            message_id = item.envelope.headers.id
+            arguments.append(Context(item.key, message_id, self.rules.partition, sent_at, self.attempt))
         computation.function(*arguments)
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.worker import state as worker_state
 
+from tasks.model.messages import details_of
 from tasks.model.reading import Skipped, Work
 from tasks.model.step import Failure, Outcome
 
@@ -119,7 +120,7 @@ class Reports:
         )
 
     def description(self, work: Work) -> dict[str, Any]:
-        headers = work.envelope.headers
+        headers = details_of(work.raw)
         arguments = (
             headers.argsrepr if isinstance(headers.argsrepr, str) else work.envelope.body.decode("utf-8", "replace")
         )
