@@ -266,6 +266,7 @@ class PartitionLoop(threading.Thread):
             lane.follow(under_way.outcome, under_way.parked, under_way.ended)
             lane.cache.trim(self.settings.state_cache_keys // max(1, len(self.lanes)))
             self.reports.committed(lane.unit, under_way.outcome, under_way.commit.position or 0)
+            self.reports.flush_if_due()
 
     def answer(self, under_way: UnderWay) -> Reply:
         """A commit's answer: after a lost reply the same commit is sent again, which changes nothing twice."""
@@ -368,9 +369,11 @@ class PartitionLoop(threading.Thread):
 
     def wait(self) -> None:
         """Until a message comes to one of the units, something delayed is due, or another thread wakes the loop."""
-        self.reports.flush()
         now = time.monotonic()
         idle, until = [], [60.0]
+        flush_in = self.reports.flush_if_due()
+        if flush_in is not None:
+            until.append(flush_in)
         for lane in self.lanes.values():
             if lane.rest_until > now:
                 until.append(lane.rest_until - now)

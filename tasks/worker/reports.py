@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Container
+from operator import attrgetter
 from typing import Any
 
 from celery import Celery
@@ -22,8 +24,10 @@ logger = logging.getLogger("celery.worker.partitions")
 
 #: A monitor's table shows no more of the arguments than this.
 MOST_ARGUMENT_CHARACTERS = 200
-#: Between two flushes while there is always work.
+#: Events wait this long for company. Shorter than a person watching a monitor would notice.
 FLUSH_SECONDS = 0.25
+
+_task_name = attrgetter("computation.name")
 
 
 class Reports:
@@ -45,9 +49,8 @@ class Reports:
 
     def committed(self, unit: str, outcome: Outcome, position: int) -> None:
         """An outcome is in Redis: count it, tell its failures and dead letters in the log, and a sample to monitors."""
-        for work in outcome.done:
-            name = work.computation.name
-            worker_state.total_count[name] = worker_state.total_count.get(name, 0) + 1
+        for name, count in Counter(map(_task_name, outcome.done)).items():
+            worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
         for failure in outcome.failures:
             self.log_failure(failure, failure.item.key in outcome.parked)
@@ -64,8 +67,6 @@ class Reports:
             )
         if self.enabled():
             self.tell(outcome)
-            if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
-                self.flush()
 
     def log_failure(self, failure: Failure, again: bool) -> None:
         item = failure.item
@@ -137,6 +138,16 @@ class Reports:
 
     def send(self, event: str, work: Work, **fields: Any) -> None:
         self.dispatcher.send(event, uuid=work.envelope.headers.id, **fields)
+
+    def flush_if_due(self) -> float | None:
+        """Send what is waiting, if it has waited long enough; else say for how many seconds it may wait (None: nothing)."""
+        if not any(self.dispatcher._group_buffer.values()):
+            return None
+        left = self._flushed_at + FLUSH_SECONDS - time.monotonic()
+        if left > 0:
+            return left
+        self.flush()
+        return None
 
     def flush(self) -> None:
         """Send what is waiting, in one message."""

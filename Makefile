@@ -1,0 +1,57 @@
+# Needs Python 3.11 or newer and make. Everything else goes into .venv.
+# Settings pass through from the environment or the command line: make demo PARTITIONS=8, make dev PORT=8080.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Taken by name when there; python3 may be older than what is also installed.
+PYTHONS := python3.13 python3.12 python3.11 python3
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test bench lint clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+install: $(INSTALLED) ## make .venv and install the project into it
+
+demo: $(INSTALLED) ## real prices through several workers, checked; leaves nothing running
+	@$(BIN)/python -m tasks.demo
+
+dev: $(INSTALLED) ## a server, workers and Flower, until Ctrl-C
+	@$(BIN)/python -m tasks.demo --keep
+
+test: $(INSTALLED) ## all tests (ARGS="-k name" passes options to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(INSTALLED) ## measure; tables and plots go to .bench/
+	$(BIN)/python -m tests.benchmarks
+
+lint: $(INSTALLED) ## style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove .venv, caches and what demo and bench wrote
+	rm -rf $(VENV) .dev .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build *.egg-info
+	find config tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made again when pyproject.toml changes.
+$(INSTALLED): pyproject.toml
+	@python=; \
+	for name in $(PYTHONS); do \
+	    if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "Python 3.11 or newer is needed, and none of these is: $(PYTHONS)" >&2; exit 1; \
+	fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "$$python has no venv. On Debian and Ubuntu: apt-get install python$$version-venv" >&2; exit 1; \
+	fi; \
+	echo "Installing into $(VENV) with $$python (a minute or two the first time)"; \
+	$$python -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@

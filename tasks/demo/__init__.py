@@ -1,0 +1,9 @@
+"""`python -m tasks.demo`: the product shown on real prices, and the processes for development (`--keep`).
+
+    __main__    a server if there is none, then one of the two below in a process that knows its address
+    show        prices through the partitions, checked against a plain fold · speedup: why partitions help
+    keep        the same processes, kept running
+
+Under them: `server` (the embedded server), `processes` and `runner` (the Procfile's processes), `lifeline` (what we
+start ends with us), `prices` (the data), `proof` (the application of `speedup`), `status` (who owns what).
+"""

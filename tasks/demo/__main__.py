@@ -1,0 +1,69 @@
+"""`python -m tasks.demo [--keep]`: sees to a server, then runs the demo, or the processes for development.
+
+The demo itself runs in a child process: the Celery app reads the server's address when it is imported, and the
+address of an embedded server is known only now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from config.settings import Settings, SettingsError
+from tasks.demo.lifeline import leave_on_signals, lifeline
+from tasks.demo.server import ServerError, embedded_server, free_port
+
+REDIS_PORT = 6379
+FLOWER_PORT = 5555
+#: Longer than the demo needs to end its own processes.
+GRACE_SECONDS = 40.0
+
+
+def main() -> int:
+    """The exit code of the demo; a Ctrl-C ends `--keep` well."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="keep the processes running (make dev)")
+    keep = parser.parse_args().keep
+    leave_on_signals()
+    try:
+        with ExitStack() as stack:
+            environment = _environment(os.environ, own_group=not keep)
+            if not environment.get("REDIS_URL"):
+                # In development other shells find it where Redis always is.
+                port = free_port(REDIS_PORT if keep else None)
+                environment["REDIS_URL"] = stack.enter_context(embedded_server(environment, port))
+            module = "tasks.demo.keep" if keep else "tasks.demo.show"
+            demo = stack.enter_context(
+                lifeline([sys.executable, "-m", module], environment=environment, grace_seconds=GRACE_SECONDS)
+            )
+            return demo.wait()
+    except (ServerError, SettingsError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0 if keep else 130
+
+
+def _environment(given: Mapping[str, str], *, own_group: bool) -> dict[str, str]:
+    """What all processes run with: ours, this Python's commands first on PATH, Flower on this machine only.
+
+    On a server that was there before, the demo uses a partition group of its own and leaves others alone.
+    """
+    environment = {
+        "PORT": str(free_port(FLOWER_PORT)),
+        "FLOWER_ADDRESS": "127.0.0.1",
+        **given,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), given.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if own_group and environment.get("REDIS_URL"):
+        environment.setdefault("PARTITION_GROUP", f"demo-{Settings.from_environment(given).partitions}")
+    return environment
+
+
+if __name__ == "__main__":
+    sys.exit(main())

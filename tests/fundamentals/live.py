@@ -1,0 +1,144 @@
+"""A partition group with real workers, as it is seen from outside: sent to, read, asked, waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+from celery import Celery
+
+from config.celeryconfig import celery_options
+from config.settings import Settings
+from tasks import StateComputation
+from tasks.producer.bulk import send_many
+from tasks.producer.installation import Installation
+from tasks.store.commits import DeadLetter
+from tasks.store.status import UnitStatus
+from tests.fundamentals import application
+from tests.support.wait import wait_until
+from tests.support.worker import WorkerProcess
+
+#: Longer than a lease of a test, the start of a worker on a busy machine, and the work of a test together.
+PATIENCE_SECONDS = 60.0
+
+
+class LiveGroup:
+    """One group in one database. `env` is the environment of its workers, and the settings of this side.
+
+    As a context manager its workers are killed at the end. `print_logs` is for the fixture of a failing test.
+    """
+
+    def __init__(self, url: str, directory: Path, **env: object) -> None:
+        self.env = {"REDIS_URL": url, **{name: str(value) for name, value in env.items()}}
+        self.settings = Settings.from_environment(self.env)
+        self.app = Celery("outside", set_as_current=False)
+        self.app.config_from_object(celery_options(self.settings))
+        self.installation = Installation(self.app, self.settings, by_default=False)
+        self.app.conf.task_routes = [self.installation.route]
+        self.group = self.installation.group
+        self.names = self.group.names
+        self.client: redis.Redis = self.group.client
+        self.workers: list[WorkerProcess] = []
+        self._directory = directory
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self.app.close()
+        self.client.close()
+
+    def start_worker(self, *arguments: str, module: str = application.__name__, **env: object) -> WorkerProcess:
+        """Start one more worker; not ready when returned. It leaves gossip out, which nothing here needs."""
+        text = {name: str(value) for name, value in env.items()}
+        worker = WorkerProcess(
+            module, "--without-gossip", *arguments, directory=self._directory, env={**self.env, **text}
+        )
+        self.workers.append(self._stack.enter_context(worker))
+        return worker
+
+    def start_workers(self, count: int, **env: object) -> list[WorkerProcess]:
+        """Start several at once, and wait until all are ready and everything has an owner."""
+        workers = [self.start_worker(**env) for _ in range(count)]
+        for worker in workers:
+            worker.wait_ready()
+        self.wait_owned(by=len([worker for worker in self.workers if worker.running]))
+        return workers
+
+    def print_logs(self) -> None:
+        for worker in self.workers:
+            print(f"--- {worker.log_path.name}\n{worker.log_tail()}")
+
+    # What is sent.
+
+    def send(self, computation: StateComputation[Any, Any, Any], messages: Iterable[object]) -> int:
+        return send_many(self.installation, computation.computation, messages, progress=False)
+
+    def send_task(self, name: str, *args: object, **options: Any) -> str:
+        """As any Celery producer that has the router; returns the message's id."""
+        return str(self.app.send_task(name, args=args, **options).id)
+
+    # What is seen.
+
+    def numbers(self, computation: StateComputation[Any, Any, Any]) -> dict[str, list[int]]:
+        """The history that each key's state is."""
+        states, declared = self.group.states, computation.computation
+        found = states.get_many(declared, list(states.keys(declared.name)))
+        return {key: state.numbers for key, state in found.items()}
+
+    def numbers_of(self, computation: StateComputation[Any, Any, Any], key: str) -> list[int]:
+        state = self.group.states.get(computation.computation, key)
+        return [] if state is None else list(state.numbers)
+
+    def status(self) -> dict[str, UnitStatus]:
+        return {row.queue: row for row in self.group.status()}
+
+    def processed(self) -> int:
+        return sum(row.processed for row in self.group.status())
+
+    def owners(self) -> dict[str, str | None]:
+        return {row.queue: row.owner for row in self.group.status()}
+
+    def letters(self) -> list[DeadLetter]:
+        return list(self.group.dead_letters.all())
+
+    def letter_of(self, message_id: str) -> DeadLetter:
+        """The dead letter of a message, once there is one."""
+        return wait_until(
+            lambda: next((letter for letter in self.letters() if letter.message_id == message_id), None),
+            PATIENCE_SECONDS,
+            message="no dead letter",
+        )
+
+    def witnessed(self) -> list[str]:
+        """What the computations of `application` said while they ran, in order: effects outside the state."""
+        return [line.decode() for line in self.client.lrange(application.WITNESSED, 0, -1)]
+
+    def wait_witnessed(self, line: str) -> None:
+        wait_until(lambda: line in self.witnessed(), PATIENCE_SECONDS, message=f"{line!r} was not said")
+
+    def wait_owned(self, by: int, timeout: float = PATIENCE_SECONDS) -> None:
+        """Until every unit has an owner, `by` owners hold something, and their shares differ by no more than one."""
+
+        def fair() -> bool:
+            owners = self.owners()
+            held = {owner: list(owners.values()).count(owner) for owner in owners.values()}
+            return None not in held and len(held) == by and max(held.values()) - min(held.values()) <= 1
+
+        wait_until(fair, timeout, message="the units are not shared out")
+
+    def wait_drained(self, timeout: float = PATIENCE_SECONDS) -> None:
+        """Until nothing is queued, parked or delayed."""
+        wait_until(
+            lambda: not any(row.length or row.parked or row.delayed for row in self.group.status()),
+            timeout,
+            message="there is still work",
+        )

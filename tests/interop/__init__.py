@@ -1,0 +1,1 @@
+"""Messages of producers that have none of our code."""

@@ -1,0 +1,1 @@
+"""What Redis holds, on a real server: each answer of each script, and what is read from outside."""

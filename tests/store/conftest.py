@@ -1,0 +1,27 @@
+"""A group of four partitions, partition 2 held by the worker `one`."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from tasks.store.commits import CommitStore, Lease
+from tasks.store.leases import balance
+from tasks.store.names import Names
+
+
+@pytest.fixture
+def names() -> Names:
+    return Names("partition")
+
+
+@pytest.fixture
+def lease(client: redis.Redis, names: Names) -> Lease:
+    """Of partition 2, and as good as for ever."""
+    share = balance(client, names, "one", lease_seconds=3600, partitions=4, pins=["2"])
+    return Lease("2", share.owned["2"])
+
+
+@pytest.fixture
+def store(client: redis.Redis, names: Names) -> CommitStore:
+    return CommitStore(client, names, batch_messages=100, batch_bytes=1_000_000)

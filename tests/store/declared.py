@@ -1,0 +1,68 @@
+"""A state computation, and commits made by hand, for the tests of the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.model.computation import Computation, declare
+from tasks.store.commits import Commit, CommitStore, Lease
+
+
+class Total:
+    """The state: what was added to a key, and by whom."""
+
+    amount = 0
+    names: list[str] = []  # noqa: RUF012 - on purpose: each key must have its own
+
+
+def key_of(message: dict[str, Any]) -> str:
+    return str(message["key"])
+
+
+def add(message: dict[str, Any], state: Total) -> None:
+    state.amount += message["amount"]
+
+
+def computation(name: str = "totals", state: type = Total) -> Computation:
+    """A declared computation that no app knows of."""
+    return declare(add, name=name, state=state, key=key_of)
+
+
+def total(amount: int) -> Total:
+    state = Total()
+    state.amount = amount
+    return state
+
+
+def commit_of(
+    lease: Lease,
+    taken: list[bytes],
+    *,
+    position: int | None = 0,
+    revision: int | None = None,
+    mailbox_of: str | None = None,
+    commands: list[list[Any]] | None = None,
+    ask: int = 100,
+) -> Commit:
+    """A commit that takes `taken`, oldest first."""
+    return Commit(
+        lease=lease,
+        position=position,
+        revision=revision,
+        mailbox_of=mailbox_of,
+        taken=len(taken),
+        oldest=taken[0] if taken else b"",
+        youngest=taken[-1] if taken else b"",
+        commands=commands or [],
+        ask=ask,
+    )
+
+
+def fill(store: CommitStore, queue: str, messages: list[bytes]) -> None:
+    """Put messages into a queue as producers do: the oldest is on the right."""
+    store.client.lpush(queue, *messages)
+
+
+def queued(store: CommitStore, queue: str | bytes) -> list[bytes]:
+    """What a list holds, oldest first."""
+    return store.client.lrange(queue, 0, -1)[::-1]  # type: ignore[index]

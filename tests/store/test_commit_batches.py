@@ -1,0 +1,136 @@
+"""What a commit answers with: the next batch, bounded; and what joins the queue first."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from tasks.store.commits import CommitStore, Lease
+from tasks.store.names import PRIORITY_SUFFIXES, Names
+from tests.store.declared import commit_of, fill, queued
+from tests.support.wait import wait_until
+
+QUEUE = "partition.2"
+LATER = "partition:2:later"
+
+
+def sized(client: redis.Redis, names: Names, *, messages: int = 1_000_000, size: int = 10**9) -> CommitStore:
+    return CommitStore(client, names, batch_messages=messages, batch_bytes=size)
+
+
+def numbered(count: int) -> list[bytes]:
+    return [b"%06d" % number for number in range(count)]
+
+
+@pytest.mark.parametrize("most", [1, 15, 16, 17, 144, 145, 2192, 4999, 5000, 9000])
+def test_a_batch_is_the_oldest_messages_up_to_the_count_asked_for(
+    client: redis.Redis, names: Names, lease: Lease, most: int
+) -> None:
+    messages = numbered(5000)
+    store = sized(client, names, messages=most)
+    fill(store, QUEUE, messages)
+    assert store.peek(lease).messages == messages[:most]
+
+
+def test_a_commit_may_ask_for_less_than_a_batch_or_for_none(client: redis.Redis, names: Names, lease: Lease) -> None:
+    store = sized(client, names)
+    fill(store, QUEUE, numbered(10))
+    assert store.send(commit_of(lease, [b"000000"], ask=3)).messages == numbered(4)[1:]
+    assert store.send(commit_of(lease, [b"000001"], position=1, ask=0)).messages == []
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (29, 2), (250, 25), (10_000, 400)])
+def test_a_batch_ends_before_the_message_that_would_pass_the_bytes_and_has_at_least_one(
+    client: redis.Redis, names: Names, lease: Lease, size: int, count: int
+) -> None:
+    messages = [b"%010d" % number for number in range(400)]
+    store = sized(client, names, size=size)
+    fill(store, QUEUE, messages)
+    assert store.peek(lease).messages == messages[:count]
+
+
+def test_a_message_larger_than_the_batch_goes_alone(client: redis.Redis, names: Names, lease: Lease) -> None:
+    huge = b"x" * 100_000
+    store = sized(client, names, size=1000)
+    fill(store, QUEUE, [b"small", huge, b"after"])
+    assert store.peek(lease).messages == [b"small"]
+    assert store.send(commit_of(lease, [b"small"])).messages == [huge]
+    assert store.send(commit_of(lease, [huge], position=1)).messages == [b"after"]
+
+
+def test_messages_are_bytes_as_they_were_whatever_is_in_them(
+    client: redis.Redis, names: Names, lease: Lease
+) -> None:
+    messages = [b"", bytes(range(256)), b"\r\n", "é\x00".encode(), b"\xff\xfe"]
+    store = sized(client, names)
+    fill(store, QUEUE, messages)
+    assert store.peek(lease).messages == messages
+    taken = store.send(commit_of(lease, messages[1:2]))
+    assert taken.status == "moved"  # an empty message is the oldest, and was not named
+    client.rpop(QUEUE)
+    assert store.send(commit_of(lease, messages[1:])).status == "ok"
+
+
+def test_a_delayed_message_is_in_the_reply_of_the_first_peek_after_it_is_due(
+    store: CommitStore, lease: Lease
+) -> None:
+    now = store.peek(lease).now
+    due = round((now + 0.15) * 1000)
+    store.client.zadd(LATER, {b"1.0:late:r": due})
+    fill(store, QUEUE, [b"m0"])
+    early = store.peek(lease)
+    assert early.next_due == due / 1000
+    reply = wait_until(lambda: (r := store.peek(lease)).next_due is None and r)
+    assert reply.now >= due / 1000
+    assert reply.messages == [b"m0", b"late:r"]
+    assert not store.client.exists(LATER)
+
+
+def test_due_messages_join_the_queues_end_earliest_first_and_once(store: CommitStore, lease: Lease) -> None:
+    store.client.zadd(LATER, {b"3.0:second": 2000, b"2.0:first": 1000, b"9.1:second": 2000, b"4.0:far": 10**15})
+    fill(store, QUEUE, [b"m0"])
+    reply = store.peek(lease)
+    assert reply.messages == [b"m0", b"first", b"second", b"second"]
+    assert reply.next_due == 10**12
+    assert store.peek(lease).messages == reply.messages
+    assert store.client.zcard(LATER) == 1
+
+
+def test_a_commit_answers_with_messages_that_became_due_meanwhile(store: CommitStore, lease: Lease) -> None:
+    fill(store, QUEUE, [b"m0"])
+    store.client.zadd(LATER, {b"0.0:due": 1})
+    assert store.send(commit_of(lease, [b"m0"])).messages == [b"due"]
+
+
+def test_more_due_messages_than_one_call_moves_come_with_the_next_and_say_so(
+    client: redis.Redis, names: Names, lease: Lease
+) -> None:
+    store = sized(client, names)
+    entries = {b"1.%04d:%04d" % (number, number): 1000 + number for number in range(1500)}
+    client.zadd(LATER, entries)
+    first = store.peek(lease)
+    assert first.next_due is not None and first.next_due <= first.now
+    second = store.peek(lease)
+    assert second.next_due is None
+    assert second.messages == [b"%04d" % number for number in range(1500)]
+
+
+def test_messages_with_a_priority_join_the_queue_the_urgent_lists_first_each_in_order(
+    store: CommitStore, lease: Lease
+) -> None:
+    three, six, nine = (QUEUE + suffix for suffix in PRIORITY_SUFFIXES)
+    fill(store, nine, [b"9a", b"9b"])
+    fill(store, three, [b"3a", b"3b"])
+    fill(store, six, [b"6a"])
+    fill(store, QUEUE, [b"m0", b"m1"])
+    reply = store.send(commit_of(lease, [b"m0"]))
+    assert reply.messages == [b"m1", b"3a", b"3b", b"6a", b"9a", b"9b"]
+    assert queued(store, QUEUE) == reply.messages
+    assert not store.client.exists(three, six, nine)
+
+
+def test_a_fenced_worker_moves_nothing_into_the_queue(store: CommitStore, lease: Lease) -> None:
+    fill(store, QUEUE + PRIORITY_SUFFIXES[0], [b"3a"])
+    store.client.zadd(LATER, {b"0.0:due": 1})
+    assert store.peek(Lease(lease.unit, lease.token + 1)).status == "fenced"
+    assert not store.client.exists(QUEUE)
