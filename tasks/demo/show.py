@@ -96,7 +96,9 @@ def _processed(partitions: list[UnitStatus]) -> int:
     return sum(partition.processed for partition in partitions)
 
 
-def _print_prices(console: Console, prices: list[Stock], partitions: list[UnitStatus], before: list[UnitStatus]) -> bool:
+def _print_prices(
+    console: Console, prices: list[Stock], partitions: list[UnitStatus], before: list[UnitStatus]
+) -> bool:
     """The table of stocks, and a line of counts; True if all of it is as it must be."""
     expected = {stock.symbol: stock.price for stock in prices}
     table = Table(title=f"{len(prices):,} daily prices, {WORKERS} workers, {len(partitions)} partitions")

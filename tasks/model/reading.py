@@ -85,14 +85,8 @@ class Reading(msgspec.Struct, frozen=True):
     partitions: int
 
 
-def read_batch(
-    raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str], known: Container[str] = ()
-) -> list[Item]:
-    """One item for each raw message, in order.
-
-    `now`: seconds since the epoch by the server's clock. `known`: keys known to be of this partition, for which the
-    checksum need not be made again.
-    """
+def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str]) -> list[Item]:
+    """One item for each raw message, in order. `now`: seconds since the epoch by the server's clock."""
     computations, partition, partitions = reading.computations, reading.partition, reading.partitions
     any_revoked = bool(revoked)
     items: list[Item] = []
@@ -115,14 +109,15 @@ def read_batch(
                 continue
             message = computation.codec.decode(envelope.body)
             key = computation.key_of(message)
-            if key not in known:
-                where = crc32(key_bytes(key)) % partitions
-                if where != partition:
-                    append(Stray(raw, where))
-                    continue
+            where = crc32(key_bytes(key)) % partitions
+            if where != partition:
+                append(Stray(raw, where))
+                continue
             append(Work(raw, computation, key, message, envelope))
         except MessageError as error:
             append(_broken(raw, error))
+        except Exception as error:  # a message class's own code may raise anything
+            append(_broken(raw, _unforeseen(error)))
     return items
 
 
@@ -143,6 +138,12 @@ def _ordinary(raw: bytes, headers: Headers, reading: Reading) -> Ordinary:
     if headers.task in reading.ordinary:
         return Ordinary(raw, headers)
     raise MessageError(f"no task named {headers.task!r} is registered here", reason="unknown-task")
+
+
+def _unforeseen(error: Exception) -> MessageError:
+    wrapped = MessageError(f"reading it raised {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _broken(raw: bytes, error: MessageError) -> Broken:

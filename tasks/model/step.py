@@ -11,6 +11,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, assert_never, cast
 
 import msgspec
@@ -220,7 +221,12 @@ class _Step:
     def fail(self, item: Work, error: BaseException) -> bool:
         """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
         failure = _failure(item, error, self.attempt)
-        undone = self.replay(item.computation, item.key)
+        try:
+            undone = self.replay(item.computation, item.key)
+        except Exception as unreadable:
+            self.give_up(item.computation, item.key, unreadable)
+            self.bury(item, "unreadable-state", str(unreadable), failure.trace, failure.attempt)
+            return True
         if undone is not None:
             self.park_from(undone, [item.raw])
             return self.mailbox_of is None
@@ -291,6 +297,18 @@ class _Step:
         out.parked[item.key] = (failure, (item.computation.retry or self.rules.retry).backoff_seconds)
         out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
 
+    def give_up(self, computation: Computation, key: str, error: Exception) -> None:
+        """The state's own bytes can't be read back: all that this step did to it is undone, into dead letters."""
+        out = self.out
+        keep = [not (work.key == key and work.computation is computation) for work in out.done]
+        for work, kept in zip(out.done, keep, strict=True):
+            if not kept:
+                self.bury(work, "unreadable-state", str(error), "", 1)
+        out.done[:], out.began[:] = list(compress(out.done, keep)), list(compress(out.began, keep))
+        self.checkpoints.clear()
+        self.touched[computation].pop(key, None)
+        cast(dict[str, Any], self.states[computation.name])[key] = Unreadable(str(error))
+
     def bury(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
         headers = item.envelope.headers
         self.out.dead.append((Broken(item.raw, reason, error, trace, headers.task, headers.id, item.key), attempts))
@@ -304,7 +322,11 @@ class _Step:
                 try:
                     after = dump(computation, key, slot.state)
                 except Exception:
-                    undone = self.replay(computation, key)
+                    try:
+                        undone = self.replay(computation, key)
+                    except Exception as unreadable:
+                        self.give_up(computation, key, unreadable)
+                        continue
                     if undone is not None:
                         self.park_from(undone, [])
                     if key not in slots:

@@ -169,15 +169,17 @@ def commands_of(outcome: Outcome, names: Names, unit: str, position: int, now: f
     for key, raws in outcome.mailed.items():
         commands += _split(["LPUSH", names.mailbox(unit, key)], raws)
     if outcome.later:
+        # Entries due in the same ms stand in the order of their bytes: digits are filled up, so that it is the queue's.
         entries = (
             word
             for number, later in enumerate(outcome.later)
-            for word in (round(later.due * 1000), b"%d.%d:" % (position, number) + later.raw)
+            for word in (round(later.due * 1000), b"%016d.%08d:" % (position, number) + later.raw)
         )
         commands += _split(["ZADD", names.later(unit)], entries)
     for key, (failure, delay) in outcome.parked.items():
         fact = Parked(due=now + delay, attempt=failure.attempt + 1, error=failure.error, trace=failure.trace)
         commands.append(["HSET", names.parked(unit), key_bytes(key), _json(fact)])
+    letters: list[Any] = []
     for number, (broken, attempts) in enumerate(outcome.dead):
         letter = DeadLetter(
             id=f"{unit}-{position}-{number}",
@@ -192,7 +194,8 @@ def commands_of(outcome: Outcome, names: Names, unit: str, position: int, now: f
             died_at=now,
             raw=base64.b64encode(broken.raw).decode(),
         )
-        commands.append(["HSET", names.dead(unit), letter.id, _json(letter)])
+        letters += [letter.id, _json(letter)]
+    commands += _split(["HSET", names.dead(unit)], letters)
     counts = {
         "processed": len(outcome.done),
         "failed": len(outcome.failures),
@@ -269,4 +272,4 @@ def _split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def _digest(raw: bytes) -> str:
-    return sha1(raw, usedforsecurity=False).hexdigest() if raw else ""
+    return sha1(raw, usedforsecurity=False).hexdigest()

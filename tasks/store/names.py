@@ -12,7 +12,7 @@ partition:tokens                   hash   unit → fencing token, grows with eac
 partition:changed                  channel: membership or ownership changed
 partition:<unit>:facts             hash   position, revision, and counters (processed, failed, dead, …)
 partition:<unit>:state:<name>      hash   key → state bytes
-partition:<unit>:later             zset   due (ms) → `<message id>:<raw message>`
+partition:<unit>:later             zset   due (ms) → `<position>.<number>:<raw message>`
 partition:<unit>:parked            hash   key → JSON {due, attempt, error}
 partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
 partition:<unit>:dead              hash   dead letter id → JSON

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from typing import Any
 
+import redis
 from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import ImproperlyConfigured, WorkerShutdown
 from celery.utils.nodenames import default_nodename, nodesplit
 from celery.worker import state as worker_state
 
@@ -29,6 +31,9 @@ from tasks.worker.ordinary import OrdinaryRunner
 from tasks.worker.reports import Reports
 
 logger = logging.getLogger("celery.worker.partitions")
+
+#: Between two tries to reach a server that is not up yet when the worker starts.
+STARTUP_BACKOFF_SECONDS = 1.0
 
 
 def note_command_line(sender: Any = None, instance: Any = None, options: Any = None, **_: Any) -> None:
@@ -93,8 +98,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.installation is not None
         assert self.units is not None
         installation, settings = self.installation, self.installation.settings
-        installation.group.check()
-        self.check_server()
+        self.reach_server(worker)
         remember_computations(installation.group.client, installation.group.names, installation.computations)
         identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
         reports = Reports(
@@ -111,8 +115,24 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.loop.start()
         self.keeper.start()
 
+    def reach_server(self, worker: Any) -> None:
+        """Look the server over; where it does not answer yet, wait for it as Celery does for its broker."""
+        while True:
+            try:
+                self.check_server()
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                if worker.app.conf.broker_connection_retry_on_startup is False:
+                    raise
+                logger.warning("partitions: Redis does not answer (%s); trying until it does", error)
+            else:
+                return
+            time.sleep(STARTUP_BACKOFF_SECONDS)
+            if worker_state.should_stop not in (None, False) or worker_state.should_terminate not in (None, False):
+                raise WorkerShutdown(0)
+
     def check_server(self) -> None:
         assert self.installation is not None
+        self.installation.group.check()
         for finding in look_at_server(self.installation.group.client):
             if finding.refuse:
                 raise SetupError(finding.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tasks.model.reading import Item, Work
@@ -14,22 +14,26 @@ from tasks.store.commits import Lease, Parked, Reply
 LEAST_ASKED = 16
 
 
-class StateCache:
-    """States in memory while the lease is held, bounded: two generations, the older is dropped when the younger is full.
+Table = dict[str, "Slot | Unreadable"]
 
-    A hit in the younger generation costs nothing; one in the older moves the state to the younger.
+
+class StateCache:
+    """States in memory while the lease is held, bounded, in two generations.
+
+    A hit in the younger costs nothing; one in the older moves the state to the younger. When both together are full the
+    older is dropped and the younger becomes it: what was used least recently goes.
     """
 
     def __init__(self) -> None:
-        self.young: dict[str, dict[str, Slot | Unreadable]] = {}
-        self._old: dict[str, dict[str, Slot | Unreadable]] = {}
-        self._count = 0
+        self.young: dict[str, Table] = {}
+        self._old: dict[str, Table] = {}
+        self._has_unreadable = False
 
     def missing(self, items: Iterable[Item]) -> dict[str, list[str]]:
         """The keys of the items whose state is not in memory, by computation name; the others are in `young` now."""
         missing: dict[str, dict[str, None]] = {}
-        young: dict[str, Slot | Unreadable] = {}
-        old: dict[str, Slot | Unreadable] = {}
+        young: Table = {}
+        old: Table = {}
         current = None
         for item in items:
             if type(item) is not Work or item.computation.state is None:
@@ -44,15 +48,19 @@ class StateCache:
                     missing.setdefault(item.computation.name, {})[item.key] = None
                 else:
                     young[item.key] = slot
-                    self._count += 1
         return {name: list(keys) for name, keys in missing.items()}
 
-    def add(self, loaded: dict[str, dict[str, Slot | Unreadable]]) -> None:
+    def add(self, loaded: Mapping[str, Table]) -> None:
+        """Take in what was read from Redis."""
         for name, slots in loaded.items():
             self.young[name].update(slots)
-            self._count += len(slots)
+            self._has_unreadable = self._has_unreadable or any(type(slot) is Unreadable for slot in slots.values())
 
-    def committed(self, states: dict[str, dict[str, bytes]]) -> None:
+    def may_hold_unreadable(self, so: bool) -> None:
+        """Whether the step may have found a state unreadable after it was loaded."""
+        self._has_unreadable = self._has_unreadable or so
+
+    def committed(self, states: Mapping[str, Mapping[str, bytes]]) -> None:
         """Remember what Redis has now."""
         for name, changed in states.items():
             table = self.young[name]
@@ -62,17 +70,14 @@ class StateCache:
                     slot.stored = stored
 
     def trim(self, most: int) -> None:
-        """After a commit: keep to about `most` states; forget those that could not be read."""
-        for table in self.young.values():
-            for key in [key for key, slot in table.items() if type(slot) is Unreadable] if self.unreadable else ():
-                del table[key]
-        self.unreadable = False
-        if self._count > max(most // 2, 1):
-            self._old = self.young
-            self.young = {}
-            self._count = 0
-
-    unreadable = False
+        """After a commit: keep at most about `most` states, and none that could not be read (it may be mended)."""
+        if self._has_unreadable:
+            for table in self.young.values():
+                for key in [key for key, slot in table.items() if type(slot) is Unreadable]:
+                    del table[key]
+            self._has_unreadable = False
+        if sum(map(len, self.young.values())) + sum(map(len, self._old.values())) > most:
+            self._old, self.young = self.young, {}
 
 
 @dataclass(slots=True)
@@ -162,6 +167,7 @@ class Lane:
     def follow(self, outcome: Outcome, parked: dict[str, Parked], ended: str | None) -> None:
         """After a commit: what it made true in Redis is true here."""
         self.cache.committed(outcome.states)
+        self.cache.may_hold_unreadable(bool(outcome.dead))
         self.parked.update(parked)
         if ended is not None:
             self.parked.pop(ended, None)

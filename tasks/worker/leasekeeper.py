@@ -50,6 +50,9 @@ class LeaseKeeper(threading.Thread):
             except (redis.RedisError, OSError) as error:
                 self.say_lost(error)
                 self.ended.wait(BACKOFF_SECONDS)
+            except Exception:
+                logger.exception("partitions: the lease keeper goes on after an error of its own")
+                self.ended.wait(BACKOFF_SECONDS)
 
     def balance(self) -> Share:
         share = balance(

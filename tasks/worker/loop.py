@@ -19,7 +19,7 @@ import redis
 from config.settings import Settings
 from tasks.model.computation import RetryPolicy
 from tasks.model.reading import Broken, Item, Ordinary, Reading, read_batch
-from tasks.model.step import Outcome, StepRules, Unreadable, step
+from tasks.model.step import Outcome, StepRules, step
 from tasks.producer.installation import Installation
 from tasks.store.client import connect
 from tasks.store.commits import (
@@ -136,6 +136,9 @@ class PartitionLoop(threading.Thread):
                 break
             except (redis.RedisError, OSError) as error:
                 self.rest(error)
+            except Exception:
+                logger.exception("partitions: the loop goes on after an error of its own")
+                time.sleep(REST_SECONDS)
         with suppress(Dropped, redis.RedisError, OSError):
             self.settle()
         self.watch.destroy()
@@ -187,7 +190,6 @@ class PartitionLoop(threading.Thread):
             computations = self.installation.computations
             wanted = {name: (computations[name], keys) for name, keys in missing.items()}
             loaded = load_slots(self.client, self.names, self.codec, lane.unit, wanted)
-            lane.cache.unreadable = any(type(s) is Unreadable for slots in loaded.values() for s in slots.values())
             lane.cache.add(loaded)
 
     def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
@@ -264,7 +266,8 @@ class PartitionLoop(threading.Thread):
             raise
         if self.judge(lane, reply):
             lane.follow(under_way.outcome, under_way.parked, under_way.ended)
-            lane.cache.trim(self.settings.state_cache_keys // max(1, len(self.lanes)))
+            partitions_held = sum(one.partition is not None for one in self.lanes.values())
+            lane.cache.trim(self.settings.state_cache_keys // max(1, partitions_held))
             self.reports.committed(lane.unit, under_way.outcome, under_way.commit.position or 0)
             self.reports.flush_if_due()
 
@@ -343,10 +346,17 @@ class PartitionLoop(threading.Thread):
             release(self.client, self.names, self.worker, surplus)
         for unit, token in held.items():
             if unit not in self.lanes:
-                self.lanes[unit] = Lane(Lease(unit, token), read_parked(self.client, self.names, unit))
+                self.lanes[unit] = Lane(Lease(unit, token), self.parked_of(unit))
         if share.owned != self._followed.owned or share.give_up:
             logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.lanes))) or "none")
         self._followed = share
+
+    def parked_of(self, unit: str) -> dict[str, Parked]:
+        try:
+            return read_parked(self.client, self.names, unit)
+        except redis.ResponseError as error:
+            logger.error("partition %s: its parked keys can't be read: %s; mend or delete it", unit, error)  # noqa: TRY400
+            return {}
 
     def close_lane(self, lane: Lane) -> None:
         """No more of this unit under this token; nothing is written."""

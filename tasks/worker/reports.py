@@ -24,6 +24,8 @@ logger = logging.getLogger("celery.worker.partitions")
 
 #: A monitor's table shows no more of the arguments than this.
 MOST_ARGUMENT_CHARACTERS = 200
+#: Log lines about failures, and about dead letters, of one batch: a flood of garbage must not drown the log.
+MOST_LINES = 5
 #: Events wait this long for company. Shorter than a person watching a monitor would notice.
 FLUSH_SECONDS = 0.25
 
@@ -52,9 +54,9 @@ class Reports:
         for name, count in Counter(map(_task_name, outcome.done)).items():
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
-        for failure in outcome.failures:
+        for failure in outcome.failures[:MOST_LINES]:
             self.log_failure(failure, failure.item.key in outcome.parked)
-        for number, (broken, _) in enumerate(outcome.dead):
+        for number, (broken, _) in enumerate(outcome.dead[:MOST_LINES]):
             logger.warning(
                 "dead letter %s-%s-%d: %s: %s (task %s, message %s)",
                 unit,
@@ -65,6 +67,9 @@ class Reports:
                 broken.task,
                 broken.message_id,
             )
+        untold = max(0, len(outcome.failures) - MOST_LINES) + max(0, len(outcome.dead) - MOST_LINES)
+        if untold:
+            logger.warning("partition %s: and %d more failures and dead letters in this batch", unit, untold)
         if self.enabled():
             self.tell(outcome)
 

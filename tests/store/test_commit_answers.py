@@ -172,6 +172,25 @@ def test_a_key_of_another_type_beside_the_queue_does_not_stop_the_partition(
     assert (reply.status, reply.messages[0]) == ("ok", b"m1")
 
 
+@pytest.mark.parametrize("mailbox_of", [None, "k"])
+def test_wrongtype_when_the_queue_itself_holds_another_type(
+    store: CommitStore, lease: Lease, names: Names, mailbox_of: str | None
+) -> None:
+    store.client.delete(QUEUE)
+    store.client.set(QUEUE, "text")
+    store.client.lpush(names.mailbox("2", "k"), b"p0")
+    before = everything(store.client)
+    reply = store.send(commit_of(lease, [b"p0"], mailbox_of=mailbox_of, commands=WRITE))
+    assert (reply.status, reply.culprit) == ("wrongtype", QUEUE)
+    assert store.peek(lease).status == "wrongtype"
+    assert everything(store.client) == before
+
+
+def test_an_empty_message_can_be_taken_like_any_other(store: CommitStore, lease: Lease, messages: list[bytes]) -> None:
+    fill(store, QUEUE, [b""])
+    assert store.send(commit_of(lease, [*messages, b""])).status == "ok"
+
+
 def test_a_peek_writes_nothing_and_tells_position_and_revision(store: CommitStore, lease: Lease) -> None:
     store.send(commit_of(lease, [b"m0"]))
     store.client.hincrby("partition:2:facts", "revision", 3)

@@ -65,10 +65,7 @@ def test_messages_are_bytes_as_they_were_whatever_is_in_them(
     store = sized(client, names)
     fill(store, QUEUE, messages)
     assert store.peek(lease).messages == messages
-    taken = store.send(commit_of(lease, messages[1:2]))
-    assert taken.status == "moved"  # an empty message is the oldest, and was not named
-    client.rpop(QUEUE)
-    assert store.send(commit_of(lease, messages[1:])).status == "ok"
+    assert store.send(commit_of(lease, messages)).status == "ok"
 
 
 def test_a_delayed_message_is_in_the_reply_of_the_first_peek_after_it_is_due(

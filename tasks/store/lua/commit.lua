@@ -14,7 +14,8 @@
 --             "fenced"    another owner has taken over (or this worker has released); nothing is written
 --             "moved"     the head of the source, or the position, is not what the worker took; nothing is written
 --             "stale"     an operator changed a state meanwhile; nothing is written
---             "wrongtype" a key that a command is to write holds another type (revision: its name); nothing is written
+--             "wrongtype" the queue, or a key that a command is to write, holds another type (revision: its name);
+--                         nothing is written
 --   now       ms, this server's clock       next due   ms when the next delayed message is due, -1 none
 --   messages  oldest first
 
@@ -30,6 +31,11 @@ local at, edits = facts[1] or '0', facts[2] or '0'
 
 if redis.call('HGET', KEYS[2], unit) ~= token then
   return { 'fenced', at, edits, now, -1 }
+end
+
+local kind = redis.call('TYPE', queue).ok
+if kind ~= 'list' and kind ~= 'none' then
+  return { 'wrongtype', at, queue, now, -1 }
 end
 
 local status = 'ok'
@@ -79,9 +85,10 @@ elseif status == 'ok' and position == '' then
   at = tostring(tonumber(at))
 end
 
--- Delayed messages that are due, and messages sent with a priority, join the queue's end.
+-- Delayed messages that are due, and messages sent with a priority, join the queue's end. By pcall: the commit is written,
+-- and a foreign value under one of these names must not take its answer away.
 local next_due = -1
-local first = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+local first = redis.pcall('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
 if first[1] then
   if tonumber(first[2]) <= now then
     for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 1000)) do
@@ -93,7 +100,7 @@ if first[1] then
   if first[1] then next_due = tonumber(first[2]) end
 end
 for i = 6, #KEYS do
-  while redis.call('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT') do end
+  while type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
 end
 
 local reply = { status, at, edits, now, next_due }

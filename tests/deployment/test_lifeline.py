@@ -1,0 +1,67 @@
+"""What the demo starts ends with it, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.demo.lifeline import lifeline
+from tests.support.wait import wait_until
+
+SLEEP = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
+
+#: A process that holds a lifeline, says the process id of what it keeps, and never leaves the block by itself.
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from tasks.demo.lifeline import lifeline
+with lifeline(sys.argv[2:], environment=os.environ, grace_seconds=5, scratch=Path(sys.argv[1])):
+    time.sleep(600)
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie is one that nobody has waited for yet; it runs no more.
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(") ")[2][0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_the_command_and_its_folder_go_with_a_holder_that_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(scratch), *SLEEP],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        pid = int(holder.stdout.readline())
+        assert is_running(pid)
+        holder.send_signal(number)
+        wait_until(lambda: not is_running(pid), message="the command still runs")
+        wait_until(lambda: not scratch.exists(), message="its folder is still there")
+
+
+def test_the_holder_sees_the_command_end() -> None:
+    command = [sys.executable, "-c", "raise SystemExit(7)"]
+    with lifeline(command, environment=os.environ, grace_seconds=5) as keeper:
+        assert keeper.wait(timeout=30) == 7
+
+
+def test_a_command_that_ignores_the_first_signal_is_killed() -> None:
+    with lifeline(STUBBORN, environment=os.environ, grace_seconds=0.1) as keeper:
+        pass
+    assert keeper.returncode in (128 + signal.SIGKILL, 128 + signal.SIGTERM)

@@ -1,0 +1,30 @@
+"""The demo's prices: real, thousands, in the order of time."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import pytest
+
+from tasks.demo.prices import SYMBOLS, daily_prices
+from tasks.demo.processes import DemoError
+
+
+def test_all_days_of_all_stocks_are_there() -> None:
+    counts = Counter(stock.symbol for stock in daily_prices())
+    assert counts.keys() == set(SYMBOLS)
+    assert counts.total() > 10_000
+
+
+def test_days_come_in_order_over_all_stocks() -> None:
+    """Facebook was not listed before 2012: its prices come last, among the others', not after or before them."""
+    symbols = [stock.symbol for stock in daily_prices()]
+    assert symbols.index("FB") > len(symbols) * 3 // 4
+    assert set(symbols[-5:]) == set(SYMBOLS)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bokeh_sampledata.stocks", None)
+    with pytest.raises(DemoError, match="pip install bokeh-sampledata"):
+        list(daily_prices())
