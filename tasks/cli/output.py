@@ -59,7 +59,7 @@ def refusals(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except (PartitionError, SettingsError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException("; ".join([str(error), *getattr(error, "__notes__", ())])) from error
         except (redis.RedisError, OSError) as error:
             raise click.ClickException(f"Redis: {error}") from error
 

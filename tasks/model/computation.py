@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tasks.model.errors import DeclarationError, KeyExtractionError
+from tasks.model.errors import DeclarationError, KeyExtractionError, say
 from tasks.model.keys import SHORT_KEY, spell_key
 from tasks.model.messages import MessageCodec, first_annotation
 from tasks.model.state import StateClass
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Computation:
         """The message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
         try:
             key = self.extract(message)
-        except Exception as error:
-            raise KeyExtractionError(f"the key extractor raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise KeyExtractionError(f"the key extractor raised {say(error)}") from error
         return key if type(key) is str and len(key) < SHORT_KEY else spell_key(key)
 
 
@@ -97,8 +99,9 @@ def declare(
         parameters = _positional(
             function, f"state computation {name!r}", (2, 3), "(message, state) or (message, state, context)"
         )
-    if inspect.iscoroutinefunction(function):
-        raise DeclarationError(f"computation {name!r} is async; a computation is a plain function")
+    if any(is_kind(function) for is_kind in _NOT_PLAIN):
+        # Calling one runs nothing of its body: every message would be taken, and nothing done.
+        raise DeclarationError(f"computation {name!r} is async or a generator; a computation is a plain function")
     return Computation(
         name=name,
         function=function,

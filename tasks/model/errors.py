@@ -11,6 +11,8 @@ PartitionError
 
 from __future__ import annotations
 
+import traceback
+
 
 class PartitionError(Exception):
     """Base of all that this product raises on purpose."""
@@ -21,7 +23,7 @@ class DeclarationError(PartitionError, TypeError):
 
 
 class MessageError(PartitionError, ValueError):
-    """A message that can't be taken. `reason` is the dead letter's reason, a fixed word of `tasks.model.outcome`."""
+    """A message that can't be taken. `reason` is the dead letter's reason, one of a few fixed words."""
 
     def __init__(self, message: str, *, reason: str = "bad-message") -> None:
         super().__init__(message)
@@ -41,3 +43,25 @@ class StateError(PartitionError):
 
 class SetupError(PartitionError):
     """This process and what it found don't fit together; the text says what to do."""
+
+
+def say(error: BaseException) -> str:
+    """`Type: text` of a user's exception. Never raises, whatever its `__str__` does, and can always be encoded."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception as worse:
+        text = f"{type(error).__name__} (whose text can't be had: its __str__ raises {type(worse).__name__})"
+    return encodable(text)
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback of a user's exception, with the same promise."""
+    try:
+        return encodable("".join(traceback.format_exception(error)))
+    except Exception as worse:
+        return f"no traceback can be had: {type(worse).__name__}"
+
+
+def encodable(text: str) -> str:
+    """Text without lone surrogates, which JSON and Redis can't be given."""
+    return text.encode("utf-8", "backslashreplace").decode()

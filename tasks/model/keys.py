@@ -36,7 +36,10 @@ def spell_key(value: object) -> str:
     elif isinstance(value, bool):
         key = "true" if value else "false"
     elif isinstance(value, int | UUID):
-        key = str(value)
+        try:
+            key = str(value)
+        except ValueError:  # Python writes no int of more than 4300 digits
+            raise KeyExtractionError(f"a key of more than {MOST_KEY_BYTES} bytes") from None
     else:
         raise KeyExtractionError(
             f"a key must be str, bytes, int, bool, UUID or an Enum of those, not {type(value).__name__}"
@@ -53,9 +56,12 @@ def key_bytes(key: str) -> bytes:
     except UnicodeEncodeError:
         pass
     try:
-        return key.encode("utf-8", "surrogateescape")
+        raw = key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise KeyExtractionError(f"a key that is not valid Unicode: {error.reason}") from None
+    if key_text(raw) != key:  # escaped bytes that make a character: two spellings would share one state in Redis
+        raise KeyExtractionError("a key that is not valid Unicode: it spells a character in escaped bytes")
+    return raw
 
 
 def key_text(raw: bytes) -> str:

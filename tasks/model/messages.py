@@ -20,10 +20,12 @@ from typing import Any, Literal
 import msgspec
 from kombu.utils.json import object_hook
 
-from tasks.model.errors import DeclarationError, MessageError
+from tasks.model.errors import DeclarationError, MessageError, say
 
 #: A compressed body may grow to this; more is a decompression bomb, not a message.
 MOST_BODY_BYTES = 64 * 1024 * 1024
+#: The year 9999, where ISO 8601 ends. Seconds since the epoch beyond it are no time, and no score of a sorted set.
+MOST_SECONDS = 253_402_300_800
 
 
 class Headers(msgspec.Struct, gc=False):
@@ -160,11 +162,13 @@ def moment(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not -MOST_SECONDS <= value <= MOST_SECONDS:
+            raise MessageError(f"not a time: {value!r:.40}", reason="bad-time")
         return float(value)
     try:
         at = datetime.fromisoformat(str(value))
     except ValueError:
-        raise MessageError(f"not a time: {value!r}", reason="bad-time") from None
+        raise MessageError(f"not a time: {value!r:.80}", reason="bad-time") from None
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
@@ -217,9 +221,16 @@ class MessageCodec:
             message = self._decoder.decode(body)[0][0]
         except msgspec.ValidationError:
             return self._decode_slowly(body)
+        except MessageError:
+            raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MessageError(f"the body is not JSON: {error}", reason="not-json") from None
+        except Exception as error:  # the message class's own code: `__post_init__`, default factories
+            raise self._misfit(error) from error
         return message if self._validate is None else self._validated(message)
+
+    def _misfit(self, error: Exception) -> MessageError:
+        return MessageError(f"{self.parameter}: {say(error)}", reason="wrong-type")
 
     def _decode_slowly(self, body: bytes) -> Any:
         """Keyword arguments, kombu's `__type__` objects, and the errors."""
@@ -230,8 +241,8 @@ class MessageCodec:
             message = msgspec.convert(message, self._wanted) if self._wanted is not Any else message
         except msgspec.ValidationError as error:
             raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
-        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
+        except Exception as error:  # a `__type__` whose value is none, or the message class's own code
+            raise self._misfit(error) from error
         return message if self._validate is None else self._validated(message)
 
     def _validated(self, message: Any) -> Any:
@@ -240,6 +251,8 @@ class MessageCodec:
             return self._validate(message)
         except ValueError as error:  # pydantic's ValidationError is one; its text has the field's path
             raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
+        except Exception as error:  # the model's own validators
+            raise self._misfit(error) from error
 
     def from_text(self, row: dict[str, str]) -> Any:
         """A message out of text cells (CSV), each made what its field wants, empty ones null where null is allowed.
@@ -263,9 +276,9 @@ class MessageCodec:
             return args[0]
         if not args and isinstance(kwargs, dict) and list(kwargs) == [self.parameter]:
             return kwargs[self.parameter]
-        given = (
-            f"{len(args) if isinstance(args, list | tuple) else args!r} positional and {sorted(kwargs or ())} by name"
-        )
+        counted = len(args) if isinstance(args, list | tuple) else f"{args!r:.40}"
+        named = list(kwargs) if isinstance(kwargs, dict) else kwargs or []
+        given = f"{counted} positional and {named!r:.80} by name"
         raise MessageError(f"takes exactly one message ({self.parameter}), got {given}", reason="wrong-arguments")
 
 
@@ -298,7 +311,8 @@ def _unwrap(value: Any) -> Any:
 
 def first_annotation(function: Callable[..., Any], parameter: str) -> Any:
     """The annotation of a function's parameter, strings resolved; `inspect.Parameter.empty` when there is none."""
-    target = function if isinstance(function, types.FunctionType) else getattr(function, "__call__", function)  # noqa: B004
+    plain = types.FunctionType | types.MethodType
+    target = function if isinstance(function, plain) else getattr(function, "__call__", function)  # noqa: B004
     try:
         return typing.get_type_hints(target, include_extras=True).get(parameter, inspect.Parameter.empty)
     except NameError as error:

@@ -6,7 +6,6 @@ that can't be taken becomes a `Broken`.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 from zlib import crc32
@@ -14,7 +13,7 @@ from zlib import crc32
 import msgspec
 
 from tasks.model.computation import Computation
-from tasks.model.errors import MessageError
+from tasks.model.errors import MessageError, encodable, say, trace_of
 from tasks.model.keys import key_bytes
 from tasks.model.messages import NOT_USUAL, Envelope, Headers, moment, open_envelope, open_slowly, open_usual
 
@@ -116,7 +115,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             append(Work(raw, computation, key, message, envelope))
         except MessageError as error:
             append(_broken(raw, error))
-        except Exception as error:  # a message class's own code may raise anything
+        except (Exception, SystemExit) as error:  # nothing that a message does may stop its queue
             append(_broken(raw, _unforeseen(error)))
     return items
 
@@ -140,8 +139,8 @@ def _ordinary(raw: bytes, headers: Headers, reading: Reading) -> Ordinary:
     raise MessageError(f"no task named {headers.task!r} is registered here", reason="unknown-task")
 
 
-def _unforeseen(error: Exception) -> MessageError:
-    wrapped = MessageError(f"reading it raised {type(error).__name__}: {error}")
+def _unforeseen(error: BaseException) -> MessageError:
+    wrapped = MessageError(f"reading it raised {say(error)}", reason="unforeseen")
     wrapped.__cause__ = error
     return wrapped
 
@@ -155,5 +154,5 @@ def _broken(raw: bytes, error: MessageError) -> Broken:
     except MessageError:
         pass
     cause = error.__cause__
-    trace = "".join(traceback.format_exception(cause)) if cause is not None else ""
-    return Broken(raw, error.reason, str(error), trace, task, message_id)
+    trace = trace_of(cause) if cause is not None else ""
+    return Broken(raw, error.reason, encodable(str(error)), trace, task, message_id)

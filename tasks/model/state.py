@@ -21,6 +21,8 @@ S = TypeVar("S")
 
 _IMMUTABLE = (int, float, complex, str, bytes, tuple, frozenset, type(None))
 _MUTABLE = (list, dict, set, bytearray, collections.deque)
+#: What Python itself puts on a class.
+_MACHINERY = {"_abc_impl"}
 _NOT_DATA = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -52,13 +54,22 @@ class StateClass(Generic[S]):
             )
         self._defaults = tuple(_mutable_attributes(cls).items())
         try:
-            fresh = self.new()
+            fresh = cls()
         except Exception as error:
             raise DeclarationError(
                 f"state class {cls.__qualname__} can't be made with no arguments: {error}. "
                 "A key's first state is made by calling the class; give its parameters defaults"
             ) from error
+        if not isinstance(fresh, cls):
+            raise DeclarationError(f"state class {cls.__qualname__} makes a {type(fresh).__qualname__}, not itself")
+        if self._defaults and not hasattr(fresh, "__dict__"):
+            names = ", ".join(name for name, _ in self._defaults)
+            raise DeclarationError(
+                f"state class {cls.__qualname__} has __slots__, and so no room for a key's own copy of {names}. "
+                "Name it in __slots__ and set it in __init__"
+            )
         try:
+            self.complete(fresh)
             again = pickle.loads(pickle.dumps(fresh, 5))  # noqa: S301 - our own bytes of a moment ago
         except Exception as error:
             raise DeclarationError(
@@ -90,22 +101,40 @@ class StateClass(Generic[S]):
 
 def _mutable_attributes(cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    shared: set[str] = set()
+    package = cls.__module__.partition(".")[0]
     for base in reversed(cls.__mro__):
         if base.__module__ == "builtins":
             continue
-        shared = {name for name, hint in vars(base).get("__annotations__", {}).items() if _is_class_var(hint)}
+        ours = base.__module__.partition(".")[0] == package
+        hints = vars(base).get("__annotations__", {})
+        for name, hint in hints.items():
+            (shared.add if _is_class_var(hint) else shared.discard)(name)
         for name, value in vars(base).items():
-            if name in shared and isinstance(value, _MUTABLE):
+            if ours and name in hints and name in shared and isinstance(value, _MUTABLE):
                 raise DeclarationError(
                     f"state class {cls.__qualname__}: {name} is a ClassVar {type(value).__name__}, shared by all keys and "
                     "never stored. Without ClassVar each key gets its own; a constant can be a tuple, frozenset or "
                     "MappingProxyType"
                 )
-            if name.startswith("__") or name in shared or isinstance(value, _IMMUTABLE) or _is_not_data(value):
+            if name.startswith("__") or name in shared or name in _MACHINERY or _is_not_data(value):
                 found.pop(name, None)
             else:
                 found[name] = value
-    return found
+    return {name: value for name, value in found.items() if _is_mutable(cls, name, value)}
+
+
+def _is_mutable(cls: type, name: str, value: object) -> bool:
+    """Whether a copy is another object: an Enum member, a tuple of numbers, a logger is its own copy."""
+    if isinstance(value, _IMMUTABLE) and not isinstance(value, tuple):
+        return False
+    try:
+        return copy.deepcopy(value) is not value
+    except Exception as error:
+        raise DeclarationError(
+            f"state class {cls.__qualname__}: each key gets its own copy of the class attribute {name}, and it can't be "
+            f"copied: {error}. Annotate it ClassVar if it is no state"
+        ) from error
 
 
 def _is_not_data(value: object) -> bool:

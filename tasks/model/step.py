@@ -8,7 +8,6 @@ more than once for a message; what it does to its state counts once.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -17,6 +16,7 @@ from typing import Any, assert_never, cast
 import msgspec
 
 from tasks.model.computation import Computation, Context, RetryPolicy
+from tasks.model.errors import say, trace_of
 from tasks.model.messages import details_of
 from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
 
@@ -171,7 +171,7 @@ class _Step:
                     else:
                         computation.function(item.message, slot.state)
                     if careful:
-                        self.checkpoints[computation, key] = self.dump(item, slot.state), len(out.done) + 1
+                        self.checkpoints[computation, key] = self.readable(item, slot.state), len(out.done) + 1
             except BaseException as error:  # whatever a user's function raises is that message's failure
                 if not self.fail(item, error):
                     break
@@ -225,7 +225,7 @@ class _Step:
             undone = self.replay(item.computation, item.key)
         except Exception as unreadable:
             self.give_up(item.computation, item.key, unreadable)
-            self.bury(item, "unreadable-state", str(unreadable), failure.trace, failure.attempt)
+            self.bury(item, "unreadable-state", say(unreadable), failure.trace, failure.attempt)
             return True
         if undone is not None:
             self.park_from(undone, [item.raw])
@@ -235,9 +235,11 @@ class _Step:
         if delay is None:
             self.bury(item, "computation-failed", failure.error, failure.trace, failure.attempt)
             return True
-        self.out.parked[item.key] = (failure, delay)
         if self.mailbox_of is not None:
+            # By the mailbox's name: the key extractor may have changed since the message was parked.
+            self.out.parked[self.mailbox_of] = (failure, delay)
             return False
+        self.out.parked[item.key] = (failure, delay)
         self.out.mailed.setdefault(item.key, []).append(item.raw)
         return True
 
@@ -260,7 +262,7 @@ class _Step:
                 fresh = computation.codec.decode(earlier.envelope.body)
                 again = Work(earlier.raw, computation, key, fresh, earlier.envelope)
                 self.call(again, slot.state)
-                bytes_now = self.dump(again, slot.state)
+                bytes_now = self.readable(again, slot.state)
             except BaseException as error:
                 slot.state = self.rebuild(computation, key, bytes_now)
                 if bytes_now is not slot.stored:
@@ -276,8 +278,12 @@ class _Step:
         assert computation.state is not None
         return computation.state.new() if stored is None else self.rules.pickling.load(computation, key, stored)
 
-    def dump(self, item: Work, state: Any) -> bytes:
-        return self.rules.pickling.dump(item.computation, item.key, state)
+    def readable(self, item: Work, state: Any) -> bytes:
+        """The state's bytes, known to make a state again: some objects pickle, and do not unpickle."""
+        pickling = self.rules.pickling
+        made = pickling.dump(item.computation, item.key, state)
+        pickling.load(item.computation, item.key, made)
+        return made
 
     def park_from(self, failure: Failure, then: list[bytes]) -> None:
         """Take a message that had gone well, and all of its computation and key after it, back into the mailbox."""
@@ -303,11 +309,11 @@ class _Step:
         keep = [not (work.key == key and work.computation is computation) for work in out.done]
         for work, kept in zip(out.done, keep, strict=True):
             if not kept:
-                self.bury(work, "unreadable-state", str(error), "", 1)
+                self.bury(work, "unreadable-state", say(error), "", 1)
         out.done[:], out.began[:] = list(compress(out.done, keep)), list(compress(out.began, keep))
         self.checkpoints.clear()
         self.touched[computation].pop(key, None)
-        cast(dict[str, Any], self.states[computation.name])[key] = Unreadable(str(error))
+        cast(dict[str, Any], self.states[computation.name])[key] = Unreadable(say(error))
 
     def bury(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
         headers = item.envelope.headers
@@ -337,5 +343,4 @@ class _Step:
 
 
 def _failure(item: Work, error: BaseException, attempt: int) -> Failure:
-    text = f"{type(error).__name__}: {error}"
-    return Failure(item, text, "".join(traceback.format_exception(error)), attempt)
+    return Failure(item, say(error), trace_of(error), attempt)

@@ -90,15 +90,27 @@ class _Sender:
         """Send chunk after chunk; yields each one's number of messages when it is in."""
         rest = iter(messages)
         size = CHUNK_MESSAGES
-        while chunk := list(islice(rest, size)):
+        while True:
+            chunk: list[Any] = []
             pushes: list[list[bytes]] = [[] for _ in self.queues]
             places: list[list[Any]] = [[] for _ in self.queues]
+            failure: Exception | None = None
+            written = 0
+            try:
+                for message in islice(rest, size):
+                    chunk.append(message)
+            except Exception as error:  # the iterable's own
+                failure = error
             try:
                 written = self.write(chunk, pushes, places)
-            except Exception:
-                self.push(pushes, places)
-                raise
+            except Exception as error:  # a message that does not fit
+                failure = error
             self.push(pushes, places)
+            if failure is not None:
+                failure.add_note(f"{self.sent:,} messages before it were sent")
+                raise failure
+            if not chunk:
+                return
             size = max(1, min(CHUNK_MESSAGES, CHUNK_BYTES * len(chunk) // max(written, 1)))
             yield len(chunk)
 

@@ -16,7 +16,7 @@ from hmac import compare_digest
 from typing import Any
 
 from tasks.model.computation import Computation
-from tasks.model.errors import StateError
+from tasks.model.errors import StateError, say
 from tasks.model.keys import key_bytes
 from tasks.model.step import Pickling
 
@@ -45,11 +45,9 @@ class StateCodec:
         try:
             state = pickle.loads(data)
         except Exception as error:
-            raise StateError(
-                f"state of {computation.name!r} can't be unpickled: {type(error).__name__}: {error}"
-            ) from error
+            raise StateError(f"state of {computation.name!r} can't be unpickled: {say(error)}") from error
         wanted = computation.state
-        if wanted is None or not isinstance(state, wanted.cls):
+        if wanted is None or not (isinstance(state, wanted.cls) or _same_source(type(state), wanted.cls)):
             raise StateError(f"state of {computation.name!r} is a {type(state).__qualname__}, not what is declared")
         return wanted.complete(state) if wanted.completes else state
 
@@ -72,6 +70,11 @@ class StateCodec:
     def pickling(self) -> Pickling:
         """What the pure step is given."""
         return Pickling(self.dump, self.load)
+
+
+def _same_source(one: type, other: type) -> bool:
+    """The same class twice: of a script that is `__main__` here, and was imported by its name in the worker."""
+    return one.__qualname__ == other.__qualname__ and "__main__" in (one.__module__, other.__module__)
 
 
 def _tag(secret: bytes, name: str, key: str, data: bytes) -> bytes:

@@ -1,0 +1,73 @@
+"""The tests' application on an engine that is broken on purpose, or that ends itself at a chosen step.
+
+A worker of this module reads two variables. `BROKEN_ENGINE` names one of `BREAKS`: that rule is taken out of the text of
+the commit script, as this process sends it. `DIE_AT=step:before:3` has the process killed by SIGKILL before the third
+call of the loop's method `step` (`after`: when it has returned).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from functools import wraps
+from hashlib import sha1
+from itertools import count
+from typing import Any
+
+from tasks.store.scripts import script
+from tasks.worker.loop import PartitionLoop
+from tests.fundamentals.application import app
+
+__all__ = ["BREAKS", "app"]
+
+#: By name: what is replaced in `commit.lua`, and by what. Each text must stand there exactly once.
+BREAKS: Mapping[str, Mapping[str, str]] = {
+    "no fence": {"if redis.call('HGET', KEYS[2], unit) ~= token then": "if false then"},
+    "trims one too many": {"redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, -taken - 2)"},
+    "commits again on a retry": {
+        # Neither the position nor the head of the queue tells that this commit was written before.
+        "if position ~= '' and at ~= position then": "if false then",
+        "or redis.sha1hex(oldest) ~= ARGV[6] or redis.sha1hex(youngest) ~= ARGV[7]": "",
+    },
+    "does not trim": {"if taken > 0 then\n    redis.call('LTRIM'": "if false then\n    redis.call('LTRIM'"},
+    "forgets the states": {
+        "redis.call(unpack(ARGV, i + 1, i + words))": "if ARGV[i + 1] ~= 'HSET' then "
+        "redis.call(unpack(ARGV, i + 1, i + words)) end"
+    },
+}
+
+
+def break_engine(name: str) -> None:
+    commit = script("commit")
+    text = commit.text.decode()
+    for sound, broken in BREAKS[name].items():
+        if text.count(sound) != 1:
+            raise AssertionError(f"commit.lua has changed, and can't be broken as {name!r}: {sound}")
+        text = text.replace(sound, broken)
+    commit.text = text.encode()
+    commit.digest = sha1(commit.text).hexdigest()
+
+
+def die_at(method: str, moment: str, times: int) -> None:
+    sound = getattr(PartitionLoop, method)
+    calls = count(1)
+
+    @wraps(sound)
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        last = next(calls) == times
+        if last and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = sound(*args, **kwargs)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(PartitionLoop, method, deadly)
+
+
+if _name := os.environ.get("BROKEN_ENGINE"):
+    break_engine(_name)
+if _place := os.environ.get("DIE_AT"):
+    _method, _moment, _times = _place.split(":")
+    die_at(_method, _moment, int(_times))

@@ -1,0 +1,33 @@
+"""A worker dies between each two steps of its loop; the next owner goes on where the last commit left off."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.faults import engines
+from tests.faults.traffic import Traffic
+from tests.fundamentals.live import LiveGroup
+
+PLACES = [
+    "take_batch:after",
+    "read:after",
+    "load_states:after",
+    "step:after",
+    "commit:before",
+    "begin:after",  # the commit is sent, and its answer is not read
+    "answer:after",  # it is written, and not yet known in memory
+    "settle:after",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed(live: LiveGroup, place: str) -> None:
+    traffic = Traffic(live)
+    traffic.send(300)
+    doomed = live.start_worker(module=engines.__name__, DIE_AT=f"{place}:4")
+    assert doomed.wait(timeout=60) == -signal.SIGKILL
+    traffic.check_so_far()
+    live.start_worker()
+    traffic.check()

@@ -1,0 +1,50 @@
+"""The history check is worth something: it passes on the engine as it is, and fails on each that is broken on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.scenarios import SOUND, Engine, lost_replies, overtaken, steady_work
+from tests.fundamentals.live import LiveGroup
+from tests.support.history import HistoryError
+from tests.support.proxy import Proxy
+
+
+def broken(name: str) -> Engine:
+    return {"BROKEN_ENGINE": name}
+
+
+def test_an_overtaken_worker_changes_nothing(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    overtaken(make_live(redis_url, PARTITIONS=1), SOUND)
+
+
+def test_without_the_fence_an_overtaken_worker_is_caught(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    with pytest.raises(HistoryError) as caught:
+        overtaken(make_live(redis_url, PARTITIONS=1), broken("no fence"))
+    assert caught.value.kind == "duplicate"
+
+
+def test_a_lost_reply_changes_nothing(live: LiveGroup, proxy: Proxy) -> None:
+    lost_replies(live, proxy, SOUND)
+
+
+def test_a_commit_that_is_written_again_after_a_lost_reply_is_caught(live: LiveGroup, proxy: Proxy) -> None:
+    with pytest.raises(HistoryError) as caught:
+        lost_replies(live, proxy, broken("commits again on a retry"))
+    assert caught.value.kind == "loss"
+
+
+def test_steady_work_is_right(live: LiveGroup) -> None:
+    steady_work(live, SOUND)
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("trims one too many", "loss"), ("forgets the states", "loss"), ("does not trim", "duplicate")]
+)
+def test_a_commit_that_does_not_do_all_of_it_is_caught(live: LiveGroup, engine: str, kind: str) -> None:
+    with pytest.raises((HistoryError, AssertionError)) as caught:
+        steady_work(live, broken(engine))
+    assert isinstance(caught.value, HistoryError)
+    assert caught.value.kind == kind

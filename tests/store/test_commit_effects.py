@@ -1,0 +1,200 @@
+"""What an outcome of the step becomes in Redis, in one commit (law 4)."""
+
+from __future__ import annotations
+
+import base64
+import random
+from typing import Any
+
+import msgspec
+import redis
+
+from tasks.model.computation import Computation
+from tasks.model.messages import Headers, open_envelope
+from tasks.model.reading import Broken, Later, Skipped, Work
+from tasks.model.step import Failure, Outcome
+from tasks.store.commits import (
+    CommitStore,
+    Lease,
+    Parked,
+    commands_of,
+    keep_parked,
+    read_mailbox,
+    read_parked,
+    unpark,
+)
+from tasks.store.names import Names
+from tests.store.declared import commit_of, computation, fill, queued
+
+#: Seconds since the epoch that no test lives to see.
+FAR = 10**10
+
+RAW = (
+    b'{"body":"W10=","headers":{"task":"totals","id":"id-1"},'
+    b'"properties":{"delivery_tag":"t","delivery_info":{"exchange":""},"body_encoding":"base64"}}'
+)
+
+
+def write(store: CommitStore, lease: Lease, outcome: Outcome, *, position: int = 0, now: float = 50.0) -> str:
+    commands = commands_of(outcome, store.names, lease.unit, position, now)
+    return store.send(commit_of(lease, [], position=position, commands=commands)).status
+
+
+def work(key: str) -> Work:
+    return Work(RAW, computation(), key, {}, open_envelope(RAW))
+
+
+def facts(store: CommitStore) -> dict[bytes, bytes]:
+    return store.client.hgetall("partition:2:facts")  # type: ignore[return-value]
+
+
+def test_ten_thousand_states_are_written_in_one_commit(store: CommitStore, lease: Lease) -> None:
+    states = {f"key-{number}": b"\x01%d" % number for number in range(10_001)}
+    fill(store, "partition.2", [RAW])
+    commands = commands_of(Outcome(states={"totals": states}), store.names, "2", 0, 0.0)
+    assert store.send(commit_of(lease, [RAW], commands=commands)).status == "ok"
+    assert store.client.hgetall("partition:2:state:totals") == {k.encode(): v for k, v in states.items()}
+    assert facts(store)[b"position"] == b"1"
+
+
+def test_twenty_thousand_messages_are_forwarded_mailed_and_delayed_in_one_commit_in_order(
+    store: CommitStore, lease: Lease
+) -> None:
+    raws = [b"%05d" % number for number in range(20_000)]
+    outcome = Outcome(forwarded={1: raws}, mailed={"k": raws}, later=[Later(raw, FAR) for raw in raws])
+    assert write(store, lease, outcome) == "ok"
+    assert queued(store, "partition.1") == raws
+    assert queued(store, "partition:2:mailbox:k") == raws
+    assert store.client.zcard("partition:2:later") == 20_000
+
+
+def test_states_go_to_the_hash_of_their_computation_and_keys_keep_their_bytes(
+    store: CommitStore, lease: Lease
+) -> None:
+    write(store, lease, Outcome(states={"totals": {"\udcff": b"1", "é": b"2"}, "other": {"k": b"3"}, "none": {}}))
+    assert store.client.hgetall("partition:2:state:totals") == {b"\xff": b"1", "é".encode(): b"2"}
+    assert store.client.hgetall("partition:2:state:other") == {b"k": b"3"}
+    assert not store.client.exists("partition:2:state:none")
+
+
+def test_forwarded_messages_stand_behind_those_that_are_there(store: CommitStore, lease: Lease) -> None:
+    fill(store, "partition.0", [b"before"])
+    write(store, lease, Outcome(forwarded={0: [b"a", b"b"]}))
+    assert queued(store, "partition.0") == [b"before", b"a", b"b"]
+
+
+def test_messages_delayed_to_one_moment_come_back_in_their_order_over_many_commits(
+    store: CommitStore, lease: Lease
+) -> None:
+    sent = [b"%03d" % number for number in range(240)]
+    for position in range(12):
+        batch = sent[position * 20 : position * 20 + 20]
+        assert write(store, lease, Outcome(later=[Later(raw, 1.0) for raw in batch]), position=position) == "ok"
+        assert store.client.zcard("partition:2:later") == 0
+    assert store.send(commit_of(lease, [], position=None, ask=1000)).messages == sent
+
+
+def test_messages_delayed_together_keep_their_order_until_they_are_due(store: CommitStore, lease: Lease) -> None:
+    sent = [b"%03d" % number for number in range(240)]
+    random.Random(1).shuffle(sent)
+    for position in range(12):
+        batch = sent[position * 20 : position * 20 + 20]
+        write(store, lease, Outcome(later=[Later(raw, FAR + 0.0004) for raw in batch]), position=position)
+    entries: list[bytes] = store.client.zrange("partition:2:later", 0, -1)  # type: ignore[assignment]
+    assert [entry.partition(b":")[2] for entry in entries] == sent
+
+
+def test_two_equal_messages_delayed_to_one_moment_are_both_kept(store: CommitStore, lease: Lease) -> None:
+    write(store, lease, Outcome(later=[Later(b"same", 1.0), Later(b"same", 1.0)]))
+    assert store.peek(lease).messages == [b"same", b"same"]
+
+
+def test_counters_count_what_was_done_once_however_often_the_commit_is_sent(
+    store: CommitStore, lease: Lease
+) -> None:
+    item = work("k")
+    outcome = Outcome(
+        done=[item, item],
+        failures=[Failure(item, "ValueError: no", "trace", 1)],
+        dead=[(Broken(b"x", "not-json", "error"), 0)],
+        forwarded={1: [b"a"], 3: [b"b", b"c"]},
+        later=[Later(b"l", FAR)],
+        skipped=[Skipped(b"s", Headers("t", "i"), "revoked")],
+    )
+    commit = commit_of(lease, [], commands=commands_of(outcome, store.names, "2", 0, 0.0))
+    assert [store.send(commit).status, store.send(commit).status] == ["ok", "already"]
+    assert facts(store) == {
+        b"position": b"1",
+        b"processed": b"2",
+        b"failed": b"1",
+        b"dead": b"1",
+        b"forwarded": b"3",
+        b"delayed": b"1",
+        b"skipped": b"1",
+    }
+
+
+def test_an_outcome_of_nothing_writes_nothing(store: CommitStore) -> None:
+    assert commands_of(Outcome(), store.names, "2", 0, 0.0) == []
+
+
+def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: CommitStore, lease: Lease) -> None:
+    raw = b"\xff\x00 not json"
+    outcome = Outcome(
+        dead=[
+            (Broken(raw, "not-json", "error", "trace", "totals", "id-1", "\udcffé"), 4),
+            (Broken(b"y", "unknown-task", "error"), 0),
+        ]
+    )
+    write(store, lease, outcome, position=0, now=12.5)
+    rows: dict[bytes, bytes] = store.client.hgetall("partition:2:dead")  # type: ignore[assignment]
+    letter: dict[str, Any] = msgspec.json.decode(rows[b"2-0-0"])
+    assert base64.b64decode(letter.pop("raw")) == raw
+    assert letter == {
+        "id": "2-0-0",
+        "unit": "2",
+        "reason": "not-json",
+        "error": "error",
+        "trace": "trace",
+        "task": "totals",
+        "message_id": "id-1",
+        "key": "\\xffé",
+        "attempts": 4,
+        "died_at": 12.5,
+    }
+    assert msgspec.json.decode(rows[b"2-0-1"])["task"] is None
+
+
+def test_a_parked_key_says_when_it_is_tried_again_which_try_that_is_and_why(
+    client: redis.Redis, store: CommitStore, lease: Lease, names: Names
+) -> None:
+    failure = Failure(work("\udcff"), "ValueError: no", "the trace", 2)
+    write(store, lease, Outcome(parked={"\udcff": (failure, 4.0)}, mailed={"\udcff": [b"a", b"b"]}), now=100.0)
+    assert read_parked(client, names, "2") == {"\udcff": Parked(104.0, 3, "ValueError: no", "the trace")}
+    assert read_mailbox(client, names, "2", "\udcff", 1) == ([b"a"], 2)
+    assert read_mailbox(client, names, "2", "\udcff", 9) == ([b"a", b"b"], 2)
+
+
+def test_a_key_is_unparked_or_kept_by_the_commit_that_takes_from_its_mailbox(
+    client: redis.Redis, store: CommitStore, lease: Lease, names: Names
+) -> None:
+    failure = Failure(work("k"), "ValueError: no", "", 1)
+    write(store, lease, Outcome(parked={"k": (failure, 4.0)}, mailed={"k": [b"a", b"b"]}))
+    keep = [keep_parked(names, "2", "k", 7.0)]
+    assert store.send(commit_of(lease, [b"a"], position=1, mailbox_of="k", commands=keep)).status == "ok"
+    assert read_parked(client, names, "2") == {"k": Parked(7.0, 1)}
+    end = [unpark(names, "2", "k")]
+    assert store.send(commit_of(lease, [b"b"], position=2, mailbox_of="k", commands=end)).status == "ok"
+    assert read_parked(client, names, "2") == {}
+    assert not client.exists(names.mailbox("2", "k"))
+
+
+def test_a_parking_record_that_is_not_ours_is_due_at_once(client: redis.Redis, names: Names) -> None:
+    client.hset(names.parked("2"), mapping={"a": b"not json", "b": b'{"due": "x"}', "c": b"\xff"})
+    assert read_parked(client, names, "2") == dict.fromkeys("abc", Parked(0.0, 1))
+
+
+def test_computations_are_told_apart_by_name_alone(store: CommitStore, lease: Lease) -> None:
+    one: Computation = computation("a:b")
+    write(store, lease, Outcome(states={one.name: {"k": b"1"}}))
+    assert store.client.hget("partition:2:state:a:b", "k") == b"1"

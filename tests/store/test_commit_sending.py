@@ -1,0 +1,101 @@
+"""How a commit is sent: while another is stepped, after a lost reply, to a server that has forgotten its scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from config.settings import Settings
+from tasks.store.client import connect
+from tasks.store.commits import CommitStore, Lease
+from tasks.store.names import Names
+from tests.store.declared import commit_of, fill, queued
+from tests.support.proxy import Proxy
+
+QUEUE = "partition.2"
+
+
+@pytest.fixture
+def distant(client: redis.Redis, names: Names, proxy: Proxy, redis_url: str) -> Iterator[CommitStore]:
+    """A store as a worker has it, behind the proxy."""
+    database = int(redis_url.rpartition("/")[2])
+    with connect(Settings(redis_url=proxy.url(database))) as connection:
+        yield CommitStore(connection, names, batch_messages=100, batch_bytes=1_000_000)
+
+
+def test_the_answer_of_a_commit_that_was_begun_is_the_answer_of_one_that_was_sent(
+    store: CommitStore, lease: Lease
+) -> None:
+    fill(store, QUEUE, [b"m0", b"m1"])
+    commit = commit_of(lease, [b"m0"])
+    under_way = store.begin(commit)
+    reply = store.finish(under_way)
+    assert (reply.status, reply.position, reply.messages) == ("ok", 1, [b"m1"])
+    assert store.send(commit).status == "already"
+
+
+def test_a_commit_begun_on_a_server_without_the_script_is_written_once(store: CommitStore, lease: Lease) -> None:
+    fill(store, QUEUE, [b"m0", b"m1"])
+    store.client.script_flush()
+    assert store.finish(store.begin(commit_of(lease, [b"m0"]))).status == "ok"
+    assert queued(store, QUEUE) == [b"m1"]
+
+
+def test_a_commit_sent_to_a_server_without_the_script_is_written_once(store: CommitStore, lease: Lease) -> None:
+    fill(store, QUEUE, [b"m0"])
+    store.client.script_flush()
+    assert store.send(commit_of(lease, [b"m0"])).status == "ok"
+
+
+def test_two_units_commits_may_be_under_way_at_once(
+    client: redis.Redis, store: CommitStore, lease: Lease, names: Names
+) -> None:
+    client.hset(names.tokens, "3", 9)
+    fill(store, QUEUE, [b"m0"])
+    fill(store, "partition.3", [b"x0"])
+    first, second = store.begin(commit_of(lease, [b"m0"])), store.begin(commit_of(Lease("3", 9), [b"x0"]))
+    assert (store.finish(second).status, store.finish(first).status) == ("ok", "ok")
+
+
+@pytest.mark.parametrize("how", ["send", "begin"])
+def test_after_a_lost_reply_the_same_commit_is_answered_already(
+    distant: CommitStore, store: CommitStore, lease: Lease, proxy: Proxy, how: str
+) -> None:
+    fill(store, QUEUE, [b"m0", b"m1"])
+    distant.peek(lease)  # the server knows the script now
+    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "partition:2:facts", "processed", 1]])
+    fault = proxy.cut_before_reply(b"processed")
+    with pytest.raises(redis.ConnectionError):
+        distant.send(commit) if how == "send" else distant.finish(distant.begin(commit))
+    assert fault.fired == 1
+    assert distant.send(commit).status == "already"
+    assert queued(store, QUEUE) == [b"m1"]
+    assert store.client.hget("partition:2:facts", "processed") == b"1"
+
+
+@pytest.mark.parametrize("how", ["send", "begin"])
+def test_after_a_lost_request_the_same_commit_is_written(
+    distant: CommitStore, store: CommitStore, lease: Lease, proxy: Proxy, how: str
+) -> None:
+    fill(store, QUEUE, [b"m0", b"m1"])
+    distant.peek(lease)
+    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "partition:2:facts", "processed", 1]])
+    fault = proxy.cut_before_request(b"processed")
+    with pytest.raises(redis.ConnectionError):
+        distant.send(commit) if how == "send" else distant.finish(distant.begin(commit))
+    assert fault.fired == 1
+    assert distant.send(commit).status == "ok"
+    assert store.client.hget("partition:2:facts", "processed") == b"1"
+
+
+def test_nothing_is_sent_twice_without_being_asked(
+    distant: CommitStore, store: CommitStore, lease: Lease, proxy: Proxy
+) -> None:
+    distant.peek(lease)
+    fault = proxy.cut_before_reply(b"HINCRBY", times=5)
+    with pytest.raises(redis.ConnectionError):
+        distant.send(commit_of(lease, [], commands=[["HINCRBY", "counter", "n", 1]]))
+    assert fault.fired == 1
+    assert store.client.hget("counter", "n") == b"1"
