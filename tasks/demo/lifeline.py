@@ -56,11 +56,15 @@ def lifeline(
 
 
 def leave_on_signals() -> None:
-    """Make SIGTERM and SIGHUP leave all blocks, as Ctrl-C does, so that what they started is ended."""
+    """Make SIGTERM and SIGHUP leave all blocks, as Ctrl-C does, so that what they started is ended.
+
+    Ctrl-C itself is set too: a shell starts background commands with it ignored.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, leave)
 

@@ -189,8 +189,15 @@ class MessageCodec:
             wanted = Any
         self._wanted = wanted
         try:
-            self._decoder = msgspec.json.Decoder(tuple[tuple[wanted], _NoArguments, msgspec.Raw])
+            # [args, kwargs, …]; what comes after is not looked at.
+            fields = [("args", tuple[wanted]), ("kwargs", _NoArguments)]
+            self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+                msgspec.defstruct("Body", fields, array_like=True, gc=False)
+            )
             self._refuse_unknown_classes(wanted)
+            #: Reads a body of the usual shape, `[[message], {}, …]`, in one call of C; the message is its `args[0]`. Raises
+            #: one of `NOT_USUAL` for others. None where there is more to do than that.
+            self.decode_usual = self._decoder.decode if self._validate is None else None
         except (TypeError, NameError) as error:
             raise DeclarationError(
                 f"messages of type {annotation!r} can't be read from JSON: {error}. "
@@ -202,13 +209,13 @@ class MessageCodec:
         if wanted is not Any and isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
             raise TypeError("msgspec does not know it")
 
-    def encode(self, message: object, embed: bytes = b"{}") -> tuple[bytes, Any]:
+    def encode(self, message: object) -> tuple[bytes, Any]:
         """The body for `message`, an object or its dict, and the message as the worker will see it.
 
         Raises `MessageError` with the field's path when it does not fit.
         """
         try:
-            body = b"[[" + _encode_message(message) + b"],{}," + embed + b"]"
+            body = b"[[" + _encode_message(message) + b"],{},{}]"
         except (TypeError, ValueError, msgspec.EncodeError, RecursionError, OverflowError) as error:
             raise MessageError(f"can't be written as JSON: {error}", reason="wrong-type") from error
         return body, self.decode(body)
@@ -218,7 +225,7 @@ class MessageCodec:
         try:
             if b'"__type__"' in body:
                 return self._decode_slowly(body)
-            message = self._decoder.decode(body)[0][0]
+            message = self._decoder.decode(body).args[0]
         except msgspec.ValidationError:
             return self._decode_slowly(body)
         except MessageError:
@@ -294,10 +301,13 @@ def arguments(content: Any) -> tuple[Any, Any]:
 
 
 def _encode_message(message: object) -> bytes:
-    dump = getattr(message, "model_dump_json", None)
-    if dump is not None and not isinstance(message, type):
-        return typing.cast(str, dump()).encode()
-    return _encode(message)
+    if not hasattr(type(message), "model_dump_json"):
+        return _encode(message)
+    model = typing.cast(Any, message)
+    # As its own validation reads it: by alias, unless an alias is for writing only.
+    fields = type(model).model_fields.values()
+    by_alias = all(field.validation_alias or not field.serialization_alias for field in fields)
+    return typing.cast(str, model.model_dump_json(by_alias=by_alias)).encode()
 
 
 def _unwrap(value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import copy
 import pickle
+import sys
 import types
 import typing
 from typing import Any, ClassVar, Generic, TypeVar
@@ -21,8 +22,8 @@ S = TypeVar("S")
 
 _IMMUTABLE = (int, float, complex, str, bytes, tuple, frozenset, type(None))
 _MUTABLE = (list, dict, set, bytearray, collections.deque)
-#: What Python itself puts on a class.
-_MACHINERY = {"_abc_impl"}
+#: What Python's ABCs and pydantic put on a class.
+_MACHINERY = {"_abc_impl", "model_config"}
 _NOT_DATA = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -104,7 +105,7 @@ def _mutable_attributes(cls: type) -> dict[str, Any]:
     shared: set[str] = set()
     package = cls.__module__.partition(".")[0]
     for base in reversed(cls.__mro__):
-        if base.__module__ == "builtins":
+        if base.__module__.partition(".")[0] in sys.stdlib_module_names:
             continue
         ours = base.__module__.partition(".")[0] == package
         hints = vars(base).get("__annotations__", {})

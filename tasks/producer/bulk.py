@@ -121,7 +121,7 @@ class _Sender:
         now = b"%.6f" % time.time()
         written = 0
         for number, message in enumerate(chunk):
-            body, decoded = encode(message, _EMBED)
+            body, decoded = encode(message)
             partition = crc32(key_bytes(key_of(decoded))) % partitions
             digits = ids[32 * number : 32 * number + 32]
             raw = templates[partition].fill(digits, now, body)
@@ -155,11 +155,12 @@ class _Sender:
             raise SendInterrupted(cause, self.sent, [], refused) from cause
 
 
-_EMBED = b'{"callbacks":null,"errbacks":null,"chain":null,"chord":null}'
-
-
 class _Template:
-    """The parts of a protocol 2 message that are the same for one task and queue."""
+    """The parts of a protocol 2 message that are the same for one task and queue.
+
+    The headers and properties that Celery and kombu need; of the optional ones none that would be null, which makes the
+    message a third smaller than `delay`'s.
+    """
 
     def __init__(self, task: str, queue: str) -> None:
         def text(value: object) -> bytes:
@@ -170,13 +171,12 @@ class _Template:
         self._id = (
             b'","content-encoding":"utf-8","content-type":"application/json","headers":{"lang":"py","task":'
             + text(task)
-            + b',"shadow":null,"eta":null,"expires":null,"group":null,"group_index":null,"retries":0,'
-            + b'"timelimit":[null,null],"parent_id":null,"origin":'
+            + b',"group":null,"parent_id":null,"origin":'
             + text(origin)
             + b',"ignore_result":true,"sent_at":'
         )
         self._tail = (
-            b'"reply_to":"","delivery_mode":2,"delivery_info":{"exchange":"","routing_key":'
+            b'"delivery_mode":2,"delivery_info":{"exchange":"","routing_key":'
             + text(queue)
             + b'},"priority":0,"body_encoding":"base64","delivery_tag":"'
         )

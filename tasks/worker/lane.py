@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tasks.model.reading import Item, Work
+from tasks.model.reading import Item, Reading, Work
 from tasks.model.step import Outcome, Slot, Unreadable
 from tasks.store.commits import Lease, Parked, Reply
 
@@ -106,6 +106,8 @@ class Lane:
     #: Server's clock minus this process's monotonic clock, seconds.
     clock_offset: float = 0.0
     cache: StateCache = field(default_factory=StateCache)
+    #: How this unit's messages are read; made with the first batch.
+    reading: Reading | None = None
     #: By the monotonic clock: nothing is tried before (after a fault).
     rest_until: float = 0.0
     #: The position at which the pending blocking peek was begun; its message is the head only while that holds.

@@ -179,10 +179,10 @@ class PartitionLoop(threading.Thread):
         return Batch(lane.messages) if lane.messages else None
 
     def read(self, lane: Lane, batch: Batch) -> list[Item]:
-        reading = Reading(
-            self.installation.computations, self.reports.ordinary_tasks, lane.partition, self.settings.partitions
-        )
-        return read_batch(batch.messages, reading, now=lane.server_now(), revoked=self.revoked)
+        if lane.reading is None:
+            known, ordinary = self.installation.computations, self.reports.ordinary_tasks
+            lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions)
+        return read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
 
     def load_states(self, lane: Lane, items: list[Item]) -> None:
         missing = lane.cache.missing(items)

@@ -20,7 +20,8 @@ STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from tasks.demo.lifeline import lifeline
+from tasks.demo.lifeline import leave_on_signals, lifeline
+leave_on_signals()
 with lifeline(sys.argv[2:], environment=os.environ, grace_seconds=5, scratch=Path(sys.argv[1])):
     time.sleep(600)
 """
@@ -36,7 +37,7 @@ def is_running(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rpartition(") ")[2][0] != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_the_command_and_its_folder_go_with_a_holder_that_is_killed(tmp_path: Path, number: signal.Signals) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -30,7 +30,6 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
         "if position ~= '' and at ~= position then": "if false then",
         "or redis.sha1hex(oldest) ~= ARGV[6] or redis.sha1hex(youngest) ~= ARGV[7]": "",
     },
-    "does not trim": {"if taken > 0 then\n    redis.call('LTRIM'": "if false then\n    redis.call('LTRIM'"},
     "forgets the states": {
         "redis.call(unpack(ARGV, i + 1, i + words))": "if ARGV[i + 1] ~= 'HSET' then "
         "redis.call(unpack(ARGV, i + 1, i + words)) end"

@@ -1,0 +1,48 @@
+"""One server and two workers for most of the promises; each test has keys of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.fundamentals.live import LiveGroup
+from tests.support.server import RedisServer
+
+#: One retry, soon: what fails becomes a dead letter within a test.
+ENV = {"PARTITIONS": 4, "LEASE_SECONDS": 10, "RETRY_ATTEMPTS": 1, "RETRY_BACKOFF_SECONDS": 0.3}
+
+_numbers = count()
+
+
+@pytest.fixture(scope="package")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
+    """Two workers that share four partitions, for every test of this folder that disturbs nobody."""
+    with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("shared"), **ENV) as live:
+        live.start_workers(2)
+        yield live
+        live.print_logs()
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that no other test uses."""
+    return f"key-{next(_numbers)}"
+
+
+@pytest.fixture
+def make_live(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., LiveGroup]]:
+    """Groups whose workers the test itself starts and ends."""
+    with ExitStack() as stack:
+        made: list[LiveGroup] = []
+
+        def make(**env: object) -> LiveGroup:
+            made.append(stack.enter_context(LiveGroup(redis_url, tmp_path, **{**ENV, **env})))
+            return made[-1]
+
+        yield make
+    for live in made:
+        live.print_logs()

@@ -1,0 +1,25 @@
+"""An ordinary Celery task on a partition's queue: run by Celery, in its turn."""
+
+from __future__ import annotations
+
+from tasks import partition_of
+from tests.fundamentals.application import WITNESSED, Deed, witness
+from tests.fundamentals.live import LiveGroup
+from tests.support.applications.ordinary import PLAIN_RAN
+from tests.support.wait import wait_until
+
+
+def test_an_ordinary_task_runs_in_its_turn(shared: LiveGroup, key: str) -> None:
+    queue = f"partition.{partition_of(key, 4)}"
+    shared.client.delete(WITNESSED)
+    shared.send(witness, [Deed(key, 1)])
+    shared.send_task("ordinary witness", 2, queue=queue)
+    shared.send(witness, [Deed(key, 3)])
+    wait_until(lambda: len(shared.witnessed()) == 3)
+    assert [line.partition(":")[2] for line in shared.witnessed()] == ["1", "2", "3"]
+
+
+def test_an_ordinary_task_has_its_result(shared: LiveGroup) -> None:
+    result = shared.app.send_task("plain", args=[7], queue="partition.0")
+    assert result.get(timeout=20) == 7
+    assert shared.client.lrange(PLAIN_RAN, -1, -1) == [b"7"]

@@ -1,0 +1,60 @@
+"""Partitions find their workers by themselves. The lease here is long: nothing moves because one ran out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tests.fundamentals.application import Step, record
+from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
+
+#: What the product promises of a join and of a clean leave.
+MOVED_WITHIN_SECONDS = 1.0
+
+
+def test_a_joining_worker_has_its_share_within_a_second(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(LEASE_SECONDS=60)
+    live.start_workers(1)
+    joined = live.start_worker()
+    wait_until(lambda: live.client.zcard(live.names.workers) == 2, timeout=60, every=0.002)
+    live.wait_owned(by=2, timeout=MOVED_WITHIN_SECONDS)
+    joined.wait_ready()
+
+
+def test_the_share_of_a_leaving_worker_is_taken_within_a_second(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(LEASE_SECONDS=60)
+    leaving, _ = live.start_workers(2)
+    leaving.terminate()
+    wait_until(lambda: live.client.zcard(live.names.workers) == 1, every=0.002)
+    live.wait_owned(by=1, timeout=MOVED_WITHIN_SECONDS)
+    assert leaving.wait() == 0
+
+
+def test_the_share_of_a_killed_worker_is_taken_when_its_lease_has_ended(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(LEASE_SECONDS=2)
+    killed, _ = live.start_workers(2)
+    killed.kill()
+    at = time.monotonic()
+    live.wait_owned(by=1, timeout=2 + 1)
+    assert time.monotonic() - at > 0.5
+
+
+def test_nothing_moves_without_need(make_live: Callable[..., LiveGroup]) -> None:
+    """Of five units the first of two workers keeps three, or two; when a third joins, at most two units move."""
+    live = make_live(LEASE_SECONDS=60)
+    live.start_workers(2)
+    before = live.owners()
+    live.start_workers(1)
+    after = live.owners()
+    assert len([queue for queue in before if before[queue] != after[queue]]) <= 2
+
+
+def test_shares_are_fair_to_within_one(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(LEASE_SECONDS=60, PARTITIONS=7)
+    live.start_workers(3)
+    owners = list(live.owners().values())
+    assert sorted(owners.count(owner) for owner in set(owners)) == [2, 3, 3]
+    live.send(record, [Step(f"key-{number}", number) for number in range(100)])
+    live.wait_drained()
+    assert len(live.numbers(record)) == 100

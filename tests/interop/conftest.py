@@ -1,0 +1,76 @@
+"""One worker for all foreign producers, and the npm package `celery-node`, installed once a machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.fundamentals.live import LiveGroup
+from tests.support.server import RedisServer
+
+#: The version whose messages were looked at; another one is another test.
+CELERY_NODE = "celery-node@0.5.9"
+
+#: Longer than npm needs for thirty small packages over a slow line.
+NPM_SECONDS = 90
+NODE_SECONDS = 30
+
+_numbers = count()
+
+
+@pytest.fixture(scope="package")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
+    """A group with one worker; each test uses a key of its own."""
+    with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("interop")) as live:
+        live.start_workers(1)
+        yield live
+        live.print_logs()
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that no other test uses."""
+    return f"key-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> Path:
+    """The folder `node_modules` with celery-node in it. Only a machine without Node.js skips."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("Node.js (node and npm) is not installed")
+    folder = Path(tempfile.gettempdir()) / f"celery-partitions-npm-{os.getuid()}" / CELERY_NODE
+    ready = folder / "ready"
+    if not ready.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text("{}")
+        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", CELERY_NODE]
+        npm = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=False)
+        assert npm.returncode == 0, f"{CELERY_NODE} can't be installed:\n{npm.stderr}"
+        ready.touch()
+    return folder / "node_modules"
+
+
+@pytest.fixture
+def run_node(node_packages: Path, live: LiveGroup) -> Callable[..., str]:
+    """Run a script with celery-node at hand; `process.argv[1]` is the broker's URL, then come `arguments`."""
+
+    def run(script: str, *arguments: str) -> str:
+        node = subprocess.run(
+            ["node", "-e", script, live.settings.redis_url, *arguments],
+            env={**os.environ, "NODE_PATH": str(node_packages)},
+            capture_output=True,
+            text=True,
+            timeout=NODE_SECONDS,
+            check=False,
+        )
+        assert node.returncode == 0, node.stderr
+        return node.stdout
+
+    return run

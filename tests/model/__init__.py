@@ -1,0 +1,1 @@
+"""Unit tests of `tasks.model`: values in, values out; no socket is opened here."""

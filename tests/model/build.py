@@ -1,0 +1,97 @@
+"""Raw messages as producers write them, and the few lines that a worker's loop puts around the pure functions."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+from tasks.model.computation import Computation, RetryPolicy
+from tasks.model.reading import Item, Reading, Work, read_batch
+from tasks.model.step import Outcome, Slot, StepRules, Unreadable, step
+from tasks.store.codec import StateCodec
+
+CODEC = StateCodec()
+
+
+def raw_envelope(
+    body: bytes,
+    /,
+    *,
+    headers: Mapping[str, Any] | None = None,
+    properties: Mapping[str, Any] | None = None,
+    **top: Any,
+) -> bytes:
+    """A protocol 2 message round `body`; a header, property or top field given as None is left out."""
+    said = {"lang": "py", "task": "count", "id": "m0", **(headers or {})}
+    about = {"delivery_tag": "t", "delivery_info": {"exchange": "partition.0"}, "body_encoding": "base64"}
+    about.update(properties or {})
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {name: value for name, value in said.items() if value is not None},
+        "properties": {name: value for name, value in about.items() if value is not None},
+        **top,
+    }
+    return json.dumps({name: value for name, value in message.items() if value is not None}).encode()
+
+
+def raw_message(task: str, message: Any, message_id: str = "m0", **headers: Any) -> bytes:
+    """One message of a computation, as Celery's own client writes it."""
+    return raw_envelope(
+        json.dumps([[message], {}, {}]).encode(), headers={"task": task, "id": message_id, **headers}
+    )
+
+
+def read(
+    computations: list[Computation],
+    raws: list[bytes],
+    *,
+    partition: int | None = 0,
+    partitions: int = 1,
+    ordinary: Container[str] = (),
+    now: float = 1_000.0,
+    revoked: Container[str] = (),
+) -> list[Item]:
+    reading = Reading({each.name: each for each in computations}, ordinary, partition, partitions)
+    return read_batch(raws, reading, now=now, revoked=revoked)
+
+
+def slots_for(items: list[Item], stored: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, Slot | Unreadable]]:
+    """What the worker has in memory for these items when Redis has `stored`."""
+    slots: dict[str, dict[str, Slot | Unreadable]] = {}
+    for item in items:
+        if isinstance(item, Work) and item.computation.state is not None:
+            was = stored.get(item.computation.name, {}).get(item.key)
+            state = item.computation.state.new() if was is None else CODEC.load(item.computation, item.key, was)
+            slots.setdefault(item.computation.name, {}).setdefault(item.key, Slot(state, was))
+    return slots
+
+
+def rules(
+    *, retries: int = 3, backoff: float = 2.0, seconds: float = 1.0, clock: Callable[[], float] = lambda: 0.0
+) -> StepRules:
+    return StepRules(
+        partition=0, retry=RetryPolicy(retries, backoff), pickling=CODEC.pickling(), clock=clock, seconds=seconds
+    )
+
+
+def run(
+    computations: list[Computation],
+    raws: list[bytes],
+    *,
+    stored: Mapping[str, Mapping[str, bytes]] | None = None,
+    by: StepRules | None = None,
+    **how: Any,
+) -> Outcome:
+    """Read and step a batch of messages; nothing is stored before, unless said."""
+    items = read(computations, raws)
+    return step(items, slots_for(items, stored or {}), by or rules(), **how)
+
+
+def state_after(outcome: Outcome, computation: Computation, key: str) -> Any:
+    """The state that the outcome writes; None when it writes none."""
+    written = outcome.states.get(computation.name, {}).get(key)
+    return None if written is None else CODEC.load(computation, key, written)

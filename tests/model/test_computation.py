@@ -1,0 +1,127 @@
+"""Declarations: what is taken, what is refused with the mend, and a message's key."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tasks.model.computation import Computation, Context, RetryPolicy, declare, key_extractor
+from tasks.model.errors import DeclarationError, KeyExtractionError
+
+
+def declared(function: Any = None, *, key: Any = str, state: Any = dict, name: Any = "count") -> Computation:
+    return declare(function or (lambda message, state: None), name=name, state=state, key=key)
+
+
+class Methods:
+    def two(self, message: int, state: dict[str, int]) -> None: ...
+
+    def __call__(self, message: int, state: dict[str, int]) -> None: ...
+
+
+def typed(message: int, state: dict[str, int]) -> None: ...
+
+
+@functools.wraps(typed)
+def wrapped(*args: Any) -> None: ...
+
+
+@pytest.mark.parametrize("function", [typed, wrapped, Methods().two, Methods()])
+def test_the_message_type_is_found_on_every_kind_of_callable(function: Any) -> None:
+    assert declared(function).codec.annotation is int
+
+
+def test_a_third_parameter_is_the_context() -> None:
+    def with_context(message: int, state: dict[str, int], context: Context) -> None: ...
+
+    assert declared(with_context).takes_context and not declared(typed).takes_context
+    assert declared(typed, state=None).takes_context
+
+
+async def is_async(message: int, state: dict[str, int]) -> None: ...
+
+
+def generates(message: int, state: dict[str, int]) -> Iterator[int]:
+    yield 1
+
+
+async def generates_async(message: int, state: dict[str, int]) -> AsyncIterator[int]:
+    yield 1
+
+
+def unresolved(message: NoSuchClass, state: dict[str, int]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda: None, "must take"),
+        (lambda message: None, "must take"),
+        (lambda a, b, c, d: None, "must take"),
+        (lambda *args: None, "must take"),
+        (lambda message, state, *, needed: None, "must take"),
+        (is_async, "async or a generator"),
+        (generates, "async or a generator"),
+        (generates_async, "async or a generator"),
+        (unresolved, "can't be resolved"),
+        (5, "decorate a function"),
+    ],
+)
+def test_a_function_that_can_not_be_a_computation_is_refused(function: Any, says: str) -> None:
+    with pytest.raises(DeclarationError, match=says):
+        declared(function)
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 5])
+def test_a_computation_needs_a_name(name: Any) -> None:
+    with pytest.raises(DeclarationError, match="needs a name"):
+        declared(name=name)
+
+
+def test_a_key_extractor_is_a_function_of_one_message() -> None:
+    with pytest.raises(DeclarationError, match="key extractor must take"):
+        key_extractor(lambda one, two: "x")
+    with pytest.raises(DeclarationError, match="wants a key extractor"):
+        declared(key="symbol")
+
+
+@pytest.mark.parametrize("given", [None, 1.5, [], "x" * 5000, pytest.param(10**5000, id="huge"), b"\xff" * 4097])
+def test_what_is_no_key_is_a_key_extraction_error(given: Any) -> None:
+    with pytest.raises(KeyExtractionError) as caught:
+        declared(key=lambda message: given).key_of("m")
+    assert caught.value.reason == "bad-key"
+
+
+class Unsayable(Exception):
+    def __str__(self) -> str:
+        raise AttributeError("no text")
+
+
+@pytest.mark.parametrize("error", [KeyError("symbol"), Unsayable(), RecursionError(), SystemExit(3), ValueError("\ud800")])
+def test_whatever_the_extractor_raises_is_a_key_extraction_error_with_its_cause(error: BaseException) -> None:
+    def extract(message: Any) -> str:
+        raise error
+
+    with pytest.raises(KeyExtractionError, match=type(error).__name__) as caught:
+        declared(key=extract).key_of("m")
+    assert caught.value.__cause__ is error
+    str(caught.value).encode()
+
+
+def test_an_interrupt_of_the_producer_goes_through_its_extractor() -> None:
+    def extract(message: Any) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        declared(key=extract).key_of("m")
+
+
+def test_retries_wait_twice_as_long_each_time_and_end() -> None:
+    policy = RetryPolicy(attempts=3, backoff_seconds=0.5)
+    assert [policy.delay_after(attempt) for attempt in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, None]
+    assert RetryPolicy(0, 1.0).delay_after(1) is None
+    assert RetryPolicy(sys.maxsize, 1.0).delay_after(10_000) == 65_536.0

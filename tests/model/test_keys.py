@@ -1,0 +1,102 @@
+"""Keys: what can be one, how it is spelled, and where it goes."""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum, StrEnum
+from uuid import UUID
+from zlib import crc32
+
+import pytest
+
+from tasks.model.errors import KeyExtractionError
+from tasks.model.keys import MOST_KEY_BYTES, key_bytes, key_text, partition_of, spell_key
+
+
+class Colour(Enum):
+    RED = "red"
+    SEVEN = 7
+    HALF = 0.5
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class City(StrEnum):
+    BERLIN = "Berlin"
+
+
+class Loud(str):
+    def __str__(self) -> str:
+        return "LOUD"
+
+
+@pytest.mark.parametrize(
+    ("value", "spelled"),
+    [
+        ("AAPL", "AAPL"),
+        ("", ""),
+        ("ключ", "ключ"),
+        (b"AAPL", "AAPL"),
+        (bytearray(b"x"), "x"),
+        (b"\xff\x00", "\udcff\x00"),
+        (7, "7"),
+        (-(2**70), str(-(2**70))),
+        (True, "true"),
+        (False, "false"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Colour.RED, "red"),
+        (Colour.SEVEN, "7"),
+        (Level.HIGH, "3"),
+        (City.BERLIN, "Berlin"),
+        (Loud("quiet"), "quiet"),
+    ],
+)
+def test_every_kind_of_key_has_one_spelling(value: object, spelled: str) -> None:
+    assert spell_key(value) == spelled
+    assert type(spell_key(value)) is str
+
+
+@pytest.mark.parametrize("value", [None, 1.0, float("nan"), (), ["a"], {}, object(), Colour.HALF, memoryview(b"a")])
+def test_what_is_no_key_is_refused_by_its_type(value: object) -> None:
+    with pytest.raises(KeyExtractionError, match="must be str, bytes, int"):
+        spell_key(value)
+
+
+@pytest.mark.parametrize("value", ["x" * 4096, "é" * 2048, b"\xff" * 4096, int("9" * 4096)])
+def test_a_key_of_4096_bytes_is_taken_and_of_one_more_is_not(value: object) -> None:
+    assert len(key_bytes(spell_key(value))) == MOST_KEY_BYTES
+    longer = value * 10 if isinstance(value, int) else value + value[:1]  # type: ignore[operator, index]
+    with pytest.raises(KeyExtractionError, match="more than 4096 bytes"):
+        spell_key(longer)
+
+
+def test_an_int_too_long_for_python_to_write_is_refused_as_too_long() -> None:
+    with pytest.raises(KeyExtractionError, match="more than 4096 bytes"):
+        spell_key(10**5000)
+
+
+def test_any_bytes_are_a_key_and_come_back_as_the_same_bytes() -> None:
+    every_byte = bytes(range(256))
+    assert key_bytes(spell_key(every_byte)) == every_byte
+    assert key_text(every_byte) == spell_key(every_byte)
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\udbffb", "\ud83d\ude00"])
+def test_text_with_lone_surrogates_is_no_key(value: str) -> None:
+    with pytest.raises(KeyExtractionError, match="not valid Unicode"):
+        partition_of(value, 4)
+
+
+def test_two_spellings_never_share_their_bytes() -> None:
+    # "é" in escaped bytes would be another key in a worker's memory, and the same field in Redis.
+    assert key_bytes("é") == "é".encode()
+    with pytest.raises(KeyExtractionError, match="escaped bytes"):
+        key_bytes("\udcc3\udca9")
+
+
+def test_the_partition_is_crc32_of_the_utf8_bytes_modulo_n() -> None:
+    assert crc32(b"123456789") == 0xCBF43926  # the check value of the published algorithm
+    assert partition_of("123456789", 1000) == 0xCBF43926 % 1000
+    assert partition_of(123456789, 1000) == partition_of(b"123456789", 1000) == 0xCBF43926 % 1000
+    assert partition_of("ключ", 16) == crc32("ключ".encode()) % 16

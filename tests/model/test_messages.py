@@ -1,0 +1,206 @@
+"""The user's message in a body: what fits is made into it, what does not is refused with the field's path."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, NotRequired, TypedDict
+from uuid import UUID
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+from kombu.utils.json import dumps as kombu_dumps
+
+from tasks.model.errors import DeclarationError, MessageError
+from tasks.model.messages import MessageCodec
+
+
+@dataclass
+class Stock:
+    symbol: str
+    price: float
+    at: datetime | None = None
+
+
+class StructStock(msgspec.Struct):
+    symbol: str
+    price: float
+
+
+class DictStock(TypedDict):
+    symbol: str
+    price: float
+    note: NotRequired[str]
+
+
+@attrs.define
+class AttrsStock:
+    symbol: str
+    price: float
+
+
+class ModelStock(pydantic.BaseModel):
+    symbol: str
+    price: float
+
+
+class Aliased(pydantic.BaseModel):
+    price: float = pydantic.Field(default=0.0, alias="px")
+
+
+class WrittenByAlias(pydantic.BaseModel):
+    price: float = pydantic.Field(default=0.0, serialization_alias="px")
+
+
+def codec(annotation: Any = Any) -> MessageCodec:
+    return MessageCodec(annotation, "stock")
+
+
+def body(message: Any) -> bytes:
+    return json.dumps([[message], {}, {"chain": None}]).encode()
+
+
+KINDS: list[tuple[Any, Any]] = [
+    (Stock, Stock("A", 1.5)),
+    (StructStock, StructStock("A", 1.5)),
+    (DictStock, {"symbol": "A", "price": 1.5}),
+    (AttrsStock, AttrsStock("A", 1.5)),
+    (ModelStock, ModelStock(symbol="A", price=1.5)),
+]
+
+
+@pytest.mark.parametrize(("annotation", "expected"), KINDS)
+def test_the_object_and_its_dict_arrive_as_the_same_object(annotation: Any, expected: Any) -> None:
+    made, as_object = codec(annotation).encode(expected)
+    _, as_dict = codec(annotation).encode({"symbol": "A", "price": 1.5})
+    assert as_object == as_dict == expected and type(as_object) is type(expected)
+    assert codec(annotation).decode(made) == expected
+    assert json.loads(made)[1:] == [{}, {}]
+
+
+@pytest.mark.parametrize(("annotation", "_"), KINDS)
+@pytest.mark.parametrize("price", ["dear", None, float("nan")])
+def test_a_field_that_does_not_fit_is_named_at_producer_and_worker(annotation: Any, _: Any, price: object) -> None:
+    for take in (codec(annotation).encode, lambda message: codec(annotation).decode(body(message))):
+        with pytest.raises(MessageError, match="price|not JSON") as caught:
+            take({"symbol": "A", "price": price})
+        assert caught.value.reason in ("wrong-type", "not-json")
+
+
+@pytest.mark.parametrize("model", [Aliased(px=2.0), WrittenByAlias(price=2.0)])
+def test_a_pydantic_model_with_aliases_arrives_with_its_values(model: Any) -> None:
+    assert codec(type(model)).encode(model)[1] == model
+
+
+@pytest.mark.parametrize("message", [None, True, 0, 2**70, 1.5, "x", [], [1, [2]], {"a": {"b": None}}, "é\U0001f600"])
+def test_an_untyped_message_is_what_json_says(message: object) -> None:
+    made, seen = codec().encode(message)
+    assert seen == message and codec().decode(made) == message
+
+
+@pytest.mark.parametrize("message", [object(), {(1, 2): 3}, "\ud800", [complex(1)], lambda: None])
+def test_what_json_has_no_words_for_is_refused_at_the_producer(message: object) -> None:
+    with pytest.raises(MessageError, match="can't be written as JSON"):
+        codec().encode(message)
+
+
+def test_a_message_nested_too_deep_is_refused_and_not_a_crash() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(MessageError):
+        codec().encode(deep)
+    with pytest.raises(MessageError, match="not JSON"):
+        codec().decode(b"[[" + b"[" * 100_000 + b"]" * 100_000 + b"],{},{}]")
+
+
+VALUES = {"at": datetime(2026, 1, 2, 3, tzinfo=UTC), "day": date(2026, 1, 2), "id": UUID(int=5), "cost": Decimal("1.10")}
+
+
+def test_kombus_own_types_come_back_as_themselves() -> None:
+    assert codec().decode(kombu_dumps([[VALUES], {}, {}]).encode()) == VALUES
+
+
+def test_kombus_own_types_fit_typed_fields() -> None:
+    message = {"symbol": "A", "price": 1.5, "at": VALUES["at"]}
+    assert codec(Stock).decode(kombu_dumps([[message], {}, {}]).encode()) == Stock("A", 1.5, VALUES["at"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("uuid", {"hex": 5}), ("uuid", 5), ("bytes", 5), ("base64", 5), ("decimal", [1, 2]), ("decimal", "x")]
+    + [("datetime", 5), ("date", "x"), ("time", {}), ("unknown", 5), ([], 5), (None, None)],
+)
+def test_a_kombu_type_with_a_wrong_value_is_refused(kind: Any, value: Any) -> None:
+    with pytest.raises(MessageError) as caught:
+        codec().decode(body({"__type__": kind, "__value__": value}))
+    assert caught.value.reason == "wrong-type"
+
+
+def test_a_field_that_is_only_called_like_kombus_is_left_alone() -> None:
+    assert codec().decode(body({"__type__": "uuid", "x": '"__type__"'})) == {"__type__": "uuid", "x": '"__type__"'}
+
+
+def test_the_message_may_be_given_by_the_parameters_name() -> None:
+    by_name = json.dumps([[], {"stock": {"symbol": "A", "price": 1}}, {}]).encode()
+    assert codec(Stock).decode(by_name) == Stock("A", 1.0)
+    assert codec().decode(b'[["x"], null]') == "x"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[[], {}, {}], [[1, 2], {}, {}], [[1], {"stock": 2}, {}], [[], {"other": 1}, {}], [[], {"stock": 1, "b": 2}, {}]]
+    + [[[1], 5, {}], [[1], [1, "a"], {}], [[1], "kw", {}], [5, {}, {}], [None, None, {}], [{"a": 1}, {}, {}], [[1]]]
+    + [[], {}, None, 5, "x"],
+)
+def test_anything_but_exactly_one_message_is_refused(content: Any) -> None:
+    with pytest.raises(MessageError) as caught:
+        codec().decode(json.dumps(content).encode())
+    assert caught.value.reason == "wrong-arguments"
+
+
+@dataclass
+class Raises:
+    price: float
+
+    def __post_init__(self) -> None:
+        {}[self.price]
+
+
+class ModelRaises(pydantic.BaseModel):
+    price: float
+
+    @pydantic.field_validator("price")
+    @classmethod
+    def check(cls, price: float) -> float:
+        return {}[price]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("annotation", [Raises, ModelRaises])
+def test_what_the_message_class_itself_raises_is_a_refusal_with_its_cause(annotation: Any) -> None:
+    for take in (codec(annotation).encode, lambda message: codec(annotation).decode(body(message))):
+        with pytest.raises(MessageError, match="KeyError: 1") as caught:
+            take({"price": 1.5})
+        assert isinstance(caught.value.__cause__, KeyError)
+
+
+class Plain:
+    pass
+
+
+@pytest.mark.parametrize("annotation", [Plain, Stock | StructStock | Plain, complex])
+def test_a_type_that_json_can_not_be_made_into_is_refused_when_declared(annotation: Any) -> None:
+    with pytest.raises(DeclarationError, match="Annotate the first parameter"):
+        codec(annotation)
+
+
+def test_cells_of_text_become_what_the_fields_want() -> None:
+    assert codec(Stock).from_text({"symbol": "7", "price": "1.5", "at": ""}) == Stock("7", 1.5, None)
+    assert codec(ModelStock).from_text({"symbol": "A", "price": "1.5"}) == ModelStock(symbol="A", price=1.5)
+    assert codec().from_text({"price": "1.5"}) == {"price": "1.5"}
+    with pytest.raises(MessageError, match="price"):
+        codec(Stock).from_text({"symbol": "A", "price": "dear"})

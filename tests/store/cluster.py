@@ -1,0 +1,107 @@
+"""Workers that only hold leases: each asks for its share and gives up what is too much, as the lease keeper does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import redis
+
+from tasks.store.leases import Share, balance, leases_of, release
+from tasks.store.names import INGRESS, Names
+
+#: Longer than any test.
+LEASE_SECONDS = 3600.0
+
+
+class Cluster:
+    """The living workers of one group, and the check that holds after each step: tokens only grow."""
+
+    def __init__(self, client: redis.Redis, names: Names, partitions: int, seed: int = 0) -> None:
+        self.client, self.names, self.partitions = client, names, partitions
+        self.random = random.Random(seed)
+        self.workers: dict[str, tuple[str, ...]] = {}
+        self._joined = 0
+        self._tokens: dict[str, int] = {}
+        self._owners: dict[str, str] = {}
+
+    def join(self, *pins: str) -> str:
+        """One more worker; it holds nothing before its first `step`."""
+        self._joined += 1
+        worker = f"{self.random.randrange(1000):03d}-{self._joined}/w"
+        self.workers[worker] = pins
+        return worker
+
+    def step(self, worker: str) -> bool:
+        """One look of a worker at its share. True: something changed, and the others should look too."""
+        before, members = leases_of(self.client, self.names, worker), self.members()
+        share = self.ask(worker)
+        assert share.owned == leases_of(self.client, self.names, worker)
+        assert before.items() <= share.owned.items(), "a lease that is held is held on with its token"
+        self.check_tokens()
+        if share.give_up:
+            assert release(self.client, self.names, worker, {u: share.owned[u] for u in share.give_up}) == len(
+                share.give_up
+            )
+            self.check_tokens()
+        return bool(share.give_up) or share.owned != before or self.members() != members
+
+    def members(self) -> set[bytes]:
+        """Who is a member: a join, and a death when it is found, change it."""
+        return set(self.client.zrange(self.names.workers, 0, -1))  # type: ignore[arg-type]
+
+    def ask(self, worker: str) -> Share:
+        return balance(
+            self.client,
+            self.names,
+            worker,
+            lease_seconds=LEASE_SECONDS,
+            partitions=self.partitions,
+            pins=self.workers[worker],
+        )
+
+    def leave(self, worker: str) -> None:
+        """A clean exit."""
+        del self.workers[worker]
+        release(self.client, self.names, worker, leases_of(self.client, self.names, worker), leave=True)
+        self.check_tokens()
+
+    def die(self, worker: str) -> None:
+        """A kill, seen when its lease has ended."""
+        del self.workers[worker]
+        self.client.zadd(self.names.workers, {worker: 1}, xx=True)
+
+    def settle(self) -> None:
+        """Let all look, in random order, until nothing changes; that must not take long."""
+        for _ in range(12):
+            order = list(self.workers)
+            self.random.shuffle(order)
+            if not any([self.step(worker) for worker in order]):
+                return
+        raise AssertionError(f"the shares do not come to rest: {self.owners()}")
+
+    def owners(self) -> dict[str, str]:
+        """Unit → the living worker that holds it."""
+        held: Mapping[bytes, bytes] = self.client.hgetall(self.names.owners)  # type: ignore[assignment]
+        found = {unit.decode(): worker.decode() for unit, worker in held.items()}
+        return {unit: worker for unit, worker in found.items() if worker in self.workers}
+
+    def loads(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many partitions each worker holds, and how many with the ingress."""
+        alone, together = dict.fromkeys(self.workers, 0), dict.fromkeys(self.workers, 0)
+        for unit, worker in self.owners().items():
+            together[worker] += 1
+            alone[worker] += unit != INGRESS
+        return alone, together
+
+    def check_tokens(self) -> None:
+        """A unit's token grows whenever its owner changes, and never shrinks."""
+        rows: Mapping[bytes, bytes] = self.client.hgetall(self.names.tokens)  # type: ignore[assignment]
+        tokens = {unit.decode(): int(token) for unit, token in rows.items()}
+        owners: Mapping[bytes, bytes] = self.client.hgetall(self.names.owners)  # type: ignore[assignment]
+        holders = {unit.decode(): worker.decode() for unit, worker in owners.items()}
+        for unit, token in tokens.items():
+            assert token >= self._tokens.get(unit, 0)
+            if holders.get(unit) != self._owners.get(unit):
+                assert token > self._tokens.get(unit, 0), f"{unit} has changed hands with the same token"
+        self._tokens, self._owners = tokens, holders

@@ -1,0 +1,199 @@
+"""States, read for a batch and from outside; forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from tasks.model.errors import StateError
+from tasks.model.keys import partition_of
+from tasks.model.step import Slot, Unreadable
+from tasks.store.codec import StateCodec
+from tasks.store.commits import CommitStore, Lease
+from tasks.store.names import Names
+from tasks.store.states import StateReader, load_slots
+from tests.store.declared import Total, commit_of, computation, fill, total
+
+TOTALS = computation()
+#: In order of the partition, 0 to 3.
+KEYS = ["a", "b", "c", "d", "é", "\udcff", "", "7", "a:b"]
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+class Unmakeable:
+    """Could be made when it was declared, and can't be now."""
+
+    broken = False
+
+    def __init__(self) -> None:
+        if self.broken:
+            raise RuntimeError("no more")
+
+
+@pytest.fixture
+def reader(client: redis.Redis, names: Names) -> StateReader:
+    return StateReader(client, names, StateCodec(), 4)
+
+
+def put(reader: StateReader, key: str, state: object, codec: StateCodec | None = None, name: str = "totals") -> None:
+    """Store a state where the worker would."""
+    unit = str(partition_of(key, reader.partitions))
+    field = key.encode("utf-8", "surrogateescape")
+    reader.client.hset(reader.names.states(unit, name), field, (codec or reader.codec).dump(TOTALS, key, state))  # type: ignore[arg-type]
+
+
+def test_a_state_is_read_by_key_whatever_the_keys_type(reader: StateReader) -> None:
+    for number, key in enumerate(KEYS):
+        put(reader, key, total(number))
+    for number, key in enumerate(KEYS):
+        assert reader.get(TOTALS, key).amount == number
+    assert reader.get(TOTALS, 7).amount == KEYS.index("7")
+    assert reader.get(TOTALS, b"\xff").amount == KEYS.index("\udcff")
+
+
+def test_a_key_never_seen_has_no_state(reader: StateReader) -> None:
+    assert reader.get(TOTALS, "unknown") is None
+    assert reader.get_many(TOTALS, ["unknown"]) == {}
+
+
+def test_each_reading_is_a_copy(reader: StateReader) -> None:
+    put(reader, "a", total(1))
+    reader.get(TOTALS, "a").names.append("changed")
+    assert reader.get(TOTALS, "a").names == []
+    assert Total.names == []
+
+
+def test_many_states_are_read_from_an_endless_looking_iterable_by_pages(reader: StateReader) -> None:
+    for number in range(2500):
+        put(reader, f"k{number}", total(number))
+    found = reader.get_many(TOTALS, (f"k{number}" for number in range(3000)))
+    assert {key: state.amount for key, state in found.items()} == {f"k{n}": n for n in range(2500)}
+
+
+def test_keys_are_scanned_over_all_partitions_each_once(reader: StateReader) -> None:
+    expected = [f"k{number}" for number in range(2500)] + KEYS
+    for key in expected:
+        put(reader, key, total(1))
+    put(reader, "other", total(1), name="other")
+    assert sorted(reader.keys("totals")) == sorted(expected)
+
+
+def test_keys_come_while_the_scan_goes_on(reader: StateReader) -> None:
+    for number in range(2500):
+        put(reader, f"k{number}", total(number))
+    found = reader.keys("totals")
+    assert next(found)
+    reader.client.flushdb()
+    assert len(list(found)) < 2500
+
+
+def test_forget_deletes_the_state_and_bumps_the_partitions_revision(reader: StateReader) -> None:
+    put(reader, "a", total(1))
+    put(reader, "b", total(1))
+    assert reader.forget(TOTALS, "a") is True
+    assert (reader.get(TOTALS, "a"), reader.get(TOTALS, "b").amount) == (None, 1)
+    facts = reader.names.facts(str(partition_of("a", 4)))
+    assert reader.client.hgetall(facts) == {b"revision": b"1"}
+
+
+def test_forget_of_a_key_without_state_says_so_and_still_refuses_what_a_worker_holds(reader: StateReader) -> None:
+    assert reader.forget(TOTALS, "a") is False
+    assert reader.client.hget(reader.names.facts(str(partition_of("a", 4))), "revision") == b"1"
+
+
+def test_a_worker_that_holds_a_forgotten_state_can_not_write_it_back(
+    reader: StateReader, store: CommitStore, lease: Lease
+) -> None:
+    key = next(f"k{n}" for n in range(100) if partition_of(f"k{n}", 4) == 2)
+    put(reader, key, total(1))
+    fill(store, "partition.2", [b"m0"])
+    known = store.peek(lease).revision
+    reader.forget(TOTALS, key)
+    write = [["HSET", reader.names.states("2", "totals"), key, b"old"]]
+    assert store.send(commit_of(lease, [b"m0"], revision=known, commands=write)).status == "stale"
+    assert reader.get(TOTALS, key) is None
+
+
+def test_a_batchs_states_are_loaded_with_a_zero_state_for_new_keys(
+    reader: StateReader, client: redis.Redis, names: Names
+) -> None:
+    other = computation("other")
+    put(reader, "c", total(5))
+    unit = str(partition_of("c", 4))
+    loaded = load_slots(
+        client, names, StateCodec(), unit, {"totals": (TOTALS, ["c", "new", "newer"]), "other": (other, ["c"])}
+    )
+    slots = loaded["totals"]
+    assert isinstance(slots["c"], Slot) and slots["c"].state.amount == 5
+    assert slots["c"].stored == client.hget(names.states(unit, "totals"), "c")
+    new, newer, foreign = slots["new"], slots["newer"], loaded["other"]["c"]
+    assert isinstance(new, Slot) and isinstance(newer, Slot) and isinstance(foreign, Slot)
+    assert (new.stored, new.state.amount, foreign.stored) == (None, 0, None)
+    assert new.state.names is not newer.state.names
+
+
+def test_a_state_that_can_not_be_read_is_its_own_keys_trouble_only(
+    reader: StateReader, client: redis.Redis, names: Names
+) -> None:
+    put(reader, "good", total(5))
+    unit = str(partition_of("good", 4))
+    client.hset(names.states(unit, "totals"), mapping={"empty": b"", "text": b"text", "cut": b"\x01\x80\x05"})
+    keys = ["empty", "good", "text", "cut"]
+    slots = load_slots(client, names, StateCodec(), unit, {"totals": (TOTALS, keys)})["totals"]
+    assert [type(slots[key]) for key in keys] == [Unreadable, Slot, Unreadable, Unreadable]
+
+
+def test_a_hash_of_another_type_makes_its_computations_states_unreadable_only(
+    reader: StateReader, client: redis.Redis, names: Names
+) -> None:
+    client.set(names.states("0", "totals"), "text")
+    wanted = {"totals": (TOTALS, ["a", "b"]), "other": (computation("other"), ["a"])}
+    loaded = load_slots(client, names, StateCodec(), "0", wanted)
+    assert [type(loaded["totals"][key]) for key in "ab"] == [Unreadable, Unreadable]
+    assert "WRONGTYPE" in loaded["totals"]["a"].error  # type: ignore[union-attr]
+    assert isinstance(loaded["other"]["a"], Slot)
+
+
+def test_a_first_state_that_can_not_be_made_is_that_keys_trouble(
+    client: redis.Redis, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = computation(state=Unmakeable)
+    monkeypatch.setattr(Unmakeable, "broken", True)
+    slots = load_slots(client, names, StateCodec(), "0", {"totals": (made, ["a"])})
+    assert slots["totals"]["a"] == Unreadable("the first state could not be made: RuntimeError: no more")
+
+
+@pytest.mark.parametrize("signed_by", [None, b"another key, 16 bytes"])
+def test_nothing_is_unpickled_from_redis_unless_its_signature_is_right(
+    reader: StateReader, client: redis.Redis, names: Names, tmp_path: Path, signed_by: bytes | None
+) -> None:
+    trap = tmp_path / "sprung"
+    put(reader, "a", Trap(trap), StateCodec((signed_by,) if signed_by else ()))
+    safe = StateReader(client, names, StateCodec((b"the key of this group",)), 4)
+    with pytest.raises(StateError, match="not unpickled"):
+        safe.get(TOTALS, "a")
+    unit = str(partition_of("a", 4))
+    slots = load_slots(client, names, safe.codec, unit, {"totals": (TOTALS, ["a"])})
+    assert isinstance(slots["totals"]["a"], Unreadable)
+    assert not trap.exists()
+
+
+def test_a_signed_state_moved_to_another_key_in_redis_is_not_read(client: redis.Redis, names: Names) -> None:
+    safe = StateReader(client, names, StateCodec((b"the key of this group",)), 1)
+    put(safe, "a", total(9))
+    assert safe.get(TOTALS, "a").amount == 9
+    stored = client.hget(names.states("0", "totals"), "a")
+    client.hset(names.states("0", "totals"), "b", stored)  # type: ignore[arg-type]
+    with pytest.raises(StateError, match="signature is wrong"):
+        safe.get(TOTALS, "b")
