@@ -121,11 +121,11 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             else:
                 try:
                     message = codec.decode_usual(body).args[0]
-                except NOT_USUAL:
+                except Exception:  # `decode` says what is wrong
                     message = codec.decode(body)
             try:
                 key = computation.extract(message)
-            except Exception:
+            except (Exception, SystemExit):  # `key_of` says what is wrong
                 key = computation.key_of(message)
             if type(key) is not str or len(key) >= SHORT_KEY:
                 key = spell_key(key)

@@ -17,10 +17,10 @@ def test_paused_past_lease_and_timeout(own_server: RedisServer, make_live: Calla
     traffic.send(1500)
     for processed in (200, 700):
         traffic.wait_processed(processed)
+        said = [worker.log().count("does not answer") for worker in workers]
         own_server.pause()
-        for worker in workers:
-            said = worker.log().count("does not answer")
-            wait_until(lambda: worker.log().count("does not answer") > said, timeout=30, message="not noticed")  # noqa: B023
+        for worker, before in zip(workers, said, strict=True):
+            wait_until(lambda: worker.log().count("does not answer") > before, timeout=30, message="not noticed")  # noqa: B023
         own_server.resume()
     traffic.check()
     assert all(worker.running for worker in workers)

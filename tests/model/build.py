@@ -64,9 +64,11 @@ def slots_for(items: list[Item], stored: Mapping[str, Mapping[str, bytes]]) -> d
     slots: dict[str, dict[str, Slot | Unreadable]] = {}
     for item in items:
         if isinstance(item, Work) and item.computation.state is not None:
-            was = stored.get(item.computation.name, {}).get(item.key)
-            state = item.computation.state.new() if was is None else CODEC.load(item.computation, item.key, was)
-            slots.setdefault(item.computation.name, {}).setdefault(item.key, Slot(state, was))
+            table = slots.setdefault(item.computation.name, {})
+            if item.key not in table:
+                was = stored.get(item.computation.name, {}).get(item.key)
+                state = item.computation.state.new() if was is None else CODEC.load(item.computation, item.key, was)
+                table[item.key] = Slot(state, was)
     return slots
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -119,15 +120,23 @@ def test_a_time_that_is_none_is_a_dead_letter(header: str, value: Any) -> None:
     assert isinstance(item, Broken) and item.reason == "bad-time"
 
 
-def test_a_message_class_that_exits_the_process_is_a_dead_letter() -> None:
-    class Exits:
-        def decode(self, body: bytes) -> Any:
-            raise SystemExit(1)
+@dataclass
+class Exits:
+    key: str
 
-    computation = declare(lambda message: None, name="count", state=None, key=str)
-    object.__setattr__(computation, "codec", Exits())
-    (item,) = read([computation], [raw_message("count", 1)])
-    assert isinstance(item, Broken) and item.reason == "unforeseen" and "SystemExit" in item.error
+    def __post_init__(self) -> None:
+        raise SystemExit(1) if self.key == "exit" else ZeroDivisionError(self.key)
+
+
+def takes_exits(message: Exits) -> None: ...
+
+
+@pytest.mark.parametrize(("key", "reason", "says"), [("exit", "unforeseen", "SystemExit: 1"), ("x", "wrong-type", "ZeroDiv")])
+def test_a_message_class_that_raises_or_exits_the_process_is_a_dead_letter(key: str, reason: str, says: str) -> None:
+    computation = declare(takes_exits, name="count", state=None, key=keyed)
+    (item,) = read([computation], [raw_message("count", {"key": key})])
+    assert isinstance(item, Broken) and item.reason == reason
+    assert says in item.error and "__post_init__" in item.trace
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 7), 5_000, 100_000])

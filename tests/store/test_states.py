@@ -17,7 +17,7 @@ from tasks.store.states import StateReader, load_slots
 from tests.store.declared import Total, commit_of, computation, fill, total
 
 TOTALS = computation()
-#: In order of the partition, 0 to 3.
+#: Text, bytes that are not UTF-8, nothing at all, and the separator of key names.
 KEYS = ["a", "b", "c", "d", "é", "\udcff", "", "7", "a:b"]
 
 
@@ -74,7 +74,7 @@ def test_each_reading_is_a_copy(reader: StateReader) -> None:
     assert Total.names == []
 
 
-def test_many_states_are_read_from_an_endless_looking_iterable_by_pages(reader: StateReader) -> None:
+def test_more_states_than_a_page_are_read_from_any_iterable(reader: StateReader) -> None:
     for number in range(2500):
         put(reader, f"k{number}", total(number))
     found = reader.get_many(TOTALS, (f"k{number}" for number in range(3000)))

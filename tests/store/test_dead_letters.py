@@ -1,0 +1,118 @@
+"""Dead letters: list, show, retry, discard; and that no way of failing loses one (law 6)."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+import redis
+
+from tasks.model.reading import Broken
+from tasks.model.step import Outcome
+from tasks.store.commits import CommitStore, DeadLetter, Lease, commands_of
+from tasks.store.dead_letters import DeadLetters, raw_text
+from tasks.store.names import Names
+from tests.store.declared import commit_of, fill, queued
+
+RAWS = [b"\xff raw", b"two", b"three"]
+
+
+@pytest.fixture
+def letters(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> DeadLetters:
+    """Three of partition 2, written by a commit, and one of the ingress."""
+    for unit, raws in (("2", RAWS), ("ingress", [b"in"])):
+        outcome = Outcome(dead=[(Broken(raw, "bad-key", f"error {raw!r}"), 1) for raw in raws])
+        commands = commands_of(outcome, names, unit, 0, 5.0)
+        assert store.send(commit_of(lease, [], position=None, commands=commands)).status == "ok"
+    return DeadLetters(client, names, 4)
+
+
+def found(letters: DeadLetters) -> list[str]:
+    return sorted(letter.id for letter in letters.all())
+
+
+def one(letters: DeadLetters, letter_id: str) -> DeadLetter:
+    letter = letters.get(letter_id)
+    assert letter is not None
+    return letter
+
+
+def test_all_units_letters_are_listed(letters: DeadLetters) -> None:
+    assert found(letters) == ["2-0-0", "2-0-1", "2-0-2", "ingress-0-0"]
+
+
+def test_a_letter_is_found_by_its_id(letters: DeadLetters) -> None:
+    letter = one(letters, "2-0-0")
+    assert (letter.unit, letter.reason, letter.error, letter.attempts) == ("2", "bad-key", r"error b'\xff raw'", 1)
+    assert base64.b64decode(letter.raw) == RAWS[0]
+    assert raw_text(letter) == r"\xff raw"
+    assert one(letters, "ingress-0-0").unit == "ingress"
+
+
+@pytest.mark.parametrize("letter_id", ["", "-", "2", "2-0-9", "9-0-0", "nobody", "\udcff"])
+def test_an_id_that_is_none_finds_nothing(letters: DeadLetters, letter_id: str) -> None:
+    assert letters.get(letter_id) is None
+
+
+def test_retry_puts_the_raw_bytes_at_the_end_of_the_queue_they_died_in(
+    letters: DeadLetters, store: CommitStore
+) -> None:
+    fill(store, "partition.2", [b"younger"])
+    assert letters.retry([one(letters, "2-0-0"), one(letters, "ingress-0-0"), one(letters, "2-0-1")]) == 3
+    assert queued(store, "partition.2") == [b"younger", RAWS[0], RAWS[1]]
+    assert queued(store, "partition") == [b"in"]
+    assert found(letters) == ["2-0-2"]
+
+
+def test_a_letter_is_put_back_once_by_two_operators(letters: DeadLetters, store: CommitStore) -> None:
+    letter = one(letters, "2-0-0")
+    assert [letters.retry([letter]), letters.retry([letter])] == [1, 0]
+    assert queued(store, "partition.2") == [RAWS[0]]
+
+
+def test_a_discarded_letter_can_not_be_put_back(letters: DeadLetters, store: CommitStore) -> None:
+    letter = one(letters, "2-0-0")
+    assert [letters.discard([letter]), letters.discard([letter]), letters.retry([letter])] == [1, 0, 0]
+    assert queued(store, "partition.2") == []
+    assert found(letters) == ["2-0-1", "2-0-2", "ingress-0-0"]
+
+
+def test_a_letter_whose_queue_can_not_be_written_stays_a_dead_letter(
+    letters: DeadLetters, client: redis.Redis
+) -> None:
+    client.set("partition.2", "text")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        letters.retry([one(letters, "2-0-0")])
+    assert "2-0-0" in found(letters)
+    client.delete("partition.2")
+    assert letters.retry([one(letters, "2-0-0")]) == 1
+
+
+@pytest.mark.parametrize("row", [b"not json", b"\xff", b'{"id": 1}', b"{}"])
+def test_a_record_that_is_not_ours_is_shown_and_can_be_discarded_by_its_id(
+    letters: DeadLetters, client: redis.Redis, row: bytes
+) -> None:
+    client.hset("partition:2:dead", "by hand", row)  # type: ignore[arg-type]
+    letter = next(letter for letter in letters.all() if letter.reason == "unreadable-record")
+    assert (letter.id, letter.unit, base64.b64decode(letter.raw)) == ("by hand", "2", row)
+    assert letters.get("by hand") == letter
+    assert letters.discard([letter]) == 1
+    assert found(letters) == ["2-0-0", "2-0-1", "2-0-2", "ingress-0-0"]
+
+
+def test_a_letter_whose_raw_message_is_spoiled_is_no_record_of_ours(
+    letters: DeadLetters, client: redis.Redis
+) -> None:
+    row = client.hget("partition:2:dead", "2-0-1")
+    spoiled = row.replace(base64.b64encode(RAWS[1]), b"%%%")  # type: ignore[union-attr]
+    client.hset("partition:2:dead", "2-0-1", spoiled)
+    assert one(letters, "2-0-1").reason == "unreadable-record"
+    assert letters.retry([one(letters, "2-0-1")]) == 1
+
+
+def test_hundreds_of_letters_are_scanned_each_once(letters: DeadLetters, client: redis.Redis) -> None:
+    row = client.hget("partition:2:dead", "2-0-1")
+    assert isinstance(row, bytes)
+    for number in range(700):
+        client.hset("partition:1:dead", f"1-{number}-0", row.replace(b"2-0-1", b"1-%d-0" % number))
+    assert len(found(letters)) == len(set(found(letters))) == 704
