@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from celery import Celery, signals
+from kombu.entity import Exchange, Queue
 
 from config.settings import Settings
-from tasks.model.errors import SetupError
-from tasks.producer.installation import Installation, add_installation, installation_of
+from tasks.producer.installation import Installation, add_installation, installation_of, refuse_other_brokers
+from tasks.store.names import units
 from tasks.worker import control as control
 from tasks.worker.bootstep import PartitionStep, note_command_line
-
-_REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 
 
 def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
@@ -40,13 +38,17 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
 def _configure(installation: Installation) -> None:
     """Once the app's configuration is there: route computations, and read where the broker is."""
     conf = installation.app.conf
+    if not conf.broker_url:
+        installation.use_redis_url()
     before: Any = conf.task_routes or ()
     routes = list(before) if isinstance(before, list | tuple) else [before]
     if installation.route not in routes:
         conf.task_routes = [installation.route, *routes]
         installation.app.amqp.flush_routes()
-    scheme = urlsplit(str(conf.broker_url or "redis://")).scheme
-    if scheme not in _REDIS_SCHEMES:
-        raise SetupError(
-            f"partitions live in Redis, and this app's broker is {scheme}://. Give the app a redis:// broker_url"
-        )
+    if installation.by_default and not conf.task_queues:
+        # Monitors and `celery purge` know a queue by this list before they have asked a worker.
+        default = conf.task_default_queue
+        ours = [installation.queue(unit) for unit in units(installation.settings.partitions)]
+        conf.task_queues = [Queue(default, Exchange(default), routing_key=default), *ours]
+    # Celery only logs what a late configuration raises; the first use of the settings raises it again.
+    refuse_other_brokers(conf.broker_url)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from config.settings import Settings, SettingsError
 from tasks.demo.lifeline import leave_on_signals, lifeline
+from tasks.demo.processes import DemoError
 from tasks.demo.server import ServerError, embedded_server, free_port
 
 REDIS_PORT = 6379
@@ -41,7 +42,7 @@ def main() -> int:
                 lifeline([sys.executable, "-m", module], environment=environment, grace_seconds=GRACE_SECONDS)
             )
             return demo.wait()
-    except (ServerError, SettingsError) as error:
+    except (DemoError, ServerError, SettingsError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,18 +52,30 @@ def main() -> int:
 def _environment(given: Mapping[str, str], *, own_group: bool) -> dict[str, str]:
     """What all processes run with: ours, this Python's commands first on PATH, Flower on this machine only.
 
-    On a server that was there before, the demo uses a partition group of its own and leaves others alone.
+    On a server that was there before, the demo uses a partition group of its own, and leaves only that there. Raises
+    `SettingsError` for a variable that can't be used, `DemoError` for a PORT that can't.
     """
+    partitions = Settings.from_environment(given).partitions
     environment = {
-        "PORT": str(free_port(FLOWER_PORT)),
         "FLOWER_ADDRESS": "127.0.0.1",
-        **given,
+        # Celery would take it for the broker before anything else.
+        **{name: value for name, value in given.items() if name != "CELERY_BROKER_URL"},
+        "PORT": _flower_port(given.get("PORT", "")),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), given.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }
     if own_group and environment.get("REDIS_URL"):
-        environment.setdefault("PARTITION_GROUP", f"demo-{Settings.from_environment(given).partitions}")
+        environment.setdefault("PARTITION_GROUP", f"demo-{partitions}")
     return environment
+
+
+def _flower_port(wanted: str) -> str:
+    """The port that was asked for, and then no other; else Flower's own, or a free one."""
+    if not wanted:
+        return str(free_port(FLOWER_PORT))
+    if not wanted.isdigit() or not 0 < int(wanted) < 65_536 or free_port(int(wanted)) != int(wanted):
+        raise DemoError(f"PORT={wanted} can't be used: a port is wanted on which nothing listens yet")
+    return wanted
 
 
 if __name__ == "__main__":

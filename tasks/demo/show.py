@@ -56,7 +56,7 @@ def show_prices(console: Console, environment: Mapping[str, str], output: IO[byt
     """Send all prices through the workers; print each stock's state; True if all are those of a plain fold."""
     prices = list(daily_prices())
     flower = f"http://127.0.0.1:{environment['PORT']}"
-    with running(environment, {"web": 1, "worker": WORKERS}, output=output) as processes:
+    with running(environment, {"web": 1, "worker": WORKERS}, app="tasks.stocks", output=output) as processes:
         with console.status(f"Starting {WORKERS} workers and Flower …"):
             before = _wait_for_workers(processes)
             processes.wait_until(lambda: flower_answers(flower), f"Flower answers at {flower}", START_SECONDS)

@@ -93,7 +93,7 @@ class _Sender:
         while True:
             chunk: list[Any] = []
             pushes: list[list[bytes]] = [[] for _ in self.queues]
-            places: list[list[Any]] = [[] for _ in self.queues]
+            partitions: list[int] = []
             failure: Exception | None = None
             written = 0
             try:
@@ -102,10 +102,10 @@ class _Sender:
             except Exception as error:  # the iterable's own
                 failure = error
             try:
-                written = self.write(chunk, pushes, places)
+                written = self.write(chunk, pushes, partitions)
             except Exception as error:  # a message that does not fit
                 failure = error
-            self.push(pushes, places)
+            self.push(chunk, pushes, partitions)
             if failure is not None:
                 failure.add_note(f"{self.sent:,} messages before it were sent")
                 raise failure
@@ -114,24 +114,24 @@ class _Sender:
             size = max(1, min(CHUNK_MESSAGES, CHUNK_BYTES * len(chunk) // max(written, 1)))
             yield len(chunk)
 
-    def write(self, chunk: list[Any], pushes: list[list[bytes]], places: list[list[Any]]) -> int:
-        """Make the chunk's raw messages, each in its partition's push. Returns the bytes."""
-        encode, key_of, partitions, templates = self.codec.encode, self.key_of, self.partitions, self.templates
+    def write(self, chunk: list[Any], pushes: list[list[bytes]], partitions: list[int]) -> int:
+        """Make the chunk's raw messages, each in its partition's push, and note the partitions. Returns the bytes."""
+        encode, key_of, count, templates = self.codec.encode, self.key_of, self.partitions, self.templates
         ids = os.urandom(16 * len(chunk)).hex()
         now = b"%.6f" % time.time()
         written = 0
         for number, message in enumerate(chunk):
             body, decoded = encode(message)
-            partition = crc32(key_bytes(key_of(decoded))) % partitions
+            partition = crc32(key_bytes(key_of(decoded))) % count
             digits = ids[32 * number : 32 * number + 32]
             raw = templates[partition].fill(digits, now, body)
             written += len(raw)
             pushes[partition].append(raw)
-            places[partition].append(message)
+            partitions.append(partition)
         return written
 
-    def push(self, pushes: list[list[bytes]], places: list[list[Any]]) -> None:
-        """One LPUSH a partition, all in one round trip."""
+    def push(self, chunk: list[Any], pushes: list[list[bytes]], partitions: list[int]) -> None:
+        """One LPUSH a partition, all in one round trip. `partitions`: of the chunk's messages, as far as they are written."""
         used = [number for number, raws in enumerate(pushes) if raws]
         if not used:
             return
@@ -141,17 +141,17 @@ class _Sender:
                     pipe.lpush(self.queues[number], *pushes[number])
                 answers = pipe.execute(raise_on_error=False)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            unknown = [message for number in used for message in places[number]]
-            raise SendInterrupted(error, self.sent, unknown, []) from error
-        refused: list[Any] = []
+            raise SendInterrupted(error, self.sent, chunk[: len(partitions)], []) from error
+        refusing: set[int] = set()
         cause: Exception | None = None
         for number, answer in zip(used, answers, strict=True):
             if isinstance(answer, Exception):
                 cause = answer
-                refused += places[number]
+                refusing.add(number)
             else:
                 self.sent += len(pushes[number])
         if cause is not None:
+            refused = [message for message, number in zip(chunk, partitions, strict=False) if number in refusing]
             raise SendInterrupted(cause, self.sent, [], refused) from cause
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from config.celeryconfig import broker_url
+from config.celeryconfig import broker_options, broker_url
 from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks.model.computation import Computation
 from tasks.model.errors import DeclarationError, SetupError
@@ -18,6 +19,8 @@ from tasks.model.keys import partition_of
 from tasks.producer.task import ComputationTask
 from tasks.store.group import Group
 from tasks.store.names import INGRESS
+
+_REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 
 
 class Installation:
@@ -39,8 +42,9 @@ class Installation:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings, on the app's own broker. Raises `SetupError` when REDIS_URL and broker_url name two places."""
+        """The settings, on the app's own broker. Raises `SetupError` when that is not Redis, or not REDIS_URL's place."""
         broker = self.app.conf.broker_url
+        refuse_other_brokers(broker)
         if not broker or broker_url(self._settings.redis_url) == broker:
             return self._settings
         if self._settings.redis_url == DEFAULT_REDIS_URL:
@@ -49,6 +53,13 @@ class Installation:
             "REDIS_URL and the app's broker_url are two different places, and queue and state must be in one Redis. "
             "Unset REDIS_URL, or make broker_url the same"
         )
+
+    def use_redis_url(self) -> None:
+        """For an app that names no broker: REDIS_URL's place is it, with what it takes to connect there."""
+        conf = self.app.conf
+        for name, value in broker_options(self._settings).items():
+            if name.startswith("broker_") and not conf.get(name):
+                conf[name] = value
 
     def register(self, computation: Computation) -> None:
         """Make the computation a Celery task of this app, so that every Celery tool knows its name."""
@@ -63,6 +74,8 @@ class Installation:
                 "__module__": computation.function.__module__,
             },
         )
+        if isinstance(self.app.tasks.get(computation.name), ComputationTask):
+            self.app.tasks.unregister(computation.name)  # its module was imported again: nothing to warn of
         self.app.register_task(made())
 
     def unit_of(self, computation: Computation, message: Any) -> str:
@@ -94,6 +107,15 @@ class Installation:
 
     def ingress_queue(self) -> Queue:
         return self.queue(INGRESS)
+
+
+def refuse_other_brokers(broker: str | None) -> None:
+    """Raise `SetupError` for a broker URL that is not Redis's; None is taken."""
+    scheme = urlsplit(str(broker or "redis://")).scheme
+    if scheme not in _REDIS_SCHEMES:
+        raise SetupError(
+            f"partitions live in Redis, and this app's broker is {scheme}://. Give the app a redis:// broker_url"
+        )
 
 
 #: Every computation declared in this process, by name.

@@ -29,18 +29,27 @@ def connect(settings: Settings) -> redis.Redis:
         "health_check_interval": 0,
     }
     url = settings.redis_url
-    if url.startswith("redis+socket://"):
-        url = "unix://" + url.removeprefix("redis+socket://")
-    if url.startswith("sentinel://"):
-        return _from_sentinel(url, settings.redis_sentinel_master, options)
-    if url.startswith("rediss://"):
-        url, verify = _tls(url, settings.redis_tls_verify)
-        options["ssl_cert_reqs"] = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
-        options["ssl_check_hostname"] = verify
     try:
+        if url.startswith("sentinel://"):
+            return _from_sentinel(url, settings.redis_sentinel_master, options)
+        if url.startswith(("redis+socket://", "unix://")):
+            del options["socket_keepalive"]  # a socket file has none
+            url = _socket(url)
+        if url.startswith("rediss://"):
+            url, verify = _tls(url, settings.redis_tls_verify)
+            options["ssl_cert_reqs"] = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
+            options["ssl_check_hostname"] = verify
         return redis.Redis.from_url(url, **options)
     except ValueError as error:
         raise SetupError(f"REDIS_URL can't be used: {error}") from None
+
+
+def _socket(url: str) -> str:
+    """Celery's spelling, `redis+socket:///path?virtual_host=3`, as redis-py's, `unix:///path?db=3`; both are taken."""
+    _, _, place = url.partition("://")
+    path, mark, query = place.partition("?")
+    words = [("db", value.lstrip("/")) if name == "virtual_host" else (name, value) for name, value in parse_qsl(query)]
+    return f"unix://{path}{mark}{urlencode(words)}"
 
 
 def _tls(url: str, verify: bool) -> tuple[str, bool]:

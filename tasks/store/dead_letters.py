@@ -29,9 +29,15 @@ class DeadLetters:
 
     def get(self, letter_id: str) -> DeadLetter | None:
         """One dead letter by its id; None when there is none (any more)."""
-        unit = letter_id.partition("-")[0]
-        row = cast(bytes | None, self.client.hget(self.names.dead(unit), letter_id))
-        return None if row is None else _read(letter_id.encode(), row, unit)
+        field = letter_id.encode("utf-8", "surrogateescape")
+        all_units = units(self.partitions)
+        with self.client.pipeline(transaction=False) as pipe:
+            for unit in all_units:
+                pipe.hget(self.names.dead(unit), cast(str, field))
+            rows = pipe.execute()
+        return next(
+            (_read(field, row, unit) for unit, row in zip(all_units, rows, strict=True) if row is not None), None
+        )
 
     def retry(self, letters: Sequence[DeadLetter]) -> int:
         """Put each back at the end of the queue it died in. Returns how many were still dead letters."""
@@ -50,17 +56,16 @@ class DeadLetters:
 
 def raw_text(letter: DeadLetter) -> str:
     """The raw message as text, for people."""
-    try:
-        return base64.b64decode(letter.raw).decode("utf-8", "backslashreplace")
-    except binascii.Error:
-        return letter.raw
+    return base64.b64decode(letter.raw).decode("utf-8", "backslashreplace")
 
 
 def _read(field: bytes, row: bytes, unit: str) -> DeadLetter:
     try:
-        return msgspec.json.decode(row, type=DeadLetter)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        letter = msgspec.json.decode(row, type=DeadLetter)
+        base64.b64decode(letter.raw, validate=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
         # Somebody else wrote into the hash: show it, so that it can be discarded.
         raw = base64.b64encode(row).decode()
         name = field.decode("utf-8", "backslashreplace")
         return DeadLetter(name, unit, "unreadable-record", "not written by a worker", "", None, None, None, 0, 0.0, raw)
+    return letter
