@@ -29,14 +29,12 @@ from tasks.store.commits import (
     Lease,
     Parked,
     Reply,
-    commands_of,
-    keep_parked,
     read_mailbox,
     read_parked,
-    unpark,
 )
 from tasks.store.leases import Share, release
 from tasks.store.states import load_slots
+from tasks.worker.committing import PlannedCommit, plan_commit
 from tasks.worker.lane import Batch, Lane
 from tasks.worker.ordinary import OrdinaryRun
 from tasks.worker.reports import Reports
@@ -60,9 +58,7 @@ class UnderWay:
 
     lane: Lane
     outcome: Outcome
-    parked: dict[str, Parked]
-    ended: str | None
-    commit: Commit
+    planned: PlannedCommit
     sent: CommitUnderWay | None
 
 
@@ -211,37 +207,10 @@ class PartitionLoop(threading.Thread):
 
     def commit(self, lane: Lane, batch: Batch, outcome: Outcome) -> None:
         """Write the outcome; take the next batch from the answer."""
-        now = lane.server_now()
-        commands = commands_of(outcome, self.names, lane.unit, lane.position, now)
-        parked = {
-            key: Parked(now + delay, failure.attempt + 1, failure.error)
-            for key, (failure, delay) in outcome.parked.items()
-        }
-        ended = None
-        key = batch.mailbox_of
-        if key is not None and key not in parked:
-            if outcome.taken >= batch.length:
-                ended = key
-                commands.append(unpark(self.names, lane.unit, key))
-            elif outcome.taken:
-                parked[key] = Parked(now, 1)
-                commands.append(keep_parked(self.names, lane.unit, key, now))
-        if not commands and not outcome.taken:
-            return
-        taken = batch.messages[: outcome.taken]
-        commit = Commit(
-            lease=lane.lease,
-            position=lane.position,
-            revision=lane.revision,
-            mailbox_of=key,
-            taken=len(taken),
-            oldest=taken[0] if taken else b"",
-            youngest=taken[-1] if taken else b"",
-            commands=commands,
-            ask=lane.ask_after(len(taken), len(batch.messages), self.settings.batch_messages),
-        )
-        self.settle()
-        self.under_way = UnderWay(lane, outcome, parked, ended, commit, self.begin(commit))
+        planned = plan_commit(self.names, lane, batch, outcome, self.settings.batch_messages)
+        if planned is not None:
+            self.settle()
+            self.under_way = UnderWay(lane, outcome, planned, self.begin(planned.commit))
 
     def begin(self, commit: Commit) -> CommitUnderWay | None:
         """Send a commit; None when that failed, and it is to be sent again."""
@@ -265,10 +234,10 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             raise
         if self.judge(lane, reply):
-            lane.follow(under_way.outcome, under_way.parked, under_way.ended)
+            lane.follow(under_way.outcome, under_way.planned.parked, under_way.planned.ended)
             partitions_held = sum(one.partition is not None for one in self.lanes.values())
             lane.cache.trim(self.settings.state_cache_keys // max(1, partitions_held))
-            self.reports.committed(lane.unit, under_way.outcome, under_way.commit.position or 0)
+            self.reports.committed(lane.unit, under_way.outcome, under_way.planned.commit.position or 0)
             self.reports.flush_if_due()
 
     def answer(self, under_way: UnderWay) -> Reply:
@@ -279,7 +248,7 @@ class PartitionLoop(threading.Thread):
             if self._dropping:
                 raise Dropped
             try:
-                reply = self.store.send(under_way.commit) if sent is None else self.store.finish(sent)
+                reply = self.store.send(under_way.planned.commit) if sent is None else self.store.finish(sent)
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 sent = None
                 if self._finishing:
