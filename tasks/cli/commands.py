@@ -128,7 +128,7 @@ def send(context: click.Context, name: str, file: str, form: str | None, progres
     """Send each row of FILE (CSV with a header, or JSON lines; - for standard input) as a message of NAME."""
     installation = _installation(context)
     computation = _computation(installation, name, with_state=False)
-    sent = send_many(installation, computation, read_messages(file, form, computation.codec), progress)
+    sent = send_many(installation, computation, read_messages(file, form, computation), progress)
     if as_json:
         print_json({"sent": sent})
     else:

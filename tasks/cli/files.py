@@ -6,49 +6,68 @@ import csv
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import msgspec
 
+from tasks.model.computation import Computation
 from tasks.model.errors import MessageError
 from tasks.model.messages import MessageCodec
 
 
-def read_messages(file: str, form: str | None, codec: MessageCodec) -> Iterator[Any]:
-    """The rows of a file (`-`: standard input) as messages. Raises `MessageError` that names the line.
+def read_messages(file: str, form: str | None, computation: Computation) -> Iterator[Any]:
+    """The rows of a file (`-`: standard input) as messages that can be sent. Raises `MessageError` that names the line.
 
     CSV has only text: a row's cells are made what the message's fields want; an empty cell of a field that may be null is null.
     """
     form = form or ("csv" if file.endswith(".csv") else "jsonl")
     if file == "-":
-        yield from _rows(sys.stdin, form, codec)
+        yield from _rows(sys.stdin.buffer, form, computation)
         return
     try:
-        with Path(file).open(encoding="utf-8-sig", newline="") as stream:
-            yield from _rows(stream, form, codec)
+        with Path(file).open("rb") as stream:
+            yield from _rows(stream, form, computation)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise MessageError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise MessageError(f"{file}: not UTF-8 text: {error.reason}") from error
 
 
-def _rows(stream: TextIO, form: str, codec: MessageCodec) -> Iterator[Any]:
-    if form == "csv":
-        reader = csv.DictReader(stream)
-        for row in reader:
-            if None in row or None in row.values():
-                raise MessageError(f"line {reader.line_num}: more or fewer cells than the header has")
-            try:
-                yield codec.from_text(row)
-            except MessageError as error:
-                raise MessageError(f"line {reader.line_num}: {error}", reason=error.reason) from error
-        return
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
-            continue
-        try:
-            message = msgspec.json.decode(line)
-            codec.encode(message)
+class _Lines:
+    """A stream's lines as text, which knows the number of the last one given."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._stream:
+            self.number += 1
+            yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+
+
+def _rows(stream: BinaryIO, form: str, computation: Computation) -> Iterator[Any]:
+    lines = _Lines(stream)
+    messages = _from_csv(lines, computation.codec) if form == "csv" else _from_json(lines)
+    try:
+        for message in messages:
+            _, as_sent = computation.codec.encode(message)
+            computation.key_of(as_sent)
             yield message
-        except (msgspec.DecodeError, MessageError) as error:
-            raise MessageError(f"line {number}: {error}") from error
+    except MessageError as error:
+        raise MessageError(f"line {lines.number}: {error}", reason=error.reason) from error
+    except UnicodeDecodeError as error:
+        raise MessageError(f"line {lines.number}: not UTF-8 text: {error.reason}") from error
+    except (csv.Error, msgspec.DecodeError, RecursionError) as error:
+        raise MessageError(f"line {lines.number}: {error}") from error
+
+
+def _from_csv(lines: _Lines, codec: MessageCodec) -> Iterator[Any]:
+    for row in csv.DictReader(lines):
+        if None in row or None in row.values():
+            raise MessageError("more or fewer cells than the header has")
+        yield codec.from_text(row)
+
+
+def _from_json(lines: _Lines) -> Iterator[Any]:
+    for line in lines:
+        if line.strip():
+            yield msgspec.json.decode(line)

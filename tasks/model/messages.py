@@ -98,6 +98,18 @@ def details_of(raw: bytes) -> Details:
         return Details()
 
 
+def name_of(raw: bytes) -> tuple[str | None, str | None]:
+    """Task and id of any raw message, for telling which it was; None for what it does not say."""
+    try:
+        message = _anything.decode(raw)
+    except NOT_USUAL:
+        return None, None
+    headers = message.get("headers") if isinstance(message, dict) else None
+    found = headers if isinstance(headers, dict) else {}
+    task, message_id = found.get("task"), found.get("id")
+    return task if isinstance(task, str) else None, message_id if isinstance(message_id, str) else None
+
+
 def open_slowly(raw: bytes) -> Envelope:
     """Everything but the usual shape: protocol 1, unencoded bodies, compression, and the errors."""
     message = _json(raw, "the message")

@@ -15,7 +15,7 @@ import msgspec
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError, encodable, say, trace_of
 from tasks.model.keys import SHORT_KEY, key_bytes, spell_key
-from tasks.model.messages import NOT_USUAL, Envelope, Headers, moment, open_envelope, open_slowly, open_usual
+from tasks.model.messages import NOT_USUAL, Envelope, Headers, moment, name_of, open_slowly, open_usual
 
 
 class Work(msgspec.Struct, gc=False):
@@ -170,12 +170,7 @@ def _unforeseen(error: BaseException) -> MessageError:
 
 def _broken(raw: bytes, error: MessageError) -> Broken:
     """The dead letter of a message, with as much of its identity as can be had."""
-    task = message_id = None
-    try:
-        headers = open_envelope(raw).headers
-        task, message_id = headers.task, headers.id
-    except MessageError:
-        pass
+    task, message_id = name_of(raw)
     cause = error.__cause__
     trace = trace_of(cause) if cause is not None else ""
     return Broken(raw, error.reason, encodable(str(error)), trace, task, message_id)

@@ -45,7 +45,7 @@ class Installation:
         """The settings, on the app's own broker. Raises `SetupError` when that is not Redis, or not REDIS_URL's place."""
         broker = self.app.conf.broker_url
         refuse_other_brokers(broker)
-        if not broker or broker_url(self._settings.redis_url) == broker:
+        if not broker or _place(broker_url(self._settings.redis_url)) == _place(broker):
             return self._settings
         if self._settings.redis_url == DEFAULT_REDIS_URL:
             return replace(self._settings, redis_url=broker)
@@ -107,6 +107,11 @@ class Installation:
 
     def ingress_queue(self) -> Queue:
         return self.queue(INGRESS)
+
+
+def _place(url: str) -> str:
+    """A Redis URL without the database that is meant when none is said."""
+    return url.removesuffix("/0").removesuffix("/")
 
 
 def refuse_other_brokers(broker: str | None) -> None:

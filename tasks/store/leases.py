@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from tasks.model.errors import SetupError
-from tasks.store.names import Names
+from tasks.store.names import PRIORITY_SUFFIXES, Names
 from tasks.store.scripts import script
 
 
@@ -35,7 +35,15 @@ def balance(
     next_end, owned, give_up = script("balance").run(
         client,
         [names.workers, names.pins, names.owners, names.tokens, names.since],
-        [worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed],
+        [
+            worker,
+            round(lease_seconds * 1000),
+            ",".join(pins),
+            partitions,
+            names.changed,
+            names.root,
+            *PRIORITY_SUFFIXES,
+        ],
     )
     pairs = iter(owned)
     return Share(

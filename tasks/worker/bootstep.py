@@ -12,6 +12,7 @@ import time
 import uuid
 from typing import Any
 
+import click
 import redis
 from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
@@ -66,6 +67,13 @@ def _listed(names: Any) -> list[str]:
     return [part.strip() for part in names.split(",")] if isinstance(names, str) else list(names or ())
 
 
+class WorkerRefused(ImproperlyConfigured, click.ClickException):  # type: ignore[misc]
+    """A worker that can't work as it was asked to. The command line shows the text alone, and exits with 1."""
+
+    def __init__(self, text: str) -> None:
+        click.ClickException.__init__(self, text)
+
+
 class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the lease keeper and the loop; ends them as the worker was told to end."""
 
@@ -76,15 +84,23 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.installation = installation_of(worker.app)
         self.units = None if self.installation is None else asked_units(self.installation, worker)
         self.enabled = self.units is not None
+        #: What `check_server` found that a worker can live with.
+        self.warnings: list[str] = []
 
     def create(self, worker: Any) -> PartitionStep:
         """Refuse what can't work, and take the partitions' queues out of what kombu would consume."""
         assert self.installation is not None
         assert self.units is not None
         _check_pool(worker)
+        try:
+            self.check_server()
+        except SetupError as error:
+            raise WorkerRefused(str(error)) from error
+        except (redis.RedisError, OSError):
+            pass  # not there yet: `start` waits for it
         for unit in self.units:
             if int(unit) >= self.installation.settings.partitions:
-                raise ImproperlyConfigured(
+                raise WorkerRefused(
                     f"-Q {self.installation.group.names.queue_name(unit)}: there are only "
                     f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
@@ -99,6 +115,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.units is not None
         installation, settings = self.installation, self.installation.settings
         self.reach_server(worker)
+        for text in self.warnings:
+            logger.warning("partitions: %s", text)
         remember_computations(installation.group.client, installation.group.names, installation.computations)
         identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
         reports = Reports(
@@ -133,10 +151,11 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def check_server(self) -> None:
         assert self.installation is not None
         self.installation.group.check()
-        for finding in look_at_server(self.installation.group.client):
+        findings = look_at_server(self.installation.group.client)
+        for finding in findings:
             if finding.refuse:
                 raise SetupError(finding.text)
-            logger.warning("partitions: %s", finding.text)
+        self.warnings = [finding.text for finding in findings]
 
     def stop(self, worker: Any) -> None:
         """Warm: finish the batch, commit, release. A second signal makes it cold."""
@@ -192,12 +211,12 @@ def _check_pool(worker: Any) -> None:
     concurrency = options.get("concurrency") or worker.app.conf.worker_concurrency or 1
     if not (isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, SoloPool)):
         pool = getattr(worker.pool_cls, "__module__", str(worker.pool_cls)).rpartition(".")[2]
-        raise ImproperlyConfigured(
+        raise WorkerRefused(
             f"a worker of partitions needs the solo pool, and this one has {pool}: start it with -P solo -c 1, and start "
             "more workers for more parallelism"
         )
     if str(concurrency) != "1" or options.get("autoscale"):
-        raise ImproperlyConfigured(
+        raise WorkerRefused(
             f"a worker of partitions works on one message at a time, and this one was given a concurrency of {concurrency}: "
             "start it with -P solo -c 1, and start more workers for more parallelism"
         )

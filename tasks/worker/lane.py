@@ -110,6 +110,8 @@ class Lane:
     reading: Reading | None = None
     #: By the monotonic clock: nothing is tried before (after a fault).
     rest_until: float = 0.0
+    #: The fault that was said last; "" once a commit worked again.
+    fault: str = ""
     #: The position at which the pending blocking peek was begun; its message is the head only while that holds.
     watched_at: int = -1
 
@@ -168,6 +170,7 @@ class Lane:
 
     def follow(self, outcome: Outcome, parked: dict[str, Parked], ended: str | None) -> None:
         """After a commit: what it made true in Redis is true here."""
+        self.fault = ""
         self.cache.committed(outcome.states)
         self.cache.may_hold_unreadable(bool(outcome.dead))
         self.parked.update(parked)

@@ -45,7 +45,7 @@ logger = logging.getLogger("celery.worker.partitions")
 #: After a fault of one unit, or of the server, before it is tried again. Shorter than a lease.
 REST_SECONDS = 0.5
 #: While the server does not answer and the worker was told to end: so long a commit is tried to be brought in.
-LAST_TRY_SECONDS = 5.0
+LAST_TRY_SECONDS = 3.0
 
 
 class Dropped(Exception):
@@ -157,10 +157,16 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             raise
         except Exception as error:
-            lane.forget_all()
-            lane.rest_until = time.monotonic() + REST_SECONDS
+            self.give_rest(lane, error)
+
+    def give_rest(self, lane: Lane, error: Exception) -> None:
+        """A fault of one unit: begin again from Redis, a little later."""
+        lane.forget_all()
+        lane.rest_until = time.monotonic() + REST_SECONDS
+        if str(error) != lane.fault:  # said once, however long it lasts
+            lane.fault = str(error)
             known = isinstance(error, redis.RedisError)
-            logger.error("partition %s: %s; trying again", lane.unit, error, exc_info=not known)  # noqa: TRY400
+            logger.error("partition %s: %s; trying until it works", lane.unit, error, exc_info=not known)
 
     def take_batch(self, lane: Lane) -> Batch | None:
         """The next messages: a parked key's when its retry is due, else the queue's oldest."""
@@ -230,6 +236,9 @@ class PartitionLoop(threading.Thread):
         lane = under_way.lane
         try:
             reply = self.answer(under_way)
+        except redis.ResponseError as error:
+            self.give_rest(lane, error)
+            return
         except BaseException:
             lane.forget_all()
             raise
@@ -366,9 +375,7 @@ class PartitionLoop(threading.Thread):
         for unit, head in self.watch.wait(idle, min(until)).items():
             lane = self.lanes[unit]
             if isinstance(head, redis.ResponseError):
-                logger.error("queue %s can't be read: %s; mend or delete it", self.names.queue_name(unit), head)
-                lane.rest_until = time.monotonic() + REST_SECONDS
-                lane.unknown = True
+                self.give_rest(lane, head)
             elif head is not None and lane.watched_at == lane.position:
                 lane.messages = [head]
             else:

@@ -3,16 +3,21 @@
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)  5 since (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
+--       6 the ingress's queue, with which the partitions' queues begin  7… what the priority lists of a queue end with
 -- Returns {next, owned, give_up}
 --   next     ms until the first lease of another worker ends, -1 when there is no other
 --   owned    {unit, token, unit, token, …} what this worker holds now, newly claimed included
 --   give_up  {unit, …} of those, what it should release
--- Publishes on `changed` when a worker joined or was found dead.
+-- Publishes on `changed` when a worker joined or was found dead. What lies in priority lists of the units held joins their
+-- queues' ends: a blocking peek does not see those lists.
 
 local me, lease, my_pins, n, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local changed = false
+
+-- A server that is full refuses a script's first write, unless it is one that frees: leases must be renewed all the same.
+redis.call('ZREM', KEYS[1], '')
 
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
   if dead ~= me then
@@ -126,6 +131,10 @@ end
 local owned = {}
 for unit, worker in pairs(owner) do
   if worker == me then
+    local queue = unit == 'ingress' and ARGV[6] or ARGV[6] .. '.' .. unit
+    for i = 7, #ARGV do
+      while redis.call('LMOVE', queue .. ARGV[i], queue, 'RIGHT', 'LEFT') do end
+    end
     owned[#owned + 1] = unit
     owned[#owned + 1] = redis.call('HGET', KEYS[4], unit)
   end
