@@ -27,9 +27,13 @@ def broker_options(settings: Settings) -> dict[str, Any]:
 
 
 def broker_url(redis_url: str) -> str:
-    """Celery's spelling of a socket URL is redis+socket://; redis-py's is unix://. Take both."""
+    """Celery's spelling of a socket URL is redis+socket://…?virtual_host=3; redis-py's is unix://…?db=3. Take both."""
     if redis_url.startswith("unix://"):
-        return "redis+socket://" + redis_url.removeprefix("unix://")
+        path, _, query = redis_url.removeprefix("unix://").partition("?")
+        words = [
+            word.replace("db=", "virtual_host=", 1) if word.startswith("db=") else word for word in query.split("&")
+        ]
+        return f"redis+socket://{path}" + (f"?{'&'.join(words)}" if query else "")
     return redis_url
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
@@ -29,6 +29,8 @@ from tasks.producer.installation import Installation
 CHUNK_MESSAGES = 1000
 #: Bytes of one round trip, where messages are large.
 CHUNK_BYTES = 8_000_000
+#: A slow iterable (a live stream): a message goes out at once when the one before it went out so long ago.
+CHUNK_SECONDS = 0.05
 
 
 class SendInterrupted(PartitionError):
@@ -74,6 +76,19 @@ def send_many(
     return sender.sent
 
 
+@dataclass(slots=True)
+class _Chunk:
+    """Messages of one round trip."""
+
+    #: Raw messages for each partition.
+    pushes: list[list[bytes]]
+    messages: list[Any] = field(default_factory=list)
+    #: The partition of each message.
+    partitions: list[int] = field(default_factory=list)
+    #: Bytes of all raw messages.
+    written: int = 0
+
+
 class _Sender:
     def __init__(self, installation: Installation, computation: Computation) -> None:
         self.client = installation.group.client
@@ -89,49 +104,41 @@ class _Sender:
     def chunks(self, messages: Iterable[Any]) -> Iterator[int]:
         """Send chunk after chunk; yields each one's number of messages when it is in."""
         rest = iter(messages)
-        size = CHUNK_MESSAGES
-        while True:
-            chunk: list[Any] = []
-            pushes: list[list[bytes]] = [[] for _ in self.queues]
-            partitions: list[int] = []
+        more = True
+        while more:
+            chunk = _Chunk([[] for _ in self.queues])
             failure: Exception | None = None
-            written = 0
             try:
-                for message in islice(rest, size):
-                    chunk.append(message)
-            except Exception as error:  # the iterable's own
+                more = self.fill(chunk, rest)
+            except Exception as error:  # the iterable's own, or of a message that does not fit
                 failure = error
-            try:
-                written = self.write(chunk, pushes, partitions)
-            except Exception as error:  # a message that does not fit
-                failure = error
-            self.push(chunk, pushes, partitions)
+            self.push(chunk)
             if failure is not None:
                 failure.add_note(f"{self.sent:,} messages before it were sent")
                 raise failure
-            if not chunk:
-                return
-            size = max(1, min(CHUNK_MESSAGES, CHUNK_BYTES * len(chunk) // max(written, 1)))
-            yield len(chunk)
+            yield len(chunk.messages)
 
-    def write(self, chunk: list[Any], pushes: list[list[bytes]], partitions: list[int]) -> int:
-        """Make the chunk's raw messages, each in its partition's push, and note the partitions. Returns the bytes."""
+    def fill(self, chunk: _Chunk, rest: Iterator[Any]) -> bool:
+        """Take messages from the iterable until the chunk is full; whether there may be more."""
         encode, key_of, count, templates = self.codec.encode, self.key_of, self.partitions, self.templates
-        ids = os.urandom(16 * len(chunk)).hex()
-        now = b"%.6f" % time.time()
-        written = 0
-        for number, message in enumerate(chunk):
+        ids = os.urandom(16 * CHUNK_MESSAGES).hex()
+        began = time.time()
+        for number, message in enumerate(rest):
             body, decoded = encode(message)
             partition = crc32(key_bytes(key_of(decoded))) % count
-            digits = ids[32 * number : 32 * number + 32]
-            raw = templates[partition].fill(digits, now, body)
-            written += len(raw)
-            pushes[partition].append(raw)
-            partitions.append(partition)
-        return written
+            now = time.time()
+            raw = templates[partition].fill(ids[32 * number : 32 * number + 32], b"%.6f" % now, body)
+            chunk.pushes[partition].append(raw)
+            chunk.partitions.append(partition)
+            chunk.messages.append(message)
+            chunk.written += len(raw)
+            if number + 1 == CHUNK_MESSAGES or chunk.written > CHUNK_BYTES or now - began > CHUNK_SECONDS:
+                return True
+        return False
 
-    def push(self, chunk: list[Any], pushes: list[list[bytes]], partitions: list[int]) -> None:
-        """One LPUSH a partition, all in one round trip. `partitions`: of the chunk's messages, as far as they are written."""
+    def push(self, chunk: _Chunk) -> None:
+        """One LPUSH a partition, all in one round trip."""
+        pushes = chunk.pushes
         used = [number for number, raws in enumerate(pushes) if raws]
         if not used:
             return
@@ -141,7 +148,7 @@ class _Sender:
                     pipe.lpush(self.queues[number], *pushes[number])
                 answers = pipe.execute(raise_on_error=False)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise SendInterrupted(error, self.sent, chunk[: len(partitions)], []) from error
+            raise SendInterrupted(error, self.sent, chunk.messages, []) from error
         refusing: set[int] = set()
         cause: Exception | None = None
         for number, answer in zip(used, answers, strict=True):
@@ -151,7 +158,8 @@ class _Sender:
             else:
                 self.sent += len(pushes[number])
         if cause is not None:
-            refused = [message for message, number in zip(chunk, partitions, strict=False) if number in refusing]
+            pairs = zip(chunk.messages, chunk.partitions, strict=True)
+            refused = [message for message, number in pairs if number in refusing]
             raise SendInterrupted(cause, self.sent, [], refused) from cause
 
 

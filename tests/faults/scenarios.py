@@ -58,5 +58,3 @@ def overtaken(live: LiveGroup, engine: Engine) -> None:
     first.continue_process()
     live.wait_drained()
     check_history({"key": range(3)}, live.numbers(witness))
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from tests.faults.traffic import Traffic
@@ -76,3 +77,54 @@ def test_gone_while_a_worker_is_told_to_end(own_server: RedisServer, make_live: 
     traffic.check_so_far()
     live.start_worker()
     traffic.check()
+
+
+def test_what_a_server_lost_it_lost_of_queues_and_states_alike(
+    own_server: RedisServer, make_live: Callable[..., LiveGroup]
+) -> None:
+    """Power fails: the end of the append-only file is gone, and the workers know of commits that the server forgot."""
+    live = make_live(own_server.url())
+    traffic = Traffic(live)
+    workers = live.start_workers(2)
+    traffic.send(1500)
+    traffic.wait_processed(300)
+    (log,) = own_server.directory.glob("appendonlydir/*.incr.aof")
+    kept = log.stat().st_size
+    traffic.wait_processed(600)
+    own_server.kill()
+    os.truncate(log, kept)
+    own_server.start()
+    traffic.check_so_far()
+    traffic.check()
+    assert all(worker.running for worker in workers)
+
+
+def test_out_of_memory(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
+    """The server refuses what would take more memory: no lease can be renewed, and the owners go on and make room."""
+    live = make_live(own_server.url())
+    traffic = Traffic(live)
+    workers = live.start_workers(2)
+    traffic.send(1500)
+    traffic.wait_processed(200)
+    live.client.config_set("maxmemory", "100kb")
+    wait_until(
+        lambda: all("maxmemory" in worker.log() for worker in workers), timeout=30, message="the workers did not notice"
+    )
+    traffic.check()
+    live.client.config_set("maxmemory", "0")
+    traffic.send(100)
+    traffic.check()
+
+
+def test_not_there_yet_when_a_worker_starts(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(own_server.url())
+    traffic = Traffic(live)
+    traffic.send(100)
+    own_server.stop()
+    worker = live.start_worker()
+    wait_until(
+        lambda: "Cannot connect" in worker.log() or "does not answer" in worker.log() or not worker.running, timeout=60
+    )
+    own_server.start()
+    traffic.check()
+    assert worker.running

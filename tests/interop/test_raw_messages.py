@@ -109,4 +109,3 @@ def test_a_priority_under_kombus_default_steps_is_not_forgotten(
     if queue == "partition":
         live.client.lpush("partition", least_message(f"{key}-other", 3))
     wait_until(lambda: sorted(live.numbers_of(record, key)) == [1, 2])
-

@@ -40,9 +40,7 @@ def raw_envelope(
 
 def raw_message(task: str, message: Any, message_id: str = "m0", **headers: Any) -> bytes:
     """One message of a computation, as Celery's own client writes it."""
-    return raw_envelope(
-        json.dumps([[message], {}, {}]).encode(), headers={"task": task, "id": message_id, **headers}
-    )
+    return raw_envelope(json.dumps([[message], {}, {}]).encode(), headers={"task": task, "id": message_id, **headers})
 
 
 def read(

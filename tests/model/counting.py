@@ -22,7 +22,7 @@ class PicklesOnly(Exception):
 
 
 class Log:
-    entries: list[Any] = []
+    entries: list[Any] = []  # noqa: RUF012
 
 
 #: What computations did besides their state; emptied by who looks at it.

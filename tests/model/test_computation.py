@@ -101,7 +101,9 @@ class Unsayable(Exception):
         raise AttributeError("no text")
 
 
-@pytest.mark.parametrize("error", [KeyError("symbol"), Unsayable(), RecursionError(), SystemExit(3), ValueError("\ud800")])
+@pytest.mark.parametrize(
+    "error", [KeyError("symbol"), Unsayable(), RecursionError(), SystemExit(3), ValueError("\ud800")]
+)
 def test_whatever_the_extractor_raises_is_a_key_extraction_error_with_its_cause(error: BaseException) -> None:
     def extract(message: Any) -> str:
         raise error

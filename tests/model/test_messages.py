@@ -86,7 +86,7 @@ def test_the_object_and_its_dict_arrive_as_the_same_object(annotation: Any, expe
 @pytest.mark.parametrize("price", ["dear", None, float("nan")])
 def test_a_field_that_does_not_fit_is_named_at_producer_and_worker(annotation: Any, _: Any, price: object) -> None:
     for take in (codec(annotation).encode, lambda message: codec(annotation).decode(body(message))):
-        with pytest.raises(MessageError, match="price|not JSON") as caught:
+        with pytest.raises(MessageError, match=r"price|not JSON") as caught:
             take({"symbol": "A", "price": price})
         assert caught.value.reason in ("wrong-type", "not-json")
 
@@ -118,7 +118,12 @@ def test_a_message_nested_too_deep_is_refused_and_not_a_crash() -> None:
         codec().decode(b"[[" + b"[" * 100_000 + b"]" * 100_000 + b"],{},{}]")
 
 
-VALUES = {"at": datetime(2026, 1, 2, 3, tzinfo=UTC), "day": date(2026, 1, 2), "id": UUID(int=5), "cost": Decimal("1.10")}
+VALUES = {
+    "at": datetime(2026, 1, 2, 3, tzinfo=UTC),
+    "day": date(2026, 1, 2),
+    "id": UUID(int=5),
+    "cost": Decimal("1.10"),
+}
 
 
 def test_kombus_own_types_come_back_as_themselves() -> None:
@@ -132,8 +137,20 @@ def test_kombus_own_types_fit_typed_fields() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [("uuid", {"hex": 5}), ("uuid", 5), ("bytes", 5), ("base64", 5), ("decimal", [1, 2]), ("decimal", "x")]
-    + [("datetime", 5), ("date", "x"), ("time", {}), ("unknown", 5), ([], 5), (None, None)],
+    [
+        ("uuid", {"hex": 5}),
+        ("uuid", 5),
+        ("bytes", 5),
+        ("base64", 5),
+        ("decimal", [1, 2]),
+        ("decimal", "x"),
+        ("datetime", 5),
+        ("date", "x"),
+        ("time", {}),
+        ("unknown", 5),
+        ([], 5),
+        (None, None),
+    ],
 )
 def test_a_kombu_type_with_a_wrong_value_is_refused(kind: Any, value: Any) -> None:
     with pytest.raises(MessageError) as caught:
@@ -153,9 +170,25 @@ def test_the_message_may_be_given_by_the_parameters_name() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [[[], {}, {}], [[1, 2], {}, {}], [[1], {"stock": 2}, {}], [[], {"other": 1}, {}], [[], {"stock": 1, "b": 2}, {}]]
-    + [[[1], 5, {}], [[1], [1, "a"], {}], [[1], "kw", {}], [5, {}, {}], [None, None, {}], [{"a": 1}, {}, {}], [[1]]]
-    + [[], {}, None, 5, "x"],
+    [
+        [[], {}, {}],
+        [[1, 2], {}, {}],
+        [[1], {"stock": 2}, {}],
+        [[], {"other": 1}, {}],
+        [[], {"stock": 1, "b": 2}, {}],
+        [[1], 5, {}],
+        [[1], [1, "a"], {}],
+        [[1], "kw", {}],
+        [5, {}, {}],
+        [None, None, {}],
+        [{"a": 1}, {}, {}],
+        [[1]],
+        [],
+        {},
+        None,
+        5,
+        "x",
+    ],
 )
 def test_anything_but_exactly_one_message_is_refused(content: Any) -> None:
     with pytest.raises(MessageError) as caught:

@@ -131,7 +131,9 @@ class Exits:
 def takes_exits(message: Exits) -> None: ...
 
 
-@pytest.mark.parametrize(("key", "reason", "says"), [("exit", "unforeseen", "SystemExit: 1"), ("x", "wrong-type", "ZeroDiv")])
+@pytest.mark.parametrize(
+    ("key", "reason", "says"), [("exit", "unforeseen", "SystemExit: 1"), ("x", "wrong-type", "ZeroDiv")]
+)
 def test_a_message_class_that_raises_or_exits_the_process_is_a_dead_letter(key: str, reason: str, says: str) -> None:
     computation = declare(takes_exits, name="count", state=None, key=keyed)
     (item,) = read([computation], [raw_message("count", {"key": key})])

@@ -22,12 +22,12 @@ from tasks.model.state import StateClass
 
 
 class Stocks:
-    stocks: dict[str, float] = {}
+    stocks: dict[str, float] = {}  # noqa: RUF012
     price = 0.0
 
 
 class MoreStocks(Stocks):
-    names: list[str] = []
+    names: list[str] = []  # noqa: RUF012
 
 
 class NoStocks(Stocks):
@@ -64,8 +64,8 @@ class Model(pydantic.BaseModel):
     prices: list[float] = []
 
 
-class Abstract(abc.ABC):
-    prices: list[float] = []
+class Abstract(abc.ABC):  # noqa: B024
+    prices: list[float] = []  # noqa: RUF012
 
 
 class Mapped(UserDict[str, float]):
@@ -175,7 +175,7 @@ class SharedOfAll:
 
 class SlotsAndList:
     __slots__ = ()
-    prices: list[float] = []
+    prices: list[float] = []  # noqa: RUF012
 
 
 class Imposter:
@@ -208,7 +208,7 @@ class Protocolled(Protocol):
         (tuple, "immutable"),
         (type(None), "immutable"),
         (dict[str, int], "wants a class"),
-        (dict(), "wants a class"),
+        ({}, "wants a class"),
     ],
 )
 def test_a_state_class_that_can_not_work_is_refused_with_the_reason(cls: Any, says: str) -> None:

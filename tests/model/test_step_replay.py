@@ -57,9 +57,7 @@ def test_messages_on_both_sides_of_failures_all_count_once() -> None:
 def test_a_replay_goes_on_from_the_stored_state() -> None:
     before = Log()
     before.entries = ["stored"]
-    outcome = run(
-        [LOG], [log(0), log(1, "raise")], by=NO_RETRY, stored={"log": {"k": CODEC.dump(LOG, "k", before)}}
-    )
+    outcome = run([LOG], [log(0), log(1, "raise")], by=NO_RETRY, stored={"log": {"k": CODEC.dump(LOG, "k", before)}})
     assert state_after(outcome, LOG, "k").entries == ["stored", 0]
 
 

@@ -76,7 +76,7 @@ class Cluster:
         for _ in range(12):
             order = list(self.workers)
             self.random.shuffle(order)
-            if not any([self.step(worker) for worker in order]):
+            if sum(self.step(worker) for worker in order) == 0:
                 return
         raise AssertionError(f"the shares do not come to rest: {self.owners()}")
 

@@ -90,9 +90,11 @@ def test_sentinel_urls_find_the_master_whichever_sentinel_answers(sentinel: str)
 
 
 def test_a_master_that_the_sentinels_do_not_know_is_an_error_that_names_it(sentinel: str) -> None:
-    with connect(Settings(redis_url=f"sentinel://{sentinel}", redis_sentinel_master="unknown")) as client:
-        with pytest.raises(redis.ConnectionError, match="unknown"):
-            client.ping()
+    with (
+        connect(Settings(redis_url=f"sentinel://{sentinel}", redis_sentinel_master="unknown")) as client,
+        pytest.raises(redis.ConnectionError, match="unknown"),
+    ):
+        client.ping()
 
 
 @pytest.fixture
@@ -112,9 +114,9 @@ def tls_url(server_factory: Factory, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("tail", ["", "?ssl_cert_reqs=CERT_REQUIRED", "?ssl_cert_reqs=required"])
 def test_a_self_signed_certificate_is_refused_unless_it_is_allowed(tls_url: str, tail: str) -> None:
-    with connect(Settings(redis_url=f"rediss://{tls_url}{tail}")) as client:
-        with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
-            client.ping()
+    refused = pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED")
+    with connect(Settings(redis_url=f"rediss://{tls_url}{tail}")) as client, refused:
+        client.ping()
 
 
 def test_a_self_signed_certificate_is_taken_when_the_setting_or_the_url_says_so(tls_url: str) -> None:
@@ -143,9 +145,9 @@ def test_a_lost_connection_is_an_error_at_once_and_the_command_is_sent_once(
     redis_url: str, client: redis.Redis, proxy: Proxy
 ) -> None:
     fault = proxy.cut_before_reply(b"counter", times=20)
-    with connect(Settings(redis_url=proxy.url(int(redis_url.rpartition("/")[2])))) as distant:
-        with pytest.raises(redis.ConnectionError):
-            distant.incr("counter")
+    url = proxy.url(int(redis_url.rpartition("/")[2]))
+    with connect(Settings(redis_url=url)) as distant, pytest.raises(redis.ConnectionError):
+        distant.incr("counter")
     assert fault.fired == 1
     assert client.get("counter") == b"1"
 

@@ -39,7 +39,9 @@ def test_a_commit_may_ask_for_less_than_a_batch_or_for_none(client: redis.Redis,
     assert store.send(commit_of(lease, [b"000001"], position=1, ask=0)).messages == []
 
 
-@pytest.mark.parametrize(("size", "count"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (29, 2), (250, 25), (10_000, 400)])
+@pytest.mark.parametrize(
+    ("size", "count"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (29, 2), (250, 25), (10_000, 400)]
+)
 def test_a_batch_ends_before_the_message_that_would_pass_the_bytes_and_has_at_least_one(
     client: redis.Redis, names: Names, lease: Lease, size: int, count: int
 ) -> None:
@@ -58,9 +60,7 @@ def test_a_message_larger_than_the_batch_goes_alone(client: redis.Redis, names: 
     assert store.send(commit_of(lease, [huge], position=1)).messages == [b"after"]
 
 
-def test_messages_are_bytes_as_they_were_whatever_is_in_them(
-    client: redis.Redis, names: Names, lease: Lease
-) -> None:
+def test_messages_are_bytes_as_they_were_whatever_is_in_them(client: redis.Redis, names: Names, lease: Lease) -> None:
     messages = [b"", bytes(range(256)), b"\r\n", "é\x00".encode(), b"\xff\xfe"]
     store = sized(client, names)
     fill(store, QUEUE, messages)
@@ -68,9 +68,7 @@ def test_messages_are_bytes_as_they_were_whatever_is_in_them(
     assert store.send(commit_of(lease, messages)).status == "ok"
 
 
-def test_a_delayed_message_is_in_the_reply_of_the_first_peek_after_it_is_due(
-    store: CommitStore, lease: Lease
-) -> None:
+def test_a_delayed_message_is_in_the_reply_of_the_first_peek_after_it_is_due(store: CommitStore, lease: Lease) -> None:
     now = store.peek(lease).now
     due = round((now + 0.15) * 1000)
     store.client.zadd(LATER, {b"1.0:late:r": due})

@@ -68,9 +68,7 @@ def test_twenty_thousand_messages_are_forwarded_mailed_and_delayed_in_one_commit
     assert store.client.zcard("partition:2:later") == 20_000
 
 
-def test_states_go_to_the_hash_of_their_computation_and_keys_keep_their_bytes(
-    store: CommitStore, lease: Lease
-) -> None:
+def test_states_go_to_the_hash_of_their_computation_and_keys_keep_their_bytes(store: CommitStore, lease: Lease) -> None:
     write(store, lease, Outcome(states={"totals": {"\udcff": b"1", "é": b"2"}, "other": {"k": b"3"}, "none": {}}))
     assert store.client.hgetall("partition:2:state:totals") == {b"\xff": b"1", "é".encode(): b"2"}
     assert store.client.hgetall("partition:2:state:other") == {b"k": b"3"}
@@ -109,9 +107,7 @@ def test_two_equal_messages_delayed_to_one_moment_are_both_kept(store: CommitSto
     assert store.peek(lease).messages == [b"same", b"same"]
 
 
-def test_counters_count_what_was_done_once_however_often_the_commit_is_sent(
-    store: CommitStore, lease: Lease
-) -> None:
+def test_counters_count_what_was_done_once_however_often_the_commit_is_sent(store: CommitStore, lease: Lease) -> None:
     item = work("k")
     outcome = Outcome(
         done=[item, item],

@@ -77,9 +77,7 @@ def test_a_discarded_letter_can_not_be_put_back(letters: DeadLetters, store: Com
     assert found(letters) == ["2-0-1", "2-0-2", "ingress-0-0"]
 
 
-def test_a_letter_whose_queue_can_not_be_written_stays_a_dead_letter(
-    letters: DeadLetters, client: redis.Redis
-) -> None:
+def test_a_letter_whose_queue_can_not_be_written_stays_a_dead_letter(letters: DeadLetters, client: redis.Redis) -> None:
     client.set("partition.2", "text")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         letters.retry([one(letters, "2-0-0")])
@@ -100,9 +98,7 @@ def test_a_record_that_is_not_ours_is_shown_and_can_be_discarded_by_its_id(
     assert found(letters) == ["2-0-0", "2-0-1", "2-0-2", "ingress-0-0"]
 
 
-def test_a_letter_whose_raw_message_is_spoiled_is_no_record_of_ours(
-    letters: DeadLetters, client: redis.Redis
-) -> None:
+def test_a_letter_whose_raw_message_is_spoiled_is_no_record_of_ours(letters: DeadLetters, client: redis.Redis) -> None:
     row = client.hget("partition:2:dead", "2-0-1")
     spoiled = row.replace(base64.b64encode(RAWS[1]), b"%%%")  # type: ignore[union-attr]
     client.hset("partition:2:dead", "2-0-1", spoiled)

@@ -16,7 +16,9 @@ from tasks.store.names import INGRESS, Names
 from tests.support.wait import wait_until
 
 
-def look(client: redis.Redis, names: Names, worker: str, lease_seconds: float = 3600, pins: tuple[str, ...] = ()) -> Share:
+def look(
+    client: redis.Redis, names: Names, worker: str, lease_seconds: float = 3600, pins: tuple[str, ...] = ()
+) -> Share:
     return balance(client, names, worker, lease_seconds=lease_seconds, partitions=4, pins=pins)
 
 

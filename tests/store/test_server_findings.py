@@ -40,9 +40,7 @@ def test_a_server_that_may_evict_queues_and_states_is_refused(server_factory: Fa
     assert policy in found.text and "noeviction" in found.text
 
 
-@pytest.mark.parametrize(
-    ("policy", "limit"), [("allkeys-lru", "0"), ("volatile-lru", "100mb"), ("volatile-ttl", "0")]
-)
+@pytest.mark.parametrize(("policy", "limit"), [("allkeys-lru", "0"), ("volatile-lru", "100mb"), ("volatile-ttl", "0")])
 def test_a_policy_that_can_not_evict_our_keys_now_is_a_warning(
     server_factory: Factory, policy: str, limit: str
 ) -> None:

@@ -1,0 +1,1 @@
+"""`celery -A APP partitions …`, as an operator runs it."""

@@ -1,0 +1,76 @@
+"""The command group, run on an app of the test's own: `run("status", "--json")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from click.testing import CliRunner, Result
+
+from config.settings import Settings
+from tasks.cli import partitions
+from tasks.model.keys import partition_of
+from tasks.model.reading import Broken
+from tasks.model.step import Outcome
+from tasks.producer.installation import installation_of
+from tasks.store.commits import commands_of
+from tasks.store.names import Names
+from tests.cli.declared import Last, update
+from tests.producer.conftest import MakeApp, make_app
+
+__all__ = ["make_app"]
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def app(make_app: MakeApp, settings: Settings) -> Celery:
+    """An operator's app, on the empty database."""
+    return make_app(settings.redis_url, settings)
+
+
+@pytest.fixture
+def run(app: Celery) -> Run:
+    """Run a command; what it raises that is no exit code fails the test."""
+
+    def run(*words: str, stdin: str | bytes | None = None, app: Celery = app) -> Result:
+        # What celery's own command line gives to its sub-commands.
+        context = SimpleNamespace(app=app)
+        result = CliRunner().invoke(partitions, words, input=stdin, obj=context)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def put_state(app: Celery, client: redis.Redis) -> Callable[[str, float], None]:
+    """Store a state of `update` where a worker would."""
+    installation = installation_of(app)
+    assert installation is not None
+
+    def put(key: str, price: float) -> None:
+        state = Last()
+        state.price = price
+        name = Names("partition").states(str(partition_of(key, 4)), update.name)
+        client.hset(name, key, installation.group.codec.dump(update.computation, key, state))  # type: ignore[arg-type]
+
+    return put
+
+
+@pytest.fixture
+def bury(client: redis.Redis) -> Callable[..., str]:
+    """Make one dead letter of a unit; returns its id."""
+
+    def bury(unit: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
+        outcome = Outcome(dead=[(Broken(raw, reason, f"error {number}", "the trace", **more), 1)])
+        for command in commands_of(outcome, Names("partition"), unit, number, 5.0):
+            client.execute_command(*command)
+        return f"{unit}-{number}-0"
+
+    return bury

@@ -1,0 +1,129 @@
+"""`partitions dead-letters list|show|retry|discard`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from tests.cli.conftest import Run
+
+Bury = Callable[..., str]
+
+
+@pytest.fixture
+def letters(bury: Bury) -> list[str]:
+    """Two of partition 1 and one of the ingress, with another reason."""
+    raw = b'{"a": 1} \xff'
+    one = bury("1", 0, raw=raw, task="update", message_id="id-1", key="AAPL")
+    return [one, bury("1", 1, raw=b"second"), bury("ingress", 0, reason="not-json", raw=b"third")]
+
+
+def left(run: Run) -> list[str]:
+    return sorted(row["id"] for row in json.loads(run("dead-letters", "list", "--json").stdout))
+
+
+def test_list_shows_each_with_id_reason_and_error(run: Run, letters: list[str]) -> None:
+    heading, *lines = run("dead-letters", "list").stdout.splitlines()
+    assert heading.split() == ["id", "reason", "task", "key", "attempts", "error"]
+    assert sorted(line.split()[0] for line in lines) == sorted(letters)
+    assert any("not-json" in line and "error 0" in line for line in lines)
+
+
+def test_list_json_has_all_of_each_and_the_message_as_text(run: Run, letters: list[str]) -> None:
+    rows = {row["id"]: row for row in json.loads(run("dead-letters", "list", "--json").stdout)}
+    assert rows.keys() == set(letters)
+    one = rows["1-0-0"]
+    assert (one["unit"], one["task"], one["message_id"], one["key"]) == ("1", "update", "id-1", "AAPL")
+    assert (one["reason"], one["error"], one["trace"], one["attempts"]) == ("bad-key", "error 0", "the trace", 1)
+    assert one["message"] == '{"a": 1} \\xff'
+
+
+def test_list_can_be_narrowed(run: Run, letters: list[str]) -> None:
+    rows = json.loads(run("dead-letters", "list", "--json", "--reason", "not-json").stdout)
+    assert [row["id"] for row in rows] == ["ingress-0-0"]
+    assert len(json.loads(run("dead-letters", "list", "--json", "--limit", "2").stdout)) == 2
+
+
+def test_an_empty_list_is_a_list(run: Run) -> None:
+    assert json.loads(run("dead-letters", "list", "--json").stdout) == []
+
+
+def test_show_has_the_reason_the_trace_and_the_message(run: Run, letters: list[str]) -> None:
+    shown = run("dead-letters", "show", "1-0-0").stdout
+    for text in ("bad-key", "error 0", "the trace", "AAPL", '{"a": 1} \\xff'):
+        assert text in shown
+    assert json.loads(run("dead-letters", "show", "1-0-0", "--json").stdout)["id"] == "1-0-0"
+
+
+def test_retry_puts_the_named_ones_back_at_the_end_of_their_queue(
+    run: Run, letters: list[str], client: redis.Redis
+) -> None:
+    client.lpush("partition.1", "younger")
+    result = run("dead-letters", "retry", "1-1-0", "1-0-0")
+    assert (result.exit_code, result.stdout) == (0, "2 put back, each at the end of its queue\n")
+    assert client.lrange("partition.1", 0, -1) == [b'{"a": 1} \xff', b"second", b"younger"]
+    assert left(run) == ["ingress-0-0"]
+
+
+@pytest.mark.parametrize(("chosen", "count"), [(["--all"], 3), (["--reason", "bad-key"], 2), (["--reason", "no"], 0)])
+@pytest.mark.parametrize(("command", "said"), [(["retry"], "retried"), (["discard", "--yes"], "discarded")])
+def test_retry_and_discard_take_all_or_those_with_a_reason(
+    run: Run, letters: list[str], command: list[str], said: str, chosen: list[str], count: int
+) -> None:
+    result = run("dead-letters", *command, *chosen, "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {said: count})
+    assert len(left(run)) == 3 - count
+
+
+def test_discard_asks_first_and_a_no_keeps_all(run: Run, letters: list[str]) -> None:
+    result = run("dead-letters", "discard", "1-0-0", stdin="n\n")
+    assert result.exit_code == 1
+    assert "Delete 1 dead letters for good?" in result.stderr
+    assert left(run) == sorted(letters)
+    assert run("dead-letters", "discard", "1-0-0", stdin="y\n").exit_code == 0
+    assert left(run) == ["1-1-0", "ingress-0-0"]
+
+
+def test_discarded_messages_go_nowhere(run: Run, letters: list[str], client: redis.Redis) -> None:
+    run("dead-letters", "discard", "--all", "--yes")
+    assert not client.exists("partition.1", "partition")
+
+
+@pytest.mark.parametrize("command", [["show"], ["retry"], ["discard", "--yes"]])
+def test_an_id_that_is_none_is_exit_code_1_and_nothing_is_done(
+    run: Run, letters: list[str], command: list[str]
+) -> None:
+    first = [] if command == ["show"] else ["1-0-0"]
+    result = run("dead-letters", *command, *first, "1-9-9")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no dead letter '1-9-9'" in result.stderr
+    assert left(run) == sorted(letters)
+
+
+@pytest.mark.parametrize("command", ["retry", "discard"])
+def test_naming_none_is_wrong_usage(run: Run, letters: list[str], command: str) -> None:
+    result = run("dead-letters", command)
+    assert result.exit_code == 2
+    assert "--all" in result.stderr
+    assert left(run) == sorted(letters)
+
+
+def test_a_record_that_is_not_ours_can_be_seen_and_discarded_by_its_id(run: Run, client: redis.Redis) -> None:
+    client.hset("partition:1:dead", "by hand", b"\x00\xff")
+    (name,) = left(run)
+    assert run("dead-letters", "show", name).exit_code == 0
+    assert run("dead-letters", "discard", name, "--yes").exit_code == 0
+    assert left(run) == []
+
+
+def test_a_queue_that_can_not_be_written_is_one_line_and_the_letter_stays(
+    run: Run, letters: list[str], client: redis.Redis
+) -> None:
+    client.set("partition.1", "text")
+    result = run("dead-letters", "retry", "1-0-0")
+    assert result.exit_code == 1
+    assert "WRONGTYPE" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert left(run) == sorted(letters)

@@ -1,0 +1,153 @@
+"""`partitions send NAME FILE`: rows of CSV or JSON lines, as messages; a bad row names its line."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from tests.cli.conftest import Run
+from tests.cli.declared import note, update
+
+
+def sent(client: redis.Redis) -> list[dict[str, Any]]:
+    """The messages of all queues, by symbol or key, those of one in their order."""
+    found = []
+    for number in range(4):
+        for raw in client.lrange(f"partition.{number}", 0, -1)[::-1]:  # type: ignore[index]
+            found.append(msgspec.json.decode(base64.b64decode(msgspec.json.decode(raw)["body"]))[0][0])
+    return sorted(found, key=lambda message: str(message.get("symbol", message.get("key"))))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    """Write a file; returns its path as text."""
+
+    def write(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+CSV = "symbol,price,volume\nAAPL,191.5,10\nMSFT,2,\nAAPL,192,30\n"
+JSONL = '{"symbol": "AAPL", "price": 191.5, "volume": 10}\n\n{"symbol": "MSFT", "price": 2}\r\n{"price": 192, "symbol": "AAPL", "volume": 30}'
+ROWS = [
+    {"symbol": "AAPL", "price": 191.5, "volume": 10},
+    {"symbol": "AAPL", "price": 192.0, "volume": 30},
+    {"symbol": "MSFT", "price": 2.0, "volume": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("prices.csv", CSV, []),
+        ("prices.csv", "\ufeff" + CSV, []),
+        ("prices.csv", CSV.replace("\n", "\r\n"), []),
+        ("prices.txt", CSV, ["--format", "csv"]),
+        ("prices.jsonl", JSONL, []),
+        ("prices.csv", JSONL, ["--format", "jsonl"]),
+    ],
+)
+def test_each_row_of_a_file_is_a_message(
+    run: Run, client: redis.Redis, file: Any, name: str, content: str, options: list[str]
+) -> None:
+    result = run("send", update.name, file(name, content), *options)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"3 messages sent to {update.name!r}\n", "")
+    assert [{"volume": None, **message} for message in sent(client)] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "options"), [(JSONL, []), (CSV, ["--format", "csv"]), ("\ufeff" + CSV, ["--format", "csv"])]
+)
+def test_each_row_of_standard_input_is_a_message(
+    run: Run, client: redis.Redis, content: str, options: list[str]
+) -> None:
+    result = run("send", update.name, "-", *options, "--json", stdin=content)
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"sent": 3})
+    assert [{"volume": None, **message} for message in sent(client)] == ROWS
+
+
+def test_rows_of_an_untyped_computation_are_dicts_as_they_are(run: Run, client: redis.Redis, file: Any) -> None:
+    run("send", note.name, file("a.jsonl", '{"key": 1, "deep": [{"a": null}]}\n'))
+    run("send", note.name, file("a.csv", 'key,text\n2,"a ""b"", c\nd"\n'))
+    assert sent(client) == [{"key": 1, "deep": [{"a": None}]}, {"key": "2", "text": 'a "b", c\nd'}]
+
+
+BAD = [
+    ("a.csv", "symbol,price\nAAPL,1\nAAPL,dear\nMSFT,2\n", "line 3", "$.price"),
+    ("a.csv", 'symbol,price\n"AA\nPL",1\nAAPL,dear\n', "line 4", "$.price"),
+    ("a.csv", "symbol,price\nAAPL,1\nAAPL,1,2\n", "line 3", "more or fewer cells"),
+    ("a.csv", "symbol,price\nAAPL,1\nAAPL\n", "line 3", "more or fewer cells"),
+    ("a.csv", "symbol,price\nAAPL,1\n,2\n", "line 3", "a price of nothing"),
+    ("a.csv", "symbol,price\nAAPL,1\n" + "x" * 200_000 + ",2\n", "line 3", "field"),
+    ("a.jsonl", '{"symbol": "AAPL", "price": 1}\n{"symbol": "AAPL", "price": "dear"}\n', "line 2", "$.price"),
+    ("a.jsonl", '{"symbol": "AAPL", "price": 1}\n\n{"symbol": \n', "line 3", "truncated"),
+    ("a.jsonl", '{"symbol": "AAPL", "price": 1}\n["AAPL", 2]\n', "line 2", "object"),
+    ("a.jsonl", '{"symbol": "AAPL", "price": 1}\n{"symbol": "", "price": 2}\n', "line 2", "a price of nothing"),
+    ("a.jsonl", b'{"symbol": "AAPL", "price": 1}\n{"symbol": "\xff", "price": 2}\n', "line 2", "UTF-8"),
+    ("a.csv", b"symbol,price\nAAPL,1\n\xff,2\n", "line 3", "UTF-8"),
+    ("a.jsonl", '{"symbol": "AAPL", "price": 1}\n' + "[" * 100_000 + "\n", "line 2", ""),
+]
+
+
+@pytest.mark.parametrize("through", ["file", "stdin"])
+@pytest.mark.parametrize(("name", "content", "line", "why"), BAD)
+def test_a_bad_row_names_its_line_and_what_is_wrong_and_those_before_it_are_in(
+    run: Run, client: redis.Redis, file: Any, through: str, name: str, content: str | bytes, line: str, why: str
+) -> None:
+    if through == "file":
+        result = run("send", update.name, file(name, content))
+    else:
+        result = run("send", update.name, "-", "--format", name[2:], stdin=content)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{line}: " in result.stderr and why in result.stderr
+    assert "1 messages before it were sent" in result.stderr
+    assert len(sent(client)) == 1
+
+
+def test_a_row_far_down_names_its_line_and_all_before_it_are_in(run: Run, client: redis.Redis, file: Any) -> None:
+    rows = [f'{{"symbol": "s{number}", "price": {number}}}' for number in range(2500)]
+    result = run("send", update.name, file("a.jsonl", "\n".join([*rows, "oops"])))
+    assert "line 2501: " in result.stderr
+    assert len(sent(client)) == 2500
+
+
+def test_a_row_without_the_untyped_keys_field_names_its_line(run: Run, client: redis.Redis, file: Any) -> None:
+    result = run("send", note.name, file("a.jsonl", '{"key": "k"}\n{"other": 1}\n'))
+    assert result.exit_code == 1
+    assert "line 2: " in result.stderr and "KeyError: 'key'" in result.stderr
+    assert sent(client) == [{"key": "k"}]
+
+
+@pytest.mark.parametrize("content", ["", "symbol,price\n"])
+def test_a_file_without_rows_sends_none(run: Run, client: redis.Redis, file: Any, content: str) -> None:
+    result = run("send", update.name, file("a.csv", content), "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"sent": 0})
+
+
+def test_a_file_that_is_not_there_is_one_line(run: Run, tmp_path: Path) -> None:
+    result = run("send", update.name, str(tmp_path / "none.csv"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "none.csv: No such file" in result.stderr
+
+
+def test_a_progress_bar_is_shown_when_asked_for(run: Run, file: Any) -> None:
+    result = run("send", update.name, file("a.csv", CSV), "--progress", "--json")
+    assert json.loads(result.stdout) == {"sent": 3}
+    assert "messages/s" in result.stderr or "3/?" in result.stderr
+
+
+def test_a_queue_of_another_type_says_what_is_in_and_what_is_not(run: Run, client: redis.Redis, file: Any) -> None:
+    for number in range(4):
+        client.set(f"partition.{number}", "text")
+    result = run("send", update.name, file("a.csv", CSV))
+    assert result.exit_code == 1
+    assert "0 messages are known to be in" in result.stderr and "3 are known not to be" in result.stderr

@@ -1,0 +1,78 @@
+"""`partitions state NAME KEY` and `partitions keys NAME`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from tasks.model.keys import partition_of
+from tests.cli.conftest import Run
+from tests.cli.declared import note, update
+
+PutState = Callable[[str, float], None]
+
+
+def test_a_state_is_shown_with_its_key_and_partition(run: Run, put_state: PutState) -> None:
+    put_state("AAPL", 191.5)
+    result = run("state", update.name, "AAPL", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == {
+        "computation": update.name,
+        "key": "AAPL",
+        "partition": partition_of("AAPL", 4),
+        "state": {"price": 191.5},
+    }
+    assert run("state", update.name, "AAPL").stdout.splitlines() == [
+        f"{update.name}, key AAPL, partition {partition_of('AAPL', 4)}: Last",
+        "  price = 191.5",
+    ]
+
+
+def test_a_key_without_state_is_exit_code_1(run: Run) -> None:
+    result = run("state", update.name, "AAPL", "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has no state for the key 'AAPL'" in result.stderr
+
+
+def test_a_state_that_can_not_be_read_is_said_in_one_line(run: Run, client: redis.Redis) -> None:
+    client.hset(f"partition:{partition_of('AAPL', 4)}:state:{update.name}", "AAPL", b"\x09nonsense")
+    result = run("state", update.name, "AAPL")
+    assert result.exit_code == 1
+    assert "format byte 09" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["state", "unknown", "k"], ["keys", "unknown"], ["send", "unknown", "-"]])
+def test_an_unknown_name_is_refused_with_the_names_there_are(run: Run, command: list[str]) -> None:
+    result = run(*command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no computation is named 'unknown'" in result.stderr
+    assert repr(update.name) in result.stderr and repr(note.name) in result.stderr
+
+
+@pytest.mark.parametrize("command", [["state", note.name, "k"], ["keys", note.name]])
+def test_a_computation_without_state_has_no_states_to_show(run: Run, command: list[str]) -> None:
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "has no state" in result.stderr
+
+
+def test_keys_are_one_a_line(run: Run, put_state: PutState) -> None:
+    keys = {f"k{number}" for number in range(50)} | {"é", "with space"}
+    for key in keys:
+        put_state(key, 1.0)
+    assert set(run("keys", update.name).stdout.splitlines()) == keys
+    assert {json.loads(line) for line in run("keys", update.name, "--json").stdout.splitlines()} == keys
+    assert len(run("keys", update.name, "--limit", "7").stdout.splitlines()) == 7
+
+
+def test_a_key_that_is_not_text_is_shown_by_its_bytes(run: Run, client: redis.Redis) -> None:
+    client.hset(f"partition:0:state:{update.name}", b"\xff\n", b"")
+    assert run("keys", update.name, "--json").stdout == '"\\\\xff\\n"\n'
+
+
+def test_no_keys_are_no_lines(run: Run) -> None:
+    result = run("keys", update.name)
+    assert (result.exit_code, result.stdout) == (0, "")

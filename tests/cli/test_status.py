@@ -1,0 +1,77 @@
+"""`partitions status`: one object for each partition and for the ingress."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+from celery import Celery
+
+from config.settings import Settings
+from tasks.store.leases import balance
+from tasks.store.names import Names
+from tests.cli.conftest import Run
+from tests.producer.conftest import MakeApp
+
+FIELDS = {"queue", "owner", "length", "processed", "keys", "parked", "dead", "paused", "delayed"}
+
+
+def test_json_has_one_object_for_each_partition_and_the_ingress_with_exactly_these_fields(run: Run) -> None:
+    result = run("status", "--json")
+    rows = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [row["queue"] for row in rows] == ["partition.0", "partition.1", "partition.2", "partition.3", "partition"]
+    assert all(row.keys() == FIELDS for row in rows)
+    assert rows[0] == {**dict.fromkeys(FIELDS, 0), "queue": "partition.0", "owner": None, "paused": False}
+
+
+def test_owner_and_counts_are_as_redis_has_them(run: Run, client: redis.Redis) -> None:
+    balance(client, Names("partition"), "celery@host/1", lease_seconds=60, partitions=4, pins=["1"])
+    client.lpush("partition.1", "a", "b")
+    client.hset("partition:1:facts", mapping={"processed": 12345, "paused": 1})
+    rows = {row["queue"]: row for row in json.loads(run("status", "--json").stdout)}
+    one = rows["partition.1"]
+    assert (one["owner"], one["length"], one["processed"], one["paused"]) == ("celery@host", 2, 12345, True)
+    assert rows["partition.0"]["owner"] is None
+    table = run("status").stdout
+    assert "celery@host" in table and "12,345" in table and "yes" in table
+
+
+def test_the_table_has_a_line_for_each_and_every_field_for_people(run: Run) -> None:
+    heading, *lines = run("status").stdout.splitlines()
+    assert set(heading.split()) == FIELDS
+    assert [line.split()[0] for line in lines] == [f"partition.{number}" for number in range(4)] + ["partition"]
+
+
+def test_another_n_is_refused_with_both_numbers(run: Run, client: redis.Redis) -> None:
+    client.hset("partition:group", "partitions", 6)
+    result = run("status")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has 6 partitions" in result.stderr and "PARTITIONS=4" in result.stderr
+
+
+def test_a_server_that_is_not_there_is_one_line(make_app: MakeApp, run: Run) -> None:
+    url = "redis://127.0.0.1:1/0"
+    result = run("status", app=make_app(url, Settings(redis_url=url)))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1
+
+
+def test_an_app_without_partitions_is_told_how_to_have_them(run: Run) -> None:
+    result = run("status", app=Celery("plain", broker="memory://", set_as_current=False))
+    assert result.exit_code == 1
+    assert "'plain' has no partitions: call tasks.install(app)" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["status", "--nonsense"], ["state"], ["dead-letters", "nonsense"]])
+def test_wrong_usage_is_exit_code_2(run: Run, words: list[str]) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_every_command_has_help_and_says_what_it_does(run: Run) -> None:
+    for words in (["status"], ["state"], ["keys"], ["send"], ["dead-letters"], ["dead-letters", "retry"]):
+        result = run(*words, "--help")
+        assert result.exit_code == 0
+        assert len(result.stdout.splitlines()[2].strip()) > 20

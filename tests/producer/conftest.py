@@ -1,0 +1,48 @@
+"""Celery apps with partitions, made as a project makes its own; gone after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import pools
+
+from config.settings import Settings
+from tasks import install
+from tasks.producer.installation import _installations, installation_of
+
+MakeApp = Callable[..., Celery]
+
+
+@pytest.fixture
+def make_app() -> Iterator[MakeApp]:
+    """`make_app(broker_url or app, settings, **configuration)`; handles use the last one made."""
+    with ExitStack() as stack:
+
+        def make(where: str | Celery, settings: Settings, **configuration: Any) -> Celery:
+            app = Celery("shop", broker=where, set_as_current=False) if isinstance(where, str) else where
+            if configuration:
+                app.conf.update(configuration)
+            stack.callback(forget, app)
+            return install(app, settings)
+
+        yield make
+
+
+def forget(app: Celery) -> None:
+    installation = installation_of(app)
+    if installation is not None:
+        _installations.remove(installation)
+        if "group" in vars(installation):
+            installation.group.client.close()
+    app.close()
+    pools.reset()  # kombu keeps them by URL, for all apps of the process
+
+
+@pytest.fixture
+def app(make_app: MakeApp, settings: Settings) -> Celery:
+    """A project's own app, on the empty database."""
+    return make_app(settings.redis_url, settings)

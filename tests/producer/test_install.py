@@ -1,0 +1,160 @@
+"""`install`: a project keeps its app, and everything it had."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from config.settings import DEFAULT_REDIS_URL, Settings
+from tasks import DeclarationError, SetupError, computation, install, state_computation
+from tasks.producer.installation import current_installation, declared, installation_of
+from tests.producer.conftest import MakeApp
+from tests.producer.declared import Last, Trade, partition, queues, symbol_of, update
+
+AAPL = f"partition.{partition('AAPL')}"
+MESSAGE = {"symbol": "AAPL", "price": 1.0}
+
+
+def test_install_gives_the_app_back_and_a_second_time_changes_nothing(app: Celery, settings: Settings) -> None:
+    first = installation_of(app)
+    assert install(app, Settings(redis_url=settings.redis_url, partitions=9)) is app
+    assert installation_of(app) is first
+    assert installation_of(Celery("other", set_as_current=False)) is None
+
+
+def test_every_declared_computation_is_a_task_of_the_app(app: Celery) -> None:
+    assert update.name in app.tasks
+    assert update.task is app.tasks[update.name]
+    assert update.task.__doc__ == "Keep the last price."
+
+
+def test_a_computation_declared_after_install_is_one_too(app: Celery, client: redis.Redis) -> None:
+    @computation("tests.producer: late", key=lambda message: message)
+    def late(message: str) -> None: ...
+
+    try:
+        assert late.name in app.tasks
+        late.delay("AAPL")
+        assert queues(client) == {AAPL: 1}
+    finally:
+        del declared[late.name]
+
+
+def test_handles_use_the_app_that_was_installed_last(
+    app: Celery, make_app: MakeApp, settings: Settings, client: redis.Redis
+) -> None:
+    last = make_app(settings.redis_url, settings)
+    assert current_installation().app is last
+    update.delay(MESSAGE)
+    app.send_task(update.name, args=[MESSAGE])
+    assert queues(client) == {AAPL: 2}
+
+
+OTHER_ROUTES: dict[str, Any] = {
+    "dict": {"report": "reports"},
+    "list": [{"report": {"queue": "reports"}}],
+    "tuple": ({"report": {"queue": "reports"}},),
+    "function": lambda name, *_, **__: {"queue": "reports"} if name == "report" else None,
+}
+
+
+@pytest.mark.parametrize("form", OTHER_ROUTES)
+def test_the_apps_own_routes_are_kept_in_whatever_form(
+    make_app: MakeApp, settings: Settings, client: redis.Redis, form: str
+) -> None:
+    app = make_app(settings.redis_url, settings, task_routes=OTHER_ROUTES[form])
+    app.send_task("report")
+    app.send_task("another")
+    app.send_task(update.name, args=[MESSAGE])
+    assert queues(client) == {"reports": 1, "celery": 1, AAPL: 1}
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_an_app_is_installed_on_before_or_after_it_is_configured(
+    make_app: MakeApp, settings: Settings, client: redis.Redis, configured: bool
+) -> None:
+    app = Celery("shop", broker=settings.redis_url, set_as_current=False)
+    app.config_from_object(types.SimpleNamespace(task_routes={"report": "reports"}, task_default_queue="mine"))
+    if configured:
+        assert app.conf.task_default_queue == "mine"
+    assert app.configured is configured
+    make_app(app, settings)
+    app.send_task("report")
+    app.send_task("another")
+    app.send_task(update.name, args=[MESSAGE])
+    assert queues(client) == {"reports": 1, "mine": 1, AAPL: 1}
+
+
+def test_settings_that_do_not_say_where_redis_is_take_the_apps_broker(
+    make_app: MakeApp, settings: Settings, client: redis.Redis
+) -> None:
+    """`REDIS_URL` was not said: the app's broker counts."""
+    app = make_app(settings.redis_url, Settings(redis_url=DEFAULT_REDIS_URL, partitions=2))
+    found = installation_of(app)
+    assert found is not None
+    assert (found.settings.redis_url, found.settings.partitions) == (settings.redis_url, 2)
+    update.send_many([MESSAGE])
+    assert sum(queues(client).values()) == 1
+
+
+@pytest.mark.parametrize(
+    "send", [update.delay, lambda message: update.send_many([message]), lambda _: update.state("k")]
+)
+def test_a_broker_that_is_not_the_redis_of_the_settings_is_refused(
+    make_app: MakeApp, settings: Settings, client: redis.Redis, send: Any
+) -> None:
+    make_app(settings.redis_url, Settings(redis_url="redis://127.0.0.1:1/7"))
+    with pytest.raises(SetupError, match=r"two different places.*Unset REDIS_URL"):
+        send(MESSAGE)
+    assert queues(client) == {}
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/0"])
+def test_one_place_may_be_spelled_with_and_without_the_first_database(make_app: MakeApp, tail: str) -> None:
+    app = make_app(f"redis://127.0.0.1:1{tail}", Settings(redis_url="redis://127.0.0.1:1/0"))
+    found = installation_of(app)
+    assert found is not None and found.settings.redis_url == "redis://127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize("broker", ["amqp://guest@127.0.0.1:1//", "memory://", "sqs://"])
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_broker_that_is_not_redis_is_refused_by_name(make_app: MakeApp, broker: str, configured: bool) -> None:
+    app = Celery("shop", broker=broker, set_as_current=False)
+    if configured:
+        assert not app.conf.task_always_eager
+    with pytest.raises(SetupError, match=f"broker is {broker.partition(':')[0]}://"):
+        make_app(app, Settings(redis_url=DEFAULT_REDIS_URL))
+        update.delay(MESSAGE)
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_an_app_that_names_no_broker_takes_the_settings_redis(
+    make_app: MakeApp, settings: Settings, client: redis.Redis, configured: bool
+) -> None:
+    app = Celery("shop", set_as_current=False)
+    if configured:
+        assert not app.conf.task_always_eager
+    make_app(app, settings)
+    update.delay(MESSAGE)
+    update.send_many([MESSAGE])
+    app.send_task("report")
+    assert queues(client) == {AAPL: 2, "celery": 1}
+
+
+def test_a_name_declared_twice_is_refused_with_both_places(app: Celery) -> None:
+    def other(trade: Trade, state: Last) -> None: ...
+
+    other.__module__ = "shop.other"
+    with pytest.raises(DeclarationError, match=r"declared twice: in tests\.producer\.declared and in shop\.other"):
+        state_computation(update.name, state=Last, key=symbol_of)(other)
+    assert declared[update.name] is update.computation
+
+
+def test_a_module_imported_again_declares_again(app: Celery) -> None:
+    again = state_computation(update.name, state=Last, key=symbol_of)(update.__wrapped__)
+    assert declared[update.name] is again.computation
+    declared[update.name] = update.computation

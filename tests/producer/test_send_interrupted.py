@@ -1,0 +1,129 @@
+"""What `send_many` says when it can't go on: sent, unknown and refused are all that was taken, and each is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from config.settings import Settings
+from tasks import SendInterrupted
+from tasks.producer.bulk import CHUNK_MESSAGES
+from tests.producer.conftest import MakeApp
+from tests.producer.declared import note, partition, queues
+from tests.support.proxy import Proxy
+
+
+@pytest.fixture
+def distant(make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy) -> Proxy:
+    """The app in use sends through this proxy."""
+    url = proxy.url(int(redis_url.rpartition("/")[2]))
+    make_app(url, Settings(redis_url=url))
+    return proxy
+
+
+def messages(count: int, taken: list[Any], mark: int = -1) -> Iterator[dict[str, Any]]:
+    """Messages that are noted when they are taken; `mark` is one that a fault can be tied to."""
+    for number in range(count):
+        taken.append({"key": f"k{number % 7}", "number": number, "padding": "marked" if number == mark else ""})
+        yield taken[-1]
+
+
+def interrupted(count: int, taken: list[Any]) -> SendInterrupted:
+    with pytest.raises(SendInterrupted) as told:
+        note.send_many(messages(count, taken))
+    return told.value
+
+
+def count_in(client: redis.Redis) -> int:
+    return sum(queues(client).values())
+
+
+def test_cut_before_the_first_push_arrived(distant: Proxy, client: redis.Redis) -> None:
+    fault = distant.cut_before_request(b"LPUSH")
+    taken: list[Any] = []
+    error = interrupted(CHUNK_MESSAGES + 1, taken)
+    assert fault.fired == 1
+    assert (error.sent, error.unknown, error.refused) == (0, taken, [])
+    assert len(taken) == CHUNK_MESSAGES
+    assert count_in(client) == 0
+
+
+def test_cut_after_the_pushes_and_before_their_reply(distant: Proxy, client: redis.Redis) -> None:
+    fault = distant.cut_before_reply(b"LPUSH")
+    taken: list[Any] = []
+    error = interrupted(CHUNK_MESSAGES + 1, taken)
+    assert fault.fired == 1
+    assert (error.sent, error.unknown, error.refused) == (0, taken, [])
+    assert 0 < count_in(client) <= CHUNK_MESSAGES  # the server has at least the push whose reply was lost
+
+
+@pytest.mark.parametrize("lost", ["request", "reply"])
+def test_cut_in_a_later_chunk_what_was_answered_is_known_to_be_in(
+    distant: Proxy, client: redis.Redis, lost: str
+) -> None:
+    cut = distant.cut_before_request if lost == "request" else distant.cut_before_reply
+    first: list[Any] = []
+    taken: list[Any] = []
+
+    def cutting() -> Iterator[Any]:
+        yield from messages(2 * CHUNK_MESSAGES, first)
+        cut(b"LPUSH")
+        yield from messages(2 * CHUNK_MESSAGES, taken)
+
+    with pytest.raises(SendInterrupted) as told:
+        note.send_many(cutting())
+    error = told.value
+    assert (error.sent, error.unknown, error.refused) == (2 * CHUNK_MESSAGES, taken, [])
+    assert len(taken) == CHUNK_MESSAGES
+    assert error.sent <= count_in(client) <= error.sent + len(error.unknown)
+    assert f"{error.sent} messages are known to be in, {len(taken)} may be" in str(error)
+
+
+def test_nobody_is_reached_nothing_is_known_to_be_in(distant: Proxy, client: redis.Redis) -> None:
+    note.send_many(messages(1, []))
+    distant.refuse()
+    distant.cut()
+    taken: list[Any] = []
+    error = interrupted(10, taken)
+    assert (error.sent, error.unknown + error.refused) == (0, taken)
+    assert count_in(client) == 1
+
+
+def test_after_an_interruption_the_same_app_sends_again(distant: Proxy, client: redis.Redis) -> None:
+    distant.cut_before_request(b"LPUSH")
+    error = interrupted(10, [])
+    assert note.send_many(error.unknown) == 10
+    assert count_in(client) == 10
+
+
+def test_what_a_queue_of_another_type_refused_is_named_exactly_and_the_rest_of_the_chunk_is_in(
+    distant: Proxy, client: redis.Redis
+) -> None:
+    wrong = partition("k1")
+    client.set(f"partition.{wrong}", "text")
+    taken: list[Any] = []
+    error = interrupted(3 * CHUNK_MESSAGES, taken)
+    refused = [message for message in taken if partition(message["key"]) == wrong]
+    assert len(taken) == CHUNK_MESSAGES
+    assert (error.unknown, error.refused) == ([], refused)
+    assert error.sent == len(taken) - len(refused) == count_in(client)
+    assert "WRONGTYPE" in str(error)
+    client.delete(f"partition.{wrong}")
+    assert note.send_many(error.refused) == len(refused)
+    assert count_in(client) == CHUNK_MESSAGES
+
+
+def test_a_server_that_is_full_refuses_and_nothing_is_lost(make_app: MakeApp, server_factory: Any) -> None:
+    server = server_factory(config={"maxmemory": "1", "maxmemory-policy": "noeviction"})
+    with server.client() as admin:
+        admin.config_set("maxmemory", 0)
+        make_app(server.url(), Settings(redis_url=server.url()))
+        note.send_many(messages(1, []))
+        admin.config_set("maxmemory", 1)
+        taken: list[Any] = []
+        error = interrupted(10, taken)
+        assert (error.sent, error.unknown, error.refused) == (0, [], taken)
+        assert "maxmemory" in str(error)

@@ -1,0 +1,1 @@
+"""Hypothesis: what holds for any input, not only for those that came to mind."""

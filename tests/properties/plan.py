@@ -1,0 +1,119 @@
+"""A queue, mailboxes and stored states as plain dicts, and the worker's turns round the pure step; and the plain fold.
+
+Messages say what their computation does. What can never work must die, what works at its second try must count once,
+and everything else must be in the state in queue order: `expected` says so in a few lines, with no engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.model.step import Outcome, Slot, Unreadable, step
+from tests.model.build import CODEC, read, rules, slots_for
+from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT
+
+COMPUTATIONS = {each.name: each for each in (LOG, SECOND, WITH_CONTEXT, STATELESS)}
+#: What raises or spoils the state, every time.
+HOPELESS = {"raise", "exit", "unsayable", "unpicklable"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """One message of a plan."""
+
+    n: int
+    computation: str
+    key: str
+    do: str
+
+    def counts(self, retries: int) -> bool:
+        """Whether it is to be in the state at the end."""
+        if self.do == "flaky" and self.computation == WITH_CONTEXT.name:
+            return retries > 0
+        if self.computation == STATELESS.name:
+            return self.do != "raise"
+        return self.do not in HOPELESS
+
+
+def expected(plan: list[Told], retries: int) -> dict[tuple[str, str], list[int]]:
+    """The fold: the numbers of each computation and key, in queue order."""
+    logs: dict[tuple[str, str], list[int]] = {}
+    for told in plan:
+        if told.counts(retries):
+            logs.setdefault((told.computation, told.key), []).append(told.n)
+    return logs
+
+
+@dataclass
+class World:
+    """What Redis would hold. `commit` writes an outcome as the commit script is described to."""
+
+    queue: list[bytes]
+    retries: int
+    keeps_states: bool
+    mailboxes: dict[str, list[bytes]] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    dead: list[bytes] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
+    memory: dict[str, dict[str, Slot | Unreadable]] = field(default_factory=dict)
+
+    def turn(self, most: int, ticks: int, *, lost: bool = False) -> None:
+        """One batch of the queue; `lost`: the commit is refused, and nothing of it may be left."""
+        source = self.queue[:most]
+        outcome = self._step(source, ticks, parked=self.mailboxes)
+        if lost:
+            self.memory.clear()
+            return
+        assert outcome.taken >= min(1, len(source))
+        del self.queue[: outcome.taken]
+        self._commit(outcome)
+
+    def retry(self, key: str, most: int, ticks: int) -> None:
+        """One batch of a parked key's mailbox."""
+        outcome = self._step(
+            self.mailboxes[key][:most], ticks, parked=self.mailboxes, mailbox_of=key, attempt=self.attempts[key]
+        )
+        assert not outcome.mailed
+        del self.mailboxes[key][: outcome.taken]
+        self.attempts[key] = 1
+        self._commit(outcome)
+        if not self.mailboxes[key]:
+            del self.mailboxes[key], self.attempts[key]
+
+    def _step(self, raws: list[bytes], ticks: int, **how: Any) -> Outcome:
+        items = read(list(COMPUTATIONS.values()), raws)
+        slots = slots_for(items, self.stored)
+        if self.keeps_states:
+            for name, table in slots.items():
+                table.update({key: slot for key, slot in self.memory.get(name, {}).items() if key in table})
+                self.memory.setdefault(name, {}).update(table)
+        clock = iter(range(1_000_000))
+        by = rules(retries=self.retries, clock=lambda: float(next(clock)), seconds=float(ticks))
+        return step(items, slots, by, **how)
+
+    def _commit(self, outcome: Outcome) -> None:
+        for name, changed in outcome.states.items():
+            self.stored.setdefault(name, {}).update(changed)
+            for key, after in changed.items():
+                slot = self.memory.get(name, {}).get(key)
+                if isinstance(slot, Slot):
+                    slot.stored = after
+        for key, raws in outcome.mailed.items():
+            self.mailboxes.setdefault(key, []).extend(raws)
+        for key, (failure, _) in outcome.parked.items():
+            self.attempts[key] = failure.attempt + 1
+        self.dead += [broken.raw for broken, _ in outcome.dead]
+        self.done += [work.message for work in outcome.done]
+
+    def logs(self) -> dict[tuple[str, str], list[Any]]:
+        """The stored states, read."""
+        return {
+            (name, key): CODEC.load(COMPUTATIONS[name], key, stored).entries
+            for name, table in self.stored.items()
+            for key, stored in table.items()
+        }
+
+    def waiting(self) -> int:
+        return len(self.queue) + sum(map(len, self.mailboxes.values()))

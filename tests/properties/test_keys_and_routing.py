@@ -1,0 +1,66 @@
+"""Any key has one spelling, one place, and comes back from Redis as it went."""
+
+from __future__ import annotations
+
+from uuid import UUID
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.model.errors import KeyExtractionError
+from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
+
+text = st.text(max_size=200)
+keys = st.one_of(text, st.binary(max_size=200), st.integers(), st.booleans(), st.uuids())
+any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=50)
+
+
+@given(keys, st.integers(1, 4096))
+def test_every_key_has_a_partition_below_n_and_always_the_same(key: object, partitions: int) -> None:
+    where = partition_of(key, partitions)
+    assert 0 <= where < partitions
+    assert partition_of(spell_key(key), partitions) == where
+    assert crc32(key_bytes(spell_key(key))) % partitions == where
+
+
+@given(keys)
+def test_a_spelled_key_comes_back_from_redis_as_it_went(key: object) -> None:
+    spelled = spell_key(key)
+    assert key_text(key_bytes(spelled)) == spelled == spell_key(spelled)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_keep_their_bytes(key: bytes) -> None:
+    assert key_bytes(spell_key(key)) == key
+
+
+@given(text, text)
+def test_two_texts_are_two_keys(one: str, other: str) -> None:
+    assert (key_bytes(one) == key_bytes(other)) is (one == other)
+
+
+@given(any_text, any_text)
+def test_text_with_surrogates_is_refused_or_has_bytes_of_its_own(one: str, other: str) -> None:
+    made = []
+    for key in (one, other, one + other):
+        try:
+            made.append((key, key_bytes(key)))
+        except KeyExtractionError:
+            assert any("\ud800" <= character <= "\udfff" for character in key)
+    for key, raw in made:
+        assert key_text(raw) == key
+
+
+@given(st.integers() | st.uuids() | st.text(max_size=20))
+def test_a_number_a_uuid_and_their_text_are_one_key(value: int | UUID | str) -> None:
+    assert spell_key(value) == spell_key(str(value)) == spell_key(str(value).encode())
+
+
+@given(
+    st.one_of(st.none(), st.floats(), st.lists(st.text()), st.dictionaries(st.text(), st.text()), st.complex_numbers())
+)
+def test_everything_else_is_refused(value: object) -> None:
+    with pytest.raises(KeyExtractionError):
+        spell_key(value)

@@ -1,0 +1,122 @@
+"""State bytes: what was written is read; what was moved, changed, or signed by another is never unpickled."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tasks.model.computation import Computation, declare
+from tasks.model.errors import StateError
+from tasks.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec
+
+
+def computation(name: str) -> Computation:
+    return declare(lambda message, state: None, name=name, state=dict, key=str)
+
+
+COUNT = computation("count")
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+states = st.dictionaries(st.text(), values, max_size=4)
+keys = st.text(max_size=30) | st.binary(max_size=30).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+names = st.text(min_size=1, max_size=20).filter(str.strip)
+secrets = st.binary(min_size=1, max_size=100)
+
+
+@given(states, keys, st.lists(secrets, max_size=3))
+def test_a_state_is_read_as_it_was_written(state: dict[str, Any], key: str, signing_keys: list[bytes]) -> None:
+    codec = StateCodec(tuple(signing_keys))
+    stored = codec.dump(COUNT, key, state)
+    assert codec.load(COUNT, key, stored) == state
+    assert stored[:1] == (SIGNED if signing_keys else UNSIGNED)
+    assert stored.endswith(pickle.dumps(state, 5))
+
+
+@given(states, keys, st.lists(secrets, min_size=2, max_size=4, unique=True))
+def test_any_of_the_keys_verifies_and_only_the_first_signs(
+    state: dict[str, Any], key: str, signing_keys: list[bytes]
+) -> None:
+    rotated = StateCodec(tuple(signing_keys))
+    for secret in signing_keys:
+        assert rotated.load(COUNT, key, StateCodec((secret,)).dump(COUNT, key, state)) == state
+    assert StateCodec((signing_keys[0],)).load(COUNT, key, rotated.dump(COUNT, key, state)) == state
+
+
+class Bomb:
+    """Unpickling it fails the test."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a state was unpickled before its signature was found right",))
+
+
+def refused(codec: StateCodec, at: Computation, key: str, stored: bytes, says: str) -> None:
+    with pytest.raises(StateError, match=says):
+        codec.load(at, key, stored)
+
+
+@given(keys, keys, names, names, secrets)
+def test_a_signed_state_can_not_be_moved_to_another_key_or_computation(
+    key: str, other_key: str, name: str, other_name: str, secret: bytes
+) -> None:
+    assume((name, key) != (other_name, other_key))
+    codec = StateCodec((secret,))
+    stored = codec.dump(computation(name), key, Bomb())
+    refused(codec, computation(other_name), other_key, stored, "signature is wrong")
+
+
+@given(st.data(), secrets)
+def test_a_name_and_a_key_can_not_lend_each_other_letters(data: st.DataObject, secret: bytes) -> None:
+    whole = data.draw(st.text(st.characters(codec="utf-8"), min_size=2, max_size=20))
+    first, second = sorted(data.draw(st.lists(st.integers(1, len(whole)), min_size=2, max_size=2, unique=True)))
+    assume(whole[:first].strip())
+    stored = StateCodec((secret,)).dump(computation(whole[:first]), whole[first:], Bomb())
+    refused(StateCodec((secret,)), computation(whole[:second]), whole[second:], stored, "signature is wrong")
+
+
+@given(keys, secrets, st.data())
+def test_a_signed_state_with_any_bit_changed_is_not_unpickled(key: str, secret: bytes, data: st.DataObject) -> None:
+    codec = StateCodec((secret,))
+    stored = bytearray(codec.dump(COUNT, key, Bomb()))
+    bit = data.draw(st.integers(8, len(stored) * 8 - 1))
+    stored[bit // 8] ^= 1 << bit % 8
+    refused(codec, COUNT, key, bytes(stored), "signature is wrong")
+
+
+@given(keys, st.lists(secrets, min_size=2, max_size=2, unique=True))
+def test_an_unsigned_or_foreign_or_unverifiable_state_is_not_unpickled(key: str, both: list[bytes]) -> None:
+    ours, theirs = (StateCodec((secret,)) for secret in both)
+    refused(ours, COUNT, key, theirs.dump(COUNT, key, Bomb()), "signature is wrong")
+    refused(ours, COUNT, key, StateCodec().dump(COUNT, key, Bomb()), "is not signed")
+    refused(StateCodec(), COUNT, key, ours.dump(COUNT, key, Bomb()), "STATE_SIGNING_KEY is not set")
+
+
+@given(st.binary(max_size=40), keys, secrets)
+def test_any_other_bytes_are_a_state_error(rubbish: bytes, key: str, secret: bytes) -> None:
+    signed = StateCodec((secret,))
+    refused(signed, COUNT, key, rubbish, "the state")
+    refused(signed, COUNT, key, SIGNED + rubbish, "signature is wrong")
+    if rubbish[:1] not in (UNSIGNED, SIGNED):
+        refused(StateCodec(), COUNT, key, rubbish, "unknown format byte")
+
+
+@given(states, secrets)
+def test_a_cut_state_is_a_state_error_and_nothing_else(state: dict[str, Any], secret: bytes) -> None:
+    codec = StateCodec((secret,))
+    stored = codec.dump(COUNT, "k", state)
+    for length in range(min(len(stored), TAG_BYTES + 8)):
+        refused(codec, COUNT, "k", stored[:length], "the state")
+    plain = StateCodec().dump(COUNT, "k", state)
+    for length in range(len(plain)):
+        refused(StateCodec(), COUNT, "k", plain[:length], "state")
+
+
+@given(st.lists(st.integers()) | st.integers() | st.text())
+def test_a_state_of_another_class_than_declared_is_a_state_error(value: object) -> None:
+    refused(StateCodec(), COUNT, "k", StateCodec().dump(COUNT, "k", value), "not what is declared")

@@ -1,0 +1,93 @@
+"""Whatever fails, waits, is cut short or refused: the states at the end are the plain fold of the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.model import counting
+from tests.model.counting import STATELESS, say_to
+from tests.properties.plan import COMPUTATIONS, Told, World, expected
+
+DOINGS = ["", "", "", "", "raise", "exit", "unsayable", "unpicklable", "spoil message", "flaky"]
+told = st.tuples(st.sampled_from(sorted(COMPUTATIONS)), st.sampled_from("abc"), st.sampled_from(DOINGS))
+turns = st.lists(
+    st.tuples(
+        st.integers(1, 8),  # messages asked for
+        st.sampled_from([0, 1, 2, 5, 100_000]),  # ticks of the clock until the step's time is over
+        st.sampled_from(["queue", "queue", "mailbox", "lost"]),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen() -> Iterator[None]:
+    yield
+    counting.seen.clear()
+
+
+def drain(world: World, plan_of_turns: list[tuple[int, int, str]]) -> None:
+    """Turn as planned, then in plain turns until nothing waits."""
+    for most, ticks, what in plan_of_turns:
+        parked = sorted(world.mailboxes)
+        if what == "mailbox" and parked:
+            world.retry(parked[most % len(parked)], most, ticks)
+        elif world.queue:
+            world.turn(most, ticks, lost=what == "lost")
+    for _ in range(2_000):
+        if world.queue:
+            world.turn(5, 3)
+        elif world.mailboxes:
+            world.retry(min(world.mailboxes), 5, 3)
+        else:
+            return
+    pytest.fail(f"{world.waiting()} messages wait for ever")
+
+
+@settings(max_examples=300)
+@given(st.lists(told, max_size=30), turns, st.integers(0, 2), st.booleans())
+def test_states_are_the_fold_of_the_queue_and_every_message_ends_once(
+    messages: list[tuple[str, str, str]],
+    plan_of_turns: list[tuple[int, int, str]],
+    retries: int,
+    keeps_states: bool,
+) -> None:
+    plan = [Told(n, *each) for n, each in enumerate(messages)]
+    raws = [say_to(each.computation, each.n, each.do, each.key) for each in plan]
+    world = World(list(raws), retries, keeps_states)
+    drain(world, plan_of_turns)
+
+    wanted = expected(plan, retries)
+    assert world.logs() == {at: log for at, log in wanted.items() if at[0] != STATELESS.name}
+    hopeless = [raw for raw, each in zip(raws, plan, strict=True) if not each.counts(retries)]
+    assert sorted(world.dead) == sorted(hopeless)
+    assert len(world.done) + len(world.dead) == len(plan)
+    assert _done_in_order(world.done, plan) == wanted
+
+
+def _done_in_order(done: list[dict[str, Any]], plan: list[Told]) -> dict[tuple[str, str], list[int]]:
+    """The numbers of applied messages by computation and key, in the order in which they were committed."""
+    logs: dict[tuple[str, str], list[int]] = {}
+    by_number = {each.n: each for each in plan}
+    spoiled = iter([each for each in plan if each.do == "spoil message" and each.computation != STATELESS.name])
+    for message in done:
+        each = next(spoiled) if message["n"] == "spoiled" else by_number[message["n"]]
+        logs.setdefault((each.computation, each.key), []).append(each.n)
+    return logs
+
+
+@given(st.lists(st.tuples(st.sampled_from(["log", "second"]), st.sampled_from(["", "raise"])), min_size=1, max_size=30))
+def test_a_parked_keys_mailbox_keeps_the_order_of_the_queue_across_computations(
+    messages: list[tuple[str, str]],
+) -> None:
+    raws = [say_to(name, n, do) for n, (name, do) in enumerate(messages)]
+    world = World(list(raws), retries=2, keeps_states=True)
+    world.turn(len(raws), 100_000)
+    first_failure = next((n for n, (_, do) in enumerate(messages) if do == "raise"), len(messages))
+    assert world.mailboxes.get("k", []) == raws[first_failure:]

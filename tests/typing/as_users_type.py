@@ -1,0 +1,92 @@
+"""Typed as users type it; mypy --strict must find nothing here, and each `assert_type` must hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypedDict, assert_type
+
+from tasks import (
+    Context,
+    OrderedComputation,
+    StateComputation,
+    app,
+    computation,
+    install,
+    key_extractor,
+    partition_of,
+    state_computation,
+)
+
+
+@dataclass
+class Stock:
+    symbol: str
+    price: float
+
+
+class Order(TypedDict):
+    customer: int
+    amount: float
+
+
+class StockPrice:
+    price = 0.0
+
+
+@key_extractor
+def extract_symbol(stock: Stock) -> str:
+    return stock.symbol
+
+
+@key_extractor
+def extract_customer(order: Order) -> int:
+    return order["customer"]
+
+
+@state_computation(name="update stock", state=StockPrice, key=extract_symbol)
+def update_stock(stock: Stock, state: StockPrice) -> None:
+    state.price = stock.price
+
+
+@state_computation("count orders", state=Counter[int], key=extract_customer)
+def count_orders(order: Order, state: Counter[int], context: Context) -> None:
+    state[order["customer"]] += context.attempt
+
+
+@state_computation("sum", state=dict, key=lambda message: message["key"])
+def untyped(message, state):  # type: ignore[no-untyped-def]
+    state["sum"] = state.get("sum", 0) + message["value"]
+
+
+@computation("notify", key=extract_symbol)
+def notify(stock: Stock, context: Context) -> None:
+    print(context.key, context.sent_at)
+
+
+assert_type(extract_symbol(Stock("A", 1.0)), str)
+assert_type(update_stock.state("A"), StockPrice | None)
+assert_type(update_stock.states(["A", b"B", 7]), dict[str, StockPrice])
+assert_type(update_stock.keys(), Iterator[str])
+assert_type(update_stock.forget("A"), bool)
+assert_type(update_stock.send_many(Stock("A", float(n)) for n in range(3)), int)
+assert_type(update_stock.send_many([{"symbol": "A", "price": 1.0}], progress=True), int)
+assert_type(count_orders.state(7), Counter[int] | None)
+assert_type(partition_of("A", 4), int)
+
+price = update_stock.state("A")
+if price is not None:
+    assert_type(price.price, float)
+for symbol, each in update_stock.states(["A"]).items():
+    print(symbol.lower(), each.price)
+
+# A computation is called in a test as the plain function that it is.
+update_stock(Stock("A", 1.0), StockPrice())
+update_stock.delay(Stock("A", 1.0))
+update_stock.delay({"symbol": "A", "price": 1.0})
+update_stock.apply_async([Stock("A", 1.0)], countdown=5)
+
+stateful: StateComputation[[Stock, StockPrice], None, StockPrice] = update_stock
+ordered: OrderedComputation[[Stock, Context], None] = notify
+install(app)

@@ -1,0 +1,52 @@
+"""Mistakes that a type checker must find; each is ignored by its code, and an ignore that ignores nothing is an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks import Context, computation, key_extractor, partition_of, state_computation
+
+
+@dataclass
+class Stock:
+    symbol: str
+    price: float
+
+
+class StockPrice:
+    price = 0.0
+
+
+@key_extractor
+def extract_symbol(stock: Stock) -> str:
+    return stock.symbol
+
+
+@state_computation("update stock", state=StockPrice, key=extract_symbol)
+def update_stock(stock: Stock, state: StockPrice) -> None:
+    state.price = stock.cost  # type: ignore[attr-defined]
+    state.prise = stock.price  # type: ignore[attr-defined]
+    state.price = stock.symbol  # type: ignore[assignment]
+
+
+@computation("notify", key=extract_symbol)
+def notify(stock: Stock, context: Context) -> None:
+    context.attempt = 2  # type: ignore[misc]
+    later: float = context.sent_at  # type: ignore[assignment]
+    print(later)
+
+
+print(update_stock.state("A").price)  # type: ignore[union-attr]
+print(update_stock.state("A").prise)  # type: ignore[union-attr]
+print(update_stock.states(["A"])["A"].prise)  # type: ignore[attr-defined]
+print(update_stock.states("A").price)  # type: ignore[attr-defined]
+update_stock(Stock("A", 1.0))  # type: ignore[call-arg]
+update_stock("A", StockPrice())  # type: ignore[arg-type]
+update_stock.send_many(Stock("A", 1.0))  # type: ignore[arg-type]
+notify.state("A")  # type: ignore[attr-defined]
+extract_symbol("A")  # type: ignore[arg-type]
+partition_of("A")  # type: ignore[call-arg]
+state_computation("no key", state=StockPrice)  # type: ignore[call-arg]
+state_computation("no class", state=StockPrice(), key=extract_symbol)  # type: ignore[arg-type]
+state_computation("no function", state=StockPrice, key="symbol")  # type: ignore[arg-type]
+computation("with state", state=StockPrice, key=extract_symbol)  # type: ignore[call-arg]

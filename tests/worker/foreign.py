@@ -1,0 +1,30 @@
+"""A project with a Celery app of its own, that called `install(app)`: an ordinary task and a state computation."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from tasks import install, key_extractor, state_computation
+
+app = install(Celery("foreign", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"]))
+
+
+class Total:
+    numbers: list[int] = []  # noqa: RUF012 - each key has its own
+
+
+@app.task(name="add")
+def add(one: int, other: int) -> int:
+    return one + other
+
+
+@key_extractor
+def number_key(number: int) -> str:
+    return "even" if number % 2 == 0 else "odd"
+
+
+@state_computation(name="total", state=Total, key=number_key)
+def total(number: int, state: Total) -> None:
+    state.numbers.append(number)

@@ -1,0 +1,89 @@
+"""Task events: grouped into few messages, whole within the budget, a sample past it."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from tests.fundamentals.application import Attempt, Step, fail, record
+from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
+
+Make = Callable[..., LiveGroup]
+
+
+class Monitor:
+    """What is published on Celery's event exchange: every message, each with its events."""
+
+    def __init__(self, channel: redis.client.PubSub) -> None:
+        self._channel = channel
+        self.messages: list[list[dict[str, Any]]] = []
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        while (message := self._channel.get_message()) is not None:
+            content = json.loads(message["data"])
+            body = json.loads(b64decode(content["body"]))
+            self.messages.append(body if isinstance(body, list) else [body])
+        return [event for message in self.messages for event in message if event["type"] == kind]
+
+
+@contextmanager
+def monitor(live: LiveGroup) -> Iterator[Monitor]:
+    with live.client.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.psubscribe("/0.celeryev*")
+        yield Monitor(channel)
+
+
+def test_within_the_budget_every_task_is_told_whole(live: LiveGroup) -> None:
+    worker = live.start_workers(1)[0]
+    with monitor(live) as seen:
+        ids = [live.send_task("record", {"key": "key", "number": number}) for number in range(5)]
+        wait_until(lambda: len(seen.events("task-succeeded")) == 5)
+        for kind in ("task-received", "task-started", "task-succeeded"):
+            assert [event["uuid"] for event in seen.events(kind)] == ids
+        (node,) = {event["hostname"] for event in seen.events("task-received")}
+        assert node in live.owners().values()
+        assert {event["name"] for event in seen.events("task-received")} == {"record"}
+        assert all(0 <= event["runtime"] < 10 for event in seen.events("task-succeeded"))
+    assert worker.running
+
+
+def test_a_failure_is_told_with_its_traceback(make_live: Make) -> None:
+    live = make_live(RETRY_ATTEMPTS=0)
+    live.start_workers(1)
+    with monitor(live) as seen:
+        live.send(fail, [Attempt("key", 1, fail=True)])
+        (event,) = wait_until(lambda: seen.events("task-failed"))
+        assert event["exception"] == "ValueError: 1 was told to fail"
+        assert "raise ValueError" in event["traceback"]
+
+
+def test_past_the_budget_a_sample_is_told_in_few_messages(make_live: Make) -> None:
+    """The bucket holds one second's budget, and is filled once more a second: a burst of less than a second is told by
+    not many more than that."""
+    live = make_live(EVENTS_PER_SECOND=20)
+    live.start_workers(1)
+    with monitor(live) as seen:
+        live.send(record, [Step(f"key-{number % 20}", number) for number in range(5000)])
+        live.wait_drained()
+        last = live.send_task("record", {"key": "key-0", "number": 5000}, countdown=2)  # the bucket has some by then
+        wait_until(lambda: any(event["uuid"] == last for event in seen.events("task-succeeded")))
+        told = len(seen.events("task-succeeded"))
+        grouped = [message for message in seen.messages if any("uuid" in event for event in message)]
+    assert 1 < told <= 250
+    assert len(grouped) < told
+
+
+def test_without_events_none_are_sent(live: LiveGroup) -> None:
+    live.start_worker("--without-heartbeat").wait_ready()
+    live.app.control.disable_events(reply=True, timeout=10, limit=1)
+    with monitor(live) as seen:
+        live.send(record, [Step("key", 1)])
+        wait_until(lambda: live.numbers_of(record, "key") == [1])
+        live.app.control.ping(timeout=10, limit=1)
+        assert seen.events("task-succeeded") == []

@@ -1,0 +1,54 @@
+"""A lease is kept through long computations, and what was not replaced still commits; an idle worker is quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tests.fundamentals.application import Deed, witness
+from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
+from tests.worker import frozen
+
+Make = Callable[..., LiveGroup]
+
+
+def test_a_lease_is_renewed_during_a_computation_longer_than_it(make_live: Make) -> None:
+    live = make_live(LEASE_SECONDS=0.6)
+    live.start_workers(2)
+    owners = live.owners()
+    live.send(witness, [Deed("key", 1, seconds=2.5), Deed("key", 2)])
+    wait_until(lambda: live.numbers_of(witness, "key") == [1, 2])
+    assert [line.partition(":")[2] for line in live.witnessed()] == ["1", "2"]
+    assert live.owners() == owners
+
+
+def test_a_computation_that_held_the_interpreter_past_the_lease_and_was_not_replaced_commits(make_live: Make) -> None:
+    live = make_live(LEASE_SECONDS=0.6)
+    worker = live.start_worker(module=frozen.__name__).wait_ready()
+    live.wait_owned(by=1)
+    live.send(frozen.freeze, [frozen.Freeze("key", number, 1.5) for number in range(2)])
+    wait_until(lambda: live.numbers_of(frozen.freeze, "key") == [0, 1])
+    assert live.processed() == 2
+    assert "has taken over" not in worker.log()
+
+
+def commands(live: LiveGroup) -> dict[str, int]:
+    return {name.removeprefix("cmdstat_"): int(row["calls"]) for name, row in live.client.info("commandstats").items()}
+
+
+def test_an_idle_worker_does_not_poll(make_live: Make) -> None:
+    """In two seconds of nothing to do: no queue is read, and there is little but the lease."""
+    live = make_live(LEASE_SECONDS=5)
+    live.start_workers(1)
+    live.send(witness, [Deed(f"key-{number}", number) for number in range(50)])
+    live.wait_drained()
+    begun = time.monotonic()
+    before = commands(live)
+    wait_until(lambda: time.monotonic() > begun + 2)
+    after = commands(live)
+    made = {name: calls - before.get(name, 0) for name, calls in after.items() if calls != before.get(name, 0)}
+    assert not made.keys() & {"lrange", "lindex", "rpop", "llen"}, made
+    assert made.get("blmove", 0) <= len(live.owners()), made
+    assert made.get("evalsha", 0) <= 3, made
+    assert sum(made.values()) < 60, made

@@ -1,0 +1,93 @@
+"""How a worker ends: SIGTERM and SIGINT commit what is under way, SIGQUIT drops it; nothing is lost, leases are free."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.fundamentals.application import Deed, Step, record, witness
+from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
+from tests.support.worker import WorkerProcess
+
+TERM, INT, QUIT = WorkerProcess.terminate, WorkerProcess.interrupt, WorkerProcess.quit
+#: A lease that nobody waits for.
+LONG = {"LEASE_SECONDS": 60}
+
+Make = Callable[..., LiveGroup]
+
+
+def in_a_long_computation(live: LiveGroup, seconds: float) -> WorkerProcess:
+    """A worker in the first of three messages of a key."""
+    worker = live.start_workers(1)[0]
+    live.send(witness, [Deed("key", number, seconds) for number in range(3)])
+    live.wait_witnessed(f"{worker.pid}:0")
+    return worker
+
+
+@pytest.mark.parametrize("end", [TERM, INT, QUIT])
+def test_an_idle_worker_ends_at_once_and_releases_everything(
+    make_live: Make, end: Callable[[WorkerProcess], None]
+) -> None:
+    live = make_live(**LONG)
+    worker = live.start_workers(1)[0]
+    end(worker)
+    code = worker.wait(timeout=10)
+    assert code != -signal.SIGKILL
+    assert set(live.owners().values()) == {None}
+    assert live.client.zcard(live.names.workers) == 0
+
+
+@pytest.mark.parametrize("end", [TERM, INT])
+def test_the_computation_under_way_is_committed(make_live: Make, end: Callable[[WorkerProcess], None]) -> None:
+    live = make_live(**LONG)
+    worker = in_a_long_computation(live, seconds=1.0)
+    end(worker)
+    worker.wait(timeout=20)
+    assert live.numbers_of(witness, "key") == [0]
+    assert live.processed() == 1
+    assert sum(row.length for row in live.status().values()) == 2
+    assert set(live.owners().values()) == {None}
+
+
+def test_quit_drops_the_computation_under_way_and_another_worker_does_it_again(make_live: Make) -> None:
+    live = make_live(**LONG)
+    worker = in_a_long_computation(live, seconds=5.0)
+    worker.quit()
+    worker.wait(timeout=20)
+    assert live.numbers_of(witness, "key") == []
+    assert sum(row.length for row in live.status().values()) == 3
+    assert set(live.owners().values()) == {None}
+    assert live.letters() == []
+    other = live.start_worker()
+    live.wait_witnessed(f"{other.pid}:0")
+
+
+def test_a_second_interrupt_drops_it_too(make_live: Make) -> None:
+    live = make_live(**LONG)
+    worker = in_a_long_computation(live, seconds=30.0)
+    worker.interrupt()
+    wait_until(lambda: "Warm shutdown" in worker.log())
+    worker.interrupt()
+    worker.wait(timeout=20)
+    assert live.numbers_of(witness, "key") == []
+    assert sum(row.length for row in live.status().values()) == 3
+    assert set(live.owners().values()) == {None}
+
+
+@pytest.mark.parametrize("end", [TERM, INT, QUIT])
+def test_ended_amid_a_backlog_nothing_is_lost_and_nothing_done_twice(
+    make_live: Make, end: Callable[[WorkerProcess], None]
+) -> None:
+    live = make_live(**LONG)
+    worker = live.start_workers(1, BATCH_MESSAGES=50)[0]
+    live.send(record, [Step("key", number) for number in range(20_000)])
+    wait_until(lambda: live.processed() > 500, every=0.001)
+    end(worker)
+    worker.wait(timeout=20)
+    done = live.numbers_of(record, "key")
+    assert done == list(range(len(done)))
+    assert len(done) == live.processed()
+    assert len(done) + sum(row.length for row in live.status().values()) == 20_000
