@@ -30,8 +30,8 @@ from tasks.model.errors import (
 )
 from tasks.model.keys import partition_of
 from tasks.producer.bulk import SendInterrupted
+from tasks.producer.declarations import use_by_default
 from tasks.producer.handle import OrderedComputation, StateComputation, computation, state_computation
-from tasks.producer.installation import use_by_default
 
 if TYPE_CHECKING:
     from celery import Celery

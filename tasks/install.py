@@ -8,7 +8,8 @@ from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
 from config.settings import Settings
-from tasks.producer.installation import Installation, add_installation, installation_of, refuse_other_brokers
+from tasks.producer.declarations import add_installation, declared, installation_of
+from tasks.producer.installation import Installation, refuse_other_brokers
 from tasks.store.names import units
 from tasks.worker import control as control
 from tasks.worker.bootstep import PartitionStep, note_command_line
@@ -24,11 +25,11 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     """
     if installation_of(app) is not None:
         return app
-    installation = Installation(app, settings or Settings.from_environment(), by_default=by_default)
+    installation = Installation(app, settings or Settings.from_environment(), declared, by_default=by_default)
+    # Again after each `config_from_object`, which begins a new configuration.
+    app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
         _configure(installation)
-    else:
-        app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     app.steps["worker"].add(PartitionStep)
     signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
     add_installation(installation)

@@ -14,7 +14,8 @@ from tasks.cli.output import json_option, plain, print_json, print_table, refusa
 from tasks.model.computation import Computation
 from tasks.model.keys import partition_of, spell_key
 from tasks.producer.bulk import send_many
-from tasks.producer.installation import Installation, installation_of
+from tasks.producer.declarations import installation_of
+from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
 from tasks.store.dead_letters import raw_text
 

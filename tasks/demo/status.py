@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.producer.installation import current_installation
+from tasks.producer.declarations import current_installation
 from tasks.store.status import UnitStatus
 
 

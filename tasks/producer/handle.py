@@ -12,7 +12,7 @@ from celery.result import AsyncResult
 
 from tasks.model.computation import Computation, declare
 from tasks.producer.bulk import send_many
-from tasks.producer.installation import add_computation, current_installation
+from tasks.producer.declarations import add_computation, current_installation
 
 S = TypeVar("S")
 P = ParamSpec("P")

@@ -1,8 +1,8 @@
-"""What `install` puts on a Celery app, and the registry of declared computations that all installed apps share."""
+"""What `install` puts on a Celery app: where its broker is, its group in Redis, and the way of a message to its queue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,9 @@ from kombu.entity import Exchange, Queue
 from config.celeryconfig import broker_options, broker_url
 from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks.model.computation import Computation
-from tasks.model.errors import DeclarationError, SetupError
+from tasks.model.errors import SetupError
 from tasks.model.keys import partition_of
-from tasks.producer.task import ComputationTask
 from tasks.store.group import Group
-from tasks.store.names import INGRESS
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 
@@ -26,12 +24,15 @@ _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 class Installation:
     """One Celery app with partitions: its settings, its group in Redis, and the declared computations."""
 
-    def __init__(self, app: Celery, settings: Settings, *, by_default: bool) -> None:
+    def __init__(
+        self, app: Celery, settings: Settings, computations: Mapping[str, Computation], *, by_default: bool
+    ) -> None:
         self.app = app
         self._settings = settings
         #: Whether a worker started without -Q serves partitions.
         self.by_default = by_default
-        self.computations: Mapping[str, Computation] = declared
+        #: Every computation declared in this process, by name.
+        self.computations = computations
         self._queues: dict[str, Queue] = {}
 
     @cached_property
@@ -61,23 +62,6 @@ class Installation:
             if name.startswith("broker_") and not conf.get(name):
                 conf[name] = value
 
-    def register(self, computation: Computation) -> None:
-        """Make the computation a Celery task of this app, so that every Celery tool knows its name."""
-        made = type(
-            computation.function.__name__,
-            (ComputationTask,),
-            {
-                "name": computation.name,
-                "installation": self,
-                "computation": computation,
-                "__doc__": computation.function.__doc__,
-                "__module__": computation.function.__module__,
-            },
-        )
-        if isinstance(self.app.tasks.get(computation.name), ComputationTask):
-            self.app.tasks.unregister(computation.name)  # its module was imported again: nothing to warn of
-        self.app.register_task(made())
-
     def unit_of(self, computation: Computation, message: Any) -> str:
         """The partition of a decoded message. Raises `KeyExtractionError`."""
         return str(partition_of(computation.key_of(message), self.settings.partitions))
@@ -97,16 +81,13 @@ class Installation:
         Called by Celery for every task that is sent, before it is serialised; an explicit `queue=` beats it. Raises
         `MessageError` for a message that does not fit or has no key.
         """
-        computation = declared.get(name)
+        computation = self.computations.get(name)
         if computation is None or options.get("queue"):
             return None
         self.group.check()
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         _, decoded = computation.codec.encode(message)
         return {"queue": self.queue(self.unit_of(computation, decoded))}
-
-    def ingress_queue(self) -> Queue:
-        return self.queue(INGRESS)
 
 
 def _place(url: str) -> str:
@@ -121,56 +102,3 @@ def refuse_other_brokers(broker: str | None) -> None:
         raise SetupError(
             f"partitions live in Redis, and this app's broker is {scheme}://. Give the app a redis:// broker_url"
         )
-
-
-#: Every computation declared in this process, by name.
-declared: dict[str, Computation] = {}
-_installations: list[Installation] = []
-_default: list[Callable[[], Celery]] = []
-
-
-def add_installation(installation: Installation) -> None:
-    """From now on the installation's app knows every declared computation; it is the one that handles use."""
-    _installations.append(installation)
-    for computation in declared.values():
-        installation.register(computation)
-
-
-def add_computation(computation: Computation) -> None:
-    """Called once for each declaration, at import. Raises `DeclarationError` for a name that is taken."""
-    before = declared.get(computation.name)
-    if before is not None and not _same_source(before, computation):
-        raise DeclarationError(
-            f"computation {computation.name!r} is declared twice: in {before.function.__module__} and in "
-            f"{computation.function.__module__}. Names are what producers send, so each needs its own"
-        )
-    declared[computation.name] = computation
-    for installation in _installations:
-        installation.register(computation)
-
-
-def _same_source(one: Computation, other: Computation) -> bool:
-    """The same function imported again: a reload, or a script that is also `__main__`."""
-    return one.function.__qualname__ == other.function.__qualname__ and (
-        one.function.__module__ == other.function.__module__
-        or "__main__" in (one.function.__module__, other.function.__module__)
-    )
-
-
-def use_by_default(make_app: Callable[[], Celery]) -> None:
-    """What makes `tasks.app` when a handle is used and no app was installed."""
-    _default[:] = [make_app]
-
-
-def installation_of(app: Celery) -> Installation | None:
-    """The installation on an app, if `install(app)` was called."""
-    return next((one for one in reversed(_installations) if one.app is app), None)
-
-
-def current_installation() -> Installation:
-    """The installation that handles use: the last one made; `tasks.app`'s when there is none."""
-    if not _installations and _default:
-        _default[0]()
-    if not _installations:
-        raise SetupError("no Celery app has partitions: call tasks.install(app), or import app from tasks")
-    return _installations[-1]

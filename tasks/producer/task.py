@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from celery import Task
 from celery.result import AsyncResult
 
 from tasks.model.computation import Computation
-
-if TYPE_CHECKING:
-    from tasks.producer.installation import Installation
+from tasks.producer.installation import Installation
 
 
 class ComputationTask(Task):  # type: ignore[misc]

@@ -21,7 +21,8 @@ from celery.utils.nodenames import default_nodename, nodesplit
 from celery.worker import state as worker_state
 
 from tasks.model.errors import SetupError
-from tasks.producer.installation import Installation, installation_of
+from tasks.producer.declarations import installation_of
+from tasks.producer.installation import Installation
 from tasks.store.leases import remember_computations
 from tasks.store.names import INGRESS
 from tasks.store.server import look_at_server

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.worker.control import inspect_command
 
-from tasks.producer.installation import installation_of
+from tasks.producer.declarations import installation_of
 from tasks.worker.bootstep import PartitionStep
 
 

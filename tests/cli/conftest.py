@@ -16,7 +16,7 @@ from tasks.cli import partitions
 from tasks.model.keys import partition_of
 from tasks.model.reading import Broken
 from tasks.model.step import Outcome
-from tasks.producer.installation import installation_of
+from tasks.producer.declarations import installation_of
 from tasks.store.commits import commands_of
 from tasks.store.names import Names
 from tests.cli.declared import Last, update

@@ -88,7 +88,7 @@ def test_a_users_own_test_runs(project, redis_url):
 
 def test_the_settings_of_the_readme_are_the_settings():
     table = README[README.index("## Settings") : README.index("## Deploying")]
-    named = {name for name in re.findall(r"`([A-Z_]{5,})`", table.split("Fixed names")[0])}
+    named = set(re.findall(r"`([A-Z_]{5,})`", table.split("Fixed names")[0]))
     assert named == setting_names()
 
 

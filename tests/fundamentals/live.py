@@ -15,6 +15,7 @@ from config.celeryconfig import celery_options
 from config.settings import Settings
 from tasks import StateComputation
 from tasks.producer.bulk import send_many
+from tasks.producer.declarations import declared
 from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
 from tasks.store.status import UnitStatus
@@ -40,7 +41,7 @@ class LiveGroup:
         self.settings = Settings.from_environment(self.env)
         self.app = Celery("outside", set_as_current=False)
         self.app.config_from_object(celery_options(self.settings))
-        self.installation = Installation(self.app, self.settings, by_default=False)
+        self.installation = Installation(self.app, self.settings, declared, by_default=False)
         self.app.conf.task_routes = [self.installation.route]
         self.group = self.installation.group
         self.names = self.group.names

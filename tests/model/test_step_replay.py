@@ -87,7 +87,7 @@ def test_a_new_key_whose_only_good_message_is_taken_back_gets_no_state() -> None
 
 
 def test_taking_back_one_keys_messages_leaves_the_replay_of_others_right() -> None:
-    raws = [log(0, key="a"), log(1, "once", key="b"), log(2, "raise", key="a"), log(3, key="a")]
+    raws = [log(1, "once", key="b"), log(0, key="a"), log(2, "raise", key="a"), log(3, key="a")]
     raws += [log(4, "raise", key="b"), log(5, "raise", key="a"), log(6, key="a"), say_to("second", 7, key="a")]
     outcome = run([LOG, SECOND], raws, by=NO_RETRY)
     assert state_after(outcome, LOG, "a").entries == [0, 3, 6]

@@ -12,7 +12,7 @@ from kombu import pools
 
 from config.settings import Settings
 from tasks import install
-from tasks.producer.installation import _installations, installation_of
+from tasks.producer.declarations import _installations, installation_of
 
 MakeApp = Callable[..., Celery]
 

@@ -11,7 +11,7 @@ from celery import Celery
 
 from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks import DeclarationError, SetupError, computation, install, state_computation
-from tasks.producer.installation import current_installation, declared, installation_of
+from tasks.producer.declarations import current_installation, declared, installation_of
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Last, Trade, partition, queues, symbol_of, update
 

@@ -56,7 +56,7 @@ class World:
     attempts: dict[str, int] = field(default_factory=dict)
     stored: dict[str, dict[str, bytes]] = field(default_factory=dict)
     dead: list[bytes] = field(default_factory=list)
-    done: list[Any] = field(default_factory=list)
+    done: list[bytes] = field(default_factory=list)
     memory: dict[str, dict[str, Slot | Unreadable]] = field(default_factory=dict)
 
     def turn(self, most: int, ticks: int, *, lost: bool = False) -> None:
@@ -105,7 +105,7 @@ class World:
         for key, (failure, _) in outcome.parked.items():
             self.attempts[key] = failure.attempt + 1
         self.dead += [broken.raw for broken, _ in outcome.dead]
-        self.done += [work.message for work in outcome.done]
+        self.done += [work.raw for work in outcome.done]
 
     def logs(self) -> dict[tuple[str, str], list[Any]]:
         """The stored states, read."""

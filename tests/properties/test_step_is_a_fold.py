@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -68,16 +67,13 @@ def test_states_are_the_fold_of_the_queue_and_every_message_ends_once(
     hopeless = [raw for raw, each in zip(raws, plan, strict=True) if not each.counts(retries)]
     assert sorted(world.dead) == sorted(hopeless)
     assert len(world.done) + len(world.dead) == len(plan)
-    assert _done_in_order(world.done, plan) == wanted
+    assert _in_order(world.done, dict(zip(raws, plan, strict=True))) == wanted
 
 
-def _done_in_order(done: list[dict[str, Any]], plan: list[Told]) -> dict[tuple[str, str], list[int]]:
+def _in_order(done: list[bytes], plan: dict[bytes, Told]) -> dict[tuple[str, str], list[int]]:
     """The numbers of applied messages by computation and key, in the order in which they were committed."""
     logs: dict[tuple[str, str], list[int]] = {}
-    by_number = {each.n: each for each in plan}
-    spoiled = iter([each for each in plan if each.do == "spoil message" and each.computation != STATELESS.name])
-    for message in done:
-        each = next(spoiled) if message["n"] == "spoiled" else by_number[message["n"]]
+    for each in map(plan.__getitem__, done):
         logs.setdefault((each.computation, each.key), []).append(each.n)
     return logs
 

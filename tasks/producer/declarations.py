@@ -1,0 +1,93 @@
+"""The computations declared in this process, and the Celery apps that know them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+
+from tasks.model.computation import Computation
+from tasks.model.errors import DeclarationError, SetupError
+from tasks.producer.installation import Installation
+from tasks.producer.task import ComputationTask
+
+#: Every computation declared in this process, by name.
+declared: dict[str, Computation] = {}
+_installations: list[Installation] = []
+_default: list[Callable[[], Celery]] = []
+
+
+def add_installation(installation: Installation) -> None:
+    """From now on the installation's app knows every declared computation; it is the one that handles use."""
+    _installations.append(installation)
+
+    def register_all(**_: Any) -> None:
+        for computation in declared.values():
+            _register(installation, computation)
+
+    # A Celery app that is not finalized yet has no tasks; asking for them would load a configuration not yet given.
+    if installation.app.finalized:
+        register_all()
+    else:
+        installation.app.on_after_finalize.connect(register_all, weak=False)
+
+
+def add_computation(computation: Computation) -> None:
+    """Called once for each declaration, at import. Raises `DeclarationError` for a name that is taken."""
+    before = declared.get(computation.name)
+    if before is not None and not _same_source(before, computation):
+        raise DeclarationError(
+            f"computation {computation.name!r} is declared twice: in {before.function.__module__} and in "
+            f"{computation.function.__module__}. Names are what producers send, so each needs its own"
+        )
+    declared[computation.name] = computation
+    for installation in _installations:
+        if installation.app.finalized:
+            _register(installation, computation)
+
+
+def _register(installation: Installation, computation: Computation) -> None:
+    """Make the computation a Celery task of the app, so that every Celery tool knows its name."""
+    app, function = installation.app, computation.function
+    made = type(
+        function.__name__,
+        (ComputationTask,),
+        {
+            "name": computation.name,
+            "installation": installation,
+            "computation": computation,
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+        },
+    )
+    if isinstance(app.tasks.get(computation.name), ComputationTask):
+        app.tasks.unregister(computation.name)  # its module was imported again: nothing to warn of
+    app.register_task(made())
+
+
+def _same_source(one: Computation, other: Computation) -> bool:
+    """The same function imported again: a reload, or a script that is also `__main__`."""
+    return one.function.__qualname__ == other.function.__qualname__ and (
+        one.function.__module__ == other.function.__module__
+        or "__main__" in (one.function.__module__, other.function.__module__)
+    )
+
+
+def use_by_default(make_app: Callable[[], Celery]) -> None:
+    """What makes `tasks.app` when a handle is used and no app was installed."""
+    _default[:] = [make_app]
+
+
+def installation_of(app: Celery) -> Installation | None:
+    """The installation on an app, if `install(app)` was called."""
+    return next((one for one in reversed(_installations) if one.app is app), None)
+
+
+def current_installation() -> Installation:
+    """The installation that handles use: the last one made; `tasks.app`'s when there is none."""
+    if not _installations and _default:
+        _default[0]()
+    if not _installations:
+        raise SetupError("no Celery app has partitions: call tasks.install(app), or import app from tasks")
+    return _installations[-1]
