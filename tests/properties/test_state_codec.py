@@ -120,3 +120,18 @@ def test_a_cut_state_is_a_state_error_and_nothing_else(state: dict[str, Any], se
 @given(st.lists(st.integers()) | st.integers() | st.text())
 def test_a_state_of_another_class_than_declared_is_a_state_error(value: object) -> None:
     refused(StateCodec(), COUNT, "k", StateCodec().dump(COUNT, "k", value), "not what is declared")
+
+
+class Price:
+    price = 0.0
+
+
+def test_a_script_reads_the_states_that_a_worker_wrote_of_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    # `python stocks.py` knows the class as __main__.Price; the worker imported it as stocks.Price.
+    in_script = type("Price", (), {"__module__": "__main__", "price": 0.0})
+    monkeypatch.setattr("__main__.Price", in_script, raising=False)
+    worker = declare(lambda message, state: None, name="count", state=Price, key=str)
+    script = declare(lambda message, state: None, name="count", state=in_script, key=str)
+    state = Price()
+    state.price = 1.5
+    assert StateCodec().load(script, "k", StateCodec().dump(worker, "k", state)).price == 1.5
