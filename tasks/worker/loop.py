@@ -170,13 +170,16 @@ class PartitionLoop(threading.Thread):
 
     def take_batch(self, lane: Lane) -> Batch | None:
         """The next messages: a parked key's when its retry is due, else the queue's oldest."""
+        delayed_is_due = not lane.unknown and not lane.messages
+        if lane.unknown and not self.judge(lane, self.store.peek(lane.lease)):
+            return None
         key = lane.due_key()
         if key is not None:
             messages, length = read_mailbox(
                 self.client, self.names, lane.unit, key, self.settings.batch_messages // 10 or 1
             )
             return Batch(messages, key, lane.parked[key].attempt, length)
-        if lane.unknown or not lane.messages:
+        if delayed_is_due:
             self.judge(lane, self.store.peek(lane.lease))
         return Batch(lane.messages) if lane.messages else None
 
