@@ -31,7 +31,7 @@ def test_the_message_that_made_the_state_unpicklable_fails_and_not_those_before_
     assert state_after(outcome, LOG, "other").entries == [3]
     assert outcome.mailed == {"k": [log(1, "unpicklable"), log(2)]}
     assert [work.message["n"] for work in outcome.done] == [0, 3] and len(outcome.began) == 2
-    assert "pickle" in outcome.parked["k"][0].error and outcome.taken == 4
+    assert "lambda" in outcome.parked["k"][0].error and outcome.taken == 4
 
 
 def test_an_unpicklable_message_dies_at_its_retry_when_no_other_is_left() -> None:
