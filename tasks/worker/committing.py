@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.model.step import Outcome
-from tasks.store.commits import Commit, Parked, commands_of, keep_parked, unpark
+from tasks.store.commits import Commit, CommitUnderWay, Parked, commands_of, keep_parked, unpark
 from tasks.store.names import Names
 from tasks.worker.lane import Batch, Lane
 
@@ -18,6 +18,16 @@ class PlannedCommit:
     parked: dict[str, Parked]
     #: The key whose mailbox it empties.
     ended: str | None
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """A commit that was sent, and what it means for its lane once it is written."""
+
+    lane: Lane
+    outcome: Outcome
+    planned: PlannedCommit
+    sent: CommitUnderWay | None
 
 
 def plan_commit(names: Names, lane: Lane, batch: Batch, outcome: Outcome, most: int) -> PlannedCommit | None:

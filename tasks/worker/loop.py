@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import assert_never
 
 import redis
@@ -34,7 +33,7 @@ from tasks.store.commits import (
 )
 from tasks.store.leases import Share, release
 from tasks.store.states import load_slots
-from tasks.worker.committing import PlannedCommit, plan_commit
+from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.lane import Batch, Lane
 from tasks.worker.ordinary import OrdinaryRun
 from tasks.worker.reports import Reports
@@ -50,16 +49,6 @@ LAST_TRY_SECONDS = 3.0
 
 class Dropped(Exception):
     """The worker was told to end at once: what is not committed stays in its queue."""
-
-
-@dataclass(slots=True)
-class UnderWay:
-    """A commit that was sent, and what it means for its lane once it is written."""
-
-    lane: Lane
-    outcome: Outcome
-    planned: PlannedCommit
-    sent: CommitUnderWay | None
 
 
 class PartitionLoop(threading.Thread):
