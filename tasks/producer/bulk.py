@@ -167,7 +167,7 @@ class _Template:
     """The parts of a protocol 2 message that are the same for one task and queue.
 
     The headers and properties that Celery and kombu need; of the optional ones none that would be null, which makes the
-    message a third smaller than `delay`'s.
+    message smaller (798 → 614 bytes in the README's example).
     """
 
     def __init__(self, task: str, queue: str) -> None:

@@ -1,0 +1,31 @@
+"""What a renewal does beside leases: it works on a full server, and brings in what lies in priority lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from tasks.store.leases import balance
+from tasks.store.names import PRIORITY_SUFFIXES, Names
+from tests.support.server import RedisServer
+
+
+def test_a_lease_is_renewed_on_a_full_server(server_factory: Callable[..., RedisServer]) -> None:
+    names = Names("partition")
+    with server_factory().client() as client:
+        before = balance(client, names, "a/1", lease_seconds=60, partitions=2)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1mb")
+        with pytest.raises(redis.OutOfMemoryError):
+            client.set("more", "x")
+        assert balance(client, names, "a/1", lease_seconds=60, partitions=2).owned == before.owned
+
+
+def test_a_renewal_brings_prioritised_messages_into_the_queue_in_their_order(client: redis.Redis) -> None:
+    names = Names("partition")
+    for unit in ("0", "ingress"):
+        client.lpush(names.queue(unit) + PRIORITY_SUFFIXES[0], b"first", b"second")
+    balance(client, names, "a/1", lease_seconds=60, partitions=1)
+    assert [client.lrange(names.queue(unit), 0, -1) for unit in ("0", "ingress")] == [[b"second", b"first"]] * 2
