@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -28,6 +29,7 @@ class Proxy:
         self._target = (target_host, target_port)
         self._traffic = Traffic()
         self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
         self._listening = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="proxy", daemon=True)
@@ -116,29 +118,39 @@ class Proxy:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = listener.sockets[0].getsockname()[1]
-        self._listening.set()
-        await self._stopping.wait()
-        self._refusing = True
-        listener.close()
-        finished = [connection.finished.wait() for connection in self._connections]
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            self._loop.add_reader(listener, self._accept, listener)
+            self._listening.set()
+            await self._stopping.wait()
+            self._loop.remove_reader(listener)
         self._abort_all()
-        await asyncio.gather(*finished)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        """asyncio's own servers lose an accepted socket when their loop ends before the first step of its task."""
+        client, _ = listener.accept()
+        if self._refusing:
+            client.close()
+            return
+        task = self._loop.create_task(self._connected(client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connected(self, client: socket.socket) -> None:
+        from_client = await asyncio.open_connection(sock=client)
         try:
-            if not self._refusing:
-                server = await asyncio.open_connection(*self._target)
-                await self._forward(Connection(self._traffic, (reader, writer), server))
-        except OSError:
-            pass  # the server is not there
-        finally:
-            writer.transport.abort()
-
-    async def _forward(self, connection: Connection) -> None:
+            from_server = await asyncio.open_connection(*self._target)
+        except OSError:  # the server is not there
+            from_client[1].transport.abort()
+            return
+        connection = Connection(self._traffic, from_client, from_server)
         self._connections.add(connection)
         try:
+            if self._stopping.is_set():  # since it was accepted
+                connection.abort()
             await connection.run()
         finally:
             self._connections.discard(connection)

@@ -105,7 +105,6 @@ class Connection:
         self._to_server = Line(traffic, to_server)
         #: For each request that the server has not answered, the fault that wants its reply.
         self._unanswered: deque[Fault | None] = deque()
-        self.finished = asyncio.Event()
 
     async def run(self) -> None:
         """Forward until both ends are closed."""
@@ -113,7 +112,6 @@ class Connection:
             await asyncio.gather(self._forward_requests(), self._forward_replies())
         finally:
             self.abort()
-            self.finished.set()
 
     def abort(self) -> None:
         """Drop both ends now."""
