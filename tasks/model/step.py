@@ -21,7 +21,7 @@ from tasks.model.messages import details_of
 from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
 
 
-class Slot(msgspec.Struct):
+class Slot(msgspec.Struct, gc=False):
     """A key's state in a worker's memory: the object, and its bytes as Redis has them (None: not yet there)."""
 
     state: Any

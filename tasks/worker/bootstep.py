@@ -27,6 +27,7 @@ from tasks.store.leases import remember_computations
 from tasks.store.names import INGRESS
 from tasks.store.server import look_at_server
 from tasks.store.status import worker_id
+from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.loop import PartitionLoop
 from tasks.worker.ordinary import OrdinaryRunner
@@ -131,6 +132,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow)
         self.loop.on_refusal = self.keeper.wake
+        collect_seldom()
         self.loop.start()
         self.keeper.start()
 

@@ -2,7 +2,8 @@
 
 No lease, no fence, no position, no retry, no dead letter, no check of anything; one list, one process. It
 fills its own queue with the messages that stock Celery writes, empties it, checks the result and prints one
-line of JSON: messages/s from the first commit to the last.
+line of JSON: messages/s from the first commit to the last. With `--fill-keys` every key has a state in Redis
+before that.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import time
 
 import redis
 from envelopes import decoder, fill
-from trades import Average, averaged, folded
+from trades import Average, averaged, folded, one_trade_a_symbol
 
 QUEUE, STATES = "raw-queue", "raw-states"
 #: The same batch as BATCH_MESSAGES has by default.
 BATCH_MESSAGES = 2000
+#: The same cache as STATE_CACHE_KEYS has by default.
+CACHE_KEYS = 100_000
 #: Redis' Lua can't unpack more than about 8000 values: 2000 fields and values are safe.
 COMMIT = """
 redis.call('LTRIM', KEYS[1], 0, -ARGV[1] - 1)
@@ -35,17 +38,21 @@ def empty(client: redis.Redis) -> float:
     first_commit_at, applied = 0.0, 0
     while batch := client.lrange(QUEUE, -BATCH_MESSAGES, -1):
         changed: dict[str, Average] = {}
-        for raw in reversed(batch):
-            trade = decode(raw)
-            state = states.get(trade.symbol)
-            if state is None:
-                state = states[trade.symbol] = Average()
+        trades = [decode(raw) for raw in reversed(batch)]
+        missing = list({trade.symbol: None for trade in trades if trade.symbol not in states})
+        if missing:
+            for symbol, stored in zip(missing, client.hmget(STATES, missing), strict=True):
+                states[symbol] = Average() if stored is None else pickle.loads(stored)
+        for trade in trades:
+            state = states[trade.symbol]
             state.price = averaged(state.price, trade.price)
             changed[trade.symbol] = state
         fields: list[str | bytes] = []
         for symbol, state in changed.items():
             fields += (symbol, pickle.dumps(state, protocol=5))
         commit(keys=[QUEUE, STATES], args=[len(batch), *fields])
+        if len(states) > CACHE_KEYS:
+            states.clear()
         if first_commit_at:
             applied += len(batch)
         else:
@@ -53,16 +60,30 @@ def empty(client: redis.Redis) -> float:
     return applied / (time.monotonic() - first_commit_at)
 
 
+def fill_keys(client: redis.Redis, keys: int) -> None:
+    """A state for every key, as one trade each would have left it."""
+    pipeline = client.pipeline(transaction=False)
+    for number, trade in enumerate(one_trade_a_symbol(keys), start=1):
+        state = Average()
+        state.price = averaged(state.price, trade.price)
+        pipeline.hset(STATES, trade.symbol, pickle.dumps(state, protocol=5))
+        if number % BATCH_MESSAGES == 0 or number == keys:
+            pipeline.execute()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--keys", type=int, required=True)
+    parser.add_argument("--fill-keys", action="store_true")
     options = parser.parse_args()
     client = redis.Redis.from_url(os.environ["REDIS_URL"])
+    if options.fill_keys:
+        fill_keys(client, options.keys)
     fill(client, QUEUE, options.count, options.keys)
     rate = empty(client)
     kept = {key.decode(): pickle.loads(value).price for key, value in client.hgetall(STATES).items()}
-    expected = folded(options.count, options.keys)
+    expected = folded(options.count, options.keys, after_one_each=options.fill_keys)
     print(json.dumps({"rate": rate, "wrong": sum(kept.get(key) != price for key, price in expected.items())}))
 
 

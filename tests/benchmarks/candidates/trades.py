@@ -47,9 +47,11 @@ def one_trade_a_symbol(keys: int) -> Iterator[Trade]:
         yield Trade(f"S{number}", 100.0)
 
 
-def folded(count: int, keys: int) -> dict[str, float]:
-    """What every candidate must end with: symbol -> average."""
+def folded(count: int, keys: int, *, after_one_each: bool = False) -> dict[str, float]:
+    """What every candidate must end with: symbol -> average. `after_one_each`: after `one_trade_a_symbol`."""
     averages: dict[str, float] = {}
+    if after_one_each:
+        averages = {trade.symbol: averaged(0.0, trade.price) for trade in one_trade_a_symbol(keys)}
     for trade in trades(count, keys):
         averages[trade.symbol] = averaged(averages.get(trade.symbol, 0.0), trade.price)
     return averages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.benchmarks.bench import Bench, partition_queues
-from tests.benchmarks.runs import PARTITIONS, partitioned_drain, partitioned_drain_of_filled
+from tests.benchmarks.runs import PARTITIONS, checked, partitioned_drain, partitioned_drain_of_filled
 from tests.benchmarks.samples import Row, Target, alternate, ratio
 
 #: Of the deep queue, the part at each end over which a message's cost is taken.
@@ -22,33 +22,44 @@ def measure(bench: Bench) -> list[Row]:
         options = {"count": size.messages, "keys": size.keys, "partitions": PARTITIONS, **changed}
         return microseconds(partitioned_drain(bench, **options).rate())
 
-    def with_all_keys_there() -> float:
-        """Every key has a state in Redis before the trades of random keys are queued and timed."""
+    def with_many_keys_there(used: int) -> float:
+        """Every key has a state in Redis before trades of the first `used`, at random, are queued and timed."""
         bench.clear()
         bench.run("partitioned_client.py", "fill-keys", "--keys", size.many_keys, PARTITIONS=PARTITIONS)
         with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
             bench.watch(partition_queues(PARTITIONS), [worker])
-        workload = ("--count", size.messages, "--keys", size.many_keys)
+        workload = ("--count", size.messages, "--keys", used)
         bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
         with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
             return microseconds(bench.watch(partition_queues(PARTITIONS), [worker]).rate())
 
-    keys = alternate(bench.rounds, {few: drained, many: with_all_keys_there})
+    def raw_loop(keys: int) -> float:
+        bench.clear()
+        workload = ("--count", size.messages, "--keys", keys, "--fill-keys")
+        return microseconds(float(checked(bench.run("raw_loop.py", *workload))["rate"]))
+
+    stored = alternate(bench.rounds, {few: drained, many: lambda: with_many_keys_there(size.keys)})
+    keys = alternate(bench.rounds, {few: drained, many: lambda: with_many_keys_there(size.many_keys)})
+    raw = alternate(bench.rounds, {few: lambda: raw_loop(size.keys), many: lambda: raw_loop(size.many_keys)})
     partitions = alternate(
         bench.rounds, {least: drained, most: lambda: drained(partitions=size.many_partitions)}
     )
 
     ends: dict[str, Callable[[], float]] = deep_queue(bench, shallow, deep)
     depth = alternate(bench.rounds, ends)
+    at_most = Target("at most", 1.5, "×")
+    random_keys = "All keys have a state; random ones of them are changed; the cache holds 100 000."
     grown = {
-        f"keys {size.keys:,} → {size.many_keys:,}": (
-            keys, few, many, "All keys have a state; random ones are changed; the cache holds 100 000.",
+        f"keys stored {size.keys:,} → {size.many_keys:,}": (
+            stored, few, many, at_most, f"Messages of {size.keys:,} keys, whatever else is stored.",
         ),
+        f"keys changed {size.keys:,} → {size.many_keys:,}": (keys, few, many, at_most, random_keys),
+        f"the same in the raw loop, {size.keys:,} → {size.many_keys:,}": (raw, few, many, None, random_keys),
         f"partitions {PARTITIONS} → {size.many_partitions}": (
-            partitions, least, most, "One worker owns them all.",
+            partitions, least, most, at_most, "One worker owns them all.",
         ),
         f"queue depth: last tenth → first tenth of {size.depth:,}": (
-            depth, shallow, deep, "Both ends of one run that empties the queue.",
+            depth, shallow, deep, at_most, "Both ends of one run that empties the queue.",
         ),
     }  # fmt: skip
     return [
@@ -59,11 +70,11 @@ def measure(bench: Bench) -> list[Row]:
             against=f"itself, {before}",
             theirs=samples[before].median,
             score=ratio(samples[after].median, samples[before].median),
-            target=Target("at most", 1.5, "×"),
+            target=target,
             note=note,
             samples=samples,
         )
-        for what, (samples, before, after, note) in grown.items()
+        for what, (samples, before, after, target, note) in grown.items()
     ]
 
 
