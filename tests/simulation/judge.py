@@ -40,7 +40,8 @@ class Judge:
         #: Number, or the message itself where it has none → the dead letters that tell of it.
         self.dead: dict[int | bytes, set[bytes]] = {}
         self.broken: list[bytes] = []
-        self.edits = 0
+        #: Numbers that no message has: operators wrote them.
+        self.edits: set[int] = set()
         self._seen: dict[Place, bytes] = {}
         self._tokens: dict[bytes, int] = {}
         self._given: dict[tuple[bytes, int], bytes] = {}
@@ -66,7 +67,7 @@ class Judge:
         """An operator is about to append a number to a state: it must stay where it is."""
         self.wanted[place].insert(self._next_index(place), number)
         self.place_of[number] = place
-        self.edits += 1
+        self.edits.add(number)
 
     def forgets(self, place: Place) -> None:
         """An operator is about to delete a state: what comes begins anew."""
@@ -177,8 +178,13 @@ class Judge:
                 raise Violation(f"loss: {raw[:80]!r} is no dead letter")
         if left := [key for key in self.keyspace.data if b":mailbox:" in key]:
             raise Violation(f"mailboxes that nobody will read: {left}")
+        for key in self._dead:
+            for row in self.keyspace.data.get(key, {}).values():
+                if json.loads(row).get("in_place"):
+                    raise Violation(f"a dead letter tells of a message that was applied since: {row[:200]!r}")
         counted = sum(int(self.keyspace.data.get(facts, {}).get(b"processed", b"0")) for facts in self._facts)
-        applied = len(self.forgotten) + sum(map(len, self.applied.values())) - self.edits
+        history = [*self.forgotten, *(number for numbers in self.applied.values() for number in numbers)]
+        applied = sum(number not in self.edits for number in history)
         if counted != applied:
             raise Violation(f"{applied} messages were applied, and {counted} were counted")
 

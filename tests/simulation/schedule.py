@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,16 @@ class Schedule:
             state_cache_keys=pick((1, 4, 1000)),
             retry_attempts=pick((0, 1, 3)),
             retry_backoff_seconds=pick((0.05, 1.0)),
+            retry_longest_backoff_seconds=pick((2.0, 30.0)),
+            retry_then=pick(("park", "park", "dead_letter", "dead_letter", "hold", "stop")),
+            mailbox_messages=pick((2, 10_000, 10_000)),
+            deaths=pick((0, 1, 3)),
         )
-        computations = {name: declared(name) for name in ("record", "second")}
+        self.deduplicates = pick((False, True))
+        computations = {
+            "record": declared("record"),
+            "second": declared("second", deduplicate=3600.0 if self.deduplicates else None),
+        }
         self.installation = Installation(_app, self.settings, computations, by_default=False)
         self.names = self.installation.group.names
         self.judge = Judge(server, self.names, self.installation.group.codec, computations)
@@ -91,6 +100,7 @@ class Schedule:
         self.loss_rate = pick((0.0, 0.01, 0.05))
         self.raise_rate = pick((0.0, 0.02, 0.1))
         self.slow_rate = pick((0.0, 0.05))
+        self.killers: set[int] = set()
         self.keys = [f"key-{number}" for number in range(pick((1, 3, 6)))]
         world.delivered = self.delivered  # type: ignore[method-assign]
         application.during[0] = self.during
@@ -164,7 +174,11 @@ class Schedule:
         self.judge.look(session)
 
     def during(self, number: int) -> None:
-        """In a computation: it raises, or takes long, and everything else goes on."""
+        """In a computation: it ends the process, raises, or takes long, and everything else goes on."""
+        self.world.check_alive()
+        if number in self.killers:
+            self.tell(f"{self.world.who()} is ended by {number}", "killer")
+            self.world.die()
         if not self.stormy:
             return
         if self.random.random() < self.raise_rate:
@@ -274,6 +288,26 @@ class Schedule:
             self.push(self.way_of(key), raw_deed(name, key, self.numbers))
             self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
 
+    def send_killer(self) -> None:
+        """A message that ends the process that runs it, until it is a dead letter."""
+        if self.settings.deaths:
+            key = self.random.choice(self.keys)
+            self.numbers += 1
+            self.killers.add(self.numbers)
+            self.judge.sent("record", key, self.numbers)
+            self.push(self.way_of(key), raw_deed("record", key, self.numbers))
+            self.tell(f"{self.numbers}, a killer, is sent to {key}", "killer sent")
+
+    def resend(self) -> None:
+        """A producer sends a message twice, with one id: the computation drops the second."""
+        if self.deduplicates:
+            applied = [(place, n) for place, numbers in sorted(self.judge.applied.items()) for n in numbers]
+            of_it = [(key, n) for (name, key), n in applied if name == "second" and n not in self.judge.edits]
+            if of_it:
+                key, number = self.random.choice(of_it)
+                self.push(self.way_of(key), raw_deed("second", key, number))
+                self.tell(f"{number} is sent again", "resend")
+
     def way_of(self, key: str) -> str:
         """Straight to the key's queue; or by the ingress, a wrong partition, or a priority list."""
         right = self.home_of(key)
@@ -341,10 +375,33 @@ class Schedule:
             assert state is not None
             state.numbers = [*state.numbers, self.numbers]
             stored = self.installation.group.codec.dump(computation, key, state)
-            call = self.server.keyspace.call
-            call([b"HSET", self.names.states(unit, name).encode(), key.encode(), stored])
-            call([b"HINCRBY", self.names.facts(unit).encode(), b"revision", b"1"])
-            call([b"PUBLISH", self.names.changed.encode(), b""])
+            self.server.keyspace.call([b"HSET", self.names.states(unit, name).encode(), key.encode(), stored])
+            self.tell_workers(unit)
+
+    def tell_workers(self, unit: str) -> None:
+        """What an operator's command does with each change."""
+        self.server.keyspace.call([b"HINCRBY", self.names.facts(unit).encode(), b"revision", b"1"])
+        self.server.keyspace.call([b"PUBLISH", self.names.changed.encode(), b""])
+
+    def pause(self) -> None:
+        unit = str(self.random.randrange(self.settings.partitions))
+        self.tell(f"an operator pauses partition {unit}", "pause")
+        self.server.keyspace.call([b"HSET", self.names.facts(unit).encode(), b"paused", b"1"])
+        self.server.keyspace.call([b"PUBLISH", self.names.changed.encode(), b""])
+
+    def resume(self) -> None:
+        """Paused partitions go on, and held keys are tried again."""
+        for unit in map(str, range(self.settings.partitions)):
+            call, facts, parked = self.server.keyspace.call, self.names.facts(unit), self.names.parked(unit)
+            if call([b"HDEL", facts.encode(), b"paused"]):
+                self.tell(f"an operator resumes partition {unit}", "resume")
+                call([b"PUBLISH", self.names.changed.encode(), b""])
+            for key, fact in list(self.server.keyspace.data.get(parked.encode(), {}).items()):
+                told = json.loads(fact)
+                if told["due"] is None:
+                    self.tell(f"an operator retries the held {key!r}", "release")
+                    call([b"HSET", parked.encode(), key, json.dumps({**told, "due": 0.0}).encode()])
+                    self.tell_workers(unit)
 
     def retry_letter(self) -> None:
         """An operator sends a dead letter again, where that puts it behind all that was sent to its key."""
@@ -377,8 +434,12 @@ class Schedule:
         end, last = world.now + CALM_SECONDS, self.steps + CALM_STEPS
         why: str | None = ""
         while why is not None:
+            self.resume()
+            self.judge.look()
             for _ in range(10):
                 self.step()
+                if not self.running():
+                    self.join()
             why = self.unrest()
             if why is not None and (world.now > end or self.steps > last):
                 raise Violation(f"stall: {why}, {world.now - end + CALM_SECONDS:.0f} s after the last fault")
@@ -388,8 +449,8 @@ class Schedule:
             return "there is still work"
         if any(worker.leaving and not worker.gone for worker in self.workers):
             return "a worker does not end"
-        if any(one.running and one.loop is not None and one.loop.under_way is not None for one in self.workers):
-            return "a commit is under way"
+        if self.world.candidates():
+            return "somebody is at work"
         owners = self.server.keyspace.data.get(self.names.owners.encode(), {})
         alive = {worker.name for worker in self.workers if not worker.gone}
         return check_shares(owners.values(), alive, self.settings.partitions)
@@ -431,6 +492,10 @@ ACTIONS = {
     "forget": 3,
     "edit": 4,
     "retry_letter": 3,
+    "send_killer": 1,
+    "resend": 3,
+    "pause": 1,
+    "resume": 2,
 }
 
 

@@ -109,6 +109,13 @@ class World:
         if thread is not None and thread.process.dead:
             raise GreenletExit
 
+    def die(self) -> None:
+        """What runs now ends its own process."""
+        thread = self.current()
+        assert thread is not None
+        thread.process.dead = True
+        self.hub.switch()
+
     def wait(self, ready: Callable[[], bool] | None, until: float | None = None) -> None:
         """Let others go on until `ready`, or until a moment, and the scheduler comes back to this thread."""
         thread = self.current()
