@@ -65,9 +65,9 @@ class StateCache:
     def committed(self, states: Mapping[str, Mapping[str, bytes]]) -> None:
         """Remember what Redis has now."""
         for name, changed in states.items():
-            table = self.young[name]
+            table = self.young.get(name, {})  # empty: dropped since, because an operator changed something
             for key, stored in changed.items():
-                slot = table[key]
+                slot = table.get(key)
                 if type(slot) is Slot:
                     slot.stored = stored
 
@@ -147,6 +147,11 @@ class Lane:
 
     def take_reply(self, reply: Reply) -> None:
         """What every answer of the commit script tells."""
+        if reply.revision != self.revision:
+            # A peek, or a commit that was sent again after a lost reply, came after an operator's change: nobody else tells
+            # of it, and a commit with this revision would write over what the operator wrote.
+            self.cache = StateCache()
+            self.parked_unknown = True
         self.position, self.revision = reply.position, reply.revision
         self.messages = reply.messages
         self.next_due = reply.next_due

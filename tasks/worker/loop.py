@@ -347,9 +347,15 @@ class PartitionLoop(threading.Thread):
         for lane in list(self.lanes.values()):
             if held.get(lane.unit) != lane.lease.token:
                 self.close_lane(lane)
-        surplus = {unit: held.pop(unit) for unit in share.give_up if unit in held}
+        # One that is gone here and still ours in Redis: its release was lost. Nobody else would take it.
+        surplus = {
+            unit: token
+            for unit, token in share.owned.items()
+            if unit in share.give_up or (unit, token) in self._gone
+        }
         if surplus:
             for unit, token in surplus.items():
+                held.pop(unit, None)
                 self._gone.add((unit, token))
                 if unit in self.lanes:
                     self.close_lane(self.lanes[unit])
