@@ -7,13 +7,14 @@ may be, it becomes the old one and the old one is gone: an id is known for one t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from tasks.model.computation import Computation
+from tasks.model.duplicates import digest_of
 from tasks.store.names import Names
 
 #: Digests in one SADD: Lua can't unpack many more.
@@ -70,3 +71,14 @@ def remember(
         # So that a unit that gets no more messages forgets as well.
         commands.append(["PEXPIRE", young, round(2 * window * 1000)])
     return commands
+
+
+def forget_dead(names: Names, unit: str, dead: Iterable[tuple[str | None, str | None]]) -> list[list[Any]]:
+    """The commands that make the ids (task, message id) of dead letters out of a mailbox unseen: they became seen when they
+    came there, and may be sent again."""
+    return [
+        ["SREM", names.seen(unit, task, age), digest_of(message_id)]
+        for task, message_id in dead
+        if task is not None and message_id is not None
+        for age in ("young", "old")
+    ]

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,21 +84,26 @@ _ONLY_IN: dict[str, list[tuple[object, object]]] = {
 }
 
 
+@cache
+def _changes() -> list[tuple[Any, str, object, object]]:
+    """(module, attribute, what it is, what it becomes) for every module of the engine that is imported."""
+    changes = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tasks.") and name != connect_for_real.__module__:
+            for attribute, value in vars(module).items():
+                for real, simulated in _INSTEAD + _ONLY_IN.get(name, []):
+                    if value is real:
+                        changes.append((module, attribute, value, simulated))
+    return changes
+
+
 @contextmanager
 def virtual() -> Iterator[None]:
-    """Every module of the engine that is imported by now lives in the current world."""
-    changed: list[tuple[Any, str, object]] = []
-    for name, module in list(sys.modules.items()):
-        if not name.startswith("tasks."):
-            continue
-        instead = _INSTEAD + _ONLY_IN.get(name, [])
-        for attribute, value in list(vars(module).items()):
-            for real, simulated in instead:
-                if value is real and not (real is connect_for_real and name == "tasks.store.client"):
-                    changed.append((module, attribute, value))
-                    setattr(module, attribute, simulated)
+    """The engine lives in the current world."""
+    for module, attribute, _, simulated in _changes():
+        setattr(module, attribute, simulated)
     try:
         yield
     finally:
-        for module, attribute, value in changed:
-            setattr(module, attribute, value)
+        for module, attribute, real, _ in _changes():
+            setattr(module, attribute, real)

@@ -42,11 +42,11 @@ class Keyspace:
 
     def call(self, words: Words) -> Any:
         """Run one command. Raises `ResponseError` as the server answers it."""
-        command = getattr(self, "do_" + words[0].decode("ascii", "replace").lower(), None)
+        command = _COMMANDS.get(words[0]) or _COMMANDS.get(words[0].upper())
         if command is None:
             raise ResponseError(f"unknown command '{words[0].decode('ascii', 'replace')}'")
         try:
-            return command(*words[1:])
+            return command(self, *words[1:])
         except TypeError as error:
             raise ResponseError(f"wrong number of arguments for '{words[0].decode().lower()}' command") from error
 
@@ -309,6 +309,13 @@ class Keyspace:
     def do_smismember(self, key: bytes, member: bytes, *members: bytes) -> list[int]:
         held = self.find(key, set) or set()
         return [int(each in held) for each in (member, *members)]
+
+
+_COMMANDS: dict[bytes, Callable[..., Any]] = {
+    name.removeprefix("do_").upper().encode(): function
+    for name, function in vars(Keyspace).items()
+    if name.startswith("do_")
+}
 
 
 def _pairs(words: tuple[bytes, ...]) -> list[tuple[bytes, bytes]]:

@@ -15,6 +15,9 @@ from tests.simulation.keyspace import Keyspace, Status, Words
 _lua = LuaRuntime(encoding=None, register_eval=False, unpack_returned_tuples=False)
 _table, _table_from = _lua.table, _lua.table_from
 
+#: What is the same in both languages.
+_SAME = (bytes, int)
+
 #: Whose turn it is: scripts are compiled once, and run on one keyspace after the other.
 _keyspace = Keyspace()
 
@@ -33,7 +36,8 @@ def _compiled(text: bytes) -> Callable[[Any, Any], Any]:
 
 
 def _call(*words: Any) -> Any:
-    return _to_lua(_keyspace.call(list(map(_word, words))))
+    answer = _keyspace.call([word if type(word) is bytes else _word(word) for word in words])
+    return answer if type(answer) in _SAME else _to_lua(answer)
 
 
 def _pcall(*words: Any) -> Any:
@@ -66,13 +70,15 @@ def _to_lua(answer: Any) -> Any:
     if answer is None:
         return False
     if type(answer) is list:
-        return _table_from([_to_lua(each) for each in answer])
+        return _table_from([each if type(each) in _SAME else _to_lua(each) for each in answer])
     if type(answer) is Status:
         return _named(b"ok", bytes(answer))
     return answer
 
 
 def _from_lua(value: Any) -> Any:
+    if type(value) in _SAME:
+        return value
     if value is None or value is False:
         return None
     if value is True:

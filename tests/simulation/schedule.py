@@ -70,8 +70,8 @@ class Schedule:
             batch_seconds=pick((0.0001, 0.05, 1.0)),
             state_cache_keys=pick((1, 4, 1000)),
             retry_attempts=pick((0, 1, 3)),
-            retry_backoff_seconds=pick((0.05, 1.0)),
-            retry_longest_backoff_seconds=pick((2.0, 30.0)),
+            retry_backoff_seconds=pick((0.05, 0.5)),
+            retry_longest_backoff_seconds=2.0,
             retry_then=pick(("park", "park", "dead_letter", "dead_letter", "hold", "stop")),
             mailbox_messages=pick((2, 10_000, 10_000)),
             deaths=pick((0, 1, 3)),
@@ -436,10 +436,12 @@ class Schedule:
         while why is not None:
             self.resume()
             self.judge.look()
-            for _ in range(10):
+            for _ in range(100):
                 self.step()
                 if not self.running():
                     self.join()
+                if not self.world.candidates():
+                    break
             why = self.unrest()
             if why is not None and (world.now > end or self.steps > last):
                 raise Violation(f"stall: {why}, {world.now - end + CALM_SECONDS:.0f} s after the last fault")
@@ -449,7 +451,7 @@ class Schedule:
             return "there is still work"
         if any(worker.leaving and not worker.gone for worker in self.workers):
             return "a worker does not end"
-        if self.world.candidates():
+        if self.world.candidates() or any(thread.sleeps for thread in self.world.threads):
             return "somebody is at work"
         owners = self.server.keyspace.data.get(self.names.owners.encode(), {})
         alive = {worker.name for worker in self.workers if not worker.gone}
@@ -457,7 +459,7 @@ class Schedule:
 
     def check_rest(self) -> None:
         """What workers have in memory is what Redis has; ordinary tasks ran."""
-        if not_run := self.ordinary - set(self.ran_ordinary):
+        if not_run := self.ordinary - set(self.ran_ordinary) - self.judge.dead.keys():
             raise Violation(f"loss: an ordinary task never ran: {sorted(not_run)[0]!r}")
         data = self.server.keyspace.data
         tokens = data.get(self.names.tokens.encode(), {})

@@ -53,6 +53,11 @@ class Thread:
     def ended(self) -> bool:
         return bool(self.greenlet.dead)
 
+    @property
+    def sleeps(self) -> bool:
+        """It waits for nothing but a moment."""
+        return self.ready is None
+
     def thaws(self) -> float:
         return max(self.frozen_until, self.process.frozen_until)
 
