@@ -10,7 +10,7 @@ from typing import cast
 import msgspec
 import redis
 
-from tasks.model.duplicates import digest_of
+from tasks.model.duplicates import spell_id
 from tasks.store.commits import DeadLetter
 from tasks.store.names import Names, units
 from tasks.store.scripts import script
@@ -48,7 +48,7 @@ class DeadLetters:
             back += script("retry_dead_letter").run(
                 self.client,
                 [names.dead(unit), names.queue(unit), names.seen(unit, task, "young"), names.seen(unit, task, "old")],
-                [letter.id, base64.b64decode(letter.raw), digest_of(letter.message_id or "")],
+                [letter.id, base64.b64decode(letter.raw), spell_id(letter.message_id or "")],
             )
         return back
 

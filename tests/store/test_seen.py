@@ -8,7 +8,6 @@ import pytest
 import redis
 
 from tasks.model.computation import Computation, declare
-from tasks.model.duplicates import digest_of
 from tasks.store.commits import CommitStore, Lease
 from tasks.store.names import Names
 from tasks.store.seen import read_seen, remember
@@ -34,14 +33,13 @@ class Ids:
 
     def come(self, *ids: str, now: float, most: int = 1000) -> set[str]:
         """Messages of these ids come, and are taken; returns those that were seen before."""
-        digests = {digest_of(one): one for one in ids}
-        seen = read_seen(self.store.client, self.store.names, "2", {"once": (ONCE, list(digests))})
-        fresh = [digest for digest in digests if digest not in seen["once"].digests]
+        seen = read_seen(self.store.client, self.store.names, "2", {"once": (ONCE, ids)})
+        fresh = [one for one in ids if one not in seen["once"].ids]
         commands = remember(self.store.names, "2", seen, {"once": fresh} if fresh else {}, now, most)
         if commands:
             assert self.store.send(commit_of(self.lease, [], position=self.position, commands=commands)).status == "ok"
             self.position += 1
-        return {digests[digest] for digest in seen["once"].digests}
+        return set(seen["once"].ids)
 
 
 @pytest.fixture
@@ -63,6 +61,13 @@ def test_an_id_is_known_for_a_window_and_forgotten_after_two(ids: Ids) -> None:
     assert ids.come("a", now=1_002.0 + 2 * WINDOW_SECONDS) == set()
 
 
+def test_long_ids_are_told_apart_and_take_no_more_room(ids: Ids, client: redis.Redis, names: Names) -> None:
+    one, other = "x" * 10_000, "x" * 9_999 + "y"
+    ids.come(one, now=1.0)
+    assert ids.come(one, other, now=2.0) == {one}
+    assert max(map(len, client.smembers(names.seen("2", "once", "young")))) < 50  # type: ignore[arg-type]
+
+
 def test_no_more_ids_are_remembered_than_may_be(ids: Ids, client: redis.Redis, names: Names) -> None:
     for number in range(50):
         ids.come(*(f"{number}-{one}" for one in range(10)), now=1.0, most=100)
@@ -79,9 +84,9 @@ def test_a_unit_that_gets_no_more_messages_forgets_too(ids: Ids, client: redis.R
 
 def test_what_expired_between_reading_and_the_commit_does_not_fail_it(ids: Ids, client: redis.Redis, names: Names) -> None:
     ids.come("a", now=1.0)
-    seen = read_seen(client, names, "2", {"once": (ONCE, [digest_of("b")])})
+    seen = read_seen(client, names, "2", {"once": (ONCE, ["b"])})
     client.delete(names.seen("2", "once", "young"))
-    commands = remember(names, "2", seen, {"once": [digest_of("b")]}, 1.0 + WINDOW_SECONDS, 1000)
+    commands = remember(names, "2", seen, {"once": ["b"]}, 1.0 + WINDOW_SECONDS, 1000)
     assert ids.store.send(commit_of(ids.lease, [], position=1, commands=commands)).status == "ok"
     ids.position = 2
     assert ids.come("b", now=2.0 + WINDOW_SECONDS) == {"b"}

@@ -2,7 +2,7 @@
 -- duplicate of itself.
 --
 -- KEYS  1 dead (hash)  2 queue (list)  3 young and 4 old ids seen (sets)
--- ARGV  1 id of the letter  2 raw message, as read from the record  3 digest of the message's id
+-- ARGV  1 id of the letter  2 raw message, as read from the record  3 the message's id, as it is remembered
 -- Returns 1 when it was still there and went back, else 0.
 
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
