@@ -12,7 +12,7 @@ from tasks.model.step import Outcome
 from tasks.store.commits import Commit, CommitUnderWay, commands_of, digest_of_raw
 from tasks.store.names import Names
 from tasks.store.parking import Parked, park, unpark
-from tasks.store.seen import forget_dead, remember
+from tasks.store.seen import remember
 from tasks.worker.lane import Batch, Lane
 
 
@@ -49,8 +49,6 @@ def plan_commit(
     if lane.seen and outcome.taken:
         fresh = ids_to_remember(items[: outcome.taken], {broken.raw for broken, _ in outcome.dead})
         commands += remember(names, lane.unit, lane.seen, fresh, now, most_ids)
-    if batch.mailbox_of is not None and outcome.dead:
-        commands += forget_dead(names, lane.unit, ((broken.task, broken.message_id) for broken, _ in outcome.dead))
     commands += _notes_of_one_by_one(names, lane, batch, outcome)
     ended = None
     key = batch.mailbox_of
