@@ -306,6 +306,9 @@ class Keyspace:
     def do_scard(self, key: bytes) -> int:
         return len(self.find(key, set) or ())
 
+    def do_smembers(self, key: bytes) -> Words:
+        return list(self.find(key, set) or ())
+
     def do_smismember(self, key: bytes, member: bytes, *members: bytes) -> list[int]:
         held = self.find(key, set) or set()
         return [int(each in held) for each in (member, *members)]
@@ -333,7 +336,7 @@ def _span(length: int, start: bytes, stop: bytes) -> slice:
 
 
 def _score(score: float) -> bytes:
-    return b"%d" % score if score == int(score) else repr(score).encode()
+    return b"%d" % score if score.is_integer() else repr(score).encode()
 
 
 def _rows(rows: Iterable[tuple[bytes, float]], *, with_scores: bool) -> Words:

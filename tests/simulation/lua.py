@@ -26,7 +26,10 @@ def run_script(keyspace: Keyspace, text: bytes, keys: Words, arguments: Words) -
     """Run a script to its answer. Raises `ResponseError` where it fails; what it wrote before stays, as in Redis."""
     global _keyspace  # noqa: PLW0603 - one script runs at a time, as in Redis
     _keyspace = keyspace
-    return _from_lua(_compiled(text)(_table_from(keys), _table_from(arguments)))
+    answer = _from_lua(_compiled(text)(_table_from(keys), _table_from(arguments)))
+    if isinstance(answer, ResponseError):
+        raise answer
+    return answer
 
 
 @cache
@@ -89,7 +92,7 @@ def _from_lua(value: Any) -> Any:
         if value[b"ok"] is not None:
             return Status(value[b"ok"])
         if value[b"err"] is not None:
-            raise ResponseError(value[b"err"].decode("utf-8", "replace"))
+            return ResponseError(value[b"err"].decode("utf-8", "replace"))
         answer = []
         for at in range(1, len(value) + 1):
             if value[at] is None:

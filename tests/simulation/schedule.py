@@ -32,7 +32,7 @@ from tests.simulation.world import Thread, World
 logger = logging.getLogger("celery.worker.partitions")
 
 #: Scheduler's steps in which faults happen.
-STORM_STEPS = 400
+STORM_STEPS = 300
 #: After the storm: virtual seconds, and steps, in which all must be applied and shared out fairly.
 CALM_SECONDS, CALM_STEPS = 600.0, 30_000
 
@@ -96,7 +96,8 @@ class Schedule:
         self.faults: dict[str, int] = {}
         self.errors = EngineErrors(world)
         self.stormy = True
-        self.fault_rate = pick((0.02, 0.1, 0.25))
+        self.send_rate = pick((0.02, 0.05, 0.15))
+        self.fault_rate = pick((0.01, 0.05, 0.2))
         self.loss_rate = pick((0.0, 0.01, 0.05))
         self.raise_rate = pick((0.0, 0.02, 0.1))
         self.slow_rate = pick((0.0, 0.05))
@@ -198,6 +199,8 @@ class Schedule:
     def storm(self) -> None:
         actions = [getattr(self, name) for name, weight in ACTIONS.items() for _ in range(weight)]
         for _ in range(STORM_STEPS):
+            if self.random.random() < self.send_rate:
+                self.send()
             if self.random.random() < self.fault_rate:
                 self.random.choice(actions)()
                 self.judge.look()
@@ -275,8 +278,7 @@ class Schedule:
     # Producers and operators; what they do is done at once.
 
     def push(self, queue: str, raw: bytes) -> None:
-        self.server.keyspace.call([b"LPUSH", queue.encode(), raw])
-        self.server.wake_blocked()
+        self.server.outside(b"LPUSH", queue.encode(), raw)
 
     def send(self) -> None:
         """Some messages to some keys; each key's always go the same way."""
@@ -375,32 +377,32 @@ class Schedule:
             assert state is not None
             state.numbers = [*state.numbers, self.numbers]
             stored = self.installation.group.codec.dump(computation, key, state)
-            self.server.keyspace.call([b"HSET", self.names.states(unit, name).encode(), key.encode(), stored])
+            self.server.outside(b"HSET", self.names.states(unit, name).encode(), key.encode(), stored)
             self.tell_workers(unit)
 
     def tell_workers(self, unit: str) -> None:
         """What an operator's command does with each change."""
-        self.server.keyspace.call([b"HINCRBY", self.names.facts(unit).encode(), b"revision", b"1"])
-        self.server.keyspace.call([b"PUBLISH", self.names.changed.encode(), b""])
+        self.server.outside(b"HINCRBY", self.names.facts(unit).encode(), b"revision", b"1")
+        self.server.outside(b"PUBLISH", self.names.changed.encode(), b"")
 
     def pause(self) -> None:
         unit = str(self.random.randrange(self.settings.partitions))
         self.tell(f"an operator pauses partition {unit}", "pause")
-        self.server.keyspace.call([b"HSET", self.names.facts(unit).encode(), b"paused", b"1"])
-        self.server.keyspace.call([b"PUBLISH", self.names.changed.encode(), b""])
+        self.server.outside(b"HSET", self.names.facts(unit).encode(), b"paused", b"1")
+        self.server.outside(b"PUBLISH", self.names.changed.encode(), b"")
 
     def resume(self) -> None:
         """Paused partitions go on, and held keys are tried again."""
         for unit in map(str, range(self.settings.partitions)):
-            call, facts, parked = self.server.keyspace.call, self.names.facts(unit), self.names.parked(unit)
-            if call([b"HDEL", facts.encode(), b"paused"]):
+            call, facts, parked = self.server.outside, self.names.facts(unit), self.names.parked(unit)
+            if call(b"HDEL", facts.encode(), b"paused"):
                 self.tell(f"an operator resumes partition {unit}", "resume")
-                call([b"PUBLISH", self.names.changed.encode(), b""])
+                call(b"PUBLISH", self.names.changed.encode(), b"")
             for key, fact in list(self.server.keyspace.data.get(parked.encode(), {}).items()):
                 told = json.loads(fact)
                 if told["due"] is None:
                     self.tell(f"an operator retries the held {key!r}", "release")
-                    call([b"HSET", parked.encode(), key, json.dumps({**told, "due": 0.0}).encode()])
+                    call(b"HSET", parked.encode(), key, json.dumps({**told, "due": 0.0}).encode())
                     self.tell_workers(unit)
 
     def retry_letter(self) -> None:
@@ -478,7 +480,6 @@ class Schedule:
 
 #: What may happen in the storm, and how often against the others.
 ACTIONS = {
-    "send": 30,
     "send_delayed": 3,
     "send_garbage": 3,
     "send_ordinary": 3,

@@ -42,6 +42,8 @@ class Server:
         self.keyspace.publish = self.publish
         self.sessions: list[Session] = []
         self.scripts: dict[bytes, bytes] = {}
+        #: Every request that was executed, in order: when, what, and its answer. None: nobody wants it.
+        self.log: list[tuple[float, Words, Any]] | None = None
         self.edits = {sound.encode(): broken.encode() for sound, broken in edits.items()}
 
     def deliver(self, session: Session) -> tuple[Words, Any]:
@@ -53,8 +55,20 @@ class Server:
         self.wake_blocked()
         return words, answer
 
+    def outside(self, *words: bytes) -> Any:
+        """A command of a producer or an operator: executed at once."""
+        answer = self.execute(list(words), Session("outside"))
+        self.wake_blocked()
+        return answer
+
     def execute(self, words: Words, session: Session) -> Any:
         """One request's answer; a refusal is a value too."""
+        answer = self.answer(words, session)
+        if self.log is not None:
+            self.log.append((self.keyspace.now, words, answer))
+        return answer
+
+    def answer(self, words: Words, session: Session) -> Any:
         try:
             match words[0].upper():
                 case b"EVALSHA":

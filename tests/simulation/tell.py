@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha1
 from importlib import resources
 from typing import Any
 
-from tasks.store.scripts import script
+from tasks.store.scripts import LuaScript, script
 
 #: Longer values are cut.
 MOST_CHARACTERS = 46
 
 
 @cache
-def _names() -> dict[bytes, str]:
-    """Digest → name of each of the engine's scripts."""
+def _scripts() -> dict[bytes, LuaScript]:
+    """The engine's scripts, by digest."""
     files = resources.files("tasks.store").joinpath("lua").iterdir()
-    names = [file.name.removesuffix(".lua") for file in files if file.name.endswith(".lua")]
-    return {script(name).digest.encode(): name for name in names}
+    scripts = [script(file.name.removesuffix(".lua")) for file in files if file.name.endswith(".lua")]
+    return {one.digest.encode(): one for one in scripts}
+
+
+def script_of(words: list[bytes]) -> LuaScript:
+    """The script that an EVALSHA or EVAL runs."""
+    digest = words[1] if words[0] == b"EVALSHA" else sha1(words[1], usedforsecurity=False).hexdigest().encode()
+    return _scripts()[digest]
 
 
 def tell_request(value: Any) -> str:
     """A request's words, or an answer."""
     if isinstance(value, list) and value and value[0] in (b"EVALSHA", b"EVAL"):
-        name = _names().get(value[1], "script")
         keys = int(value[2])
-        return f"{name}({value[3].decode()}: {' '.join(map(_short, value[3 + keys :]))})"
+        return f"{script_of(value).name}({value[3].decode()}: {' '.join(map(_short, value[3 + keys :]))})"
     if isinstance(value, list):
         return "[" + " ".join(map(tell_request, value)) + "]"
     return _short(value)
