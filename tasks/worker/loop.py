@@ -18,7 +18,7 @@ from typing import assert_never
 import redis
 
 from config.settings import Settings
-from tasks.model.reading import Broken, Item, Ordinary, Reading, Work, condemned, read_batch
+from tasks.model.reading import Broken, Item, Ordinary, Reading, Skipped, Work, condemned, read_batch
 from tasks.model.step import Outcome, StepRules, step
 from tasks.producer.installation import Installation
 from tasks.store.client import connect
@@ -183,9 +183,10 @@ class PartitionLoop(threading.Thread):
             known, ordinary = self.installation.computations, self.reports.ordinary_tasks
             lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions)
         items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
-        if batch.condemned is not None:
+        items = drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
+        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's letter
             return [condemned(items[0], batch.condemned)]
-        return drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
+        return items
 
     def load_states(self, lane: Lane, items: list[Item]) -> None:
         missing = lane.cache.missing(items)

@@ -107,10 +107,8 @@ class Judge:
             for number in found[len(before) :]:
                 if number in self.dead:
                     raise Violation(f"duplicate at {label!r}: {number} is applied, and a dead letter")
-            check_history_so_far(
-                {":".join(each): numbers for each, numbers in self.wanted.items() if each[0] == name},
-                {label: found},
-            )
+            if found != self.wanted.get(place, [])[: len(found)]:
+                check_history_so_far(_labelled(self.wanted), {label: found})
             self.applied[place] = found
 
     def _look_at_letters(self, hash_key: bytes) -> None:
@@ -130,7 +128,7 @@ class Judge:
             letters.add(letter_id)
             if isinstance(what, int):
                 place = self.place_of[what]
-                if what in self.applied.get(place, ()):
+                if what in self.applied.get(place, ()) or what not in self.wanted[place]:
                     raise Violation(f"duplicate at {place}: {what} was applied, and is a dead letter")
                 self.wanted[place].remove(what)
 

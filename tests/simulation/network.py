@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import selectors
 from collections.abc import Callable, Sequence
+from copy import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,19 @@ from tests.simulation.world import World, world
 
 def connect(settings: Any) -> redis.Redis:
     """Stands where `tasks.store.client.connect` does: a client of the simulated server."""
-    return redis.Redis(connection_pool=Pool(world(), settings.redis_timeout_seconds))  # type: ignore[arg-type]
+    pool = Pool(world(), settings.redis_timeout_seconds)
+    client = copy(_client(pool))  # making one takes as long as ten requests
+    client.connection_pool = pool
+    return client
+
+
+_clients: list[redis.Redis] = []
+
+
+def _client(pool: Pool) -> redis.Redis:
+    if not _clients:
+        _clients.append(redis.Redis(connection_pool=pool))  # type: ignore[arg-type]
+    return _clients[0]
 
 
 class Pool:
