@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import SettingsError
+from tasks.model.editing import plain_value
 from tasks.model.errors import PartitionError
 
 P = ParamSpec("P")
@@ -23,18 +24,24 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def print_json(value: Any) -> None:
-    """One JSON document; what JSON has no form for is shown by its attributes, or its repr."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=plain), indent=2).decode())
+    """One JSON document; what JSON has no form for is shown by its fields, or its repr."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_value), indent=2).decode())
 
 
-def plain(value: Any) -> Any:
-    """Anything as what JSON can show."""
-    if hasattr(value, "__dict__"):
-        return vars(value)
-    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
-    if slots:
-        return {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    return repr(value)
+def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
+    """What a command did: facts for scripts, or a sentence."""
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(text)
+
+
+def span(seconds: float) -> str:
+    """A time's length for people, in one unit."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

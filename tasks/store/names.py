@@ -16,6 +16,8 @@ partition:<unit>:later             zset   due (ms) → `<position>.<number>:<raw
 partition:<unit>:parked            hash   key → JSON {due, attempt, error}
 partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
 partition:<unit>:dead              hash   dead letter id → JSON
+partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
+partition:draining                 hash   worker id → when an operator told it to give its partitions up (ms)
 """
 
 from __future__ import annotations
@@ -80,6 +82,14 @@ class Names:
     @property
     def changed(self) -> str:
         return f"{self.root}:changed"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.root}:audit"
+
+    @property
+    def draining(self) -> str:
+        return f"{self.root}:draining"
 
     def facts(self, unit: str) -> str:
         return f"{self.root}:{unit}:facts"
