@@ -157,7 +157,7 @@ class Exporter:
             yield ParkedRecord(unit, key, record)
             for message in self._list(names.mailbox(unit, key_text(key))):
                 yield Mail(unit, key, message)
-        for number in range(0, cast(int, client.zcard(names.later(unit))), PAGE):
+        for number in range(0, client.zcard(names.later(unit)), PAGE):
             rows = client.zrange(names.later(unit), number, number + PAGE - 1, withscores=True)
             for entry, due in cast(list[tuple[bytes, float]], rows):
                 yield LaterRecord(unit, int(due), entry)

@@ -15,8 +15,9 @@ import redis
 from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
 from tasks.model.messages import name_of
 from tasks.store.audit import Audit
-from tasks.store.commits import DeadLetter, Parked
+from tasks.store.commits import DeadLetter
 from tasks.store.names import Names
+from tasks.store.parking import Parked
 from tasks.store.scripts import script
 
 Answer = Literal["ok", "changed", "not-parked", "nothing-to-take"]
@@ -191,7 +192,7 @@ def read_record(record: bytes) -> Parked:
     """A parked key's record; one that is not ours reads as due at once, as the worker reads it."""
     try:
         return msgspec.json.decode(record, type=Parked)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return Parked(due=0.0, attempt=1)
 
 
