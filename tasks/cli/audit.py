@@ -11,7 +11,7 @@ from tasks.cli.context import installation_in
 from tasks.cli.output import json_option, print_json, print_table, refusals
 
 
-@click.command()
+@click.command(short_help="What operators did: when, who, old and new.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The last so many.")
 @json_option
 @click.pass_context

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from tasks.cli.output import one_line
 from tasks.model.computation import Computation
 from tasks.model.keys import key_bytes, key_text
 from tasks.producer.declarations import installation_of
@@ -20,7 +21,9 @@ from tasks.producer.installation import Installation
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-base64_option = click.option("--base64", "in_base64", is_flag=True, help="KEY is given in base64: for a key that is no text.")
+base64_option = click.option(
+    "--base64", "in_base64", is_flag=True, help="KEY is given in base64: for a key that is no text."
+)
 yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
@@ -60,8 +63,7 @@ def typed_key(key: str, in_base64: bool) -> str:
 
 def shown_key(key: str) -> str:
     """A key on one line of a terminal: what is no text, and control characters, escaped."""
-    text = key_bytes(key).decode("utf-8", "backslashreplace")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return one_line(key_bytes(key).decode("utf-8", "backslashreplace"))
 
 
 def json_key(key: str) -> dict[str, str]:

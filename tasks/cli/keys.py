@@ -17,9 +17,11 @@ from tasks.store.sampling import hot_keys
 HOT_KEYS = 20
 
 
-@click.command()
+@click.command(short_help="The keys of a computation: all, parked, hot.")
 @click.argument("name")
-@click.option("--parked", is_flag=True, help="Keys that wait after a failure: since when, which try, why, how many messages.")
+@click.option(
+    "--parked", is_flag=True, help="Keys that wait after a failure: since when, which try, why, how many messages."
+)
 @click.option("--hot", is_flag=True, help="Keys with the most messages waiting at the head of the queues.")
 @click.option(
     "--sample",
@@ -84,7 +86,8 @@ def _hot(installation: Installation, name: str, sample: int, limit: int, as_json
     click.echo(f"{found.sampled:,} of {found.waiting:,} waiting messages looked at")
     print_table(
         ("key", "partition", "messages", "% of the sample"),
-        [(shown_key(one.key), one.partition, one.messages, round(100 * one.messages / found.sampled)) for one in found.keys],
+        [
+            (shown_key(one.key), one.partition, one.messages, round(100 * one.messages / found.sampled))
+            for one in found.keys
+        ],
     )
-
-

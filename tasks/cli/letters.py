@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import json_option, print_json, print_table, refusals, say_done
+from tasks.cli.output import counted, json_option, print_json, print_table, refusals, say_done
 from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
 from tasks.store.dead_letters import fingerprint, grouped, raw_text
@@ -41,7 +41,7 @@ def _chosen(command: Callable[..., None]) -> Any:
     return _narrowed(command)
 
 
-@click.group(name="dead-letters")
+@click.group(name="dead-letters", short_help="Messages that could not be taken.")
 def dead_letters() -> None:
     """Messages that could not be taken: list, show, retry, discard.
 
@@ -50,7 +50,7 @@ def dead_letters() -> None:
     """
 
 
-@dead_letters.command(name="list")
+@dead_letters.command(name="list", short_help="One by one, or like failures together.")
 @_narrowed
 @click.option("--grouped", "in_groups", is_flag=True, help="Like failures together: how many, the newest, an example.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
@@ -121,7 +121,7 @@ def _list_groups(letters: Iterable[DeadLetter], limit: int, as_json: bool) -> No
     )
 
 
-@dead_letters.command(name="show")
+@dead_letters.command(name="show", short_help="All of one: traceback, raw message.")
 @click.argument("letter_id", metavar="ID")
 @json_option
 @click.pass_context
@@ -140,7 +140,7 @@ def show_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
     click.echo("\n" + raw_text(letter))
 
 
-@dead_letters.command()
+@dead_letters.command(short_help="Try them again.")
 @_chosen
 @json_option
 @click.pass_context
@@ -171,7 +171,7 @@ def retry(
     say_done(as_json, facts, "; ".join(said))
 
 
-@dead_letters.command()
+@dead_letters.command(short_help="Delete them for good.")
 @_chosen
 @yes_option
 @json_option
@@ -190,7 +190,7 @@ def discard(
     installation = installation_in(context)
     letters = _picked(installation, Choice(letter_ids, everything, reason, print_))
     if letters:
-        confirm(f"Delete {len(letters)} dead letters for good?", yes)
+        confirm(f"Delete {counted(len(letters), 'dead letter')} for good?", yes)
     gone = installation.group.dead_letters.discard(letters, by=who())
     say_done(as_json, {"discarded": gone}, f"{gone} deleted")
 

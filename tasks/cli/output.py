@@ -36,6 +36,11 @@ def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
         click.echo(text)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 message`, `1,200 messages`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def span(seconds: float) -> str:
     """A time's length for people, in one unit."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -52,10 +57,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(
-            *(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row)
+            *(
+                f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else one_line(str(cell))
+                for cell in row
+            )
         )
     width = None if sys.stdout.isatty() else 200
-    Console(width=width).print(table)
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+
+
+def one_line(text: str) -> str:
+    """Text on one line of a terminal: control characters, which could move the cursor or colour the screen, are escaped."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "backslashreplace").decode() for one in text
+    )
 
 
 def refusals(command: Callable[P, R]) -> Callable[P, R]:

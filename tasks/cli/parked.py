@@ -9,14 +9,14 @@ import click
 import msgspec
 
 from tasks.cli.context import base64_option, confirm, installation_in, json_key, shown_key, typed_key, who, yes_option
-from tasks.cli.output import json_option, print_json, print_table, refusals, say_done, span
+from tasks.cli.output import counted, json_option, print_json, print_table, refusals, say_done, span
 from tasks.store.parked_keys import Answer, ParkedKey, ParkedKeys
 
 #: Of an error, in a table.
 MOST_ERROR_CHARACTERS = 60
 
 
-@click.group()
+@click.group(short_help="Keys that wait after a failure.")
 def parked() -> None:
     """Keys that wait after a failure: list, retry, skip, discard.
 
@@ -27,7 +27,13 @@ def parked() -> None:
 def parked_as_json(one: ParkedKey) -> dict[str, Any]:
     """All that is known of a parked key."""
     fact = msgspec.structs.asdict(one.fact)
-    return {**json_key(one.key), "partition": one.partition, "waiting": one.waiting, "held": one.fact.due is None, **fact}
+    return {
+        **json_key(one.key),
+        "partition": one.partition,
+        "waiting": one.waiting,
+        "held": one.fact.due is None,
+        **fact,
+    }
 
 
 def print_parked(found: Sequence[ParkedKey], now: float) -> None:
@@ -55,7 +61,7 @@ def _due(due: float | None, now: float) -> str:
     return f"in {span(due - now)}" if due > now else "now"
 
 
-@parked.command(name="list")
+@parked.command(name="list", short_help="Parked keys, the longest waiting first.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @json_option
 @click.pass_context
@@ -77,22 +83,20 @@ def _chosen(command: Any) -> Any:
     return click.option("--all", "everything", is_flag=True, help="Every parked key.")(command)
 
 
-@parked.command()
+@parked.command(short_help="Try them now, in their place.")
 @_chosen
 @json_option
 @click.pass_context
 @refusals
-def retry(
-    context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, as_json: bool
-) -> None:
+def retry(context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, as_json: bool) -> None:
     """Try each KEY's first message now, in its place, with all of its retries before it again."""
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     count = _each(chosen, lambda key: keys.retry(key, by=who()))
-    say_done(as_json, {"retried": count}, f"{count} parked keys are tried now")
+    say_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} tried now")
 
 
-@parked.command()
+@parked.command(short_help="The failed message to the dead letters; the key goes on.")
 @_chosen
 @yes_option
 @json_option
@@ -107,12 +111,12 @@ def skip(
     """
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
-    confirm(f"Skip the failed message of {_named(chosen)}? Its key goes on without it.", yes)
+    confirm(f"Skip the failed message of {_named(chosen)}? The key goes on without it.", yes)
     count = _each(chosen, lambda key: keys.skip(key, by=who()))
-    say_done(as_json, {"skipped": count}, f"{count} messages are with the dead letters; their keys go on")
+    say_done(as_json, {"skipped": count}, f"{counted(count, 'message')} put with the dead letters; the keys go on")
 
 
-@parked.command()
+@parked.command(short_help="Delete the failed message; the key goes on.")
 @_chosen
 @yes_option
 @json_option
@@ -126,7 +130,7 @@ def discard(
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Delete the failed message of {_named(chosen)} for good?", yes)
     count = _each(chosen, lambda key: keys.discard(key, by=who()))
-    say_done(as_json, {"discarded": count}, f"{count} messages deleted; their keys go on")
+    say_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys go on")
 
 
 def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everything: bool) -> list[str]:
@@ -140,7 +144,7 @@ def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everythin
 
 
 def _named(chosen: Sequence[str]) -> str:
-    return f"the key {shown_key(chosen[0])!r}" if len(chosen) == 1 else f"{len(chosen)} keys"
+    return f"the key {shown_key(chosen[0])!r}" if len(chosen) == 1 else counted(len(chosen), "key")
 
 
 def _each(chosen: Sequence[str], act: Callable[[str], Answer]) -> int:

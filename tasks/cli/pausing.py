@@ -19,7 +19,7 @@ def _queues(command: Callable[..., None]) -> Any:
     return click.option("--all", "everything", is_flag=True, help="Every partition, and the ingress.")(command)
 
 
-@click.command()
+@click.command(short_help="Let partitions rest.")
 @_queues
 @json_option
 @click.pass_context
@@ -37,7 +37,7 @@ def pause(context: click.Context, queues: tuple[str, ...], everything: bool, as_
     _say(installation, as_json, "paused", done)
 
 
-@click.command()
+@click.command(short_help="Let paused partitions go on.")
 @_queues
 @json_option
 @click.pass_context
@@ -76,7 +76,7 @@ def _say(installation: Installation, as_json: bool, what: str, done: list[str]) 
     say_done(as_json, {what: queues}, f"{what}: {', '.join(queues)}" if queues else f"all of them were {what} already")
 
 
-@click.command()
+@click.command(short_help="Let a worker give all its partitions up.")
 @click.argument("node")
 @json_option
 @click.pass_context
@@ -90,7 +90,7 @@ def drain(context: click.Context, node: str, as_json: bool) -> None:
     _set_draining(context, node, draining.drain, "drained", as_json)
 
 
-@click.command()
+@click.command(short_help="Let it take its share again.")
 @click.argument("node")
 @json_option
 @click.pass_context

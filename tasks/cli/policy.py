@@ -15,12 +15,14 @@ from tasks.producer.installation import Installation
 _SECONDS = click.FloatRange(min=0, max=1e9)
 
 
-@click.command()
+@click.command(short_help="The failure policy of a computation; change it.")
 @click.argument("name")
 @click.option("--attempts", type=click.IntRange(0, 1_000_000), help="Retries after the first try.")
 @click.option("--backoff", type=_SECONDS, help="Seconds before the first retry; they double with each.")
 @click.option("--longest-backoff", type=_SECONDS, help="Seconds: no wait is longer.")
-@click.option("--jitter", type=click.FloatRange(0, 1), help="That fraction of each wait is added or taken away at random.")
+@click.option(
+    "--jitter", type=click.FloatRange(0, 1), help="That fraction of each wait is added or taken away at random."
+)
 @click.option("--then", type=click.Choice(THEN), help="What follows the last retry.")
 @click.option("--reset", is_flag=True, help="As it is declared.")
 @json_option

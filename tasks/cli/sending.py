@@ -10,7 +10,7 @@ from tasks.cli.output import json_option, refusals, say_done
 from tasks.producer.bulk import send_many
 
 
-@click.command()
+@click.command(short_help="Send the rows of a CSV or JSON lines file.")
 @click.argument("name")
 @click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="By the file's name unless said.")

@@ -35,12 +35,12 @@ class _StateGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_StateGroup)
+@click.group(cls=_StateGroup, short_help="A key's state: get, set, delete.")
 def state() -> None:
     """A key's state in a state computation: get, set, delete. `state NAME KEY` is `state get NAME KEY`."""
 
 
-@state.command(name="get")
+@state.command(name="get", short_help="The state, as last committed.")
 @click.argument("name")
 @click.argument("key")
 @base64_option
@@ -62,11 +62,13 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
     _print_fields(seen)
 
 
-@state.command(name="set")
+@state.command(name="set", short_help="Make it from JSON; asks first.")
 @click.argument("name")
 @click.argument("key")
 @click.argument("new", metavar="JSON")
-@click.option("--merge", is_flag=True, help="Fields that JSON does not name stay as they are, instead of their first value.")
+@click.option(
+    "--merge", is_flag=True, help="Fields that JSON does not name stay as they are, instead of their first value."
+)
 @base64_option
 @yes_option
 @json_option
@@ -96,7 +98,7 @@ def set_state(
     raise _changed(seen)
 
 
-@state.command(name="delete")
+@state.command(name="delete", short_help="Delete it; asks first.")
 @click.argument("name")
 @click.argument("key")
 @base64_option

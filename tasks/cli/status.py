@@ -9,7 +9,7 @@ from tasks.cli.output import json_option, print_json, print_table, refusals
 from tasks.store.draining import read_workers
 
 
-@click.command()
+@click.command(short_help="Who owns each partition, how far behind it is.")
 @json_option
 @click.pass_context
 @refusals
@@ -38,7 +38,7 @@ def status(context: click.Context, as_json: bool) -> None:
     )
 
 
-@click.command()
+@click.command(short_help="The workers, what each holds, who is drained.")
 @json_option
 @click.pass_context
 @refusals

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import json_option, refusals, say_done
+from tasks.cli.output import counted, json_option, refusals, say_done
 from tasks.store.exporting import Exporter
 from tasks.store.importing import Importer
 
 
-@click.command(name="export")
+@click.command(name="export", short_help="States, queues, dead letters to a file.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--pause-all", is_flag=True, help="Let all partitions rest meanwhile: consistent over them too.")
 @yes_option
@@ -36,13 +36,17 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
     exporter = Exporter(group.client, group.names, group.settings.partitions, by=who())
     records = exporter.write(file, pause_all=pause_all)
     paused = [group.names.queue_name(unit) for unit in exporter.paused]
-    text = f"{records:,} records written to {file}" + (f"; paused meanwhile: {', '.join(paused)}" if paused else "")
+    text = f"{counted(records, 'record')} written to {file}" + (
+        f"; paused meanwhile: {', '.join(paused)}" if paused else ""
+    )
     say_done(as_json, {"records": records, "paused": paused}, text)
 
 
-@click.command(name="import")
+@click.command(name="import", short_help="Such a file into an empty group; also how N is changed.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--replace", is_flag=True, help="Delete all that the group holds first, its number of partitions included.")
+@click.option(
+    "--replace", is_flag=True, help="Delete all that the group holds first, its number of partitions included."
+)
 @yes_option
 @json_option
 @click.pass_context
@@ -58,9 +62,7 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
     """
     installation = installation_in(context)
     group = installation.group
-    importer = Importer(
-        group.client, group.names, installation.settings.partitions, installation.computations, file
-    )
+    importer = Importer(group.client, group.names, installation.settings.partitions, installation.computations, file)
     importer.refuse_workers()
     erased = 0
     if replace:

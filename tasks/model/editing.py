@@ -191,7 +191,9 @@ def _refuse_unknown(given: Any, made: Any, path: str) -> None:
         unknown = [name for name in given if name not in names]
         if unknown:
             known = ", ".join(names) or "none"
-            raise StateError(f"{type(made).__qualname__} has no field {unknown[0]!r} (at {path}.{unknown[0]}); it has {known}")
+            raise StateError(
+                f"{type(made).__qualname__} has no field {unknown[0]!r} (at {path}.{unknown[0]}); it has {known}"
+            )
         inside = {name: getattr(made, python) for name, python in names.items()}
     for name, value in given.items():
         if name in inside:

@@ -66,7 +66,9 @@ class StateEditor:
         """
         data = self.states.codec.dump(seen.computation, seen.key, state)
         if data[:1] == UNSIGNED and (seen.stored or b"")[:1] == SIGNED:
-            raise StateError("the state is signed, and STATE_SIGNING_KEY is not set: no worker would take an unsigned one")
+            raise StateError(
+                "the state is signed, and STATE_SIGNING_KEY is not set: no worker would take an unsigned one"
+            )
         return self._edit(seen, "set", data, {"new": shortened(plain_fields(state))}, by)
 
     def delete(self, seen: SeenState, *, by: str) -> Answer:
@@ -96,5 +98,3 @@ class StateEditor:
             ],
         )
         return cast(Answer, answer.decode())
-
-

@@ -114,7 +114,9 @@ class Exporter:
                     if records is not None:
                         break
         if records is None:
-            raise SetupError(f"{self.names.queue_name(unit)} does not come to rest though it is paused; nothing is exported")
+            raise SetupError(
+                f"{self.names.queue_name(unit)} does not come to rest though it is paused; nothing is exported"
+            )
         return records
 
     def _try_unit(self, stream: BinaryIO, unit: str) -> int | None:

@@ -118,7 +118,12 @@ class Importer:
         records, computations, position = self._look_over()
         fix_partitions(self.client, self.names, self.partitions)
         all_units = units(self.partitions)
-        detail = {"file": str(self.path), "records": records, "group": self.header.group, "partitions": self.header.partitions}
+        detail = {
+            "file": str(self.path),
+            "records": records,
+            "group": self.header.group,
+            "partitions": self.header.partitions,
+        }
         with self.client.pipeline(transaction=True) as pipe:
             Audit(self.client, self.names).add(pipe, by, "import", detail)
             for unit in all_units:
