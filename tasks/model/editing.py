@@ -7,7 +7,9 @@ its class attributes, and what its zero state has; the type of one that has no a
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
+import enum
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +22,7 @@ from tasks.model.state import StateClass
 #: Types that JSON's values can be made into, when all that is known of a field is its first value.
 _PLAIN = (bool, int, float, str, bytes, list, dict, set, tuple, frozenset)
 
+_CONTAINERS = (dict, list, collections.deque)
 #: Of nested values that are shown.
 MOST_DEPTH = 20
 
@@ -70,7 +73,7 @@ def plain_value(value: Any, depth: int = MOST_DEPTH) -> Any:
     if isinstance(value, list | tuple | set | frozenset | collections.deque):
         return [plain_value(one, depth - 1) for one in value]
     fields = {} if isinstance(value, type) else plain_fields(value)
-    if fields and not hasattr(type(value), "__members__"):
+    if fields and not isinstance(value, enum.Enum):
         return plain_value(fields, depth - 1)
     try:
         return msgspec.to_builtins(value)
@@ -113,9 +116,19 @@ def _by_attributes(state_class: StateClass[Any], given: dict[str, Any], base: An
         forbid_unknown_fields=True,
     )
     for name, value in _set_fields(msgspec.convert(given, form)):
-        kind = type(getattr(fresh, name, None))
-        setattr(made, name, kind(value) if issubclass(kind, _PLAIN) and kind not in _PLAIN else value)
+        setattr(made, name, _like(getattr(fresh, name, None), value))
     return made
+
+
+def _like(first: Any, value: Any) -> Any:
+    """A list or dict as the container that the zero state has there: a deque with its bound, a defaultdict with its default."""
+    kind = type(first)
+    if kind in _PLAIN or not isinstance(first, _CONTAINERS) or not isinstance(value, list | dict):
+        return value
+    container: Any = copy.copy(first)
+    container.clear()
+    (container.update if isinstance(value, dict) else container.extend)(value)
+    return container
 
 
 def _set_fields(form: msgspec.Struct) -> Iterator[tuple[str, Any]]:
@@ -151,13 +164,11 @@ def _type_of(value: Any) -> Any:
     if value is None:
         return Any
     kind = type(value)
-    if kind in _PLAIN:
+    if isinstance(value, enum.Enum) or kind in _PLAIN:
         return kind
-    return next((plain for plain in _PLAIN if issubclass(kind, plain) and not _is_enum(kind)), kind)
-
-
-def _is_enum(kind: type) -> bool:
-    return hasattr(kind, "__members__")
+    if isinstance(value, collections.deque):
+        return list
+    return next((plain for plain in _PLAIN if issubclass(kind, plain)), kind)
 
 
 def _class_attributes(cls: type) -> Iterator[str]:
