@@ -70,7 +70,7 @@ def list_letters(
         print_json([_as_json(one) for one in shown])
         return
     print_table(
-        ("id", "fingerprint", "reason", "task", "key", "tries", "in place", "error"),
+        ("id", "fingerprint", "reason", "task", "key", "attempts", "in place", "error"),
         [
             (
                 one.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 import msgspec
@@ -12,7 +13,18 @@ from tasks.cli.output import json_option, print_json, print_table, refusals
 from tasks.model.policy import THEN, PolicyChange, RetryPolicy, Then, effective_policy
 from tasks.producer.installation import Installation
 
-_SECONDS = click.FloatRange(min=0, max=1e9)
+
+class _Number(click.FloatRange):
+    """A float range that NaN, which is neither below nor above, is not in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
+_SECONDS = _Number(min=0, max=1e9)
 
 
 @click.command(short_help="The failure policy of a computation; change it.")
@@ -21,7 +33,7 @@ _SECONDS = click.FloatRange(min=0, max=1e9)
 @click.option("--backoff", type=_SECONDS, help="Seconds before the first retry; they double with each.")
 @click.option("--longest-backoff", type=_SECONDS, help="Seconds: no wait is longer.")
 @click.option(
-    "--jitter", type=click.FloatRange(0, 1), help="That fraction of each wait is added or taken away at random."
+    "--jitter", type=_Number(0, 1), help="That fraction of each wait is added or taken away at random."
 )
 @click.option("--then", type=click.Choice(THEN), help="What follows the last retry.")
 @click.option("--reset", is_flag=True, help="As it is declared.")
