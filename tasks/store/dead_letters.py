@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 import redis
 
+from tasks.model.duplicates import spell_id
 from tasks.store.audit import Audit
 from tasks.store.commits import DeadLetter
 from tasks.store.names import Names, units
@@ -76,12 +77,13 @@ class DeadLetters:
             if letter.in_place:
                 parked = self.parked.of_letter(letter)
                 back += parked is not None and self.parked.retry(parked.key, by=by) == "ok"
-            else:
-                back += script("retry_dead_letter").run(
-                    self.client,
-                    [self.names.dead(letter.unit)],
-                    [letter.id, self.names.queue(letter.unit), base64.b64decode(letter.raw)],
-                )
+                continue
+            names, unit, task = self.names, letter.unit, letter.task or ""
+            back += script("retry_dead_letter").run(
+                self.client,
+                [names.dead(unit), names.queue(unit), names.seen(unit, task, "young"), names.seen(unit, task, "old")],
+                [letter.id, base64.b64decode(letter.raw), spell_id(letter.message_id or "")],
+            )
         return back
 
     def discard(self, letters: Sequence[DeadLetter], *, by: str = "") -> int:

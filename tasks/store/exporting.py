@@ -167,9 +167,10 @@ class Exporter:
             yield LetterRecord(unit, letter_id, letter)
         for name in computations:
             for age in AGES:
-                digests = list(client.sscan_iter(names.seen(unit, name, age), count=PAGE))
-                for number in range(0, len(digests), PAGE):
-                    yield Seen(unit, name, age, digests[number : number + PAGE])
+                left = max(-1, client.pttl(names.seen(unit, name, age)))
+                ids = list(client.sscan_iter(names.seen(unit, name, age), count=PAGE))
+                for number in range(0, len(ids), PAGE):
+                    yield Seen(unit, name, age, ids[number : number + PAGE], left)
         queue = names.queue(unit)
         for suffix in PRIORITY_SUFFIXES:  # as each renewal of a lease does
             while client.lmove(queue + suffix, queue, "RIGHT", "LEFT"):

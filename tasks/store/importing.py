@@ -194,7 +194,10 @@ class Importer:
                 yield self._letter(record)
             case Seen():
                 if self.header.partitions == self.partitions:
-                    yield ["SADD", names.seen(record.unit, record.computation, record.age), *record.digests]
+                    ids = names.seen(record.unit, record.computation, record.age)
+                    yield ["SADD", ids, *record.ids]
+                    if record.expire_ms > 0:
+                        yield ["PEXPIRE", ids, record.expire_ms]
                 else:
                     self._left_out += 1
             case Message():

@@ -19,7 +19,7 @@ partition:<unit>:parked            hash   key → JSON {due, attempt, error, let
 partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
 partition:<unit>:dead              hash   dead letter id → JSON
 partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
-partition:<unit>:seen:<age>:<name> set    digests of message ids, of a computation that drops duplicates; age: young, old
+partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
 partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
 partition:draining                 hash   worker id → when an operator told it to give its partitions up (ms)
 """

@@ -71,12 +71,13 @@ class LetterRecord(msgspec.Struct, tag="dead-letter", tag_field="kind"):
 
 
 class Seen(msgspec.Struct, tag="seen", tag_field="kind"):
-    """Digests of message ids that a computation has seen, where it drops duplicates."""
+    """Message ids that a computation has seen, where it drops duplicates; for so many ms more (-1: for ever)."""
 
     unit: str
     computation: str
     age: Literal["young", "old"]
-    digests: list[bytes]
+    ids: list[bytes]
+    expire_ms: int
 
 
 class Message(msgspec.Struct, tag="message", tag_field="kind"):

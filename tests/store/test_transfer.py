@@ -67,7 +67,8 @@ def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
     client.hset(names.dead("0"), "by hand", b"not ours")
     client.hset(names.facts("1"), mapping={"position": 9, "processed": 70, "revision": 3, "suspect": 5, "paused": 1})
     client.hset(names.facts("0"), mapping={"position": 4, "processed": 10, "seen:totals": 123})
-    client.sadd(names.seen("0", "totals", "young"), *(b"digest %d" % number for number in range(2500)))
+    client.sadd(names.seen("0", "totals", "young"), *(b"id %d" % number for number in range(2500)))
+    client.pexpire(names.seen("0", "totals", "young"), 5_000_000)
     client.hset(names.policies, "totals", b'{"attempts":5}')
 
 
@@ -112,6 +113,7 @@ def test_with_the_same_n_everything_is_as_it_was(client: redis.Redis, names: Nam
     }
     assert after[b"partition:1:facts"] == {b"position": b"9", b"processed": b"70", b"paused": b"1", b"revision": b"1"}
     assert after[b"partition:0:facts"][b"seen:totals"] == b"123"
+    assert 4_000_000 < client.pttl(names.seen("0", "totals", "young")) <= 5_000_000
     assert after[b"partition:2:facts"] == {b"position": b"9", b"revision": b"1"}, "not paused, and ids go on from 9"
 
 
