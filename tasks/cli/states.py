@@ -29,10 +29,10 @@ TRIES = 20
 class _StateGroup(click.Group):
     """`state NAME KEY` is `state get NAME KEY`."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["get", *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
 
 
 @click.group(cls=_StateGroup, short_help="A key's state: get, set, delete.")

@@ -22,7 +22,9 @@ PutState = Callable[[str, float], None]
 def test_get_is_what_state_alone_does(run: Run, put_state: PutState) -> None:
     put_state("AAPL", 191.5)
     assert run("state", "get", update.name, "AAPL").stdout == run("state", update.name, "AAPL").stdout
-    assert run("state", "get", update.name, "AAPL", "--json").stdout == run("state", update.name, "AAPL", "--json").stdout
+    as_json = run("state", "get", update.name, "AAPL", "--json").stdout
+    assert as_json == run("state", update.name, "AAPL", "--json").stdout
+    assert as_json == run("state", "--json", update.name, "AAPL").stdout
 
 
 def test_set_makes_a_state_and_tells_old_and_new(run: Run) -> None:
