@@ -38,4 +38,5 @@ def audit(context: click.Context, limit: int, as_json: bool) -> None:
             )
             for record in records
         ],
+        whole=("when", "what"),
     )

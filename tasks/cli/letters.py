@@ -70,7 +70,7 @@ def list_letters(
         print_json([_as_json(one) for one in shown])
         return
     print_table(
-        ("id", "fingerprint", "reason", "task", "key", "attempts", "in place", "error"),
+        ("id", "fingerprint", "reason", "task", "key", "in place", "error"),
         [
             (
                 one.id,
@@ -78,12 +78,12 @@ def list_letters(
                 one.reason,
                 one.task or "-",
                 one.key or "-",
-                one.attempts,
                 "yes" if one.in_place else "no",
                 one.error[:MOST_ERROR_CHARACTERS],
             )
             for one in shown
         ],
+        whole=("id", "fingerprint", "reason", "in place"),
     )
 
 
@@ -118,6 +118,7 @@ def _list_groups(letters: Iterable[DeadLetter], limit: int, as_json: bool) -> No
             )
             for group in groups
         ],
+        whole=("fingerprint", "count", "in place", "reason", "example"),
     )
 
 

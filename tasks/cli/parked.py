@@ -52,6 +52,7 @@ def print_parked(found: Sequence[ParkedKey], now: float) -> None:
             )
             for one in found
         ],
+        whole=("partition", "waiting", "for", "try", "due"),
     )
 
 

@@ -27,7 +27,7 @@ def left(run: Run) -> list[str]:
 
 def test_list_shows_each_with_id_reason_and_error(run: Run, letters: list[str]) -> None:
     heading, *lines = run("dead-letters", "list").stdout.splitlines()
-    assert heading.split() == ["id", "fingerprint", "reason", "task", "key", "attempts", "in", "place", "error"]
+    assert heading.split() == ["id", "fingerprint", "reason", "task", "key", "in", "place", "error"]
     assert sorted(line.split()[0] for line in lines) == sorted(letters)
     assert any("not-json" in line and "error 0" in line for line in lines)
 
