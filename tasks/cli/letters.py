@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import counted, json_option, print_json, print_table, refusals, say_done
+from tasks.cli.output import counted, json_option, print_json, print_table, refusals, say_done, span
 from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
 from tasks.store.dead_letters import fingerprint, grouped, raw_text
@@ -61,9 +60,10 @@ def list_letters(
     context: click.Context, reason: str | None, print_: str | None, in_groups: bool, limit: int, as_json: bool
 ) -> None:
     """Dead letters with id, fingerprint, reason and error; --grouped: how many there are of each fingerprint."""
-    letters = _found(installation_in(context), Choice(reason=reason, fingerprint=print_))
+    installation = installation_in(context)
+    letters = _found(installation, Choice(reason=reason, fingerprint=print_))
     if in_groups:
-        _list_groups(letters, limit, as_json)
+        _list_groups(letters, installation.group.now(), limit, as_json)
         return
     shown = [letter for letter, _ in zip(letters, range(limit), strict=False)]
     if as_json:
@@ -87,7 +87,7 @@ def list_letters(
     )
 
 
-def _list_groups(letters: Iterable[DeadLetter], limit: int, as_json: bool) -> None:
+def _list_groups(letters: Iterable[DeadLetter], now: float, limit: int, as_json: bool) -> None:
     groups = grouped(letters)[:limit]
     if as_json:
         print_json(
@@ -110,7 +110,7 @@ def _list_groups(letters: Iterable[DeadLetter], limit: int, as_json: bool) -> No
                 group.fingerprint,
                 group.count,
                 group.in_place,
-                f"{datetime.fromtimestamp(group.newest.died_at, UTC):%Y-%m-%d %H:%M:%S}",
+                f"{span(now - group.newest.died_at)} ago",
                 group.newest.reason,
                 group.newest.task or "-",
                 group.newest.id,
@@ -118,7 +118,7 @@ def _list_groups(letters: Iterable[DeadLetter], limit: int, as_json: bool) -> No
             )
             for group in groups
         ],
-        whole=("fingerprint", "count", "in place", "reason", "example"),
+        whole=("fingerprint", "count", "in place", "newest", "reason", "example"),
     )
 
 
