@@ -104,21 +104,19 @@ def _list_groups(letters: Iterable[DeadLetter], now: float, limit: int, as_json:
         )
         return
     print_table(
-        ("fingerprint", "count", "in place", "newest", "reason", "task", "example", "error"),
+        ("fingerprint", "count", "newest", "example", "reason", "task: error"),
         [
             (
                 group.fingerprint,
                 group.count,
-                group.in_place,
                 f"{span(now - group.newest.died_at)} ago",
-                group.newest.reason,
-                group.newest.task or "-",
                 group.newest.id,
-                group.newest.error[:MOST_ERROR_CHARACTERS],
+                group.newest.reason,
+                f"{group.newest.task or '-'}: {group.newest.error[:MOST_ERROR_CHARACTERS]}",
             )
             for group in groups
         ],
-        whole=("fingerprint", "count", "in place", "newest", "reason", "example"),
+        whole=("fingerprint", "count", "newest", "example", "reason"),
     )
 
 
