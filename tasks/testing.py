@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from config.settings import Settings
 from tasks.model.computation import RetryPolicy
 from tasks.model.messages import DeliveryInfo, Envelope, Headers, Properties
 from tasks.model.reading import Work
@@ -45,7 +46,7 @@ def apply(
     Raises `MessageError` for a message that does not fit, as a producer would.
     """
     declared = computation.computation
-    codec = StateCodec()
+    codec = StateCodec(state_modules=Settings.from_environment().state_modules)
     work = [_work(declared, message, number) for number, message in enumerate(messages)]
     slots: dict[str, Any] = {}
     if declared.state is not None:

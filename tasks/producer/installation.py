@@ -29,6 +29,8 @@ class Installation:
     ) -> None:
         self.app = app
         self._settings = settings
+        #: What states may be made of beside their own module's classes; of no use to ask the broker for.
+        self.state_modules = settings.state_modules
         #: Whether a worker started without -Q serves partitions.
         self.by_default = by_default
         #: Every computation declared in this process, by name.
