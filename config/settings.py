@@ -110,7 +110,7 @@ class Settings:
             partitions=read("PARTITIONS", _partition_count, default.partitions),
             state_signing_keys=read("STATE_SIGNING_KEY", _signing_keys, default.state_signing_keys),
             state_modules=read("STATE_MODULES", _state_modules, default.state_modules),
-            message_bytes=read("MESSAGE_BYTES", _count, default.message_bytes),
+            message_bytes=read("MESSAGE_BYTES", _message_bytes, default.message_bytes),
             lease_seconds=read("LEASE_SECONDS", _positive, default.lease_seconds),
             batch_messages=read("BATCH_MESSAGES", _count, default.batch_messages),
             batch_bytes=read("BATCH_BYTES", _count, default.batch_bytes),
@@ -204,6 +204,17 @@ def _group_name(text: str) -> str:
     if not all(c.isalnum() or c in "-_" for c in text):
         raise ValueError("letters, digits, - and _ only")
     return text
+
+
+#: A message that is read may have to be written into a dead letter in base64, and a server takes 512 MB.
+MOST_MESSAGE_BYTES = 256_000_000
+
+
+def _message_bytes(text: str) -> int:
+    number = _integer(text, 1)
+    if number > MOST_MESSAGE_BYTES:
+        raise ValueError(f"at most {MOST_MESSAGE_BYTES} bytes")
+    return number
 
 
 def _file(text: str) -> str:

@@ -45,17 +45,30 @@ class DeadLetters:
         for letter in letters:
             raw = base64.b64decode(letter.raw)
             back += script("retry_dead_letter").run(
-                self.client, [self.names.dead(letter.unit)], [letter.id, self.names.queue(letter.unit), raw]
+                self.client,
+                [self.names.dead(letter.unit), self.names.dead_raw(letter.unit)],
+                [letter.id, self.names.queue(letter.unit), raw],
             )
         return back
 
     def discard(self, letters: Sequence[DeadLetter]) -> int:
         """Delete them for good. Returns how many were there."""
+        for letter in letters:
+            if letter.apart:
+                self.client.hdel(self.names.dead_raw(letter.unit), letter.id)
         return sum(int(self.client.hdel(self.names.dead(letter.unit), letter.id)) for letter in letters)
+
+    def raw(self, letter: DeadLetter) -> bytes:
+        """The message itself, which may be hundreds of megabytes where it is kept apart."""
+        if not letter.apart:
+            return base64.b64decode(letter.raw)
+        return cast(bytes, self.client.hget(self.names.dead_raw(letter.unit), letter.id) or b"")
 
 
 def raw_text(letter: DeadLetter) -> str:
-    """The raw message as text, for people."""
+    """The raw message as text, for people; of one that is kept apart only that it is."""
+    if letter.apart:
+        return f"(kept apart, because it is long: field {letter.id} of the hash dead:raw of its unit)"
     return base64.b64decode(letter.raw).decode("utf-8", "backslashreplace")
 
 
