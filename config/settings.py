@@ -14,6 +14,9 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
+#: Variables whose values are never shown.
+SECRETS = {"STATE_SIGNING_KEY"}
+
 #: Where a Redis server listens when nobody says otherwise.
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -98,7 +101,8 @@ class Settings:
             try:
                 return parse(text)
             except ValueError as error:
-                raise SettingsError(f"{name}={text!r} can't be used: {error}") from None
+                shown = "(secret)" if name in SECRETS else repr(text)
+                raise SettingsError(f"{name}={shown} can't be used: {error}") from None
 
         return cls(
             redis_url=read("REDIS_URL", str, default.redis_url),

@@ -2,79 +2,39 @@
 
 from __future__ import annotations
 
-import base64
-import os
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support.server import free_port
-from tests.support.wait import wait_until
+from tests.support.flower import READY_SECONDS, FlowerProcess
 
-ROOT = Path(__file__).parents[2]
-
-Start = Callable[..., tuple[subprocess.Popen[str], int]]
+Start = Callable[..., FlowerProcess]
+#: Another address of this machine, where a server that listens on all networks answers, and one on 127.0.0.1 does not.
+ELSEWHERE = "127.0.0.2"
 
 
 @pytest.fixture
 def start_flower(redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Start Flower as the Procfile does, with more words and environment; returns the process and its port."""
+    """Start Flower with more words and environment."""
     with ExitStack() as stack:
 
-        def start(*words: str, **environment: str) -> tuple[subprocess.Popen[str], int]:
-            port = free_port()
-            flower = [sys.executable, "-m", "celery", "-A", "tasks.stocks", "flower", "--conf=config/flowerconfig.py"]
-            process = subprocess.Popen(
-                [*flower, f"--port={port}", f"--db={tmp_path / 'flower'}", *words],
-                cwd=ROOT,
-                env={**os.environ, "REDIS_URL": redis_url, **environment},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process, port
+        def start(*words: str, **env: str) -> FlowerProcess:
+            made = FlowerProcess("tasks.stocks", *words, directory=tmp_path, env={"REDIS_URL": redis_url, **env})
+            return stack.enter_context(made)
 
         yield start
 
 
-def answer(host: str, port: int, path: str, login: str | None = None) -> int:
-    """The status of a page, 0 when nobody listens there."""
-    request = urllib.request.Request(f"http://{host}:{port}{path}")
-    if login is not None:
-        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-    try:
-        with urllib.request.urlopen(request, timeout=5) as reply:
-            return int(reply.status)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    except OSError:
-        return 0
-
-
-def wait_for(process: subprocess.Popen[str], port: int) -> None:
-    wait_until(lambda: process.poll() is not None or answer("127.0.0.1", port, "/healthcheck") == 200, timeout=40)
-    assert process.poll() is None
-
-
 @pytest.mark.parametrize("words", [(), ("--address=127.0.0.1",)])
 def test_without_a_login_only_this_machine_reaches_it(start_flower: Start, words: tuple[str, ...]) -> None:
-    process, port = start_flower(*words)
-    wait_for(process, port)
-    # Another address of this machine, where a server of all networks would answer.
-    assert answer("127.0.0.2", port, "/healthcheck") == 0
+    flower = start_flower(*words).wait_ready()
+    assert flower.get("/healthcheck", host=ELSEWHERE)[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "environment"),
+    ("words", "env"),
     [
         (("--address=0.0.0.0",), {}),
         (("--address=",), {}),
@@ -84,23 +44,18 @@ def test_without_a_login_only_this_machine_reaches_it(start_flower: Start, words
     ],
 )
 def test_elsewhere_it_does_not_start_without_one_and_says_what_to_set(
-    start_flower: Start, words: tuple[str, ...], environment: dict[str, str]
+    start_flower: Start, words: tuple[str, ...], env: dict[str, str]
 ) -> None:
-    process, port = start_flower(*words, **environment)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=40)
-    assert process.returncode == 1
-    assert process.stdout is not None
-    said = process.stdout.read()
+    flower = start_flower(*words, **env)
+    assert flower.process.wait(timeout=READY_SECONDS) == 1
+    said = flower.log()
     assert "Flower does not start" in said and "Set FLOWER_BASIC_AUTH=user:password" in said
     assert "Traceback" not in said
-    assert answer("127.0.0.1", port, "/healthcheck") == 0
 
 
 def test_with_a_login_it_listens_where_it_is_told_and_asks_for_it(start_flower: Start) -> None:
-    process, port = start_flower("--address=0.0.0.0", FLOWER_BASIC_AUTH="me:secret")
-    wait_for(process, port)
-    assert answer("127.0.0.2", port, "/workers") == 401
-    assert answer("127.0.0.2", port, "/workers", "me:wrong") == 401
-    assert answer("127.0.0.2", port, "/workers", "me:secret") == 200
-    assert answer("127.0.0.2", port, "/api/workers") == 401
+    flower = start_flower("--address=0.0.0.0", FLOWER_BASIC_AUTH="me:secret").wait_ready()
+    assert flower.get("/workers", host=ELSEWHERE)[0] == 401
+    assert flower.get("/workers", host=ELSEWHERE, login="me:wrong")[0] == 401
+    assert flower.get("/workers", host=ELSEWHERE, login="me:secret")[0] == 200
+    assert flower.get("/api/workers", host=ELSEWHERE)[0] == 401
