@@ -81,7 +81,13 @@ class DeadLetters:
             names, unit, task = self.names, letter.unit, letter.task or ""
             back += script("retry_dead_letter").run(
                 self.client,
-                [names.dead(unit), names.queue(unit), names.seen(unit, task, "young"), names.seen(unit, task, "old")],
+                [
+                    names.dead(unit),
+                    names.queue(unit),
+                    names.seen(unit, task, "young"),
+                    names.seen(unit, task, "old"),
+                    names.dead_raw(unit),
+                ],
                 [letter.id, base64.b64decode(letter.raw), spell_id(letter.message_id or "")],
             )
         return back
@@ -95,8 +101,16 @@ class DeadLetters:
             if parked is not None:
                 gone += self.parked.discard(parked.key, by=by) == "ok"
             else:
+                if letter.apart:
+                    self.client.hdel(self.names.dead_raw(letter.unit), letter.id)
                 gone += int(self.client.hdel(self.names.dead(letter.unit), letter.id))
         return gone
+
+    def raw(self, letter: DeadLetter) -> bytes:
+        """The message itself, which may be hundreds of megabytes where it is kept apart."""
+        if not letter.apart:
+            return base64.b64decode(letter.raw)
+        return cast(bytes, self.client.hget(self.names.dead_raw(letter.unit), letter.id) or b"")
 
     def _record(self, by: str, what: str, letters: Sequence[DeadLetter]) -> None:
         if letters:
@@ -136,7 +150,9 @@ def grouped(letters: Iterable[DeadLetter]) -> list[LetterGroup]:
 
 
 def raw_text(letter: DeadLetter) -> str:
-    """The raw message as text, for people."""
+    """The raw message as text, for people; of one that is kept apart only that it is."""
+    if letter.apart:
+        return f"(kept apart, because it is long: field {letter.id} of the hash dead:raw of its unit)"
     return base64.b64decode(letter.raw).decode("utf-8", "backslashreplace")
 
 

@@ -28,7 +28,7 @@ class Group:
     def __init__(self, settings: Settings, prefix: str = "") -> None:
         self.settings = settings
         self.names = Names(settings.partition_group, prefix)
-        self.codec = StateCodec(settings.state_signing_keys)
+        self.codec = StateCodec(settings.state_signing_keys, settings.state_modules)
         self._checked = False
         self._lock = threading.Lock()
 

@@ -18,6 +18,7 @@ partition:<unit>:later             zset   due (ms) → `<position>.<number>:<raw
 partition:<unit>:parked            hash   key → JSON {due, attempt, error, letter, …}
 partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
 partition:<unit>:dead              hash   dead letter id → JSON
+partition:<unit>:dead:raw          hash   dead letter id → the message itself, where it is too long to stand in the JSON
 partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
 partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
 partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
@@ -118,6 +119,9 @@ class Names:
 
     def dead(self, unit: str) -> str:
         return f"{self.root}:{unit}:dead"
+
+    def dead_raw(self, unit: str) -> str:
+        return f"{self.root}:{unit}:dead:raw"
 
     def tries(self, unit: str) -> str:
         return f"{self.root}:{unit}:tries"
