@@ -27,6 +27,7 @@ from tasks.store.transfer import (
     Facts,
     Header,
     LaterRecord,
+    LetterMessage,
     LetterRecord,
     Mail,
     Message,
@@ -165,6 +166,8 @@ class Exporter:
                 yield LaterRecord(unit, int(due), entry)
         for letter_id, letter in client.hscan_iter(names.dead(unit), count=PAGE):
             yield LetterRecord(unit, letter_id, letter)
+        for letter_id, message in client.hscan_iter(names.dead_raw(unit), count=1):
+            yield LetterMessage(unit, letter_id, message)
         for name in computations:
             for age in AGES:
                 left = max(-1, client.pttl(names.seen(unit, name, age)))

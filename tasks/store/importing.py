@@ -28,6 +28,7 @@ from tasks.store.transfer import (
     Facts,
     Header,
     LaterRecord,
+    LetterMessage,
     LetterRecord,
     Mail,
     Message,
@@ -192,6 +193,8 @@ class Importer:
                 yield ["ZADD", names.later(unit), record.due, record.entry]
             case LetterRecord():
                 yield self._letter(record)
+            case LetterMessage():
+                yield ["HSET", names.dead_raw(self._numbered(record.unit)), record.id, record.message]
             case Seen():
                 if self.header.partitions == self.partitions:
                     ids = names.seen(record.unit, record.computation, record.age)

@@ -70,6 +70,14 @@ class LetterRecord(msgspec.Struct, tag="dead-letter", tag_field="kind"):
     letter: bytes
 
 
+class LetterMessage(msgspec.Struct, tag="dead-letter-message", tag_field="kind"):
+    """The message of a dead letter that is kept apart from it, because it is long."""
+
+    unit: str
+    id: bytes
+    message: bytes
+
+
 class Seen(msgspec.Struct, tag="seen", tag_field="kind"):
     """Message ids that a computation has seen, where it drops duplicates; for so many ms more (-1: for ever)."""
 
@@ -98,7 +106,7 @@ class End(msgspec.Struct, tag="end", tag_field="kind"):
     records: int
 
 
-Record = Facts | StateRecord | ParkedRecord | Mail | LaterRecord | LetterRecord | Seen | Message | Policy
+Record = Facts | StateRecord | ParkedRecord | Mail | LaterRecord | LetterRecord | LetterMessage | Seen | Message | Policy
 _decode = msgspec.json.Decoder(Record | Header | End).decode
 _encode = msgspec.json.Encoder().encode
 

@@ -65,6 +65,7 @@ def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
         client.hset(names.dead(unit), letter.id, msgspec.json.encode(letter))  # type: ignore[arg-type]
         client.zadd(names.later(unit), {b"0000000000000009.0000000%d:" % number + message(key, 200): 5e12 + number})
     client.hset(names.dead("0"), "by hand", b"not ours")
+    client.hset(names.dead_raw("0"), "by hand", b"a long message \xff")
     client.hset(names.facts("1"), mapping={"position": 9, "processed": 70, "revision": 3, "suspect": 5, "paused": 1})
     client.hset(names.facts("0"), mapping={"position": 4, "processed": 10, "seen:totals": 123})
     client.sadd(names.seen("0", "totals", "young"), *(b"id %d" % number for number in range(2500)))
