@@ -52,11 +52,12 @@ class Run:
         stage.calm()
         stage.end_producers()
         self.say("calm; waiting until all is done")
-        stuck = None
-        try:
-            stage.drain()
-        except AssertionError as error:
-            stuck = Violation("left", str(error))
+        stuck = []
+        for wait in (stage.drain, stage.share_out):
+            try:
+                wait()
+            except AssertionError as error:
+                stuck.append(Violation("left", str(error)))
         complaints = stage.end_workers()
         self.found = look(stage.live, stage.notes, complaints)
         sent = [one for producer in stage.producers for one in producer.sent]
@@ -66,8 +67,11 @@ class Run:
             f"{len(self.found.letters):,} dead letters, {len(self.found.notes):,} ordinary tasks run; "
             f"{len(stage.workers)} workers"
         )
-        violations = judge(sent, self.found, tries=TRIES)
-        return violations if stuck is None else [stuck, *violations]
+        self.say(
+            f"{sum(fault.fired for fault in stage.faults)} requests and replies lost; workers met "
+            + ", ".join(f"{times} {what}" for what, times in stage.noticed().items())
+        )
+        return stuck + judge(sent, self.found, tries=TRIES)
 
     def harm(self) -> None:
         """Carry out the schedule, and what ends each injection, in order of time."""

@@ -38,6 +38,13 @@ LEAVE_SECONDS = 40.0
 #: `eta` together.
 STUCK_SECONDS = 30.0
 
+#: What happened to a worker → what it says of that.
+NOTICES = {
+    "batches left to another worker": "another worker has taken over",
+    "batches begun anew": "changed from outside",
+    "servers that did not answer": "partitions: Redis does not answer (",
+}
+
 #: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own.
 OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis).*")
 
@@ -119,11 +126,20 @@ class Stage:
                 message=f"the group stands still with (queued, parked, delayed) {waiting}",
             )
 
+    def share_out(self) -> None:
+        """Wait until every unit has an owner, in fair shares. Raises `AssertionError` when that does not come."""
+        self.live.wait_owned(by=sum(worker.running for worker in self.workers.values()), timeout=STUCK_SECONDS)
+
     def waiting(self) -> list[tuple[int, int, int, int]]:
         """Queued, parked, delayed and processed of each unit; nothing when no unit has anything to do."""
         status = self.live.group.status()
         busy = any(row.length or row.parked or row.delayed for row in status)
         return [(row.length, row.parked, row.delayed, row.processed) for row in status] if busy else []
+
+    def noticed(self) -> dict[str, int]:
+        """How often workers said what: whether the faults hit anything."""
+        log = "".join(worker.log() for worker in self.workers.values())
+        return {what: log.count(text) for what, text in NOTICES.items()}
 
     def end_workers(self) -> list[str]:
         """Tell those that are left to end; returns what any worker of the run did that none should."""
