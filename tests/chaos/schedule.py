@@ -38,7 +38,7 @@ PRODUCERS = 2
 LEASE_SECONDS = 1.0
 
 #: So often each kind comes in a round of all; a round takes about `len(deck) × 0.7 s`.
-OFTEN: dict[Kind, int] = {"kill": 2, "freeze": 2, "join": 4, "cut": 2, "lose replies": 2, "malformed": 2, "raising": 2}
+OFTEN: dict[Kind, int] = {"kill": 2, "freeze": 3, "join": 4, "cut": 2, "lose replies": 3, "malformed": 2, "raising": 2}
 GAP_SECONDS = (0.1, 1.3)
 #: The group's first moment is left in peace, and the server between two of its own faults.
 PEACE_SECONDS = 0.5
@@ -62,7 +62,10 @@ class Injection:
 
 #: Requests that are lost, or whose replies are: by what stands in them. A commit with effects; any script (peeks and
 #: leases too); the scripts of leases; the blocking peek.
-MARKERS = (b"HINCRBY", b"HINCRBY", b"EVALSHA", b":workers", b"BLMOVE")
+MARKERS = (b"HINCRBY", b"HINCRBY", b"HINCRBY", b"HINCRBY", b"EVALSHA", b":workers", b"BLMOVE")
+#: In leases. A silent owner loses its partitions after 2/3 to 1: half of the silences end about then, when the next owner
+#: has the same batch in hand.
+SILENCES = ((0.3, 3.0), (0.7, 1.3))
 #: Every push of a producer has it.
 PUSH = b"LPUSH"
 
@@ -104,7 +107,7 @@ class _Schedule:
         return "kill" if kind == "join" and len(self.present) >= MOST_WORKERS else kind
 
     def make(self, at: float, kind: Kind) -> Injection:
-        choose, between = self.random.choice, self.random.uniform
+        choose = self.random.choice
         match kind:
             case "kill" | "leave" | "quit":
                 return Injection(at, kind, self.present.pop(self.random.randrange(len(self.present))))
@@ -113,17 +116,16 @@ class _Schedule:
                 self.next_worker += 1
                 return Injection(at, kind, self.present[-1])
             case "freeze":
-                return Injection(at, kind, choose(self.present), seconds=round(between(0.3, 3) * LEASE_SECONDS, 2))
+                return Injection(at, kind, choose(self.present), self.silence())
             case "cut":
                 return Injection(at, kind, self.random.randrange(LINES))
             case "silence":
-                line, seconds = self.random.randrange(LINES), round(between(0.3, 3) * LEASE_SECONDS, 2)
-                return Injection(at, kind, line, seconds)
+                return Injection(at, kind, self.random.randrange(LINES), self.silence())
             case "lose requests" | "lose replies":
                 line, times, marker = self.random.randrange(LINES), self.random.randint(1, 4), choose(MARKERS)
                 return Injection(at, kind, line, times=times, marker=marker)
             case "kill server" | "restart server" | "pause server":
-                seconds = round(between(0.0, 3.0), 2)
+                seconds = round(self.random.uniform(0.0, 3.0), 2)
                 self.server_free_at = at + seconds + PEACE_SECONDS
                 return Injection(at, kind, seconds=seconds)
             case "flush scripts":
@@ -132,3 +134,6 @@ class _Schedule:
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=self.random.randint(1, 8))
             case "resend":
                 return Injection(at, kind, times=self.random.randint(1, 2), marker=PUSH)
+
+    def silence(self) -> float:
+        return round(self.random.uniform(*self.random.choice(SILENCES)) * LEASE_SECONDS, 2)

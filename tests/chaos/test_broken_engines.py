@@ -20,7 +20,7 @@ PUSHES = 24
 
 @pytest.fixture
 def live(redis_url: str, tmp_path: Path) -> Iterator[LiveGroup]:
-    with LiveGroup(redis_url, tmp_path, **{**ENV, "PARTITIONS": 2}) as live:
+    with LiveGroup(redis_url, tmp_path, **{**ENV, "PARTITIONS": 2, "BATCH_MESSAGES": 40}) as live:
         yield live
     live.print_logs()
 

@@ -32,8 +32,8 @@ WAYS: tuple[Way, ...] = get_args(Way)
 #: Keys of each way, and so many messages to a key before it is left for a new one: its state is its history.
 KEYS = 8
 MOST_A_KEY = 200
-#: How long one message takes to compute: long enough that faults fall into batches.
-ACT_SECONDS = 0.0005
+#: How long a message takes to compute: so long that workers are seldom idle, and faults fall into batches.
+ACT_SECONDS = (0.0, 0.002, 0.005)
 #: Messages of a push, and the pause after it: a few hundred a second, which the workers can follow between faults.
 PUSH_MESSAGES = (1, 60)
 PAUSE_SECONDS = (0.05, 0.2)
@@ -96,7 +96,7 @@ class Producer(threading.Thread):
         raising = self.raising.popleft() if self.raising else 0
         for place in range(messages):
             raises = self.random.choice((1, ALWAYS)) if place < raising else 0
-            yield Act(self.some_key(way), next(_numbers), raises, ACT_SECONDS)
+            yield Act(self.some_key(way), next(_numbers), raises, self.random.choice(ACT_SECONDS))
 
     def some_key(self, way: Way) -> str:
         place = self.random.randrange(KEYS)
@@ -152,15 +152,12 @@ class Producer(threading.Thread):
         return [] if self.push(unit, raws, sent) else list(acts)
 
     def send_delayed(self, messages: int) -> None:
-        acts = [Act(self.new_key("delayed"), next(_numbers), 0, ACT_SECONDS) for _ in range(messages)]
-        key = acts[0].key
-        raws = []
-        for act in acts:
-            act.key = key
-            due = datetime.now(UTC) + timedelta(seconds=self.random.uniform(0, LONGEST_DELAY_SECONDS))
-            raws.append(self.raw_act(act, eta=due.isoformat()))
+        key = self.new_key("delayed")
+        numbers = [next(_numbers) for _ in range(messages)]
+        dues = [datetime.now(UTC) + timedelta(seconds=self.random.uniform(0, LONGEST_DELAY_SECONDS)) for _ in numbers]
+        raws = [self.raw_act(Act(key, number), eta=due.isoformat()) for number, due in zip(numbers, dues, strict=True)]
         unit = str(partition_of(key, self.live.settings.partitions))
-        self.push(unit, raws, [SentAct(key, act.number, ordered=False) for act in acts])
+        self.push(unit, raws, [SentAct(key, number, ordered=False) for number in numbers])
 
     def send_notes(self, messages: int) -> None:
         numbers = [next(_numbers) for _ in range(messages)]
