@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -60,6 +60,16 @@ class Settings:
     retry_attempts: int = 3
     #: `RETRY_BACKOFF_SECONDS`: wait before the first retry; doubles with each.
     retry_backoff_seconds: float = 1.0
+    #: `RETRY_LONGEST_BACKOFF_SECONDS`: no wait between two tries is longer.
+    retry_longest_backoff_seconds: float = 300.0
+    #: `RETRY_THEN`: what follows the last retry: park (the key waits and is tried again), dead_letter, hold or stop.
+    retry_then: Literal["park", "dead_letter", "hold", "stop"] = "park"
+    #: `MAILBOX_MESSAGES`: so many messages wait for one parked key; later ones become dead letters.
+    mailbox_messages: int = 10_000
+    #: `DEATHS`: a message over which so many workers died becomes a dead letter. 0: never.
+    deaths: int = 3
+    #: `DEDUPLICATE_IDS`: ids remembered for one computation and partition, 60 to 80 bytes each, where it drops duplicates.
+    deduplicate_ids: int = 500_000
 
     #: `EVENTS_PER_SECOND`: tasks a second whose events a worker sends in full; past it they are sampled.
     events_per_second: float = 200.0
@@ -94,6 +104,13 @@ class Settings:
             state_cache_keys=read("STATE_CACHE_KEYS", _count, default.state_cache_keys),
             retry_attempts=read("RETRY_ATTEMPTS", _count_or_none, default.retry_attempts),
             retry_backoff_seconds=read("RETRY_BACKOFF_SECONDS", _positive, default.retry_backoff_seconds),
+            retry_longest_backoff_seconds=read(
+                "RETRY_LONGEST_BACKOFF_SECONDS", _positive, default.retry_longest_backoff_seconds
+            ),
+            retry_then=read("RETRY_THEN", _then, default.retry_then),
+            mailbox_messages=read("MAILBOX_MESSAGES", _count, default.mailbox_messages),
+            deaths=read("DEATHS", _count_or_none, default.deaths),
+            deduplicate_ids=read("DEDUPLICATE_IDS", _count, default.deduplicate_ids),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
         )
 
@@ -159,6 +176,14 @@ def _partition_count(text: str) -> int:
     if number > MOST_PARTITIONS:
         raise ValueError(f"at most {MOST_PARTITIONS} partitions")
     return number
+
+
+def _then(text: str) -> Literal["park", "dead_letter", "hold", "stop"]:
+    match text:
+        case "park" | "dead_letter" | "hold" | "stop":
+            return text
+        case _:
+            raise ValueError("say park, dead_letter, hold or stop")
 
 
 def _group_name(text: str) -> str:

@@ -27,8 +27,10 @@ from tasks.model.errors import (
     PartitionError,
     SetupError,
     StateError,
+    TimeLimitExceeded,
 )
 from tasks.model.keys import partition_of
+from tasks.model.policy import RetryPolicy
 from tasks.producer.bulk import SendInterrupted
 from tasks.producer.declarations import use_by_default
 from tasks.producer.handle import OrderedComputation, StateComputation, computation, state_computation
@@ -49,12 +51,14 @@ __all__ = [
     "MessageError",
     "OrderedComputation",
     "PartitionError",
+    "RetryPolicy",
     "SendInterrupted",
     "Settings",
     "SettingsError",
     "SetupError",
     "StateComputation",
     "StateError",
+    "TimeLimitExceeded",
     "app",
     "computation",
     "install",

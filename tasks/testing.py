@@ -10,6 +10,7 @@ the first try of each message that raised, and later messages of its key are in 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from tasks.model.computation import RetryPolicy
 from tasks.model.messages import DeliveryInfo, Envelope, Headers, Properties
+from tasks.model.policy import RetryPolicy
 from tasks.model.reading import Work
 from tasks.model.step import Slot, StepRules, step
 from tasks.producer.handle import OrderedComputation
@@ -56,7 +57,13 @@ def apply(
                 state = declared.state.new() if stored is None else codec.load(declared, item.key, stored)
                 slots[item.key] = Slot(state, stored)
     rules = StepRules(
-        partition=0, retry=RetryPolicy(1, 0.0), pickling=codec.pickling(), clock=time.perf_counter, seconds=float("inf")
+        partition=0,
+        policy_of=lambda _: RetryPolicy(attempts=1),
+        mailbox_messages=sys.maxsize,
+        pickling=codec.pickling(),
+        clock=time.perf_counter,
+        random=lambda: 0.5,
+        seconds=float("inf"),
     )
     outcome = step(work, {declared.name: slots}, rules)
     changed = outcome.states.get(declared.name, {})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from tasks.model.errors import DeclarationError, KeyExtractionError, say
 from tasks.model.keys import SHORT_KEY, spell_key
 from tasks.model.messages import MessageCodec, first_annotation
+from tasks.model.policy import THEN, RetryPolicy, Then
 from tasks.model.state import StateClass
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,23 +32,6 @@ class Context:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """What follows a computation that raises: so many retries of the message, then a dead letter.
-
-    Only the message's own key waits meanwhile; its later messages queue up behind it.
-    """
-
-    attempts: int
-    backoff_seconds: float
-
-    def delay_after(self, attempt: int) -> float | None:
-        """Seconds to wait after the `attempt`-th try failed (1 is the first); None when there is no other try."""
-        if attempt > self.attempts:
-            return None
-        return float(self.backoff_seconds * 2 ** min(attempt - 1, 16))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Computation:
     """One declared computation. Built by `declare`; the same in every process that imports the user's module."""
@@ -58,8 +43,14 @@ class Computation:
     #: None for a stateless, ordered computation.
     state: StateClass[Any] | None
     takes_context: bool
-    #: None: as the settings say.
-    retry: RetryPolicy | None = None
+    #: Whether a call is just `function(message, state)`: known beforehand, for the step's inner loop.
+    plain_call: bool
+    #: None: as the settings say; a word: the settings' retries, and then that.
+    on_error: RetryPolicy | Then | None = None
+    #: So many seconds one call may take; None: any.
+    time_limit_seconds: float | None = None
+    #: A message whose id was seen within so many seconds changes nothing; None: ids are not looked at.
+    deduplicate_seconds: float | None = None
 
     def key_of(self, message: Any) -> str:
         """The message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
@@ -86,7 +77,9 @@ def declare(
     name: str,
     state: type | None,
     key: Callable[[Any], Any],
-    retry: RetryPolicy | None = None,
+    on_error: RetryPolicy | Then | None = None,
+    time_limit: timedelta | float | None = None,
+    deduplicate: timedelta | float | None = None,
 ) -> Computation:
     """Look a declaration over and make its `Computation`. Raises `DeclarationError` with the mend."""
     if not isinstance(name, str) or not name.strip():
@@ -102,15 +95,34 @@ def declare(
     if any(is_kind(function) for is_kind in _NOT_PLAIN):
         # Calling one runs nothing of its body: every message would be taken, and nothing done.
         raise DeclarationError(f"computation {name!r} is async or a generator; a computation is a plain function")
+    takes_context = len(parameters) == (2 if state is None else 3)
     return Computation(
         name=name,
         function=function,
         extract=key,
         codec=MessageCodec(first_annotation(function, parameters[0]), parameters[0]),
         state=None if state is None else StateClass(state),
-        takes_context=len(parameters) == (2 if state is None else 3),
-        retry=retry,
+        takes_context=takes_context,
+        plain_call=state is not None and not takes_context and time_limit is None,
+        on_error=_looked_over(name, on_error),
+        time_limit_seconds=_seconds(name, "time_limit", time_limit),
+        deduplicate_seconds=_seconds(name, "deduplicate", deduplicate),
     )
+
+
+def _looked_over(name: str, on_error: RetryPolicy | Then | None) -> RetryPolicy | Then | None:
+    if on_error is None or isinstance(on_error, RetryPolicy) or on_error in THEN:
+        return on_error
+    raise DeclarationError(f"computation {name!r}: on_error= wants a RetryPolicy or one of {', '.join(THEN)}")
+
+
+def _seconds(name: str, parameter: str, value: timedelta | float | None) -> float | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise DeclarationError(f"computation {name!r}: {parameter}= wants a timedelta, or seconds, above zero")
+    return float(seconds)
 
 
 def _positional(function: Callable[..., Any], what: str, counts: tuple[int, ...], form: str) -> list[str]:

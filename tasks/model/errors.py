@@ -4,6 +4,7 @@ PartitionError
 ├── DeclarationError      a computation, key extractor or state class that can't work; raised when declared
 ├── MessageError          a message that can't be taken; at the producer it is raised, at a worker a dead letter
 │   └── KeyExtractionError  its key can't be had
+├── TimeLimitExceeded     a computation took longer than its time_limit; raised inside it, and a failure as any other
 ├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
 ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
 └── SendInterrupted       `send_many` lost the connection; says what is known to be in  (tasks.producer)
@@ -35,6 +36,10 @@ class KeyExtractionError(MessageError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="bad-key")
+
+
+class TimeLimitExceeded(PartitionError):
+    """Raised inside a computation that took longer than its `time_limit`; it may clean up, and must end."""
 
 
 class StateError(PartitionError):

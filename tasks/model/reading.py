@@ -47,7 +47,7 @@ class Skipped(msgspec.Struct, gc=False):
 
     raw: bytes
     headers: Headers
-    why: Literal["revoked", "expired"]
+    why: Literal["revoked", "expired", "duplicate"]
 
 
 class Ordinary(msgspec.Struct, gc=False):
@@ -88,6 +88,13 @@ class Reading(msgspec.Struct, frozen=True):
     partitions: int
     #: The partitions of keys met before; saves the checksum. Bounded by `read_batch`.
     places: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+def condemned(item: Item, error: str) -> Broken:
+    """The dead letter of a message that ended the workers that tried it."""
+    key = item.key if isinstance(item, Work) else None
+    task, message_id = name_of(item.raw)
+    return Broken(item.raw, "kills-the-worker", error, "", task, message_id, key)
 
 
 def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str]) -> list[Item]:

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, assert_never, cast
+from types import MappingProxyType
+from typing import Any, NamedTuple, assert_never, cast
 
 import msgspec
 
-from tasks.model.computation import Computation, Context, RetryPolicy
-from tasks.model.errors import say, trace_of
+from tasks.model.computation import Computation, Context
+from tasks.model.errors import TimeLimitExceeded, say, trace_of
 from tasks.model.messages import details_of
+from tasks.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
 from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
 
 
@@ -56,6 +58,16 @@ class Failure:
     attempt: int
 
 
+class Parking(NamedTuple):
+    """A key that is to wait."""
+
+    failure: Failure
+    #: Until the next try; None: until an operator acts.
+    seconds: float | None
+    #: The retries are used up: a dead letter tells of the message, which keeps its place.
+    used_up: bool
+
+
 @dataclass(slots=True)
 class Outcome:
     """What one step decided; the commit writes it, all or nothing."""
@@ -71,8 +83,10 @@ class Outcome:
     skipped: list[Skipped] = field(default_factory=list)
     #: Messages to append to the mailbox of a parked key, oldest first.
     mailed: dict[str, list[bytes]] = field(default_factory=dict)
-    #: Keys to park (or to keep parked), with the failure and the seconds until its retry.
-    parked: dict[str, tuple[Failure, float]] = field(default_factory=dict)
+    #: Keys to park, or to keep parked.
+    parked: dict[str, Parking] = field(default_factory=dict)
+    #: The partition is to pause, until an operator resumes it.
+    pause: bool = False
     #: Work that was applied, with the moment it began.
     done: list[Work] = field(default_factory=list)
     began: list[float] = field(default_factory=list)
@@ -82,16 +96,28 @@ class Outcome:
     ordinary: Ordinary | None = None
 
 
+def call_unlimited(item: Work, arguments: list[Any]) -> None:
+    """Call the computation with no limit on its time."""
+    item.computation.function(*arguments)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRules:
     """What bounds a step."""
 
     partition: int
-    retry: RetryPolicy
+    #: The policy in force for failures of a computation.
+    policy_of: Callable[[Computation], RetryPolicy]
+    #: So many messages wait for one parked key, at most.
+    mailbox_messages: int
     pickling: Pickling
     clock: Callable[[], float]
+    #: 0 to 1, for jitter.
+    random: Callable[[], float]
     #: By `clock`: past this the step ends with what it has (always at least one message).
     seconds: float
+    #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
+    call_limited: Callable[[Work, list[Any]], None] = call_unlimited
 
 
 def step(
@@ -100,16 +126,21 @@ def step(
     rules: StepRules,
     *,
     parked: Container[str] = (),
+    mailbox_lengths: Mapping[str, int] = MappingProxyType({}),
     mailbox_of: str | None = None,
     attempt: int = 1,
+    failed: str | None = None,
 ) -> Outcome:
     """Apply `items` in order.
 
-    `parked`: keys whose messages wait; theirs are mailed. `mailbox_of`: the items are the mailbox of that parked key and
-    the first of them is at its `attempt`-th try; then a failure that is to be tried again ends the step.
+    `parked`: keys whose messages wait; theirs are mailed. `mailbox_lengths`: how many wait already. `mailbox_of`: the items
+    are the mailbox of that parked key and the first of them is at its `attempt`-th try; then a failure that is to be tried
+    again ends the step. `failed`: the first item, which stands alone, exceeded its time limit before, with this text: it
+    counts as failed and is not called.
     The states' objects are changed in place; after a refused commit the caller drops them.
     """
-    return _Step(items, states, rules, parked, mailbox_of, attempt).run()
+    doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt)
+    return doing.run() if failed is None else doing.fail_first(failed)
 
 
 class _Step:
@@ -119,10 +150,12 @@ class _Step:
         states: States,
         rules: StepRules,
         parked: Container[str],
+        mailbox_lengths: Mapping[str, int],
         mailbox_of: str | None,
         attempt: int,
     ) -> None:
         self.items, self.states, self.rules = items, states, rules
+        self.mailbox_lengths = mailbox_lengths
         self.parked, self.mailbox_of, self.first_attempt = parked, mailbox_of, attempt
         self.out = Outcome()
         #: States that computations of this step were given, by computation, then key.
@@ -151,7 +184,8 @@ class _Step:
                 continue
             key, computation = item.key, item.computation
             if (waiting and key in waiting and not careful) or (parked_now and key in parked_now):
-                out.mailed.setdefault(key, []).append(item.raw)
+                if not self.mail(item):
+                    break
                 continue
             if computation is not current:
                 current = computation
@@ -166,14 +200,17 @@ class _Step:
                         self.bury(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
                         continue
                     touched[key] = slot
-                    if computation.takes_context:
-                        self.call(item, slot.state)
-                    else:
+                    if computation.plain_call:
                         computation.function(item.message, slot.state)
+                    else:
+                        self.call(item, slot.state)
                     if careful:
                         self.checkpoints[computation, key] = self.readable(item, slot.state), len(out.done) + 1
             except BaseException as error:  # whatever a user's function raises is that message's failure
                 if not self.fail(item, error):
+                    break
+                if out.pause:
+                    out.taken = taken
                     break
             else:
                 done(item)
@@ -185,6 +222,16 @@ class _Step:
         out.ended = clock()
         return out
 
+    def fail_first(self, text: str) -> Outcome:
+        """The first item counts as failed; nothing is called."""
+        item = self.items[0]
+        if isinstance(item, Work):
+            self.touched[item.computation] = {}
+            self.out.taken = int(self.fail(item, TimeLimitExceeded(text)))
+            self.out.ended = self.rules.clock()
+            return self.out
+        return self.run()  # read otherwise than then: revoked meanwhile, say
+
     def call(self, item: Work, state: Any) -> None:
         computation = item.computation
         arguments = [item.message] if computation.state is None else [item.message, state]
@@ -193,7 +240,10 @@ class _Step:
             sent_at = sent_at if isinstance(sent_at, int | float) else None
             message_id = item.envelope.headers.id
             arguments.append(Context(item.key, message_id, self.rules.partition, sent_at, self.attempt))
-        computation.function(*arguments)
+        if computation.time_limit_seconds is None:
+            computation.function(*arguments)
+        else:
+            self.rules.call_limited(item, arguments)
 
     @property
     def attempt(self) -> int:
@@ -231,16 +281,40 @@ class _Step:
             self.park_from(undone, [item.raw])
             return self.mailbox_of is None
         self.out.failures.append(failure)
-        delay = (item.computation.retry or self.rules.retry).delay_after(failure.attempt)
-        if delay is None:
-            self.bury(item, "computation-failed", failure.error, failure.trace, failure.attempt)
-            return True
+        follows = after_failure(
+            self.rules.policy_of(item.computation), error, failure.attempt, self.rules.random
+        )
+        match follows:
+            case GiveUp():
+                self.bury(item, "computation-failed", failure.error, failure.trace, failure.attempt)
+                return True
+            case TryAgain(seconds):
+                parking = Parking(failure, seconds, used_up=False)
+            case Wait(seconds=wait, pause=pause):
+                parking = Parking(failure, wait, used_up=True)
+                self.out.pause = self.out.pause or pause
+            case _:
+                assert_never(follows)
         if self.mailbox_of is not None:
             # By the mailbox's name: the key extractor may have changed since the message was parked.
-            self.out.parked[self.mailbox_of] = (failure, delay)
+            self.out.parked[self.mailbox_of] = parking
             return False
-        self.out.parked[item.key] = (failure, delay)
+        self.out.parked[item.key] = parking
         self.out.mailed.setdefault(item.key, []).append(item.raw)
+        return True
+
+    def mail(self, item: Work) -> bool:
+        """Let a message of a parked key wait behind the others. False: its mailbox is full, and the partition pauses before it."""
+        waiting = self.out.mailed.setdefault(item.key, [])
+        most = self.rules.mailbox_messages
+        if len(waiting) + self.mailbox_lengths.get(item.key, 0) < most:
+            waiting.append(item.raw)
+            return True
+        if self.rules.policy_of(item.computation).then == "stop":
+            self.out.pause = True
+            return False
+        error = f"{most} messages wait already for the parked key {item.key!r} (MAILBOX_MESSAGES)"
+        self.bury(item, "mailbox-full", error, "", 0)
         return True
 
     def replay(self, computation: Computation, key: str) -> Failure | None:
@@ -300,7 +374,8 @@ class _Step:
         # Checkpoints count places in `done`, which has moved: every state is replayed from its bytes, if it must be.
         self.checkpoints.clear()
         out.failures.append(failure)
-        out.parked[item.key] = (failure, (item.computation.retry or self.rules.retry).backoff_seconds)
+        seconds = self.rules.policy_of(item.computation).wait_after(1, self.rules.random())
+        out.parked[item.key] = Parking(failure, seconds, used_up=False)
         out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
 
     def give_up(self, computation: Computation, key: str, error: Exception) -> None:

@@ -10,7 +10,7 @@ import base64
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tasks.model.computation import Computation
-from tasks.model.errors import PartitionError
+from tasks.model.errors import MessageError, PartitionError
 from tasks.model.keys import key_bytes
 from tasks.producer.installation import Installation
 
@@ -54,15 +54,21 @@ class SendInterrupted(PartitionError):
 
 
 def send_many(
-    installation: Installation, computation: Computation, messages: Iterable[Any], progress: bool | None = None
+    installation: Installation,
+    computation: Computation,
+    messages: Iterable[Any],
+    progress: bool | None = None,
+    *,
+    id_of: Callable[[Any], str] | None = None,
 ) -> int:
     """Send every message of an iterable, which may be endless; returns how many.
 
-    `progress`: a progress bar on standard error; None: when that is a terminal. Raises `MessageError` for a message
+    `progress`: a progress bar on standard error; None: when that is a terminal. `id_of`: the id of each message, unique to it,
+    by which a second sending is found (`deduplicate=`); None: a random one. Raises `MessageError` for a message
     that does not fit (those before it are in), and `SendInterrupted` when the connection breaks.
     """
     installation.group.check()
-    sender = _Sender(installation, computation)
+    sender = _Sender(installation, computation, id_of)
     bar = _progress_bar(progress)
     if bar is None:
         for _ in sender.chunks(messages):
@@ -90,7 +96,10 @@ class _Chunk:
 
 
 class _Sender:
-    def __init__(self, installation: Installation, computation: Computation) -> None:
+    def __init__(
+        self, installation: Installation, computation: Computation, id_of: Callable[[Any], str] | None
+    ) -> None:
+        self.id_of = id_of
         self.client = installation.group.client
         self.codec, self.key_of = computation.codec, computation.key_of
         self.partitions = installation.settings.partitions
@@ -121,13 +130,15 @@ class _Sender:
     def fill(self, chunk: _Chunk, rest: Iterator[Any]) -> bool:
         """Take messages from the iterable until the chunk is full; whether there may be more."""
         encode, key_of, count, templates = self.codec.encode, self.key_of, self.partitions, self.templates
-        ids = os.urandom(16 * CHUNK_MESSAGES).hex()
+        id_of, ids = self.id_of, os.urandom(16 * CHUNK_MESSAGES).hex()
         began = time.time()
         for number, message in enumerate(rest):
             body, decoded = encode(message)
             partition = crc32(key_bytes(key_of(decoded))) % count
             now = time.time()
-            raw = templates[partition].fill(ids[32 * number : 32 * number + 32], b"%.6f" % now, body)
+            digits = ids[32 * number : 32 * number + 32]
+            name = _random_id(digits) if id_of is None else _own_id(id_of(message))
+            raw = templates[partition].fill(name, b"%.6f" % now, body)
             chunk.pushes[partition].append(raw)
             chunk.partitions.append(partition)
             chunk.messages.append(message)
@@ -189,9 +200,8 @@ class _Template:
             + b'},"priority":0,"body_encoding":"base64","delivery_tag":"'
         )
 
-    def fill(self, digits: str, sent_at: bytes, body: bytes) -> bytes:
-        """A raw message; `digits`: 32 random hexadecimal digits, its id and delivery tag."""
-        name = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+    def fill(self, name: bytes, sent_at: bytes, body: bytes) -> bytes:
+        """A raw message; `name`: its id and delivery tag, as it stands in JSON."""
         return b"".join(
             (
                 self._body,
@@ -210,6 +220,21 @@ class _Template:
                 b'"}}',
             )
         )
+
+
+def _random_id(digits: str) -> bytes:
+    """A version 4 UUID of 32 random hexadecimal digits."""
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+
+
+def _own_id(message_id: object) -> bytes:
+    """An id of the caller's, as it stands between the quotes of JSON. Raises `MessageError` for what is no id."""
+    if not isinstance(message_id, str) or not message_id:
+        raise MessageError(f"id_of must give a text that is not empty, not {message_id!r:.80}", reason="bad-id")
+    try:
+        return msgspec.json.encode(message_id)[1:-1]
+    except (UnicodeEncodeError, ValueError) as error:
+        raise MessageError(f"id_of gave what can't be written as JSON: {error}", reason="bad-id") from None
 
 
 def _progress_bar(wanted: bool | None) -> Progress | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from celery import Task
@@ -11,6 +12,7 @@ from celery.canvas import Signature
 from celery.result import AsyncResult
 
 from tasks.model.computation import Computation, declare
+from tasks.model.policy import RetryPolicy, Then
 from tasks.producer.bulk import send_many
 from tasks.producer.declarations import add_computation, current_installation
 
@@ -43,17 +45,22 @@ class OrderedComputation(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, self.computation.function(*args, **kwargs))
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
-        """Send one message, an object or its dict. Raises `MessageError` when it does not fit."""
-        return self.task.apply_async(args, kwargs)
+    def delay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
+        """Send one message, an object or its dict; `message_id`: an id of your own, unique to the message, by which a second
+        sending is found (`deduplicate=`). Raises `MessageError` when it does not fit."""
+        if self.computation.codec.parameter == "message_id" and message_id is not None:
+            return self.task.apply_async(args, {**kwargs, "message_id": message_id})
+        return self.task.apply_async(args, kwargs, task_id=message_id)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
         """Send one message with Celery's options: `countdown`, `eta`, `expires`, `task_id`, `headers`, …"""
         return self.task.apply_async(args, kwargs, **options)
 
-    def send_many(self, messages: Iterable[Any], progress: bool | None = None) -> int:
+    def send_many(
+        self, messages: Iterable[Any], progress: bool | None = None, *, id_of: Callable[[Any], str] | None = None
+    ) -> int:
         """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
-        return send_many(current_installation(), self.computation, messages, progress)
+        return send_many(current_installation(), self.computation, messages, progress, id_of=id_of)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Celery's signature of a call."""
@@ -98,31 +105,51 @@ def state_computation(
     *,
     state: type[S],
     key: Callable[[Any], Any],
+    on_error: RetryPolicy | Then | None = None,
+    time_limit: timedelta | float | None = None,
+    deduplicate: timedelta | float | None = None,
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
     `name`: what producers send. `state`: a class that can be made with no arguments and pickled; one object per key.
     `key`: the key extractor. The function runs in a partition worker, once for each message in the order of its key, and
     changes the state in place; it runs again after a crash, a failure of the commit, or a retry, on the state that was
-    committed, so what it does outside its state happens at least once. Raises `DeclarationError`.
+    committed, so what it does outside its state happens at least once.
+
+    `on_error`: what follows when it raises: a `RetryPolicy`, or only what follows the last retry ("park", "dead_letter",
+    "hold", "stop"); None: as the settings say. `time_limit`, seconds: a call that takes longer has `TimeLimitExceeded` raised in
+    it, and failed; one that can't be interrupted has its process replaced. `deduplicate`, seconds: a message whose id was seen
+    so long ago, or a little longer, changes nothing. Raises `DeclarationError`.
     """
 
     def decorate(function: Callable[P, R]) -> StateComputation[P, R, S]:
-        declaration = declare(function, name=name, state=state, key=key)
+        declaration = declare(
+            function, name=name, state=state, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate
+        )
         add_computation(declaration)
         return StateComputation(declaration)
 
     return decorate
 
 
-def computation(name: str, *, key: Callable[[Any], Any]) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
+def computation(
+    name: str,
+    *,
+    key: Callable[[Any], Any],
+    on_error: RetryPolicy | Then | None = None,
+    time_limit: timedelta | float | None = None,
+    deduplicate: timedelta | float | None = None,
+) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
-    It runs in a partition worker, at least once for each message, in the order of its key. Raises `DeclarationError`.
+    It runs in a partition worker, at least once for each message, in the order of its key. `on_error`, `time_limit` and
+    `deduplicate` are as in `state_computation`. Raises `DeclarationError`.
     """
 
     def decorate(function: Callable[P, R]) -> OrderedComputation[P, R]:
-        declaration = declare(function, name=name, state=None, key=key)
+        declaration = declare(
+            function, name=name, state=None, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate
+        )
         add_computation(declaration)
         return OrderedComputation(declaration)
 

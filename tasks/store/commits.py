@@ -6,14 +6,17 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import msgspec
 import redis
 
 from tasks.model.keys import key_bytes
-from tasks.model.step import Outcome
+from tasks.model.reading import Broken
+from tasks.model.step import Failure, Outcome
 from tasks.store.names import PRIORITY_SUFFIXES, Names
+from tasks.store.parking import Parked, park
 from tasks.store.scripts import script
 
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
@@ -48,6 +51,10 @@ class Reply:
     messages: list[bytes]
     #: For `wrongtype`: the key that holds another type.
     culprit: str = ""
+    #: An operator, or a policy, has paused the unit: there are no messages.
+    paused: bool = False
+    #: So many messages are to be run one by one: a worker died over one of them.
+    suspect: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,7 @@ class CommitStore:
         names, unit = self.names, commit.lease.unit
         queue = names.queue(unit)
         source = queue if commit.mailbox_of is None else names.mailbox(unit, commit.mailbox_of)
-        keys = [queue, names.tokens, names.facts(unit), names.later(unit), source]
+        keys = [queue, names.tokens, names.facts(unit), names.later(unit), source, names.parked(unit)]
         keys += [queue + suffix for suffix in PRIORITY_SUFFIXES]
         words: list[Any] = [
             unit,
@@ -124,8 +131,8 @@ class CommitStore:
             "" if commit.position is None else commit.position,
             "" if commit.revision is None else commit.revision,
             commit.taken,
-            _digest(commit.oldest),
-            _digest(commit.youngest),
+            digest_of_raw(commit.oldest),
+            digest_of_raw(commit.youngest),
             commit.ask,
             self.batch_bytes,
         ]
@@ -144,7 +151,7 @@ class CommitUnderWay:
 
 
 def _reply(answer: list[Any]) -> Reply:
-    status, at, edits, now, next_due, *messages = answer
+    status, at, edits, now, next_due, paused, suspect, *messages = answer
     status = status.decode()
     wrong = status == "wrongtype"
     return Reply(
@@ -155,11 +162,23 @@ def _reply(answer: list[Any]) -> Reply:
         next_due=None if next_due < 0 else next_due / 1000,
         messages=messages,
         culprit=edits.decode("utf-8", "replace") if wrong else "",
+        paused=bool(paused),
+        suspect=suspect,
     )
 
 
-def commands_of(outcome: Outcome, names: Names, unit: str, position: int, now: float) -> list[list[Any]]:
-    """The Redis commands that are an outcome's effects. `position` makes dead letters' ids; `now`: server's seconds."""
+def commands_of(
+    outcome: Outcome,
+    names: Names,
+    unit: str,
+    position: int,
+    now: float,
+    parked: Mapping[str, Parked] = MappingProxyType({}),
+) -> list[list[Any]]:
+    """The Redis commands that are an outcome's effects. `position` makes dead letters' ids; `now`: server's seconds.
+
+    `parked`: what is to be written of the outcome's parked keys.
+    """
     commands: list[list[Any]] = []
     for computation, states in outcome.states.items():
         fields = (word for key, state in states.items() for word in (key_bytes(key), state))
@@ -176,45 +195,30 @@ def commands_of(outcome: Outcome, names: Names, unit: str, position: int, now: f
             for word in (round(later.due * 1000), b"%016d.%08d:" % (position, number) + later.raw)
         )
         commands += _split(["ZADD", names.later(unit)], entries)
-    for key, (failure, delay) in outcome.parked.items():
-        fact = Parked(due=now + delay, attempt=failure.attempt + 1, error=failure.error, trace=failure.trace)
-        commands.append(["HSET", names.parked(unit), key_bytes(key), _json(fact)])
-    letters: list[Any] = []
-    for number, (broken, attempts) in enumerate(outcome.dead):
-        letter = DeadLetter(
-            id=f"{unit}-{position}-{number}",
-            unit=unit,
-            reason=broken.reason,
-            error=broken.error,
-            trace=broken.trace,
-            task=broken.task,
-            message_id=broken.message_id,
-            key=None if broken.key is None else key_bytes(broken.key).decode("utf-8", "backslashreplace"),
-            attempts=attempts,
-            died_at=now,
-            raw=base64.b64encode(broken.raw).decode(),
-        )
-        letters += [letter.id, _json(letter)]
-    commands += _split(["HSET", names.dead(unit)], letters)
+    commands += [park(names, unit, key, fact) for key, fact in parked.items()]
+    letters = [
+        _letter_of(broken, f"{unit}-{position}-{number}", unit, attempts, now)
+        for number, (broken, attempts) in enumerate(outcome.dead)
+    ]
+    for key, (failure, _, used_up) in outcome.parked.items():
+        letter_id = parked[key].letter
+        if used_up and letter_id is not None:
+            letters.append(_letter_in_place(failure, letter_id, unit, now))
+    written = (word for letter in letters for word in (letter.id, _json(letter)))
+    commands += _split(["HSET", names.dead(unit)], written)
+    if outcome.pause:
+        commands.append(["HSET", names.facts(unit), "paused", 1])
     counts = {
         "processed": len(outcome.done),
         "failed": len(outcome.failures),
         "dead": len(outcome.dead),
         "forwarded": sum(map(len, outcome.forwarded.values())),
         "delayed": len(outcome.later),
-        "skipped": len(outcome.skipped),
+        "skipped": sum(one.why != "duplicate" for one in outcome.skipped),
+        "deduplicated": sum(one.why == "duplicate" for one in outcome.skipped),
     }
     commands += [["HINCRBY", names.facts(unit), name, count] for name, count in counts.items() if count]
     return commands
-
-
-class Parked(msgspec.Struct):
-    """A parked key: when its next try is due (server's seconds), which try that is, and why."""
-
-    due: float
-    attempt: int
-    error: str = ""
-    trace: str = ""
 
 
 class DeadLetter(msgspec.Struct):
@@ -231,37 +235,34 @@ class DeadLetter(msgspec.Struct):
     attempts: int
     died_at: float
     raw: str
+    #: The message is not gone from its place: its key is parked behind it. A retry is in its place.
+    in_place: bool = False
 
 
-def unpark(names: Names, unit: str, key: str) -> list[Any]:
-    """The command that ends a key's parking; goes with the commit that empties its mailbox."""
-    return ["HDEL", names.parked(unit), key_bytes(key)]
+def _letter_of(broken: Broken, letter_id: str, unit: str, attempts: int, now: float) -> DeadLetter:
+    return DeadLetter(
+        id=letter_id,
+        unit=unit,
+        reason=broken.reason,
+        error=broken.error,
+        trace=broken.trace,
+        task=broken.task,
+        message_id=broken.message_id,
+        key=None if broken.key is None else key_bytes(broken.key).decode("utf-8", "backslashreplace"),
+        attempts=attempts,
+        died_at=now,
+        raw=base64.b64encode(broken.raw).decode(),
+    )
 
 
-def keep_parked(names: Names, unit: str, key: str, now: float) -> list[Any]:
-    """The command for a mailbox that is not empty yet, and whose next message was not tried: due at once."""
-    return ["HSET", names.parked(unit), key_bytes(key), _json(Parked(due=now, attempt=1))]
-
-
-def read_parked(client: redis.Redis, names: Names, unit: str) -> dict[str, Parked]:
-    """The unit's parked keys. Read when a lease begins; then the holder knows."""
-    rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(unit)))
-    parked = {}
-    for key, fact in rows.items():
-        try:
-            parked[key.decode("utf-8", "surrogateescape")] = msgspec.json.decode(fact, type=Parked)
-        except msgspec.DecodeError:  # not ours; its messages are tried at once
-            parked[key.decode("utf-8", "surrogateescape")] = Parked(due=0.0, attempt=1)
-    return parked
-
-
-def read_mailbox(client: redis.Redis, names: Names, unit: str, key: str, most: int) -> tuple[list[bytes], int]:
-    """A parked key's oldest messages, oldest first, and how many there are in all."""
-    with client.pipeline(transaction=False) as pipe:
-        pipe.lrange(cast(str, names.mailbox(unit, key)), -most, -1)
-        pipe.llen(cast(str, names.mailbox(unit, key)))
-        raws, length = pipe.execute()
-    return raws[::-1], length
+def _letter_in_place(failure: Failure, letter_id: str, unit: str, now: float) -> DeadLetter:
+    item = failure.item
+    headers = item.envelope.headers
+    reason = "computation-failed"
+    broken = Broken(item.raw, reason, failure.error, failure.trace, headers.task, headers.id, item.key)
+    letter = _letter_of(broken, letter_id, unit, failure.attempt, now)
+    letter.in_place = True
+    return letter
 
 
 def _split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
@@ -271,5 +272,6 @@ def _split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
         yield head + words[start : start + MOST_WORDS]
 
 
-def _digest(raw: bytes) -> str:
+def digest_of_raw(raw: bytes) -> str:
+    """How scripts are told of a message without sending it: its SHA-1, which Lua in Redis can make too."""
     return sha1(raw, usedforsecurity=False).hexdigest()

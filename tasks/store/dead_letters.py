@@ -10,6 +10,7 @@ from typing import cast
 import msgspec
 import redis
 
+from tasks.model.duplicates import spell_id
 from tasks.store.commits import DeadLetter
 from tasks.store.names import Names, units
 from tasks.store.scripts import script
@@ -43,9 +44,11 @@ class DeadLetters:
         """Put each back at the end of the queue it died in. Returns how many were still dead letters."""
         back = 0
         for letter in letters:
-            raw = base64.b64decode(letter.raw)
+            names, unit, task = self.names, letter.unit, letter.task or ""
             back += script("retry_dead_letter").run(
-                self.client, [self.names.dead(letter.unit)], [letter.id, self.names.queue(letter.unit), raw]
+                self.client,
+                [names.dead(unit), names.queue(unit), names.seen(unit, task, "young"), names.seen(unit, task, "old")],
+                [letter.id, base64.b64decode(letter.raw), spell_id(letter.message_id or "")],
             )
         return back
 

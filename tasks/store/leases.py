@@ -6,7 +6,7 @@ A worker's leases hold as long as its entry among the workers does: one renewal 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
@@ -26,15 +26,31 @@ class Share:
     give_up: tuple[str, ...]
     #: Seconds until the first lease of another worker ends unless renewed; None when there is no other.
     next_end_seconds: float | None
+    #: Unit of `owned` → revision of its states; one that grew since the last batch: an operator changed something.
+    revisions: Mapping[str, int] = field(default_factory=dict)
+    #: Units of `owned` that are paused.
+    paused: frozenset[str] = frozenset()
+    #: Computation → JSON of a `PolicyChange`, as an operator wrote it.
+    policies: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def balance(
-    client: redis.Redis, names: Names, worker: str, *, lease_seconds: float, partitions: int, pins: Iterable[str] = ()
+    client: redis.Redis,
+    names: Names,
+    worker: str,
+    *,
+    lease_seconds: float,
+    partitions: int,
+    pins: Iterable[str] = (),
+    suspect_messages: int = 0,
 ) -> Share:
-    """Renew, claim, and learn what to give up. Called every third of a lease, and when `names.changed` says so."""
-    next_end, owned, give_up = script("balance").run(
+    """Renew, claim, and learn what to give up. Called every third of a lease, and when `names.changed` says so.
+
+    `suspect_messages`: so many messages of a unit whose owner died without releasing it are to be run one by one.
+    """
+    next_end, owned, give_up, policies = script("balance").run(
         client,
-        [names.workers, names.pins, names.owners, names.tokens, names.since],
+        [names.workers, names.pins, names.owners, names.tokens, names.since, names.policies],
         [
             worker,
             round(lease_seconds * 1000),
@@ -42,14 +58,19 @@ def balance(
             partitions,
             names.changed,
             names.root,
+            suspect_messages,
             *PRIORITY_SUFFIXES,
         ],
     )
-    pairs = iter(owned)
+    rows = [(owned[at].decode(), *map(int, owned[at + 1 : at + 4])) for at in range(0, len(owned), 4)]
+    words = iter(policies)
     return Share(
-        {unit.decode(): int(token) for unit, token in zip(pairs, pairs, strict=True)},
-        tuple(unit.decode() for unit in give_up),
-        None if next_end < 0 else next_end / 1000,
+        owned={unit: token for unit, token, _, _ in rows},
+        give_up=tuple(unit.decode() for unit in give_up),
+        next_end_seconds=None if next_end < 0 else next_end / 1000,
+        revisions={unit: revision for unit, _, revision, _ in rows},
+        paused=frozenset(unit for unit, _, _, paused in rows if paused),
+        policies={name.decode("utf-8", "replace"): text for name, text in zip(words, words, strict=True)},
     )
 
 

@@ -9,18 +9,23 @@ partition:pins                     hash   worker id → the partitions it was pi
 partition:owners                   hash   unit → worker id           (a unit is a partition's number, or `ingress`)
 partition:since                    hash   unit → when its owner took it (ms)
 partition:tokens                   hash   unit → fencing token, grows with each owner and each release
-partition:changed                  channel: membership or ownership changed
-partition:<unit>:facts             hash   position, revision, and counters (processed, failed, dead, …)
+partition:changed                  channel: membership, ownership, or something that an operator changed
+partition:policies                 hash   computation → JSON, what an operator changed of its failure policy
+partition:<unit>:facts             hash   position, revision, paused, suspect (messages to be run one by one after a worker
+                                          died), seen:<name> (when its young ids begin, ms), counters (processed, failed, …)
 partition:<unit>:state:<name>      hash   key → state bytes
 partition:<unit>:later             zset   due (ms) → `<position>.<number>:<raw message>`
-partition:<unit>:parked            hash   key → JSON {due, attempt, error}
+partition:<unit>:parked            hash   key → JSON {due, attempt, error, letter, …}
 partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
 partition:<unit>:dead              hash   dead letter id → JSON
+partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
+partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 INGRESS = "ingress"
 
@@ -81,6 +86,10 @@ class Names:
     def changed(self) -> str:
         return f"{self.root}:changed"
 
+    @property
+    def policies(self) -> str:
+        return f"{self.root}:policies"
+
     def facts(self, unit: str) -> str:
         return f"{self.root}:{unit}:facts"
 
@@ -99,6 +108,12 @@ class Names:
 
     def dead(self, unit: str) -> str:
         return f"{self.root}:{unit}:dead"
+
+    def tries(self, unit: str) -> str:
+        return f"{self.root}:{unit}:tries"
+
+    def seen(self, unit: str, computation: str, age: Literal["young", "old"]) -> str:
+        return f"{self.root}:{unit}:seen:{age}:{computation}"
 
 
 def units(partitions: int) -> list[str]:

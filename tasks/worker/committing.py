@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from tasks.model.duplicates import ids_to_remember
+from tasks.model.reading import Item
 from tasks.model.step import Outcome
-from tasks.store.commits import Commit, CommitUnderWay, Parked, commands_of, keep_parked, unpark
+from tasks.store.commits import Commit, CommitUnderWay, commands_of, digest_of_raw
 from tasks.store.names import Names
+from tasks.store.parking import Parked, park, unpark
+from tasks.store.seen import remember
 from tasks.worker.lane import Batch, Lane
 
 
@@ -30,22 +36,35 @@ class UnderWay:
     sent: CommitUnderWay | None
 
 
-def plan_commit(names: Names, lane: Lane, batch: Batch, outcome: Outcome, most: int) -> PlannedCommit | None:
-    """The commit of an outcome, asking for at most `most` messages next; None when there is nothing to write."""
+def plan_commit(
+    names: Names, lane: Lane, batch: Batch, items: Sequence[Item], outcome: Outcome, *, most: int, most_ids: int
+) -> PlannedCommit | None:
+    """The commit of an outcome, asking for at most `most` messages next; None when there is nothing to write.
+
+    `most_ids`: message ids that may be remembered for one computation.
+    """
     now = lane.server_now()
-    commands = commands_of(outcome, names, lane.unit, lane.position, now)
-    parked = {
-        key: Parked(now + delay, failure.attempt + 1, failure.error) for key, (failure, delay) in outcome.parked.items()
-    }
+    parked = _parked_after(lane, batch, outcome, now)
+    commands = commands_of(outcome, names, lane.unit, lane.position, now, parked)
+    if lane.seen and outcome.taken:
+        fresh = ids_to_remember(items[: outcome.taken], {broken.raw for broken, _ in outcome.dead})
+        commands += remember(names, lane.unit, lane.seen, fresh, now, most_ids)
+    commands += _notes_of_one_by_one(names, lane, batch, outcome)
     ended = None
     key = batch.mailbox_of
-    if key is not None and key not in parked:
-        if outcome.taken >= batch.length:
+    if key is not None and outcome.taken:
+        letter = lane.parked[key].letter
+        if letter is not None:  # the message that it tells of has left its place
+            commands.append(["HDEL", names.dead(lane.unit), letter])
+        if key not in parked and outcome.taken >= batch.length:
             ended = key
             commands.append(unpark(names, lane.unit, key))
-        elif outcome.taken:
+        elif key not in parked:  # the next message was not tried yet: due at once
             parked[key] = Parked(now, 1)
-            commands.append(keep_parked(names, lane.unit, key, now))
+            commands.append(park(names, lane.unit, key, parked[key]))
+    elif key is not None and key not in parked and batch.length == 0:
+        ended = key
+        commands.append(unpark(names, lane.unit, key))
     if not commands and not outcome.taken:
         return None
     taken = batch.messages[: outcome.taken]
@@ -58,6 +77,39 @@ def plan_commit(names: Names, lane: Lane, batch: Batch, outcome: Outcome, most: 
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
         commands=commands,
-        ask=lane.ask_after(len(taken), len(batch.messages), most),
+        ask=1 if lane.suspect > 1 else lane.ask_after(len(taken), len(batch.messages), most),
     )
     return PlannedCommit(commit, parked, ended)
+
+
+def _parked_after(lane: Lane, batch: Batch, outcome: Outcome, now: float) -> dict[str, Parked]:
+    """What Redis is to say of the keys that the outcome parks, or keeps parked."""
+    parked = {}
+    for number, (key, (failure, seconds, used_up)) in enumerate(outcome.parked.items()):
+        failed_again = key == batch.mailbox_of and outcome.taken == 0
+        before = lane.parked[key] if failed_again else None
+        letter = None if before is None else before.letter
+        headers = failure.item.envelope.headers
+        parked[key] = Parked(
+            due=None if seconds is None else now + seconds,
+            attempt=failure.attempt + 1,
+            error=failure.error,
+            trace=failure.trace,
+            letter=f"{lane.unit}-{lane.position}-p{number}" if used_up and letter is None else letter,
+            message_id=headers.id,
+            task=headers.task,
+            since=now if before is None else before.since,
+        )
+    return parked
+
+
+def _notes_of_one_by_one(names: Names, lane: Lane, batch: Batch, outcome: Outcome) -> list[list[Any]]:
+    """While messages are run one by one: one fewer is left, and the note that this one was begun goes."""
+    if not batch.alone:
+        return []
+    commands: list[list[Any]] = [["HDEL", names.tries(lane.unit), digest_of_raw(batch.messages[0])]]
+    if batch.mailbox_of is None and outcome.taken:
+        left = lane.suspect - outcome.taken
+        facts = names.facts(lane.unit)
+        commands.append(["HSET", facts, "suspect", left] if left > 0 else ["HDEL", facts, "suspect"])
+    return commands

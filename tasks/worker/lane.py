@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from tasks.model.reading import Item, Reading, Work
 from tasks.model.step import Outcome, Slot, Unreadable
-from tasks.store.commits import Lease, Parked, Reply
+from tasks.store.commits import Lease, Reply
+from tasks.store.parking import Parked
+from tasks.store.seen import Seen
 
 #: The first batch after a short one asks for at least so many messages.
 LEAST_ASKED = 16
@@ -89,6 +91,11 @@ class Batch:
     #: For a mailbox: which try the first message is at, and how many messages the mailbox has.
     attempt: int = 1
     length: int = 0
+    #: Its one message is run alone, and a note of that is in Redis: a worker died.
+    alone: bool = False
+    #: Why the message is a dead letter, or counts as failed, without being run.
+    condemned: str | None = None
+    failed: str | None = None
 
 
 @dataclass(slots=True)
@@ -96,7 +103,18 @@ class Lane:
     """A unit under a lease."""
 
     lease: Lease
-    parked: dict[str, Parked]
+    #: Keys that wait, and how many messages wait for each; not yet read while `parked_unknown`.
+    parked: dict[str, Parked] = field(default_factory=dict)
+    mailbox_lengths: dict[str, int] = field(default_factory=dict)
+    parked_unknown: bool = True
+    #: When the first of them is due, and which; keys that an operator holds never are.
+    first_due: tuple[float, str] | None = None
+    #: Ids seen before, of the batch's computations that drop duplicates.
+    seen: dict[str, Seen] = field(default_factory=dict)
+    #: Nothing is taken until an operator resumes the unit.
+    paused: bool = False
+    #: So many messages are run one by one.
+    suspect: int = 0
     position: int = 0
     revision: int = 0
     messages: list[bytes] = field(default_factory=list)
@@ -132,26 +150,35 @@ class Lane:
         self.position, self.revision = reply.position, reply.revision
         self.messages = reply.messages
         self.next_due = reply.next_due
+        self.paused, self.suspect = reply.paused, reply.suspect
         self.clock_offset = reply.now - time.monotonic()
         self.unknown = False
 
+    def take_parked(self, parked: dict[str, Parked], mailbox_lengths: dict[str, int]) -> None:
+        """What Redis says of the unit's parked keys."""
+        self.parked, self.mailbox_lengths = parked, mailbox_lengths
+        self.parked_unknown = False
+        self._find_first_due()
+
+    def _find_first_due(self) -> None:
+        dues = ((fact.due, key) for key, fact in self.parked.items() if fact.due is not None)
+        self.first_due = min(dues, default=None)
+
     def due_key(self) -> str | None:
         """A parked key whose retry is due, the longest overdue first."""
-        if not self.parked:
-            return None
-        key = min(self.parked, key=lambda key: self.parked[key].due)
-        return key if self.parked[key].due <= self.server_now() else None
+        first = self.first_due
+        return first[1] if first is not None and first[0] <= self.server_now() else None
 
     def seconds_to_next_due(self) -> float | None:
         """Until a delayed message or a retry is due; None when nothing waits."""
-        dues = [fact.due for fact in self.parked.values()]
+        dues = [] if self.first_due is None else [self.first_due[0]]
         if self.next_due is not None:
             dues.append(self.next_due)
         return max(0.0, min(dues) - self.server_now()) if dues else None
 
     def is_ready(self) -> bool:
         """Whether there is something to do now."""
-        if self.rest_until > time.monotonic():
+        if self.rest_until > time.monotonic() or (self.paused and not self.unknown):
             return False
         if self.messages or self.unknown or self.due_key() is not None:
             return True
@@ -161,18 +188,32 @@ class Lane:
         """After a refusal: nothing in memory can be trusted; begin again from Redis."""
         self.cache = StateCache()
         self.messages = []
-        self.unknown = True
+        self.unknown = self.parked_unknown = True
+
+    def told(self, revision: int, paused: bool) -> None:
+        """By the lease keeper: what an operator changed has to be read."""
+        if revision > self.revision or paused != self.paused:
+            self.forget_all()
 
     def ask_after(self, taken: int, offered: int, most: int) -> int:
         """How many messages to ask for: after a batch that ended early (slow computations, an ordinary task) fewer, so
         that little is read twice."""
         return most if taken >= offered else max(LEAST_ASKED, min(most, taken * 2))
 
-    def follow(self, outcome: Outcome, parked: dict[str, Parked], ended: str | None) -> None:
+    def follow(
+        self, outcome: Outcome, parked: dict[str, Parked], ended: str | None, mailbox_of: str | None = None
+    ) -> None:
         """After a commit: what it made true in Redis is true here."""
         self.fault = ""
         self.cache.committed(outcome.states)
         self.cache.may_hold_unreadable(bool(outcome.dead))
+        for key, raws in outcome.mailed.items():
+            self.mailbox_lengths[key] = self.mailbox_lengths.get(key, 0) + len(raws)
+        if mailbox_of is not None:
+            self.mailbox_lengths[mailbox_of] = self.mailbox_lengths.get(mailbox_of, 0) - outcome.taken
         self.parked.update(parked)
         if ended is not None:
             self.parked.pop(ended, None)
+            self.mailbox_lengths.pop(ended, None)
+        if parked or ended is not None:
+            self._find_first_due()

@@ -62,6 +62,7 @@ class LeaseKeeper(threading.Thread):
             lease_seconds=self.settings.lease_seconds,
             partitions=self.settings.partitions,
             pins=self.pins,
+            suspect_messages=self.settings.batch_messages if self.settings.deaths else 0,
         )
         if self._lost_since is not None:
             logger.warning("partitions: Redis answers again, after %.1f s", time.monotonic() - self._lost_since)

@@ -7,36 +7,34 @@ what a message, a state or the server does to it, it says so, rests, and goes on
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
+from functools import partial
 from typing import assert_never
 
 import redis
 
 from config.settings import Settings
-from tasks.model.computation import RetryPolicy
-from tasks.model.reading import Broken, Item, Ordinary, Reading, read_batch
+from tasks.model.reading import Broken, Item, Ordinary, Reading, Work, condemned, read_batch
 from tasks.model.step import Outcome, StepRules, step
 from tasks.producer.installation import Installation
 from tasks.store.client import connect
-from tasks.store.commits import (
-    Commit,
-    CommitStore,
-    CommitUnderWay,
-    Lease,
-    Parked,
-    Reply,
-    read_mailbox,
-    read_parked,
-)
+from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
 from tasks.store.leases import Share, release
+from tasks.store.parking import mailbox_lengths, read_mailbox, read_parked
 from tasks.store.states import load_slots
 from tasks.worker.committing import UnderWay, plan_commit
+from tasks.worker.dropping import drop_seen
 from tasks.worker.lane import Batch, Lane
+from tasks.worker.one_by_one import LeaseLost, alone
 from tasks.worker.ordinary import OrdinaryRun
+from tasks.worker.policies import Policies
+from tasks.worker.replacing import replace_process
 from tasks.worker.reports import Reports
+from tasks.worker.timelimit import TimeLimits
 from tasks.worker.watch import Watch
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -85,6 +83,8 @@ class PartitionLoop(threading.Thread):
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
         self._lost_since: float | None = None
+        self.policies = Policies(self.settings)
+        self.limits = TimeLimits(self.replace_process)
 
     # What other threads call.
 
@@ -136,12 +136,15 @@ class PartitionLoop(threading.Thread):
             batch = self.take_batch(lane)
             if batch is None:
                 return
+            batch = alone(self.client, self.names, lane, batch, self.settings.deaths)
             items = self.read(lane, batch)
             self.load_states(lane, items)
             outcome = self.step(lane, batch, items)
             if outcome.ordinary is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(lane, outcome.ordinary)
-            self.commit(lane, batch, outcome)
+            self.commit(lane, batch, items, outcome)
+        except LeaseLost:
+            self.lose(lane)
         except (Dropped, redis.ConnectionError, redis.TimeoutError, OSError):
             lane.forget_all()
             raise
@@ -162,11 +165,14 @@ class PartitionLoop(threading.Thread):
         delayed_is_due = not lane.unknown and not lane.messages
         if lane.unknown and not self.judge(lane, self.store.peek(lane.lease)):
             return None
+        if lane.parked_unknown:  # after the peek, whose revision tells whether it is out of date
+            self.read_parked(lane)
+        if lane.paused:
+            return None
         key = lane.due_key()
         if key is not None:
-            messages, length = read_mailbox(
-                self.client, self.names, lane.unit, key, self.settings.batch_messages // 10 or 1
-            )
+            most = self.settings.batch_messages // 10 or 1
+            messages, length = read_mailbox(self.client, self.names, lane.unit, key, most)
             return Batch(messages, key, lane.parked[key].attempt, length)
         if delayed_is_due:
             self.judge(lane, self.store.peek(lane.lease))
@@ -176,7 +182,10 @@ class PartitionLoop(threading.Thread):
         if lane.reading is None:
             known, ordinary = self.installation.computations, self.reports.ordinary_tasks
             lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions)
-        return read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
+        items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
+        if batch.condemned is not None:
+            return [condemned(items[0], batch.condemned)]
+        return drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
 
     def load_states(self, lane: Lane, items: list[Item]) -> None:
         missing = lane.cache.missing(items)
@@ -187,25 +196,51 @@ class PartitionLoop(threading.Thread):
             lane.cache.add(loaded)
 
     def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
-        rules = StepRules(
-            partition=-1 if lane.partition is None else lane.partition,
-            retry=RetryPolicy(self.settings.retry_attempts, self.settings.retry_backoff_seconds),
-            pickling=self.codec.pickling(),
-            clock=time.perf_counter,
-            seconds=self.settings.batch_seconds,
-        )
         return step(
             items,
             lane.cache.young,
-            rules,
+            self.rules_for(lane),
             parked=lane.parked,
+            mailbox_lengths=lane.mailbox_lengths,
             mailbox_of=batch.mailbox_of,
             attempt=batch.attempt,
+            failed=batch.failed,
         )
 
-    def commit(self, lane: Lane, batch: Batch, outcome: Outcome) -> None:
+    def rules_for(self, lane: Lane) -> StepRules:
+        return StepRules(
+            partition=-1 if lane.partition is None else lane.partition,
+            policy_of=self.policies.of,
+            mailbox_messages=self.settings.mailbox_messages,
+            pickling=self.codec.pickling(),
+            clock=time.perf_counter,
+            random=random.random,
+            seconds=self.settings.batch_seconds,
+            call_limited=partial(self.call_limited, lane),
+        )
+
+    def call_limited(self, lane: Lane, item: Work, arguments: list[object]) -> None:
+        seconds = item.computation.time_limit_seconds
+        assert seconds is not None
+        self.limits.call(item.computation.function, arguments, seconds, (lane.lease, item))
+
+    def replace_process(self, about: tuple[Lease, Work], why: str) -> None:
+        """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""
+        lease, item = about
+        logger.error(
+            "partition %s: %s of key %r %s (message %s) and can't be interrupted: this process is replaced",
+            lease.unit,
+            item.computation.name,
+            item.key,
+            why,
+            item.envelope.headers.id,
+        )
+        replace_process(self.settings, self.names, self.worker, lease, item.raw, why)
+
+    def commit(self, lane: Lane, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Write the outcome; take the next batch from the answer."""
-        planned = plan_commit(self.names, lane, batch, outcome, self.settings.batch_messages)
+        most, most_ids = self.settings.batch_messages, self.settings.deduplicate_ids
+        planned = plan_commit(self.names, lane, batch, items, outcome, most=most, most_ids=most_ids)
         if planned is not None:
             self.settle()
             self.under_way = UnderWay(lane, outcome, planned, self.begin(planned.commit))
@@ -235,10 +270,11 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             raise
         if self.judge(lane, reply):
-            lane.follow(under_way.outcome, under_way.planned.parked, under_way.planned.ended)
+            planned = under_way.planned
+            lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             partitions_held = sum(one.partition is not None for one in self.lanes.values())
             lane.cache.trim(self.settings.state_cache_keys // max(1, partitions_held))
-            self.reports.committed(lane.unit, under_way.outcome, under_way.planned.commit.position or 0)
+            self.reports.committed(lane.unit, under_way.outcome, planned.commit.position or 0)
             self.reports.flush_if_due()
 
     def answer(self, under_way: UnderWay) -> Reply:
@@ -268,9 +304,7 @@ class PartitionLoop(threading.Thread):
                 lane.take_reply(reply)
                 return True
             case "fenced":
-                logger.warning("partition %s: another worker has taken over; its batch is left to it", lane.unit)
-                self.close_lane(lane)
-                self.on_refusal()
+                self.lose(lane)
             case "moved" | "stale":
                 logger.info("partition %s: changed from outside (%s); reading it anew", lane.unit, reply.status)
                 lane.forget_all()
@@ -283,6 +317,12 @@ class PartitionLoop(threading.Thread):
             case _:
                 assert_never(reply.status)
         return False
+
+    def lose(self, lane: Lane) -> None:
+        """Another worker has taken over: nothing of ours is written any more."""
+        logger.warning("partition %s: another worker has taken over; its batch is left to it", lane.unit)
+        self.close_lane(lane)
+        self.on_refusal()
 
     def run_celery_task(self, lane: Lane, item: Ordinary) -> Outcome:
         """An ordinary Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
@@ -316,17 +356,23 @@ class PartitionLoop(threading.Thread):
             release(self.client, self.names, self.worker, surplus)
         for unit, token in held.items():
             if unit not in self.lanes:
-                self.lanes[unit] = Lane(Lease(unit, token), self.parked_of(unit))
+                self.lanes[unit] = Lane(Lease(unit, token))
+        for unit, lane in self.lanes.items():
+            lane.told(share.revisions.get(unit, 0), unit in share.paused)
+        self.policies.follow(share.policies)
         if share.owned != self._followed.owned or share.give_up:
             logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.lanes))) or "none")
         self._followed = share
 
-    def parked_of(self, unit: str) -> dict[str, Parked]:
+    def read_parked(self, lane: Lane) -> None:
+        """What Redis says of the unit's parked keys; where that can't be read, none is known, and that is said."""
         try:
-            return read_parked(self.client, self.names, unit)
+            parked = read_parked(self.client, self.names, lane.unit)
         except redis.ResponseError as error:
-            logger.error("partition %s: its parked keys can't be read: %s; mend or delete it", unit, error)  # noqa: TRY400
-            return {}
+            text = "partition %s: its parked keys can't be read: %s; mend or delete it"
+            logger.error(text, lane.unit, error)  # noqa: TRY400
+            parked = {}
+        lane.take_parked(parked, mailbox_lengths(self.client, self.names, lane.unit, parked))
 
     def close_lane(self, lane: Lane) -> None:
         """No more of this unit under this token; nothing is written."""
@@ -357,6 +403,8 @@ class PartitionLoop(threading.Thread):
         for lane in self.lanes.values():
             if lane.rest_until > now:
                 until.append(lane.rest_until - now)
+                continue
+            if lane.paused:
                 continue
             idle.append(lane.unit)
             if not self.watch.is_watching(lane.unit):

@@ -18,7 +18,7 @@ from celery.worker import state as worker_state
 
 from tasks.model.messages import details_of
 from tasks.model.reading import Skipped, Work
-from tasks.model.step import Failure, Outcome
+from tasks.model.step import Failure, Outcome, Parking
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -26,8 +26,9 @@ logger = logging.getLogger("celery.worker.partitions")
 MOST_ARGUMENT_CHARACTERS = 200
 #: Log lines about failures, and about dead letters, of one batch: a flood of garbage must not drown the log.
 MOST_LINES = 5
-#: Events wait this long for company. Shorter than a person watching a monitor would notice.
-FLUSH_SECONDS = 0.25
+#: Events wait this long for company. Long enough for some ten of them at a few hundred messages a second, short enough that
+#: sending them (30 µs each, in the loop's thread) is not what the 99th percentile of latency is made of.
+FLUSH_SECONDS = 0.05
 
 _task_name = attrgetter("computation.name")
 
@@ -55,7 +56,9 @@ class Reports:
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
         for failure in outcome.failures[:MOST_LINES]:
-            self.log_failure(failure, failure.item.key in outcome.parked)
+            self.log_failure(failure, outcome.parked.get(failure.item.key))
+        if outcome.pause:
+            logger.error("partition %s: paused by a failure policy; it waits for an operator to resume it", unit)
         for number, (broken, _) in enumerate(outcome.dead[:MOST_LINES]):
             logger.warning(
                 "dead letter %s-%s-%d: %s: %s (task %s, message %s)",
@@ -73,7 +76,7 @@ class Reports:
         if self.enabled():
             self.tell(outcome)
 
-    def log_failure(self, failure: Failure, again: bool) -> None:
+    def log_failure(self, failure: Failure, parking: Parking | None) -> None:
         item = failure.item
         logger.warning(
             "%s of key %r raised %s (message %s, try %d); %s",
@@ -82,7 +85,7 @@ class Reports:
             failure.error,
             item.envelope.headers.id,
             failure.attempt,
-            "the key waits for its retry" if again else "no retry is left",
+            _what_follows(parking),
         )
 
     def tell(self, outcome: Outcome) -> None:
@@ -93,7 +96,8 @@ class Reports:
             self.tell_done(done[number], began[number] + now, after - began[number])
         for failure in outcome.failures[: self.take(len(outcome.failures))]:
             self.tell_failed(failure)
-        for skipped in outcome.skipped[: self.take(len(outcome.skipped))]:
+        revoked = [one for one in outcome.skipped if one.why != "duplicate"]
+        for skipped in revoked[: self.take(len(revoked))]:
             self.tell_skipped(skipped)
 
     def sample(self, count: int) -> range:
@@ -167,3 +171,11 @@ class Reports:
         self.flush()
         self.dispatcher.close()
         self._connection.release()
+
+
+def _what_follows(parking: Parking | None) -> str:
+    if parking is None:
+        return "no retry is left"
+    if parking.seconds is None:
+        return "no retry is left, and the key waits for an operator"
+    return f"the key waits; the next try is in {parking.seconds:.1f} s"

@@ -12,8 +12,14 @@ import pytest
 from tests.fundamentals.live import LiveGroup
 from tests.support.server import RedisServer
 
-#: One retry, soon: what fails becomes a dead letter within a test.
-ENV = {"PARTITIONS": 4, "LEASE_SECONDS": 10, "RETRY_ATTEMPTS": 1, "RETRY_BACKOFF_SECONDS": 0.3}
+#: One retry, soon: what fails becomes a dead letter within a test, and its key goes on.
+ENV = {
+    "PARTITIONS": 4,
+    "LEASE_SECONDS": 10,
+    "RETRY_ATTEMPTS": 1,
+    "RETRY_BACKOFF_SECONDS": 0.3,
+    "RETRY_THEN": "dead_letter",
+}
 
 _numbers = count()
 

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from tasks.model.computation import Computation, RetryPolicy
+from tasks.model.computation import Computation
+from tasks.model.policy import RetryPolicy, Then, effective_policy
 from tasks.model.reading import Item, Reading, Work, read_batch
 from tasks.model.step import Outcome, Slot, StepRules, Unreadable, step
 from tasks.store.codec import StateCodec
@@ -71,10 +72,23 @@ def slots_for(items: list[Item], stored: Mapping[str, Mapping[str, bytes]]) -> d
 
 
 def rules(
-    *, retries: int = 3, backoff: float = 2.0, seconds: float = 1.0, clock: Callable[[], float] = lambda: 0.0
+    *,
+    retries: int = 3,
+    backoff: float = 2.0,
+    then: Then = "dead_letter",
+    mailbox_messages: int = 1000,
+    seconds: float = 1.0,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> StepRules:
+    default = RetryPolicy(retries, backoff, then=then)
     return StepRules(
-        partition=0, retry=RetryPolicy(retries, backoff), pickling=CODEC.pickling(), clock=clock, seconds=seconds
+        partition=0,
+        policy_of=lambda computation: effective_policy(default, computation.on_error, None),
+        mailbox_messages=mailbox_messages,
+        pickling=CODEC.pickling(),
+        clock=clock,
+        random=lambda: 0.5,
+        seconds=seconds,
     )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from tasks.model.computation import Computation, Context, RetryPolicy, declare, key_extractor
+from tasks.model.computation import Computation, Context, declare, key_extractor
 from tasks.model.errors import DeclarationError, KeyExtractionError
 
 
@@ -120,10 +119,3 @@ def test_an_interrupt_of_the_producer_goes_through_its_extractor() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         declared(key=extract).key_of("m")
-
-
-def test_retries_wait_twice_as_long_each_time_and_end() -> None:
-    policy = RetryPolicy(attempts=3, backoff_seconds=0.5)
-    assert [policy.delay_after(attempt) for attempt in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, None]
-    assert RetryPolicy(0, 1.0).delay_after(1) is None
-    assert RetryPolicy(sys.maxsize, 1.0).delay_after(10_000) == 65_536.0

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.model.computation import RetryPolicy, declare
+from tasks.model.computation import declare
+from tasks.model.policy import RetryPolicy
 from tests.model import counting
 from tests.model.build import rules, run, state_after
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, say_to
@@ -53,7 +54,7 @@ def test_a_new_key_whose_first_message_fails_gets_no_state(do: str) -> None:
 def test_a_failed_message_waits_in_its_keys_mailbox_and_later_ones_behind_it(do: str) -> None:
     outcome = run([LOG], [log(0), log(1, do), log(2), log(3, key="other"), log(4)])
     assert outcome.mailed == {"k": [log(1, do), log(2), log(4)]}
-    failure, delay = outcome.parked["k"]
+    failure, delay, _ = outcome.parked["k"]
     assert (failure.item.raw, failure.attempt, delay) == (log(1, do), 1, 2.0)
     assert state_after(outcome, LOG, "k").entries == [0]
     assert state_after(outcome, LOG, "other").entries == [3]
@@ -81,7 +82,7 @@ def test_a_stateless_computation_that_raises_is_parked_too() -> None:
 
 
 def test_a_computations_own_retry_policy_beats_the_settings() -> None:
-    own = declare(counting.apply, name="log", state=Log, key=lambda m: m["key"], retry=RetryPolicy(1, 30.0))
+    own = declare(counting.apply, name="log", state=Log, key=lambda m: m["key"], on_error=RetryPolicy(1, 30.0, jitter=0))
     assert run([own], [log(0, "raise")], by=NO_RETRY).parked["k"][1] == 30.0
 
 
@@ -96,7 +97,7 @@ def test_a_retry_that_goes_well_empties_the_mailbox() -> None:
 def test_a_retry_that_fails_again_stays_at_the_head_of_its_mailbox() -> None:
     outcome = run([LOG], [log(0, "raise"), log(1)], mailbox_of="k", attempt=3, parked={"k"})
     assert (outcome.taken, outcome.mailed, outcome.states["log"]) == (0, {}, {})
-    failure, delay = outcome.parked["k"]
+    failure, delay, _ = outcome.parked["k"]
     assert (failure.attempt, delay) == (3, 8.0)
 
 

@@ -102,7 +102,7 @@ class World:
                     slot.stored = after
         for key, raws in outcome.mailed.items():
             self.mailboxes.setdefault(key, []).extend(raws)
-        for key, (failure, _) in outcome.parked.items():
+        for key, (failure, _, _) in outcome.parked.items():
             self.attempts[key] = failure.attempt + 1
         self.dead += [broken.raw for broken, _ in outcome.dead]
         self.done += [work.raw for work in outcome.done]

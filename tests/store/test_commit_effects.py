@@ -12,18 +12,10 @@ import redis
 from tasks.model.computation import Computation
 from tasks.model.messages import Headers, open_envelope
 from tasks.model.reading import Broken, Later, Skipped, Work
-from tasks.model.step import Failure, Outcome
-from tasks.store.commits import (
-    CommitStore,
-    Lease,
-    Parked,
-    commands_of,
-    keep_parked,
-    read_mailbox,
-    read_parked,
-    unpark,
-)
+from tasks.model.step import Failure, Outcome, Parking
+from tasks.store.commits import CommitStore, DeadLetter, Lease, commands_of
 from tasks.store.names import Names
+from tasks.store.parking import Parked, mailbox_lengths, park, read_mailbox, read_parked, unpark
 from tests.store.declared import commit_of, computation, fill, queued
 
 #: Seconds since the epoch that no test lives to see.
@@ -35,8 +27,16 @@ RAW = (
 )
 
 
-def write(store: CommitStore, lease: Lease, outcome: Outcome, *, position: int = 0, now: float = 50.0) -> str:
-    commands = commands_of(outcome, store.names, lease.unit, position, now)
+def write(
+    store: CommitStore,
+    lease: Lease,
+    outcome: Outcome,
+    *,
+    position: int = 0,
+    now: float = 50.0,
+    parked: dict[str, Parked] | None = None,
+) -> str:
+    commands = commands_of(outcome, store.names, lease.unit, position, now, parked or {})
     return store.send(commit_of(lease, [], position=position, commands=commands)).status
 
 
@@ -157,6 +157,7 @@ def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: Comm
         "key": "\\xffé",
         "attempts": 4,
         "died_at": 12.5,
+        "in_place": False,
     }
     assert msgspec.json.decode(rows[b"2-0-1"])["task"] is None
 
@@ -165,18 +166,48 @@ def test_a_parked_key_says_when_it_is_tried_again_which_try_that_is_and_why(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     failure = Failure(work("\udcff"), "ValueError: no", "the trace", 2)
-    write(store, lease, Outcome(parked={"\udcff": (failure, 4.0)}, mailed={"\udcff": [b"a", b"b"]}), now=100.0)
-    assert read_parked(client, names, "2") == {"\udcff": Parked(104.0, 3, "ValueError: no", "the trace")}
+    fact = Parked(104.0, 3, "ValueError: no", "the trace", message_id="id-1", task="totals", since=90.0)
+    outcome = Outcome(parked={"\udcff": Parking(failure, 4.0, False)}, mailed={"\udcff": [b"a", b"b"]})
+    write(store, lease, outcome, parked={"\udcff": fact})
+    assert read_parked(client, names, "2") == {"\udcff": fact}
     assert read_mailbox(client, names, "2", "\udcff", 1) == ([b"a"], 2)
     assert read_mailbox(client, names, "2", "\udcff", 9) == ([b"a", b"b"], 2)
+    assert mailbox_lengths(client, names, "2", ["\udcff", "none"]) == {"\udcff": 2, "none": 0}
+    assert not client.exists("partition:2:dead")
+
+
+def test_a_key_whose_retries_are_used_up_has_a_dead_letter_that_says_that_its_message_is_in_its_place(
+    store: CommitStore, lease: Lease
+) -> None:
+    failure = Failure(work("k"), "ValueError: no", "the trace", 4)
+    fact = Parked(None, 5, letter="2-0-p0")
+    write(store, lease, Outcome(parked={"k": Parking(failure, None, True)}, mailed={"k": [RAW]}), parked={"k": fact})
+    rows: dict[bytes, bytes] = store.client.hgetall("partition:2:dead")  # type: ignore[assignment]
+    letter = msgspec.json.decode(rows[b"2-0-p0"], type=DeadLetter)
+    assert (letter.in_place, letter.reason, letter.key, letter.message_id) == (True, "computation-failed", "k", "id-1")
+    assert (base64.b64decode(letter.raw), letter.attempts, letter.error) == (RAW, 4, "ValueError: no")
+
+
+def test_a_policy_pauses_the_partition_in_the_commit_and_its_answer_has_no_messages(
+    store: CommitStore, lease: Lease
+) -> None:
+    fill(store, "partition.2", [b"a", b"b"])
+    commands = commands_of(Outcome(pause=True), store.names, "2", 0, 0.0)
+    reply = store.send(commit_of(lease, [b"a"], commands=commands))
+    assert (reply.status, reply.paused, reply.messages) == ("ok", True, [])
+    assert queued(store, "partition.2") == [b"b"]
+    assert store.peek(lease).paused
+    store.client.hdel("partition:2:facts", "paused")
+    assert store.peek(lease).messages == [b"b"]
 
 
 def test_a_key_is_unparked_or_kept_by_the_commit_that_takes_from_its_mailbox(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     failure = Failure(work("k"), "ValueError: no", "", 1)
-    write(store, lease, Outcome(parked={"k": (failure, 4.0)}, mailed={"k": [b"a", b"b"]}))
-    keep = [keep_parked(names, "2", "k", 7.0)]
+    outcome = Outcome(parked={"k": Parking(failure, 4.0, False)}, mailed={"k": [b"a", b"b"]})
+    write(store, lease, outcome, parked={"k": Parked(54.0, 2)})
+    keep = [park(names, "2", "k", Parked(7.0, 1))]
     assert store.send(commit_of(lease, [b"a"], position=1, mailbox_of="k", commands=keep)).status == "ok"
     assert read_parked(client, names, "2") == {"k": Parked(7.0, 1)}
     end = [unpark(names, "2", "k")]

@@ -1,13 +1,16 @@
 -- Say that a worker lives; renew its leases; claim what is free of its share; tell what it holds too much.
 -- Fair to within one over partitions, and over partitions with the ingress; nothing moves without need.
 --
--- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)  5 since (hash)
+-- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)  5 since (hash)  6 policies (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
---       6 the ingress's queue, with which the partitions' queues begin  7… what the priority lists of a queue end with
--- Returns {next, owned, give_up}
---   next     ms until the first lease of another worker ends, -1 when there is no other
---   owned    {unit, token, unit, token, …} what this worker holds now, newly claimed included
---   give_up  {unit, …} of those, what it should release
+--       6 the ingress's queue, with which the partitions' queues begin, and all keys of the group
+--       7 how many messages of a unit are to be run one by one when its owner died (0: none)
+--       8… what the priority lists of a queue end with
+-- Returns {next, owned, give_up, policies}
+--   next      ms until the first lease of another worker ends, -1 when there is no other
+--   owned     {unit, token, revision, paused, unit, …} what this worker holds now, newly claimed included; paused 1 or 0
+--   give_up   {unit, …} of those, what it should release
+--   policies  {computation, JSON, …} what operators changed
 -- Publishes on `changed` when a worker joined or was found dead. What lies in priority lists of the units held joins their
 -- queues' ends: a blocking peek does not see those lists.
 
@@ -55,13 +58,19 @@ for i = 1, #members, 2 do
   end
 end
 
-local owner = {}
+local owner, died = {}, {}
 local held = redis.call('HGETALL', KEYS[3])
 for i = 1, #held, 2 do
-  if alive[held[i + 1]] then owner[held[i]] = held[i + 1] end
+  if alive[held[i + 1]] then owner[held[i]] = held[i + 1] else died[held[i]] = true end
+end
+
+local function facts_of(unit)
+  return ARGV[6] .. ':' .. unit .. ':facts'
 end
 
 local function claim(unit)
+  -- An owner that ends as it should releases first; one that did not may have been ended by a message.
+  if died[unit] and ARGV[7] ~= '0' then redis.call('HSET', facts_of(unit), 'suspect', ARGV[7]) end
   redis.call('HINCRBY', KEYS[4], unit, 1)
   redis.call('HSET', KEYS[3], unit, me)
   redis.call('HSET', KEYS[5], unit, now)
@@ -132,14 +141,17 @@ local owned = {}
 for unit, worker in pairs(owner) do
   if worker == me then
     local queue = unit == 'ingress' and ARGV[6] or ARGV[6] .. '.' .. unit
-    for i = 7, #ARGV do
+    for i = 8, #ARGV do
       while redis.call('LMOVE', queue .. ARGV[i], queue, 'RIGHT', 'LEFT') do end
     end
     owned[#owned + 1] = unit
     owned[#owned + 1] = redis.call('HGET', KEYS[4], unit)
+    local facts = redis.call('HMGET', facts_of(unit), 'revision', 'paused')
+    owned[#owned + 1] = facts[1] or '0'
+    owned[#owned + 1] = facts[2] == '1' and '1' or '0'
   end
 end
 if changed then
   redis.call('PUBLISH', channel, me)
 end
-return { next_end, owned, give_up }
+return { next_end, owned, give_up, redis.call('HGETALL', KEYS[6]) }

@@ -2,13 +2,13 @@
 -- With no messages and no commands it is the peek that begins a lease.
 --
 -- KEYS  1 queue (list)  2 tokens (hash)  3 facts (hash)  4 later (zset)  5 source: the list the messages were read from,
---       the queue or a key's mailbox  6… the priority lists of the queue
+--       the queue or a key's mailbox  6 parked (hash)  7… the priority lists of the queue
 -- ARGV  1 unit  2 token  3 position: how many commits this unit has had, as the worker knows it; "" does not ask
 --       4 revision of the states, as the worker knows it; "" does not ask
 --       5 taken: messages that leave the source  6 SHA-1 of the oldest of them  7 SHA-1 of the youngest
 --       8 most messages and 9 most bytes of the next batch (at least one message; 0 messages: none)
 --       10… commands, each: how many words, then the words (Redis command, key, arguments)
--- Returns {status, position, revision, now, next due, message, message, …}
+-- Returns {status, position, revision, now, next due, paused, suspect, message, message, …}
 --   status    "ok"        written; position is one more
 --             "already"   this very commit was written before: its reply was lost; nothing is written again
 --             "fenced"    another owner has taken over (or this worker has released); nothing is written
@@ -17,6 +17,7 @@
 --             "wrongtype" the queue, or a key that a command is to write, holds another type (revision: its name);
 --                         nothing is written
 --   now       ms, this server's clock       next due   ms when the next delayed message is due, -1 none
+--   paused    1 while the partition is paused: no messages then       suspect    messages to be run one by one
 --   messages  oldest first
 
 local queue, source = KEYS[1], KEYS[5]
@@ -30,12 +31,12 @@ local facts = redis.call('HMGET', KEYS[3], 'position', 'revision')
 local at, edits = facts[1] or '0', facts[2] or '0'
 
 if redis.call('HGET', KEYS[2], unit) ~= token then
-  return { 'fenced', at, edits, now, -1 }
+  return { 'fenced', at, edits, now, -1, 0, 0 }
 end
 
 local kind = redis.call('TYPE', queue).ok
 if kind ~= 'list' and kind ~= 'none' then
-  return { 'wrongtype', at, queue, now, -1 }
+  return { 'wrongtype', at, queue, now, -1, 0, 0 }
 end
 
 local status = 'ok'
@@ -43,30 +44,30 @@ if position ~= '' and at ~= position then
   if tonumber(at) == tonumber(position) + 1 then
     status = 'already'
   else
-    return { 'moved', at, edits, now, -1 }
+    return { 'moved', at, edits, now, -1, 0, 0 }
   end
 end
 
 local writes = #ARGV >= 10 or taken > 0
 if status == 'ok' and writes then
   if revision ~= '' and edits ~= revision then
-    return { 'stale', at, edits, now, -1 }
+    return { 'stale', at, edits, now, -1, 0, 0 }
   end
   if taken > 0 then
     local oldest, youngest = redis.call('LINDEX', source, -1), redis.call('LINDEX', source, -taken)
     if not oldest or not youngest or redis.sha1hex(oldest) ~= ARGV[6] or redis.sha1hex(youngest) ~= ARGV[7] then
-      return { 'moved', at, edits, now, -1 }
+      return { 'moved', at, edits, now, -1, 0, 0 }
     end
   end
   -- A script is not undone when it fails half-way: look before writing.
-  local type_of = { HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset' }
+  local type_of = { HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set' }
   local i = 10
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local wanted = type_of[ARGV[i + 1]]
     local found = redis.call('TYPE', ARGV[i + 2]).ok
     if wanted and found ~= wanted and found ~= 'none' then
-      return { 'wrongtype', at, ARGV[i + 2], now, -1 }
+      return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
     end
     i = i + words + 1
   end
@@ -77,7 +78,10 @@ if status == 'ok' and writes then
   i = 10
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
-    redis.call(unpack(ARGV, i + 1, i + words))
+    -- What is to be renamed may have expired since it was read.
+    if ARGV[i + 1] ~= 'RENAME' or redis.call('EXISTS', ARGV[i + 2]) == 1 then
+      redis.call(unpack(ARGV, i + 1, i + words))
+    end
     i = i + words + 1
   end
   at = tostring(redis.call('HINCRBY', KEYS[3], 'position', 1))
@@ -99,12 +103,14 @@ if first[1] then
   end
   if first[1] then next_due = tonumber(first[2]) end
 end
-for i = 6, #KEYS do
+for i = 7, #KEYS do
   while type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
 end
 
-local reply = { status, at, edits, now, next_due }
-if most > 0 then
+facts = redis.call('HMGET', KEYS[3], 'paused', 'suspect')
+local paused = facts[1] == '1'
+local reply = { status, at, edits, now, next_due, paused and 1 or 0, tonumber(facts[2] or '0') or 0 }
+if most > 0 and not paused then
   -- By chunks from the oldest on, so that a queue of huge messages is not read whole.
   local from, chunk, bytes, count = 0, 16, 0, 0
   while count < most do
@@ -117,11 +123,16 @@ if most > 0 then
         return reply
       end
       count = count + 1
-      reply[5 + count] = part[i]
+      reply[7 + count] = part[i]
     end
     if #part < chunk then break end
     from = from + chunk
     chunk = math.min(chunk * 8, 2048)
+  end
+  -- Whatever a worker died over has left: it stood at the head of the queue, or of a mailbox.
+  if count == 0 and reply[7] > 0 and redis.call('EXISTS', KEYS[6]) == 0 then
+    redis.call('HDEL', KEYS[3], 'suspect')
+    reply[7] = 0
   end
 end
 return reply

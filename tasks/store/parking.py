@@ -1,0 +1,71 @@
+"""Parked keys as Redis has them: what each waits for, and the mailbox in which its messages wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from tasks.model.keys import key_bytes
+from tasks.store.names import Names
+
+_json = msgspec.json.Encoder().encode
+
+
+class Parked(msgspec.Struct, omit_defaults=True):
+    """A parked key: when its next try is due, which try that is, and why. The failed message is its mailbox's oldest."""
+
+    #: Server's seconds; None: held until an operator acts.
+    due: float | None
+    attempt: int
+    error: str = ""
+    trace: str = ""
+    #: The dead letter that tells of the failed message, once its retries are used up.
+    letter: str | None = None
+    message_id: str | None = None
+    task: str | None = None
+    #: Server's seconds when the failed message failed first.
+    since: float = 0.0
+
+
+def park(names: Names, unit: str, key: str, fact: Parked) -> list[Any]:
+    """The command that parks a key, or tells anew of a parked one."""
+    return ["HSET", names.parked(unit), key_bytes(key), _json(fact)]
+
+
+def unpark(names: Names, unit: str, key: str) -> list[Any]:
+    """The command that ends a key's parking; goes with the commit that empties its mailbox."""
+    return ["HDEL", names.parked(unit), key_bytes(key)]
+
+
+def read_parked(client: redis.Redis, names: Names, unit: str) -> dict[str, Parked]:
+    """The unit's parked keys. Read when a lease begins, and after an operator's change; else the holder knows."""
+    rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(unit)))
+    parked = {}
+    for key, fact in rows.items():
+        try:
+            parked[key.decode("utf-8", "surrogateescape")] = msgspec.json.decode(fact, type=Parked)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # not ours; its messages are tried at once
+            parked[key.decode("utf-8", "surrogateescape")] = Parked(due=0.0, attempt=1)
+    return parked
+
+
+def mailbox_lengths(client: redis.Redis, names: Names, unit: str, keys: Iterable[str]) -> dict[str, int]:
+    """How many messages wait for each of the keys; one whose mailbox is no list has none that could be counted."""
+    asked = list(keys)
+    with client.pipeline(transaction=False) as pipe:
+        for key in asked:
+            pipe.llen(cast(str, names.mailbox(unit, key)))
+        lengths = pipe.execute(raise_on_error=False)
+    return {key: length if isinstance(length, int) else 0 for key, length in zip(asked, lengths, strict=True)}
+
+
+def read_mailbox(client: redis.Redis, names: Names, unit: str, key: str, most: int) -> tuple[list[bytes], int]:
+    """A parked key's oldest messages, oldest first, and how many there are in all."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.lrange(cast(str, names.mailbox(unit, key)), -most, -1)
+        pipe.llen(cast(str, names.mailbox(unit, key)))
+        raws, length = pipe.execute()
+    return raws[::-1], length

@@ -1,0 +1,34 @@
+"""Duplicates of a batch, found in Redis and dropped before its computations run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import redis
+
+from tasks.model.computation import Computation
+from tasks.model.duplicates import drop_duplicates, ids_to_look_for
+from tasks.model.reading import Item
+from tasks.store.names import Names
+from tasks.store.seen import read_seen
+from tasks.worker.lane import Batch, Lane
+
+
+def drop_seen(
+    client: redis.Redis,
+    names: Names,
+    computations: Mapping[str, Computation],
+    lane: Lane,
+    batch: Batch,
+    items: list[Item],
+) -> list[Item]:
+    """The items, with those skipped whose id was seen, of computations that want that; `lane.seen` is what was found, for the
+    commit. Messages of a parked key's mailbox were looked at when they came."""
+    lane.seen = {}
+    if batch.mailbox_of is not None:
+        return items
+    wanted = {name: (computations[name], ids) for name, ids in ids_to_look_for(items).items()}
+    if not wanted:
+        return items
+    lane.seen = read_seen(client, names, lane.unit, wanted)
+    return drop_duplicates(items, {name: one.ids for name, one in lane.seen.items()})

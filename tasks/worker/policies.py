@@ -1,0 +1,48 @@
+"""The failure policy in force of each computation in this worker: as declared, as the settings say, as operators changed it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+
+from config.settings import Settings
+from tasks.model.computation import Computation
+from tasks.model.errors import DeclarationError
+from tasks.model.policy import PolicyChange, RetryPolicy, effective_policy
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+class Policies:
+    """Told by the lease keeper what operators changed; asked by the step for each failure."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.default = RetryPolicy(
+            attempts=settings.retry_attempts,
+            backoff_seconds=settings.retry_backoff_seconds,
+            longest_backoff_seconds=settings.retry_longest_backoff_seconds,
+            then=settings.retry_then,
+        )
+        self._written: Mapping[str, bytes] = {}
+        self._changes: dict[str, PolicyChange] = {}
+
+    def of(self, computation: Computation) -> RetryPolicy:
+        return effective_policy(self.default, computation.on_error, self._changes.get(computation.name))
+
+    def follow(self, written: Mapping[str, bytes]) -> None:
+        """Take in the changes as they are in Redis; one that can't be used is said once, and not followed."""
+        if written == self._written:
+            return
+        self._written, self._changes = dict(written), {}
+        for name, text in written.items():
+            try:
+                change = msgspec.json.decode(text, type=PolicyChange)
+                effective_policy(replace(self.default), None, change)
+            except (msgspec.DecodeError, UnicodeDecodeError, DeclarationError) as error:
+                logger.error("the changed policy of %r can't be used: %s; it stays as declared", name, error)  # noqa: TRY400
+            else:
+                self._changes[name] = change
+                logger.info("the policy of %r was changed: %s", name, text.decode())

@@ -1,0 +1,34 @@
+"""Replacing this process by a new one of the same command line: the last resort against code that can't be interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import suppress
+
+import redis
+
+from config.settings import Settings
+from tasks.store.client import connect
+from tasks.store.commits import Lease
+from tasks.store.leases import leases_of, release
+from tasks.store.names import Names
+from tasks.store.tries import note_hang
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+def replace_process(settings: Settings, names: Names, worker: str, lease: Lease, raw: bytes, why: str) -> None:
+    """Note in Redis that the message `raw` hangs, give all leases up, and begin anew under the same process id. Never returns.
+
+    What was under way is not committed and stays in its queue. Where Redis does not answer, the leases end by themselves, and
+    the message counts as one over which a worker died.
+    """
+    with suppress(redis.RedisError, OSError):
+        client = connect(settings)  # the loop's own connections may be in the middle of anything
+        note_hang(client, names, lease, raw, why, settings.batch_messages)
+        release(client, names, worker, leases_of(client, names, worker), leave=True)
+    logging.shutdown()
+    # Connections are closed with the old program: Python opens them so that they are not inherited.
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line

@@ -1,0 +1,100 @@
+"""Time limits of computations: an exception raised inside one that takes too long; where that can't end it, a new process.
+
+The loop's thread runs the computation, a watchdog thread looks at the clock. An exception set from outside arrives between two
+of the computation's Python instructions: a loop ends, a call that waits in C does not. For that one the process is replaced
+(the next owner counts the message as failed). Code that holds the interpreter's lock stops the watchdog too: then the lease ends.
+Source: `PyThreadState_SetAsyncExc` in the C API reference, "Initialization, Finalization, and Threads".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.model.errors import TimeLimitExceeded
+
+#: An exception that was set arrives within a switch of threads (5 ms); a computation may clean up for the rest of it.
+INTERRUPT_SECONDS = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One computation under a limit."""
+
+    about: Any
+    seconds: float
+    until: float
+    #: The watchdog has decided to interrupt it; once `sent` the exception is on its way.
+    claimed: bool = False
+    sent: bool = False
+
+
+class TimeLimits:
+    """Made once a loop. `call` is for the loop's thread only; `on_stuck(about, why)` is called in the watchdog's, for a computation
+    that can't be interrupted, and does not return."""
+
+    def __init__(self, on_stuck: Callable[[Any, str], None]) -> None:
+        self._on_stuck = on_stuck
+        self._changed = threading.Condition()
+        self._now: _Call | None = None
+        self._watchdog: threading.Thread | None = None
+        self._thread_id = 0
+
+    def call(self, function: Callable[..., Any], arguments: list[Any], seconds: float, about: Any) -> None:
+        """Call the function. Raises `TimeLimitExceeded`, inside it, after so many seconds."""
+        call = _Call(about, seconds, time.monotonic() + seconds)
+        try:
+            self._watch(call)
+            try:
+                function(*arguments)
+            finally:
+                self._now = None
+                # From here on the watchdog decides nothing; what it has decided must arrive before this call is over.
+                while call.claimed and not call.sent:
+                    time.sleep(0)
+                for _ in range(100 if call.sent else 0):
+                    pass  # each turn is a place at which the exception may arrive; the function may have had it already
+        except TimeLimitExceeded:
+            self._now = None
+            raise TimeLimitExceeded(_text(seconds)) from None
+
+    def _watch(self, call: _Call) -> None:
+        if self._watchdog is None:
+            self._thread_id = threading.get_ident()
+            self._watchdog = threading.Thread(target=self._run, name="partition-watchdog", daemon=True)
+            self._watchdog.start()
+        with self._changed:
+            self._now = call
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while (call := self._now) is None:
+                    self._changed.wait()
+                left = call.until - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+            self._interrupt(call)
+
+    def _interrupt(self, call: _Call) -> None:
+        call.claimed = True
+        if self._now is call:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread_id), ctypes.py_object(TimeLimitExceeded)
+            )
+        call.sent = True
+        until = time.monotonic() + INTERRUPT_SECONDS
+        while self._now is call and time.monotonic() < until:
+            time.sleep(0.01)
+        if self._now is call:
+            self._on_stuck(call.about, _text(call.seconds))
+
+
+def _text(seconds: float) -> str:
+    return f"took longer than its time limit of {seconds:g} s"
