@@ -19,10 +19,11 @@ from itertools import count
 from pathlib import Path
 
 from tests.chaos import evidence
+from tests.chaos.application import TRIES
 from tests.chaos.findings import look
 from tests.chaos.injections import carry_out
 from tests.chaos.schedule import Injection, make_schedule
-from tests.chaos.stage import TRIES, Stage
+from tests.chaos.stage import Stage
 from tests.chaos.verdict import Found, Violation, judge
 from tests.faults.engines import BREAKS
 from tests.support.environment import clear_environment
@@ -58,14 +59,14 @@ class Run:
                 wait()
             except AssertionError as error:
                 stuck.append(Violation("left", str(error)))
-        complaints = stage.end_workers()
-        self.found = look(stage.live, stage.notes, complaints)
+        stage.end_workers()
+        self.found = look(stage.live, stage.notes, stage.complaints)
         sent = [one for producer in stage.producers for one in producer.sent]
         self.say(
             f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes that were not "
             f"answered; {self.found.processed:,} applied to {len(self.found.applied):,} keys, "
             f"{len(self.found.letters):,} dead letters, {len(self.found.notes):,} ordinary tasks run; "
-            f"{len(stage.workers)} workers"
+            f"{len(stage.workers)} workers, {len(stage.retired)} of them started anew"
         )
         self.say(
             f"{sum(fault.fired for fault in stage.faults)} requests and replies lost; workers met "
@@ -83,6 +84,8 @@ class Run:
         while todo:
             at, _, what = heapq.heappop(todo)
             time.sleep(max(0.0, self.began + at - time.monotonic()))
+            for number in self.stage.revive():
+                self.say(f"worker {number} was ended by a message; started anew")
             if isinstance(what, Injection):
                 done = carry_out(what, self.stage)
                 self.say(done.text)

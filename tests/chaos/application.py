@@ -10,13 +10,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import Context, key_extractor, state_computation
+from tasks import Context, RetryPolicy, key_extractor, state_computation
 from tests.faults.engines import app
 
-__all__ = ["ALWAYS", "Act", "History", "app", "note", "play"]
+__all__ = ["ALWAYS", "COMPUTATIONS", "Act", "History", "app", "note", "play", "play_on", "play_once"]
 
 #: Of `Act.raises`: at every try.
 ALWAYS = -1
+#: A message that raises is tried so often in all, and its letter tells so.
+TRIES = 2
+#: How a worker ends over a message that ends it.
+EXIT_CODE = 3
 
 
 @dataclass
@@ -27,6 +31,8 @@ class Act:
     number: int
     raises: int = 0
     seconds: float = 0.0
+    #: Ends the worker's process.
+    kills: bool = False
 
 
 class History:
@@ -40,13 +46,37 @@ def act_key(act: Act) -> str:
     return act.key
 
 
-@state_computation(name="play", state=History, key=act_key)
-def play(act: Act, state: History, context: Context) -> None:
-    """Changes the state before it raises: the change must be gone."""
+def act_out(act: Act, state: History, context: Context) -> None:
+    """Changes the state before it raises or ends the process: the change must be gone."""
     time.sleep(act.seconds)
     state.numbers.append(act.number)
+    if act.kills:
+        os._exit(EXIT_CODE)
     if act.raises == ALWAYS or context.attempt <= act.raises:
         raise ValueError(f"{act.number} raises at try {context.attempt}")
+
+
+GIVE_UP = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, then="dead_letter")
+#: Used up as soon, but tried on in its place.
+GO_ON = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, longest_backoff_seconds=0.3, then="park")
+
+
+@state_computation(name="play", state=History, key=act_key, on_error=GIVE_UP)
+def play(act: Act, state: History, context: Context) -> None:
+    act_out(act, state, context)
+
+
+@state_computation(name="play on", state=History, key=act_key, on_error=GO_ON)
+def play_on(act: Act, state: History, context: Context) -> None:
+    act_out(act, state, context)
+
+
+@state_computation(name="play once", state=History, key=act_key, on_error=GIVE_UP, deduplicate=600)
+def play_once(act: Act, state: History, context: Context) -> None:
+    act_out(act, state, context)
+
+
+COMPUTATIONS = (play, play_on, play_once)
 
 
 @app.task(name="note", ignore_result=True)

@@ -42,6 +42,9 @@ def carry_out(injection: Injection, stage: Stage) -> Done:
         case "raising":
             stage.producers[_number(injection)].raising.append(injection.times)
             return Done(f"producer {injection.target}: {injection.times} messages that raise, once or always")
+        case "killer":
+            stage.producers[_number(injection)].killers.append(injection.times)
+            return Done(f"producer {injection.target}: a message that ends whatever worker runs it")
         case _:
             assert_never(injection.kind)
 

@@ -9,20 +9,23 @@ from tests.chaos.application import ALWAYS
 
 @dataclass(frozen=True, slots=True)
 class SentAct:
-    """A message of `play`."""
+    """A message of one of the application's computations; no two of them have a key in common."""
 
     key: str
     number: int
     raises: int = 0
+    kills: bool = False
     #: False for one with an `eta`: it takes its place when it is due.
     ordered: bool = True
     #: None: known to be in its queue. Else it may be, and so may all of the same pack, which one push took: all or none.
     pack: str | None = None
 
     @property
-    def dies(self) -> bool:
-        """Whether it must become a dead letter."""
-        return self.raises == ALWAYS
+    def dies_of(self) -> str | None:
+        """The reason that its dead letter must give; None: it must have none."""
+        if self.kills:
+            return "kills-the-worker"
+        return "computation-failed" if self.raises == ALWAYS else None
 
 
 @dataclass(frozen=True, slots=True)

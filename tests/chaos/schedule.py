@@ -23,6 +23,7 @@ Kind = Literal[
     "flush scripts",
     "malformed",
     "raising",
+    "killer",
     "resend",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -130,6 +131,8 @@ class _Schedule:
                 return Injection(at, kind, seconds=seconds)
             case "flush scripts":
                 return Injection(at, kind)
+            case "killer":
+                return Injection(at, kind, self.random.randrange(PRODUCERS), times=1)
             case "malformed" | "raising":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=self.random.randint(1, 8))
             case "resend":

@@ -19,16 +19,11 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
-#: A message that raises is tried so often in all.
-TRIES = 2
-
 #: Short waits: faults that outlast a timeout.
 ENV: Mapping[str, object] = {
     "PARTITIONS": 4,
     "LEASE_SECONDS": LEASE_SECONDS,
     "REDIS_TIMEOUT_SECONDS": 2,
-    "RETRY_ATTEMPTS": TRIES - 1,
-    "RETRY_BACKOFF_SECONDS": 0.1,
 }
 
 #: Of workers in turn. Small, so that there are many commits; unlike, so that the next owner of a queue cuts it otherwise
@@ -63,9 +58,13 @@ class Stage:
         self.directory, self.seed, self.engine = directory, seed, engine
         self.notes = directory / "notes"
         self.workers: dict[int, WorkerProcess] = {}
+        #: Those that a message ended, and others stand for.
+        self.retired: list[WorkerProcess] = []
         #: Workers that were told to end, or killed.
         self.ended: set[int] = set()
         self.faults: list[Fault] = []
+        #: What workers did that none should, in words.
+        self.complaints: list[str] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,6 +111,25 @@ class Stage:
         )
         return self.workers[number]
 
+    def revive(self) -> list[int]:
+        """Start a worker anew, under its number, in the place of each that a message ended; returns their numbers.
+
+        One that ended by itself otherwise is complained of.
+        """
+        revived = []
+        for number, worker in list(self.workers.items()):
+            if number in self.ended or worker.running:
+                continue
+            code = worker.wait()
+            if code == application.EXIT_CODE:
+                self.retired.append(worker)
+                self.start_worker(number)
+                revived.append(number)
+            else:
+                self.ended.add(number)
+                self.complaints.append(f"worker {number} ended by itself with {code} ({worker.log_path.name})")
+        return revived
+
     def calm(self) -> None:
         """No more faults: what is prepared and has not happened will not."""
         for fault in self.faults:
@@ -125,7 +143,7 @@ class Stage:
         """Wait until nothing is queued, parked or delayed. Raises `AssertionError` when nothing moves any more."""
         while waiting := self.waiting():
             wait_until(
-                lambda: self.waiting() != waiting,
+                lambda: self.revive() or self.waiting() != waiting,
                 STUCK_SECONDS,
                 message=f"the group stands still with (queued, parked, delayed) {waiting}",
             )
@@ -142,21 +160,19 @@ class Stage:
 
     def noticed(self) -> dict[str, int]:
         """How often workers said what: whether the faults hit anything."""
-        log = "".join(worker.log() for worker in self.workers.values())
+        log = "".join(worker.log() for worker in (*self.workers.values(), *self.retired))
         return {what: log.count(text) for what, text in NOTICES.items()}
 
-    def end_workers(self) -> list[str]:
-        """Tell those that are left to end; returns what any worker of the run did that none should."""
-        complaints = []
-        for number, worker in self.workers.items():
-            if number not in self.ended and not worker.running:
-                complaints.append(f"worker {number} ended by itself with {worker.wait()}: {worker.log_path.name}")
+    def end_workers(self) -> None:
+        """Tell those that are left to end; complain of what any worker of the run did that none should."""
+        self.revive()
+        for worker in self.workers.values():
             worker.terminate()
         for number, worker in self.workers.items():
             try:
                 worker.wait(LEAVE_SECONDS)
             except AssertionError:
-                complaints.append(f"worker {number} does not end: {worker.log_path.name}")
+                self.complaints.append(f"worker {number} does not end ({worker.log_path.name})")
+        for worker in (*self.workers.values(), *self.retired):
             errors = {found.group() for found in OWN_ERROR.finditer(worker.log())}
-            complaints += [f"worker {number} said {error} ({worker.log_path.name})" for error in sorted(errors)]
-        return complaints
+            self.complaints += [f"{worker.log_path.name}: {error}" for error in sorted(errors)]

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import application
+from tests.chaos.application import TRIES
 from tests.chaos.findings import look
-from tests.chaos.stage import ENV, TRIES
+from tests.chaos.stage import ENV
 from tests.chaos.traffic import Producer
 from tests.chaos.verdict import Violation, judge
 from tests.fundamentals.live import LiveGroup
 
 #: Pushes before the worker starts: several batches of each partition.
-PUSHES = 24
+PUSHES = 12
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 
 from tasks.store.commits import DeadLetter
-from tests.chaos.application import ALWAYS
+from tests.chaos.application import ALWAYS, TRIES
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
 from tests.chaos.verdict import RAISED, Found, judge
 from tests.model.build import raw_message
-
-TRIES = 2
 
 
 def letter_of(number: int, **other: Any) -> DeadLetter:
@@ -68,6 +66,15 @@ def test_the_message_after_one_that_died_may_not_be_lost_with_it() -> None:
 def test_one_that_always_raises_must_not_change_the_state() -> None:
     sent = [SentAct("a", 0), SentAct("a", 1, ALWAYS)]
     assert kinds(sent, found({"a": [0, 1]}, letters=[letter_of(1)])) == ["foreign"]
+
+
+def test_one_that_ends_its_worker_dies_of_that_alone() -> None:
+    sent = [SentAct("a", 0), SentAct("a", 1, kills=True)]
+    assert kinds(sent, found({"a": [0]}, letters=[letter_of(1, reason="kills-the-worker", attempts=0)])) == []
+    assert kinds(sent, found({"a": [0]})) == ["letter"]
+    assert "letter" in kinds(sent, found({"a": [0]}, letters=[letter_of(1)]))
+    blamed = [letter_of(1, reason="kills-the-worker"), letter_of(0, reason="kills-the-worker")]
+    assert kinds(sent, found({}, letters=blamed)) == ["loss", "letter"]
 
 
 def test_messages_with_an_eta_come_in_any_order_but_once() -> None:

@@ -1,7 +1,8 @@
 """A producer: numbered messages in every way there is to send one, and what it knows of each.
 
-It never sends the same message twice. When a push is not answered it sends those messages again under new numbers, to new
-keys: what was under way may come late, behind what is sent after, so the old keys get nothing more.
+When a push is not answered it sends those messages again under new numbers, to new keys: what was under way may come late,
+behind what is sent after, so the old keys get nothing more. Only to the computation that drops duplicates does it send the
+same bytes again: until they are known to be in, and at times once more.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Literal, get_args
@@ -20,15 +22,22 @@ import redis
 from tasks.model.keys import partition_of
 from tasks.producer.bulk import SendInterrupted
 from tasks.store.names import INGRESS
-from tests.chaos.application import ALWAYS, Act, note, play
+from tests.chaos.application import ALWAYS, Act, note, play, play_on, play_once
 from tests.chaos.junk import JUNK
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_message
 
-#: `send_many`; to the ingress, as a producer that can't run the key extractor; to partition 0, whatever the key.
-Way = Literal["bulk", "ingress", "astray"]
+#: `send_many`; to the ingress, as a producer that can't run the key extractor; to partition 0, whatever the key. To the
+#: computation that is tried on in its place, to the one that drops duplicates: both by the ingress.
+Way = Literal["bulk", "ingress", "astray", "stubborn", "again"]
 WAYS: tuple[Way, ...] = get_args(Way)
+#: `play`'s messages are the others.
+COMPUTATION_OF = {"stubborn": play_on, "again": play_once}
+#: Of the ways that never give up, so many messages raise, at most so often.
+RAISING_SHARE, MOST_RAISES = 0.03, 4
+#: A message to the computation that drops duplicates is pushed so often at most.
+MOST_PUSHES = 3
 #: Keys of each way, and so many messages to a key before it is left for a new one: its state is its history.
 KEYS = 8
 MOST_A_KEY = 200
@@ -38,7 +47,7 @@ ACT_SECONDS = (0.0, 0.002, 0.005)
 PUSH_MESSAGES = (1, 60)
 PAUSE_SECONDS = (0.05, 0.2)
 #: The longest `eta`. Shorter than the patience of whoever waits for the group to be done.
-LONGEST_DELAY_SECONDS = 4.0
+LONGEST_DELAY_SECONDS = 2.0
 
 #: What no other message has, over all producers of the process.
 _numbers = count()
@@ -60,6 +69,8 @@ class Producer(threading.Thread):
         #: What others asked for, for the next pushes: how many malformed messages, how many that raise.
         self.malformed: deque[int] = deque()
         self.raising: deque[int] = deque()
+        #: And how many that end their worker.
+        self.killers: deque[int] = deque()
         self._ended = threading.Event()
         self._failure: Exception | None = None
 
@@ -79,7 +90,7 @@ class Producer(threading.Thread):
             self._failure = error
 
     def send_some(self) -> None:
-        """One push of each kind that its turn has come for."""
+        """Messages in one way, and of the other kinds those whose turn has come."""
         way = self.random.choice(WAYS)
         self.send_acts(way, list(self.acts(way, self.random.randint(*PUSH_MESSAGES))))
         if self.malformed:
@@ -93,10 +104,15 @@ class Producer(threading.Thread):
     # The messages.
 
     def acts(self, way: Way, messages: int) -> Iterator[Act]:
-        raising = self.raising.popleft() if self.raising else 0
+        playing = way not in COMPUTATION_OF
+        raising = self.raising.popleft() if self.raising and playing else 0
+        killing = self.killers.popleft() if self.killers and playing else 0
         for place in range(messages):
             raises = self.random.choice((1, ALWAYS)) if place < raising else 0
-            yield Act(self.some_key(way), next(_numbers), raises, self.random.choice(ACT_SECONDS))
+            if not playing and self.random.random() < RAISING_SHARE:
+                raises = self.random.randint(1, MOST_RAISES) if way == "stubborn" else 1
+            seconds = self.random.choice(ACT_SECONDS)
+            yield Act(self.some_key(way), next(_numbers), raises, seconds, raising <= place < raising + killing)
 
     def some_key(self, way: Way) -> str:
         place = self.random.randrange(KEYS)
@@ -118,9 +134,15 @@ class Producer(threading.Thread):
     # The pushes.
 
     def send_acts(self, way: Way, acts: list[Act]) -> None:
-        """Send in one way; what is not answered is sent again, under new numbers and keys."""
+        """Send in one way; what is not answered is sent again, under new numbers and keys, or as it is."""
         while acts:
-            doubtful = self.send_in_bulk(acts) if way == "bulk" else self.push_acts(way, acts)
+            match way:
+                case "bulk":
+                    doubtful = self.send_in_bulk(acts)
+                case "again":
+                    doubtful = self.push_again(acts)
+                case _:
+                    doubtful = self.push_acts(way, acts)
             self.leave_keys(doubtful)
             acts = [Act(self.some_key(way), next(_numbers), act.raises, act.seconds) for act in doubtful]
             if doubtful and self._ended.wait(self.random.uniform(*PAUSE_SECONDS)):
@@ -128,7 +150,7 @@ class Producer(threading.Thread):
 
     def send_in_bulk(self, acts: Sequence[Act]) -> list[Act]:
         """`send_many`; returns those that may be in or not: those for one partition all or none."""
-        sent = [SentAct(act.key, act.number, act.raises) for act in acts]
+        sent = [sent_act(act) for act in acts]
         try:
             self.live.send(play, acts)
         except SendInterrupted as error:
@@ -146,10 +168,22 @@ class Producer(threading.Thread):
         return []
 
     def push_acts(self, way: Way, acts: Sequence[Act]) -> list[Act]:
-        unit = INGRESS if way == "ingress" else "0"
-        raws = [self.raw_act(act) for act in acts]
-        sent = [SentAct(act.key, act.number, act.raises) for act in acts]
-        return [] if self.push(unit, raws, sent) else list(acts)
+        unit = "0" if way == "astray" else INGRESS
+        raws = [self.raw_act(act, way) for act in acts]
+        return [] if self.push(unit, raws, [sent_act(act) for act in acts]) else list(acts)
+
+    def push_again(self, acts: Sequence[Act]) -> list[Act]:
+        """The same bytes until they are known to be in, and once or twice more, known or not; in order all the same."""
+        raws = [self.raw_act(act, "again") for act in acts]
+        pushes, is_in = self.random.randint(1, MOST_PUSHES), False
+        while pushes > 0 or not is_in:
+            is_in = bool(self.is_pushed(INGRESS, raws)) or is_in
+            pushes -= 1
+            if not is_in and self._ended.wait(self.random.uniform(*PAUSE_SECONDS)):
+                break
+        sent = [sent_act(act) for act in acts]
+        self.sent += sent if is_in else [in_doubt(one, f"again {acts[0].number}") for one in sent]
+        return []
 
     def send_delayed(self, messages: int) -> None:
         key = self.new_key("delayed")
@@ -172,20 +206,32 @@ class Producer(threading.Thread):
     def some_partition(self) -> str:
         return str(self.random.randrange(self.live.settings.partitions))
 
-    def raw_act(self, act: Act, **headers: str) -> bytes:
-        message = {"key": act.key, "number": act.number, "raises": act.raises, "seconds": act.seconds}
-        return raw_message(play.computation.name, message, f"act-{act.number}", sent_at=time.time(), **headers)
+    def raw_act(self, act: Act, way: str = "", **headers: str) -> bytes:
+        name = COMPUTATION_OF.get(way, play).computation.name
+        return raw_message(name, asdict(act), f"act-{act.number}", sent_at=time.time(), **headers)
 
     def push(self, unit: str, raws: Sequence[bytes], sent: Sequence[Sent]) -> bool:
-        """One LPUSH, as a foreign producer; False when it may be in or not: all or none."""
+        """One LPUSH, and the ledger's lines; False when it may be in or not: all or none."""
+        is_in = self.is_pushed(unit, raws)
+        if is_in is None:
+            pack = f"push {next(_numbers)}"
+            self.sent += [in_doubt(one, pack) for one in sent]
+        elif is_in:
+            self.sent += sent
+        return is_in is not None
+
+    def is_pushed(self, unit: str, raws: Sequence[bytes]) -> bool | None:
+        """One LPUSH, as a foreign producer; None when there is no answer."""
         try:
             self.live.client.lpush(self.live.names.queue(unit), *raws)
         except redis.ResponseError:
-            return True  # refused: it is not in
+            return False
         except (redis.RedisError, OSError):
             self.unanswered += 1
-            pack = f"push {next(_numbers)}"
-            self.sent += [in_doubt(one, pack) for one in sent]
-            return False
-        self.sent += sent
+            return None
         return True
+
+
+def sent_act(act: Act) -> SentAct:
+    """The ledger's line of an act."""
+    return SentAct(act.key, act.number, act.raises, act.kills)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from tasks.store.commits import DeadLetter
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
-from tests.support.history import HistoryError, by_key, check_history
+from tests.support.history import HistoryError, by_key, history_errors
 
-#: The reason that a message's dead letter gives when its computation raised at every try.
+#: The reason that a dead letter gives when the computation raised at every try.
 RAISED = "computation-failed"
 #: How many of a kind are named.
 SHOWN = 5
@@ -50,7 +50,7 @@ def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
     """All violations. `tries`: how often a message is tried before it is given up."""
     certain = what_is_in(sent, found)
     return [
-        *_history([one for one in certain if isinstance(one, SentAct) and not one.dies], found),
+        *_history([one for one in certain if isinstance(one, SentAct) and not one.dies_of], found),
         *_letters(certain, found.letters, tries),
         *_notes(certain, sent, found.notes),
         *_count(found),
@@ -74,8 +74,8 @@ def raw_of(letter: DeadLetter) -> bytes:
 
 
 def number_of(letter: DeadLetter) -> int | None:
-    """The number of the message that died, where it is one of `play`'s that raised."""
-    if letter.reason != RAISED:
+    """The number of the message that died, where a computation was begun with it."""
+    if letter.reason not in (RAISED, "kills-the-worker"):
         return None
     args, _, _ = json.loads(base64.b64decode(json.loads(raw_of(letter))["body"]))
     return int(args[0]["number"])
@@ -89,16 +89,17 @@ def _history(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
     def comparable(numbers: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
         return {key: sorted(row) if key in unordered else row for key, row in numbers.items()}
 
-    try:
-        check_history(comparable(wanted), comparable(found.applied))
-    except HistoryError as error:
-        yield Violation(error.kind, "; ".join((str(error), *getattr(error, "__notes__", ()))))
+    by_kind: dict[str, list[HistoryError]] = {}
+    for error in history_errors(comparable(wanted), comparable(found.applied)):
+        by_kind.setdefault(error.kind, []).append(error)
+    for kind, errors in by_kind.items():
+        yield Violation(kind, f"at {len(errors)} of {len(wanted)} keys, first {errors[0]}")
 
 
 def _letters(certain: Sequence[Sent], letters: Sequence[DeadLetter], tries: int) -> Iterator[Violation]:
-    """A dead letter for each malformed message and each that always raises, one each, and none besides."""
+    """A dead letter for each message that is malformed, always raises or ends its worker, one each, and none besides."""
     junk = {one.raw: one.reason for one in certain if isinstance(one, SentJunk)}
-    doomed = {one.number for one in certain if isinstance(one, SentAct) and one.dies}
+    doomed = {one.number: one.dies_of for one in certain if isinstance(one, SentAct) and one.dies_of}
     died: Counter[int] = Counter()
     refused: Counter[bytes] = Counter()
     for letter in letters:
@@ -107,14 +108,14 @@ def _letters(certain: Sequence[Sent], letters: Sequence[DeadLetter], tries: int)
             refused[raw] += 1
             if letter.reason != junk[raw]:
                 yield Violation("letter", f"{raw!r:.80} died of {letter.reason}, not of {junk[raw]}")
-        elif number in doomed:
+        elif number is not None and doomed.get(number) == letter.reason:
             died[number] += 1
-            if letter.attempts != tries:
+            if letter.reason == RAISED and letter.attempts != tries:
                 yield Violation("letter", f"{number} was given up after {letter.attempts} tries, not {tries}")
         else:
             yield Violation("letter", f"{letter.id} should not have died: {letter.reason}, {letter.error}: {raw!r:.200}")
     yield from _once("letter", "malformed messages", junk, refused)
-    yield from _once("letter", "messages that always raise", doomed, died)
+    yield from _once("letter", "messages that always raise or end their worker", doomed, died)
 
 
 def _once(kind: str, what: str, wanted: Iterable[int | bytes], counted: Counter[int] | Counter[bytes]) -> Iterator[Violation]:
