@@ -19,6 +19,9 @@ __all__ = ["ALWAYS", "COMPUTATIONS", "Act", "History", "app", "note", "play", "p
 ALWAYS = -1
 #: A message that raises is tried so often in all, and its letter tells so.
 TRIES = 2
+#: Longer than any message but one that hangs. A frozen worker's takes longer too: it fails, and is tried again.
+LIMIT_SECONDS = 0.5
+HANG_SECONDS = 60.0
 #: How a worker ends over a message that ends it.
 EXIT_CODE = 3
 
@@ -33,6 +36,8 @@ class Act:
     seconds: float = 0.0
     #: Ends the worker's process.
     kills: bool = False
+    #: At its first try it takes longer than its time limit, in C ("sleep") or in Python ("spin").
+    hangs: str = ""
 
 
 class History:
@@ -52,8 +57,20 @@ def act_out(act: Act, state: History, context: Context) -> None:
     state.numbers.append(act.number)
     if act.kills:
         os._exit(EXIT_CODE)
+    if context.attempt == 1:
+        hang(act.hangs)
     if act.raises == ALWAYS or context.attempt <= act.raises:
         raise ValueError(f"{act.number} raises at try {context.attempt}")
+
+
+def hang(how: str) -> None:
+    until = time.monotonic() + HANG_SECONDS
+    match how:
+        case "sleep":
+            time.sleep(HANG_SECONDS)
+        case "spin":
+            while time.monotonic() < until:
+                pass
 
 
 GIVE_UP = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, then="dead_letter")
@@ -66,7 +83,7 @@ def play(act: Act, state: History, context: Context) -> None:
     act_out(act, state, context)
 
 
-@state_computation(name="play on", state=History, key=act_key, on_error=GO_ON)
+@state_computation(name="play on", state=History, key=act_key, on_error=GO_ON, time_limit=LIMIT_SECONDS)
 def play_on(act: Act, state: History, context: Context) -> None:
     act_out(act, state, context)
 

@@ -45,6 +45,9 @@ def carry_out(injection: Injection, stage: Stage) -> Done:
         case "killer":
             stage.producers[_number(injection)].killers.append(injection.times)
             return Done(f"producer {injection.target}: a message that ends whatever worker runs it")
+        case "hang":
+            stage.producers[_number(injection)].hanging.append(injection.times)
+            return Done(f"producer {injection.target}: a message that takes longer than its time limit")
         case _:
             assert_never(injection.kind)
 

@@ -24,6 +24,7 @@ Kind = Literal[
     "malformed",
     "raising",
     "killer",
+    "hang",
     "resend",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -131,7 +132,7 @@ class _Schedule:
                 return Injection(at, kind, seconds=seconds)
             case "flush scripts":
                 return Injection(at, kind)
-            case "killer":
+            case "killer" | "hang":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=1)
             case "malformed" | "raising":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=self.random.randint(1, 8))

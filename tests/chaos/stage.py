@@ -40,11 +40,13 @@ STUCK_SECONDS = 30.0
 NOTICES = {
     "batches left to another worker": "another worker has taken over",
     "batches begun anew": "changed from outside",
+    "messages that could not be interrupted": "this process is replaced",
     "servers that did not answer": "partitions: Redis does not answer (",
 }
 
-#: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own.
-OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis).*")
+#: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own. A
+#: message that hangs is worth an error.
+OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*this process is replaced).*")
 
 
 class Stage:

@@ -60,7 +60,7 @@ def test_lines_and_producers_are_there(seed: int) -> None:
     for injection in make_schedule(seed, 60.0):
         if injection.kind in ("cut", "silence", "lose requests", "lose replies"):
             assert target_of(injection) in range(LINES)
-        if injection.kind in ("malformed", "raising", "killer"):
+        if injection.kind in ("malformed", "raising", "killer", "hang"):
             assert target_of(injection) in range(PRODUCERS)
 
 

@@ -71,6 +71,8 @@ class Producer(threading.Thread):
         self.raising: deque[int] = deque()
         #: And how many that end their worker.
         self.killers: deque[int] = deque()
+        #: And how many that hang at their first try.
+        self.hanging: deque[int] = deque()
         self._ended = threading.Event()
         self._failure: Exception | None = None
 
@@ -107,12 +109,15 @@ class Producer(threading.Thread):
         playing = way not in COMPUTATION_OF
         raising = self.raising.popleft() if self.raising and playing else 0
         killing = self.killers.popleft() if self.killers and playing else 0
+        hanging = self.hanging.popleft() if self.hanging and way == "stubborn" else 0
         for place in range(messages):
             raises = self.random.choice((1, ALWAYS)) if place < raising else 0
             if not playing and self.random.random() < RAISING_SHARE:
                 raises = self.random.randint(1, MOST_RAISES) if way == "stubborn" else 1
             seconds = self.random.choice(ACT_SECONDS)
-            yield Act(self.some_key(way), next(_numbers), raises, seconds, raising <= place < raising + killing)
+            act = Act(self.some_key(way), next(_numbers), raises, seconds, raising <= place < raising + killing)
+            act.hangs = self.random.choice(("sleep", "spin")) if place < hanging else ""
+            yield act
 
     def some_key(self, way: Way) -> str:
         place = self.random.randrange(KEYS)
