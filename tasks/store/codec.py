@@ -18,7 +18,7 @@ from typing import Any
 from tasks.model.computation import Computation
 from tasks.model.errors import StateError, say
 from tasks.model.keys import key_bytes
-from tasks.model.step import Pickling
+from tasks.model.outcome import Pickling
 
 UNSIGNED = b"\x01"
 SIGNED = b"\x02"
