@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from tasks.model.outcome import Outcome, Slot, Unreadable
 from tasks.model.reading import Item, Reading, Work
-from tasks.model.step import Outcome, Slot, Unreadable
 from tasks.store.commits import Lease, Reply
 from tasks.store.parking import Parked
 from tasks.store.seen import Seen
@@ -147,17 +147,20 @@ class Lane:
 
     def take_reply(self, reply: Reply) -> None:
         """What every answer of the commit script tells."""
-        if reply.revision != self.revision:
-            # A peek, or a commit that was sent again after a lost reply, came after an operator's change: nobody else tells
-            # of it, and a commit with this revision would write over what the operator wrote.
-            self.cache = StateCache()
-            self.parked_unknown = True
+        # A peek, or a commit that was sent again after a lost reply, comes after an operator's change: nobody else tells of it,
+        # and a commit with this revision would write over what the operator wrote.
+        is_changed, is_begun = reply.revision != self.revision, not self.unknown
         self.position, self.revision = reply.position, reply.revision
         self.messages = reply.messages
         self.next_due = reply.next_due
         self.paused, self.suspect = reply.paused, reply.suspect
         self.clock_offset = reply.now - time.monotonic()
         self.unknown = False
+        if is_changed:
+            self.cache = StateCache()
+            self.parked_unknown = True
+            if is_begun:  # with parked keys that may be no more
+                self.forget_all()
 
     def take_parked(self, parked: dict[str, Parked], mailbox_lengths: dict[str, int]) -> None:
         """What Redis says of the unit's parked keys."""

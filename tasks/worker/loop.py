@@ -18,8 +18,9 @@ from typing import assert_never
 import redis
 
 from config.settings import Settings
+from tasks.model.outcome import Outcome
 from tasks.model.reading import Broken, Item, Ordinary, Reading, Skipped, Work, condemned, read_batch
-from tasks.model.step import Outcome, StepRules, step
+from tasks.model.step import StepRules, step
 from tasks.producer.installation import Installation
 from tasks.store.client import connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
@@ -181,7 +182,8 @@ class PartitionLoop(threading.Thread):
     def read(self, lane: Lane, batch: Batch) -> list[Item]:
         if lane.reading is None:
             known, ordinary = self.installation.computations, self.reports.ordinary_tasks
-            lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions)
+            most = self.settings.message_bytes
+            lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions, most)
         items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
         items = drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's letter

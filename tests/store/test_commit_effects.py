@@ -11,8 +11,8 @@ import redis
 
 from tasks.model.computation import Computation
 from tasks.model.messages import Headers, open_envelope
+from tasks.model.outcome import Failure, Outcome, Parking
 from tasks.model.reading import Broken, Later, Skipped, Work
-from tasks.model.step import Failure, Outcome, Parking
 from tasks.store.commits import CommitStore, DeadLetter, Lease, commands_of
 from tasks.store.names import Names
 from tasks.store.parking import Parked, mailbox_lengths, park, read_mailbox, read_parked, unpark
@@ -158,6 +158,7 @@ def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: Comm
         "attempts": 4,
         "died_at": 12.5,
         "in_place": False,
+        "apart": False,
     }
     assert msgspec.json.decode(rows[b"2-0-1"])["task"] is None
 
