@@ -63,6 +63,11 @@ class Judge:
         self.dead.pop(number)
         self.wanted[self.place_of[number]].append(number)
 
+    def discarded(self, number: int) -> None:
+        """An operator deleted a message that waited."""
+        self.wanted[self.place_of[number]].remove(number)
+        self.dead[number] = {b"discarded"}
+
     def edited(self, place: Place, number: int) -> None:
         """An operator is about to append a number to a state: it must stay where it is."""
         self.wanted[place].insert(self._next_index(place), number)

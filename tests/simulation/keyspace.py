@@ -24,8 +24,12 @@ class SortedSet(dict[bytes, float]):
         return sorted(self.items(), key=lambda pair: (pair[1], pair[0]))
 
 
+class Stream(list[Any]):
+    """Entries, of which only that they are there matters here."""
+
+
 #: How TYPE names what is held.
-KINDS: dict[type, bytes] = {bytes: b"string", list: b"list", dict: b"hash", SortedSet: b"zset", set: b"set"}
+KINDS: dict[type, bytes] = {bytes: b"string", list: b"list", dict: b"hash", SortedSet: b"zset", set: b"set", Stream: b"stream"}
 
 
 class Keyspace:
@@ -193,6 +197,19 @@ class Keyspace:
         value += int(by)
         self.make(key, dict)[field] = b"%d" % value
         return value
+
+    def do_hscan(self, key: bytes, cursor: bytes, *options: bytes) -> list[Any]:
+        return [b"0", self.do_hgetall(key)]
+
+    # Streams.
+
+    def do_xadd(self, key: bytes, *words: bytes) -> bytes:
+        held = self.make(key, Stream)
+        held.append(words)
+        return b"%d-0" % len(held)
+
+    def do_xlen(self, key: bytes) -> int:
+        return len(self.find(key, Stream) or ())
 
     # Lists.
 

@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from tests.simulation.keyspace import Words
 from tests.simulation.server import Session
-from tests.simulation.world import World, world
+from tests.simulation.world import OUTSIDE, World, world
 
 
 def connect(settings: Any) -> redis.Redis:
@@ -99,7 +99,7 @@ class Connection:
     def connect(self) -> None:
         if self.session is None:
             self.world.check_alive()
-            if self.world.server_is_down:
+            if self.world.server_is_down and self.pool.owner != OUTSIDE:
                 raise ConnectionError("Error 111 connecting to the simulated server. Connection refused.")
             self.session = Session(self.pool.owner)
             self.world.server.sessions.append(self.session)

@@ -18,9 +18,8 @@ from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
 
 from config.settings import Settings
 from tasks.producer.installation import Installation
-from tasks.store.dead_letters import DeadLetters
 from tasks.store.names import INGRESS, PRIORITY_SUFFIXES
-from tasks.store.states import StateReader
+from tasks.store.pausing import pause, resume
 from tests.simulation import application
 from tests.simulation.application import ORDINARY, declared, raw_deed, raw_message
 from tests.simulation.clock import virtual
@@ -100,8 +99,7 @@ class Schedule:
         self.names = self.installation.group.names
         self.judge = Judge(server, self.names, self.installation.group.codec, computations)
         self.client = connect(self.settings)
-        self.states = StateReader(self.client, self.names, self.installation.group.codec, self.settings.partitions)
-        self.letters = DeadLetters(self.client, self.names, self.settings.partitions)
+        self.group, self.computations = self.installation.group, computations
         self.workers: list[Worker] = []
         self.ordinary: set[bytes] = set()
         self.ran_ordinary: list[bytes] = []
@@ -376,67 +374,67 @@ class Schedule:
 
     def some_place(self) -> Place | None:
         places = sorted(place for place in self.judge.applied if place[1] in self.keys)
-        return self.random.choice(places) if places and not self.world.server_is_down else None
+        return self.random.choice(places) if places else None
 
     def forget(self) -> None:
         if (place := self.some_place()) is not None:
             self.tell(f"an operator deletes the state of {place}", "forget")
             self.judge.forgets(place)
-            assert self.states.forget(self.installation.computations[place[0]], place[1])
+            editor = self.group.state_editor
+            assert editor.delete(editor.see(self.computations[place[0]], place[1]), by="me") == "ok"
 
     def edit(self) -> None:
         """An operator appends to a state."""
         if (place := self.some_place()) is not None:
-            name, key = place
             self.tell(f"an operator edits the state of {place}", "edit")
             self.numbers += 1
             self.judge.edited(place, self.numbers)
-            computation, unit = self.installation.computations[name], self.home_of(key)
-            state = self.states.get(computation, key)
-            assert state is not None
-            state.numbers = [*state.numbers, self.numbers]
-            stored = self.installation.group.codec.dump(computation, key, state)
-            self.server.outside(b"HSET", self.names.states(unit, name).encode(), key.encode(), stored)
-            self.tell_workers(unit)
-
-    def tell_workers(self, unit: str) -> None:
-        """What an operator's command does with each change."""
-        self.server.outside(b"HINCRBY", self.names.facts(unit).encode(), b"revision", b"1")
-        self.server.outside(b"PUBLISH", self.names.changed.encode(), b"")
+            editor = self.group.state_editor
+            seen = editor.see(self.computations[place[0]], place[1])
+            assert seen.state is not None
+            seen.state.numbers = [*seen.state.numbers, self.numbers]
+            assert editor.set(seen, seen.state, by="me") == "ok"
 
     def pause(self) -> None:
         unit = str(self.random.randrange(self.settings.partitions))
         self.tell(f"an operator pauses partition {unit}", "pause")
-        self.server.outside(b"HSET", self.names.facts(unit).encode(), b"paused", b"1")
-        self.server.outside(b"PUBLISH", self.names.changed.encode(), b"")
+        pause(self.client, self.names, [unit], by="me")
 
     def resume(self) -> None:
         """Paused partitions go on, and held keys are tried again."""
-        for unit in map(str, range(self.settings.partitions)):
-            call, facts, parked = self.server.outside, self.names.facts(unit), self.names.parked(unit)
-            if call(b"HDEL", facts.encode(), b"paused"):
-                self.tell(f"an operator resumes partition {unit}", "resume")
-                call(b"PUBLISH", self.names.changed.encode(), b"")
-            for key, fact in list(self.server.keyspace.data.get(parked.encode(), {}).items()):
-                told = json.loads(fact)
-                if told["due"] is None:
-                    self.tell(f"an operator retries the held {key!r}", "release")
-                    call(b"HSET", parked.encode(), key, json.dumps({**told, "due": 0.0}).encode())
-                    self.tell_workers(unit)
+        units = [str(number) for number in range(self.settings.partitions)]
+        if resumed := resume(self.client, self.names, units, by="me"):
+            self.tell(f"an operator resumes partitions {resumed}", "resume")
+        for parked in list(self.group.parked_keys.all()):
+            if parked.fact.due is None:
+                self.tell(f"an operator retries the held {parked.key}", "release")
+                assert self.group.parked_keys.retry(parked.key, by="me") == "ok"
+
+    def change_parked(self) -> None:
+        """An operator retries, skips or discards the first message of a parked key."""
+        parked = sorted(self.group.parked_keys.all(), key=lambda one: one.key)
+        if parked:
+            key = self.random.choice(parked).key
+            keys, action = self.group.parked_keys, self.random.choice(("retry", "skip", "discard"))
+            (head,) = self.server.outside(b"LRANGE", self.names.mailbox(self.home_of(key), key), b"-1", b"-1")
+            number = int(json.loads(head)["headers"]["id"])
+            self.tell(f"an operator's {action} of {number}, at which {key} is parked", action)
+            if action == "discard":
+                self.judge.discarded(number)
+            assert getattr(keys, action)(key, by="me") == "ok"
 
     def retry_letter(self) -> None:
         """An operator sends a dead letter again, where that puts it behind all that was sent to its key."""
         straight = {key for key in self.keys if self.way_of(key) == self.names.queue(self.home_of(key))}
-        for number in list(self.judge.dead):
+        for number, letters in list(self.judge.dead.items()):
             place = self.judge.place_of.get(number) if isinstance(number, int) else None
-            if place is None or place[1] not in straight or self.world.server_is_down:
+            if place is None or place[1] not in straight:
                 continue
-            (letter_id,) = self.judge.dead[number]
-            letter = self.letters.get(letter_id.decode())
+            letter = self.group.dead_letters.get(min(letters).decode())
             if letter is not None:
-                self.tell(f"an operator retries {number}", "retry")
+                self.tell(f"an operator retries {number!r}", "retry letter")
                 self.judge.sent_again(int(number))
-                assert self.letters.retry([letter]) == 1
+                assert self.group.dead_letters.retry([letter]) == 1
             return
 
     # After the storm.
@@ -514,6 +512,7 @@ ACTIONS = {
     "forget": 3,
     "edit": 4,
     "retry_letter": 3,
+    "change_parked": 3,
     "send_killer": 1,
     "resend": 3,
     "pause": 1,

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from tests.simulation.keyspace import Keyspace, Words
+from tests.simulation.keyspace import Keyspace, Status, Words
 from tests.simulation.lua import run_script
 
 
@@ -28,6 +28,8 @@ class Session:
         self.blocked: Words | None = None
         self.blocked_until = 0.0
         self.channels: set[bytes] = set()
+        #: Commands between MULTI and EXEC.
+        self.queued: list[Words] | None = None
 
     @property
     def deliverable(self) -> bool:
@@ -69,8 +71,18 @@ class Server:
         return answer
 
     def answer(self, words: Words, session: Session) -> Any:
+        name = words[0].upper()
+        if session.queued is not None and name != b"EXEC":
+            session.queued.append(words)
+            return Status(b"QUEUED")
         try:
-            match words[0].upper():
+            match name:
+                case b"MULTI":
+                    session.queued = []
+                    return Status(b"OK")
+                case b"EXEC":
+                    queued, session.queued = session.queued or [], None
+                    return [self.answer(each, session) for each in queued]
                 case b"EVALSHA":
                     text = self.scripts.get(words[1])
                     if text is None:

@@ -18,6 +18,9 @@ from tests.simulation.server import Server, Session
 #: Seconds since the epoch when every schedule begins.
 BEGINNING = 1_800_000_000.0
 
+#: Producers and operators: what they do is done at once.
+OUTSIDE = "outside"
+
 _worlds: list[World] = []
 
 
@@ -106,7 +109,7 @@ class World:
 
     def who(self) -> str:
         thread = self.current()
-        return "outside" if thread is None else thread.process.name
+        return OUTSIDE if thread is None else thread.process.name
 
     def check_alive(self) -> None:
         """A killed process does nothing more, whatever its `finally` clauses want."""
@@ -171,7 +174,7 @@ class World:
     def deliver_all(self) -> None:
         """Execute what came from outside, at once."""
         for session in self.server.sessions:
-            while session.owner == "outside" and session.deliverable:
+            while session.owner == OUTSIDE and session.deliverable:
                 self.deliver(session)
 
     def deliver(self, session: Session) -> None:
