@@ -93,7 +93,7 @@ class DeadLetters:
         for letter in letters:
             parked = self.parked.of_letter(letter) if letter.in_place else None
             if parked is not None:
-                gone += self.parked.discard(parked.key, by=by) == "ok"
+                gone += self.parked.discard(parked.key, by=by, of=parked.fact) == "ok"
             else:
                 gone += int(self.client.hdel(self.names.dead(letter.unit), letter.id))
         return gone
