@@ -28,6 +28,7 @@ from tasks.store.leases import fix_partitions, remember_computations
 from tasks.store.names import INGRESS
 from tasks.store.server import look_at_server
 from tasks.store.status import worker_id
+from tasks.worker.consumer import make_patient
 from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.loop import PartitionLoop
@@ -107,6 +108,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
                     f"-Q {self.installation.group.names.queue_name(unit)}: there are only "
                     f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
+        make_patient(worker, self.installation.group.client)
         queues = worker.app.amqp.queues
         queues.deselect(
             [name for name in queues.consume_from if self.installation.group.names.unit_of(name) is not None]

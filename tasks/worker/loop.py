@@ -84,6 +84,7 @@ class PartitionLoop(threading.Thread):
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
         self._lost_since: float | None = None
+        self._share_when_lost = self._share
         self._backoff = Backoff(random.random)
         self.policies = Policies(self.settings)
         self.limits = TimeLimits(self.replace_process)
@@ -118,7 +119,6 @@ class PartitionLoop(threading.Thread):
                     self.settle()
                 else:
                     self.wait()
-                self.say_found()
             except Dropped:
                 break
             except (redis.RedisError, OSError) as error:
@@ -279,6 +279,7 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             raise
         if self.judge(lane, reply):
+            self.say_found()
             planned = under_way.planned
             lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             partitions_held = sum(one.partition is not None for one in self.lanes.values())
@@ -303,7 +304,6 @@ class PartitionLoop(threading.Thread):
                         raise
                 self.rest(error)
             else:
-                self.say_found()
                 return reply
 
     def judge(self, lane: Lane, reply: Reply) -> bool:
@@ -351,6 +351,8 @@ class PartitionLoop(threading.Thread):
         share = self._share
         if share is self._followed:
             return
+        if share is not self._share_when_lost:
+            self.say_found()  # a lease was renewed since: a server that only answers peeks (a replica) renews none
         self.settle()
         held = {unit: token for unit, token in share.owned.items() if (unit, token) not in self._gone}
         for lane in list(self.lanes.values()):
@@ -434,13 +436,15 @@ class PartitionLoop(threading.Thread):
                 lane.unknown = True
 
     def rest(self, error: Exception) -> None:
-        """The server does not answer, or refuses: say so once, and wait a little."""
+        """The server does not answer, or refuses: say so once, and wait, each time a little longer."""
         if self._lost_since is None and not self._finishing:
-            self._lost_since = time.monotonic()
+            self._lost_since, self._share_when_lost = time.monotonic(), self._share
             logger.warning(
                 "partitions: Redis does not answer as it should (%s: %s); trying until it does", type(error).__name__, error
             )
         self.watch.close()
+        for lane in self.lanes.values():
+            lane.unknown = True  # the server may come back with older data: each is peeked at before it goes on
         if not self._dropping:
             time.sleep(self._backoff.next_seconds())
 
