@@ -23,6 +23,9 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
         _RUN: f"if ARGV[i + 1] == 'HSET' and words >= 6 then ARGV[i + 4], ARGV[i + 6] = ARGV[i + 6], ARGV[i + 4] end {_RUN}"
     },
     "gives out a token twice": {"math.max(before + 1, time[1] * 1000000 + time[2])": "math.max(before, 1)"},
+    "counts tokens, which a server that lost data gives again": {
+        "math.max(before + 1, time[1] * 1000000 + time[2])": "before + 1"
+    },
     "writes over an operator's change": {"if revision ~= '' and edits ~= revision then": "if false then"},
     "leaves a parked key's messages in their mailbox": {
         _RUN: f"if ARGV[i + 1] ~= 'LPUSH' or not string.find(ARGV[i + 2], ':mailbox:', 1, true) then {_RUN} end"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from tests.simulation.scene import Scene
@@ -116,6 +118,23 @@ class Faults(Scene):
             session.cut, session.blocked, session.channels = True, None, set()
             session.inbox.clear()
             session.outbox.clear()
+
+    def save(self) -> None:
+        """The server's disk has what it holds now; `lose` brings it back to that."""
+        self.tell("the server saves", "save")
+        self.saved = copy.deepcopy((self.server.keyspace.data, self.server.keyspace.ends)), self.judge.remember()
+        self.saved_ordinary = set(self.ordinary)
+
+    def lose(self) -> None:
+        """The server is killed, and comes back with what its disk has: queues and states are from one moment."""
+        if self.saved is not None:
+            self.tell("the server comes back with older data", "lose")
+            self.restart_server()
+            (data, ends), known = self.saved
+            self.server.keyspace.data, self.server.keyspace.ends = copy.deepcopy((data, ends))
+            self.server.keyspace.touched.clear()
+            self.judge.went_back(known)
+            self.ordinary = set(self.saved_ordinary)
 
     def flush_scripts(self) -> None:
         self.tell("the scripts are forgotten", "script flush")

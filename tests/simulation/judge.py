@@ -7,6 +7,7 @@ is applied or becomes one, once. Leases: a token is given to one worker, and onl
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,11 @@ Place = tuple[str, str]
 
 class Violation(AssertionError):
     """A promise is broken that is not one of a key's history."""
+
+
+#: What of a judge's knowledge a server loses together with its data; not to whom it gave a token: it must never give
+#: that to another.
+GOES_BACK = ("wanted", "applied", "forgotten", "dead", "broken", "_seen", "_positions", "_tokens")
 
 
 class Judge:
@@ -83,6 +89,14 @@ class Judge:
     def _next_index(self, place: Place) -> int:
         applied = self.applied.get(place)
         return self.wanted[place].index(applied[-1]) + 1 if applied else 0
+
+    def remember(self) -> dict[str, Any]:
+        """All that is known at this moment, for `went_back`."""
+        return copy.deepcopy({name: getattr(self, name) for name in GOES_BACK})
+
+    def went_back(self, known: dict[str, Any]) -> None:
+        """The server has lost what it was given since: what was sent then was never sent."""
+        vars(self).update(copy.deepcopy(known))
 
     # What is seen.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from zlib import crc32
 
 from celery import Celery
@@ -49,6 +50,9 @@ class Scene:
         self.client = connect(self.settings)
         self.group, self.computations = self.installation.group, computations
         self.workers: list[Worker] = []
+        #: What the server's disk and the judge have, when `save` was last called.
+        self.saved: tuple[Any, dict[str, Any]] | None = None
+        self.saved_ordinary: set[bytes] = set()
         self.ordinary: set[bytes] = set()
         self.ran_ordinary: list[bytes] = []
         self.numbers = 0

@@ -40,6 +40,8 @@ ACTIONS = {
     "pause_server": 2,
     "restart_server": 2,
     "flush_scripts": 2,
+    "save": 2,
+    "lose": 1,
     "forget": 3,
     "edit": 4,
     "retry_letter": 3,
@@ -100,6 +102,7 @@ class Schedule(Faults, Operators):
         try:
             for _ in range(self.random.choice((1, 2, 3))):
                 self.join()
+            self.save()  # what is lost may be everything
             self.storm()
             self.calm()
             self.judge.check_end()
