@@ -145,6 +145,10 @@ class Lane:
     def server_now(self) -> float:
         return time.monotonic() + self.clock_offset
 
+    def is_where_it_was(self, reply: Reply) -> bool:
+        """By the answer to a peek. If not, the server went back to older data, or an operator changed something."""
+        return (reply.position, reply.revision) == (self.position, self.revision)
+
     def take_reply(self, reply: Reply) -> None:
         """What every answer of the commit script tells."""
         # A peek, or a commit that was sent again after a lost reply, comes after an operator's change: nobody else tells of it,

@@ -198,7 +198,7 @@ def _labelled(numbers: dict[Place, list[int]]) -> dict[str, list[int]]:
 
 def check_shares(holders: Iterable[bytes], alive: set[str], partitions: int) -> str | None:
     """Why the shares are not fair; None: they are."""
-    held = {name: 0 for name in alive}
+    held = dict.fromkeys(alive, 0)
     for holder in holders:
         if holder.decode() not in held:
             return f"{holder!r} is gone, and holds a unit"

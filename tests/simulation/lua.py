@@ -24,7 +24,7 @@ _keyspace = Keyspace()
 
 def run_script(keyspace: Keyspace, text: bytes, keys: Words, arguments: Words) -> Any:
     """Run a script to its answer. Raises `ResponseError` where it fails; what it wrote before stays, as in Redis."""
-    global _keyspace  # noqa: PLW0603 - one script runs at a time, as in Redis
+    global _keyspace
     _keyspace = keyspace
     answer = _from_lua(_compiled(text)(_table_from(keys), _table_from(arguments)))
     if isinstance(answer, ResponseError):

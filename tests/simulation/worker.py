@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.model.step import Outcome, Slot
+from tasks.model.outcome import Outcome, Slot
 from tasks.producer.installation import Installation
 from tasks.worker.lane import Lane
 from tasks.worker.leasekeeper import LeaseKeeper
