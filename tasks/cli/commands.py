@@ -11,6 +11,7 @@ import msgspec
 
 from tasks.cli.files import read_messages
 from tasks.cli.output import json_option, plain, print_json, print_table, refusals
+from tasks.cli.stored import stored
 from tasks.model.computation import Computation
 from tasks.model.keys import partition_of, spell_key
 from tasks.producer.bulk import send_many
@@ -24,6 +25,9 @@ from tasks.store.dead_letters import raw_text
 @click.pass_context
 def partitions(context: click.Context) -> None:
     """See and work the partitions: status, states, keys, dead letters, sending files."""
+
+
+partitions.add_command(stored)
 
 
 def _installation(context: click.Context) -> Installation:
