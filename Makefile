@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PYTHONS := python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test bench lint clean
+.PHONY: help install demo dev test chaos bench lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -26,6 +26,9 @@ dev: $(INSTALLED) ## a server, workers and Flower, until Ctrl-C
 test: $(INSTALLED) ## all tests (ARGS="-k name" passes options to pytest)
 	$(BIN)/python -m pytest $(ARGS)
 
+chaos: $(INSTALLED) ## harm a whole group at random, then prove its history (SECONDS=60 SEED=7)
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+
 bench: $(INSTALLED) ## measure; tables and plots go to .bench/
 	$(BIN)/python -m tests.benchmarks
 
@@ -34,8 +37,8 @@ lint: $(INSTALLED) ## style, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean: ## remove .venv, caches and what demo and bench wrote
-	rm -rf $(VENV) .dev .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build *.egg-info
+clean: ## remove .venv, caches and what demo, chaos and bench wrote
+	rm -rf $(VENV) .dev .bench .chaos .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build *.egg-info
 	find config tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again when pyproject.toml changes.

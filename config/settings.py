@@ -82,7 +82,7 @@ class Settings:
     mailbox_messages: int = 10_000
     #: `DEATHS`: a message over which so many workers died becomes a dead letter. 0: never.
     deaths: int = 3
-    #: `DEDUPLICATE_IDS`: ids remembered for one computation and partition, 60 bytes each, where it drops duplicates.
+    #: `DEDUPLICATE_IDS`: ids remembered for one computation and partition, 60 to 80 bytes each, where it drops duplicates.
     deduplicate_ids: int = 500_000
 
     #: `EVENTS_PER_SECOND`: tasks a second whose events a worker sends in full; past it they are sampled.

@@ -20,9 +20,10 @@ import msgspec
 
 from config.settings import Settings
 from tasks.model.messages import DeliveryInfo, Envelope, Headers, Properties
+from tasks.model.outcome import Slot
 from tasks.model.policy import RetryPolicy
 from tasks.model.reading import Work
-from tasks.model.step import Slot, StepRules, step
+from tasks.model.step import StepRules, step
 from tasks.producer.handle import OrderedComputation
 from tasks.store.codec import StateCodec
 

@@ -9,91 +9,17 @@ more than once for a message; what it does to its state counts once.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from types import MappingProxyType
-from typing import Any, NamedTuple, assert_never, cast
-
-import msgspec
+from typing import Any, assert_never, cast
 
 from tasks.model.computation import Computation, Context
 from tasks.model.errors import TimeLimitExceeded, say, trace_of
 from tasks.model.messages import details_of
+from tasks.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
 from tasks.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
 from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
-
-
-class Slot(msgspec.Struct, gc=False):
-    """A key's state in a worker's memory: the object, and its bytes as Redis has them (None: not yet there)."""
-
-    state: Any
-    stored: bytes | None
-
-
-class Unreadable(msgspec.Struct, frozen=True):
-    """A key's state that can't be read: its messages become dead letters, and it stays as it is."""
-
-    error: str
-
-
-#: States by computation name, then key. The step reads it; the caller fills it and, after the commit, keeps it.
-States = Mapping[str, Mapping[str, Slot | Unreadable]]
-
-
-@dataclass(frozen=True, slots=True)
-class Pickling:
-    """How a state object becomes bytes and back, for one computation and key (signed, in the store's codec)."""
-
-    dump: Callable[[Computation, str, Any], bytes]
-    load: Callable[[Computation, str, bytes], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A try that raised."""
-
-    item: Work
-    error: str
-    trace: str
-    attempt: int
-
-
-class Parking(NamedTuple):
-    """A key that is to wait."""
-
-    failure: Failure
-    #: Until the next try; None: until an operator acts.
-    seconds: float | None
-    #: The retries are used up: a dead letter tells of the message, which keeps its place.
-    used_up: bool
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What one step decided; the commit writes it, all or nothing."""
-
-    #: So many messages, from the oldest on, leave their queue or mailbox.
-    taken: int = 0
-    #: New state bytes by computation name, then key; only what changed.
-    states: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    #: Raw messages for other partitions, in order.
-    forwarded: dict[int, list[bytes]] = field(default_factory=dict)
-    later: list[Later] = field(default_factory=list)
-    dead: list[tuple[Broken, int]] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    #: Messages to append to the mailbox of a parked key, oldest first.
-    mailed: dict[str, list[bytes]] = field(default_factory=dict)
-    #: Keys to park, or to keep parked.
-    parked: dict[str, Parking] = field(default_factory=dict)
-    #: The partition is to pause, until an operator resumes it.
-    pause: bool = False
-    #: Work that was applied, with the moment it began.
-    done: list[Work] = field(default_factory=list)
-    began: list[float] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    ended: float = 0.0
-    #: The next message is an ordinary Celery task: run it, then go on.
-    ordinary: Ordinary | None = None
 
 
 def call_unlimited(item: Work, arguments: list[Any]) -> None:

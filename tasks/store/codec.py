@@ -21,8 +21,8 @@ from typing import Any
 from tasks.model.computation import Computation
 from tasks.model.errors import StateError, say
 from tasks.model.keys import key_bytes
+from tasks.model.outcome import Pickling
 from tasks.model.state import StateClass
-from tasks.model.step import Pickling
 from tasks.model.unpickling import Allowed, NotAllowed, restricted_loader
 
 UNSIGNED = b"\x01"

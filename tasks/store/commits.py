@@ -13,8 +13,8 @@ import msgspec
 import redis
 
 from tasks.model.keys import key_bytes
+from tasks.model.outcome import Failure, Outcome
 from tasks.model.reading import Broken
-from tasks.model.step import Failure, Outcome
 from tasks.store.names import PRIORITY_SUFFIXES, Names
 from tasks.store.parking import Parked, park
 from tasks.store.scripts import script

@@ -20,7 +20,9 @@ partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the
 partition:<unit>:dead              hash   dead letter id → JSON
 partition:<unit>:dead:raw          hash   dead letter id → the message itself, where it is too long to stand in the JSON
 partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
-partition:<unit>:seen:<age>:<name> set    digests of message ids, of a computation that drops duplicates; age: young, old
+partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
+partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
+partition:draining                 hash   worker id → when an operator told it to give its partitions up (ms)
 """
 
 from __future__ import annotations
@@ -86,6 +88,14 @@ class Names:
     @property
     def changed(self) -> str:
         return f"{self.root}:changed"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.root}:audit"
+
+    @property
+    def draining(self) -> str:
+        return f"{self.root}:draining"
 
     @property
     def policies(self) -> str:

@@ -11,7 +11,7 @@ import redis
 from tasks.model.computation import Computation
 from tasks.model.errors import StateError
 from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
-from tasks.model.step import Slot, Unreadable
+from tasks.model.outcome import Slot, Unreadable
 from tasks.store.codec import StateCodec, StoredFacts
 from tasks.store.names import Names
 from tasks.store.scripts import script
@@ -98,7 +98,9 @@ class StateReader:
         spelled = spell_key(key)
         unit = str(partition_of(spelled, self.partitions))
         gone = script("forget").run(
-            self.client, [self.names.states(unit, computation.name), self.names.facts(unit)], [key_bytes(spelled)]
+            self.client,
+            [self.names.states(unit, computation.name), self.names.facts(unit)],
+            [key_bytes(spelled), self.names.changed],
         )
         return bool(gone)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.model.duplicates import ids_to_remember
+from tasks.model.outcome import Outcome
 from tasks.model.reading import Item
-from tasks.model.step import Outcome
 from tasks.store.commits import Commit, CommitUnderWay, commands_of, digest_of_raw
 from tasks.store.names import Names
 from tasks.store.parking import Parked, park, unpark

@@ -31,4 +31,4 @@ def drop_seen(
     if not wanted:
         return items
     lane.seen = read_seen(client, names, lane.unit, wanted)
-    return drop_duplicates(items, {name: one.digests for name, one in lane.seen.items()})
+    return drop_duplicates(items, {name: one.ids for name, one in lane.seen.items()})

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from tasks.model.outcome import Outcome, Slot, Unreadable
 from tasks.model.reading import Item, Reading, Work
-from tasks.model.step import Outcome, Slot, Unreadable
 from tasks.store.commits import Lease, Reply
 from tasks.store.parking import Parked
 from tasks.store.seen import Seen

@@ -18,8 +18,9 @@ from typing import assert_never
 import redis
 
 from config.settings import Settings
+from tasks.model.outcome import Outcome
 from tasks.model.reading import Broken, Item, Ordinary, Reading, Work, condemned, read_batch
-from tasks.model.step import Outcome, StepRules, step
+from tasks.model.step import StepRules, step
 from tasks.producer.installation import Installation
 from tasks.store.client import connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from celery import signals
+from celery.app.trace import build_tracer
 from celery.exceptions import TaskRevokedError
 from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
@@ -53,6 +54,9 @@ class OrdinaryRunner:
         message = _kombu_message(raw)
         name = message.headers["task"]
         task = self.app.tasks[name]
+        if task.__trace__ is None:
+            # Celery's consumer makes the tracers once it has connected; the loop may have reached the server before it.
+            task.__trace__ = build_tracer(name, task, self.app.loader, self.worker.hostname, app=self.app)
         request = self._request_class(name, task)(
             message,
             on_ack=lambda *_: None,

@@ -17,8 +17,8 @@ from celery import Celery
 from celery.worker import state as worker_state
 
 from tasks.model.messages import details_of
+from tasks.model.outcome import Failure, Outcome, Parking
 from tasks.model.reading import Skipped, Work
-from tasks.model.step import Failure, Outcome, Parking
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from config.settings import Settings
 from tasks.cli import partitions
 from tasks.model.keys import partition_of
+from tasks.model.outcome import Outcome
 from tasks.model.reading import Broken
-from tasks.model.step import Outcome
 from tasks.producer.declarations import installation_of
 from tasks.store.commits import commands_of
 from tasks.store.names import Names

@@ -34,6 +34,19 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
         "redis.call(unpack(ARGV, i + 1, i + words))": "if ARGV[i + 1] ~= 'HSET' then "
         "redis.call(unpack(ARGV, i + 1, i + words)) end"
     },
+    # Each once in the life of a partition.
+    "leaves one that was applied": {
+        "redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, "
+        "redis.call('HSETNX', KEYS[3], 'broken', 1) == 1 and -taken or -taken - 1)"
+    },
+    "puts one behind all others": {
+        "redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, -taken - 1) "
+        "if redis.call('HSETNX', KEYS[3], 'broken', 1) == 1 then redis.call('LMOVE', source, source, 'RIGHT', 'LEFT') end"
+    },
+    "exchanges the states of two keys": {
+        "redis.call(unpack(ARGV, i + 1, i + words))": "if words >= 6 and string.find(ARGV[i + 2], ':state:', 1, true) then "
+        "ARGV[i + 3], ARGV[i + 5] = ARGV[i + 5], ARGV[i + 3] end redis.call(unpack(ARGV, i + 1, i + words))"
+    },
 }
 
 

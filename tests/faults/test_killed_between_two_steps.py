@@ -11,6 +11,7 @@ from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
 
 PLACES = [
+    "read_parked:after",
     "take_batch:after",
     "read:after",
     "load_states:after",

@@ -8,9 +8,10 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from tasks.model.computation import Computation
+from tasks.model.outcome import Outcome, Slot, Unreadable
 from tasks.model.policy import RetryPolicy, Then, effective_policy
 from tasks.model.reading import Item, Reading, Work, read_batch
-from tasks.model.step import Outcome, Slot, StepRules, Unreadable, step
+from tasks.model.step import StepRules, step
 from tasks.store.codec import StateCodec
 
 CODEC = StateCodec()

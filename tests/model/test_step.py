@@ -8,8 +8,9 @@ import pytest
 
 from tasks.model.computation import Context
 from tasks.model.keys import partition_of
+from tasks.model.outcome import Unreadable
 from tasks.model.reading import Ordinary
-from tasks.model.step import Unreadable, step
+from tasks.model.step import step
 from tests.model import counting
 from tests.model.build import CODEC, raw_message, read, rules, run, slots_for, state_after
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, say_to

@@ -7,8 +7,8 @@ import base64
 import pytest
 import redis
 
+from tasks.model.outcome import Outcome
 from tasks.model.reading import Broken
-from tasks.model.step import Outcome
 from tasks.store.commits import CommitStore, DeadLetter, Lease, commands_of
 from tasks.store.dead_letters import DeadLetters, raw_text
 from tasks.store.names import Names

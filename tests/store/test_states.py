@@ -10,7 +10,7 @@ import redis
 
 from tasks.model.errors import StateError
 from tasks.model.keys import partition_of
-from tasks.model.step import Slot, Unreadable
+from tasks.model.outcome import Slot, Unreadable
 from tasks.store.codec import StateCodec
 from tasks.store.commits import CommitStore, Lease
 from tasks.store.names import Names

@@ -55,6 +55,11 @@ def check_history_so_far(sent: Numbers, applied: Numbers) -> None:
     _raise_first(sent, applied, complete=False)
 
 
+def history_errors(sent: Numbers, applied: Numbers) -> list[HistoryError]:
+    """As `check_history`, raising nothing: the first error of each key that has one."""
+    return list(_errors(sent, applied, complete=True))
+
+
 def first_difference(sent: Sequence[int], applied: Sequence[int]) -> int | None:
     """The first index at which they differ, or where the shorter one ends; None when they are equal."""
     pairs = enumerate(zip_longest(sent, applied))

@@ -8,6 +8,7 @@ from tests.support.history import (
     check_history,
     check_history_so_far,
     first_difference,
+    history_errors,
     numbered,
 )
 
@@ -51,6 +52,12 @@ def test_the_owner_of_a_foreign_entry_and_the_number_of_wrong_keys_are_said() ->
     error = failure({"a": [0, 2, 3, 4, 6], "b": [1, 5]})
     assert "was sent to key 'b'" in str(error)
     assert error.__notes__ == ["2 of 2 keys are wrong"]
+
+
+def test_the_errors_of_all_keys_are_listed() -> None:
+    errors = history_errors(SENT, {"a": [0, 2, 6], "b": [1, 3, 3, 5]})
+    assert [(error.key, error.kind) for error in errors] == [("a", "loss"), ("b", "duplicate")]
+    assert history_errors(SENT, SENT) == []
 
 
 def test_so_far_only_the_end_may_be_missing() -> None:

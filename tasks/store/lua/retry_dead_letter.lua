@@ -1,17 +1,18 @@
--- Put dead letters back: each to the end of a queue, and out of the dead letters.
+-- Put a dead letter back: to the end of a queue, and out of the dead letters. Its id counts as not seen, so that it is no
+-- duplicate of itself.
 --
--- KEYS  1 dead (hash)  2 messages kept apart from their letters (hash): what is there is taken, and never leaves the server
--- ARGV  id, queue, raw message; id, queue, raw message; …  (the raw message as read from the record)
--- Returns how many were still there and went back.
+-- KEYS  1 dead (hash)  2 queue (list)  3 young and 4 old ids seen (sets)
+--       5 messages kept apart from their letters (hash): what is there is taken, and never leaves the server
+-- ARGV  1 id of the letter  2 raw message, as read from the record  3 the message's id, as it is remembered
+-- Returns 1 when it was still there and went back, else 0.
 
-local back = 0
-for i = 1, #ARGV, 3 do
-  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then
-    -- In this order: a push that fails (the queue's name holds another type) ends the script with the letter still there.
-    redis.call('LPUSH', ARGV[i + 1], redis.call('HGET', KEYS[2], ARGV[i]) or ARGV[i + 2])
-    redis.call('HDEL', KEYS[1], ARGV[i])
-    redis.call('HDEL', KEYS[2], ARGV[i])
-    back = back + 1
-  end
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  return 0
 end
-return back
+-- In this order: a push that fails (the queue's name holds another type) ends the script with the letter still there.
+redis.call('LPUSH', KEYS[2], redis.call('HGET', KEYS[5], ARGV[1]) or ARGV[2])
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[5], ARGV[1])
+redis.call('SREM', KEYS[3], ARGV[3])
+redis.call('SREM', KEYS[4], ARGV[3])
+return 1

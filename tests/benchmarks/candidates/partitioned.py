@@ -40,8 +40,15 @@ def average_price_computing(trade: Trade, state: Average) -> None:
     state.price = averaged(state.price, trade.price)
 
 
+@state_computation(name="average price, once", state=Average, key=symbol_of, deduplicate=3600)
+def average_price_once(trade: Trade, state: Average) -> None:
+    """Like `average_price`, with every id looked up and remembered."""
+    state.price = averaged(state.price, trade.price)
+
+
 COMPUTATIONS = {
     "plain": average_price,
+    "once": average_price_once,
     "waiting": average_price_waiting,
     "computing": average_price_computing,
 }

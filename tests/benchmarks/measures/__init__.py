@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.measures import (
+    duplicates,
     enqueue,
     growth,
     latency,
@@ -23,5 +24,6 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "growth": growth.measure,
     "round-trips": round_trips.measure,
     "memory": memory.measure,
+    "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
 }

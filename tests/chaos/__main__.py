@@ -1,0 +1,131 @@
+"""`python -m tests.chaos --seconds 60 --seed 7`: harm a group at random, let it come to rest, and judge its history.
+
+Prints the seed, a line for each thing that is done, and the verdict. Exits with 1 when something was lost, doubled, out of
+order or unaccounted for; then what there is to look into is kept, and where is said. The same seed and seconds give the same
+injections at the same times; what they hit depends on how fast the processes are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from tests.chaos import evidence
+from tests.chaos.application import TRIES
+from tests.chaos.findings import look
+from tests.chaos.injections import carry_out
+from tests.chaos.schedule import Injection, make_schedule
+from tests.chaos.stage import Stage
+from tests.chaos.verdict import Found, Violation, judge
+from tests.faults.engines import BREAKS
+from tests.support.environment import clear_environment
+
+
+class Run:
+    """One run, from a stage that stands to its verdict."""
+
+    def __init__(self, stage: Stage, seed: int, seconds: float) -> None:
+        self.stage, self.schedule = stage, make_schedule(seed, seconds)
+        self.seconds = seconds
+        self.said: list[str] = []
+        self.found: Found | None = None
+        self.began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line with the time, for people and for the evidence."""
+        self.said.append(f"{time.monotonic() - self.began:7.2f} s  {text}")
+        print(self.said[-1], flush=True)
+
+    def judge(self) -> list[Violation]:
+        """Harm, calm, drain, look, and compare."""
+        stage = self.stage
+        for producer in stage.producers:
+            producer.start()
+        self.harm()
+        stage.calm()
+        stage.end_producers()
+        self.say("calm; waiting until all is done")
+        stuck = []
+        for wait in (stage.drain, stage.share_out):
+            try:
+                wait()
+            except AssertionError as error:
+                stuck.append(Violation("left", str(error)))
+        stage.end_workers()
+        self.found = look(stage.live, stage.notes, stage.complaints)
+        sent = [one for producer in stage.producers for one in producer.sent]
+        self.say(
+            f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes that were not "
+            f"answered; {self.found.processed:,} applied to {len(self.found.applied):,} keys, "
+            f"{len(self.found.letters):,} dead letters, {len(self.found.notes):,} ordinary tasks run; "
+            f"{len(stage.workers)} workers, {len(stage.retired)} of them started anew"
+        )
+        self.say(
+            f"{sum(fault.fired for fault in stage.faults)} requests and replies lost; workers met "
+            + ", ".join(f"{times} {what}" for what, times in stage.noticed().items())
+        )
+        return stuck + judge(sent, self.found, tries=TRIES)
+
+    def harm(self) -> None:
+        """Carry out the schedule, and what ends each injection, in order of time."""
+        order = count()
+        todo: list[tuple[float, int, Injection | tuple[str, Callable[[], None]]]] = [
+            (injection.at, next(order), injection) for injection in self.schedule
+        ]
+        self.began = time.monotonic()
+        while todo:
+            at, _, what = heapq.heappop(todo)
+            time.sleep(max(0.0, self.began + at - time.monotonic()))
+            for number in self.stage.revive():
+                self.say(f"worker {number} was ended by a message; started anew")
+            if isinstance(what, Injection):
+                done = carry_out(what, self.stage)
+                self.say(done.text)
+                if done.end is not None:
+                    heapq.heappush(todo, (at + what.seconds, next(order), done.end))
+            else:
+                text, end = what
+                end()
+                self.say(text)
+        time.sleep(max(0.0, self.began + self.seconds - time.monotonic()))
+
+
+def main() -> int:
+    description, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=description, epilog=details)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long it is harmed (default: 60)")
+    parser.add_argument("--seed", type=int, help="what is done, when and to whom (default: at random)")
+    parser.add_argument("--broken", choices=list(BREAKS), help="on an engine that is broken so, to see it caught")
+    options = parser.parse_args()
+    seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
+    clear_environment()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # told to end, it leaves no process behind
+
+    print(f"chaos for {options.seconds:g} s; again with: make chaos SECONDS={options.seconds:g} SEED={seed}", flush=True)
+    engine = {"BROKEN_ENGINE": options.broken} if options.broken else {}
+    with tempfile.TemporaryDirectory(prefix="chaos-") as directory, Stage(Path(directory), seed, engine) as stage:
+        run = Run(stage, seed, options.seconds)
+        try:
+            violations = run.judge()
+        except Exception:
+            print(f"the run itself failed; kept in {evidence.keep(stage, run.said, run.found)}", file=sys.stderr)
+            raise
+        for violation in violations:
+            run.say(f"VIOLATION {violation}")
+        if violations:
+            print(f"chaos with seed {seed}: {len(violations)} violations; kept in {evidence.keep(stage, run.said, run.found)}")
+            return 1
+    print(f"chaos with seed {seed}: everything was applied exactly once, in order, and nothing is unaccounted for")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

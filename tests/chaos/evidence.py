@@ -1,0 +1,30 @@
+"""What is kept of a run that went wrong: logs, the server's files, what was sent and what was found."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.chaos.stage import Stage
+from tests.chaos.verdict import Found
+from tests.support.worker import ROOT
+
+#: Git ignores it.
+FOLDER = ROOT / ".chaos"
+
+
+def keep(stage: Stage, said: Sequence[str], found: Found | None) -> Path:
+    """Copy it all to a new folder; returns that. While the stage still stands: the server's folder goes with it."""
+    folder = FOLDER / f"{stage.seed}-{stage.directory.name}"
+    shutil.copytree(stage.directory, folder)
+    shutil.copytree(stage.server.directory, folder / "server")
+    (folder / "said.log").write_text("\n".join(said) + "\n")
+    for producer in stage.producers:
+        rows = "".join(f"{one}\n" for one in producer.sent)
+        (folder / f"sent-by-{producer.number}.log").write_text(rows)
+    if found is not None:
+        rows = "".join(f"{key} {' '.join(map(str, row))}\n" for key, row in sorted(found.applied.items()))
+        (folder / "applied.log").write_text(rows)
+        (folder / "letters.log").write_text("".join(f"{letter}\n" for letter in found.letters))
+    return folder

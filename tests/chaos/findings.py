@@ -1,0 +1,34 @@
+"""What became of what was sent: read from Redis, from the workers and from their notes, when all is calm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.chaos.application import COMPUTATIONS
+from tests.chaos.verdict import Found
+from tests.fundamentals.live import LiveGroup
+
+
+def look(live: LiveGroup, notes: Path, complaints: Sequence[str] = ()) -> Found:
+    """Everything that the verdict asks for."""
+    lines = notes.read_text().split() if notes.exists() else []
+    return Found(
+        applied={key: row for one in COMPUTATIONS for key, row in live.numbers(one).items()},
+        notes=[int(line) for line in lines],
+        letters=live.letters(),
+        processed=live.processed(),
+        left=list(_left(live)),
+        complaints=complaints,
+    )
+
+
+def _left(live: LiveGroup) -> Iterator[str]:
+    """What is not done, in words."""
+    for row in live.group.status():
+        waiting = {"queued": row.length, "parked keys": row.parked, "delayed": row.delayed}
+        said = ", ".join(f"{count} {what}" for what, count in waiting.items() if count)
+        if said:
+            yield f"{row.queue}: {said}"
+    for mailbox in live.client.scan_iter(f"{live.names.root}:*:mailbox:*", count=1000):
+        yield f"{mailbox!r} still holds {live.client.llen(mailbox)} messages"

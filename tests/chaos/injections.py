@@ -1,0 +1,122 @@
+"""Doing to the stage what the schedule says, and undoing what lasts only for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+import redis
+
+from tests.chaos.schedule import Injection
+from tests.chaos.stage import Stage
+from tests.support.proxy import Proxy
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done, in words; and what ends it after the injection's seconds, with the words for that."""
+
+    text: str
+    end: tuple[str, Callable[[], None]] | None = None
+
+
+def carry_out(injection: Injection, stage: Stage) -> Done:
+    """Do it now."""
+    match injection.kind:
+        case "kill" | "freeze" | "leave" | "quit" | "join":
+            return _to_worker(injection, _number(injection), stage)
+        case "cut" | "silence":
+            return _to_line(injection, _number(injection), stage.lines[_number(injection)])
+        case "lose requests" | "lose replies":
+            return _lose(injection, stage.lines[_number(injection)], stage, f"line {injection.target}")
+        case "resend":
+            return _lose(injection, stage.producers_line, stage, "producers' line")
+        case "kill server" | "restart server" | "pause server":
+            return _to_server(injection, stage)
+        case "flush scripts":
+            return _flush_scripts(stage)
+        case "malformed":
+            stage.producers[_number(injection)].malformed.append(injection.times)
+            return Done(f"producer {injection.target}: {injection.times} malformed messages")
+        case "raising":
+            stage.producers[_number(injection)].raising.append(injection.times)
+            return Done(f"producer {injection.target}: {injection.times} messages that raise, once or always")
+        case "killer":
+            stage.producers[_number(injection)].killers.append(injection.times)
+            return Done(f"producer {injection.target}: a message that ends whatever worker runs it")
+        case "hang":
+            stage.producers[_number(injection)].hanging.append(injection.times)
+            return Done(f"producer {injection.target}: a message that takes longer than its time limit")
+        case _:
+            assert_never(injection.kind)
+
+
+def _number(injection: Injection) -> int:
+    assert injection.target is not None
+    return injection.target
+
+
+def _to_worker(injection: Injection, number: int, stage: Stage) -> Done:
+    if injection.kind == "join":
+        return Done(f"worker {number} joins (pid {stage.start_worker(number).pid})")
+    worker = stage.workers[number]
+    if injection.kind == "freeze":
+        worker.stop_process()
+        text = f"SIGSTOP to worker {number} for {injection.seconds} s"
+        return Done(text, (f"SIGCONT to worker {number}", worker.continue_process))
+    stage.ended.add(number)
+    match injection.kind:
+        case "kill":
+            worker.kill()
+            return Done(f"SIGKILL to worker {number}")
+        case "leave":
+            worker.terminate()
+            return Done(f"SIGTERM to worker {number}")
+        case _:
+            worker.quit()
+            return Done(f"SIGQUIT to worker {number}")
+
+
+def _to_line(injection: Injection, number: int, line: Proxy) -> Done:
+    if injection.kind == "cut":
+        cut = line.connection_count
+        line.cut()
+        return Done(f"line {number} is cut ({cut} connections)")
+    line.freeze()
+    return Done(f"line {number} is silent for {injection.seconds} s", (f"line {number} speaks again", line.thaw))
+
+
+def _lose(injection: Injection, line: Proxy, stage: Stage, name: str) -> Done:
+    what, prepare = (
+        ("requests", line.cut_before_request)
+        if injection.kind == "lose requests"
+        else ("replies to requests", line.cut_before_reply)
+    )
+    stage.faults.append(prepare(injection.marker, injection.times))
+    return Done(f"{name}: the next {injection.times} {what} with {injection.marker.decode()!r} are lost")
+
+
+def _to_server(injection: Injection, stage: Stage) -> Done:
+    server = stage.server
+    match injection.kind:
+        case "pause server":
+            server.pause()
+            return Done(f"SIGSTOP to the server for {injection.seconds} s", ("SIGCONT to the server", server.resume))
+        case "kill server":
+            server.kill()
+            return Done(f"SIGKILL to the server for {injection.seconds} s", ("the server starts again", server.start))
+        case _:
+            server.stop()
+            return Done(f"SIGTERM to the server for {injection.seconds} s", ("the server starts again", server.start))
+
+
+def _flush_scripts(stage: Stage) -> Done:
+    if not stage.server.running:
+        return Done("the server has no scripts to forget now")
+    with stage.server.client(socket_timeout=0.5) as client:
+        try:
+            client.script_flush()
+        except redis.RedisError as error:  # it is paused
+            return Done(f"the server did not answer SCRIPT FLUSH ({error})")
+    return Done("SCRIPT FLUSH")

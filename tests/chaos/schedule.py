@@ -1,0 +1,143 @@
+"""What is done to the group, when, to whom: a pure function of a seed and a number of seconds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal[
+    "kill",
+    "freeze",
+    "leave",
+    "quit",
+    "join",
+    "cut",
+    "lose requests",
+    "lose replies",
+    "silence",
+    "kill server",
+    "restart server",
+    "pause server",
+    "flush scripts",
+    "malformed",
+    "raising",
+    "killer",
+    "hang",
+    "resend",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+#: Workers there are at the beginning, numbered from 0; a later one has the next number.
+WORKERS = 3
+MOST_WORKERS = 4
+#: Ways to the server that workers take in turn, by their number; each can be cut by itself.
+LINES = 2
+PRODUCERS = 2
+
+#: Short, so that a fault often outlasts it.
+LEASE_SECONDS = 1.0
+
+#: So often each kind comes in a round of all; a round takes about `len(deck) × 0.7 s`.
+OFTEN: dict[Kind, int] = {"kill": 2, "freeze": 3, "join": 4, "cut": 2, "lose replies": 3, "malformed": 2, "raising": 2}
+GAP_SECONDS = (0.1, 1.3)
+#: The group's first moment is left in peace, and the server between two of its own faults.
+PEACE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """One thing that is done. `at`: seconds since the beginning."""
+
+    at: float
+    kind: Kind
+    #: A worker's, a line's or a producer's number; None where the server is meant.
+    target: int | None = None
+    #: How long it lasts, where it does.
+    seconds: float = 0.0
+    #: How many requests, replies or messages.
+    times: int = 0
+    #: What a lost request, or the request of a lost reply, has in it.
+    marker: bytes = b""
+
+
+#: Requests that are lost, or whose replies are: by what stands in them. A commit with effects; any script (peeks and
+#: leases too); the scripts of leases; the blocking peek.
+MARKERS = (b"HINCRBY", b"HINCRBY", b"HINCRBY", b"HINCRBY", b"EVALSHA", b":workers", b"BLMOVE")
+#: In leases. A silent owner loses its partitions after 2/3 to 1: half of the silences end about then, when the next owner
+#: has the same batch in hand.
+SILENCES = ((0.3, 3.0), (0.7, 1.3))
+#: Every push of a producer has it.
+PUSH = b"LPUSH"
+
+
+def make_schedule(seed: int, seconds: float) -> tuple[Injection, ...]:
+    """The injections of a run, in order of time. The same arguments give the same schedule."""
+    return tuple(_Schedule(random.Random(f"chaos {seed}"), seconds).injections())
+
+
+class _Schedule:
+    """Deals kinds from a shuffled deck, so that a short run has nearly all; knows who is there to be harmed."""
+
+    def __init__(self, random: random.Random, seconds: float) -> None:
+        self.random, self.seconds = random, seconds
+        self.present = list(range(WORKERS))
+        self.next_worker = WORKERS
+        self.server_free_at = 0.0
+        self.deck: list[Kind] = []
+
+    def injections(self) -> Iterator[Injection]:
+        at = PEACE_SECONDS
+        while True:
+            if not self.deck:
+                self.deck = [kind for kind in KINDS for _ in range(OFTEN.get(kind, 1))]
+                self.random.shuffle(self.deck)
+            kind = self.deck.pop()
+            if kind in ("kill server", "restart server", "pause server"):
+                at = max(at, self.server_free_at)
+            if at >= self.seconds:
+                return
+            injection = self.make(round(at, 2), self.possible(kind))
+            yield injection
+            at += self.random.uniform(*GAP_SECONDS)
+
+    def possible(self, kind: Kind) -> Kind:
+        """The kind, or the opposite where there are too few or too many workers for it."""
+        if kind in ("kill", "leave", "quit") and len(self.present) < 2:
+            return "join"
+        return "kill" if kind == "join" and len(self.present) >= MOST_WORKERS else kind
+
+    def make(self, at: float, kind: Kind) -> Injection:
+        choose = self.random.choice
+        match kind:
+            case "kill" | "leave" | "quit":
+                return Injection(at, kind, self.present.pop(self.random.randrange(len(self.present))))
+            case "join":
+                self.present.append(self.next_worker)
+                self.next_worker += 1
+                return Injection(at, kind, self.present[-1])
+            case "freeze":
+                return Injection(at, kind, choose(self.present), self.silence())
+            case "cut":
+                return Injection(at, kind, self.random.randrange(LINES))
+            case "silence":
+                return Injection(at, kind, self.random.randrange(LINES), self.silence())
+            case "lose requests" | "lose replies":
+                line, times, marker = self.random.randrange(LINES), self.random.randint(1, 4), choose(MARKERS)
+                return Injection(at, kind, line, times=times, marker=marker)
+            case "kill server" | "restart server" | "pause server":
+                seconds = round(self.random.uniform(0.0, 3.0), 2)
+                self.server_free_at = at + seconds + PEACE_SECONDS
+                return Injection(at, kind, seconds=seconds)
+            case "flush scripts":
+                return Injection(at, kind)
+            case "killer" | "hang":
+                return Injection(at, kind, self.random.randrange(PRODUCERS), times=1)
+            case "malformed" | "raising":
+                return Injection(at, kind, self.random.randrange(PRODUCERS), times=self.random.randint(1, 8))
+            case "resend":
+                return Injection(at, kind, times=self.random.randint(1, 2), marker=PUSH)
+
+    def silence(self) -> float:
+        return round(self.random.uniform(*self.random.choice(SILENCES)) * LEASE_SECONDS, 2)

@@ -1,0 +1,180 @@
+"""What a chaos run happens to: a server of its own, lines to it that can be cut, workers and producers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.chaos import application
+from tests.chaos.schedule import LEASE_SECONDS, LINES, PRODUCERS, WORKERS
+from tests.chaos.traffic import Producer
+from tests.fundamentals.live import LiveGroup
+from tests.support.proxy import Proxy
+from tests.support.proxy_connection import Fault
+from tests.support.server import RedisServer
+from tests.support.wait import wait_until
+from tests.support.worker import WorkerProcess
+
+#: Short waits: faults that outlast a timeout.
+ENV: Mapping[str, object] = {
+    "PARTITIONS": 4,
+    "LEASE_SECONDS": LEASE_SECONDS,
+    "REDIS_TIMEOUT_SECONDS": 2,
+}
+
+#: Of workers in turn. Small, so that there are many commits; unlike, so that the next owner of a queue cuts it otherwise
+#: than the one that it took over from.
+BATCH_MESSAGES = (40, 5, 15)
+
+#: Longer than the last tries of a worker that was told to end while the server was gone.
+LEAVE_SECONDS = 40.0
+#: The group does nothing for so long, with nothing in its way: it hangs. Longer than a lease, a timeout, a retry and an
+#: `eta` together.
+STUCK_SECONDS = 30.0
+
+#: What happened to a worker → what it says of that.
+NOTICES = {
+    "batches left to another worker": "another worker has taken over",
+    "batches begun anew": "changed from outside",
+    "messages that could not be interrupted": "this process is replaced",
+    "servers that did not answer": "partitions: Redis does not answer (",
+}
+
+#: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own. A
+#: message that hangs is worth an error.
+OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*this process is replaced).*")
+
+
+class Stage:
+    """As a context manager everything runs inside, and is gone after; what it wrote is in `directory`.
+
+    The server answers only what is on its disk, and keeps every command that it was ever given: the whole history of a run
+    that went wrong. `engine`: more environment of the workers, as `tests.faults.engines` reads it.
+    """
+
+    def __init__(self, directory: Path, seed: int, engine: Mapping[str, str]) -> None:
+        self.directory, self.seed, self.engine = directory, seed, engine
+        self.notes = directory / "notes"
+        self.workers: dict[int, WorkerProcess] = {}
+        #: Those that a message ended, and others stand for.
+        self.retired: list[WorkerProcess] = []
+        #: Workers that were told to end, or killed.
+        self.ended: set[int] = set()
+        self.faults: list[Fault] = []
+        #: What workers did that none should, in words.
+        self.complaints: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        try:
+            self.server = enter(
+                RedisServer(appendonly=True, appendfsync="always", config={"auto-aof-rewrite-percentage": "0"})
+            )
+            self.lines = [enter(Proxy(self.server.host, self.server.port)) for _ in range(LINES)]
+            self.producers_line = enter(Proxy(self.server.host, self.server.port))
+            #: As it is seen from here, with nothing in between.
+            self.live = enter(LiveGroup(self.server.url(), self.directory, **ENV, **self.engine))
+            self.producers = []
+            for number in range(PRODUCERS):
+                live = enter(LiveGroup(self.producers_line.url(), self.directory, **ENV))
+                live.group.check()
+                self.producers.append(Producer(number, self.seed, live))
+            for number in range(WORKERS):
+                self.start_worker(number)
+            for worker in self.workers.values():
+                worker.wait_ready()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for producer in self.producers:
+                if producer.is_alive():
+                    producer.end()
+        finally:
+            self._stack.close()
+
+    def start_worker(self, number: int) -> WorkerProcess:
+        self.workers[number] = self.live.start_worker(
+            *("-n", f"worker-{number}@chaos"),
+            module=application.__name__,
+            REDIS_URL=self.lines[number % LINES].url(),
+            CHAOS_NOTES=self.notes,
+            BATCH_MESSAGES=BATCH_MESSAGES[number % len(BATCH_MESSAGES)],
+        )
+        return self.workers[number]
+
+    def revive(self) -> list[int]:
+        """Start a worker anew, under its number, in the place of each that a message ended; returns their numbers.
+
+        One that ended by itself otherwise is complained of.
+        """
+        revived = []
+        for number, worker in list(self.workers.items()):
+            if number in self.ended or worker.running:
+                continue
+            code = worker.wait()
+            if code == application.EXIT_CODE:
+                self.retired.append(worker)
+                self.start_worker(number)
+                revived.append(number)
+            else:
+                self.ended.add(number)
+                self.complaints.append(f"worker {number} ended by itself with {code} ({worker.log_path.name})")
+        return revived
+
+    def calm(self) -> None:
+        """No more faults: what is prepared and has not happened will not."""
+        for fault in self.faults:
+            fault.remaining = 0
+
+    def end_producers(self) -> None:
+        for producer in self.producers:
+            producer.end()
+
+    def drain(self) -> None:
+        """Wait until nothing is queued, parked or delayed. Raises `AssertionError` when nothing moves any more."""
+        while waiting := self.waiting():
+            wait_until(
+                lambda: self.revive() or self.waiting() != waiting,
+                STUCK_SECONDS,
+                message=f"the group stands still with (queued, parked, delayed) {waiting}",
+            )
+
+    def share_out(self) -> None:
+        """Wait until every unit has an owner, in fair shares. Raises `AssertionError` when that does not come."""
+        self.live.wait_owned(by=sum(worker.running for worker in self.workers.values()), timeout=STUCK_SECONDS)
+
+    def waiting(self) -> list[tuple[int, int, int, int]]:
+        """Queued, parked, delayed and processed of each unit; nothing when no unit has anything to do."""
+        status = self.live.group.status()
+        busy = any(row.length or row.parked or row.delayed for row in status)
+        return [(row.length, row.parked, row.delayed, row.processed) for row in status] if busy else []
+
+    def noticed(self) -> dict[str, int]:
+        """How often workers said what: whether the faults hit anything."""
+        log = "".join(worker.log() for worker in (*self.workers.values(), *self.retired))
+        return {what: log.count(text) for what, text in NOTICES.items()}
+
+    def end_workers(self) -> None:
+        """Tell those that are left to end; complain of what any worker of the run did that none should."""
+        self.revive()
+        for worker in self.workers.values():
+            worker.terminate()
+        for number, worker in self.workers.items():
+            try:
+                worker.wait(LEAVE_SECONDS)
+            except AssertionError:
+                self.complaints.append(f"worker {number} does not end ({worker.log_path.name})")
+        for worker in (*self.workers.values(), *self.retired):
+            errors = {found.group() for found in OWN_ERROR.finditer(worker.log())}
+            self.complaints += [f"{worker.log_path.name}: {error}" for error in sorted(errors)]

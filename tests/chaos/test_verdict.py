@@ -1,0 +1,150 @@
+"""The verdict passes what is as promised, and names each thing that is not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tasks.store.commits import DeadLetter
+from tests.chaos.application import ALWAYS, TRIES
+from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
+from tests.chaos.verdict import RAISED, Found, judge
+from tests.model.build import raw_message
+
+
+def letter_of(number: int, **other: Any) -> DeadLetter:
+    return letter(raw_message("play", {"key": "a", "number": number}), **{"reason": RAISED, "attempts": TRIES, **other})
+
+
+def letter(raw: bytes, reason: str, attempts: int = 0) -> DeadLetter:
+    text = base64.b64encode(raw).decode()
+    fields = {"id": "0-1-0", "unit": "0", "error": "…", "trace": "", "task": None, "message_id": None, "key": None}
+    return DeadLetter(**fields, reason=reason, attempts=attempts, died_at=0.0, raw=text)
+
+
+def found(applied: Mapping[str, Sequence[int]], **other: Any) -> Found:
+    return Found(**{"notes": [], "letters": [], "processed": sum(map(len, applied.values())), **other}, applied=applied)
+
+
+def kinds(sent: Sequence[Sent], what: Found) -> list[str]:
+    return [violation.kind for violation in judge(sent, what, tries=TRIES)]
+
+
+ACTS = [SentAct("a", 0), SentAct("b", 1), SentAct("a", 2), SentAct("b", 3), SentAct("a", 4)]
+
+
+def test_what_was_sent_passes() -> None:
+    sent = [*ACTS, SentAct("a", 5, ALWAYS), SentAct("b", 6, 1), SentJunk(b"junk", "not-json"), SentNote(7)]
+    letters = [letter_of(5), letter(b"junk", "not-json")]
+    assert kinds(sent, found({"a": [0, 2, 4], "b": [1, 3, 6]}, letters=letters, notes=[7, 7])) == []
+    assert kinds([], found({})) == []
+
+
+@pytest.mark.parametrize(
+    ("applied", "kind"),
+    [
+        pytest.param({"a": [0, 4], "b": [1, 3]}, "loss", id="a message is lost"),
+        pytest.param({"a": [0, 2, 4], "b": [1, 3, 3]}, "duplicate", id="one is applied twice"),
+        pytest.param({"a": [0, 4, 2], "b": [1, 3]}, "reorder", id="two are exchanged"),
+        pytest.param({"b": [0, 2, 4], "a": [1, 3]}, "foreign", id="the states of two keys are exchanged"),
+        pytest.param({"a": [1, 3], "b": [1, 3]}, "foreign", id="a state is another key's"),
+    ],
+)
+def test_a_history_that_is_not_what_was_sent(applied: dict[str, list[int]], kind: str) -> None:
+    assert kinds(ACTS, found(applied)) == [kind]
+
+
+def test_the_message_after_one_that_died_may_not_be_lost_with_it() -> None:
+    sent = [SentAct("a", 0), SentAct("a", 1, ALWAYS), SentAct("a", 2)]
+    assert kinds(sent, found({"a": [0]}, letters=[letter_of(1)])) == ["loss"]
+
+
+def test_one_that_always_raises_must_not_change_the_state() -> None:
+    sent = [SentAct("a", 0), SentAct("a", 1, ALWAYS)]
+    assert kinds(sent, found({"a": [0, 1]}, letters=[letter_of(1)])) == ["foreign"]
+
+
+def test_one_that_ends_its_worker_dies_of_that_alone() -> None:
+    sent = [SentAct("a", 0), SentAct("a", 1, kills=True)]
+    assert kinds(sent, found({"a": [0]}, letters=[letter_of(1, reason="kills-the-worker", attempts=0)])) == []
+    assert kinds(sent, found({"a": [0]})) == ["letter"]
+    assert "letter" in kinds(sent, found({"a": [0]}, letters=[letter_of(1)]))
+    blamed = [letter_of(1, reason="kills-the-worker"), letter_of(0, reason="kills-the-worker")]
+    assert kinds(sent, found({}, letters=blamed)) == ["loss", "letter"]
+
+
+def test_messages_with_an_eta_come_in_any_order_but_once() -> None:
+    sent = [SentAct("a", 0, ordered=False), SentAct("a", 1, ordered=False)]
+    assert kinds(sent, found({"a": [1, 0]})) == []
+    assert kinds(sent, found({"a": [1]})) == ["loss"]
+    assert kinds(sent, found({"a": [1, 0, 1]})) == ["duplicate"]
+
+
+def test_a_push_in_doubt_is_in_wholly_or_not_at_all() -> None:
+    sent: list[Sent] = [in_doubt(act, "push") for act in ACTS]
+    assert kinds(sent, found({})) == []
+    assert kinds(sent, found({"a": [0, 2, 4], "b": [1, 3]})) == []
+    assert kinds(sent, found({"a": [0, 2, 4], "b": [1]})) == ["loss"]
+
+
+def test_pushes_in_doubt_are_judged_each_by_itself() -> None:
+    sent: list[Sent] = [in_doubt(SentAct("a", 0), "one"), in_doubt(SentAct("b", 1), "other")]
+    assert kinds(sent, found({"b": [1]})) == []
+
+
+@pytest.mark.parametrize(
+    "letters",
+    [
+        pytest.param([], id="none"),
+        pytest.param([letter_of(5), letter_of(5)], id="two"),
+        pytest.param([letter_of(5, attempts=1)], id="too early"),
+        pytest.param([letter_of(5, reason="unreadable-state")], id="for another reason"),
+        pytest.param([letter_of(5), letter_of(0)], id="of one that does not raise"),
+    ],
+)
+def test_letters_of_messages_that_raise(letters: list[DeadLetter]) -> None:
+    assert "letter" in kinds([*ACTS, SentAct("a", 5, ALWAYS)], found({"a": [0, 2, 4], "b": [1, 3]}, letters=letters))
+
+
+@pytest.mark.parametrize(
+    "letters",
+    [
+        pytest.param([], id="none"),
+        pytest.param([letter(b"junk", "not-json"), letter(b"junk", "not-json")], id="two"),
+        pytest.param([letter(b"junk", "wrong-type")], id="for another reason"),
+        pytest.param([letter(b"junk", "not-json"), letter(b"other", "not-json")], id="of what nobody sent"),
+    ],
+)
+def test_letters_of_malformed_messages(letters: list[DeadLetter]) -> None:
+    assert "letter" in kinds([SentJunk(b"junk", "not-json")], found({}, letters=letters))
+
+
+def test_a_malformed_message_in_doubt_may_have_a_letter() -> None:
+    sent = [SentJunk(b"junk", "not-json", pack="push")]
+    assert kinds(sent, found({})) == []
+    assert kinds(sent, found({}, letters=[letter(b"junk", "not-json")])) == []
+
+
+def test_ordinary_tasks_run_at_least_once() -> None:
+    assert kinds([SentNote(0)], found({})) == ["note"]
+    assert kinds([SentNote(0)], found({}, notes=[0, 1])) == ["note"]
+    assert kinds([SentNote(0, pack="push")], found({})) == []
+
+
+def test_the_count_is_what_stands_in_the_states() -> None:
+    assert kinds(ACTS, found({"a": [0, 2, 4], "b": [1, 3]}, processed=6)) == ["count"]
+
+
+def test_what_is_left_and_what_workers_did() -> None:
+    assert kinds([], found({}, left=["partition.0: 1 queued"], complaints=["worker 0 ended by itself"])) == [
+        "left",
+        "worker",
+    ]
+
+
+def test_a_body_is_read_as_producers_write_it() -> None:
+    assert json.loads(base64.b64decode(letter_of(3).raw))["headers"]["task"] == "play"

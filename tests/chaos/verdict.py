@@ -1,0 +1,143 @@
+"""What was sent against what became of it. Pure: the values of `ledger` and `findings` in, violations out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks.store.commits import DeadLetter
+from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
+from tests.support.history import HistoryError, by_key, history_errors
+
+#: The reason that a dead letter gives when the computation raised at every try.
+RAISED = "computation-failed"
+#: How many of a kind are named.
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What became of what was sent."""
+
+    #: Key → the numbers that its state holds.
+    applied: Mapping[str, Sequence[int]]
+    #: Numbers of the ordinary tasks that ran, as often as they ran.
+    notes: Sequence[int]
+    letters: Sequence[DeadLetter]
+    #: What the partitions counted.
+    processed: int
+    #: What still lies in Redis and should not, in words.
+    left: Sequence[str] = ()
+    #: What workers did that none should, in words.
+    complaints: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is not as promised. `kind`: one of the history's, or `letter`, `note`, `count`, `left`, `worker`."""
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
+    """All violations. `tries`: how often a message is tried before it is given up."""
+    certain = what_is_in(sent, found)
+    return [
+        *_history([one for one in certain if isinstance(one, SentAct) and not one.dies_of], found),
+        *_letters(certain, found.letters, tries),
+        *_notes(certain, sent, found.notes),
+        *_count(found),
+        *(Violation("left", text) for text in found.left),
+        *(Violation("worker", text) for text in found.complaints),
+    ]
+
+
+def what_is_in(sent: Iterable[Sent], found: Found) -> list[Sent]:
+    """What is known to have been in the queues, and each pack in doubt of which anything is to be seen: then all was in."""
+    numbers = {number for applied in found.applied.values() for number in applied} | set(found.notes)
+    numbers |= {number for letter in found.letters if (number := number_of(letter)) is not None}
+    raws = {raw_of(letter) for letter in found.letters}
+    sent = list(sent)
+    seen = {one.pack for one in sent if (one.raw in raws if isinstance(one, SentJunk) else one.number in numbers)}
+    return [one for one in sent if one.pack is None or one.pack in seen]
+
+
+def raw_of(letter: DeadLetter) -> bytes:
+    return base64.b64decode(letter.raw)
+
+
+def number_of(letter: DeadLetter) -> int | None:
+    """The number of the message that died, where a computation was begun with it."""
+    if letter.reason not in (RAISED, "kills-the-worker"):
+        return None
+    args, _, _ = json.loads(base64.b64decode(json.loads(raw_of(letter))["body"]))
+    return int(args[0]["number"])
+
+
+def _history(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
+    """Each key's messages once, in order (in any, for those with an `eta`), and no other's."""
+    unordered = {act.key for act in acts if not act.ordered}
+    wanted = by_key((act.key, act.number) for act in acts)
+
+    def comparable(numbers: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+        return {key: sorted(row) if key in unordered else row for key, row in numbers.items()}
+
+    by_kind: dict[str, list[HistoryError]] = {}
+    for error in history_errors(comparable(wanted), comparable(found.applied)):
+        by_kind.setdefault(error.kind, []).append(error)
+    for kind, errors in by_kind.items():
+        yield Violation(kind, f"at {len(errors)} of {len(wanted)} keys, first {errors[0]}")
+
+
+def _letters(certain: Sequence[Sent], letters: Sequence[DeadLetter], tries: int) -> Iterator[Violation]:
+    """A dead letter for each message that is malformed, always raises or ends its worker, one each, and none besides."""
+    junk = {one.raw: one.reason for one in certain if isinstance(one, SentJunk)}
+    doomed = {one.number: one.dies_of for one in certain if isinstance(one, SentAct) and one.dies_of}
+    died: Counter[int] = Counter()
+    refused: Counter[bytes] = Counter()
+    for letter in letters:
+        raw, number = raw_of(letter), number_of(letter)
+        if raw in junk:
+            refused[raw] += 1
+            if letter.reason != junk[raw]:
+                yield Violation("letter", f"{raw!r:.80} died of {letter.reason}, not of {junk[raw]}")
+        elif number is not None and doomed.get(number) == letter.reason:
+            died[number] += 1
+            if letter.reason == RAISED and letter.attempts != tries:
+                yield Violation("letter", f"{number} was given up after {letter.attempts} tries, not {tries}")
+        else:
+            yield Violation("letter", f"{letter.id} should not have died: {letter.reason}, {letter.error}: {raw!r:.200}")
+    yield from _once("letter", "malformed messages", junk, refused)
+    yield from _once("letter", "messages that always raise or end their worker", doomed, died)
+
+
+def _once(kind: str, what: str, wanted: Iterable[int | bytes], counted: Counter[int] | Counter[bytes]) -> Iterator[Violation]:
+    missing = [one for one in wanted if one not in counted]
+    if missing:
+        yield Violation(kind, f"{len(missing)} {what} have no dead letter: {missing[:SHOWN]!r}")
+    doubled = [one for one, times in counted.items() if times > 1]
+    if doubled:
+        yield Violation(kind, f"{len(doubled)} {what} have more than one dead letter: {doubled[:SHOWN]!r}")
+
+
+def _notes(certain: Sequence[Sent], sent: Sequence[Sent], ran: Sequence[int]) -> Iterator[Violation]:
+    """Each ordinary task at least once."""
+    never = {one.number for one in certain if isinstance(one, SentNote)} - set(ran)
+    if never:
+        yield Violation("note", f"{len(never)} ordinary tasks never ran: {sorted(never)[:SHOWN]}")
+    unknown = set(ran) - {one.number for one in sent if isinstance(one, SentNote)}
+    if unknown:
+        yield Violation("note", f"ordinary tasks ran that nobody sent: {sorted(unknown)[:SHOWN]}")
+
+
+def _count(found: Found) -> Iterator[Violation]:
+    applied = sum(map(len, found.applied.values()))
+    if found.processed != applied:
+        yield Violation("count", f"{found.processed} counted as processed, {applied} stand in the states")

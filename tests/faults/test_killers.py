@@ -1,0 +1,100 @@
+"""A message that ends the process, or never returns: it becomes a dead letter, and its neighbours count once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
+from tests.support.applications import trouble
+from tests.support.applications.trouble import Trouble, kill, limited
+from tests.support.history import check_history
+from tests.support.wait import wait_until
+
+KEYS = ["a", "b", "c"]
+
+
+def sent(killers: dict[int, str], messages: int = 60) -> list[Trouble]:
+    return [Trouble(KEYS[number % 3], number, killers.get(number, "")) for number in range(messages)]
+
+
+def wanted(messages: list[Trouble], without: set[int]) -> dict[str, list[int]]:
+    return {key: [one.number for one in messages if one.key == key and one.number not in without] for key in KEYS}
+
+
+@pytest.mark.parametrize("how", ["exit", "segfault"])
+def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_deaths(
+    make_live: Callable[..., LiveGroup], redis_url: str, how: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50)
+    messages = sent({20: how})
+    live.send(kill, messages)
+    for _ in range(3):
+        assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without={20}), live.numbers(kill))
+    (letter,) = live.letters()
+    assert (letter.reason, letter.key, letter.task) == ("kills-the-worker", "c", "kill")
+    assert letter.error.startswith("3 workers died")
+    assert not live.client.exists(live.names.tries("0"))
+    assert not live.client.hexists(live.names.facts("0"), "suspect")
+
+
+def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50, DEATHS=2)
+    messages = sent({10: "exit", 11: "exit"})
+    live.send(kill, messages)
+    for _ in range(3):
+        assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without={10, 11}), live.numbers(kill))
+    assert {letter.reason for letter in live.letters()} == {"kills-the-worker"} and len(live.letters()) == 2
+
+
+def test_workers_that_die_for_another_reason_condemn_nobody(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50)
+    messages: list[Trouble] = []
+    for start in range(0, 300, 60):
+        fresh = [Trouble(KEYS[number % 3], number) for number in range(start, start + 60)]
+        messages += fresh
+        worker = live.start_worker(module=trouble.__name__).wait_ready()
+        live.send(kill, fresh)
+        wait_until(lambda: live.processed() > start + 5, PATIENCE_SECONDS, every=0.001)  # noqa: B023
+        worker.kill()
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without=set()), live.numbers(kill))
+    assert live.letters() == []
+
+
+@pytest.mark.parametrize("how", ["spin", "sleep"])
+def test_a_computation_past_its_time_limit_failed_and_the_partition_goes_on(
+    make_live: Callable[..., LiveGroup], redis_url: str, how: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50)
+    messages = sent({20: how}, 30)
+    worker = live.start_worker(module=trouble.__name__).wait_ready()
+    live.send(limited, messages)
+    live.wait_drained()
+    check_history(wanted(messages, without={20}), live.numbers(limited))
+    (letter,) = live.letters()
+    assert (letter.reason, letter.attempts) == ("computation-failed", 2)
+    assert letter.error == "TimeLimitExceeded: took longer than its time limit of 0.3 s"
+    assert worker.running
+    assert ("this process is replaced" in worker.log_path.read_text()) == (how == "sleep")
+
+
+def test_a_computation_that_ends_well_after_its_limit_counts(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1)
+    live.start_worker(module=trouble.__name__)
+    live.send(limited, sent({5: "swallow"}, 12))
+    live.wait_drained()
+    check_history(wanted(sent({}, 12), without=set()), live.numbers(limited))
+    assert live.letters() == []

@@ -1,0 +1,72 @@
+"""`deduplicate=`: a producer that sends one message twice under one id changes the state once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tasks.producer.bulk import send_many
+from tests.fundamentals.live import LiveGroup
+from tests.support.applications import trouble
+from tests.support.applications.trouble import Trouble, once
+from tests.support.wait import wait_until
+
+
+def send(live: LiveGroup, messages: list[Trouble]) -> None:
+    """In bulk, with an id of the producer's own: the message's number."""
+    send_many(live.installation, once.computation, messages, progress=False, id_of=lambda one: f"id-{one.number}")
+
+
+def deduplicated(live: LiveGroup) -> int:
+    counts = (live.client.hget(live.names.facts(unit), "deduplicated") for unit in ("0", "1"))
+    return sum(int(count or 0) for count in counts)
+
+
+@pytest.fixture
+def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
+    live = make_live(PARTITIONS=2, LEASE_SECONDS=1, RETRY_ATTEMPTS=0, RETRY_THEN="dead_letter")
+    live.start_worker(module=trouble.__name__)
+    return live
+
+
+def test_the_second_of_one_id_changes_nothing_and_is_counted(live: LiveGroup) -> None:
+    first = [Trouble(f"k{number % 3}", number) for number in range(30)]
+    send(live, first + first[:10])  # in one batch
+    wait_until(lambda: live.processed() == 30, 30)
+    send(live, first)  # and later
+    wait_until(lambda: deduplicated(live) == 40)
+    assert live.numbers(once) == {f"k{key}": list(range(key, 30, 3)) for key in range(3)}
+    assert live.processed() == 30
+
+
+def test_ids_are_known_to_the_next_owner(live: LiveGroup) -> None:
+    messages = [Trouble("k", number) for number in range(10)]
+    send(live, messages)
+    wait_until(lambda: live.processed() == 10, 30)
+    live.workers[0].kill()
+    send(live, [*messages, Trouble("k", 10)])
+    live.start_worker(module=trouble.__name__)
+    wait_until(lambda: live.numbers_of(once, "k") == list(range(11)), 30)
+
+
+def test_one_id_in_two_keys_partitions_is_two_messages(live: LiveGroup) -> None:
+    """Ids are looked at per partition: one id is one message only where its key is one."""
+    send(live, [Trouble(f"key-{number}", 7) for number in range(8)])
+    wait_until(lambda: live.processed() + deduplicated(live) == 8, 30)
+    assert live.processed() == 2
+
+
+def test_a_dead_letter_that_is_sent_again_is_no_duplicate_of_itself(live: LiveGroup) -> None:
+    send(live, [Trouble("k", 1, "fail")])
+    letter = live.letter_of("id-1")
+    assert live.group.dead_letters.retry([letter]) == 1
+    again = live.letter_of("id-1")
+    assert again.id != letter.id and deduplicated(live) == 0
+
+
+def test_delay_takes_an_id_too(live: LiveGroup) -> None:
+    for _ in range(2):
+        live.send_task("once", {"key": "k", "number": 1}, task_id="mine")
+    live.send_task("once", {"key": "k", "number": 2})
+    wait_until(lambda: live.numbers_of(once, "k") == [1, 2], 30)
