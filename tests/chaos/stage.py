@@ -152,7 +152,7 @@ class Stage:
 
     def share_out(self) -> None:
         """Wait until every unit has an owner, in fair shares. Raises `AssertionError` when that does not come."""
-        self.live.wait_owned(by=sum(worker.running for worker in self.workers.values()), timeout=STUCK_SECONDS)
+        self.live.wait_owned(by=len(self.workers.keys() - self.ended), timeout=STUCK_SECONDS)
 
     def waiting(self) -> list[tuple[int, int, int, int]]:
         """Queued, parked, delayed and processed of each unit; nothing when no unit has anything to do."""
