@@ -20,9 +20,15 @@ def broker_options(settings: Settings) -> dict[str, Any]:
         "result_backend_transport_options": dict(transport),
     }
     if settings.redis_url.startswith("rediss://"):
-        required = ssl.CERT_REQUIRED if settings.redis_tls_verify else ssl.CERT_NONE
-        options["broker_use_ssl"] = {"ssl_cert_reqs": required}
-        options["redis_backend_use_ssl"] = {"ssl_cert_reqs": required}
+        verify = settings.redis_tls_verify
+        tls: dict[str, Any] = {
+            "ssl_cert_reqs": ssl.CERT_REQUIRED if verify else ssl.CERT_NONE,
+            "ssl_check_hostname": verify,
+        }
+        if settings.redis_tls_ca_file is not None:
+            tls["ssl_ca_certs"] = settings.redis_tls_ca_file
+        options["broker_use_ssl"] = tls
+        options["redis_backend_use_ssl"] = dict(tls)
     return options
 
 

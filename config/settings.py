@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
+
+#: Variables whose values are never shown.
+SECRETS = {"STATE_SIGNING_KEY"}
 
 #: Where a Redis server listens when nobody says otherwise.
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -29,6 +33,8 @@ class Settings:
     redis_url: str = DEFAULT_REDIS_URL
     #: `REDIS_TLS_VERIFY`: verify the server's certificate (rediss://). `0` for a PaaS with self-signed ones.
     redis_tls_verify: bool = True
+    #: `REDIS_TLS_CA_FILE`: a file of CA certificates to verify by, for a CA of one's own; None: the system's.
+    redis_tls_ca_file: str | None = None
     #: `REDIS_SENTINEL_MASTER`: the name of the master, with a sentinel:// URL.
     redis_sentinel_master: str = "mymaster"
     #: `REDIS_TIMEOUT_SECONDS`: how long one reply may take. Longer than the slowest script (~0.1 s), shorter
@@ -42,6 +48,14 @@ class Settings:
 
     #: `STATE_SIGNING_KEY`: secrets, comma-separated; the first signs, all verify. Empty: states are unsigned.
     state_signing_keys: tuple[bytes, ...] = ()
+
+    #: `STATE_MODULES`: what a state may be made of beside plain data and its own module's classes, comma-separated:
+    #: `shop.models` (its classes), `shop.*` (of all its imported modules), `shop.models:rebuild` (that function).
+    state_modules: tuple[str, ...] = ()
+
+    #: `MESSAGE_BYTES`: a longer message, as it lies in the queue or decompressed, is not decoded but a dead letter.
+    #: JSON of this size may take 25 times as much memory as Python objects.
+    message_bytes: int = 8_000_000
 
     #: `LEASE_SECONDS`: how long a worker that says nothing keeps its partitions. Longer than a stop of the
     #: whole process (a garbage collection, a slow disk); renewed every third of it.
@@ -87,16 +101,20 @@ class Settings:
             try:
                 return parse(text)
             except ValueError as error:
-                raise SettingsError(f"{name}={text!r} can't be used: {error}") from None
+                shown = "(secret)" if name in SECRETS else repr(text)
+                raise SettingsError(f"{name}={shown} can't be used: {error}") from None
 
         return cls(
             redis_url=read("REDIS_URL", str, default.redis_url),
             redis_tls_verify=read("REDIS_TLS_VERIFY", _switch, default.redis_tls_verify),
+            redis_tls_ca_file=read("REDIS_TLS_CA_FILE", _file, default.redis_tls_ca_file),
             redis_sentinel_master=read("REDIS_SENTINEL_MASTER", str, default.redis_sentinel_master),
             redis_timeout_seconds=read("REDIS_TIMEOUT_SECONDS", _positive, default.redis_timeout_seconds),
             partition_group=read("PARTITION_GROUP", _group_name, default.partition_group),
             partitions=read("PARTITIONS", _partition_count, default.partitions),
             state_signing_keys=read("STATE_SIGNING_KEY", _signing_keys, default.state_signing_keys),
+            state_modules=read("STATE_MODULES", _state_modules, default.state_modules),
+            message_bytes=read("MESSAGE_BYTES", _message_bytes, default.message_bytes),
             lease_seconds=read("LEASE_SECONDS", _positive, default.lease_seconds),
             batch_messages=read("BATCH_MESSAGES", _count, default.batch_messages),
             batch_bytes=read("BATCH_BYTES", _count, default.batch_bytes),
@@ -190,6 +208,32 @@ def _group_name(text: str) -> str:
     if not all(c.isalnum() or c in "-_" for c in text):
         raise ValueError("letters, digits, - and _ only")
     return text
+
+
+#: A message that is read may have to be written into a dead letter in base64, and a server takes 512 MB.
+MOST_MESSAGE_BYTES = 256_000_000
+
+
+def _message_bytes(text: str) -> int:
+    number = _integer(text, 1)
+    if number > MOST_MESSAGE_BYTES:
+        raise ValueError(f"at most {MOST_MESSAGE_BYTES} bytes")
+    return number
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("there is no such file")
+    return text
+
+
+def _state_modules(text: str) -> tuple[str, ...]:
+    entries = tuple(part.strip() for part in text.split(",") if part.strip())
+    for entry in entries:
+        module, colon, name = entry.removesuffix(".*").partition(":")
+        if not all(word.isidentifier() for word in [*module.split("."), *(name.split(".") if colon else ())]):
+            raise ValueError(f"{entry!r} is none of: a module, a package.*, module:name")
+    return entries
 
 
 def _signing_keys(text: str) -> tuple[bytes, ...]:

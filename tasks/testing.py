@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from config.settings import Settings
 from tasks.model.messages import DeliveryInfo, Envelope, Headers, Properties
 from tasks.model.outcome import Slot
 from tasks.model.policy import RetryPolicy
@@ -47,7 +48,7 @@ def apply(
     Raises `MessageError` for a message that does not fit, as a producer would.
     """
     declared = computation.computation
-    codec = StateCodec()
+    codec = StateCodec(state_modules=Settings.from_environment().state_modules)
     work = [_work(declared, message, number) for number, message in enumerate(messages)]
     slots: dict[str, Any] = {}
     if declared.state is not None:

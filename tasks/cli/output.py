@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import SettingsError
+from tasks.model.editing import plain_value
 from tasks.model.errors import PartitionError
 
 P = ParamSpec("P")
@@ -23,32 +24,53 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def print_json(value: Any) -> None:
-    """One JSON document; what JSON has no form for is shown by its attributes, or its repr."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=plain), indent=2).decode())
+    """One JSON document; what JSON has no form for is shown by its fields, or its repr."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_value), indent=2).decode())
 
 
-def plain(value: Any) -> Any:
-    """Anything as what JSON can show."""
-    if hasattr(value, "__dict__"):
-        return vars(value)
-    slots = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
-    if slots:
-        return {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    return repr(value)
+def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
+    """What a command did: facts for scripts, or a sentence."""
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(text)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table as wide as its content needs; numbers to the right."""
+def counted(count: int, what: str) -> str:
+    """`1 message`, `1,200 messages`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def span(seconds: float) -> str:
+    """A time's length for people, in one unit."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Sequence[str] = ()) -> None:
+    """A table as wide as its content needs; numbers to the right. `whole`: columns that a narrow terminal does not fold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         right = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(
-            *(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row)
+            *(
+                f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else one_line(str(cell))
+                for cell in row
+            )
         )
     width = None if sys.stdout.isatty() else 200
-    Console(width=width).print(table)
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+
+
+def one_line(text: str) -> str:
+    """Text on one line of a terminal: control characters, which could move the cursor or colour the screen, are escaped."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "backslashreplace").decode() for one in text
+    )
 
 
 def refusals(command: Callable[P, R]) -> Callable[P, R]:

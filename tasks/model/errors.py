@@ -14,6 +14,10 @@ from __future__ import annotations
 
 import traceback
 
+#: What is kept of an error's text, and of a traceback's.
+MOST_ERROR_CHARACTERS = 4_000
+MOST_TRACE_CHARACTERS = 40_000
+
 
 class PartitionError(Exception):
     """Base of all that this product raises on purpose."""
@@ -56,15 +60,22 @@ def say(error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
     except Exception as worse:
         text = f"{type(error).__name__} (whose text can't be had: its __str__ raises {type(worse).__name__})"
-    return encodable(text)
+    return shortened(encodable(text))
 
 
 def trace_of(error: BaseException) -> str:
     """The traceback of a user's exception, with the same promise."""
     try:
-        return encodable("".join(traceback.format_exception(error)))
+        return shortened(encodable("".join(traceback.format_exception(error))), MOST_TRACE_CHARACTERS)
     except Exception as worse:
         return f"no traceback can be had: {type(worse).__name__}"
+
+
+def shortened(text: str, most: int = MOST_ERROR_CHARACTERS) -> str:
+    """A long text without its middle. An error often quotes a message, and is kept, sent and shown several times."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} … ({len(text) - most} characters left out) … {text[-(most // 2) :]}"
 
 
 def encodable(text: str) -> str:

@@ -22,8 +22,11 @@ from kombu.utils.json import object_hook
 
 from tasks.model.errors import DeclarationError, MessageError, say
 
-#: A compressed body may grow to this; more is a decompression bomb, not a message.
-MOST_BODY_BYTES = 64 * 1024 * 1024
+#: Unless told otherwise a longer message is not decoded, nor a body that grows beyond it when decompressed. As deep as the
+#: interpreter's recursion limit (1000) messages may be nested: msgspec keeps that, and refuses what is deeper.
+MOST_BYTES = 8_000_000
+#: Task and id of a message that can't be taken are told up to this length.
+MOST_NAME_CHARACTERS = 1_000
 #: The year 9999, where ISO 8601 ends. Seconds since the epoch beyond it are no time, and no score of a sorted set.
 MOST_SECONDS = 253_402_300_800
 
@@ -99,7 +102,9 @@ def details_of(raw: bytes) -> Details:
 
 
 def name_of(raw: bytes) -> tuple[str | None, str | None]:
-    """Task and id of any raw message, for telling which it was; None for what it does not say."""
+    """Task and id of any raw message, for telling which it was; None for what it does not say, and of a huge one."""
+    if len(raw) > MOST_BYTES:
+        return None, None
     try:
         message = _anything.decode(raw)
     except NOT_USUAL:
@@ -107,11 +112,14 @@ def name_of(raw: bytes) -> tuple[str | None, str | None]:
     headers = message.get("headers") if isinstance(message, dict) else None
     found = headers if isinstance(headers, dict) else {}
     task, message_id = found.get("task"), found.get("id")
-    return task if isinstance(task, str) else None, message_id if isinstance(message_id, str) else None
+    return (
+        task[:MOST_NAME_CHARACTERS] if isinstance(task, str) else None,
+        message_id[:MOST_NAME_CHARACTERS] if isinstance(message_id, str) else None,
+    )
 
 
-def open_slowly(raw: bytes) -> Envelope:
-    """Everything but the usual shape: protocol 1, unencoded bodies, compression, and the errors."""
+def open_slowly(raw: bytes, most_bytes: int = MOST_BYTES) -> Envelope:
+    """Everything but the usual shape: protocol 1, unencoded bodies, compression (up to `most_bytes`), and the errors."""
     message = _json(raw, "the message")
     if not isinstance(message, dict):
         raise MessageError(f"a message must be a JSON object, not {type(message).__name__}", reason="not-a-message")
@@ -122,7 +130,7 @@ def open_slowly(raw: bytes) -> Envelope:
     properties = message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         raise MessageError("a message needs the objects headers and properties", reason="missing-headers")
-    body = _body_bytes(message.get("body"), properties.get("body_encoding"), headers.get("compression"))
+    body = _body_bytes(message.get("body"), properties.get("body_encoding"), headers.get("compression"), most_bytes)
     if "task" not in headers:
         content = _json(body, "the body")
         if not isinstance(content, dict) or "task" not in content:
@@ -146,7 +154,7 @@ def _json(data: bytes, what: str) -> Any:
         raise MessageError(f"{what} is not JSON: {error}", reason="not-json") from None
 
 
-def _body_bytes(body: Any, encoding: Any, compression: Any) -> bytes:
+def _body_bytes(body: Any, encoding: Any, compression: Any, most_bytes: int) -> bytes:
     if not isinstance(body, str):
         raise MessageError("body must be a string", reason="not-a-message")
     data = body.encode()
@@ -161,11 +169,13 @@ def _body_bytes(body: Any, encoding: Any, compression: Any) -> bytes:
         raise MessageError(f"compression {compression!r} is not taken; gzip is", reason="compression")
     try:
         unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, found by its header
-        data = unpacker.decompress(data, MOST_BODY_BYTES)
+        data = unpacker.decompress(data, most_bytes)
     except zlib.error as error:
         raise MessageError(f"body can't be decompressed: {error}", reason="compression") from None
     if unpacker.unconsumed_tail:
-        raise MessageError(f"body is larger than {MOST_BODY_BYTES} bytes when decompressed", reason="compression")
+        raise MessageError(
+            f"the body has more than {most_bytes} bytes when decompressed (MESSAGE_BYTES)", reason="too-large"
+        )
     return data
 
 

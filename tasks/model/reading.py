@@ -13,9 +13,9 @@ from zlib import crc32
 import msgspec
 
 from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, encodable, say, trace_of
+from tasks.model.errors import MessageError, encodable, say, shortened, trace_of
 from tasks.model.keys import SHORT_KEY, key_bytes, spell_key
-from tasks.model.messages import NOT_USUAL, Envelope, Headers, moment, name_of, open_slowly, open_usual
+from tasks.model.messages import MOST_BYTES, NOT_USUAL, Envelope, Headers, moment, name_of, open_slowly, open_usual
 
 
 class Work(msgspec.Struct, gc=False):
@@ -86,6 +86,8 @@ class Reading(msgspec.Struct, frozen=True):
     ordinary: Container[str]
     partition: int | None
     partitions: int
+    #: A longer message is not decoded (MESSAGE_BYTES).
+    most_bytes: int = MOST_BYTES
     #: The partitions of keys met before; saves the checksum. Bounded by `read_batch`.
     places: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -100,18 +102,21 @@ def condemned(item: Item, error: str) -> Broken:
 def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str]) -> list[Item]:
     """One item for each raw message, in order. Called for each batch, so the usual message takes the shortest way. `now`: seconds since the epoch by the server's clock."""
     computations, partition, partitions = reading.computations, reading.partition, reading.partitions
-    any_revoked = bool(revoked)
+    any_revoked, most_bytes = bool(revoked), reading.most_bytes
     places = reading.places
     if len(places) > MOST_PLACES:
         places.clear()
     items: list[Item] = []
     append = items.append
     for raw in raws:
+        if len(raw) > most_bytes:
+            append(Broken(raw, "too-large", f"a message of {len(raw)} bytes; at most {most_bytes} are decoded (MESSAGE_BYTES)"))
+            continue
         try:
             try:
                 envelope = open_usual(raw)
             except NOT_USUAL:
-                envelope = open_slowly(raw)
+                envelope = open_slowly(raw, most_bytes)
             headers = envelope.headers
             if headers.expires is not None or headers.eta is not None or any_revoked:
                 other = _not_now(raw, headers, now, revoked, partition)
@@ -180,4 +185,4 @@ def _broken(raw: bytes, error: MessageError) -> Broken:
     task, message_id = name_of(raw)
     cause = error.__cause__
     trace = trace_of(cause) if cause is not None else ""
-    return Broken(raw, error.reason, encodable(str(error)), trace, task, message_id)
+    return Broken(raw, error.reason, shortened(encodable(str(error))), trace, task, message_id)

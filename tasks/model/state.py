@@ -17,6 +17,7 @@ import typing
 from typing import Any, ClassVar, Generic, TypeVar
 
 from tasks.model.errors import DeclarationError
+from tasks.model.unpickling import Allowed, NotAllowed, load_and_list
 
 S = TypeVar("S")
 
@@ -41,7 +42,7 @@ _NOT_DATA = (
 class StateClass(Generic[S]):
     """A state class that was looked over: makes new objects, and completes unpickled ones."""
 
-    __slots__ = ("_defaults", "cls")
+    __slots__ = ("_defaults", "cls", "names")
 
     def __init__(self, cls: type[S]) -> None:
         """Raises `DeclarationError` when `cls` can't be made with no arguments, pickled, or changed."""
@@ -71,7 +72,8 @@ class StateClass(Generic[S]):
             )
         try:
             self.complete(fresh)
-            again = pickle.loads(pickle.dumps(fresh, 5))  # noqa: S301 - our own bytes of a moment ago
+            #: (module, name) of all that the pickle of a fresh state names.
+            again, self.names = load_and_list(pickle.dumps(fresh, 5))
         except Exception as error:
             raise DeclarationError(
                 f"state class {cls.__qualname__} can't be pickled: {error}. Define it at a module's top level, and "
@@ -79,6 +81,20 @@ class StateClass(Generic[S]):
             ) from error
         if type(again) is not type(fresh):
             raise DeclarationError(f"state class {cls.__qualname__} comes back from pickle as {type(again)!r}")
+
+    def check_allowed(self, modules: tuple[str, ...]) -> None:
+        """Raise `DeclarationError` when no worker could read a state back that it wrote. `modules`: STATE_MODULES.
+
+        Called for each app that knows the computation: what is allowed is a setting.
+        """
+        allowed = Allowed(self.cls, modules)
+        for module, name in self.names:
+            try:
+                allowed.find(module, name)
+            except NotAllowed as error:
+                raise DeclarationError(
+                    f"state class {self.cls.__qualname__} could not be read back from Redis: {error}"
+                ) from error
 
     def new(self) -> S:
         """The zero state of a key seen for the first time."""

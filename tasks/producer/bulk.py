@@ -101,6 +101,7 @@ class _Sender:
     ) -> None:
         self.id_of = id_of
         self.client = installation.group.client
+        self.check_size = installation.check_size
         self.codec, self.key_of = computation.codec, computation.key_of
         self.partitions = installation.settings.partitions
         names = installation.group.names
@@ -131,9 +132,10 @@ class _Sender:
         """Take messages from the iterable until the chunk is full; whether there may be more."""
         encode, key_of, count, templates = self.codec.encode, self.key_of, self.partitions, self.templates
         id_of, ids = self.id_of, os.urandom(16 * CHUNK_MESSAGES).hex()
-        began = time.time()
+        began, check_size = time.time(), self.check_size
         for number, message in enumerate(rest):
             body, decoded = encode(message)
+            check_size(body)
             partition = crc32(key_bytes(key_of(decoded))) % count
             now = time.time()
             digits = ids[32 * number : 32 * number + 32]

@@ -19,7 +19,12 @@ _default: list[Callable[[], Celery]] = []
 
 
 def add_installation(installation: Installation) -> None:
-    """From now on the installation's app knows every declared computation; it is the one that handles use."""
+    """From now on the installation's app knows every declared computation; it is the one that handles use.
+
+    Raises `DeclarationError` for a state class that its settings let no worker read back.
+    """
+    for computation in declared.values():
+        _check_state(installation, computation)
     _installations.append(installation)
 
     def register_all(**_: Any) -> None:
@@ -41,10 +46,17 @@ def add_computation(computation: Computation) -> None:
             f"computation {computation.name!r} is declared twice: in {before.function.__module__} and in "
             f"{computation.function.__module__}. Names are what producers send, so each needs its own"
         )
+    for installation in _installations:
+        _check_state(installation, computation)
     declared[computation.name] = computation
     for installation in _installations:
         if installation.app.finalized:
             _register(installation, computation)
+
+
+def _check_state(installation: Installation, computation: Computation) -> None:
+    if computation.state is not None:
+        computation.state.check_allowed(installation.state_modules)
 
 
 def _register(installation: Installation, computation: Computation) -> None:

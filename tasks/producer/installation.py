@@ -14,9 +14,12 @@ from kombu.entity import Exchange, Queue
 from config.celeryconfig import broker_options, broker_url
 from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks.model.computation import Computation
-from tasks.model.errors import SetupError
+from tasks.model.errors import MessageError, SetupError
 from tasks.model.keys import partition_of
 from tasks.store.group import Group
+
+#: What Celery writes around a body, generously.
+ENVELOPE_BYTES = 3_000
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 
@@ -29,6 +32,8 @@ class Installation:
     ) -> None:
         self.app = app
         self._settings = settings
+        #: What states may be made of beside their own module's classes; of no use to ask the broker for.
+        self.state_modules = settings.state_modules
         #: Whether a worker started without -Q serves partitions.
         self.by_default = by_default
         #: Every computation declared in this process, by name.
@@ -66,6 +71,15 @@ class Installation:
         """The partition of a decoded message. Raises `KeyExtractionError`."""
         return str(partition_of(computation.key_of(message), self.settings.partitions))
 
+    def check_size(self, body: bytes) -> None:
+        """Raise `MessageError` for a body that would make a message which no worker decodes."""
+        if len(body) * 4 // 3 + ENVELOPE_BYTES > self.settings.message_bytes:
+            raise MessageError(
+                f"a message of {len(body)} bytes of JSON, a third more in the queue; workers decode at most "
+                f"{self.settings.message_bytes} (MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                reason="too-large",
+            )
+
     def queue(self, unit: str) -> Queue:
         """The Celery queue of a unit, in the shape that foreign producers write it in."""
         name = self.group.names.queue_name(unit)
@@ -86,7 +100,8 @@ class Installation:
             return None
         self.group.check()
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
-        _, decoded = computation.codec.encode(message)
+        body, decoded = computation.codec.encode(message)
+        self.check_size(body)
         return {"queue": self.queue(self.unit_of(computation, decoded))}
 
 

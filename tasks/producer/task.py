@@ -32,6 +32,7 @@ class ComputationTask(Task):  # type: ignore[misc]
         installation, computation = self.installation, self.computation
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
+        installation.check_size(body)
         if not options.get("queue"):
             installation.group.check()
             options["queue"] = installation.queue(installation.unit_of(computation, decoded))

@@ -39,6 +39,8 @@ def connect(settings: Settings) -> redis.Redis:
             url, verify = _tls(url, settings.redis_tls_verify)
             options["ssl_cert_reqs"] = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
             options["ssl_check_hostname"] = verify
+            if settings.redis_tls_ca_file is not None:
+                options["ssl_ca_certs"] = settings.redis_tls_ca_file
         return redis.Redis.from_url(url, **options)
     except ValueError as error:
         raise SetupError(f"REDIS_URL can't be used: {error}") from None

@@ -4,13 +4,16 @@
     02 | tag, 16 bytes | pickle  signed
 
 The tag is keyed BLAKE2b over the computation's name, the key and the pickle, each with its length, so a value can't be
-moved to another key. Once a signing key is set nothing is unpickled before its tag was found right (law 8).
+moved to another key. Once a signing key is set nothing is unpickled before its tag was found right (law 8); and then
+only what names nothing but plain data and what is allowed (`tasks.model.unpickling`).
 Source: RFC 7693 (BLAKE2), keyed mode.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 from hmac import compare_digest
 from typing import Any
@@ -19,35 +22,72 @@ from tasks.model.computation import Computation
 from tasks.model.errors import StateError, say
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Pickling
+from tasks.model.state import StateClass
+from tasks.model.unpickling import Allowed, NotAllowed, restricted_loader
 
 UNSIGNED = b"\x01"
 SIGNED = b"\x02"
 TAG_BYTES = 16
 
+#: The opcode by which a pickle of protocol 4 and later names something. Data may have that byte too, so there are
+#: at most as many names in a pickle as there are of these.
+NAMING = b"\x93"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFacts:
+    """What can be said of stored bytes without unpickling them."""
+
+    bytes: int
+    #: `signed`, `unsigned`, or `unknown` (not written by this product).
+    form: str
+    #: Whether one of this process's signing keys made the signature; None where there is no signature, or no key here.
+    verified: bool | None
+
 
 class StateCodec:
-    """Bytes of states for one process; `signing_keys`: the first signs, all verify, none means unsigned."""
+    """Bytes of states for one process; `signing_keys`: the first signs, all verify, none means unsigned.
 
-    def __init__(self, signing_keys: tuple[bytes, ...] = ()) -> None:
+    `state_modules`: what states may be made of beside plain data and their own module's classes (STATE_MODULES).
+    """
+
+    def __init__(self, signing_keys: tuple[bytes, ...] = (), state_modules: tuple[str, ...] = ()) -> None:
         # BLAKE2b takes keys of up to 64 bytes; a longer secret is hashed to that.
         self._keys = tuple(key if len(key) <= 64 else blake2b(key).digest() for key in signing_keys)
+        self._modules = state_modules
+        self._loaders: dict[StateClass[Any], Callable[[bytes], Any]] = {}
+        #: How many names a pickle may have of which it is known beforehand that they can be read back.
+        self._harmless: dict[StateClass[Any], int] = {}
 
     def dump(self, computation: Computation, key: str, state: Any) -> bytes:
-        """Called for each changed state of a batch, in the worker. Raises what pickle raises."""
+        """Called for each changed state of a batch, in the worker. Raises what pickle raises, and `StateError` for a state
+        that could not be read back: then the message that made it so fails, and what is stored stays readable."""
         data = pickle.dumps(state, 5)
+        wanted = computation.state
+        assert wanted is not None
+        harmless = self._harmless.get(wanted)
+        if harmless is None:
+            only_itself = wanted.names == [(wanted.cls.__module__, wanted.cls.__qualname__)]
+            harmless = self._harmless[wanted] = int(only_itself)
+        if data.count(NAMING) > harmless:
+            self._unpickled(computation.name, wanted, data)
+        return self.seal(computation.name, key, data)
+
+    def seal(self, name: str, key: str, data: bytes) -> bytes:
+        """A pickle as it is stored: with its format byte, and its signature when there is a key."""
         if not self._keys:
             return UNSIGNED + data
-        return SIGNED + _tag(self._keys[0], computation.name, key, data) + data
+        return SIGNED + _tag(self._keys[0], name, key, data) + data
 
     def load(self, computation: Computation, key: str, stored: bytes) -> Any:
-        """The state object in `stored`. Raises `StateError` for a wrong tag, unknown format, or a bad pickle."""
+        """The state object in `stored`. Raises `StateError` for a wrong tag, unknown format, or a pickle that is bad or
+        names what it may not."""
         data = self.verified(computation.name, key, stored)
-        try:
-            state = pickle.loads(data)
-        except Exception as error:
-            raise StateError(f"state of {computation.name!r} can't be unpickled: {say(error)}") from error
         wanted = computation.state
-        if wanted is None or not (isinstance(state, wanted.cls) or _same_source(type(state), wanted.cls)):
+        if wanted is None:
+            raise StateError(f"{computation.name!r} has no state")
+        state = self._unpickled(computation.name, wanted, data)
+        if not (isinstance(state, wanted.cls) or _same_source(type(state), wanted.cls)):
             raise StateError(f"state of {computation.name!r} is a {type(state).__qualname__}, not what is declared")
         return wanted.complete(state) if wanted.completes else state
 
@@ -62,14 +102,35 @@ class StateCodec:
             raise StateError(f"the state has the unknown format byte {form.hex() or 'nothing'}")
         if not self._keys:
             raise StateError("the state is signed, and STATE_SIGNING_KEY is not set: it is not unpickled")
-        tag, data = stored[1 : 1 + TAG_BYTES], stored[1 + TAG_BYTES :]
-        if not any(compare_digest(tag, _tag(secret, name, key, data)) for secret in self._keys):
+        data = stored[1 + TAG_BYTES :]
+        if not self._signed_by_us(name, key, stored):
             raise StateError("the state's signature is wrong: it is not unpickled")
         return data
+
+    def facts(self, name: str, key: str, stored: bytes) -> StoredFacts:
+        """What can be seen of stored bytes, by anyone: unpickles nothing."""
+        form = {UNSIGNED: "unsigned", SIGNED: "signed"}.get(stored[:1], "unknown")
+        verified = self._signed_by_us(name, key, stored) if form == "signed" and self._keys else None
+        return StoredFacts(len(stored), form, verified)
 
     def pickling(self) -> Pickling:
         """What the pure step is given."""
         return Pickling(self.dump, self.load)
+
+    def _signed_by_us(self, name: str, key: str, stored: bytes) -> bool:
+        tag, data = stored[1 : 1 + TAG_BYTES], stored[1 + TAG_BYTES :]
+        return any(compare_digest(tag, _tag(secret, name, key, data)) for secret in self._keys)
+
+    def _unpickled(self, name: str, wanted: StateClass[Any], data: bytes) -> Any:
+        loads = self._loaders.get(wanted)
+        if loads is None:
+            loads = self._loaders[wanted] = restricted_loader(Allowed(wanted.cls, self._modules))
+        try:
+            return loads(data)
+        except NotAllowed as error:
+            raise StateError(f"state of {name!r} is not unpickled: {error}") from error
+        except Exception as error:
+            raise StateError(f"state of {name!r} can't be unpickled: {say(error)}") from error
 
 
 def _same_source(one: type, other: type) -> bool:

@@ -24,6 +24,10 @@ Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
 #: Lua's unpack fails above about 8 000 values; a command is cut before that.
 MOST_WORDS = 6000
 
+#: A longer message is kept apart from its dead letter, as it is: in base64 the longest that a server takes (512 MB) would be
+#: one that it does not take, and could never leave its queue.
+APART_BYTES = 1_000_000
+
 _json = msgspec.json.Encoder().encode
 
 
@@ -206,6 +210,11 @@ def commands_of(
             letters.append(_letter_in_place(failure, letter_id, unit, now))
     written = (word for letter in letters for word in (letter.id, _json(letter)))
     commands += _split(["HSET", names.dead(unit)], written)
+    commands += [
+        ["HSET", names.dead_raw(unit), letter.id, broken.raw]
+        for letter, (broken, _) in zip(letters, outcome.dead, strict=False)  # those in place come after
+        if letter.apart
+    ]
     if outcome.pause:
         commands.append(["HSET", names.facts(unit), "paused", 1])
     counts = {
@@ -222,7 +231,7 @@ def commands_of(
 
 
 class DeadLetter(msgspec.Struct):
-    """A message that was not taken, kept until an operator acts. `raw` is the message itself, base64."""
+    """A message that was not taken, kept until an operator acts. `raw` is the message itself, base64 (see `apart`)."""
 
     id: str
     unit: str
@@ -237,9 +246,12 @@ class DeadLetter(msgspec.Struct):
     raw: str
     #: The message is not gone from its place: its key is parked behind it. A retry is in its place.
     in_place: bool = False
+    #: The message is kept apart (`names.dead_raw`), because it is long; `raw` is empty.
+    apart: bool = False
 
 
 def _letter_of(broken: Broken, letter_id: str, unit: str, attempts: int, now: float) -> DeadLetter:
+    apart = len(broken.raw) > APART_BYTES
     return DeadLetter(
         id=letter_id,
         unit=unit,
@@ -251,7 +263,8 @@ def _letter_of(broken: Broken, letter_id: str, unit: str, attempts: int, now: fl
         key=None if broken.key is None else key_bytes(broken.key).decode("utf-8", "backslashreplace"),
         attempts=attempts,
         died_at=now,
-        raw=base64.b64encode(broken.raw).decode(),
+        raw="" if apart else base64.b64encode(broken.raw).decode(),
+        apart=apart,
     )
 
 
@@ -262,6 +275,7 @@ def _letter_in_place(failure: Failure, letter_id: str, unit: str, now: float) ->
     broken = Broken(item.raw, reason, failure.error, failure.trace, headers.task, headers.id, item.key)
     letter = _letter_of(broken, letter_id, unit, failure.attempt, now)
     letter.in_place = True
+    letter.apart, letter.raw = False, base64.b64encode(item.raw).decode()  # it was read, so it is not that long
     return letter
 
 

@@ -1,19 +1,43 @@
-"""Dead letters, as an operator handles them: list, show, retry, discard."""
+"""Dead letters, as an operator handles them: list, group, show, retry, discard."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
 from typing import cast
 
 import msgspec
 import redis
 
 from tasks.model.duplicates import spell_id
+from tasks.store.audit import Audit
 from tasks.store.commits import DeadLetter
 from tasks.store.names import Names, units
+from tasks.store.parked_keys import ParkedKeys
 from tasks.store.scripts import script
+
+#: Frames of the language, of installed packages and of the step are not where a user's failure is.
+_FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line \d+, in (?P<function>.*)\n(?:    (?P<line>.*))?', re.MULTILINE)
+_NOT_OWN = re.compile(r"site-packages|dist-packages|lib/python3|<frozen |tasks/(?:model|worker|store)/")
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
+#: Ids that an audit record names of one action on many letters.
+MOST_IDS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class LetterGroup:
+    """Letters of like failures."""
+
+    fingerprint: str
+    count: int
+    #: Of those, how many wait in their place.
+    in_place: int
+    newest: DeadLetter
+    oldest_died_at: float
 
 
 class DeadLetters:
@@ -21,6 +45,8 @@ class DeadLetters:
 
     def __init__(self, client: redis.Redis, names: Names, partitions: int) -> None:
         self.client, self.names, self.partitions = client, names, partitions
+        self.audit = Audit(client, names)
+        self.parked = ParkedKeys(client, names, partitions, self.audit)
 
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, scanned, in no order."""
@@ -40,25 +66,93 @@ class DeadLetters:
             (_read(field, row, unit) for unit, row in zip(all_units, rows, strict=True) if row is not None), None
         )
 
-    def retry(self, letters: Sequence[DeadLetter]) -> int:
-        """Put each back at the end of the queue it died in. Returns how many were still dead letters."""
+    def retry(self, letters: Sequence[DeadLetter], *, by: str = "") -> int:
+        """Try each again: `in_place` ones where they stand, others at the end of the queue they died in.
+
+        Returns how many were still dead letters.
+        """
+        self._record(by, "dead-letters retry", letters)
         back = 0
         for letter in letters:
+            if letter.in_place:
+                parked = self.parked.of_letter(letter)
+                back += parked is not None and self.parked.retry(parked.key, by=by) == "ok"
+                continue
             names, unit, task = self.names, letter.unit, letter.task or ""
             back += script("retry_dead_letter").run(
                 self.client,
-                [names.dead(unit), names.queue(unit), names.seen(unit, task, "young"), names.seen(unit, task, "old")],
+                [
+                    names.dead(unit),
+                    names.queue(unit),
+                    names.seen(unit, task, "young"),
+                    names.seen(unit, task, "old"),
+                    names.dead_raw(unit),
+                ],
                 [letter.id, base64.b64decode(letter.raw), spell_id(letter.message_id or "")],
             )
         return back
 
-    def discard(self, letters: Sequence[DeadLetter]) -> int:
-        """Delete them for good. Returns how many were there."""
-        return sum(int(self.client.hdel(self.names.dead(letter.unit), letter.id)) for letter in letters)
+    def discard(self, letters: Sequence[DeadLetter], *, by: str = "") -> int:
+        """Delete them for good, and the messages of those that are in their place. Returns how many were there."""
+        self._record(by, "dead-letters discard", letters)
+        gone = 0
+        for letter in letters:
+            parked = self.parked.of_letter(letter) if letter.in_place else None
+            if parked is not None:
+                gone += self.parked.discard(parked.key, by=by) == "ok"
+            else:
+                if letter.apart:
+                    self.client.hdel(self.names.dead_raw(letter.unit), letter.id)
+                gone += int(self.client.hdel(self.names.dead(letter.unit), letter.id))
+        return gone
+
+    def raw(self, letter: DeadLetter) -> bytes:
+        """The message itself, which may be hundreds of megabytes where it is kept apart."""
+        if not letter.apart:
+            return base64.b64decode(letter.raw)
+        return cast(bytes, self.client.hget(self.names.dead_raw(letter.unit), letter.id) or b"")
+
+    def _record(self, by: str, what: str, letters: Sequence[DeadLetter]) -> None:
+        if letters:
+            detail = {"letters": len(letters), "ids": [letter.id for letter in letters[:MOST_IDS]]}
+            self.audit.add(self.client, by, what, detail)
+
+
+def fingerprint(letter: DeadLetter) -> str:
+    """Eight hex digits that like failures share: reason, computation, the error's type, and where in one's own code.
+
+    Where: file, function and text of the line, not its number, so that an edit above it does not part the group.
+    """
+    where = ""
+    for frame in _FRAME.finditer(letter.trace):
+        if not where or not _NOT_OWN.search(frame["file"]):
+            file = "/".join(frame["file"].replace("\\", "/").rsplit("/", 2)[-2:])
+            where = f"{file} {frame['function']} {(frame['line'] or '').strip()}"
+    kind = letter.error.partition(":")[0] if where else _VARYING.sub("?", letter.error)[:200]
+    words = "\n".join((letter.reason, letter.task or "", kind, where))
+    return sha1(words.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:8]
+
+
+def grouped(letters: Iterable[DeadLetter]) -> list[LetterGroup]:
+    """Like failures together, the most frequent first. Keeps one letter a group in memory."""
+    found: dict[str, LetterGroup] = {}
+    for letter in letters:
+        name = fingerprint(letter)
+        before = found.get(name) or LetterGroup(name, 0, 0, letter, letter.died_at)
+        found[name] = LetterGroup(
+            name,
+            before.count + 1,
+            before.in_place + letter.in_place,
+            max(before.newest, letter, key=lambda one: one.died_at),
+            min(before.oldest_died_at, letter.died_at),
+        )
+    return sorted(found.values(), key=lambda group: (-group.count, group.fingerprint))
 
 
 def raw_text(letter: DeadLetter) -> str:
-    """The raw message as text, for people."""
+    """The raw message as text, for people; of one that is kept apart only that it is."""
+    if letter.apart:
+        return f"(kept apart, because it is long: field {letter.id} of the hash dead:raw of its unit)"
     return base64.b64decode(letter.raw).decode("utf-8", "backslashreplace")
 
 

@@ -9,11 +9,15 @@ from functools import cached_property
 import redis
 
 from config.settings import Settings
+from tasks.store.audit import Audit
 from tasks.store.client import connect
 from tasks.store.codec import StateCodec
 from tasks.store.dead_letters import DeadLetters
+from tasks.store.editing import StateEditor
 from tasks.store.leases import fix_partitions
 from tasks.store.names import Names
+from tasks.store.parked_keys import ParkedKeys
+from tasks.store.policies import Policies
 from tasks.store.states import StateReader
 from tasks.store.status import UnitStatus, read_status
 
@@ -24,7 +28,7 @@ class Group:
     def __init__(self, settings: Settings, prefix: str = "") -> None:
         self.settings = settings
         self.names = Names(settings.partition_group, prefix)
-        self.codec = StateCodec(settings.state_signing_keys)
+        self.codec = StateCodec(settings.state_signing_keys, settings.state_modules)
         self._checked = False
         self._lock = threading.Lock()
 
@@ -53,6 +57,29 @@ class Group:
     def dead_letters(self) -> DeadLetters:
         self.check()
         return DeadLetters(self.client, self.names, self.settings.partitions)
+
+    @property
+    def parked_keys(self) -> ParkedKeys:
+        self.check()
+        return ParkedKeys(self.client, self.names, self.settings.partitions, self.audit)
+
+    @property
+    def state_editor(self) -> StateEditor:
+        return StateEditor(self.states, self.audit)
+
+    @property
+    def policies(self) -> Policies:
+        self.check()
+        return Policies(self.client, self.names, self.audit)
+
+    @property
+    def audit(self) -> Audit:
+        return Audit(self.client, self.names)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the server's clock."""
+        seconds, micros = self.client.time()
+        return float(seconds + micros / 1_000_000)
 
     def status(self) -> list[UnitStatus]:
         self.check()

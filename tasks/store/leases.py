@@ -50,7 +50,7 @@ def balance(
     """
     next_end, owned, give_up, policies = script("balance").run(
         client,
-        [names.workers, names.pins, names.owners, names.tokens, names.since, names.policies],
+        [names.workers, names.pins, names.owners, names.tokens, names.since, names.policies, names.draining],
         [
             worker,
             round(lease_seconds * 1000),
@@ -79,7 +79,7 @@ def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str,
     flat: list[str | int] = [word for lease in leases.items() for word in lease]
     released: int = script("release").run(
         client,
-        [names.workers, names.pins, names.owners, names.tokens],
+        [names.workers, names.pins, names.owners, names.tokens, names.draining],
         [worker, "leave" if leave else "", names.changed, *flat],
     )
     return released

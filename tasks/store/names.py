@@ -18,8 +18,11 @@ partition:<unit>:later             zset   due (ms) → `<position>.<number>:<raw
 partition:<unit>:parked            hash   key → JSON {due, attempt, error, letter, …}
 partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
 partition:<unit>:dead              hash   dead letter id → JSON
+partition:<unit>:dead:raw          hash   dead letter id → the message itself, where it is too long to stand in the JSON
 partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
 partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
+partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
+partition:draining                 hash   worker id → when an operator told it to give its partitions up (ms)
 """
 
 from __future__ import annotations
@@ -87,6 +90,14 @@ class Names:
         return f"{self.root}:changed"
 
     @property
+    def audit(self) -> str:
+        return f"{self.root}:audit"
+
+    @property
+    def draining(self) -> str:
+        return f"{self.root}:draining"
+
+    @property
     def policies(self) -> str:
         return f"{self.root}:policies"
 
@@ -108,6 +119,9 @@ class Names:
 
     def dead(self, unit: str) -> str:
         return f"{self.root}:{unit}:dead"
+
+    def dead_raw(self, unit: str) -> str:
+        return f"{self.root}:{unit}:dead:raw"
 
     def tries(self, unit: str) -> str:
         return f"{self.root}:{unit}:tries"

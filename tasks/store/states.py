@@ -92,7 +92,9 @@ class StateReader:
         spelled = spell_key(key)
         unit = str(partition_of(spelled, self.partitions))
         gone = script("forget").run(
-            self.client, [self.names.states(unit, computation.name), self.names.facts(unit)], [key_bytes(spelled)]
+            self.client,
+            [self.names.states(unit, computation.name), self.names.facts(unit)],
+            [key_bytes(spelled), self.names.changed],
         )
         return bool(gone)
 

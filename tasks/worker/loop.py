@@ -182,7 +182,8 @@ class PartitionLoop(threading.Thread):
     def read(self, lane: Lane, batch: Batch) -> list[Item]:
         if lane.reading is None:
             known, ordinary = self.installation.computations, self.reports.ordinary_tasks
-            lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions)
+            most = self.settings.message_bytes
+            lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions, most)
         items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
         if batch.condemned is not None:
             return [condemned(items[0], batch.condemned)]

@@ -27,7 +27,7 @@ def left(run: Run) -> list[str]:
 
 def test_list_shows_each_with_id_reason_and_error(run: Run, letters: list[str]) -> None:
     heading, *lines = run("dead-letters", "list").stdout.splitlines()
-    assert heading.split() == ["id", "reason", "task", "key", "attempts", "error"]
+    assert heading.split() == ["id", "fingerprint", "reason", "task", "key", "in", "place", "error"]
     assert sorted(line.split()[0] for line in lines) == sorted(letters)
     assert any("not-json" in line and "error 0" in line for line in lines)
 
@@ -74,17 +74,44 @@ def test_retry_and_discard_take_all_or_those_with_a_reason(
     run: Run, letters: list[str], command: list[str], said: str, chosen: list[str], count: int
 ) -> None:
     result = run("dead-letters", *command, *chosen, "--json")
-    assert (result.exit_code, json.loads(result.stdout)) == (0, {said: count})
+    assert (result.exit_code, json.loads(result.stdout)[said]) == (0, count)
     assert len(left(run)) == 3 - count
 
 
-def test_discard_asks_first_and_a_no_keeps_all(run: Run, letters: list[str]) -> None:
-    result = run("dead-letters", "discard", "1-0-0", stdin="n\n")
-    assert result.exit_code == 1
-    assert "Delete 1 dead letters for good?" in result.stderr
+def test_like_failures_are_chosen_by_their_fingerprint(run: Run, letters: list[str]) -> None:
+    rows = {row["id"]: row["fingerprint"] for row in json.loads(run("dead-letters", "list", "--json").stdout)}
+    assert rows["1-1-0"] != rows["ingress-0-0"]
+    listed = json.loads(run("dead-letters", "list", "--json", "--fingerprint", rows["ingress-0-0"]).stdout)
+    assert [row["id"] for row in listed] == ["ingress-0-0"]
+    assert json.loads(run("dead-letters", "discard", "--fingerprint", rows["1-1-0"], "--yes", "--json").stdout) == {
+        "discarded": 1
+    }
+    assert left(run) == ["1-0-0", "ingress-0-0"]
+
+
+def test_like_failures_are_listed_together(run: Run, bury: Bury) -> None:
+    for number in range(3):
+        bury("1", number, raw=b"x")
+    bury("ingress", 0, reason="not-json")
+    (first, second) = json.loads(run("dead-letters", "list", "--grouped", "--json").stdout)
+    assert (first["count"], first["newest"]["reason"], second["count"]) == (3, "bad-key", 1)
+    assert (second["newest"]["id"], second["in_place"]) == ("ingress-0-0", 0)
+    heading, *lines = run("dead-letters", "list", "--grouped").stdout.splitlines()
+    assert heading.split()[:2] == ["fingerprint", "count"]
+    assert [line.split()[:2] for line in lines] == [[first["fingerprint"], "3"], [second["fingerprint"], "1"]]
+
+
+def test_what_a_message_brings_can_not_move_the_cursor(run: Run, bury: Bury) -> None:
+    bury("1", 0, task="\x1b[31mred\n[bold]", key="a\tb")
+    (_, line) = run("dead-letters", "list").stdout.splitlines()
+    assert "\\x1b[31mred\\n[bold]" in line and "a\\tb" in line
+
+
+def test_discard_where_nobody_can_be_asked_is_refused(run: Run, letters: list[str]) -> None:
+    result = run("dead-letters", "discard", "1-0-0", stdin="y\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Delete 1 dead letter for good?" in result.stderr and "say --yes" in result.stderr
     assert left(run) == sorted(letters)
-    assert run("dead-letters", "discard", "1-0-0", stdin="y\n").exit_code == 0
-    assert left(run) == ["1-1-0", "ingress-0-0"]
 
 
 def test_discarded_messages_go_nowhere(run: Run, letters: list[str], client: redis.Redis) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 import redis
 from celery import Celery
 
 from config.settings import Settings
+from tasks.cli import partitions
 from tasks.store.leases import balance
 from tasks.store.names import Names
 from tests.cli.conftest import Run
@@ -71,7 +73,16 @@ def test_wrong_usage_is_exit_code_2(run: Run, words: list[str]) -> None:
 
 
 def test_every_command_has_help_and_says_what_it_does(run: Run) -> None:
-    for words in (["status"], ["state"], ["keys"], ["send"], ["dead-letters"], ["dead-letters", "retry"]):
+    def check(command: click.Command, words: list[str]) -> None:
         result = run(*words, "--help")
         assert result.exit_code == 0
         assert len(result.stdout.splitlines()[2].strip()) > 20
+        assert command.short_help, words
+        if isinstance(command, click.Group):
+            for name, one in command.commands.items():
+                check(one, [*words, name])
+        else:
+            assert "--json" in result.stdout, words
+
+    for name, one in partitions.commands.items():
+        check(one, [name])

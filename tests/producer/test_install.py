@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from celery import Celery
 from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks import DeclarationError, SetupError, computation, install, state_computation
 from tasks.producer.declarations import current_installation, declared, installation_of
+from tests.model.pickled import Rebuilt
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Last, Trade, partition, queues, symbol_of, update
 
@@ -158,3 +160,28 @@ def test_a_module_imported_again_declares_again(app: Celery) -> None:
     again = state_computation(update.name, state=Last, key=symbol_of)(update.__wrapped__)
     assert declared[update.name] is again.computation
     declared[update.name] = update.computation
+
+
+def test_a_state_that_no_worker_could_read_back_is_refused_when_declared_or_installed(
+    app: Celery, make_app: MakeApp, settings: Settings
+) -> None:
+    """What is allowed is a setting of the app: whichever of the two comes last finds out."""
+
+    def declare() -> None:
+        state_computation("tests.producer: rebuilt", state=Rebuilt, key=symbol_of)(lambda trade, state: None)
+
+    allowing = replace(settings, state_modules=("tests.model.pickled:rebuild",))
+    says = r"Rebuilt could not be read back.*STATE_MODULES=tests\.model\.pickled:rebuild"
+    with pytest.raises(DeclarationError, match=says):
+        declare()
+    assert "tests.producer: rebuilt" not in declared
+    installation = installation_of(app)
+    assert installation is not None
+    installation.state_modules = allowing.state_modules
+    try:
+        declare()
+        with pytest.raises(DeclarationError, match=says):
+            make_app(settings.redis_url, settings)
+        make_app(settings.redis_url, allowing)
+    finally:
+        declared.pop("tests.producer: rebuilt", None)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tasks.model.computation import Computation, declare
 from tasks.model.errors import StateError
-from tasks.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec
+from tasks.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec, StoredFacts
+from tests.model.foreign import Foreign
 
 
 def computation(name: str) -> Computation:
@@ -56,6 +57,11 @@ class Bomb:
         return (pytest.fail, ("a state was unpickled before its signature was found right",))
 
 
+def forged(codec: StateCodec, at: Computation, key: str) -> bytes:
+    """What one with the codec's keys can write: `dump` itself writes nothing that can't be read back."""
+    return codec.seal(at.name, key, pickle.dumps(Bomb(), 5))
+
+
 def refused(codec: StateCodec, at: Computation, key: str, stored: bytes, says: str) -> None:
     with pytest.raises(StateError, match=says):
         codec.load(at, key, stored)
@@ -67,7 +73,7 @@ def test_a_signed_state_can_not_be_moved_to_another_key_or_computation(
 ) -> None:
     assume((name, key) != (other_name, other_key))
     codec = StateCodec((secret,))
-    stored = codec.dump(computation(name), key, Bomb())
+    stored = forged(codec, computation(name), key)
     refused(codec, computation(other_name), other_key, stored, "signature is wrong")
 
 
@@ -76,14 +82,14 @@ def test_a_name_and_a_key_can_not_lend_each_other_letters(data: st.DataObject, s
     whole = data.draw(st.text(st.characters(codec="utf-8"), min_size=2, max_size=20))
     first, second = sorted(data.draw(st.lists(st.integers(1, len(whole)), min_size=2, max_size=2, unique=True)))
     assume(whole[:first].strip())
-    stored = StateCodec((secret,)).dump(computation(whole[:first]), whole[first:], Bomb())
+    stored = forged(StateCodec((secret,)), computation(whole[:first]), whole[first:])
     refused(StateCodec((secret,)), computation(whole[:second]), whole[second:], stored, "signature is wrong")
 
 
 @given(keys, secrets, st.data())
 def test_a_signed_state_with_any_bit_changed_is_not_unpickled(key: str, secret: bytes, data: st.DataObject) -> None:
     codec = StateCodec((secret,))
-    stored = bytearray(codec.dump(COUNT, key, Bomb()))
+    stored = bytearray(forged(codec, COUNT, key))
     bit = data.draw(st.integers(8, len(stored) * 8 - 1))
     stored[bit // 8] ^= 1 << bit % 8
     refused(codec, COUNT, key, bytes(stored), "signature is wrong")
@@ -92,9 +98,9 @@ def test_a_signed_state_with_any_bit_changed_is_not_unpickled(key: str, secret: 
 @given(keys, st.lists(secrets, min_size=2, max_size=2, unique=True))
 def test_an_unsigned_or_foreign_or_unverifiable_state_is_not_unpickled(key: str, both: list[bytes]) -> None:
     ours, theirs = (StateCodec((secret,)) for secret in both)
-    refused(ours, COUNT, key, theirs.dump(COUNT, key, Bomb()), "signature is wrong")
-    refused(ours, COUNT, key, StateCodec().dump(COUNT, key, Bomb()), "is not signed")
-    refused(StateCodec(), COUNT, key, ours.dump(COUNT, key, Bomb()), "STATE_SIGNING_KEY is not set")
+    refused(ours, COUNT, key, forged(theirs, COUNT, key), "signature is wrong")
+    refused(ours, COUNT, key, forged(StateCodec(), COUNT, key), "is not signed")
+    refused(StateCodec(), COUNT, key, forged(ours, COUNT, key), "STATE_SIGNING_KEY is not set")
 
 
 @given(st.binary(max_size=40), keys, secrets)
@@ -135,3 +141,35 @@ def test_a_script_reads_the_states_that_a_worker_wrote_of_its_own_module(monkeyp
     state = Price()
     state.price = 1.5
     assert StateCodec().load(script, "k", StateCodec().dump(worker, "k", state)).price == 1.5
+
+
+def test_nothing_is_written_that_could_not_be_read_back() -> None:
+    """The message that put it there fails, and the state stays as it was."""
+    codec = StateCodec()
+    with pytest.raises(StateError, match=r"names tests\.model\.foreign\.Foreign.*STATE_MODULES=tests\.model\.foreign$"):
+        codec.dump(COUNT, "k", {"seen": Foreign()})
+    priced = declare(lambda message, state: None, name="priced", state=Price, key=str)
+    state = Price()
+    assert codec.load(priced, "k", codec.dump(priced, "k", state)).price == 0.0
+    state.price = Foreign()  # type: ignore[assignment]
+    with pytest.raises(StateError, match="STATE_MODULES"):
+        codec.dump(priced, "k", state)
+    allowing = StateCodec((), ("tests.model.foreign",))
+    assert type(allowing.load(priced, "k", allowing.dump(priced, "k", state)).price) is Foreign
+
+
+@given(keys, st.lists(secrets, min_size=1, max_size=2))
+def test_a_right_signature_does_not_make_a_name_allowed(key: str, signing_keys: list[bytes]) -> None:
+    codec = StateCodec(tuple(signing_keys))
+    refused(codec, COUNT, key, forged(codec, COUNT, key), "it names _pytest")
+
+
+@given(states, keys, st.lists(secrets, max_size=2))
+def test_what_can_be_seen_without_a_key(state: dict[str, Any], key: str, signing_keys: list[bytes]) -> None:
+    codec = StateCodec(tuple(signing_keys))
+    stored = codec.dump(COUNT, key, state)
+    form = "signed" if signing_keys else "unsigned"
+    assert StateCodec().facts("count", key, stored) == StoredFacts(len(stored), form, None)
+    assert codec.facts("count", key, stored) == StoredFacts(len(stored), form, True if signing_keys else None)
+    assert codec.facts("count", key + "x", stored).verified is (False if signing_keys else None)
+    assert codec.facts("count", key, b"").form == "unknown"

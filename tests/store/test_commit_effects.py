@@ -158,6 +158,7 @@ def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: Comm
         "attempts": 4,
         "died_at": 12.5,
         "in_place": False,
+        "apart": False,
     }
     assert msgspec.json.decode(rows[b"2-0-1"])["task"] is None
 

@@ -2,6 +2,7 @@
 -- Fair to within one over partitions, and over partitions with the ingress; nothing moves without need.
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)  5 since (hash)  6 policies (hash)
+--       7 draining (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
 --       6 the ingress's queue, with which the partitions' queues begin, and all keys of the group
 --       7 how many messages of a unit are to be run one by one when its owner died (0: none)
@@ -26,6 +27,7 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) 
   if dead ~= me then
     redis.call('ZREM', KEYS[1], dead)
     redis.call('HDEL', KEYS[2], dead)
+    redis.call('HDEL', KEYS[7], dead)
     changed = true
   end
 end
@@ -37,7 +39,7 @@ if my_pins ~= '' then
 end
 
 -- Who lives, and who wants which partition by name.
-local alive, general, pinned_to = {}, {}, {}
+local alive, general, pinned_to, draining = {}, {}, {}, false
 local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 local next_end = -1
 for i = 1, #members, 2 do
@@ -48,7 +50,10 @@ for i = 1, #members, 2 do
     if next_end < 0 or left < next_end then next_end = left end
   end
   local pins = redis.call('HGET', KEYS[2], worker)
-  if pins then
+  if redis.call('HEXISTS', KEYS[7], worker) == 1 then
+    -- An operator drains it: it has no share of anything, and what it holds it gives up below.
+    if worker == me then draining = true end
+  elseif pins then
     for unit in string.gmatch(pins, '[^,]+') do
       pinned_to[unit] = pinned_to[unit] or {}
       pinned_to[unit][worker] = true
@@ -80,7 +85,7 @@ end
 local give_up = {}
 
 -- Pinned partitions: to a worker pinned to them, whoever came first.
-local shared, is_general = {}, my_pins == ''
+local shared, is_general = {}, my_pins == '' and not draining
 for number = 0, n - 1 do
   local unit = tostring(number)
   local wanted = pinned_to[unit]

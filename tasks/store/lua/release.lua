@@ -1,7 +1,7 @@
 -- Give up leases, and with `leave` the place among the workers. A token grows with each release: what the worker still
 -- had under way for the unit is refused from then on.
 --
--- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)
+-- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)  5 draining (hash)
 -- ARGV  1 worker id  2 "leave" or ""  3 channel `changed`  4… unit, token, unit, token, …
 -- Returns how many leases were this worker's and are free now.
 -- Publishes on `changed` when something was released, or the worker left.
@@ -18,6 +18,7 @@ end
 if leave then
   redis.call('ZREM', KEYS[1], me)
   redis.call('HDEL', KEYS[2], me)
+  redis.call('HDEL', KEYS[5], me)
 end
 if released > 0 or leave then
   redis.call('PUBLISH', ARGV[3], me)

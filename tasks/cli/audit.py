@@ -1,0 +1,42 @@
+"""`partitions audit`: what operators did."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+import msgspec
+
+from tasks.cli.context import installation_in
+from tasks.cli.output import json_option, print_json, print_table, refusals
+
+
+@click.command(short_help="What operators did: when, who, old and new.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The last so many.")
+@json_option
+@click.pass_context
+@refusals
+def audit(context: click.Context, limit: int, as_json: bool) -> None:
+    """What operators did, the newest first: when (UTC), who, what, and the old and new values.
+
+    Redis keeps about the last 10,000 records. Who: the user of the operating system and the host, as the command saw them.
+    """
+    group = installation_in(context).group
+    group.check()
+    records = group.audit.last(limit)
+    if as_json:
+        print_json(records)
+        return
+    print_table(
+        ("when", "who", "what", "detail"),
+        [
+            (
+                f"{datetime.fromtimestamp(record.at, UTC):%Y-%m-%d %H:%M:%S}",
+                record.who,
+                record.what,
+                msgspec.json.encode(record.detail).decode(),
+            )
+            for record in records
+        ],
+        whole=("when", "what"),
+    )

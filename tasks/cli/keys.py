@@ -1,0 +1,93 @@
+"""`partitions keys`: the keys of a computation; those that wait, and those with the most messages waiting."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from tasks.cli.context import computation_named, installation_in, json_key, shown_key
+from tasks.cli.output import print_json, print_table, refusals
+from tasks.cli.parked import parked_as_json, print_parked
+from tasks.producer.installation import Installation
+from tasks.store.sampling import hot_keys
+
+#: Shown when the sample's keys are not limited.
+HOT_KEYS = 20
+
+
+@click.command(short_help="The keys of a computation: all, parked, hot.")
+@click.argument("name")
+@click.option(
+    "--parked", is_flag=True, help="Keys that wait after a failure: since when, which try, why, how many messages."
+)
+@click.option("--hot", is_flag=True, help="Keys with the most messages waiting at the head of the queues.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1, 100_000),
+    default=1000,
+    show_default=True,
+    help="With --hot: look at so many of each partition's oldest messages.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many (with --hot 20 unless said).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; without --parked and --hot a JSON string a line.")
+@click.pass_context
+@refusals
+def keys(
+    context: click.Context, name: str, parked: bool, hot: bool, sample: int, limit: int | None, as_json: bool
+) -> None:
+    """The keys of the computation NAME.
+
+    Without an option: every key that has a state, one a line, as they are scanned; the cost grows with their number, and
+    no worker waits for it.
+
+    --hot reads the --sample oldest messages of each partition's queue (and no more than 4 MB of each), finds the key of each
+    by the key extractor, and counts. It knows nothing of what lies behind the sample.
+    """
+    installation = installation_in(context)
+    if parked and hot:
+        raise click.UsageError("say --parked or --hot, not both")
+    if hot:
+        _hot(installation, name, sample, limit or HOT_KEYS, as_json)
+    elif parked:
+        computation_named(installation, name, with_state=False)
+        found = [one for one in installation.group.parked_keys.all() if one.fact.task in (None, name)]
+        found = sorted(found, key=lambda one: one.fact.since)[:limit]
+        if as_json:
+            print_json([parked_as_json(one) for one in found])
+        else:
+            print_parked(found, installation.group.now())
+    else:
+        computation = computation_named(installation, name, with_state=True)
+        for number, key in enumerate(installation.group.states.keys(computation.name), start=1):
+            click.echo(json.dumps(json_key(key)["key"]) if as_json else shown_key(key))
+            if number == limit:
+                break
+
+
+def _hot(installation: Installation, name: str, sample: int, limit: int, as_json: bool) -> None:
+    computation_named(installation, name, with_state=False)
+    group = installation.group
+    group.check()
+    found = hot_keys(
+        group.client,
+        group.names,
+        installation.settings.partitions,
+        installation.computations,
+        name,
+        per_partition=sample,
+        limit=limit,
+    )
+    if as_json:
+        rows = [{**asdict(one), **json_key(one.key)} for one in found.keys]
+        print_json({"sampled": found.sampled, "waiting": found.waiting, "keys": rows})
+        return
+    click.echo(f"{found.sampled:,} of {found.waiting:,} waiting messages looked at")
+    print_table(
+        ("key", "partition", "messages", "% of the sample"),
+        [
+            (shown_key(one.key), one.partition, one.messages, round(100 * one.messages / found.sampled))
+            for one in found.keys
+        ],
+    )

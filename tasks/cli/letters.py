@@ -1,0 +1,218 @@
+"""`partitions dead-letters`: messages that could not be taken, one by one or by what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import msgspec
+
+from tasks.cli.context import confirm, installation_in, who, yes_option
+from tasks.cli.output import counted, json_option, print_json, print_table, refusals, say_done, span
+from tasks.producer.installation import Installation
+from tasks.store.commits import DeadLetter
+from tasks.store.dead_letters import fingerprint, grouped, raw_text
+
+#: Of an error, in a table.
+MOST_ERROR_CHARACTERS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which dead letters a command is about."""
+
+    ids: tuple[str, ...] = ()
+    everything: bool = False
+    reason: str | None = None
+    fingerprint: str | None = None
+
+
+def _narrowed(command: Any) -> Any:
+    command = click.option("--reason", help="Only those with this reason.")(command)
+    return click.option("--fingerprint", "print_", metavar="FINGERPRINT", help="Only those of like failures.")(command)
+
+
+def _chosen(command: Callable[..., None]) -> Any:
+    command = click.argument("letter_ids", metavar="[ID]...", nargs=-1)(command)
+    command = click.option("--all", "everything", is_flag=True, help="Every dead letter.")(command)
+    return _narrowed(command)
+
+
+@click.group(name="dead-letters", short_help="Messages that could not be taken.")
+def dead_letters() -> None:
+    """Messages that could not be taken: list, show, retry, discard.
+
+    Like failures (reason, computation, type of the error, place in the code) share a fingerprint of eight hex digits. A letter
+    that is in its place tells of a message whose key is parked behind it.
+    """
+
+
+@dead_letters.command(name="list", short_help="One by one, or like failures together.")
+@_narrowed
+@click.option("--grouped", "in_groups", is_flag=True, help="Like failures together: how many, the newest, an example.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@json_option
+@click.pass_context
+@refusals
+def list_letters(
+    context: click.Context, reason: str | None, print_: str | None, in_groups: bool, limit: int, as_json: bool
+) -> None:
+    """Dead letters with id, fingerprint, reason and error; --grouped: how many there are of each fingerprint."""
+    installation = installation_in(context)
+    letters = _found(installation, Choice(reason=reason, fingerprint=print_))
+    if in_groups:
+        _list_groups(letters, installation.group.now(), limit, as_json)
+        return
+    shown = [letter for letter, _ in zip(letters, range(limit), strict=False)]
+    if as_json:
+        print_json([_as_json(one) for one in shown])
+        return
+    print_table(
+        ("id", "fingerprint", "reason", "task", "key", "in place", "error"),
+        [
+            (
+                one.id,
+                fingerprint(one),
+                one.reason,
+                one.task or "-",
+                one.key or "-",
+                "yes" if one.in_place else "no",
+                one.error[:MOST_ERROR_CHARACTERS],
+            )
+            for one in shown
+        ],
+        whole=("id", "fingerprint", "reason", "in place"),
+    )
+
+
+def _list_groups(letters: Iterable[DeadLetter], now: float, limit: int, as_json: bool) -> None:
+    groups = grouped(letters)[:limit]
+    if as_json:
+        print_json(
+            [
+                {
+                    "fingerprint": group.fingerprint,
+                    "count": group.count,
+                    "in_place": group.in_place,
+                    "oldest_died_at": group.oldest_died_at,
+                    "newest": _as_json(group.newest),
+                }
+                for group in groups
+            ]
+        )
+        return
+    print_table(
+        ("fingerprint", "count", "newest", "example", "reason", "task: error"),
+        [
+            (
+                group.fingerprint,
+                group.count,
+                f"{span(now - group.newest.died_at)} ago",
+                group.newest.id,
+                group.newest.reason,
+                f"{group.newest.task or '-'}: {group.newest.error[:MOST_ERROR_CHARACTERS]}",
+            )
+            for group in groups
+        ],
+        whole=("fingerprint", "count", "newest", "example", "reason"),
+    )
+
+
+@dead_letters.command(name="show", short_help="All of one: traceback, raw message.")
+@click.argument("letter_id", metavar="ID")
+@json_option
+@click.pass_context
+@refusals
+def show_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
+    """All of one dead letter: the reason, the traceback, the raw message."""
+    letter = next(_found(installation_in(context), Choice(ids=(letter_id,))))
+    if as_json:
+        print_json(_as_json(letter))
+        return
+    for field, value in {**msgspec.structs.asdict(letter), "fingerprint": fingerprint(letter)}.items():
+        if field not in ("trace", "raw"):
+            click.echo(f"{field:>11}: {value}")
+    if letter.trace:
+        click.echo("\n" + letter.trace)
+    click.echo("\n" + raw_text(letter))
+
+
+@dead_letters.command(short_help="Try them again.")
+@_chosen
+@json_option
+@click.pass_context
+@refusals
+def retry(
+    context: click.Context,
+    letter_ids: tuple[str, ...],
+    everything: bool,
+    reason: str | None,
+    print_: str | None,
+    as_json: bool,
+) -> None:
+    """Try dead letters again.
+
+    One whose key is parked behind it is tried IN ITS PLACE. Any other goes to the END of the queue it died in, behind
+    younger messages of its key: the order of that key is then another one.
+    """
+    installation = installation_in(context)
+    letters = _picked(installation, Choice(letter_ids, everything, reason, print_))
+    store = installation.group.dead_letters
+    in_place = store.retry([letter for letter in letters if letter.in_place], by=who())
+    at_the_end = store.retry([letter for letter in letters if not letter.in_place], by=who())
+    said = [f"{in_place} tried in place"] if in_place else []
+    if at_the_end or not in_place:
+        said.append(f"{at_the_end} put back, each at the end of its queue")
+    back = in_place + at_the_end
+    facts = {"retried": back, "in_place": in_place, "at_the_end": at_the_end}
+    say_done(as_json, facts, "; ".join(said))
+
+
+@dead_letters.command(short_help="Delete them for good.")
+@_chosen
+@yes_option
+@json_option
+@click.pass_context
+@refusals
+def discard(
+    context: click.Context,
+    letter_ids: tuple[str, ...],
+    everything: bool,
+    reason: str | None,
+    print_: str | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Delete dead letters and their messages for good; a key that is parked behind one goes on with the next."""
+    installation = installation_in(context)
+    letters = _picked(installation, Choice(letter_ids, everything, reason, print_))
+    if letters:
+        confirm(f"Delete {counted(len(letters), 'dead letter')} for good?", yes)
+    gone = installation.group.dead_letters.discard(letters, by=who())
+    say_done(as_json, {"discarded": gone}, f"{gone} deleted")
+
+
+def _as_json(letter: DeadLetter) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(letter), "fingerprint": fingerprint(letter), "message": raw_text(letter)}
+
+
+def _picked(installation: Installation, choice: Choice) -> list[DeadLetter]:
+    if choice == Choice():
+        raise click.UsageError("name the dead letters: ids, --reason REASON, --fingerprint FINGERPRINT, or --all")
+    return list(_found(installation, choice))
+
+
+def _found(installation: Installation, choice: Choice) -> Iterator[DeadLetter]:
+    letters = installation.group.dead_letters
+    if choice.ids:
+        for letter_id in choice.ids:
+            letter = letters.get(letter_id)
+            if letter is None:
+                raise click.ClickException(f"there is no dead letter {letter_id!r}")
+            yield letter
+        return
+    for letter in letters.all():
+        if choice.reason in (None, letter.reason) and choice.fingerprint in (None, fingerprint(letter)):
+            yield letter

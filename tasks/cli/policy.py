@@ -1,0 +1,102 @@
+"""`partitions policy`: a computation's failure policy, looked at and changed while the workers run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+import msgspec
+
+from tasks.cli.context import computation_named, installation_in, who
+from tasks.cli.output import json_option, print_json, print_table, refusals
+from tasks.model.policy import THEN, PolicyChange, RetryPolicy, Then, effective_policy
+from tasks.producer.installation import Installation
+
+
+class _Number(click.FloatRange):
+    """A float range that NaN, which is neither below nor above, is not in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
+_SECONDS = _Number(min=0, max=1e9)
+
+
+@click.command(short_help="The failure policy of a computation; change it.")
+@click.argument("name")
+@click.option("--attempts", type=click.IntRange(0, 1_000_000), help="Retries after the first try.")
+@click.option("--backoff", type=_SECONDS, help="Seconds before the first retry; they double with each.")
+@click.option("--longest-backoff", type=_SECONDS, help="Seconds: no wait is longer.")
+@click.option(
+    "--jitter", type=_Number(0, 1), help="That fraction of each wait is added or taken away at random."
+)
+@click.option("--then", type=click.Choice(THEN), help="What follows the last retry.")
+@click.option("--reset", is_flag=True, help="As it is declared.")
+@json_option
+@click.pass_context
+@refusals
+def policy(
+    context: click.Context,
+    name: str,
+    attempts: int | None,
+    backoff: float | None,
+    longest_backoff: float | None,
+    jitter: float | None,
+    then: Then | None,
+    reset: bool,
+    as_json: bool,
+) -> None:
+    """The failure policy of the computation NAME; with options, change it while the workers run.
+
+    A change counts for all workers at once, adds to earlier ones, and stays until --reset. Keys that are parked
+    already follow it from their next failure on.
+    """
+    installation = installation_in(context)
+    computation_named(installation, name, with_state=False)
+    asked = PolicyChange(attempts, backoff, longest_backoff, jitter, then)
+    policies = installation.group.policies
+    if reset:
+        if asked != PolicyChange():
+            raise click.UsageError("--reset stands alone")
+        policies.reset(name, by=who())
+    elif asked != PolicyChange():
+        policies.change(name, _over(policies.get(name), asked), by=who())
+    _show(installation, name, policies.get(name), as_json)
+
+
+def _over(before: PolicyChange, asked: PolicyChange) -> PolicyChange:
+    fields = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not None}
+    return msgspec.structs.replace(before, **fields)
+
+
+def _show(installation: Installation, name: str, change: PolicyChange, as_json: bool) -> None:
+    declared = declared_policy(installation, name)
+    counts = asdict(effective_policy(declared, None, change))
+    counts.pop("only")
+    changed = msgspec.to_builtins(change)
+    only = [kind.__qualname__ for kind in declared.only]
+    if as_json:
+        print_json({"computation": name, "policy": {**counts, "only": only}, "changed": sorted(changed)})
+        return
+    print_table(
+        ("field", "counts", "declared"),
+        [(field, str(value), str(getattr(declared, field))) for field, value in counts.items()]
+        + [("only", ", ".join(only), ", ".join(only))],
+    )
+
+
+def declared_policy(installation: Installation, name: str) -> RetryPolicy:
+    """A computation's policy without an operator's change."""
+    settings = installation.settings
+    default = RetryPolicy(
+        settings.retry_attempts,
+        settings.retry_backoff_seconds,
+        settings.retry_longest_backoff_seconds,
+        then=settings.retry_then,
+    )
+    return effective_policy(default, installation.computations[name].on_error, None)

@@ -1,0 +1,165 @@
+"""`partitions state`: a key's state, looked at, set and deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tasks.cli.context import (
+    base64_option,
+    computation_named,
+    confirm,
+    installation_in,
+    json_key,
+    shown_key,
+    typed_key,
+    who,
+    yes_option,
+)
+from tasks.cli.output import json_option, print_json, refusals
+from tasks.model.editing import plain_fields, plain_value, state_from_json
+from tasks.producer.installation import Installation
+from tasks.store.editing import SeenState
+
+#: With --yes: a busy key's state is looked at and written again so often.
+TRIES = 20
+
+
+class _StateGroup(click.Group):
+    """`state NAME KEY` is `state get NAME KEY`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["get", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_StateGroup, short_help="A key's state: get, set, delete.")
+def state() -> None:
+    """A key's state in a state computation: get, set, delete. `state NAME KEY` is `state get NAME KEY`."""
+
+
+@state.command(name="get", short_help="The state, as last committed.")
+@click.argument("name")
+@click.argument("key")
+@base64_option
+@json_option
+@click.pass_context
+@refusals
+def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_json: bool) -> None:
+    """The state of KEY in the state computation NAME, as last committed."""
+    seen = _see(installation_in(context), name, typed_key(key, in_base64))
+    if seen.stored is None:
+        raise click.ClickException(f"{name!r} has no state for the key {shown_key(seen.key)!r}")
+    if seen.error:
+        raise click.ClickException(seen.error)
+    if as_json:
+        fields = plain_value(plain_fields(seen.state))
+        print_json({"computation": name, **json_key(seen.key), "partition": seen.partition, "state": fields})
+        return
+    click.echo(f"{name}, key {shown_key(seen.key)}, partition {seen.partition}: {type(seen.state).__qualname__}")
+    _print_fields(seen)
+
+
+@state.command(name="set", short_help="Make it from JSON; asks first.")
+@click.argument("name")
+@click.argument("key")
+@click.argument("new", metavar="JSON")
+@click.option(
+    "--merge", is_flag=True, help="Fields that JSON does not name stay as they are, instead of their first value."
+)
+@base64_option
+@yes_option
+@json_option
+@click.pass_context
+@refusals
+def set_state(
+    context: click.Context, name: str, key: str, new: str, merge: bool, in_base64: bool, yes: bool, as_json: bool
+) -> None:
+    """Make JSON, an object, the state of KEY in the state computation NAME. The state class is its schema.
+
+    A field that the class does not have, or of a wrong type, is refused with its path. Shows the old state and the new one,
+    and asks. When the state changes between that and the answer, nothing is written. A worker that holds the key applies its
+    messages to the new state. The audit keeps who, when, old and new.
+    """
+    installation = installation_in(context)
+    computation = computation_named(installation, name, with_state=True)
+    assert computation.state is not None
+    for _ in range(TRIES if yes else 1):
+        seen = _see(installation, name, typed_key(key, in_base64))
+        made = state_from_json(computation.state, new, seen.state if merge else None)
+        if not yes:
+            _show_change(seen, made)
+            confirm(f"Set the state of {shown_key(seen.key)!r}?", yes)
+        if installation.group.state_editor.set(seen, made, by=who()) == "ok":
+            _say_change(as_json, name, seen, made)
+            return
+    raise _changed(seen)
+
+
+@state.command(name="delete", short_help="Delete it; asks first.")
+@click.argument("name")
+@click.argument("key")
+@base64_option
+@yes_option
+@json_option
+@click.pass_context
+@refusals
+def delete_state(context: click.Context, name: str, key: str, in_base64: bool, yes: bool, as_json: bool) -> None:
+    """Delete the state of KEY in the state computation NAME: the key's next message finds the zero state.
+
+    Shows the state, and asks. A worker that holds the key applies its messages to the zero state. The audit keeps the old one.
+    """
+    installation = installation_in(context)
+    for _ in range(TRIES if yes else 1):
+        seen = _see(installation, name, typed_key(key, in_base64))
+        if seen.stored is None:
+            raise click.ClickException(f"{name!r} has no state for the key {shown_key(seen.key)!r}")
+        if not yes:
+            _show_change(seen, None)
+            confirm(f"Delete the state of {shown_key(seen.key)!r}?", yes)
+        if installation.group.state_editor.delete(seen, by=who()) == "ok":
+            _say_change(as_json, name, seen, None)
+            return
+    raise _changed(seen)
+
+
+def _see(installation: Installation, name: str, key: str) -> SeenState:
+    return installation.group.state_editor.see(computation_named(installation, name, with_state=True), key)
+
+
+def _changed(seen: SeenState) -> click.ClickException:
+    return click.ClickException(
+        f"the state of {shown_key(seen.key)!r} changed meanwhile; nothing was written. Look again, or pause partition "
+        f"{seen.partition} first"
+    )
+
+
+def _show_change(seen: SeenState, made: Any) -> None:
+    click.echo("old:", err=True)
+    _print_fields(seen, err=True)
+    click.echo("new:", err=True)
+    _print_value(None if made is None else plain_fields(made), err=True)
+
+
+def _say_change(as_json: bool, name: str, seen: SeenState, made: Any) -> None:
+    old, new = plain_value(seen.plain), None if made is None else plain_value(plain_fields(made))
+    if as_json:
+        facts = {"computation": name, **json_key(seen.key), "partition": seen.partition, "old": old, "new": new}
+        print_json(facts)
+    else:
+        done = "deleted" if made is None else "set"
+        click.echo(f"the state of {shown_key(seen.key)!r} in {name!r} is {done}")
+
+
+def _print_fields(seen: SeenState, err: bool = False) -> None:
+    _print_value(seen.plain, err)
+
+
+def _print_value(value: Any, err: bool = False) -> None:
+    if isinstance(value, dict):
+        for field, one in value.items():
+            click.echo(f"  {field} = {one!r}", err=err)
+    else:
+        click.echo(f"  {'none' if value is None else value}", err=err)

@@ -1,0 +1,36 @@
+-- Tell the workers of a node name to give up all they hold and take no more, or to take their share again.
+-- `balance` acts on it, and forgets a worker that has ended.
+--
+-- KEYS  1 workers (zset)  2 draining (hash)  3 audit (stream)
+-- ARGV  1 node name  2 "drain" or "undrain"  3 channel `changed`  4 records the audit keeps, about  5 who  6 what  7 detail (JSON)
+-- Returns "ok", "already" (it is so), or "unknown" (no worker of this name lives).
+-- Publishes on `changed` when something changed.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local found, changed = false, {}
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf')) do
+  if string.match(worker, '^(.*)/[^/]*$') == ARGV[1] then
+    found = true
+    if (redis.call('HEXISTS', KEYS[2], worker) == 1) ~= (ARGV[2] == 'drain') then
+      changed[#changed + 1] = worker
+    end
+  end
+end
+if not found then
+  return 'unknown'
+end
+if #changed == 0 then
+  return 'already'
+end
+-- The record first: where it can't be written, nothing is done.
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'who', ARGV[5], 'what', ARGV[6], 'detail', ARGV[7])
+for _, worker in ipairs(changed) do
+  if ARGV[2] == 'drain' then
+    redis.call('HSET', KEYS[2], worker, now)
+  else
+    redis.call('HDEL', KEYS[2], worker)
+  end
+end
+redis.call('PUBLISH', ARGV[3], '')
+return 'ok'

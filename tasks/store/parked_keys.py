@@ -1,0 +1,200 @@
+"""Parked keys, as an operator handles them: list, retry, skip, discard."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Literal, cast
+
+import msgspec
+import redis
+
+from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
+from tasks.model.messages import name_of
+from tasks.store.audit import Audit
+from tasks.store.commits import DeadLetter
+from tasks.store.names import Names
+from tasks.store.parking import Parked
+from tasks.store.scripts import script
+
+Answer = Literal["ok", "changed", "not-parked", "nothing-to-take"]
+
+#: An operator's action is tried again when a worker changes the key between the look and the script.
+TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """A key whose messages wait."""
+
+    key: str
+    partition: int
+    fact: Parked
+    #: Messages in its mailbox, the one that failed included.
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    record: bytes
+    fact: Parked
+    head: bytes | None
+
+
+class ParkedKeys:
+    """The parked keys of a group. A key can be parked only in its own partition."""
+
+    def __init__(self, client: redis.Redis, names: Names, partitions: int, audit: Audit) -> None:
+        self.client, self.names, self.partitions, self.audit = client, names, partitions, audit
+
+    def all(self) -> Iterator[ParkedKey]:
+        """Every parked key, scanned, in no order."""
+        for partition in range(self.partitions):
+            unit = str(partition)
+            rows: dict[bytes, bytes] = {}
+            for field, record in self.client.hscan_iter(self.names.parked(unit), count=500):
+                rows[field] = record
+                if len(rows) >= 500:
+                    yield from self._with_lengths(partition, rows)
+                    rows = {}
+            yield from self._with_lengths(partition, rows)
+
+    def _with_lengths(self, partition: int, rows: dict[bytes, bytes]) -> Iterator[ParkedKey]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for field in rows:
+                pipe.llen(cast(str, self.names.mailbox(str(partition), key_text(field))))
+            lengths = pipe.execute()
+        for (field, record), length in zip(rows.items(), lengths, strict=True):
+            yield ParkedKey(key_text(field), partition, read_record(record), length)
+
+    def get(self, key: object) -> ParkedKey | None:
+        """How a key is parked; None when it is not."""
+        spelled = spell_key(key)
+        unit = self._unit(spelled)
+        record = self.client.hget(self.names.parked(unit), cast(str, key_bytes(spelled)))
+        if record is None:
+            return None
+        return next(self._with_lengths(int(unit), {key_bytes(spelled): cast(bytes, record)}))
+
+    def of_letter(self, letter: DeadLetter) -> ParkedKey | None:
+        """The key whose first waiting message an in-place dead letter tells of; None when there is none (any more)."""
+        for parked in self.all() if letter.key is None else self._likely(letter.key):
+            if parked.fact.letter == letter.id:
+                return parked
+        return None
+
+    def _likely(self, shown: str) -> Iterator[ParkedKey]:
+        """The key as the letter shows it first; a key that is no text is shown otherwise than it is spelled."""
+        found = self.get(shown)
+        if found is not None:
+            yield found
+        yield from self.all()
+
+    def retry(self, key: object, *, by: str) -> Answer:
+        """Try the key's first message now, in its place, with all of its retries before it."""
+        return self._edit(spell_key(key), "retry", by)
+
+    def skip(self, key: object, *, by: str) -> Answer:
+        """The first message becomes an ordinary dead letter, and the key goes on with the next one."""
+        return self._edit(spell_key(key), "skip", by)
+
+    def discard(self, key: object, *, by: str) -> Answer:
+        """The first message, and the dead letter that tells of it, are deleted for good; the key goes on with the next."""
+        return self._edit(spell_key(key), "discard", by)
+
+    def _edit(self, key: str, action: str, by: str) -> Answer:
+        for _ in range(TRIES):
+            seen = self._see(key)
+            if seen is None:
+                return "not-parked"
+            if seen.head is None and action != "retry":
+                return "nothing-to-take"
+            if self._try(key, action, seen, by) == "ok":
+                return "ok"
+        return "changed"
+
+    def _unit(self, key: str) -> str:
+        return str(partition_of(key, self.partitions))
+
+    def _see(self, key: str) -> _Seen | None:
+        unit = self._unit(key)
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.hget(self.names.parked(unit), cast(str, key_bytes(key)))
+            pipe.lindex(cast(str, self.names.mailbox(unit, key)), -1)
+            record, head = pipe.execute()
+        return None if record is None else _Seen(record, read_record(record), head)
+
+    def _try(self, key: str, action: str, seen: _Seen, by: str) -> str:
+        unit, names = self._unit(key), self.names
+        seconds, micros = self.client.time()
+        now = seconds + micros / 1_000_000
+        written = self._skipped_letter(key, seen, now) if action == "skip" else None
+        if action == "retry":
+            left = msgspec.structs.replace(seen.fact, due=now, attempt=1)
+        else:
+            left = Parked(due=now, attempt=1, since=now)
+        detail = {
+            "key": key_bytes(key).decode("utf-8", "backslashreplace"),
+            "partition": int(unit),
+            "message_id": seen.fact.message_id,
+            "error": seen.fact.error,
+            "letter": seen.fact.letter if written is None else written.id,
+        }
+        answer: bytes = script("edit_parked").run(
+            self.client,
+            [names.parked(unit), names.mailbox(unit, key), names.facts(unit), names.dead(unit), names.audit],
+            [
+                key_bytes(key),
+                _digest(seen.record),
+                "" if seen.head is None else _digest(seen.head),
+                "keep" if action == "retry" else "take",
+                msgspec.json.encode(left),
+                "" if written is None else written.id,
+                b"" if written is None else msgspec.json.encode(written),
+                (seen.fact.letter or "") if action == "discard" else "",
+                names.changed,
+                *self.audit.words(by, f"parked {action}", detail),
+            ],
+        )
+        return answer.decode()
+
+    def _skipped_letter(self, key: str, seen: _Seen, now: float) -> DeadLetter:
+        """The in-place letter made an ordinary one; a new one when the retries were not used up yet."""
+        unit, raw = self._unit(key), seen.head or b""
+        if seen.fact.letter is not None:
+            row = self.client.hget(self.names.dead(unit), seen.fact.letter)
+            if row is not None:
+                try:
+                    letter = msgspec.json.decode(cast(bytes, row), type=DeadLetter)
+                    return msgspec.structs.replace(letter, in_place=False)
+                except msgspec.DecodeError:
+                    pass
+        task, message_id = name_of(raw)
+        return DeadLetter(
+            id=seen.fact.letter or f"{unit}-skipped-{uuid.uuid4().hex[:12]}",
+            unit=unit,
+            reason="skipped",
+            error=seen.fact.error,
+            trace=seen.fact.trace,
+            task=task,
+            message_id=message_id,
+            key=key_bytes(key).decode("utf-8", "backslashreplace"),
+            attempts=max(0, seen.fact.attempt - 1),
+            died_at=now,
+            raw=base64.b64encode(raw).decode(),
+        )
+
+
+def read_record(record: bytes) -> Parked:
+    """A parked key's record; one that is not ours reads as due at once, as the worker reads it."""
+    try:
+        return msgspec.json.decode(record, type=Parked)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Parked(due=0.0, attempt=1)
+
+
+def _digest(data: bytes) -> str:
+    return sha1(data, usedforsecurity=False).hexdigest()

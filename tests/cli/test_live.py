@@ -1,0 +1,228 @@
+"""Operators act while real workers hold the partitions: nothing is silently overwritten, and each key's order stays."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.model.keys import partition_of
+from tasks.model.messages import open_envelope
+from tasks.model.policy import PolicyChange
+from tasks.store.draining import drain, read_workers, undrain
+from tasks.store.exporting import Exporter
+from tasks.store.parked_keys import ParkedKey
+from tasks.store.pausing import pause, resume
+from tasks.store.transfer import Message, StateRecord, read_records
+from tests.fundamentals.application import Attempt, Deed, Sequence, Step, fail, record, witness
+from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
+from tests.support.server import RedisServer
+from tests.support.wait import wait_until
+
+_numbers = count()
+#: In the place of what was there before.
+MENDED = 1000
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
+    """Two workers; retries are used up after one, and then wait long. A lease is renewed seldom: what is quick here was told."""
+    env = {
+        "PARTITIONS": 4,
+        "LEASE_SECONDS": 60,
+        "RETRY_ATTEMPTS": 1,
+        "RETRY_BACKOFF_SECONDS": 0.1,
+        "RETRY_THEN": "hold",
+    }
+    with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("live"), **env) as live:
+        live.start_workers(2)
+        yield live
+        live.print_logs()
+
+
+@pytest.fixture
+def key() -> str:
+    return f"live-{next(_numbers)}"
+
+
+def unit_of(key: str) -> str:
+    return str(partition_of(key, 4))
+
+
+def becomes(live: LiveGroup, computation: Any, key: str, numbers: list[int]) -> None:
+    wait_until(lambda: live.numbers_of(computation, key) == numbers, PATIENCE_SECONDS, message=f"{key} is not {numbers}")
+
+
+def mend(live: LiveGroup, computation: Any, key: str, numbers: list[int]) -> None:
+    """As `state set` does it."""
+    editor, state = live.group.state_editor, Sequence()
+    state.numbers = numbers
+    wait_until(lambda: editor.set(editor.see(computation.computation, key), state, by="me") == "ok")
+
+
+def held(live: LiveGroup, key: str) -> ParkedKey:
+    """The key, once its retries are used up."""
+
+    def look() -> ParkedKey | None:
+        found = live.group.parked_keys.get(key)
+        return found if found is not None and found.fact.due is None else None
+
+    return wait_until(look, PATIENCE_SECONDS, message="the key is not held")
+
+
+def test_a_state_that_an_idle_worker_holds_is_replaced(live: LiveGroup, key: str) -> None:
+    live.send(record, [Step(key, 1), Step(key, 2)])
+    becomes(live, record, key, [1, 2])
+    mend(live, record, key, [MENDED])
+    live.send(record, [Step(key, 3)])
+    becomes(live, record, key, [MENDED, 3])
+
+
+def test_a_state_that_an_idle_worker_holds_is_deleted(live: LiveGroup, key: str) -> None:
+    live.send(record, [Step(key, 1)])
+    becomes(live, record, key, [1])
+    editor = live.group.state_editor
+    assert editor.delete(editor.see(record.computation, key), by="me") == "ok"
+    live.send(record, [Step(key, 2)])
+    becomes(live, record, key, [2])
+
+
+def test_in_the_middle_of_a_batch_its_commit_is_refused_and_its_messages_are_applied_to_the_new_state(
+    live: LiveGroup, key: str
+) -> None:
+    number = MENDED + next(_numbers)
+    live.send(witness, [Deed(key, number, seconds=1.0)])
+    wait_until(lambda: any(line.endswith(f":{number}") for line in live.witnessed()), PATIENCE_SECONDS)
+    mend(live, witness, key, [MENDED])
+    assert live.numbers_of(witness, key) == [MENDED], "set while the computation ran"
+    becomes(live, witness, key, [MENDED, number])
+    assert sum(line.endswith(f":{number}") for line in live.witnessed()) == 2, "it ran on the old state too"
+
+
+def test_a_held_key_is_mended_and_retried_in_its_place(live: LiveGroup, key: str) -> None:
+    live.send(fail, [Attempt(key, 1), Attempt(key, 2, fail=True), Attempt(key, 3)])
+    assert held(live, key).waiting == 2
+    # Nothing is mended yet: it fails again, and waits in its place.
+    assert live.group.parked_keys.retry(key, by="me") == "ok"
+    assert (live.numbers_of(fail, key), held(live, key).waiting) == ([1], 2)
+    # What a new release of the computation would do, here by another message in the same place.
+    mailbox: Any = live.names.mailbox(unit_of(key), key)
+    message = json.loads(live.client.lindex(mailbox, -1))  # type: ignore[arg-type]
+    mended = base64.b64decode(message["body"]).replace(b"true", b"false")
+    live.client.lset(mailbox, -1, json.dumps({**message, "body": base64.b64encode(mended).decode()}))
+    (letter,) = [letter for letter in live.letters() if letter.key == key]
+    assert live.group.dead_letters.retry([letter], by="me") == 1
+    becomes(live, fail, key, [1, 2, 3])
+    assert [letter for letter in live.letters() if letter.key == key] == []
+
+
+@pytest.mark.parametrize(("action", "letters"), [("skip", 1), ("discard", 0)])
+def test_skip_and_discard_let_the_key_go_on_in_order(live: LiveGroup, key: str, action: str, letters: int) -> None:
+    live.send(fail, [Attempt(key, 1), Attempt(key, 2, fail=True), Attempt(key, 3), Attempt(key, 4)])
+    held(live, key)
+    assert getattr(live.group.parked_keys, action)(key, by="me") == "ok"
+    becomes(live, fail, key, [1, 3, 4])
+    live.send(fail, [Attempt(key, 5)])
+    becomes(live, fail, key, [1, 3, 4, 5])
+    found = [letter for letter in live.letters() if letter.key == key]
+    assert [letter.in_place for letter in found] == [False] * letters
+    assert live.group.parked_keys.get(key) is None
+
+
+def test_a_letter_in_place_is_discarded_with_its_message(live: LiveGroup, key: str) -> None:
+    live.send(fail, [Attempt(key, 1, fail=True), Attempt(key, 2)])
+    held(live, key)
+    letters = [letter for letter in live.letters() if letter.key == key]
+    assert [letter.in_place for letter in letters] == [True]
+    assert live.group.dead_letters.discard(letters, by="me") == 1
+    becomes(live, fail, key, [2])
+
+
+def test_a_policy_counts_at_once(live: LiveGroup, key: str) -> None:
+    live.group.policies.change("fail", PolicyChange(attempts=0, then="dead_letter"), by="me")
+    try:
+        wait_until(lambda: sent_and_given_up(live, key), PATIENCE_SECONDS, every=0.1)
+    finally:
+        live.group.policies.reset("fail", by="me")
+
+
+def sent_and_given_up(live: LiveGroup, key: str) -> bool:
+    """Send a message that fails; whether the first try was the last. (A change is told, and may come a moment later.)"""
+    message = live.send_task("fail", {"key": f"{key}-{next(_numbers)}", "number": 1, "fail": True})
+    letter = live.letter_of(message)
+    return (letter.attempts, letter.in_place) == (1, False)
+
+
+def test_a_paused_partition_rests_and_goes_on_where_it_was(live: LiveGroup, key: str) -> None:
+    unit = unit_of(key)
+    live.send(record, [Step(key, 0)])
+    becomes(live, record, key, [0])
+    assert pause(live.client, live.names, [unit], by="me") == [unit]
+    # Told, not polled: the messages before the worker has heard of it may still be taken.
+    number = settled(live, key)
+    live.send(record, [Step(key, one) for one in range(number, number + 5)])
+    other = next(f"{key}-{one}" for one in count() if unit_of(f"{key}-{one}") != unit)
+    live.send(record, [Step(other, 1)])
+    becomes(live, record, other, [1])
+    assert live.numbers_of(record, key) == list(range(number))
+    assert resume(live.client, live.names, [unit], by="me") == [unit]
+    becomes(live, record, key, list(range(number + 5)))
+
+
+def settled(live: LiveGroup, key: str) -> int:
+    """Send until a message stays in the queue; returns the next number. It and the ones before are 0, 1, 2, …"""
+    for number in count(1):
+        live.send(record, [Step(key, number)])
+        try:
+            wait_until(lambda number=number: len(live.numbers_of(record, key)) > number, timeout=0.3)  # type: ignore[misc]
+        except AssertionError:
+            live.client.lpop(live.names.queue(unit_of(key)))
+            return number
+    raise AssertionError
+
+
+def test_a_drained_worker_hands_over_and_takes_up_again(live: LiveGroup, key: str) -> None:
+    one, two = (worker.node for worker in read_workers(live.client, live.names))
+    assert drain(live.client, live.names, one, by="me") == "ok"
+    wait_until(lambda: set(live.owners().values()) == {two}, PATIENCE_SECONDS)
+    live.send(record, [Step(f"{key}-{number}", number) for number in range(20)])
+    for number in range(20):
+        becomes(live, record, f"{key}-{number}", [number])
+    assert undrain(live.client, live.names, one, by="me") == "ok"
+    live.wait_owned(by=2)
+
+
+def test_an_export_beside_a_busy_worker_is_consistent(live: LiveGroup, key: str, tmp_path: Path) -> None:
+    """In each partition: what a state has applied, and what is queued, are together just what was sent, in order."""
+    keys = [f"{key}-{number}" for number in range(8)]
+    sent = 4000
+    pause(live.client, live.names, ["0", "1", "2", "3"], by="me")
+    live.send(record, (Step(one, number) for number in range(sent) for one in keys))
+    resume(live.client, live.names, ["0", "1", "2", "3"], by="me")
+    exporter = Exporter(live.client, live.names, 4, by="me")
+    exporter.write(tmp_path / "all.jsonl", pause_all=False)
+    applied, queued = read_export(live, tmp_path / "all.jsonl")
+    for one in keys:
+        assert applied.get(one, []) + queued.get(one, []) == list(range(sent))
+    assert not any(row.paused for row in live.group.status())
+    for one in keys:
+        becomes(live, record, one, list(range(sent)))
+
+
+def read_export(live: LiveGroup, path: Path) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Key → the numbers applied to its state, and those in its queue."""
+    applied: dict[str, list[int]] = {}
+    queued: dict[str, list[int]] = {}
+    for one in read_records(path):
+        if isinstance(one, StateRecord) and one.computation == record.name:
+            key = one.key.decode()
+            applied[key] = live.group.codec.load(record.computation, key, one.state).numbers
+        elif isinstance(one, Message):
+            step = record.computation.codec.decode(open_envelope(one.message).body)
+            queued.setdefault(step.key, []).append(step.number)
+    return applied, queued

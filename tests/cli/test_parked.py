@@ -1,0 +1,126 @@
+"""`partitions parked list|retry|skip|discard`, `partitions keys --parked` and `--hot`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import msgspec
+import pytest
+import redis
+
+from tasks.model.keys import key_bytes, partition_of
+from tasks.store.names import Names
+from tasks.store.parking import Parked
+from tests.cli.conftest import Run
+from tests.cli.declared import note, update
+
+Park = Callable[..., None]
+NAMES = Names("partition")
+
+
+@pytest.fixture
+def park(client: redis.Redis) -> Park:
+    """Park a key with messages `<key>-1`, `<key>-2`, …"""
+
+    def park(key: str, messages: int = 2, task: str = update.name, **fact: object) -> None:
+        unit = str(partition_of(key, 4))
+        known = {"due": 2e12, "attempt": 2, "error": f"ValueError: {key!a:.20}", "task": task, "since": 5.0, **fact}
+        client.hset(NAMES.parked(unit), key_bytes(key), msgspec.json.encode(Parked(**known)))  # type: ignore[arg-type]
+        for number in range(1, messages + 1):
+            client.lpush(NAMES.mailbox(unit, key), key_bytes(f"{key}-{number}"))  # type: ignore[arg-type]
+
+    return park
+
+
+def listed(run: Run) -> dict[str, dict[str, object]]:
+    return {row["key"]: row for row in json.loads(run("parked", "list", "--json").stdout)}
+
+
+def test_list_has_what_waits_since_when_and_why(run: Run, park: Park) -> None:
+    park("b", 3, since=6.0, due=None)
+    park("a")
+    rows = json.loads(run("parked", "list", "--json").stdout)
+    assert [row["key"] for row in rows] == ["a", "b"], "the longest waiting first"
+    one = rows[1]
+    assert (one["waiting"], one["held"], one["due"], one["attempt"], one["since"]) == (3, True, None, 2, 6.0)
+    assert (one["error"], one["task"], one["partition"]) == ("ValueError: 'b'", update.name, partition_of("b", 4))
+    heading, first, second = run("parked", "list").stdout.splitlines()
+    assert heading.split() == ["key", "partition", "waiting", "for", "try", "due", "error"]
+    assert "in " in first and "held" in second
+    assert len(json.loads(run("parked", "list", "--json", "--limit", "1").stdout)) == 1
+
+
+def test_retry_makes_it_due_now(run: Run, park: Park, client: redis.Redis) -> None:
+    park("a")
+    assert json.loads(run("parked", "retry", "a", "--json").stdout) == {"retried": 1}
+    due = listed(run)["a"]["due"]
+    assert isinstance(due, float) and abs(due - client.time()[0]) < 60
+
+
+@pytest.mark.parametrize(("command", "said", "letters"), [("skip", "skipped", 1), ("discard", "discarded", 0)])
+def test_skip_and_discard_let_the_key_go_on_with_the_next(
+    run: Run, park: Park, client: redis.Redis, command: str, said: str, letters: int
+) -> None:
+    park("a")
+    assert json.loads(run("parked", command, "a", "--yes", "--json").stdout) == {said: 1}
+    mailbox = NAMES.mailbox(str(partition_of("a", 4)), "a")
+    assert client.lrange(mailbox, 0, -1) == [b"a-2"]  # type: ignore[arg-type]
+    assert len(json.loads(run("dead-letters", "list", "--json").stdout)) == letters
+    assert run("parked", command, "a", "--yes").exit_code == 0
+    assert listed(run) == {}
+
+
+@pytest.mark.parametrize("command", [["retry"], ["skip", "--yes"], ["discard", "--yes"]])
+def test_all_and_several_and_odd_keys(run: Run, park: Park, command: list[str]) -> None:
+    for key in ("a", "two\nlines", "\udcff"):
+        park(key, 1)
+    said = {"retry": "retried", "skip": "skipped", "discard": "discarded"}[command[0]]
+    assert json.loads(run("parked", *command, "a", "two\nlines", "--json").stdout) == {said: 2}
+    assert json.loads(run("parked", *command, "--all", "--json").stdout) == {said: 3 if command == ["retry"] else 1}
+
+
+@pytest.mark.parametrize("command", [["retry"], ["skip", "--yes"], ["discard", "--yes"]])
+def test_a_key_that_is_not_parked_is_refused_and_nothing_done(run: Run, park: Park, command: list[str]) -> None:
+    park("a")
+    before = listed(run)
+    result = run("parked", *command, "a", "b")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "the key 'b' is not parked" in result.stderr
+    assert listed(run) == before
+    assert run("parked", *command).exit_code == 2
+    assert run("parked", *command, "a", "--all").exit_code == 2
+
+
+def test_an_in_place_letter_is_retried_in_its_place(run: Run, park: Park, client: redis.Redis) -> None:
+    park("a", letter="x-1", due=None)
+    unit = str(partition_of("a", 4))
+    letter = {"id": "x-1", "unit": unit, "reason": "computation-failed", "error": "e", "trace": "", "task": update.name}
+    more = {"message_id": "i", "key": "a", "attempts": 4, "died_at": 1.0, "raw": "YS0x", "in_place": True}
+    client.hset(NAMES.dead(unit), "x-1", json.dumps({**letter, **more}))
+    result = run("dead-letters", "retry", "x-1")
+    assert (result.exit_code, result.stdout) == (0, "1 tried in place\n")
+    assert listed(run)["a"]["due"] is not None
+    assert not client.exists(NAMES.queue(unit))
+
+
+def test_keys_parked_are_those_of_the_computation(run: Run, park: Park) -> None:
+    park("a")
+    park("b", task=note.name)
+    rows = json.loads(run("keys", update.name, "--parked", "--json").stdout)
+    assert [row["key"] for row in rows] == ["a"]
+    assert "ValueError: 'b'" in run("keys", note.name, "--parked").stdout
+    assert run("keys", note.name, "--parked", "--hot").exit_code == 2
+
+
+def test_hot_keys_say_what_was_looked_at(run: Run) -> None:
+    rows = "\n".join(['{"key": "hot"}'] * 30 + ['{"key": "cold"}'] * 2)
+    assert run("send", note.name, "-", stdin=rows).exit_code == 0
+    found = json.loads(run("keys", note.name, "--hot", "--json").stdout)
+    assert (found["sampled"], found["waiting"]) == (32, 32)
+    assert [(row["key"], row["messages"]) for row in found["keys"]] == [("hot", 30), ("cold", 2)]
+    said, heading, first, _ = run("keys", note.name, "--hot").stdout.splitlines()
+    assert said == "32 of 32 waiting messages looked at"
+    assert (heading.split()[0], first.split()) == ("key", ["hot", str(partition_of("hot", 4)), "30", "94"])
+    assert len(json.loads(run("keys", note.name, "--hot", "--json", "--limit", "1").stdout)["keys"]) == 1
+    assert json.loads(run("keys", note.name, "--hot", "--json", "--sample", "10").stdout)["sampled"] < 32

@@ -1,0 +1,61 @@
+"""Flower is reached from this machine only, unless it has a login; and it says what to set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.flower import READY_SECONDS, FlowerProcess
+
+Start = Callable[..., FlowerProcess]
+#: Another address of this machine, where a server that listens on all networks answers, and one on 127.0.0.1 does not.
+ELSEWHERE = "127.0.0.2"
+
+
+@pytest.fixture
+def start_flower(redis_url: str, tmp_path: Path) -> Iterator[Start]:
+    """Start Flower with more words and environment."""
+    with ExitStack() as stack:
+
+        def start(*words: str, **env: str) -> FlowerProcess:
+            made = FlowerProcess("tasks.stocks", *words, directory=tmp_path, env={"REDIS_URL": redis_url, **env})
+            return stack.enter_context(made)
+
+        yield start
+
+
+@pytest.mark.parametrize("words", [(), ("--address=127.0.0.1",)])
+def test_without_a_login_only_this_machine_reaches_it(start_flower: Start, words: tuple[str, ...]) -> None:
+    flower = start_flower(*words).wait_ready()
+    assert flower.get("/healthcheck", host=ELSEWHERE)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "env"),
+    [
+        (("--address=0.0.0.0",), {}),
+        (("--address=",), {}),
+        (("-address=::",), {}),
+        (("--address=flower.example.com",), {}),
+        ((), {"FLOWER_ADDRESS": "0.0.0.0"}),
+    ],
+)
+def test_elsewhere_it_does_not_start_without_one_and_says_what_to_set(
+    start_flower: Start, words: tuple[str, ...], env: dict[str, str]
+) -> None:
+    flower = start_flower(*words, **env)
+    assert flower.process.wait(timeout=READY_SECONDS) == 1
+    said = flower.log()
+    assert "Flower does not start" in said and "Set FLOWER_BASIC_AUTH=user:password" in said
+    assert "Traceback" not in said
+
+
+def test_with_a_login_it_listens_where_it_is_told_and_asks_for_it(start_flower: Start) -> None:
+    flower = start_flower("--address=0.0.0.0", FLOWER_BASIC_AUTH="me:secret").wait_ready()
+    assert flower.get("/workers", host=ELSEWHERE)[0] == 401
+    assert flower.get("/workers", host=ELSEWHERE, login="me:wrong")[0] == 401
+    assert flower.get("/workers", host=ELSEWHERE, login="me:secret")[0] == 200
+    assert flower.get("/api/workers", host=ELSEWHERE)[0] == 401

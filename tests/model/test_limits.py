@@ -1,0 +1,174 @@
+"""What is too large, too deep or odd in a message: each has one answer, and costs no more than its bytes."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import tracemalloc
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tasks.model.computation import declare
+from tasks.model.errors import MOST_ERROR_CHARACTERS, say
+from tasks.model.messages import MOST_BYTES, name_of
+from tasks.model.reading import Broken, Reading, Work, condemned, read_batch
+from tests.model.build import raw_envelope, raw_message, read
+
+
+@dataclass
+class Trade:
+    symbol: str
+    price: float = 0.0
+    volume: int = 0
+
+
+def record_trade(trade: Trade, state: dict[str, Any]) -> None:
+    """Nothing is applied here."""
+
+
+ANY = declare(lambda message, state: None, name="any", state=dict, key=lambda message: "k")
+TYPED = declare(record_trade, name="typed", state=dict, key=lambda trade: trade.symbol)
+MOST = 10_000
+
+
+def read_one(raw: bytes, most_bytes: int = MOST) -> Any:
+    reading = Reading({"any": ANY, "typed": TYPED}, (), 0, 1, most_bytes)
+    (item,) = read_batch([raw], reading, now=0.0, revoked=())
+    return item
+
+
+def in_body(value: bytes, task: str = "any") -> bytes:
+    """A message whose argument is this JSON text."""
+    return raw_envelope(b"[[" + value + b"],{},{}]", headers={"task": task})
+
+
+def test_a_message_of_more_bytes_than_allowed_is_not_decoded() -> None:
+    raw = raw_message("any", "x" * 6_000)
+    assert isinstance(read_one(raw, len(raw)), Work)
+    item = read_one(raw, len(raw) - 1)
+    assert isinstance(item, Broken)
+    assert (item.reason, item.raw) == ("too-large", raw)
+    assert item.error == f"a message of {len(raw)} bytes; at most {len(raw) - 1} are decoded (MESSAGE_BYTES)"
+
+
+def test_a_huge_message_costs_nothing_to_refuse_even_when_it_is_condemned() -> None:
+    raw = b"[" + b"[]," * (MOST_BYTES // 3) + b"[]]"
+    tracemalloc.start()
+    try:
+        item = read_one(raw, MOST_BYTES)
+        letter = condemned(item, "killed three workers")
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert item.reason == "too-large" and letter.raw is raw
+
+
+@pytest.mark.parametrize("pressed", [gzip.compress(b"[[" + b" " * 1_000_000), gzip.compress(bytes(50_000_000))])
+def test_a_compressed_body_may_not_grow_beyond_it(pressed: bytes) -> None:
+    item = read_one(raw_envelope(pressed, headers={"task": "any", "compression": "gzip"}), 500_000)
+    assert (type(item), item.reason) == (Broken, "too-large")
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+@pytest.mark.parametrize("depth", [sys.getrecursionlimit() + 10, 100_000])
+@pytest.mark.parametrize("where", ["message", "body", "body with __type__", "envelope", "header", "protocol 1"])
+def test_a_message_may_not_be_nested_beyond_the_interpreters_limit(opening: bytes, depth: int, where: str) -> None:
+    close = b"]" if opening == b"[" else b"}"
+    deep = opening * depth + (b"" if opening == b"[" else b"1") + close * depth
+    raw = {
+        "message": in_body(deep),
+        "body": raw_envelope(deep, headers={"task": "any"}),
+        "body with __type__": in_body(b'{"__type__":"x","__value__":' + deep + b"}"),
+        "envelope": deep,
+        "header": in_body(b"1").replace(b'"m0"', deep),
+        "protocol 1": raw_envelope(b'{"task":"any","args":' + deep + b"}", headers={"task": None}),
+    }[where]
+    item = read_one(raw, MOST_BYTES)
+    assert (type(item), item.reason) == (Broken, "not-json")
+    assert item.error.endswith("maximum recursion depth exceeded while deserializing an object")
+
+
+def test_a_message_may_be_nested_less_deep() -> None:
+    item = read_one(in_body(b"[" * 500 + b"]" * 500))
+    assert isinstance(item, Work)
+
+
+def test_what_is_long_in_a_refused_message_is_told_short() -> None:
+    item = read_one(raw_message("x" * 5_000, 1, "i" * 5_000), MOST_BYTES)
+    assert item.reason == "unknown-task"
+    assert len(item.task) == len(item.message_id) == 1_000
+    assert len(item.error) < MOST_ERROR_CHARACTERS + 100 and "characters left out" in item.error
+    assert name_of(b'"' + b" " * MOST_BYTES + b'"') == (None, None)
+    assert len(say(ValueError("x" * 1_000_000))) < MOST_ERROR_CHARACTERS + 100
+
+
+#: JSON text of a message → what an untyped computation is given.
+TAKEN: dict[bytes, Any] = {
+    b"123456789012345678901234567890": 123456789012345678901234567890,
+    b"9" * 4300: int("9" * 4300),
+    b"-0": 0,
+    b"1e5": 100_000.0,
+    b"1e-999": 0.0,
+    b'{"a":1,"a":2}': {"a": 2},
+    b'"\\ud83d\\ude00"': "\U0001f600",
+    b'"\\u0000"': "\x00",
+}
+#: JSON text of a message that is refused, with the reason.
+REFUSED = {
+    b"9" * 4301: "not-json",
+    b"1e999": "not-json",
+    b"-1e999": "not-json",
+    b"NaN": "not-json",
+    b"Infinity": "not-json",
+    b"-Infinity": "not-json",
+    b"nan": "not-json",
+    b"01": "not-json",
+    b"1.": "not-json",
+    b"0x10": "not-json",
+    b'"\\ud800"': "not-json",
+    b'"\\ude00\\ud83d"': "not-json",
+    b'"\xed\xa0\x80"': "not-json",
+    b'"\xff"': "not-json",
+    b'"\x00"': "not-json",
+    b'{"a":1,}': "not-json",
+    b"{'a':1}": "not-json",
+    b"": "wrong-arguments",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), TAKEN.items(), ids=lambda part: repr(part)[:30])
+def test_odd_values_are_taken_as_one_value(text: bytes, value: Any) -> None:
+    item = read_one(in_body(text), MOST_BYTES)
+    assert isinstance(item, Work)
+    assert item.message == value and type(item.message) is type(value)
+
+
+@pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=lambda part: repr(part)[:30])
+def test_what_is_no_json_or_no_value_is_refused(text: bytes, reason: str) -> None:
+    item = read_one(in_body(text), MOST_BYTES)
+    assert (type(item), item.reason) == (Broken, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b'{"symbol":"A","price":' + b"9" * 400 + b"}", "wrong-type"),
+        (b'{"symbol":"A","price":NaN}', "not-json"),
+        (b'{"symbol":"A","volume":1.5}', "wrong-type"),
+        (b'{"symbol":"A","volume":' + b"9" * 4301 + b"}", "not-json"),
+        (b'{"symbol":"\\ud800"}', "not-json"),
+    ],
+)
+def test_the_same_in_a_typed_message(text: bytes, reason: str) -> None:
+    item = read_one(in_body(text, "typed"), MOST_BYTES)
+    assert (type(item), item.reason) == (Broken, reason)
+
+
+def test_of_a_name_said_twice_the_last_counts_in_envelope_and_message() -> None:
+    item = read_one(in_body(b'{"symbol":"A","symbol":"B"}', "typed"))
+    assert isinstance(item, Work) and item.key == "B"
+    twice = in_body(b'{"symbol":"A"}', "typed").replace(b'"task": "typed"', b'"task": "typed", "task": "none"')
+    (item,) = read([TYPED], [twice])
+    assert (type(item), item.reason, item.task) == (Broken, "unknown-task", "none")

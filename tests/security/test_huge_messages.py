@@ -1,0 +1,61 @@
+"""A message too large to be decoded leaves its queue as it is, into the dead letters, and can be sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tasks.model.errors import MessageError
+from tasks.store.commits import APART_BYTES, DeadLetter
+from tests.fundamentals.application import Step, record
+from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
+
+#: Far more than a message may have, and than a letter holds in itself.
+HUGE = b'{"headers": {"task": "record", "id": "huge"}, "body": "' + bytes(50_000_000) + b'"}'
+
+
+def the_letter(live: LiveGroup) -> DeadLetter:
+    return wait_until(lambda: next(iter(live.letters()), None), timeout=60, message="no dead letter")
+
+
+def test_a_huge_message_becomes_a_dead_letter_and_its_queue_flows_on(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    live = make_live(redis_url, PARTITIONS=1)
+    assert len(HUGE) > live.settings.message_bytes and len(HUGE) > APART_BYTES
+    live.client.lpush("partition.0", HUGE)
+    live.send(record, [Step("key", 1)])
+    worker = live.start_workers(1)[0]
+    letter = the_letter(live)
+    assert (letter.reason, letter.apart, letter.raw) == ("too-large", True, "")
+    assert live.group.dead_letters.raw(letter) == HUGE
+    wait_until(lambda: live.numbers_of(record, "key") == [1])
+
+    assert live.group.dead_letters.retry([letter]) == 1
+    again = wait_until(lambda: next((one for one in live.letters() if one.id != letter.id), None), timeout=60)
+    assert live.group.dead_letters.raw(again) == HUGE
+    assert live.client.hlen(live.names.dead_raw("0")) == 1
+    assert live.group.dead_letters.discard([again]) == 1
+    assert not live.client.exists(live.names.dead_raw("0"))
+    assert worker.running
+
+
+def test_a_message_between_the_limits_is_a_letter_like_others(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    live = make_live(redis_url, PARTITIONS=1, MESSAGE_BYTES=5_000)
+    live.start_workers(1)
+    raw = HUGE[:20_000]
+    live.client.lpush("partition.0", raw)
+    letter = the_letter(live)
+    assert (letter.reason, letter.apart) == ("too-large", False)
+    assert live.group.dead_letters.raw(letter) == raw
+
+
+def test_a_python_producer_refuses_what_no_worker_would_decode(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    live = make_live(redis_url, MESSAGE_BYTES=5_000)
+    large = Step("k" * 4_000, 1)
+    with pytest.raises(MessageError, match=r"MESSAGE_BYTES") as caught:
+        live.send(record, [Step("key", 1), large])
+    assert caught.value.reason == "too-large"
+    with pytest.raises(MessageError, match=r"MESSAGE_BYTES"):
+        live.send_task("record", {"key": large.key, "number": 1})
+    assert sum(row.length for row in live.status().values()) == 1

@@ -1,0 +1,52 @@
+"""The settings of what is trusted: what can be said, what is refused, and that no secret is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from config.celeryconfig import celery_options
+from config.settings import MOST_MESSAGE_BYTES, Settings, SettingsError
+
+
+def test_a_signing_key_that_is_too_short_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match="at least 16 characters") as caught:
+        Settings.from_environment({"STATE_SIGNING_KEY": "a rather long secret,hunter2"})
+    assert "hunter2" not in str(caught.value) and "rather" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("shop", ("shop",)),
+        (" shop.models , shop.* ", ("shop.models", "shop.*")),
+        ("shop.models:rebuild,a:B.c", ("shop.models:rebuild", "a:B.c")),
+        ("", ()),
+    ],
+)
+def test_state_modules_are_modules_packages_and_names(text: str, entries: tuple[str, ...]) -> None:
+    assert Settings.from_environment({"STATE_MODULES": text}).state_modules == entries
+
+
+@pytest.mark.parametrize("text", ["*", ".*", "shop*", "shop.", "a b", "shop:", ":name", "shop.*:name", "a/b", "shop:*"])
+def test_what_would_allow_everything_or_nothing_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"STATE_MODULES=.*is none of"):
+        Settings.from_environment({"STATE_MODULES": text})
+
+
+@pytest.mark.parametrize("text", ["0", "-1", str(MOST_MESSAGE_BYTES + 1), "8MB"])
+def test_a_limit_that_a_letter_could_not_keep_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="MESSAGE_BYTES"):
+        Settings.from_environment({"MESSAGE_BYTES": text})
+
+
+def test_certificates_reach_both_of_celerys_connections_and_must_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    with pytest.raises(SettingsError, match="there is no such file"):
+        Settings.from_environment({"REDIS_TLS_CA_FILE": str(file)})
+    file.write_text("")
+    settings = Settings.from_environment({"REDIS_URL": "rediss://host", "REDIS_TLS_CA_FILE": str(file)})
+    options = celery_options(settings)
+    for name in ("broker_use_ssl", "redis_backend_use_ssl"):
+        assert (options[name]["ssl_ca_certs"], options[name]["ssl_check_hostname"]) == (str(file), True)

@@ -1,0 +1,80 @@
+"""TLS: who the server is, is verified unless that is switched off, by whole workers and by producers.
+
+The embedded server has no TLS; these run on Debian's redis-server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import kombu
+import pytest
+import redis
+
+from tests.fundamentals.application import Step, record
+from tests.fundamentals.live import LiveGroup
+from tests.support.certificates import Authority
+from tests.support.server import RedisServer
+from tests.support.wait import wait_until
+
+MakeLive = Callable[..., LiveGroup]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def start(server_factory: Callable[..., RedisServer], config: dict[str, str]) -> RedisServer:
+    try:
+        return server_factory(config=config)
+    except RuntimeError:
+        pytest.skip("this server is built without TLS")
+
+
+@pytest.fixture
+def server(server_factory: Callable[..., RedisServer], authority: Authority) -> RedisServer:
+    """A server whose certificate is the test authority's, for the address that it has."""
+    return start(server_factory, authority.sign("IP:127.0.0.1"))
+
+
+def works(live: LiveGroup) -> None:
+    """A producer of ours, one of Celery's, a worker, and a reader: all through TLS."""
+    live.start_workers(1)
+    live.send(record, [Step("key", 1)])
+    live.send_task("record", {"key": "key", "number": 2})
+    wait_until(lambda: live.numbers_of(record, "key") == [1, 2], timeout=30)
+
+
+def refused(live: LiveGroup) -> None:
+    """Nothing is sent, and a worker says why and takes nothing."""
+    with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        live.send(record, [Step("key", 1)])
+    options = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
+    with pytest.raises(kombu.exceptions.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+        live.app.send_task("plain", args=[1], ignore_result=True, retry_policy=options)
+    worker = live.start_worker()
+    wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in worker.log(), timeout=60, message="the worker does not say it")
+    assert not worker.is_ready()
+
+
+def test_with_the_authoritys_certificate_all_works(server: RedisServer, authority: Authority, make_live: MakeLive) -> None:
+    works(make_live(server.url(), REDIS_TLS_CA_FILE=authority.file))
+
+
+def test_an_unknown_authority_is_refused(server: RedisServer, make_live: MakeLive) -> None:
+    refused(make_live(server.url()))
+    with server.client() as client:
+        assert client.keys() == []
+
+
+def test_a_certificate_for_another_place_is_refused(
+    server_factory: Callable[..., RedisServer], authority: Authority, make_live: MakeLive
+) -> None:
+    server = start(server_factory, authority.sign("DNS:redis.example.com"))
+    refused(make_live(server.url(), REDIS_TLS_CA_FILE=authority.file))
+
+
+def test_verification_can_be_switched_off(server: RedisServer, make_live: MakeLive) -> None:
+    works(make_live(server.url(), REDIS_TLS_VERIFY=0))

@@ -1,0 +1,74 @@
+"""Flower as a child process, started as the Procfile starts it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.server import free_port
+from tests.support.wait import wait_until
+from tests.support.worker import ROOT
+
+#: Longer than importing Celery and Flower on a busy machine.
+READY_SECONDS = 40.0
+
+
+class FlowerProcess:
+    """`celery -A module flower` with our configuration file, `words` after it, and `env` added to the environment.
+
+    It starts when the object is made; as a context manager it is killed at the end.
+    """
+
+    def __init__(self, module: str, *words: str, directory: Path, env: dict[str, str]) -> None:
+        self.port = free_port()
+        flower = [sys.executable, "-m", "celery", "-A", module, "flower", "--conf=config/flowerconfig.py"]
+        self.log_path = directory / f"flower-{self.port}.log"
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*flower, f"--port={self.port}", f"--db={directory / 'flower'}", *words],
+                cwd=ROOT,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def log(self) -> str:
+        """What it has printed."""
+        return self.log_path.read_text(errors="replace")
+
+    def wait_ready(self) -> Self:
+        """Return once its health check answers on 127.0.0.1."""
+        wait_until(lambda: self.process.poll() is not None or self.get("/healthcheck")[0] == 200, READY_SECONDS)
+        assert self.process.poll() is None, self.log()
+        return self
+
+    def get(self, path: str, *, host: str = "127.0.0.1", login: str | None = None) -> tuple[int, bytes]:
+        """The status and content of a page; status 0 when nobody listens there."""
+        request = urllib.request.Request(f"http://{host}:{self.port}{path}")
+        if login is not None:
+            request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+        try:
+            with urllib.request.urlopen(request, timeout=10) as reply:
+                return int(reply.status), reply.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+        except OSError:
+            return 0, b""
