@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import counted, json_option, print_json, print_table, refusals, say_done, span
+from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
 from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
 from tasks.store.dead_letters import fingerprint, grouped, raw_text
@@ -133,10 +133,10 @@ def show_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
         return
     for field, value in {**msgspec.structs.asdict(letter), "fingerprint": fingerprint(letter)}.items():
         if field not in ("trace", "raw"):
-            click.echo(f"{field:>11}: {value}")
+            click.echo(f"{field:>11}: {one_line(str(value))}")
     if letter.trace:
-        click.echo("\n" + letter.trace)
-    click.echo("\n" + raw_text(letter))
+        click.echo("\n" + "\n".join(map(one_line, letter.trace.splitlines())))
+    click.echo("\n" + one_line(raw_text(letter)))
 
 
 @dead_letters.command(short_help="Try them again.")

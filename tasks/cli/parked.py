@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from tasks.cli.context import base64_option, confirm, installation_in, json_key, shown_key, typed_key, who, yes_option
-from tasks.cli.output import counted, json_option, print_json, print_table, refusals, say_done, span
+from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
 from tasks.store.parked_keys import Answer, ParkedKey, ParkedKeys
 
 #: Of an error, in a table.
@@ -93,7 +93,7 @@ def retry(context: click.Context, typed: tuple[str, ...], in_base64: bool, every
     """Try each KEY's first message now, in its place, with all of its retries before it again."""
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
-    count = _each(chosen, lambda key: keys.retry(key, by=who()))
+    count = _each(chosen, lambda one: keys.retry(one.key, by=who()))
     say_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} tried now")
 
 
@@ -113,7 +113,7 @@ def skip(
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Skip the failed message of {_named(chosen)}? The key goes on without it.", yes)
-    count = _each(chosen, lambda key: keys.skip(key, by=who()))
+    count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one.fact))
     say_done(as_json, {"skipped": count}, f"{counted(count, 'message')} put with the dead letters; the keys go on")
 
 
@@ -130,35 +130,44 @@ def discard(
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Delete the failed message of {_named(chosen)} for good?", yes)
-    count = _each(chosen, lambda key: keys.discard(key, by=who()))
+    count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one.fact))
     say_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys go on")
 
 
-def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everything: bool) -> list[str]:
+def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everything: bool) -> list[ParkedKey]:
     if bool(typed) == everything:
         raise click.UsageError("name the keys, or say --all")
-    chosen = [one.key for one in keys.all()] if everything else [typed_key(one, in_base64) for one in typed]
-    for key in () if everything else chosen:
-        if keys.get(key) is None:
+    if everything:
+        return list(keys.all())
+    chosen = []
+    for key in (typed_key(one, in_base64) for one in typed):
+        found = keys.get(key)
+        if found is None:
             raise click.ClickException(f"the key {shown_key(key)!r} is not parked")
+        chosen.append(found)
     return chosen
 
 
-def _named(chosen: Sequence[str]) -> str:
-    return f"the key {shown_key(chosen[0])!r}" if len(chosen) == 1 else counted(len(chosen), "key")
+def _named(chosen: Sequence[ParkedKey]) -> str:
+    if len(chosen) != 1:
+        return counted(len(chosen), "key")
+    (one,) = chosen
+    return f"the key {shown_key(one.key)!r} ({one_line(one.fact.error)[:MOST_ERROR_CHARACTERS]})"
 
 
-def _each(chosen: Sequence[str], act: Callable[[str], Answer]) -> int:
-    """Do it to each; returns to how many. What a worker solved meanwhile is not counted; named alone, it is refused."""
+def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> int:
+    """Do it to each; returns to how many. Of several, those that changed meanwhile are left out; one alone is refused."""
     count = 0
-    for key in chosen:
-        answer = act(key)
+    for one in chosen:
+        answer = act(one)
         count += answer == "ok"
-        if answer == "changed":
-            raise click.ClickException(
-                f"the key {shown_key(key)!r} changes faster than it can be worked on; {count} of {len(chosen)} done. "
-                "Pause its partition and try again"
-            )
         if answer != "ok" and len(chosen) == 1:
-            raise click.ClickException(f"the key {shown_key(key)!r}: {answer}; nothing was done")
+            raise click.ClickException(f"the key {shown_key(one.key)!r} {_REFUSALS[answer]}; nothing was done")
     return count
+
+
+_REFUSALS: dict[Answer, str] = {
+    "not-parked": "is parked no more",
+    "not-failed": "waits with a message that has not been tried yet",
+    "changed": "changed meanwhile: look again",
+}

@@ -18,6 +18,15 @@ from redis.sentinel import Sentinel
 from config.settings import Settings
 from tasks.model.errors import SetupError
 
+#: What redis-py raises when the server as a whole is unwell (gone, silent, loading, a replica since a failover), and not a key.
+UNWELL = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    OSError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+)
+
 
 def connect(settings: Settings) -> redis.Redis:
     """A client of the settings' server. Nothing is sent yet. Raises `SetupError` for a URL that can't be used."""

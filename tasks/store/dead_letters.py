@@ -99,7 +99,7 @@ class DeadLetters:
         for letter in letters:
             parked = self.parked.of_letter(letter) if letter.in_place else None
             if parked is not None:
-                gone += self.parked.discard(parked.key, by=by) == "ok"
+                gone += self.parked.discard(parked.key, by=by, of=parked.fact) == "ok"
             else:
                 if letter.apart:
                     self.client.hdel(self.names.dead_raw(letter.unit), letter.id)

@@ -8,7 +8,7 @@ partition:workers                  zset   worker id → until when its leases ho
 partition:pins                     hash   worker id → the partitions it was pinned to, comma-separated
 partition:owners                   hash   unit → worker id           (a unit is a partition's number, or `ingress`)
 partition:since                    hash   unit → when its owner took it (ms)
-partition:tokens                   hash   unit → fencing token, grows with each owner and each release
+partition:tokens                   hash   unit → fencing token, grows with each owner and each release (µs, server clock, when claimed)
 partition:changed                  channel: membership, ownership, or something that an operator changed
 partition:policies                 hash   computation → JSON, what an operator changed of its failure policy
 partition:<unit>:facts             hash   position, revision, paused, suspect (messages to be run one by one after a worker

@@ -20,7 +20,9 @@ from tasks.store.names import Names
 from tasks.store.parking import Parked
 from tasks.store.scripts import script
 
-Answer = Literal["ok", "changed", "not-parked", "nothing-to-take"]
+#: `not-failed`: the first message that waits has not been tried yet, so that it is none to be taken out. `changed`: another
+#: message has failed since the operator looked, or the key never stands still.
+Answer = Literal["ok", "changed", "not-parked", "not-failed"]
 
 #: An operator's action is tried again when a worker changes the key between the look and the script.
 TRIES = 10
@@ -97,21 +99,29 @@ class ParkedKeys:
         """Try the key's first message now, in its place, with all of its retries before it."""
         return self._edit(spell_key(key), "retry", by)
 
-    def skip(self, key: object, *, by: str) -> Answer:
-        """The first message becomes an ordinary dead letter, and the key goes on with the next one."""
-        return self._edit(spell_key(key), "skip", by)
+    def skip(self, key: object, *, by: str, of: Parked | None = None) -> Answer:
+        """The failed message becomes an ordinary dead letter, and the key goes on with the next one.
 
-    def discard(self, key: object, *, by: str) -> Answer:
-        """The first message, and the dead letter that tells of it, are deleted for good; the key goes on with the next."""
-        return self._edit(spell_key(key), "discard", by)
+        `of`: as the operator saw the key; when another message has failed since, nothing is done.
+        """
+        return self._edit(spell_key(key), "skip", by, of)
 
-    def _edit(self, key: str, action: str, by: str) -> Answer:
+    def discard(self, key: object, *, by: str, of: Parked | None = None) -> Answer:
+        """The failed message, and the dead letter that tells of it, are deleted for good; the key goes on with the next.
+
+        `of`: as for `skip`.
+        """
+        return self._edit(spell_key(key), "discard", by, of)
+
+    def _edit(self, key: str, action: str, by: str, of: Parked | None = None) -> Answer:
         for _ in range(TRIES):
             seen = self._see(key)
             if seen is None:
                 return "not-parked"
-            if seen.head is None and action != "retry":
-                return "nothing-to-take"
+            if of is not None and (of.message_id, of.since) != (seen.fact.message_id, seen.fact.since):
+                return "changed"
+            if action != "retry" and (seen.head is None or not (seen.fact.error or seen.fact.letter)):
+                return "not-failed"
             if self._try(key, action, seen, by) == "ok":
                 return "ok"
         return "changed"

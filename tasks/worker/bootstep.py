@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -23,10 +24,11 @@ from celery.worker import state as worker_state
 from tasks.model.errors import SetupError
 from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
-from tasks.store.leases import remember_computations
+from tasks.store.leases import fix_partitions, remember_computations
 from tasks.store.names import INGRESS
 from tasks.store.server import look_at_server
 from tasks.store.status import worker_id
+from tasks.worker.consumer import make_patient
 from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.loop import PartitionLoop
@@ -106,6 +108,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
                     f"-Q {self.installation.group.names.queue_name(unit)}: there are only "
                     f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
+        make_patient(worker, self.installation.group.client)
         queues = worker.app.amqp.queues
         queues.deselect(
             [name for name in queues.consume_from if self.installation.group.names.unit_of(name) is not None]
@@ -119,7 +122,6 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.reach_server(worker)
         for text in self.warnings:
             logger.warning("partitions: %s", text)
-        remember_computations(installation.group.client, installation.group.names, installation.computations)
         identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
         reports = Reports(
             worker.app,
@@ -130,7 +132,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         runner = OrdinaryRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
-        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow)
+        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow, self.introduce)
         self.loop.on_refusal = self.keeper.wake
         collect_seldom()
         self.loop.start()
@@ -159,6 +161,14 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             if finding.refuse:
                 raise SetupError(finding.text)
         self.warnings = [finding.text for finding in findings]
+
+    def introduce(self) -> None:
+        """What a server has to know of the group before this worker takes anything from it."""
+        assert self.installation is not None
+        group = self.installation.group
+        with suppress(redis.exceptions.OutOfMemoryError):  # a full server has not lost anything
+            fix_partitions(group.client, group.names, self.installation.settings.partitions)
+            remember_computations(group.client, group.names, self.installation.computations)
 
     def stop(self, worker: Any) -> None:
         """Warm: finish the batch, commit, release. A second signal makes it cold."""

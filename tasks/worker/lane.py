@@ -65,9 +65,9 @@ class StateCache:
     def committed(self, states: Mapping[str, Mapping[str, bytes]]) -> None:
         """Remember what Redis has now."""
         for name, changed in states.items():
-            table = self.young[name]
+            table = self.young.get(name, {})  # empty: dropped since, because an operator changed something
             for key, stored in changed.items():
-                slot = table[key]
+                slot = table.get(key)
                 if type(slot) is Slot:
                     slot.stored = stored
 
@@ -145,14 +145,26 @@ class Lane:
     def server_now(self) -> float:
         return time.monotonic() + self.clock_offset
 
+    def is_where_it_was(self, reply: Reply) -> bool:
+        """By the answer to a peek. If not, the server went back to older data, or an operator changed something."""
+        return (reply.position, reply.revision) == (self.position, self.revision)
+
     def take_reply(self, reply: Reply) -> None:
         """What every answer of the commit script tells."""
+        # A peek, or a commit that was sent again after a lost reply, comes after an operator's change: nobody else tells of it,
+        # and a commit with this revision would write over what the operator wrote.
+        is_changed, is_begun = reply.revision != self.revision, not self.unknown
         self.position, self.revision = reply.position, reply.revision
         self.messages = reply.messages
         self.next_due = reply.next_due
         self.paused, self.suspect = reply.paused, reply.suspect
         self.clock_offset = reply.now - time.monotonic()
         self.unknown = False
+        if is_changed:
+            self.cache = StateCache()
+            self.parked_unknown = True
+            if is_begun:  # with parked keys that may be no more
+                self.forget_all()
 
     def take_parked(self, parked: dict[str, Parked], mailbox_lengths: dict[str, int]) -> None:
         """What Redis says of the unit's parked keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,9 +12,11 @@ from contextlib import suppress
 import redis
 
 from config.settings import Settings
+from tasks.model.errors import SetupError
 from tasks.store.client import connect
 from tasks.store.leases import Share, balance, leases_of, release
 from tasks.store.names import Names
+from tasks.worker.backoff import LONGEST_SECONDS, Backoff
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -21,38 +24,52 @@ logger = logging.getLogger("celery.worker.partitions")
 RENEWALS_PER_LEASE = 3
 #: After another worker's lease should have ended, look this much later (longer than a clock's grain).
 GRACE_SECONDS = 0.02
-#: Between two tries to reach a server that does not answer.
-BACKOFF_SECONDS = 0.5
 
 
 class LeaseKeeper(threading.Thread):
     """Calls `on_share` with the worker's share whenever it was told anew; from its own thread."""
 
     def __init__(
-        self, settings: Settings, names: Names, worker: str, pins: Sequence[str], on_share: Callable[[Share], None]
+        self,
+        settings: Settings,
+        names: Names,
+        worker: str,
+        pins: Sequence[str],
+        on_share: Callable[[Share], None],
+        introduce: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self.settings, self.names, self.worker, self.pins = settings, names, worker, pins
         self.on_share = on_share
+        #: Called with each new connection: the server may have come back empty. Raises `SetupError` when it is another group's.
+        self.introduce = introduce
         self.client = connect(settings)
         self.ended = threading.Event()
         self._lost_since: float | None = None
+        self._refused = ""
+        # Never longer than between two renewals: leases that have not ended when the server is back shall not end after.
+        self._backoff = Backoff(random.random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
 
     def run(self) -> None:
         while not self.ended.is_set():
             try:
                 with self.client.pubsub(ignore_subscribe_messages=True) as changes:
                     changes.subscribe(self.names.changed)
+                    self.introduce()
                     while not self.ended.is_set():
                         share = self.balance()
                         self.on_share(share)
                         self.listen(changes, share)
+            except SetupError as error:
+                self.on_share(Share({}, (), None))  # what was held is the group's no more
+                self.say_refused(error)
+                self.ended.wait(self._backoff.next_seconds())
             except (redis.RedisError, OSError) as error:
                 self.say_lost(error)
-                self.ended.wait(BACKOFF_SECONDS)
+                self.ended.wait(self._backoff.next_seconds())
             except Exception:
                 logger.exception("partitions: the lease keeper goes on after an error of its own")
-                self.ended.wait(BACKOFF_SECONDS)
+                self.ended.wait(self._backoff.next_seconds())
 
     def balance(self) -> Share:
         share = balance(
@@ -67,6 +84,7 @@ class LeaseKeeper(threading.Thread):
         if self._lost_since is not None:
             logger.warning("partitions: Redis answers again, after %.1f s", time.monotonic() - self._lost_since)
             self._lost_since = None
+        self._backoff.worked()
         return share
 
     def listen(self, changes: redis.client.PubSub, share: Share) -> None:
@@ -85,7 +103,12 @@ class LeaseKeeper(threading.Thread):
     def say_lost(self, error: Exception) -> None:
         if self._lost_since is None and not self.ended.is_set():
             self._lost_since = time.monotonic()
-            logger.warning("partitions: Redis does not answer the lease keeper (%s); trying until it does", error)
+            logger.warning("partitions: no lease can be held or renewed (%s); trying until it can", error)
+
+    def say_refused(self, error: SetupError) -> None:
+        if str(error) != self._refused:
+            self._refused = str(error)
+            logger.error("partitions: nothing is held until this is mended: %s", error)
 
     def wake(self) -> None:
         """Make the keeper look again at once, by the way it learns of all changes."""

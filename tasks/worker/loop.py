@@ -19,14 +19,15 @@ import redis
 
 from config.settings import Settings
 from tasks.model.outcome import Outcome
-from tasks.model.reading import Broken, Item, Ordinary, Reading, Work, condemned, read_batch
+from tasks.model.reading import Broken, Item, Ordinary, Reading, Skipped, Work, condemned, read_batch
 from tasks.model.step import StepRules, step
 from tasks.producer.installation import Installation
-from tasks.store.client import connect
+from tasks.store.client import UNWELL, connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
 from tasks.store.leases import Share, release
 from tasks.store.parking import mailbox_lengths, read_mailbox, read_parked
 from tasks.store.states import load_slots
+from tasks.worker.backoff import Backoff
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
 from tasks.worker.lane import Batch, Lane
@@ -40,7 +41,7 @@ from tasks.worker.watch import Watch
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: After a fault of one unit, or of the server, before it is tried again. Shorter than a lease.
+#: After a fault of one unit, or of the loop itself, before it is tried again. Shorter than a lease.
 REST_SECONDS = 0.5
 #: While the server does not answer and the worker was told to end: so long a commit is tried to be brought in.
 LAST_TRY_SECONDS = 3.0
@@ -84,6 +85,8 @@ class PartitionLoop(threading.Thread):
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
         self._lost_since: float | None = None
+        self._share_when_lost = self._share
+        self._backoff = Backoff(random.random)
         self.policies = Policies(self.settings)
         self.limits = TimeLimits(self.replace_process)
 
@@ -117,7 +120,6 @@ class PartitionLoop(threading.Thread):
                     self.settle()
                 else:
                     self.wait()
-                self.say_found()
             except Dropped:
                 break
             except (redis.RedisError, OSError) as error:
@@ -146,7 +148,7 @@ class PartitionLoop(threading.Thread):
             self.commit(lane, batch, items, outcome)
         except LeaseLost:
             self.lose(lane)
-        except (Dropped, redis.ConnectionError, redis.TimeoutError, OSError):
+        except (Dropped, *UNWELL):
             lane.forget_all()
             raise
         except Exception as error:
@@ -164,7 +166,7 @@ class PartitionLoop(threading.Thread):
     def take_batch(self, lane: Lane) -> Batch | None:
         """The next messages: a parked key's when its retry is due, else the queue's oldest."""
         delayed_is_due = not lane.unknown and not lane.messages
-        if lane.unknown and not self.judge(lane, self.store.peek(lane.lease)):
+        if lane.unknown and not self.peek(lane):
             return None
         if lane.parked_unknown:  # after the peek, whose revision tells whether it is out of date
             self.read_parked(lane)
@@ -175,9 +177,16 @@ class PartitionLoop(threading.Thread):
             most = self.settings.batch_messages // 10 or 1
             messages, length = read_mailbox(self.client, self.names, lane.unit, key, most)
             return Batch(messages, key, lane.parked[key].attempt, length)
-        if delayed_is_due:
-            self.judge(lane, self.store.peek(lane.lease))
+        if delayed_is_due and (not self.peek(lane) or lane.parked_unknown):
+            return None
         return Batch(lane.messages) if lane.messages else None
+
+    def peek(self, lane: Lane) -> bool:
+        """Look at the head of the queue. What is in memory holds only while the unit is where its last commit left it."""
+        reply = self.store.peek(lane.lease)
+        if reply.status == "ok" and not lane.is_where_it_was(reply):
+            lane.forget_all()
+        return self.judge(lane, reply)
 
     def read(self, lane: Lane, batch: Batch) -> list[Item]:
         if lane.reading is None:
@@ -185,9 +194,10 @@ class PartitionLoop(threading.Thread):
             most = self.settings.message_bytes
             lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions, most)
         items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
-        if batch.condemned is not None:
+        items = drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
+        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's letter
             return [condemned(items[0], batch.condemned)]
-        return drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
+        return items
 
     def load_states(self, lane: Lane, items: list[Item]) -> None:
         missing = lane.cache.missing(items)
@@ -253,7 +263,7 @@ class PartitionLoop(threading.Thread):
             raise Dropped
         try:
             return self.store.begin(commit)
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except UNWELL as error:
             self.rest(error)
             return None
 
@@ -272,6 +282,7 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             raise
         if self.judge(lane, reply):
+            self.say_found()
             planned = under_way.planned
             lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             partitions_held = sum(one.partition is not None for one in self.lanes.values())
@@ -288,7 +299,7 @@ class PartitionLoop(threading.Thread):
                 raise Dropped
             try:
                 reply = self.store.send(under_way.planned.commit) if sent is None else self.store.finish(sent)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            except UNWELL as error:
                 sent = None
                 if self._finishing:
                     give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
@@ -296,7 +307,6 @@ class PartitionLoop(threading.Thread):
                         raise
                 self.rest(error)
             else:
-                self.say_found()
                 return reply
 
     def judge(self, lane: Lane, reply: Reply) -> bool:
@@ -344,14 +354,23 @@ class PartitionLoop(threading.Thread):
         share = self._share
         if share is self._followed:
             return
+        if share is not self._share_when_lost:
+            self.say_found()  # a lease was renewed since: a server that only answers peeks (a replica) renews none
         self.settle()
         held = {unit: token for unit, token in share.owned.items() if (unit, token) not in self._gone}
         for lane in list(self.lanes.values()):
             if held.get(lane.unit) != lane.lease.token:
                 self.close_lane(lane)
-        surplus = {unit: held.pop(unit) for unit in share.give_up if unit in held}
+        # Gone here, and ours in Redis: its release was lost, or the server went back to older data. Nobody else would take it;
+        # released anew, it gets a new token. Where the share is only older than the release, this releases nothing.
+        surplus = {
+            unit: token
+            for unit, token in share.owned.items()
+            if unit in share.give_up or (unit, token) in self._gone
+        }
         if surplus:
             for unit, token in surplus.items():
+                held.pop(unit, None)
                 self._gone.add((unit, token))
                 if unit in self.lanes:
                     self.close_lane(self.lanes[unit])
@@ -424,17 +443,20 @@ class PartitionLoop(threading.Thread):
                 lane.unknown = True
 
     def rest(self, error: Exception) -> None:
-        """The server does not answer, or refuses: say so once, and wait a little."""
+        """The server does not answer, or refuses: say so once, and wait, each time a little longer."""
         if self._lost_since is None and not self._finishing:
-            self._lost_since = time.monotonic()
+            self._lost_since, self._share_when_lost = time.monotonic(), self._share
             logger.warning(
-                "partitions: Redis does not answer (%s: %s); trying until it does", type(error).__name__, error
+                "partitions: Redis does not answer as it should (%s: %s); trying until it does", type(error).__name__, error
             )
         self.watch.close()
+        for lane in self.lanes.values():
+            lane.unknown = True  # the server may come back with older data: each is peeked at before it goes on
         if not self._dropping:
-            time.sleep(REST_SECONDS)
+            time.sleep(self._backoff.next_seconds())
 
     def say_found(self) -> None:
         if self._lost_since is not None:
             logger.warning("partitions: going on, after %.1f s", time.monotonic() - self._lost_since)
             self._lost_since = None
+            self._backoff.worked()

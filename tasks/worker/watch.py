@@ -96,8 +96,11 @@ class Watch:
         self._selector.unregister(connection._sock)
         try:
             message: bytes | None = connection.read_response()
+        except redis.exceptions.ReadOnlyError:
+            raise  # of the whole server, and not of this queue
         except redis.ResponseError as refusal:
-            return refusal
+            # A server that becomes a replica ends all peeks so; what it is now is told by the next command.
+            return None if str(refusal).startswith("UNBLOCKED") else refusal
         except BaseException:
             connection.disconnect()
             raise

@@ -103,6 +103,7 @@ def test_like_failures_are_listed_together(run: Run, bury: Bury) -> None:
 
 def test_what_a_message_brings_can_not_move_the_cursor(run: Run, bury: Bury) -> None:
     bury("1", 0, task="\x1b[31mred\n[bold]", key="a\tb")
+    assert "\x1b" not in run("dead-letters", "show", "1-0-0").stdout
     (_, line) = run("dead-letters", "list").stdout.splitlines()
     assert "\\x1b[31mred\\n[bold]" in line and "a\\tb" in line
 

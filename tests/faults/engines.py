@@ -1,6 +1,6 @@
 """The tests' application on an engine that is broken on purpose, or that ends itself at a chosen step.
 
-A worker of this module reads two variables. `BROKEN_ENGINE` names one of `BREAKS`: that rule is taken out of the text of
+A worker of this module reads three variables. `KEEP_STATES` has it keep its states over a lost lease. `BROKEN_ENGINE` names one of `BREAKS`: that rule is taken out of the text of
 the commit script, as this process sends it. `DIE_AT=step:before:3` has the process killed by SIGKILL before the third
 call of the loop's method `step` (`after`: when it has returned).
 """
@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any
 
 from tasks.store.scripts import script
+from tasks.worker.lane import Lane, StateCache
 from tasks.worker.loop import PartitionLoop
 from tests.fundamentals.application import app
 
@@ -78,6 +79,27 @@ def die_at(method: str, moment: str, times: int) -> None:
     setattr(PartitionLoop, method, deadly)
 
 
+def keep_states_over_leases() -> None:
+    """What a worker had in memory of a unit stays there when it loses the unit, and counts when it gets it back."""
+    kept: dict[str, StateCache] = {}
+    close_lane, make_lane = PartitionLoop.close_lane, Lane.__init__
+
+    def close(self: PartitionLoop, lane: Lane) -> None:
+        kept[lane.unit] = lane.cache
+        close_lane(self, lane)
+
+    def make(self: Lane, *args: Any, **kwargs: Any) -> None:
+        make_lane(self, *args, **kwargs)
+        self.cache = kept.pop(self.unit, self.cache)
+
+    PartitionLoop.close_lane = close  # type: ignore[method-assign]
+    Lane.__init__ = make  # type: ignore[method-assign]
+    # The peek of a new lease drops what is in memory too.
+    Lane.is_where_it_was = lambda self, reply: True  # type: ignore[method-assign]
+
+
+if os.environ.get("KEEP_STATES"):
+    keep_states_over_leases()
 if _name := os.environ.get("BROKEN_ENGINE"):
     break_engine(_name)
 if _place := os.environ.get("DIE_AT"):

@@ -58,3 +58,21 @@ def overtaken(live: LiveGroup, engine: Engine) -> None:
     first.continue_process()
     live.wait_drained()
     check_history({"key": range(3)}, live.numbers(witness))
+
+
+def lost_and_held_again(live: LiveGroup, engine: Engine) -> None:
+    """A worker stands still past its lease; another changes the states and leaves; the first holds the unit again."""
+    traffic = Traffic(live)
+    first = live.start_worker(module=engines.__name__, **engine).wait_ready()
+    live.wait_owned(by=1)
+    traffic.send(64)
+    live.wait_drained()
+    first.stop_process()
+    second = live.start_worker(module=engines.__name__, **engine)
+    traffic.send(64)
+    traffic.wait_processed(128)
+    second.terminate()
+    second.wait(timeout=30)
+    first.continue_process()
+    traffic.send(64)
+    traffic.check()

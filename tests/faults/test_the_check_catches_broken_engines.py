@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.scenarios import SOUND, Engine, lost_replies, overtaken, steady_work
+from tests.faults.scenarios import SOUND, Engine, lost_and_held_again, lost_replies, overtaken, steady_work
 from tests.fundamentals.live import LiveGroup
 from tests.support.history import HistoryError
 from tests.support.proxy import Proxy
@@ -44,4 +44,18 @@ def test_steady_work_is_right(live: LiveGroup) -> None:
 def test_a_commit_that_does_not_do_exactly_what_it_says_is_caught(live: LiveGroup, engine: str) -> None:
     with pytest.raises(HistoryError) as caught:
         steady_work(live, broken(engine))
+    assert caught.value.kind == "loss"
+
+
+def test_a_worker_that_gets_a_unit_back_reads_its_states_anew(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    lost_and_held_again(make_live(redis_url, PARTITIONS=1), SOUND)
+
+
+def test_states_that_are_kept_over_a_break_in_the_lease_are_caught(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    with pytest.raises(HistoryError) as caught:
+        lost_and_held_again(make_live(redis_url, PARTITIONS=1), {"KEEP_STATES": "1"})
     assert caught.value.kind == "loss"

@@ -160,7 +160,26 @@ def test_a_key_that_is_not_parked_is_left_alone(parked: ParkedKeys, action: str)
 @pytest.mark.parametrize("action", ["skip", "discard"])
 def test_an_empty_mailbox_has_nothing_to_take(parked: ParkedKeys, client: redis.Redis, action: str) -> None:
     client.hset(parked.names.parked("2"), KEY, msgspec.json.encode(FACT))
-    assert getattr(parked, action)(KEY, by="me") == "nothing-to-take"
+    assert getattr(parked, action)(KEY, by="me") == "not-failed"
+
+
+@pytest.mark.parametrize("action", ["skip", "discard"])
+def test_done_twice_the_next_message_which_has_not_failed_stays(
+    parked: ParkedKeys, store: CommitStore, action: str
+) -> None:
+    park(parked)
+    assert [getattr(parked, action)(KEY, by="me") for _ in range(2)] == ["ok", "not-failed"]
+    assert mailbox(parked, store) == [b"next", b"last"]
+
+
+@pytest.mark.parametrize("action", ["skip", "discard"])
+def test_another_message_than_the_operator_saw_stays(parked: ParkedKeys, store: CommitStore, action: str) -> None:
+    park(parked)
+    for other in ({"message_id": "id-0"}, {"since": 4.0}):
+        seen = msgspec.structs.replace(FACT, **other)  # type: ignore[arg-type]
+        assert getattr(parked, action)(KEY, by="me", of=seen) == "changed"
+    assert mailbox(parked, store) == [b"failed", b"next", b"last"]
+    assert getattr(parked, action)(KEY, by="me", of=msgspec.structs.replace(FACT, attempt=9)) == "ok"
 
 
 class Meddler(redis.Redis):

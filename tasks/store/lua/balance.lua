@@ -76,7 +76,10 @@ end
 local function claim(unit)
   -- An owner that ends as it should releases first; one that did not may have been ended by a message.
   if died[unit] and ARGV[7] ~= '0' then redis.call('HSET', facts_of(unit), 'suspect', ARGV[7]) end
-  redis.call('HINCRBY', KEYS[4], unit, 1)
+  -- Of the clock, and not counted: a server that comes back empty, or with older data, would count to a token that it gave
+  -- before, and a worker that still has that one could write.
+  local before = tonumber(redis.call('HGET', KEYS[4], unit) or '0')
+  redis.call('HSET', KEYS[4], unit, string.format('%.0f', math.max(before + 1, time[1] * 1000000 + time[2])))
   redis.call('HSET', KEYS[3], unit, me)
   redis.call('HSET', KEYS[5], unit, now)
   owner[unit] = me

@@ -1,0 +1,126 @@
+"""The server is slow, loads its data, or is a replica for a while: workers wait, say so once, and go on by themselves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import redis
+
+from tests.faults.traffic import Traffic
+from tests.fundamentals.live import LiveGroup
+from tests.support.proxy import Proxy
+from tests.support.server import RedisServer
+from tests.support.wait import wait_until
+from tests.support.worker import WorkerProcess
+
+MakeLive = Callable[..., LiveGroup]
+Factory = Callable[..., RedisServer]
+
+#: Said by the loop when the server does not do as it should, and when it does again.
+LOST, FOUND = "does not answer as it should", "partitions: going on, after"
+
+
+def assert_said_once(workers: list[WorkerProcess]) -> None:
+    """A worker says once that it waits, once that it goes on, and has never ended."""
+    for worker in workers:
+        assert worker.running
+        wait_until(lambda: FOUND in worker.log(), timeout=30, message="does not say that it goes on")  # noqa: B023
+        assert (worker.log().count(LOST), worker.log().count(FOUND)) == (1, 1), worker.log_tail()
+
+
+def test_slow(live: LiveGroup, proxy: Proxy) -> None:
+    """Each answer takes half a lease; several renewals and commits are under way."""
+    traffic = Traffic(live)
+    workers = live.start_workers(2, REDIS_URL=proxy.url())
+    traffic.send(300)
+    traffic.wait_processed(20)
+    proxy.delay_seconds = 0.4
+    traffic.wait_processed(150)
+    proxy.delay_seconds = 0
+    traffic.check()
+    assert all(worker.running and LOST not in worker.log() for worker in workers)
+
+
+def test_slower_than_a_reply_is_waited_for(live: LiveGroup, proxy: Proxy) -> None:
+    """Commits are written, and sent again because their answers are late."""
+    traffic = Traffic(live)
+    workers = live.start_workers(2, REDIS_URL=proxy.url(), REDIS_TIMEOUT_SECONDS=0.3)
+    traffic.send(600)
+    traffic.wait_processed(50)
+    proxy.delay_seconds = 0.8
+    for worker in workers:
+        wait_until(lambda: LOST in worker.log(), timeout=30, message="not noticed")  # noqa: B023
+    proxy.delay_seconds = 0
+    traffic.check()
+    assert all(worker.running for worker in workers)
+
+
+def test_loading_its_data(server_factory: Factory, make_live: MakeLive) -> None:
+    """A server that loads a large file answers LOADING to everything, for as long as that takes."""
+    slowly = {"key-load-delay": "150"}  # µs; it looks after its clients once in 1,024 commands
+    server = server_factory(appendonly=True, config=slowly)
+    live = make_live(server.url())
+    traffic = Traffic(live)
+    workers = live.start_workers(2)
+    traffic.send(1500)
+    traffic.wait_processed(300)
+    with live.client.pipeline(transaction=False) as pipe:
+        for number in range(10_000):
+            pipe.set(f"other-{number}", "x" * 100)
+        pipe.execute()
+    server.kill()
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    wait_until(lambda: is_loading(server), every=0.01, message="the server was never seen loading")
+    starting.join()
+    traffic.check()
+    assert_said_once(workers)
+
+
+def is_loading(server: RedisServer) -> bool:
+    try:
+        with server.client(socket_timeout=1.0) as client:
+            client.get("anything")
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        return "is loading" in str(error)
+    return False
+
+
+def test_a_replica_for_a_while(server_factory: Factory, make_live: MakeLive) -> None:
+    """A failover turns the server that REDIS_URL names into a read-only replica, and later back; what was sent to the other
+    one meanwhile is there."""
+    server, other = server_factory(appendonly=True), server_factory(appendonly=True)
+    live, elsewhere = make_live(server.url()), make_live(other.url())
+    traffic = Traffic(live)
+    workers = live.start_workers(2)
+    traffic.send(1500)
+    traffic.wait_processed(200)
+    follow(elsewhere.client, server)
+    in_step(live.client, elsewhere.client)
+    live.client.client_pause(60_000, all=False)  # as an orderly failover does, so that nothing is left behind
+    in_step(live.client, elsewhere.client)
+    elsewhere.client.replicaof("NO", "ONE")
+    follow(live.client, other)
+    live.client.client_unpause()
+    wait_until(lambda: all("read only" in worker.log() for worker in workers), timeout=30, message="not noticed")
+    traffic.live = elsewhere
+    traffic.send(100)
+    in_step(elsewhere.client, live.client)
+    live.client.replicaof("NO", "ONE")
+    traffic.live = live
+    traffic.send(100)
+    traffic.check()
+    assert_said_once(workers)
+
+
+def follow(client: redis.Redis, master: RedisServer) -> None:
+    """Make a server a replica, and wait until it has caught up."""
+    client.replicaof(master.host, str(master.port))
+    wait_until(lambda: client.info("replication").get("master_link_status") == "up", timeout=30)
+
+
+def in_step(master: redis.Redis, replica: redis.Redis) -> None:
+    """Wait until a replica has all that its master had when asked."""
+    offset = master.info("replication")["master_repl_offset"]
+    wait_until(lambda: replica.info("replication")["slave_repl_offset"] >= offset, timeout=30)

@@ -1,0 +1,66 @@
+"""Run schedules: `python -m tests.simulation --seed 7` shows one step by step, `--schedules 5000` looks for one that fails.
+
+Prints nothing else but what was found; exits with 1 when a promise was broken. `--engine NAME` breaks the engine first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections import Counter
+
+from tests.simulation.engines import broken
+from tests.simulation.schedule import run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="one schedule, with everything that happens in it")
+    parser.add_argument("--schedules", type=int, default=2000, help="so many schedules, from --first on (2000)")
+    parser.add_argument("--first", type=int, help="the first of their seeds (random)")
+    parser.add_argument("--engine", help="an engine that is broken on purpose, by its name in tests.simulation.engines")
+    asked = parser.parse_args()
+    edits = broken(asked.engine) if asked.engine else {}
+    if asked.seed is not None:
+        return show(asked.seed, edits)
+    first = random.randrange(10**9) if asked.first is None else asked.first
+    return search(range(first, first + asked.schedules), edits)
+
+
+def show(seed: int, edits: dict[str, str]) -> int:
+    """One schedule with its trace."""
+    trace: list[str] = []
+    try:
+        report = run(seed, edits, trace)
+    except AssertionError as error:
+        verdict, broke = f"{type(error).__name__}: {error}", True
+    else:
+        verdict, broke = f"kept all promises: {report}", False
+    print(*trace, f"seed {seed}: {verdict}", sep="\n")
+    return int(broke)
+
+
+def search(seeds: range, edits: dict[str, str]) -> int:
+    """Many schedules; the first that breaks a promise ends it, with its trace."""
+    began, faults, applied = time.perf_counter(), Counter[str](), 0
+    print(f"seeds {seeds.start} to {seeds.stop - 1}")
+    for seed in seeds:
+        try:
+            report = run(seed, edits)
+        except AssertionError:
+            return show(seed, edits)
+        faults.update(report.faults)
+        applied += report.applied
+    print(f"{len(seeds)} schedules, {applied} messages applied, in {time.perf_counter() - began:.1f} s")
+    print(", ".join(f"{count} × {kind}" for kind, count in faults.most_common()))
+    return 0
+
+
+if __name__ == "__main__":
+    if "PYTHONHASHSEED" not in os.environ:  # `set` is ordered by it; a replay must have the same order
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The engine, broken on purpose in the text of its scripts: what the simulation must catch.
+
+Those of `tests.faults.engines`, and some that take a schedule of many steps to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tasks.store.scripts import script
+from tests.faults import engines
+
+#: Where a commit's commands are run.
+_RUN = "redis.call(unpack(ARGV, i + 1, i + words))"
+
+#: By name: what is replaced in the scripts, and by what.
+BREAKS: Mapping[str, Mapping[str, str]] = {
+    **engines.BREAKS,
+    "swaps two messages on their way": {
+        _RUN: f"if ARGV[i + 1] == 'LPUSH' and words >= 4 then ARGV[i + 3], ARGV[i + 4] = ARGV[i + 4], ARGV[i + 3] end {_RUN}"
+    },
+    "gives a key the state of another": {
+        _RUN: f"if ARGV[i + 1] == 'HSET' and words >= 6 then ARGV[i + 4], ARGV[i + 6] = ARGV[i + 6], ARGV[i + 4] end {_RUN}"
+    },
+    "gives out a token twice": {"redis.call('HINCRBY', KEYS[4], unit, 1)": "redis.call('HINCRBY', KEYS[4], unit, 0)"},
+    "writes over an operator's change": {"if revision ~= '' and edits ~= revision then": "if false then"},
+    "leaves a parked key's messages in their mailbox": {
+        _RUN: f"if ARGV[i + 1] ~= 'LPUSH' or not string.find(ARGV[i + 2], ':mailbox:', 1, true) then {_RUN} end"
+    },
+    "loses what is delayed": {_RUN: f"if ARGV[i + 1] ~= 'ZADD' then {_RUN} end"},
+    "keeps the shares of the dead": {
+        "if alive[held[i + 1]] then owner[held[i]] = held[i + 1]": "if true then owner[held[i]] = held[i + 1]"
+    },
+}
+
+
+def broken(name: str) -> dict[str, str]:
+    """What to give to `run` for an engine broken in this way; the scripts must still have what is replaced."""
+    texts = [script(one).text.decode() for one in ("balance", "commit")]
+    for sound in BREAKS[name]:
+        if sum(text.count(sound) for text in texts) != 1:
+            raise AssertionError(f"the scripts have changed, and can't be broken as {name!r}: {sound}")
+    return dict(BREAKS[name])

@@ -1,0 +1,208 @@
+"""Watches every request that the simulated server executes, and says at which of them a promise was broken.
+
+History: what a state holds is the beginning of what was sent to its key, and never goes back. Dead letters: each message
+is applied or becomes one, once. Leases: a token is given to one worker, and only the one who has it commits.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from tasks.model.computation import Computation
+from tasks.store.codec import StateCodec
+from tasks.store.names import PRIORITY_SUFFIXES, Names, units
+from tests.simulation.server import Server, Session
+from tests.support.history import check_history, check_history_so_far
+
+#: (computation, key)
+Place = tuple[str, str]
+
+
+class Violation(AssertionError):
+    """A promise is broken that is not one of a key's history."""
+
+
+class Judge:
+    """What was sent and done from outside is told; the rest is seen in the keyspace."""
+
+    def __init__(self, server: Server, names: Names, codec: StateCodec, computations: dict[str, Computation]) -> None:
+        self.keyspace, self.names, self.codec, self.computations = server.keyspace, names, codec, computations
+        self.units = [unit.encode() for unit in units(3)]
+        #: What each state must come to hold, in order; without what became a dead letter.
+        self.wanted: dict[Place, list[int]] = {}
+        self.place_of: dict[int, Place] = {}
+        self.applied: dict[Place, list[int]] = {}
+        #: Numbers that were applied to a state that an operator has deleted since.
+        self.forgotten: list[int] = []
+        #: Number, or the message itself where it has none → the dead letters that tell of it.
+        self.dead: dict[int | bytes, set[bytes]] = {}
+        self.broken: list[bytes] = []
+        #: Numbers that no message has: operators wrote them.
+        self.edits: set[int] = set()
+        self._seen: dict[Place, bytes] = {}
+        self._tokens: dict[bytes, int] = {}
+        self._given: dict[tuple[bytes, int], bytes] = {}
+        self._positions: dict[bytes, int] = {}
+        self._states = {
+            names.states(unit.decode(), name).encode(): name for unit in self.units for name in computations
+        }
+        self._dead = {names.dead(unit.decode()).encode() for unit in self.units}
+        self._facts = {names.facts(unit.decode()).encode(): unit for unit in self.units}
+
+    # What is done from outside.
+
+    def sent(self, name: str, key: str, number: int) -> None:
+        self.place_of[number] = (name, key)
+        self.wanted.setdefault((name, key), []).append(number)
+
+    def sent_again(self, number: int) -> None:
+        """A dead letter goes back, to the end."""
+        self.dead.pop(number)
+        self.wanted[self.place_of[number]].append(number)
+
+    def discarded(self, number: int) -> None:
+        """An operator deleted a message that waited."""
+        self.wanted[self.place_of[number]].remove(number)
+        self.dead[number] = {b"discarded"}
+
+    def edited(self, place: Place, number: int) -> None:
+        """An operator is about to append a number to a state: it must stay where it is."""
+        self.wanted[place].insert(self._next_index(place), number)
+        self.place_of[number] = place
+        self.edits.add(number)
+
+    def forgets(self, place: Place) -> None:
+        """An operator is about to delete a state: what comes begins anew."""
+        del self.wanted[place][: self._next_index(place)]
+        self.forgotten += self.applied.pop(place, [])
+        self._seen.pop(place, None)
+
+    def _next_index(self, place: Place) -> int:
+        applied = self.applied.get(place)
+        return self.wanted[place].index(applied[-1]) + 1 if applied else 0
+
+    # What is seen.
+
+    def look(self, session: Session | None = None) -> None:
+        """After each request, on what it wrote."""
+        touched, self.keyspace.touched = self.keyspace.touched, set()
+        for key in sorted(touched & self._dead):
+            self._look_at_letters(key)
+        for key in sorted(touched & self._states.keys()):
+            self._look_at_states(key, self._states[key])
+        if session is not None:
+            for key in sorted(touched & self._facts.keys()):
+                self._look_at_position(key, self._facts[key], session)
+        if self.names.tokens.encode() in touched or self.names.owners.encode() in touched:
+            self._look_at_leases()
+
+    def _look_at_states(self, hash_key: bytes, name: str) -> None:
+        for field, stored in self.keyspace.data.get(hash_key, {}).items():
+            place = (name, field.decode())
+            if self._seen.get(place) == stored:
+                continue
+            self._seen[place] = stored
+            before, found = self.applied.get(place, []), self.codec.load(self.computations[name], place[1], stored).numbers
+            label = ":".join(place)
+            if found[: len(before)] != before:
+                raise Violation(f"loss at {label!r}: a state went back from {before} to {found}")
+            for number in found[len(before) :]:
+                if number in self.dead:
+                    raise Violation(f"duplicate at {label!r}: {number} is applied, and a dead letter")
+            if found != self.wanted.get(place, [])[: len(found)]:
+                check_history_so_far(_labelled(self.wanted), {label: found})
+            self.applied[place] = found
+
+    def _look_at_letters(self, hash_key: bytes) -> None:
+        for letter_id, row in self.keyspace.data.get(hash_key, {}).items():
+            letter: dict[str, Any] = json.loads(row)
+            if letter.get("in_place"):
+                continue
+            text = letter["message_id"]
+            number = int(text) if text is not None and text.lstrip("-").isdigit() else None
+            what = number if number in self.place_of else base64.b64decode(letter["raw"])
+            assert what is not None
+            letters = self.dead.setdefault(what, set())
+            if letter_id in letters:
+                continue
+            if letters:
+                raise Violation(f"duplicate: {what!r} has two dead letters, {sorted(letters)} and {letter_id!r}")
+            letters.add(letter_id)
+            if isinstance(what, int):
+                place = self.place_of[what]
+                if what in self.applied.get(place, ()) or what not in self.wanted[place]:
+                    raise Violation(f"duplicate at {place}: {what} was applied, and is a dead letter")
+                self.wanted[place].remove(what)
+
+    def _look_at_position(self, key: bytes, unit: bytes, session: Session) -> None:
+        position = int(self.keyspace.data.get(key, {}).get(b"position", b"0"))
+        if position == self._positions.get(unit, 0):
+            return
+        if position != self._positions.get(unit, 0) + 1:
+            raise Violation(f"position of unit {unit!r} went from {self._positions.get(unit, 0)} to {position}")
+        self._positions[unit] = position
+        holder = self._given.get((unit, self._tokens.get(unit, 0)))
+        if holder != session.owner.encode():
+            raise Violation(f"lease: {session.owner} commits to unit {unit!r}, whose token {holder!r} holds")
+
+    def _look_at_leases(self) -> None:
+        tokens = self.keyspace.data.get(self.names.tokens.encode(), {})
+        owners = self.keyspace.data.get(self.names.owners.encode(), {})
+        for unit, text in tokens.items():
+            token = int(text)
+            if token < self._tokens.get(unit, 0):
+                raise Violation(f"lease: the token of unit {unit!r} went back to {token}")
+            self._tokens[unit] = token
+            if unit in owners and self._given.setdefault((unit, token), owners[unit]) != owners[unit]:
+                was = self._given[unit, token]
+                raise Violation(f"lease: token {token} of unit {unit!r} was given to {was!r} and to {owners[unit]!r}")
+
+    # At the end.
+
+    def is_drained(self) -> bool:
+        """Nothing is queued, delayed or parked."""
+        waiting = []
+        for unit in map(bytes.decode, self.units):
+            queue = self.names.queue(unit)
+            waiting += [queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)]
+            waiting += [self.names.later(unit), self.names.parked(unit)]
+        return not any(name.encode() in self.keyspace.data for name in waiting)
+
+    def check_end(self) -> None:
+        """Everything was applied or is a dead letter, once, and was counted."""
+        self.keyspace.touched |= self.keyspace.data.keys()
+        self.look()
+        check_history(_labelled(self.wanted), _labelled(self.applied))
+        for raw in self.broken:
+            if raw not in self.dead:
+                raise Violation(f"loss: {raw[:80]!r} is no dead letter")
+        if left := [key for key in self.keyspace.data if b":mailbox:" in key]:
+            raise Violation(f"mailboxes that nobody will read: {left}")
+        for key in self._dead:
+            for row in self.keyspace.data.get(key, {}).values():
+                if json.loads(row).get("in_place"):
+                    raise Violation(f"a dead letter tells of a message that was applied since: {row[:200]!r}")
+        counted = sum(int(self.keyspace.data.get(facts, {}).get(b"processed", b"0")) for facts in self._facts)
+        history = [*self.forgotten, *(number for numbers in self.applied.values() for number in numbers)]
+        applied = sum(number not in self.edits for number in history)
+        if counted != applied:
+            raise Violation(f"{applied} messages were applied, and {counted} were counted")
+
+
+def _labelled(numbers: dict[Place, list[int]]) -> dict[str, list[int]]:
+    return {":".join(place): each for place, each in numbers.items() if each}
+
+
+def check_shares(holders: Iterable[bytes], alive: set[str], partitions: int) -> str | None:
+    """Why the shares are not fair; None: they are."""
+    held = dict.fromkeys(alive, 0)
+    for holder in holders:
+        if holder.decode() not in held:
+            return f"{holder!r} is gone, and holds a unit"
+        held[holder.decode()] += 1
+    if sum(held.values()) != partitions + 1:
+        return f"{partitions + 1 - sum(held.values())} units have no owner"
+    return None if max(held.values()) - min(held.values()) <= 1 else f"shares differ by more than one: {held}"

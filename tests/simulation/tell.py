@@ -1,0 +1,49 @@
+"""Requests and answers as a person reads them in a trace."""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import sha1
+from importlib import resources
+from typing import Any
+
+from tasks.store.scripts import LuaScript, script
+
+#: Longer values are cut.
+MOST_CHARACTERS = 46
+
+
+@cache
+def _scripts() -> dict[bytes, LuaScript]:
+    """The engine's scripts, by digest."""
+    files = resources.files("tasks.store").joinpath("lua").iterdir()
+    scripts = [script(file.name.removesuffix(".lua")) for file in files if file.name.endswith(".lua")]
+    return {one.digest.encode(): one for one in scripts}
+
+
+def script_of(words: list[bytes]) -> LuaScript:
+    """The script that an EVALSHA or EVAL runs."""
+    digest = words[1] if words[0] == b"EVALSHA" else sha1(words[1], usedforsecurity=False).hexdigest().encode()
+    return _scripts()[digest]
+
+
+def tell_request(value: Any) -> str:
+    """A request's words, or an answer."""
+    if isinstance(value, list) and value and value[0] in (b"EVALSHA", b"EVAL"):
+        keys = int(value[2])
+        return f"{script_of(value).name}({value[3].decode()}: {' '.join(map(_short, value[3 + keys :]))})"
+    if isinstance(value, list):
+        return "[" + " ".join(map(tell_request, value)) + "]"
+    return _short(value)
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, bytes):
+        return repr(value)
+    text = value.decode("utf-8", "backslashreplace")
+    if len(text) == 40 and all(letter in "0123456789abcdef" for letter in text):
+        return text[:6]
+    if value[:7] == b'{"body"':
+        at = value.find(b'"id": ')
+        return f"<message {value[at + 6 : at + 20].split(b',')[0].decode()}>"
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"

@@ -1,0 +1,96 @@
+"""A worker of the simulation: the real loop and the real lease keeper, each in a thread of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.model.outcome import Outcome, Slot
+from tasks.producer.installation import Installation
+from tasks.worker.lane import Lane
+from tasks.worker.leasekeeper import LeaseKeeper
+from tasks.worker.loop import PartitionLoop
+from tasks.worker.ordinary import OrdinaryRun
+from tests.simulation.application import ORDINARY
+from tests.simulation.world import Process, World
+
+
+class Reports:
+    """Where the loop reports to: nobody watches. What Celery's monitors get of it is tested elsewhere."""
+
+    ordinary_tasks = frozenset({ORDINARY})
+
+    def committed(self, unit: str, outcome: Outcome, position: int) -> None: ...
+
+    def flush_if_due(self) -> float | None:
+        return None
+
+    def close(self) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Worker:
+    """One worker process. `ran_ordinary` collects the ordinary Celery tasks that were run."""
+
+    def __init__(self, world: World, installation: Installation, name: str, ran_ordinary: list[bytes]) -> None:
+        self.world, self.name = world, name
+        self.process = Process(name, clock_offset=world.random.uniform(-1e6, 1e6))
+        self._installation, self._ran_ordinary = installation, ran_ordinary
+        #: It was told to end.
+        self.leaving = False
+        self.loop: PartitionLoop | None = None
+        world.spawn(self.process, "start", self._start)
+
+    def _start(self) -> None:
+        """What the boot step does."""
+        installation = self._installation
+        settings, names = installation.settings, installation.group.names
+        self.loop = PartitionLoop(installation, self.name, Reports(), self._run_ordinary, frozenset())  # type: ignore[arg-type]
+        self.keeper = LeaseKeeper(settings, names, self.name, (), self.loop.follow)
+        self.loop.on_refusal = self.keeper.wake
+        self._loop_thread = self.world.spawn(self.process, "loop", self.loop.run)
+        self._keeper_thread = self.world.spawn(self.process, "keeper", self.keeper.run)
+        self.keeper.join = self._join_keeper  # type: ignore[method-assign]
+
+    def _join_keeper(self, timeout: float | None = None) -> None:
+        until = None if timeout is None else self.world.now + timeout
+        self.world.wait(lambda: self._keeper_thread.ended, until)
+
+    def _run_ordinary(self, raw: bytes) -> OrdinaryRun:
+        self._ran_ordinary.append(raw)
+        return OrdinaryRun([])
+
+    @property
+    def running(self) -> bool:
+        return self.loop is not None and not self.process.dead
+
+    def leave(self, *, cold: bool) -> None:
+        """As the boot step ends a worker: warm, or cold."""
+        self.leaving = True
+        self.world.spawn(self.process, "leave", lambda: self._leave(cold))
+
+    def _leave(self, cold: bool) -> None:
+        assert self.loop is not None
+        if cold:
+            self.loop.drop()
+        else:
+            self.loop.finish()
+            self.world.wait(lambda: self._loop_thread.ended)
+        self.keeper.leave()
+        # The process ends: a loop that was told to drop what it had dies with it.
+        self.world.wait(None, self.world.now + self.world.random.choice((0.0, 0.3)))
+        self.process.dead = True
+
+    def cached(self, lane: Lane) -> Iterator[tuple[str, str, Slot]]:
+        """The states of a lane in memory: computation, key, state."""
+        for tables in (lane.cache.young, lane.cache._old):
+            for name, table in tables.items():
+                for key, slot in table.items():
+                    if isinstance(slot, Slot):
+                        yield name, key, slot
+
+    @property
+    def gone(self) -> bool:
+        return self.process.dead

@@ -1,0 +1,214 @@
+"""Virtual time, and threads that are greenlets: one runs at a time, and a seeded scheduler picks which.
+
+A thread goes on until it waits: for an answer, a message, an event, a moment. Between two of these points nothing else
+happens; at each of them anything may.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from tests.simulation.server import Server, Session
+
+#: Seconds since the epoch when every schedule begins.
+BEGINNING = 1_800_000_000.0
+
+#: Producers and operators: what they do is done at once.
+OUTSIDE = "outside"
+
+_worlds: list[World] = []
+
+
+def world() -> World:
+    """The world of the schedule that runs now."""
+    return _worlds[-1]
+
+
+class Process:
+    """What dies, freezes and has a clock as one: a worker. Its threads share its fate."""
+
+    def __init__(self, name: str, clock_offset: float) -> None:
+        self.name = name
+        #: Its monotonic clock minus the world's.
+        self.clock_offset = clock_offset
+        self.dead = False
+        self.frozen_until = 0.0
+        self.threads: list[Thread] = []
+
+
+class Thread:
+    """One greenlet, and what it waits for."""
+
+    def __init__(self, of: World, process: Process, name: str, run: Callable[[], Any]) -> None:
+        self.process, self.name = process, name
+        self.frozen_until = 0.0
+        self.ready: Callable[[], bool] | None = None
+        self.until: float | None = None
+        self.greenlet = greenlet(run, parent=of.hub)
+        self.greenlet.thread = self
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.greenlet.dead)
+
+    @property
+    def sleeps(self) -> bool:
+        """It waits for nothing but a moment."""
+        return self.ready is None
+
+    def thaws(self) -> float:
+        return max(self.frozen_until, self.process.frozen_until)
+
+    def can_run(self, now: float) -> bool:
+        if self.thaws() > now:
+            return False
+        if self.until is not None and self.until <= now:
+            return True
+        return self.ready is None if self.until is None and self.ready is None else bool(self.ready and self.ready())
+
+    def wakes(self) -> float | None:
+        """When it can run again if nothing happens; None: it waits for something else."""
+        return None if self.until is None else max(self.until, self.thaws())
+
+
+class World:
+    """One schedule's world. As a context manager it is the one that `world()` answers with."""
+
+    def __init__(self, seed: object, server: Server) -> None:
+        self.random = random.Random(str(seed))
+        self.server = server
+        self.now = server.keyspace.now = BEGINNING
+        self.hub = getcurrent()
+        self.threads: list[Thread] = []
+        self.paused_until = self.down_until = 0.0
+        #: What happened, when somebody wants it.
+        self.trace: list[str] | None = None
+
+    def __enter__(self) -> World:
+        _worlds.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in {thread.process.name: thread.process for thread in self.threads}.values():
+            self.kill(process)
+        _worlds.remove(self)
+
+    def note(self, text: str, *values: Any) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.now - BEGINNING:9.4f}  {text % values if values else text}")
+
+    # For what runs in threads.
+
+    def current(self) -> Thread | None:
+        return getattr(getcurrent(), "thread", None)
+
+    def who(self) -> str:
+        thread = self.current()
+        return OUTSIDE if thread is None else thread.process.name
+
+    def check_alive(self) -> None:
+        """A killed process does nothing more, whatever its `finally` clauses want."""
+        thread = self.current()
+        if thread is not None and thread.process.dead:
+            raise GreenletExit
+
+    def die(self) -> None:
+        """What runs now ends its own process."""
+        thread = self.current()
+        assert thread is not None
+        thread.process.dead = True
+        self.hub.switch()
+
+    def wait(self, ready: Callable[[], bool] | None, until: float | None = None) -> None:
+        """Let others go on until `ready`, or until a moment, and the scheduler comes back to this thread."""
+        thread = self.current()
+        if thread is None:  # what is done from outside is done at once
+            self.deliver_all()
+            return
+        self.check_alive()
+        thread.ready, thread.until = ready, until
+        self.hub.switch()
+        self.check_alive()
+
+    @property
+    def server_is_down(self) -> bool:
+        return self.down_until > self.now
+
+    def hang_up(self, session: Session) -> None:
+        """The client closes: what it sent may still arrive, or be lost."""
+        session.cut = True
+        session.blocked, session.channels = None, set()
+        session.outbox.clear()
+        if session.inbox and self.random.random() < 0.5:
+            session.inbox.clear()
+
+    # For the scheduler.
+
+    def spawn(self, process: Process, name: str, run: Callable[[], Any]) -> Thread:
+        thread = Thread(self, process, name, run)
+        process.threads.append(thread)
+        self.threads.append(thread)
+        return thread
+
+    def kill(self, process: Process) -> None:
+        """As by SIGKILL: nothing of it runs any more; what it sent may still arrive."""
+        process.dead = True
+        for thread in process.threads:
+            if not thread.ended:
+                with suppress(GreenletExit):
+                    thread.greenlet.throw(GreenletExit)
+        for session in self.server.sessions:
+            if session.owner == process.name:
+                self.hang_up(session)
+        self.threads = [thread for thread in self.threads if thread.process is not process]
+
+    def advance(self, to: float) -> None:
+        self.now = self.server.keyspace.now = max(self.now, to)
+        self.server.wake_blocked()
+
+    def deliver_all(self) -> None:
+        """Execute what came from outside, at once."""
+        for session in self.server.sessions:
+            while session.owner == OUTSIDE and session.deliverable:
+                self.deliver(session)
+
+    def deliver(self, session: Session) -> None:
+        words, answer = self.server.deliver(session)
+        if session.cut:
+            session.outbox.clear()
+            session.blocked = None
+        self.delivered(session, words, answer)
+
+    def delivered(self, session: Session, words: list[bytes], answer: Any) -> None:
+        """Overwritten by whoever wants to see every request."""
+
+    def candidates(self) -> list[Thread | Session]:
+        """Everything that could happen now."""
+        now = self.now
+        found: list[Thread | Session] = [thread for thread in self.threads if thread.can_run(now)]
+        if self.paused_until <= now and self.down_until <= now:
+            found += [session for session in self.server.sessions if session.deliverable]
+        return found
+
+    def resume(self, thread: Thread) -> None:
+        thread.ready = thread.until = None
+        thread.greenlet.switch()
+        if thread.ended:
+            self.threads.remove(thread)
+
+    def next_moment(self) -> float | None:
+        """When something happens by itself; None: never."""
+        moments = [moment for thread in self.threads if (moment := thread.wakes()) is not None]
+        moments += [thread.thaws() for thread in self.threads if thread.thaws() > self.now]
+        moments += [session.blocked_until for session in self.server.sessions if session.blocked is not None]
+        moments += [moment for moment in (self.paused_until, self.down_until) if moment > self.now]
+        return min(moments, default=None)
+
+    def sweep(self) -> None:
+        """Forget sessions from which nothing comes any more."""
+        self.server.sessions = [one for one in self.server.sessions if not one.cut or one.inbox or one.outbox]

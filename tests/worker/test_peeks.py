@@ -1,0 +1,83 @@
+"""A loop driven by hand, without its thread: a peek that finds the unit elsewhere than it was left drops what is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tasks.store.leases import balance
+from tasks.worker.lane import Lane
+from tasks.worker.loop import PartitionLoop
+from tasks.worker.ordinary import OrdinaryRun
+from tasks.worker.reports import Reports
+from tests.fundamentals.application import Step, record
+from tests.fundamentals.live import LiveGroup
+
+
+def no_task(raw: bytes) -> OrdinaryRun:
+    raise AssertionError(f"an ordinary task: {raw!r}")
+
+
+@pytest.fixture
+def loop(make_live: Callable[..., LiveGroup]) -> Iterator[PartitionLoop]:
+    """Of a worker that holds the only partition, in which one message was applied."""
+    live = make_live(PARTITIONS=1)
+    reports = Reports(live.app, "by-hand", 0, lambda: False, ())
+    loop = PartitionLoop(live.installation, "by-hand/1", reports, no_task, ())
+    loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
+    loop.take_up_share()
+    live.send(record, [Step("key", 0)])
+    work(loop)
+    assert cached(loop) == [0]
+    yield loop
+    loop.watch.destroy()
+    reports.close()
+    loop.client.close()
+
+
+def lane_of(loop: PartitionLoop) -> Lane:
+    return loop.lanes["0"]
+
+
+def work(loop: PartitionLoop) -> None:
+    loop.work(lane_of(loop))
+    loop.settle()
+
+
+def cached(loop: PartitionLoop) -> list[int] | None:
+    slot = lane_of(loop).cache.young.get("record", {}).get("key")
+    return None if slot is None else slot.state.numbers  # type: ignore[union-attr]
+
+
+def test_states_are_kept_where_nothing_has_changed(loop: PartitionLoop) -> None:
+    lane_of(loop).unknown = True
+    work(loop)
+    assert cached(loop) == [0]
+
+
+def test_a_server_that_lost_the_last_commit(loop: PartitionLoop) -> None:
+    """The message of that commit is in the queue again, its state as it was before: it is applied once."""
+    lane, client, names = lane_of(loop), loop.client, loop.names
+    client.hincrby(names.facts("0"), "position", -1)
+    client.hdel(names.states("0", "record"), "key")
+    lane.unknown = True
+    work(loop)
+    assert cached(loop) is None
+
+
+def test_an_operator_changed_a_state_and_the_peek_came_before_the_news(loop: PartitionLoop) -> None:
+    loop.installation.group.states.forget(loop.installation.computations["record"], "key")
+    lane_of(loop).unknown = True
+    work(loop)
+    assert cached(loop) is None
+
+
+def test_the_same_when_the_peek_is_for_a_delayed_message(loop: PartitionLoop) -> None:
+    """Whose queue is not read in that turn: what waits for parked keys has to be read first."""
+    lane = lane_of(loop)
+    loop.installation.group.states.forget(loop.installation.computations["record"], "key")
+    lane.next_due = lane.server_now()
+    assert loop.take_batch(lane) is None
+    assert cached(loop) is None
+    assert lane.parked_unknown
