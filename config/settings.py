@@ -85,6 +85,14 @@ class Settings:
     #: `DEDUPLICATE_IDS`: ids remembered for one computation and partition, 60 to 80 bytes each, where it drops duplicates.
     deduplicate_ids: int = 500_000
 
+    #: `QUEUE_MAX_LENGTH`: Python producers send nothing to a partition's queue that has so many messages. 0: no limit.
+    queue_max_length: int = 0
+
+    #: `WAIT_REPLICAS`: a commit is waited for until so many replicas have it, or `WAIT_MILLISECONDS` have passed. 0: none.
+    wait_replicas: int = 0
+    #: `WAIT_MILLISECONDS`: longer than a replica is behind; shorter than `REDIS_TIMEOUT_SECONDS`, in which the answer comes.
+    wait_milliseconds: int = 1000
+
     #: `EVENTS_PER_SECOND`: tasks a second whose events a worker sends in full; past it they are sampled.
     events_per_second: float = 200.0
 
@@ -129,6 +137,9 @@ class Settings:
             mailbox_messages=read("MAILBOX_MESSAGES", _count, default.mailbox_messages),
             deaths=read("DEATHS", _count_or_none, default.deaths),
             deduplicate_ids=read("DEDUPLICATE_IDS", _count, default.deduplicate_ids),
+            queue_max_length=read("QUEUE_MAX_LENGTH", _count_or_none, default.queue_max_length),
+            wait_replicas=read("WAIT_REPLICAS", _count_or_none, default.wait_replicas),
+            wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tasks.cli.audit import audit
+from tasks.cli.doctor import doctor
 from tasks.cli.keys import keys
 from tasks.cli.letters import dead_letters
 from tasks.cli.parked import parked
@@ -29,6 +30,7 @@ def partitions(context: click.Context) -> None:
 
 for command in (
     status,
+    doctor,
     workers,
     keys,
     state,

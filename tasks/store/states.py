@@ -35,7 +35,7 @@ def load_slots(
     loaded: dict[str, dict[str, Slot | Unreadable]] = {}
     for (name, (computation, keys)), values in zip(wanted.items(), rows, strict=True):
         slots: dict[str, Slot | Unreadable] = loaded.setdefault(name, {})
-        if isinstance(values, redis.ResponseError):
+        if isinstance(values, redis.ResponseError) and is_wrong_type(values):
             slots.update((key, Unreadable(f"the states of {name!r} can't be read: {values}")) for key in keys)
             continue
         if isinstance(values, Exception):
@@ -43,6 +43,11 @@ def load_slots(
         for key, stored in zip(keys, values, strict=True):
             slots[key] = _slot(codec, computation, key, stored)
     return loaded
+
+
+def is_wrong_type(error: redis.ResponseError) -> bool:
+    """Whether a key holds another type: that stays until somebody mends it. Other refusals (busy, no permission) pass."""
+    return str(error).startswith("WRONGTYPE")
 
 
 def _slot(codec: StateCodec, computation: Computation, key: str, stored: bytes | None) -> Slot | Unreadable:

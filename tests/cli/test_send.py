@@ -11,8 +11,10 @@ import msgspec
 import pytest
 import redis
 
+from config.settings import Settings
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
+from tests.producer.conftest import MakeApp
 
 
 def sent(client: redis.Redis) -> list[dict[str, Any]]:
@@ -161,3 +163,14 @@ def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(
         result = run("send", update.name, file(name, JSONL.splitlines()[0] + "\n" + "x" * 1_001))
         assert result.exit_code == 1
         assert "line 2: a line of more than 1000 bytes" in result.stderr
+
+
+def test_a_full_queue_stops_a_file_where_it_is_not_to_wait(
+    make_app: MakeApp, run: Run, client: redis.Redis, settings: Settings, file: Any
+) -> None:
+    app = make_app(settings.redis_url, Settings(redis_url=settings.redis_url, queue_max_length=2))
+    path = file("notes.jsonl", '{"key": "k", "text": "x"}\n' * 3)
+    result = run("send", note.name, path, "--when-full", "raise", app=app)
+    assert result.exit_code == 1
+    assert "QUEUE_MAX_LENGTH is 2" in result.stderr and "2 messages are known to be in" in result.stderr
+    assert len(sent(client)) == 2
