@@ -14,6 +14,7 @@ from tasks.cli.policy import policy
 from tasks.cli.sending import send
 from tasks.cli.states import state
 from tasks.cli.status import status, workers
+from tasks.cli.stored import stored
 from tasks.cli.transfer import export_group, import_group
 
 
@@ -33,6 +34,7 @@ for command in (
     workers,
     keys,
     state,
+    stored,
     parked,
     dead_letters,
     pause,

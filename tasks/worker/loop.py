@@ -27,7 +27,7 @@ from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Repl
 from tasks.store.leases import Share, release
 from tasks.store.parking import mailbox_lengths, read_mailbox, read_parked
 from tasks.store.replicas import Replicas
-from tasks.store.states import load_slots
+from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.backoff import Backoff
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
@@ -394,6 +394,8 @@ class PartitionLoop(threading.Thread):
         try:
             parked = read_parked(self.client, self.names, lane.unit)
         except redis.ResponseError as error:
+            if not is_wrong_type(error):  # busy, say: without them a key's later messages would overtake those that wait
+                raise
             text = "partition %s: its parked keys can't be read: %s; mend or delete it"
             logger.error(text, lane.unit, error)  # noqa: TRY400
             parked = {}

@@ -155,6 +155,16 @@ def test_a_queue_of_another_type_says_what_is_in_and_what_is_not(run: Run, clien
     assert "0 messages are known to be in" in result.stderr and "3 are known not to be" in result.stderr
 
 
+def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(
+    run: Run, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.cli.files.MOST_MESSAGE_BYTES", 1_000)
+    for name in ("endless.csv", "endless.jsonl"):
+        result = run("send", update.name, file(name, JSONL.splitlines()[0] + "\n" + "x" * 1_001))
+        assert result.exit_code == 1
+        assert "line 2: a line of more than 1000 bytes" in result.stderr
+
+
 def test_a_full_queue_stops_a_file_where_it_is_not_to_wait(
     make_app: MakeApp, run: Run, client: redis.Redis, settings: Settings, file: Any
 ) -> None:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 
 from tests.simulation.engines import broken
-from tests.simulation.schedule import run
+from tests.simulation.schedule import ACTIONS, run
 
 
 def main() -> int:
@@ -22,19 +22,20 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=2000, help="so many schedules, from --first on (2000)")
     parser.add_argument("--first", type=int, help="the first of their seeds (random)")
     parser.add_argument("--engine", help="an engine that is broken on purpose, by its name in tests.simulation.engines")
+    parser.add_argument("--focus", choices=ACTIONS, help="what is to happen more than all else")
     asked = parser.parse_args()
     edits = broken(asked.engine) if asked.engine else {}
     if asked.seed is not None:
-        return show(asked.seed, edits)
+        return show(asked.seed, edits, asked.focus)
     first = random.randrange(10**9) if asked.first is None else asked.first
-    return search(range(first, first + asked.schedules), edits)
+    return search(range(first, first + asked.schedules), edits, asked.focus)
 
 
-def show(seed: int, edits: dict[str, str]) -> int:
+def show(seed: int, edits: dict[str, str], focus: str | None) -> int:
     """One schedule with its trace."""
     trace: list[str] = []
     try:
-        report = run(seed, edits, trace)
+        report = run(seed, edits, trace, focus)
     except AssertionError as error:
         verdict, broke = f"{type(error).__name__}: {error}", True
     else:
@@ -43,15 +44,15 @@ def show(seed: int, edits: dict[str, str]) -> int:
     return int(broke)
 
 
-def search(seeds: range, edits: dict[str, str]) -> int:
+def search(seeds: range, edits: dict[str, str], focus: str | None) -> int:
     """Many schedules; the first that breaks a promise ends it, with its trace."""
     began, faults, applied = time.perf_counter(), Counter[str](), 0
     print(f"seeds {seeds.start} to {seeds.stop - 1}")
     for seed in seeds:
         try:
-            report = run(seed, edits)
+            report = run(seed, edits, focus=focus)
         except AssertionError:
-            return show(seed, edits)
+            return show(seed, edits, focus)
         faults.update(report.faults)
         applied += report.applied
     print(f"{len(seeds)} schedules, {applied} messages applied, in {time.perf_counter() - began:.1f} s")

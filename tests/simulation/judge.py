@@ -121,6 +121,8 @@ class Judge:
             letter: dict[str, Any] = json.loads(row)
             if letter.get("in_place"):
                 continue
+            if letter["reason"] == "unreadable-state":
+                raise Violation(f"a state that nobody spoiled could not be read: {letter['error']}")
             text = letter["message_id"]
             number = int(text) if text is not None and text.lstrip("-").isdigit() else None
             what = number if number in self.place_of else base64.b64decode(letter["raw"])

@@ -1,7 +1,8 @@
 """What Redis holds, in dicts, and the commands that the engine uses on it: a second implementation of their semantics.
 
 It is trusted only as far as `test_backend` compares it with a real server: the same calls, the same answers. Answers are
-as a RESP2 connection gives them: int, bytes, None, list, `Status`. A list's left end is index 0, as in Redis.
+as a RESP2 connection gives them: int, bytes, None, list, `Status`. A list's left end is index 0, as in Redis. It is one long
+table: a command is a method of a few lines.
 """
 
 from __future__ import annotations

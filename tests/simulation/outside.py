@@ -1,0 +1,167 @@
+"""Producers and operators: what they do is done at once, and the judge is told of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from tasks.store.names import INGRESS, PRIORITY_SUFFIXES
+from tasks.store.pausing import pause, resume
+from tests.simulation.application import ORDINARY, raw_deed, raw_message
+from tests.simulation.judge import Place
+from tests.simulation.scene import Scene
+
+
+class Producers(Scene):
+    """Numbered messages by all ways to their queue, garbage, and ordinary tasks."""
+
+    def push(self, queue: str, raw: bytes) -> None:
+        self.server.outside(b"LPUSH", queue.encode(), raw)
+
+    def send(self) -> None:
+        """Some messages to some keys; each key's always go the same way."""
+        for _ in range(self.random.choice((1, 1, 2, 6))):
+            key = self.random.choice(self.keys)
+            name = self.random.choice(("record", "second"))
+            self.numbers += 1
+            self.judge.sent(name, key, self.numbers)
+            self.push(self.way_of(key), raw_deed(name, key, self.numbers))
+            self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
+
+    def send_killer(self) -> None:
+        """A message that ends the process that runs it, until it is a dead letter."""
+        if self.settings.deaths:
+            key = self.random.choice(self.keys)
+            self.numbers += 1
+            self.killers.add(self.numbers)
+            self.judge.sent("record", key, self.numbers)
+            self.push(self.way_of(key), raw_deed("record", key, self.numbers))
+            self.tell(f"{self.numbers}, a killer, is sent to {key}", "killer sent")
+
+    def resend(self) -> None:
+        """A producer sends a message twice, with one id: the computation drops the second."""
+        if self.deduplicates:
+            applied = [(place, n) for place, numbers in sorted(self.judge.applied.items()) for n in numbers]
+            of_it = [(key, n) for (name, key), n in applied if name == "second" and n not in self.judge.edits]
+            if of_it:
+                key, number = self.random.choice(of_it)
+                self.push(self.way_of(key), raw_deed("second", key, number))
+                self.tell(f"{number} is sent again", "resend")
+
+    def way_of(self, key: str) -> str:
+        """Straight to the key's queue; or by the ingress, a wrong partition, or a priority list."""
+        right = self.home_of(key)
+        queue = self.names.queue(right)
+        match self.keys.index(key) % 6:
+            case 1:
+                return self.names.queue(INGRESS)
+            case 3:
+                return self.names.queue(str((int(right) + 1) % self.settings.partitions))
+            case 5:
+                return queue + PRIORITY_SUFFIXES[0]
+            case _:
+                return queue
+
+    def send_delayed(self) -> None:
+        self.numbers += 1
+        key = f"delayed-{self.numbers}"
+        due = self.world.now + self.random.choice((-1.0, 0.1, 1.0))
+        self.judge.sent("record", key, self.numbers)
+        self.push(self.names.queue(self.home_of(key)), raw_deed("record", key, self.numbers, eta=_iso(due)))
+        self.tell(f"{self.numbers} is sent, due in {due - self.world.now:.1f} s", "delayed")
+
+    def send_garbage(self) -> None:
+        self.numbers += 1
+        raw = self.random.choice(
+            (
+                b"garbage %d" % self.numbers,
+                raw_message("nobody's", [], f"garbage-{self.numbers}"),
+                raw_message("record", ["no deed"], f"garbage-{self.numbers}"),
+            )
+        )
+        self.judge.broken.append(raw)
+        self.push(self.names.queue(self.home_of(str(self.numbers))), raw)
+        self.tell("garbage is sent", "garbage")
+
+    def send_ordinary(self) -> None:
+        self.numbers += 1
+        raw = raw_message(ORDINARY, [], f"ordinary-{self.numbers}")
+        self.ordinary.add(raw)
+        self.push(self.names.queue(self.home_of(str(self.numbers))), raw)
+        self.tell("an ordinary task is sent", "ordinary")
+
+
+class Operators(Producers):
+    """The functions that the command line calls."""
+
+    def some_place(self) -> Place | None:
+        places = sorted(place for place in self.judge.applied if place[1] in self.keys)
+        return self.random.choice(places) if places else None
+
+    def forget(self) -> None:
+        if (place := self.some_place()) is not None:
+            self.tell(f"an operator deletes the state of {place}", "forget")
+            self.judge.forgets(place)
+            editor = self.group.state_editor
+            assert editor.delete(editor.see(self.computations[place[0]], place[1]), by="me") == "ok"
+
+    def edit(self) -> None:
+        """An operator appends to a state."""
+        if (place := self.some_place()) is not None:
+            self.tell(f"an operator edits the state of {place}", "edit")
+            self.numbers += 1
+            self.judge.edited(place, self.numbers)
+            editor = self.group.state_editor
+            seen = editor.see(self.computations[place[0]], place[1])
+            assert seen.state is not None
+            seen.state.numbers = [*seen.state.numbers, self.numbers]
+            assert editor.set(seen, seen.state, by="me") == "ok"
+
+    def pause(self) -> None:
+        unit = str(self.random.randrange(self.settings.partitions))
+        self.tell(f"an operator pauses partition {unit}", "pause")
+        pause(self.client, self.names, [unit], by="me")
+
+    def resume(self) -> None:
+        """Paused partitions go on, and held keys are tried again."""
+        units = [str(number) for number in range(self.settings.partitions)]
+        if resumed := resume(self.client, self.names, units, by="me"):
+            self.tell(f"an operator resumes partitions {resumed}", "resume")
+        for parked in list(self.group.parked_keys.all()):
+            if parked.fact.due is None:
+                self.tell(f"an operator retries the held {parked.key}", "release")
+                assert self.group.parked_keys.retry(parked.key, by="me") == "ok"
+
+    def change_parked(self) -> None:
+        """An operator retries, skips or discards the first message of a parked key."""
+        parked = sorted(self.group.parked_keys.all(), key=lambda one: one.key)
+        if parked:
+            chosen = self.random.choice(parked)
+            key, fact = chosen.key, chosen.fact
+            keys, action = self.group.parked_keys, self.random.choice(("retry", "skip", "discard"))
+            if action != "retry" and not fact.error:
+                return
+            (head,) = self.server.outside(b"LRANGE", self.names.mailbox(self.home_of(key), key), b"-1", b"-1")
+            number = int(json.loads(head)["headers"]["id"])
+            self.tell(f"an operator's {action} of {number}, at which {key} is parked", action)
+            if action == "discard":
+                self.judge.discarded(number)
+            assert getattr(keys, action)(key, by="me") == "ok"
+
+    def retry_letter(self) -> None:
+        """An operator sends a dead letter again, where that puts it behind all that was sent to its key."""
+        straight = {key for key in self.keys if self.way_of(key) == self.names.queue(self.home_of(key))}
+        for number, letters in list(self.judge.dead.items()):
+            place = self.judge.place_of.get(number) if isinstance(number, int) else None
+            if place is None or place[1] not in straight:
+                continue
+            letter = self.group.dead_letters.get(min(letters).decode())
+            if letter is not None:
+                self.tell(f"an operator retries {number!r}", "retry letter")
+                self.judge.sent_again(int(number))
+                assert self.group.dead_letters.retry([letter]) == 1
+            return
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat()

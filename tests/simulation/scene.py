@@ -1,0 +1,79 @@
+"""What every part of a schedule has at hand: the world, the server, the group, its workers, and the judge."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from celery import Celery
+
+from config.settings import Settings
+from tasks.producer.installation import Installation
+from tests.simulation.application import declared
+from tests.simulation.judge import Judge
+from tests.simulation.network import connect
+from tests.simulation.server import Server
+from tests.simulation.worker import Worker
+from tests.simulation.world import World
+
+_app = Celery("simulation", set_as_current=False)
+
+
+class Scene:
+    """A group of a size, with settings and rates, that the seed decides."""
+
+    def __init__(self, world: World, server: Server) -> None:
+        self.world, self.server, self.random = world, server, world.random
+        pick = self.random.choice
+        self.settings = Settings(
+            partitions=pick((1, 2, 3)),
+            lease_seconds=1.0,
+            redis_timeout_seconds=pick((0.4, 1.5)),
+            batch_messages=pick((1, 2, 5, 20, 200)),
+            batch_seconds=pick((0.0001, 0.05, 1.0)),
+            state_cache_keys=pick((1, 4, 1000)),
+            retry_attempts=pick((0, 1, 3)),
+            retry_backoff_seconds=pick((0.05, 0.5)),
+            retry_longest_backoff_seconds=1.0,
+            retry_then=pick(("park", "park", "dead_letter", "dead_letter", "hold", "stop")),
+            mailbox_messages=pick((2, 10_000, 10_000)),
+            deaths=pick((0, 1, 3)),
+        )
+        self.deduplicates = pick((False, True))
+        computations = {
+            "record": declared("record"),
+            "second": declared("second", deduplicate=3600.0 if self.deduplicates else None),
+        }
+        self.installation = Installation(_app, self.settings, computations, by_default=False)
+        self.names = self.installation.group.names
+        self.judge = Judge(server, self.names, self.installation.group.codec, computations)
+        self.client = connect(self.settings)
+        self.group, self.computations = self.installation.group, computations
+        self.workers: list[Worker] = []
+        self.ordinary: set[bytes] = set()
+        self.ran_ordinary: list[bytes] = []
+        self.numbers = 0
+        self.joined = 0
+        self.steps = 0
+        self.faults: dict[str, int] = {}
+        self.stormy = True
+        self.send_rate = pick((0.02, 0.05, 0.15))
+        self.fault_rate = pick((0.01, 0.05, 0.2))
+        self.loss_rate = pick((0.0, 0.01, 0.05))
+        self.raise_rate = pick((0.0, 0.02, 0.1))
+        self.slow_rate = pick((0.0, 0.05))
+        self.killers: set[int] = set()
+        self.keys = [f"key-{number}" for number in range(pick((1, 3, 6)))]
+
+    def tell(self, text: str, kind: str) -> None:
+        self.faults[kind] = self.faults.get(kind, 0) + 1
+        self.world.note("--------- %s", text)
+
+    def running(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.running]
+
+    def some_worker(self) -> Worker | None:
+        running = self.running()
+        return self.random.choice(running) if running else None
+
+    def home_of(self, key: str) -> str:
+        return str(crc32(key.encode()) % self.settings.partitions)
