@@ -112,7 +112,7 @@ class Settings:
                 shown = "(secret)" if name in SECRETS else repr(text)
                 raise SettingsError(f"{name}={shown} can't be used: {error}") from None
 
-        return cls(
+        found = cls(
             redis_url=read("REDIS_URL", str, default.redis_url),
             redis_tls_verify=read("REDIS_TLS_VERIFY", _switch, default.redis_tls_verify),
             redis_tls_ca_file=read("REDIS_TLS_CA_FILE", _file, default.redis_tls_ca_file),
@@ -142,6 +142,12 @@ class Settings:
             wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
         )
+        if found.wait_replicas and found.wait_milliseconds >= found.redis_timeout_seconds * 1000:
+            raise SettingsError(
+                f"WAIT_MILLISECONDS={found.wait_milliseconds} can't be used: less than REDIS_TIMEOUT_SECONDS "
+                f"({found.redis_timeout_seconds:g} s) is wanted, in which the answer has to come"
+            )
+        return found
 
 
 #: More queues than this and one worker's blocking connections alone would fill a small server.

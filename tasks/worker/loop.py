@@ -24,6 +24,7 @@ from tasks.store.client import UNWELL, connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
 from tasks.store.leases import Share, release
 from tasks.store.parking import mailbox_lengths, read_mailbox, read_parked
+from tasks.store.replicas import Replicas
 from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
@@ -70,6 +71,9 @@ class PartitionLoop(threading.Thread):
             self.names,
             batch_messages=self.settings.batch_messages,
             batch_bytes=self.settings.batch_bytes,
+            replicas=Replicas(self.settings.wait_replicas, self.settings.wait_milliseconds)
+            if self.settings.wait_replicas
+            else None,
         )
         self.watch = Watch(self.client, self.names)
         self.lanes: dict[str, Lane] = {}
