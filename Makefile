@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PYTHONS := python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test chaos bench lint clean
+.PHONY: help install demo dev test chaos bench fuzz lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -32,13 +32,17 @@ chaos: $(INSTALLED) ## harm a whole group at random, then prove its history (SEC
 bench: $(INSTALLED) ## measure; tables and plots go to .bench/
 	$(BIN)/python -m tests.benchmarks
 
+fuzz: $(INSTALLED) ## look SECONDS long (60) for bytes that break a decoder, with atheris
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz $(or $(SECONDS),60)
+
 lint: $(INSTALLED) ## style, types and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 clean: ## remove .venv, caches and what demo, chaos and bench wrote
-	rm -rf $(VENV) .dev .bench .chaos .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build *.egg-info
+	rm -rf $(VENV) .dev .bench .fuzz .chaos .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build *.egg-info
 	find config tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again when pyproject.toml changes.

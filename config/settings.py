@@ -85,6 +85,14 @@ class Settings:
     #: `DEDUPLICATE_IDS`: ids remembered for one computation and partition, 60 to 80 bytes each, where it drops duplicates.
     deduplicate_ids: int = 500_000
 
+    #: `QUEUE_MAX_LENGTH`: Python producers send nothing to a partition's queue that has so many messages. 0: no limit.
+    queue_max_length: int = 0
+
+    #: `WAIT_REPLICAS`: a commit is waited for until so many replicas have it, or `WAIT_MILLISECONDS` have passed. 0: none.
+    wait_replicas: int = 0
+    #: `WAIT_MILLISECONDS`: longer than a replica is behind; shorter than `REDIS_TIMEOUT_SECONDS`, in which the answer comes.
+    wait_milliseconds: int = 1000
+
     #: `EVENTS_PER_SECOND`: tasks a second whose events a worker sends in full; past it they are sampled.
     events_per_second: float = 200.0
 
@@ -104,7 +112,7 @@ class Settings:
                 shown = "(secret)" if name in SECRETS else repr(text)
                 raise SettingsError(f"{name}={shown} can't be used: {error}") from None
 
-        return cls(
+        found = cls(
             redis_url=read("REDIS_URL", str, default.redis_url),
             redis_tls_verify=read("REDIS_TLS_VERIFY", _switch, default.redis_tls_verify),
             redis_tls_ca_file=read("REDIS_TLS_CA_FILE", _file, default.redis_tls_ca_file),
@@ -129,8 +137,17 @@ class Settings:
             mailbox_messages=read("MAILBOX_MESSAGES", _count, default.mailbox_messages),
             deaths=read("DEATHS", _count_or_none, default.deaths),
             deduplicate_ids=read("DEDUPLICATE_IDS", _count, default.deduplicate_ids),
+            queue_max_length=read("QUEUE_MAX_LENGTH", _count_or_none, default.queue_max_length),
+            wait_replicas=read("WAIT_REPLICAS", _count_or_none, default.wait_replicas),
+            wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
         )
+        if found.wait_replicas and found.wait_milliseconds >= found.redis_timeout_seconds * 1000:
+            raise SettingsError(
+                f"WAIT_MILLISECONDS={found.wait_milliseconds} can't be used: less than REDIS_TIMEOUT_SECONDS "
+                f"({found.redis_timeout_seconds:g} s) is wanted, in which the answer has to come"
+            )
+        return found
 
 
 #: More queues than this and one worker's blocking connections alone would fill a small server.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tasks.cli.audit import audit
+from tasks.cli.doctor import doctor
 from tasks.cli.keys import keys
 from tasks.cli.letters import dead_letters
 from tasks.cli.parked import parked
@@ -13,6 +14,7 @@ from tasks.cli.policy import policy
 from tasks.cli.sending import send
 from tasks.cli.states import state
 from tasks.cli.status import status, workers
+from tasks.cli.stored import stored
 from tasks.cli.transfer import export_group, import_group
 
 
@@ -28,9 +30,11 @@ def partitions(context: click.Context) -> None:
 
 for command in (
     status,
+    doctor,
     workers,
     keys,
     state,
+    stored,
     parked,
     dead_letters,
     pause,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import pwd
 import socket
@@ -57,7 +56,7 @@ def typed_key(key: str, in_base64: bool) -> str:
         return key
     try:
         return key_text(base64.b64decode(key, validate=True))
-    except binascii.Error as error:
+    except ValueError as error:  # binascii's own, and that of text beyond ASCII
         raise click.UsageError(f"KEY is not base64: {error}") from None
 
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from config.settings import MOST_MESSAGE_BYTES
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError
 from tasks.model.messages import MessageCodec
@@ -39,8 +40,10 @@ class _Lines:
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._stream:
+        while line := self._stream.readline(MOST_MESSAGE_BYTES + 1):
             self.number += 1
+            if len(line) > MOST_MESSAGE_BYTES:
+                raise MessageError(f"a line of more than {MOST_MESSAGE_BYTES} bytes", reason="too-large")
             yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
 
 

@@ -10,8 +10,9 @@ import msgspec
 
 from tasks.cli.context import computation_named, installation_in, who
 from tasks.cli.output import json_option, print_json, print_table, refusals
-from tasks.model.policy import THEN, PolicyChange, RetryPolicy, Then, effective_policy
+from tasks.model.policy import THEN, PolicyChange, Then, effective_policy
 from tasks.producer.installation import Installation
+from tasks.store.policies import declared_policy
 
 
 class _Number(click.FloatRange):
@@ -75,7 +76,7 @@ def _over(before: PolicyChange, asked: PolicyChange) -> PolicyChange:
 
 
 def _show(installation: Installation, name: str, change: PolicyChange, as_json: bool) -> None:
-    declared = declared_policy(installation, name)
+    declared = declared_policy(installation.settings, installation.computations[name])
     counts = asdict(effective_policy(declared, None, change))
     counts.pop("only")
     changed = msgspec.to_builtins(change)
@@ -88,15 +89,3 @@ def _show(installation: Installation, name: str, change: PolicyChange, as_json: 
         [(field, str(value), str(getattr(declared, field))) for field, value in counts.items()]
         + [("only", ", ".join(only), ", ".join(only))],
     )
-
-
-def declared_policy(installation: Installation, name: str) -> RetryPolicy:
-    """A computation's policy without an operator's change."""
-    settings = installation.settings
-    default = RetryPolicy(
-        settings.retry_attempts,
-        settings.retry_backoff_seconds,
-        settings.retry_longest_backoff_seconds,
-        then=settings.retry_then,
-    )
-    return effective_policy(default, installation.computations[name].on_error, None)

@@ -7,7 +7,7 @@ import click
 from tasks.cli.context import computation_named, installation_in
 from tasks.cli.files import read_messages
 from tasks.cli.output import json_option, refusals, say_done
-from tasks.producer.bulk import send_many
+from tasks.producer.bulk import WhenFull, send_many
 
 
 @click.command(short_help="Send the rows of a CSV or JSON lines file.")
@@ -15,12 +15,27 @@ from tasks.producer.bulk import send_many
 @click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="By the file's name unless said.")
 @click.option("--progress/--no-progress", default=None, help="A progress bar; by default on a terminal.")
+@click.option(
+    "--when-full",
+    type=click.Choice(["block", "raise"]),
+    default="block",
+    show_default=True,
+    help="At a queue without room (QUEUE_MAX_LENGTH): wait for it, or stop.",
+)
 @json_option
 @click.pass_context
 @refusals
-def send(context: click.Context, name: str, file: str, form: str | None, progress: bool | None, as_json: bool) -> None:
+def send(
+    context: click.Context,
+    name: str,
+    file: str,
+    form: str | None,
+    progress: bool | None,
+    when_full: WhenFull,
+    as_json: bool,
+) -> None:
     """Send each row of FILE (CSV with a header, or JSON lines; - for standard input) as a message of NAME."""
     installation = installation_in(context)
     computation = computation_named(installation, name, with_state=False)
-    sent = send_many(installation, computation, read_messages(file, form, computation), progress)
+    sent = send_many(installation, computation, read_messages(file, form, computation), progress, when_full=when_full)
     say_done(as_json, {"sent": sent}, f"{sent:,} messages sent to {name!r}")

@@ -24,7 +24,7 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
     """Write states, queues, parked keys and their mailboxes, delayed messages, dead letters and changed policies to FILE.
 
     Each partition is written as it was at one moment. It is read in pages, so that the server serves others meanwhile; one that
-    is too busy is paused while it is read, and goes on afterwards (after a kill -9 of this command: `resume`). Over
+    is too busy is paused while it is read, and goes on afterwards (when this command is killed meanwhile: `resume`). Over
     partitions a message that is forwarded meanwhile may be in the file twice, never not at all; --pause-all excludes that.
 
     The file is JSON lines with values in base64, for its owner only. Signed states stay signed.

@@ -7,6 +7,7 @@ PartitionError
 ├── TimeLimitExceeded     a computation took longer than its time_limit; raised inside it, and a failure as any other
 ├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
 ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
+├── QueueFull             a partition's queue has as many messages as QUEUE_MAX_LENGTH allows; nothing was sent
 └── SendInterrupted       `send_many` lost the connection; says what is known to be in  (tasks.producer)
 """
 
@@ -52,6 +53,20 @@ class StateError(PartitionError):
 
 class SetupError(PartitionError):
     """This process and what it found don't fit together; the text says what to do."""
+
+
+class QueueFull(PartitionError):
+    """A partition's queue is as long as it may be. Raised at the producer; the message was not sent."""
+
+    def __init__(self, queue: str, length: int, limit: int) -> None:
+        super().__init__(
+            f"{queue} holds {length:,} messages, and QUEUE_MAX_LENGTH is {limit:,}: the message was not sent. Send it again "
+            "when the workers have caught up, start more of them, or raise the limit; send_many waits by itself"
+        )
+        self.queue, self.length, self.limit = queue, length, limit
+
+    def __reduce__(self) -> tuple[type[QueueFull], tuple[str, int, int]]:
+        return type(self), (self.queue, self.length, self.limit)
 
 
 def say(error: BaseException) -> str:

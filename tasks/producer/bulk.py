@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import msgspec
@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, PartitionError
+from tasks.model.errors import MessageError, PartitionError, QueueFull
 from tasks.model.keys import key_bytes
+from tasks.producer.backlog import Backlog
 from tasks.producer.installation import Installation
 
 #: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
@@ -31,6 +32,9 @@ CHUNK_MESSAGES = 1000
 CHUNK_BYTES = 8_000_000
 #: A slow iterable (a live stream): a message goes out at once when the one before it went out so long ago.
 CHUNK_SECONDS = 0.05
+
+
+WhenFull = Literal["block", "raise"]
 
 
 class SendInterrupted(PartitionError):
@@ -60,15 +64,19 @@ def send_many(
     progress: bool | None = None,
     *,
     id_of: Callable[[Any], str] | None = None,
+    when_full: WhenFull = "block",
 ) -> int:
     """Send every message of an iterable, which may be endless; returns how many.
 
     `progress`: a progress bar on standard error; None: when that is a terminal. `id_of`: the id of each message, unique to it,
     by which a second sending is found (`deduplicate=`); None: a random one. Raises `MessageError` for a message
     that does not fit (those before it are in), and `SendInterrupted` when the connection breaks.
+
+    `when_full`: what is done when a queue has no room (`QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
+    from `QueueFull`. Producers that send at the same time may together go past the limit by what each had under way.
     """
     installation.group.check()
-    sender = _Sender(installation, computation, id_of)
+    sender = _Sender(installation, computation, id_of, when_full)
     bar = _progress_bar(progress)
     if bar is None:
         for _ in sender.chunks(messages):
@@ -97,8 +105,17 @@ class _Chunk:
 
 class _Sender:
     def __init__(
-        self, installation: Installation, computation: Computation, id_of: Callable[[Any], str] | None
+        self,
+        installation: Installation,
+        computation: Computation,
+        id_of: Callable[[Any], str] | None,
+        when_full: WhenFull,
     ) -> None:
+        limit = installation.settings.queue_max_length
+        self.backlog = Backlog(installation.group.client, installation.group.names, limit)
+        self.when_full = when_full
+        #: No more than a queue may hold: for more there would never be room.
+        self.chunk_messages = min(CHUNK_MESSAGES, limit or CHUNK_MESSAGES)
         self.id_of = id_of
         self.client = installation.group.client
         self.check_size = installation.check_size
@@ -145,7 +162,7 @@ class _Sender:
             chunk.partitions.append(partition)
             chunk.messages.append(message)
             chunk.written += len(raw)
-            if number + 1 == CHUNK_MESSAGES or chunk.written > CHUNK_BYTES or now - began > CHUNK_SECONDS:
+            if number + 1 == self.chunk_messages or chunk.written > CHUNK_BYTES or now - began > CHUNK_SECONDS:
                 return True
         return False
 
@@ -155,6 +172,7 @@ class _Sender:
         used = [number for number, raws in enumerate(pushes) if raws]
         if not used:
             return
+        self.make_sure_of_room({str(number): len(pushes[number]) for number in used}, chunk)
         try:
             with self.client.pipeline(transaction=False) as pipe:
                 for number in used:
@@ -174,6 +192,15 @@ class _Sender:
             pairs = zip(chunk.messages, chunk.partitions, strict=True)
             refused = [message for message, number in pairs if number in refusing]
             raise SendInterrupted(cause, self.sent, [], refused) from cause
+
+    def make_sure_of_room(self, wanted: dict[str, int], chunk: _Chunk) -> None:
+        try:
+            if self.when_full == "block":
+                self.backlog.wait(wanted)
+            else:
+                self.backlog.refuse(wanted)
+        except (QueueFull, redis.RedisError, OSError) as error:
+            raise SendInterrupted(error, self.sent, [], chunk.messages) from error
 
 
 class _Template:

@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 
 from tasks.model.computation import Computation, declare
 from tasks.model.policy import RetryPolicy, Then
-from tasks.producer.bulk import send_many
+from tasks.producer.bulk import WhenFull, send_many
 from tasks.producer.declarations import add_computation, current_installation
 
 S = TypeVar("S")
@@ -57,10 +57,17 @@ class OrderedComputation(Generic[P, R]):
         return self.task.apply_async(args, kwargs, **options)
 
     def send_many(
-        self, messages: Iterable[Any], progress: bool | None = None, *, id_of: Callable[[Any], str] | None = None
+        self,
+        messages: Iterable[Any],
+        progress: bool | None = None,
+        *,
+        id_of: Callable[[Any], str] | None = None,
+        when_full: WhenFull = "block",
     ) -> int:
         """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
-        return send_many(current_installation(), self.computation, messages, progress, id_of=id_of)
+        return send_many(
+            current_installation(), self.computation, messages, progress, id_of=id_of, when_full=when_full
+        )
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Celery's signature of a call."""

@@ -16,6 +16,7 @@ from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError, SetupError
 from tasks.model.keys import partition_of
+from tasks.producer.backlog import Backlog
 from tasks.store.group import Group
 
 #: What Celery writes around a body, generously.
@@ -87,13 +88,18 @@ class Installation:
             self._queues[name] = Queue(name, Exchange(name), routing_key=name)
         return self._queues[name]
 
+    def queue_with_room(self, unit: str) -> Queue:
+        """The queue of a unit that one more message is sent to. Raises `QueueFull`."""
+        Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({unit: 1})
+        return self.queue(unit)
+
     def route(
         self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **more: Any
     ) -> dict[str, Any] | None:
         """Celery's router hook: `send_task` of a computation, from anywhere in Python, goes to its key's queue.
 
         Called by Celery for every task that is sent, before it is serialised; an explicit `queue=` beats it. Raises
-        `MessageError` for a message that does not fit or has no key.
+        `MessageError` for a message that does not fit or has no key, `QueueFull` when its queue has no room.
         """
         computation = self.computations.get(name)
         if computation is None or options.get("queue"):
@@ -102,7 +108,7 @@ class Installation:
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         self.check_size(body)
-        return {"queue": self.queue(self.unit_of(computation, decoded))}
+        return {"queue": self.queue_with_room(self.unit_of(computation, decoded))}
 
 
 def _place(url: str) -> str:

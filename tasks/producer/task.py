@@ -26,8 +26,8 @@ class ComputationTask(Task):  # type: ignore[misc]
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
         """Send one message, an object or its dict, to its key's queue.
 
-        Raises `MessageError` with the field's path when it does not fit, `KeyExtractionError` when it has no key, and
-        what Celery raises when the broker can't be reached.
+        Raises `MessageError` with the field's path when it does not fit, `KeyExtractionError` when it has no key,
+        `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), and what Celery raises when the broker can't be reached.
         """
         installation, computation = self.installation, self.computation
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
@@ -35,7 +35,7 @@ class ComputationTask(Task):  # type: ignore[misc]
         installation.check_size(body)
         if not options.get("queue"):
             installation.group.check()
-            options["queue"] = installation.queue(installation.unit_of(computation, decoded))
+            options["queue"] = installation.queue_with_room(installation.unit_of(computation, decoded))
         options["headers"] = {"sent_at": time.time(), **(options.get("headers") or {})}
         return super().apply_async(msgspec.json.decode(body)[0], {}, **options)
 

@@ -17,6 +17,7 @@ from tasks.model.outcome import Failure, Outcome
 from tasks.model.reading import Broken
 from tasks.store.names import PRIORITY_SUFFIXES, Names
 from tasks.store.parking import Parked, park
+from tasks.store.replicas import Replicas
 from tasks.store.scripts import script
 
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
@@ -82,9 +83,19 @@ class Commit:
 class CommitStore:
     """Sends commits and peeks, for the worker's loop."""
 
-    def __init__(self, client: redis.Redis, names: Names, *, batch_messages: int, batch_bytes: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        names: Names,
+        *,
+        batch_messages: int,
+        batch_bytes: int,
+        replicas: Replicas | None = None,
+    ) -> None:
         self.client, self.names = client, names
         self.batch_messages, self.batch_bytes = batch_messages, batch_bytes
+        #: What waits until a commit is on replicas; None: nothing does.
+        self.replicas = replicas
 
     def peek(self, lease: Lease) -> Reply:
         """The unit's position and its oldest messages. Moves due and prioritised messages into the queue."""
@@ -92,6 +103,9 @@ class CommitStore:
 
     def send(self, commit: Commit) -> Reply:
         """Write a commit. Sending the same one again changes nothing and answers `already`."""
+        if self.replicas is not None and commit.position is not None:
+            self.client.script_load(script("commit").text)
+            return self.finish(self.begin(commit))
         return _reply(script("commit").run(self.client, *self._words(commit)))
 
     def begin(self, commit: Commit) -> CommitUnderWay:
@@ -100,6 +114,8 @@ class CommitStore:
         connection = self.client.connection_pool.get_connection()
         try:
             connection.send_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
+            if self.replicas is not None:
+                self.replicas.ask(connection)
         except BaseException:
             connection.disconnect()
             self.client.connection_pool.release(connection)
@@ -110,17 +126,29 @@ class CommitStore:
         """Wait for the answer of a commit that was begun. After an error the same commit can be sent again."""
         connection = under_way.connection
         try:
-            answer = connection.read_response()
-        except redis.exceptions.NoScriptError:
-            return self.send(under_way.commit)  # it has not run
-        except redis.ResponseError:
-            raise
+            answer = self._read(connection)
         except BaseException:
             connection.disconnect()
             raise
         finally:
             self.client.connection_pool.release(connection)
-        return _reply(answer)
+        match answer:
+            case redis.exceptions.NoScriptError():
+                return self.send(under_way.commit)  # it has not run
+            case redis.ResponseError():
+                raise answer
+            case _:
+                return _reply(answer)
+
+    def _read(self, connection: Any) -> Any:
+        """The answer, or the server's refusal; nothing more of this commit comes on the connection."""
+        try:
+            answer: Any = connection.read_response()
+        except redis.ResponseError as refusal:
+            answer = refusal
+        if self.replicas is not None:
+            self.replicas.hear(connection)
+        return answer
 
     def _words(self, commit: Commit) -> tuple[list[Any], list[Any]]:
         """The script's KEYS and ARGV."""

@@ -23,6 +23,7 @@ from tasks.store.commits import DeadLetter
 from tasks.store.draining import read_workers
 from tasks.store.leases import fix_partitions
 from tasks.store.names import INGRESS, Names, units
+from tasks.store.parked_keys import read_record
 from tasks.store.status import read_status
 from tasks.store.transfer import (
     Facts,
@@ -71,6 +72,8 @@ class Importer:
         self.computations = computations
         self.header: Header = read_header(path)
         self._without_key = self._left_out = 0
+        #: In-place dead letters, which stay with their parked keys: id → key.
+        self._waiting: dict[str, bytes] = {}
 
     def refuse_workers(self) -> None:
         """Raises `SetupError` while a worker of the group lives: it would work on half of a file."""
@@ -185,6 +188,9 @@ class Importer:
                 unit = self._of_key(record.key)
                 yield ["HSET", names.states(unit, record.computation), record.key, record.state]
             case ParkedRecord():
+                letter_id = read_record(record.record).letter
+                if letter_id is not None:
+                    self._waiting[letter_id] = record.key
                 yield ["HSET", names.parked(self._of_key(record.key)), record.key, record.record]
             case Mail():
                 yield ["LPUSH", names.mailbox(self._of_key(record.key), key_text(record.key)), record.message]
@@ -214,7 +220,8 @@ class Importer:
             raw = msgspec.convert(letter.raw, bytes)
         except (msgspec.DecodeError, UnicodeDecodeError):  # not ours: kept as it is
             return ["HSET", self.names.dead(self._numbered(record.unit)), record.id, record.letter]
-        letter.unit = self._of_message(record.unit, raw)
+        key = self._waiting.get(letter.id)
+        letter.unit = self._of_message(record.unit, raw) if key is None else self._of_key(key)
         return ["HSET", self.names.dead(letter.unit), record.id, msgspec.json.encode(letter)]
 
     def _of_key(self, key: bytes) -> str:

@@ -7,7 +7,9 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from tasks.model.policy import PolicyChange
+from config.settings import Settings
+from tasks.model.computation import Computation
+from tasks.model.policy import PolicyChange, RetryPolicy, effective_policy
 from tasks.store.audit import Audit
 from tasks.store.names import Names
 
@@ -50,3 +52,14 @@ class Policies:
                 pipe.hset(self.names.policies, computation, cast(str, msgspec.json.encode(change)))
             pipe.publish(self.names.changed, "")
             pipe.execute()
+
+
+def declared_policy(settings: Settings, computation: Computation) -> RetryPolicy:
+    """A computation's policy without an operator's change."""
+    default = RetryPolicy(
+        settings.retry_attempts,
+        settings.retry_backoff_seconds,
+        settings.retry_longest_backoff_seconds,
+        then=settings.retry_then,
+    )
+    return effective_policy(default, computation.on_error, None)

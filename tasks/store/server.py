@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import redis
 
@@ -14,6 +14,8 @@ OLDEST_VERSION = (6, 2)
 class Finding:
     """One thing about the server, with its mend."""
 
+    #: One word: what it is about.
+    subject: Literal["version", "eviction", "role", "persistence"]
     text: str
     #: A worker refuses to start on it; else it warns.
     refuse: bool
@@ -25,24 +27,26 @@ def look_at_server(client: redis.Redis) -> list[Finding]:
     findings = []
     version = str(info.get("redis_version", "0"))
     if _numbers(version) < OLDEST_VERSION:
-        findings.append(Finding(f"the server is Redis {version}; 6.2 or newer is needed. Upgrade it", refuse=True))
+        findings.append(Finding("version", f"the server is Redis {version}; 6.2 or newer is needed. Upgrade it", refuse=True))
     policy, limit = str(info.get("maxmemory_policy", "noeviction")), int(info.get("maxmemory", 0))
     if policy.startswith("allkeys") and limit:
         mend = "set maxmemory-policy noeviction"
-        findings.append(Finding(f"maxmemory-policy is {policy}: the server may evict queues and states; {mend}", True))
+        text = f"maxmemory-policy is {policy}: the server may evict queues and states; {mend}"
+        findings.append(Finding("eviction", text, True))
     elif policy != "noeviction":
         findings.append(
             Finding(
+                "eviction",
                 f"maxmemory-policy is {policy}: set it to noeviction before the server has a memory limit to act on",
                 refuse=False,
             )
         )
     if str(info.get("role", "master")) != "master":
-        findings.append(Finding("the server is a read-only replica: REDIS_URL must name the master", refuse=True))
+        text = "the server is a read-only replica: REDIS_URL must name the master"
+        findings.append(Finding("role", text, refuse=True))
     if not int(info.get("aof_enabled", 0)) and _never_saves(client):
-        findings.append(
-            Finding("persistence is off: a restart of the server loses queues and states. Set appendonly yes", False)
-        )
+        text = "persistence is off: a restart of the server loses queues and states. Set appendonly yes"
+        findings.append(Finding("persistence", text, False))
     return findings
 
 

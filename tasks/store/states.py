@@ -12,7 +12,7 @@ from tasks.model.computation import Computation
 from tasks.model.errors import StateError
 from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
 from tasks.model.outcome import Slot, Unreadable
-from tasks.store.codec import StateCodec
+from tasks.store.codec import StateCodec, StoredFacts
 from tasks.store.names import Names
 from tasks.store.scripts import script
 
@@ -84,6 +84,12 @@ class StateReader:
                 if stored is not None:
                     found[key] = self.codec.load(computation, key, stored)
         return found
+
+    def facts(self, computation_name: str, key: object) -> StoredFacts | None:
+        """What can be seen of the key's stored state without unpickling it; None when the key was never seen."""
+        spelled = spell_key(key)
+        stored = self.client.hget(self._hash(computation_name, spelled), cast(str, key_bytes(spelled)))
+        return None if stored is None else self.codec.facts(computation_name, spelled, cast(bytes, stored))
 
     def keys(self, computation_name: str) -> Iterator[str]:
         """Every key that has a state, scanned: constant memory, each key at least once while it exists."""

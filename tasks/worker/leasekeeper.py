@@ -103,7 +103,7 @@ class LeaseKeeper(threading.Thread):
     def say_lost(self, error: Exception) -> None:
         if self._lost_since is None and not self.ended.is_set():
             self._lost_since = time.monotonic()
-            logger.warning("partitions: no lease can be held or renewed (%s); trying until it can", error)
+            logger.warning("partitions: Redis does not answer the lease keeper (%s); trying until it does", error)
 
     def say_refused(self, error: SetupError) -> None:
         if str(error) != self._refused:

@@ -77,7 +77,7 @@ class Run:
     def harm(self) -> None:
         """Carry out the schedule, and what ends each injection, in order of time."""
         order = count()
-        todo: list[tuple[float, int, Injection | tuple[str, Callable[[], None]]]] = [
+        todo: list[tuple[float, int, Injection | tuple[str, Callable[[], object]]]] = [
             (injection.at, next(order), injection) for injection in self.schedule
         ]
         self.began = time.monotonic()

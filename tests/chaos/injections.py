@@ -8,6 +8,7 @@ from typing import assert_never
 
 import redis
 
+from tests.chaos.operator import Operator
 from tests.chaos.schedule import Injection
 from tests.chaos.stage import Stage
 from tests.support.proxy import Proxy
@@ -18,7 +19,7 @@ class Done:
     """What was done, in words; and what ends it after the injection's seconds, with the words for that."""
 
     text: str
-    end: tuple[str, Callable[[], None]] | None = None
+    end: tuple[str, Callable[[], object]] | None = None
 
 
 def carry_out(injection: Injection, stage: Stage) -> Done:
@@ -48,6 +49,8 @@ def carry_out(injection: Injection, stage: Stage) -> Done:
         case "hang":
             stage.producers[_number(injection)].hanging.append(injection.times)
             return Done(f"producer {injection.target}: a message that takes longer than its time limit")
+        case "pause partition" | "drain worker" | "forget state" | "retry parked":
+            return _by_operator(injection, stage.operator)
         case _:
             assert_never(injection.kind)
 
@@ -120,3 +123,19 @@ def _flush_scripts(stage: Stage) -> Done:
         except redis.RedisError as error:  # it is paused
             return Done(f"the server did not answer SCRIPT FLUSH ({error})")
     return Done("SCRIPT FLUSH")
+
+
+def _by_operator(injection: Injection, operator: Operator) -> Done:
+    match injection.kind:
+        case "pause partition":
+            unit = str(_number(injection))
+            text = f"partition {unit} is paused for {injection.seconds} s ({operator.pause(unit)})"
+            return Done(text, (f"partition {unit} is resumed", lambda: operator.resume(unit)))
+        case "drain worker":
+            worker = _number(injection)
+            text = f"worker {worker} is drained for {injection.seconds} s ({operator.drain(worker)})"
+            return Done(text, (f"worker {worker} is undrained", lambda: operator.undrain(worker)))
+        case "forget state":
+            return Done(f"{injection.times} states that nobody has are forgotten ({operator.forget(injection.times)})")
+        case _:
+            return Done(f"parked keys are tried at once ({operator.retry_parked()})")

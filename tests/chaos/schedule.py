@@ -25,6 +25,10 @@ Kind = Literal[
     "raising",
     "killer",
     "hang",
+    "pause partition",
+    "drain worker",
+    "forget state",
+    "retry parked",
     "resend",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -35,6 +39,7 @@ MOST_WORKERS = 4
 #: Ways to the server that workers take in turn, by their number; each can be cut by itself.
 LINES = 2
 PRODUCERS = 2
+PARTITIONS = 4
 
 #: Short, so that a fault often outlasts it.
 LEASE_SECONDS = 1.0
@@ -130,8 +135,14 @@ class _Schedule:
                 seconds = round(self.random.uniform(0.0, 3.0), 2)
                 self.server_free_at = at + seconds + PEACE_SECONDS
                 return Injection(at, kind, seconds=seconds)
-            case "flush scripts":
+            case "flush scripts" | "retry parked":
                 return Injection(at, kind)
+            case "pause partition":
+                return Injection(at, kind, self.random.randrange(PARTITIONS), self.silence())
+            case "drain worker":
+                return Injection(at, kind, choose(self.present), self.silence())
+            case "forget state":
+                return Injection(at, kind, times=self.random.randint(1, 8))
             case "killer" | "hang":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=1)
             case "malformed" | "raising":

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.chaos import application
-from tests.chaos.schedule import LEASE_SECONDS, LINES, PRODUCERS, WORKERS
+from tests.chaos.operator import Operator, node_of
+from tests.chaos.schedule import LEASE_SECONDS, LINES, PARTITIONS, PRODUCERS, WORKERS
 from tests.chaos.traffic import Producer
 from tests.fundamentals.live import LiveGroup
 from tests.support.proxy import Proxy
@@ -21,10 +22,13 @@ from tests.support.worker import WorkerProcess
 
 #: Short waits: faults that outlast a timeout.
 ENV: Mapping[str, object] = {
-    "PARTITIONS": 4,
+    "PARTITIONS": PARTITIONS,
     "LEASE_SECONDS": LEASE_SECONDS,
     "REDIS_TIMEOUT_SECONDS": 2,
 }
+
+#: An operator that waits for a paused server would hold the schedule up.
+IMPATIENT: Mapping[str, object] = {"REDIS_TIMEOUT_SECONDS": 0.25}
 
 #: Of workers in turn. Small, so that there are many commits; unlike, so that the next owner of a queue cuts it otherwise
 #: than the one that it took over from.
@@ -79,6 +83,7 @@ class Stage:
             self.producers_line = enter(Proxy(self.server.host, self.server.port))
             #: As it is seen from here, with nothing in between.
             self.live = enter(LiveGroup(self.server.url(), self.directory, **ENV, **self.engine))
+            self.operator = Operator(enter(LiveGroup(self.server.url(), self.directory, **{**ENV, **IMPATIENT})))
             self.producers = []
             for number in range(PRODUCERS):
                 live = enter(LiveGroup(self.producers_line.url(), self.directory, **ENV))
@@ -105,7 +110,7 @@ class Stage:
 
     def start_worker(self, number: int) -> WorkerProcess:
         self.workers[number] = self.live.start_worker(
-            *("-n", f"worker-{number}@chaos"),
+            *("-n", node_of(number)),
             module=application.__name__,
             REDIS_URL=self.lines[number % LINES].url(),
             CHAOS_NOTES=self.notes,
@@ -136,6 +141,7 @@ class Stage:
         """No more faults: what is prepared and has not happened will not."""
         for fault in self.faults:
             fault.remaining = 0
+        Operator(self.live).settle(list(self.workers))
 
     def end_producers(self) -> None:
         for producer in self.producers:
@@ -152,7 +158,7 @@ class Stage:
 
     def share_out(self) -> None:
         """Wait until every unit has an owner, in fair shares. Raises `AssertionError` when that does not come."""
-        self.live.wait_owned(by=sum(worker.running for worker in self.workers.values()), timeout=STUCK_SECONDS)
+        self.live.wait_owned(by=len(self.workers.keys() - self.ended), timeout=STUCK_SECONDS)
 
     def waiting(self) -> list[tuple[int, int, int, int]]:
         """Queued, parked, delayed and processed of each unit; nothing when no unit has anything to do."""

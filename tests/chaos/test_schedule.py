@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.schedule import KINDS, LINES, MOST_WORKERS, PRODUCERS, WORKERS, Injection, make_schedule
+from tests.chaos.schedule import KINDS, LINES, MOST_WORKERS, PARTITIONS, PRODUCERS, WORKERS, Injection, make_schedule
 
 SEEDS = range(20)
 ENDS_A_WORKER = ("kill", "leave", "quit")
@@ -48,7 +48,7 @@ def test_workers_are_there_when_they_are_harmed(seed: int) -> None:
         if injection.kind == "join":
             assert injection.target not in present
             present.add(target_of(injection))
-        elif injection.kind in (*ENDS_A_WORKER, "freeze"):
+        elif injection.kind in (*ENDS_A_WORKER, "freeze", "drain worker"):
             assert injection.target in present
         if injection.kind in ENDS_A_WORKER:
             present.remove(target_of(injection))
@@ -56,12 +56,14 @@ def test_workers_are_there_when_they_are_harmed(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_lines_and_producers_are_there(seed: int) -> None:
+def test_lines_producers_and_partitions_are_there(seed: int) -> None:
     for injection in make_schedule(seed, 60.0):
         if injection.kind in ("cut", "silence", "lose requests", "lose replies"):
             assert target_of(injection) in range(LINES)
         if injection.kind in ("malformed", "raising", "killer", "hang"):
             assert target_of(injection) in range(PRODUCERS)
+        if injection.kind == "pause partition":
+            assert target_of(injection) in range(PARTITIONS)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

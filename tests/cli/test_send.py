@@ -11,8 +11,10 @@ import msgspec
 import pytest
 import redis
 
+from config.settings import Settings
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
+from tests.producer.conftest import MakeApp
 
 
 def sent(client: redis.Redis) -> list[dict[str, Any]]:
@@ -151,3 +153,24 @@ def test_a_queue_of_another_type_says_what_is_in_and_what_is_not(run: Run, clien
     result = run("send", update.name, file("a.csv", CSV))
     assert result.exit_code == 1
     assert "0 messages are known to be in" in result.stderr and "3 are known not to be" in result.stderr
+
+
+def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(
+    run: Run, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.cli.files.MOST_MESSAGE_BYTES", 1_000)
+    for name in ("endless.csv", "endless.jsonl"):
+        result = run("send", update.name, file(name, JSONL.splitlines()[0] + "\n" + "x" * 1_001))
+        assert result.exit_code == 1
+        assert "line 2: a line of more than 1000 bytes" in result.stderr
+
+
+def test_a_full_queue_stops_a_file_where_it_is_not_to_wait(
+    make_app: MakeApp, run: Run, client: redis.Redis, settings: Settings, file: Any
+) -> None:
+    app = make_app(settings.redis_url, Settings(redis_url=settings.redis_url, queue_max_length=2))
+    path = file("notes.jsonl", '{"key": "k", "text": "x"}\n' * 3)
+    result = run("send", note.name, path, "--when-full", "raise", app=app)
+    assert result.exit_code == 1
+    assert "QUEUE_MAX_LENGTH is 2" in result.stderr and "2 messages are known to be in" in result.stderr
+    assert len(sent(client)) == 2

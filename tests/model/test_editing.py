@@ -13,6 +13,8 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.model.editing import plain_fields, plain_value, state_from_json
 from tasks.model.errors import StateError
@@ -172,6 +174,23 @@ def test_what_does_not_fit_is_refused_with_its_path(cls: type, given: object, wo
 def test_what_is_not_json_is_refused(text: str | bytes) -> None:
     with pytest.raises(StateError, match="not JSON"):
         state_from_json(StateClass(Account), text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["total", "lines", "name", "tags", "x", ""]), inner),
+    max_leaves=8,
+)
+
+
+@given(cls=st.sampled_from([Account, Struct, Attrs, Model, Plain, Slots, Strict]), value=JSON, merge=st.booleans())
+def test_whatever_json_says_it_is_a_state_of_the_class_or_refused(cls: type, value: object, merge: bool) -> None:
+    try:
+        state = made(cls, value, cls() if merge else None)
+    except StateError:
+        return
+    assert type(state) is cls
+    msgspec.json.encode(plain_value(state))
 
 
 def test_fields_of_a_state_include_class_attributes_that_it_has_not_changed() -> None:

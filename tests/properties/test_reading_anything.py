@@ -17,6 +17,7 @@ from tasks.model.reading import Broken, Item, Stray, Work
 from tasks.model.step import step
 from tasks.store.commits import commands_of
 from tasks.store.names import Names
+from tasks.store.parking import Parked
 from tests.model.build import read, rules, slots_for
 
 
@@ -155,7 +156,8 @@ def test_whatever_was_read_is_stepped_and_its_effects_can_be_written(raws: list[
     items = one_item_each(raws)
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
-    commands = list(commands_of(outcome, Names("partition"), "0", 1, 1_000.0))
+    parked = {key: Parked(5.0, 2, letter="0-1-p0") for key in outcome.parked}
+    commands = list(commands_of(outcome, Names("partition"), "0", 1, 1_000.0, parked))
     assert all(isinstance(word, str | bytes | int | float) for command in commands for word in command)
     left = len(outcome.done) + len(outcome.dead) + len(outcome.skipped) + len(outcome.later)
     assert left + sum(map(len, outcome.mailed.values())) == len(raws)

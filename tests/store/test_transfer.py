@@ -15,11 +15,14 @@ import redis
 
 from tasks.model.errors import SetupError
 from tasks.model.keys import key_bytes, partition_of
+from tasks.store.audit import Audit
 from tasks.store.commits import CommitStore, DeadLetter, Lease
+from tasks.store.dead_letters import DeadLetters
 from tasks.store.exporting import Exporter
 from tasks.store.importing import Importer
 from tasks.store.leases import balance, fix_partitions, release, remember_computations
 from tasks.store.names import INGRESS, Names, units
+from tasks.store.parked_keys import ParkedKeys
 from tasks.store.parking import Parked
 from tasks.store.status import read_status
 from tests.store.declared import commit_of, computation
@@ -125,6 +128,21 @@ def test_into_another_group(client: redis.Redis, names: Names, file: Path) -> No
     Importer(client, other, 4, COMPUTATIONS, file).run(by="me")
     rows = zip(read_status(client, names, 4), read_status(client, other, 4), strict=True)
     assert all((a.length, a.keys, a.parked, a.dead, a.delayed) == (b.length, b.keys, b.parked, b.dead, b.delayed) for a, b in rows)
+
+
+def test_an_in_place_letter_stays_with_its_key_even_where_its_message_can_not_be_read(
+    client: redis.Redis, names: Names, file: Path
+) -> None:
+    fill_group(client, names, 4)
+    exported(client, names, 4, file)
+    client.flushdb()
+    Importer(client, names, 7, {}, file).run(by="me")
+    parked = ParkedKeys(client, names, 7, Audit(client, names))
+    letters = [letter for letter in DeadLetters(client, names, 7).all() if letter.in_place]
+    assert len(letters) == 8
+    for letter in letters:
+        found = parked.of_letter(letter)
+        assert found is not None and letter.unit == str(found.partition)
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 7])

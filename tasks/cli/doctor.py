@@ -1,0 +1,31 @@
+"""`partitions doctor`: is everything as it should be?"""
+
+from __future__ import annotations
+
+import click
+
+from tasks.cli.context import installation_in
+from tasks.cli.output import json_option, print_json, print_table, refusals
+from tasks.store.doctor import examine
+
+
+@click.command(short_help="Look the server, the group and this process over.")
+@json_option
+@click.pass_context
+@refusals
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Look over the server, the group and the settings of this process; each line is ok, warn or bad, with the mend.
+
+    Exit code 1 when something is bad.
+    """
+    installation = installation_in(context)
+    group = installation.group
+    checks = examine(installation.settings, group.client, group.names)
+    if as_json:
+        print_json(checks)
+    else:
+        print_table(
+            ("", "subject", "finding"), [(one.verdict, one.subject, one.text) for one in checks], whole=("", "subject")
+        )
+    if any(one.verdict == "bad" for one in checks):
+        context.exit(1)

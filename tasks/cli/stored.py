@@ -1,0 +1,38 @@
+"""`partitions stored`: what can be seen of a key's state without unpickling it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from tasks.cli.context import base64_option, installation_in, json_key, shown_key, typed_key
+from tasks.cli.output import json_option, print_json, refusals
+from tasks.model.keys import partition_of
+
+_SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
+
+
+@click.command()
+@click.argument("name")
+@click.argument("key")
+@base64_option
+@json_option
+@click.pass_context
+@refusals
+def stored(context: click.Context, name: str, key: str, in_base64: bool, as_json: bool) -> None:
+    """What can be seen of the state of KEY in the state computation NAME without unpickling it: size, and who signed it.
+
+    For a process that lacks the signing key, or a state that can't be read. NAME need not be a computation of this app.
+    """
+    installation, key = installation_in(context), typed_key(key, in_base64)
+    found = installation.group.states.facts(name, key)
+    if found is None:
+        raise click.ClickException(f"{name!r} has no state for the key {shown_key(key)!r}")
+    partition = partition_of(key, installation.settings.partitions)
+    if as_json:
+        print_json({"computation": name, **json_key(key), "partition": partition, **asdict(found)})
+        return
+    click.echo(f"{name}, key {shown_key(key)}, partition {partition}: {found.bytes} bytes, {found.form}")
+    if found.form == "signed":
+        click.echo(f"  {_SIGNED[found.verified]}")

@@ -1,0 +1,43 @@
+"""`partitions doctor`: one line for each subject, and an exit code that scripts can use."""
+
+from __future__ import annotations
+
+import json
+
+from config.settings import Settings
+from tests.cli.conftest import Run
+from tests.producer.conftest import MakeApp
+
+SUBJECTS = {
+    "version", "eviction", "role", "persistence", "clock", "memory", "replicas", "scripts", "user", "TLS", "signing",
+    "partitions", "workers", "libraries",
+}  # fmt: skip
+
+
+def test_a_line_for_each_subject_and_exit_code_0_where_nothing_is_bad(run: Run) -> None:
+    result = run("doctor", "--json")
+    found = {row["subject"]: row["verdict"] for row in json.loads(result.stdout)}
+    assert result.exit_code == 0
+    assert found.keys() == SUBJECTS
+    assert set(found.values()) <= {"ok", "warn"}
+    assert found["persistence"] == found["workers"] == found["signing"] == "warn"
+    table = run("doctor").stdout
+    assert all(subject in table for subject in SUBJECTS)
+    assert "STATE_SIGNING_KEY" in table
+
+
+def test_exit_code_1_where_something_is_bad(run: Run, make_app: MakeApp, settings: Settings, client: object) -> None:
+    run("doctor")
+    app = make_app(settings.redis_url, Settings(redis_url=settings.redis_url, wait_replicas=1))
+    result = run("doctor", app=app)
+    assert result.exit_code == 1
+    assert "bad" in result.stdout and "WAIT_REPLICAS" in result.stdout
+
+
+def test_a_server_that_is_not_there_is_a_finding(run: Run, make_app: MakeApp) -> None:
+    url = "redis://127.0.0.1:1/0"
+    result = run("doctor", "--json", app=make_app(url, Settings(redis_url=url)))
+    assert result.exit_code == 1
+    first = json.loads(result.stdout)[0]
+    assert (first["subject"], first["verdict"]) == ("server", "bad")
+    assert "REDIS_URL" in first["text"]

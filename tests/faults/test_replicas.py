@@ -1,0 +1,110 @@
+"""WAIT_REPLICAS: a commit waits until replicas have it, and goes on without them after a while."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from config.settings import Settings, SettingsError
+from tasks.store.commits import Commit, CommitStore, Lease
+from tasks.store.leases import balance
+from tasks.store.names import Names
+from tasks.store.replicas import Replicas
+from tests.faults.traffic import Traffic
+from tests.fundamentals.live import LiveGroup
+from tests.support.server import RedisServer
+from tests.support.wait import wait_until
+
+NAMES = Names("partition")
+
+
+@pytest.fixture
+def pair(server_factory: Callable[..., RedisServer]) -> tuple[RedisServer, RedisServer]:
+    """A master and a replica that is in step with it."""
+    master = server_factory()
+    replica = server_factory(config={"replicaof": f"{master.host} {master.port}"})
+    with replica.client() as client:
+        wait_until(lambda: client.info("replication").get("master_link_status") == "up", timeout=30)
+    return master, replica
+
+
+def commit(lease: Lease, position: int) -> Commit:
+    return Commit(lease, position, None, None, 0, b"", b"", [["HINCRBY", NAMES.facts("0"), "processed", 1]], 0)
+
+
+def position_on(server: RedisServer) -> int:
+    with server.client() as client:
+        return int(client.hget(NAMES.facts("0"), "position") or 0)  # type: ignore[arg-type]
+
+
+def test_a_commits_answer_comes_when_the_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
+    master, replica = pair
+    with master.client() as client:
+        lease = Lease("0", balance(client, NAMES, "one", lease_seconds=60, partitions=1).owned["0"])
+        store = CommitStore(client, NAMES, batch_messages=10, batch_bytes=1000, replicas=Replicas(1, 30_000))
+        store.send(commit(lease, 0))
+        for position in (1, 2):
+            replica.pause()
+            resuming = threading.Timer(0.3, replica.resume)
+            resuming.start()
+            under_way = store.begin(commit(lease, position))
+            assert store.finish(under_way).status == "ok"
+            assert position_on(replica) == position + 1
+            resuming.join()
+        client.script_flush()
+        assert store.finish(store.begin(commit(lease, 3))).status == "ok"
+        assert store.send(commit(lease, 3)).status == "already"
+        assert position_on(replica) == 4
+
+
+def test_without_a_replica_in_time_it_is_said_once_and_work_goes_on(
+    pair: tuple[RedisServer, RedisServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    master, replica = pair
+    with master.client() as client, caplog.at_level(logging.WARNING):
+        lease = Lease("0", balance(client, NAMES, "one", lease_seconds=60, partitions=1).owned["0"])
+        store = CommitStore(client, NAMES, batch_messages=10, batch_bytes=1000, replicas=Replicas(1, 50))
+        client.script_load("return 1")
+        store.send(commit(lease, 0))
+        replica.pause()
+        for position in (1, 2, 3):
+            assert store.finish(store.begin(commit(lease, position))).status == "ok"
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "on 0 of 1 replicas after 50 ms" in caplog.text
+        replica.resume()
+        wait_until(lambda: position_on(replica) == 4)
+        store.replicas = Replicas(1, 30_000)
+        store.replicas._behind = True
+        assert store.finish(store.begin(commit(lease, 4))).status == "ok"
+        assert "in time again" in caplog.text
+
+
+def test_a_server_that_refuses_writes_without_its_replica_is_waited_for(
+    pair: tuple[RedisServer, RedisServer], make_live: Callable[..., LiveGroup]
+) -> None:
+    """What the README says to those who would rather stand still: min-replicas-to-write."""
+    master, replica = pair
+    live = make_live(master.url(), WAIT_REPLICAS=1, WAIT_MILLISECONDS=500)
+    traffic = Traffic(live)
+    (worker,) = live.start_workers(1)
+    traffic.send(600)
+    traffic.wait_processed(100)
+    live.client.config_set("min-replicas-max-lag", 1)
+    live.client.config_set("min-replicas-to-write", 1)
+    replica.pause()
+    wait_until(lambda: "NOREPLICAS" in worker.log() or "good slaves" in worker.log().lower(), timeout=30)
+    stopped_at = live.processed()
+    assert stopped_at < 600
+    replica.resume()
+    traffic.check()
+    assert worker.running
+
+
+def test_waiting_longer_than_for_any_answer_is_refused() -> None:
+    with pytest.raises(SettingsError, match="WAIT_MILLISECONDS=2000"):
+        Settings.from_environment({"WAIT_REPLICAS": "1", "WAIT_MILLISECONDS": "2000", "REDIS_TIMEOUT_SECONDS": "2"})
+
+

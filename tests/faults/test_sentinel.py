@@ -1,0 +1,94 @@
+"""Workers and producers that know only the sentinels: the master dies, a replica is promoted, everything goes on there."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.faults.traffic import Traffic
+from tests.fundamentals.live import LiveGroup
+from tests.support.server import RedisServer, free_port, server_binary
+from tests.support.wait import wait_until
+
+Factory = Callable[..., RedisServer]
+
+
+class Watched:
+    """A master and its replica, watched by a sentinel of their own."""
+
+    def __init__(self, master: RedisServer, replica: RedisServer, sentinel: redis.Redis, port: int) -> None:
+        self.master, self.replica, self.sentinel = master, replica, sentinel
+        self.url = f"sentinel://127.0.0.1:{port}/0"
+
+    def wait_in_step(self) -> None:
+        """Until the replica has all that the master has now: what it has not would be lost with the master."""
+        with self.master.client() as master, self.replica.client() as replica:
+            offset = master.info("replication")["master_repl_offset"]
+            wait_until(lambda: replica.info("replication").get("slave_repl_offset", 0) >= offset, timeout=30)
+
+    def wait_promoted(self) -> None:
+        def promoted() -> bool:
+            found: list[bytes] = self.sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "prices")
+            with self.replica.client() as client:
+                return int(found[1]) == self.replica.port and client.info("replication")["role"] == "master"
+
+        wait_until(promoted, timeout=30, message="nobody was promoted")
+
+
+@pytest.fixture
+def watched(server_factory: Factory, tmp_path: Path) -> Iterator[Watched]:
+    master = server_factory(appendonly=True)
+    replica = server_factory(appendonly=True, config={"replicaof": f"{master.host} {master.port}"})
+    port = free_port()
+    configuration = tmp_path / "sentinel.conf"
+    configuration.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
+        f"sentinel monitor prices {master.host} {master.port} 1\n"
+        "sentinel down-after-milliseconds prices 500\nsentinel failover-timeout prices 5000\n"
+    )
+    with ExitStack() as stack:
+        process = subprocess.Popen(
+            [server_binary(), str(configuration), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        asking = stack.enter_context(redis.Redis(port=port))
+
+        def knows_the_replica() -> bool:
+            try:
+                return bool(asking.execute_command("SENTINEL", "REPLICAS", "prices"))
+            except (redis.ConnectionError, redis.ResponseError):
+                if process.poll() is not None:
+                    pytest.skip("this server's binary is no sentinel")
+                return False
+
+        wait_until(knows_the_replica, timeout=30, message="the sentinel does not see the replica")
+        yield Watched(master, replica, asking, port)
+
+
+def answers(client: redis.Redis) -> bool:
+    """A client of the sentinels that was connected to the old master asks them again."""
+    try:
+        return bool(client.ping())
+    except (redis.ConnectionError, redis.TimeoutError):
+        return False
+
+
+def test_a_failover(watched: Watched, make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(watched.url, REDIS_SENTINEL_MASTER="prices")
+    traffic = Traffic(live)
+    workers = live.start_workers(2)
+    traffic.send(1500)
+    watched.wait_in_step()  # all messages; commits that the replica has not yet are lost with their master, and done again
+    traffic.wait_processed(200)
+    watched.master.kill()
+    watched.wait_promoted()
+    wait_until(lambda: answers(live.client), timeout=30)
+    traffic.send(100)
+    traffic.check()
+    assert all(worker.running for worker in workers)

@@ -1,0 +1,37 @@
+"""The fuzz targets hold for a few thousand inputs of every kind: any bytes, and good ones that were spoiled."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tests.properties.conftest  # noqa: F401  no deadline
+from tests.fuzz.targets import TARGETS, seeds
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, good: list[bytes]) -> bytes:
+    """One of the good ones, with a few pieces replaced, cut out, doubled, or taken from another."""
+    data = draw(st.sampled_from(good))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        stop = draw(st.integers(start, min(len(data), start + 20)))
+        other = draw(st.sampled_from(good))
+        at = draw(st.integers(0, len(other)))
+        piece = draw(st.binary(max_size=8) | st.just(data[start:stop] * 2) | st.just(other[at : at + 20]))
+        data = data[:start] + piece + data[stop:]
+    return data
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=300)
+@given(st.data())
+def test_nothing_breaks_it(target: str, data: st.DataObject) -> None:
+    TARGETS[target](data.draw(spoiled(seeds(target)) | st.binary(max_size=200)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_it_begins_with_is_good_for_it(target: str) -> None:
+    for seed in seeds(target):
+        TARGETS[target](seed)

@@ -1,0 +1,16 @@
+"""One target under atheris, in a process of its own: `python -m tests.fuzz.under_atheris TARGET -OPTION=… CORPUS`."""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+# What is to be explored is instrumented when it is imported.
+with atheris.instrument_imports(include=["tasks", "kombu.utils.json", "pickletools", "csv"]):
+    from tests.fuzz.targets import TARGETS
+
+if __name__ == "__main__":
+    program, target, *options = sys.argv
+    atheris.Setup([program, *options], TARGETS[target])
+    atheris.Fuzz()
