@@ -7,20 +7,18 @@ what a message, a state or the server does to it, it says so, rests, and goes on
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
-from functools import partial
 from typing import assert_never
 
 import redis
 
 from config.settings import Settings
 from tasks.model.outcome import Outcome
-from tasks.model.reading import Broken, Item, Ordinary, Reading, Skipped, Work, condemned, read_batch
-from tasks.model.step import StepRules, step
+from tasks.model.reading import Broken, Item, Ordinary, Reading, Skipped, condemned, read_batch
+from tasks.model.step import step
 from tasks.producer.installation import Installation
 from tasks.store.client import UNWELL, connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
@@ -28,16 +26,14 @@ from tasks.store.leases import Share, release
 from tasks.store.parking import mailbox_lengths, read_mailbox, read_parked
 from tasks.store.replicas import Replicas
 from tasks.store.states import is_wrong_type, load_slots
-from tasks.worker.backoff import Backoff
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
 from tasks.worker.lane import Batch, Lane
 from tasks.worker.one_by_one import LeaseLost, alone
 from tasks.worker.ordinary import OrdinaryRun
-from tasks.worker.policies import Policies
-from tasks.worker.replacing import replace_process
+from tasks.worker.outage import Outage
 from tasks.worker.reports import Reports
-from tasks.worker.timelimit import TimeLimits
+from tasks.worker.stepping import Stepping
 from tasks.worker.watch import Watch
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -88,11 +84,8 @@ class PartitionLoop(threading.Thread):
         self._turn: list[str] = []
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
-        self._lost_since: float | None = None
-        self._share_when_lost = self._share
-        self._backoff = Backoff(random.random)
-        self.policies = Policies(self.settings)
-        self.limits = TimeLimits(self.replace_process)
+        self.outage = Outage()
+        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling())
 
     # What other threads call.
 
@@ -215,43 +208,13 @@ class PartitionLoop(threading.Thread):
         return step(
             items,
             lane.cache.young,
-            self.rules_for(lane),
+            self.stepping.rules_for(lane),
             parked=lane.parked,
             mailbox_lengths=lane.mailbox_lengths,
             mailbox_of=batch.mailbox_of,
             attempt=batch.attempt,
             failed=batch.failed,
         )
-
-    def rules_for(self, lane: Lane) -> StepRules:
-        return StepRules(
-            partition=-1 if lane.partition is None else lane.partition,
-            policy_of=self.policies.of,
-            mailbox_messages=self.settings.mailbox_messages,
-            pickling=self.codec.pickling(),
-            clock=time.perf_counter,
-            random=random.random,
-            seconds=self.settings.batch_seconds,
-            call_limited=partial(self.call_limited, lane),
-        )
-
-    def call_limited(self, lane: Lane, item: Work, arguments: list[object]) -> None:
-        seconds = item.computation.time_limit_seconds
-        assert seconds is not None
-        self.limits.call(item.computation.function, arguments, seconds, (lane.lease, item))
-
-    def replace_process(self, about: tuple[Lease, Work], why: str) -> None:
-        """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""
-        lease, item = about
-        logger.error(
-            "partition %s: %s of key %r %s (message %s) and can't be interrupted: this process is replaced",
-            lease.unit,
-            item.computation.name,
-            item.key,
-            why,
-            item.envelope.headers.id,
-        )
-        replace_process(self.settings, self.names, self.worker, lease, item.raw, why)
 
     def commit(self, lane: Lane, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Write the outcome; take the next batch from the answer."""
@@ -286,7 +249,7 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             raise
         if self.judge(lane, reply):
-            self.say_found()
+            self.outage.over()
             planned = under_way.planned
             lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             partitions_held = sum(one.partition is not None for one in self.lanes.values())
@@ -358,8 +321,7 @@ class PartitionLoop(threading.Thread):
         share = self._share
         if share is self._followed:
             return
-        if share is not self._share_when_lost:
-            self.say_found()  # a lease was renewed since: a server that only answers peeks (a replica) renews none
+        self.outage.renewed(share)
         self.settle()
         held = {unit: token for unit, token in share.owned.items() if (unit, token) not in self._gone}
         for lane in list(self.lanes.values()):
@@ -384,7 +346,7 @@ class PartitionLoop(threading.Thread):
                 self.lanes[unit] = Lane(Lease(unit, token))
         for unit, lane in self.lanes.items():
             lane.told(share.revisions.get(unit, 0), unit in share.paused)
-        self.policies.follow(share.policies)
+        self.stepping.policies.follow(share.policies)
         if share.owned != self._followed.owned or share.give_up:
             logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.lanes))) or "none")
         self._followed = share
@@ -450,19 +412,9 @@ class PartitionLoop(threading.Thread):
 
     def rest(self, error: Exception) -> None:
         """The server does not answer, or refuses: say so once, and wait, each time a little longer."""
-        if self._lost_since is None and not self._finishing:
-            self._lost_since, self._share_when_lost = time.monotonic(), self._share
-            logger.warning(
-                "partitions: Redis does not answer as it should (%s: %s); trying until it does", type(error).__name__, error
-            )
+        seconds = self.outage.goes_on(error, self._share, quietly=self._finishing)
         self.watch.close()
         for lane in self.lanes.values():
             lane.unknown = True  # the server may come back with older data: each is peeked at before it goes on
         if not self._dropping:
-            time.sleep(self._backoff.next_seconds())
-
-    def say_found(self) -> None:
-        if self._lost_since is not None:
-            logger.warning("partitions: going on, after %.1f s", time.monotonic() - self._lost_since)
-            self._lost_since = None
-            self._backoff.worked()
+            time.sleep(seconds)

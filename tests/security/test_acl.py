@@ -60,9 +60,9 @@ def live(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         live.print_logs()
 
 
-def as_user(server: Server, user: str, code: str) -> str:
+def as_user(server: Server, user: str, code: str, **env: str) -> str:
     """Run code that has the application imported, in a process of its own, as a user."""
-    environment = {**os.environ, "REDIS_URL": server.url(user), "PARTITIONS": "2", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "REDIS_URL": server.url(user), "PARTITIONS": "2", "PYTHONPATH": str(ROOT), **env}
     code = "from tests.fundamentals.application import *\n" + code
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -88,6 +88,16 @@ def test_any_client_with_the_users_right_to_push_is_a_producer(live: LiveGroup, 
     as_user(server, "producer", "record.send_many([Step('pushed', 1), Step('pushed', 2)])")
     live.send_task("record", {"key": "pushed", "number": 3})
     wait_until(lambda: live.numbers_of(record, "pushed") == [1, 2, 3], timeout=30)
+
+
+def test_a_limit_on_queues_wants_the_right_to_ask_how_long_they_are(live: LiveGroup, server: Server) -> None:
+    code = "record.send_many([Step('limited', 1)])"
+    server.admin.execute_command("ACL", "SETUSER", "producer", "+llen")
+    try:
+        as_user(server, "producer", code, QUEUE_MAX_LENGTH="1000")
+    finally:
+        server.admin.execute_command("ACL", "SETUSER", "producer", "-llen")
+    wait_until(lambda: live.numbers_of(record, "limited") == [1], timeout=30)
 
 
 def test_celerys_producer_needs_a_little_more(live: LiveGroup, server: Server) -> None:

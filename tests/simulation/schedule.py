@@ -22,7 +22,7 @@ from tests.simulation.world import BEGINNING, Thread, World
 logger = logging.getLogger("celery.worker.partitions")
 
 #: Scheduler's steps in which faults happen.
-STORM_STEPS = 300
+STORM_STEPS = 250
 #: After the storm: virtual seconds, and steps, in which all must be applied and shared out fairly.
 CALM_SECONDS, CALM_STEPS = 600.0, 30_000
 

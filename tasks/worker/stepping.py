@@ -1,0 +1,62 @@
+"""What a worker's steps are bounded by: policies, time limits, pickling; and the end of a process that hangs in one."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from functools import partial
+
+from config.settings import Settings
+from tasks.model.outcome import Pickling
+from tasks.model.reading import Work
+from tasks.model.step import StepRules
+from tasks.store.commits import Lease
+from tasks.store.names import Names
+from tasks.worker.lane import Lane
+from tasks.worker.policies import Policies
+from tasks.worker.replacing import replace_process
+from tasks.worker.timelimit import TimeLimits
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+class Stepping:
+    """Made once a loop; used by its thread, but for `hangs`."""
+
+    def __init__(self, settings: Settings, names: Names, worker: str, pickling: Pickling) -> None:
+        self.settings, self.names, self.worker, self.pickling = settings, names, worker, pickling
+        self.policies = Policies(settings)
+        self.limits = TimeLimits(self.hangs)
+
+    def rules_for(self, lane: Lane) -> StepRules:
+        """The rules of the lane's next step."""
+        return StepRules(
+            partition=-1 if lane.partition is None else lane.partition,
+            policy_of=self.policies.of,
+            mailbox_messages=self.settings.mailbox_messages,
+            pickling=self.pickling,
+            clock=time.perf_counter,
+            random=random.random,
+            seconds=self.settings.batch_seconds,
+            call_limited=partial(self.call_limited, lane),
+        )
+
+    def call_limited(self, lane: Lane, item: Work, arguments: list[object]) -> None:
+        """Call a computation that has a time limit."""
+        seconds = item.computation.time_limit_seconds
+        assert seconds is not None
+        self.limits.call(item.computation.function, arguments, seconds, (lane.lease, item))
+
+    def hangs(self, about: tuple[Lease, Work], why: str) -> None:
+        """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""
+        lease, item = about
+        logger.error(
+            "partition %s: %s of key %r %s (message %s) and can't be interrupted: this process is replaced",
+            lease.unit,
+            item.computation.name,
+            item.key,
+            why,
+            item.envelope.headers.id,
+        )
+        replace_process(self.settings, self.names, self.worker, lease, item.raw, why)
