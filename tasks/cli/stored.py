@@ -13,7 +13,7 @@ from tasks.model.keys import partition_of
 _SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
 
 
-@click.command()
+@click.command(short_help="What Redis holds of a state; unpickles nothing.")
 @click.argument("name")
 @click.argument("key")
 @base64_option

@@ -162,6 +162,8 @@ def _user(client: redis.Redis, settings: Settings, names: Names) -> Check:
     if user == "default" and not is_local(settings.redis_url) and needs_no_password(client):
         text = "anybody who reaches the server is in: give the user default a password, or turn it off"
         return Check("user", "bad", text)
+    if refused is None:
+        return Check("user", "ok", f"{user!r}; the server does not say what it may do")
     return Check("user", "ok", f"{user!r} may do what a worker does")
 
 

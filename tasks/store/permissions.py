@@ -20,9 +20,20 @@ def who_am_i(client: redis.Redis) -> str | None:
         return None
 
 
-def refused_commands(client: redis.Redis, user: str, names: Names) -> list[str]:
-    """What of a worker's commands the user may not send, or not for these keys and channels, each as one line of names."""
-    return sorted({str(command[0]) for command in worker_commands(names) if not _may(client, user, command)})
+def refused_commands(client: redis.Redis, user: str, names: Names) -> list[str] | None:
+    """What of a worker's commands the user may not send, or not for these keys and channels.
+
+    None where nobody can be asked: before Redis 7, or a user who may not ask.
+    """
+    refused = set()
+    for command in worker_commands(names):
+        try:
+            answer = client.execute_command("ACL", "DRYRUN", user, *command)
+        except redis.ResponseError:
+            return None
+        if _text(answer) != "OK":
+            refused.add(str(command[0]))
+    return sorted(refused)
 
 
 def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
@@ -53,14 +64,6 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
         ("EVALSHA", digest, "1", queue),
         ("TIME",),
     )
-
-
-def _may(client: redis.Redis, user: str, command: tuple[Any, ...]) -> bool:
-    """Whether the user may; where the server can't say (before Redis 7, or who may not ask), nothing is claimed."""
-    try:
-        return bool(_text(client.execute_command("ACL", "DRYRUN", user, *command)) == "OK")
-    except redis.ResponseError:
-        return True
 
 
 def needs_no_password(client: redis.Redis) -> bool:

@@ -172,7 +172,8 @@ def test_a_user_who_may_ask_nothing(server_factory: Factory) -> None:
         admin_rules = "+info"
         with server.client() as admin:
             admin.execute_command("ACL", "SETUSER", "limited", admin_rules)
-        assert look(client)["user"].verdict == "ok"
+        found = look(client)["user"]
+        assert found.verdict == "ok" and "does not say" in found.text
 
 
 def test_a_server_that_anybody_can_use_from_elsewhere(client: redis.Redis) -> None:
