@@ -25,7 +25,7 @@ def drop_seen(
     """The items, with those skipped whose id was seen, of computations that want that; `lane.seen` is what was found, for the
     commit. Messages of a parked key's mailbox were looked at when they came."""
     lane.seen = {}
-    if batch.mailbox_of is not None:
+    if batch.mailbox_of is not None or all(one.deduplicate_seconds is None for one in computations.values()):
         return items
     wanted = {name: (computations[name], ids) for name, ids in ids_to_look_for(items).items()}
     if not wanted:
