@@ -80,7 +80,7 @@ def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str,
     released: int = script("release").run(
         client,
         [names.workers, names.pins, names.owners, names.tokens, names.draining],
-        [worker, "leave" if leave else "", names.changed, *flat],
+        [worker, "leave" if leave else "", names.changed, names.root, *flat],
     )
     return released
 

@@ -36,6 +36,11 @@ def begin_try(client: redis.Redis, names: Names, lease: Lease, raw: bytes) -> Tr
     return Tried(0, text.removeprefix("hang:")) if text.startswith("hang:") else Tried(int(text), None)
 
 
+def forgive(client: redis.Redis, names: Names, lease: Lease, digest: str) -> bool:
+    """Take back that a worker ended over a message: called by that worker, which had only lost its lease."""
+    return bool(script("forgive").run(client, [names.tries(lease.unit)], [lease.token, digest]))
+
+
 def note_hang(client: redis.Redis, names: Names, lease: Lease, raw: bytes, why: str, suspect_messages: int) -> bool:
     """Note that `raw` exceeded its time limit; whether the lease still held. Called right before the process is replaced."""
     return bool(

@@ -115,6 +115,8 @@ class Lane:
     paused: bool = False
     #: So many messages are run one by one.
     suspect: int = 0
+    #: The message that was begun alone, and is not committed yet.
+    trying: str | None = None
     position: int = 0
     revision: int = 0
     messages: list[bytes] = field(default_factory=list)
@@ -217,6 +219,7 @@ class Lane:
     ) -> None:
         """After a commit: what it made true in Redis is true here."""
         self.fault = ""
+        self.trying = None
         self.cache.committed(outcome.states)
         self.cache.may_hold_unreadable(bool(outcome.dead))
         for key, raws in outcome.mailed.items():

@@ -29,7 +29,7 @@ from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
 from tasks.worker.lane import Batch, Lane
-from tasks.worker.one_by_one import LeaseLost, alone
+from tasks.worker.one_by_one import LeaseLost, alone, outlived
 from tasks.worker.ordinary import OrdinaryRun
 from tasks.worker.outage import Outage
 from tasks.worker.reports import Reports
@@ -300,6 +300,7 @@ class PartitionLoop(threading.Thread):
     def lose(self, lane: Lane) -> None:
         """Another worker has taken over: nothing of ours is written any more."""
         logger.warning("partition %s: another worker has taken over; its batch is left to it", lane.unit)
+        outlived(self.client, self.names, lane)
         self.close_lane(lane)
         self.on_refusal()
 

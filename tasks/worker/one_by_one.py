@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import redis
 
+from tasks.store.client import UNWELL
+from tasks.store.commits import digest_of_raw
 from tasks.store.names import Names
-from tasks.store.tries import begin_try
+from tasks.store.tries import begin_try, forgive
 from tasks.worker.lane import Batch, Lane
 
 
@@ -22,6 +26,7 @@ def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, deaths: i
     before = begin_try(client, names, lane.lease, first)
     if before is None:
         raise LeaseLost
+    lane.trying = digest_of_raw(first)
     condemned = None
     if deaths and before.deaths >= max(1, deaths - 1):
         condemned = f"{before.deaths + 1} workers died while they ran it (DEATHS)"
@@ -34,3 +39,11 @@ def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, deaths: i
         condemned=condemned,
         failed=before.hang,
     )
+
+
+def outlived(client: redis.Redis, names: Names, lane: Lane) -> None:
+    """The lane's lease is lost, and this worker lives: it did not end over the message that it had begun alone. Where Redis does
+    not answer, the message keeps a death too many."""
+    if lane.trying is not None:
+        with suppress(redis.ResponseError, *UNWELL):
+            forgive(client, names, lane.lease, lane.trying)

@@ -1,0 +1,99 @@
+"""Messages run alone: what is noted of them, by whom, and what a note of an earlier lease means."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from tasks.store.commits import Lease, digest_of_raw
+from tasks.store.leases import balance, leases_of, release
+from tasks.store.names import Names
+from tasks.store.tries import Tried, begin_try, forgive, note_hang
+
+RAW = b"a message"
+
+
+class Owners:
+    """Workers that hold unit 0 one after the other."""
+
+    def __init__(self, client: redis.Redis, names: Names) -> None:
+        self.client, self.names = client, names
+        self._count = 0
+
+    def next(self, *, released: bool = False) -> Lease:
+        """The next owner, after the last one died, or left as it should."""
+        for worker, _ in self.client.zrange(self.names.workers, 0, -1, withscores=True):  # type: ignore[misc]
+            if released:
+                held = leases_of(self.client, self.names, worker.decode())
+                release(self.client, self.names, worker.decode(), held, leave=True)
+            else:
+                self.client.zadd(self.names.workers, {worker: 1})
+        self._count += 1
+        share = balance(
+            self.client, self.names, f"w/{self._count}", lease_seconds=60, partitions=1, suspect_messages=20
+        )
+        return Lease("0", share.owned["0"])
+
+    def begin(self, lease: Lease) -> Tried | None:
+        return begin_try(self.client, self.names, lease, RAW)
+
+
+@pytest.fixture
+def owners(client: redis.Redis, names: Names) -> Owners:
+    return Owners(client, names)
+
+
+def test_each_owner_that_ended_over_it_is_counted_and_a_second_try_of_one_owner_is_not(owners: Owners) -> None:
+    for deaths in range(3):
+        lease = owners.next()
+        assert owners.begin(lease) == owners.begin(lease) == Tried(deaths, None)
+
+
+def test_an_owner_that_left_did_not_die_over_it(owners: Owners) -> None:
+    owners.begin(owners.next())
+    assert owners.begin(owners.next(released=True)) == Tried(0, None)
+
+
+def test_an_owner_that_was_only_cut_off_takes_its_death_back(owners: Owners) -> None:
+    lost = owners.next()
+    owners.begin(lost)
+    now = owners.next()
+    assert owners.begin(now) == Tried(1, None)
+    assert forgive(owners.client, owners.names, lost, digest_of_raw(RAW))
+    assert not forgive(owners.client, owners.names, lost, digest_of_raw(RAW))
+    assert owners.begin(now) == Tried(0, None)
+
+
+def test_and_before_anybody_counted_it_too(owners: Owners) -> None:
+    lost = owners.next()
+    owners.begin(lost)
+    assert forgive(owners.client, owners.names, lost, digest_of_raw(RAW))
+    assert owners.begin(owners.next()) == Tried(0, None)
+
+
+def test_one_that_was_fenced_off_begins_nothing(owners: Owners) -> None:
+    lost = owners.next()
+    owners.next()
+    assert owners.begin(lost) is None
+    assert not owners.client.exists(owners.names.tries("0"))
+    assert not note_hang(owners.client, owners.names, lost, RAW, "too long", 20)
+
+
+def test_one_that_hung_says_why_to_every_owner_after_it(owners: Owners) -> None:
+    lease = owners.next()
+    assert note_hang(owners.client, owners.names, lease, RAW, "took too long", 20)
+    for released in (True, False):
+        assert owners.begin(owners.next(released=released)) == Tried(0, "took too long")
+
+
+@pytest.mark.parametrize("note", [b"", b"garbage", b"12", b"x:1", b"1:x"])
+def test_a_note_that_is_not_ours_counts_as_none(owners: Owners, note: bytes) -> None:
+    owners.client.hset(owners.names.tries("0"), digest_of_raw(RAW), note)  # type: ignore[arg-type]
+    assert owners.begin(owners.next()) == Tried(0, None)
+
+
+@pytest.mark.parametrize(("released", "suspect"), [(False, b"20"), (True, None)])
+def test_only_a_unit_whose_owner_died_is_suspect(owners: Owners, released: bool, suspect: bytes | None) -> None:
+    owners.next()
+    owners.next(released=released)
+    assert owners.client.hget(owners.names.facts("0"), "suspect") == suspect
