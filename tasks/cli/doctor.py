@@ -6,7 +6,7 @@ import click
 
 from tasks.cli.context import installation_in
 from tasks.cli.output import json_option, print_json, print_table, refusals
-from tasks.store.doctor import examine
+from tasks.operating.doctor import examine
 
 
 @click.command(short_help="Look the server, the group and this process over.")

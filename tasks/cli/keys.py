@@ -10,8 +10,8 @@ import click
 from tasks.cli.context import computation_named, installation_in, json_key, shown_key
 from tasks.cli.output import print_json, print_table, refusals
 from tasks.cli.parked import parked_as_json, print_parked
+from tasks.operating.sampling import hot_keys
 from tasks.producer.installation import Installation
-from tasks.store.sampling import hot_keys
 
 #: Shown when the sample's keys are not limited.
 HOT_KEYS = 20

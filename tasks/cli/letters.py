@@ -11,9 +11,9 @@ import msgspec
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
 from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
+from tasks.operating.dead_letters import fingerprint, grouped, raw_text
 from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
-from tasks.store.dead_letters import fingerprint, grouped, raw_text
 
 #: Of an error, in a table.
 MOST_ERROR_CHARACTERS = 80

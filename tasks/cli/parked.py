@@ -10,7 +10,7 @@ import msgspec
 
 from tasks.cli.context import base64_option, confirm, installation_in, json_key, shown_key, typed_key, who, yes_option
 from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
-from tasks.store.parked_keys import Answer, ParkedKey, ParkedKeys
+from tasks.operating.parked_keys import Answer, ParkedKey, ParkedKeys
 
 #: Of an error, in a table.
 MOST_ERROR_CHARACTERS = 60

@@ -9,8 +9,8 @@ import click
 
 from tasks.cli.context import installation_in, who
 from tasks.cli.output import json_option, refusals, say_done
+from tasks.operating import draining, pausing
 from tasks.producer.installation import Installation
-from tasks.store import draining, pausing
 from tasks.store.names import INGRESS, units
 
 

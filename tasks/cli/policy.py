@@ -11,8 +11,8 @@ import msgspec
 from tasks.cli.context import computation_named, installation_in, who
 from tasks.cli.output import json_option, print_json, print_table, refusals
 from tasks.model.policy import THEN, PolicyChange, Then, effective_policy
+from tasks.operating.policies import declared_policy
 from tasks.producer.installation import Installation
-from tasks.store.policies import declared_policy
 
 
 class _Number(click.FloatRange):

@@ -19,8 +19,8 @@ from tasks.cli.context import (
 )
 from tasks.cli.output import json_option, print_json, refusals
 from tasks.model.editing import plain_fields, plain_value, state_from_json
+from tasks.operating.editing import SeenState
 from tasks.producer.installation import Installation
-from tasks.store.editing import SeenState
 
 #: With --yes: a busy key's state is looked at and written again so often.
 TRIES = 20

@@ -9,8 +9,8 @@ import click
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
 from tasks.cli.output import counted, json_option, refusals, say_done
-from tasks.store.exporting import Exporter
-from tasks.store.importing import Importer
+from tasks.operating.exporting import Exporter
+from tasks.operating.importing import Importer
 
 
 @click.command(name="export", short_help="States, queues, dead letters to a file.")

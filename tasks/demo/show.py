@@ -21,8 +21,8 @@ from tasks.demo.prices import daily_prices
 from tasks.demo.processes import ROOT, DemoError, Processes, flower_answers, running
 from tasks.demo.speedup import show_speedup
 from tasks.demo.status import owners, read_partitions
+from tasks.operating.status import UnitStatus
 from tasks.stocks import Stock, update_stock
-from tasks.store.status import UnitStatus
 
 WORKERS = 3
 LOG = ROOT / ".dev" / "demo.log"

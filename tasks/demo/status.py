@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tasks.operating.status import UnitStatus
 from tasks.producer.declarations import current_installation
-from tasks.store.status import UnitStatus
 
 
 def read_partitions() -> list[UnitStatus]:

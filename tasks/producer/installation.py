@@ -16,8 +16,8 @@ from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError, SetupError
 from tasks.model.keys import partition_of
+from tasks.operating.group import Group
 from tasks.producer.backlog import Backlog
-from tasks.store.group import Group
 
 #: What Celery writes around a body, generously.
 ENVELOPE_BYTES = 3_000

@@ -1,1 +1,1 @@
-"""What Redis holds, and the few atomic operations on it. The only room that speaks to Redis about partitions."""
+"""What Redis holds, and the few atomic operations on it, as the worker's loop and producers need them."""

@@ -22,12 +22,12 @@ from celery.utils.nodenames import default_nodename, nodesplit
 from celery.worker import state as worker_state
 
 from tasks.model.errors import SetupError
+from tasks.operating.status import worker_id
 from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
 from tasks.store.leases import fix_partitions, remember_computations
 from tasks.store.names import INGRESS
 from tasks.store.server import look_at_server
-from tasks.store.status import worker_id
 from tasks.worker.consumer import make_patient
 from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper

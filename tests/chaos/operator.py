@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import redis
 
-from tasks.store.audit import Audit
-from tasks.store.draining import drain, undrain
+from tasks.operating.audit import Audit
+from tasks.operating.draining import drain, undrain
+from tasks.operating.parked_keys import ParkedKeys
+from tasks.operating.pausing import pause, resume
 from tasks.store.names import Names, units
-from tasks.store.parked_keys import ParkedKeys
-from tasks.store.pausing import pause, resume
 from tests.chaos.application import play
 from tests.fundamentals.live import LiveGroup
 

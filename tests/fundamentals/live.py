@@ -14,11 +14,11 @@ from celery import Celery
 from config.celeryconfig import celery_options
 from config.settings import Settings
 from tasks import StateComputation
+from tasks.operating.status import UnitStatus
 from tasks.producer.bulk import send_many
 from tasks.producer.declarations import declared
 from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
-from tasks.store.status import UnitStatus
 from tests.fundamentals import application
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess

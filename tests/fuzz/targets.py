@@ -25,12 +25,12 @@ from tasks.model.messages import details_of, name_of
 from tasks.model.reading import Broken, Reading, condemned, read_batch
 from tasks.model.state import StateClass
 from tasks.model.step import step
+from tasks.operating.dead_letters import _read, fingerprint, raw_text
+from tasks.operating.transfer import read_header, read_records
 from tasks.store.codec import SIGNED, UNSIGNED, StateCodec
 from tasks.store.commits import commands_of
-from tasks.store.dead_letters import _read, fingerprint, raw_text
 from tasks.store.names import Names
 from tasks.store.parking import Parked
-from tasks.store.transfer import read_header, read_records
 from tests.model.build import CODEC, raw_envelope, rules, slots_for
 from tests.model.pickled import State
 from tests.properties.test_reading_anything import COMPUTATIONS, Trade

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+from tasks.operating.pausing import pause, resume
 from tasks.store.names import INGRESS, PRIORITY_SUFFIXES
-from tasks.store.pausing import pause, resume
 from tests.simulation.application import ORDINARY, raw_deed, raw_message
 from tests.simulation.judge import Place
 from tests.simulation.scene import Scene

@@ -10,7 +10,7 @@ from redis.client import PubSub
 
 from config.settings import Settings
 from tasks.model.errors import SetupError
-from tasks.store.group import Group
+from tasks.operating.group import Group
 from tasks.store.leases import Share, balance, fix_partitions, leases_of, release, remember_computations
 from tasks.store.names import INGRESS, Names
 from tests.support.wait import wait_until

@@ -5,9 +5,9 @@ from __future__ import annotations
 import redis
 
 from tasks.model.keys import partition_of
+from tasks.operating.sampling import HotKey, Sample, hot_keys
 from tasks.store.names import Names
-from tasks.store.sampling import HotKey, Sample, hot_keys
-from tests.store.test_transfer import COMPUTATIONS, message
+from tests.operating.test_transfer import COMPUTATIONS, message
 
 
 def sample(client: redis.Redis, per_partition: int = 1000, limit: int = 20, name: str = "totals") -> Sample:

@@ -9,17 +9,17 @@ from functools import cached_property
 import redis
 
 from config.settings import Settings
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.dead_letters import DeadLetters
+from tasks.operating.editing import StateEditor
+from tasks.operating.parked_keys import ParkedKeys
+from tasks.operating.policies import Policies
+from tasks.operating.status import UnitStatus, read_status
 from tasks.store.client import connect
 from tasks.store.codec import StateCodec
-from tasks.store.dead_letters import DeadLetters
-from tasks.store.editing import StateEditor
 from tasks.store.leases import fix_partitions
 from tasks.store.names import Names
-from tasks.store.parked_keys import ParkedKeys
-from tasks.store.policies import Policies
 from tasks.store.states import StateReader
-from tasks.store.status import UnitStatus, read_status
 
 
 class Group:

@@ -14,7 +14,7 @@ import redis
 
 from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
 from tasks.model.messages import name_of
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
 from tasks.store.commits import DeadLetter
 from tasks.store.names import Names
 from tasks.store.parking import Parked

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.store.audit import Audit
-from tasks.store.draining import drain, read_workers, undrain
+from tasks.operating.audit import Audit
+from tasks.operating.draining import drain, read_workers, undrain
+from tasks.operating.status import node_name
 from tasks.store.names import INGRESS, Names
-from tasks.store.status import node_name
 from tests.store.cluster import Cluster
 
 UNITS = {"0", "1", "2", "3", INGRESS}

@@ -9,10 +9,10 @@ import redis
 
 from tasks.model.errors import StateError
 from tasks.model.keys import partition_of
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.editing import StateEditor
 from tasks.store.codec import StateCodec
 from tasks.store.commits import CommitStore, Lease
-from tasks.store.editing import StateEditor
 from tasks.store.names import Names
 from tasks.store.states import StateReader
 from tests.store.declared import commit_of, computation, fill, queued, total
@@ -128,7 +128,7 @@ def test_where_the_audit_can_not_be_written_nothing_is_done(editor: StateEditor,
 def test_a_huge_value_is_cut_in_the_audit_and_the_audit_is_bounded(
     editor: StateEditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.store.audit.MOST_RECORDS", 100)
+    monkeypatch.setattr("tasks.operating.audit.MOST_RECORDS", 100)
     huge = total(1)
     huge.names = ["x" * 100_000]
     editor.set(editor.see(TOTALS, KEY), huge, by="me")

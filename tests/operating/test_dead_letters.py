@@ -9,8 +9,8 @@ import redis
 
 from tasks.model.outcome import Outcome
 from tasks.model.reading import Broken
+from tasks.operating.dead_letters import DeadLetters, raw_text
 from tasks.store.commits import CommitStore, DeadLetter, Lease, commands_of
-from tasks.store.dead_letters import DeadLetters, raw_text
 from tasks.store.names import Names
 from tests.store.declared import commit_of, fill, queued
 

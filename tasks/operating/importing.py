@@ -18,14 +18,11 @@ from tasks.model.computation import Computation
 from tasks.model.errors import SetupError
 from tasks.model.keying import key_in
 from tasks.model.keys import key_text, partition_of
-from tasks.store.audit import Audit
-from tasks.store.commits import DeadLetter
-from tasks.store.draining import read_workers
-from tasks.store.leases import fix_partitions
-from tasks.store.names import INGRESS, Names, units
-from tasks.store.parked_keys import read_record
-from tasks.store.status import read_status
-from tasks.store.transfer import (
+from tasks.operating.audit import Audit
+from tasks.operating.draining import read_workers
+from tasks.operating.parked_keys import read_record
+from tasks.operating.status import read_status
+from tasks.operating.transfer import (
     Facts,
     Header,
     LaterRecord,
@@ -41,6 +38,9 @@ from tasks.store.transfer import (
     read_header,
     read_records,
 )
+from tasks.store.commits import DeadLetter
+from tasks.store.leases import fix_partitions
+from tasks.store.names import INGRESS, Names, units
 
 #: Commands of one writing round trip.
 PAGE = 500

@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from tasks.model.keys import key_bytes, partition_of
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.dead_letters import DeadLetters
+from tasks.operating.parked_keys import ParkedKeys
 from tasks.store.commits import CommitStore, DeadLetter, Lease
-from tasks.store.dead_letters import DeadLetters
 from tasks.store.names import Names
-from tasks.store.parked_keys import ParkedKeys
 from tasks.store.parking import Parked
 from tests.store.declared import commit_of, queued
 from tests.store.test_states import KEYS

@@ -18,9 +18,8 @@ import redis
 
 from tasks.model.errors import SetupError
 from tasks.model.keys import key_text
-from tasks.store.names import INGRESS, PRIORITY_SUFFIXES, Names
-from tasks.store.pausing import pause, resume
-from tasks.store.transfer import (
+from tasks.operating.pausing import pause, resume
+from tasks.operating.transfer import (
     FORMAT,
     VERSION,
     End,
@@ -38,6 +37,7 @@ from tasks.store.transfer import (
     StateRecord,
     write_line,
 )
+from tasks.store.names import INGRESS, PRIORITY_SUFFIXES, Names
 
 #: Values of one reading round trip.
 PAGE = 1000

@@ -7,10 +7,10 @@ from typing import Literal, cast
 
 import redis
 
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.status import node_name
 from tasks.store.names import Names
 from tasks.store.scripts import script
-from tasks.store.status import node_name
 
 Answer = Literal["ok", "already", "unknown"]
 

@@ -10,7 +10,7 @@ from tasks.model.computation import Computation
 from tasks.model.editing import plain_fields
 from tasks.model.errors import StateError
 from tasks.model.keys import key_bytes, partition_of, spell_key
-from tasks.store.audit import Audit, shortened
+from tasks.operating.audit import Audit, shortened
 from tasks.store.codec import SIGNED, UNSIGNED
 from tasks.store.scripts import script
 from tasks.store.states import StateReader

@@ -15,16 +15,16 @@ import redis
 
 from tasks.model.errors import SetupError
 from tasks.model.keys import key_bytes, partition_of
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.dead_letters import DeadLetters
+from tasks.operating.exporting import Exporter
+from tasks.operating.importing import Importer
+from tasks.operating.parked_keys import ParkedKeys
+from tasks.operating.status import read_status
 from tasks.store.commits import CommitStore, DeadLetter, Lease
-from tasks.store.dead_letters import DeadLetters
-from tasks.store.exporting import Exporter
-from tasks.store.importing import Importer
 from tasks.store.leases import balance, fix_partitions, release, remember_computations
 from tasks.store.names import INGRESS, Names, units
-from tasks.store.parked_keys import ParkedKeys
 from tasks.store.parking import Parked
-from tasks.store.status import read_status
 from tests.store.declared import commit_of, computation
 from tests.store.test_states import KEYS
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import redis
 
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.pausing import pause, resume
 from tasks.store.commits import CommitStore, Lease
 from tasks.store.names import Names
-from tasks.store.pausing import pause, resume
 from tests.store.declared import commit_of, fill
 
 

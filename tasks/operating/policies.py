@@ -10,7 +10,7 @@ import redis
 from config.settings import Settings
 from tasks.model.computation import Computation
 from tasks.model.policy import PolicyChange, RetryPolicy, effective_policy
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
 from tasks.store.names import Names
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import redis
 
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
 from tasks.store.names import Names
 from tasks.store.scripts import script
 

@@ -6,10 +6,10 @@ import pytest
 import redis
 
 from tasks.model.policy import PolicyChange
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.policies import Policies
 from tasks.store.leases import balance
 from tasks.store.names import Names
-from tasks.store.policies import Policies
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import msgspec
 import redis
 
 from tasks.model.duplicates import spell_id
-from tasks.store.audit import Audit
+from tasks.operating.audit import Audit
+from tasks.operating.parked_keys import ParkedKeys
 from tasks.store.commits import DeadLetter
 from tasks.store.names import Names, units
-from tasks.store.parked_keys import ParkedKeys
 from tasks.store.scripts import script
 
 #: Frames of the language, of installed packages and of the step are not where a user's failure is.

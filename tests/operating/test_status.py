@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import redis
 
+from tasks.operating.status import UnitStatus, node_name, read_status, worker_id
 from tasks.store.leases import balance, fix_partitions, remember_computations
 from tasks.store.names import INGRESS, Names
-from tasks.store.status import UnitStatus, node_name, read_status, worker_id
 
 
 def of(client: redis.Redis, names: Names, unit: str) -> UnitStatus:

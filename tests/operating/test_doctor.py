@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from config.settings import Settings
-from tasks.store.doctor import Check, examine, judge_clock, judge_connection, judge_memory, judge_workers
-from tasks.store.draining import WorkerStatus
+from tasks.operating.doctor import Check, examine, judge_clock, judge_connection, judge_memory, judge_workers
+from tasks.operating.draining import WorkerStatus
+from tasks.operating.permissions import is_local
+from tasks.operating.status import read_status
 from tasks.store.leases import balance
 from tasks.store.names import Names
-from tasks.store.permissions import is_local
-from tasks.store.status import read_status
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 

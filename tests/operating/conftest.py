@@ -1,0 +1,7 @@
+"""The group of the store's tests: four partitions, partition 2 held by the worker `one`."""
+
+from __future__ import annotations
+
+from tests.store.conftest import lease, names, store
+
+__all__ = ["lease", "names", "store"]
