@@ -324,6 +324,7 @@ class PartitionLoop(threading.Thread):
             return
         self.outage.renewed(share)
         self.settle()
+        held_before = set(self.lanes)
         held = {unit: token for unit, token in share.owned.items() if (unit, token) not in self._gone}
         for lane in list(self.lanes.values()):
             if held.get(lane.unit) != lane.lease.token:
@@ -348,7 +349,7 @@ class PartitionLoop(threading.Thread):
         for unit, lane in self.lanes.items():
             lane.told(share.revisions.get(unit, 0), unit in share.paused)
         self.stepping.policies.follow(share.policies)
-        if share.owned != self._followed.owned or share.give_up:
+        if set(self.lanes) != held_before:
             logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.lanes))) or "none")
         self._followed = share
 
