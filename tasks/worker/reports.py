@@ -26,9 +26,9 @@ logger = logging.getLogger("celery.worker.partitions")
 MOST_ARGUMENT_CHARACTERS = 200
 #: Log lines about failures, and about dead letters, of one batch: a flood of garbage must not drown the log.
 MOST_LINES = 5
-#: Events wait this long for company. Long enough for some ten of them at a few hundred messages a second, short enough that
-#: sending them (30 µs each, in the loop's thread) is not what the 99th percentile of latency is made of.
-FLUSH_SECONDS = 0.05
+#: Events wait this long for company. Sending some takes 0.4 ms and 5 µs more for each, in the loop's thread: four times a second
+#: few messages meet it; twenty times a second it was what the 99th percentile of latency was made of (1.9 ms against 1.4).
+FLUSH_SECONDS = 0.25
 
 _task_name = attrgetter("computation.name")
 
