@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import Any, Literal, cast
 
 from tasks.model.computation import Computation
@@ -12,6 +11,7 @@ from tasks.model.errors import StateError
 from tasks.model.keys import key_bytes, partition_of, spell_key
 from tasks.operating.audit import Audit, shortened
 from tasks.store.codec import SIGNED, UNSIGNED
+from tasks.store.commits import digest_of_raw
 from tasks.store.scripts import script
 from tasks.store.states import StateReader
 
@@ -90,7 +90,7 @@ class StateEditor:
             [names.states(unit, seen.computation.name), names.facts(unit), names.audit],
             [
                 field,
-                "" if seen.stored is None else sha1(seen.stored, usedforsecurity=False).hexdigest(),
+                "" if seen.stored is None else digest_of_raw(seen.stored),
                 action,
                 data,
                 names.changed,

@@ -20,7 +20,6 @@ from tasks.model.keying import key_in
 from tasks.model.keys import key_text, partition_of
 from tasks.operating.audit import Audit
 from tasks.operating.draining import read_workers
-from tasks.operating.parked_keys import read_record
 from tasks.operating.status import read_status
 from tasks.operating.transfer import (
     Facts,
@@ -41,6 +40,7 @@ from tasks.operating.transfer import (
 from tasks.store.commits import DeadLetter
 from tasks.store.leases import fix_partitions
 from tasks.store.names import INGRESS, Names, units
+from tasks.store.parking import read_record
 
 #: Commands of one writing round trip.
 PAGE = 500

@@ -6,7 +6,6 @@ import base64
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import Literal, cast
 
 import msgspec
@@ -15,9 +14,9 @@ import redis
 from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
 from tasks.model.messages import name_of
 from tasks.operating.audit import Audit
-from tasks.store.commits import DeadLetter
+from tasks.store.commits import DeadLetter, digest_of_raw
 from tasks.store.names import Names
-from tasks.store.parking import Parked
+from tasks.store.parking import Parked, read_record
 from tasks.store.scripts import script
 
 #: `not-failed`: the first message that waits has not been tried yet, so that it is none to be taken out. `changed`: another
@@ -158,8 +157,8 @@ class ParkedKeys:
             [names.parked(unit), names.mailbox(unit, key), names.facts(unit), names.dead(unit), names.audit],
             [
                 key_bytes(key),
-                _digest(seen.record),
-                "" if seen.head is None else _digest(seen.head),
+                digest_of_raw(seen.record),
+                "" if seen.head is None else digest_of_raw(seen.head),
                 "keep" if action == "retry" else "take",
                 msgspec.json.encode(left),
                 "" if written is None else written.id,
@@ -196,15 +195,3 @@ class ParkedKeys:
             died_at=now,
             raw=base64.b64encode(raw).decode(),
         )
-
-
-def read_record(record: bytes) -> Parked:
-    """A parked key's record; one that is not ours reads as due at once, as the worker reads it."""
-    try:
-        return msgspec.json.decode(record, type=Parked)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Parked(due=0.0, attempt=1)
-
-
-def _digest(data: bytes) -> str:
-    return sha1(data, usedforsecurity=False).hexdigest()

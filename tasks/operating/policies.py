@@ -54,12 +54,16 @@ class Policies:
             pipe.execute()
 
 
-def declared_policy(settings: Settings, computation: Computation) -> RetryPolicy:
-    """A computation's policy without an operator's change."""
-    default = RetryPolicy(
-        settings.retry_attempts,
-        settings.retry_backoff_seconds,
-        settings.retry_longest_backoff_seconds,
+def default_policy(settings: Settings) -> RetryPolicy:
+    """The policy of a computation that declares none."""
+    return RetryPolicy(
+        attempts=settings.retry_attempts,
+        backoff_seconds=settings.retry_backoff_seconds,
+        longest_backoff_seconds=settings.retry_longest_backoff_seconds,
         then=settings.retry_then,
     )
-    return effective_policy(default, computation.on_error, None)
+
+
+def declared_policy(settings: Settings, computation: Computation) -> RetryPolicy:
+    """A computation's policy without an operator's change."""
+    return effective_policy(default_policy(settings), computation.on_error, None)

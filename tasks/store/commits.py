@@ -315,5 +315,5 @@ def _split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def digest_of_raw(raw: bytes) -> str:
-    """How scripts are told of a message without sending it: its SHA-1, which Lua in Redis can make too."""
+    """How scripts are told of a message (or a record, or a state) without sending it: its SHA-1, which Lua in Redis can make too."""
     return sha1(raw, usedforsecurity=False).hexdigest()

@@ -5,7 +5,7 @@ A worker's leases hold as long as its entry among the workers does: one renewal 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,16 @@ class Share:
     paused: frozenset[str] = frozenset()
     #: Computation → JSON of a `PolicyChange`, as an operator wrote it.
     policies: Mapping[str, bytes] = field(default_factory=dict)
+
+    def surplus(self, gone: Container[tuple[str, int]]) -> dict[str, int]:
+        """What is to be released, unit → token: what is more than the share, and what is `gone` at the worker and its own here.
+
+        Of that the release was lost, or the server went back to older data: nobody else would take it; released anew, it
+        gets a new token. Where the share is only older than the release, releasing it again does nothing.
+        """
+        return {
+            unit: token for unit, token in self.owned.items() if unit in self.give_up or (unit, token) in gone
+        }
 
 
 def balance(

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from tasks.model.keys import key_bytes
+from tasks.model.keys import key_bytes, key_text
 from tasks.store.names import Names
 
 _json = msgspec.json.Encoder().encode
@@ -43,13 +43,15 @@ def unpark(names: Names, unit: str, key: str) -> list[Any]:
 def read_parked(client: redis.Redis, names: Names, unit: str) -> dict[str, Parked]:
     """The unit's parked keys. Read when a lease begins, and after an operator's change; else the holder knows."""
     rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(unit)))
-    parked = {}
-    for key, fact in rows.items():
-        try:
-            parked[key.decode("utf-8", "surrogateescape")] = msgspec.json.decode(fact, type=Parked)
-        except (msgspec.DecodeError, UnicodeDecodeError):  # not ours; its messages are tried at once
-            parked[key.decode("utf-8", "surrogateescape")] = Parked(due=0.0, attempt=1)
-    return parked
+    return {key_text(key): read_record(record) for key, record in rows.items()}
+
+
+def read_record(record: bytes) -> Parked:
+    """A parked key's record; one that is not ours reads as due at once."""
+    try:
+        return msgspec.json.decode(record, type=Parked)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Parked(due=0.0, attempt=1)
 
 
 def mailbox_lengths(client: redis.Redis, names: Names, unit: str, keys: Iterable[str]) -> dict[str, int]:

@@ -12,6 +12,8 @@ from tasks.store.commits import Lease, Reply
 from tasks.store.parking import Parked
 from tasks.store.seen import Seen
 
+#: An idle loop looks round so often, whatever happens.
+MOST_IDLE_SECONDS = 60.0
 #: The first batch after a short one asks for at least so many messages.
 LEAST_ASKED = 16
 
@@ -232,3 +234,18 @@ class Lane:
             self.mailbox_lengths.pop(ended, None)
         if parked or ended is not None:
             self._find_first_due()
+
+
+def idle_lanes(lanes: Iterable[Lane]) -> tuple[list[Lane], float]:
+    """The lanes whose queues may be watched for a message, and for how many seconds at most; none is ready now."""
+    now = time.monotonic()
+    idle, until = [], [MOST_IDLE_SECONDS]
+    for lane in lanes:
+        if lane.rest_until > now:
+            until.append(lane.rest_until - now)
+        elif not lane.paused:
+            idle.append(lane)
+            seconds = lane.seconds_to_next_due()
+            if seconds is not None:
+                until.append(seconds)
+    return idle, min(until)

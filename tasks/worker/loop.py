@@ -17,7 +17,7 @@ import redis
 
 from config.settings import Settings
 from tasks.model.outcome import Outcome
-from tasks.model.reading import Broken, Item, Ordinary, Reading, Skipped, condemned, read_batch
+from tasks.model.reading import Item, Ordinary, Reading, Skipped, condemned, read_batch
 from tasks.model.step import step
 from tasks.producer.installation import Installation
 from tasks.store.client import UNWELL, connect
@@ -28,9 +28,9 @@ from tasks.store.replicas import Replicas
 from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
-from tasks.worker.lane import Batch, Lane
+from tasks.worker.lane import Batch, Lane, idle_lanes
 from tasks.worker.one_by_one import LeaseLost, alone, outlived
-from tasks.worker.ordinary import OrdinaryRun
+from tasks.worker.ordinary import OrdinaryRun, outcome_of
 from tasks.worker.outage import Outage
 from tasks.worker.reports import Reports
 from tasks.worker.stepping import Stepping
@@ -306,14 +306,7 @@ class PartitionLoop(threading.Thread):
 
     def run_celery_task(self, lane: Lane, item: Ordinary) -> Outcome:
         """An ordinary Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
-        outcome = Outcome(taken=1)
-        run = self.run_ordinary(item.raw)
-        if run.again and lane.partition is not None:
-            outcome.forwarded[lane.partition] = run.again
-        if run.error is not None:
-            headers = item.headers
-            outcome.dead.append((Broken(item.raw, "task-failed", run.error, run.trace, headers.task, headers.id), 1))
-        return outcome
+        return outcome_of(self.run_ordinary(item.raw), item, lane.partition)
 
     # Between batches.
 
@@ -329,13 +322,7 @@ class PartitionLoop(threading.Thread):
         for lane in list(self.lanes.values()):
             if held.get(lane.unit) != lane.lease.token:
                 self.close_lane(lane)
-        # Gone here, and ours in Redis: its release was lost, or the server went back to older data. Nobody else would take it;
-        # released anew, it gets a new token. Where the share is only older than the release, this releases nothing.
-        surplus = {
-            unit: token
-            for unit, token in share.owned.items()
-            if unit in share.give_up or (unit, token) in self._gone
-        }
+        surplus = share.surplus(self._gone)
         if surplus:
             for unit, token in surplus.items():
                 held.pop(unit, None)
@@ -386,24 +373,13 @@ class PartitionLoop(threading.Thread):
 
     def wait(self) -> None:
         """Until a message comes to one of the units, something delayed is due, or another thread wakes the loop."""
-        now = time.monotonic()
-        idle, until = [], [60.0]
+        idle, seconds = idle_lanes(self.lanes.values())
         flush_in = self.reports.flush_if_due()
-        if flush_in is not None:
-            until.append(flush_in)
-        for lane in self.lanes.values():
-            if lane.rest_until > now:
-                until.append(lane.rest_until - now)
-                continue
-            if lane.paused:
-                continue
-            idle.append(lane.unit)
+        for lane in idle:
             if not self.watch.is_watching(lane.unit):
                 lane.watched_at = lane.position
-            seconds = lane.seconds_to_next_due()
-            if seconds is not None:
-                until.append(seconds)
-        for unit, head in self.watch.wait(idle, min(until)).items():
+        until = seconds if flush_in is None else min(seconds, flush_in)
+        for unit, head in self.watch.wait([lane.unit for lane in idle], until).items():
             lane = self.lanes[unit]
             if isinstance(head, redis.ResponseError):
                 self.give_rest(lane, head)

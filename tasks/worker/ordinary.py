@@ -16,6 +16,9 @@ from celery.worker import state as worker_state
 from celery.worker.request import create_request_cls
 from kombu.message import Message
 
+from tasks.model.outcome import Outcome
+from tasks.model.reading import Broken, Ordinary
+
 
 @dataclass(frozen=True, slots=True)
 class OrdinaryRun:
@@ -26,6 +29,17 @@ class OrdinaryRun:
     #: Why Celery could not run it, if it could not, and the traceback.
     error: str | None = None
     trace: str = ""
+
+
+def outcome_of(run: OrdinaryRun, item: Ordinary, partition: int | None) -> Outcome:
+    """What a run means for the queue that its message stood at the head of; `partition`: None for the ingress."""
+    outcome = Outcome(taken=1)
+    if run.again and partition is not None:
+        outcome.forwarded[partition] = run.again
+    if run.error is not None:
+        headers = item.headers
+        outcome.dead.append((Broken(item.raw, "task-failed", run.error, run.trace, headers.task, headers.id), 1))
+    return outcome
 
 
 class OrdinaryRunner:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 
 import msgspec
 
@@ -12,6 +11,7 @@ from config.settings import Settings
 from tasks.model.computation import Computation
 from tasks.model.errors import DeclarationError
 from tasks.model.policy import PolicyChange, RetryPolicy, effective_policy
+from tasks.operating.policies import default_policy
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -20,12 +20,7 @@ class Policies:
     """Told by the lease keeper what operators changed; asked by the step for each failure."""
 
     def __init__(self, settings: Settings) -> None:
-        self.default = RetryPolicy(
-            attempts=settings.retry_attempts,
-            backoff_seconds=settings.retry_backoff_seconds,
-            longest_backoff_seconds=settings.retry_longest_backoff_seconds,
-            then=settings.retry_then,
-        )
+        self.default = default_policy(settings)
         self._written: Mapping[str, bytes] = {}
         self._changes: dict[str, PolicyChange] = {}
 
@@ -40,7 +35,7 @@ class Policies:
         for name, text in written.items():
             try:
                 change = msgspec.json.decode(text, type=PolicyChange)
-                effective_policy(replace(self.default), None, change)
+                effective_policy(self.default, None, change)
             except (msgspec.DecodeError, UnicodeDecodeError, DeclarationError) as error:
                 logger.error("the changed policy of %r can't be used: %s; it stays as declared", name, error)  # noqa: TRY400
             else:
