@@ -85,7 +85,8 @@ class PartitionLoop(threading.Thread):
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
         self.outage = Outage()
-        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling())
+        writer = installation.message_writer(worker)
+        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling(), writer)
 
     # What other threads call.
 
@@ -189,7 +190,9 @@ class PartitionLoop(threading.Thread):
         if lane.reading is None:
             known, ordinary = self.installation.computations, self.reports.ordinary_tasks
             most = self.settings.message_bytes
-            lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions, most)
+            lane.reading = Reading(
+                known, ordinary, lane.partition, self.settings.partitions, most, self.codec.load_value
+            )
         items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
         items = drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's letter
