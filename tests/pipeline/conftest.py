@@ -1,0 +1,6 @@
+"""No example has a deadline, as in tests.properties."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("no-deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no-deadline")
