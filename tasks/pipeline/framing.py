@@ -99,7 +99,10 @@ class Decoder(_Declared):
 
 
 class Encoder(_Declared):
-    """An encoder as declared: `encoder(value)` and `encoder.encode(value)` give the bytes to send as they are."""
+    """An encoder as declared. `encoder(value)` gives the bytes to send (of a str: its UTF-8), or None for nothing.
+
+    It raises what the function raises, and `TypeError` when the function returns anything else.
+    """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__(function, "encoder")
@@ -107,12 +110,9 @@ class Encoder(_Declared):
     def __call__(self, value: Any) -> bytes | None:
         return as_bytes(self.function(value), self.label)
 
-    def encode(self, value: Any) -> bytes | None:
-        """The bytes (of a str: its UTF-8); None when nothing is to be sent.
-
-        Raises what the function raises, and `TypeError` when it returns anything else.
-        """
-        return self(value)
+    def encode(self, value: Any) -> Any:
+        """What the function returns, as it is: for a test of it."""
+        return self.function(value)
 
 
 def decoder(header_length: int = 4, length_fmt: str = ">I") -> Callable[[Callable[[bytes], Any]], Decoder]:
