@@ -224,6 +224,11 @@ def _looked_over(name: str, on_error: RetryPolicy | Then | None) -> RetryPolicy 
     raise DeclarationError(f"computation {name!r}: on_error= wants a RetryPolicy or one of {', '.join(THEN)}")
 
 
+def name_of_function(function: Callable[..., Any]) -> str:
+    """Of a function, or of the class of an object that can be called."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
 def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) -> float | None:
     """Seconds of a parameter that may be a timedelta. Raises `DeclarationError` for what is not above zero."""
     if value is None:
@@ -235,14 +240,20 @@ def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) 
 
 
 def _positional(function: Callable[..., Any], what: str, counts: tuple[int, ...], form: str) -> list[str]:
-    """The names of a function's positional parameters; raises `DeclarationError` when there are not that many."""
+    """The names of a function's positional parameters; raises `DeclarationError` when there are not that many.
+
+    Those that have a default may be more: nobody gives them.
+    """
     if not callable(function):
         raise DeclarationError(f"{what}: decorate a function, not {function!r}")
     try:
-        parameters = inspect.signature(function).parameters.values()
+        by_name = inspect.signature(function).parameters
     except ValueError as error:
         raise DeclarationError(f"{what}: {error}") from error
+    parameters = by_name.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(names) not in counts:
+        names = [name for name in names if by_name[name].default is inspect.Parameter.empty]
     needed_by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if len(names) not in counts or needed_by_name:
         raise DeclarationError(f"{what} must take {form}; {getattr(function, '__qualname__', function)} takes {names}")

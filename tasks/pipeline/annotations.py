@@ -81,7 +81,7 @@ def _wanted(taker: Use | KeyBy) -> Any:
 
 def _returned(use: Use) -> Any:
     """The annotation of one output; empty where there is none."""
-    if use.windows is not None:
+    if use.computation.windows is not None:
         return inspect.Parameter.empty
     try:
         given = first_annotation(use.computation.function, "return")

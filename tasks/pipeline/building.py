@@ -109,7 +109,8 @@ class _Building:
 
     def modules_named(self) -> tuple[str, ...]:
         """Where the classes of the pipeline's values may be defined: beside its functions and state classes."""
-        functions: list[Any] = [use.computation.function for use in self.uses]
+        functions: list[Any] = [use.computation.function for use in self.uses if use.computation.windows is None]
+        functions += [type(getattr(use.computation.windows, "aggregation", None)) for use in self.uses]
         functions += [node.extract for node in self.nodes if isinstance(node, KeyBy)]
         functions += [use.computation.state.cls for use in self.uses if use.computation.state is not None]
         for node in self.nodes:

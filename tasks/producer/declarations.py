@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from tasks.model.computation import Computation
+from tasks.model.computation import Computation, name_of_function
 from tasks.model.errors import DeclarationError, SetupError
 from tasks.producer.installation import Installation
 from tasks.producer.task import ComputationTask
@@ -64,7 +64,7 @@ def _register(installation: Installation, computation: Computation) -> None:
     """Make the computation a Celery task of the app, so that every Celery tool knows its name."""
     app, function = installation.app, computation.function
     made = type(
-        function.__name__,
+        name_of_function(function),
         (ComputationTask,),
         {
             "name": computation.name,
@@ -83,7 +83,8 @@ def _same_source(one: Computation, other: Computation) -> bool:
     """The same function imported again: a reload, or a script that is also `__main__`."""
     if one.role != other.role or (one.role != "task" and one.scope != other.scope):
         return False
-    return one.function.__qualname__ == other.function.__qualname__ and (
+    names = [getattr(each.function, "__qualname__", type(each.function).__qualname__) for each in (one, other)]
+    return names[0] == names[1] and (
         one.function.__module__ == other.function.__module__
         or "__main__" in (one.function.__module__, other.function.__module__)
     )
