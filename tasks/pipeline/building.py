@@ -65,6 +65,7 @@ class _Building:
         self.uses = [node for node in self.nodes if isinstance(node, Use)]
         self.names = self.stage_names()
         self.modules = self.modules_named()
+        self.has_event_time = any(isinstance(node, Source) and node.event_time is not None for node in self.nodes)
         self.stages = {use: self.stage(use) for use in self.uses}
         self.stage_nodes = {use: StageNode(stage) for use, stage in self.stages.items()}
         self.sinks: dict[str, SinkConfig] = {}
@@ -132,6 +133,7 @@ class _Building:
             takes_values=True,
             plain_call=False,
             scope=self.scope,
+            has_event_time=self.has_event_time,
             modules=self.modules,
             roots=[],
             stateful=[],
