@@ -26,7 +26,7 @@ from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, S
 from tasks.model.reading import Work
 from tasks.model.sinks import ListSink, QueueSink, StreamSink
 from tasks.model.values import ANY_VALUE, TIMER, dump_value
-from tasks.model.writing import TIMER_BODY, Cause, MessageWriter
+from tasks.model.writing import TIMER_BODY, Cause, MessageWriter, out_of_quotes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,11 @@ class Caller:
 
     def state(self, computation: Computation, key: str) -> Any:
         """The key's state object, which is touched from now on."""
-        slot = cast(Slot, self.states[computation.name][key])
-        self.touched.setdefault(computation, {})[key] = slot
+        slot: Any = self.states[computation.name][key]  # it was looked whether it is readable
+        touched = self.touched.get(computation)
+        if touched is None:
+            touched = self.touched[computation] = {}
+        touched[key] = slot
         return slot.state
 
 
@@ -91,17 +94,31 @@ class _Run:
         assert writer is not None
         self.writer = writer
         self.outputs: list[Emission] = []
-        headers = item.envelope.headers
-        details = details_of(item.raw)
-        self.event_time = details.event_time if isinstance(details.event_time, int | float) else None
-        if item.computation.event_time is not None:
-            self.event_time = seconds_of(item.computation.event_time(item.message))
-        self.cause = Cause(headers.id, details.root_id, details.sent_at, self.event_time)
+        self._cause: Cause | None = None
+        event_time = item.computation.event_time
+        #: What the source's `event_time=` gave, before any stage could change the message; seconds since the epoch.
+        self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
         if item.message is TIMER:
             stage = cast(StageNode, item.computation.roots[0])
             self.give_each(stage.then, self.gather(stage.computation, None, fires=True))
         else:
             self.give(item.computation.roots, item.message)
+
+    @property
+    def cause(self) -> Cause:
+        """Read when something is put out: most messages put nothing out."""
+        if self._cause is None:
+            details = details_of(self.item.raw)
+            self._cause = Cause(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
+        return self._cause
+
+    @property
+    def event_time(self) -> float | None:
+        """The time of the message, as its source told it; seconds since the epoch."""
+        if self._event_time is None and self.item.computation.has_event_time:
+            told = details_of(self.item.raw).event_time
+            self._event_time = float(told) if isinstance(told, int | float) else None
+        return self._event_time
 
     def give(self, nodes: list[Node], value: Any) -> None:
         """Give an output to all that takes it. What is written is written first; each stage but the last gets a copy."""
@@ -151,7 +168,7 @@ class _Run:
         message_id = self.cause.next_id()
         if stage.takes_values:
             dump = self.calling.pickling.dump_value
-            body = dump_value(stage.codec, value, lambda: dump(stage.name, message_id, value))
+            body = dump_value(stage.codec, value, lambda: dump(stage.name, out_of_quotes(message_id), value))
         else:
             body = stage.codec.encode(value)[0]
         partition = self.writer.partition_of(key)
@@ -169,7 +186,7 @@ class _Run:
                 queue, template = self.writer.to_sink(sink)
                 if payload is None:
                     dump = self.calling.pickling.dump_value
-                    body = dump_value(ANY_VALUE, value, lambda: dump(task, message_id, value))
+                    body = dump_value(ANY_VALUE, value, lambda: dump(task, out_of_quotes(message_id), value))
                 else:
                     body = b"[[" + payload + b"],{},{}]"
                 keyed = key if sink.has_process else None

@@ -109,6 +109,8 @@ class Computation:
     windows: Windows | None = None
     #: The time of a source's message, seconds since the epoch; None: when it arrives.
     event_time: Callable[[Any], Any] | None = None
+    #: Whether some source of its pipeline says the time of its messages.
+    has_event_time: bool = False
     #: Its messages may hold any Python value (`tasks.model.values`), not only what JSON can.
     takes_values: bool = False
     #: What is applied again together when a message of a key fails: computations of one pipeline share states.
