@@ -12,6 +12,7 @@ from tasks.cli.parked import parked
 from tasks.cli.pausing import drain, pause, resume, undrain
 from tasks.cli.policy import policy
 from tasks.cli.sending import send
+from tasks.cli.source import source
 from tasks.cli.states import state
 from tasks.cli.status import status, workers
 from tasks.cli.stored import stored
@@ -44,6 +45,7 @@ for command in (
     policy,
     audit,
     send,
+    source,
     export_group,
     import_group,
 ):
