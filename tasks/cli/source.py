@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from tasks.cli.context import installation_in
+from tasks.cli.context import app_installation
 from tasks.cli.output import refusals
 from tasks.sources.running import run_source
 
@@ -26,7 +26,7 @@ def source(context: click.Context, name: str, loglevel: str) -> None:
     Of a TCP source several processes may run, on ports or hosts of their own. A generator, a file and a stream are read by one; a
     second one stands by.
     """
-    installation = installation_in(context)
+    installation = app_installation(context)
     log_to_standard_error(loglevel)
     run_source(installation, name, lambda line: click.echo(line))
 
