@@ -54,12 +54,16 @@ class EndProcess:
 
     def wait_for(self, text: str, timeout: float = 30.0) -> str:
         """Until a text is in what it printed; the line that has it."""
+
         def line() -> str | None:
             return next((line for line in (self.out() + self.log()).splitlines() if text in line), None)
 
-        found = wait_until(lambda: line() or not self.running, timeout, message=f"{self.name} does not say {text!r}:\n{self.log()}")
-        assert isinstance(found, str) or (found := line()) is not None, f"{self.name} ended without {text!r}:\n{self.log()}"
-        return str(found)
+        found = wait_until(lambda: line() or not self.running, timeout, message=f"{self.name} does not say {text!r}")
+        if isinstance(found, str):
+            return found
+        last = line()
+        assert last is not None, f"{self.name} ended without saying {text!r}:\n{self.log()}"
+        return last
 
     def kill(self) -> None:
         self.process.kill()
