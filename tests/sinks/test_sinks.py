@@ -10,8 +10,15 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from click.testing import CliRunner
+
+from config.settings import Settings
+from tasks.cli import partitions
+from tests.producer.conftest import MakeApp
 from tests.sources.conftest import LiveEnds
 from tests.sources.test_tcp import pairs
 from tests.support.applications import ends
@@ -119,7 +126,7 @@ def test_of_two_sink_processes_one_stands_by_and_goes_on_after_a_kill(make_ends:
 # A function, a file, standard output
 
 
-def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(make_ends: Make, tmp_path: Path) -> None:
+def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(make_ends: Make, command: Run, tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     file.write_bytes(b'{"torn by a cra')
     live = make_ends(SINK_FILE=file)
@@ -136,7 +143,7 @@ def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(ma
     assert [number for key, number, *_ in called if key != "key-1"] == [number for number in range(300) if number % 3 != 1]
     # What fails holds up its own key only, as in any partition; `partitions --sink call parked` shows it.
     assert [number for key, number, *_ in called if key == "key-1"] == list(range(1, 100, 3))
-    parked = command(live, "--sink", "call", "keys", "call", "--parked", "--json")
+    parked = command("--sink", "call", "keys", "call", "--parked", "--json")
     assert [row["key"] for row in json.loads(parked)] == ["key-1"]
 
     everything = [*messages[:100], failing, *messages[100:]]
@@ -159,9 +166,9 @@ def test_standard_output_that_is_closed_ends_the_process_and_loses_nothing(make_
     live.start_worker()
     live.send_plain(numbered(3))
     wait_until(lambda: waiting_for(live, "stdout") == 3, 30)
-    command = [sys.executable, "-m", "celery", "-A", ends.__name__, "partitions", "sink", "stdout"]
+    words = [sys.executable, "-m", "celery", "-A", ends.__name__, "partitions", "sink", "stdout"]
     environment = {**os.environ, **live.env, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=live.directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(words, cwd=live.directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             assert len([process.stdout.readline() for _ in range(3)]) == 3
@@ -176,39 +183,40 @@ def test_standard_output_that_is_closed_ends_the_process_and_loses_nothing(make_
 # What an operator sees
 
 
-def command(live: LiveEnds, *words: str, wanted: int = 0) -> str:
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def command(make_app: MakeApp, settings: Settings) -> Run:
     """`celery -A … partitions WORDS`; its standard output, or its error where that is wanted."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", ends.__name__, "partitions", *words],
-        cwd=live.directory,
-        env={**os.environ, **live.env, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == wanted, done.stderr
-    return done.stderr if wanted else done.stdout
+    app = make_app(settings.redis_url, settings)
+
+    def run(*words: str, wanted: int = 0) -> str:
+        done = CliRunner().invoke(partitions, words, obj=SimpleNamespace(app=app))
+        assert done.exit_code == wanted, done.stderr
+        return done.stderr if wanted else done.stdout
+
+    return run
 
 
-def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make) -> None:
+def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make, command: Run) -> None:
     live = make_ends()
     live.start_worker()
     live.send_plain(numbered(5))
     wait_until(lambda: waiting_for(live, "call") == 5, 30)
-    rows = {row["queue"]: row["length"] for row in json.loads(command(live, "--sink", "call", "status", "--json"))}
+    rows = {row["queue"]: row["length"] for row in json.loads(command("--sink", "call", "status", "--json"))}
     assert rows == {"partition.sink.call.0": 5, "partition.sink.call": 0}
-    command(live, "--sink", "call", "pause", "0")
+    command("--sink", "call", "pause", "0")
     sink = live.start_end("sink", "call")
     sink.wait_for("ready.")
-    command(live, "--sink", "call", "resume", "0")
+    command("--sink", "call", "resume", "0")
     wait_until(lambda: live.client.llen(ends.CALLED) == 5, 30)
     assert sink.end() == 0
 
 
-def test_an_unknown_name_is_told_those_there_are(make_ends: Make) -> None:
-    live = make_ends()
-    assert "sinks that have one: 'call', 'file', 'out', 'stdout'" in command(live, "sink", "nothing", wanted=1)
-    assert "needs no process" in command(live, "sink", "lines read", wanted=1)
-    assert "'frames'" in command(live, "source", "nothing", wanted=1)
-    assert "producers send to it" in command(live, "source", "plain", wanted=1)
-    assert "sinks that have one" in command(live, "--sink", "nothing", "status", wanted=1)
+def test_an_unknown_name_is_told_those_there_are(command: Run) -> None:
+    assert "sinks that have one: 'call', 'file', 'out', 'stdout'" in command("sink", "nothing", wanted=1)
+    assert "needs no process" in command("sink", "lines read", wanted=1)
+    assert "'frames'" in command("source", "nothing", wanted=1)
+    assert "producers send to it" in command("source", "plain", wanted=1)
+    assert "sinks that have one" in command("--sink", "nothing", "status", wanted=1)
