@@ -205,7 +205,7 @@ class _Step:
 
     def fail(self, item: Work, error: BaseException) -> bool:
         """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
-        at = (self.caller.at or item.computation) if item.computation.roots else item.computation
+        at = (self.caller.at or item.computation) if item.computation.role != "task" else item.computation
         failure = failure_of(item, error, self.attempt, at)
         try:
             undone = self.replay.run(item)
@@ -291,7 +291,7 @@ class _Step:
     def pickle_touched(self) -> None:
         """New bytes of every state that changed. Of one that can't be pickled, the message that spoiled it fails."""
         dump = self.rules.pickling.dump
-        for stage, slots in self.touched.items():
+        for stage, slots in list(self.touched.items()):  # mending calls computations, which may go another way
             changed = self.out.states.setdefault(stage.name, {})
             for key, slot in list(slots.items()):
                 try:

@@ -95,9 +95,13 @@ class Cause:
         number, self._count = self._count, self._count + 1
         return f"{self.message_id}:{number}"
 
-    def fill(self, template: MessageTemplate, message_id: str, body: bytes, key: str | None) -> bytes:
-        """The message of an output."""
+    def fill(
+        self, template: MessageTemplate, message_id: str, body: bytes, key: str | None, timer: float | None = None
+    ) -> bytes:
+        """The message of an output; `timer`: when it is due, of a stage's message to itself."""
         more = self._more if key is None else self._more + b',"partition_key":' + spelled_in_header(key)
+        if timer is not None:
+            more += b',"timer":' + json_text(timer)
         return template.fill(in_quotes(message_id), self._sent_at, body, more, self._root)
 
 
