@@ -177,7 +177,7 @@ def decoded(computation: Computation, envelope: Envelope, open_value: LoadValue)
         return computation.codec.decode(envelope.body)
     message_id = envelope.headers.id
     value = load_value(computation.codec, envelope.body, lambda signed: open_value(computation, message_id, signed))
-    if value is TIMER and (computation.role != "stage" or computation.roots[0].computation.windows is None):
+    if value is TIMER and computation.windows is None:
         raise MessageError(f"a timer, and {computation.name!r} sets none", reason="wrong-arguments")
     return value
 

@@ -167,6 +167,7 @@ class _Step:
         """The first item counts as failed; nothing is called."""
         item = self.items[0]
         if isinstance(item, Work):
+            self.caller.at = item.computation.limited
             self.out.taken = int(self.fail(item, TimeLimitExceeded(text)))
             self.out.ended = self.rules.clock()
             return self.out
@@ -205,7 +206,7 @@ class _Step:
 
     def fail(self, item: Work, error: BaseException) -> bool:
         """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
-        at = (self.caller.at or item.computation) if item.computation.role != "task" else item.computation
+        at = item.computation if item.computation.role == "task" else self.caller.at or item.computation
         failure = failure_of(item, error, self.attempt, at)
         try:
             undone = self.replay.run(item)

@@ -161,7 +161,8 @@ class _Building:
         for node in self.nodes:
             if not (isinstance(node, Collect) or (isinstance(node, Source) and not self.is_keyed_at_once(node))):
                 continue
-            joined, members = {node}, set(self.unkeyed_after(node))
+            joined: set[GraphNode] = {node}
+            members = set(self.unkeyed_after(node))
             for other in list(groups):
                 if any(isinstance(one, Use) and one.computation.state is not None for one in other[1] & members):
                     joined |= other[0]
