@@ -9,7 +9,7 @@
 """
 
 from tasks.testing.applying import Applied, apply
-from tasks.testing.harness import Harness, harness
+from tasks.testing.in_memory import Harness, harness
 from tasks.testing.view import View
 from tasks.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.testing.harness import Harness, harness
+from tasks.testing.in_memory import Harness, harness
 from tasks.testing.live import PartitionWorkers
 from tasks.testing.server import ServerError, embedded_server, find_server, free_port
 

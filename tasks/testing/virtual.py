@@ -241,6 +241,14 @@ class VirtualLoop(PartitionLoop):
                 raise HarnessError(f"a commit that was sent again was written again: {reply.status}")
         return reply
 
+    def judge(self, lane: Lane, reply: Reply) -> bool:
+        """There is nobody else here who could change something: a refusal is a fault."""
+        if reply.status == "wrongtype":
+            raise HarnessError(f"two things of different kinds are to be kept under the name {reply.culprit!r}")
+        if reply.status not in ("ok", "already"):
+            raise HarnessError(f"partition {lane.unit}: the commit was refused: {reply.status}")
+        return super().judge(lane, reply)
+
     def give_rest(self, lane: Lane, error: Exception) -> None:
         """A worker would say it and try again; here it is what the test wants to know."""
         raise error
