@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, assert_never, cast
+from typing import Any, cast
 
 from tasks.model.computation import (
     Computation,
@@ -24,7 +24,7 @@ from tasks.model.computation import (
 from tasks.model.messages import details_of
 from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
 from tasks.model.reading import Work
-from tasks.model.sinks import ListSink, QueueSink, StreamSink
+from tasks.model.sinks import ListSink, QueueSink
 from tasks.model.values import ANY_VALUE, TIMER, dump_value
 from tasks.model.writing import TIMER_BODY, Cause, MessageWriter, out_of_quotes
 
@@ -147,22 +147,21 @@ class _Run:
                 self.give(nodes, value)
 
     def give_to(self, node: Node, value: Any) -> None:
-        match node:
-            case StageNode(computation, then):
-                if computation.windows is not None:
-                    self.give_each(then, self.gather(computation, value))
-                    return
-                returned = self.caller.call_one(computation, self.item, value, self.attempt)
-                if computation.multi:
-                    self.give_each(then, returned)
-                elif returned is not None and then:
-                    self.give(then, returned)
-            case HopNode(extract, stage):
-                self.outputs.append(self.hop(extracted_key(extract, value), stage, value))
-            case SinkNode():
-                self.deliver(node, value)
-            case _:
-                assert_never(node)
+        # `match` would take three times as long, and this is done for each stage of each message.
+        if isinstance(node, StageNode):
+            computation, then = node.computation, node.then
+            if computation.windows is not None:
+                self.give_each(then, self.gather(computation, value))
+                return
+            returned = self.caller.call_one(computation, self.item, value, self.attempt)
+            if computation.multi:
+                self.give_each(then, returned)
+            elif returned is not None and then:
+                self.give(then, returned)
+        elif isinstance(node, HopNode):
+            self.outputs.append(self.hop(extracted_key(node.extract, value), node.stage, value))
+        else:
+            self.deliver(node, value)
 
     def hop(self, key: str, stage: Computation, value: Any) -> Hop:
         message_id = self.cause.next_id()
@@ -180,21 +179,20 @@ class _Run:
         if payload is None and sink.encode is not None:
             return
         key = self.item.key if node.extract is None else extracted_key(node.extract, value)
+        if not isinstance(sink, QueueSink):
+            # An element of a list tells of nothing but itself.
+            message_id = b"" if isinstance(sink, ListSink) else self.cause.next_id()
+            self.outputs.append(Delivery(sink, message_id, key, cast(bytes, payload)))
+            return
         message_id = self.cause.next_id()
-        match sink:
-            case QueueSink(task=task):
-                queue, template = self.writer.to_sink(sink)
-                if payload is None:
-                    dump = self.calling.pickling.dump_value
-                    body = dump_value(ANY_VALUE, value, lambda: dump(task, out_of_quotes(message_id), value))
-                else:
-                    body = b"[[" + payload + b"],{},{}]"
-                keyed = key if sink.has_process else None
-                self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
-            case StreamSink() | ListSink():
-                self.outputs.append(Delivery(sink, message_id, key, cast(bytes, payload)))
-            case _:
-                assert_never(sink)
+        queue, template = self.writer.to_sink(sink)
+        if payload is None:
+            dump = self.calling.pickling.dump_value
+            body = dump_value(ANY_VALUE, value, lambda: dump(sink.task, out_of_quotes(message_id), value))
+        else:
+            body = b"[[" + payload + b"],{},{}]"
+        keyed = key if sink.has_process else None
+        self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
 
     def gather(self, computation: Computation, value: Any, fires: bool = False) -> list[Any]:
         """Windows: put a value in, or let those close whose timer is due; and set the next timer."""
