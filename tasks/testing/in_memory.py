@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,13 +14,13 @@ from celery import Celery
 from config.celeryconfig import celery_options
 from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks.model.computation import Computation
-from tasks.model.errors import OneKeyWarning
 from tasks.model.values import dump_value
 from tasks.model.writing import MessageTemplate, in_quotes, json_text
 from tasks.pipeline.building import build
 from tasks.pipeline.graph import Pipeline
 from tasks.producer.installation import Installation
-from tasks.testing.memory import Clock, Memory
+from tasks.testing.keyspace import Clock
+from tasks.testing.memory import Memory
 from tasks.testing.view import Parts, Subject, View
 from tasks.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError, VirtualLoop
 
@@ -70,9 +69,7 @@ class Harness(View):
 
     def __init__(self, subject: Subject | Pipeline, settings: Settings, now: float, *, twice: bool) -> None:
         if isinstance(subject, Pipeline):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", OneKeyWarning)  # told by build_application
-                subject = build("harness", subject)
+            subject = build("harness", subject)
         parts = Parts.of(subject)
         computations = {**parts.stages, **parts.sources}
         for computation in computations.values():

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from tasks import (
+    Aggregation,
     CallableSink,
     Context,
     OneKeyWarning,
@@ -17,12 +18,14 @@ from tasks import (
     build_application,
     computation,
     computation_multi,
+    count_windows,
     key_extractor,
+    range_windows,
+    seconds,
     source,
     state_computation,
 )
 from tasks.model.policy import Then
-from tasks.pipeline.windows import Aggregation, count_windows, range_windows, seconds
 from tests.support.applications import pipelines
 
 __all__ = ["app", "pipelines"]
@@ -54,7 +57,7 @@ def first_of(pair: tuple[str, int]) -> str:
     return pair[0]
 
 
-# Failures: a pipeline for each policy. An amount of 13 always fails, one of 7 twice.
+# Failures: a pipeline for each policy. An amount of 13 always fails, one of 7 twice, 17 spoils the state, 19 fails a stage later.
 
 
 def _failing(then: Then, attempts: int, backoff_seconds: float) -> None:
@@ -65,17 +68,21 @@ def _failing(then: Then, attempts: int, backoff_seconds: float) -> None:
         known.seen.append(amount.amount)
         if amount.amount == 13 or (amount.amount == 7 and context.attempt < 3):
             raise ValueError(f"{amount.amount} is unlucky")
-        return [amount.key, list(known.seen)]
+        if amount.amount == 17:
+            known.seen.append(lambda: None)  # type: ignore[arg-type]
+        return [amount.key, amount.amount]
 
-    @computation(f"after {then}")
-    def after(told: list[object]) -> list[object]:
-        if told[1] == [5]:
-            told.append("the first")
-        return told
+    @state_computation(f"after {then}", state=Total, on_error=policy)
+    def after(told: list[object], total: Total) -> list[object]:
+        total.total += 1
+        if told[1] == 19:
+            raise ValueError("19 is too much")
+        return [told[0], total.total]
 
     beginning = source(f"amounts or {then}", type=Amount)
-    end = RedisList(f"added or {then}")
-    build_application(f"failing: {then}", beginning.key_by(key_of).to(add).to(after).to_sink(end))
+    middle = beginning.key_by(key_of).to(add)
+    told, ended = middle.to_sink(RedisList(f"told or {then}")), middle.to(after).to_sink(RedisList(f"added or {then}"))
+    build_application(f"failing: {then}", told.merge(ended))
 
 
 _failing("dead_letter", 2, 0.05)

@@ -124,15 +124,25 @@ SCENARIOS = [
     Scenario(
         name="retries, then a dead letter",
         application="failing: dead_letter",
-        sends=[("amounts or dead_letter", [*_unlucky("buried"), Amount("b buried", 7), Amount("b buried", 8)])],
-        done=both(has(8, "added or dead_letter"), lambda view: not view.parked.keys() & {"a buried", "b buried"}),
-        stages=("add or dead_letter",),
-        sinks={"added or dead_letter": first},
-        tasks=("amounts or dead_letter",),
+        sends=[("amounts or dead_letter", [*_unlucky("buried"), *(Amount("b buried", number) for number in (7, 17, 8, 19, 9))])],
+        done=both(has(9, "added or dead_letter"), lambda view: not view.parked.keys() & {"a buried", "b buried"}),
+        stages=("add or dead_letter", "after dead_letter"),
+        sinks={"told or dead_letter": first, "added or dead_letter": first},
         seconds=10,
         expected={
-            "states of add or dead_letter": {"a buried": {"seen": [1, 4, 6]}, "b buried": {"seen": [2, 3, 7, 8]}, "c buried": {"seen": [5]}},
-            "dead letters": [("amounts or dead_letter", "a buried", "computation-failed", "ValueError: 13 is unlucky", 3, False)],
+            "states of add or dead_letter": {
+                "a buried": {"seen": [1, 4, 6]},
+                "b buried": {"seen": [2, 3, 7, 8, 9]},
+                "c buried": {"seen": [5]},
+            },
+            "outputs to told or dead_letter": {
+                f"{key} buried": [[f"{key} buried", number] for number in numbers]
+                for key, numbers in {"a": (1, 4, 6), "b": (2, 3, 7, 8, 9), "c": (5,)}.items()
+            },
+            "outputs to added or dead_letter": {
+                f"{key} buried": [[f"{key} buried", number + 1] for number in range(count)]
+                for key, count in {"a": 3, "b": 5, "c": 1}.items()
+            },
         },
     ),
     Scenario(
@@ -140,18 +150,23 @@ SCENARIOS = [
         application="failing: park",
         sends=[("amounts or park", _unlucky("parked"))],
         done=both(has(4, "added or park"), is_parked("a parked", waiting=3)),
-        stages=("add or park",),
-        sinks={"added or park": first},
+        stages=("add or park", "after park"),
+        sinks={"told or park": first, "added or park": first},
         seconds=1,
-        expected={"parked": {"a parked": ("ValueError: 13 is unlucky", 2, 3, False)}, "states of add or park": {"a parked": {"seen": [1]}, "b parked": {"seen": [2, 3]}, "c parked": {"seen": [5]}}},
+        expected={
+            "parked": {"a parked": ("ValueError: 13 is unlucky", 2, 3, False)},
+            "states of add or park": {
+                f"{key} parked": {"seen": seen} for key, seen in {"a": [1], "b": [2, 3], "c": [5]}.items()
+            },
+        },
     ),
     Scenario(
         name="held",
         application="failing: hold",
         sends=[("amounts or hold", _unlucky("held"))],
         done=both(has(4, "added or hold"), is_parked("a held", waiting=3)),
-        stages=("add or hold",),
-        sinks={"added or hold": first},
+        stages=("add or hold", "after hold"),
+        sinks={"told or hold": first, "added or hold": first},
         seconds=1,
         expected={
             "parked": {"a held": ("ValueError: 13 is unlucky", 2, 3, True)},

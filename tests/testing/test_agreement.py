@@ -42,9 +42,12 @@ def on_workers(server: RedisServer, folder: Path) -> PartitionWorkers:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PartitionWorkers]:
-    """Two workers for all scenarios; none disturbs another."""
+    """Two workers for all scenarios, which are sent at once, so that they wait together; none disturbs another."""
     with RedisServer() as server, on_workers(server, tmp_path_factory.mktemp("workers")) as workers:
         workers.start(2)
+        for scenario in SCENARIOS:
+            for source, messages in scenario.sends:
+                workers.send_many(messages, source)
         yield workers
         print(workers.log_tails())
 
@@ -74,8 +77,6 @@ def test_nor_does_a_second_delivery_nor_the_size_of_batches_and_groups(scenario:
 
 @each_scenario
 def test_real_workers_agree(scenario: Scenario, live: PartitionWorkers) -> None:
-    for source, messages in scenario.sends:
-        live.send_many(messages, source)
     live.wait_until(lambda: scenario.done(live), what="not done")
     assert seen(scenario, live) == in_memory(scenario)
 

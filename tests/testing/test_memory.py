@@ -9,8 +9,9 @@ import pytest
 from tasks.producer.pipelines import applications
 from tasks.store.scripts import script
 from tasks.testing import HarnessError, harness
-from tasks.testing.memory import Clock, Memory, Stream
-from tests.simulation.keyspace import Keyspace
+from tasks.testing.keyspace import Clock, Stream
+from tasks.testing.memory import Memory
+from tests.simulation.keyspace import Keyspace as LuaKeyspace
 from tests.simulation.lua import run_script
 from tests.testing.applications import Amount, of_its_own
 from tests.testing.scenarios import Scenario
@@ -24,7 +25,7 @@ class SideBySide(Memory):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
-        self.lua = Keyspace()
+        self.lua = LuaKeyspace()
         self._inside = False
         type(self).ran = {}
 
