@@ -133,10 +133,17 @@ class Harness(View):
         self._clock.now = max(target, self._clock.now)
 
     def crash(self, at: CrashPoint) -> None:
-        """Let the worker die in the next batch that gets to this point (see `CrashPoint`); another goes on as it would.
+        """Let the worker die, as by SIGKILL, in the next batch that gets to a point; another worker takes over at once.
+
+        - `before reading`: the batch was taken from its queue, and nothing more was done;
+        - `before the step`: it is read, its states are loaded, and no computation has run;
+        - `in the step`: its first message has run;
+        - `before the commit`: all of it has run, and nothing is written;
+        - `after the commit`: all is written, and the worker has not seen the reply;
+        - `after the reply`: it has, and holds the next batch and states in its memory.
 
         Several crashes come one after the other. As in a group, what the dead worker may have died over is run message by
-        message, and a message over which `DEATHS` workers died is a dead letter.
+        message, and a message over which `DEATHS` workers died is a dead letter. Raises `HarnessError` for another word.
         """
         if at not in CRASH_POINTS:
             raise HarnessError(f"crash(at={at!r}): say one of {', '.join(CRASH_POINTS)}")

@@ -26,13 +26,7 @@ from tasks.worker.loop import PartitionLoop
 from tasks.worker.ordinary import OrdinaryRun
 from tasks.worker.reports import Reports
 
-#: Where a worker may die, in the order of one batch:
-#: `before reading`: the batch was taken from its queue, and nothing more was done;
-#: `before the step`: it is read, its states are loaded, and no computation has run;
-#: `in the step`: its first message has run;
-#: `before the commit`: all of it has run, and nothing is written;
-#: `after the commit`: all is written, and the worker has not seen that;
-#: `after the reply`: the worker has seen it, and holds the next batch and states in its memory.
+#: Where a worker may die, in the order of one batch; `Harness.crash` says what each means.
 CrashPoint = Literal[
     "before reading", "before the step", "in the step", "before the commit", "after the commit", "after the reply"
 ]

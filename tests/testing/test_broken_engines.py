@@ -97,9 +97,16 @@ BROKEN: list[Callable[[Patch], None]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def sound() -> list[dict[str, Any]]:
+    """What is seen of each scenario with the engine as it is."""
+    return [in_memory(scenario) for scenario in SCENARIOS]
+
+
 @pytest.mark.parametrize("break_it", BROKEN, ids=lambda break_it: break_it.__name__)
-def test_one_scenario_at_least_shows_it(monkeypatch: Patch, break_it: Callable[[Patch], None]) -> None:
-    sound = [in_memory(scenario) for scenario in SCENARIOS]
+def test_one_scenario_at_least_shows_it(
+    monkeypatch: Patch, break_it: Callable[[Patch], None], sound: list[dict[str, Any]]
+) -> None:
     break_it(monkeypatch)
     shown: list[str] = []
     for scenario, wanted in zip(SCENARIOS, sound, strict=True):
