@@ -20,15 +20,15 @@ def partition_harness() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="session")
-def partition_server_of_session() -> Iterator[str]:
+def _partition_server() -> Iterator[str]:
     """One embedded server for the run; its URL. A test takes `partition_server`, which empties it."""
     yield from _made_by("server")()
 
 
 @pytest.fixture
-def partition_server(partition_server_of_session: str) -> str:
+def partition_server(_partition_server: str) -> str:
     """The URL of a real Redis server with an empty database. Skips where there is no server to start."""
-    return str(_made_by("emptied")(partition_server_of_session))
+    return str(_made_by("emptied")(_partition_server))
 
 
 @pytest.fixture

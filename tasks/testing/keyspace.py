@@ -57,10 +57,7 @@ class Keyspace:
     def find(self, name: Any, kind: type) -> Any:
         """What a name holds, an empty one where it holds nothing. Raises `TypeError` where that is of another kind."""
         key = to_bytes(name)
-        end = self.ends.get(key)
-        if end is not None and end <= self.clock.milliseconds:
-            self.forget(key)
-        held = self.data.get(key)
+        held = self.data[key] if self.exists(key) else None
         if held is None:
             return kind()
         if type(held) is not kind:
@@ -71,6 +68,13 @@ class Keyspace:
         held = self.find(name, kind)
         self.data[to_bytes(name)] = held
         return held
+
+    def exists(self, key: bytes) -> bool:
+        """Whether a name holds something; what has expired is gone with this."""
+        end = self.ends.get(key)
+        if end is not None and end <= self.clock.milliseconds:
+            self.forget(key)
+        return key in self.data
 
     def forget(self, key: bytes) -> None:
         self.data.pop(key, None)
@@ -106,7 +110,7 @@ class Keyspace:
                 if key in self.ends:
                     self.ends[rest[0]] = self.ends.pop(key)
             case b"PEXPIRE":
-                if key in self.data:
+                if self.exists(key):
                     self.ends[key] = self.clock.milliseconds + int(rest[0])
             case _:
                 raise NotImplementedError(f"the harness has not been taught the command {name.decode()} (tasks.testing.keyspace)")

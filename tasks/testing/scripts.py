@@ -42,14 +42,14 @@ def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
         commands = list(_commands(rest))
         for name, key, *_ in commands:
             kind = KIND_OF.get(name)
-            if kind is not None and type(held.data.get(key, kind())) is not kind:
+            if kind is not None and held.exists(key) and type(held.data[key]) is not kind:
                 return [b"wrongtype", at, key, now, -1, 0, 0]
         if taken:
             del unread[-taken:]
             if not unread:
                 held.forget(source)
         for command in commands:
-            if command[0] != b"RENAME" or command[1] in held.data:
+            if command[0] != b"RENAME" or held.exists(command[1]):
                 held.call(*command)
         at = b"%d" % held.call("HINCRBY", facts, "position", 1)
     next_due = _move_due(held, later, queue, now)
@@ -57,7 +57,7 @@ def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
     reply = [status, at, edits, now, next_due, int(paused == b"1"), int(suspect or 0)]
     if int(most) and not reply[5]:
         messages = _oldest(held, queue, int(most), int(most_bytes))
-        if not messages and reply[6] and parked not in held.data:
+        if not messages and reply[6] and not held.exists(parked):
             held.call("HDEL", facts, "suspect")
             reply[6] = 0
         reply += messages

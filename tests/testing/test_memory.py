@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from config.settings import Settings
+from tasks import source
 from tasks.producer.pipelines import applications
 from tasks.store.scripts import script
 from tasks.testing import HarnessError, harness
@@ -13,7 +15,7 @@ from tasks.testing.keyspace import Clock, Stream
 from tasks.testing.memory import Memory
 from tests.simulation.keyspace import Keyspace as LuaKeyspace
 from tests.simulation.lua import run_script
-from tests.testing.applications import Amount, of_its_own
+from tests.testing.applications import Amount, double, key_of, of_its_own
 from tests.testing.scenarios import Scenario
 from tests.testing.test_agreement import each_scenario, in_memory
 
@@ -47,7 +49,7 @@ class SideBySide(Memory):
         finally:
             self._inside = False
         assert answer == by_lua, name
-        assert self._comparable(self.data) == self._comparable(self.lua.data), name
+        assert self._comparable(self) == self._comparable(self.lua), name
         word = f"{name} {answer[0].decode()}" if isinstance(answer, list) else name
         self.ran[word] = self.ran.get(word, 0) + 1
         return answer
@@ -55,8 +57,9 @@ class SideBySide(Memory):
     def _synchronize(self) -> None:
         self.lua.now = (self.clock.milliseconds + 0.5) / 1000
 
-    def _comparable(self, data: dict[bytes, Any]) -> dict[bytes, Any]:
-        kept = {key: held for key, held in data.items() if self.ends.get(key, 2**63) > self.clock.milliseconds}
+    def _comparable(self, one: Any) -> dict[bytes, Any]:
+        """What is held and has not expired; of a stream how many entries."""
+        kept = {key: held for key, held in one.data.items() if one.ends.get(key, 2**63) > self.clock.milliseconds}
         return {key: len(held) if type(held).__name__ == Stream.__name__ else held for key, held in kept.items()}
 
 
@@ -82,6 +85,20 @@ def test_what_is_delayed_and_large(side_by_side: type[SideBySide]) -> None:
     with harness(applications["words"]) as h:
         h.send_many(["x" * 1_500_000] * 5)
     assert side_by_side.ran["commit ok"] > 3
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_is_sent_again_under_its_id(side_by_side: type[SideBySide], twice: bool) -> None:
+    once = source("once", type=Amount, deduplicate=60).key_by(key_of).to(double, name="double once").to_sinks([])
+    with harness(once, twice=twice) as h:
+        for seconds in (0, 10, 20, 200):
+            h.advance(seconds=seconds)
+            h.send(Amount("a", 1), message_id="the one")
+        assert h.state("double once").total == 4
+    with harness(once, settings=Settings(deduplicate_ids=4), partitions=1) as h:
+        for number in [*range(5), *range(5)]:
+            h.send(Amount("a", 1), message_id=str(number))
+        assert h.state("double once").total > 10
 
 
 def test_a_name_that_holds_another_type(side_by_side: type[SideBySide]) -> None:
