@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tasks.model.computation import Computation
+from tasks.model.computation import Computation, StageNode
 from tasks.model.errors import DeclarationError, SetupError
 from tasks.model.messages import MessageCodec
 from tasks.model.values import ANY_VALUE
@@ -78,7 +78,7 @@ def _keep(output: bytes) -> None:
 
 
 def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, **more: Any) -> Computation:
-    return Computation(
+    made = Computation(
         name=name,
         function=function,
         extract=_no_key,
@@ -90,6 +90,8 @@ def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, *
         scope=f"sink {name}",
         **{"takes_context": False, **more},
     )
+    made.roots.append(StageNode(made))
+    return made
 
 
 def _no_key(message: Any) -> Any:
