@@ -51,6 +51,8 @@ class Computation:
     time_limit_seconds: float | None = None
     #: A message whose id was seen within so many seconds changes nothing; None: ids are not looked at.
     deduplicate_seconds: float | None = None
+    #: Whether a message that does not say is answered: the returned value is stored as its Celery result.
+    replies: bool = False
 
     def key_of(self, message: Any) -> str:
         """The message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
@@ -80,6 +82,7 @@ def declare(
     on_error: RetryPolicy | Then | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
+    reply: bool = False,
 ) -> Computation:
     """Look a declaration over and make its `Computation`. Raises `DeclarationError` with the mend."""
     if not isinstance(name, str) or not name.strip():
@@ -107,6 +110,7 @@ def declare(
         on_error=_looked_over(name, on_error),
         time_limit_seconds=_seconds(name, "time_limit", time_limit),
         deduplicate_seconds=_seconds(name, "deduplicate", deduplicate),
+        replies=reply,
     )
 
 

@@ -4,6 +4,7 @@ PartitionError
 ├── DeclarationError      a computation, key extractor or state class that can't work; raised when declared
 ├── MessageError          a message that can't be taken; at the producer it is raised, at a worker a dead letter
 │   └── KeyExtractionError  its key can't be had
+├── ReplyError            a returned value that was asked for can't be JSON; a failure as any other
 ├── TimeLimitExceeded     a computation took longer than its time_limit; raised inside it, and a failure as any other
 ├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
 ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
@@ -41,6 +42,10 @@ class KeyExtractionError(MessageError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="bad-key")
+
+
+class ReplyError(PartitionError, TypeError):
+    """A computation returned what can't be JSON, and its message asks for the value."""
 
 
 class TimeLimitExceeded(PartitionError):

@@ -38,6 +38,8 @@ class Headers(msgspec.Struct, gc=False):
     id: str
     eta: Any = None
     expires: Any = None
+    #: False: the sender waits for the result; True: it does not; None: it does not say.
+    ignore_result: Any = None
     #: A compressed body is opened slowly.
     compression: None = None
 
@@ -49,6 +51,7 @@ class Details(msgspec.Struct, gc=False):
     root_id: Any = None
     parent_id: Any = None
     argsrepr: Any = None
+    group: Any = None
 
 
 class _Detailed(msgspec.Struct):

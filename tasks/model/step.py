@@ -14,17 +14,22 @@ from itertools import compress
 from types import MappingProxyType
 from typing import Any, assert_never, cast
 
+from tasks.model.asking import spoken
 from tasks.model.computation import Computation, Context
 from tasks.model.errors import TimeLimitExceeded, say, trace_of
 from tasks.model.messages import details_of
 from tasks.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
 from tasks.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
-from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
+from tasks.model.reading import Asked, Broken, Item, Later, Ordinary, Skipped, Stray, Work
 
 
-def call_unlimited(item: Work, arguments: list[Any]) -> None:
+def call_unlimited(item: Work, arguments: list[Any]) -> Any:
     """Call the computation with no limit on its time."""
-    item.computation.function(*arguments)
+    return item.computation.function(*arguments)
+
+
+def answer_nobody(item: Asked) -> None:
+    """Where nobody waits for results, and nothing follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,9 @@ class StepRules:
     #: By `clock`: past this the step ends with what it has (always at least one message).
     seconds: float
     #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
-    call_limited: Callable[[Work, list[Any]], None] = call_unlimited
+    call_limited: Callable[[Work, list[Any]], Any] = call_unlimited
+    #: Makes an item's `commands` out of its `value`; what it raises is the message's failure.
+    answer: Callable[[Asked], None] = answer_nobody
 
 
 def step(
@@ -119,7 +126,7 @@ class _Step:
                 touched = self.touched.setdefault(computation, {})
             try:
                 if computation.state is None:
-                    self.call(item, None)
+                    value = self.call(item, None)
                 else:
                     slot = table[key]
                     if type(slot) is not Slot:
@@ -127,11 +134,13 @@ class _Step:
                         continue
                     touched[key] = slot
                     if computation.plain_call:
-                        computation.function(item.message, slot.state)
+                        value = computation.function(item.message, slot.state)
                     else:
-                        self.call(item, slot.state)
-                    if careful:
-                        self.checkpoints[computation, key] = self.readable(item, slot.state), len(out.done) + 1
+                        value = self.call(item, slot.state)
+                if type(item) is Asked:
+                    self.answer(item, value)
+                if careful and computation.state is not None:
+                    self.checkpoints[computation, key] = self.readable(item, touched[key].state), len(out.done) + 1
             except BaseException as error:  # whatever a user's function raises is that message's failure
                 if not self.fail(item, error):
                     break
@@ -158,7 +167,13 @@ class _Step:
             return self.out
         return self.run()  # read otherwise than then: revoked meanwhile, say
 
-    def call(self, item: Work, state: Any) -> None:
+    def answer(self, item: Asked, value: Any) -> None:
+        """Keep the value as it is now: the computation may change it later."""
+        item.value = spoken(item.computation, value)
+        self.rules.answer(item)
+        self.out.answered = True
+
+    def call(self, item: Work, state: Any) -> Any:
         computation = item.computation
         arguments = [item.message] if computation.state is None else [item.message, state]
         if computation.takes_context:
@@ -167,9 +182,8 @@ class _Step:
             message_id = item.envelope.headers.id
             arguments.append(Context(item.key, message_id, self.rules.partition, sent_at, self.attempt))
         if computation.time_limit_seconds is None:
-            computation.function(*arguments)
-        else:
-            self.rules.call_limited(item, arguments)
+            return computation.function(*arguments)
+        return self.rules.call_limited(item, arguments)
 
     @property
     def attempt(self) -> int:
@@ -261,7 +275,9 @@ class _Step:
             try:
                 fresh = computation.codec.decode(earlier.envelope.body)
                 again = Work(earlier.raw, computation, key, fresh, earlier.envelope)
-                self.call(again, slot.state)
+                value = self.call(again, slot.state)
+                if type(earlier) is Asked:
+                    self.answer(earlier, value)
                 bytes_now = self.readable(again, slot.state)
             except BaseException as error:
                 slot.state = self.rebuild(computation, key, bytes_now)
@@ -344,4 +360,4 @@ class _Step:
 
 
 def _failure(item: Work, error: BaseException, attempt: int) -> Failure:
-    return Failure(item, say(error), trace_of(error), attempt)
+    return Failure(item, say(error), trace_of(error), attempt, error)

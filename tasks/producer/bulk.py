@@ -69,7 +69,8 @@ def send_many(
     """Send every message of an iterable, which may be endless; returns how many.
 
     `progress`: a progress bar on standard error; None: when that is a terminal. `id_of`: the id of each message, unique to it,
-    by which a second sending is found (`deduplicate=`); None: a random one. Raises `MessageError` for a message
+    by which a second sending is found (`deduplicate=`), and the result of a computation with `reply=True`; None: a random one, and
+    no results. Raises `MessageError` for a message
     that does not fit (those before it are in), and `SendInterrupted` when the connection breaks.
 
     `when_full`: what is done when a queue has no room (`QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
@@ -124,7 +125,8 @@ class _Sender:
         names = installation.group.names
         self.queues = [names.queue(str(number)) for number in range(self.partitions)]
         self.templates = [
-            _Template(computation.name, names.queue_name(str(number))) for number in range(self.partitions)
+            _Template(computation.name, names.queue_name(str(number)), ignore_result=id_of is None or not computation.replies)
+            for number in range(self.partitions)
         ]
         self.sent = 0
 
@@ -210,7 +212,7 @@ class _Template:
     message smaller (798 → 614 bytes in the README's example).
     """
 
-    def __init__(self, task: str, queue: str) -> None:
+    def __init__(self, task: str, queue: str, *, ignore_result: bool) -> None:
         def text(value: object) -> bytes:
             return msgspec.json.encode(value)
 
@@ -221,7 +223,9 @@ class _Template:
             + text(task)
             + b',"group":null,"parent_id":null,"origin":'
             + text(origin)
-            + b',"ignore_result":true,"sent_at":'
+            + b',"ignore_result":'
+            + text(ignore_result)
+            + b',"sent_at":'
         )
         self._tail = (
             b'"delivery_mode":2,"delivery_info":{"exchange":"","routing_key":'

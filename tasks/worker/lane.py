@@ -40,7 +40,7 @@ class StateCache:
         old: Table = {}
         current = None
         for item in items:
-            if type(item) is not Work or item.computation.state is None:
+            if not isinstance(item, Work) or item.computation.state is None:
                 continue
             if item.computation is not current:
                 current = item.computation

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from config.settings import Settings
 from tasks.model.outcome import Pickling
-from tasks.model.reading import Work
+from tasks.model.reading import Asked, Work
 from tasks.model.step import StepRules
 from tasks.store.commits import Lease
 from tasks.store.names import Names
@@ -24,7 +26,8 @@ logger = logging.getLogger("celery.worker.partitions")
 class Stepping:
     """Made once a loop; used by its thread, but for `hangs`."""
 
-    def __init__(self, settings: Settings, names: Names, worker: str, pickling: Pickling) -> None:
+    def __init__(self, settings: Settings, names: Names, worker: str, pickling: Pickling, answer: Callable[[str, Asked], None]) -> None:
+        self.answer = answer
         self.settings, self.names, self.worker, self.pickling = settings, names, worker, pickling
         self.policies = Policies(settings)
         self.limits = TimeLimits(self.hangs)
@@ -40,13 +43,14 @@ class Stepping:
             random=random.random,
             seconds=self.settings.batch_seconds,
             call_limited=partial(self.call_limited, lane),
+            answer=partial(self.answer, lane.unit),
         )
 
-    def call_limited(self, lane: Lane, item: Work, arguments: list[object]) -> None:
+    def call_limited(self, lane: Lane, item: Work, arguments: list[object]) -> Any:
         """Call a computation that has a time limit."""
         seconds = item.computation.time_limit_seconds
         assert seconds is not None
-        self.limits.call(item.computation.function, arguments, seconds, (lane.lease, item))
+        return self.limits.call(item.computation.function, arguments, seconds, (lane.lease, item))
 
     def hangs(self, about: tuple[Lease, Work], why: str) -> None:
         """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""
