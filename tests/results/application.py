@@ -11,9 +11,9 @@ from typing import Any
 
 import redis
 
-from tasks import Context, app, computation, key_extractor, state_computation
+from tasks import Context, RetryPolicy, app, computation, key_extractor, state_computation
 
-__all__ = ["RAN", "Refused", "add", "app", "close_up", "gather", "quiet", "refuse", "spell"]
+__all__ = ["RAN", "Refused", "add", "app", "close_up", "gather", "held", "quiet", "refuse", "spell", "tried"]
 
 #: The list that ordinary tasks append `<name>:<what they were given>` to.
 RAN = "ran"
@@ -50,11 +50,29 @@ def quiet(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
     return {"key": message["key"], "number": sum(state.numbers)}
 
 
-@state_computation("results.refuse", state=Numbers, key=key_of, reply=True, on_error="dead_letter")
-def refuse(message: dict[str, Any], state: Numbers, context: Context) -> dict[str, Any]:
-    """Raises for a number below zero; for 7 at the first try."""
+@state_computation("results.refuse", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, then="dead_letter"))
+def refuse(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
+    """Raises for a number below zero."""
     state.numbers.append(message["number"])
-    if message["number"] < 0 or (message["number"] == 7 and context.attempt == 1):
+    if message["number"] < 0:
+        raise Refused(message["key"], message["number"])
+    return {"key": message["key"], "number": sum(state.numbers)}
+
+
+@state_computation("results.tried", state=Numbers, key=key_of, reply=True)
+def tried(message: dict[str, Any], state: Numbers, context: Context) -> dict[str, Any]:
+    """Raises at the first try."""
+    state.numbers.append(message["number"])
+    if context.attempt == 1:
+        raise Refused(message["key"], message["number"])
+    return {"key": message["key"], "number": sum(state.numbers)}
+
+
+@state_computation("results.held", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, then="hold"))
+def held(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
+    """Raises until the key `mended` is there."""
+    state.numbers.append(message["number"])
+    if not client().exists("mended"):
         raise Refused(message["key"], message["number"])
     return {"key": message["key"], "number": sum(state.numbers)}
 
@@ -111,3 +129,10 @@ def on_error(task_id: str) -> None:
 def on_error_here(request: Any, error: BaseException, trace: Any) -> None:
     """The new form: Celery calls it in the worker that saw the failure."""
     run(f"on error here:{request.id}:{error!r}")
+
+
+@app.task(name="results.headers", bind=True)
+def headers(self: Any, value: Any) -> dict[str, Any]:
+    """What it was told of where it comes from."""
+    request = self.request
+    return {"root": request.root_id, "parent": request.parent_id, "stamps": request.stamps}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -21,6 +22,7 @@ from tests.fundamentals.live import LiveGroup
 from tests.producer.conftest import forget
 from tests.results import application
 from tests.support.server import RedisServer
+from tests.support.wait import wait_until
 
 _numbers = count()
 
@@ -42,6 +44,25 @@ class Client:
         lines = [line.decode() for line in self.live.client.lrange(application.RAN, 0, -1)]
         return [line for line in lines if line.startswith(start)]
 
+    def listen(self, task_id: str) -> Callable[[int], list[dict[str, Any]]]:
+        """From now on hear what is told of a message: the first so many."""
+        pubsub = self.live.client.pubsub(ignore_subscribe_messages=True)
+        pubsub.subscribe(f"celery-task-meta-{task_id}")
+        heard: list[dict[str, Any]] = []
+
+        def first(count: int) -> list[dict[str, Any]]:
+            def enough() -> bool:
+                message = pubsub.get_message(timeout=0.05)
+                if message is not None:
+                    heard.append(self.app.backend.decode(message["data"]))
+                return len(heard) >= count
+
+            wait_until(enough, message=f"heard {heard}")
+            pubsub.close()
+            return heard
+
+        return first
+
     def meta(self, task_id: str) -> dict[str, Any]:
         return self.app.backend.get_task_meta(task_id, cache=False)  # type: ignore[no-any-return]
 
@@ -54,6 +75,9 @@ def connected(live: LiveGroup) -> Iterator[Client]:
     try:
         yield Client(live, app)
     finally:
+        gc.collect()  # a result that nobody asked for is unsubscribed when it goes, and its server must be there then
+        app.backend.result_consumer.stop()
+        app.backend.client.close()
         forget(app)
 
 

@@ -7,7 +7,7 @@ from celery.exceptions import TaskRevokedError
 
 from tasks import MessageError, partition_of
 from tasks.model.errors import ReplyError
-from tests.results.application import Refused, add, close_up, quiet, refuse
+from tests.results.application import Refused, add, close_up, held, quiet, refuse, tried
 from tests.results.conftest import Client
 from tests.support.wait import wait_until
 
@@ -66,11 +66,21 @@ def test_an_exception_comes_back_as_what_it_was(here: Client, key: str) -> None:
 
 
 def test_while_it_is_tried_again_it_is_told_as_retry(here: Client, key: str) -> None:
-    here.live.client.config_set("notify-keyspace-events", "")
-    states: list[str] = []
-    result = refuse.delay({"key": key, "number": 7})
-    result.get(timeout=PATIENCE, on_interval=lambda: states.append(result.state))
+    heard = here.listen(f"{key}-tried")
+    result = tried.apply_async([{"key": key, "number": 7}], task_id=f"{key}-tried")
     assert result.get(timeout=PATIENCE) == {"key": key, "number": 7}
+    assert [meta["status"] for meta in heard(2)] == ["RETRY", "SUCCESS"]
+
+
+def test_a_key_that_waits_after_its_retries_has_told_the_failure_and_tells_a_success_later(here: Client, key: str) -> None:
+    heard = here.listen(f"{key}-held")
+    result = held.apply_async([{"key": key, "number": -1}], task_id=f"{key}-held", link=here.sig("double"))
+    with pytest.raises(Refused):
+        result.get(timeout=PATIENCE)
+    here.live.client.set("mended", 1)
+    here.live.group.parked_keys.retry(key, by="a test")
+    assert [meta["status"] for meta in heard(2)] == ["FAILURE", "SUCCESS"]
+    wait_until(lambda: here.ran() == [f"double:{key}:-1"])
 
 
 def test_a_value_that_is_no_json_is_a_failure_of_its_message(here: Client, key: str) -> None:
