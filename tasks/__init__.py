@@ -24,6 +24,7 @@ from tasks.model.errors import (
     DeclarationError,
     KeyExtractionError,
     MessageError,
+    OneKeyWarning,
     PartitionError,
     QueueFull,
     SetupError,
@@ -32,9 +33,19 @@ from tasks.model.errors import (
 )
 from tasks.model.keys import partition_of
 from tasks.model.policy import RetryPolicy
+from tasks.pipeline.sinks import CallableSink, FileSink, RedisList, RedisStream, StdoutSink, TaskSink, TCPSinkConfig
+from tasks.pipeline.sources import FileSource, GenSourceConfig, StreamSource, TCPSourceConfig
 from tasks.producer.bulk import SendInterrupted
 from tasks.producer.declarations import use_by_default
-from tasks.producer.handle import OrderedComputation, StateComputation, computation, state_computation
+from tasks.producer.handle import (
+    OrderedComputation,
+    StateComputation,
+    computation,
+    computation_multi,
+    state_computation,
+    state_computation_multi,
+)
+from tasks.producer.pipelines import Application, build_application, source
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -46,13 +57,21 @@ use_by_default(make_app)
 del globals()["app"]
 
 __all__ = [
+    "Application",
+    "CallableSink",
     "Context",
     "DeclarationError",
+    "FileSink",
+    "FileSource",
+    "GenSourceConfig",
     "KeyExtractionError",
     "MessageError",
+    "OneKeyWarning",
     "OrderedComputation",
     "PartitionError",
     "QueueFull",
+    "RedisList",
+    "RedisStream",
     "RetryPolicy",
     "SendInterrupted",
     "Settings",
@@ -60,13 +79,22 @@ __all__ = [
     "SetupError",
     "StateComputation",
     "StateError",
+    "StdoutSink",
+    "StreamSource",
+    "TCPSinkConfig",
+    "TCPSourceConfig",
+    "TaskSink",
     "TimeLimitExceeded",
     "app",
+    "build_application",
     "computation",
+    "computation_multi",
     "install",
     "key_extractor",
     "partition_of",
+    "source",
     "state_computation",
+    "state_computation_multi",
 ]
 
 

@@ -1,17 +1,19 @@
-"""A computation as declared: its function, its state class, its key extractor, and what follows a failure."""
+"""A computation as declared: its function, its state class, its key extractor, what follows a failure, and, in a pipeline, the
+stages that a message of it runs through."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from tasks.model.errors import DeclarationError, KeyExtractionError, say
 from tasks.model.keys import SHORT_KEY, spell_key
 from tasks.model.messages import MessageCodec, first_annotation
 from tasks.model.policy import THEN, RetryPolicy, Then
+from tasks.model.sinks import Sink
 from tasks.model.state import StateClass
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +32,53 @@ class Context:
     sent_at: float | None
     #: 1 at first, one more with each retry.
     attempt: int
+
+
+class Windows(Protocol):
+    """What the step asks of a stage that gathers messages in windows. Times are seconds since the epoch."""
+
+    def take(self, state: Any, value: Any, key: str, event_time: float | None, now: float) -> list[Any]:
+        """Put a value into its windows; the outputs of those that close."""
+        ...
+
+    def fire(self, state: Any, key: str, now: float) -> list[Any]:
+        """A timer is due: the outputs of the windows that close."""
+        ...
+
+    def due(self, state: Any) -> float | None:
+        """When it wants `fire` to be called next, by the server's clock."""
+        ...
+
+
+Role = Literal["task", "source", "stage"]
+
+
+@dataclass(slots=True, eq=False)
+class StageNode:
+    """A stage of a pipeline: a computation, and what takes that which it returns."""
+
+    computation: Computation
+    then: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class HopNode:
+    """The way to a stage under another key: a message on that key's partition queue."""
+
+    #: Gives the key.
+    extract: Callable[[Any], Any]
+    stage: Computation
+
+
+@dataclass(slots=True, eq=False)
+class SinkNode:
+    """The end of a pipeline; `extract`: the key that it is told, where that is another than the stage's."""
+
+    sink: Sink
+    extract: Callable[[Any], Any] | None = None
+
+
+Node = StageNode | HopNode | SinkNode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,14 +102,42 @@ class Computation:
     deduplicate_seconds: float | None = None
     #: Whether a message that does not say is answered: the returned value is stored as its Celery result.
     replies: bool = False
+    #: `task`: stands alone, and producers send to it. `source`: producers send to it, and its pipeline's stages take the message.
+    #: `stage`: gets its messages from the stage before it.
+    role: Role = "task"
+    #: It returns a list, whose elements go on one by one.
+    multi: bool = False
+    #: What it does instead of calling `function`; its state is what the windows hold.
+    windows: Windows | None = None
+    #: The time of a source's message, seconds since the epoch; None: when it arrives.
+    event_time: Callable[[Any], Any] | None = None
+    #: Its messages may hold any Python value (`tasks.model.values`), not only what JSON can.
+    takes_values: bool = False
+    #: What is applied again together when a message of a key fails: computations of one pipeline share states.
+    scope: str = ""
+    #: Modules whose classes a value between stages may be made of.
+    modules: tuple[str, ...] = ()
+    #: What a message of a source or a stage is given to, in this order; filled when the pipeline is built.
+    roots: list[Node] = field(default_factory=list)
+    #: Every computation whose state a message of this one may change.
+    stateful: list[Computation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.state is not None and self.role == "task":
+            self.stateful.append(self)
 
     def key_of(self, message: Any) -> str:
         """The message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
-        try:
-            key = self.extract(message)
-        except (Exception, SystemExit) as error:
-            raise KeyExtractionError(f"the key extractor raised {say(error)}") from error
-        return key if type(key) is str and len(key) < SHORT_KEY else spell_key(key)
+        return extracted_key(self.extract, message)
+
+
+def extracted_key(extract: Callable[[Any], Any], message: Any) -> str:
+    """A message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
+    try:
+        key = extract(message)
+    except (Exception, SystemExit) as error:
+        raise KeyExtractionError(f"the key extractor raised {say(error)}") from error
+    return key if type(key) is str and len(key) < SHORT_KEY else spell_key(key)
 
 
 def key_extractor(function: F) -> F:
@@ -78,16 +155,20 @@ def declare(
     *,
     name: str,
     state: type | None,
-    key: Callable[[Any], Any],
+    key: Callable[[Any], Any] | None,
+    multi: bool = False,
     on_error: RetryPolicy | Then | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
 ) -> Computation:
-    """Look a declaration over and make its `Computation`. Raises `DeclarationError` with the mend."""
+    """Look a declaration over and make its `Computation`. Raises `DeclarationError` with the mend.
+
+    Without a `key` it is a stage, to be used in pipelines; `multi`: it returns a list of outputs.
+    """
     if not isinstance(name, str) or not name.strip():
         raise DeclarationError("a computation needs a name=, the task name that producers send")
-    if not callable(key):
+    if key is not None and not callable(key):
         raise DeclarationError(f"computation {name!r}: key= wants a key extractor, a function of one message")
     if state is None:
         parameters = _positional(function, f"computation {name!r}", (1, 2), "(message) or (message, context)")
@@ -98,20 +179,49 @@ def declare(
     if any(is_kind(function) for is_kind in _NOT_PLAIN):
         # Calling one runs nothing of its body: every message would be taken, and nothing done.
         raise DeclarationError(f"computation {name!r} is async or a generator; a computation is a plain function")
+    if reply and key is None:
+        raise DeclarationError(f"computation {name!r}: reply=True wants a key=; what a stage returns goes on in its pipeline")
     takes_context = len(parameters) == (2 if state is None else 3)
     return Computation(
         name=name,
         function=function,
-        extract=key,
-        codec=MessageCodec(first_annotation(function, parameters[0]), parameters[0]),
+        extract=key if key is not None else _no_key(name),
+        codec=_codec(function, parameters[0], is_stage=key is None),
         state=None if state is None else StateClass(state),
         takes_context=takes_context,
-        plain_call=state is not None and not takes_context and time_limit is None,
+        plain_call=key is not None and state is not None and not takes_context and time_limit is None,
         on_error=_looked_over(name, on_error),
-        time_limit_seconds=_seconds(name, "time_limit", time_limit),
-        deduplicate_seconds=_seconds(name, "deduplicate", deduplicate),
         replies=reply,
+        time_limit_seconds=seconds_or_none(name, "time_limit", time_limit),
+        deduplicate_seconds=seconds_or_none(name, "deduplicate", deduplicate),
+        role="task" if key is not None else "stage",
+        multi=multi,
+        scope=name,
     )
+
+
+def _codec(function: Callable[..., Any], parameter: str, *, is_stage: bool) -> MessageCodec:
+    """Between stages any Python value can go, so that an annotation need not be one that JSON can be made into."""
+    annotation = first_annotation(function, parameter)
+    try:
+        return MessageCodec(annotation, parameter)
+    except DeclarationError:
+        if not is_stage:
+            raise
+        codec = MessageCodec(inspect.Parameter.empty, parameter)
+        codec.annotation = annotation
+        return codec
+
+
+def _no_key(name: str) -> Callable[[Any], Any]:
+    """The key extractor of a computation that has none."""
+
+    def no_key(message: Any) -> Any:
+        raise KeyExtractionError(
+            f"{name!r} is a stage of a pipeline: send to the pipeline's source; or give it a key= to send to it"
+        )
+
+    return no_key
 
 
 def _looked_over(name: str, on_error: RetryPolicy | Then | None) -> RetryPolicy | Then | None:
@@ -120,7 +230,8 @@ def _looked_over(name: str, on_error: RetryPolicy | Then | None) -> RetryPolicy 
     raise DeclarationError(f"computation {name!r}: on_error= wants a RetryPolicy or one of {', '.join(THEN)}")
 
 
-def _seconds(name: str, parameter: str, value: timedelta | float | None) -> float | None:
+def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) -> float | None:
+    """Seconds of a parameter that may be a timedelta. Raises `DeclarationError` for what is not above zero."""
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value

@@ -25,6 +25,10 @@ class PartitionError(Exception):
     """Base of all that this product raises on purpose."""
 
 
+class OneKeyWarning(UserWarning):
+    """A stage of a pipeline has one key, and so no parallelism."""
+
+
 class DeclarationError(PartitionError, TypeError):
     """A declaration that can't work; raised at import of the user's module."""
 

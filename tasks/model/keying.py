@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tasks.model.computation import Computation
 from tasks.model.messages import open_envelope
+from tasks.model.reading import decoded, key_in_header, no_values
 
 
 def key_in(raw: bytes, computations: Mapping[str, Computation]) -> tuple[str, str] | None:
@@ -18,6 +19,8 @@ def key_in(raw: bytes, computations: Mapping[str, Computation]) -> tuple[str, st
         computation = computations.get(envelope.headers.task)
         if computation is None:
             return None
-        return computation.name, computation.key_of(computation.codec.decode(envelope.body))
+        if computation.role == "stage":
+            return computation.name, key_in_header(computation, envelope.headers.partition_key)
+        return computation.name, computation.key_of(decoded(computation, envelope, no_values))
     except (Exception, SystemExit):  # a bad message, or the user's extractor
         return None

@@ -40,6 +40,8 @@ class Headers(msgspec.Struct, gc=False):
     expires: Any = None
     #: False: the sender waits for the result; True: it does not; None: it does not say.
     ignore_result: Any = None
+    #: Of a message between stages: its key.
+    partition_key: Any = None
     #: A compressed body is opened slowly.
     compression: None = None
 
@@ -52,6 +54,8 @@ class Details(msgspec.Struct, gc=False):
     parent_id: Any = None
     argsrepr: Any = None
     group: Any = None
+    #: Of a message between stages whose source says the time of its messages, seconds since the epoch.
+    event_time: Any = None
 
 
 class _Detailed(msgspec.Struct):
@@ -197,6 +201,10 @@ def moment(value: object) -> float | None:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
+#: Annotations that say no more than JSON does, and less than a Python value holds.
+_BARE = (dict, list, tuple, set, frozenset, bytes, bytearray)
+
+
 class MessageCodec:
     """Between a user's message and the body of a Celery message, for one annotation.
 
@@ -213,6 +221,8 @@ class MessageCodec:
             self._validate = typing.cast(Any, wanted).model_validate
             wanted = Any
         self._wanted = wanted
+        #: Whether the annotation says how JSON is to be read; bare containers don't.
+        self.is_typed = self._validate is not None or wanted not in (Any, *_BARE)
         try:
             # [args, kwargs, …]; what comes after is not looked at.
             fields = [("args", tuple[wanted]), ("kwargs", _NoArguments)]
@@ -239,10 +249,7 @@ class MessageCodec:
 
         Raises `MessageError` with the field's path when it does not fit.
         """
-        try:
-            body = b"[[" + _encode_message(message) + b"],{},{}]"
-        except (TypeError, ValueError, msgspec.EncodeError, RecursionError, OverflowError) as error:
-            raise MessageError(f"can't be written as JSON: {error}", reason="wrong-type") from error
+        body = b"[[" + write_message(message) + b"],{},{}]"
         return body, self.decode(body)
 
     def decode(self, body: bytes) -> Any:
@@ -323,6 +330,14 @@ def arguments(content: Any) -> tuple[Any, Any]:
     if not isinstance(content, list) or len(content) < 2:
         raise MessageError("a body must be [args, kwargs, embed]", reason="wrong-arguments")
     return content[0], content[1]
+
+
+def write_message(message: object) -> bytes:
+    """A message as JSON. Raises `MessageError` for what can't be."""
+    try:
+        return _encode_message(message)
+    except (TypeError, ValueError, msgspec.EncodeError, RecursionError, OverflowError) as error:
+        raise MessageError(f"can't be written as JSON: {error}", reason="wrong-type") from error
 
 
 def _encode_message(message: object) -> bytes:

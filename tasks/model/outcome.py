@@ -10,6 +10,7 @@ import msgspec
 
 from tasks.model.computation import Computation
 from tasks.model.reading import Broken, Later, Ordinary, Skipped, Work
+from tasks.model.sinks import ListSink, StreamSink
 
 
 class Slot(msgspec.Struct, gc=False):
@@ -35,16 +36,54 @@ class Pickling:
 
     dump: Callable[[Computation, str, Any], bytes]
     load: Callable[[Computation, str, bytes], Any]
+    #: A value for the message of an id to a task, always signed. Raises `StateError` when there is no signing key.
+    dump_value: Callable[[str, str, Any], bytes]
+    #: The value back, of the message of an id to a computation. Raises `StateError`, and unpickles nothing that is not signed.
+    load_value: Callable[[Computation, str, bytes], Any]
+
+
+class Hop(msgspec.Struct, gc=False):
+    """An output that is a message to a stage under another key."""
+
+    partition: int
+    raw: bytes
+
+
+class Timer(msgspec.Struct, gc=False):
+    """A message that a stage sends itself, to come at a time (seconds since the epoch)."""
+
+    due: float
+    raw: bytes
+
+
+class Push(msgspec.Struct, gc=False):
+    """An output that is a message on a Celery queue, named as Celery names it."""
+
+    queue: str
+    raw: bytes
+
+
+class Delivery(msgspec.Struct, gc=False):
+    """An output that is an element of something else in Redis."""
+
+    sink: StreamSink | ListSink
+    message_id: str
+    key: str
+    payload: bytes
+
+
+Emission = Hop | Timer | Push | Delivery
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try that raised."""
+    """A try that raised; `stage`: the computation in which."""
 
     item: Work
     error: str
     trace: str
     attempt: int
+    stage: str = ""
     #: What was raised, for whoever waits for the message's result.
     exception: BaseException | None = None
 
@@ -82,6 +121,8 @@ class Outcome:
     done: list[Work] = field(default_factory=list)
     began: list[float] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    #: What the messages in `done` put out, in order.
+    emitted: list[Emission] = field(default_factory=list)
     ended: float = 0.0
     #: Some of `done` are `Asked`: what they made goes into the commit.
     answered: bool = False

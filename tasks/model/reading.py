@@ -6,7 +6,8 @@ that can't be taken becomes a `Broken`.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+import binascii
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal
 from zlib import crc32
 
@@ -14,9 +15,10 @@ import msgspec
 
 from tasks.model.asking import asks
 from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, encodable, say, shortened, trace_of
-from tasks.model.keys import SHORT_KEY, key_bytes, spell_key
+from tasks.model.errors import KeyExtractionError, MessageError, StateError, encodable, say, shortened, trace_of
+from tasks.model.keys import SHORT_KEY, key_bytes, key_text, spell_key
 from tasks.model.messages import MOST_BYTES, NOT_USUAL, Envelope, Headers, moment, name_of, open_slowly, open_usual
+from tasks.model.values import load_value
 
 
 class Work(msgspec.Struct, gc=False):
@@ -82,6 +84,15 @@ class Broken(msgspec.Struct, gc=False):
 Item = Work | Stray | Later | Skipped | Ordinary | Broken
 
 
+#: From the computation, the message's id and the signed bytes to a value. Raises `StateError`.
+LoadValue = Callable[[Computation, str, bytes], Any]
+
+
+def no_values(computation: Computation, message_id: str, signed: bytes) -> Any:
+    """Where there is no key to check a signature with."""
+    raise StateError("no signature can be checked here")
+
+
 #: Keys whose partition is remembered between batches, for a unit: about 10 MB.
 MOST_PLACES = 100_000
 
@@ -98,6 +109,8 @@ class Reading(msgspec.Struct, frozen=True):
     partitions: int
     #: A longer message is not decoded (MESSAGE_BYTES).
     most_bytes: int = MOST_BYTES
+    #: Opens the signed pickles of messages between stages.
+    load_value: LoadValue = no_values
     #: The partitions of keys met before; saves the checksum. Bounded by `read_batch`.
     places: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -137,6 +150,9 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             if computation is None:
                 append(_ordinary(raw, headers, reading))
                 continue
+            if computation.takes_values:
+                append(_of_stage(raw, computation, envelope, reading))
+                continue
             codec, body = computation.codec, envelope.body
             if codec.decode_usual is None or b'"__type__"' in body:
                 message = codec.decode(body)
@@ -169,6 +185,43 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
         except (Exception, SystemExit) as error:  # nothing that a message does may stop its queue
             append(_broken(raw, _unforeseen(error)))
     return items
+
+
+def decoded(computation: Computation, envelope: Envelope, open_value: LoadValue) -> Any:
+    """The message of an envelope, made anew. Raises `MessageError`."""
+    if not computation.takes_values:
+        return computation.codec.decode(envelope.body)
+    message_id = envelope.headers.id
+    return load_value(computation.codec, envelope.body, lambda signed: open_value(computation, message_id, signed))
+
+
+def key_in_header(computation: Computation, value: object) -> str:
+    """The key of a message to a stage, from the header that the stage before it wrote. Raises `KeyExtractionError`."""
+    if isinstance(value, str):
+        return spell_key(value)
+    if isinstance(value, dict) and isinstance(value.get("base64"), str):
+        try:
+            return spell_key(key_text(binascii.a2b_base64(value["base64"], strict_mode=True)))
+        except binascii.Error as error:
+            raise KeyExtractionError(f"the key in the header partition_key is not base64: {error}") from None
+    raise KeyExtractionError(
+        f"{computation.name!r} is a stage of {computation.scope}: it gets its messages, with their keys, from the stage before it. "
+        "Send to the pipeline's source"
+    )
+
+
+def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading: Reading) -> Work | Stray:
+    """A message that a stage, or the process of a source, has written."""
+    if computation.role == "stage":
+        key = key_in_header(computation, envelope.headers.partition_key)
+        where = crc32(key_bytes(key)) % reading.partitions
+        if where != reading.partition:
+            return Stray(raw, where)
+        return Work(raw, computation, key, decoded(computation, envelope, reading.load_value), envelope)
+    message = decoded(computation, envelope, reading.load_value)
+    key = computation.key_of(message)
+    where = crc32(key_bytes(key)) % reading.partitions
+    return Work(raw, computation, key, message, envelope) if where == reading.partition else Stray(raw, where)
 
 
 def _not_now(

@@ -42,11 +42,14 @@ _NOT_DATA = (
 class StateClass(Generic[S]):
     """A state class that was looked over: makes new objects, and completes unpickled ones."""
 
-    __slots__ = ("_defaults", "cls", "names")
+    __slots__ = ("_defaults", "cls", "modules", "names")
 
-    def __init__(self, cls: type[S]) -> None:
-        """Raises `DeclarationError` when `cls` can't be made with no arguments, pickled, or changed."""
-        self.cls = cls
+    def __init__(self, cls: type[S], modules: tuple[str, ...] = ()) -> None:
+        """Raises `DeclarationError` when `cls` can't be made with no arguments, pickled, or changed.
+
+        `modules`: what its pickles may name beside its own module's classes, as entries of STATE_MODULES.
+        """
+        self.cls, self.modules = cls, modules
         if not isinstance(cls, type):
             raise DeclarationError(f"state= wants a class, not {cls!r}")
         if issubclass(cls, _IMMUTABLE):
@@ -87,7 +90,7 @@ class StateClass(Generic[S]):
 
         Called for each app that knows the computation: what is allowed is a setting.
         """
-        allowed = Allowed(self.cls, modules)
+        allowed = Allowed(self.cls, (*modules, *self.modules))
         for module, name in self.names:
             try:
                 allowed.find(module, name)

@@ -15,17 +15,19 @@ from types import MappingProxyType
 from typing import Any, assert_never, cast
 
 from tasks.model.asking import spoken
-from tasks.model.computation import Computation, Context
-from tasks.model.errors import TimeLimitExceeded, say, trace_of
-from tasks.model.messages import details_of
+from tasks.model.calling import Caller, Calling
+from tasks.model.computation import Computation
+from tasks.model.errors import TimeLimitExceeded, say
 from tasks.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
 from tasks.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
 from tasks.model.reading import Asked, Broken, Item, Later, Ordinary, Skipped, Stray, Work
+from tasks.model.replaying import Replay, failure_of
+from tasks.model.writing import MessageWriter
 
 
-def call_unlimited(item: Work, arguments: list[Any]) -> Any:
+def call_unlimited(computation: Computation, item: Work, arguments: list[Any]) -> Any:
     """Call the computation with no limit on its time."""
-    return item.computation.function(*arguments)
+    return computation.function(*arguments)
 
 
 def answer_nobody(item: Asked) -> None:
@@ -48,9 +50,13 @@ class StepRules:
     #: By `clock`: past this the step ends with what it has (always at least one message).
     seconds: float
     #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
-    call_limited: Callable[[Work, list[Any]], Any] = call_unlimited
+    call_limited: Callable[[Computation, Work, list[Any]], Any] = call_unlimited
     #: Makes an item's `commands` out of its `value`; what it raises is the message's failure.
     answer: Callable[[Asked], None] = answer_nobody
+    #: Makes the messages of outputs; None where no pipeline is.
+    writer: MessageWriter | None = None
+    #: Seconds since the epoch by the server's clock: what windows take for the time.
+    now: float = 0.0
 
 
 def step(
@@ -91,10 +97,16 @@ class _Step:
         self.mailbox_lengths = mailbox_lengths
         self.parked, self.mailbox_of, self.first_attempt = parked, mailbox_of, attempt
         self.out = Outcome()
-        #: States that computations of this step were given, by computation, then key.
-        self.touched: dict[Computation, dict[str, Slot]] = {}
-        #: Where a replay begins: the state's bytes, and how many of `out.done` they include.
-        self.checkpoints: dict[tuple[Computation, str], tuple[bytes | None, int]] = {}
+        calling = Calling(
+            partition=rules.partition,
+            pickling=rules.pickling,
+            call_limited=rules.call_limited,
+            writer=rules.writer,
+            now=rules.now,
+        )
+        self.caller = Caller(states, calling)
+        self.touched = self.caller.touched
+        self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer)
 
     def run(self) -> Outcome:
         out, clock, parked_now = self.out, self.rules.clock, self.out.parked
@@ -123,24 +135,26 @@ class _Step:
             if computation is not current:
                 current = computation
                 table = self.states.get(computation.name, {})
-                touched = self.touched.setdefault(computation, {})
+                if computation.plain_call:
+                    touched = self.touched.setdefault(computation, {})
             try:
-                if computation.state is None:
-                    value = self.call(item, None)
-                else:
+                if computation.plain_call:
                     slot = table[key]
                     if type(slot) is not Slot:
                         self.bury(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
                         continue
                     touched[key] = slot
-                    if computation.plain_call:
-                        value = computation.function(item.message, slot.state)
-                    else:
-                        value = self.call(item, slot.state)
-                if type(item) is Asked:
-                    self.answer(item, value)
-                if careful and computation.state is not None:
-                    self.checkpoints[computation, key] = self.readable(item, touched[key].state), len(out.done) + 1
+                    value = computation.function(item.message, slot.state)
+                    if type(item) is Asked:
+                        self.answer(item, value)
+                else:
+                    unreadable = self.unreadable(item)
+                    if unreadable is not None:
+                        self.bury(item, "unreadable-state", unreadable, "", 1)
+                        continue
+                    self.replay.call(item, item, self.attempt)
+                if careful:
+                    self.replay.checkpoint(item)
             except BaseException as error:  # whatever a user's function raises is that message's failure
                 if not self.fail(item, error):
                     break
@@ -154,6 +168,7 @@ class _Step:
         else:
             out.taken = taken
         self.pickle_touched()
+        out.emitted = self.replay.outputs()
         out.ended = clock()
         return out
 
@@ -161,7 +176,6 @@ class _Step:
         """The first item counts as failed; nothing is called."""
         item = self.items[0]
         if isinstance(item, Work):
-            self.touched[item.computation] = {}
             self.out.taken = int(self.fail(item, TimeLimitExceeded(text)))
             self.out.ended = self.rules.clock()
             return self.out
@@ -173,17 +187,13 @@ class _Step:
         self.rules.answer(item)
         self.out.answered = True
 
-    def call(self, item: Work, state: Any) -> Any:
-        computation = item.computation
-        arguments = [item.message] if computation.state is None else [item.message, state]
-        if computation.takes_context:
-            sent_at = details_of(item.raw).sent_at
-            sent_at = sent_at if isinstance(sent_at, int | float) else None
-            message_id = item.envelope.headers.id
-            arguments.append(Context(item.key, message_id, self.rules.partition, sent_at, self.attempt))
-        if computation.time_limit_seconds is None:
-            return computation.function(*arguments)
-        return self.rules.call_limited(item, arguments)
+    def unreadable(self, item: Work) -> str | None:
+        """Why one of the states that the message may change can't be read, if so."""
+        for stage in item.computation.stateful:
+            slot = self.states[stage.name][item.key]
+            if type(slot) is not Slot:
+                return cast(Unreadable, slot).error
+        return None
 
     @property
     def attempt(self) -> int:
@@ -210,20 +220,19 @@ class _Step:
 
     def fail(self, item: Work, error: BaseException) -> bool:
         """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
-        failure = _failure(item, error, self.attempt)
+        at = (self.caller.at or item.computation) if item.computation.roots else item.computation
+        failure = failure_of(item, error, self.attempt, at)
         try:
-            undone = self.replay(item.computation, item.key)
+            undone = self.replay.run(item)
         except Exception as unreadable:
-            self.give_up(item.computation, item.key, unreadable)
+            self.give_up(item, unreadable)
             self.bury(item, "unreadable-state", say(unreadable), failure.trace, failure.attempt)
             return True
         if undone is not None:
             self.park_from(undone, [item.raw])
             return self.mailbox_of is None
         self.out.failures.append(failure)
-        follows = after_failure(
-            self.rules.policy_of(item.computation), error, failure.attempt, self.rules.random
-        )
+        follows = after_failure(self.rules.policy_of(at), error, failure.attempt, self.rules.random)
         match follows:
             case GiveUp():
                 self.bury(item, "computation-failed", failure.error, failure.trace, failure.attempt)
@@ -257,80 +266,38 @@ class _Step:
         self.bury(item, "mailbox-full", error, "", 0)
         return True
 
-    def replay(self, computation: Computation, key: str) -> Failure | None:
-        """Make the key's state again as its good messages of this step left it, from its last known bytes.
-
-        Returns the failure of a message that went well at first and raises now; the state is then as before it.
-        """
-        if computation.state is None:
-            return None
-        slot = cast(Slot, self.states[computation.name][key])
-        self.touched[computation].pop(key, None)
-        bytes_now, included = self.checkpoints.get((computation, key), (slot.stored, 0))
-        slot.state = self.rebuild(computation, key, bytes_now)
-        for index in range(included, len(self.out.done)):
-            earlier = self.out.done[index]
-            if earlier.key != key or earlier.computation is not computation:
-                continue
-            try:
-                fresh = computation.codec.decode(earlier.envelope.body)
-                again = Work(earlier.raw, computation, key, fresh, earlier.envelope)
-                value = self.call(again, slot.state)
-                if type(earlier) is Asked:
-                    self.answer(earlier, value)
-                bytes_now = self.readable(again, slot.state)
-            except BaseException as error:
-                slot.state = self.rebuild(computation, key, bytes_now)
-                if bytes_now is not slot.stored:
-                    self.touched[computation][key] = slot
-                return _failure(earlier, error, 1)
-            self.checkpoints[computation, key] = bytes_now, index + 1
-            self.touched[computation][key] = slot
-        if bytes_now is not slot.stored:
-            self.touched[computation][key] = slot
-        return None
-
-    def rebuild(self, computation: Computation, key: str, stored: bytes | None) -> Any:
-        assert computation.state is not None
-        return computation.state.new() if stored is None else self.rules.pickling.load(computation, key, stored)
-
-    def readable(self, item: Work, state: Any) -> bytes:
-        """The state's bytes, known to make a state again: some objects pickle, and do not unpickle."""
-        pickling = self.rules.pickling
-        made = pickling.dump(item.computation, item.key, state)
-        pickling.load(item.computation, item.key, made)
-        return made
-
     def park_from(self, failure: Failure, then: list[bytes]) -> None:
-        """Take a message that had gone well, and all of its computation and key after it, back into the mailbox."""
+        """Take a message that had gone well, and all of its scope and key after it, back into the mailbox."""
         out, item = self.out, failure.item
         kept, back = [], []
         found = False
         for work, began in zip(out.done, out.began, strict=True):
             found = found or work is item
-            if found and work.key == item.key and work.computation is item.computation:
+            if found and work.key == item.key and work.computation.scope == item.computation.scope:
                 back.append(work.raw)
             else:
                 kept.append((work, began))
         out.done[:], out.began[:] = [work for work, _ in kept], [began for _, began in kept]
         # Checkpoints count places in `done`, which has moved: every state is replayed from its bytes, if it must be.
-        self.checkpoints.clear()
+        self.replay.checkpoints.clear()
         out.failures.append(failure)
         seconds = self.rules.policy_of(item.computation).wait_after(1, self.rules.random())
         out.parked[item.key] = Parking(failure, seconds, used_up=False)
         out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
 
-    def give_up(self, computation: Computation, key: str, error: Exception) -> None:
-        """The state's own bytes can't be read back: all that this step did to it is undone, into dead letters."""
-        out = self.out
-        keep = [not (work.key == key and work.computation is computation) for work in out.done]
+    def give_up(self, item: Work, error: Exception) -> None:
+        """A state's own bytes can't be read back: all that this step did to the key is undone, into dead letters."""
+        out, scope, key = self.out, item.computation.scope, item.key
+        keep = [not (work.key == key and work.computation.scope == scope) for work in out.done]
         for work, kept in zip(out.done, keep, strict=True):
             if not kept:
                 self.bury(work, "unreadable-state", say(error), "", 1)
         out.done[:], out.began[:] = list(compress(out.done, keep)), list(compress(out.began, keep))
-        self.checkpoints.clear()
-        self.touched[computation].pop(key, None)
-        cast(dict[str, Any], self.states[computation.name])[key] = Unreadable(say(error))
+        self.replay.checkpoints.clear()
+        for stage in self.replay.slots_of(scope, key):
+            self.touched[stage].pop(key)
+            out.states.get(stage.name, {}).pop(key, None)
+            cast(dict[str, Any], self.states[stage.name])[key] = Unreadable(say(error))
 
     def bury(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
         headers = item.envelope.headers
@@ -339,25 +306,33 @@ class _Step:
     def pickle_touched(self) -> None:
         """New bytes of every state that changed. Of one that can't be pickled, the message that spoiled it fails."""
         dump = self.rules.pickling.dump
-        for computation, slots in self.touched.items():
-            changed = self.out.states.setdefault(computation.name, {})
+        for stage, slots in self.touched.items():
+            changed = self.out.states.setdefault(stage.name, {})
             for key, slot in list(slots.items()):
                 try:
-                    after = dump(computation, key, slot.state)
+                    after = dump(stage, key, slot.state)
                 except Exception:
-                    try:
-                        undone = self.replay(computation, key)
-                    except Exception as unreadable:
-                        self.give_up(computation, key, unreadable)
-                        continue
-                    if undone is not None:
-                        self.park_from(undone, [])
-                    if key not in slots:
-                        continue
-                    after = dump(computation, key, slot.state)
+                    self.mend(stage, key)
+                    continue
                 if after != slot.stored:
                     changed[key] = after
 
+    def mend(self, spoiled: Computation, key: str) -> None:
+        """The key's state can't be pickled: fail the message that made it so, and pickle what is left of the key's states."""
+        scope = spoiled.scope
+        last = next(work for work in reversed(self.out.done) if work.key == key and work.computation.scope == scope)
+        before = self.replay.slots_of(scope, key)
+        try:
+            undone = self.replay.run(last)
+        except Exception as unreadable:
+            self.give_up(last, unreadable)
+            return
+        if undone is not None:
+            self.park_from(undone, [])
+        for stage in before:
+            self.out.states.get(stage.name, {}).pop(key, None)
+        for stage, slot in self.replay.slots_of(scope, key).items():
+            after = self.rules.pickling.dump(stage, key, slot.state)
+            if after != slot.stored:
+                self.out.states.setdefault(stage.name, {})[key] = after
 
-def _failure(item: Work, error: BaseException, attempt: int) -> Failure:
-    return Failure(item, say(error), trace_of(error), attempt, error)

@@ -45,6 +45,7 @@ def add_computation(computation: Computation) -> None:
         raise DeclarationError(
             f"computation {computation.name!r} is declared twice: in {before.function.__module__} and in "
             f"{computation.function.__module__}. Names are what producers send, so each needs its own"
+            + (" (a stage is named by .to(…, name=…))" if computation.role == "stage" else "")
         )
     for installation in _installations:
         _check_state(installation, computation)
@@ -81,6 +82,8 @@ def _register(installation: Installation, computation: Computation) -> None:
 
 def _same_source(one: Computation, other: Computation) -> bool:
     """The same function imported again: a reload, or a script that is also `__main__`."""
+    if one.role != other.role or (one.role != "task" and one.scope != other.scope):
+        return False
     return one.function.__qualname__ == other.function.__qualname__ and (
         one.function.__module__ == other.function.__module__
         or "__main__" in (one.function.__module__, other.function.__module__)

@@ -119,7 +119,7 @@ def state_computation(
     name: str,
     *,
     state: type[S],
-    key: Callable[[Any], Any],
+    key: Callable[[Any], Any] | None = None,
     on_error: RetryPolicy | Then | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
@@ -128,7 +128,8 @@ def state_computation(
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
     `name`: what producers send. `state`: a class that can be made with no arguments and pickled; one object per key.
-    `key`: the key extractor. The function runs in a partition worker, once for each message in the order of its key, and
+    `key`: the key extractor; without one it is a stage for pipelines, where `key_by` gives the key, and what it returns goes on (None:
+    nothing). The function runs in a partition worker, once for each message in the order of its key, and
     changes the state in place; it runs again after a crash, a failure of the commit, or a retry, on the state that was
     committed, so what it does outside its state happens at least once.
 
@@ -146,8 +147,26 @@ def state_computation(
         declaration = declare(
             function, name=name, state=state, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate, reply=reply
         )
-        add_computation(declaration)
+        if key is not None:
+            add_computation(declaration)
         return StateComputation(declaration)
+
+    return decorate
+
+
+def state_computation_multi(
+    name: str,
+    *,
+    state: type[S],
+    on_error: RetryPolicy | Then | None = None,
+    time_limit: timedelta | float | None = None,
+) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
+    """As `state_computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""
+
+    def decorate(function: Callable[P, R]) -> StateComputation[P, R, S]:
+        return StateComputation(
+            declare(function, name=name, state=state, key=None, multi=True, on_error=on_error, time_limit=time_limit)
+        )
 
     return decorate
 
@@ -155,7 +174,7 @@ def state_computation(
 def computation(
     name: str,
     *,
-    key: Callable[[Any], Any],
+    key: Callable[[Any], Any] | None = None,
     on_error: RetryPolicy | Then | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
@@ -163,16 +182,34 @@ def computation(
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
-    It runs in a partition worker, at least once for each message, in the order of its key. `on_error`, `time_limit`, `deduplicate`
-    and `reply` are as in `state_computation`. Raises `DeclarationError`.
+    It runs in a partition worker, at least once for each message, in the order of its key. Without a `key` it is a stage for pipelines,
+    and what it returns goes on (None: nothing). `on_error`, `time_limit` and
+    `deduplicate` and `reply` are as in `state_computation`. Raises `DeclarationError`.
     """
 
     def decorate(function: Callable[P, R]) -> OrderedComputation[P, R]:
         declaration = declare(
             function, name=name, state=None, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate, reply=reply
         )
-        add_computation(declaration)
+        if key is not None:
+            add_computation(declaration)
         return OrderedComputation(declaration)
+
+    return decorate
+
+
+def computation_multi(
+    name: str,
+    *,
+    on_error: RetryPolicy | Then | None = None,
+    time_limit: timedelta | float | None = None,
+) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
+    """As `computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""
+
+    def decorate(function: Callable[P, R]) -> OrderedComputation[P, R]:
+        return OrderedComputation(
+            declare(function, name=name, state=None, key=None, multi=True, on_error=on_error, time_limit=time_limit)
+        )
 
     return decorate
 
@@ -184,4 +221,11 @@ def _by_name(module: str, qualname: str) -> Any:
     return found
 
 
-__all__ = ["OrderedComputation", "StateComputation", "computation", "state_computation"]
+__all__ = [
+    "OrderedComputation",
+    "StateComputation",
+    "computation",
+    "computation_multi",
+    "state_computation",
+    "state_computation_multi",
+]

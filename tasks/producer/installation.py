@@ -16,8 +16,10 @@ from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError, SetupError
 from tasks.model.keys import partition_of
+from tasks.model.writing import MessageWriter
 from tasks.operating.group import Group
 from tasks.producer.backlog import Backlog
+from tasks.store.names import Names
 
 #: What Celery writes around a body, generously.
 ENVELOPE_BYTES = 3_000
@@ -87,6 +89,25 @@ class Installation:
         if name not in self._queues:
             self._queues[name] = Queue(name, Exchange(name), routing_key=name)
         return self._queues[name]
+
+    def message_writer(self, origin: str) -> MessageWriter:
+        """What makes the messages of outputs; `origin`: who sends them."""
+        names = self.group.names
+        return MessageWriter(
+            partitions=self.settings.partitions,
+            queue_of=lambda number: names.queue_name(str(number)),
+            queue_of_task=self.queue_of_task,
+            queue_of_sink=lambda name: Names(names.sink_group(name)).queue_name("0"),
+            origin=origin,
+        )
+
+    def queue_of_task(self, name: str) -> str:
+        """The queue where the app's routes put an ordinary task without arguments, as Celery names it."""
+        options = self.app.amqp.router.route({}, name, (), {})
+        queue = options.get("queue")
+        if queue is None:
+            return str(self.app.conf.task_default_queue)
+        return str(getattr(queue, "name", queue))
 
     def queue_with_room(self, unit: str) -> Queue:
         """The queue of a unit that one more message is sent to. Raises `QueueFull`."""

@@ -56,6 +56,7 @@ class StateCodec:
         self._keys = tuple(key if len(key) <= 64 else blake2b(key).digest() for key in signing_keys)
         self._modules = state_modules
         self._loaders: dict[StateClass[Any], Callable[[bytes], Any]] = {}
+        self._value_loaders: dict[Computation, Callable[[bytes], Any]] = {}
         #: How many names a pickle may have of which it is known beforehand that they can be read back.
         self._harmless: dict[StateClass[Any], int] = {}
 
@@ -115,7 +116,32 @@ class StateCodec:
 
     def pickling(self) -> Pickling:
         """What the pure step is given."""
-        return Pickling(self.dump, self.load)
+        return Pickling(self.dump, self.load, self.dump_value, self.load_value)
+
+    def dump_value(self, task: str, message_id: str, value: Any) -> bytes:
+        """A value for the message of an id to a task, as a signed pickle. Raises `StateError` without a signing key, and for what
+        can't be pickled."""
+        if not self._keys:
+            raise StateError("there is no key to sign a pickle with")
+        try:
+            data = pickle.dumps(value, 5)
+        except Exception as error:
+            raise StateError(f"it can't be pickled: {say(error)}") from error
+        return self.seal(_of_messages(task), message_id, data)
+
+    def load_value(self, computation: Computation, message_id: str, stored: bytes) -> Any:
+        """The value that `dump_value` wrote. Raises `StateError`, always without a signing key: unpickles nothing unsigned."""
+        if not self._keys:
+            raise StateError("it is pickled, and STATE_SIGNING_KEY is not set")
+        data = self.verified(_of_messages(computation.name), message_id, stored)
+        loads = self._value_loaders.get(computation)
+        if loads is None:
+            allowed = Allowed(object, (*self._modules, *computation.modules))
+            loads = self._value_loaders[computation] = restricted_loader(allowed)
+        try:
+            return loads(data)
+        except Exception as error:
+            raise StateError(f"it can't be unpickled: {say(error)}") from error
 
     def _signed_by_us(self, name: str, key: str, stored: bytes) -> bool:
         tag, data = stored[1 : 1 + TAG_BYTES], stored[1 + TAG_BYTES :]
@@ -124,13 +150,18 @@ class StateCodec:
     def _unpickled(self, name: str, wanted: StateClass[Any], data: bytes) -> Any:
         loads = self._loaders.get(wanted)
         if loads is None:
-            loads = self._loaders[wanted] = restricted_loader(Allowed(wanted.cls, self._modules))
+            loads = self._loaders[wanted] = restricted_loader(Allowed(wanted.cls, (*self._modules, *wanted.modules)))
         try:
             return loads(data)
         except NotAllowed as error:
             raise StateError(f"state of {name!r} is not unpickled: {error}") from error
         except Exception as error:
             raise StateError(f"state of {name!r} can't be unpickled: {say(error)}") from error
+
+
+def _of_messages(task: str) -> str:
+    """The scope of signatures of values, which no computation's states can have: a name has no NUL."""
+    return f"message\0{task}"
 
 
 def _same_source(one: type, other: type) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha1
 from types import MappingProxyType
@@ -16,14 +16,12 @@ from tasks.model.keys import key_bytes
 from tasks.model.outcome import Failure, Outcome
 from tasks.model.reading import Asked, Broken
 from tasks.store.names import PRIORITY_SUFFIXES, Names
+from tasks.store.outputs import commands_of_outputs, later_entry, split
 from tasks.store.parking import Parked, park
 from tasks.store.replicas import Replicas
 from tasks.store.scripts import script
 
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
-
-#: Lua's unpack fails above about 8 000 values; a command is cut before that.
-MOST_WORDS = 6000
 
 #: A longer message is kept apart from its dead letter, as it is: in base64 the longest that a server takes (512 MB) would be
 #: one that it does not take, and could never leave its queue.
@@ -214,19 +212,20 @@ def commands_of(
     commands: list[list[Any]] = []
     for computation, states in outcome.states.items():
         fields = (word for key, state in states.items() for word in (key_bytes(key), state))
-        commands += _split(["HSET", names.states(unit, computation)], fields)
+        commands += split(["HSET", names.states(unit, computation)], fields)
     for partition, raws in outcome.forwarded.items():
-        commands += _split(["LPUSH", names.queue(str(partition))], raws)
+        commands += split(["LPUSH", names.queue(str(partition))], raws)
     for key, raws in outcome.mailed.items():
-        commands += _split(["LPUSH", names.mailbox(unit, key)], raws)
+        commands += split(["LPUSH", names.mailbox(unit, key)], raws)
     if outcome.later:
-        # Entries due in the same ms stand in the order of their bytes: digits are filled up, so that it is the queue's.
         entries = (
             word
             for number, later in enumerate(outcome.later)
-            for word in (round(later.due * 1000), b"%016d.%08d:" % (position, number) + later.raw)
+            for word in later_entry(later.due, later.raw, position, number)
         )
-        commands += _split(["ZADD", names.later(unit)], entries)
+        commands += split(["ZADD", names.later(unit)], entries)
+    if outcome.emitted:
+        commands += commands_of_outputs(outcome.emitted, names, unit, position, len(outcome.later))
     commands += [park(names, unit, key, fact) for key, fact in parked.items()]
     letters = [
         _letter_of(broken, f"{unit}-{position}-{number}", unit, attempts, now)
@@ -237,7 +236,7 @@ def commands_of(
         if used_up and letter_id is not None:
             letters.append(_letter_in_place(failure, letter_id, unit, now))
     written = (word for letter in letters for word in (letter.id, _json(letter)))
-    commands += _split(["HSET", names.dead(unit)], written)
+    commands += split(["HSET", names.dead(unit)], written)
     commands += [
         ["HSET", names.dead_raw(unit), letter.id, broken.raw]
         for letter, (broken, _) in zip(letters, outcome.dead, strict=False)  # those in place come after
@@ -250,6 +249,7 @@ def commands_of(
     commands += outcome.commands
     counts = {
         "processed": len(outcome.done),
+        "emitted": len(outcome.emitted),
         "failed": len(outcome.failures),
         "dead": len(outcome.dead),
         "forwarded": sum(map(len, outcome.forwarded.values())),
@@ -308,13 +308,6 @@ def _letter_in_place(failure: Failure, letter_id: str, unit: str, now: float) ->
     letter.in_place = True
     letter.apart, letter.raw = False, base64.b64encode(item.raw).decode()  # it was read, so it is not that long
     return letter
-
-
-def _split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
-    """A command with any number of arguments, as several that Lua can unpack. Pairs stay together."""
-    words = list(rest)
-    for start in range(0, len(words), MOST_WORDS):
-        yield head + words[start : start + MOST_WORDS]
 
 
 def digest_of_raw(raw: bytes) -> str:

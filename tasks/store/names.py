@@ -101,6 +101,10 @@ class Names:
     def policies(self) -> str:
         return f"{self.root}:policies"
 
+    def sink_group(self, name: str) -> str:
+        """The group, of one partition, whose worker delivers to a sink that is outside Redis."""
+        return f"{self.group}.sink.{name}"
+
     def facts(self, unit: str) -> str:
         return f"{self.root}:{unit}:facts"
 

@@ -36,22 +36,23 @@ class StateCache:
     def missing(self, items: Iterable[Item]) -> dict[str, list[str]]:
         """The keys of the items whose state is not in memory, by computation name; the others are in `young` now."""
         missing: dict[str, dict[str, None]] = {}
-        young: Table = {}
-        old: Table = {}
+        tables: list[tuple[str, Table, Table]] = []
         current = None
         for item in items:
-            if not isinstance(item, Work) or item.computation.state is None:
+            if not isinstance(item, Work):
                 continue
             if item.computation is not current:
                 current = item.computation
-                young = self.young.setdefault(current.name, {})
-                old = self._old.setdefault(current.name, {})
-            if item.key not in young:
-                slot = old.pop(item.key, None)
-                if slot is None:
-                    missing.setdefault(item.computation.name, {})[item.key] = None
-                else:
-                    young[item.key] = slot
+                names = [stage.name for stage in current.stateful]
+                tables = [(name, self.young.setdefault(name, {}), self._old.setdefault(name, {})) for name in names]
+            key = item.key
+            for name, young, old in tables:
+                if key not in young:
+                    slot = old.pop(key, None)
+                    if slot is None:
+                        missing.setdefault(name, {})[key] = None
+                    else:
+                        young[key] = slot
         return {name: list(keys) for name, keys in missing.items()}
 
     def add(self, loaded: Mapping[str, Table]) -> None:

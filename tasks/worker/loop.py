@@ -88,7 +88,8 @@ class PartitionLoop(threading.Thread):
         self.under_way: UnderWay | None = None
         self.outage = Outage()
         self.replies = Replies(installation, reports.node)
-        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling(), self.replies.answer)
+        writer = installation.message_writer(worker)
+        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling(), writer, self.replies.answer)
 
     # What other threads call.
 
@@ -192,7 +193,9 @@ class PartitionLoop(threading.Thread):
         if lane.reading is None:
             known, ordinary = self.installation.computations, self.reports.ordinary_tasks
             most = self.settings.message_bytes
-            lane.reading = Reading(known, ordinary, lane.partition, self.settings.partitions, most)
+            lane.reading = Reading(
+                known, ordinary, lane.partition, self.settings.partitions, most, self.codec.load_value
+            )
         items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
         items = drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's letter

@@ -7,12 +7,13 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from config.settings import Settings
+from tasks.model.computation import Computation
 from tasks.model.outcome import Pickling
 from tasks.model.reading import Asked, Work
 from tasks.model.step import StepRules
+from tasks.model.writing import MessageWriter
 from tasks.store.commits import Lease
 from tasks.store.names import Names
 from tasks.worker.lane import Lane
@@ -26,9 +27,11 @@ logger = logging.getLogger("celery.worker.partitions")
 class Stepping:
     """Made once a loop; used by its thread, but for `hangs`."""
 
-    def __init__(self, settings: Settings, names: Names, worker: str, pickling: Pickling, answer: Callable[[str, Asked], None]) -> None:
+    def __init__(
+        self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter, answer: Callable[[str, Asked], None]
+    ) -> None:
+        self.settings, self.names, self.worker, self.pickling, self.writer = settings, names, worker, pickling, writer
         self.answer = answer
-        self.settings, self.names, self.worker, self.pickling = settings, names, worker, pickling
         self.policies = Policies(settings)
         self.limits = TimeLimits(self.hangs)
 
@@ -43,14 +46,16 @@ class Stepping:
             random=random.random,
             seconds=self.settings.batch_seconds,
             call_limited=partial(self.call_limited, lane),
+            writer=self.writer,
             answer=partial(self.answer, lane.unit),
+            now=lane.server_now(),
         )
 
-    def call_limited(self, lane: Lane, item: Work, arguments: list[object]) -> Any:
+    def call_limited(self, lane: Lane, computation: Computation, item: Work, arguments: list[object]) -> object:
         """Call a computation that has a time limit."""
-        seconds = item.computation.time_limit_seconds
+        seconds = computation.time_limit_seconds
         assert seconds is not None
-        return self.limits.call(item.computation.function, arguments, seconds, (lane.lease, item))
+        return self.limits.call(computation.function, arguments, seconds, (lane.lease, item))
 
     def hangs(self, about: tuple[Lease, Work], why: str) -> None:
         """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""

@@ -45,12 +45,12 @@ class TimeLimits:
         self._thread_id = 0
 
     def call(self, function: Callable[..., Any], arguments: list[Any], seconds: float, about: Any) -> Any:
-        """Call the function, and give what it returned. Raises `TimeLimitExceeded`, inside it, after so many seconds."""
+        """What the function returns. Raises `TimeLimitExceeded`, inside it, after so many seconds."""
         call = _Call(about, seconds, time.monotonic() + seconds)
         try:
             self._watch(call)
             try:
-                value = function(*arguments)
+                return function(*arguments)
             finally:
                 self._now = None
                 # From here on the watchdog decides nothing; what it has decided must arrive before this call is over.
@@ -61,7 +61,6 @@ class TimeLimits:
         except TimeLimitExceeded:
             self._now = None
             raise TimeLimitExceeded(_text(seconds)) from None
-        return value
 
     def _watch(self, call: _Call) -> None:
         if self._watchdog is None:

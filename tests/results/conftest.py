@@ -77,7 +77,7 @@ def connected(live: LiveGroup) -> Iterator[Client]:
     finally:
         gc.collect()  # a result that nobody asked for is unsubscribed when it goes, and its server must be there then
         app.backend.result_consumer.stop()
-        app.backend.client.close()
+        app.backend.client.connection_pool.disconnect()
         forget(app)
 
 

@@ -56,8 +56,7 @@ def test_a_group_after_a_computation(here: Client, key: str) -> None:
     assert result.get(timeout=PATIENCE) == [message(key, 4), message(key, 4)]
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-def test_a_chord_of_computations_starts_an_ordinary_task(here: Client, key: str, ordered: bool) -> None:
+def test_a_chord_of_computations_starts_an_ordinary_task(here: Client, key: str) -> None:
     header = [add.s(message(f"{key}-{n}", n)) for n in range(5)]
     assert chord(header, here.sig("spell")).apply_async().get(timeout=PATIENCE) == "[0, 1, 2, 3, 4]"
     assert here.ran() == ["spell:[0, 1, 2, 3, 4]"]

@@ -85,7 +85,7 @@ def test_a_key_that_waits_after_its_retries_has_told_the_failure_and_tells_a_suc
 
 def test_a_value_that_is_no_json_is_a_failure_of_its_message(here: Client, key: str) -> None:
     result = close_up.delay({"key": key, "number": 13})
-    with pytest.raises(ReplyError, match="results.close up.*object.*can't be JSON"):
+    with pytest.raises(ReplyError, match=r"results\.close up.*object.*can't be JSON"):
         result.get(timeout=PATIENCE)
     assert close_up.delay({"key": key, "number": 1}).get(timeout=PATIENCE) == [1]
 

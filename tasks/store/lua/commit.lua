@@ -117,7 +117,9 @@ if status == 'ok' and writes then
     end
   end
   -- A script is not undone when it fails half-way: look before writing.
-  local type_of = { HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set' }
+  local type_of = {
+    HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream'
+  }
   local i = 10
   while i <= #ARGV do
     local words = tonumber(ARGV[i])

@@ -1,0 +1,211 @@
+"""Calling what a message is for: one computation, or the stages of its pipeline that run under its key, to the outputs.
+
+The stages of a message run depth-first: an output goes through all that follows before the next output of the same stage.
+What a stage returned is written, or given on, at once: what its computation does to it later changes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, assert_never, cast
+
+from tasks.model.computation import (
+    Computation,
+    Context,
+    HopNode,
+    Node,
+    SinkNode,
+    StageNode,
+    extracted_key,
+)
+from tasks.model.messages import details_of
+from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
+from tasks.model.reading import Work
+from tasks.model.sinks import ListSink, QueueSink, StreamSink
+from tasks.model.values import ANY_VALUE, TIMER, dump_value
+from tasks.model.writing import TIMER_BODY, Cause, MessageWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calling:
+    """What calls need beside states."""
+
+    partition: int
+    pickling: Pickling
+    #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
+    call_limited: Callable[[Computation, Work, list[Any]], Any]
+    #: Makes the messages of outputs; None where no pipeline is.
+    writer: MessageWriter | None
+    #: The time, seconds since the epoch by the server's clock.
+    now: float
+
+
+class Caller:
+    """Calls computations of one step. `touched`: the states that they were given."""
+
+    def __init__(self, states: States, calling: Calling) -> None:
+        self.states, self.calling = states, calling
+        self.touched: dict[Computation, dict[str, Slot]] = {}
+        #: The computation that was called last: the one whose failure it is.
+        self.at: Computation | None = None
+        #: What the computation of the last message returned; None of a pipeline's.
+        self.returned: Any = None
+
+    def call(self, item: Work, attempt: int) -> list[Emission] | None:
+        """Call what the message is for; its outputs, None where it can have none. Raises what user code raises."""
+        computation = self.at = item.computation
+        if not computation.roots:
+            self.returned = self.call_one(computation, item, item.message, attempt)
+            return None
+        self.returned = None
+        return _Run(self, item, attempt).outputs
+
+    def call_one(self, computation: Computation, item: Work, value: Any, attempt: int) -> Any:
+        """Call one computation with a value, and the state of the item's key; what it returned."""
+        self.at = computation
+        arguments = [value]
+        if computation.state is not None:
+            arguments.append(self.state(computation, item.key))
+        if computation.takes_context:
+            sent_at = details_of(item.raw).sent_at
+            sent_at = sent_at if isinstance(sent_at, int | float) else None
+            message_id = item.envelope.headers.id
+            arguments.append(Context(item.key, message_id, self.calling.partition, sent_at, attempt))
+        if computation.time_limit_seconds is None:
+            return computation.function(*arguments)
+        return self.calling.call_limited(computation, item, arguments)
+
+    def state(self, computation: Computation, key: str) -> Any:
+        """The key's state object, which is touched from now on."""
+        slot = cast(Slot, self.states[computation.name][key])
+        self.touched.setdefault(computation, {})[key] = slot
+        return slot.state
+
+
+class _Run:
+    """One message's way through its stages."""
+
+    def __init__(self, caller: Caller, item: Work, attempt: int) -> None:
+        self.caller, self.calling, self.item, self.attempt = caller, caller.calling, item, attempt
+        writer = self.calling.writer
+        assert writer is not None
+        self.writer = writer
+        self.outputs: list[Emission] = []
+        headers = item.envelope.headers
+        details = details_of(item.raw)
+        self.event_time = details.event_time if isinstance(details.event_time, int | float) else None
+        if item.computation.event_time is not None:
+            self.event_time = seconds_of(item.computation.event_time(item.message))
+        self.cause = Cause(headers.id, details.root_id, details.sent_at, self.event_time)
+        if item.message is TIMER:
+            stage = cast(StageNode, item.computation.roots[0])
+            self.give_each(stage.then, self.gather(stage.computation, None, fires=True))
+        else:
+            self.give(item.computation.roots, item.message)
+
+    def give(self, nodes: list[Node], value: Any) -> None:
+        """Give an output to all that takes it. What is written is written first; each stage but the last gets a copy."""
+        if len(nodes) == 1:
+            self.give_to(nodes[0], value)
+            return
+        stages = []
+        for node in nodes:
+            if isinstance(node, StageNode):
+                stages.append(node)
+            else:
+                self.give_to(node, value)
+        copies = [copy.deepcopy(value) for _ in stages[1:]]
+        for stage, own in zip(stages, [*copies, value], strict=False):
+            self.give_to(stage, own)
+
+    def give_each(self, nodes: list[Node], values: Any) -> None:
+        if values is None:
+            return
+        if type(values) is not list:
+            stage = self.caller.at
+            name = "" if stage is None else stage.name
+            raise TypeError(f"{name!r} must return a list of outputs, or None, not {type(values).__name__}")
+        for value in values:
+            if value is not None:
+                self.give(nodes, value)
+
+    def give_to(self, node: Node, value: Any) -> None:
+        match node:
+            case StageNode(computation, then):
+                if computation.windows is not None:
+                    self.give_each(then, self.gather(computation, value))
+                    return
+                returned = self.caller.call_one(computation, self.item, value, self.attempt)
+                if computation.multi:
+                    self.give_each(then, returned)
+                elif returned is not None and then:
+                    self.give(then, returned)
+            case HopNode(extract, stage):
+                self.outputs.append(self.hop(extracted_key(extract, value), stage, value))
+            case SinkNode():
+                self.deliver(node, value)
+            case _:
+                assert_never(node)
+
+    def hop(self, key: str, stage: Computation, value: Any) -> Hop:
+        message_id = self.cause.next_id()
+        if stage.takes_values:
+            dump = self.calling.pickling.dump_value
+            body = dump_value(stage.codec, value, lambda: dump(stage.name, message_id, value))
+        else:
+            body = stage.codec.encode(value)[0]
+        partition = self.writer.partition_of(key)
+        return Hop(partition, self.cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key))
+
+    def deliver(self, node: SinkNode, value: Any) -> None:
+        sink = node.sink
+        payload = None if sink.encode is None else sink.encode(value)
+        if payload is None and sink.encode is not None:
+            return
+        key = self.item.key if node.extract is None else extracted_key(node.extract, value)
+        message_id = self.cause.next_id()
+        match sink:
+            case QueueSink(task=task):
+                queue, template = self.writer.to_sink(sink)
+                if payload is None:
+                    dump = self.calling.pickling.dump_value
+                    body = dump_value(ANY_VALUE, value, lambda: dump(task, message_id, value))
+                else:
+                    body = b"[[" + payload + b"],{},{}]"
+                keyed = key if sink.has_process else None
+                self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
+            case StreamSink() | ListSink():
+                self.outputs.append(Delivery(sink, message_id, key, cast(bytes, payload)))
+            case _:
+                assert_never(sink)
+
+    def gather(self, computation: Computation, value: Any, fires: bool = False) -> list[Any]:
+        """Windows: put a value in, or let those close whose timer is due; and set the next timer."""
+        windows, key, now = computation.windows, self.item.key, self.calling.now
+        assert windows is not None
+        self.caller.at = computation
+        state = self.caller.state(computation, key)
+        if fires:
+            state.timer_at = None
+            outputs = windows.fire(state, key, now)
+        else:
+            outputs = windows.take(state, value, key, self.event_time, now)
+        due = windows.due(state)
+        if due is not None and (state.timer_at is None or due < state.timer_at):
+            state.timer_at = due
+            message_id, partition = self.cause.next_id(), self.calling.partition
+            template = self.writer.to_stage(computation.name, partition)
+            self.outputs.append(Timer(due, self.cause.fill(template, message_id, TIMER_BODY, key)))
+        return outputs
+
+
+def seconds_of(value: Any) -> float:
+    """A time that `event_time=` gave: seconds since the epoch, or a datetime (UTC when it has no zone). Raises `TypeError`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    raise TypeError(f"event_time must give seconds since the epoch or a datetime, not {type(value).__name__}")

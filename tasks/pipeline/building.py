@@ -1,0 +1,307 @@
+"""From the graph of a pipeline to the computations that it comes to: one for each source, one for each stage.
+
+Stages that follow one another under one key run fused, in one step and one commit; each `key_by` between them is a hop. Before
+the first `key_by` a source's messages have one key, so that their order is kept.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tasks.model.computation import (
+    Computation,
+    HopNode,
+    Node,
+    SinkNode,
+    StageNode,
+)
+from tasks.model.errors import DeclarationError, KeyExtractionError, OneKeyWarning
+from tasks.pipeline.annotations import check_types, codec_of_source
+from tasks.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use
+from tasks.pipeline.sinks import ComputationSink, SinkConfig
+from tasks.pipeline.sources import SourceConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An application, as values; names are those by which messages, states and processes are called."""
+
+    name: str
+    sources: dict[str, Computation]
+    stages: dict[str, Computation]
+    #: The sources that a process reads.
+    source_configs: dict[str, SourceConfig]
+    sinks: dict[str, SinkConfig]
+
+
+def build(name: str, pipeline: Pipeline) -> Built:
+    """Look a pipeline over and make its computations. Raises `DeclarationError` that names the stage; warns (`OneKeyWarning`)
+    of stages that have one key, and so no parallelism."""
+    if not isinstance(name, str) or not name.strip():
+        raise DeclarationError("build_application() wants a name and a pipeline")
+    if not isinstance(pipeline, Pipeline):
+        raise DeclarationError(f"application {name!r}: build_application() wants a pipeline, not {pipeline!r:.80}")
+    if pipeline.open_ends:
+        last = ", ".join(_say(node) for node in pipeline.open_ends)
+        raise DeclarationError(
+            f"application {name!r}: the pipeline has no sink after {last}. End it with .to_sink(…), or with .to_sinks([]) where "
+            "only states are wanted"
+        )
+    return _Building(name, pipeline).built()
+
+
+class _Building:
+    def __init__(self, name: str, pipeline: Pipeline) -> None:
+        self.name, self.scope = name, f"pipeline {name}"
+        self.nodes = _in_order(pipeline.ends)
+        self.after: dict[GraphNode, list[GraphNode]] = defaultdict(list)
+        for node in self.nodes:
+            for before in node.inputs:
+                self.after[before].append(node)
+        self.uses = [node for node in self.nodes if isinstance(node, Use)]
+        self.names = self.stage_names()
+        self.modules = self.modules_named()
+        self.stages = {use: self.stage(use) for use in self.uses}
+        self.stage_nodes = {use: StageNode(stage) for use, stage in self.stages.items()}
+        self.sinks: dict[str, SinkConfig] = {}
+        self.one_keys = self.keys_of_sources()
+
+    def built(self) -> Built:
+        check_types(self.after, self.names)
+        for use, node in self.stage_nodes.items():
+            node.then += self.following(use)
+            self.stages[use].roots.append(node)
+        sources = self.sources()
+        for computation in (*self.stages.values(), *sources.values()):
+            computation.stateful.extend(_states_under(computation.roots))
+        configs = {
+            node.name: node.config for node in self.nodes if isinstance(node, Source) and node.config is not None
+        }
+        stages = {stage.name: stage for stage in self.stages.values()}
+        return Built(self.name, sources, stages, configs, self.sinks)
+
+    def stage_names(self) -> dict[Use, str]:
+        """A stage's name: as pinned, else its computation's, else (a second use) "NAME 2". Stages added elsewhere change none."""
+        pinned = [use.name for use in self.uses if use.name is not None]
+        names: dict[Use, str] = {}
+        count: dict[str, int] = defaultdict(int)
+        for use in self.uses:
+            if use.name is not None:
+                names[use] = use.name
+                continue
+            base = use.computation.name
+            count[base] += 1
+            names[use] = base if count[base] == 1 else f"{base} {count[base]}"
+        taken = [*names.values(), *(node.name for node in self.nodes if isinstance(node, Source))]
+        twice = sorted({one for one in taken if taken.count(one) > 1})
+        if twice:
+            raise DeclarationError(
+                f"application {self.name!r}: {', '.join(map(repr, twice))} is the name of more than one stage or source. "
+                "Name a stage by .to(…, name=…)"
+            )
+        if any(not isinstance(one, str) or not one.strip() for one in pinned):
+            raise DeclarationError(f"application {self.name!r}: a stage's name= must be a text")
+        return names
+
+    def modules_named(self) -> tuple[str, ...]:
+        """Where the classes of the pipeline's values may be defined: beside its functions and state classes."""
+        functions: list[Any] = [use.computation.function for use in self.uses]
+        functions += [node.extract for node in self.nodes if isinstance(node, KeyBy)]
+        functions += [use.computation.state.cls for use in self.uses if use.computation.state is not None]
+        for node in self.nodes:
+            if isinstance(node, Source) and node.config is not None:
+                functions += [getattr(node.config, "decoder", None), getattr(node.config, "generator", None)]
+        modules = {getattr(one, "__module__", None) for one in functions}
+        return tuple(sorted(module for module in modules if isinstance(module, str) and module != "builtins"))
+
+    def stage(self, use: Use) -> Computation:
+        declared = use.computation
+        if declared.deduplicate_seconds is not None:
+            raise DeclarationError(
+                f"application {self.name!r}: stage {self.names[use]!r} has deduplicate=; in a pipeline that is given to source()"
+            )
+        return replace(
+            declared,
+            name=self.names[use],
+            role="stage",
+            takes_values=True,
+            plain_call=False,
+            scope=self.scope,
+            modules=self.modules,
+            roots=[],
+            stateful=[],
+        )
+
+    def keys_of_sources(self) -> dict[GraphNode, str]:
+        """The one key of each source that no key_by follows at once.
+
+        Sources that come to one stateful stage without a key_by have the key of that stage, so that it has one state.
+        """
+        sources = [node for node in self.nodes if isinstance(node, Source) and not self.is_keyed_at_once(node)]
+        reach = {source: set(self.unkeyed_after(source)) for source in sources}
+        keys: dict[GraphNode, str] = {}
+        groups: list[tuple[set[Source], set[GraphNode]]] = []
+        for source in sources:
+            joined, members = {source}, set(reach[source])
+            for other in list(groups):
+                if any(isinstance(node, Use) and node.computation.state is not None for node in other[1] & members):
+                    joined |= other[0]
+                    members |= other[1]
+                    groups.remove(other)
+            groups.append((joined, members))
+        for joined, members in groups:
+            stateful = [use for use in self.uses if use in members and use.computation.state is not None]
+            first = self.names[stateful[0]] if stateful else None
+            for source in joined:
+                keys[source] = first or source.name
+            for use in stateful:
+                self.warn(self.names[use], "there is no key_by before it")
+        return keys
+
+    def is_keyed_at_once(self, source: Source) -> bool:
+        return len(self.after[source]) == 1 and isinstance(self.after[source][0], KeyBy | Collect)
+
+    def unkeyed_after(self, node: GraphNode) -> Iterator[GraphNode]:
+        for after in self.after[node]:
+            if isinstance(after, Use):
+                yield after
+                yield from self.unkeyed_after(after)
+
+    def following(self, node: GraphNode) -> list[Node]:
+        """What takes the outputs of a node under the key that is in force there."""
+        nodes: list[Node] = []
+        for after in self.after[node]:
+            if isinstance(after, Use):
+                nodes.append(self.stage_nodes[after])
+            elif isinstance(after, End):
+                nodes += self.leaving(after, None)
+            else:
+                nodes += self.under(after)
+        return nodes
+
+    def under(self, node: GraphNode) -> list[Node]:
+        """What takes messages after a key_by or collect, from under another key."""
+        extract = self.extractor(node)
+        nodes: list[Node] = []
+        for after in self.after[node]:
+            if isinstance(after, Use):
+                nodes.append(HopNode(extract, self.stages[after]))
+            elif isinstance(after, End):
+                nodes += self.leaving(after, extract)
+            else:
+                nodes += self.under(after)
+        return nodes
+
+    def extractor(self, node: GraphNode) -> Callable[[Any], Any]:
+        if isinstance(node, KeyBy):
+            return node.extract
+        stages = [self.names[after] for after in self.after[node] if isinstance(after, Use)]
+        for stage in stages:
+            self.warn(stage, "it comes after collect()")
+        key = stages[0] if stages else self.name
+        return lambda _: key
+
+    def leaving(self, end: End, extract: Callable[[Any], Any] | None) -> list[Node]:
+        nodes: list[Node] = []
+        for config in end.sinks:
+            if isinstance(config, ComputationSink):
+                nodes.append(HopNode(config.computation.extract, config.computation))
+                continue
+            known = self.sinks.setdefault(config.sink_name, config)
+            if known is not config and known != config:
+                raise DeclarationError(
+                    f"application {self.name!r}: two sinks are called {config.sink_name!r}. Give one a name="
+                )
+            nodes.append(SinkNode(config.sink(), extract))
+        return nodes
+
+    def sources(self) -> dict[str, Computation]:
+        sources = {}
+        for node in self.nodes:
+            if isinstance(node, Source):
+                sources[node.name] = self.source(node)
+        if not sources:
+            raise DeclarationError(f"application {self.name!r}: the pipeline has no source")
+        return sources
+
+    def source(self, node: Source) -> Computation:
+        first: GraphNode = node
+        extract: Callable[[Any], Any]
+        if self.is_keyed_at_once(node):
+            first = self.after[node][0]
+            while len(self.after[first]) == 1 and isinstance(self.after[first][0], KeyBy | Collect):
+                first = self.after[first][0]
+            extract = self.extractor(first)
+        else:
+            key = self.one_keys[node]
+            extract = lambda _: key  # noqa: E731
+        return Computation(
+            name=node.name,
+            function=_entrance(node.name, self.scope),
+            extract=extract,
+            codec=codec_of_source(node, self.after, self.names),
+            state=None,
+            takes_context=False,
+            plain_call=False,
+            deduplicate_seconds=node.deduplicate_seconds,
+            role="source",
+            event_time=node.event_time,
+            takes_values=node.config is not None,
+            scope=self.scope,
+            modules=self.modules,
+            roots=self.following(first),
+        )
+
+    def warn(self, stage: str, why: str) -> None:
+        text = f"application {self.name!r}: stage {stage!r} has one key, and so one state object and no parallelism: {why}"
+        warnings.warn(OneKeyWarning(text), stacklevel=6)
+
+
+def _in_order(ends: Iterable[GraphNode]) -> list[GraphNode]:
+    """Every node from which an end is reached, in the order of writing down."""
+    found: set[GraphNode] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.inputs
+    return sorted(found, key=lambda node: node.number)
+
+
+def _states_under(roots: Iterable[Node]) -> list[Computation]:
+    """The stages with a state that run when `roots` are given a message."""
+    found: dict[Computation, None] = {}
+    for node in roots:
+        if isinstance(node, StageNode):
+            if node.computation.state is not None:
+                found[node.computation] = None
+            found.update(dict.fromkeys(_states_under(node.then)))
+    return list(found)
+
+
+def _entrance(name: str, scope: str) -> Callable[[Any], None]:
+    """Stands for a source's function, which is its stages."""
+
+    def entrance(message: Any) -> None:
+        raise KeyExtractionError(f"{name!r} is the source of {scope}: its messages run in partition workers only")
+
+    entrance.__qualname__ = entrance.__name__ = name
+    entrance.__module__ = scope
+    entrance.__doc__ = f"The source of {scope}."
+    return entrance
+
+
+def _say(node: GraphNode) -> str:
+    match node:
+        case Source():
+            return f"source {node.name!r}"
+        case Use():
+            return repr(node.computation.name)
+        case KeyBy():
+            return f"key_by({getattr(node.extract, '__name__', node.extract)})"
+    return type(node).__name__.lower() + "()"

@@ -1,0 +1,146 @@
+"""`source` and `build_application`: what users call to write a pipeline down, and what it gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+from celery import Task
+from celery.result import AsyncResult
+
+from tasks.model.computation import Computation, seconds_or_none
+from tasks.model.errors import DeclarationError, SetupError
+from tasks.pipeline.building import Built, build
+from tasks.pipeline.graph import Pipeline, Source
+from tasks.pipeline.sinks import SinkConfig
+from tasks.pipeline.sources import SourceConfig
+from tasks.producer.bulk import WhenFull, send_many
+from tasks.producer.declarations import add_computation, current_installation, declared
+from tasks.producer.handle import StateComputation
+
+#: Every application built in this process, by name.
+applications: dict[str, Application] = {}
+
+
+class SourcePipeline(Pipeline):
+    """The beginning of a pipeline; once an application is built of it, messages are sent to it as to a computation."""
+
+    def __init__(self, node: Source) -> None:
+        super().__init__((node,))
+        self.node = node
+
+    @property
+    def name(self) -> str:
+        """The task name that producers send."""
+        return self.node.name
+
+    @property
+    def task(self) -> Task:
+        """The Celery task of this name in the app in use. Raises `SetupError` before `build_application`."""
+        self._computation()
+        return current_installation().app.tasks[self.name]
+
+    def delay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
+        """Send one message, an object or its dict. Raises `MessageError` when it does not fit; see `tasks.computation`."""
+        return self.task.apply_async(args, kwargs, task_id=message_id)
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
+        """Send one message with Celery's options: `countdown`, `eta`, `expires`, `task_id`, `headers`, …"""
+        return self.task.apply_async(args, kwargs, **options)
+
+    def send_many(
+        self,
+        messages: Iterable[Any],
+        progress: bool | None = None,
+        *,
+        id_of: Callable[[Any], str] | None = None,
+        when_full: WhenFull = "block",
+    ) -> int:
+        """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
+        installation = current_installation()
+        return send_many(installation, self._computation(), messages, progress, id_of=id_of, when_full=when_full)
+
+    def _computation(self) -> Computation:
+        found = declared.get(self.name)
+        if found is None or found.role != "source":
+            raise SetupError(f"source {self.name!r} belongs to no application yet: call build_application() first")
+        return found
+
+
+class Application:
+    """A pipeline that was built: its sources are Celery tasks, and its stages have states."""
+
+    def __init__(self, built: Built) -> None:
+        self._built = built
+
+    @property
+    def name(self) -> str:
+        return self._built.name
+
+    @property
+    def sources(self) -> dict[str, Computation]:
+        """The sources, by name."""
+        return dict(self._built.sources)
+
+    @property
+    def stages(self) -> dict[str, Computation]:
+        """The stages, by name."""
+        return dict(self._built.stages)
+
+    @property
+    def sinks(self) -> dict[str, SinkConfig]:
+        """The sinks, by name; those that have a process are delivered by `partitions sink NAME`."""
+        return dict(self._built.sinks)
+
+    @property
+    def source_configs(self) -> dict[str, SourceConfig]:
+        """The sources that `partitions source NAME` reads, by name."""
+        return dict(self._built.source_configs)
+
+    def stage(self, name: str) -> StateComputation[Any, Any, Any]:
+        """The states of a stage: `application.stage("count 2").state("AAPL")`. Raises `DeclarationError` for a name it has not."""
+        found = self._built.stages.get(name)
+        if found is None or found.state is None:
+            known = ", ".join(repr(stage.name) for stage in self._built.stages.values() if stage.state is not None)
+            raise DeclarationError(f"application {self.name!r} has no stage {name!r} with a state; it has {known or 'none'}")
+        return StateComputation(found)
+
+    def __repr__(self) -> str:
+        return f"<Application {self.name!r}: {', '.join([*self._built.sources, *self._built.stages, *self._built.sinks])}>"
+
+
+def source(
+    name: str,
+    config: SourceConfig | None = None,
+    *,
+    event_time: Callable[[Any], Any] | None = None,
+    deduplicate: timedelta | float | None = None,
+    type: Any = None,
+) -> SourcePipeline:
+    """Begin a pipeline with the messages of a source.
+
+    `name`: without a `config` it is the Celery task that producers send; with one, `celery -A APP partitions source NAME` reads it.
+    `event_time`: gives the time of a message (seconds since the epoch, or a datetime), for windows; None: when it arrives.
+    `deduplicate`, seconds: a message whose id was seen so long ago changes nothing. `type`: of its messages, as the annotation of a
+    computation's first parameter; None: the first annotation that they meet. Raises `DeclarationError`.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise DeclarationError("a source needs a name, the task that producers send")
+    if config is not None and not isinstance(config, SourceConfig):
+        raise DeclarationError(f"source {name!r}: config wants a TCPSourceConfig, GenSourceConfig, FileSource or StreamSource, not {config!r:.80}")
+    if event_time is not None and not callable(event_time):
+        raise DeclarationError(f"source {name!r}: event_time= wants a function of one message")
+    return SourcePipeline(Source(name, config, event_time, seconds_or_none(name, "deduplicate", deduplicate), type))
+
+
+def build_application(name: str, pipeline: Pipeline) -> Application:
+    """Look a pipeline over and make it known to the Celery app. Called once, at import; every worker must have built the same.
+
+    Raises `DeclarationError` that names the stage; warns (`OneKeyWarning`) of stages that have one key, and so no parallelism.
+    """
+    application = Application(build(name, pipeline))
+    for computation in (*application.sources.values(), *application.stages.values()):
+        add_computation(computation)
+    applications[name] = application
+    return application

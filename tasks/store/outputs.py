@@ -1,0 +1,62 @@
+"""What a step's messages put out, as the Redis commands of its commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, assert_never
+
+from tasks.model.keys import key_bytes
+from tasks.model.outcome import Delivery, Emission, Hop, Push, Timer
+from tasks.model.sinks import ListSink, StreamSink
+from tasks.store.names import Names
+
+#: Lua's unpack fails above about 8 000 values; a command is cut before that.
+MOST_WORDS = 6000
+
+
+def split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
+    """A command with any number of arguments, as several that Lua can unpack. Pairs stay together."""
+    words = list(rest)
+    for start in range(0, len(words), MOST_WORDS):
+        yield head + words[start : start + MOST_WORDS]
+
+
+def later_entry(due: float, raw: bytes, position: int, number: int) -> tuple[int, bytes]:
+    """Score and member of a delayed message; `number`: which of the commit's it is.
+
+    Members due in the same ms stand in the order of their bytes: digits are filled up, so that it is the order of sending.
+    """
+    return round(due * 1000), b"%016d.%08d:" % (position, number) + raw
+
+
+def commands_of_outputs(
+    emitted: Sequence[Emission], names: Names, unit: str, position: int, first_number: int
+) -> list[list[Any]]:
+    """The commands, those of one queue, list or stream in the order of the outputs. `first_number`: of the commit's next
+    delayed message."""
+    queues: dict[str, list[bytes]] = {}
+    lists: dict[str, list[bytes]] = {}
+    timers: list[Any] = []
+    entries: list[list[Any]] = []
+    for one in emitted:
+        match one:
+            case Hop(partition, raw):
+                queues.setdefault(names.queue(str(partition)), []).append(raw)
+            case Push(queue, raw):
+                queues.setdefault(names.prefix + queue, []).append(raw)
+            case Timer(due, raw):
+                timers += later_entry(due, raw, position, first_number + len(timers) // 2)
+            case Delivery(ListSink(list=where), payload=payload):
+                lists.setdefault(where, []).append(payload)
+            case Delivery(StreamSink(stream=where, maxlen=maxlen), message_id, key, payload):
+                bound = [] if maxlen is None else ["MAXLEN", "~", maxlen]
+                fields = ["message", payload, "key", key_bytes(key), "id", message_id]
+                entries.append(["XADD", where, *bound, "*", *fields])
+            case Delivery():
+                raise TypeError(f"no commands are known for {one.sink!r}")
+            case _:
+                assert_never(one)
+    commands = [command for queue, raws in queues.items() for command in split(["LPUSH", queue], raws)]
+    commands += [command for where, payloads in lists.items() for command in split(["LPUSH", where], payloads)]
+    commands += split(["ZADD", names.later(unit)], timers)
+    return commands + entries
