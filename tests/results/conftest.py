@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -75,7 +76,10 @@ def connected(live: LiveGroup) -> Iterator[Client]:
     try:
         yield Client(live, app)
     finally:
-        gc.collect()  # a result that nobody asked for is unsubscribed when it goes, and its server must be there then
+        with warnings.catch_warnings():
+            # Celery's results of groups leave a subscription's socket to the garbage collector.
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()  # a result that nobody asked for is unsubscribed when it goes, and its server must be there then
         app.backend.result_consumer.stop()
         app.backend.client.connection_pool.disconnect()
         forget(app)
