@@ -33,8 +33,21 @@ from tasks.model.errors import (
 )
 from tasks.model.keys import partition_of
 from tasks.model.policy import RetryPolicy
+from tasks.pipeline.framing import decoder, encoder
+from tasks.pipeline.graph import Pipeline
 from tasks.pipeline.sinks import CallableSink, FileSink, RedisList, RedisStream, StdoutSink, TaskSink, TCPSinkConfig
 from tasks.pipeline.sources import FileSource, GenSourceConfig, StreamSource, TCPSourceConfig
+from tasks.pipeline.windows import (
+    Aggregation,
+    count_windows,
+    hours,
+    microseconds,
+    milliseconds,
+    minutes,
+    nanoseconds,
+    range_windows,
+    seconds,
+)
 from tasks.producer.bulk import SendInterrupted
 from tasks.producer.declarations import use_by_default
 from tasks.producer.handle import (
@@ -57,6 +70,7 @@ use_by_default(make_app)
 del globals()["app"]
 
 __all__ = [
+    "Aggregation",
     "Application",
     "CallableSink",
     "Context",
@@ -69,6 +83,7 @@ __all__ = [
     "OneKeyWarning",
     "OrderedComputation",
     "PartitionError",
+    "Pipeline",
     "QueueFull",
     "RedisList",
     "RedisStream",
@@ -89,9 +104,19 @@ __all__ = [
     "build_application",
     "computation",
     "computation_multi",
+    "count_windows",
+    "decoder",
+    "encoder",
+    "hours",
     "install",
     "key_extractor",
+    "microseconds",
+    "milliseconds",
+    "minutes",
+    "nanoseconds",
     "partition_of",
+    "range_windows",
+    "seconds",
     "source",
     "state_computation",
     "state_computation_multi",

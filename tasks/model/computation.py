@@ -4,7 +4,7 @@ stages that a message of it runs through."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
@@ -111,6 +111,11 @@ class Computation:
     windows: Windows | None = None
     #: The time of a source's message, seconds since the epoch; None: when it arrives.
     event_time: Callable[[Any], Any] | None = None
+    #: Whether some source of its pipeline says the time of its messages.
+    has_event_time: bool = False
+    #: Called with the messages of a batch that went well, in order, before the batch is committed: what delivers to the outside. What
+    #: it raises leaves the batch in its queue, to be tried again; it is no failure of a message.
+    flush: Callable[[Sequence[Any]], None] | None = None
     #: Its messages may hold any Python value (`tasks.model.values`), not only what JSON can.
     takes_values: bool = False
     #: What is applied again together when a message of a key fails: computations of one pipeline share states.
@@ -230,6 +235,11 @@ def _looked_over(name: str, on_error: RetryPolicy | Then | None) -> RetryPolicy 
     raise DeclarationError(f"computation {name!r}: on_error= wants a RetryPolicy or one of {', '.join(THEN)}")
 
 
+def name_of_function(function: Callable[..., Any]) -> str:
+    """Of a function, or of the class of an object that can be called."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
 def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) -> float | None:
     """Seconds of a parameter that may be a timedelta. Raises `DeclarationError` for what is not above zero."""
     if value is None:
@@ -241,14 +251,20 @@ def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) 
 
 
 def _positional(function: Callable[..., Any], what: str, counts: tuple[int, ...], form: str) -> list[str]:
-    """The names of a function's positional parameters; raises `DeclarationError` when there are not that many."""
+    """The names of a function's positional parameters; raises `DeclarationError` when there are not that many.
+
+    Those that have a default may be more: nobody gives them.
+    """
     if not callable(function):
         raise DeclarationError(f"{what}: decorate a function, not {function!r}")
     try:
-        parameters = inspect.signature(function).parameters.values()
+        by_name = inspect.signature(function).parameters
     except ValueError as error:
         raise DeclarationError(f"{what}: {error}") from error
+    parameters = by_name.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(names) not in counts:
+        names = [name for name in names if by_name[name].default is inspect.Parameter.empty]
     needed_by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if len(names) not in counts or needed_by_name:
         raise DeclarationError(f"{what} must take {form}; {getattr(function, '__qualname__', function)} takes {names}")

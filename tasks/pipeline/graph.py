@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.model.computation import Computation, Windows, key_extractor
+from tasks.model.computation import Computation, key_extractor
 from tasks.model.errors import DeclarationError
+from tasks.model.messages import MessageCodec
+from tasks.model.state import StateClass
 from tasks.pipeline.sinks import SinkConfig, sink_config
 from tasks.pipeline.sources import SourceConfig
+from tasks.pipeline.windowing import CountWindows, RangeWindows
+from tasks.pipeline.windows import CountWindowsBuilder, RangeWindowsBuilder
 
 _numbers = itertools.count()
 
@@ -46,7 +50,6 @@ class Use(GraphNode):
     """A stage: one use of a computation, or windows."""
 
     computation: Computation
-    windows: Windows | None
     #: As the user pinned it.
     name: str | None
 
@@ -82,16 +85,16 @@ class Pipeline:
         `name`: the stage's, under which its states are stored; None: the computation's, and for a second use in one application
         "NAME 2". Raises `DeclarationError`.
         """
-        declared, windows = _stage_of(computation)
-        return self._then("to", Use(declared, windows, name, inputs=self._inputs("to", declared.name)))
+        declared = _stage_of(computation)
+        return self._then(Use(declared, name, inputs=self._inputs("to", declared.name)))
 
     def key_by(self, key_extractor: Callable[[Any], Any]) -> Pipeline:
         """From here on a message's key is what the extractor gives. Raises `DeclarationError`."""
-        return self._then("key_by", KeyBy(_looked_over(key_extractor), inputs=self._inputs("key_by", "key_by")))
+        return self._then(KeyBy(_looked_over(key_extractor), inputs=self._inputs("key_by", "key_by")))
 
     def collect(self) -> Pipeline:
         """From here on all messages have one key: one state object, and no parallelism."""
-        return self._then("collect", Collect(inputs=self._inputs("collect", "collect")))
+        return self._then(Collect(inputs=self._inputs("collect", "collect")))
 
     def merge(self, other: Pipeline) -> Pipeline:
         """The messages of both. Either both go on, or both have ended in sinks. Raises `DeclarationError`."""
@@ -121,7 +124,7 @@ class Pipeline:
             raise DeclarationError(f"{verb}({what!r}): the pipeline has ended in a sink; nothing can follow one")
         return self.open_ends
 
-    def _then(self, verb: str, node: GraphNode) -> Pipeline:
+    def _then(self, node: GraphNode) -> Pipeline:
         return Pipeline((node,), self.ends)
 
 
@@ -129,7 +132,11 @@ def _together(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*one, *(node for node in other if node not in one))
 
 
-def _stage_of(given: Any) -> tuple[Computation, Windows | None]:
+def _stage_of(given: Any) -> Computation:
+    if isinstance(given, RangeWindows | CountWindows):
+        return _of_windows(given)
+    if isinstance(given, RangeWindowsBuilder | CountWindowsBuilder):
+        raise DeclarationError("to(): these windows have no aggregation yet: end them with .over(…)")
     declared = getattr(given, "computation", given)
     if not isinstance(declared, Computation):
         raise DeclarationError(
@@ -140,7 +147,23 @@ def _stage_of(given: Any) -> tuple[Computation, Windows | None]:
         raise DeclarationError(
             f"to({declared.name!r}): it was declared with a key= of its own. In a pipeline key_by gives the key: leave key= out"
         )
-    return declared, declared.windows
+    return declared
+
+
+def _of_windows(windows: RangeWindows | CountWindows) -> Computation:
+    """Windows as a stage: what they hold is its state."""
+    output = windows.aggregation.output
+    return Computation(
+        name=windows.name,
+        function=output,
+        extract=lambda _: None,
+        codec=MessageCodec(Any, "message"),
+        state=StateClass(windows.state_class, windows.modules),
+        takes_context=False,
+        plain_call=False,
+        role="stage",
+        windows=windows,
+    )
 
 
 def _looked_over(extract: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -18,7 +18,7 @@ class SourceConfig:
 class TCPSourceConfig(SourceConfig):
     """Listens on a TCP port for frames: a header with the payload's length, and the payload, given to the decoder.
 
-    `TCPSourceConfig(host, port, decoder[, parallelism])`, or with a name before. Frames of one connection keep their order. At most
+    `TCPSourceConfig(host, port, decoder[, parallelism])`, or with a name before, which is not used: the source has one. Frames of one connection keep their order. At most
     once: what was sent and not yet enqueued when the process is killed is lost, as TCP tells no sender of it. `parallelism` is
     taken and not used: the partitions are what runs in parallel.
     """
@@ -31,7 +31,8 @@ class TCPSourceConfig(SourceConfig):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.name, rest = _named(arguments, 3)
-        order = ("host", "port", "decoder", "parallelism")
+        # Wallaroo's later form has `valid` before `parallelism`.
+        order = ("host", "port", "decoder", "parallelism") if self.name is None else ("host", "port", "decoder", "valid", "parallelism")
         given = dict(zip(order, rest, strict=False)) | named
         self.name = given.pop("name", self.name)
         missing = [word for word in order[:3] if word not in given]
@@ -42,8 +43,8 @@ class TCPSourceConfig(SourceConfig):
             )
         self.host, self.port = str(given["host"]), _port(given["port"])
         self.decoder, self.parallelism = given["decoder"], given.get("parallelism")
-        for attribute in ("header_length", "length_fmt"):
-            if not hasattr(self.decoder, attribute):
+        for attribute in ("header_length", "payload_length"):
+            if not callable(getattr(self.decoder, attribute, None)):
                 raise DeclarationError("TCPSourceConfig: decoder= wants a function decorated with @decoder(header_length=, length_fmt=)")
 
 

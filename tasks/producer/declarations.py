@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-from tasks.model.computation import Computation
+from tasks.model.computation import Computation, name_of_function
 from tasks.model.errors import DeclarationError, SetupError
 from tasks.producer.installation import Installation
 from tasks.producer.task import ComputationTask
@@ -43,9 +43,8 @@ def add_computation(computation: Computation) -> None:
     before = declared.get(computation.name)
     if before is not None and not _same_source(before, computation):
         raise DeclarationError(
-            f"computation {computation.name!r} is declared twice: in {before.function.__module__} and in "
-            f"{computation.function.__module__}. Names are what producers send, so each needs its own"
-            + (" (a stage is named by .to(…, name=…))" if computation.role == "stage" else "")
+            f"{computation.name!r} is declared twice: as {_place(before)} and as {_place(computation)}. Names are what producers send and "
+            "states are stored under, so each needs its own (a stage is named by .to(…, name=…))"
         )
     for installation in _installations:
         _check_state(installation, computation)
@@ -64,7 +63,7 @@ def _register(installation: Installation, computation: Computation) -> None:
     """Make the computation a Celery task of the app, so that every Celery tool knows its name."""
     app, function = installation.app, computation.function
     made = type(
-        function.__name__,
+        name_of_function(function),
         (ComputationTask,),
         {
             "name": computation.name,
@@ -80,11 +79,18 @@ def _register(installation: Installation, computation: Computation) -> None:
     app.register_task(made())
 
 
+def _place(computation: Computation) -> str:
+    if computation.role == "task":
+        return f"a computation in {computation.function.__module__}"
+    return f"a {computation.role} of {computation.scope}"
+
+
 def _same_source(one: Computation, other: Computation) -> bool:
     """The same function imported again: a reload, or a script that is also `__main__`."""
     if one.role != other.role or (one.role != "task" and one.scope != other.scope):
         return False
-    return one.function.__qualname__ == other.function.__qualname__ and (
+    names = [getattr(each.function, "__qualname__", type(each.function).__qualname__) for each in (one, other)]
+    return names[0] == names[1] and (
         one.function.__module__ == other.function.__module__
         or "__main__" in (one.function.__module__, other.function.__module__)
     )

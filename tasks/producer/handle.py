@@ -12,7 +12,7 @@ from celery import Task
 from celery.canvas import Signature
 from celery.result import AsyncResult
 
-from tasks.model.computation import Computation, declare
+from tasks.model.computation import Computation, declare, name_of_function
 from tasks.model.policy import RetryPolicy, Then
 from tasks.producer.bulk import WhenFull, send_many
 from tasks.producer.declarations import add_computation, current_installation
@@ -27,11 +27,12 @@ class OrderedComputation(Generic[P, R]):
 
     def __init__(self, computation: Computation) -> None:
         self.computation = computation
-        self.__wrapped__ = computation.function
-        self.__doc__ = computation.function.__doc__
-        self.__name__ = computation.function.__name__
-        self.__module__ = computation.function.__module__
-        self.__qualname__ = computation.function.__qualname__
+        function = computation.function
+        self.__wrapped__ = function
+        self.__doc__ = function.__doc__
+        self.__name__ = name_of_function(function)
+        self.__module__ = function.__module__
+        self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
 
     @property
     def name(self) -> str:

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tasks.producer.bulk import send_many
 from tasks.producer.declarations import declared
 from tasks.producer.pipelines import SourcePipeline
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import pipelines
+
+# No example has a deadline, as in tests.properties.
+settings.register_profile("no-deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no-deadline")
 
 
 class LivePipelines(LiveGroup):

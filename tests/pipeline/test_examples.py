@@ -100,3 +100,29 @@ def test_market_spread(make_pipelines: Make, workers: int, killed: bool) -> None
         assert entry[b"key"].decode() == symbol
         alerts[symbol].append(number)
     assert alerts == wanted
+
+
+@on_one_to_three
+def test_alerts_with_windows(make_pipelines: Make, workers: int, killed: bool) -> None:
+    """The windows' own time closes them; the last one of each device closes by a timer, when nothing more comes."""
+    live = make_pipelines()
+    started = live.start_workers(workers)
+    devices, wanted = ["d1", "d2", "d3"], defaultdict(list)
+    totals: dict[tuple[str, int], int] = defaultdict(int)
+    readings = []
+    for second in range(196):
+        for number, device in enumerate(devices):
+            value = (second * 7 + number) % 23
+            readings.append(pipelines.Reading(device, 1_700_000_000 + second / 10, value))
+            totals[device, second // 10] += value
+    for (device, _), total in totals.items():
+        if total > 100:
+            wanted[device].append(total)
+    live.feed(pipelines.readings, readings)
+    if killed:
+        kill_midway(live, started[0], "high", 3)
+    live.wait_drained()
+    alerts = defaultdict(list)
+    for device, total in elements(live, "high"):
+        alerts[device].append(total)
+    assert alerts == wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks import (
+    Aggregation,
     RedisList,
     RedisStream,
     app,
@@ -12,11 +13,28 @@ from tasks import (
     computation,
     computation_multi,
     key_extractor,
+    range_windows,
+    seconds,
     source,
     state_computation,
 )
 
-__all__ = ["app", "count", "counted", "lines", "market_data", "numbers_in", "orders", "spread", "windows", "words"]
+__all__ = [
+    "Number",
+    "Order",
+    "Quote",
+    "Reading",
+    "app",
+    "count",
+    "lines",
+    "market_data",
+    "numbers_in",
+    "orders",
+    "readings",
+    "spread",
+    "windows",
+    "words",
+]
 
 # Word count: a line becomes words, each word is counted in its own state.
 
@@ -147,4 +165,41 @@ third = second.key_by(key_of_seen).to(next_window)
 windows = build_application(
     "windows",
     first.to_sink(RedisList("one hop")).merge(second.to_sink(RedisList("two hops"))).merge(third.to_sink(RedisList("three hops"))),
+)
+
+# Alerts: readings of a device, in windows of a second of their own time; one whose total is above a hundred makes an alert.
+
+
+@dataclass
+class Reading:
+    device: str
+    at: float
+    value: int
+
+
+class Total(Aggregation):
+    def initial_accumulator(self) -> list[int]:
+        return []
+
+    def update(self, message: Reading, accumulator: list[int]) -> None:
+        accumulator.append(message.value)
+
+    def output(self, key: str, accumulator: list[int]) -> tuple[str, int]:
+        return key, sum(accumulator)
+
+
+@key_extractor
+def device_of(reading: Reading) -> str:
+    return reading.device
+
+
+@computation("alert")
+def alert(total: tuple[str, int]) -> list[object] | None:
+    return list(total) if total[1] > 100 else None
+
+
+readings = source("readings", event_time=lambda reading: reading.at)
+build_application(
+    "alerts",
+    readings.key_by(device_of).to(range_windows(seconds(1)).over(Total)).to(alert).to_sink(RedisList("high")),
 )
