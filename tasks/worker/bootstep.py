@@ -34,8 +34,8 @@ from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.loop import PartitionLoop
 from tasks.worker.ordinary import OrdinaryRunner
-from tasks.worker.replies import check_backend
 from tasks.worker.reports import Reports
+from tasks.worker.result_backend import check_backend
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -37,6 +37,7 @@ from tasks.worker.outage import Outage
 from tasks.worker.replies import Replies
 from tasks.worker.reports import Reports
 from tasks.worker.stepping import Stepping
+from tasks.worker.telling import Telling
 from tasks.worker.watch import Watch
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -89,6 +90,7 @@ class PartitionLoop(threading.Thread):
         self.under_way: UnderWay | None = None
         self.outage = Outage()
         self.replies = Replies(installation, reports.node)
+        self.telling = Telling(self.replies)
         writer = installation.message_writer(worker)
         self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling(), writer, self.replies.answer)
 
@@ -227,7 +229,7 @@ class PartitionLoop(threading.Thread):
     def commit(self, lane: Lane, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Write the outcome; take the next batch from the answer."""
         if outcome.dead or outcome.parked or outcome.skipped:
-            outcome.commands += self.replies.told(lane, batch, outcome)
+            outcome.commands += self.telling.told(lane, batch, outcome)
         most, most_ids = self.settings.batch_messages, self.settings.deduplicate_ids
         planned = plan_commit(self.names, lane, batch, items, outcome, most=most, most_ids=most_ids)
         if planned is not None:

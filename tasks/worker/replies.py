@@ -1,37 +1,31 @@
-"""What is told of a message to whoever waits for it, and what follows it: results, links, chains, chords; as commands of its commit.
+"""What a message that went well tells whoever waits for it, and what follows it: links, chains, chords; as commands of its commit.
 
-`answer` is called by the step for a message that asks and went well; `told` for a whole outcome, of which it tells failures,
-retries and what was skipped. Celery's own code decides what is told and sent (`tasks.worker.recording`).
+Celery's own code decides what is told and sent (`tasks.worker.recording`). Of messages that did not go well: `tasks.worker.telling`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-import redis
 from celery import Celery, group, states
-from celery.app import backends
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
-from celery.backends.redis import RedisBackend
 from celery.canvas import maybe_signature
-from celery.exceptions import NotRegistered, WorkerLostError
 from kombu.utils.json import loads
 
 from tasks.model.asking import NOTHING_FOLLOWS, wants_reply
-from tasks.model.errors import MessageError, SetupError, StateError, say, trace_of
+from tasks.model.errors import MessageError, SetupError, say, trace_of
 from tasks.model.messages import details_of, open_envelope
-from tasks.model.outcome import Failure, Outcome
+from tasks.model.outcome import Outcome
 from tasks.model.reading import Asked, Broken, Ordinary
 from tasks.producer.installation import Installation
 from tasks.store.client import UNWELL
 from tasks.store.results import reply
-from tasks.worker.lane import Batch, Lane
 from tasks.worker.recording import Recorder, RecordingBackend
+from tasks.worker.result_backend import recording_backend, why_not_own_backend
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -62,7 +56,7 @@ class Replies:
         if self._recorder is None:
             recorder = Recorder(self.app)
             why = why_not_own_backend(self.app, self.installation.group.client)
-            self._backend = DisabledBackend(self.app) if why else _recording_backend(self.app, recorder)
+            self._backend = DisabledBackend(self.app) if why else recording_backend(self.app, recorder)
             self._why, self._recorder = why, recorder
         return self._recorder
 
@@ -169,76 +163,6 @@ class Replies:
         until = self._bad_queues.get(command[1], 0.0) if self._bad_queues and command[0] == "LPUSH" else 0.0
         return until > time.monotonic()
 
-    # Everything else.
-
-    def told(self, lane: Lane, batch: Batch, outcome: Outcome) -> list[list[Any]]:
-        """The commands that tell of an outcome's failures, retries, and what was revoked or has expired.
-
-        A failure is told once: when the message becomes a dead letter, or when its retries are used up and its key waits on.
-        """
-        commands: list[list[Any]] = []
-        told_before = self._told_before(lane, batch)
-        for raw, error, trace, state in self._endings(batch, outcome):
-            if raw is told_before and state != states.RETRY:
-                continue
-            try:
-                commands += self._tell(lane.unit, raw, error, trace, state)
-            except UNWELL:
-                raise
-            except Exception:
-                logger.exception("partition %s: a message's failure could not be told to who waits for it", lane.unit)
-        return commands
-
-    def _told_before(self, lane: Lane, batch: Batch) -> bytes | None:
-        """The message whose retries were used up before, if the batch begins with it."""
-        key = batch.mailbox_of
-        known = None if key is None else lane.parked.get(key)
-        return batch.messages[0] if known is not None and known.letter is not None and batch.messages else None
-
-    def _endings(self, batch: Batch, outcome: Outcome) -> Iterator[tuple[bytes, BaseException, str | None, str]]:
-        """(message, exception, traceback, Celery's state) of what did not go well."""
-        failures: dict[int, Failure] = {id(one.item.raw): one for one in outcome.failures}
-        for broken, _ in outcome.dead:
-            failure = failures.get(id(broken.raw))
-            error = None if failure is None else failure.exception
-            yield broken.raw, _exception_of(broken, error), broken.trace or None, states.FAILURE
-        for failure, _, used_up in outcome.parked.values():
-            if type(failure.item) is Asked and failure.exception is not None:
-                state = states.FAILURE if used_up else states.RETRY
-                yield failure.item.raw, _can_be_raised(failure.exception), failure.trace, state
-        for skipped in outcome.skipped:
-            if skipped.why != "duplicate":
-                yield skipped.raw, MessageError(skipped.why), None, states.REVOKED
-
-    def _tell(self, unit: str, raw: bytes, error: BaseException, trace: str | None, state: str) -> list[list[Any]]:
-        try:
-            request = self.request_of(raw)
-        except Exception:  # it has no id, or is none of Celery's
-            return []
-        if not isinstance(request.id, str) or not isinstance(request.get("task"), str):
-            return []
-        task = self.app.tasks.get(request.get("task"))
-        ignored = request.__dict__.get("ignore_result")
-        if ignored is None:
-            ignored = task is not None and task.ignore_result  # of a task that nobody knows Celery tells too
-        wants = not ignored or (task is not None and task.store_errors_even_if_ignored and state == states.FAILURE)
-        follows = request.errbacks or request.chain or request.chord
-        if not wants and (not follows or state == states.RETRY):
-            return []
-        recorder, backend = self.recorder_and_backend(unit)
-        stand_in = task if task is not None else self.app.tasks["celery.backend_cleanup"]
-        with recorder.at_work(backend, stand_in, request) as commands:
-            if state == states.RETRY:
-                backend.mark_as_retry(request.id, error, trace, request=request, store_result=wants)
-            elif state == states.REVOKED:
-                backend.mark_as_revoked(request.id, str(error), request=request, store_result=wants)
-            else:
-                backend.mark_as_failure(request.id, error, trace, request=request, store_result=wants)
-        sound = [command for command in commands if not self.is_bad(command)]
-        if len(sound) < len(commands):
-            logger.error("partition %s: an error callback of message %s goes to a key that is no list", unit, request.id)
-        return sound
-
     # The start of a chord's body.
 
     def start_chord(self, unit: str, item: Ordinary) -> Outcome:
@@ -272,46 +196,6 @@ class Replies:
         return outcome
 
 
-def _recording_backend(app: Celery, recorder: Recorder) -> RecordingBackend:
-    """A recording backend of the class, and with the options, of the app's own."""
-    base, url = backends.by_url(app.backend_cls or app.conf.result_backend, app.loader)
-    made: RecordingBackend = type("RecordingBackend", (RecordingBackend, base), {})(app=app, url=url)
-    made.recorder = recorder
-    return made
-
-
-def why_not_own_backend(app: Celery, client: redis.Redis) -> str | None:
-    """Why results can't go into the commits of the broker's Redis; None when they can. May ask both servers who they are."""
-    backend = app.backend
-    if not isinstance(backend, RedisBackend):
-        return f"the result backend is {backend.as_uri() or type(backend).__name__}, and results of computations are part of a commit in the broker's Redis"
-    mine = client.connection_pool.connection_kwargs
-    theirs = backend.client.connection_pool.connection_kwargs
-    text = f"the result backend {backend.as_uri()} is not the database of the broker"
-    if int(mine.get("db") or 0) != int(theirs.get("db") or 0):
-        return text
-    places = [(one.get("host"), one.get("port"), one.get("path")) for one in (mine, theirs)]
-    if places[0] == places[1] and any(places[0]):
-        return None
-    return None if _run_id(client) == _run_id(backend.client) else text
-
-
-def check_backend(installation: Installation) -> None:
-    """Raise `SetupError` when a computation is declared with `reply=True` and its results can't be part of a commit."""
-    replying = sorted(name for name, one in installation.computations.items() if one.replies)
-    if replying:
-        why = why_not_own_backend(installation.app, installation.group.client)
-        if why is not None:
-            raise SetupError(
-                f"computation {replying[0]!r} is declared with reply=True, and {why}. Set result_backend to the broker's URL, or "
-                "leave reply= out"
-            )
-
-
-def _run_id(client: redis.Redis) -> str:
-    return str(client.info("server")["run_id"])
-
-
 def _content(raw: bytes) -> tuple[Any, Any, dict[str, Any]]:
     """args, kwargs and embed of a message; nothing of a body that can't be read."""
     try:
@@ -323,23 +207,3 @@ def _content(raw: bytes) -> tuple[Any, Any, dict[str, Any]]:
 
 def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _exception_of(broken: Broken, error: BaseException | None) -> BaseException:
-    """What is raised at whoever waits for a message that became a dead letter."""
-    if broken.reason == "computation-failed" and error is not None:
-        return _can_be_raised(error)
-    match broken.reason:
-        case "kills-the-worker":
-            return cast(BaseException, WorkerLostError(broken.error))
-        case "unknown-task":
-            return cast(BaseException, NotRegistered(broken.task))
-        case "unreadable-state":
-            return StateError(broken.error)
-        case _:
-            return MessageError(broken.error)
-
-
-def _can_be_raised(error: BaseException) -> BaseException:
-    """SystemExit and its like would end the process that waits."""
-    return error if isinstance(error, Exception) else RuntimeError(say(error))
