@@ -55,7 +55,7 @@ class Replies:
         failure. Harmless when done twice."""
         if self._recorder is None:
             recorder = Recorder(self.app)
-            why = why_not_own_backend(self.app, self.installation.group.client)
+            why = why_not_own_backend(self.installation)
             self._backend = DisabledBackend(self.app) if why else recording_backend(self.app, recorder)
             self._why, self._recorder = why, recorder
         return self._recorder

@@ -20,11 +20,12 @@ def recording_backend(app: Celery, recorder: Recorder) -> RecordingBackend:
     return made
 
 
-def why_not_own_backend(app: Celery, client: redis.Redis) -> str | None:
+def why_not_own_backend(installation: Installation) -> str | None:
     """Why results can't go into the commits of the broker's Redis; None when they can. May ask both servers who they are."""
-    backend = app.backend
+    backend = installation.app.backend
     if not isinstance(backend, RedisBackend):
         return f"the result backend is {backend.as_uri() or type(backend).__name__}, and results of computations are part of a commit in the broker's Redis"
+    client = installation.group.client
     mine = client.connection_pool.connection_kwargs
     theirs = backend.client.connection_pool.connection_kwargs
     text = f"the result backend {backend.as_uri()} is not the database of the broker"
@@ -40,7 +41,7 @@ def check_backend(installation: Installation) -> None:
     """Raise `SetupError` when a computation is declared with `reply=True` and its results can't be part of a commit."""
     replying = sorted(name for name, one in installation.computations.items() if one.replies)
     if replying:
-        why = why_not_own_backend(installation.app, installation.group.client)
+        why = why_not_own_backend(installation)
         if why is not None:
             raise SetupError(
                 f"computation {replying[0]!r} is declared with reply=True, and {why}. Set result_backend to the broker's URL, or "
