@@ -9,6 +9,7 @@ from celery.backends.redis import RedisBackend
 
 from tasks.model.errors import SetupError
 from tasks.producer.installation import Installation
+from tasks.store.client import UNWELL
 from tasks.worker.recording import Recorder, RecordingBackend
 
 
@@ -34,7 +35,12 @@ def why_not_own_backend(installation: Installation) -> str | None:
     places = [(one.get("host"), one.get("port"), one.get("path")) for one in (mine, theirs)]
     if places[0] == places[1] and any(places[0]):
         return None
-    return None if _run_id(client) == _run_id(backend.client) else text
+    here = _run_id(client)
+    try:
+        there = _run_id(backend.client)
+    except UNWELL as error:  # the broker's server does answer
+        return f"{text}: it does not answer ({error})"
+    return None if here == there else text
 
 
 def check_backend(installation: Installation) -> None:
@@ -47,6 +53,21 @@ def check_backend(installation: Installation) -> None:
                 f"computation {replying[0]!r} is declared with reply=True, and {why}. Set result_backend to the broker's URL, or "
                 "leave reply= out"
             )
+        _try_to_answer(installation, replying[0])
+
+
+def _try_to_answer(installation: Installation, name: str) -> None:
+    """A commit can't fail for a result's sake, so that a user who may not write it is told at the start."""
+    key = installation.app.backend.get_key_for_task(f"trial of {installation.group.names.group}")
+    client = installation.group.client
+    try:
+        client.setex(key, 1, "null")
+        client.publish(key, "null")
+    except redis.exceptions.NoPermissionError as error:
+        raise SetupError(
+            f"computation {name!r} is declared with reply=True, and this Redis user may not store results and publish them "
+            f"({error}): it needs the keys and channels celery-task-meta-*"
+        ) from None
 
 
 def _run_id(client: redis.Redis) -> str:

@@ -23,8 +23,8 @@ BREAKS: Mapping[str, tuple[str, str]] = {
         "if not wanted or ready ~= wanted + tonumber(text(added) or '0') then return end",
         "redis.call('DEL', claim)",
     ),
-    "claims nothing": ("  if claimed then\n", "  if true then\n"),
-    "wakes nobody": ("  redis.call('PUBLISH', key, value)\n", ""),
+    "claims nothing": ("  if claimed and claimed.ok then\n", "  if true then\n"),
+    "wakes nobody": ("  redis.pcall('PUBLISH', key, value)\n", ""),
     "tells over a success": ("""if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end""", ""),
 }
 

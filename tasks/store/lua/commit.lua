@@ -19,13 +19,14 @@
 --             "fenced"    another owner has taken over (or this worker has released); nothing is written
 --             "moved"     the head of the source, or the position, is not what the worker took; nothing is written
 --             "stale"     an operator changed a state meanwhile; nothing is written
---             "wrongtype" the queue, or a key that a command is to write, holds another type (revision: its name);
+--             "wrongtype" the queue, or a key that a command is to write, holds another type, or may not be touched (revision: its name);
 --                         nothing is written
 --   now       ms, this server's clock       next due   ms when the next delayed message is due, -1 none
 --   paused    1 while the partition is paused: no messages then       suspect    messages to be run one by one
 --   messages  oldest first
 
--- A foreign value under a name that a message chose must not keep the commit from being written: by pcall.
+-- A foreign value under a name that a message chose, or one that this user may not touch, must not keep the commit from being
+-- written, nor end it half-way: by pcall.
 local function text(key)
   local found = redis.pcall('GET', key)
   return type(found) == 'string' and found or nil
@@ -34,11 +35,11 @@ end
 local function tell(key, value, seconds)
   if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end
   if tonumber(seconds) > 0 then
-    redis.call('SETEX', key, seconds, value)
+    redis.pcall('SETEX', key, seconds, value)
   else
-    redis.call('SET', key, value)
+    redis.pcall('SET', key, value)
   end
-  redis.call('PUBLISH', key, value)
+  redis.pcall('PUBLISH', key, value)
 end
 
 local function count_part(w)
@@ -56,10 +57,10 @@ local function count_part(w)
   end
   if tonumber(w[11]) > 0 then
     for _, key in ipairs({ results, added, size, counted }) do
-      redis.call('EXPIRE', key, w[11])
+      redis.pcall('EXPIRE', key, w[11])
     end
     if tonumber(w[12]) > 0 then
-      redis.call('EXPIRE', group, w[12])
+      redis.pcall('EXPIRE', group, w[12])
     end
   end
   local ready = redis.pcall(ordered and 'ZCARD' or 'LLEN', results)
@@ -68,11 +69,11 @@ local function count_part(w)
   -- For as long as the chord's data is kept: the message that is pushed now is what starts the body, and nobody else.
   local claimed
   if tonumber(w[11]) > 0 then
-    claimed = redis.call('SET', claim, w[13], 'NX', 'EX', w[11])
+    claimed = redis.pcall('SET', claim, w[13], 'NX', 'EX', w[11])
   else
-    claimed = redis.call('SET', claim, w[13], 'NX')
+    claimed = redis.pcall('SET', claim, w[13], 'NX')
   end
-  if claimed then
+  if claimed and claimed.ok then
     redis.call('RPUSH', w[14], w[15])
   end
 end
@@ -124,7 +125,8 @@ if status == 'ok' and writes then
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local wanted = type_of[ARGV[i + 1]]
-    local found = redis.call('TYPE', ARGV[i + 2]).ok
+    -- By pcall: a key that this user may not touch is as one of another type.
+    local found = wanted and redis.pcall('TYPE', ARGV[i + 2]).ok
     if wanted and found ~= wanted and found ~= 'none' then
       return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
     end
