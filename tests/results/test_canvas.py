@@ -8,7 +8,8 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 
-from tests.results.application import Refused, add, gather, quiet, refuse
+from tests.model.build import raw_envelope
+from tests.results.application import Refused, add, gather, quiet, refuse, tried
 from tests.results.conftest import Client
 from tests.support.wait import wait_until
 
@@ -140,3 +141,18 @@ def test_stamps_root_and_parent_are_carried(here: Client, key: str) -> None:
     result = flow.apply_async()
     told = result.get(timeout=PATIENCE)
     assert told == {"root": result.parent.id, "parent": result.parent.id, "stamps": {"monitor": "m-1"}}
+
+
+def test_what_follows_a_message_that_is_tried_again_is_sent_once(here: Client, key: str) -> None:
+    result = tried.apply_async([message(key, 7)], link=[here.sig("double"), quiet.s()], link_error=here.sig("on error"))
+    assert result.get(timeout=PATIENCE) == message(key, 7)
+    assert quiet.apply_async([message(key, 1)], ignore_result=False).get(timeout=PATIENCE)["number"] == 8
+    wait_until(lambda: here.ran() == [f"double:{key}:7"])
+
+
+def test_a_foreign_client_names_what_follows_in_its_own_json(here: Client, key: str) -> None:
+    link = '{"task":"results.double","args":[],"kwargs":{},"options":{},"subtask_type":null,"immutable":false}'
+    body = f'[[{{"key":"{key}","number":3}}],{{}},{{"callbacks":[{link}],"chain":null}}]'
+    raw = raw_envelope(body.encode(), headers={"task": "results.quiet", "id": f"{key}-foreign"})
+    here.live.client.lpush("partition", raw)
+    wait_until(lambda: here.ran() == [f"double:{key}:3"])
