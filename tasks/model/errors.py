@@ -95,6 +95,19 @@ def trace_of(error: BaseException) -> str:
         return f"no traceback can be had: {type(worse).__name__}"
 
 
+def without_frames(error: BaseException) -> BaseException:
+    """The exception, and those behind it, without their tracebacks: those hold all that the failed call and its step held."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            BaseException.with_traceback(one, None)
+            left += [one.__cause__, one.__context__]
+    return error
+
+
 def shortened(text: str, most: int = MOST_ERROR_CHARACTERS) -> str:
     """A long text without its middle. An error often quotes a message, and is kept, sent and shown several times."""
     if len(text) <= most:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from tasks.model.calling import Caller
 from tasks.model.computation import Computation
-from tasks.model.errors import say, trace_of
+from tasks.model.errors import say, trace_of, without_frames
 from tasks.model.outcome import Emission, Failure, Pickling, Slot, States, Unreadable
 from tasks.model.reading import Asked, Work, decoded
 
@@ -104,4 +104,4 @@ class Replay:
 
 def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
     """A try that raised, in the computation `at`."""
-    return Failure(item, say(error), trace_of(error), attempt, at.name, error)
+    return Failure(item, say(error), trace_of(error), attempt, at.name, without_frames(error))

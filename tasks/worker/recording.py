@@ -89,7 +89,11 @@ class Recorder:
 
     @contextmanager
     def at_work(self, backend: Any, task: Any, request: Context) -> Iterator[list[list[Any]]]:
-        """While Celery's code of this thread acts for a task's request: the list of what it would have sent and stored."""
+        """While Celery's code of this thread acts for a task's request: the list of what it would have sent and stored.
+
+        With `result_backend_thread_safe` Celery keeps one backend for all threads, and a chord that follows has its size written when
+        the step runs.
+        """
         commands: list[list[Any]] = []
         self.commands = commands
         token, no_room = _under_way.set(self), looks_for_room.set(False)

@@ -89,7 +89,8 @@ def test_after_a_replay_each_tells_once_what_its_state_is() -> None:
     outcome, told = answered([message(1), message(2, fail=True), message(3)])
     assert [item.commands for item in outcome.done] == [[["TOLD", "[1]"]], [["TOLD", "[1, 3]"]]]
     assert [one for one, _ in told] == ["id-1", "id-1", "id-3"]
-    assert outcome.failures[0].exception.args == ("told to",)
+    error = outcome.failures[0].exception
+    assert error is not None and (error.args, error.__traceback__) == (("told to",), None)
 
 
 def test_a_value_that_is_no_json_fails_its_message_and_undoes_its_state() -> None:
