@@ -138,7 +138,7 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
     here = make_client(PARTITIONS=2, BATCH_MESSAGES=2)
     checks = {
         "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
-        "wakes nobody": lambda: add.delay(message("k", 1)).get(timeout=3),
+        "wakes nobody": lambda: add.delay(message("k", 1)).get(timeout=1.5),
         "tells over a success": lambda: test_replies.test_a_success_is_not_told_over(here, "k"),
         "tells the value as it is later": lambda: test_replies.test_the_value_is_what_it_was_when_it_was_returned(here, "k"),
         "commits again on a retry": lambda: check_flows(here, send_flows(here, 6), 3),
