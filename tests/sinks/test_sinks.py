@@ -228,5 +228,5 @@ def test_an_unknown_name_is_told_those_there_are(command: Run) -> None:
         assert repr(name) in command("sink", "nothing", wanted=1).partition("sinks that have one:")[2]
     assert "needs no process" in command("sink", "lines read", wanted=1)
     assert "'frames'" in command("source", "nothing", wanted=1)
-    assert "producers send to it" in command("source", "plain", wanted=1)
+    assert "producers send to it" in command("source", "sent to ends", wanted=1)
     assert "sinks that have one" in command("--sink", "nothing", "status", wanted=1)
