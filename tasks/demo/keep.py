@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tasks.demo.lifeline import leave_on_signals
+from tasks.hosting.lifeline import leave_on_signals
 from tasks.demo.processes import DemoError, flower_answers, running
 
 WORKERS = 3

@@ -1,0 +1,1 @@
+"""What runs beside us and ends with us: child processes (`lifeline`), and the embedded server (`server`)."""
