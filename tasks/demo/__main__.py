@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from config.settings import Settings, SettingsError
-from tasks.hosting.lifeline import leave_on_signals, lifeline
 from tasks.demo.processes import DemoError
+from tasks.hosting.lifeline import leave_on_signals, lifeline
 from tasks.hosting.server import ServerError, embedded_server, free_port
 
 REDIS_PORT = 6379

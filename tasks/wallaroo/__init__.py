@@ -31,6 +31,7 @@ from tasks.pipeline.windows import (
     range_windows,
     seconds,
 )
+from tasks.wallaroo import experimental
 from tasks.wallaroo.arguments import tcp_parse_input_addrs, tcp_parse_output_addrs
 from tasks.wallaroo.computations import (
     Computation,
@@ -57,6 +58,7 @@ from tasks.wallaroo.kafka import (
     kafka_parse_sink_options,
     kafka_parse_source_options,
 )
+from tasks.wallaroo.older import ApplicationBuilder
 from tasks.wallaroo.pipelines import build_application, source
 
 #: The whole command line that the application was given, once the runner has loaded it.
@@ -64,10 +66,6 @@ _ARGS: tuple[str, ...] = ()
 
 # `import wallaroo` finds it here; also in a test of an application, whose conftest imports `tasks.wallaroo`.
 sys.modules["wallaroo"] = sys.modules[__name__]
-
-from tasks.wallaroo import experimental  # noqa: E402  it needs the name above
-from tasks.wallaroo.older import ApplicationBuilder  # noqa: E402  it reads _ARGS
-
 sys.modules["wallaroo.experimental"] = experimental
 sys.modules["wallaroo.experimental.connectors"] = experimental.connectors
 

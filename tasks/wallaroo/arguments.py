@@ -9,6 +9,9 @@ from typing import Any
 
 from tasks.wallaroo.computations import WallarooParameterError
 
+#: Of the application that is loaded, whole; empty before.
+COMMAND_LINE: list[str] = []
+
 Address = tuple[str, str] | tuple[str, str, str]
 
 DESCRIPTION = """\

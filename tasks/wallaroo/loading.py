@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tasks.wallaroo as wallaroo
 from tasks.producer.pipelines import Application
-from tasks.wallaroo.arguments import read_options
+from tasks.wallaroo.arguments import COMMAND_LINE, read_options
 
 #: What applications look for in `_ARGS` to learn whether they are the first worker; here every process is.
 INITIALIZER = "--cluster-initializer"
@@ -30,7 +30,7 @@ def load(arguments: Sequence[str]) -> Application:
     `arguments`. Raises `ApplicationError`.
     """
     name = read_options(arguments[1:]).module
-    wallaroo._ARGS = tuple(arguments)
+    wallaroo._ARGS, COMMAND_LINE[:] = tuple(arguments), arguments
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tasks.wallaroo as wallaroo
 from tasks.pipeline.graph import Pipeline
 from tasks.producer.pipelines import Application
-from tasks.wallaroo.arguments import tcp_parse_input_addrs, tcp_parse_output_addrs
+from tasks.wallaroo.arguments import COMMAND_LINE, tcp_parse_input_addrs, tcp_parse_output_addrs
 from tasks.wallaroo.computations import StateComputation, WallarooParameterError
 from tasks.wallaroo.ends import TCPSinkConfig, TCPSourceConfig
 from tasks.wallaroo.pipelines import build_application, source
@@ -34,7 +33,7 @@ class ApplicationBuilder:
         """Begin the next line. `source_config`: a config, or a decoder, whose address is the line's in `--in`."""
         number = len(self._lines)
         if isinstance(source_config, type) or hasattr(source_config, "decode"):
-            addresses = tcp_parse_input_addrs(wallaroo._ARGS)
+            addresses = tcp_parse_input_addrs(COMMAND_LINE)
             if number >= len(addresses):
                 raise WallarooParameterError(f"pipeline {name!r} has no address: --in has {len(addresses)}, and it is number {number + 1}")
             source_config = TCPSourceConfig(*addresses[number], source_config)
@@ -118,7 +117,7 @@ class ApplicationBuilder:
     def _sink(self, sink: Any) -> Any:
         if not isinstance(sink, type) and not hasattr(sink, "encode"):
             return sink
-        addresses = tcp_parse_output_addrs(wallaroo._ARGS)
+        addresses = tcp_parse_output_addrs(COMMAND_LINE)
         return TCPSinkConfig(*addresses[min(len(self._lines), len(addresses)) - 1], sink)
 
 
