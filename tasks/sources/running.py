@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 from tasks.model.computation import Computation
 from tasks.model.errors import SetupError
-from tasks.pipeline.sources import SourceConfig, TCPSourceConfig
+from tasks.pipeline.sources import FileSource, GenSourceConfig, SourceConfig, StreamSource, TCPSourceConfig
 from tasks.producer.installation import Installation
 from tasks.producer.pipelines import applications
+from tasks.sources.file import FileReader
+from tasks.sources.generator import GeneratorReader
+from tasks.sources.leased import LeasedSource, Reader
 from tasks.sources.stopping import Stop
+from tasks.sources.stream import StreamReader
 from tasks.sources.tcp import TCPSource
 
 
@@ -38,6 +42,15 @@ def run_source(installation: Installation, name: str, say_line: Callable[[str], 
         match config:
             case TCPSourceConfig():
                 TCPSource(installation, computation, config, stop).run(say_line)
+            case GenSourceConfig(generator=generator):
+                reader: Reader = GeneratorReader(installation, computation, generator, stop)
+                LeasedSource(installation, computation, reader, stop).run()
+            case FileSource():
+                reader = FileReader(installation, computation, config, stop)
+                LeasedSource(installation, computation, reader, stop).run()
+            case StreamSource():
+                reader = StreamReader(installation, computation, config, stop)
+                LeasedSource(installation, computation, reader, stop).run()
             case _:
                 raise SetupError(f"source {name!r}: no process reads a {type(config).__name__}")
     finally:

@@ -14,6 +14,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import redis
+
 from tasks.model.computation import Computation
 from tasks.model.errors import SetupError, say, trace_of
 from tasks.pipeline.framing import FrameError, FrameSplitter
@@ -21,6 +23,7 @@ from tasks.pipeline.sources import TCPSourceConfig
 from tasks.producer.installation import Installation
 from tasks.producer.making import random_id, random_ids
 from tasks.sources.outbox import Outbox, Run
+from tasks.sources.patience import Patience
 from tasks.sources.stopping import Stop
 
 logger = logging.getLogger("celery.partitions.source")
@@ -82,7 +85,8 @@ class TCPSource:
         self.name, self.config, self.stop = computation.name, config, stop
         self.most_bytes = installation.settings.message_bytes
         names = installation.group.names
-        self.outbox = Outbox(installation, computation, Run(names.source(self.name, uuid.uuid4().hex)), stop)
+        place = Run(names.source(self.name, uuid.uuid4().hex))
+        self.outbox = Outbox(installation, computation, place, Patience(self.name, stop))
         self.connections: list[Connection] = []
         self._ids, self._next_id = "", IDS
         try:
@@ -107,6 +111,9 @@ class TCPSource:
             while not self.stop.asked:
                 self.turn()
             self.end()
+        except (redis.RedisError, OSError):
+            logger.error("source %r: %d messages that were read are lost", self.name, self.outbox.count)  # noqa: TRY400
+            raise
         finally:
             self.close()
         logger.info("source %r: ended; %d messages were sent", self.name, self.outbox.sent)
@@ -193,7 +200,7 @@ class TCPSource:
         return random_id(self._ids, self._next_id - 1)
 
     def send(self) -> None:
-        if self.outbox.count:
+        if self.outbox.has_something:
             self.outbox.send()
 
     def drop(self, connection: Connection, why: str) -> None:
