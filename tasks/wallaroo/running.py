@@ -88,12 +88,21 @@ class Processes:
         self.application, self.options = application, options
         self.group = Group(Settings.from_environment(environment))
         self.sink_names = [name for name, sink in application.sinks.items() if sink.has_process]
+        tcp = [name for name, config in application.source_configs.items() if isinstance(config, TCPSourceConfig)]
+        # In one process what was sent to one of them is not overtaken by what is sent to another after it.
+        together = [tcp, *([name] for name in application.source_configs if name not in tcp)]
         self.sources = [
-            Child(f"source {name!r}", [*CELERY, "partitions", "source", name, "-l", "WARNING"], environment, may_end=True)
-            for name in application.source_configs
+            Child(
+                f"source {', '.join(map(repr, names))}",
+                [*CELERY, "partitions", "source", "-l", "WARNING", "--", *names],
+                environment,
+                may_end=True,
+            )
+            for names in together
+            if names
         ]
         self.sinks = [
-            Child(f"sink {name!r}", [*CELERY, "partitions", "sink", name, "-l", "WARNING"], environment)
+            Child(f"sink {name!r}", [*CELERY, "partitions", "sink", "-l", "WARNING", "--", name], environment)
             for name in self.sink_names
         ]
         node = options.module.replace(".", "-")
