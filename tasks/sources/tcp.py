@@ -7,11 +7,14 @@ before the older ones, of any source of the process, have nothing left of what w
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +39,10 @@ MOST_KEPT_BYTES = 16_000_000
 LAST_READ_SECONDS = 3.0
 #: After the system refused a connection (no file descriptors, say).
 REST_SECONDS = 0.1
+
+#: Linux notes for what it receives when that came, to the nanosecond; Python has no name for the option (asm-generic/socket.h).
+SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +88,9 @@ class TCPSources:
         self.selector = selectors.DefaultSelector()
         for feed in feeds:
             self.selector.register(feed.listener, selectors.EVENT_READ)
+            if len(feeds) > 1 and sys.platform == "linux":
+                with suppress(OSError):
+                    feed.listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.selector.register(stop.reader, selectors.EVENT_READ)
 
     def run(self, say_line: Callable[[str], None]) -> None:
@@ -119,9 +129,8 @@ class TCPSources:
         """Take the connections that have come, in the order in which they were made as far as that can be seen."""
         come = [(feed, accepted, peer) for feed in feeds for accepted, peer in self.accepted(feed)]
         if len(feeds) > 1:
-            come.sort(key=lambda one: -_idle_milliseconds(one[1]))
+            come.sort(key=lambda one: _first_came(one[1]))
         for feed, accepted, peer in come:
-            accepted.setblocking(False)
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             connection = Connection(feed, accepted, f"{peer[0]}:{peer[1]}", feed.splitter(), time.monotonic())
             connection.behind = [(older, older.bytes) for older in self.connections]
@@ -133,13 +142,15 @@ class TCPSources:
         found: list[tuple[socket.socket, Any]] = []
         while True:
             try:
-                found.append(feed.listener.accept())
+                accepted, peer = feed.listener.accept()
             except BlockingIOError:
                 return found
             except OSError as error:
                 logger.warning("source %r: a connection can't be accepted: %s", feed.name, error)
                 self.stop.wait(REST_SECONDS)
                 return found
+            accepted.setblocking(False)
+            found.append((accepted, peer))
 
     def read(self, connection: Connection) -> bool:
         """Take what has come, a bounded part of it; False when there is nothing left for now."""
@@ -214,10 +225,17 @@ class TCPSources:
         self.selector.close()
 
 
-def _idle_milliseconds(connection: socket.socket) -> int:
-    """Since when nothing has come, or since it was made: who had sent all before another came is idle for longer. 0 where this system
-    does not tell."""
-    if sys.platform != "linux":
-        return 0
-    # `struct tcp_info` of linux/tcp.h: 8 bytes, and then tcpi_last_data_recv is the twelfth of 32 bits.
-    return int.from_bytes(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 56)[52:56], sys.byteorder)
+def _first_came(connection: socket.socket) -> float:
+    """When the first of what waits to be read has come, by the system's clock; infinite where nothing has. Who had sent before
+    another one connected comes before it.
+
+    0 where the system does not tell: then the order is that of the sources.
+    """
+    try:
+        _, notes, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(_TIMESPEC.size), socket.MSG_PEEK)
+    except BlockingIOError:
+        return math.inf
+    except OSError:
+        return 0.0
+    times = [_TIMESPEC.unpack(data) for _, kind, data in notes if kind == SO_TIMESTAMPNS and len(data) == _TIMESPEC.size]
+    return times[0][0] * 1e9 + times[0][1] if times else 0.0
