@@ -9,9 +9,11 @@ A stateful step returns `(output, save)`, or the output alone. `save` is not loo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tasks.model.errors import OneKeyWarning
 from tasks.pipeline.graph import Pipeline
 from tasks.producer.pipelines import Application
 from tasks.wallaroo.arguments import COMMAND_LINE, tcp_parse_input_addrs, tcp_parse_output_addrs
@@ -43,10 +45,10 @@ class ApplicationBuilder:
 
     def to(self, computation: Any) -> ApplicationBuilder:
         """Give each message to a computation: decorated, or an object with `name()` and `compute()` or `compute_multi()`, or its class."""
-        made = _made(computation)
+        line, made = self._line("to"), _made(computation)
         if isinstance(made, StateComputation):
             raise WallarooParameterError(f"to({made.name()!r}): it has a state; it is for to_stateful or to_state_partition")
-        self._line("to").steps.append(Step(_name_of(made), _call_of(made), multi=_is_multi(made), like=made))
+        line.steps.append(Step(_name_of(made), _call_of(made), multi=_is_multi(made), like=made))
         return self
 
     to_parallel = to
@@ -90,7 +92,10 @@ class ApplicationBuilder:
         for one in Composition(self._lines).pipelines():
             whole = one if whole is None else whole.merge(one)
         assert whole is not None
-        return build_application(self.name, whole)
+        with warnings.catch_warnings():
+            # to_stateful says that there is one state.
+            warnings.simplefilter("ignore", OneKeyWarning)
+            return build_application(self.name, whole)
 
     def _stateful(
         self, verb: str, computation: Any, state_class: Any, state_name: str, key: Callable[[Any], Any] | None

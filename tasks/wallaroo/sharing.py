@@ -66,7 +66,14 @@ class Composition:
     def pipelines(self) -> Iterator[Pipeline]:
         """Each line, to its sinks."""
         for number, line in enumerate(self.lines):
-            yield self.before(number, len(line.steps)).to_sinks(line.sinks)
+            last = line.steps[-1] if line.steps else None
+            if not line.sinks and last is not None and self.is_shared(last):
+                yield self.stage_shared(str(last.state_name)).to_sinks([])
+            else:
+                yield self.before(number, len(line.steps)).to_sinks(line.sinks)
+
+    def is_shared(self, step: Step) -> bool:
+        return step.state_name is not None and len(self.users[step.state_name]) > 1
 
     def before(self, number: int, place: int) -> Pipeline:
         """A line up to, and without, one of its steps."""
@@ -74,9 +81,9 @@ class Composition:
         if place == 0:
             return line.begin
         step = line.steps[place - 1]
-        if step.state_name is not None and len(self.users[step.state_name]) > 1:
-            mark = self.users[step.state_name].index((number, place - 1))
-            return self.stage_shared(step.state_name).to(_only(mark, step))
+        if self.is_shared(step):
+            mark = self.users[str(step.state_name)].index((number, place - 1))
+            return self.stage_shared(str(step.state_name)).to(_only(mark, step))
         come = self.before(number, place - 1)
         if step.state_name is None:
             return come.to(stage_of(step.call, step.name, multi=step.multi, like=step.like))

@@ -90,7 +90,6 @@ QUOTE, ORDER, RESULT = ">4sdd", ">4sI", ">I4sIdd"
 @pytest.mark.parametrize(
     ("module", "inputs", "order", "nbbo", "workers"),
     [
-        ("market_spread", 2, 0, 1, 2),
         ("market_spread", ("nbbo", "orders"), 1, 0, 1),
         ("older_market", 2, 0, 1, 2),
     ],
@@ -138,15 +137,28 @@ def test_a_generator_is_a_source(run: Start, receiver: Receiver) -> None:
     assert [[line for line in receiver.lines() if line.startswith(word)] for word in ("odd", "even")] == list(wanted)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 def test_an_application_of_classes_runs_on_a_server_that_is_there_and_leaves_nothing_on_it(
-    run: Start, receiver: Receiver, redis_url: str, workers: int
+    run: Start, receiver: Receiver, redis_url: str
 ) -> None:
-    older = run("older_classes", workers=workers, out=receiver.port, REDIS_URL=redis_url)
+    older = run("older_classes", workers=2, out=receiver.port, REDIS_URL=redis_url)
     with older.sender() as connection:
         connection.sendall(framed(*(vote(letter) for _ in range(200) for letter in "AbCd")))
         receiver.wait_bytes(13 * 1600)
     assert older.end() == 0
-    assert totals(bytes(receiver.data)) == dict.fromkeys("abcd", [n for n in range(1, 201) for _ in range(2)])
+    assert totals(bytes(receiver.data)) == {key: [n for n in range(1, 201) for _ in range(2)] for key in "abcd"}
     with redis.Redis.from_url(redis_url) as client:
         assert [key for key in client.scan_iter("*wallaroo-*") if not key.startswith(b"_kombu")] == []
+
+
+def test_an_application_that_fails_at_its_setup_says_so_and_exits_with_2(run: Start) -> None:
+    failing = run("word_count", inputs=0)
+    assert failing.wait() == 2
+    assert "application_setup of 'word_count' failed" in failing.log()
+    assert "the application wants --in" in failing.log()
+
+
+def test_an_input_that_cannot_be_listened_on_ends_the_run(run: Start, receiver: Receiver) -> None:
+    busy = run("reverse", "--in", f"127.0.0.1:{receiver.port}")
+    assert busy.wait() == 1
+    assert f"can't listen on 127.0.0.1:{receiver.port}" in busy.log()
+    assert "source 'reverse source' can't be started" in busy.log()
