@@ -6,7 +6,6 @@ What a stage returned is written, or given on, at once: what its computation doe
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,10 +20,11 @@ from tasks.model.computation import (
     StageNode,
     extracted_key,
 )
-from tasks.model.messages import details_of
+from tasks.model.messages import MOST_SECONDS, details_of
 from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
 from tasks.model.reading import Work
-from tasks.model.sinks import ListSink, QueueSink
+from tasks.model.sinks import QueueSink
+from tasks.model.unpickling import copied
 from tasks.model.values import ANY_VALUE, TIMER, dump_value
 from tasks.model.writing import TIMER_BODY, Cause, MessageWriter, out_of_quotes
 
@@ -55,7 +55,7 @@ class Caller:
     def call(self, item: Work, attempt: int) -> list[Emission] | None:
         """Call what the message is for; its outputs, None where it can have none. Raises what user code raises."""
         computation = self.at = item.computation
-        if not computation.roots:
+        if computation.role == "task":
             self.call_one(computation, item, item.message, attempt)
             return None
         return _Run(self, item, attempt).outputs
@@ -100,9 +100,9 @@ class _Run:
         self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
         if item.message is TIMER:
             stage = cast(StageNode, item.computation.roots[0])
-            self.give_each(stage.then, self.gather(stage.computation, None, fires=True))
+            self.give_each(stage.then, self.gather(stage.computation, None, fires=True), stage.computation)
         else:
-            self.give(item.computation.roots, item.message)
+            self.give(item.computation.roots, item.message, item.computation)
 
     @property
     def cause(self) -> Cause:
@@ -112,17 +112,23 @@ class _Run:
             self._cause = Cause(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
         return self._cause
 
+    def next_id(self) -> bytes:
+        """The id of the next output, as it stands between the quotes of JSON."""
+        return self.cause.id_of(len(self.outputs))
+
     @property
     def event_time(self) -> float | None:
         """The time of the message, as its source told it; seconds since the epoch."""
         if self._event_time is None and self.item.computation.has_event_time:
             told = details_of(self.item.raw).event_time
-            self._event_time = float(told) if isinstance(told, int | float) else None
+            self._event_time = told_seconds(told)
         return self._event_time
 
-    def give(self, nodes: list[Node], value: Any) -> None:
-        """Give an output to all that takes it. What is written is written first; each stage but the last gets a copy."""
-        if len(nodes) == 1:
+    def give(self, nodes: list[Node], value: Any, giver: Computation) -> None:
+        """Give an output of `giver` to all that takes it. What is written is written first; each stage but the last gets a copy,
+        and the last too where the giver could still have the value in its state."""
+        if len(nodes) == 1 and giver.state is None:
+            self.caller.at = giver
             self.give_to(nodes[0], value)
             return
         stages = []
@@ -130,46 +136,47 @@ class _Run:
             if isinstance(node, StageNode):
                 stages.append(node)
             else:
+                self.caller.at = giver  # a key extractor's or an encoder's failure is that of the stage whose output it got
                 self.give_to(node, value)
-        copies = [copy.deepcopy(value) for _ in stages[1:]]
-        for stage, own in zip(stages, [*copies, value], strict=False):
-            self.give_to(stage, own)
+        for stage in stages:
+            is_last_owner = stage is stages[-1] and giver.state is None
+            self.give_to(stage, value if is_last_owner or is_unchangeable(value) else copied(value))
 
-    def give_each(self, nodes: list[Node], values: Any) -> None:
+    def give_each(self, nodes: list[Node], values: Any, giver: Computation) -> None:
         if values is None:
             return
         if type(values) is not list:
-            stage = self.caller.at
-            name = "" if stage is None else stage.name
-            raise TypeError(f"{name!r} must return a list of outputs, or None, not {type(values).__name__}")
+            raise TypeError(f"{giver.name!r} must return a list of outputs, or None, not {type(values).__name__}")
         for value in values:
             if value is not None:
-                self.give(nodes, value)
+                self.give(nodes, value, giver)
 
     def give_to(self, node: Node, value: Any) -> None:
         # `match` would take three times as long, and this is done for each stage of each message.
         if isinstance(node, StageNode):
             computation, then = node.computation, node.then
             if computation.windows is not None:
-                self.give_each(then, self.gather(computation, value))
+                self.give_each(then, self.gather(computation, value), computation)
                 return
             returned = self.caller.call_one(computation, self.item, value, self.attempt)
             if computation.multi:
-                self.give_each(then, returned)
+                self.give_each(then, returned, computation)
             elif returned is not None and then:
-                self.give(then, returned)
+                self.give(then, returned, computation)
         elif isinstance(node, HopNode):
-            self.outputs.append(self.hop(extracted_key(node.extract, value), node.stage, value))
+            self.outputs.append(self.hop(node, value))
         else:
             self.deliver(node, value)
 
-    def hop(self, key: str, stage: Computation, value: Any) -> Hop:
-        message_id = self.cause.next_id()
+    def hop(self, node: HopNode, value: Any) -> Hop:
+        stage, message_id = node.stage, self.next_id()
         if stage.takes_values:
             dump = self.calling.pickling.dump_value
+            key = extracted_key(node.extract, value)
             body = dump_value(stage.codec, value, lambda: dump(stage.name, out_of_quotes(message_id), value))
         else:
-            body = stage.codec.encode(value)[0]
+            body, message = stage.codec.encode(value)
+            key = extracted_key(node.extract, message)
         partition = self.writer.partition_of(key)
         return Hop(partition, self.cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key))
 
@@ -180,11 +187,10 @@ class _Run:
             return
         key = self.item.key if node.extract is None else extracted_key(node.extract, value)
         if not isinstance(sink, QueueSink):
-            # An element of a list tells of nothing but itself.
-            message_id = b"" if isinstance(sink, ListSink) else self.cause.next_id()
-            self.outputs.append(Delivery(sink, message_id, key, cast(bytes, payload)))
+            told_id = f"{self.item.envelope.headers.id}:{len(self.outputs)}"
+            self.outputs.append(Delivery(sink, told_id, key, cast(bytes, payload)))
             return
-        message_id = self.cause.next_id()
+        message_id = self.next_id()
         queue, template = self.writer.to_sink(sink)
         if payload is None:
             dump = self.calling.pickling.dump_value
@@ -201,23 +207,47 @@ class _Run:
         self.caller.at = computation
         state = self.caller.state(computation, key)
         if fires:
-            state.timer_at = None
+            # Another's place was taken by an earlier one: if each set the next, there would be more and more.
+            if state.timer_at is None or state.timer_at == told_seconds(details_of(self.item.raw).timer):
+                state.timer_at = None
             outputs = windows.fire(state, key, now)
         else:
             outputs = windows.take(state, value, key, self.event_time, now)
         due = windows.due(state)
-        if due is not None and (state.timer_at is None or due < state.timer_at):
+        # One that is overdue may have become a dead letter.
+        if due is not None and (state.timer_at is None or due < state.timer_at or state.timer_at < now):
             state.timer_at = due
-            message_id, partition = self.cause.next_id(), self.calling.partition
+            message_id, partition = self.next_id(), self.calling.partition
             template = self.writer.to_stage(computation.name, partition)
-            self.outputs.append(Timer(due, self.cause.fill(template, message_id, TIMER_BODY, key)))
+            self.outputs.append(Timer(due, self.cause.fill(template, message_id, TIMER_BODY, key, timer=due)))
         return outputs
 
 
+#: Values of these kinds are the same for all who have them.
+_ATOMS = frozenset((str, int, float, bool, bytes, complex, type(None)))
+
+
+def is_unchangeable(value: Any) -> bool:
+    """Whether nobody who has the value can change it: known at once of the kinds that are given on most."""
+    kind = type(value)
+    return kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value))
+
+
 def seconds_of(value: Any) -> float:
-    """A time that `event_time=` gave: seconds since the epoch, or a datetime (UTC when it has no zone). Raises `TypeError`."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    """A time that `event_time=` gave: seconds since the epoch, or a datetime (UTC when it has no zone). Raises `TypeError`, and
+    `ValueError` for a number that is no time."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not -MOST_SECONDS <= value <= MOST_SECONDS:
+            raise ValueError(f"event_time must give seconds since the epoch, not {value!r:.40}")
+        return float(value)
     raise TypeError(f"event_time must give seconds since the epoch or a datetime, not {type(value).__name__}")
+
+
+def told_seconds(value: object) -> float | None:
+    """A time that a header tells; None for what is none."""
+    try:
+        return None if isinstance(value, datetime) else seconds_of(value)
+    except (TypeError, ValueError):
+        return None

@@ -4,7 +4,7 @@ stages that a message of it runs through."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
@@ -129,9 +129,22 @@ class Computation:
         if self.state is not None and self.role == "task":
             self.stateful.append(self)
 
+    @property
+    def limited(self) -> Computation | None:
+        """The first of the stages under it that has a time limit: of a message that hung, the one in which it did."""
+        return next(_limited(self.roots), None)
+
     def key_of(self, message: Any) -> str:
         """The message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
         return extracted_key(self.extract, message)
+
+
+def _limited(nodes: list[Node]) -> Iterator[Computation]:
+    for node in nodes:
+        if isinstance(node, StageNode):
+            if node.computation.time_limit_seconds is not None:
+                yield node.computation
+            yield from _limited(node.then)
 
 
 def extracted_key(extract: Callable[[Any], Any], message: Any) -> str:

@@ -53,6 +53,8 @@ class Details(msgspec.Struct, gc=False):
     argsrepr: Any = None
     #: Of a message between stages whose source says the time of its messages, seconds since the epoch.
     event_time: Any = None
+    #: Of a timer: for when it was set, seconds since the epoch.
+    timer: Any = None
 
 
 class _Detailed(msgspec.Struct):

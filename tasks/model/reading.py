@@ -17,7 +17,7 @@ from tasks.model.computation import Computation
 from tasks.model.errors import KeyExtractionError, MessageError, StateError, encodable, say, shortened, trace_of
 from tasks.model.keys import SHORT_KEY, key_bytes, key_text, spell_key
 from tasks.model.messages import MOST_BYTES, NOT_USUAL, Envelope, Headers, moment, name_of, open_slowly, open_usual
-from tasks.model.values import load_value
+from tasks.model.values import TIMER, load_value
 
 
 class Work(msgspec.Struct, gc=False):
@@ -176,7 +176,10 @@ def decoded(computation: Computation, envelope: Envelope, open_value: LoadValue)
     if not computation.takes_values:
         return computation.codec.decode(envelope.body)
     message_id = envelope.headers.id
-    return load_value(computation.codec, envelope.body, lambda signed: open_value(computation, message_id, signed))
+    value = load_value(computation.codec, envelope.body, lambda signed: open_value(computation, message_id, signed))
+    if value is TIMER and computation.windows is None:
+        raise MessageError(f"a timer, and {computation.name!r} sets none", reason="wrong-arguments")
+    return value
 
 
 def key_in_header(computation: Computation, value: object) -> str:

@@ -56,6 +56,7 @@ class Replay:
             earlier = self.done[index]
             if earlier.key != key or earlier.computation.scope != scope or not earlier.computation.stateful:
                 continue
+            self.caller.at = earlier.computation
             try:
                 fresh = decoded(earlier.computation, earlier.envelope, self.pickling.load_value)
                 again = Work(earlier.raw, earlier.computation, key, fresh, earlier.envelope)
@@ -91,6 +92,7 @@ class Replay:
         """The bytes of the key's touched states, known to make states again: some objects pickle, and do not unpickle."""
         pickling, made = self.pickling, {}
         for stage, slot in self.slots_of(item.computation.scope, item.key).items():
+            self.caller.at = stage  # the one whose failure it is, if it is one
             made[stage] = pickling.dump(stage, item.key, slot.state)
             pickling.load(stage, item.key, made[stage])
         return made

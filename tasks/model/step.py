@@ -167,6 +167,7 @@ class _Step:
         """The first item counts as failed; nothing is called."""
         item = self.items[0]
         if isinstance(item, Work):
+            self.caller.at = item.computation.limited
             self.out.taken = int(self.fail(item, TimeLimitExceeded(text)))
             self.out.ended = self.rules.clock()
             return self.out
@@ -205,7 +206,7 @@ class _Step:
 
     def fail(self, item: Work, error: BaseException) -> bool:
         """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
-        at = (self.caller.at or item.computation) if item.computation.roots else item.computation
+        at = item.computation if item.computation.role == "task" else self.caller.at or item.computation
         failure = failure_of(item, error, self.attempt, at)
         try:
             undone = self.replay.run(item)
@@ -291,7 +292,7 @@ class _Step:
     def pickle_touched(self) -> None:
         """New bytes of every state that changed. Of one that can't be pickled, the message that spoiled it fails."""
         dump = self.rules.pickling.dump
-        for stage, slots in self.touched.items():
+        for stage, slots in list(self.touched.items()):  # mending calls computations, which may go another way
             changed = self.out.states.setdefault(stage.name, {})
             for key, slot in list(slots.items()):
                 try:

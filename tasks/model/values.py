@@ -20,6 +20,8 @@ from tasks.model.writing import TIMER_BODY, json_text
 
 _PICKLED = b'[[{"__pickle__":"'
 _END = b'"}],{},{}]'
+#: How bodies begin that are read otherwise than as JSON.
+_SPECIAL = (_PICKLED, TIMER_BODY)
 #: What JSON's reader gives back as an int.
 _MOST_INT = 2**63
 
@@ -61,8 +63,10 @@ def dump_value(codec: MessageCodec, value: Any, pickled: Callable[[], bytes]) ->
     Raises `MessageError` for a value that does not fit the annotation, or can't be carried.
     """
     if codec.is_typed:
-        return codec.encode(value)[0]
-    if is_exact(value):
+        body = codec.encode(value)[0]
+        if not body.startswith(_SPECIAL):
+            return body
+    elif is_exact(value):
         try:
             return b"[[" + json_text(value) + b"],{},{}]"
         except UnicodeEncodeError:

@@ -19,6 +19,7 @@ from tasks.model.computation import (
     StageNode,
 )
 from tasks.model.errors import DeclarationError, KeyExtractionError
+from tasks.model.sinks import ListSink, Sink, StreamSink
 from tasks.pipeline.annotations import check_types, codec_of_source
 from tasks.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use
 from tasks.pipeline.sinks import ComputationSink, SinkConfig
@@ -70,7 +71,8 @@ class _Building:
         self.stage_nodes = {use: StageNode(stage) for use, stage in self.stages.items()}
         self.sinks: dict[str, SinkConfig] = {}
         self.warnings: dict[str, None] = {}
-        self.one_keys = self.keys_of_sources()
+        self.places: dict[str, type[Sink]] = {}
+        self.one_keys = self.one_keys_of_beginnings()
 
     def built(self) -> Built:
         check_types(self.name, self.after, self.names)
@@ -88,6 +90,7 @@ class _Building:
 
     def stage_names(self) -> dict[Use, str]:
         """A stage's name: as pinned, else its computation's, else (a second use) "NAME 2". Stages added elsewhere change none."""
+        self.refuse_namesakes()
         pinned = [use.name for use in self.uses if use.name is not None]
         names: dict[Use, str] = {}
         count: dict[str, int] = defaultdict(int)
@@ -108,6 +111,18 @@ class _Building:
         if any(not isinstance(one, str) or not one.strip() for one in pinned):
             raise DeclarationError(f"application {self.name!r}: a stage's name= must be a text")
         return names
+
+    def refuse_namesakes(self) -> None:
+        """Which of two computations is "NAME 2" would be said by the order of lines, and each would find the other's states."""
+        functions: dict[str, Callable[..., Any]] = {}
+        for use in self.uses:
+            if use.name is None and use.computation.windows is None:
+                name, function = use.computation.name, use.computation.function
+                if functions.setdefault(name, function) is not function:
+                    raise DeclarationError(
+                        f"application {self.name!r}: two computations are called {name!r}. Rename one, or name its stage by "
+                        ".to(…, name=…)"
+                    )
 
     def modules_named(self) -> tuple[str, ...]:
         """Where the classes of the pipeline's values may be defined: beside its functions and state classes."""
@@ -140,30 +155,34 @@ class _Building:
             stateful=[],
         )
 
-    def keys_of_sources(self) -> dict[GraphNode, str]:
-        """The one key of each source that no key_by follows at once.
+    def one_keys_of_beginnings(self) -> dict[GraphNode, str]:
+        """The one key of each collect(), and of each source that no key_by follows at once.
 
-        Sources that come to one stateful stage without a key_by have the key of that stage, so that it has one state.
+        Those that come to one stateful stage without a key_by have the key of that stage, so that it has one state.
         """
-        sources = [node for node in self.nodes if isinstance(node, Source) and not self.is_keyed_at_once(node)]
-        reach = {source: set(self.unkeyed_after(source)) for source in sources}
-        keys: dict[GraphNode, str] = {}
-        groups: list[tuple[set[Source], set[GraphNode]]] = []
-        for source in sources:
-            joined, members = {source}, set(reach[source])
+        groups: list[tuple[set[GraphNode], set[GraphNode]]] = []
+        for node in self.nodes:
+            if not (isinstance(node, Collect) or (isinstance(node, Source) and not self.is_keyed_at_once(node))):
+                continue
+            joined: set[GraphNode] = {node}
+            members = set(self.unkeyed_after(node))
             for other in list(groups):
-                if any(isinstance(node, Use) and node.computation.state is not None for node in other[1] & members):
+                if any(isinstance(one, Use) and one.computation.state is not None for one in other[1] & members):
                     joined |= other[0]
                     members |= other[1]
                     groups.remove(other)
             groups.append((joined, members))
+        keys: dict[GraphNode, str] = {}
         for joined, members in groups:
+            collected = {use for node in joined if isinstance(node, Collect) for use in self.after[node]}
             stateful = [use for use in self.uses if use in members and use.computation.state is not None]
-            first = self.names[stateful[0]] if stateful else None
-            for source in joined:
-                keys[source] = first or source.name
-            for use in stateful:
-                self.warn(self.names[use], "there is no key_by before it")
+            for use in self.uses:
+                if use in collected or use in stateful:
+                    self.warn(self.names[use], "it comes after collect()" if use in collected else "there is no key_by before it")
+            for node in joined:
+                follow = [one for one in self.after[node] if isinstance(one, Use)]
+                alone = node.name if isinstance(node, Source) else self.names[follow[0]] if follow else self.name
+                keys[node] = self.names[stateful[0]] if stateful else alone
         return keys
 
     def is_keyed_at_once(self, source: Source) -> bool:
@@ -203,10 +222,7 @@ class _Building:
     def extractor(self, node: GraphNode) -> Callable[[Any], Any]:
         if isinstance(node, KeyBy):
             return node.extract
-        stages = [self.names[after] for after in self.after[node] if isinstance(after, Use)]
-        for stage in stages:
-            self.warn(stage, "it comes after collect()")
-        key = stages[0] if stages else self.name
+        key = self.one_keys[node]
         return lambda _: key
 
     def leaving(self, end: End, extract: Callable[[Any], Any] | None) -> list[Node]:
@@ -220,7 +236,11 @@ class _Building:
                 raise DeclarationError(
                     f"application {self.name!r}: two sinks are called {config.sink_name!r}. Give one a name="
                 )
-            nodes.append(SinkNode(config.sink(), extract))
+            sink = config.sink()
+            place = sink.stream if isinstance(sink, StreamSink) else sink.list if isinstance(sink, ListSink) else None
+            if place is not None and self.places.setdefault(place, type(sink)) is not type(sink):
+                raise DeclarationError(f"application {self.name!r}: {place!r} can't be both a Redis list and a Redis stream")
+            nodes.append(SinkNode(sink, extract))
         return nodes
 
     def sources(self) -> dict[str, Computation]:

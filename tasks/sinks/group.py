@@ -20,9 +20,14 @@ from tasks.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
 _BYTES = MessageCodec(bytes, "output")
 
 
-def sink_installation(installation: Installation, name: str) -> Installation:
-    """The sink's own group, beside the app's. Raises `SetupError` for a sink that has no process, naming those that have."""
-    computation = sink_computation(*find_sink(name))
+def sink_installation(
+    installation: Installation, name: str, standard_output: Callable[[], int] = lambda: 1
+) -> Installation:
+    """The sink's own group, beside the app's. `standard_output`: gives the file descriptor, where the sink writes there.
+
+    Raises `SetupError` for a sink that has no process, naming those that have.
+    """
+    computation = sink_computation(*find_sink(name), standard_output)
     settings = replace(
         installation.settings,
         partition_group=installation.group.names.sink_group(name),
@@ -47,7 +52,7 @@ def find_sink(name: str) -> tuple[Application, SinkConfig]:
     raise SetupError(f"no sink is named {name!r}; {there}")
 
 
-def sink_computation(application: Application, config: SinkConfig) -> Computation:
+def sink_computation(application: Application, config: SinkConfig, standard_output: Callable[[], int]) -> Computation:
     """What a sink's messages are for."""
     name = config.sink_name
     match config:
@@ -60,7 +65,7 @@ def sink_computation(application: Application, config: SinkConfig) -> Computatio
         case FileSink(path=path):
             return _writing(name, FilePeer(name, path))
         case StdoutSink():
-            return _writing(name, StdoutPeer(name))
+            return _writing(name, StdoutPeer(name, standard_output()))
     raise SetupError(f"sink {name!r}: no process delivers to a {type(config).__name__}")
 
 

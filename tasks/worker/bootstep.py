@@ -156,7 +156,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             else:
                 return
             time.sleep(STARTUP_BACKOFF_SECONDS)
-            if worker_state.should_stop not in (None, False) or worker_state.should_terminate not in (None, False):
+            if is_told_to_end():
                 raise WorkerShutdown(0)
 
     def check_server(self) -> None:
@@ -218,6 +218,12 @@ class OrdinaryTasks:
 
     def __contains__(self, name: object) -> bool:
         return name in self.tasks and name not in self.computations
+
+
+def is_told_to_end() -> bool:
+    """Whether a signal has told the worker to end. Celery keeps the exit code there, and 0 is one."""
+    flags = (worker_state.should_stop, worker_state.should_terminate)
+    return any(flag is not None and flag is not False for flag in flags)
 
 
 def _events_wanted(worker: Any) -> bool:

@@ -63,13 +63,17 @@ if status == 'ok' and writes then
   local type_of = {
     HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream'
   }
-  local i = 10
+  local i, becomes = 10, {}
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local wanted = type_of[ARGV[i + 1]]
     local found = redis.call('TYPE', ARGV[i + 2]).ok
-    if wanted and found ~= wanted and found ~= 'none' then
-      return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
+    if wanted then
+      if found == 'none' then found = becomes[ARGV[i + 2]] or wanted end
+      if found ~= wanted then
+        return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
+      end
+      becomes[ARGV[i + 2]] = wanted
     end
     i = i + words + 1
   end

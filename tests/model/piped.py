@@ -1,0 +1,154 @@
+"""Pipelines of a few lines, and the few lines that a worker's loop puts round their step."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.model.computation import Computation, declare
+from tasks.model.outcome import Delivery, Emission, Hop, Outcome, Push, Slot, Timer, Unreadable
+from tasks.model.policy import RetryPolicy, Then, effective_policy
+from tasks.model.reading import Item, Reading, Work, read_batch
+from tasks.model.step import StepRules, step
+from tasks.model.writing import MessageWriter
+from tasks.pipeline.building import Built, build
+from tasks.pipeline.graph import Pipeline, Source
+from tasks.store.codec import StateCodec
+from tests.model.build import raw_message
+
+#: Signs, and may read back what the tests' modules define.
+SIGNING = StateCodec((b"the tests' own",), ("tests.model.*",))
+
+
+class Log:
+    entries: list[Any] = []  # noqa: RUF012 - each key gets its own copy
+
+
+def begin(name: str = "in", **options: Any) -> Pipeline:
+    about = {"config": None, "event_time": None, "deduplicate_seconds": None, "type": None, **options}
+    return Pipeline((Source(name=name, **about),))
+
+
+def stage(function: Any, name: str | None = None, *, state: Any = None, **options: Any) -> Computation:
+    """A computation that is a stage."""
+    return declare(function, name=name or function.__name__, state=state, key=None, **options)
+
+
+def logging(name: str, **options: Any) -> Computation:
+    """A stateful stage that keeps what it is given, and gives it on."""
+
+    def log(value: Any, state: Log) -> Any:
+        state.entries.append(value)
+        return value
+
+    return stage(log, name, state=Log, **options)
+
+
+def built(pipeline: Pipeline, name: str = "app") -> Built:
+    return build(name, pipeline)
+
+
+def writer(partitions: int = 1) -> MessageWriter:
+    return MessageWriter(
+        partitions=partitions,
+        queue_of=lambda number: f"partition.{number}",
+        queue_of_task=lambda task: "celery",
+        queue_of_sink=lambda sink: f"partition.sink.{sink}",
+        origin="test",
+    )
+
+
+def send(value: Any, message_id: str = "m", task: str = "in", **headers: Any) -> bytes:
+    return raw_message(task, value, message_id, **headers)
+
+
+def read(app: Built, raws: list[bytes], codec: StateCodec = SIGNING, partitions: int = 1) -> list[Item]:
+    computations = {**app.sources, **app.stages}
+    reading = Reading(computations, (), 0, partitions, load_value=codec.load_value)
+    return read_batch(raws, reading, now=1_000.0, revoked=())
+
+
+def run(
+    app: Built,
+    raws: list[bytes],
+    *,
+    codec: StateCodec = SIGNING,
+    stored: Mapping[str, Mapping[str, bytes]] | None = None,
+    retries: int = 0,
+    then: Then = "dead_letter",
+    now: float = 0.0,
+    call_limited: Any = None,
+    **how: Any,
+) -> Outcome:
+    """Read and step a batch of messages of one partition; nothing is stored before, unless said."""
+    items = read(app, raws, codec)
+    slots: dict[str, dict[str, Slot | Unreadable]] = {}
+    for item in items:
+        if isinstance(item, Work):
+            for one in item.computation.stateful:
+                _load(one, item.key, slots.setdefault(one.name, {}), stored or {}, codec)
+    default = RetryPolicy(retries, 2.0, then=then)
+    options = {} if call_limited is None else {"call_limited": call_limited}
+    rules = StepRules(
+        partition=0,
+        policy_of=lambda computation: effective_policy(default, computation.on_error, None),
+        mailbox_messages=1000,
+        pickling=codec.pickling(),
+        clock=lambda: 0.0,
+        random=lambda: 0.5,
+        seconds=1.0,
+        writer=writer(),
+        now=now,
+        **options,
+    )
+    return step(items, slots, rules, **how)
+
+
+def _load(
+    one: Computation,
+    key: str,
+    table: dict[str, Slot | Unreadable],
+    stored: Mapping[str, Mapping[str, bytes]],
+    codec: StateCodec,
+) -> None:
+    if key not in table:
+        was = stored.get(one.name, {}).get(key)
+        assert one.state is not None
+        try:
+            table[key] = Slot(one.state.new() if was is None else codec.load(one, key, was), was)
+        except Exception as error:
+            table[key] = Unreadable(str(error))
+
+
+def states(app: Built, outcome: Outcome, codec: StateCodec = SIGNING) -> dict[str, dict[str, Any]]:
+    """The entries of every state that the outcome writes, by stage and key."""
+    return {
+        name: {key: codec.load(app.stages[name], key, stored).entries for key, stored in changed.items()}
+        for name, changed in outcome.states.items()
+        if changed
+    }
+
+
+def payloads(outcome: Outcome) -> list[Any]:
+    """What goes to list and stream sinks, read."""
+    return [json.loads(one.payload) for one in outcome.emitted if isinstance(one, Delivery)]
+
+
+def raws_of(outcome: Outcome) -> list[bytes]:
+    """The messages that are put out."""
+    return [one.raw for one in outcome.emitted if isinstance(one, Hop | Push | Timer)]
+
+
+def headers_of(raw: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(raw)["headers"]
+    return found
+
+
+def body_of(raw: bytes) -> Any:
+    return json.loads(b64decode(json.loads(raw)["body"]))
+
+
+def ids(emitted: list[Emission]) -> list[str]:
+    return [one.message_id if isinstance(one, Delivery) else headers_of(one.raw)["id"] for one in emitted]

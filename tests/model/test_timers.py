@@ -1,0 +1,153 @@
+"""Timers of windows: one for a key at a time, none lost, whatever comes between; and times that headers tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.model.outcome import Outcome, Timer
+from tasks.model.writing import TIMER_BODY
+from tasks.pipeline.building import Built
+from tasks.pipeline.sinks import RedisList
+from tasks.pipeline.windows import Aggregation, count_windows, range_windows, seconds
+from tests.model.build import raw_envelope
+from tests.model.piped import SIGNING, begin, body_of, built, headers_of, payloads, read, run, send, stage
+
+
+class Gather(Aggregation):
+    def name(self) -> str:
+        return "gather"
+
+    def initial_accumulator(self) -> list[Any]:
+        return []
+
+    def update(self, message: Any, accumulator: list[Any]) -> None:
+        accumulator.append(message)
+
+    def combine(self, one: list[Any], other: list[Any]) -> list[Any]:
+        return one + other
+
+    def output(self, key: str, accumulator: list[Any]) -> Any:
+        if "broken" in accumulator:
+            raise ValueError("told to")
+        return accumulator
+
+
+def app_of(windows: Any, **options: Any) -> Built:
+    return built(begin(**options).key_by(lambda value: "k").to(windows).to_sink(RedisList("out")))
+
+
+class Key:
+    """One key's windows over several commits: its state, and the timers that were set."""
+
+    def __init__(self, windows: Any, **options: Any) -> None:
+        self.app = app_of(windows, **options)
+        self.stored: dict[str, dict[str, bytes]] = {"gather": {}}
+        self.timers: list[Timer] = []
+
+    def do(self, raws: list[bytes], now: float) -> Outcome:
+        outcome = run(self.app, raws, stored=self.stored, now=now)
+        self.stored["gather"].update(outcome.states.get("gather", {}))
+        self.timers += [one for one in outcome.emitted if isinstance(one, Timer)]
+        return outcome
+
+    def take(self, value: Any, now: float, message_id: str = "m", **headers: Any) -> list[Any]:
+        return payloads(self.do([send(value, message_id, **headers)], now))
+
+    def fire(self, timer: Timer, now: float) -> list[Any]:
+        self.timers.remove(timer)
+        return payloads(self.do([timer.raw], now))
+
+
+def test_a_timer_is_the_stages_message_to_itself_with_the_key_and_when_it_is_due() -> None:
+    key = Key(range_windows(seconds(10)).over(Gather))
+    assert key.take(1, now=1_003.0) == []
+    (timer,) = key.timers
+    headers = headers_of(timer.raw)
+    assert timer.due == 1_010.0
+    assert (headers["task"], headers["id"], headers["partition_key"], headers["timer"]) == ("gather", "m:0", "k", 1_010.0)
+    assert body_of(timer.raw)[0] == [{"__timer__": True}]
+    assert key.take(2, now=1_004.0) == [] and key.timers == [timer]
+    assert key.fire(timer, now=1_010.0) == [[1, 2]] and not key.timers
+
+
+def test_a_timer_that_comes_a_moment_early_sets_itself_again() -> None:
+    key = Key(range_windows(seconds(10)).over(Gather))
+    key.take(1, now=1_003.0)
+    assert key.fire(key.timers[0], now=1_009.9995) == []
+    (again,) = key.timers
+    assert again.due == 1_010.0 and key.fire(again, now=1_010.0) == [[1]]
+
+
+def test_a_timer_whose_place_an_earlier_one_took_does_not_set_a_chain_of_its_own() -> None:
+    """Else each such timer would set the next for ever, and there would be more with every one."""
+    key = Key(count_windows(100).over(Gather))
+    for turn in range(6):
+        key.take(turn, now=1_000.0 + turn)
+    at = 1_006.0
+    for turn in range(50):
+        at += 2.0
+        key.take(turn, now=at)
+        for timer in [timer for timer in key.timers if timer.due <= at]:
+            key.fire(timer, now=at)
+    assert len(key.timers) == 1
+
+
+def test_timers_that_are_superseded_by_earlier_ones_fall_away() -> None:
+    key = Key(range_windows(seconds(10)).over(Gather), event_time=lambda value: value)
+    for n, moment in enumerate([1_095, 1_096, 1_097, 1_098]):
+        key.take(moment, now=1_000.0 - n * 0.5, message_id=f"m{n}")  # each a little earlier than the one before
+    set_at_first = len(key.timers)
+    assert set_at_first > 1
+    for round_ in range(3):
+        at = max(timer.due for timer in key.timers)
+        key.take(1_100 + 20 * round_, now=at - 0.001, message_id=f"r{round_}")
+        for timer in sorted((one for one in key.timers if one.due <= at), key=lambda one: one.due):
+            key.fire(timer, now=at)
+    assert len(key.timers) == 1
+
+
+def test_a_timer_that_became_a_dead_letter_is_followed_by_another_once_something_comes() -> None:
+    key = Key(range_windows(seconds(10)).over(Gather))
+    key.take("broken", now=1_003.0)
+    (timer,) = key.timers
+    key.timers.clear()
+    outcome = key.do([timer.raw], now=1_010.0)
+    assert [broken.reason for broken, _ in outcome.dead] == ["computation-failed"]
+    # What closes the window raises still; an operator mends the state.
+    state = SIGNING.load(key.app.stages["gather"], "k", key.stored["gather"]["k"])
+    state.accumulators = {start: ["mended"] for start in state.accumulators}
+    key.stored["gather"]["k"] = SIGNING.dump(key.app.stages["gather"], "k", state)
+    assert key.take("next", now=1_021.0, message_id="n") == [["mended"]]
+    (timer,) = key.timers
+    assert timer.due == 1_030.0 and key.fire(timer, now=1_030.0) == [["next"]]
+
+
+def test_a_timer_to_what_sets_none_is_a_dead_letter() -> None:
+    app = built(begin().key_by(lambda value: "k").to(stage(lambda value: value, "plain")).to_sink(RedisList("out")))
+    raw = raw_envelope(TIMER_BODY, headers={"task": "plain", "partition_key": "k"})
+    (item,) = read(app, [raw])
+    assert type(item).__name__ == "Broken" and "a timer, and 'plain' sets none" in item.error
+
+
+def test_a_timer_for_a_key_whose_state_is_gone_does_nothing() -> None:
+    key = Key(range_windows(seconds(10)).over(Gather))
+    key.take(1, now=1_003.0)
+    key.stored["gather"].clear()
+    assert key.fire(key.timers[0], now=1_010.0) == [] and not key.timers
+
+
+@pytest.mark.parametrize("told", ["text", True, [1], {"a": 1}, None, 1e300, -1e300, 10**40, "2020-01-01"])
+def test_what_is_no_time_in_the_header_of_a_stages_message_is_not_looked_at(told: Any) -> None:
+    key = Key(range_windows(seconds(10)).over(Gather))
+    raw = send(1, task="gather", partition_key="k", event_time=told)
+    assert not key.do([raw], now=1_003.0).dead
+    assert [timer.due for timer in key.timers] == [1_010.0]
+
+
+@pytest.mark.parametrize("told", ["text", True, None, 1e300, float("nan"), float("inf"), 10**40])
+def test_what_event_time_gives_and_is_no_time_is_that_messages_failure(told: Any) -> None:
+    app = app_of(range_windows(seconds(10)).over(Gather), event_time=lambda value: told)
+    ((broken, _),) = run(app, [send(1)]).dead
+    assert "event_time must give" in broken.error and broken.reason == "computation-failed"

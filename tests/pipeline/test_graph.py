@@ -1,0 +1,287 @@
+"""A pipeline as it is written down and looked over: what each verb gives, how stages are called, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tasks.model.computation import Computation, declare
+from tasks.model.errors import DeclarationError
+from tasks.pipeline.building import Built, build
+from tasks.pipeline.graph import Pipeline
+from tasks.pipeline.sinks import RedisList, RedisStream, TaskSink
+from tests.model.piped import Log, begin, headers_of, logging, payloads, raws_of, read, run, send, stage, states
+
+OUT = RedisList("out")
+
+
+def key(value: Any) -> str:
+    return str(value)
+
+
+def other_key(value: Any) -> str:
+    return f"other {value}"
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def keyed(name: str = "in") -> Pipeline:
+    return begin(name).key_by(key)
+
+
+def warned(make: Callable[[], Built]) -> tuple[Built, list[str]]:
+    """What is built, and the stages that are said to have one key."""
+    made = make()
+    return made, [text.split("'")[3] for text in made.warnings]
+
+
+# Verbs.
+
+
+def test_each_verb_gives_a_new_pipeline_and_a_beginning_can_have_several_ends() -> None:
+    begun = begin()
+    left, right = begun.to(stage(same, "left")), begun.to(stage(same, "right"))
+    assert begun.open_ends != left.open_ends != right.open_ends
+    both = left.to_sink(RedisList("l")).merge(right.to_sink(RedisList("r")))
+    assert payloads(run(build("app", both), [send(1)])) == [1, 1]
+    alone = build("app", left.to_sink(RedisList("l")))
+    assert list(alone.stages) == ["left"] and list(alone.sinks) == ["l"]
+
+
+def test_a_clone_is_continued_by_itself() -> None:
+    begun = keyed().to(stage(same, "one"))
+    cloned = begun.clone()
+    assert list(build("app", cloned.to(stage(same, "two")).to_sink(OUT)).stages) == ["one", "two"]
+    assert list(build("app", begun.to_sink(OUT)).stages) == ["one"]
+    assert begun.to_sink(OUT).clone().ends and not begun.ends
+
+
+def test_a_pipeline_merged_with_itself_gives_each_message_once() -> None:
+    begun = keyed()
+    assert payloads(run(build("app", begun.merge(begun).to_sink(OUT)), [send(1)])) == [1]
+    ended = begun.to_sink(OUT)
+    assert payloads(run(build("app", ended.merge(ended.clone())), [send(1)])) == [1]
+
+
+def test_several_sinks_each_get_what_comes() -> None:
+    app = build("app", keyed().to_sinks([OUT, RedisStream("stream"), TaskSink("tell")]))
+    assert [type(one).__name__ for one in run(app, [send(1)]).emitted] == ["Delivery", "Delivery", "Push"]
+
+
+def test_to_no_sinks_ends_a_pipeline_that_is_for_its_states() -> None:
+    app = build("app", keyed().to(logging("log")).to_sinks([]))
+    assert states(app, run(app, [send(1)])) == {"log": {"1": [1]}}
+
+
+# Names.
+
+
+def test_a_second_use_is_name_2_and_a_pinned_name_stays() -> None:
+    log = logging("log")
+    app = build("app", keyed().to(log).to(log).to(log, name="mine").to(log).to_sink(OUT))
+    assert list(app.stages) == ["log", "log 2", "mine", "log 3"]
+
+
+def test_names_stay_when_stages_are_added_elsewhere() -> None:
+    log, extra = logging("log"), logging("extra")
+    first, second = keyed("a").to(log), keyed("b").to(log)
+    before = build("app", first.to_sink(OUT).merge(second.to_sink(RedisList("o"))))
+    first, second = keyed("a").to(extra).to(log), keyed("b").to(extra).to(log)
+    third = keyed("c").to(log)
+    after = build("app", first.to_sink(OUT).merge(third.to_sink(RedisList("t"))).merge(second.to_sink(RedisList("o"))))
+    assert set(before.stages) <= set(after.stages)
+    for app in (before, after):
+        outcome = run(app, [send(1, "x", "a"), send(2, "y", "b")])
+        assert states(app, outcome)["log"] == {"1": [1]} and states(app, outcome)["log 2"] == {"2": [2]}
+
+
+def test_the_same_computation_in_two_stages_has_two_sets_of_states() -> None:
+    log = logging("log")
+    app = build("app", keyed().to(log).to(log).to_sink(OUT))
+    assert states(app, run(app, [send(1)])) == {"log": {"1": [1]}, "log 2": {"1": [1]}}
+
+
+# Keys.
+
+
+def test_a_key_stays_in_force_until_the_next_key_by() -> None:
+    seen = []
+
+    def look(value: Any, context: Any) -> Any:
+        seen.append(context.key)
+        return value
+
+    looking = [stage(look, f"look {n}") for n in range(4)]
+    begun = keyed().to(looking[0]).to(looking[1]).key_by(other_key).to(looking[2]).to(looking[3])
+    app = build("app", begun.to_sink(RedisStream("s")))
+    raws = [send(1)]
+    while raws:
+        outcome = run(app, raws)
+        raws = raws_of(outcome)
+    assert seen == ["1", "1", "other 1", "other 1"]
+    assert outcome.emitted[0].key == "other 1"  # type: ignore[union-attr]
+
+
+def test_a_source_that_is_keyed_at_once_has_its_key_at_the_producer() -> None:
+    app = build("app", begin().key_by(key).key_by(other_key).to(logging("log")).to_sink(OUT))
+    assert app.sources["in"].key_of(1) == "other 1"
+    assert not raws_of(run(app, [send(1)]))
+
+
+def test_a_sink_after_a_key_by_is_no_hop_and_is_told_the_new_key() -> None:
+    app = build("app", keyed().to(logging("log")).key_by(other_key).to_sink(RedisStream("s")))
+    (entry,) = run(app, [send(1)]).emitted
+    assert type(entry).__name__ == "Delivery" and entry.key == "other 1"  # type: ignore[union-attr]
+
+
+def test_before_the_first_key_by_a_source_has_one_key() -> None:
+    app = build("app", begin().to(stage(same, "plain")).key_by(key).to(logging("log")).to_sink(OUT))
+    assert {app.sources["in"].key_of(value) for value in range(9)} == {"in"}
+    assert [headers_of(raw)["partition_key"] for raw in raws_of(run(app, [send(1), send(2)]))] == ["1", "2"]
+
+
+def test_two_sources_with_no_key_come_to_one_state_and_that_is_said() -> None:
+    app, said = warned(
+        lambda: build("app", begin("a").to(stage(same, "x")).merge(begin("b")).to(logging("log")).to_sink(OUT))
+    )
+    assert said == ["log"]
+    assert app.sources["a"].key_of(1) == app.sources["b"].key_of(2) == "log"
+
+
+def test_sources_that_are_joined_by_a_third_come_to_one_state_too() -> None:
+    a, b, c = begin("a"), begin("b"), begin("c")
+    one, two = a.merge(c).to(logging("one")), b.merge(c).to(logging("two"))
+    app, said = warned(lambda: build("app", one.to_sink(OUT).merge(two.to_sink(RedisList("o")))))
+    assert len({source.key_of(1) for source in app.sources.values()}) == 1
+    assert said == ["one", "two"]
+
+
+def test_collect_means_one_key_and_that_is_said() -> None:
+    app, said = warned(lambda: build("app", keyed().to(stage(same, "plain")).collect().to(logging("log")).to_sink(OUT)))
+    assert said == ["log"]
+    raws = raws_of(run(app, [send(1, "a"), send(2, "b")]))
+    assert {item.key for item in read(app, raws)} == {"log"}  # type: ignore[union-attr]
+
+
+def test_collect_at_once_has_its_key_at_the_producer() -> None:
+    app, said = warned(lambda: build("app", begin().collect().to(logging("log")).to_sink(OUT)))
+    assert app.sources["in"].key_of(1) == "log" and said == ["log"]
+
+
+def test_collected_by_several_ways_a_stage_has_one_state() -> None:
+    a, b = keyed("a").collect().to(stage(same, "x")), keyed("b").collect().to(stage(same, "y"))
+    app, _ = warned(lambda: build("app", a.merge(b).merge(begin("c")).to(logging("log")).to_sink(OUT)))
+    assert {source.key_of(1) for source in app.sources.values()} == {"log"}
+
+
+def test_stateless_stages_with_no_key_by_are_not_warned_of() -> None:
+    _, said = warned(lambda: build("app", begin().to(stage(same, "x")).key_by(key).to(logging("log")).to_sink(OUT)))
+    assert said == []
+
+
+# Refusals. Each names the stage.
+
+
+def refused(make: Callable[[], object], *says: str) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        make()
+    for text in says:
+        assert text in str(caught.value), caught.value
+
+
+def no_parameter() -> None: ...
+
+
+def three(a: Any, b: Any, c: Any) -> None: ...
+
+
+def test_arity_is_refused_by_name() -> None:
+    refused(lambda: stage(no_parameter, "short"), "'short'", "(message) or (message, context)")
+    refused(lambda: stage(three, "long"), "'long'")
+    refused(lambda: stage(same, "stateless", state=Log), "'stateless'", "(message, state)")
+    refused(lambda: begin().key_by(three), "key_by()", "key extractor")
+    refused(lambda: begin().key_by("symbol"), "key_by()")  # type: ignore[arg-type]
+
+
+def test_a_pipeline_must_end_in_a_sink_and_nothing_follows_one() -> None:
+    refused(lambda: build("app", keyed().to(stage(same, "last"))), "no sink", "'last'")
+    refused(lambda: build("app", begin("lonely")), "no sink", "'lonely'")
+    ended = keyed().to_sink(OUT)
+    refused(lambda: ended.to(stage(same, "late")), "'late'", "ended in a sink")
+    refused(lambda: ended.key_by(key), "key_by", "ended in a sink")
+    refused(lambda: ended.collect(), "collect", "ended in a sink")
+    refused(lambda: ended.to_sink(OUT), "to_sink", "ended in a sink")
+    refused(lambda: ended.merge(keyed()), "merge()")
+    refused(lambda: keyed().merge(ended), "merge()")
+
+
+def test_names_that_are_taken_are_refused() -> None:
+    refused(lambda: build("app", keyed().to(stage(same, "a")).to(stage(key, "b"), name="a").to_sink(OUT)), "'a'", "more than one")
+    refused(lambda: build("app", keyed("a").to(stage(same, "a")).to_sink(OUT)), "'a'", "more than one")
+    refused(lambda: build("app", keyed("a").merge(keyed("a")).to_sink(OUT)), "'a'", "more than one")
+    refused(lambda: build("app", keyed().to(stage(same, "a")).to(stage(key, "a")).to_sink(OUT)), "two computations", "'a'")
+    refused(lambda: build("app", keyed().to(stage(same, "a"), name=" ").to_sink(OUT)), "name=")
+    two = keyed().to_sinks([RedisList("o"), RedisList("o", encoder=str)])
+    refused(lambda: build("app", two), "two sinks", "'o'")
+    refused(lambda: build("app", keyed().to_sinks([OUT, RedisStream("out")])), "'out'")
+
+
+@dataclass(frozen=True)
+class NeedsOne:
+    one: int
+
+
+def with_needy(value: Any, state: NeedsOne) -> None: ...
+
+
+def test_a_state_class_is_looked_over_by_name() -> None:
+    refused(lambda: stage(with_needy, "needy", state=NeedsOne), "NeedsOne")
+    refused(lambda: stage(with_needy, "needy", state=int), "int")
+
+
+def gives_text(value: int) -> str:
+    return str(value)
+
+
+def takes_number(value: int) -> int:
+    return value
+
+
+def takes_numbers(values: list[int]) -> list[int]:
+    return values
+
+
+def gives_texts(value: Any) -> list[str | None]:
+    return [str(value)]
+
+
+def key_of_number(value: int) -> str:
+    return str(value)
+
+
+def test_types_between_stages_are_looked_at_where_both_are_said() -> None:
+    text, number = stage(gives_text, "text"), stage(takes_number, "number")
+    refused(lambda: build("app", keyed().to(text).to(number).to_sink(OUT)), "'text' returns str", "'number' takes int")
+    refused(lambda: build("app", keyed().to(text).key_by(key_of_number).to(stage(same)).to_sink(OUT)), "'text'", "key_by")
+    texts = stage(gives_texts, "texts", multi=True)
+    refused(lambda: build("app", keyed().to(texts).to(number).to_sink(OUT)), "'texts' returns str", "'number'")
+    assert build("app", keyed().to(number).to(text).to(stage(same)).to(number, name="after").to_sink(OUT))
+
+
+def test_what_is_no_pipeline_stage_or_sink_is_refused() -> None:
+    standalone: Computation = declare(same, name="standalone", state=None, key=key)
+    refused(lambda: begin().to(standalone), "'standalone'", "key=")
+    refused(lambda: begin().to(same), "to() wants")
+    refused(lambda: begin().to(None), "to() wants")
+    refused(lambda: begin().merge(3), "merge()")  # type: ignore[arg-type]
+    refused(lambda: begin().to_sink(3), "to_sink()")
+    refused(lambda: begin().to_sinks("out"), "to_sinks()")
+    refused(lambda: build("app", 3), "'app'", "pipeline")  # type: ignore[arg-type]
+    refused(lambda: build(" ", keyed().to_sink(OUT)), "name")
+    late = stage(same, "late", deduplicate=3.0)
+    refused(lambda: build("app", keyed().to(late).to_sink(OUT)), "'late'", "deduplicate")

@@ -1,0 +1,156 @@
+"""Partitions as plain lists and dicts, and a worker's turns round the pure step, for pipelines.
+
+What a commit writes is taken from the Redis commands that the store makes of an outcome's outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.model.computation import Computation
+from tasks.model.outcome import Delivery, Hop, Outcome, Slot, Unreadable
+from tasks.model.policy import RetryPolicy
+from tasks.model.reading import Reading, Work, read_batch
+from tasks.model.step import StepRules, step
+from tasks.model.writing import MessageWriter
+from tasks.pipeline.building import Built
+from tasks.store.codec import StateCodec
+from tasks.store.names import Names
+from tasks.store.outputs import commands_of_outputs
+from tests.model.build import raw_message
+
+NAMES = Names("partition")
+CODEC = StateCodec((b"a key of the test's",), ("tests.properties.flows",))
+
+
+@dataclass
+class Partition:
+    """What Redis has of one partition, and what its worker has in memory."""
+
+    number: int
+    queue: list[bytes] = field(default_factory=list)
+    mailboxes: dict[str, list[bytes]] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    stored: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    memory: dict[str, dict[str, Slot | Unreadable]] = field(default_factory=dict)
+    #: Everything that ever came, in order, and what was put out.
+    arrived: list[bytes] = field(default_factory=list)
+    put_out: list[Hop | Delivery] = field(default_factory=list)
+    dead: list[bytes] = field(default_factory=list)
+    done: list[bytes] = field(default_factory=list)
+    commits: int = 0
+
+
+@dataclass
+class FlowWorld:
+    built: Built
+    partitions: list[Partition]
+    retries: int
+    keeps_states: bool
+    lists: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.computations: dict[str, Computation] = {**self.built.sources, **self.built.stages}
+        self.writer = MessageWriter(
+            partitions=len(self.partitions),
+            queue_of=lambda number: NAMES.queue_name(str(number)),
+            queue_of_task=lambda task: "celery",
+            queue_of_sink=NAMES.sink_group,
+            origin="test",
+        )
+
+    def push(self, number: int, raw: bytes) -> None:
+        self.partitions[number].queue.append(raw)
+        self.partitions[number].arrived.append(raw)
+
+    def send(self, source: str, message_id: str, value: Any) -> None:
+        """As a producer does that knows the key."""
+        key = self.computations[source].key_of(value)
+        self.push(self.writer.partition_of(key), raw_message(source, value, message_id))
+
+    def turn(self, at: Partition, most: int, ticks: int, *, lost: bool = False) -> None:
+        """One batch of a queue; `lost`: the commit is refused, and nothing of it may be left."""
+        source = at.queue[:most]
+        outcome = self._step(at, source, ticks, parked=at.mailboxes)
+        if lost:
+            at.memory.clear()
+            return
+        assert outcome.taken >= min(1, len(source))
+        del at.queue[: outcome.taken]
+        self._commit(at, outcome)
+
+    def retry(self, at: Partition, key: str, most: int, ticks: int) -> None:
+        """One batch of a parked key's mailbox."""
+        source, attempt = at.mailboxes[key][:most], at.attempts[key]
+        outcome = self._step(at, source, ticks, parked=at.mailboxes, mailbox_of=key, attempt=attempt)
+        assert not outcome.mailed
+        del at.mailboxes[key][: outcome.taken]
+        at.attempts[key] = 1
+        self._commit(at, outcome)
+        if not at.mailboxes[key]:
+            del at.mailboxes[key], at.attempts[key]
+
+    def read(self, at: Partition, raws: list[bytes]) -> list[Any]:
+        reading = Reading(self.computations, (), at.number, len(self.partitions), load_value=CODEC.load_value)
+        return read_batch(raws, reading, now=1_000.0, revoked=())
+
+    def _step(self, at: Partition, raws: list[bytes], ticks: int, **how: Any) -> Outcome:
+        items = self.read(at, raws)
+        slots: dict[str, dict[str, Slot | Unreadable]] = {}
+        for item in items:
+            assert isinstance(item, Work), item
+            for stage in item.computation.stateful:
+                self._load(at, stage, item.key, slots.setdefault(stage.name, {}))
+        clock = iter(range(1_000_000))
+        rules = StepRules(
+            partition=at.number,
+            policy_of=lambda _: RetryPolicy(self.retries, 1.0, then="dead_letter"),
+            mailbox_messages=10_000,
+            pickling=CODEC.pickling(),
+            clock=lambda: float(next(clock)),
+            random=lambda: 0.5,
+            seconds=float(ticks),
+            writer=self.writer,
+        )
+        return step(items, slots, rules, **how)
+
+    def _load(self, at: Partition, stage: Computation, key: str, table: dict[str, Slot | Unreadable]) -> None:
+        if key not in table:
+            stored = at.stored.get(stage.name, {}).get(key)
+            assert stage.state is not None
+            fresh = Slot(stage.state.new() if stored is None else CODEC.load(stage, key, stored), stored)
+            kept = at.memory.setdefault(stage.name, {})
+            table[key] = kept.setdefault(key, fresh) if self.keeps_states else fresh
+
+    def _commit(self, at: Partition, outcome: Outcome) -> None:
+        at.commits += 1
+        for name, changed in outcome.states.items():
+            at.stored.setdefault(name, {}).update(changed)
+            for key, after in changed.items():
+                slot = at.memory.get(name, {}).get(key)
+                if isinstance(slot, Slot):
+                    slot.stored = after
+        for key, raws in outcome.mailed.items():
+            at.mailboxes.setdefault(key, []).extend(raws)
+        for key, (failure, _, _) in outcome.parked.items():
+            at.attempts[key] = failure.attempt + 1
+        at.dead += [broken.raw for broken, _ in outcome.dead]
+        at.done += [work.raw for work in outcome.done]
+        at.put_out += outcome.emitted  # type: ignore[arg-type]
+        for command, where, *values in commands_of_outputs(outcome.emitted, NAMES, str(at.number), at.commits, 0):
+            assert command == "LPUSH"
+            if (unit := NAMES.unit_of(where)) is not None:
+                for raw in values:
+                    self.push(int(unit), raw)
+            else:
+                self.lists[where] += values
+
+    def waiting(self) -> int:
+        return sum(len(at.queue) + sum(map(len, at.mailboxes.values())) for at in self.partitions)
+
+
+def header(raw: bytes, name: str) -> Any:
+    return json.loads(raw)["headers"].get(name)
