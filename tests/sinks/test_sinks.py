@@ -154,6 +154,15 @@ def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(ma
     assert by_key(map(json.loads, sinks[2].out().splitlines())) == by_key(everything)
 
 
+def test_a_function_gets_what_was_returned_though_json_has_it_not(make_ends: Make) -> None:
+    live = make_ends(STATE_SIGNING_KEY="a key of at least sixteen characters")
+    live.start_worker()
+    live.start_end("sink", "call")
+    live.send_plain([{"key": "a", "number": 7, "as_pair": True}])
+    (called,) = wait_until(lambda: live.client.lrange(ends.CALLED, 0, -1), 30)
+    assert json.loads(called)[:3] == ["a pair", 7, "a"]
+
+
 def by_key(messages: Any) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     for message in messages:
@@ -215,7 +224,8 @@ def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make, command
 
 
 def test_an_unknown_name_is_told_those_there_are(command: Run) -> None:
-    assert "sinks that have one: 'call', 'file', 'out', 'stdout'" in command("sink", "nothing", wanted=1)
+    for name in ("call", "file", "out", "stdout"):
+        assert repr(name) in command("sink", "nothing", wanted=1).partition("sinks that have one:")[2]
     assert "needs no process" in command("sink", "lines read", wanted=1)
     assert "'frames'" in command("source", "nothing", wanted=1)
     assert "producers send to it" in command("source", "plain", wanted=1)

@@ -72,8 +72,8 @@ tcp = build_application("tcp", frames.key_by(key_of_pair).to(numbered).to_sink(T
 
 
 @computation("pass on")
-def pass_on(message: dict[str, Any]) -> dict[str, Any]:
-    return message
+def pass_on(message: dict[str, Any]) -> object:
+    return (message["key"], message["number"]) if message.get("as_pair") else message
 
 
 @key_extractor
@@ -85,7 +85,9 @@ def key_of(message: dict[str, Any]) -> str:
 CALLED = "called"
 
 
-def call(output: dict[str, Any], context: Context) -> None:
+def call(output: dict[str, Any] | tuple[str, int], context: Context) -> None:
+    if isinstance(output, tuple):
+        output = {"key": "a pair", "number": output[1]}
     if output.get("fails"):
         raise ValueError("this one never works")
     app.connection_for_write().default_channel.client.rpush(CALLED, json.dumps([output["key"], output["number"], context.key, context.message_id]))
