@@ -15,8 +15,8 @@ from pathlib import Path
 
 from config.settings import Settings, SettingsError
 from tasks.demo.processes import DemoError
-from tasks.hosting.lifeline import leave_on_signals, lifeline
-from tasks.hosting.server import ServerError, embedded_server, free_port
+from tasks.testing.lifeline import leave_on_signals, lifeline
+from tasks.testing.server import ServerError, embedded_server, free_port
 
 REDIS_PORT = 6379
 FLOWER_PORT = 5555

@@ -9,7 +9,7 @@ import os
 import sys
 
 from tasks.demo.processes import DemoError, flower_answers, running
-from tasks.hosting.lifeline import leave_on_signals
+from tasks.testing.lifeline import leave_on_signals
 
 WORKERS = 3
 START_SECONDS = 40.0

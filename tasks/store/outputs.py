@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
@@ -24,9 +25,9 @@ def split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
 def later_entry(due: float, raw: bytes, position: int, number: int) -> tuple[int, bytes]:
     """Score and member of a delayed message; `number`: which of the commit's it is.
 
-    Members due in the same ms stand in the order of their bytes: digits are filled up, so that it is the order of sending.
+    Never before its time: a timer that comes early has nothing to do. Members due in the same ms stand in the order of their bytes: digits are filled up, so that it is the order of sending.
     """
-    return round(due * 1000), b"%016d.%08d:" % (position, number) + raw
+    return math.ceil(due * 1000), b"%016d.%08d:" % (position, number) + raw
 
 
 def commands_of_outputs(

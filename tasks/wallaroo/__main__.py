@@ -6,7 +6,7 @@ import sys
 import warnings
 
 from config.settings import SettingsError
-from tasks.hosting.server import ServerError
+from tasks.testing.server import ServerError
 from tasks.model.errors import PartitionError
 from tasks.sources.stopping import Stop
 from tasks.wallaroo.arguments import read_options

@@ -14,7 +14,7 @@ from itertools import islice
 import redis
 
 from config.settings import Settings
-from tasks.hosting.server import embedded_server, free_port
+from tasks.testing.server import embedded_server, free_port
 from tasks.operating.draining import read_workers
 from tasks.operating.group import Group
 from tasks.pipeline.sinks import TCPSinkConfig
