@@ -6,9 +6,9 @@ import sys
 import warnings
 
 from config.settings import SettingsError
-from tasks.testing.server import ServerError
 from tasks.model.errors import PartitionError
 from tasks.sources.stopping import Stop
+from tasks.testing.server import ServerError
 from tasks.wallaroo.arguments import read_options
 from tasks.wallaroo.loading import ApplicationError, command_line, load
 from tasks.wallaroo.running import RunError, run, say

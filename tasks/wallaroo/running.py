@@ -14,13 +14,13 @@ from itertools import islice
 import redis
 
 from config.settings import Settings
-from tasks.testing.server import embedded_server, free_port
 from tasks.operating.draining import read_workers
 from tasks.operating.group import Group
 from tasks.pipeline.sinks import TCPSinkConfig
 from tasks.pipeline.sources import TCPSourceConfig
 from tasks.producer.pipelines import Application
 from tasks.sources.stopping import Stop
+from tasks.testing.server import embedded_server, free_port
 from tasks.wallaroo.arguments import Options
 from tasks.wallaroo.children import SHORT_LIVES, Child, ended_by
 from tasks.wallaroo.waiting import Waiting, look
