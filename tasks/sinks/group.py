@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tasks.model.computation import Computation
+from tasks.model.computation import Computation, StageNode
 from tasks.model.errors import DeclarationError, SetupError
 from tasks.model.messages import MessageCodec
 from tasks.model.values import ANY_VALUE
@@ -79,7 +79,7 @@ def _keep(output: bytes) -> None:
 
 
 def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, **more: Any) -> Computation:
-    return Computation(
+    made = Computation(
         name=name,
         function=function,
         extract=_no_key,
@@ -91,6 +91,8 @@ def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, *
         scope=f"sink {name}",
         **{"takes_context": False, **more},
     )
+    made.roots.append(StageNode(made))
+    return made
 
 
 def _no_key(message: Any) -> Any:
