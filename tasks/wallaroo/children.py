@@ -15,7 +15,7 @@ GRACE_SECONDS = 15.0
 #: Who lives shorter than this has not begun to work.
 SHORT_SECONDS = 5.0
 #: So many short lives in a row, and it is not started again.
-SHORT_LIVES = 3
+SHORT_LIVES = 2
 
 
 @dataclass(slots=True)
@@ -43,8 +43,9 @@ class Child:
         return None if self.keeper is None else self.keeper.poll()
 
     def revive(self, code: int) -> bool:
-        """It has ended, and should not have: start it again. False: it never began to work, and is left."""
-        self.short_lives = self.short_lives + 1 if time.monotonic() - self.began < SHORT_SECONDS else 0
+        """It has ended, and should not have: start it again. False: it gave up at once again and again, and is left."""
+        gave_up = code <= 128 and time.monotonic() - self.began < SHORT_SECONDS
+        self.short_lives = self.short_lives + 1 if gave_up else 0
         self.end()
         if self.short_lives >= SHORT_LIVES:
             return False
