@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from tasks.model.calling import Caller
 from tasks.model.computation import Computation
-from tasks.model.errors import say, trace_of
+from tasks.model.errors import say, trace_of, without_frames
 from tasks.model.outcome import Emission, Failure, Pickling, Slot, States, Unreadable
-from tasks.model.reading import Work, decoded
+from tasks.model.reading import Asked, Work, decoded
 
 
 class Replay:
     """Of one step. Each call of a computation goes through it, so that it knows what to make again.
 
-    `done`: the step's messages that went well, in order.
+    `done`: the step's messages that went well, in order. `answer`: keeps what was returned for a message that asks.
     """
 
-    def __init__(self, caller: Caller, states: States, pickling: Pickling, done: list[Work]) -> None:
+    def __init__(self, caller: Caller, states: States, pickling: Pickling, done: list[Work], answer: Callable[[Asked, Any], None]) -> None:
+        self.answer = answer
         self.caller, self.states, self.pickling, self.done = caller, states, pickling, done
         #: What each message in `done` put out, by the `id` of its item.
         self.emitted: dict[int, list[Emission]] = {}
@@ -29,6 +31,8 @@ class Replay:
         emitted = self.caller.call(item, attempt)
         if emitted is not None:
             self.emitted[id(stands_for)] = emitted
+        if type(stands_for) is Asked:
+            self.answer(stands_for, self.caller.returned)
 
     def outputs(self) -> list[Emission]:
         """What the messages in `done` put out, in order."""
@@ -100,4 +104,4 @@ class Replay:
 
 def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
     """A try that raised, in the computation `at`."""
-    return Failure(item, say(error), trace_of(error), attempt, at.name)
+    return Failure(item, say(error), trace_of(error), attempt, at.name, without_frames(error))
