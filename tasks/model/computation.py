@@ -116,6 +116,8 @@ class Computation:
     #: Called with the messages of a batch that went well, in order, before the batch is committed: what delivers to the outside. What
     #: it raises leaves the batch in its queue, to be tried again; it is no failure of a message.
     flush: Callable[[Sequence[Any]], None] | None = None
+    #: Called while its worker has nothing to do: what `flush` needs can be made ready. It raises nothing.
+    prepare: Callable[[], None] | None = None
     #: Its messages may hold any Python value (`tasks.model.values`), not only what JSON can.
     takes_values: bool = False
     #: What is applied again together when a message of a key fails: computations of one pipeline share states.

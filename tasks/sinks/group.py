@@ -61,7 +61,8 @@ def sink_computation(application: Application, config: SinkConfig, standard_outp
             modules |= {str(getattr(function, "__module__", "builtins"))} - {"builtins"}
             return _computation(name, function, ANY_VALUE, takes_context=_takes_context(name, function), modules=tuple(sorted(modules)))
         case TCPSinkConfig(host=host, port=port):
-            return _writing(name, TCPPeer(name, host, port))
+            peer = TCPPeer(name, host, port)
+            return _writing(name, peer, prepare=peer.prepare)
         case FileSink(path=path):
             return _writing(name, FilePeer(name, path))
         case StdoutSink():
@@ -69,8 +70,8 @@ def sink_computation(application: Application, config: SinkConfig, standard_outp
     raise SetupError(f"sink {name!r}: no process delivers to a {type(config).__name__}")
 
 
-def _writing(name: str, peer: Peer) -> Computation:
-    return _computation(name, _keep, _BYTES, flush=peer.write)
+def _writing(name: str, peer: Peer, prepare: Callable[[], None] | None = None) -> Computation:
+    return _computation(name, _keep, _BYTES, flush=peer.write, prepare=prepare)
 
 
 def _keep(output: bytes) -> None:

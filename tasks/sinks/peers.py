@@ -30,6 +30,8 @@ logger = logging.getLogger("celery.worker.partitions")
 
 #: To connect, and after which a standard output that refuses is tried again.
 PATIENCE_SECONDS = 10.0
+#: To connect while there is nothing to write, and until it is tried again.
+PREPARE_SECONDS = 0.4
 #: A peer that takes nothing for so long is taken for gone; longer than a slow receiver's pause. The lease is kept meanwhile.
 STALLED_SECONDS = 60.0
 #: The same, after the process was told to end.
@@ -47,7 +49,7 @@ class Peer(Protocol):
 
 
 class TCPPeer:
-    """A connection, made when there is something to write, and made again when it breaks. It begins with a message's start.
+    """A connection, made when the sink has its lease, and made again when it breaks. It begins with a message's start.
 
     What the peer's system has not acknowledged when a connection breaks is written to the next one first, committed or not.
     """
@@ -59,6 +61,7 @@ class TCPPeer:
         #: What was written whole and may not have arrived: each batch, and how many bytes were written up to its end.
         self._unsure: deque[tuple[int, bytes]] = deque()
         self._written = 0
+        self._next_try = 0.0
 
     def write(self, messages: Sequence[bytes]) -> None:
         data = b"".join(messages)
@@ -74,6 +77,16 @@ class TCPPeer:
         self._note(data)
         self._forget_arrived(connection)
         self._backoff.worked()
+
+    def prepare(self) -> None:
+        """Connect, where that can be done at once: a peer may wait for it before it has anything sent."""
+        if time.monotonic() < self._next_try or (self._socket is not None and not self._is_closed(self._socket)):
+            return
+        try:
+            self._connect(PREPARE_SECONDS)
+        except OSError:
+            self._disconnect()
+            self._next_try = time.monotonic() + PREPARE_SECONDS
 
     def _note(self, data: bytes) -> None:
         self._written += len(data)
@@ -95,9 +108,9 @@ class TCPPeer:
             pass
         return True
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, seconds: float = PATIENCE_SECONDS) -> socket.socket:
         self._disconnect()
-        made = socket.create_connection((self.host, self.port), timeout=PATIENCE_SECONDS)
+        made = socket.create_connection((self.host, self.port), timeout=seconds)
         try:
             made.setblocking(False)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

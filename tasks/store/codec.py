@@ -25,7 +25,7 @@ from tasks.model.errors import StateError, say
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Pickling
 from tasks.model.state import StateClass
-from tasks.model.unpickling import Allowed, NotAllowed, restricted_loader
+from tasks.model.unpickling import EVERYTHING, Allowed, NotAllowed, restricted_loader
 from tasks.model.values import is_exact
 from tasks.model.writing import json_text
 
@@ -60,7 +60,8 @@ class StateCodec:
     def __init__(self, signing_keys: tuple[bytes, ...] = (), state_modules: tuple[str, ...] = ()) -> None:
         # BLAKE2b takes keys of up to 64 bytes; a longer secret is hashed to that.
         self._keys = tuple(key if len(key) <= 64 else blake2b(key).digest() for key in signing_keys)
-        self._modules = state_modules
+        # What is not signed may never name whatever it likes.
+        self._modules = state_modules if signing_keys else tuple(entry for entry in state_modules if entry != EVERYTHING)
         self._loaders: dict[StateClass[Any], Callable[[bytes], Any]] = {}
         self._value_loaders: dict[Computation, Callable[[bytes], Any]] = {}
         #: How many names a pickle may have of which it is known beforehand that they can be read back.

@@ -29,7 +29,7 @@ from tasks.store.results import START_CHORD
 from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
-from tasks.worker.flushing import NotDelivered, flush
+from tasks.worker.flushing import NotDelivered, flush, prepare
 from tasks.worker.lane import Batch, Lane, idle_lanes
 from tasks.worker.one_by_one import LeaseLost, alone, outlived
 from tasks.worker.ordinary import OrdinaryRun, outcome_of
@@ -389,6 +389,8 @@ class PartitionLoop(threading.Thread):
     def wait(self) -> None:
         """Until a message comes to one of the units, something delayed is due, or another thread wakes the loop."""
         idle, seconds = idle_lanes(self.lanes.values())
+        if any(lane.partition is not None for lane in idle):
+            prepare(self.installation.computations)
         flush_in = self.reports.flush_if_due()
         for lane in idle:
             if not self.watch.is_watching(lane.unit):
