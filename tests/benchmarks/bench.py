@@ -151,10 +151,16 @@ class Bench:
     @contextmanager
     def worker(self, module: str, number: int = 1, /, **settings: object) -> Iterator[Worker]:
         """Start `celery -A module worker` and stop it at the end: SIGTERM, then SIGKILL."""
-        log = OUTPUT / "logs" / f"{module}-{number}.log"
+        arguments = ("worker", "--pool", "solo", "--loglevel", "WARNING", "--hostname", f"bench{number}@%h")
+        with self.celery(module, f"{module}-{number}", *arguments, **settings) as worker:
+            yield worker
+
+    @contextmanager
+    def celery(self, module: str, name: str, *arguments: str, **settings: object) -> Iterator[Worker]:
+        """Start a process of `celery -A module …` and stop it at the end; `name`: of its log."""
+        log = OUTPUT / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "celery", "-A", module, "worker", "--pool", "solo"]
-        command += ["--loglevel", "WARNING", "--hostname", f"bench{number}@%h"]
+        command = [sys.executable, "-m", "celery", "-A", module, *arguments]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, env=self.environment(**settings), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 from trades import Average, Trade, averaged
 
-from tasks import RedisList, app, build_application, key_extractor, source, state_computation
+from tasks import (
+    RedisList,
+    TCPSinkConfig,
+    TCPSourceConfig,
+    app,
+    build_application,
+    decoder,
+    encoder,
+    key_extractor,
+    source,
+    state_computation,
+)
 
 __all__ = ["SOURCES", "STAGES", "app", "one_stage", "two_hops"]
 
@@ -37,6 +50,26 @@ build_application(
     "two hops",
     two_hops.key_by(symbol_of).to(first).key_by(reversed_symbol_of).to(second).to_sink(RedisList("outputs")),
 )
+
+# From a TCP source to a TCP sink, one stage between them.
+
+
+@decoder(header_length=4, length_fmt=">I")
+def decode(payload: bytes) -> Trade:
+    symbol, _, price = payload.partition(b" ")
+    return Trade(symbol.decode(), float(price))
+
+
+@encoder
+def encode(trade: Trade) -> str:
+    return f"{trade.symbol} {trade.price}\n"
+
+
+between = state_computation("average, between", state=Average)(average)
+if "BENCH_IN" in os.environ:
+    tcp = source("tcp in", TCPSourceConfig("127.0.0.1", os.environ["BENCH_IN"], decode))
+    peer = TCPSinkConfig("127.0.0.1", int(os.environ["BENCH_OUT"]), encode, name="tcp out")
+    build_application("tcp", tcp.key_by(symbol_of).to(between).to_sink(peer))
 
 SOURCES = {"one-stage": one_stage, "two-hops": two_hops}
 STAGES = {"one-stage": [(once, False)], "two-hops": [(first, False), (second, True)]}

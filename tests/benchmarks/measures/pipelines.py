@@ -1,4 +1,4 @@
-"""Messages/s through a pipeline of two hops, beside the same work in one stage, and the single computation."""
+"""Messages/s through a pipeline of two hops, and from a TCP source to a TCP sink, beside the same work in one stage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import redis
 from tests.benchmarks.bench import STALLED_SECONDS, Bench, messages_left, partition_queues
 from tests.benchmarks.runs import PARTITIONS, checked, partitioned_drain
 from tests.benchmarks.samples import CandidateFailedError, Row, alternate, ratio
+from tests.support.server import free_port
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -30,6 +31,7 @@ def measure(bench: Bench) -> list[Row]:
             "two hops": partial(through, "two-hops"),
             "one stage": partial(through, "one-stage"),
             "one computation, no pipeline": lambda: partitioned_drain(bench, count, keys).rate(),
+            "TCP to TCP": partial(tcp_to_tcp, bench),
         },
     )
     ours = taken["two hops"].median
@@ -46,7 +48,33 @@ def measure(bench: Bench) -> list[Row]:
             samples=taken,
         )
         for name in ("one stage", "one computation, no pipeline")
+    ] + [
+        Row(
+            measure=f"messages/s from a TCP source through one stage to a TCP sink, one worker, {keys:,} keys",
+            unit="messages/s",
+            ours=taken["TCP to TCP"].median,
+            against="one stage",
+            theirs=taken["one stage"].median,
+            score=ratio(taken["TCP to TCP"].median, taken["one stage"].median),
+            target=None,
+            note=f"{count:,} frames; three processes of ours (source, worker, sink) and the peer that sends, reads and checks.",
+            samples=taken,
+        )
     ]
+
+
+def tcp_to_tcp(bench: Bench) -> float:
+    bench.clear()
+    ports = {"BENCH_IN": free_port(), "BENCH_OUT": free_port()}
+    settings = {**ports, "PARTITIONS": PARTITIONS}
+    with (
+        bench.worker("pipelined", **settings),
+        bench.celery("pipelined", "tcp-source", "partitions", "source", "tcp in", **settings),
+        bench.celery("pipelined", "tcp-sink", "partitions", "sink", "tcp out", **settings),
+    ):
+        workload = ("--count", bench.size.messages, "--keys", bench.size.keys)
+        done = bench.run("tcp_peer.py", "--to", ports["BENCH_IN"], "--listen", ports["BENCH_OUT"], *workload)
+    return float(checked(done)["rate"])
 
 
 def seconds_to_drain(client: redis.Redis) -> float:
