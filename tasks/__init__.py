@@ -34,6 +34,7 @@ from tasks.model.errors import (
 from tasks.model.keys import partition_of
 from tasks.model.policy import RetryPolicy
 from tasks.pipeline.framing import decoder, encoder
+from tasks.pipeline.graph import Pipeline
 from tasks.pipeline.sinks import CallableSink, FileSink, RedisList, RedisStream, StdoutSink, TaskSink, TCPSinkConfig
 from tasks.pipeline.sources import FileSource, GenSourceConfig, StreamSource, TCPSourceConfig
 from tasks.pipeline.windows import (
@@ -82,6 +83,7 @@ __all__ = [
     "OneKeyWarning",
     "OrderedComputation",
     "PartitionError",
+    "Pipeline",
     "QueueFull",
     "RedisList",
     "RedisStream",

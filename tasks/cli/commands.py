@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tasks.cli.audit import audit
+from tasks.cli.context import SINK
 from tasks.cli.doctor import doctor
 from tasks.cli.keys import keys
 from tasks.cli.letters import dead_letters
@@ -12,6 +13,8 @@ from tasks.cli.parked import parked
 from tasks.cli.pausing import drain, pause, resume, undrain
 from tasks.cli.policy import policy
 from tasks.cli.sending import send
+from tasks.cli.sink import sink
+from tasks.cli.source import source
 from tasks.cli.states import state
 from tasks.cli.status import status, workers
 from tasks.cli.stored import stored
@@ -19,13 +22,16 @@ from tasks.cli.transfer import export_group, import_group
 
 
 @click.group(name="partitions")
+@click.option("--sink", "sink_name", metavar="NAME", help="Of the group of a sink that has a process, not of the app's.")
 @click.pass_context
-def partitions(context: click.Context) -> None:
-    """See and work the partitions: status, states, keys, dead letters, pausing, files.
+def partitions(context: click.Context, sink_name: str | None) -> None:
+    """See and work the partitions: status, states, keys, dead letters, pausing, files; run a pipeline's sources and sinks.
 
-    Every command has --json. Exit codes: 0 done, 1 refused or not found, 2 wrong usage. What can't be undone asks first,
+    `partitions --sink NAME status` (or dead-letters, parked, pause …) is of what waits for a sink's process. Every command has --json. Exit codes: 0 done, 1 refused or not found, 2 wrong usage. What can't be undone asks first,
     and wants --yes where nobody can be asked.
     """
+    if sink_name is not None:
+        context.meta[SINK] = sink_name
 
 
 for command in (
@@ -44,6 +50,8 @@ for command in (
     policy,
     audit,
     send,
+    sink,
+    source,
     export_group,
     import_group,
 ):

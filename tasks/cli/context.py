@@ -17,8 +17,12 @@ from tasks.model.computation import Computation
 from tasks.model.keys import key_bytes, key_text
 from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
+from tasks.sinks.group import sink_installation
 
 C = TypeVar("C", bound=Callable[..., Any])
+
+#: Where a context's `meta` has the sink whose group is meant.
+SINK = "tasks.cli.sink"
 
 base64_option = click.option(
     "--base64", "in_base64", is_flag=True, help="KEY is given in base64: for a key that is no text."
@@ -27,6 +31,12 @@ yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
 
 
 def installation_in(context: click.Context) -> Installation:
+    """The installation on the app that `-A` names, or that of a sink's group (`--sink`). Raises `ClickException` when it has none."""
+    installation, sink = app_installation(context), context.meta.get(SINK)
+    return installation if sink is None else sink_installation(installation, sink)
+
+
+def app_installation(context: click.Context) -> Installation:
     """The installation on the app that `-A` names. Raises `ClickException` when it has none."""
     app = context.obj.app
     app.finalize(auto=True)

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, assert_never, cast
+from typing import Any, cast
 
 from tasks.model.computation import (
     Computation,
@@ -24,9 +24,9 @@ from tasks.model.computation import (
 from tasks.model.messages import MOST_SECONDS, details_of
 from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
 from tasks.model.reading import Work
-from tasks.model.sinks import ListSink, QueueSink, StreamSink
+from tasks.model.sinks import ListSink, QueueSink
 from tasks.model.values import ANY_VALUE, TIMER, dump_value
-from tasks.model.writing import TIMER_BODY, Cause, MessageWriter
+from tasks.model.writing import TIMER_BODY, Cause, MessageWriter, out_of_quotes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,11 @@ class Caller:
 
     def state(self, computation: Computation, key: str) -> Any:
         """The key's state object, which is touched from now on."""
-        slot = cast(Slot, self.states[computation.name][key])
-        self.touched.setdefault(computation, {})[key] = slot
+        slot: Any = self.states[computation.name][key]  # it was looked whether it is readable
+        touched = self.touched.get(computation)
+        if touched is None:
+            touched = self.touched[computation] = {}
+        touched[key] = slot
         return slot.state
 
 
@@ -91,21 +94,37 @@ class _Run:
         assert writer is not None
         self.writer = writer
         self.outputs: list[Emission] = []
-        headers = item.envelope.headers
-        details = details_of(item.raw)
-        self.event_time = told_seconds(details.event_time)
-        if item.computation.event_time is not None:
-            self.event_time = seconds_of(item.computation.event_time(item.message))
-        self.cause = Cause(headers.id, details.root_id, details.sent_at, self.event_time)
+        self._cause: Cause | None = None
+        event_time = item.computation.event_time
+        #: What the source's `event_time=` gave, before any stage could change the message; seconds since the epoch.
+        self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
         if item.message is TIMER:
             stage = cast(StageNode, item.computation.roots[0])
             self.give_each(stage.then, self.gather(stage.computation, None, fires=True), stage.computation)
         else:
             self.give(item.computation.roots, item.message, item.computation)
 
+    @property
+    def cause(self) -> Cause:
+        """Read when something is put out: most messages put nothing out."""
+        if self._cause is None:
+            details = details_of(self.item.raw)
+            self._cause = Cause(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
+        return self._cause
+
+    @property
+    def event_time(self) -> float | None:
+        """The time of the message, as its source told it; seconds since the epoch."""
+        if self._event_time is None and self.item.computation.has_event_time:
+            self._event_time = told_seconds(details_of(self.item.raw).event_time)
+        return self._event_time
+
     def give(self, nodes: list[Node], value: Any, giver: Computation) -> None:
         """Give an output of `giver` to all that takes it. What is written is written first; each stage but the last gets a copy,
         and the last too where the giver could still have the value in its state."""
+        if len(nodes) == 1 and isinstance(nodes[0], StageNode):
+            self.give_to(nodes[0], value if giver.state is None or is_unchangeable(value) else copy.deepcopy(value))
+            return
         stages = []
         for node in nodes:
             if isinstance(node, StageNode):
@@ -127,29 +146,28 @@ class _Run:
                 self.give(nodes, value, giver)
 
     def give_to(self, node: Node, value: Any) -> None:
-        match node:
-            case StageNode(computation, then):
-                if computation.windows is not None:
-                    self.give_each(then, self.gather(computation, value), computation)
-                    return
-                returned = self.caller.call_one(computation, self.item, value, self.attempt)
-                if computation.multi:
-                    self.give_each(then, returned, computation)
-                elif returned is not None and then:
-                    self.give(then, returned, computation)
-            case HopNode():
-                self.outputs.append(self.hop(node, value))
-            case SinkNode():
-                self.deliver(node, value)
-            case _:
-                assert_never(node)
+        # `match` would take three times as long, and this is done for each stage of each message.
+        if isinstance(node, StageNode):
+            computation, then = node.computation, node.then
+            if computation.windows is not None:
+                self.give_each(then, self.gather(computation, value), computation)
+                return
+            returned = self.caller.call_one(computation, self.item, value, self.attempt)
+            if computation.multi:
+                self.give_each(then, returned, computation)
+            elif returned is not None and then:
+                self.give(then, returned, computation)
+        elif isinstance(node, HopNode):
+            self.outputs.append(self.hop(node, value))
+        else:
+            self.deliver(node, value)
 
     def hop(self, node: HopNode, value: Any) -> Hop:
         stage, message_id = node.stage, self.cause.next_id()
         if stage.takes_values:
             dump = self.calling.pickling.dump_value
             key = extracted_key(node.extract, value)
-            body = dump_value(stage.codec, value, lambda: dump(stage.name, message_id, value))
+            body = dump_value(stage.codec, value, lambda: dump(stage.name, out_of_quotes(message_id), value))
         else:
             body, message = stage.codec.encode(value)
             key = extracted_key(node.extract, message)
@@ -162,21 +180,20 @@ class _Run:
         if payload is None and sink.encode is not None:
             return
         key = self.item.key if node.extract is None else extracted_key(node.extract, value)
+        if not isinstance(sink, QueueSink):
+            # An element of a list tells of nothing but itself.
+            message_id = b"" if isinstance(sink, ListSink) else self.cause.next_id()
+            self.outputs.append(Delivery(sink, message_id, key, cast(bytes, payload)))
+            return
         message_id = self.cause.next_id()
-        match sink:
-            case QueueSink(task=task):
-                queue, template = self.writer.to_sink(sink)
-                if payload is None:
-                    dump = self.calling.pickling.dump_value
-                    body = dump_value(ANY_VALUE, value, lambda: dump(task, message_id, value))
-                else:
-                    body = b"[[" + payload + b"],{},{}]"
-                keyed = key if sink.has_process else None
-                self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
-            case StreamSink() | ListSink():
-                self.outputs.append(Delivery(sink, message_id, key, cast(bytes, payload)))
-            case _:
-                assert_never(sink)
+        queue, template = self.writer.to_sink(sink)
+        if payload is None:
+            dump = self.calling.pickling.dump_value
+            body = dump_value(ANY_VALUE, value, lambda: dump(sink.task, out_of_quotes(message_id), value))
+        else:
+            body = b"[[" + payload + b"],{},{}]"
+        keyed = key if sink.has_process else None
+        self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
 
     def gather(self, computation: Computation, value: Any, fires: bool = False) -> list[Any]:
         """Windows: put a value in, or let those close whose timer is due; and set the next timer."""

@@ -4,7 +4,7 @@ stages that a message of it runs through."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
@@ -109,6 +109,11 @@ class Computation:
     windows: Windows | None = None
     #: The time of a source's message, seconds since the epoch; None: when it arrives.
     event_time: Callable[[Any], Any] | None = None
+    #: Whether some source of its pipeline says the time of its messages.
+    has_event_time: bool = False
+    #: Called with the messages of a batch that went well, in order, before the batch is committed: what delivers to the outside. What
+    #: it raises leaves the batch in its queue, to be tried again; it is no failure of a message.
+    flush: Callable[[Sequence[Any]], None] | None = None
     #: Its messages may hold any Python value (`tasks.model.values`), not only what JSON can.
     takes_values: bool = False
     #: What is applied again together when a message of a key fails: computations of one pipeline share states.

@@ -67,7 +67,8 @@ class Delivery(msgspec.Struct, gc=False):
     """An output that is an element of something else in Redis."""
 
     sink: StreamSink | ListSink
-    message_id: str
+    #: As it stands between the quotes of JSON.
+    message_id: bytes
     key: str
     payload: bytes
 

@@ -79,30 +79,35 @@ class Cause:
     An output's id is its cause's, and its number: the same message makes the same ids, whenever it is run.
     """
 
-    __slots__ = ("_count", "_more", "_root", "_sent_at", "message_id")
+    __slots__ = ("_count", "_id", "_more", "_root", "_sent_at")
 
     def __init__(self, message_id: str, root_id: object, sent_at: object, event_time: float | None) -> None:
-        self.message_id = message_id
-        self._root = in_quotes(root_id if isinstance(root_id, str) else message_id)
-        self._sent_at = json_text(sent_at if isinstance(sent_at, int | float) else None)
-        self._more = b',"parent_id":' + json_text(message_id)
+        self._id = in_quotes(message_id)
+        self._root = self._id if root_id == message_id or not isinstance(root_id, str) else in_quotes(root_id)
+        self._sent_at = json_text(sent_at) if isinstance(sent_at, int | float) else b"null"
+        self._more = b',"parent_id":"' + self._id + b'"'
         if event_time is not None:
             self._more += b',"event_time":' + json_text(event_time)
         self._count = 0
 
-    def next_id(self) -> str:
-        """The id of the next output."""
+    def next_id(self) -> bytes:
+        """The id of the next output, as it stands between the quotes of JSON."""
         number, self._count = self._count, self._count + 1
-        return f"{self.message_id}:{number}"
+        return b"%b:%d" % (self._id, number)
 
     def fill(
-        self, template: MessageTemplate, message_id: str, body: bytes, key: str | None, timer: float | None = None
+        self, template: MessageTemplate, message_id: bytes, body: bytes, key: str | None, timer: float | None = None
     ) -> bytes:
         """The message of an output; `timer`: when it is due, of a stage's message to itself."""
         more = self._more if key is None else self._more + b',"partition_key":' + spelled_in_header(key)
         if timer is not None:
             more += b',"timer":' + json_text(timer)
-        return template.fill(in_quotes(message_id), self._sent_at, body, more, self._root)
+        return template.fill(message_id, self._sent_at, body, more, self._root)
+
+
+def out_of_quotes(text: bytes) -> str:
+    """The text that stands so between the quotes of JSON."""
+    return str(msgspec.json.decode(b'"' + text + b'"'))
 
 
 def spelled_in_header(key: str) -> bytes:

@@ -51,7 +51,7 @@ def codec_of_source(source: Source, after: _Graph, names: Mapping[Use, str]) -> 
     return MessageCodec(inspect.Parameter.empty, found[0][1] if found else "message")
 
 
-def check_types(after: _Graph, names: Mapping[Use, str]) -> None:
+def check_types(application: str, after: _Graph, names: Mapping[Use, str]) -> None:
     """Raise `DeclarationError` where a stage returns what the next does not take, by the annotations of both."""
     for node, follow in after.items():
         if isinstance(node, Use):
@@ -61,7 +61,7 @@ def check_types(after: _Graph, names: Mapping[Use, str]) -> None:
                 if given not in _NONE and wanted not in _NONE and not _fits(given, wanted):
                     what = f"stage {names[taker]!r}" if isinstance(taker, Use) else "the key_by after it"
                     raise DeclarationError(
-                        f"stage {names[node]!r} returns {_name(given)}, and {what} takes {_name(wanted)}"
+                        f"application {application!r}: stage {names[node]!r} returns {_name(given)}, and {what} takes {_name(wanted)}"
                     )
 
 

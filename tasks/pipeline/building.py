@@ -6,7 +6,6 @@ the first `key_by` a source's messages have one key, so that their order is kept
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from tasks.model.computation import (
     SinkNode,
     StageNode,
 )
-from tasks.model.errors import DeclarationError, KeyExtractionError, OneKeyWarning
+from tasks.model.errors import DeclarationError, KeyExtractionError
 from tasks.model.sinks import ListSink, Sink, StreamSink
 from tasks.pipeline.annotations import check_types, codec_of_source
 from tasks.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use
@@ -37,11 +36,12 @@ class Built:
     #: The sources that a process reads.
     source_configs: dict[str, SourceConfig]
     sinks: dict[str, SinkConfig]
+    #: What is to be said of stages that have one key, and so no parallelism.
+    warnings: tuple[str, ...]
 
 
 def build(name: str, pipeline: Pipeline) -> Built:
-    """Look a pipeline over and make its computations. Raises `DeclarationError` that names the stage; warns (`OneKeyWarning`)
-    of stages that have one key, and so no parallelism."""
+    """Look a pipeline over and make its computations. Raises `DeclarationError` that names the stage."""
     if not isinstance(name, str) or not name.strip():
         raise DeclarationError("build_application() wants a name and a pipeline")
     if not isinstance(pipeline, Pipeline):
@@ -66,14 +66,16 @@ class _Building:
         self.uses = [node for node in self.nodes if isinstance(node, Use)]
         self.names = self.stage_names()
         self.modules = self.modules_named()
+        self.has_event_time = any(isinstance(node, Source) and node.event_time is not None for node in self.nodes)
         self.stages = {use: self.stage(use) for use in self.uses}
         self.stage_nodes = {use: StageNode(stage) for use, stage in self.stages.items()}
         self.sinks: dict[str, SinkConfig] = {}
         self.places: dict[str, type[Sink]] = {}
+        self.warnings: dict[str, None] = {}
         self.one_keys = self.one_keys_of_beginnings()
 
     def built(self) -> Built:
-        check_types(self.after, self.names)
+        check_types(self.name, self.after, self.names)
         for use, node in self.stage_nodes.items():
             node.then += self.following(use)
             self.stages[use].roots.append(node)
@@ -84,7 +86,7 @@ class _Building:
             node.name: node.config for node in self.nodes if isinstance(node, Source) and node.config is not None
         }
         stages = {stage.name: stage for stage in self.stages.values()}
-        return Built(self.name, sources, stages, configs, self.sinks)
+        return Built(self.name, sources, stages, configs, self.sinks, tuple(self.warnings))
 
     def stage_names(self) -> dict[Use, str]:
         """A stage's name: as pinned, else its computation's, else (a second use) "NAME 2". Stages added elsewhere change none."""
@@ -147,6 +149,7 @@ class _Building:
             takes_values=True,
             plain_call=False,
             scope=self.scope,
+            has_event_time=self.has_event_time,
             modules=self.modules,
             roots=[],
             stateful=[],
@@ -279,7 +282,7 @@ class _Building:
 
     def warn(self, stage: str, why: str) -> None:
         text = f"application {self.name!r}: stage {stage!r} has one key, and so one state object and no parallelism: {why}"
-        warnings.warn(OneKeyWarning(text), stacklevel=6)
+        self.warnings[text] = None
 
 
 def _in_order(ends: Iterable[GraphNode]) -> list[GraphNode]:

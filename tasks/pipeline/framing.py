@@ -21,8 +21,11 @@ MOST_PAYLOAD_BYTES = 8_000_000
 class FrameError(PartitionError, ValueError):
     """A header that can't be right: where the next frame starts is unknown, so the stream can't be read on.
 
-    `payloads`: what was complete before it in the same bytes. They are good, and are given nowhere else.
+    `payloads`: what was complete before it in the same bytes. They are good, and are given nowhere else. `rest`: the bytes from
+    that header on, as far as they had come.
     """
+
+    rest: bytes = b""
 
     def __init__(self, message: str, payloads: list[bytes]) -> None:
         super().__init__(message)
@@ -164,6 +167,11 @@ class FrameSplitter:
         """Bytes of a frame that is not complete. A stream that ends with some was cut off."""
         return len(self._rest)
 
+    @property
+    def rest(self) -> bytes:
+        """Those bytes."""
+        return bytes(self._rest)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take the stream's next bytes, any number of them; the payloads that are complete now, in order.
 
@@ -178,7 +186,11 @@ class FrameSplitter:
         at, size, header_length = 0, len(data), self._header_length
         while at + header_length <= size:
             start = at + header_length
-            end = start + self._length(data[at:start], payloads)
+            try:
+                end = start + self._length(data[at:start], payloads)
+            except FrameError as error:
+                error.rest = data[at:]
+                raise
             if end > size:
                 break
             payloads.append(data[start:end])

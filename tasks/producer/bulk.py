@@ -6,13 +6,10 @@ key is the order of the iterable. Memory is a chunk's, however long the iterable
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from zlib import crc32
 
 import redis
 from rich.console import Console
@@ -20,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError, PartitionError, QueueFull
-from tasks.model.keys import key_bytes
-from tasks.model.writing import MessageTemplate, in_quotes
+from tasks.model.writing import in_quotes
 from tasks.producer.backlog import Backlog
 from tasks.producer.installation import Installation
+from tasks.producer.making import MessageMaker, random_id, random_ids
 
 #: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
 CHUNK_MESSAGES = 1000
@@ -117,15 +114,8 @@ class _Sender:
         self.chunk_messages = min(CHUNK_MESSAGES, limit or CHUNK_MESSAGES)
         self.id_of = id_of
         self.client = installation.group.client
-        self.check_size = installation.check_size
-        self.codec, self.key_of = computation.codec, computation.key_of
-        self.partitions = installation.settings.partitions
-        names = installation.group.names
-        self.queues = [names.queue(str(number)) for number in range(self.partitions)]
-        origin = f"gen{os.getpid()}@{socket.gethostname()}"
-        self.templates = [
-            MessageTemplate(computation.name, names.queue_name(str(number)), origin) for number in range(self.partitions)
-        ]
+        self.maker = MessageMaker(installation, computation)
+        self.queues = self.maker.queues
         self.sent = 0
 
     def chunks(self, messages: Iterable[Any]) -> Iterator[int]:
@@ -147,17 +137,12 @@ class _Sender:
 
     def fill(self, chunk: _Chunk, rest: Iterator[Any]) -> bool:
         """Take messages from the iterable until the chunk is full; whether there may be more."""
-        encode, key_of, count, templates = self.codec.encode, self.key_of, self.partitions, self.templates
-        id_of, ids = self.id_of, os.urandom(16 * CHUNK_MESSAGES).hex()
-        began, check_size = time.time(), self.check_size
+        make, id_of, digits = self.maker.make, self.id_of, random_ids(CHUNK_MESSAGES)
+        began = time.time()
         for number, message in enumerate(rest):
-            body, decoded = encode(message)
-            check_size(body)
-            partition = crc32(key_bytes(key_of(decoded))) % count
             now = time.time()
-            digits = ids[32 * number : 32 * number + 32]
-            name = _random_id(digits) if id_of is None else _own_id(id_of(message))
-            raw = templates[partition].fill(name, b"%.6f" % now, body)
+            name = random_id(digits, number) if id_of is None else _own_id(id_of(message))
+            partition, raw = make(message, name, b"%.6f" % now)
             chunk.pushes[partition].append(raw)
             chunk.partitions.append(partition)
             chunk.messages.append(message)
@@ -201,11 +186,6 @@ class _Sender:
                 self.backlog.refuse(wanted)
         except (QueueFull, redis.RedisError, OSError) as error:
             raise SendInterrupted(error, self.sent, [], chunk.messages) from error
-
-
-def _random_id(digits: str) -> bytes:
-    """A version 4 UUID of 32 random hexadecimal digits."""
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
 
 
 def _own_id(message_id: object) -> bytes:

@@ -43,9 +43,8 @@ def add_computation(computation: Computation) -> None:
     before = declared.get(computation.name)
     if before is not None and not _same_source(before, computation):
         raise DeclarationError(
-            f"computation {computation.name!r} is declared twice: in {before.function.__module__} and in "
-            f"{computation.function.__module__}. Names are what producers send, so each needs its own"
-            + (" (a stage is named by .to(…, name=…))" if computation.role == "stage" else "")
+            f"{computation.name!r} is declared twice: as {_place(before)} and as {_place(computation)}. Names are what producers send and "
+            "states are stored under, so each needs its own (a stage is named by .to(…, name=…))"
         )
     for installation in _installations:
         _check_state(installation, computation)
@@ -77,6 +76,12 @@ def _register(installation: Installation, computation: Computation) -> None:
     if isinstance(app.tasks.get(computation.name), ComputationTask):
         app.tasks.unregister(computation.name)  # its module was imported again: nothing to warn of
     app.register_task(made())
+
+
+def _place(computation: Computation) -> str:
+    if computation.role == "task":
+        return f"a computation in {computation.function.__module__}"
+    return f"a {computation.role} of {computation.scope}"
 
 
 def _same_source(one: Computation, other: Computation) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from celery import Task
 from celery.result import AsyncResult
 
 from tasks.model.computation import Computation, seconds_or_none
-from tasks.model.errors import DeclarationError, SetupError
+from tasks.model.errors import DeclarationError, OneKeyWarning, SetupError
 from tasks.pipeline.building import Built, build
 from tasks.pipeline.graph import Pipeline, Source
 from tasks.pipeline.sinks import SinkConfig
@@ -139,7 +140,10 @@ def build_application(name: str, pipeline: Pipeline) -> Application:
 
     Raises `DeclarationError` that names the stage; warns (`OneKeyWarning`) of stages that have one key, and so no parallelism.
     """
-    application = Application(build(name, pipeline))
+    built = build(name, pipeline)
+    for text in built.warnings:
+        warnings.warn(OneKeyWarning(text), stacklevel=2)
+    application = Application(built)
     for computation in (*application.sources.values(), *application.stages.values()):
         add_computation(computation)
     applications[name] = application

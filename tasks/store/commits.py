@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
 from types import MappingProxyType
@@ -294,6 +294,19 @@ def _letter_of(broken: Broken, letter_id: str, unit: str, attempts: int, now: fl
         raw="" if apart else base64.b64encode(broken.raw).decode(),
         apart=apart,
     )
+
+
+def letter_commands(names: Names, unit: str, dead: Iterable[tuple[str, Broken]], now: float) -> list[list[Any]]:
+    """The commands that write dead letters, each under an id, of what was tried by no worker."""
+    commands: list[list[Any]] = []
+    for letter_id, broken in dead:
+        letter = _letter_of(broken, letter_id, unit, 0, now)
+        commands.append(["HSET", names.dead(unit), letter.id, _json(letter)])
+        if letter.apart:
+            commands.append(["HSET", names.dead_raw(unit), letter.id, broken.raw])
+    if commands:
+        commands.append(["HINCRBY", names.facts(unit), "dead", sum(command[1] == names.dead(unit) for command in commands)])
+    return commands
 
 
 def _letter_in_place(failure: Failure, letter_id: str, unit: str, now: float) -> DeadLetter:

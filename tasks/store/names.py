@@ -23,10 +23,14 @@ partition:<unit>:tries             hash   SHA-1 of a message run alone → `<tok
 partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
 partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
 partition:draining                 hash   worker id → when an operator told it to give its partitions up (ms)
+partition:source:<name>            hash   how far a source's process is: number (of pushes), position, ended; owner, token, until (ms)
+partition:source:<name>:<run>      hash   number (of pushes) of one process of a source that has no position; expires
+partition.sink.<name>              the group, of one partition, of a sink that a process delivers to: all names above, again
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +38,8 @@ INGRESS = "ingress"
 
 #: kombu's Redis transport, default priority steps 3, 6, 9 (0 is the queue's own name).
 PRIORITY_SUFFIXES = ("\x06\x163", "\x06\x166", "\x06\x169")
+
+_NUMBER_AT_END = re.compile(r"\.(?=[0-9]+$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,15 @@ class Names:
         return f"{self.root}:policies"
 
     def sink_group(self, name: str) -> str:
-        """The group, of one partition, whose worker delivers to a sink that is outside Redis."""
-        return f"{self.group}.sink.{name}"
+        """The group, of one partition, whose worker delivers to a sink that is outside Redis.
+
+        A name that ends as a partition's queue does, `out.0`, is escaped: it would be the queue of the sink `out`.
+        """
+        return f"{self.group}.sink.{_NUMBER_AT_END.sub('%2E', name.replace('%', '%25'))}"
+
+    def source(self, name: str, run: str | None = None) -> str:
+        """How far a source's process is; `run`: of one process of many."""
+        return f"{self.root}:source:{name}" if run is None else f"{self.root}:source:{name}:{run}"
 
     def facts(self, unit: str) -> str:
         return f"{self.root}:{unit}:facts"

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Delivery, Emission, Hop, Push, Timer
 from tasks.model.sinks import ListSink, StreamSink
+from tasks.model.writing import out_of_quotes
 from tasks.store.names import Names
 
 #: Lua's unpack fails above about 8 000 values; a command is cut before that.
@@ -50,7 +51,7 @@ def commands_of_outputs(
                 lists.setdefault(where, []).append(payload)
             case Delivery(StreamSink(stream=where, maxlen=maxlen), message_id, key, payload):
                 bound = [] if maxlen is None else ["MAXLEN", "~", maxlen]
-                fields = ["message", payload, "key", key_bytes(key), "id", message_id]
+                fields = ["message", payload, "key", key_bytes(key), "id", out_of_quotes(message_id)]
                 entries.append(["XADD", where, *bound, "*", *fields])
             case Delivery():
                 raise TypeError(f"no commands are known for {one.sink!r}")

@@ -43,13 +43,19 @@ STARTUP_BACKOFF_SECONDS = 1.0
 
 def note_command_line(sender: Any = None, instance: Any = None, options: Any = None, **_: Any) -> None:
     """`celeryd_init`: keep what the command line asked for, and give each process on a host its own node name."""
-    installation = installation_of(instance.app)
+    instance.partition_options = options or {}
+    installation = installation_for(instance)
     if installation is None:
         return
-    instance.partition_options = options or {}
     if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
         name, host = nodesplit(instance.hostname)
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"
+
+
+def installation_for(worker: Any) -> Installation | None:
+    """The installation that a worker serves: the one it was made with (a sink's), else its app's."""
+    given: Installation | None = getattr(worker, "partition_options", {}).get("partition_installation")
+    return installation_of(worker.app) if given is None else given
 
 
 def asked_units(installation: Installation, worker: Any) -> tuple[str, ...] | None:
@@ -85,7 +91,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self.installation = installation_of(worker.app)
+        self.installation = installation_for(worker)
         self.units = None if self.installation is None else asked_units(self.installation, worker)
         self.enabled = self.units is not None
         #: What `check_server` found that a worker can live with.

@@ -9,7 +9,6 @@ from typing import Any
 
 from celery.worker.control import inspect_command
 
-from tasks.producer.declarations import installation_of
 from tasks.worker.bootstep import PartitionStep
 
 
@@ -18,9 +17,8 @@ def active_queues(state: Any) -> list[dict[str, Any]]:
     """List the task queues a worker is currently consuming from."""
     consumer = state.consumer
     queues = list(consumer.task_consumer.queues) if consumer.task_consumer else []
-    installation = installation_of(state.app)
     for step in consumer.controller.steps:
-        if isinstance(step, PartitionStep) and installation is not None:
+        if isinstance(step, PartitionStep) and (installation := step.installation) is not None:
             units = [installation.group.names.unit_of(name) for name in step.owned_queues()]
             queues += [installation.queue(unit) for unit in units if unit is not None]
     return [dict(queue.as_dict(recurse=True)) for queue in queues]

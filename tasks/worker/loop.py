@@ -28,6 +28,7 @@ from tasks.store.replicas import Replicas
 from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
+from tasks.worker.flushing import NotDelivered, flush
 from tasks.worker.lane import Batch, Lane, idle_lanes
 from tasks.worker.one_by_one import LeaseLost, alone, outlived
 from tasks.worker.ordinary import OrdinaryRun, outcome_of
@@ -143,6 +144,7 @@ class PartitionLoop(threading.Thread):
             outcome = self.step(lane, batch, items)
             if outcome.ordinary is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(lane, outcome.ordinary)
+            flush(self.installation.computations, outcome)
             self.commit(lane, batch, items, outcome)
         except LeaseLost:
             self.lose(lane)
@@ -155,10 +157,10 @@ class PartitionLoop(threading.Thread):
     def give_rest(self, lane: Lane, error: Exception) -> None:
         """A fault of one unit: begin again from Redis, a little later."""
         lane.forget_all()
-        lane.rest_until = time.monotonic() + REST_SECONDS
+        lane.rest_until = time.monotonic() + (error.rest_seconds if isinstance(error, NotDelivered) else REST_SECONDS)
         if str(error) != lane.fault:  # said once, however long it lasts
             lane.fault = str(error)
-            known = isinstance(error, redis.RedisError)
+            known = isinstance(error, redis.RedisError | NotDelivered)
             logger.error("partition %s: %s; trying until it works", lane.unit, error, exc_info=not known)
 
     def take_batch(self, lane: Lane) -> Batch | None:

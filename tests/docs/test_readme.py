@@ -82,6 +82,16 @@ def test_a_project_keeps_its_own_celery_app(project, redis_url):
     assert run_python(code + "\nprint(app.main)", project, redis_url).strip() == "shop"
 
 
+def test_the_pipeline_example_runs_as_it_stands(project, redis_url, start_worker):
+    (project / "words.py").write_text(block("python", "# words.py"))
+    (project / "book.txt").write_text("a cat\nthe end\n")
+    start_worker("words").wait_ready()
+    sending = "from words import *\n" + block("python", "lines.delay(").replace("count.state", "\ncount.state")
+    run_python(sending.replace('count.state("cat").number', ""), project, redis_url)
+    reading = "from words import *\nfound = count.state('cat')\nprint(found and found.number)"
+    wait_until(lambda: run_python(reading, project, redis_url).strip() == "2", timeout=30, every=0.2)
+
+
 def test_a_users_own_test_runs(project, redis_url):
     run_python("from stocks import *\n" + block("python", "tasks.testing"), project, redis_url)
 

@@ -151,7 +151,7 @@ def test_a_name_declared_twice_is_refused_with_both_places(app: Celery) -> None:
     def other(trade: Trade, state: Last) -> None: ...
 
     other.__module__ = "shop.other"
-    with pytest.raises(DeclarationError, match=r"declared twice: in tests\.producer\.declared and in shop\.other"):
+    with pytest.raises(DeclarationError, match=r"declared twice: as a computation in tests\.producer\.declared and as a computation in shop\.other"):
         state_computation(update.name, state=Last, key=symbol_of)(other)
     assert declared[update.name] is update.computation
 

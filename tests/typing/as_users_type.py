@@ -8,14 +8,24 @@ from dataclasses import dataclass
 from typing import TypedDict, assert_type
 
 from tasks import (
+    Aggregation,
+    Application,
     Context,
     OrderedComputation,
+    Pipeline,
+    RedisList,
+    RedisStream,
     StateComputation,
     app,
+    build_application,
     computation,
+    computation_multi,
     install,
     key_extractor,
     partition_of,
+    range_windows,
+    seconds,
+    source,
     state_computation,
 )
 
@@ -86,6 +96,40 @@ update_stock(Stock("A", 1.0), StockPrice())
 update_stock.delay(Stock("A", 1.0))
 update_stock.delay({"symbol": "A", "price": 1.0})
 update_stock.apply_async([Stock("A", 1.0)], countdown=5)
+
+
+
+class Total(Aggregation):
+    def initial_accumulator(self) -> list[float]:
+        return []
+
+    def update(self, message: Stock, accumulator: list[float]) -> None:
+        accumulator.append(message.price)
+
+    def output(self, key: str, accumulator: list[float]) -> tuple[str, float]:
+        return key, sum(accumulator)
+
+
+@computation_multi("halves")
+def halves(stock: Stock) -> list[Stock | None]:
+    return [Stock(stock.symbol, stock.price / 2), None]
+
+
+@state_computation("last price", state=StockPrice)
+def last_price(stock: Stock, state: StockPrice) -> Stock:
+    state.price = stock.price
+    return stock
+
+
+prices = source("prices")
+pipeline = prices.to(halves).key_by(extract_symbol).to(last_price)
+assert_type(pipeline, Pipeline)
+alerts = pipeline.to(range_windows(seconds(10)).over(Total)).to_sink(RedisStream("alerts", maxlen=1000))
+both = build_application("both", alerts.merge(pipeline.to_sinks([RedisList("prices"), print])))
+assert_type(both, Application)
+assert_type(last_price.state("A"), StockPrice | None)
+assert_type(prices.send_many([Stock("A", 1.0)]), int)
+prices.delay(Stock("A", 1.0))
 
 stateful: StateComputation[[Stock, StockPrice], None, StockPrice] = update_stock
 ordered: OrderedComputation[[Stock, Context], None] = notify

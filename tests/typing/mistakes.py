@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks import Context, computation, key_extractor, partition_of, state_computation
+from tasks import Context, build_application, computation, key_extractor, partition_of, source, state_computation
 
 
 @dataclass
@@ -46,7 +46,11 @@ update_stock.send_many(Stock("A", 1.0))  # type: ignore[arg-type]
 notify.state("A")  # type: ignore[attr-defined]
 extract_symbol("A")  # type: ignore[arg-type]
 partition_of("A")  # type: ignore[call-arg]
-state_computation("no key", state=StockPrice)  # type: ignore[call-arg]
+state_computation("no state", key=extract_symbol)  # type: ignore[call-arg]
+source("prices", "127.0.0.1:7010")  # type: ignore[arg-type]
+source("prices").key_by("symbol")  # type: ignore[arg-type]
+source("prices").merge([source("quotes")])  # type: ignore[arg-type]
+build_application("no pipeline", source)  # type: ignore[arg-type]
 state_computation("no class", state=StockPrice(), key=extract_symbol)  # type: ignore[arg-type]
 state_computation("no function", state=StockPrice, key="symbol")  # type: ignore[arg-type]
 computation("with state", state=StockPrice, key=extract_symbol)  # type: ignore[call-arg]

@@ -12,6 +12,7 @@ from tests.benchmarks.measures import (
     latency,
     memory,
     partitioning,
+    pipelines,
     round_trips,
     throughput,
 )
@@ -26,4 +27,5 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "memory": memory.measure,
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
+    "pipelines": pipelines.measure,
 }

@@ -1,0 +1,67 @@
+"""From a message of one computation to the raw message on its key's queue, a hundred thousand times a second."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from tasks.model.computation import Computation
+from tasks.model.keys import key_bytes
+from tasks.model.values import dump_value
+from tasks.model.writing import MessageTemplate
+from tasks.producer.installation import Installation
+from tasks.store.names import INGRESS
+
+
+class MessageMaker:
+    """Made once a sender. Ids are given as they stand between the quotes of JSON."""
+
+    def __init__(self, installation: Installation, computation: Computation) -> None:
+        names, partitions = installation.group.names, installation.settings.partitions
+        self.computation, self.partitions = computation, partitions
+        #: The queue of each partition, as a key in Redis.
+        self.queues = [names.queue(str(number)) for number in range(partitions)]
+        self._takes_values = computation.takes_values and not computation.codec.is_typed
+        self._encode, self._key_of, self._check_size = computation.codec.encode, computation.key_of, installation.check_size
+        self._dump = installation.group.codec.dump_value
+        origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self._templates = [
+            MessageTemplate(computation.name, names.queue_name(str(number)), origin) for number in range(partitions)
+        ]
+        self._to_ingress = MessageTemplate(computation.name, names.queue_name(INGRESS), origin)
+
+    def make(self, message: Any, name: bytes, sent_at: bytes) -> tuple[int, bytes]:
+        """The partition of a message, and the raw message. Raises `MessageError` for one that does not fit, and
+        `KeyExtractionError` for one that has no key."""
+        body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
+        self._check_size(body)
+        partition = crc32(key_bytes(self._key_of(decoded))) % self.partitions
+        return partition, self._templates[partition].fill(name, sent_at, body)
+
+    def make_without_key(self, message: Any, name: bytes, sent_at: bytes) -> bytes:
+        """The raw message as it would be sent to the ingress: a worker finds its key, or says why there is none."""
+        body, _ = self._value(message, name) if self._takes_values else self._encode(message)
+        return self._to_ingress.fill(name, sent_at, body)
+
+    def _value(self, message: Any, name: bytes) -> tuple[bytes, Any]:
+        """A computation that takes any Python value gets what JSON can't hold as a signed pickle."""
+
+        def pickled() -> bytes:
+            return self._dump(self.computation.name, msgspec.json.decode(b'"' + name + b'"'), message)
+
+        return dump_value(self.computation.codec, message, pickled), message
+
+
+def random_ids(count: int) -> str:
+    """Random digits, out of which `random_id` takes so many ids; the system is asked once for all."""
+    return os.urandom(16 * count).hex()
+
+
+def random_id(digits: str, number: int) -> bytes:
+    """The `number`-th version 4 UUID of `random_ids`."""
+    one = digits[32 * number : 32 * number + 32]
+    return f"{one[:8]}-{one[8:12]}-4{one[13:16]}-a{one[17:20]}-{one[20:]}".encode()

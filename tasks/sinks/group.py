@@ -1,0 +1,108 @@
+"""A sink that a process delivers to, as a partition group: its installation, whose one computation calls, or writes to, the other side."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tasks.model.computation import Computation
+from tasks.model.errors import DeclarationError, SetupError
+from tasks.model.messages import MessageCodec
+from tasks.model.values import ANY_VALUE
+from tasks.pipeline.sinks import CallableSink, FileSink, SinkConfig, StdoutSink, TCPSinkConfig
+from tasks.producer.installation import Installation
+from tasks.producer.pipelines import Application, applications
+from tasks.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
+
+#: What an encoder gave, as it stands in a message.
+_BYTES = MessageCodec(bytes, "output")
+
+
+def sink_installation(installation: Installation, name: str) -> Installation:
+    """The sink's own group, beside the app's. Raises `SetupError` for a sink that has no process, naming those that have."""
+    computation = sink_computation(*find_sink(name))
+    settings = replace(
+        installation.settings,
+        partition_group=installation.group.names.sink_group(name),
+        partitions=1,
+        # Bytes that are written kill nobody: who dies over them was killed.
+        deaths=installation.settings.deaths if computation.flush is None else 0,
+    )
+    return Installation(installation.app, settings, {name: computation}, by_default=True)
+
+
+def find_sink(name: str) -> tuple[Application, SinkConfig]:
+    """A sink that has a process. Raises `SetupError` that names those there are."""
+    known: list[str] = []
+    for application in applications.values():
+        config = application.sinks.get(name)
+        if config is not None and config.has_process:
+            return application, config
+        known += [repr(one.sink_name) for one in application.sinks.values() if one.has_process]
+    there = f"sinks that have one: {', '.join(sorted(set(known))) or 'none'}"
+    if any(name in application.sinks for application in applications.values()):
+        raise SetupError(f"sink {name!r} needs no process: its outputs are in their place with the commit; {there}")
+    raise SetupError(f"no sink is named {name!r}; {there}")
+
+
+def sink_computation(application: Application, config: SinkConfig) -> Computation:
+    """What a sink's messages are for."""
+    name = config.sink_name
+    match config:
+        case CallableSink(function=function):
+            modules = {module for stage in (*application.stages.values(), *application.sources.values()) for module in stage.modules}
+            modules |= {str(getattr(function, "__module__", "builtins"))} - {"builtins"}
+            return _computation(name, function, ANY_VALUE, takes_context=_takes_context(name, function), modules=tuple(sorted(modules)))
+        case TCPSinkConfig(host=host, port=port):
+            return _writing(name, TCPPeer(name, host, port))
+        case FileSink(path=path):
+            return _writing(name, FilePeer(name, path))
+        case StdoutSink():
+            return _writing(name, StdoutPeer(name))
+    raise SetupError(f"sink {name!r}: no process delivers to a {type(config).__name__}")
+
+
+def _writing(name: str, peer: Peer) -> Computation:
+    return _computation(name, _keep, _BYTES, flush=peer.write)
+
+
+def _keep(output: bytes) -> None:
+    """The batch's outputs are written together, by `flush`."""
+
+
+def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, **more: Any) -> Computation:
+    return Computation(
+        name=name,
+        function=function,
+        extract=_no_key,
+        codec=codec,
+        state=None,
+        plain_call=False,
+        role="stage",
+        takes_values=True,
+        scope=f"sink {name}",
+        **{"takes_context": False, **more},
+    )
+
+
+def _no_key(message: Any) -> Any:
+    raise SetupError("a sink's messages have their key in a header")
+
+
+def _takes_context(name: str, function: Callable[..., Any]) -> bool:
+    """Whether a function wants a second argument. Raises `DeclarationError` for one that can't be called with an output."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return False  # a builtin that does not say
+    try:
+        signature.bind(None)
+    except TypeError:
+        try:
+            signature.bind(None, None)
+        except TypeError:
+            raise DeclarationError(f"sink {name!r}: a sink's function must take (output) or (output, context)") from None
+        return True
+    return False

@@ -1,0 +1,221 @@
+"""What a source has read, on its way to the partition queues: in order, once, and never past what the queues may hold.
+
+A push is one script: messages, dead letters and how far the source is, all or nothing. After a lost reply the same push is sent again,
+which changes nothing twice; while the server does not answer nothing more is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis
+
+from tasks.model.computation import Computation
+from tasks.model.errors import KeyExtractionError, MessageError, PartitionError, QueueFull, trace_of
+from tasks.model.reading import Broken
+from tasks.producer.backlog import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
+from tasks.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
+from tasks.producer.installation import Installation
+from tasks.producer.making import MessageMaker
+from tasks.sources.stopping import Stop
+from tasks.store.commits import letter_commands
+from tasks.store.names import INGRESS
+from tasks.store.outputs import split
+from tasks.store.sources import RUN_SECONDS, push_from_source
+from tasks.worker.backoff import Backoff
+
+logger = logging.getLogger("celery.partitions.source")
+
+#: Where `QUEUE_MAX_LENGTH` is not set: a source stops reading while a partition's queue has so many messages. A worker needs about
+#: a second for them, and 50 MB of Redis hold them.
+SOURCE_QUEUE_MESSAGES = 100_000
+#: While the server does not answer and the process was told to end: so long a push of what can't be read again is tried.
+LAST_TRY_SECONDS = 3.0
+
+
+class Refused(PartitionError):
+    """Another process has the source now, or the server went back to older data: begin again from what Redis says."""
+
+
+class Stopped(PartitionError):
+    """The process was told to end while it waited; what it had read can be read again."""
+
+
+class Place(Protocol):
+    """Where the source's progress stands."""
+
+    #: In Redis.
+    key: str
+    #: How many pushes there were.
+    number: int
+    #: Of the lease; None: what is read can't be read again, and there is no lease.
+    token: int | None
+    #: Of the lease.
+    lease_seconds: float
+
+    def renew(self) -> None:
+        """Called in each wait: keep the lease. Raises `Refused`, and redis-py's errors."""
+        ...
+
+
+@dataclass(slots=True)
+class Run:
+    """The place of one process of a source that many may read at once."""
+
+    key: str
+    number: int = 0
+    token: int | None = None
+    lease_seconds: float = RUN_SECONDS
+
+    def renew(self) -> None:
+        """There is nothing to keep."""
+
+
+class Outbox:
+    """Filled by `put` and `bury`, emptied by `send`."""
+
+    def __init__(self, installation: Installation, computation: Computation, place: Place, stop: Stop) -> None:
+        group, limit = installation.group, installation.settings.queue_max_length or SOURCE_QUEUE_MESSAGES
+        self.group, self.source, self.place, self.stop = group, computation.name, place, stop
+        self.maker = MessageMaker(installation, computation)
+        self.backlog = Backlog(group.client, group.names, limit)
+        self.most = min(CHUNK_MESSAGES, limit)
+        self._pushes: list[list[bytes]] = [[] for _ in self.maker.queues]
+        self._letters: list[tuple[str, Broken]] = []
+        self._more: list[list[Any]] = []
+        self._bytes = self.count = 0
+        #: Messages that are in their queues.
+        self.sent = 0
+        self._said: set[str] = set()
+        self._trouble = ""
+
+    @property
+    def is_full(self) -> bool:
+        return self.count >= self.most or self._bytes > CHUNK_BYTES
+
+    def put(self, message: Any, name: bytes, read: Callable[[], bytes]) -> None:
+        """One message; `name`: its id, as it stands between the quotes of JSON. `read`: the bytes it was read from.
+
+        One that can't be sent becomes a dead letter: where it has no key, one that can be retried.
+        """
+        now = b"%.6f" % time.time()
+        try:
+            partition, raw = self.maker.make(message, name, now)
+        except KeyExtractionError as error:
+            self.bury(self.maker.make_without_key(message, name, now), name, error.reason, str(error), trace_of(error))
+        except MessageError as error:
+            self.bury(read(), name, error.reason, str(error), trace_of(error))
+        else:
+            self._pushes[partition].append(raw)
+            self._bytes += len(raw)
+            self.count += 1
+
+    def bury(self, raw: bytes, name: bytes, reason: str, error: str, trace: str = "") -> None:
+        """A dead letter, of the ingress, with what was read."""
+        if reason not in self._said:
+            self._said.add(reason)
+            logger.warning(
+                "source %r: %s (%s); it is a dead letter of the ingress, and so are others like it, which is not said again",
+                self.source,
+                error,
+                reason,
+            )
+        name_text = name.decode()
+        self._letters.append((f"source-{name_text}", Broken(raw, reason, error, trace, self.source, name_text)))
+        self._bytes += len(raw)
+        self.count += 1
+
+    def add(self, command: list[Any]) -> None:
+        """A Redis command of the push."""
+        self._more.append(command)
+
+    def clear(self) -> None:
+        """Forget what was not sent."""
+        for raws in self._pushes:
+            raws.clear()
+        self._letters.clear()
+        self._more.clear()
+        self._bytes = self.count = 0
+
+    def send(self, position: bytes = b"", *, ends: bool = False) -> None:
+        """Bring all in, however long that takes. Raises `Refused`; `Stopped` where what was read can be read again; and what redis-py
+        raised last where it can't, and the process was told to end while the server does not answer."""
+        wanted = {str(number): len(raws) for number, raws in enumerate(self._pushes) if raws}
+        self._patiently(lambda: self._wait_for_room(wanted))
+        commands: list[list[Any]] = []
+        self._patiently(lambda: commands.extend(self._commands()))
+        self._patiently(lambda: self._push(position, commands, ends))
+        self.place.number += 1
+        self.sent += sum(wanted.values())
+        self.clear()
+
+    def _commands(self) -> list[list[Any]]:
+        commands = [
+            command
+            for queue, raws in zip(self.maker.queues, self._pushes, strict=True)
+            for command in split(["LPUSH", queue], raws)
+        ]
+        if self._letters:
+            commands += letter_commands(self.group.names, INGRESS, self._letters, self.group.now())
+        return commands + self._more
+
+    def _push(self, position: bytes, commands: list[list[Any]], ends: bool) -> None:
+        place = self.place
+        status, culprit = push_from_source(
+            self.group.client,
+            place.key,
+            place.token,
+            place.number,
+            position,
+            commands,
+            lease_seconds=place.lease_seconds,
+            ends=ends,
+        )
+        if status in ("fenced", "moved"):
+            raise Refused(f"source {self.source!r}: {'another process reads it now' if status == 'fenced' else 'Redis has older data'}")
+        if status == "wrongtype":
+            raise redis.ResponseError(f"Redis key {culprit} holds another type; mend or delete it")
+
+    def _wait_for_room(self, wanted: dict[str, int]) -> None:
+        seconds = FIRST_LOOK_SECONDS
+        while not (self.stop.asked and self.place.token is None):
+            try:
+                self.backlog.refuse(wanted)
+                break
+            except QueueFull:
+                self.place.renew()
+                if self.stop.wait(seconds * random.uniform(0.5, 1)) and self.place.token is not None:
+                    raise Stopped from None
+                seconds = min(seconds * 2, LONGEST_LOOK_SECONDS)
+
+    def _patiently(self, attempt: Callable[[], None]) -> None:
+        """Again and again until the server has taken it; said once."""
+        backoff, give_up = Backoff(random.random), None
+        while True:
+            try:
+                attempt()
+            except (redis.RedisError, OSError) as error:
+                if self.stop.asked:
+                    if self.place.token is not None:
+                        raise Stopped from error
+                    give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
+                    if time.monotonic() > give_up:
+                        raise
+                if str(error) != self._trouble:
+                    self._trouble = str(error)
+                    logger.warning("source %r: Redis: %s; nothing more is read until it works", self.source, error)
+                seconds = backoff.next_seconds()
+                if self.stop.asked:
+                    time.sleep(seconds)
+                else:
+                    self.stop.wait(seconds)
+            else:
+                if self._trouble:
+                    logger.warning("source %r: Redis takes messages again", self.source)
+                    self._trouble = ""
+                return

@@ -1,0 +1,42 @@
+"""Ours, as pipelines: the same work once in one stage, and once through two hops. `celery -A pipelined worker`."""
+
+from __future__ import annotations
+
+from trades import Average, Trade, averaged
+
+from tasks import RedisList, app, build_application, key_extractor, source, state_computation
+
+__all__ = ["SOURCES", "STAGES", "app", "one_stage", "two_hops"]
+
+
+@key_extractor
+def symbol_of(trade: Trade) -> str:
+    return trade.symbol
+
+
+@key_extractor
+def reversed_symbol_of(trade: Trade) -> str:
+    return trade.symbol[::-1]
+
+
+def average(trade: Trade, state: Average) -> Trade:
+    state.price = averaged(state.price, trade.price)
+    return trade
+
+
+once = state_computation("average, once", state=Average)(average)
+first = state_computation("average, first", state=Average)(average)
+second = state_computation("average, second", state=Average)(average)
+
+one_stage = source("one stage")
+build_application("one stage", one_stage.key_by(symbol_of).to(once).to_sinks([]))
+
+#: The second key puts most trades into another partition; the last stage's outputs go to a list.
+two_hops = source("two hops")
+build_application(
+    "two hops",
+    two_hops.key_by(symbol_of).to(first).key_by(reversed_symbol_of).to(second).to_sink(RedisList("outputs")),
+)
+
+SOURCES = {"one-stage": one_stage, "two-hops": two_hops}
+STAGES = {"one-stage": [(once, False)], "two-hops": [(first, False), (second, True)]}

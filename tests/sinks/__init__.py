@@ -1,0 +1,1 @@
+"""The processes that deliver to sinks, run as an operator runs them."""

@@ -1,0 +1,1 @@
+"""The processes that read sources, run as an operator runs them."""

@@ -1,0 +1,129 @@
+"""Pipelines whose sources and sinks have processes. Addresses and files are told by the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from tasks import (
+    CallableSink,
+    Context,
+    FileSink,
+    FileSource,
+    GenSourceConfig,
+    RedisList,
+    StdoutSink,
+    StreamSource,
+    TCPSinkConfig,
+    TCPSourceConfig,
+    app,
+    build_application,
+    computation,
+    key_extractor,
+    source,
+    state_computation,
+)
+from tasks.pipeline.framing import decoder, encoder
+
+__all__ = ["app", "called", "entries", "file_lines", "frames", "plain", "tcp"]
+
+
+class Count:
+    n = 0
+
+
+# Framed text "key number", counted by key: `[key, number, how many of the key came before]` goes out in a frame.
+
+
+@decoder(header_length=4, length_fmt=">I")
+def decode(payload: bytes) -> tuple[str, int] | None:
+    if payload == b"nothing":
+        return None
+    key, number = payload.decode().split()
+    return key, int(number)
+
+
+@key_extractor
+def key_of_pair(pair: tuple[str, int]) -> str:
+    if pair[0] == "keyless":
+        raise ValueError("it has no key")
+    return pair[0]
+
+
+@state_computation("number", state=Count)
+def numbered(pair: tuple[str, int], count: Count) -> tuple[str, int, int]:
+    count.n += 1
+    return *pair, count.n
+
+
+@encoder
+def encode(triple: tuple[str, int, int]) -> bytes:
+    payload = json.dumps(triple).encode()
+    return len(payload).to_bytes(4, "big") + payload
+
+
+sink_port = int(os.environ.get("SINK_PORT", "1"))
+frames = source("frames", TCPSourceConfig("127.0.0.1", int(os.environ.get("SOURCE_PORT", "0")), decode))
+tcp = build_application("tcp", frames.key_by(key_of_pair).to(numbered).to_sink(TCPSinkConfig("127.0.0.1", sink_port, encode, name="out")))
+
+
+# What a producer sends, to everything that takes it.
+
+
+@computation("pass on")
+def pass_on(message: dict[str, Any]) -> dict[str, Any]:
+    return message
+
+
+@key_extractor
+def key_of(message: dict[str, Any]) -> str:
+    return str(message["key"])
+
+
+#: The Redis list that the function of a sink appends to.
+CALLED = "called"
+
+
+def call(output: dict[str, Any], context: Context) -> None:
+    if output.get("fails"):
+        raise ValueError("this one never works")
+    app.connection_for_write().default_channel.client.rpush(CALLED, json.dumps([output["key"], output["number"], context.key, context.message_id]))
+
+
+plain = source("plain")
+called = build_application(
+    "plain ends",
+    plain.key_by(key_of).to(pass_on).to_sinks([
+        CallableSink(call),
+        FileSink(os.environ.get("SINK_FILE", "out.jsonl"), name="file"),
+        StdoutSink(),
+    ]),
+)
+
+
+# Sources that can be read again.
+
+
+class Numbers:
+    """From 1 to `GENERATED`."""
+
+    def initial_value(self) -> int:
+        return 1
+
+    def apply(self, value: int) -> int | None:
+        return value + 1 if value < int(os.environ.get("GENERATED", "1000")) else None
+
+
+def spread_out(number: int) -> str:
+    return f"key-{number % 7}"
+
+
+generated = source("generated", GenSourceConfig(Numbers))
+build_application("generator", generated.key_by(spread_out).to_sink(RedisList("generated numbers")))
+
+file_lines = source("lines of a file", FileSource(os.environ.get("SOURCE_FILE", "in.jsonl"), follow="FOLLOW" in os.environ))
+build_application("file", file_lines.key_by(key_of).to_sink(RedisList("lines read")))
+
+entries = source("entries", StreamSource("entries in", field="message"))
+build_application("stream", entries.key_by(key_of).to_sink(RedisList("entries read")))

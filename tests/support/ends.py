@@ -1,0 +1,150 @@
+"""`celery -A APP partitions source NAME` and `… sink NAME` as child processes, and the other side of a TCP sink."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.applications import ends
+from tests.support.wait import wait_until
+from tests.support.worker import ROOT
+
+
+class EndProcess:
+    """One source or sink of `tests.support.applications.ends`. Killed at the end, as a context manager."""
+
+    def __init__(self, kind: str, name: str, directory: Path, env: Mapping[str, str], *arguments: str) -> None:
+        self.name = f"{kind} {name}"
+        number = len(list(directory.glob(f"{kind}-*.log")))
+        self._log, self._out = directory / f"{kind}-{number}.log", directory / f"{kind}-{number}.out"
+        with self._log.open("wb") as log, self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", ends.__name__, "partitions", kind, name, *arguments],
+                cwd=directory,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def out(self) -> str:
+        return self._out.read_text(errors="replace")
+
+    def wait_for(self, text: str, timeout: float = 30.0) -> str:
+        """Until a text is in what it printed; the line that has it."""
+
+        def line() -> str | None:
+            return next((line for line in (self.out() + self.log()).splitlines() if text in line), None)
+
+        found = wait_until(lambda: line() or not self.running, timeout, message=f"{self.name} does not say {text!r}")
+        if isinstance(found, str):
+            return found
+        last = line()
+        assert last is not None, f"{self.name} ended without saying {text!r}:\n{self.log()}"
+        return last
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float = 20.0) -> int:
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} still runs after {timeout} s\n{self.log()}") from None
+
+    def end(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.terminate()
+        return self.wait()
+
+
+class Receiver:
+    """Listens on a port, and keeps the frames (4 bytes of length, and so many) of each connection. `close` and `open` at will."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        #: Complete frames, by connection.
+        self.connections: list[list[bytes]] = []
+        self._sockets: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def frames(self) -> list[bytes]:
+        return [frame for frames in list(self.connections) for frame in list(frames)]
+
+    def open(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no more, and break what is connected, in the middle of whatever it sends."""
+        for one in [self._listener, *self._sockets]:
+            if one is not None:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+        self._listener, self._sockets = None, []
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                frames: list[bytes] = []
+                self.connections.append(frames)
+                self._sockets.append(connection)
+                threading.Thread(target=self._read, args=(connection, frames), daemon=True).start()
+
+    def _read(self, connection: socket.socket, frames: list[bytes]) -> None:
+        rest = b""
+        with contextlib.suppress(OSError):
+            while data := connection.recv(65536):
+                rest += data
+                while len(rest) >= 4 and len(rest) >= (end := 4 + int.from_bytes(rest[:4], "big")):
+                    frames.append(rest[4:end])
+                    rest = rest[end:]
+
+
+def framed(*payloads: bytes | str) -> bytes:
+    """Payloads, each behind 4 bytes of its length."""
+    each = [payload.encode() if isinstance(payload, str) else payload for payload in payloads]
+    return b"".join(len(payload).to_bytes(4, "big") + payload for payload in each)
+
+
+@contextlib.contextmanager
+def sender(port: int) -> Iterator[socket.socket]:
+    """A connection to a source."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        yield connection
