@@ -25,12 +25,15 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
 
     Each partition is written as it was at one moment. It is read in pages, so that the server serves others meanwhile; one that
     is too busy is paused while it is read, and goes on afterwards (when this command is killed meanwhile: `resume`). Over
-    partitions a message that is forwarded meanwhile may be in the file twice, never not at all; --pause-all excludes that.
+    partitions a message that is forwarded meanwhile may be in the file twice, never not at all; --pause-all excludes that. With
+    a pipeline all partitions rest in any case: its messages go from any of them to any other.
 
     The file is JSON lines with values in base64, for its owner only. Signed states stay signed.
     """
-    group = installation_in(context).group
+    installation = installation_in(context)
+    group = installation.group
     group.check()
+    pause_all = pause_all or any(one.role == "stage" for one in installation.computations.values())
     if file.exists():
         confirm(f"{file} exists. Write over it?", yes)
     exporter = Exporter(group.client, group.names, group.settings.partitions, by=who())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,12 @@ def test_a_source_that_is_keyed_at_once_has_its_key_at_the_producer() -> None:
     app = build("app", begin().key_by(key).key_by(other_key).to(logging("log")).to_sink(OUT))
     assert app.sources["in"].key_of(1) == "other 1"
     assert not raws_of(run(app, [send(1)]))
+
+
+@pytest.mark.parametrize("extract", [str, operator.itemgetter("a"), operator.attrgetter("real"), hash, lambda value: value])
+def test_functions_of_the_language_are_key_extractors(extract: Any) -> None:
+    app = build("app", begin().key_by(extract).to(logging("log")).to_sink(OUT))
+    assert app.sources["in"].extract is extract
 
 
 def test_a_sink_after_a_key_by_is_no_hop_and_is_told_the_new_key() -> None:
