@@ -23,6 +23,9 @@ from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.worker import WorkerProcess
 
+#: `pytester` runs a user's tests, with our fixtures in them.
+pytest_plugins = ["pytester"]
+
 #: A test that uses one of these talks to a server, and is marked so.
 SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
 

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from config.settings import Settings, SettingsError
-from tasks.demo.lifeline import leave_on_signals, lifeline
 from tasks.demo.processes import DemoError
-from tasks.demo.server import ServerError, embedded_server, free_port
+from tasks.testing.lifeline import leave_on_signals, lifeline
+from tasks.testing.server import ServerError, embedded_server, free_port
 
 REDIS_PORT = 6379
 FLOWER_PORT = 5555

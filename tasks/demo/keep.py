@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from tasks.demo.lifeline import leave_on_signals
 from tasks.demo.processes import DemoError, flower_answers, running
+from tasks.testing.lifeline import leave_on_signals
 
 WORKERS = 3
 START_SECONDS = 40.0

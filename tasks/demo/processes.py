@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import tasks
-from tasks.demo.lifeline import lifeline
+from tasks.testing.lifeline import lifeline
 
 #: The folder of the project: of the Procfile, and of `config/flowerconfig.py` as the Procfile spells it.
 ROOT = Path(tasks.__file__).parent.parent

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from config.settings import Settings
 from tasks import PartitionError, partition_of
-from tasks.demo.lifeline import leave_on_signals
 from tasks.demo.prices import daily_prices
 from tasks.demo.processes import ROOT, DemoError, Processes, flower_answers, running
 from tasks.demo.speedup import show_speedup
 from tasks.demo.status import owners, read_partitions
 from tasks.operating.status import UnitStatus
 from tasks.stocks import Stock, update_stock
+from tasks.testing.lifeline import leave_on_signals
 
 WORKERS = 3
 LOG = ROOT / ".dev" / "demo.log"

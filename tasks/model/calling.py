@@ -6,7 +6,6 @@ What a stage returned is written, or given on, at once: what its computation doe
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +23,8 @@ from tasks.model.computation import (
 from tasks.model.messages import MOST_SECONDS, details_of
 from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
 from tasks.model.reading import Work
-from tasks.model.sinks import ListSink, QueueSink
+from tasks.model.sinks import QueueSink
+from tasks.model.unpickling import copied
 from tasks.model.values import ANY_VALUE, TIMER, dump_value
 from tasks.model.writing import TIMER_BODY, Cause, MessageWriter, out_of_quotes
 
@@ -112,18 +112,24 @@ class _Run:
             self._cause = Cause(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
         return self._cause
 
+    def next_id(self) -> bytes:
+        """The id of the next output, as it stands between the quotes of JSON."""
+        return self.cause.id_of(len(self.outputs))
+
     @property
     def event_time(self) -> float | None:
         """The time of the message, as its source told it; seconds since the epoch."""
         if self._event_time is None and self.item.computation.has_event_time:
-            self._event_time = told_seconds(details_of(self.item.raw).event_time)
+            told = details_of(self.item.raw).event_time
+            self._event_time = told_seconds(told)
         return self._event_time
 
     def give(self, nodes: list[Node], value: Any, giver: Computation) -> None:
         """Give an output of `giver` to all that takes it. What is written is written first; each stage but the last gets a copy,
         and the last too where the giver could still have the value in its state."""
-        if len(nodes) == 1 and isinstance(nodes[0], StageNode):
-            self.give_to(nodes[0], value if giver.state is None or is_unchangeable(value) else copy.deepcopy(value))
+        if len(nodes) == 1 and giver.state is None:
+            self.caller.at = giver
+            self.give_to(nodes[0], value)
             return
         stages = []
         for node in nodes:
@@ -134,7 +140,7 @@ class _Run:
                 self.give_to(node, value)
         for stage in stages:
             is_last_owner = stage is stages[-1] and giver.state is None
-            self.give_to(stage, value if is_last_owner or is_unchangeable(value) else copy.deepcopy(value))
+            self.give_to(stage, value if is_last_owner or is_unchangeable(value) else copied(value))
 
     def give_each(self, nodes: list[Node], values: Any, giver: Computation) -> None:
         if values is None:
@@ -163,7 +169,7 @@ class _Run:
             self.deliver(node, value)
 
     def hop(self, node: HopNode, value: Any) -> Hop:
-        stage, message_id = node.stage, self.cause.next_id()
+        stage, message_id = node.stage, self.next_id()
         if stage.takes_values:
             dump = self.calling.pickling.dump_value
             key = extracted_key(node.extract, value)
@@ -181,11 +187,10 @@ class _Run:
             return
         key = self.item.key if node.extract is None else extracted_key(node.extract, value)
         if not isinstance(sink, QueueSink):
-            # An element of a list tells of nothing but itself.
-            message_id = b"" if isinstance(sink, ListSink) else self.cause.next_id()
-            self.outputs.append(Delivery(sink, message_id, key, cast(bytes, payload)))
+            told_id = f"{self.item.envelope.headers.id}:{len(self.outputs)}"
+            self.outputs.append(Delivery(sink, told_id, key, cast(bytes, payload)))
             return
-        message_id = self.cause.next_id()
+        message_id = self.next_id()
         queue, template = self.writer.to_sink(sink)
         if payload is None:
             dump = self.calling.pickling.dump_value
@@ -212,7 +217,7 @@ class _Run:
         # One that is overdue may have become a dead letter.
         if due is not None and (state.timer_at is None or due < state.timer_at or state.timer_at < now):
             state.timer_at = due
-            message_id, partition = self.cause.next_id(), self.calling.partition
+            message_id, partition = self.next_id(), self.calling.partition
             template = self.writer.to_stage(computation.name, partition)
             self.outputs.append(Timer(due, self.cause.fill(template, message_id, TIMER_BODY, key, timer=due)))
         return outputs

@@ -67,8 +67,7 @@ class Delivery(msgspec.Struct, gc=False):
     """An output that is an element of something else in Redis."""
 
     sink: StreamSink | ListSink
-    #: As it stands between the quotes of JSON.
-    message_id: bytes
+    message_id: str
     key: str
     payload: bytes
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import builtins
 import collections
+import copy
 import copyreg
 import datetime
 import decimal
@@ -151,6 +152,14 @@ def load_and_list(data: bytes) -> tuple[Any, list[tuple[str, str]]]:
             return super().find_class(module, name)
 
     return Listing(BytesIO(data)).load(), names
+
+
+def copied(value: Any) -> Any:
+    """A value that nobody else has: unpickled from our own bytes of a moment ago, whatever they name."""
+    try:
+        return pickle.loads(pickle.dumps(value, 5))  # three times as fast as deepcopy, where it can be pickled
+    except Exception:
+        return copy.deepcopy(value)
 
 
 def _own_modules(cls: type) -> dict[str, str]:

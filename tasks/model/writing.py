@@ -74,12 +74,12 @@ class MessageTemplate:
 
 
 class Cause:
-    """The message that an output comes from, as far as the output's message tells of it; numbers the outputs.
+    """The message that an output comes from, as far as the output's message tells of it.
 
     An output's id is its cause's, and its number: the same message makes the same ids, whenever it is run.
     """
 
-    __slots__ = ("_count", "_id", "_more", "_root", "_sent_at")
+    __slots__ = ("_id", "_more", "_root", "_sent_at")
 
     def __init__(self, message_id: str, root_id: object, sent_at: object, event_time: float | None) -> None:
         self._id = in_quotes(message_id)
@@ -88,11 +88,9 @@ class Cause:
         self._more = b',"parent_id":"' + self._id + b'"'
         if event_time is not None:
             self._more += b',"event_time":' + json_text(event_time)
-        self._count = 0
 
-    def next_id(self) -> bytes:
-        """The id of the next output, as it stands between the quotes of JSON."""
-        number, self._count = self._count, self._count + 1
+    def id_of(self, number: int) -> bytes:
+        """The id of an output, as it stands between the quotes of JSON."""
         return b"%b:%d" % (self._id, number)
 
     def fill(

@@ -38,6 +38,11 @@ def add_installation(installation: Installation) -> None:
         installation.app.on_after_finalize.connect(register_all, weak=False)
 
 
+def remove_installation(installation: Installation) -> None:
+    """Handles use the installation that was made before it again. For tests, whose servers come and go."""
+    _installations.remove(installation)
+
+
 def add_computation(computation: Computation) -> None:
     """Called once for each declaration, at import. Raises `DeclarationError` for a name that is taken."""
     before = declared.get(computation.name)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Delivery, Emission, Hop, Push, Timer
 from tasks.model.sinks import ListSink, StreamSink
-from tasks.model.writing import out_of_quotes
 from tasks.store.names import Names
 
 #: Lua's unpack fails above about 8 000 values; a command is cut before that.
@@ -25,9 +25,9 @@ def split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
 def later_entry(due: float, raw: bytes, position: int, number: int) -> tuple[int, bytes]:
     """Score and member of a delayed message; `number`: which of the commit's it is.
 
-    Members due in the same ms stand in the order of their bytes: digits are filled up, so that it is the order of sending.
+    Never before its time: a timer that comes early has nothing to do. Members due in the same ms stand in the order of their bytes: digits are filled up, so that it is the order of sending.
     """
-    return round(due * 1000), b"%016d.%08d:" % (position, number) + raw
+    return math.ceil(due * 1000), b"%016d.%08d:" % (position, number) + raw
 
 
 def commands_of_outputs(
@@ -51,7 +51,7 @@ def commands_of_outputs(
                 lists.setdefault(where, []).append(payload)
             case Delivery(StreamSink(stream=where, maxlen=maxlen), message_id, key, payload):
                 bound = [] if maxlen is None else ["MAXLEN", "~", maxlen]
-                fields = ["message", payload, "key", key_bytes(key), "id", out_of_quotes(message_id)]
+                fields = ["message", payload, "key", key_bytes(key), "id", message_id]
                 entries.append(["XADD", where, *bound, "*", *fields])
             case Delivery():
                 raise TypeError(f"no commands are known for {one.sink!r}")

@@ -93,7 +93,14 @@ def test_the_pipeline_example_runs_as_it_stands(project, redis_url, start_worker
 
 
 def test_a_users_own_test_runs(project, redis_url):
-    run_python("from stocks import *\n" + block("python", "tasks.testing"), project, redis_url)
+    run_python("from stocks import *\n" + block("python", "import apply"), project, redis_url)
+
+
+def test_a_users_own_tests_of_a_pipeline_pass(project, redis_url):
+    (project / "words.py").write_text(block("python", "# words.py"))
+    (project / "test_words.py").write_text(block("python", "# test_words.py"))
+    code = "import sys, pytest; sys.exit(pytest.main(['-q', '-rs', '-p', 'no:cacheprovider']))"
+    assert "8 passed" in run_python(code, project, redis_url)
 
 
 def test_the_settings_of_the_readme_are_the_settings():

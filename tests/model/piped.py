@@ -151,4 +151,4 @@ def body_of(raw: bytes) -> Any:
 
 
 def ids(emitted: list[Emission]) -> list[str]:
-    return [one.message_id.decode() if isinstance(one, Delivery) else headers_of(one.raw)["id"] for one in emitted]
+    return [one.message_id if isinstance(one, Delivery) else headers_of(one.raw)["id"] for one in emitted]

@@ -108,7 +108,7 @@ def test_outputs_are_numbered_in_the_order_in_which_they_are_put_out() -> None:
     (item,) = read(app, [hop])
     (entry,) = run(app, [hop]).emitted
     assert (item.key, item.computation.name) == ("k", "hop")
-    assert entry.message_id == b"m:0:0" and entry.key == "k"
+    assert entry.message_id == "m:0:0" and entry.key == "k"
 
 
 def test_root_and_parent_are_told_through_every_hop() -> None:

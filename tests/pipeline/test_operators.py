@@ -54,6 +54,13 @@ class Orders(LivePipelines):
     def order(self, customer: str, item: str, amount: int) -> None:
         self.feed(orders.orders, [Order(customer, item, amount)])
 
+    def raw(self, customer: str, item: str, amount: int, message_id: str) -> bytes:
+        return raw_message("orders in", {"customer": customer, "item": item, "amount": amount}, message_id)
+
+    def push(self, *raws: bytes) -> None:
+        """As a producer that can't tell the key."""
+        self.client.lpush("partition", *raws)
+
     def tallied(self) -> list[Any]:
         return [json.loads(fields[b"message"]) for _, fields in self.client.xrange("tallied")]
 
@@ -113,6 +120,22 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     live.wait(lambda: live.tallied()[-1] == ["milk", 5], "the letter was not sent again")
     assert live.ids()[-1] == f"{letter.message_id}:0".encode() and not live.letters()
 
+    # A source drops what it has seen; but what died of it is tried again. Its message has the source's name.
+    raw = live.raw("ann", "milk", 7, "an id")
+    live.push(raw, raw)
+    live.wait(lambda: live.tallied()[-1] == ["milk", 12], "no output")
+    live.trouble("check")
+    live.push(live.raw("ann", "milk", 1, "another"))
+    live.wait(live.letters, "no dead letter")
+    (letter,) = live.letters()
+    assert (letter.task, letter.message_id, letter.key) == ("orders in", "another", "ann") and "check was told" in letter.error
+    live.trouble("check", is_on=False)
+    assert live.run("dead-letters", "retry", letter.id).exit_code == 0
+    live.wait(lambda: live.tallied()[-1] == ["milk", 13], "the letter was not sent again")
+    live.push(live.raw("ann", "milk", 1, "another"))
+    live.wait_drained()
+    assert [amount for _, amount in live.tallied()][1:] == [7, 101, 5, 12, 13]
+
     # A stage's policy is changed while the worker runs: its key is held, and retried in its place.
     assert live.said("policy", "check", "--then", "hold")["policy"]["then"] == "hold"
     live.trouble("check")
@@ -125,9 +148,9 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     assert live.said("state", "get", "check", "bob")["state"] == {"amount": 4}
     live.trouble("check", is_on=False)
     assert live.run("parked", "retry", "bob").exit_code == 0
-    live.wait(lambda: live.tallied()[-2:] == [["milk", 6], ["milk", 8]], "the held messages did not come")
+    live.wait(lambda: live.tallied()[-2:] == [["milk", 14], ["milk", 16]], "the held messages did not come")
     assert live.said("state", "get", "check", "bob")["state"] == {"amount": 7}
-    assert len(set(live.ids())) == len(live.ids()) == 6
+    assert len(set(live.ids())) == len(live.ids()) == 8
 
 
 @pytest.mark.parametrize("partitions_after", [4, 3])

@@ -61,7 +61,7 @@ def told(world: FlowWorld, at: Partition, emission: Hop | Delivery) -> tuple[str
     """An output's id, and what it is, as the fold says it."""
     if isinstance(emission, Delivery):
         number = int(emission.sink.name.removeprefix("sink "))
-        return emission.message_id.decode(), ("sink", number, emission.key, emission.payload)
+        return emission.message_id, ("sink", number, emission.key, emission.payload)
     (item,) = world.read(world.partitions[emission.partition], [emission.raw])
     number = int(item.computation.name.removeprefix("stage "))
     assert header(emission.raw, "parent_id") == item.envelope.headers.id.rpartition(":")[0]
@@ -98,7 +98,7 @@ def check(world: FlowWorld, flow: Flow, retries: int) -> None:
         assert len(at.done) + len(at.dead) == len(items)
     streams: dict[str, list[Any]] = defaultdict(list)
     for emission in (one for at in world.partitions for one in at.put_out if isinstance(one, Delivery)):
-        streams[emission.sink.name].append((emission.message_id.decode(), emission.payload))
+        streams[emission.sink.name].append((emission.message_id, emission.payload))
     assert {name: sorted(entries) for name, entries in world.streams.items()} == {
         name: sorted(entries) for name, entries in streams.items()
     }

@@ -28,6 +28,7 @@ from tasks import (
     source,
     state_computation,
 )
+from tasks.testing import Harness, harness
 
 
 @dataclass
@@ -130,6 +131,12 @@ assert_type(both, Application)
 assert_type(last_price.state("A"), StockPrice | None)
 assert_type(prices.send_many([Stock("A", 1.0)]), int)
 prices.delay(Stock("A", 1.0))
+
+with harness(both, partitions=2, twice=True) as h, harness(alerts) as of_pipeline, harness(update_stock) as of_computation:
+    assert_type(h, Harness)
+    assert_type(h.send(Stock("A", 1.0)), str)
+    of_pipeline.crash(at="before the commit")
+    of_computation.advance(hours=1)
 
 stateful: StateComputation[[Stock, StockPrice], None, StockPrice] = update_stock
 ordered: OrderedComputation[[Stock, Context], None] = notify

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks import Context, build_application, computation, key_extractor, partition_of, source, state_computation
+from tasks.testing import harness
 
 
 @dataclass
@@ -54,3 +55,5 @@ build_application("no pipeline", source)  # type: ignore[arg-type]
 state_computation("no class", state=StockPrice(), key=extract_symbol)  # type: ignore[arg-type]
 state_computation("no function", state=StockPrice, key="symbol")  # type: ignore[arg-type]
 computation("with state", state=StockPrice, key=extract_symbol)  # type: ignore[call-arg]
+harness("no pipeline")  # type: ignore[arg-type]
+harness(update_stock).crash(at="lunch")  # type: ignore[arg-type]

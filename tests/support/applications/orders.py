@@ -88,7 +88,7 @@ class Totals(Aggregation):
         return [key, accumulator]
 
 
-orders = source("orders in")
+orders = source("orders in", deduplicate=600)
 tallied = orders.key_by(customer).to(check).key_by(item).to(tally)
 application = build_application(
     "orders",

@@ -38,7 +38,7 @@ def lifeline(
     Yields the keeper, which ends when the command ends, with its exit code. `grace_seconds` lie between SIGTERM and
     SIGKILL. `output` takes stdout and stderr (None: ours). `scratch` is a folder that is removed with the command.
     """
-    keeper = subprocess.Popen(  # noqa: S603  a command of the demo's own
+    keeper = subprocess.Popen(  # noqa: S603  a command of ours
         [sys.executable, "-P", __file__, str(grace_seconds), str(scratch or ""), *command],
         stdin=subprocess.PIPE,
         stdout=output,

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import config
-from tasks.demo.lifeline import lifeline
+from tasks.testing.lifeline import lifeline
 
 #: Longer than a start on a busy machine (0.1 s is usual), shorter than anybody waits without asking.
 START_SECONDS = 15.0

@@ -1,0 +1,16 @@
+"""Computations and pipelines in your own tests: in memory, with no Redis, no worker process, and a virtual clock.
+
+    with harness(pipeline) as h:
+        h.send({"symbol": "AAPL", "price": 1.0})
+        assert h.state("update stock", "AAPL").price == 1.0
+
+`apply` runs messages through one computation, `harness` through a whole pipeline. For pytest there are the fixtures
+`partition_harness`, `partition_server` and `partition_workers` (`tasks.testing.fixtures`).
+"""
+
+from tasks.testing.applying import Applied, apply
+from tasks.testing.in_memory import Harness, harness
+from tasks.testing.view import View
+from tasks.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError
+
+__all__ = ["CRASH_POINTS", "Applied", "CrashPoint", "Harness", "HarnessError", "View", "apply", "harness"]

@@ -1,0 +1,172 @@
+"""What a group holds, as a test asks for it: states, outputs, dead letters, parked keys; in memory or on a real server."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
+
+import msgspec
+
+from tasks.model.computation import Computation, HopNode, Node, StageNode, declare
+from tasks.model.errors import DeclarationError
+from tasks.model.messages import open_envelope
+from tasks.model.sinks import ListSink, QueueSink, StreamSink
+from tasks.model.values import ANY_VALUE, load_value
+from tasks.operating.parked_keys import ParkedKey
+from tasks.pipeline.building import Built
+from tasks.pipeline.sinks import SinkConfig, sink_config
+from tasks.producer.declarations import declared
+from tasks.producer.handle import OrderedComputation
+from tasks.producer.installation import Installation
+from tasks.producer.pipelines import Application, applications
+from tasks.store.commits import DeadLetter
+
+#: What a test may be about.
+Subject = Application | Built | OrderedComputation[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The computations and sinks that a test may ask for, by name."""
+
+    #: What can be sent to.
+    sources: Mapping[str, Computation]
+    #: What may have a state.
+    stages: Mapping[str, Computation]
+    sinks: Mapping[str, SinkConfig]
+
+    @classmethod
+    def of(cls, subject: Subject) -> Parts:
+        """Of an application or a computation. Raises `DeclarationError` for a stage without its pipeline."""
+        if isinstance(subject, OrderedComputation):
+            one = subject.computation
+            if one.role != "task":
+                raise DeclarationError(f"{one.name!r} has no key=: it is a stage. Give its pipeline, or call the function itself")
+            return cls({one.name: one}, {one.name: one}, {})
+        after = _computations_after([*subject.sources.values(), *subject.stages.values()])
+        return cls(subject.sources, {**subject.stages, **after}, subject.sinks)
+
+    @classmethod
+    def of_process(cls) -> Parts:
+        """Everything that was declared in this process."""
+        sources = {name: one for name, one in declared.items() if one.role != "stage"}
+        sinks = {name: sink for application in applications.values() for name, sink in application.sinks.items()}
+        return cls(sources, declared, sinks)
+
+
+class View:
+    """What became of the messages of `parts`, in the group of `installation`."""
+
+    def __init__(self, parts: Parts, installation: Installation) -> None:
+        self.parts, self.installation = parts, installation
+
+    def state(self, stage: Any, key: object = None) -> Any:
+        """A copy of a key's state as last committed; None when the key was never seen.
+
+        `stage`: its name, or what was declared. `key` may be left out where no more than one key has a state. Raises
+        `DeclarationError` for a stage that is not there, and for several keys.
+        """
+        if key is not None:
+            return self.installation.group.states.get(self._stateful(stage), key)
+        states = self.states(stage)
+        if len(states) > 1:
+            raise DeclarationError(f"stage {_name_of(stage)!r} has the states of {', '.join(map(repr, states))}: say of which key")
+        return next(iter(states.values()), None)
+
+    def states(self, stage: Any) -> dict[str, Any]:
+        """Key, spelled as text → state, of every key that has one."""
+        computation, states = self._stateful(stage), self.installation.group.states
+        return states.get_many(computation, dict.fromkeys(states.keys(computation.name)))
+
+    def outputs(self, sink: Any) -> list[Any]:
+        """What left to a sink (its name, or what was given to `to_sink`), in order.
+
+        With an encoder: the bytes that it gave. Without: the values that the task, the function or the reader of the stream gets,
+        which are what JSON made of them where that is how they travel. Nothing is delivered: no task runs, no function is called.
+        """
+        name = sink if isinstance(sink, str) else sink_config(sink).sink_name
+        config = self.parts.sinks.get(name)
+        if config is None:
+            known = ", ".join(map(repr, self.parts.sinks)) or "none"
+            raise DeclarationError(f"there is no sink {name!r}; there is {known}")
+        where: Any = self.installation.group.client
+        place = config.sink()
+        match place:
+            case ListSink(list=list_name):
+                return [_value(config, payload) for payload in reversed(where.lrange(list_name, 0, -1))]
+            case StreamSink(stream=stream):
+                return [_value(config, entry[b"message"]) for _, entry in where.xrange(stream)]
+            case QueueSink():
+                queue, _ = self.installation.message_writer("test").to_sink(place)
+                raws = where.lrange(self.installation.group.names.prefix + queue, 0, -1)
+                envelopes = [open_envelope(raw) for raw in reversed(raws)]
+                mine = [one for one in envelopes if one.headers.task == place.task]
+                return [self._argument(config, place, one.body, one.headers.id) for one in mine]
+        assert_never(place)
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """Every dead letter, the oldest first."""
+        return sorted(self.installation.group.dead_letters.all(), key=lambda letter: letter.died_at)
+
+    @property
+    def parked(self) -> dict[str, ParkedKey]:
+        """The keys whose messages wait after a failure."""
+        return {one.key: one for one in self.installation.group.parked_keys.all()}
+
+    @property
+    def paused(self) -> list[int]:
+        """The partitions that a failure has paused (`then="stop"`)."""
+        group = self.installation.group
+        numbers = range(self.installation.settings.partitions)
+        return [one for one in numbers if group.client.hget(group.names.facts(str(one)), "paused") == b"1"]
+
+    def source_of(self, source: Any) -> Computation:
+        """The source of a name, or of what was declared; None: the only one. Raises `DeclarationError`."""
+        name = next(iter(self.parts.sources)) if source is None and len(self.parts.sources) == 1 else _name_of(source)
+        found = self.parts.sources.get(name)
+        if found is None:
+            what = "say source=, one of" if source is None else f"there is no source {name!r}; there is"
+            raise DeclarationError(f"{what} {', '.join(map(repr, self.parts.sources))}")
+        return found
+
+    def _stateful(self, stage: Any) -> Computation:
+        found = self.parts.stages.get(_name_of(stage))
+        if found is None or found.state is None:
+            known = ", ".join(repr(one.name) for one in self.parts.stages.values() if one.state is not None) or "none"
+            raise DeclarationError(f"there is no stage {_name_of(stage)!r} with a state; there is {known}")
+        return found
+
+    def _argument(self, config: SinkConfig, sink: QueueSink, body: bytes, message_id: str) -> Any:
+        if sink.encode is None or not sink.has_process:
+            modules = tuple({module for one in self.parts.sources.values() for module in one.modules})
+            reader = replace(declare(lambda value: None, name=sink.task, state=None, key=lambda value: ""), modules=modules)
+            codec = self.installation.group.codec
+            return load_value(ANY_VALUE, body, lambda signed: codec.load_value(reader, message_id, signed))
+        return _value(config, base64.b64decode(msgspec.json.decode(body)[0][0]))
+
+
+def _value(config: SinkConfig, payload: bytes) -> Any:
+    return payload if getattr(config, "encoder", None) is not None else msgspec.json.decode(payload)
+
+
+def _name_of(given: Any) -> str:
+    return given if isinstance(given, str) else str(getattr(given, "name", given))
+
+
+def _computations_after(computations: list[Computation]) -> dict[str, Computation]:
+    """The computations with a key of their own that outputs are sent to."""
+    found: dict[str, Computation] = {}
+
+    def look(nodes: list[Node]) -> None:
+        for node in nodes:
+            if isinstance(node, StageNode):
+                look(node.then)
+            elif isinstance(node, HopNode) and node.stage.role == "task":
+                found[node.stage.name] = node.stage
+
+    for computation in computations:
+        look(computation.roots)
+    return found

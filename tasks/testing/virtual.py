@@ -1,0 +1,257 @@
+"""The worker of a harness: the engine's own loop, on a Redis in memory and by a clock that stands still.
+
+Nothing of the loop is written again: it takes batches, reads, steps, plans and commits as in a worker process. What is
+added here are the moments at which that process may die, and the delivery of each batch twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+import redis
+
+from tasks.model.outcome import Outcome
+from tasks.model.reading import Item
+from tasks.model.step import StepRules, call_unlimited
+from tasks.producer.installation import Installation
+from tasks.store.commits import Commit, CommitStore, Lease, Reply
+from tasks.store.names import units
+from tasks.testing.keyspace import Clock
+from tasks.testing.memory import Memory
+from tasks.worker.committing import PlannedCommit, UnderWay, plan_commit
+from tasks.worker.lane import Batch, Lane
+from tasks.worker.loop import PartitionLoop
+from tasks.worker.ordinary import OrdinaryRun
+from tasks.worker.reports import Reports
+
+#: Where a worker may die, in the order of one batch; `Harness.crash` says what each means.
+CrashPoint = Literal[
+    "before reading", "before the step", "in the step", "before the commit", "after the commit", "after the reply"
+]
+CRASH_POINTS: tuple[CrashPoint, ...] = get_args(CrashPoint)
+
+#: So many failed tries of a parked key, one after the other with no time between, are one that never ends.
+MOST_TRIES = 1000
+#: After so many batches a millisecond has passed: a timer that is due a fraction of one later comes in the end.
+BATCHES_PER_MILLISECOND = 1000
+
+
+class HarnessError(Exception):
+    """The harness was asked for what it can't do, or the engine did what it must not."""
+
+
+class Crashed(BaseException):
+    """The worker ends here, as by SIGKILL. No computation can catch it: it is not raised while one runs."""
+
+
+@dataclass(slots=True)
+class VirtualLane(Lane):
+    """A unit in the harness's hands, by its clock."""
+
+    clock: Clock | None = None
+
+    def server_now(self) -> float:
+        assert self.clock is not None
+        return self.clock.now
+
+
+class _Silent:
+    """Where the loop reports to: nobody watches."""
+
+    ordinary_tasks: frozenset[str] = frozenset()
+    node = "harness"
+    dispatcher = None
+
+    def committed(self, unit: str, outcome: Outcome, position: int) -> None: ...
+
+    def flush_if_due(self) -> float | None:
+        return None
+
+    def close(self) -> None: ...
+
+
+class _Stepping:
+    """The rules of a worker's steps, but for what comes from outside: time and chance."""
+
+    def __init__(self, rules_for: Callable[[Lane], StepRules], clock: Callable[[], float]) -> None:
+        self._rules_for, self._clock = rules_for, clock
+
+    def rules_for(self, lane: Lane) -> StepRules:
+        return replace(
+            self._rules_for(lane),
+            clock=self._clock,
+            random=lambda: 0.5,
+            seconds=float("inf"),
+            call_limited=call_unlimited,
+        )
+
+
+class VirtualLoop(PartitionLoop):
+    """One worker that holds every unit. Never started as a thread: `run_until_idle` does what is to be done now.
+
+    `twice`: each batch is run by two workers, the second as if it had taken over meanwhile, and the commit of the first must be
+    refused; each commit is sent twice, as after a lost reply, and must be written once.
+    """
+
+    def __init__(self, installation: Installation, memory: Memory, clock: Clock, *, twice: bool) -> None:
+        super().__init__(installation, "harness", cast(Reports, _Silent()), _no_ordinary_task, ())
+        self.watch.destroy()
+        self.client.close()
+        self.memory, self.clock, self.twice = memory, clock, twice
+        self.client = cast(redis.Redis, memory)
+        self.store = CommitStore(
+            self.client,
+            self.names,
+            batch_messages=self.settings.batch_messages,
+            batch_bytes=self.settings.batch_bytes,
+        )
+        self.stepping = cast(Any, _Stepping(self.stepping.rules_for, self._tick))
+        #: Crashes that are to come, in this order.
+        self.crashes: list[CrashPoint] = []
+        self._ticks = self._vain_tries = self._token = 0
+        for unit in units(self.settings.partitions):
+            self._take_over(unit)
+
+    def run_until_idle(self) -> None:
+        """Work until nothing more is to be done at this moment of the clock."""
+        batches = 0
+        while True:
+            try:
+                lane = self._next()
+                if lane is None:
+                    return
+                self.work(lane)
+                self.settle()
+                self._reach("after the reply")
+            except Crashed:
+                self._die()
+            batches += 1
+            if batches % BATCHES_PER_MILLISECOND == 0:
+                self.clock.now += 0.001
+
+    def next_due(self) -> float | None:
+        """When something delayed, a timer or a retry is due; None: nothing waits for a time."""
+        dues = []
+        for unit, lane in self.lanes.items():
+            if not lane.paused:
+                score = self.memory.zscore_first(self.names.later(unit))
+                dues += [] if score is None else [score / 1000]
+                dues += [] if lane.first_due is None else [lane.first_due[0]]
+        return min(dues, default=None)
+
+    def resume(self) -> None:
+        """As an operator resumes all that is paused."""
+        for unit, lane in self.lanes.items():
+            self.memory.call("HDEL", self.names.facts(unit), "paused")
+            lane.forget_all()
+
+    def _next(self) -> Lane | None:
+        for lane in self.lanes.values():
+            unread = self.memory.llen(self.names.queue(lane.unit)) and not lane.messages
+            score = self.memory.zscore_first(self.names.later(lane.unit))
+            if not lane.paused and (unread or (score is not None and score <= self.clock.milliseconds)):
+                lane.unknown = True
+        return self.next_lane()
+
+    def _take_over(self, unit: str) -> None:
+        """A new owner, who knows nothing yet."""
+        self._token += 1
+        self.memory.call("HSET", self.names.tokens, unit, self._token)
+        self.lanes[unit] = VirtualLane(Lease(unit, self._token), clock=self.clock)
+
+    def _die(self) -> None:
+        """Another worker finds the leases of a dead one: what was under way may have ended it, and is run one by one."""
+        self.under_way = None
+        for unit in list(self.lanes):
+            if self.settings.deaths:
+                self.memory.call("HSET", self.names.facts(unit), "suspect", self.settings.batch_messages)
+            self._take_over(unit)
+
+    def _reach(self, point: CrashPoint) -> None:
+        if self.crashes and self.crashes[0] == point:
+            self.crashes.pop(0)
+            raise Crashed(point)
+
+    def _tick(self) -> float:
+        """The step looks at its clock when it begins, and after each message."""
+        self._ticks += 1
+        if self._ticks == 2:
+            self._reach("in the step")
+        return self.clock.now
+
+    # The loop's verbs, with what may come between.
+
+    def work(self, lane: Lane) -> None:
+        if not self.twice:
+            super().work(lane)
+            return
+        older = self._run_beside(lane.unit)
+        self._take_over(lane.unit)
+        super().work(self.lanes[lane.unit])
+        self.settle()
+        if older is not None:
+            answer = self.store.send(older.commit)
+            if answer.status != "fenced":
+                raise HarnessError(f"a worker that was taken over from could write: {answer.status}")
+
+    def _run_beside(self, unit: str) -> PlannedCommit | None:
+        """The commit of a worker that runs the unit's next batch and then sleeps until another has taken over."""
+        lane = VirtualLane(self.lanes[unit].lease, clock=self.clock)
+        batch = self.take_batch(lane)
+        if batch is None:
+            return None
+        items = super().read(lane, batch)
+        self.load_states(lane, items)
+        self._ticks = 2  # this one does not die
+        outcome = super().step(lane, batch, items)
+        most, most_ids = self.settings.batch_messages, self.settings.deduplicate_ids
+        return plan_commit(self.names, lane, batch, items, outcome, most=most, most_ids=most_ids)
+
+    def read(self, lane: Lane, batch: Batch) -> list[Item]:
+        self._reach("before reading")
+        return super().read(lane, batch)
+
+    def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
+        self._reach("before the step")
+        self._ticks = 0
+        outcome = super().step(lane, batch, items)
+        self._vain_tries = 0 if outcome.taken else self._vain_tries + 1
+        if self._vain_tries > MOST_TRIES:
+            key, (failure, *_) = next(iter(outcome.parked.items()))
+            raise HarnessError(f"key {key!r} is tried again without a wait, and fails each time: {failure.error}")
+        self._reach("before the commit")
+        return outcome
+
+    def begin(self, commit: Commit) -> None:
+        """Nothing is under way by itself here: `answer` sends."""
+
+    def answer(self, under_way: UnderWay) -> Reply:
+        commit = under_way.planned.commit
+        reply = self.store.send(commit)
+        self._reach("after the commit")
+        if self.twice and reply.status == "ok":
+            reply = self.store.send(commit)
+            if reply.status != "already":
+                raise HarnessError(f"a commit that was sent again was not known to be written: {reply.status}")
+        return reply
+
+    def judge(self, lane: Lane, reply: Reply) -> bool:
+        """There is nobody else here who could change something: a refusal is a fault."""
+        if reply.status == "wrongtype":
+            raise HarnessError(f"two things of different kinds are to be kept under the name {reply.culprit!r}")
+        if reply.status not in ("ok", "already"):
+            raise HarnessError(f"partition {lane.unit}: the commit was refused: {reply.status}")
+        return super().judge(lane, reply)
+
+    def give_rest(self, lane: Lane, error: Exception) -> None:
+        """A worker would say it and try again; here it is what the test wants to know."""
+        raise error
+
+    def rest(self, error: Exception) -> None:
+        raise error
+
+
+def _no_ordinary_task(raw: bytes) -> OrdinaryRun:
+    raise HarnessError("ordinary Celery tasks are not run here")

@@ -1,0 +1,120 @@
+"""The scenarios catch an engine that is broken on purpose: each of these must make one of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tasks.model.calling import _Run
+from tasks.model.outcome import Outcome
+from tasks.model.replaying import Replay
+from tasks.store import commits
+from tasks.worker import loop
+from tasks.worker.committing import PlannedCommit
+from tasks.worker.lane import Lane
+from tests.testing.scenarios import SCENARIOS
+from tests.testing.test_agreement import in_memory
+
+Patch = pytest.MonkeyPatch
+
+
+def outputs_of_undone_messages_stay(patch: Patch) -> None:
+    patch.setattr(Replay, "outputs", lambda self: [one for outputs in self.emitted.values() for one in outputs])
+
+
+def outputs_of_failed_messages_stay(patch: Patch) -> None:
+    sound = _Run.__init__
+
+    def leaky(self: Any, caller: Any, item: Any, attempt: int) -> None:
+        kept = caller.__dict__.setdefault("kept", [])
+        try:
+            sound(self, caller, item, attempt)
+        except BaseException:
+            kept += self.outputs
+            raise
+        self.outputs[:0] = kept
+        kept.clear()
+
+    patch.setattr(_Run, "__init__", leaky)
+
+
+def failed_messages_are_not_undone(patch: Patch) -> None:
+    patch.setattr(Replay, "run", lambda self, item: None)
+
+
+def outputs_change_places(patch: Patch) -> None:
+    sound = commits.commands_of_outputs
+    patch.setattr(commits, "commands_of_outputs", lambda emitted, *rest: sound(emitted[::-1], *rest))
+
+
+def timers_are_forgotten(patch: Patch) -> None:
+    sound = commits.commands_of_outputs
+
+    def forgetful(emitted: Any, *rest: Any) -> Any:
+        return sound([one for one in emitted if type(one).__name__ != "Timer"], *rest)
+
+    patch.setattr(commits, "commands_of_outputs", forgetful)
+
+
+def later_messages_overtake_a_parked_one(patch: Patch) -> None:
+    sound = loop.PartitionLoop.step
+
+    def step(self: Any, lane: Lane, batch: Any, items: Any) -> Outcome:
+        lane.parked, parked = ({} if batch.mailbox_of is None else lane.parked), lane.parked
+        outcome = sound(self, lane, batch, items)
+        lane.parked = parked
+        return outcome
+
+    patch.setattr(loop.PartitionLoop, "step", step)
+
+
+def commits_do_not_say_where_they_belong(patch: Patch) -> None:
+    sound = loop.plan_commit
+
+    def plan(*args: Any, **named: Any) -> PlannedCommit | None:
+        planned = sound(*args, **named)
+        return None if planned is None else replace(planned, commit=replace(planned.commit, position=None))
+
+    patch.setattr(loop, "plan_commit", plan)
+
+
+def a_list_is_given_on_whole(patch: Patch) -> None:
+    patch.setattr(_Run, "give_each", lambda self, nodes, values: None if values is None else [self.give(nodes, one) for one in values])
+
+
+BROKEN: list[Callable[[Patch], None]] = [
+    outputs_of_undone_messages_stay,
+    outputs_of_failed_messages_stay,
+    failed_messages_are_not_undone,
+    outputs_change_places,
+    timers_are_forgotten,
+    later_messages_overtake_a_parked_one,
+    commits_do_not_say_where_they_belong,
+    a_list_is_given_on_whole,
+]
+
+
+@pytest.fixture(scope="module")
+def sound() -> list[dict[str, Any]]:
+    """What is seen of each scenario with the engine as it is."""
+    return [in_memory(scenario) for scenario in SCENARIOS]
+
+
+@pytest.mark.parametrize("break_it", BROKEN, ids=lambda break_it: break_it.__name__)
+def test_one_scenario_at_least_shows_it(
+    monkeypatch: Patch, break_it: Callable[[Patch], None], sound: list[dict[str, Any]]
+) -> None:
+    break_it(monkeypatch)
+    shown: list[str] = []
+    for scenario, wanted in zip(SCENARIOS, sound, strict=True):
+        try:
+            found = [in_memory(scenario), in_memory(scenario, batch_messages=2), in_memory(scenario, twice=True)]
+        except Exception as error:
+            shown.append(f"{scenario.name}: {error}")
+        else:
+            shown += [scenario.name] * (found != [wanted] * 3)
+    assert shown
+    print(break_it.__name__, shown)
