@@ -144,6 +144,8 @@ class _Step:
                         self.bury(item, "unreadable-state", unreadable, "", 1)
                         continue
                     self.replay.call(item, item, self.attempt)
+                    if self.replay.share >= 1:
+                        until = now - 1  # the next step goes on; a commit has a size
                 if careful:
                     self.replay.checkpoint(item)
             except BaseException as error:  # whatever a user's function raises is that message's failure
