@@ -228,7 +228,7 @@ def unpicklable_at(value: Any, state: Log) -> Any:
 
 @pytest.mark.parametrize("spoils_first", [True, False])
 def test_an_unpicklable_state_of_one_of_two_stages_undoes_the_message_in_both(spoils_first: bool) -> None:
-    policy = RetryPolicy(0, then="hold")
+    policy = RetryPolicy(0, backoff_seconds=7.0, then="hold")
     spoiling, log = stage(unpicklable_at, "spoils", state=Log, on_error=policy), logging("log")
     begun = begin().key_by(only_first)
     both = begun.to(spoiling).to(log) if spoils_first else begun.to(log).to(spoiling)
@@ -239,6 +239,7 @@ def test_an_unpicklable_state_of_one_of_two_stages_undoes_the_message_in_both(sp
     assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0]
     assert [one["n"] for one in payloads(outcome)] == [0]
     assert outcome.mailed == {"k": raws[1:]} and outcome.parked["k"].failure.stage == "spoils"
+    assert outcome.parked["k"].seconds == 7.0
     again = run(app, raws[1:], mailbox_of="k", attempt=2)
     assert again.parked["k"].used_up and again.parked["k"].seconds is None  # held, as the stage says that it is
     assert not again.emitted and not states(app, again)
