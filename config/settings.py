@@ -7,6 +7,7 @@ which names the variable, the value and what would do.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,12 @@ class Settings:
     state_signing_keys: tuple[bytes, ...] = ()
 
     #: `STATE_MODULES`: what a state may be made of beside plain data and its own module's classes, comma-separated:
-    #: `shop.models` (its classes), `shop.*` (of all its imported modules), `shop.models:rebuild` (that function).
+    #: `shop.models` (its classes), `shop.*` (of all its imported modules), `shop.models:rebuild` (that function), `*` (whatever an
+    #: imported module has: only with STATE_SIGNING_KEY).
     state_modules: tuple[str, ...] = ()
+
+    #: `WALLAROO_ARGUMENTS`: the whole command line of a Wallaroo application, for `-A tasks.wallaroo.application`, quoted as in a shell.
+    wallaroo_arguments: tuple[str, ...] = ()
 
     #: `MESSAGE_BYTES`: a longer message, as it lies in the queue or decompressed, is not decoded but a dead letter.
     #: JSON of this size may take 25 times as much memory as Python objects.
@@ -122,6 +127,7 @@ class Settings:
             partitions=read("PARTITIONS", _partition_count, default.partitions),
             state_signing_keys=read("STATE_SIGNING_KEY", _signing_keys, default.state_signing_keys),
             state_modules=read("STATE_MODULES", _state_modules, default.state_modules),
+            wallaroo_arguments=read("WALLAROO_ARGUMENTS", _words, default.wallaroo_arguments),
             message_bytes=read("MESSAGE_BYTES", _message_bytes, default.message_bytes),
             lease_seconds=read("LEASE_SECONDS", _positive, default.lease_seconds),
             batch_messages=read("BATCH_MESSAGES", _count, default.batch_messages),
@@ -142,6 +148,8 @@ class Settings:
             wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
         )
+        if "*" in found.state_modules and not found.state_signing_keys:
+            raise SettingsError("STATE_MODULES='*' can't be used: it is for signed states only, and STATE_SIGNING_KEY is not set")
         if found.wait_replicas and found.wait_milliseconds >= found.redis_timeout_seconds * 1000:
             raise SettingsError(
                 f"WAIT_MILLISECONDS={found.wait_milliseconds} can't be used: less than REDIS_TIMEOUT_SECONDS "
@@ -247,10 +255,16 @@ def _file(text: str) -> str:
 def _state_modules(text: str) -> tuple[str, ...]:
     entries = tuple(part.strip() for part in text.split(",") if part.strip())
     for entry in entries:
+        if entry == "*":
+            continue
         module, colon, name = entry.removesuffix(".*").partition(":")
         if not all(word.isidentifier() for word in [*module.split("."), *(name.split(".") if colon else ())]):
-            raise ValueError(f"{entry!r} is none of: a module, a package.*, module:name")
+            raise ValueError(f"{entry!r} is none of: a module, a package.*, module:name, *")
     return entries
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
 
 
 def _signing_keys(text: str) -> tuple[bytes, ...]:

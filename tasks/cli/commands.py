@@ -27,7 +27,8 @@ from tasks.cli.transfer import export_group, import_group
 def partitions(context: click.Context, sink_name: str | None) -> None:
     """See and work the partitions: status, states, keys, dead letters, pausing, files; run a pipeline's sources and sinks.
 
-    `partitions --sink NAME status` (or dead-letters, parked, pause …) is of what waits for a sink's process. Every command has --json. Exit codes: 0 done, 1 refused or not found, 2 wrong usage. What can't be undone asks first,
+    `partitions --sink NAME status` (or dead-letters, parked, pause …) is of what waits for a sink's process. Every command that
+    prints facts has --json. Exit codes: 0 done, 1 refused or not found, 2 wrong usage. What can't be undone asks first,
     and wants --yes where nobody can be asked.
     """
     if sink_name is not None:

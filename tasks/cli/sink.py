@@ -7,7 +7,7 @@ import click
 from tasks.cli.context import app_installation
 from tasks.cli.output import refusals
 from tasks.sinks.group import sink_installation
-from tasks.sinks.running import run_sink
+from tasks.sinks.running import keep_standard_output, run_sink
 
 
 @click.command(short_help="Deliver a pipeline's outputs: to a function, TCP, a file, standard output.")
@@ -24,5 +24,5 @@ def sink(context: click.Context, name: str, loglevel: str) -> None:
     While the peer of a TCP sink is away, or a file can't be written, messages wait. What a function raises follows the failure
     policy: its key waits and is tried again.
     """
-    installation = sink_installation(app_installation(context), name)
+    installation = sink_installation(app_installation(context), name, keep_standard_output)
     context.exit(run_sink(installation, name, loglevel))

@@ -9,26 +9,27 @@ import click
 
 from tasks.cli.context import app_installation
 from tasks.cli.output import refusals
-from tasks.sources.running import run_source
+from tasks.sources.running import run_sources
 
 
 @click.command(short_help="Read a pipeline's source: TCP, generator, file, Redis stream.")
-@click.argument("name")
+@click.argument("names", metavar="NAME…", nargs=-1, required=True)
 @click.option("-l", "--loglevel", default="INFO", show_default=True, help="What is logged, on standard error.")
 @click.pass_context
 @refusals
-def source(context: click.Context, name: str, loglevel: str) -> None:
+def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> None:
     """Read the source NAME and put its messages on the partition queues, until SIGTERM or SIGINT; exits 0 then.
 
     A source without a config has no process: producers send to it. While a partition's queue holds QUEUE_MAX_LENGTH messages
     (100,000 where that is not set) nothing more is read. What can't be decoded, or has no key, is a dead letter of the ingress.
 
+    Several TCP sources can be read by one process: then a connection to one does not overtake what was sent to another before it came.
     Of a TCP source several processes may run, on ports or hosts of their own. A generator, a file and a stream are read by one; a
     second one stands by.
     """
     installation = app_installation(context)
     log_to_standard_error(loglevel)
-    run_source(installation, name, lambda line: click.echo(line))
+    run_sources(installation, names, lambda line: click.echo(line))
 
 
 def log_to_standard_error(level: str) -> None:

@@ -52,13 +52,16 @@ class Caller:
         self.touched: dict[Computation, dict[str, Slot]] = {}
         #: The computation that was called last: the one whose failure it is.
         self.at: Computation | None = None
+        #: What the computation of the last message returned; None of a pipeline's.
+        self.returned: Any = None
 
     def call(self, item: Work, attempt: int) -> list[Emission] | None:
         """Call what the message is for; its outputs, None where it can have none. Raises what user code raises."""
         computation = self.at = item.computation
         if computation.role == "task":
-            self.call_one(computation, item, item.message, attempt)
+            self.returned = self.call_one(computation, item, item.message, attempt)
             return None
+        self.returned = None
         return _Run(self, item, attempt).outputs
 
     def call_one(self, computation: Computation, item: Work, value: Any, attempt: int) -> Any:

@@ -100,6 +100,8 @@ class Computation:
     time_limit_seconds: float | None = None
     #: A message whose id was seen within so many seconds changes nothing; None: ids are not looked at.
     deduplicate_seconds: float | None = None
+    #: Whether a message that does not say is answered: the returned value is stored as its Celery result.
+    replies: bool = False
     #: `task`: stands alone, and producers send to it. `source`: producers send to it, and its pipeline's stages take the message.
     #: `stage`: gets its messages from the stage before it.
     role: Role = "task"
@@ -114,6 +116,8 @@ class Computation:
     #: Called with the messages of a batch that went well, in order, before the batch is committed: what delivers to the outside. What
     #: it raises leaves the batch in its queue, to be tried again; it is no failure of a message.
     flush: Callable[[Sequence[Any]], None] | None = None
+    #: Called while its worker has nothing to do: what `flush` needs can be made ready. It raises nothing.
+    prepare: Callable[[], None] | None = None
     #: Its messages may hold any Python value (`tasks.model.values`), not only what JSON can.
     takes_values: bool = False
     #: What is applied again together when a message of a key fails: computations of one pipeline share states.
@@ -176,6 +180,7 @@ def declare(
     on_error: RetryPolicy | Then | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
+    reply: bool = False,
 ) -> Computation:
     """Look a declaration over and make its `Computation`. Raises `DeclarationError` with the mend.
 
@@ -194,6 +199,8 @@ def declare(
     if any(is_kind(function) for is_kind in _NOT_PLAIN):
         # Calling one runs nothing of its body: every message would be taken, and nothing done.
         raise DeclarationError(f"computation {name!r} is async or a generator; a computation is a plain function")
+    if reply and key is None:
+        raise DeclarationError(f"computation {name!r}: reply=True wants a key=; what a stage returns goes on in its pipeline")
     takes_context = len(parameters) == (2 if state is None else 3)
     return Computation(
         name=name,
@@ -204,6 +211,7 @@ def declare(
         takes_context=takes_context,
         plain_call=key is not None and state is not None and not takes_context and time_limit is None,
         on_error=_looked_over(name, on_error),
+        replies=reply,
         time_limit_seconds=seconds_or_none(name, "time_limit", time_limit),
         deduplicate_seconds=seconds_or_none(name, "deduplicate", deduplicate),
         role="task" if key is not None else "stage",

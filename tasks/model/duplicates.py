@@ -24,7 +24,7 @@ def ids_to_look_for(items: Iterable[Item]) -> dict[str, list[str]]:
     """The ids of messages whose computation wants duplicates dropped, by computation name."""
     wanted: dict[str, list[str]] = {}
     for item in items:
-        if type(item) is Work and item.computation.deduplicate_seconds is not None:
+        if isinstance(item, Work) and item.computation.deduplicate_seconds is not None:
             wanted.setdefault(item.computation.name, []).append(item.envelope.headers.id)
     return wanted
 
@@ -34,7 +34,7 @@ def drop_duplicates(items: Iterable[Item], seen: Mapping[str, Container[str]]) -
     now: dict[str, set[str]] = {name: set() for name in seen}
     kept: list[Item] = []
     for item in items:
-        if type(item) is Work and item.computation.deduplicate_seconds is not None:
+        if isinstance(item, Work) and item.computation.deduplicate_seconds is not None:
             name, message_id = item.computation.name, item.envelope.headers.id
             if message_id in seen[name] or message_id in now[name]:
                 kept.append(Skipped(item.raw, item.envelope.headers, "duplicate"))

@@ -4,6 +4,7 @@ PartitionError
 ├── DeclarationError      a computation, key extractor or state class that can't work; raised when declared
 ├── MessageError          a message that can't be taken; at the producer it is raised, at a worker a dead letter
 │   └── KeyExtractionError  its key can't be had
+├── ReplyError            a returned value that was asked for can't be JSON; a failure as any other
 ├── TimeLimitExceeded     a computation took longer than its time_limit; raised inside it, and a failure as any other
 ├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
 ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
@@ -47,6 +48,10 @@ class KeyExtractionError(MessageError):
         super().__init__(message, reason="bad-key")
 
 
+class ReplyError(PartitionError, TypeError):
+    """A computation returned what can't be JSON, and its message asks for the value."""
+
+
 class TimeLimitExceeded(PartitionError):
     """Raised inside a computation that took longer than its `time_limit`; it may clean up, and must end."""
 
@@ -88,6 +93,19 @@ def trace_of(error: BaseException) -> str:
         return shortened(encodable("".join(traceback.format_exception(error))), MOST_TRACE_CHARACTERS)
     except Exception as worse:
         return f"no traceback can be had: {type(worse).__name__}"
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """The exception, and those behind it, without their tracebacks: those hold all that the failed call and its step held."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            BaseException.with_traceback(one, None)
+            left += [one.__cause__, one.__context__]
+    return error
 
 
 def shortened(text: str, most: int = MOST_ERROR_CHARACTERS) -> str:

@@ -38,6 +38,8 @@ class Headers(msgspec.Struct, gc=False):
     id: str
     eta: Any = None
     expires: Any = None
+    #: False: the sender waits for the result; True: it does not; None: it does not say.
+    ignore_result: Any = None
     #: Of a message between stages: its key.
     partition_key: Any = None
     #: A compressed body is opened slowly.
@@ -51,6 +53,7 @@ class Details(msgspec.Struct, gc=False):
     root_id: Any = None
     parent_id: Any = None
     argsrepr: Any = None
+    group: Any = None
     #: Of a message between stages whose source says the time of its messages, seconds since the epoch.
     event_time: Any = None
     #: Of a timer: for when it was set, seconds since the epoch.

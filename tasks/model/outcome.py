@@ -84,6 +84,8 @@ class Failure:
     trace: str
     attempt: int
     stage: str = ""
+    #: What was raised, for whoever waits for the message's result.
+    exception: BaseException | None = None
 
 
 class Parking(NamedTuple):
@@ -122,5 +124,9 @@ class Outcome:
     #: What the messages in `done` put out, in order.
     emitted: list[Emission] = field(default_factory=list)
     ended: float = 0.0
+    #: Some of `done` are `Asked`: what they made goes into the commit.
+    answered: bool = False
+    #: Redis commands that go into the commit beside what the fields above mean: what failures tell, and what follows them.
+    commands: list[list[Any]] = field(default_factory=list)
     #: The next message is an ordinary Celery task: run it, then go on.
     ordinary: Ordinary | None = None

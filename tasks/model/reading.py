@@ -13,6 +13,7 @@ from zlib import crc32
 
 import msgspec
 
+from tasks.model.asking import asks
 from tasks.model.computation import Computation
 from tasks.model.errors import KeyExtractionError, MessageError, StateError, encodable, say, shortened, trace_of
 from tasks.model.keys import SHORT_KEY, key_bytes, key_text, spell_key
@@ -28,6 +29,15 @@ class Work(msgspec.Struct, gc=False):
     key: str
     message: Any
     envelope: Envelope
+
+
+class Asked(Work, gc=False):
+    """Work whose message wants its result stored, or names what follows it."""
+
+    #: The returned value as JSON (kombu's), as it was when it was returned.
+    value: str = "null"
+    #: Redis commands that tell the value and push what follows; written if the message counts as done.
+    commands: list[list[Any]] = []
 
 
 class Stray(msgspec.Struct, gc=False):
@@ -163,7 +173,13 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             if where != partition:
                 append(Stray(raw, where))
                 continue
-            append(Work(raw, computation, key, message, envelope))
+            # 123 is `{` of `{}]`, the end of a body that names nothing that follows.
+            if (body[-3] != 123 or computation.replies or headers.ignore_result is False) and asks(
+                computation, headers, body
+            ):
+                append(Asked(raw, computation, key, message, envelope))
+            else:
+                append(Work(raw, computation, key, message, envelope))
         except MessageError as error:
             append(_broken(raw, error))
         except (Exception, SystemExit) as error:  # nothing that a message does may stop its queue

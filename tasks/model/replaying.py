@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from tasks.model.calling import Caller
 from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, say, trace_of
+from tasks.model.errors import MessageError, say, trace_of, without_frames
 from tasks.model.outcome import Delivery, Emission, Failure, Pickling, Slot, States, Unreadable
-from tasks.model.reading import Work, decoded
+from tasks.model.reading import Asked, Work, decoded
 
 #: A commit stops the server for some 3 µs an output, and Redis takes a million words in one command, about ten an output.
 SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000
@@ -19,10 +20,11 @@ MOST_OUTPUTS, MOST_OUTPUT_BYTES = 50_000, 256_000_000
 class Replay:
     """Of one step. Each call of a computation goes through it, so that it knows what to make again.
 
-    `done`: the step's messages that went well, in order.
+    `done`: the step's messages that went well, in order. `answer`: keeps what was returned for a message that asks.
     """
 
-    def __init__(self, caller: Caller, states: States, pickling: Pickling, done: list[Work]) -> None:
+    def __init__(self, caller: Caller, states: States, pickling: Pickling, done: list[Work], answer: Callable[[Asked, Any], None]) -> None:
+        self.answer = answer
         self.caller, self.states, self.pickling, self.done = caller, states, pickling, done
         #: What each message in `done` put out, by the `id` of its item.
         self.emitted: dict[int, list[Emission]] = {}
@@ -45,6 +47,8 @@ class Replay:
             self.share += max(count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES)
         if emitted is not None:
             self.emitted[id(stands_for)] = emitted
+        if type(stands_for) is Asked:
+            self.answer(stands_for, self.caller.returned)
 
     def outputs(self) -> list[Emission]:
         """What the messages in `done` put out, in order."""
@@ -116,4 +120,4 @@ class Replay:
 
 def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
     """A try that raised, in the computation `at`."""
-    return Failure(item, say(error), trace_of(error), attempt, at.name)
+    return Failure(item, say(error), trace_of(error), attempt, at.name, without_frames(error))

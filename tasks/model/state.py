@@ -14,6 +14,7 @@ import pickle
 import sys
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from tasks.model.errors import DeclarationError
@@ -42,13 +43,15 @@ _NOT_DATA = (
 class StateClass(Generic[S]):
     """A state class that was looked over: makes new objects, and completes unpickled ones."""
 
-    __slots__ = ("_defaults", "cls", "modules", "names")
+    __slots__ = ("_defaults", "_make", "cls", "modules", "names")
 
-    def __init__(self, cls: type[S], modules: tuple[str, ...] = ()) -> None:
+    def __init__(self, cls: type[S], modules: tuple[str, ...] = (), make: Callable[[], S] | None = None) -> None:
         """Raises `DeclarationError` when `cls` can't be made with no arguments, pickled, or changed.
 
-        `modules`: what its pickles may name beside its own module's classes, as entries of STATE_MODULES.
+        `modules`: what its pickles may name beside its own module's classes, as entries of STATE_MODULES. `make`: gives a key's
+        first state, of a class that is made in another way than by calling it with no arguments.
         """
+        self._make = make or cls
         self.cls, self.modules = cls, modules
         if not isinstance(cls, type):
             raise DeclarationError(f"state= wants a class, not {cls!r}")
@@ -59,7 +62,7 @@ class StateClass(Generic[S]):
             )
         self._defaults = tuple(_mutable_attributes(cls).items())
         try:
-            fresh = cls()
+            fresh = self._make()
         except Exception as error:
             raise DeclarationError(
                 f"state class {cls.__qualname__} can't be made with no arguments: {error}. "
@@ -101,7 +104,7 @@ class StateClass(Generic[S]):
 
     def new(self) -> S:
         """The zero state of a key seen for the first time."""
-        return self.complete(self.cls())
+        return self.complete(self._make())
 
     def complete(self, state: S) -> S:
         """Give `state` its own copy of each mutable class attribute that it does not have yet."""

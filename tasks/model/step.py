@@ -14,12 +14,13 @@ from itertools import compress
 from types import MappingProxyType
 from typing import Any, assert_never, cast
 
+from tasks.model.asking import spoken
 from tasks.model.calling import Caller, Calling
 from tasks.model.computation import Computation
 from tasks.model.errors import TimeLimitExceeded, say
 from tasks.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
 from tasks.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
-from tasks.model.reading import Broken, Item, Later, Ordinary, Skipped, Stray, Work
+from tasks.model.reading import Asked, Broken, Item, Later, Ordinary, Skipped, Stray, Work
 from tasks.model.replaying import Replay, failure_of
 from tasks.model.writing import MessageWriter
 
@@ -27,6 +28,10 @@ from tasks.model.writing import MessageWriter
 def call_unlimited(computation: Computation, item: Work, arguments: list[Any]) -> Any:
     """Call the computation with no limit on its time."""
     return computation.function(*arguments)
+
+
+def answer_nobody(item: Asked) -> None:
+    """Where nobody waits for results, and nothing follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,8 @@ class StepRules:
     seconds: float
     #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
     call_limited: Callable[[Computation, Work, list[Any]], Any] = call_unlimited
+    #: Makes an item's `commands` out of its `value`; what it raises is the message's failure.
+    answer: Callable[[Asked], None] = answer_nobody
     #: Makes the messages of outputs; None where no pipeline is.
     writer: MessageWriter | None = None
     #: Seconds since the epoch by the server's clock: what windows take for the time.
@@ -99,7 +106,7 @@ class _Step:
         )
         self.caller = Caller(states, calling)
         self.touched = self.caller.touched
-        self.replay = Replay(self.caller, states, rules.pickling, self.out.done)
+        self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer)
 
     def run(self) -> Outcome:
         out, clock, parked_now = self.out, self.rules.clock, self.out.parked
@@ -137,7 +144,9 @@ class _Step:
                         self.bury(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
                         continue
                     touched[key] = slot
-                    computation.function(item.message, slot.state)
+                    value = computation.function(item.message, slot.state)
+                    if type(item) is Asked:
+                        self.answer(item, value)
                 else:
                     unreadable = self.unreadable(item)
                     if unreadable is not None:
@@ -174,6 +183,12 @@ class _Step:
             self.out.ended = self.rules.clock()
             return self.out
         return self.run()  # read otherwise than then: revoked meanwhile, say
+
+    def answer(self, item: Asked, value: Any) -> None:
+        """Keep the value as it is now: the computation may change it later."""
+        item.value = spoken(item.computation, value)
+        self.rules.answer(item)
+        self.out.answered = True
 
     def unreadable(self, item: Work) -> str | None:
         """Why one of the states that the message may change can't be read, if so."""

@@ -5,6 +5,9 @@ what the application allows (STATE_MODULES) and plain data types, and of modules
 `shop`, `os.system` does not reach through `import os` to the system, nor does a function of `shop` run. A signature does
 not widen this.
 
+`STATE_MODULES=*` lifts this: whatever an imported module has may be named. Only with a signing key, and for a run all of whose
+processes have one source: who can sign can then run anything.
+
 Not guarded against: waste of memory and time, and attributes set on those classes, by one who can forge states. Only a
 signature keeps him out.
 """
@@ -78,6 +81,10 @@ PLAIN: dict[tuple[str, str], Any] = {
 }
 
 
+#: The entry of STATE_MODULES that allows all that is imported.
+EVERYTHING = "*"
+
+
 class NotAllowed(pickle.UnpicklingError):
     """A pickle names what its state may not. `allow`: the entry of STATE_MODULES that would let it."""
 
@@ -91,11 +98,13 @@ class Allowed:
     """What the pickles of one state class may name.
 
     `modules`: entries of STATE_MODULES. `shop.models`: the classes defined there; `shop.*`: those of the package's modules
-    that are imported; `shop.models:rebuild`: that one thing, a function too.
+    that are imported; `shop.models:rebuild`: that one thing, a function too; `*`: anything that an imported module has.
     """
 
     def __init__(self, cls: type, modules: Iterable[str] = ()) -> None:
+        modules = tuple(modules)
         self.cls = cls
+        self._anything = EVERYTHING in modules
         self._names = {entry for entry in modules if ":" in entry}
         self._packages = tuple(entry.removesuffix(".*") for entry in modules if entry.endswith(".*"))
         self._modules = {entry: entry for entry in modules if not entry.endswith(".*") and ":" not in entry}
@@ -110,6 +119,8 @@ class Allowed:
         if name == self.cls.__qualname__ and (module == own or "__main__" in (module, own)):
             return self.cls  # a script's class is `__main__`'s here, and its module's in a worker
         if f"{module}:{name}" in self._names:
+            return _anything_in(module, name)
+        if self._anything and module in sys.modules:
             return _anything_in(module, name)
         where = self._modules.get(module)
         if where is not None:

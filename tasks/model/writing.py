@@ -33,14 +33,16 @@ class MessageTemplate:
     message smaller (798 → 614 bytes in the README's example). `origin`: who sends, for people to read.
     """
 
-    def __init__(self, task: str, queue: str, origin: str) -> None:
+    def __init__(self, task: str, queue: str, origin: str, ignore_result: bool = True) -> None:
         self._body = b'{"body":"'
         self._id = (
             b'","content-encoding":"utf-8","content-type":"application/json","headers":{"lang":"py","task":'
             + json_text(task)
             + b',"group":null,"origin":'
             + json_text(origin)
-            + b',"ignore_result":true,"sent_at":'
+            + b',"ignore_result":'
+            + json_text(ignore_result)
+            + b',"sent_at":'
         )
         self._tail = (
             b'"delivery_mode":2,"delivery_info":{"exchange":"","routing_key":'

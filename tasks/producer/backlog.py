@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 
 import redis
 
@@ -20,6 +21,9 @@ from tasks.store.names import Names
 FIRST_LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
 
+#: False in a worker that pushes what follows a message, in its commit: that is not refused, or the queue before would stand still.
+looks_for_room: ContextVar[bool] = ContextVar("partitions_looks_for_room", default=True)
+
 
 class Backlog:
     """Says whether messages fit. `limit` 0: they always do, and nothing is asked."""
@@ -29,7 +33,7 @@ class Backlog:
 
     def refuse(self, wanted: Mapping[str, int]) -> None:
         """`wanted`: unit → messages that are to be pushed. Raises `QueueFull` for the first that has no room for them."""
-        if not self.limit or not wanted:
+        if not self.limit or not wanted or not looks_for_room.get():
             return
         with self.client.pipeline(transaction=False) as pipe:
             for unit in wanted:

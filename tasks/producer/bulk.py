@@ -65,7 +65,8 @@ def send_many(
     """Send every message of an iterable, which may be endless; returns how many.
 
     `progress`: a progress bar on standard error; None: when that is a terminal. `id_of`: the id of each message, unique to it,
-    by which a second sending is found (`deduplicate=`); None: a random one. Raises `MessageError` for a message
+    by which a second sending is found (`deduplicate=`), and the result of a computation with `reply=True`; None: a random one, and
+    no results. Raises `MessageError` for a message
     that does not fit (those before it are in), and `SendInterrupted` when the connection breaks.
 
     `when_full`: what is done when a queue has no room (`QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
@@ -114,7 +115,7 @@ class _Sender:
         self.chunk_messages = min(CHUNK_MESSAGES, limit or CHUNK_MESSAGES)
         self.id_of = id_of
         self.client = installation.group.client
-        self.maker = MessageMaker(installation, computation)
+        self.maker = MessageMaker(installation, computation, ids_are_known=id_of is not None)
         self.queues = self.maker.queues
         self.sent = 0
 

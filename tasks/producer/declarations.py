@@ -74,6 +74,7 @@ def _register(installation: Installation, computation: Computation) -> None:
             "name": computation.name,
             "installation": installation,
             "computation": computation,
+            "ignore_result": not computation.replies,
             "__doc__": function.__doc__,
             "__module__": function.__module__,
         },

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
+import msgspec
 from celery import Task
 from celery.canvas import Signature
 from celery.result import AsyncResult
@@ -71,12 +72,19 @@ class OrderedComputation(Generic[P, R]):
         )
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """Celery's signature of a call."""
-        return self.task.s(*args, **kwargs)
+        """Celery's signature of a call, for chains, groups and chords. A message is looked over and made JSON: raises `MessageError`."""
+        return self.task.s(*self._plain(args), **kwargs)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
-        """Celery's immutable signature of a call."""
-        return self.task.si(*args, **kwargs)
+        """Celery's immutable signature of a call: what was returned before it is not given to it."""
+        return self.task.si(*self._plain(args), **kwargs)
+
+    def _plain(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A message as the JSON that stands in another message's body; Celery knows no dataclasses."""
+        if len(args) != 1:
+            return args
+        body, _ = self.computation.codec.encode(args[0])
+        return (msgspec.json.decode(body)[0][0],)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _by_name, (self.__module__, self.__qualname__)
@@ -116,6 +124,7 @@ def state_computation(
     on_error: RetryPolicy | Then | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
+    reply: bool = False,
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
@@ -129,11 +138,15 @@ def state_computation(
     "hold", "stop"); None: as the settings say. `time_limit`, seconds: a call that takes longer has `TimeLimitExceeded` raised in
     it, and failed; one that can't be interrupted has its process replaced. `deduplicate`, seconds: a message whose id was seen
     so long ago, or a little longer, changes nothing. Raises `DeclarationError`.
+
+    `reply`: what the function returns, JSON by Celery's rules, is stored as the message's result in the commit that writes its
+    state, so that `update.delay(message).get()` is a request to the key, answered in its order; what it raised, when it was given
+    up, is raised there. A message may say otherwise (`apply_async(ignore_result=…)`).
     """
 
     def decorate(function: Callable[P, R]) -> StateComputation[P, R, S]:
         declaration = declare(
-            function, name=name, state=state, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate
+            function, name=name, state=state, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate, reply=reply
         )
         if key is not None:
             add_computation(declaration)
@@ -166,17 +179,18 @@ def computation(
     on_error: RetryPolicy | Then | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
+    reply: bool = False,
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
     It runs in a partition worker, at least once for each message, in the order of its key. Without a `key` it is a stage for pipelines,
     and what it returns goes on (None: nothing). `on_error`, `time_limit` and
-    `deduplicate` are as in `state_computation`. Raises `DeclarationError`.
+    `deduplicate` and `reply` are as in `state_computation`. Raises `DeclarationError`.
     """
 
     def decorate(function: Callable[P, R]) -> OrderedComputation[P, R]:
         declaration = declare(
-            function, name=name, state=None, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate
+            function, name=name, state=None, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate, reply=reply
         )
         if key is not None:
             add_computation(declaration)

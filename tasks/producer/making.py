@@ -18,9 +18,9 @@ from tasks.store.names import INGRESS
 
 
 class MessageMaker:
-    """Made once a sender. Ids are given as they stand between the quotes of JSON."""
+    """Made once a sender. Ids are given as they stand between the quotes of JSON. `ids_are_known`: somebody can ask for results."""
 
-    def __init__(self, installation: Installation, computation: Computation) -> None:
+    def __init__(self, installation: Installation, computation: Computation, *, ids_are_known: bool = False) -> None:
         names, partitions = installation.group.names, installation.settings.partitions
         self.computation, self.partitions = computation, partitions
         #: The queue of each partition, as a key in Redis.
@@ -29,8 +29,10 @@ class MessageMaker:
         self._encode, self._key_of, self._check_size = computation.codec.encode, computation.key_of, installation.check_size
         self._dump = installation.group.codec.dump_value
         origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        ignore_result = not (ids_are_known and computation.replies)
         self._templates = [
-            MessageTemplate(computation.name, names.queue_name(str(number)), origin) for number in range(partitions)
+            MessageTemplate(computation.name, names.queue_name(str(number)), origin, ignore_result)
+            for number in range(partitions)
         ]
         self._to_ingress = MessageTemplate(computation.name, names.queue_name(INGRESS), origin)
 

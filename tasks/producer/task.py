@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 from celery import Task
+from celery.app.task import get_actual_ignore_result
+from celery.exceptions import Ignore
 from celery.result import AsyncResult
 
 from tasks.model.computation import Computation
@@ -20,6 +22,7 @@ class ComputationTask(Task):  # type: ignore[misc]
     """Celery's face of a computation. Partition workers never call it; they take its messages from the queue."""
 
     abstract = True
+    #: As the computation was declared (`reply=`): `_register` says it.
     ignore_result = True
     #: Celery would check the call against the function, which takes a state that no caller passes.
     typing = False
@@ -47,5 +50,17 @@ class ComputationTask(Task):  # type: ignore[misc]
         return super().apply_async(msgspec.json.decode(body)[0], {}, **options)
 
     def run(self, *args: Any, **kwargs: Any) -> None:
-        """Reached only where a message lies in a queue that is not of the group: it is sent to where it belongs."""
-        self.apply_async(args, kwargs)
+        """Reached only where a message lies in a queue that is not of the group: it is sent to where it belongs, as it is.
+
+        Raises Celery's `Ignore`, so that nothing is stored and nothing follows before the computation has run.
+        """
+        self.apply_async(args, kwargs, **self._as_it_came())
+        raise Ignore
+
+    def _as_it_came(self) -> dict[str, Any]:
+        """The options that make a message again what the one under work is: its id, its result, what follows it."""
+        if self.request.called_directly:
+            return {}
+        options = self.request.as_execution_options()
+        options["ignore_result"] = get_actual_ignore_result(self, self.request)
+        return {name: value for name, value in options.items() if value is not None}

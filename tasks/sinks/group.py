@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tasks.model.computation import Computation
+from tasks.model.computation import Computation, StageNode
 from tasks.model.errors import DeclarationError, SetupError
 from tasks.model.messages import MessageCodec
 from tasks.model.values import ANY_VALUE
@@ -20,9 +20,14 @@ from tasks.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
 _BYTES = MessageCodec(bytes, "output")
 
 
-def sink_installation(installation: Installation, name: str) -> Installation:
-    """The sink's own group, beside the app's. Raises `SetupError` for a sink that has no process, naming those that have."""
-    computation = sink_computation(*find_sink(name))
+def sink_installation(
+    installation: Installation, name: str, standard_output: Callable[[], int] = lambda: 1
+) -> Installation:
+    """The sink's own group, beside the app's. `standard_output`: gives the file descriptor, where the sink writes there.
+
+    Raises `SetupError` for a sink that has no process, naming those that have.
+    """
+    computation = sink_computation(*find_sink(name), standard_output)
     settings = replace(
         installation.settings,
         partition_group=installation.group.names.sink_group(name),
@@ -47,7 +52,7 @@ def find_sink(name: str) -> tuple[Application, SinkConfig]:
     raise SetupError(f"no sink is named {name!r}; {there}")
 
 
-def sink_computation(application: Application, config: SinkConfig) -> Computation:
+def sink_computation(application: Application, config: SinkConfig, standard_output: Callable[[], int]) -> Computation:
     """What a sink's messages are for."""
     name = config.sink_name
     match config:
@@ -56,16 +61,17 @@ def sink_computation(application: Application, config: SinkConfig) -> Computatio
             modules |= {str(getattr(function, "__module__", "builtins"))} - {"builtins"}
             return _computation(name, function, ANY_VALUE, takes_context=_takes_context(name, function), modules=tuple(sorted(modules)))
         case TCPSinkConfig(host=host, port=port):
-            return _writing(name, TCPPeer(name, host, port))
+            peer = TCPPeer(name, host, port)
+            return _writing(name, peer, prepare=peer.prepare)
         case FileSink(path=path):
             return _writing(name, FilePeer(name, path))
         case StdoutSink():
-            return _writing(name, StdoutPeer(name))
+            return _writing(name, StdoutPeer(name, standard_output()))
     raise SetupError(f"sink {name!r}: no process delivers to a {type(config).__name__}")
 
 
-def _writing(name: str, peer: Peer) -> Computation:
-    return _computation(name, _keep, _BYTES, flush=peer.write)
+def _writing(name: str, peer: Peer, prepare: Callable[[], None] | None = None) -> Computation:
+    return _computation(name, _keep, _BYTES, flush=peer.write, prepare=prepare)
 
 
 def _keep(output: bytes) -> None:
@@ -73,7 +79,7 @@ def _keep(output: bytes) -> None:
 
 
 def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, **more: Any) -> Computation:
-    return Computation(
+    made = Computation(
         name=name,
         function=function,
         extract=_no_key,
@@ -85,6 +91,8 @@ def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, *
         scope=f"sink {name}",
         **{"takes_context": False, **more},
     )
+    made.roots.append(StageNode(made))
+    return made
 
 
 def _no_key(message: Any) -> Any:

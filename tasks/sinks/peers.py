@@ -5,23 +5,39 @@ Called by the worker's loop, in its thread. What was written and not committed i
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import logging
 import os
 import random
+import select
 import signal
 import socket
+import sys
+import termios
+import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tasks.worker.backoff import Backoff
+from tasks.worker.bootstep import is_told_to_end
 from tasks.worker.flushing import NotDelivered
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: To connect, and for a peer to take more of what is written. Longer than a slow receiver's pause; the lease is kept meanwhile.
+#: To connect, and after which a standard output that refuses is tried again.
 PATIENCE_SECONDS = 10.0
+#: To connect while there is nothing to write, and until it is tried again.
+PREPARE_SECONDS = 0.4
+#: A peer that takes nothing for so long is taken for gone; longer than a slow receiver's pause. The lease is kept meanwhile.
+STALLED_SECONDS = 60.0
+#: The same, after the process was told to end.
+LAST_TRY_SECONDS = 3.0
+#: Between two looks whether it was.
+LOOK_SECONDS = 0.5
 
 
 class Peer(Protocol):
@@ -33,50 +49,112 @@ class Peer(Protocol):
 
 
 class TCPPeer:
-    """A connection, made when there is something to write, and made again when it breaks. It begins with a message's start."""
+    """A connection, made when the sink has its lease, and made again when it breaks. It begins with a message's start.
+
+    What the peer's system has not acknowledged when a connection breaks is written to the next one first, committed or not.
+    """
 
     def __init__(self, name: str, host: str, port: int) -> None:
         self.name, self.host, self.port = name, host, port
         self._socket: socket.socket | None = None
         self._backoff = Backoff(random.random)
+        #: What was written whole and may not have arrived: each batch, and how many bytes were written up to its end.
+        self._unsure: deque[tuple[int, bytes]] = deque()
+        self._written = 0
+        self._next_try = 0.0
 
     def write(self, messages: Sequence[bytes]) -> None:
+        data = b"".join(messages)
         try:
-            connection = self._socket if self._socket is not None and not self._is_closed(self._socket) else self._connect()
-            connection.sendall(b"".join(messages))
+            connection = self._socket
+            if connection is None or self._is_closed(connection):
+                connection = self._connect()
+            _send_all(connection, data)
         except OSError as error:
             self._disconnect()
             text = f"sink {self.name!r}: {self.host}:{self.port} does not take it ({error.strerror or error})"
             raise NotDelivered(text, self._backoff.next_seconds()) from error
+        self._note(data)
+        self._forget_arrived(connection)
         self._backoff.worked()
+
+    def prepare(self) -> None:
+        """Connect, where that can be done at once: a peer may wait for it before it has anything sent."""
+        if time.monotonic() < self._next_try or (self._socket is not None and not self._is_closed(self._socket)):
+            return
+        try:
+            self._connect(PREPARE_SECONDS)
+        except OSError:
+            self._disconnect()
+            self._next_try = time.monotonic() + PREPARE_SECONDS
+
+    def _note(self, data: bytes) -> None:
+        self._written += len(data)
+        self._unsure.append((self._written, data))
+
+    def _forget_arrived(self, connection: socket.socket) -> None:
+        arrived = self._written - _unacknowledged(connection)
+        while self._unsure and self._unsure[0][0] <= arrived:
+            self._unsure.popleft()
 
     def _is_closed(self, connection: socket.socket) -> bool:
         """Whether the peer has left: then the next write would seem to go well. What it sends is read and dropped."""
-        connection.setblocking(False)
         try:
             while data := connection.recv(65536):
                 del data
         except BlockingIOError:
             return False
         except OSError:
-            return True
-        finally:
-            connection.settimeout(PATIENCE_SECONDS)
+            pass
         return True
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, seconds: float = PATIENCE_SECONDS) -> socket.socket:
         self._disconnect()
-        made = socket.create_connection((self.host, self.port), timeout=PATIENCE_SECONDS)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made = socket.create_connection((self.host, self.port), timeout=seconds)
+        try:
+            made.setblocking(False)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for _, data in self._unsure:
+                _send_all(made, data)
+        except OSError:
+            made.close()
+            raise
         logger.info("sink %r: connected to %s:%d", self.name, self.host, self.port)
+        again, self._written = [data for _, data in self._unsure], 0
+        self._unsure.clear()
         self._socket = made
+        for data in again:
+            self._note(data)
         return made
 
     def _disconnect(self) -> None:
         if self._socket is not None:
+            self._forget_arrived(self._socket)
             self._socket.close()
             self._socket = None
+
+
+def _send_all(connection: socket.socket, data: bytes) -> None:
+    """However slowly the peer takes it. Raises `OSError` when the connection breaks, or the peer has stalled."""
+    rest, heard = memoryview(data), time.monotonic()
+    while rest:
+        try:
+            sent = connection.send(rest)
+        except BlockingIOError:
+            if time.monotonic() - heard > (LAST_TRY_SECONDS if is_told_to_end() else STALLED_SECONDS):
+                raise TimeoutError(errno.ETIMEDOUT, "it takes nothing more") from None
+            select.select([], [connection], [], LOOK_SECONDS)
+        else:
+            rest, heard = rest[sent:], time.monotonic()
+
+
+def _unacknowledged(connection: socket.socket) -> int:
+    """Bytes written of which the peer's system has not said that it has them; 0 where this system does not tell."""
+    try:
+        return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 class FilePeer:
@@ -121,14 +199,17 @@ class FilePeer:
 
 
 class StdoutPeer:
-    """Lines on the process's own standard output, which Celery's worker leaves alone. When nobody reads it any more the process ends."""
+    """Lines on the process's standard output. When nobody reads it any more the process ends.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    `number`: its file descriptor.
+    """
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self.number = name, number
 
     def write(self, messages: Sequence[bytes]) -> None:
         try:
-            _write_all(1, b"".join(message + b"\n" for message in messages))
+            _write_all(self.number, b"".join(message + b"\n" for message in messages))
         except BrokenPipeError as error:
             os.kill(os.getpid(), signal.SIGTERM)
             raise NotDelivered(f"sink {self.name!r}: standard output was closed; this process ends", PATIENCE_SECONDS) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import uuid
 from typing import Any
 
@@ -28,3 +30,11 @@ def run_sink(installation: Installation, name: str, loglevel: str) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def keep_standard_output() -> int:
+    """Standard output for the sink alone: its file descriptor. What else writes there (Celery does, when it ends) goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept

@@ -22,28 +22,20 @@ from tasks.producer.backlog import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Bac
 from tasks.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
 from tasks.producer.installation import Installation
 from tasks.producer.making import MessageMaker
-from tasks.sources.stopping import Stop
+from tasks.sources.patience import Patience, Stopped
 from tasks.store.commits import letter_commands
 from tasks.store.names import INGRESS
 from tasks.store.outputs import split
 from tasks.store.sources import RUN_SECONDS, push_from_source
-from tasks.worker.backoff import Backoff
 
 logger = logging.getLogger("celery.partitions.source")
 
 #: Where `QUEUE_MAX_LENGTH` is not set: a source stops reading while a partition's queue has so many messages. A worker needs about
-#: a second for them, and 50 MB of Redis hold them.
+#: a second for them, and 60 MB of Redis hold small ones.
 SOURCE_QUEUE_MESSAGES = 100_000
-#: While the server does not answer and the process was told to end: so long a push of what can't be read again is tried.
-LAST_TRY_SECONDS = 3.0
-
 
 class Refused(PartitionError):
     """Another process has the source now, or the server went back to older data: begin again from what Redis says."""
-
-
-class Stopped(PartitionError):
-    """The process was told to end while it waited; what it had read can be read again."""
 
 
 class Place(Protocol):
@@ -79,9 +71,10 @@ class Run:
 class Outbox:
     """Filled by `put` and `bury`, emptied by `send`."""
 
-    def __init__(self, installation: Installation, computation: Computation, place: Place, stop: Stop) -> None:
+    def __init__(self, installation: Installation, computation: Computation, place: Place, patience: Patience) -> None:
         group, limit = installation.group, installation.settings.queue_max_length or SOURCE_QUEUE_MESSAGES
-        self.group, self.source, self.place, self.stop = group, computation.name, place, stop
+        self.group, self.source, self.place = group, computation.name, place
+        self.patience, self.stop = patience, patience.stop
         self.maker = MessageMaker(installation, computation)
         self.backlog = Backlog(group.client, group.names, limit)
         self.most = min(CHUNK_MESSAGES, limit)
@@ -92,7 +85,10 @@ class Outbox:
         #: Messages that are in their queues.
         self.sent = 0
         self._said: set[str] = set()
-        self._trouble = ""
+
+    @property
+    def has_something(self) -> bool:
+        return bool(self.count or self._more)
 
     @property
     def is_full(self) -> bool:
@@ -146,10 +142,10 @@ class Outbox:
         """Bring all in, however long that takes. Raises `Refused`; `Stopped` where what was read can be read again; and what redis-py
         raised last where it can't, and the process was told to end while the server does not answer."""
         wanted = {str(number): len(raws) for number, raws in enumerate(self._pushes) if raws}
-        self._patiently(lambda: self._wait_for_room(wanted))
-        commands: list[list[Any]] = []
-        self._patiently(lambda: commands.extend(self._commands()))
-        self._patiently(lambda: self._push(position, commands, ends))
+        run, can_be_left = self.patience.run, self.place.token is not None
+        run(lambda: self._wait_for_room(wanted), can_be_left=can_be_left)
+        commands = run(self._commands, can_be_left=can_be_left)
+        run(lambda: self._push(position, commands, ends), can_be_left=can_be_left)
         self.place.number += 1
         self.sent += sum(wanted.values())
         self.clear()
@@ -191,31 +187,4 @@ class Outbox:
                 self.place.renew()
                 if self.stop.wait(seconds * random.uniform(0.5, 1)) and self.place.token is not None:
                     raise Stopped from None
-                seconds = min(seconds * 2, LONGEST_LOOK_SECONDS)
-
-    def _patiently(self, attempt: Callable[[], None]) -> None:
-        """Again and again until the server has taken it; said once."""
-        backoff, give_up = Backoff(random.random), None
-        while True:
-            try:
-                attempt()
-            except (redis.RedisError, OSError) as error:
-                if self.stop.asked:
-                    if self.place.token is not None:
-                        raise Stopped from error
-                    give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
-                    if time.monotonic() > give_up:
-                        raise
-                if str(error) != self._trouble:
-                    self._trouble = str(error)
-                    logger.warning("source %r: Redis: %s; nothing more is read until it works", self.source, error)
-                seconds = backoff.next_seconds()
-                if self.stop.asked:
-                    time.sleep(seconds)
-                else:
-                    self.stop.wait(seconds)
-            else:
-                if self._trouble:
-                    logger.warning("source %r: Redis takes messages again", self.source)
-                    self._trouble = ""
-                return
+                seconds = min(seconds * 2, LONGEST_LOOK_SECONDS, self.place.lease_seconds / 3)

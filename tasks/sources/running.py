@@ -1,16 +1,21 @@
-"""A source's process, by the source's name."""
+"""A source's process, by the source's name; of TCP sources, several in one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tasks.model.computation import Computation
 from tasks.model.errors import SetupError
-from tasks.pipeline.sources import SourceConfig, TCPSourceConfig
+from tasks.pipeline.sources import FileSource, GenSourceConfig, SourceConfig, StreamSource, TCPSourceConfig
 from tasks.producer.installation import Installation
 from tasks.producer.pipelines import applications
+from tasks.sources.feed import Feed
+from tasks.sources.file import FileReader
+from tasks.sources.generator import GeneratorReader
+from tasks.sources.leased import LeasedSource, Reader
 from tasks.sources.stopping import Stop
-from tasks.sources.tcp import TCPSource
+from tasks.sources.stream import StreamReader
+from tasks.sources.tcp import TCPSources
 
 
 def find_source(name: str) -> tuple[Computation, SourceConfig]:
@@ -29,16 +34,34 @@ def find_source(name: str) -> tuple[Computation, SourceConfig]:
     raise SetupError(f"no source is named {name!r}; sources that a process reads: {known}")
 
 
-def run_source(installation: Installation, name: str, say_line: Callable[[str], None]) -> None:
-    """Read a source until it ends, or the process is told to. Called in the main thread. Raises `SetupError`."""
-    computation, config = find_source(name)
+def run_sources(installation: Installation, names: Sequence[str], say_line: Callable[[str], None]) -> None:
+    """Read a source until it ends, or the process is told to; or several TCP sources. Called in the main thread. Raises `SetupError`."""
     stop = Stop()
     stop.listen()
     try:
-        match config:
-            case TCPSourceConfig():
-                TCPSource(installation, computation, config, stop).run(say_line)
-            case _:
-                raise SetupError(f"source {name!r}: no process reads a {type(config).__name__}")
+        found = [find_source(name) for name in dict.fromkeys(names)]
+        if len(found) == 1 and not isinstance(found[0][1], TCPSourceConfig):
+            run_leased(installation, *found[0], stop)
+            return
+        feeds = []
+        for computation, config in found:
+            if not isinstance(config, TCPSourceConfig):
+                raise SetupError(f"source {computation.name!r} is no TCP source: only those are read several in one process")
+            feeds.append(Feed(installation, computation, config, stop))
+        TCPSources(feeds, stop).run(say_line)
     finally:
         stop.close()
+
+
+def run_leased(installation: Installation, computation: Computation, config: SourceConfig, stop: Stop) -> None:
+    """Read a source that one process at a time reads."""
+    match config:
+        case GenSourceConfig(generator=generator):
+            reader: Reader = GeneratorReader(installation, computation, generator, stop)
+        case FileSource():
+            reader = FileReader(installation, computation, config, stop)
+        case StreamSource():
+            reader = StreamReader(installation, computation, config, stop)
+        case _:
+            raise SetupError(f"source {computation.name!r}: no process reads a {type(config).__name__}")
+    LeasedSource(installation, computation, reader, stop).run()

@@ -1,34 +1,33 @@
-"""A TCP source: listens, cuts what comes into frames, and gives their messages to the partition queues.
+"""TCP sources: one process listens, cuts what comes into frames, and gives their messages to the partition queues.
 
 One thread reads all connections in turn, so that the frames of one keep their order. A connection that was accepted later is not read
-before the older ones have nothing left of what was sent before it came.
+before the older ones, of any source of the process, have nothing left of what was sent before it came.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
+import struct
+import sys
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from tasks.model.computation import Computation
-from tasks.model.errors import SetupError, say, trace_of
+import redis
+
 from tasks.pipeline.framing import FrameError, FrameSplitter
-from tasks.pipeline.sources import TCPSourceConfig
-from tasks.producer.installation import Installation
-from tasks.producer.making import random_id, random_ids
-from tasks.sources.outbox import Outbox, Run
+from tasks.sources.feed import Feed
 from tasks.sources.stopping import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
 #: Of one connection in one turn.
 READ_BYTES = 262_144
-#: Ids made at once.
-IDS = 1000
 #: An older connection from which nothing came for so long has nothing left that was sent before; longer than a
 #: round trip, in which the sender's system sends on what it had no room for.
 QUIET_SECONDS = 0.05
@@ -37,15 +36,20 @@ MOST_HELD_SECONDS = 1.0
 #: More than two systems keep of one connection: who has sent so much since has nothing left that was sent before.
 MOST_KEPT_BYTES = 16_000_000
 #: After the process was told to end, what has come is read for so long.
-LAST_READ_SECONDS = 1.0
+LAST_READ_SECONDS = 3.0
 #: After the system refused a connection (no file descriptors, say).
 REST_SECONDS = 0.1
+
+#: Linux notes for what it receives when that came, to the nanosecond; Python has no name for the option (asm-generic/socket.h).
+SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
     """One sender."""
 
+    feed: Feed
     socket: socket.socket
     peer: str
     splitter: FrameSplitter
@@ -75,41 +79,36 @@ class Connection:
         return now - accepted < MOST_HELD_SECONDS or self.emptied <= accepted
 
 
-class TCPSource:
-    """Listens when made. Raises `SetupError` where it can't."""
+class TCPSources:
+    """The TCP sources of one process."""
 
-    def __init__(self, installation: Installation, computation: Computation, config: TCPSourceConfig, stop: Stop) -> None:
-        self.name, self.config, self.stop = computation.name, config, stop
-        self.most_bytes = installation.settings.message_bytes
-        names = installation.group.names
-        self.outbox = Outbox(installation, computation, Run(names.source(self.name, uuid.uuid4().hex)), stop)
+    def __init__(self, feeds: Sequence[Feed], stop: Stop) -> None:
+        self.feeds, self.stop = feeds, stop
         self.connections: list[Connection] = []
-        self._ids, self._next_id = "", IDS
-        try:
-            family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-            self.listener = socket.create_server((config.host, config.port), family=family, backlog=128)
-        except OSError as error:
-            raise SetupError(f"source {self.name!r} can't listen on {config.host}:{config.port}: {error.strerror or error}") from error
-        self.listener.setblocking(False)
         self.selector = selectors.DefaultSelector()
-        self.selector.register(self.listener, selectors.EVENT_READ)
+        for feed in feeds:
+            self.selector.register(feed.listener, selectors.EVENT_READ)
+            if len(feeds) > 1 and sys.platform == "linux":
+                with suppress(OSError):
+                    feed.listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.selector.register(stop.reader, selectors.EVENT_READ)
-
-    @property
-    def address(self) -> str:
-        host, port = self.listener.getsockname()[:2]
-        return f"{host}:{port}"
 
     def run(self, say_line: Callable[[str], None]) -> None:
         """Until the process is told to end."""
-        say_line(f"listening on {self.address}")
+        for feed in self.feeds:
+            say_line(f"listening on {feed.address}")
         try:
             while not self.stop.asked:
                 self.turn()
             self.end()
+        except (redis.RedisError, OSError):
+            for feed in self.feeds:
+                logger.error("source %r: %d messages that were read are lost", feed.name, feed.outbox.count)  # noqa: TRY400
+            raise
         finally:
             self.close()
-        logger.info("source %r: ended; %d messages were sent", self.name, self.outbox.sent)
+        for feed in self.feeds:
+            logger.info("source %r: ended; %d messages were sent", feed.name, feed.outbox.sent)
 
     def turn(self) -> None:
         """Wait for something, and read each connection that has something, in the order they were accepted."""
@@ -121,30 +120,37 @@ class TCPSource:
         for connection in [one for one in self.connections if one.socket in ready]:
             self.read(connection)
         self.send()
-        if self.listener in ready:
-            self.accept()
+        self.accept([feed for feed in self.feeds if feed.listener in ready])
         for connection in self.connections:
             if connection.behind and not connection.waits(now):
                 self.selector.register(connection.socket, selectors.EVENT_READ)
 
-    def accept(self) -> None:
-        while True:
-            try:
-                accepted, peer = self.listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                logger.warning("source %r: a connection can't be accepted: %s", self.name, error)
-                self.stop.wait(REST_SECONDS)
-                return
-            accepted.setblocking(False)
+    def accept(self, feeds: Sequence[Feed]) -> None:
+        """Take the connections that have come, in the order in which they were made as far as that can be seen."""
+        come = [(feed, accepted, peer) for feed in feeds for accepted, peer in self.accepted(feed)]
+        if len(feeds) > 1:
+            come.sort(key=lambda one: _first_came(one[1]))
+        for feed, accepted, peer in come:
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            splitter = FrameSplitter(self.config.decoder, self.most_bytes)  # type: ignore[arg-type]
-            connection = Connection(accepted, f"{peer[0]}:{peer[1]}", splitter, time.monotonic())
+            connection = Connection(feed, accepted, f"{peer[0]}:{peer[1]}", feed.splitter(), time.monotonic())
             connection.behind = [(older, older.bytes) for older in self.connections]
             self.connections.append(connection)
             if not connection.behind:
                 self.selector.register(accepted, selectors.EVENT_READ)
+
+    def accepted(self, feed: Feed) -> list[tuple[socket.socket, Any]]:
+        found: list[tuple[socket.socket, Any]] = []
+        while True:
+            try:
+                accepted, peer = feed.listener.accept()
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                logger.warning("source %r: a connection can't be accepted: %s", feed.name, error)
+                self.stop.wait(REST_SECONDS)
+                return found
+            accepted.setblocking(False)
+            found.append((accepted, peer))
 
     def read(self, connection: Connection) -> bool:
         """Take what has come, a bounded part of it; False when there is nothing left for now."""
@@ -162,46 +168,27 @@ class TCPSource:
         if not data:
             self.drop(connection, "was closed")
             return False
+        feed = connection.feed
         try:
             payloads = connection.splitter.feed(data)
         except FrameError as error:
-            self.take(error.payloads)
-            self.outbox.bury(error.rest, self.next_id(), "bad-frame", f"from {connection.peer}: {error}")
-            logger.warning("source %r: the connection of %s is closed: %s", self.name, connection.peer, error)
+            feed.take(error.payloads)
+            feed.bury(error.rest, f"from {connection.peer}: {error}")
+            logger.warning("source %r: the connection of %s is closed: %s", feed.name, connection.peer, error)
             self.forget(connection)
             return False
-        self.take(payloads)
+        feed.take(payloads)
         return True
 
-    def take(self, payloads: list[bytes]) -> None:
-        decode, outbox = self.config.decoder, self.outbox
-        for payload in payloads:
-            try:
-                message = decode(payload)
-            except (Exception, SystemExit) as error:
-                outbox.bury(payload, self.next_id(), "not-decoded", f"the decoder raised {say(error)}", trace_of(error))
-            else:
-                if message is not None:
-                    outbox.put(message, self.next_id(), lambda payload=payload: payload)  # type: ignore[misc]
-            if outbox.is_full:
-                outbox.send()
-
-    def next_id(self) -> bytes:
-        if self._next_id == IDS:
-            self._ids, self._next_id = random_ids(IDS), 0
-        self._next_id += 1
-        return random_id(self._ids, self._next_id - 1)
-
     def send(self) -> None:
-        if self.outbox.count:
-            self.outbox.send()
+        for feed in self.feeds:
+            feed.send()
 
     def drop(self, connection: Connection, why: str) -> None:
         """The sender is gone: what it left is no frame."""
         rest = connection.splitter.rest
         if rest:
-            text = f"the connection of {connection.peer} {why} after {len(rest)} bytes of a frame"
-            self.outbox.bury(rest, self.next_id(), "bad-frame", text)
+            connection.feed.bury(rest, f"the connection of {connection.peer} {why} after {len(rest)} bytes of a frame")
         self.forget(connection)
 
     def forget(self, connection: Connection) -> None:
@@ -212,9 +199,11 @@ class TCPSource:
         self.connections.remove(connection)
 
     def end(self) -> None:
-        """Accept nothing more; read what has come already, and send it."""
-        self.selector.unregister(self.listener)
-        self.listener.close()
+        """Accept who has connected already, and nobody more; read what has come, and send it."""
+        self.accept(self.feeds)
+        for feed in self.feeds:
+            self.selector.unregister(feed.listener)
+            feed.listener.close()
         until = time.monotonic() + LAST_READ_SECONDS
         for connection in list(self.connections):
             while connection.is_open and time.monotonic() < until and self.read(connection):
@@ -222,14 +211,31 @@ class TCPSource:
             if connection.is_open and connection.splitter.waiting:
                 logger.warning(
                     "source %r: %s had sent %d bytes of a frame when this process was told to end",
-                    self.name,
+                    connection.feed.name,
                     connection.peer,
                     connection.splitter.waiting,
                 )
-        self.send()
+            self.send()
 
     def close(self) -> None:
         for connection in self.connections:
             connection.socket.close()
-        self.listener.close()
+        for feed in self.feeds:
+            feed.listener.close()
         self.selector.close()
+
+
+def _first_came(connection: socket.socket) -> float:
+    """When the first of what waits to be read has come, by the system's clock; infinite where nothing has. Who had sent before
+    another one connected comes before it.
+
+    0 where the system does not tell: then the order is that of the sources.
+    """
+    try:
+        _, notes, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(_TIMESPEC.size), socket.MSG_PEEK)
+    except BlockingIOError:
+        return math.inf
+    except OSError:
+        return 0.0
+    times = [_TIMESPEC.unpack(data) for _, kind, data in notes if kind == SO_TIMESTAMPNS and len(data) == _TIMESPEC.size]
+    return times[0][0] * 1e9 + times[0][1] if times else 0.0

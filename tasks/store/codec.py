@@ -18,15 +18,21 @@ from hashlib import blake2b
 from hmac import compare_digest
 from typing import Any
 
+import msgspec
+
 from tasks.model.computation import Computation
 from tasks.model.errors import StateError, say
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Pickling
 from tasks.model.state import StateClass
-from tasks.model.unpickling import Allowed, NotAllowed, restricted_loader
+from tasks.model.unpickling import EVERYTHING, Allowed, NotAllowed, restricted_loader
+from tasks.model.values import is_exact
+from tasks.model.writing import json_text
 
 UNSIGNED = b"\x01"
 SIGNED = b"\x02"
+#: Of a position only: JSON, which needs no signature, because nothing runs when it is read.
+JSON = b"\x03"
 TAG_BYTES = 16
 
 #: The opcode by which a pickle of protocol 4 and later names something. Data may have that byte too, so there are
@@ -54,7 +60,8 @@ class StateCodec:
     def __init__(self, signing_keys: tuple[bytes, ...] = (), state_modules: tuple[str, ...] = ()) -> None:
         # BLAKE2b takes keys of up to 64 bytes; a longer secret is hashed to that.
         self._keys = tuple(key if len(key) <= 64 else blake2b(key).digest() for key in signing_keys)
-        self._modules = state_modules
+        # What is not signed may never name whatever it likes.
+        self._modules = state_modules if signing_keys else tuple(entry for entry in state_modules if entry != EVERYTHING)
         self._loaders: dict[StateClass[Any], Callable[[bytes], Any]] = {}
         self._value_loaders: dict[Computation, Callable[[bytes], Any]] = {}
         #: How many names a pickle may have of which it is known beforehand that they can be read back.
@@ -133,7 +140,9 @@ class StateCodec:
         """The value that `dump_value` wrote. Raises `StateError`, always without a signing key: unpickles nothing unsigned."""
         if not self._keys:
             raise StateError("it is pickled, and STATE_SIGNING_KEY is not set")
-        data = self.verified(_of_messages(computation.name), message_id, stored)
+        return self._unpickled_value(computation, self.verified(_of_messages(computation.name), message_id, stored))
+
+    def _unpickled_value(self, computation: Computation, data: bytes) -> Any:
         loads = self._value_loaders.get(computation)
         if loads is None:
             allowed = Allowed(object, (*self._modules, *computation.modules))
@@ -142,6 +151,27 @@ class StateCodec:
             return loads(data)
         except Exception as error:
             raise StateError(f"it can't be unpickled: {say(error)}") from error
+
+    def dump_position(self, source: Computation, value: Any) -> bytes:
+        """The value that a source has reached: JSON where that gives it back exactly, else a pickle, as states are. Raises `StateError`
+        for what could not be read back."""
+        if is_exact(value):
+            try:
+                return JSON + json_text(value)
+            except UnicodeEncodeError:
+                pass  # a lone surrogate
+        try:
+            stored = self.seal(_of_positions(source.name), "", pickle.dumps(value, 5))
+        except Exception as error:
+            raise StateError(f"it can't be pickled: {say(error)}") from error
+        self.load_position(source, stored)
+        return stored
+
+    def load_position(self, source: Computation, stored: bytes) -> Any:
+        """The value that `dump_position` wrote. Raises `StateError`."""
+        if stored[:1] == JSON:
+            return msgspec.json.decode(stored[1:])
+        return self._unpickled_value(source, self.verified(_of_positions(source.name), "", stored))
 
     def _signed_by_us(self, name: str, key: str, stored: bytes) -> bool:
         tag, data = stored[1 : 1 + TAG_BYTES], stored[1 + TAG_BYTES :]
@@ -162,6 +192,11 @@ class StateCodec:
 def _of_messages(task: str) -> str:
     """The scope of signatures of values, which no computation's states can have: a name has no NUL."""
     return f"message\0{task}"
+
+
+def _of_positions(source: str) -> str:
+    """The scope of signatures of what a source has reached."""
+    return f"position\0{source}"
 
 
 def _same_source(one: type, other: type) -> bool:

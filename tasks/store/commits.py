@@ -14,7 +14,7 @@ import redis
 
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Failure, Outcome
-from tasks.model.reading import Broken
+from tasks.model.reading import Asked, Broken
 from tasks.store.names import PRIORITY_SUFFIXES, Names
 from tasks.store.outputs import commands_of_outputs, later_entry, split
 from tasks.store.parking import Parked, park
@@ -244,6 +244,9 @@ def commands_of(
     ]
     if outcome.pause:
         commands.append(["HSET", names.facts(unit), "paused", 1])
+    if outcome.answered:
+        commands += [command for item in outcome.done if type(item) is Asked for command in item.commands]
+    commands += outcome.commands
     counts = {
         "processed": len(outcome.done),
         "emitted": len(outcome.emitted),

@@ -68,3 +68,25 @@ def push_from_source(
         words += command
     status, culprit = script("push_from_source").run(client, [key], words)
     return cast(PushStatus, status.decode()), culprit.decode("utf-8", "replace")
+
+
+#: An entry of a stream: its id, and its fields one after the other, field and value; None: it was deleted.
+Entry = tuple[bytes, list[bytes] | None]
+
+
+def make_group(client: redis.Redis, stream: str, source: str) -> None:
+    """The consumer group of a source, from the stream's beginning on. Harmless when it is there."""
+    try:
+        client.xgroup_create(stream, source, id="0", mkstream=True)
+    except redis.ResponseError as error:
+        if not str(error).startswith("BUSYGROUP"):
+            raise
+
+
+def read_stream(
+    client: redis.Redis, names: Names, source: str, token: int, stream: str, most: int, after: bytes
+) -> list[Entry] | None:
+    """The next entries; None when another process has the lease. `after`: the id of the last entry seen of those that were read before and
+    not acknowledged, or `>` for new ones."""
+    answer = script("read_stream").run(client, [names.source(source), stream], [token, source, most, after])
+    return None if answer == b"fenced" else [(entry_id, fields) for entry_id, fields in answer]

@@ -39,7 +39,7 @@ def lifeline(
     SIGKILL. `output` takes stdout and stderr (None: ours). `scratch` is a folder that is removed with the command.
     """
     keeper = subprocess.Popen(  # noqa: S603  a command of ours
-        [sys.executable, "-P", __file__, str(grace_seconds), str(scratch or ""), *command],
+        [sys.executable, "-P", "-S", __file__, str(grace_seconds), str(scratch or ""), *command],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT if output else None,

@@ -27,6 +27,7 @@ from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
 from tasks.store.leases import fix_partitions, remember_computations
 from tasks.store.names import INGRESS
+from tasks.store.results import START_CHORD
 from tasks.store.server import look_at_server
 from tasks.worker.consumer import make_patient
 from tasks.worker.garbage import collect_seldom
@@ -34,6 +35,7 @@ from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.loop import PartitionLoop
 from tasks.worker.ordinary import OrdinaryRunner
 from tasks.worker.reports import Reports
+from tasks.worker.result_backend import check_backend
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -139,6 +141,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         runner = OrdinaryRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow, self.introduce)
+        self.loop.replies.prepare()
         self.loop.on_refusal = self.keeper.wake
         collect_seldom()
         self.loop.start()
@@ -156,12 +159,13 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             else:
                 return
             time.sleep(STARTUP_BACKOFF_SECONDS)
-            if worker_state.should_stop not in (None, False) or worker_state.should_terminate not in (None, False):
+            if is_told_to_end():
                 raise WorkerShutdown(0)
 
     def check_server(self) -> None:
         assert self.installation is not None
         self.installation.group.check()
+        check_backend(self.installation)
         findings = look_at_server(self.installation.group.client)
         for finding in findings:
             if finding.refuse:
@@ -217,7 +221,13 @@ class OrdinaryTasks:
         self.tasks, self.computations = app.tasks, installation.computations
 
     def __contains__(self, name: object) -> bool:
-        return name in self.tasks and name not in self.computations
+        return name == START_CHORD or (name in self.tasks and name not in self.computations)
+
+
+def is_told_to_end() -> bool:
+    """Whether a signal has told the worker to end. Celery keeps the exit code there, and 0 is one."""
+    flags = (worker_state.should_stop, worker_state.should_terminate)
+    return any(flag is not None and flag is not False for flag in flags)
 
 
 def _events_wanted(worker: Any) -> bool:

@@ -23,3 +23,10 @@ def flush(computations: Mapping[str, Computation], outcome: Outcome) -> None:
             messages = [work.message for work in outcome.done if work.computation is computation]
             if messages:
                 computation.flush(messages)
+
+
+def prepare(computations: Mapping[str, Computation]) -> None:
+    """Called by a worker that holds a partition, whenever it begins to wait for messages."""
+    for computation in computations.values():
+        if computation.prepare is not None:
+            computation.prepare()

@@ -39,7 +39,7 @@ class StateCache:
         tables: list[tuple[str, Table, Table]] = []
         current = None
         for item in items:
-            if type(item) is not Work:
+            if not isinstance(item, Work):
                 continue
             if item.computation is not current:
                 current = item.computation

@@ -25,16 +25,19 @@ from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Repl
 from tasks.store.leases import Share, release
 from tasks.store.parking import mailbox_lengths, read_mailbox, read_parked
 from tasks.store.replicas import Replicas
+from tasks.store.results import START_CHORD
 from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
-from tasks.worker.flushing import NotDelivered, flush
+from tasks.worker.flushing import NotDelivered, flush, prepare
 from tasks.worker.lane import Batch, Lane, idle_lanes
 from tasks.worker.one_by_one import LeaseLost, alone, outlived
 from tasks.worker.ordinary import OrdinaryRun, outcome_of
 from tasks.worker.outage import Outage
+from tasks.worker.replies import Replies
 from tasks.worker.reports import Reports
 from tasks.worker.stepping import Stepping
+from tasks.worker.telling import Telling
 from tasks.worker.watch import Watch
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -86,8 +89,10 @@ class PartitionLoop(threading.Thread):
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
         self.outage = Outage()
+        self.replies = Replies(installation, reports.node)
+        self.telling = Telling(self.replies)
         writer = installation.message_writer(worker)
-        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling(), writer)
+        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling(), writer, self.replies.answer)
 
     # What other threads call.
 
@@ -223,6 +228,8 @@ class PartitionLoop(threading.Thread):
 
     def commit(self, lane: Lane, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Write the outcome; take the next batch from the answer."""
+        if outcome.dead or outcome.parked or outcome.skipped:
+            outcome.commands += self.telling.told(lane, batch, outcome)
         most, most_ids = self.settings.batch_messages, self.settings.deduplicate_ids
         planned = plan_commit(self.names, lane, batch, items, outcome, most=most, most_ids=most_ids)
         if planned is not None:
@@ -296,6 +303,7 @@ class PartitionLoop(threading.Thread):
                 logger.error(
                     "partition %s: Redis key %s holds another type; mend or delete it", lane.unit, reply.culprit
                 )
+                self.replies.avoid(reply.culprit)
                 lane.forget_all()
                 lane.rest_until = time.monotonic() + REST_SECONDS
             case _:
@@ -311,6 +319,8 @@ class PartitionLoop(threading.Thread):
 
     def run_celery_task(self, lane: Lane, item: Ordinary) -> Outcome:
         """An ordinary Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
+        if item.headers.task == START_CHORD:
+            return self.replies.start_chord(lane.unit, item)
         return outcome_of(self.run_ordinary(item.raw), item, lane.partition)
 
     # Between batches.
@@ -379,6 +389,8 @@ class PartitionLoop(threading.Thread):
     def wait(self) -> None:
         """Until a message comes to one of the units, something delayed is due, or another thread wakes the loop."""
         idle, seconds = idle_lanes(self.lanes.values())
+        if any(lane.partition is not None for lane in idle):
+            prepare(self.installation.computations)
         flush_in = self.reports.flush_if_due()
         for lane in idle:
             if not self.watch.is_watching(lane.unit):

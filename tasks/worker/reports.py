@@ -18,7 +18,7 @@ from celery.worker import state as worker_state
 
 from tasks.model.messages import details_of
 from tasks.model.outcome import Failure, Outcome, Parking
-from tasks.model.reading import Skipped, Work
+from tasks.model.reading import Asked, Skipped, Work
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -117,7 +117,8 @@ class Reports:
     def tell_done(self, work: Work, began: float, runtime: float) -> None:
         self.send("task-received", work, timestamp=began, **self.description(work))
         self.send("task-started", work, timestamp=began)
-        self.send("task-succeeded", work, timestamp=began + runtime, runtime=runtime, result="None")
+        told = work.value[:MOST_ARGUMENT_CHARACTERS] if isinstance(work, Asked) else "None"
+        self.send("task-succeeded", work, timestamp=began + runtime, runtime=runtime, result=told)
 
     def tell_failed(self, failure: Failure) -> None:
         self.send("task-received", failure.item, **self.description(failure.item))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 
 from config.settings import Settings
 from tasks.model.computation import Computation
 from tasks.model.outcome import Pickling
-from tasks.model.reading import Work
+from tasks.model.reading import Asked, Work
 from tasks.model.step import StepRules
 from tasks.model.writing import MessageWriter
 from tasks.store.commits import Lease
@@ -27,9 +28,10 @@ class Stepping:
     """Made once a loop; used by its thread, but for `hangs`."""
 
     def __init__(
-        self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter
+        self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter, answer: Callable[[str, Asked], None]
     ) -> None:
         self.settings, self.names, self.worker, self.pickling, self.writer = settings, names, worker, pickling, writer
+        self.answer = answer
         self.policies = Policies(settings)
         self.limits = TimeLimits(self.hangs)
 
@@ -45,6 +47,7 @@ class Stepping:
             seconds=self.settings.batch_seconds,
             call_limited=partial(self.call_limited, lane),
             writer=self.writer,
+            answer=partial(self.answer, lane.unit),
             now=lane.server_now(),
         )
 

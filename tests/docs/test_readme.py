@@ -119,7 +119,7 @@ def test_every_proof_that_a_promise_names_is_there():
 def test_every_command_of_the_readme_exists():
     from tasks.cli.commands import dead_letters, parked, partitions
 
-    named = set(re.findall(r"celery -A \w+ partitions ([a-z-]+)", README))
+    named = set(re.findall(r"celery -A \w+ partitions (?:--sink \w+ )?([a-z-]+)", README))
     assert named <= set(partitions.commands)
     for group in (dead_letters, parked):
         assert set(re.findall(rf"partitions {group.name} ([a-z]+)", README)) == set(group.commands)

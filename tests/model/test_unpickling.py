@@ -14,13 +14,16 @@ import sys
 import types
 import uuid
 import zoneinfo
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tasks.model.errors import DeclarationError
+from tasks.model.computation import declare
+from tasks.model.errors import DeclarationError, StateError
 from tasks.model.state import StateClass
 from tasks.model.unpickling import PLAIN, Allowed, NotAllowed, restricted_loader
+from tasks.store.codec import StateCodec
 from tests.model import foreign, pickled
 from tests.model.pickled import Keywords, Rebuilt, Right, State, Unit
 
@@ -197,3 +200,25 @@ def test_a_first_state_with_an_object_of_another_module_is_refused_too(monkeypat
     monkeypatch.setattr(foreign.Holder, "held", [pickled.Other()], raising=False)
     with pytest.raises(DeclarationError, match=r"tests\.model\.pickled"):
         StateClass(foreign.Holder).check_allowed(())
+
+
+def test_a_star_allows_what_an_imported_module_has_and_imports_nothing() -> None:
+    assert load(naming("tests.model.pickled", "rebuild"), "*") is pickled.rebuild
+    with pytest.raises(NotAllowed):
+        load(naming("antigravity", "webbrowser"), "*")
+    assert "antigravity" not in sys.modules
+
+
+def test_a_star_is_of_no_use_without_a_signing_key() -> None:
+    made = StateClass(Rebuilt)
+    computation = declare(lambda message, state: None, name="star", state=State, key=lambda message: message)
+    computation = replace(computation, state=made)
+    signing, other = StateCodec((b"a secret of this test",), ("*",)), StateCodec((), ("*",))
+    assert isinstance(signing.load(computation, "k", signing.dump(computation, "k", Rebuilt())), Rebuilt)
+    with pytest.raises(StateError, match="STATE_MODULES="):
+        other.dump(computation, "k", Rebuilt())
+
+
+def test_a_state_may_be_made_by_something_else_than_its_class() -> None:
+    made = StateClass(State, make=lambda: stated("given"))
+    assert made.new().value == "given"

@@ -42,7 +42,7 @@ class LiveEnds(LiveGroup):
         return source, int(source.wait_for("listening on").rpartition(":")[2])
 
     def send_plain(self, messages: list[dict[str, Any]]) -> None:
-        send_many(self.installation, declared[ends.plain.name], messages, progress=False)
+        send_many(self.installation, declared[ends.sent.name], messages, progress=False)
 
     def print_logs(self) -> None:
         super().print_logs()

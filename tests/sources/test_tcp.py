@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
 
 from tests.sources.conftest import LiveEnds
 from tests.support.ends import Receiver, framed, sender
@@ -13,20 +16,125 @@ from tests.support.wait import wait_until
 Make = Callable[..., LiveEnds]
 
 
+def queued(live: LiveEnds) -> int:
+    return sum(row.length for row in live.group.status())
+
+
+def pairs(numbers: Iterable[int]) -> bytes:
+    return framed(*(f"key-{number % 5} {number}" for number in numbers))
+
+
+def received(receiver: Receiver) -> dict[str, list[list[int]]]:
+    """Number and count of each key, in the order of coming."""
+    seen: dict[str, list[list[int]]] = defaultdict(list)
+    for frame in receiver.frames:
+        key, number, count = json.loads(frame)
+        seen[key].append([number, count])
+    return seen
+
+
+def counted(numbers: int) -> dict[str, list[list[int]]]:
+    return {f"key-{key}": [[number, at] for at, number in enumerate(range(key, numbers, 5), 1)] for key in range(5)}
+
+
 def test_frames_go_through_a_pipeline_to_a_tcp_sink_in_order(make_ends: Make) -> None:
+    """The first connection is fully sent before the second is made: its messages come first, though nobody has read it yet."""
     live = make_ends()
     with Receiver(live.sink_port) as receiver:
         live.start_worker()
         live.start_end("sink", "out")
         source, port = live.start_listening()
-        with sender(port) as connection:
-            connection.sendall(framed(*(f"key-{number % 5} {number}" for number in range(5000))))
-        with sender(port) as connection:  # the first was fully sent: its messages come first
-            connection.sendall(framed(*(f"key-{number % 5} {number}" for number in range(5000, 10_000))))
-        wait_until(lambda: len(receiver.frames) >= 10_000, 60)
-    seen: dict[str, list[list[int]]] = defaultdict(list)
-    for frame in receiver.frames:
-        key, number, count = json.loads(frame)
-        seen[key].append([number, count])
-    assert seen == {f"key-{key}": [[number, at] for at, number in enumerate(range(key, 10_000, 5), 1)] for key in range(5)}
+        with ExitStack() as open_connections:
+            for start in range(0, 20_000, 5000):
+                connection = open_connections.enter_context(sender(port))
+                connection.sendall(pairs(range(start, start + 5000)))
+            wait_until(lambda: len(receiver.frames) >= 20_000, 60)
+    assert received(receiver) == counted(20_000)
+    assert source.end() == 0
+
+
+def test_what_is_no_message_is_a_dead_letter_and_the_connection_goes_on(make_ends: Make) -> None:
+    live = make_ends(MESSAGE_BYTES=10_000)
+    source, port = live.start_listening()
+    good, long = pairs([1]), framed("x" * 10_001)
+    with sender(port) as connection:
+        connection.sendall(good + framed("undecodable", "nothing", "keyless 5") + pairs([2]) + long + pairs([3]))
+        assert connection.recv(1) == b""  # a frame that long: where the next one starts is not believed
+    source.wait_for("is closed")
+    with sender(port) as connection:
+        connection.sendall(pairs([4]) + framed("cut off")[:7])
+    wait_until(lambda: queued(live) == 3 and len(live.letters()) == 4)
+    letters = {letter.reason: letter for letter in live.letters()}
+    raws = sorted((letter.reason, live.group.dead_letters.raw(letter)) for letter in live.letters() if letter.reason != "bad-key")
+    assert raws == [("bad-frame", framed("cut off")[:7]), ("bad-frame", long + pairs([3])), ("not-decoded", b"undecodable")]
+    assert "ValueError" in letters["not-decoded"].error
+    # One without a key is a whole message: a retry takes it to the ingress, whose worker says the same.
+    assert live.group.dead_letters.retry([letters["bad-key"]]) == 1
+    assert live.client.llen("partition") == 1
+    assert source.end() == 0
+
+
+def fill_pipe(connection: socket.socket, data: bytes) -> int:
+    """Send until the other side takes no more; how many bytes went."""
+    connection.settimeout(1.0)
+    sent = 0
+    try:
+        while sent < len(data):
+            sent += connection.send(data[sent : sent + 65536])
+    except TimeoutError:
+        pass
+    return sent
+
+
+def test_it_stops_reading_while_a_queue_is_full_and_a_later_connection_waits(make_ends: Make) -> None:
+    live = make_ends(QUEUE_MAX_LENGTH=500)
+    source, port = live.start_listening()
+    with ExitStack() as stack:
+        first = stack.enter_context(sender(port))
+        data = framed(*(f"key-{number % 5} {number:01000d}" for number in range(20_000)))
+        sent = fill_pipe(first, data)
+        assert sent < len(data)
+        second = stack.enter_context(sender(port))
+        second.sendall(framed("key-0 -1"))
+        lengths = [row.length for row in live.group.status()]
+        assert max(lengths) <= 500
+        first.shutdown(socket.SHUT_WR)
+        # Workers make room; the second connection's message is the last of its key.
+        live.start_worker()
+        with Receiver(live.sink_port) as receiver:
+            live.start_end("sink", "out")
+            wait_until(lambda: any(json.loads(frame)[1] == -1 for frame in receiver.frames[-5000:]), 60)
+            whole = [json.loads(frame) for frame in receiver.frames]
+    of_key = [number for key, number, _ in whole if key == "key-0"]
+    assert of_key[-1] == -1
+    assert of_key[:-1] == list(range(0, 5 * (len(of_key) - 1), 5))
+    assert source.end() == 0
+
+
+def test_told_to_end_it_sends_what_has_come(make_ends: Make) -> None:
+    live = make_ends()
+    source, port = live.start_listening()
+    with sender(port) as connection:
+        connection.sendall(pairs(range(20_000)))
+        assert source.end() == 0
+    assert queued(live) == 20_000
+
+
+def test_a_server_that_was_away_is_waited_for_and_the_order_is_kept(make_ends: Make, server_factory: Callable[..., Any]) -> None:
+    server = server_factory(appendonly=True, appendfsync="always")
+    live = make_ends(server.url())
+    source, port = live.start_listening()
+    with sender(port) as connection:
+        connection.sendall(pairs(range(5000)))
+        wait_until(lambda: queued(live) == 5000)
+        server.kill()
+        connection.sendall(pairs(range(5000, 10_000)))
+        source.wait_for("nothing more is read until it works")
+        server.start()
+        wait_until(lambda: queued(live) == 10_000, 30)
+    with Receiver(live.sink_port) as receiver:
+        live.start_worker()
+        live.start_end("sink", "out")
+        wait_until(lambda: len(receiver.frames) == 10_000, 60)
+    assert received(receiver) == counted(10_000)
     assert source.end() == 0

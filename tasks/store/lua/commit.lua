@@ -7,18 +7,76 @@
 --       4 revision of the states, as the worker knows it; "" does not ask
 --       5 taken: messages that leave the source  6 SHA-1 of the oldest of them  7 SHA-1 of the youngest
 --       8 most messages and 9 most bytes of the next batch (at least one message; 0 messages: none)
---       10… commands, each: how many words, then the words (Redis command, key, arguments)
+--       10… commands, each: how many words, then the words (Redis command, key, arguments), or a word of this script:
+--         REPLY key value seconds     a Celery result: set (for so long; 0: for ever) and published, unless a success is there
+--         CHORD results added size counted group claim  member result ordered score seconds seconds(group) token queue message
+--                                     a Celery chord's part, counted once by member and score; with the last part the chord is
+--                                     claimed with the token, and the message put at the head of the queue. A claimed chord, or
+--                                     one under whose names foreign types lie, is left
 -- Returns {status, position, revision, now, next due, paused, suspect, message, message, …}
 --   status    "ok"        written; position is one more
 --             "already"   this very commit was written before: its reply was lost; nothing is written again
 --             "fenced"    another owner has taken over (or this worker has released); nothing is written
 --             "moved"     the head of the source, or the position, is not what the worker took; nothing is written
 --             "stale"     an operator changed a state meanwhile; nothing is written
---             "wrongtype" the queue, or a key that a command is to write, holds another type (revision: its name);
+--             "wrongtype" the queue, or a key that a command is to write, holds another type, or may not be touched (revision: its name);
 --                         nothing is written
 --   now       ms, this server's clock       next due   ms when the next delayed message is due, -1 none
 --   paused    1 while the partition is paused: no messages then       suspect    messages to be run one by one
 --   messages  oldest first
+
+-- A foreign value under a name that a message chose, or one that this user may not touch, must not keep the commit from being
+-- written, nor end it half-way: by pcall.
+local function text(key)
+  local found = redis.pcall('GET', key)
+  return type(found) == 'string' and found or nil
+end
+
+local function tell(key, value, seconds)
+  if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end
+  if tonumber(seconds) > 0 then
+    redis.pcall('SETEX', key, seconds, value)
+  else
+    redis.pcall('SET', key, value)
+  end
+  redis.pcall('PUBLISH', key, value)
+end
+
+local function count_part(w)
+  local results, added, size, counted, group, claim = w[1], w[2], w[3], w[4], w[5], w[6]
+  local member, ordered = w[7] .. ':' .. w[10], w[9] == '1'
+  if text(claim) == 'done' then return end
+  local had = redis.pcall('SADD', counted, member)
+  if type(had) ~= 'number' then return end
+  if had == 1 then
+    if ordered then
+      redis.pcall('ZADD', results, w[10], w[8])
+    else
+      redis.pcall('RPUSH', results, w[8])
+    end
+  end
+  if tonumber(w[11]) > 0 then
+    for _, key in ipairs({ results, added, size, counted }) do
+      redis.pcall('EXPIRE', key, w[11])
+    end
+    if tonumber(w[12]) > 0 then
+      redis.pcall('EXPIRE', group, w[12])
+    end
+  end
+  local ready = redis.pcall(ordered and 'ZCARD' or 'LLEN', results)
+  local wanted = tonumber(text(size) or '')
+  if not wanted or ready ~= wanted + tonumber(text(added) or '0') then return end
+  -- For as long as the chord's data is kept: the message that is pushed now is what starts the body, and nobody else.
+  local claimed
+  if tonumber(w[11]) > 0 then
+    claimed = redis.pcall('SET', claim, w[13], 'NX', 'EX', w[11])
+  else
+    claimed = redis.pcall('SET', claim, w[13], 'NX')
+  end
+  if claimed and claimed.ok then
+    redis.call('RPUSH', w[14], w[15])
+  end
+end
 
 local queue, source = KEYS[1], KEYS[5]
 local unit, token, position, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -67,8 +125,9 @@ if status == 'ok' and writes then
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local wanted = type_of[ARGV[i + 1]]
-    local found = redis.call('TYPE', ARGV[i + 2]).ok
     if wanted then
+      -- By pcall: a key that this user may not touch is as one of another type.
+      local found = redis.pcall('TYPE', ARGV[i + 2]).ok
       if found == 'none' then found = becomes[ARGV[i + 2]] or wanted end
       if found ~= wanted then
         return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
@@ -84,8 +143,13 @@ if status == 'ok' and writes then
   i = 10
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
+    local command = ARGV[i + 1]
+    if command == 'REPLY' then
+      tell(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+    elseif command == 'CHORD' then
+      count_part({ unpack(ARGV, i + 2, i + words) })
     -- What is to be renamed may have expired since it was read.
-    if ARGV[i + 1] ~= 'RENAME' or redis.call('EXISTS', ARGV[i + 2]) == 1 then
+    elseif command ~= 'RENAME' or redis.call('EXISTS', ARGV[i + 2]) == 1 then
       redis.call(unpack(ARGV, i + 1, i + words))
     end
     i = i + words + 1

@@ -26,7 +26,7 @@ from tasks import (
 )
 from tasks.pipeline.framing import decoder, encoder
 
-__all__ = ["app", "called", "entries", "file_lines", "frames", "plain", "tcp"]
+__all__ = ["app", "called", "entries", "file_lines", "frames", "sent", "tcp"]
 
 
 class Count:
@@ -51,7 +51,7 @@ def key_of_pair(pair: tuple[str, int]) -> str:
     return pair[0]
 
 
-@state_computation("number", state=Count)
+@state_computation("number of a pair", state=Count)
 def numbered(pair: tuple[str, int], count: Count) -> tuple[str, int, int]:
     count.n += 1
     return *pair, count.n
@@ -71,9 +71,9 @@ tcp = build_application("tcp", frames.key_by(key_of_pair).to(numbered).to_sink(T
 # What a producer sends, to everything that takes it.
 
 
-@computation("pass on")
-def pass_on(message: dict[str, Any]) -> dict[str, Any]:
-    return message
+@computation("pass to ends")
+def pass_on(message: dict[str, Any]) -> object:
+    return (message["key"], message["number"]) if message.get("as_pair") else message
 
 
 @key_extractor
@@ -85,16 +85,18 @@ def key_of(message: dict[str, Any]) -> str:
 CALLED = "called"
 
 
-def call(output: dict[str, Any], context: Context) -> None:
+def call(output: dict[str, Any] | tuple[str, int], context: Context) -> None:
+    if isinstance(output, tuple):
+        output = {"key": "a pair", "number": output[1]}
     if output.get("fails"):
         raise ValueError("this one never works")
     app.connection_for_write().default_channel.client.rpush(CALLED, json.dumps([output["key"], output["number"], context.key, context.message_id]))
 
 
-plain = source("plain")
+sent = source("sent to ends")
 called = build_application(
-    "plain ends",
-    plain.key_by(key_of).to(pass_on).to_sinks([
+    "sent to ends",
+    sent.key_by(key_of).to(pass_on).to_sinks([
         CallableSink(call),
         FileSink(os.environ.get("SINK_FILE", "out.jsonl"), name="file"),
         StdoutSink(),

@@ -1,0 +1,78 @@
+"""One TCP source of a process: where it listens, its decoder, and its way to the partition queues."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import uuid
+
+from tasks.model.computation import Computation
+from tasks.model.errors import SetupError, say, trace_of
+from tasks.pipeline.framing import FrameSplitter
+from tasks.pipeline.sources import TCPSourceConfig
+from tasks.producer.installation import Installation
+from tasks.producer.making import random_id, random_ids
+from tasks.sources.outbox import Outbox, Run
+from tasks.sources.patience import Patience
+from tasks.sources.stopping import Stop
+
+logger = logging.getLogger("celery.partitions.source")
+
+#: Ids made at once.
+IDS = 1000
+
+
+class Feed:
+    """Listens when made. Raises `SetupError` where it can't."""
+
+    def __init__(self, installation: Installation, computation: Computation, config: TCPSourceConfig, stop: Stop) -> None:
+        self.name, self.config = computation.name, config
+        self.most_bytes = installation.settings.message_bytes
+        names = installation.group.names
+        place = Run(names.source(self.name, uuid.uuid4().hex))
+        self.outbox = Outbox(installation, computation, place, Patience(self.name, stop))
+        self._ids, self._next_id = "", IDS
+        try:
+            family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+            self.listener = socket.create_server((config.host, config.port), family=family, backlog=128)
+        except OSError as error:
+            raise SetupError(f"source {self.name!r} can't listen on {config.host}:{config.port}: {error.strerror or error}") from error
+        self.listener.setblocking(False)
+
+    @property
+    def address(self) -> str:
+        host, port = self.listener.getsockname()[:2]
+        return f"{host}:{port}"
+
+    def splitter(self) -> FrameSplitter:
+        """For one more connection."""
+        return FrameSplitter(self.config.decoder, self.most_bytes)  # type: ignore[arg-type]
+
+    def take(self, payloads: list[bytes]) -> None:
+        """The messages of a connection's next frames."""
+        decode, outbox = self.config.decoder, self.outbox
+        for payload in payloads:
+            try:
+                message = decode(payload)
+            except (Exception, SystemExit) as error:
+                outbox.bury(payload, self.next_id(), "not-decoded", f"the decoder raised {say(error)}", trace_of(error))
+            else:
+                if message is not None:
+                    outbox.put(message, self.next_id(), lambda payload=payload: payload)  # type: ignore[misc]
+            if outbox.is_full:
+                outbox.send()
+
+    def bury(self, rest: bytes, text: str) -> None:
+        """A dead letter with what is no frame."""
+        self.outbox.bury(rest, self.next_id(), "bad-frame", text)
+
+    def next_id(self) -> bytes:
+        if self._next_id == IDS:
+            self._ids, self._next_id = random_ids(IDS), 0
+        self._next_id += 1
+        return random_id(self._ids, self._next_id - 1)
+
+    def send(self) -> None:
+        """Bring in what was taken."""
+        if self.outbox.has_something:
+            self.outbox.send()

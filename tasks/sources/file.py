@@ -1,0 +1,152 @@
+"""A file's lines as a source. How far it is: which file (its inode), and how many bytes of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from tasks.model.computation import Computation
+from tasks.model.errors import SetupError, say, trace_of
+from tasks.model.writing import in_quotes
+from tasks.pipeline.sources import FileSource
+from tasks.producer.bulk import CHUNK_SECONDS
+from tasks.producer.installation import Installation
+from tasks.sources.leased import Filled
+from tasks.sources.outbox import Outbox
+from tasks.sources.stopping import Stop
+
+logger = logging.getLogger("celery.partitions.source")
+
+#: Between two looks at the end of a file that is followed.
+FOLLOW_SECONDS = 0.25
+
+
+class Place(msgspec.Struct):
+    """A place in a file."""
+
+    inode: int = 0
+    offset: int = 0
+
+
+class FileReader:
+    """Reads a file that only grows, or gives its name to a new one. A message's id is the source's name, the inode and the line's offset."""
+
+    def __init__(self, installation: Installation, computation: Computation, config: FileSource, stop: Stop) -> None:
+        self.name, self.path, self.follow, self.stop = computation.name, Path(config.path), config.follow, stop
+        self.decode: Callable[[bytes], Any] = config.decoder or msgspec.json.decode
+        self.most_bytes = installation.settings.message_bytes
+        self.place = Place()
+        self.file: BinaryIO | None = None
+        self._said_missing = False
+
+    def begin(self, position: bytes, token: int) -> None:
+        self.close()
+        self.place = msgspec.json.decode(position, type=Place) if position else Place()
+
+    def fill(self, outbox: Outbox) -> Filled:
+        if self.file is None and not self.open():
+            return "wait"
+        assert self.file is not None
+        until = time.monotonic() + CHUNK_SECONDS
+        while not outbox.is_full and time.monotonic() < until:
+            line = self.file.readline(self.most_bytes + 1)
+            if not line.endswith(b"\n"):
+                if len(line) > self.most_bytes:
+                    self.skip(line, outbox)
+                    continue
+                return self.at_end(line, outbox)
+            self.take(line, outbox)
+        return "more"
+
+    def at_end(self, line: bytes, outbox: Outbox) -> Filled:
+        """There is no more, or only a line without its end, which is one where no more will come."""
+        assert self.file is not None
+        if os.fstat(self.file.fileno()).st_size < self.place.offset:
+            raise SetupError(
+                f"source {self.name!r}: {self.path} is shorter than what was read of it ({self.place.offset} bytes). A file that is read "
+                "must only grow; a new one under its name is read from its beginning"
+            )
+        was_replaced = self.follow and self.was_replaced()
+        if self.follow and not was_replaced:
+            self.file.seek(self.place.offset)
+            return "wait"
+        if line:
+            self.take(line, outbox)
+        if not self.follow:
+            return "done"
+        self.close()
+        self.place = Place()
+        return "more"
+
+    def take(self, line: bytes, outbox: Outbox) -> None:
+        name = self.next_id()
+        self.place.offset += len(line)
+        text = line.removesuffix(b"\n").removesuffix(b"\r")
+        if not text.strip():
+            return
+        try:
+            message = self.decode(text)
+        except (Exception, SystemExit) as error:
+            outbox.bury(text, name, "not-decoded", f"a line of {self.path}: {say(error)}", trace_of(error))
+        else:
+            if message is not None:
+                outbox.put(message, name, lambda: text)
+
+    def skip(self, begun: bytes, outbox: Outbox) -> None:
+        """A line that is too long: the dead letter has its beginning, and tells where it is."""
+        assert self.file is not None
+        name, start, part = self.next_id(), self.place.offset, begun
+        while part and not part.endswith(b"\n"):
+            self.place.offset += len(part)
+            part = self.file.readline(self.most_bytes)
+        self.place.offset += len(part)
+        text = f"a line of more than {self.most_bytes} bytes (MESSAGE_BYTES), from byte {start} to {self.place.offset} of {self.path}"
+        outbox.bury(begun, name, "too-large", text)
+
+    def next_id(self) -> bytes:
+        return in_quotes(f"{self.name}:{self.place.inode}:{self.place.offset}")
+
+    def open(self) -> bool:
+        """Whether the file is there; it stands at the place."""
+        try:
+            self.file = self.path.open("rb")
+        except FileNotFoundError:
+            if not self.follow:
+                raise SetupError(f"source {self.name!r}: there is no file {self.path}") from None
+            if not self._said_missing:
+                self._said_missing = True
+                logger.warning("source %r: there is no file %s yet; waiting for it", self.name, self.path)
+            return False
+        except OSError as error:
+            raise SetupError(f"source {self.name!r}: {self.path} can't be read: {error.strerror}") from error
+        inode = os.fstat(self.file.fileno()).st_ino
+        if inode != self.place.inode:
+            if self.place.inode:
+                logger.warning("source %r: %s is another file now; it is read from its beginning", self.name, self.path)
+            self.place = Place(inode)
+        self.file.seek(self.place.offset)
+        return True
+
+    def was_replaced(self) -> bool:
+        """Whether the path names another file than the one that is read."""
+        try:
+            return self.path.stat().st_ino != self.place.inode
+        except OSError:
+            return False
+
+    def position(self) -> bytes:
+        return msgspec.json.encode(self.place)
+
+    def wait(self, seconds: float) -> None:
+        self.stop.wait(min(seconds, FOLLOW_SECONDS))
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None

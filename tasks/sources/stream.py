@@ -1,0 +1,101 @@
+"""A Redis stream as a source: entries are acknowledged in the script that enqueues their messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import redis
+
+from tasks.model.computation import Computation
+from tasks.model.errors import say
+from tasks.model.writing import in_quotes, json_text
+from tasks.pipeline.sources import StreamSource
+from tasks.producer.installation import Installation
+from tasks.sources.leased import Filled
+from tasks.sources.outbox import Outbox, Refused
+from tasks.sources.patience import Patience
+from tasks.sources.stopping import Stop
+from tasks.store.outputs import split
+from tasks.store.sources import Entry, make_group, read_stream
+
+#: A wait for new entries is no longer, so that the process ends soon after it was told to.
+WAIT_SECONDS = 0.5
+
+NEW = b">"
+
+
+class StreamReader:
+    """A message's id is the source's name and the entry's id, which is the position too."""
+
+    def __init__(self, installation: Installation, computation: Computation, config: StreamSource, stop: Stop) -> None:
+        self.name, self.stream, self.field = computation.name, config.stream, config.field
+        self.group, self.stop = installation.group, stop
+        self.patience = Patience(self.name, stop)
+        self.token, self.after, self.last = 0, b"0", b""
+        #: Nothing after this entry was there when it was last looked.
+        self.watched = b"0"
+
+    def begin(self, position: bytes, token: int) -> None:
+        self.token, self.after, self.last = token, b"0", position
+        self.watched = position or b"0"
+        self.patience.run(lambda: make_group(self.group.client, self.stream, self.name), can_be_left=True)
+
+    def fill(self, outbox: Outbox) -> Filled:
+        entries = self.patience.run(lambda: self.read(outbox.most), can_be_left=True)
+        if not entries:
+            if self.after != NEW:  # all that was read before is done
+                self.after = NEW
+                return "more"
+            return "wait"
+        for entry_id, fields in entries:
+            if fields is not None:
+                self.take(entry_id, fields, outbox)
+        self.last = self.watched = entries[-1][0]
+        if self.after != NEW:
+            self.after = self.last
+        for command in split(["XACK", self.stream, self.name], [entry_id for entry_id, _ in entries]):
+            outbox.add(command)
+        return "more"
+
+    def read(self, most: int) -> list[Entry]:
+        try:
+            entries = read_stream(self.group.client, self.group.names, self.name, self.token, self.stream, most, self.after)
+        except redis.ResponseError as error:
+            if "NOGROUP" in str(error):
+                raise Refused(f"source {self.name!r}: the stream {self.stream} and its consumer group are gone") from error
+            raise
+        if entries is None:
+            raise Refused(f"source {self.name!r}: another process reads it now")
+        return entries
+
+    def take(self, entry_id: bytes, fields: list[bytes], outbox: Outbox) -> None:
+        pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+        name = in_quotes(f"{self.name}:{entry_id.decode()}")
+        try:
+            message = self.message_in(pairs)
+        except (ValueError, KeyError) as error:
+            outbox.bury(shown(pairs), name, "not-decoded", f"entry {entry_id.decode()} of {self.stream}: {say(error)}")
+        else:
+            outbox.put(message, name, lambda: shown(pairs))
+
+    def message_in(self, pairs: dict[bytes, bytes]) -> Any:
+        if self.field is None:
+            return {field.decode(): value.decode() for field, value in pairs.items()}
+        return msgspec.json.decode(pairs[self.field.encode()])
+
+    def position(self) -> bytes:
+        return self.last
+
+    def wait(self, seconds: float) -> None:
+        """Until something new is there; nobody takes it from the stream by that."""
+        block = max(1, round(min(seconds, WAIT_SECONDS) * 1000))
+        client = self.group.client
+        found = self.patience.run(lambda: client.xread({self.stream: self.watched}, count=1, block=block), can_be_left=True)
+        if found:  # if the group has had it (somebody deleted the position), it must not be found for ever
+            self.watched = b"$"
+
+
+def shown(pairs: dict[bytes, bytes]) -> bytes:
+    """An entry as JSON, what is no text escaped."""
+    return json_text({name.decode("utf-8", "backslashreplace"): value.decode("utf-8", "backslashreplace") for name, value in pairs.items()})

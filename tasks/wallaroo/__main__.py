@@ -1,0 +1,40 @@
+"""`python -m tasks.wallaroo --application-module alphabet --in 127.0.0.1:7010 --out 127.0.0.1:7002 [--workers 2]`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from config.settings import SettingsError
+from tasks.model.errors import PartitionError
+from tasks.sources.stopping import Stop
+from tasks.testing.server import ServerError
+from tasks.wallaroo.arguments import read_options
+from tasks.wallaroo.loading import ApplicationError, command_line, load
+from tasks.wallaroo.running import RunError, run, say
+
+
+def main() -> int:
+    """The exit code."""
+    options = read_options(sys.argv[1:])
+    arguments = command_line(sys.argv[1:])
+    stop = Stop()
+    stop.listen()
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            application = load(arguments)
+        for text in dict.fromkeys(str(warning.message) for warning in found):
+            say(f"note: {text}")
+    except ApplicationError as error:
+        say(str(error))
+        return 2
+    try:
+        return run(application, options, arguments, stop)
+    except (RunError, ServerError, SettingsError, PartitionError) as error:
+        say(str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""The application of `WALLAROO_ARGUMENTS` as a Celery app: `celery -A tasks.wallaroo.application worker`, `… partitions status`.
+
+The runner's processes are made of it; it can stand in a Procfile too.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from celery import Celery
+
+from config.celeryconfig import celery_options
+from config.settings import Settings
+from tasks.install import install
+from tasks.model.errors import OneKeyWarning
+from tasks.wallaroo.loading import load
+
+settings = Settings.from_environment()
+app = Celery("wallaroo")
+app.config_from_object(celery_options(settings))
+# What an application prints stands on the screen as it printed it.
+app.conf.worker_redirect_stdouts = False
+install(app, settings, by_default=True)
+with warnings.catch_warnings():
+    # The runner has said it once.
+    warnings.simplefilter("ignore", OneKeyWarning)
+    application = load(settings.wallaroo_arguments)
+
+__all__ = ["app", "application"]

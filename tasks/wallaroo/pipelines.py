@@ -1,0 +1,92 @@
+"""`source` and `build_application` as Wallaroo has them: a source, a computation and a sink may have one name there.
+
+With us a name is that of a Celery task, of a process or of a state, so that a second use of it is told apart here, the same way in
+every process: "reverse source", "127.0.0.1:7002 2".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tasks.model.errors import DeclarationError
+from tasks.pipeline.graph import End, GraphNode, Pipeline, Source, Use
+from tasks.pipeline.sinks import SinkConfig
+from tasks.pipeline.sinks import TCPSinkConfig as AnyTCPSink
+from tasks.pipeline.sources import SourceConfig
+from tasks.producer import pipelines
+from tasks.producer.pipelines import Application, SourcePipeline
+from tasks.wallaroo.ends import GenSourceConfig
+
+
+def source(name: str, source_config: Any, *, event_time: Callable[[Any], Any] | None = None) -> SourcePipeline:
+    """Begin a pipeline. `source_config`: a `TCPSourceConfig` or `GenSourceConfig`, or any of ours.
+
+    `event_time`, which Wallaroo has not: gives the time of a message, for windows.
+    """
+    if not isinstance(source_config, SourceConfig) and hasattr(source_config, "initial_value"):
+        source_config = GenSourceConfig(source_config)
+    return pipelines.source(name, source_config, event_time=event_time, type=Any)
+
+
+def build_application(name: str, pipeline: Pipeline) -> Application:
+    """The application. Raises `DeclarationError` that names the stage."""
+    if not isinstance(pipeline, Pipeline):
+        raise DeclarationError(f"application {name!r}: build_application() wants a pipeline, not {pipeline!r:.80}")
+    return pipelines.build_application(name, told_apart(pipeline))
+
+
+def told_apart(pipeline: Pipeline) -> Pipeline:
+    """The same pipeline with no name used for two things. Stages keep theirs."""
+    nodes = _nodes(pipeline)
+    taken = {node.name or node.computation.name for node in nodes if isinstance(node, Use)}
+    sinks: dict[str, SinkConfig] = {}
+    copies: dict[GraphNode, GraphNode] = {}
+    for node in nodes:
+        inputs = tuple(copies[before] for before in node.inputs)
+        if isinstance(node, Source):
+            name = _free(node.name, taken, " source")
+            taken.add(name)
+            copies[node] = replace(node, name=name, inputs=inputs)
+        elif isinstance(node, End):
+            copies[node] = replace(node, sinks=tuple(_sink(sink, sinks) for sink in node.sinks), inputs=inputs)
+        else:
+            copies[node] = replace(node, inputs=inputs)
+    ends = tuple(copies[end] for end in pipeline.ends)
+    return Pipeline(tuple(copies[node] for node in pipeline.open_ends), tuple(end for end in ends if isinstance(end, End)))
+
+
+def _nodes(pipeline: Pipeline) -> list[GraphNode]:
+    """All nodes, each after what it has its messages from: a node's number is greater than those before it."""
+    found: set[GraphNode] = set()
+    waiting: list[GraphNode] = [*pipeline.ends, *pipeline.open_ends]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.inputs
+    return sorted(found, key=lambda node: node.number)
+
+
+def _sink(config: SinkConfig, known: dict[str, SinkConfig]) -> SinkConfig:
+    """The config, under another name where a different one has its name."""
+    if isinstance(config, AnyTCPSink) and known.get(config.sink_name, config) != config:
+        alike = next((one for one in known.values() if _same_but_for_the_name(one, config)), None)
+        config = alike or replace(config, name=_free(config.sink_name, set(known), ""))
+    known.setdefault(config.sink_name, config)
+    return config
+
+
+def _same_but_for_the_name(one: SinkConfig, other: AnyTCPSink) -> bool:
+    return isinstance(one, AnyTCPSink) and replace(one, name=None) == replace(other, name=None)
+
+
+def _free(name: str, taken: set[str], suffix: str) -> str:
+    """The name; with the suffix, and then a number, where it is taken."""
+    if name not in taken:
+        return name
+    base, number = name + suffix, 1 if suffix else 2
+    while (f"{base} {number}" if number > 1 else base) in taken:
+        number += 1
+    return f"{base} {number}" if number > 1 else base

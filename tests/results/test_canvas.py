@@ -1,0 +1,158 @@
+"""Links, chains, groups and chords in which computations and ordinary tasks are mixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import ChordError
+
+from tests.model.build import raw_envelope
+from tests.results.application import Refused, add, gather, quiet, refuse, tried
+from tests.results.conftest import Client
+from tests.support.wait import wait_until
+
+PATIENCE = 20
+
+
+def message(key: str, number: int) -> dict[str, Any]:
+    return {"key": key, "number": number}
+
+
+def test_a_link_gets_the_value(here: Client, key: str) -> None:
+    quiet.apply_async([message(key, 1)], link=[here.sig("double"), add.s()])
+    wait_until(lambda: here.ran() == [f"double:{key}:1"])
+    assert add.delay(message(key, 1)).get(timeout=PATIENCE)["number"] == 2
+
+
+def test_a_chain_through_computations_and_ordinary_tasks(here: Client, key: str) -> None:
+    result = chain(add.s(message(key, 1)), here.sig("double"), add.s(), quiet.s(), here.sig("double")).apply_async()
+    assert result.get(timeout=PATIENCE) == message(key, 6)  # 1 → 2, and 1 + 2 = 3; the first of `quiet` is 3
+    assert here.ran() == [f"double:{key}:1", f"double:{key}:3"]
+    ids = [result.id]
+    while result.parent is not None:
+        result = result.parent
+        ids.append(result.id)
+    metas = [here.meta(one) for one in ids]
+    assert [meta["status"] for meta in metas] == ["SUCCESS", "PENDING", "SUCCESS", "SUCCESS", "SUCCESS"]
+    assert metas[0]["parent_id"] == ids[1]
+    assert [child[0][0] for child in metas[2]["children"]] == [ids[1]]
+
+
+def test_what_is_immutable_is_given_nothing(here: Client, key: str) -> None:
+    result = chain(add.s(message(key, 1)), add.si(message(key, 10)), here.sig("constant", "x").set(immutable=True)).apply_async()
+    assert result.get(timeout=PATIENCE) == "x"
+    assert add.delay(message(key, 0)).get(timeout=PATIENCE)["number"] == 11
+
+
+def test_the_members_of_a_group(here: Client, key: str) -> None:
+    result = group(add.s(message(f"{key}-{n}", n)) for n in range(5)).apply_async()
+    assert [one["number"] for one in result.get(timeout=PATIENCE)] == [0, 1, 2, 3, 4]
+    assert here.meta(result.results[0].id)["group_id"] == result.id
+
+
+def test_a_group_after_a_computation(here: Client, key: str) -> None:
+    result = (add.s(message(key, 2)) | group(here.sig("double"), add.s())).apply_async()
+    assert result.get(timeout=PATIENCE) == [message(key, 4), message(key, 4)]
+
+
+def test_a_chord_of_computations_starts_an_ordinary_task(here: Client, key: str) -> None:
+    header = [add.s(message(f"{key}-{n}", n)) for n in range(5)]
+    assert chord(header, here.sig("spell")).apply_async().get(timeout=PATIENCE) == "[0, 1, 2, 3, 4]"
+    assert here.ran() == ["spell:[0, 1, 2, 3, 4]"]
+
+
+def test_a_chord_of_both_starts_a_computation(here: Client, key: str) -> None:
+    header = [add.s(message(f"{key}-{n}", n)) if n % 2 else here.sig("double", message(key, n)) for n in range(6)]
+    result = chord(header, gather.s()).apply_async()
+    assert result.get(timeout=PATIENCE) == message("gathered", 0 + 1 + 4 + 3 + 8 + 5)
+    assert here.ran("gather") == ["gather:[0, 1, 3, 4, 5, 8]"]
+
+
+def test_nothing_is_left_of_a_chord(here: Client, key: str) -> None:
+    result = chord([add.s(message(key, 1)), add.s(message(key, 2))], here.sig("spell")).apply_async()
+    result.get(timeout=PATIENCE)
+    left = [name.decode() for name in here.live.client.scan_iter(f"celery-taskset-meta-{result.parent.id}*")]
+    assert left == [f"celery-taskset-meta-{result.parent.id}.c"]
+    assert here.live.client.get(left[0]) == b"done"
+
+
+def test_a_chord_within_a_chain_and_a_chain_within_a_chord(here: Client, key: str) -> None:
+    flow = chain(
+        add.s(message(key, 1)),
+        group(chain(here.sig("double"), add.s()), quiet.s(), group(here.sig("double"), here.sig("double"))),
+        here.sig("spell"),
+        here.sig("constant"),
+    )
+    assert flow.apply_async().get(timeout=PATIENCE) in ("[3, 1, 2, 2]", "[3, 1, [2, 2]]")
+    assert len(here.ran("spell")) == 1
+
+
+def test_a_chord_as_a_link_of_a_computation(here: Client, key: str) -> None:
+    body = here.sig("spell")
+    add.apply_async([message(key, 4)], link=chord([here.sig("double"), add.s()], body))
+    wait_until(lambda: here.ran("spell") == ["spell:[8, 8]"])
+
+
+def test_a_failure_is_told_to_who_is_linked_for_it(here: Client, key: str) -> None:
+    callbacks = [here.sig("on error"), here.sig("on error here")]
+    failed = refuse.apply_async([message(key, -1)], link_error=callbacks, link=here.sig("double"))
+    wait_until(lambda: len(here.ran()) == 2)
+    assert sorted(here.ran()) == [f"on error here:{failed.id}:Refused('{key}', -1)", f"on error:{failed.id}"]
+
+
+def test_a_failure_ends_a_chain(here: Client, key: str) -> None:
+    result = chain(refuse.s(message(key, -1)), here.sig("double"), here.sig("double")).apply_async()
+    with pytest.raises(Refused):
+        result.get(timeout=PATIENCE)
+    assert here.ran() == []
+
+
+def test_a_failure_fails_a_chord(here: Client, key: str) -> None:
+    header = [refuse.s(message(key, -1)), add.s(message(key, 1)), here.sig("double", message(key, 1))]
+    result = chord(header, here.sig("spell").on_error(here.sig("on error"))).apply_async()
+    with pytest.raises(ChordError, match=r"Dependency .* raised Refused\('key-.*', -1\)"):
+        result.get(timeout=PATIENCE, follow_parents=False)
+    wait_until(lambda: here.ran("on error") == [f"on error:{result.id}"])
+    assert here.ran("spell") == []
+
+
+def test_a_message_that_can_not_be_taken_fails_its_chord(here: Client, key: str) -> None:
+    bad = here.sig("add", [1]).set(queue=here.installation.queue("0"))
+    here.app.tasks.unregister("results.add")
+    result = chord([bad, here.sig("double", message(key, 1))], here.sig("spell")).apply_async()
+    with pytest.raises(ChordError, match="Expected `object`, got `array`"):
+        result.get(timeout=PATIENCE, follow_parents=False)
+
+
+def test_a_value_that_the_next_one_can_not_take_is_a_failure_of_its_message(here: Client, key: str) -> None:
+    """Nothing of the message was done, so nothing is done twice when it is sent again."""
+    result = chain(refuse.s(message(key, 3)), gather.s()).apply_async()
+    with pytest.raises(Exception, match="Expected `array`, got `object`"):
+        result.parent.get(timeout=PATIENCE)
+    assert here.live.letter_of(result.parent.id).reason == "computation-failed"
+    assert refuse.delay(message(key, 1)).get(timeout=PATIENCE)["number"] == 1
+
+
+def test_stamps_root_and_parent_are_carried(here: Client, key: str) -> None:
+    flow = chain(add.s(message(key, 1)), here.sig("headers"))
+    flow.stamp(monitor="m-1")
+    result = flow.apply_async()
+    told = result.get(timeout=PATIENCE)
+    assert told == {"root": result.parent.id, "parent": result.parent.id, "stamps": {"monitor": "m-1"}}
+
+
+def test_what_follows_a_message_that_is_tried_again_is_sent_once(here: Client, key: str) -> None:
+    result = tried.apply_async([message(key, 7)], link=[here.sig("double"), quiet.s()], link_error=here.sig("on error"))
+    assert result.get(timeout=PATIENCE) == message(key, 7)
+    assert quiet.apply_async([message(key, 1)], ignore_result=False).get(timeout=PATIENCE)["number"] == 8
+    wait_until(lambda: here.ran() == [f"double:{key}:7"])
+
+
+def test_a_foreign_client_names_what_follows_in_its_own_json(here: Client, key: str) -> None:
+    link = '{"task":"results.double","args":[],"kwargs":{},"options":{},"subtask_type":null,"immutable":false}'
+    body = f'[[{{"key":"{key}","number":3}}],{{}},{{"callbacks":[{link}],"chain":null}}]'
+    raw = raw_envelope(body.encode(), headers={"task": "results.quiet", "id": f"{key}-foreign"})
+    here.live.client.lpush("partition", raw)
+    wait_until(lambda: here.ran() == [f"double:{key}:3"])

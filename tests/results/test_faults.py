@@ -1,0 +1,151 @@
+"""Results and what follows, exactly once: through kills between each two steps, lost replies, and commits at the same moment."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import chord
+from celery.exceptions import TimeoutError
+
+from tasks import partition_of
+from tests.faults.conftest import BRITTLE
+from tests.results import engines, test_canvas, test_replies
+from tests.results.application import add, gather, quiet
+from tests.results.conftest import Client
+from tests.support.proxy import Proxy
+from tests.support.wait import wait_until
+
+PATIENCE = 30
+
+MakeClient = Callable[..., Client]
+
+PLACES = ["step:after", "commit:before", "begin:after", "answer:after", "settle:after"]
+
+
+def message(key: str, number: int) -> dict[str, Any]:
+    return {"key": key, "number": number}
+
+
+def keys_of(partition: int, partitions: int) -> list[str]:
+    return [key for key in map(str, range(200)) if partition_of(key, partitions) == partition]
+
+
+def send_flows(here: Client, flows: int) -> list[Any]:
+    """Chords of computations that have links and a body; no ordinary task, which a kill of a stock consumer may lose."""
+    results = []
+    for number in range(flows):
+        header = [add.s(message(f"key-{number}", 1)).set(link=quiet.s()), add.s(message(f"x-{number}", 2 * number))]
+        results.append(chord(header, gather.s()).apply_async())
+    return results
+
+
+def check_flows(here: Client, results: list[Any], patience: float = PATIENCE) -> None:
+    """Each answered, its body run once by its state, and its link once."""
+    for number, result in enumerate(results):
+        assert result.get(timeout=patience)["number"] >= 1 + 2 * number
+    here.live.wait_drained()
+    for number in range(len(results)):
+        assert quiet.state(f"key-{number}").numbers == [1]  # type: ignore[union-attr]
+        assert add.state(f"key-{number}").numbers == [1]  # type: ignore[union-attr]
+    ran = sorted(here.ran("gather"))
+    assert ran == sorted(f"gather:{sorted([1, 2 * number])}" for number in range(len(results)))
+    assert here.live.letters() == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed(make_client: MakeClient, place: str) -> None:
+    here = make_client(**{**BRITTLE, "BATCH_MESSAGES": 2}, PARTITIONS=2)
+    results = send_flows(here, 8)
+    doomed = here.start_worker("-Q", "partition", module=engines.__name__, DIE_AT=f"{place}:4")
+    assert doomed.wait(timeout=PATIENCE) == -signal.SIGKILL
+    here.start_worker("-Q", "partition")
+    check_flows(here, results)
+
+
+def test_a_worker_is_killed_before_the_body_of_a_chord_is_sent(make_client: MakeClient) -> None:
+    here = make_client(**BRITTLE, PARTITIONS=2)
+    result = chord([add.s(message("a", 1)), add.s(message("b", 2))], gather.s()).apply_async()
+    doomed = here.start_worker("-Q", "partition", module=engines.__name__, DIE_AT="run_celery_task:before:1")
+    assert doomed.wait(timeout=60) == -signal.SIGKILL
+    assert here.live.client.llen("partition.0") + here.live.client.llen("partition.1") == 1
+    here.start_worker("-Q", "partition")
+    assert result.get(timeout=PATIENCE)["number"] == 3
+    assert here.ran("gather") == ["gather:[1, 2]"]
+
+
+def test_the_reply_of_a_commit_is_lost(make_client: MakeClient, redis_url: str, proxy: Proxy) -> None:
+    here = make_client(PARTITIONS=2)
+    results = send_flows(here, 6)
+    lost = proxy.cut_before_reply(b"REPLY", times=2)
+    here.live.env["REDIS_URL"] = proxy.url()
+    here.start_worker()
+    check_flows(here, results)
+    assert lost.fired == 2
+
+
+def test_the_last_two_parts_of_a_chord_are_committed_at_once(make_client: MakeClient) -> None:
+    here = make_client(PARTITIONS=2)
+    workers = [
+        here.start_worker("-Q", f"partition.{number}", module=engines.__name__, MEET_BEFORE_COMMIT=2) for number in (0, 1)
+    ]
+    for worker in workers:
+        worker.wait_ready()
+    for _ in range(3):
+        header = [add.s(message(keys_of(number, 2)[0], 1)) for number in (0, 1)]
+        chord(header, gather.s()).apply_async().get(timeout=PATIENCE)
+    assert len(here.ran("gather")) == 3
+
+
+@pytest.mark.parametrize("last", ["stock", "ours"])
+def test_a_chord_of_a_stock_worker_and_ours(make_client: MakeClient, last: str) -> None:
+    """The first part is there before the other worker starts; the last one counts them."""
+    here = make_client(PARTITIONS=2)
+    header = [add.s(message("a", 1)), here.sig("double", message("x", 2)).set(queue="stock")]
+    result = chord(header, gather.s()).apply_async()
+    arguments = [("-Q", "partition"), ("-Q", "stock", "-P", "solo")]
+    for which in arguments if last == "stock" else arguments[::-1]:
+        here.start_worker(*which)
+        wait_until(lambda: here.live.client.exists(f"celery-taskset-meta-{result.parent.id}.d"), PATIENCE)
+    assert result.get(timeout=PATIENCE)["number"] == 5
+    assert here.ran("gather") == ["gather:[1, 4]"]
+
+
+def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_its_message_only(make_client: MakeClient) -> None:
+    here = make_client(RETRY_ATTEMPTS=0)
+    here.live.client.set("wrong", "x")
+    here.start_worker("-Q", "partition")
+    bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue="wrong"))
+    after = add.apply_async([message("b", 1)])
+    assert after.get(timeout=PATIENCE)["number"] == 1
+    assert "another type" in here.live.letter_of(bad.id).error
+    assert quiet.state("a") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "starts a chord with each part",
+        "commits again on a retry",
+        "wakes nobody",
+        "tells over a success",
+        "tells the value as it is later",
+    ],
+)
+def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_url: str, name: str) -> None:
+    here = make_client(PARTITIONS=2, BATCH_MESSAGES=2)
+    checks = {
+        "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
+        "wakes nobody": lambda: add.delay(message("k", 1)).get(timeout=1.5),
+        "tells over a success": lambda: test_replies.test_a_success_is_not_told_over(here, "k"),
+        "tells the value as it is later": lambda: test_replies.test_the_value_is_what_it_was_when_it_was_returned(here, "k"),
+        "commits again on a retry": lambda: check_flows(here, send_flows(here, 6), 3),
+    }
+    if name == "commits again on a retry":
+        proxy.cut_before_reply(b"REPLY", times=2)
+        here.live.env["REDIS_URL"] = proxy.url()
+    here.start_worker(module=engines.__name__, BROKEN_REPLIES=name)
+    with pytest.raises((AssertionError, TimeoutError)):
+        checks[name]()

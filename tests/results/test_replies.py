@@ -1,0 +1,131 @@
+"""`reply=True`: a message is a request to its key, answered in its order, in the commit that writes its state."""
+
+from __future__ import annotations
+
+import pytest
+from celery.exceptions import TaskRevokedError
+
+from tasks import MessageError, partition_of
+from tasks.model.errors import ReplyError
+from tests.results.application import Refused, add, close_up, held, quiet, refuse, tried
+from tests.results.conftest import Client
+from tests.support.wait import wait_until
+
+PATIENCE = 20
+
+
+def test_the_value_comes_back(here: Client, key: str) -> None:
+    assert add.delay({"key": key, "number": 2}).get(timeout=PATIENCE) == {"key": key, "number": 2}
+    assert add.delay({"key": key, "number": 3}).get(timeout=PATIENCE) == {"key": key, "number": 5}
+
+
+def test_answers_are_in_the_order_of_the_key(here: Client, key: str) -> None:
+    results = [add.delay({"key": key, "number": 1}) for _ in range(50)]
+    assert [result.get(timeout=PATIENCE)["number"] for result in results] == list(range(1, 51))
+
+
+def test_the_value_is_what_it_was_when_it_was_returned(here: Client, key: str) -> None:
+    results = [close_up.delay({"key": key, "number": number}) for number in range(3)]
+    assert [result.get(timeout=PATIENCE) for result in results] == [[0], [0, 1], [0, 1, 2]]
+
+
+def test_the_message_says_otherwise(here: Client, key: str) -> None:
+    asked = quiet.apply_async([{"key": key, "number": 1}], ignore_result=False)
+    assert asked.get(timeout=PATIENCE) == {"key": key, "number": 1}
+    silent = add.apply_async([{"key": key, "number": 1}], ignore_result=True)
+    unsaid = quiet.delay({"key": key, "number": 1})
+    assert quiet.apply_async([{"key": key, "number": 1}], ignore_result=False).get(timeout=PATIENCE)["number"] == 3
+    assert add.delay({"key": key, "number": 1}).get(timeout=PATIENCE)["number"] == 2
+    assert [here.meta(result.id)["status"] for result in (silent, unsaid)] == ["PENDING", "PENDING"]
+
+
+def test_a_client_that_knows_only_the_name_is_answered_as_declared(here: Client, key: str) -> None:
+    here.app.tasks.unregister("results.add")
+    result = here.app.send_task("results.add", args=[{"key": key, "number": 4}])
+    assert result.get(timeout=PATIENCE) == {"key": key, "number": 4}
+
+
+def test_what_is_stored_is_what_celery_stores(here: Client, key: str) -> None:
+    ours = add.delay({"key": key, "number": 4})
+    stock = here.sig("double", {"key": key, "number": 2}).apply_async()
+    assert ours.get(timeout=PATIENCE) == stock.get(timeout=PATIENCE)
+    rows = [here.live.client.get(f"celery-task-meta-{one.id}") for one in (ours, stock)]
+    shapes = [[(name, type(value)) for name, value in here.app.backend.decode(row).items()] for row in rows]
+    assert shapes[0] == shapes[1]
+    times = [here.live.client.ttl(f"celery-task-meta-{one.id}") for one in (ours, stock)]
+    assert abs(times[0] - times[1]) < 60
+
+
+def test_an_exception_comes_back_as_what_it_was(here: Client, key: str) -> None:
+    result = refuse.delay({"key": key, "number": -1})
+    with pytest.raises(Refused) as caught:
+        result.get(timeout=PATIENCE)
+    assert (caught.value.key, caught.value.number) == (key, -1)
+    assert "in refuse" in result.traceback
+    assert refuse.delay({"key": key, "number": 2}).get(timeout=PATIENCE) == {"key": key, "number": 2}
+
+
+def test_while_it_is_tried_again_it_is_told_as_retry(here: Client, key: str) -> None:
+    heard = here.listen(f"{key}-tried")
+    result = tried.apply_async([{"key": key, "number": 7}], task_id=f"{key}-tried")
+    assert result.get(timeout=PATIENCE) == {"key": key, "number": 7}
+    assert [meta["status"] for meta in heard(2)] == ["RETRY", "SUCCESS"]
+
+
+def test_a_key_that_waits_after_its_retries_has_told_the_failure_and_tells_a_success_later(here: Client, key: str) -> None:
+    heard = here.listen(f"{key}-held")
+    result = held.apply_async([{"key": key, "number": -1}], task_id=f"{key}-held", link=here.sig("double"))
+    with pytest.raises(Refused):
+        result.get(timeout=PATIENCE)
+    here.live.client.set("mended", 1)
+    here.live.group.parked_keys.retry(key, by="a test")
+    assert [meta["status"] for meta in heard(2)] == ["FAILURE", "SUCCESS"]
+    wait_until(lambda: here.ran() == [f"double:{key}:-1"])
+
+
+def test_a_value_that_is_no_json_is_a_failure_of_its_message(here: Client, key: str) -> None:
+    result = close_up.delay({"key": key, "number": 13})
+    with pytest.raises(ReplyError, match=r"results\.close up.*object.*can't be JSON"):
+        result.get(timeout=PATIENCE)
+    assert close_up.delay({"key": key, "number": 1}).get(timeout=PATIENCE) == [1]
+
+
+def test_a_message_that_can_not_be_taken(here: Client, key: str) -> None:
+    result = here.app.send_task("results.add", args=[[1, 2]], queue=here.installation.queue("0"))
+    with pytest.raises(MessageError, match="Expected `object`, got `array`"):
+        result.get(timeout=PATIENCE)
+
+
+def test_what_has_expired_is_revoked(here: Client, key: str) -> None:
+    result = add.apply_async([{"key": key, "number": 1}], expires=-1)
+    with pytest.raises(TaskRevokedError, match="expired"):
+        result.get(timeout=PATIENCE)
+
+
+def test_what_is_revoked_is_told_so(here: Client, key: str) -> None:
+    here.app.control.revoke(f"{key}-revoked")
+    here.app.control.ping(timeout=1)
+    result = add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-revoked")
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        result.get(timeout=PATIENCE)
+
+
+def test_bulk_messages_are_answered_where_their_ids_are_known(here: Client, key: str) -> None:
+    add.send_many([{"key": key, "number": 1}, {"key": key, "number": 2}], id_of=lambda one: f"{key}-{one['number']}")
+    assert here.app.AsyncResult(f"{key}-2").get(timeout=PATIENCE) == {"key": key, "number": 3}
+
+
+def test_a_success_is_not_told_over(here: Client, key: str) -> None:
+    """As in Celery: the same id twice."""
+    first = add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-twice")
+    assert first.get(timeout=PATIENCE)["number"] == 1
+    add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-twice")
+    assert add.delay({"key": key, "number": 1}).get(timeout=PATIENCE)["number"] == 3
+    assert here.meta(f"{key}-twice")["result"]["number"] == 1
+
+
+def test_a_message_in_a_queue_of_stock_workers_is_sent_on_with_its_id(here: Client, key: str) -> None:
+    result = add.apply_async([{"key": key, "number": 5}], queue="celery", link=here.sig("double"))
+    assert result.get(timeout=PATIENCE) == {"key": key, "number": 5}
+    wait_until(lambda: here.ran() == [f"double:{key}:5"])
+    assert partition_of(key, 4) in range(4)

@@ -1,0 +1,232 @@
+"""Sinks outside Redis: what a pipeline puts out arrives, in order per key, at least once, and nothing is lost while they are away."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from config.settings import Settings
+from tasks.cli import partitions
+from tests.producer.conftest import MakeApp
+from tests.sources.conftest import LiveEnds
+from tests.sources.test_tcp import pairs
+from tests.support.applications import ends
+from tests.support.ends import Receiver, framed, sender
+from tests.support.wait import wait_until
+from tests.support.worker import ROOT
+
+Make = Callable[..., LiveEnds]
+
+
+def numbered(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"key": f"key-{number % 3}", "number": number, **more} for number in range(count)]
+
+
+def waiting_for(live: LiveEnds, sink: str) -> int:
+    return int(live.client.llen(f"partition.sink.{sink}.0"))
+
+
+def first_seen(frames: list[bytes]) -> dict[str, list[int]]:
+    """Each key's numbers in the order in which they came first."""
+    seen: dict[str, dict[int, None]] = defaultdict(dict)
+    for frame in frames:
+        key, number, _ = json.loads(frame)
+        seen[key].setdefault(number)
+    return {key: list(numbers) for key, numbers in seen.items()}
+
+
+# TCP
+
+
+def test_a_tcp_peer_that_is_away_is_waited_for(make_ends: Make) -> None:
+    live = make_ends()
+    live.start_worker()
+    _, port = live.start_listening()
+    sink = live.start_end("sink", "out")
+    sink.wait_for("ready.")
+    receiver = Receiver(live.sink_port)
+    with sender(port) as connection:
+        for start in range(0, 3000, 1000):
+            connection.sendall(pairs(range(start, start + 1000)))
+            if not start:
+                sink.wait_for("does not take it")
+            wait_until(lambda start=start: waiting_for(live, "out") == 1000, 30)
+            with receiver:
+                wait_until(lambda start=start: waiting_for(live, "out") == 0 and len(receiver.frames) == start + 1000, 30)
+    assert first_seen(receiver.frames) == {f"key-{key}": list(range(key, 3000, 5)) for key in range(5)}
+    assert 1 <= sink.log().count("does not take it") <= 3  # said once, however often it tries
+    assert not list(live.group.dead_letters.all())
+    assert sink.end() == 0
+
+
+def test_after_a_break_a_connection_begins_with_a_message(make_ends: Make) -> None:
+    """What the peer's system had and the peer had not read is lost, as TCP tells nobody of it; the rest comes, in order."""
+    live = make_ends(BATCH_MESSAGES=200)
+    live.start_worker()
+    _, port = live.start_listening()
+    live.start_end("sink", "out")
+    receiver = Receiver(live.sink_port)
+    with sender(port) as connection:
+        connection.sendall(pairs(range(30_000)))
+        for enough in (2000, 10_000):
+            with receiver:
+                wait_until(lambda enough=enough: len(receiver.frames) > enough, 30)
+        with receiver:
+            wait_until(lambda: waiting_for(live, "out") == 0 and sum(row.length for row in live.group.status()) == 0, 30)
+    for frames in receiver.connections:
+        seen = [json.loads(frame)[1] for frame in frames if b'"key-0"' in frame]
+        assert seen == list(range(seen[0], seen[-1] + 1, 5))
+
+
+def test_a_peer_that_does_not_read_holds_up_its_sink_and_sigterm_ends_it(make_ends: Make) -> None:
+    live = make_ends()
+    live.start_worker()
+    _, port = live.start_listening()
+    sink = live.start_end("sink", "out")
+    with socket.create_server(("127.0.0.1", live.sink_port)) as listener, sender(port) as connection:
+        connection.sendall(framed(*(f"{'k' * 1000} {number}" for number in range(15_000))))
+        silent, _ = listener.accept()
+        with silent:
+            wait_until(lambda: sum(row.length for row in live.group.status()) == 0, 30)
+            assert sink.end() == 0
+            assert waiting_for(live, "out") > 0
+
+
+def test_of_two_sink_processes_one_stands_by_and_goes_on_after_a_kill(make_ends: Make) -> None:
+    live = make_ends(BATCH_MESSAGES=50)
+    live.start_worker()
+    with Receiver(live.sink_port) as receiver:
+        first = live.start_end("sink", "out")
+        first.wait_for("out.0")
+        second = live.start_end("sink", "out")
+        second.wait_for("ready.")
+        _, port = live.start_listening()
+        with sender(port) as connection:
+            connection.sendall(pairs(range(20_000)))
+            wait_until(lambda: len(receiver.frames) > 1000, 30)
+            assert len(receiver.connections) == 1
+            first.kill()
+            wait_until(lambda: sum(map(len, first_seen(receiver.frames).values())) == 20_000 and waiting_for(live, "out") == 0, 30)
+    assert first_seen(receiver.frames) == {f"key-{key}": list(range(key, 20_000, 5)) for key in range(5)}
+    assert len(receiver.connections) == 2
+    assert second.end() == 0
+
+
+# A function, a file, standard output
+
+
+def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(make_ends: Make, command: Run, tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_bytes(b'{"torn by a cra')
+    live = make_ends(SINK_FILE=file)
+    live.start_worker()
+    sinks = [live.start_end("sink", name) for name in ("call", "file", "stdout")]
+    messages = numbered(300)
+    failing = {"key": "key-1", "number": -1, "fails": True}
+    live.send_plain([*messages[:100], failing, *messages[100:]])
+    wait_until(lambda: live.client.llen(ends.CALLED) == 200 + 33 and sinks[2].out().count("\n") == 301 and file.read_bytes().count(b"\n") == 302, 30)
+
+    called = [json.loads(line) for line in live.client.lrange(ends.CALLED, 0, -1)]
+    assert all(key == context_key for key, _, context_key, _ in called)
+    assert len({message_id for *_, message_id in called}) == len(called)
+    assert [number for key, number, *_ in called if key != "key-1"] == [number for number in range(300) if number % 3 != 1]
+    # What fails holds up its own key only, as in any partition; `partitions --sink call parked` shows it.
+    assert [number for key, number, *_ in called if key == "key-1"] == list(range(1, 100, 3))
+    parked = command("--sink", "call", "keys", "call", "--parked", "--json")
+    assert [row["key"] for row in json.loads(parked)] == ["key-1"]
+
+    everything = [*messages[:100], failing, *messages[100:]]
+    torn, *written = file.read_bytes().splitlines()
+    assert torn == b'{"torn by a cra'
+    assert by_key(map(json.loads, written)) == by_key(everything)
+    assert [sink.end() for sink in sinks] == [0, 0, 0]
+    assert by_key(map(json.loads, sinks[2].out().splitlines())) == by_key(everything)
+
+
+def test_a_function_gets_what_was_returned_though_json_has_it_not(make_ends: Make) -> None:
+    live = make_ends(STATE_SIGNING_KEY="a key of at least sixteen characters")
+    live.start_worker()
+    live.start_end("sink", "call")
+    live.send_plain([{"key": "a", "number": 7, "as_pair": True}])
+    (called,) = wait_until(lambda: live.client.lrange(ends.CALLED, 0, -1), 30)
+    assert json.loads(called)[:3] == ["a pair", 7, "a"]
+
+
+def by_key(messages: Any) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for message in messages:
+        found[message["key"]].append(message["number"])
+    return dict(found)
+
+
+def test_standard_output_that_is_closed_ends_the_process_and_loses_nothing(make_ends: Make) -> None:
+    live = make_ends()
+    live.start_worker()
+    live.send_plain(numbered(3))
+    wait_until(lambda: waiting_for(live, "stdout") == 3, 30)
+    words = [sys.executable, "-m", "celery", "-A", ends.__name__, "partitions", "sink", "stdout"]
+    environment = {**os.environ, **live.env, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=live.directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert len([process.stdout.readline() for _ in range(3)]) == 3
+            process.stdout.close()
+            live.send_plain(numbered(1))
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert waiting_for(live, "stdout") == 1
+
+
+# What an operator sees
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def command(make_app: MakeApp, settings: Settings) -> Run:
+    """`celery -A … partitions WORDS`; its standard output, or its error where that is wanted."""
+    app = make_app(settings.redis_url, settings)
+
+    def run(*words: str, wanted: int = 0) -> str:
+        done = CliRunner().invoke(partitions, words, obj=SimpleNamespace(app=app))
+        assert done.exit_code == wanted, done.stderr
+        return done.stderr if wanted else done.stdout
+
+    return run
+
+
+def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make, command: Run) -> None:
+    live = make_ends()
+    live.start_worker()
+    live.send_plain(numbered(5))
+    wait_until(lambda: waiting_for(live, "call") == 5, 30)
+    rows = {row["queue"]: row["length"] for row in json.loads(command("--sink", "call", "status", "--json"))}
+    assert rows == {"partition.sink.call.0": 5, "partition.sink.call": 0}
+    command("--sink", "call", "pause", "0")
+    sink = live.start_end("sink", "call")
+    sink.wait_for("ready.")
+    command("--sink", "call", "resume", "0")
+    wait_until(lambda: live.client.llen(ends.CALLED) == 5, 30)
+    assert sink.end() == 0
+
+
+def test_an_unknown_name_is_told_those_there_are(command: Run) -> None:
+    for name in ("call", "file", "out", "stdout"):
+        assert repr(name) in command("sink", "nothing", wanted=1).partition("sinks that have one:")[2]
+    assert "needs no process" in command("sink", "lines read", wanted=1)
+    assert "'frames'" in command("source", "nothing", wanted=1)
+    assert "producers send to it" in command("source", "sent to ends", wanted=1)
+    assert "sinks that have one" in command("--sink", "nothing", "status", wanted=1)

@@ -1,0 +1,147 @@
+"""A generator, a file and a stream are read once each, through `kill -9`: how far the source is is written with its messages."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.sources.conftest import LiveEnds
+from tests.support.wait import wait_until
+
+Make = Callable[..., LiveEnds]
+
+COUNT = 30_000
+
+
+def queued(live: LiveEnds) -> int:
+    return sum(row.length for row in live.group.status())
+
+
+def messages(live: LiveEnds) -> dict[str, list[tuple[str, Any]]]:
+    """What lies in the queues, by queue, the oldest first: id and message."""
+    found = {}
+    for queue in live.status():
+        raws = [json.loads(raw) for raw in reversed(live.client.lrange(queue, 0, -1))]
+        found[queue] = [(raw["headers"]["id"], json.loads(base64.b64decode(raw["body"]))[0][0]) for raw in raws]
+    return found
+
+
+def numbers(live: LiveEnds) -> list[int]:
+    """The numbers of all messages, after a look that each queue is in order and no id is there twice."""
+    found = messages(live)
+    ids = [message_id for queue in found.values() for message_id, _ in queue]
+    assert len(ids) == len(set(ids))
+    each = [[m if isinstance(m, int) else m["number"] for _, m in queue] for queue in found.values()]
+    assert all(one == sorted(one) for one in each)
+    return sorted(number for one in each for number in one)
+
+
+def kill_midway(live: LiveEnds, name: str, *shares: float) -> None:
+    """Kill the source while it reads, each time when so large a share is there."""
+    for share in shares:
+        source = live.start_end("source", name)
+        wait_until(lambda share=share: queued(live) > share * COUNT, 30)
+        source.kill()
+        assert queued(live) < COUNT
+
+
+def test_a_generator_gives_each_value_once_through_kills(make_ends: Make) -> None:
+    live = make_ends(GENERATED=COUNT)
+    kill_midway(live, "generated", 0.2, 0.6)
+    source = live.start_end("source", "generated")
+    assert source.wait(40) == 0
+    assert numbers(live) == list(range(1, COUNT + 1))
+    again = live.start_end("source", "generated")
+    assert again.wait() == 0
+    assert "has ended before" in again.log()
+    assert queued(live) == COUNT
+
+
+def test_two_processes_of_one_generator_are_one(make_ends: Make) -> None:
+    """The second stands by, and goes on where the first was killed."""
+    live = make_ends(GENERATED=10**9, QUEUE_MAX_LENGTH=3000)
+    first = live.start_end("source", "generated")
+    wait_until(lambda: queued(live) > 5000, 30)
+    second = live.start_end("source", "generated")
+    second.wait_for("stands by")
+    first.kill()
+    second.wait_for("where it was")
+    before = queued(live)
+    live.client.delete(*live.status())  # makes room
+    wait_until(lambda: queued(live) > 5000, 30)
+    assert before <= 12_000
+    assert second.end() == 0
+
+
+def lines(first: int, last: int) -> bytes:
+    return b"".join(b'{"key":"key-%d","number":%d}\n' % (number % 7, number) for number in range(first, last + 1))
+
+
+def test_a_file_is_read_once_through_kills(make_ends: Make, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(lines(1, COUNT) + b"no JSON\n\n" + lines(COUNT + 1, COUNT + 1).strip())
+    live = make_ends(SOURCE_FILE=path)
+    kill_midway(live, "lines of a file", 0.3)
+    source = live.start_end("source", "lines of a file")
+    assert source.wait(40) == 0
+    assert numbers(live) == list(range(1, COUNT + 2))
+    (letter,) = live.letters()
+    assert (letter.reason, letter.task, live.group.dead_letters.raw(letter)) == ("not-decoded", "lines of a file", b"no JSON")
+    with path.open("ab") as file:
+        file.write(b"\n" + lines(COUNT + 2, COUNT + 5))
+    assert live.start_end("source", "lines of a file").wait(20) == 0
+    assert numbers(live) == list(range(1, COUNT + 6))
+
+
+def test_a_followed_file_waits_for_lines_and_for_its_successor(make_ends: Make, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    live = make_ends(SOURCE_FILE=path, FOLLOW=1)
+    source = live.start_end("source", "lines of a file")
+    source.wait_for("waiting for it")
+    whole = lines(1, 3)
+    with path.open("ab", buffering=0) as file:
+        file.write(whole[:-10])
+        wait_until(lambda: queued(live) == 2)
+        file.write(whole[-10:])
+        wait_until(lambda: queued(live) == 3)
+        path.rename(tmp_path / "old.jsonl")
+        file.write(lines(4, 4))
+    path.write_bytes(lines(5, 6))
+    wait_until(lambda: queued(live) == 6)
+    assert numbers(live) == [1, 2, 3, 4, 5, 6]
+    assert source.end() == 0
+
+
+def test_a_stream_is_read_once_through_kills(make_ends: Make) -> None:
+    live = make_ends()
+    with live.client.pipeline(transaction=False) as pipe:
+        for number in range(1, COUNT + 1):
+            pipe.xadd("entries in", {"message": json.dumps({"key": f"key-{number % 7}", "number": number})})
+        pipe.xadd("entries in", {"other": "field"})
+        pipe.execute()
+    kill_midway(live, "entries", 0.3)
+    source = live.start_end("source", "entries")
+    wait_until(lambda: queued(live) == COUNT and live.letters(), 30)
+    live.client.xadd("entries in", {"message": '{"key": "key-1", "number": 30001}'})
+    wait_until(lambda: queued(live) == COUNT + 1)
+    assert numbers(live) == list(range(1, COUNT + 2))
+    (letter,) = live.letters()
+    assert live.group.dead_letters.raw(letter) == b'{"other":"field"}'
+    assert live.client.xpending("entries in", "entries")["pending"] == 0
+    assert source.end() == 0
+
+
+def test_a_server_that_was_away_is_waited_for(make_ends: Make, server_factory: Callable[..., Any]) -> None:
+    server = server_factory(appendonly=True, appendfsync="always")
+    live = make_ends(server.url(), GENERATED=50_000)
+    source = live.start_end("source", "generated")
+    wait_until(lambda: queued(live) > 1000, 30)
+    server.kill()
+    source.wait_for("nothing more is read until it works")
+    server.start()
+    source.wait_for("takes messages again")
+    assert source.wait(40) == 0
+    assert numbers(live) == list(range(1, 50_001))

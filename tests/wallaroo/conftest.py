@@ -1,0 +1,50 @@
+"""Runs of the applications beside this file, and those applications as modules of this process."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import tasks.wallaroo as wallaroo
+from tasks.producer.declarations import declared
+from tasks.producer.pipelines import applications
+from tests.wallaroo.live import APPLICATIONS, Receiver, Run
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Start a run: `run("alphabet", workers=2, out=receiver.port)`."""
+    with ExitStack() as stack:
+        yield lambda module, *more, **options: stack.enter_context(Run(module, tmp_path, *more, **options))
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Import an application into this process, anew; what it declares is forgotten after the test."""
+    monkeypatch.syspath_prepend(str(APPLICATIONS))
+    before = dict(declared), dict(applications), set(sys.modules), wallaroo._ARGS
+
+    def fresh(name: str) -> ModuleType:
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    yield fresh
+    for table, old in ((declared, before[0]), (applications, before[1])):
+        table.clear()
+        table.update(old)
+    for name in set(sys.modules) - before[2]:
+        if str(APPLICATIONS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    wallaroo._ARGS = before[3]

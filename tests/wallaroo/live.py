@@ -1,0 +1,174 @@
+"""`python -m tasks.wallaroo` as a child process, as a stranger uses it: by its ports, its signals and its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.server import free_port
+from tests.support.wait import wait_until
+from tests.support.worker import ROOT
+
+APPLICATIONS = Path(__file__).with_name("applications")
+
+#: Longer than starting and ending a run on a busy machine.
+PATIENCE_SECONDS = 60.0
+
+
+class Run:
+    """One run of an application; `inputs`: how many addresses `--in` has, or their names.
+
+    As a context manager it is killed at the end, and what it said is printed.
+    """
+
+    def __init__(
+        self, module: str, directory: Path, *more: str, inputs: int | tuple[str, ...] = 1, workers: int = 1, out: int | None = None, **env: str
+    ) -> None:
+        names = [""] * inputs if isinstance(inputs, int) else [f"{name}@" for name in inputs]
+        self.ports = [free_port() for _ in names]
+        self.out = out or free_port()
+        self.log_path = directory / f"{module}.log"
+        command = ["--application-module", module, "--out", f"127.0.0.1:{self.out}", "--workers", str(workers), *more]
+        if self.ports:
+            command += ["--in", ",".join(f"{name}127.0.0.1:{port}" for name, port in zip(names, self.ports, strict=True))]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.wallaroo", *command],
+                cwd=APPLICATIONS,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "", "LEASE_SECONDS": "1", **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+        self._process.kill()
+        self._process.wait()
+        print(self.log())
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for(self, text: str) -> None:
+        """Until it has said that."""
+        wait_until(lambda: text in self.log() or self._process.poll() is not None, PATIENCE_SECONDS)
+        assert text in self.log(), self.log()
+
+    @contextlib.contextmanager
+    def sender(self, number: int = 0) -> Iterator[socket.socket]:
+        """A connection to an input, made as soon as it listens."""
+
+        def connect() -> socket.socket | None:
+            assert self._process.poll() is None, self.log()
+            with contextlib.suppress(ConnectionRefusedError):
+                return socket.create_connection(("127.0.0.1", self.ports[number]), timeout=30)
+            return None
+
+        connection = wait_until(connect, PATIENCE_SECONDS, message="nobody listens")
+        assert connection is not None
+        with connection:
+            yield connection
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to end; its exit code."""
+        self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end\n{self.log()}") from None
+
+    def children(self, what: str) -> list[int]:
+        """Process ids of the run's `worker`, `source` or `sink` processes."""
+        found = []
+        for pid, (parent, command) in _processes().items():
+            if "tasks.wallaroo.application" in command and what in command and self._is_ours(parent):
+                found.append(pid)
+        return found
+
+    def _is_ours(self, pid: int) -> bool:
+        table = _processes()
+        while pid > 1:
+            if pid == self._process.pid:
+                return True
+            pid = table.get(pid, (0, []))[0]
+        return False
+
+
+def _processes() -> Mapping[int, tuple[int, list[str]]]:
+    """Process id → its parent, and its command line; but for those that only keep another."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                found[int(folder.name)] = parent, [] if "lifeline.py" in " ".join(command) else command
+    return found
+
+
+class Receiver:
+    """Listens for a sink, and keeps the bytes of all connections, one after the other."""
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.data = bytearray()
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        import threading
+
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._listener is not None
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    while data := connection.recv(65536):
+                        self.data += data
+
+    def lines(self) -> list[str]:
+        return self.data.decode().splitlines()
+
+    def wait_bytes(self, count: int) -> bytes:
+        wait_until(lambda: len(self.data) >= count, PATIENCE_SECONDS, message=f"not {count} bytes")
+        return bytes(self.data)
+
+    def wait_lines(self, count: int) -> list[str]:
+        wait_until(lambda: self.data.count(b"\n") >= count, PATIENCE_SECONDS, message=f"not {count} lines")
+        return self.lines()
+
+
+def framed(*payloads: bytes | str) -> bytes:
+    """Each with four bytes of its length before it."""
+    each = [payload.encode() if isinstance(payload, str) else payload for payload in payloads]
+    return b"".join(struct.pack(">I", len(payload)) + payload for payload in each)

@@ -1,0 +1,132 @@
+"""The builder of Wallaroo 0.1 to 0.5: what it composes, run in the pure step with no server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import tasks.wallaroo as wallaroo
+from tasks.producer.pipelines import Application
+from tasks.wallaroo.arguments import COMMAND_LINE
+from tasks.wallaroo.computations import WallarooParameterError
+
+Load = Callable[[str], ModuleType]
+
+
+class State:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+
+class Decoder:
+    def header_length(self) -> int:
+        return 4
+
+    def payload_length(self, header: bytes) -> int:
+        return 5
+
+    def decode(self, payload: bytes) -> str:
+        return payload.decode()
+
+
+class Encoder:
+    def encode(self, data: str) -> bytes:
+        return data.encode()
+
+
+@wallaroo.state_computation(name="remember")
+def remember(data: str, state: State) -> tuple[str, bool]:
+    state.seen.append(data)
+    return data, True
+
+
+@wallaroo.state_computation_multi(name="recall")
+def recall(data: str, state: State) -> tuple[list[str], bool]:
+    return [*state.seen, data], False
+
+
+@wallaroo.partition
+def first_letter(data: str) -> str:
+    return data[0]
+
+
+def source(port: int = 1) -> wallaroo.TCPSourceConfig:
+    return wallaroo.TCPSourceConfig("h", str(port), Decoder())
+
+
+def call(application: Application, stage: str, message: Any, state: Any) -> Any:
+    return application.stages[stage].function(message, state)
+
+
+def test_a_state_of_its_own_is_kept_under_its_name_and_save_is_taken_off(load: Load) -> None:
+    load("reverse")
+    builder = wallaroo.ApplicationBuilder("one").new_pipeline("line", source())
+    application = builder.to_stateful(remember, State, "memory").to_sink(wallaroo.TCPSinkConfig("h", 2, Encoder())).build()
+    assert list(application.stages) == ["memory"]
+    state = application.stages["memory"].state
+    assert state is not None
+    made = state.new()
+    assert call(application, "memory", "x", made) == "x" and made.seen == ["x"]
+
+
+def test_a_state_that_two_lines_share_is_one_stage_which_dispatches(load: Load) -> None:
+    load("reverse")
+    builder = wallaroo.ApplicationBuilder("two")
+    builder.new_pipeline("in", source()).to_state_partition(remember, State, "memory", first_letter, ["a", "b"]).done()
+    builder.new_pipeline("out", source(3)).to_state_partition(recall, State, "memory", first_letter)
+    builder.to_sink(wallaroo.TCPSinkConfig("h", 2, Encoder()))
+    application = builder.build()
+    made = State()
+    assert call(application, "memory", [0, "a"], made) == [[0, "a"]]
+    assert call(application, "memory", [1, "b"], made) == [[1, "a"], [1, "b"]]
+    sources = application.source_configs
+    assert sources["out"].decoder(b"abc") == [1, "abc"]  # type: ignore[attr-defined]
+    assert application.sources["out"].key_of([1, "abc"]) == application.sources["in"].key_of([0, "a"]) == "a"
+
+
+def test_a_state_that_is_used_twice_in_a_row_is_refused() -> None:
+    builder = wallaroo.ApplicationBuilder("row").new_pipeline("line", source())
+    builder.to_stateful(remember, State, "memory").to_stateful(recall, State, "memory").done()
+    with pytest.raises(WallarooParameterError, match="one comes after the other"):
+        builder.build()
+
+
+def test_codecs_alone_have_their_addresses_from_the_command_line(load: Load) -> None:
+    load("reverse")
+    COMMAND_LINE[:] = ["--in", "h:1,h:3", "--out", "h:2"]
+    try:
+        builder = wallaroo.ApplicationBuilder("oldest").new_pipeline("first", Decoder()).to_sink(Encoder())
+        application = builder.new_pipeline("second", Decoder).to_sinks([Encoder]).build()
+        with pytest.raises(WallarooParameterError, match="has no address"):
+            builder.new_pipeline("third", Decoder())
+    finally:
+        COMMAND_LINE.clear()
+    assert {name: config.port for name, config in application.source_configs.items()} == {"first": 1, "second": 3}  # type: ignore[attr-defined]
+    assert list(application.sinks) == ["h:2", "h:2 2"]
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda new: new.build(), "has no pipeline"),
+        (lambda new: new.to(remember), "call new_pipeline"),
+        (lambda new: new.new_pipeline("x", source()).to(remember), "has a state"),
+        (lambda new: new.new_pipeline("x", source()).to(object()), "is no computation"),
+        (lambda new: new.new_pipeline("x", source()).done().to(first_letter), "has ended in a sink|is no computation"),
+        (lambda new: new.new_pipeline("x", source()).to_stateful(remember, State, ""), "the state's name"),
+        (lambda new: new.new_pipeline("x", source()).to_state_partition(remember, State, "s", 3), "no partition function"),
+    ],
+)
+def test_what_cannot_work_says_so(build: Callable[[Any], object], says: str) -> None:
+    with pytest.raises(WallarooParameterError, match=says):
+        build(wallaroo.ApplicationBuilder("wrong"))
+
+
+def test_the_examples_can_be_built(load: Load) -> None:
+    both = ["--in", "h:1,h:3", "--out", "h:2"]
+    assert list(load("older_classes").application_setup(both).stages) == ["lower", "letter state", "twice"]
+    market = load("older_market").application_setup(both)
+    assert list(market.stages) == ["symbol-data", "from Check Order"]
