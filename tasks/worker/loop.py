@@ -23,14 +23,14 @@ from tasks.producer.installation import Installation
 from tasks.store.client import UNWELL, connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
 from tasks.store.leases import Share, release
-from tasks.store.parking import mailbox_lengths, read_mailbox, read_parked
+from tasks.store.parking import read_mailbox
 from tasks.store.replicas import Replicas
 from tasks.store.results import START_CHORD
-from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
 from tasks.worker.flushing import NotDelivered, flush, prepare
 from tasks.worker.lane import Batch, Lane, idle_lanes
+from tasks.worker.loading import load_parked, load_states
 from tasks.worker.one_by_one import LeaseLost, alone, outlived
 from tasks.worker.ordinary import OrdinaryRun, outcome_of
 from tasks.worker.outage import Outage
@@ -207,12 +207,7 @@ class PartitionLoop(threading.Thread):
         return items
 
     def load_states(self, lane: Lane, items: list[Item]) -> None:
-        missing = lane.cache.missing(items)
-        if missing:
-            computations = self.installation.computations
-            wanted = {name: (computations[name], keys) for name, keys in missing.items()}
-            loaded = load_slots(self.client, self.names, self.codec, lane.unit, wanted)
-            lane.cache.add(loaded)
+        load_states(self.client, self.names, self.codec, self.installation.computations, lane, items)
 
     def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
         return step(
@@ -356,16 +351,7 @@ class PartitionLoop(threading.Thread):
         self._followed = share
 
     def read_parked(self, lane: Lane) -> None:
-        """What Redis says of the unit's parked keys; where that can't be read, none is known, and that is said."""
-        try:
-            parked = read_parked(self.client, self.names, lane.unit)
-        except redis.ResponseError as error:
-            if not is_wrong_type(error):  # busy, say: without them a key's later messages would overtake those that wait
-                raise
-            text = "partition %s: its parked keys can't be read: %s; mend or delete it"
-            logger.error(text, lane.unit, error)  # noqa: TRY400
-            parked = {}
-        lane.take_parked(parked, mailbox_lengths(self.client, self.names, lane.unit, parked))
+        load_parked(self.client, self.names, lane)
 
     def close_lane(self, lane: Lane) -> None:
         """No more of this unit under this token; nothing is written."""

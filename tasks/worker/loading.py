@@ -1,0 +1,46 @@
+"""What a batch needs from Redis before its step: the unit's parked keys, and the states that are not in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import redis
+
+from tasks.model.computation import Computation
+from tasks.model.reading import Item
+from tasks.store.codec import StateCodec
+from tasks.store.names import Names
+from tasks.store.parking import mailbox_lengths, read_parked
+from tasks.store.states import is_wrong_type, load_slots
+from tasks.worker.lane import Lane
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+def load_states(
+    client: redis.Redis,
+    names: Names,
+    codec: StateCodec,
+    computations: Mapping[str, Computation],
+    lane: Lane,
+    items: Iterable[Item],
+) -> None:
+    """In one round trip, or none."""
+    missing = lane.cache.missing(items)
+    if missing:
+        wanted = {name: (computations[name], keys) for name, keys in missing.items()}
+        lane.cache.add(load_slots(client, names, codec, lane.unit, wanted))
+
+
+def load_parked(client: redis.Redis, names: Names, lane: Lane) -> None:
+    """What Redis says of the unit's parked keys; where that can't be read, none is known, and that is said."""
+    try:
+        parked = read_parked(client, names, lane.unit)
+    except redis.ResponseError as error:
+        if not is_wrong_type(error):  # busy, say: without them a key's later messages would overtake those that wait
+            raise
+        text = "partition %s: its parked keys can't be read: %s; mend or delete it"
+        logger.error(text, lane.unit, error)  # noqa: TRY400
+        parked = {}
+    lane.take_parked(parked, mailbox_lengths(client, names, lane.unit, parked))
