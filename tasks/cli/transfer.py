@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -11,6 +12,7 @@ from tasks.cli.context import confirm, installation_in, who, yes_option
 from tasks.cli.output import counted, json_option, refusals, say_done
 from tasks.operating.exporting import Exporter
 from tasks.operating.importing import Importer
+from tasks.producer.installation import Installation
 
 
 @click.command(name="export", short_help="States, queues, dead letters to a file.")
@@ -25,12 +27,15 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
 
     Each partition is written as it was at one moment. It is read in pages, so that the server serves others meanwhile; one that
     is too busy is paused while it is read, and goes on afterwards (when this command is killed meanwhile: `resume`). Over
-    partitions a message that is forwarded meanwhile may be in the file twice, never not at all; --pause-all excludes that.
+    partitions a message that is forwarded meanwhile may be in the file twice, never not at all; --pause-all excludes that. With
+    a pipeline all partitions rest in any case: its messages go from any of them to any other.
 
     The file is JSON lines with values in base64, for its owner only. Signed states stay signed.
     """
-    group = installation_in(context).group
+    installation = installation_in(context)
+    group = installation.group
     group.check()
+    pause_all = pause_all or _has_stages(installation)
     if file.exists():
         confirm(f"{file} exists. Write over it?", yes)
     exporter = Exporter(group.client, group.names, group.settings.partitions, by=who())
@@ -40,6 +45,14 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
         f"; paused meanwhile: {', '.join(paused)}" if paused else ""
     )
     say_done(as_json, {"records": records, "paused": paused}, text)
+
+
+def _has_stages(installation: Installation) -> bool:
+    """Whether a pipeline of this app has run in the group."""
+    group = installation.group
+    ran = set(cast(list[bytes], group.client.hkeys(group.names.facts_of_group)))
+    stages = [one.name for one in installation.computations.values() if one.role == "stage"]
+    return any(f"computation:{name}".encode() in ran for name in stages)
 
 
 @click.command(name="import", short_help="Such a file into an empty group; also how N is changed.")

@@ -20,6 +20,7 @@ from tasks.model.computation import (
     StageNode,
     extracted_key,
 )
+from tasks.model.errors import MessageError
 from tasks.model.messages import MOST_SECONDS, details_of
 from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
 from tasks.model.reading import Work
@@ -181,7 +182,14 @@ class _Run:
             body, message = stage.codec.encode(value)
             key = extracted_key(node.extract, message)
         partition = self.writer.partition_of(key)
-        return Hop(partition, self.cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key))
+        raw = self.cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key)
+        if len(raw) > self.writer.most_bytes:
+            raise MessageError(
+                f"the message to {stage.name!r} has {len(raw)} bytes; workers decode at most {self.writer.most_bytes} "
+                "(MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                reason="too-large",
+            )
+        return Hop(partition, raw)
 
     def deliver(self, node: SinkNode, value: Any) -> None:
         sink = node.sink

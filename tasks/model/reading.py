@@ -204,9 +204,10 @@ def key_in_header(computation: Computation, value: object) -> str:
         return spell_key(value)
     if isinstance(value, dict) and isinstance(value.get("base64"), str):
         try:
-            return spell_key(key_text(binascii.a2b_base64(value["base64"], strict_mode=True)))
-        except binascii.Error as error:
+            raw = binascii.a2b_base64(value["base64"], strict_mode=True)
+        except ValueError as error:  # binascii's own, and that of text beyond ASCII
             raise KeyExtractionError(f"the key in the header partition_key is not base64: {error}") from None
+        return spell_key(key_text(raw))
     raise KeyExtractionError(
         f"{computation.name!r} is a stage of {computation.scope}: it gets its messages, with their keys, from the stage before it. "
         "Send to the pipeline's source"

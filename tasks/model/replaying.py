@@ -7,9 +7,14 @@ from typing import Any, cast
 
 from tasks.model.calling import Caller
 from tasks.model.computation import Computation
-from tasks.model.errors import say, trace_of, without_frames
-from tasks.model.outcome import Emission, Failure, Pickling, Slot, States, Unreadable
+from tasks.model.errors import MessageError, say, trace_of, without_frames
+from tasks.model.outcome import Delivery, Emission, Failure, Pickling, Slot, States, Unreadable
 from tasks.model.reading import Asked, Work, decoded
+
+#: A commit stops the server for some 3 µs an output, and Redis takes a million words in one command, about ten an output.
+SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000
+#: Of one message, which is in one commit in any case. Redis takes 1 GB in one command.
+MOST_OUTPUTS, MOST_OUTPUT_BYTES = 50_000, 256_000_000
 
 
 class Replay:
@@ -23,12 +28,23 @@ class Replay:
         self.caller, self.states, self.pickling, self.done = caller, states, pickling, done
         #: What each message in `done` put out, by the `id` of its item.
         self.emitted: dict[int, list[Emission]] = {}
+        #: How much of the outputs that one commit should have was put out: 1 is all.
+        self.share = 0.0
         #: Where a replay begins, by scope and key: the bytes of states, and how many of `done` they include.
         self.checkpoints: dict[tuple[str, str], tuple[dict[Computation, bytes], int]] = {}
 
     def call(self, item: Work, stands_for: Work, attempt: int) -> None:
         """Call what the message is for; what it puts out is kept for the item that it stands for (in a replay: the earlier)."""
         emitted = self.caller.call(item, attempt)
+        if emitted:
+            count = len(emitted)
+            size = sum(len(one.payload if isinstance(one, Delivery) else one.raw) for one in emitted)
+            if count > MOST_OUTPUTS or size > MOST_OUTPUT_BYTES:
+                raise MessageError(
+                    f"one message put out {count} outputs of {size} bytes; at most {MOST_OUTPUTS} of {MOST_OUTPUT_BYTES} bytes "
+                    "are taken, in one commit"
+                )
+            self.share += max(count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES)
         if emitted is not None:
             self.emitted[id(stands_for)] = emitted
         if type(stands_for) is Asked:

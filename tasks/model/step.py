@@ -153,6 +153,8 @@ class _Step:
                         self.bury(item, "unreadable-state", unreadable, "", 1)
                         continue
                     self.replay.call(item, item, self.attempt)
+                    if self.replay.share >= 1:
+                        until = now - 1  # the next step goes on; a commit has a size
                 if careful:
                     self.replay.checkpoint(item)
             except BaseException as error:  # whatever a user's function raises is that message's failure
@@ -221,7 +223,7 @@ class _Step:
 
     def fail(self, item: Work, error: BaseException) -> bool:
         """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
-        at = item.computation if item.computation.role == "task" else self.caller.at or item.computation
+        at = self.failed_at(item)
         failure = failure_of(item, error, self.attempt, at)
         try:
             undone = self.replay.run(item)
@@ -253,6 +255,10 @@ class _Step:
         self.out.mailed.setdefault(item.key, []).append(item.raw)
         return True
 
+    def failed_at(self, item: Work) -> Computation:
+        """The computation whose failure it is, right after the message has failed."""
+        return item.computation if item.computation.role == "task" else self.caller.at or item.computation
+
     def mail(self, item: Work) -> bool:
         """Let a message of a parked key wait behind the others. False: its mailbox is full, and the partition pauses before it."""
         waiting = self.out.mailed.setdefault(item.key, [])
@@ -282,7 +288,7 @@ class _Step:
         # Checkpoints count places in `done`, which has moved: every state is replayed from its bytes, if it must be.
         self.replay.checkpoints.clear()
         out.failures.append(failure)
-        seconds = self.rules.policy_of(item.computation).wait_after(1, self.rules.random())
+        seconds = self.rules.policy_of(self.failed_at(item)).wait_after(1, self.rules.random())
         out.parked[item.key] = Parking(failure, seconds, used_up=False)
         out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
 

@@ -9,6 +9,7 @@ from zlib import crc32
 import msgspec
 
 from tasks.model.keys import key_bytes
+from tasks.model.messages import MOST_BYTES
 from tasks.model.sinks import QueueSink
 
 #: A timer's argument: the stage itself has sent it.
@@ -121,7 +122,7 @@ def spelled_in_header(key: str) -> bytes:
 class MessageWriter:
     """Makes the messages of a worker's outputs. Templates are kept: there are as many as stages × partitions, and sinks.
 
-    Queues are as Celery names them. `queue_of`: a partition's. `queue_of_task`: where the app's routes put an ordinary task.
+    Queues are as Celery names them. `most_bytes`: of a message that a worker decodes (MESSAGE_BYTES). `queue_of`: a partition's. `queue_of_task`: where the app's routes put an ordinary task.
     `queue_of_sink`: that of a sink's own group.
     """
 
@@ -133,7 +134,9 @@ class MessageWriter:
         queue_of_task: Callable[[str], str],
         queue_of_sink: Callable[[str], str],
         origin: str,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
+        self.most_bytes = most_bytes
         self.partitions, self.queue_of, self.origin = partitions, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
         self._hops: dict[tuple[str, int], MessageTemplate] = {}

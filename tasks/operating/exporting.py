@@ -67,9 +67,9 @@ class Exporter:
     def write(self, path: Path, *, pause_all: bool) -> int:
         """Write the file; returns how many records it has. It appears when it is whole.
 
-        `pause_all`: all partitions rest while it is written, so that it is consistent over them too; without, a message that is
-        forwarded from one unit to another meanwhile may be in the file twice. The ingress is read first, so that none
-        is missing.
+        `pause_all`: all partitions rest while it is written, so that it is consistent over them too: a pipeline's messages go
+        from any partition to any other. Without, a message that is forwarded from one unit to another meanwhile may be in the
+        file twice. The ingress is read first, so that none is missing.
         """
         units = [INGRESS, *map(str, range(self.partitions))]
         part = path.with_name(path.name + ".part")
@@ -81,7 +81,7 @@ class Exporter:
                 write_line(stream, Header(FORMAT, VERSION, self.names.group, self.partitions, at))
                 with self._resting(units if pause_all else []):
                     records = self._write_policies(stream)
-                    records += sum(self._write_unit(stream, unit) for unit in units)
+                    records += self._write_units(stream, units) if pause_all else self._write_each(stream, units)
                 write_line(stream, End(records))
             except BaseException:
                 part.unlink(missing_ok=True)
@@ -105,6 +105,22 @@ class Exporter:
         for name, change in rows.items():
             write_line(stream, Policy(name.decode("utf-8", "backslashreplace"), change))
         return len(rows)
+
+    def _write_each(self, stream: BinaryIO, units: list[str]) -> int:
+        return sum(self._write_unit(stream, unit) for unit in units)
+
+    def _write_units(self, stream: BinaryIO, units: list[str]) -> int:
+        """Write all as they were at one moment: a batch that was under way when they were paused may have put a message into the
+        queue of a unit that was written already."""
+        start = stream.tell()
+        for _ in range(TRIES):
+            before = [self._witness(unit) for unit in units]
+            records = self._write_each(stream, units)
+            if [self._witness(unit) for unit in units] == before:
+                return records
+            stream.seek(start)
+            stream.truncate()
+        raise SetupError("the partitions do not come to rest though they are paused; nothing is exported")
 
     def _write_unit(self, stream: BinaryIO, unit: str) -> int:
         records = self._try_unit(stream, unit)

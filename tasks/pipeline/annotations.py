@@ -56,22 +56,24 @@ def check_types(application: str, after: _Graph, names: Mapping[Use, str]) -> No
     for node, follow in after.items():
         if isinstance(node, Use):
             given = _returned(node)
-            for taker in _takers(follow, after):
+            for taker, is_hop in _takers(follow, after):
                 wanted = _wanted(taker)
-                if given not in _NONE and wanted not in _NONE and not _fits(given, wanted):
+                # On its way to another key a dict becomes what is annotated there; under the same key it stays a dict.
+                if given not in _NONE and wanted not in _NONE and not (_fits(given, wanted) or (given is dict and is_hop)):
                     what = f"stage {names[taker]!r}" if isinstance(taker, Use) else "the key_by after it"
                     raise DeclarationError(
                         f"application {application!r}: stage {names[node]!r} returns {_name(given)}, and {what} takes {_name(wanted)}"
                     )
 
 
-def _takers(follow: Sequence[GraphNode], after: _Graph) -> list[Use | KeyBy]:
-    found: list[Use | KeyBy] = []
+def _takers(follow: Sequence[GraphNode], after: _Graph, is_hop: bool = False) -> list[tuple[Use | KeyBy, bool]]:
+    """What takes the output of a node; and whether that is under another key."""
+    found: list[tuple[Use | KeyBy, bool]] = []
     for node in follow:
         if isinstance(node, Use | KeyBy):
-            found.append(node)
+            found.append((node, is_hop))
         if not isinstance(node, Use):
-            found += _takers(after.get(node, ()), after)
+            found += _takers(after.get(node, ()), after, is_hop=True)
     return found
 
 
@@ -106,7 +108,7 @@ def _fits(given: Any, wanted: Any) -> bool:
     wanted = _without_none(wanted)
     if not (isinstance(given, type) and isinstance(wanted, type)) or typing.is_typeddict(given) or typing.is_typeddict(wanted):
         return True
-    return issubclass(given, wanted) or (given, wanted) in _TOWER or given is dict
+    return issubclass(given, wanted) or (given, wanted) in _TOWER
 
 
 def _parameter(function: Callable[..., Any]) -> tuple[Any, str]:

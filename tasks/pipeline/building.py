@@ -70,8 +70,8 @@ class _Building:
         self.stages = {use: self.stage(use) for use in self.uses}
         self.stage_nodes = {use: StageNode(stage) for use, stage in self.stages.items()}
         self.sinks: dict[str, SinkConfig] = {}
-        self.warnings: dict[str, None] = {}
         self.places: dict[str, type[Sink]] = {}
+        self.warnings: dict[str, None] = {}
         self.one_keys = self.one_keys_of_beginnings()
 
     def built(self) -> Built:

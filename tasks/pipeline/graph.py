@@ -9,6 +9,8 @@ Each verb gives a new `Pipeline` and leaves the old as it was, so one beginning 
 from __future__ import annotations
 
 import itertools
+import operator
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,7 +168,13 @@ def _of_windows(windows: RangeWindows | CountWindows) -> Computation:
     )
 
 
+#: Functions of one argument, which can't be asked for that.
+_OF_THE_LANGUAGE = (type, types.BuiltinFunctionType, operator.itemgetter, operator.attrgetter, operator.methodcaller)
+
+
 def _looked_over(extract: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    if isinstance(extract, _OF_THE_LANGUAGE):
+        return extract
     try:
         return key_extractor(extract)
     except DeclarationError as error:

@@ -99,6 +99,7 @@ class Installation:
             queue_of_task=self.queue_of_task,
             queue_of_sink=lambda name: Names(names.sink_group(name)).queue_name("0"),
             origin=origin,
+            most_bytes=self.settings.message_bytes,
         )
 
     def queue_of_task(self, name: str) -> str:

@@ -25,7 +25,7 @@ from tests.chaos.injections import carry_out
 from tests.chaos.schedule import Injection, make_schedule
 from tests.chaos.stage import Stage
 from tests.chaos.verdict import Found, Violation, judge
-from tests.faults.engines import BREAKS
+from tests.faults.engines import BREAKS, BREAKS_OF_OUTPUTS
 from tests.support.environment import clear_environment
 
 
@@ -103,7 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=description, epilog=details)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long it is harmed (default: 60)")
     parser.add_argument("--seed", type=int, help="what is done, when and to whom (default: at random)")
-    parser.add_argument("--broken", choices=list(BREAKS), help="on an engine that is broken so, to see it caught")
+    parser.add_argument("--broken", choices=[*BREAKS, *BREAKS_OF_OUTPUTS], help="on an engine that is broken so, to see it caught")
     options = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     clear_environment()

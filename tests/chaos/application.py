@@ -10,10 +10,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import Context, RetryPolicy, key_extractor, state_computation
+from tasks import (
+    Context,
+    RedisList,
+    RedisStream,
+    RetryPolicy,
+    build_application,
+    key_extractor,
+    source,
+    state_computation,
+    state_computation_multi,
+)
 from tests.faults.engines import app
 
-__all__ = ["ALWAYS", "COMPUTATIONS", "Act", "History", "app", "note", "play", "play_on", "play_once"]
+__all__ = ["ALWAYS", "COMPUTATIONS", "Act", "History", "app", "flow", "note", "play", "play_on", "play_once"]
 
 #: Of `Act.raises`: at every try.
 ALWAYS = -1
@@ -93,7 +103,60 @@ def play_once(act: Act, state: History, context: Context) -> None:
     act_out(act, state, context)
 
 
-COMPUTATIONS = (play, play_on, play_once)
+# A pipeline of three stages, which two hops apart from each other; each hop gives a key another name.
+
+#: What stands before a key in each stage.
+PREFIXES = ("", "turned ", "back ")
+STREAM, LIST = "played", "played in a list"
+
+
+def stage_of(number: int) -> int:
+    """At which of the stages a message does what it is to do."""
+    return number % len(PREFIXES)
+
+
+def act_at(stage: int, act: Act, state: History, context: Context) -> Act:
+    if stage_of(act.number) == stage:
+        act_out(act, state, context)
+    else:
+        state.numbers.append(act.number)
+    return act
+
+
+@state_computation_multi("start", state=History, on_error=GIVE_UP)
+def start(act: Act, state: History, context: Context) -> list[Act | None]:
+    return [None, act_at(0, act, state, context)]
+
+
+@state_computation("middle", state=History, on_error=GIVE_UP)
+def middle(act: Act, state: History, context: Context) -> Act:
+    return act_at(1, act, state, context)
+
+
+@state_computation("finish", state=History, on_error=GIVE_UP)
+def finish(act: Act, state: History, context: Context) -> list[object]:
+    act_at(2, act, state, context)
+    return [act.key, act.number]
+
+
+@key_extractor
+def turned_key(act: Act) -> str:
+    return f"{PREFIXES[1]}{act.key}"
+
+
+@key_extractor
+def key_back(act: Act) -> str:
+    return f"{PREFIXES[2]}{act.key}"
+
+
+flow = source("flow")
+pipeline = build_application(
+    "flow",
+    flow.key_by(act_key).to(start).key_by(turned_key).to(middle).key_by(key_back).to(finish)
+    .to_sinks([RedisStream(STREAM), RedisList(LIST)]),
+)  # fmt: skip
+
+COMPUTATIONS = (play, play_on, play_once, *map(pipeline.stage, ("start", "middle", "finish")))
 
 
 @app.task(name="note", ignore_result=True)

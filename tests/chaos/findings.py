@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.chaos.application import COMPUTATIONS
+from tests.chaos.application import COMPUTATIONS, LIST, STREAM
 from tests.chaos.verdict import Found
 from tests.fundamentals.live import LiveGroup
 
 
 def look(live: LiveGroup, notes: Path, complaints: Sequence[str] = ()) -> Found:
     """Everything that the verdict asks for."""
+    entries = live.client.xrange(STREAM)
     lines = notes.read_text().split() if notes.exists() else []
     return Found(
         applied={key: row for one in COMPUTATIONS for key, row in live.numbers(one).items()},
         notes=[int(line) for line in lines],
         letters=live.letters(),
         processed=live.processed(),
+        outputs={
+            STREAM: [_output(fields[b"message"]) for _, fields in entries],
+            LIST: [_output(element) for element in reversed(live.client.lrange(LIST, 0, -1))],
+        },
+        output_ids=[fields[b"id"].decode() for _, fields in entries],
         left=list(_left(live)),
         complaints=complaints,
     )
+
+
+def _output(payload: bytes) -> tuple[str, int]:
+    key, number = json.loads(payload)
+    return key, number
 
 
 def _left(live: LiveGroup) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tests.chaos.application import ALWAYS
+from tests.chaos.application import ALWAYS, PREFIXES, stage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class SentAct:
     kills: bool = False
     #: False for one with an `eta`: it takes its place when it is due.
     ordered: bool = True
+    #: It goes into the pipeline.
+    flows: bool = False
     #: None: known to be in its queue. Else it may be, and so may all of the same pack, which one push took: all or none.
     pack: str | None = None
 
@@ -26,6 +28,19 @@ class SentAct:
         if self.kills:
             return "kills-the-worker"
         return "computation-failed" if self.raises == ALWAYS else None
+
+    @property
+    def applied_to(self) -> tuple[str, ...]:
+        """The keys whose states it changes, in this order."""
+        if not self.flows:
+            return () if self.dies_of else (self.key,)
+        stages = stage_of(self.number) if self.dies_of else len(PREFIXES)
+        return tuple(prefix + self.key for prefix in PREFIXES[:stages])
+
+    @property
+    def is_put_out(self) -> bool:
+        """Whether it comes to the pipeline's sinks."""
+        return self.flows and not self.dies_of
 
 
 @dataclass(frozen=True, slots=True)

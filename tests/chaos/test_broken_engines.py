@@ -49,6 +49,10 @@ def test_nothing_is_found_on_the_engine_as_it_is(live: LiveGroup, tmp_path: Path
         pytest.param("leaves one that was applied", "duplicate", id="a duplicate"),
         pytest.param("puts one behind all others", "reorder", id="a swap"),
         pytest.param("exchanges the states of two keys", "foreign", id="a state of another key"),
+        pytest.param("loses an output", "output loss", id="a missing output"),
+        pytest.param("puts an output out twice", "output duplicate", id="an output twice"),
+        pytest.param("puts outputs out the wrong way round", "output reorder", id="outputs the wrong way round"),
+        pytest.param("loses what goes to other partitions", "loss", id="a missing hop"),
     ],
 )
 def test_each_break_is_found_and_named(live: LiveGroup, tmp_path: Path, broken: str, kind: str) -> None:

@@ -77,6 +77,39 @@ def test_one_that_ends_its_worker_dies_of_that_alone() -> None:
     assert kinds(sent, found({}, letters=blamed)) == ["loss", "letter"]
 
 
+FLOWS = [SentAct("a", number, ALWAYS if number == 5 else 0, flows=True) for number in range(7)]
+ALL = [0, 1, 2, 3, 4, 5, 6]
+PASSED = [number for number in ALL if number != 5]
+
+
+def flowed(outputs: Sequence[int], ids: Sequence[str] = ()) -> Found:
+    applied = {"a": ALL, "turned a": ALL, "back a": PASSED}
+    played = [("a", number) for number in outputs]
+    return found(applied, letters=[letter_of(5)], outputs={"played": played}, output_ids=ids)
+
+
+def test_what_goes_through_the_pipeline_is_in_every_stage_up_to_where_it_dies_and_in_the_sinks() -> None:
+    assert kinds(FLOWS, flowed(PASSED)) == []
+    assert kinds(FLOWS, found({"a": PASSED, "turned a": PASSED, "back a": PASSED}, letters=[letter_of(5)])) == ["loss"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind"),
+    [
+        pytest.param([0, 1, 3, 4, 6], "output loss", id="a missing output"),
+        pytest.param([0, 1, 2, 2, 3, 4, 6], "output duplicate", id="an output twice"),
+        pytest.param([0, 2, 1, 3, 4, 6], "output reorder", id="two outputs exchanged"),
+        pytest.param(ALL, "output foreign", id="an output of one that died"),
+    ],
+)
+def test_outputs_that_are_not_what_went_through(outputs: list[int], kind: str) -> None:
+    assert kinds(FLOWS, flowed(outputs)) == [kind]
+
+
+def test_two_outputs_of_one_id() -> None:
+    assert kinds(FLOWS, flowed(PASSED, ["0:0", "0:0"])) == ["output duplicate"]
+
+
 def test_messages_with_an_eta_come_in_any_order_but_once() -> None:
     sent = [SentAct("a", 0, ordered=False), SentAct("a", 1, ordered=False)]
     assert kinds(sent, found({"a": [1, 0]})) == []

@@ -22,18 +22,18 @@ import redis
 from tasks.model.keys import partition_of
 from tasks.producer.bulk import SendInterrupted
 from tasks.store.names import INGRESS
-from tests.chaos.application import ALWAYS, Act, note, play, play_on, play_once
+from tests.chaos.application import ALWAYS, Act, flow, note, play, play_on, play_once
 from tests.chaos.junk import JUNK
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_message
 
 #: `send_many`; to the ingress, as a producer that can't run the key extractor; to partition 0, whatever the key. To the
-#: computation that is tried on in its place, to the one that drops duplicates: both by the ingress.
-Way = Literal["bulk", "ingress", "astray", "stubborn", "again"]
+#: computation that is tried on in its place, to the one that drops duplicates, into the pipeline: all by the ingress.
+Way = Literal["bulk", "ingress", "astray", "stubborn", "again", "flow"]
 WAYS: tuple[Way, ...] = get_args(Way)
 #: `play`'s messages are the others.
-COMPUTATION_OF = {"stubborn": play_on, "again": play_once}
+NAME_OF = {"stubborn": play_on.name, "again": play_once.name, "flow": flow.name}
 #: Of the ways that never give up, so many messages raise, at most so often.
 RAISING_SHARE, MOST_RAISES = 0.03, 4
 #: A message to the computation that drops duplicates is pushed so often at most.
@@ -106,7 +106,7 @@ class Producer(threading.Thread):
     # The messages.
 
     def acts(self, way: Way, messages: int) -> Iterator[Act]:
-        playing = way not in COMPUTATION_OF
+        playing = way not in NAME_OF
         raising = self.raising.popleft() if self.raising and playing else 0
         killing = self.killers.popleft() if self.killers and playing else 0
         hanging = self.hanging.popleft() if self.hanging and way == "stubborn" else 0
@@ -114,6 +114,8 @@ class Producer(threading.Thread):
             raises = self.random.choice((1, ALWAYS)) if place < raising else 0
             if not playing and self.random.random() < RAISING_SHARE:
                 raises = self.random.randint(1, MOST_RAISES) if way == "stubborn" else 1
+                if way == "flow":
+                    raises = self.random.choice((1, 1, ALWAYS))
             seconds = self.random.choice(ACT_SECONDS)
             act = Act(self.some_key(way), next(_numbers), raises, seconds, raising <= place < raising + killing)
             act.hangs = self.random.choice(("sleep", "spin")) if place < hanging else ""
@@ -175,7 +177,8 @@ class Producer(threading.Thread):
     def push_acts(self, way: Way, acts: Sequence[Act]) -> list[Act]:
         unit = "0" if way == "astray" else INGRESS
         raws = [self.raw_act(act, way) for act in acts]
-        return [] if self.push(unit, raws, [sent_act(act) for act in acts]) else list(acts)
+        sent = [sent_act(act, flows=way == "flow") for act in acts]
+        return [] if self.push(unit, raws, sent) else list(acts)
 
     def push_again(self, acts: Sequence[Act]) -> list[Act]:
         """The same bytes until they are known to be in, and once or twice more, known or not; in order all the same."""
@@ -212,7 +215,7 @@ class Producer(threading.Thread):
         return str(self.random.randrange(self.live.settings.partitions))
 
     def raw_act(self, act: Act, way: str = "", **headers: str) -> bytes:
-        name = COMPUTATION_OF.get(way, play).computation.name
+        name = NAME_OF.get(way, play.name)
         return raw_message(name, asdict(act), f"act-{act.number}", sent_at=time.time(), **headers)
 
     def push(self, unit: str, raws: Sequence[bytes], sent: Sequence[Sent]) -> bool:
@@ -237,6 +240,6 @@ class Producer(threading.Thread):
         return True
 
 
-def sent_act(act: Act) -> SentAct:
+def sent_act(act: Act, *, flows: bool = False) -> SentAct:
     """The ledger's line of an act."""
-    return SentAct(act.key, act.number, act.raises, act.kills)
+    return SentAct(act.key, act.number, act.raises, act.kills, flows=flows)

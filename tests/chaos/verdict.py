@@ -6,7 +6,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.store.commits import DeadLetter
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
@@ -29,6 +29,10 @@ class Found:
     letters: Sequence[DeadLetter]
     #: What the partitions counted.
     processed: int
+    #: The pipeline's sinks: name → (key, number) of its elements, the oldest first.
+    outputs: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
+    #: Ids of outputs, where the sink tells them.
+    output_ids: Sequence[str] = ()
     #: What still lies in Redis and should not, in words.
     left: Sequence[str] = ()
     #: What workers did that none should, in words.
@@ -37,7 +41,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is not as promised. `kind`: one of the history's, or `letter`, `note`, `count`, `left`, `worker`."""
+    """One thing that is not as promised. `kind`: one of the history's, that and `output`, or `letter`, `note`, `count`, `left`,
+    `worker`."""
 
     kind: str
     text: str
@@ -50,7 +55,8 @@ def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
     """All violations. `tries`: how often a message is tried before it is given up."""
     certain = what_is_in(sent, found)
     return [
-        *_history([one for one in certain if isinstance(one, SentAct) and not one.dies_of], found),
+        *_history([one for one in certain if isinstance(one, SentAct)], found),
+        *_outputs([one for one in certain if isinstance(one, SentAct) and one.is_put_out], found),
         *_letters(certain, found.letters, tries),
         *_notes(certain, sent, found.notes),
         *_count(found),
@@ -84,16 +90,32 @@ def number_of(letter: DeadLetter) -> int | None:
 def _history(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
     """Each key's messages once, in order (in any, for those with an `eta`), and no other's."""
     unordered = {act.key for act in acts if not act.ordered}
-    wanted = by_key((act.key, act.number) for act in acts)
+    wanted = by_key((key, act.number) for act in acts for key in act.applied_to)
 
     def comparable(numbers: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
         return {key: sorted(row) if key in unordered else row for key, row in numbers.items()}
 
+    for kind, text in _errors(comparable(wanted), comparable(found.applied)):
+        yield Violation(kind, text)
+
+
+def _errors(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str]]:
+    """Each kind of error, and where it was met."""
     by_kind: dict[str, list[HistoryError]] = {}
-    for error in history_errors(comparable(wanted), comparable(found.applied)):
+    for error in history_errors(wanted, found):
         by_kind.setdefault(error.kind, []).append(error)
     for kind, errors in by_kind.items():
-        yield Violation(kind, f"at {len(errors)} of {len(wanted)} keys, first {errors[0]}")
+        yield kind, f"at {len(errors)} of {len(wanted)} keys, first {errors[0]}"
+
+
+def _outputs(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
+    """In each sink what went through, once, each key's in the order in which it was sent."""
+    wanted = by_key((act.key, act.number) for act in acts)
+    for sink, elements in found.outputs.items():
+        for kind, text in _errors(wanted, by_key(elements)):
+            yield Violation(f"output {kind}", f"{sink}: {text}")
+    if len(set(found.output_ids)) < len(found.output_ids):
+        yield Violation("output duplicate", "two outputs have one id")
 
 
 def _letters(certain: Sequence[Sent], letters: Sequence[DeadLetter], tries: int) -> Iterator[Violation]:

@@ -50,11 +50,26 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+_RUN, _ONCE = "redis.call(unpack(ARGV, i + 1, i + words))", "redis.call('HSETNX', KEYS[3], 'broken', 1) == 1"
+#: The same, of what a pipeline puts out; each once in the life of a partition.
+BREAKS_OF_OUTPUTS: Mapping[str, Mapping[str, str]] = {
+    "loses an output": {_RUN: f"if ARGV[i + 1] ~= 'XADD' or not ({_ONCE}) then {_RUN} end"},
+    "puts an output out twice": {_RUN: f"{_RUN} if ARGV[i + 1] == 'XADD' and {_ONCE} then {_RUN} end"},
+    "puts outputs out the wrong way round": {
+        _RUN: "if ARGV[i + 2] == 'played in a list' and words >= 7 then for j = 3, words / 2 do "
+        "ARGV[i + j], ARGV[i + words + 3 - j] = ARGV[i + words + 3 - j], ARGV[i + j] end end " + _RUN
+    },
+    "loses what goes to other partitions": {
+        _RUN: f"if ARGV[i + 1] ~= 'LPUSH' or KEYS[1] == ARGV[i + 2] or not string.find(ARGV[i + 2], '^partition%.%d') or not ({_ONCE}) "
+        f"then {_RUN} end"
+    },
+}
+
 
 def break_engine(name: str) -> None:
     commit = script("commit")
     text = commit.text.decode()
-    for sound, broken in BREAKS[name].items():
+    for sound, broken in {**BREAKS, **BREAKS_OF_OUTPUTS}[name].items():
         if text.count(sound) != 1:
             raise AssertionError(f"commit.lua has changed, and can't be broken as {name!r}: {sound}")
         text = text.replace(sound, broken)

@@ -25,17 +25,24 @@ from tasks.model.messages import details_of, name_of
 from tasks.model.reading import Broken, Reading, condemned, read_batch
 from tasks.model.state import StateClass
 from tasks.model.step import step
+from tasks.model.writing import TIMER_BODY
 from tasks.operating.dead_letters import _read, fingerprint, raw_text
 from tasks.operating.transfer import read_header, read_records
+from tasks.pipeline.sinks import RedisStream
+from tasks.pipeline.windows import count_windows
 from tasks.store.codec import SIGNED, UNSIGNED, StateCodec
 from tasks.store.commits import commands_of
 from tasks.store.names import Names
 from tasks.store.parking import Parked
+from tests.model import piped
 from tests.model.build import CODEC, raw_envelope, rules, slots_for
 from tests.model.pickled import State
+from tests.model.test_timers import Gather
 from tests.properties.test_reading_anything import COMPUTATIONS, Trade
 
 NAMES = Names("partition")
+_BEGUN = piped.begin(event_time=lambda value: value).key_by(str).to(piped.logging("log"))
+PIPELINE = piped.built(_BEGUN.to(count_windows(2).over(Gather)).to_sink(RedisStream("out")))
 READING = Reading({one.name: one for one in COMPUTATIONS}, {"mail"}, 0, 1)
 STATED = declare(lambda message, state: None, name="stated", state=State, key=str)
 SIGNING = StateCodec((b"a key that nobody knows",))
@@ -82,6 +89,32 @@ def messages(data: bytes) -> None:
         details_of(raw)
         condemned(item, "it killed")
         key_in(raw, READING.computations)
+
+
+def stages(data: bytes) -> None:
+    """As the body, and as headers, of messages to a pipeline's stages: each is taken or a dead letter, and what it puts out can be
+    written."""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = data.decode("utf-8", "replace")
+    told = {"partition_key": value, "event_time": value, "timer": value, "root_id": value, "sent_at": value}
+    raws = []
+    for task in ("log", "gather"):
+        raws += [
+            raw_envelope(data, headers={"task": task, "partition_key": "k"}),
+            raw_envelope(b"[[1],{},{}]", headers={"task": task, **told}),
+            raw_envelope(b"[[1],{},{}]", headers={"task": task, **told, "partition_key": "k"}),
+            raw_envelope(TIMER_BODY, headers={"task": task, **told, "partition_key": "k"}),
+            raw_envelope(b'[[{"__pickle__":"' + base64.b64encode(data) + b'"}],{},{}]', headers={"task": task, "partition_key": "k"}),
+        ]
+    for item in piped.read(PIPELINE, raws):
+        assert not isinstance(item, Broken) or item.reason not in ("unforeseen", "bad-message"), item
+    outcome = piped.run(PIPELINE, raws, now=1_000.0)
+    assert outcome.taken == len(raws)
+    commands_of(outcome, NAMES, "0", 1, 1_000.0)
+    for raw in raws:
+        key_in(raw, PIPELINE.stages)
 
 
 def states(data: bytes) -> None:
@@ -141,6 +174,7 @@ def operators(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "messages": messages,
+    "stages": stages,
     "states": states,
     "files": files,
     "operators": operators,
@@ -160,6 +194,7 @@ def seeds(target: str) -> list[bytes]:
             b'{"task": "typed", "id": "i", "args": [{"symbol": "A", "price": 1}], "kwargs": {}}',
             b'[[{"symbol": {"__type__": "uuid", "__value__": {"hex": "00000000000000000000000000000001"}}}], {}, {}]',
         ],
+        "stages": [b'[["value"],{},{}]', b'"key"', b'{"base64": "dGVh"}', b"1700000000.5", TIMER_BODY, piped.SIGNING.dump_value("log", "m0", (1,))],
         "states": [pickle.dumps(state, 5), pickle.dumps(state, 0), SIGNING.seal("stated", "key", b"N.")[:-1]],
         "files": [
             b"symbol,price\nA,1.5\nB,2\n",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tasks.model.computation import Context
+from tasks.model.computation import Context, declare
 from tasks.model.errors import TimeLimitExceeded
+from tasks.model.messages import MessageCodec
 from tasks.model.outcome import Hop
 from tasks.model.policy import RetryPolicy
 from tasks.pipeline.sinks import RedisList, RedisStream, TaskSink
@@ -29,7 +32,13 @@ from tests.model.piped import (
     states,
 )
 
-OUT = RedisList("out")
+
+@dataclass
+class Order:
+    item: str
+
+
+OUT = RedisStream("out")
 
 
 def key(value: Any) -> str:
@@ -219,7 +228,7 @@ def unpicklable_at(value: Any, state: Log) -> Any:
 
 @pytest.mark.parametrize("spoils_first", [True, False])
 def test_an_unpicklable_state_of_one_of_two_stages_undoes_the_message_in_both(spoils_first: bool) -> None:
-    policy = RetryPolicy(0, then="hold")
+    policy = RetryPolicy(0, backoff_seconds=7.0, then="hold")
     spoiling, log = stage(unpicklable_at, "spoils", state=Log, on_error=policy), logging("log")
     begun = begin().key_by(only_first)
     both = begun.to(spoiling).to(log) if spoils_first else begun.to(log).to(spoiling)
@@ -230,6 +239,7 @@ def test_an_unpicklable_state_of_one_of_two_stages_undoes_the_message_in_both(sp
     assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0]
     assert [one["n"] for one in payloads(outcome)] == [0]
     assert outcome.mailed == {"k": raws[1:]} and outcome.parked["k"].failure.stage == "spoils"
+    assert outcome.parked["k"].seconds == 7.0
     again = run(app, raws[1:], mailbox_of="k", attempt=2)
     assert again.parked["k"].used_up and again.parked["k"].seconds is None  # held, as the stage says that it is
     assert not again.emitted and not states(app, again)
@@ -341,6 +351,46 @@ def test_a_stage_that_hung_fails_by_its_own_policy_in_the_process_after() -> Non
     app = built(begin().key_by(only_first).to(logging("log")).to(slow).to_sink(OUT))
     outcome = run(app, [send(1)], failed="took longer than its time limit of 0.5 s")
     assert outcome.pause and outcome.parked["k"].failure.stage == "slow"
+
+
+# How much.
+
+
+def test_a_commit_has_a_size_and_the_next_step_goes_on() -> None:
+    many = stage(lambda value: [value] * 4_000, "many", multi=True)
+    app = built(begin().key_by(only_first).to(many).to_sink(OUT))
+    outcome = run(app, [send(n, f"m{n}") for n in range(9)])
+    assert (outcome.taken, len(outcome.done), len(outcome.emitted)) == (3, 3, 12_000)
+
+
+def test_large_outputs_fill_a_commit_sooner() -> None:
+    large = stage(lambda value: "x" * 12_000_000, "large")
+    app = built(begin().key_by(only_first).to(large).to_sink(OUT))
+    assert run(app, [send(n, f"m{n}") for n in range(9)]).taken == 3
+
+
+def test_what_no_commit_can_take_is_that_messages_error() -> None:
+    many = stage(lambda count: [0] * count, "many", multi=True)
+    app = built(begin().key_by(only_first).to(logging("log")).to(many).to_sink(OUT))
+    outcome = run(app, [send(50_001, "a"), send(1, "b")])
+    assert [broken.message_id for broken, _ in outcome.dead] == ["a"] and len(outcome.emitted) == 1
+    assert "put out 50001 outputs" in outcome.dead[0][0].error
+    assert states(app, outcome) == {"log": {"k": [1]}}
+
+
+def test_a_message_that_the_next_stage_would_not_decode_is_an_error_where_it_is_returned() -> None:
+    large = stage(lambda value: "x" * 6_000_000, "large")
+    app = built(begin().key_by(only_first).to(large).key_by(only_first).to(logging("log")).to_sink(OUT))
+    ((broken, _),) = run(app, [send(1)]).dead
+    assert "the message to 'log' has 8000" in broken.error and "MESSAGE_BYTES" in broken.error
+
+
+def test_a_computation_as_a_sink_is_keyed_by_the_message_as_it_will_see_it() -> None:
+    taking = declare(lambda order, state: None, name="taking", state=Log, key=lambda order: order.item)
+    typed = replace(taking, codec=MessageCodec(Order, "order"))
+    app = built(begin().key_by(only_first).to(stage(same)).to_sink(SimpleNamespace(computation=typed)))
+    (hop,) = run(app, [send({"item": "tea"})]).emitted
+    assert isinstance(hop, Hop) and headers_of(hop.raw)["partition_key"] == "tea" and not run(app, [send({"no": 1})]).emitted
 
 
 # Two entries, one state.

@@ -140,7 +140,7 @@ def test_a_timer_for_a_key_whose_state_is_gone_does_nothing() -> None:
 
 @pytest.mark.parametrize("told", ["text", True, [1], {"a": 1}, None, 1e300, -1e300, 10**40, "2020-01-01"])
 def test_what_is_no_time_in_the_header_of_a_stages_message_is_not_looked_at(told: Any) -> None:
-    key = Key(range_windows(seconds(10)).over(Gather))
+    key = Key(range_windows(seconds(10)).over(Gather), event_time=lambda value: 1_005.0)
     raw = send(1, task="gather", partition_key="k", event_time=told)
     assert not key.do([raw], now=1_003.0).dead
     assert [timer.due for timer in key.timers] == [1_010.0]

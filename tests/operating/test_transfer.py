@@ -242,6 +242,30 @@ def test_a_partition_that_changes_while_it_is_read_is_read_anew_and_paused_for_i
     assert (busy.commits, state_of_k(file)) == (2, [b"2"])
 
 
+def test_with_pause_all_what_a_batch_under_way_puts_into_another_queue_is_in_the_file_once(
+    client: redis.Redis, names: Names, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch that was under way when all were paused: its hop goes to a partition that was written already."""
+    fill_group(client, names, 4)
+    client.lpush(names.queue("3"), message("cause", 0))
+    sound, commits = Exporter._write_unit, [1]
+
+    def write_unit(exporter: Exporter, stream: Any, unit: str) -> int:
+        if unit == "2" and commits:
+            commits.clear()
+            client.lpop(names.queue("3"))
+            client.lpush(names.queue("0"), message("hop", 1))
+            client.hincrby(names.facts("3"), "position", 1)
+        return sound(exporter, stream, unit)
+
+    monkeypatch.setattr(Exporter, "_write_unit", write_unit)
+    exported(client, names, 4, file, pause_all=True)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    written = [base64.b64decode(row["message"]) for row in rows if row["kind"] == "message"]
+    assert (written.count(message("cause", 0)), written.count(message("hop", 1))) == (0, 1)
+    assert rows[-1] == {"kind": "end", "records": len(rows) - 2}
+
+
 def test_with_pause_all_every_unit_rests_and_those_paused_before_stay_so(
     client: redis.Redis, names: Names, file: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -133,6 +134,12 @@ def test_a_source_that_is_keyed_at_once_has_its_key_at_the_producer() -> None:
     assert not raws_of(run(app, [send(1)]))
 
 
+@pytest.mark.parametrize("extract", [str, operator.itemgetter("a"), operator.attrgetter("real"), hash, lambda value: value])
+def test_functions_of_the_language_are_key_extractors(extract: Any) -> None:
+    app = build("app", begin().key_by(extract).to(logging("log")).to_sink(OUT))
+    assert app.sources["in"].extract is extract
+
+
 def test_a_sink_after_a_key_by_is_no_hop_and_is_told_the_new_key() -> None:
     app = build("app", keyed().to(logging("log")).key_by(other_key).to_sink(RedisStream("s")))
     (entry,) = run(app, [send(1)]).emitted
@@ -244,6 +251,14 @@ def test_a_state_class_is_looked_over_by_name() -> None:
     refused(lambda: stage(with_needy, "needy", state=int), "int")
 
 
+def gives_dict(value: int) -> dict:  # type: ignore[type-arg]
+    return {"one": value}
+
+
+def takes_one(value: NeedsOne) -> int:
+    return value.one
+
+
 def gives_text(value: int) -> str:
     return str(value)
 
@@ -271,6 +286,13 @@ def test_types_between_stages_are_looked_at_where_both_are_said() -> None:
     texts = stage(gives_texts, "texts", multi=True)
     refused(lambda: build("app", keyed().to(texts).to(number).to_sink(OUT)), "'texts' returns str", "'number'")
     assert build("app", keyed().to(number).to(text).to(stage(same)).to(number, name="after").to_sink(OUT))
+
+
+def test_a_dict_becomes_a_dataclass_on_its_way_to_another_key_only() -> None:
+    give, take = stage(gives_dict, "give"), stage(takes_one, "take")
+    refused(lambda: build("app", keyed().to(give).to(take).to_sink(OUT)), "'give' returns dict", "'take' takes NeedsOne")
+    app = build("app", keyed().to(give).key_by(lambda value: "k").to(take).to_sink(OUT))
+    assert payloads(run(app, raws_of(run(app, [send(7)])))) == [7]
 
 
 def test_what_is_no_pipeline_stage_or_sink_is_refused() -> None:

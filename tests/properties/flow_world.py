@@ -50,7 +50,7 @@ class FlowWorld:
     partitions: list[Partition]
     retries: int
     keeps_states: bool
-    lists: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    streams: dict[str, list[tuple[str, bytes]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.computations: dict[str, Computation] = {**self.built.sources, **self.built.stages}
@@ -141,12 +141,12 @@ class FlowWorld:
         at.done += [work.raw for work in outcome.done]
         at.put_out += outcome.emitted  # type: ignore[arg-type]
         for command, where, *values in commands_of_outputs(outcome.emitted, NAMES, str(at.number), at.commits, 0):
-            assert command == "LPUSH"
-            if (unit := NAMES.unit_of(where)) is not None:
+            if command == "LPUSH":
                 for raw in values:
-                    self.push(int(unit), raw)
+                    self.push(int(NAMES.unit_of(where) or ""), raw)
             else:
-                self.lists[where] += values
+                assert command == "XADD"
+                self.streams[where].append((values[-1], values[-5]))
 
     def waiting(self) -> int:
         return sum(len(at.queue) + sum(map(len, at.mailboxes.values())) for at in self.partitions)

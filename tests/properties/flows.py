@@ -6,7 +6,6 @@ Stages do as the value says: `do` names a stage (by its number) and what happens
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tasks.model.computation import Computation, Context, declare
-from tasks.model.errors import OneKeyWarning
 from tasks.pipeline.building import Built, build
 from tasks.pipeline.graph import Pipeline, Source
-from tasks.pipeline.sinks import RedisList
+from tasks.pipeline.sinks import RedisStream
 
 #: What raises, or spoils the state, at every try.
 HOPELESS = ("raise", "unpicklable", "no list", "no key")
@@ -134,9 +132,7 @@ def build_flow(flow: Flow) -> Built:
     whole = ended[0]
     for one in ended[1:]:
         whole = whole.merge(one)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OneKeyWarning)
-        return build("flow", whole)
+    return build("flow", whole)
 
 
 def _follow(pipeline: Pipeline, spots: list[Spot]) -> list[Pipeline]:
@@ -146,7 +142,7 @@ def _follow(pipeline: Pipeline, spots: list[Spot]) -> list[Pipeline]:
             case "nothing":
                 ends.append(pipeline)
             case "sink":
-                ends.append(pipeline.to_sink(RedisList(f"sink {spot.number}")))
+                ends.append(pipeline.to_sink(RedisStream(f"sink {spot.number}")))
             case "key_by":
                 ends += _follow(pipeline.key_by(key_by(spot.number)), spot.then)
             case _:

@@ -96,6 +96,12 @@ def check(world: FlowWorld, flow: Flow, retries: int) -> None:
         assert put_out == wanted
         assert sorted(at.dead) == sorted(dead)
         assert len(at.done) + len(at.dead) == len(items)
+    streams: dict[str, list[Any]] = defaultdict(list)
+    for emission in (one for at in world.partitions for one in at.put_out if isinstance(one, Delivery)):
+        streams[emission.sink.name].append((emission.message_id, emission.payload))
+    assert {name: sorted(entries) for name, entries in world.streams.items()} == {
+        name: sorted(entries) for name, entries in streams.items()
+    }
     logs = {
         (stage.name, key): CODEC.load(stage, key, stored).entries
         for at in world.partitions

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import copy
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from tasks.model.computation import Computation
 from tasks.store.codec import StateCodec
 from tasks.store.names import PRIORITY_SUFFIXES, Names, units
+from tests.simulation.flow import GATHERED, LIST, STREAM, id_of_output, number_of, outputs_of, told_in_stream
 from tests.simulation.server import Server, Session
 from tests.support.history import check_history, check_history_so_far
 
@@ -28,7 +30,7 @@ class Violation(AssertionError):
 
 #: What of a judge's knowledge a server loses together with its data; not to whom it gave a token: it must never give
 #: that to another.
-GOES_BACK = ("wanted", "applied", "forgotten", "dead", "broken", "_seen", "_positions", "_tokens")
+GOES_BACK = ("wanted", "applied", "forgotten", "dead", "broken", "put_out", "_told", "_seen", "_positions", "_tokens")
 
 
 class Judge:
@@ -48,6 +50,10 @@ class Judge:
         self.broken: list[bytes] = []
         #: Numbers that no message has: operators wrote them.
         self.edits: set[int] = set()
+        #: By key of the pipeline's last stage: the numbers applied there, each of which is in the stream.
+        self.put_out: dict[str, list[int]] = {}
+        #: How much of the stream and the list was looked at; the numbers in the list's windows, by key.
+        self._told: dict[str, Any] = {STREAM: 0, LIST: 0, "stream": {}, "windows": {}}
         self._seen: dict[Place, bytes] = {}
         self._tokens: dict[bytes, int] = {}
         self._given: dict[tuple[bytes, int], bytes] = {}
@@ -55,6 +61,7 @@ class Judge:
         self._states = {
             names.states(unit.decode(), name).encode(): name for unit in self.units for name in computations
         }
+        self._last = {names.states(unit.decode(), "last").encode() for unit in self.units}
         self._dead = {names.dead(unit.decode()).encode() for unit in self.units}
         self._facts = {names.facts(unit.decode()).encode(): unit for unit in self.units}
 
@@ -107,6 +114,8 @@ class Judge:
             self._look_at_letters(key)
         for key in sorted(touched & self._states.keys()):
             self._look_at_states(key, self._states[key])
+        if STREAM.encode() in touched or LIST.encode() in touched or touched & self._last:
+            self._look_at_outputs()
         if session is not None:
             for key in sorted(touched & self._facts.keys()):
                 self._look_at_position(key, self._facts[key], session)
@@ -129,6 +138,39 @@ class Judge:
             if found != self.wanted.get(place, [])[: len(found)]:
                 check_history_so_far(_labelled(self.wanted), {label: found})
             self.applied[place] = found
+            for number in found[len(before) :]:
+                if number not in self.edits:
+                    self._applied(name, place[1], number)
+
+    def _applied(self, name: str, key: str, number: int) -> None:
+        """What the message puts out must come, in this order, behind what the key put out before."""
+        for output in outputs_of(name, key, number):
+            self.sent(*output)
+        if name == "last":
+            self.put_out.setdefault(key, []).append(number)
+
+    def _look_at_outputs(self) -> None:
+        """In the stream is what was applied, at once with it; in the list are windows of it."""
+        told, entries = self._told, self.keyspace.data.get(STREAM.encode(), [])
+        for words in entries[told[STREAM] :]:
+            output_id, key, number = told_in_stream(words)
+            told["stream"].setdefault(key, []).append(number)
+            if output_id != id_of_output(number):
+                raise Violation(f"output {number} has the id {output_id!r}")
+        told[STREAM] = len(entries)
+        if told["stream"] != self.put_out:
+            keys = [key for key in self.put_out.keys() | told["stream"].keys() if self.put_out.get(key) != told["stream"].get(key)]
+            key = min(keys)
+            raise Violation(f"outputs of {key!r}: {self.put_out.get(key)} was applied, {told['stream'].get(key)} is in the stream")
+        windows = self.keyspace.data.get(LIST.encode(), [])
+        for element in reversed(windows[: len(windows) - told[LIST]]):
+            numbers = json.loads(element)
+            key = self.place_of[numbers[0]][1]
+            gathered = told["windows"].setdefault(key, [])
+            gathered += numbers
+            if len(numbers) > GATHERED or gathered != self.put_out.get(key, [])[: len(gathered)]:
+                raise Violation(f"windows of {key!r}: {gathered} was gathered of {self.put_out.get(key)}")
+        told[LIST] = len(windows)
 
     def _look_at_letters(self, hash_key: bytes) -> None:
         for letter_id, row in self.keyspace.data.get(hash_key, {}).items():
@@ -138,7 +180,7 @@ class Judge:
             if letter["reason"] == "unreadable-state":
                 raise Violation(f"a state that nobody spoiled could not be read: {letter['error']}")
             text = letter["message_id"]
-            number = int(text) if text is not None and text.lstrip("-").isdigit() else None
+            number = None if text is None else number_of(text)
             what = number if number in self.place_of else base64.b64decode(letter["raw"])
             assert what is not None
             letters = self.dead.setdefault(what, set())
@@ -201,11 +243,30 @@ class Judge:
             for row in self.keyspace.data.get(key, {}).values():
                 if json.loads(row).get("in_place"):
                     raise Violation(f"a dead letter tells of a message that was applied since: {row[:200]!r}")
-        counted = sum(int(self.keyspace.data.get(facts, {}).get(b"processed", b"0")) for facts in self._facts)
+        lost_timers = self._lost_timers()
+        for key, numbers in self.put_out.items():
+            if self._told["windows"].get(key) != numbers and key not in lost_timers:
+                raise Violation(f"loss: a timer of {key!r}: {self._told['windows'].get(key)} was gathered of {numbers}")
         history = [*self.forgotten, *(number for numbers in self.applied.values() for number in numbers)]
-        applied = sum(number not in self.edits for number in history)
-        if counted != applied:
-            raise Violation(f"{applied} messages were applied, and {counted} were counted")
+        by_stage = Counter(self.place_of[number][0] for number in history if number not in self.edits)
+        windows = len(self.keyspace.data.get(LIST.encode(), []))
+        timers = self._counted(b"emitted") - 2 * by_stage["first"] - by_stage["next"] - by_stage["last"] - windows
+        applied = by_stage.total() + timers - len(lost_timers)
+        if self._counted(b"processed") != applied:
+            raise Violation(f"{applied} messages were applied, and {self._counted(b'processed')} were counted")
+
+    def _counted(self, what: bytes) -> int:
+        return sum(int(self.keyspace.data.get(facts, {}).get(what, b"0")) for facts in self._facts)
+
+    def _lost_timers(self) -> list[str]:
+        """The keys of timers that are dead letters: whoever tried them was killed."""
+        found = []
+        for key in self._dead:
+            for row in self.keyspace.data.get(key, {}).values():
+                letter = json.loads(row)
+                if letter["task"] == "gather" and not letter["message_id"].startswith("garbage"):
+                    found.append(letter["key"] or json.loads(base64.b64decode(letter["raw"]))["headers"]["partition_key"])
+        return found
 
 
 def _labelled(numbers: dict[Place, list[int]]) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from tasks.operating.pausing import pause, resume
 from tasks.store.names import INGRESS, PRIORITY_SUFFIXES
 from tests.simulation.application import ORDINARY, raw_deed, raw_message
+from tests.simulation.flow import SOURCE, number_of
 from tests.simulation.judge import Place
 from tests.simulation.scene import Scene
 
@@ -22,9 +23,9 @@ class Producers(Scene):
         """Some messages to some keys; each key's always go the same way."""
         for _ in range(self.random.choice((1, 1, 2, 6))):
             key = self.random.choice(self.keys)
-            name = self.random.choice(("record", "second"))
+            name = SOURCE if self.random.random() < self.flow_share else self.random.choice(("record", "second"))
             self.numbers += 1
-            self.judge.sent(name, key, self.numbers)
+            self.judge.sent("first" if name == SOURCE else name, key, self.numbers)
             self.push(self.way_of(key), raw_deed(name, key, self.numbers))
             self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
 
@@ -77,6 +78,8 @@ class Producers(Scene):
                 b"garbage %d" % self.numbers,
                 raw_message("nobody's", [], f"garbage-{self.numbers}"),
                 raw_message("record", ["no deed"], f"garbage-{self.numbers}"),
+                raw_message("next", [{"key": "k", "number": 1}], f"garbage-{self.numbers}"),
+                raw_message("gather", [1], f"garbage-{self.numbers}", partition_key=self.random.choice((7, None, {"base64": "*"}))),
             )
         )
         self.judge.broken.append(raw)
@@ -142,7 +145,9 @@ class Operators(Producers):
             if action != "retry" and not fact.error:
                 return
             (head,) = self.server.outside(b"LRANGE", self.names.mailbox(self.home_of(key), key), b"-1", b"-1")
-            number = int(json.loads(head)["headers"]["id"])
+            number = number_of(json.loads(head)["headers"]["id"])
+            if number is None:
+                return
             self.tell(f"an operator's {action} of {number}, at which {key} is parked", action)
             if action == "discard":
                 self.judge.discarded(number)
@@ -151,6 +156,7 @@ class Operators(Producers):
     def retry_letter(self) -> None:
         """An operator sends a dead letter again, where that puts it behind all that was sent to its key."""
         straight = {key for key in self.keys if self.way_of(key) == self.names.queue(self.home_of(key))}
+        straight |= {key for _, key in self.judge.wanted if key.startswith(("next-", "last-"))}
         for number, letters in list(self.judge.dead.items()):
             place = self.judge.place_of.get(number) if isinstance(number, int) else None
             if place is None or place[1] not in straight:

@@ -10,6 +10,7 @@ from celery import Celery
 from config.settings import Settings
 from tasks.producer.installation import Installation
 from tests.simulation.application import declared
+from tests.simulation.flow import flow
 from tests.simulation.judge import Judge
 from tests.simulation.network import connect
 from tests.simulation.server import Server
@@ -44,11 +45,12 @@ class Scene:
             "record": declared("record"),
             "second": declared("second", deduplicate=3600.0 if self.deduplicates else None),
         }
-        self.installation = Installation(_app, self.settings, computations, by_default=False)
+        self.installation = Installation(_app, self.settings, {**computations, **flow()}, by_default=False)
         self.names = self.installation.group.names
-        self.judge = Judge(server, self.names, self.installation.group.codec, computations)
+        stages = {name: self.installation.computations[name] for name in ("first", "next", "last")}
+        self.judge = Judge(server, self.names, self.installation.group.codec, {**computations, **stages})
         self.client = connect(self.settings)
-        self.group, self.computations = self.installation.group, computations
+        self.group, self.computations = self.installation.group, self.installation.computations
         self.workers: list[Worker] = []
         #: What the server's disk and the judge have, when `save` was last called.
         self.saved: tuple[Any, dict[str, Any]] | None = None
@@ -65,6 +67,8 @@ class Scene:
         self.loss_rate = pick((0.0, 0.01, 0.05))
         self.raise_rate = pick((0.0, 0.02, 0.1))
         self.slow_rate = pick((0.0, 0.05))
+        #: Of the messages, so many go into the pipeline, where each becomes five.
+        self.flow_share = pick((0.0, 0.0, 0.1, 0.4))
         self.killers: set[int] = set()
         self.keys = [f"key-{number}" for number in range(pick((1, 3, 6)))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -50,10 +51,12 @@ def call(real_call: Call, redis_url: str) -> Call:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_whole_schedule_has_the_same_answers_and_leaves_the_same(call: Call, seed: int) -> None:
-    server = Server({})
-    server.log = []
-    with virtual(), World(seed, server) as world:
-        Schedule(world, server).run()
+    for one in count(seed, 8):
+        server = Server({})
+        server.log = []
+        with virtual(), World(one, server) as world:
+            if "lose" not in Schedule(world, server).run().faults:
+                break  # the real server loses nothing
     clock = Keyspace()
     for clock.now, words, answer in server.log:
         match words[0].upper():

@@ -161,6 +161,15 @@ def test_wrongtype_names_the_key_and_writes_none_of_the_commands(
     assert store.send(commit_of(lease, [b"m0"], commands=[*WRITE, WRONG[command]])).status == "ok"
 
 
+def test_wrongtype_when_the_commit_itself_would_make_one_name_two_types(
+    client: redis.Redis, store: CommitStore, lease: Lease
+) -> None:
+    commands = [["LPUSH", "both", b"element"], ["HSET", "a-hash", "k", b"v"], ["XADD", "both", "*", "message", b"entry"]]
+    reply = store.send(commit_of(lease, [], position=0, commands=commands))
+    assert (reply.status, reply.culprit) == ("wrongtype", "both")
+    assert not client.exists("both", "a-hash")
+
+
 FOREIGN = [f"{QUEUE}\x06\x163", f"{QUEUE}\x06\x169", "partition:2:later"]
 
 

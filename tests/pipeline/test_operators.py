@@ -1,0 +1,233 @@
+"""What operators see of a pipeline and do to it: states, policies, parked keys, dead letters, export and import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tasks.cli import partitions
+from tasks.model.errors import KeyExtractionError
+from tasks.operating.pausing import pause, resume
+from tasks.producer.declarations import _installations
+from tests.fundamentals.live import PATIENCE_SECONDS
+from tests.model.build import raw_message
+from tests.pipeline.conftest import LivePipelines
+from tests.support.applications import orders
+from tests.support.applications.orders import Order
+from tests.support.wait import wait_until
+from tests.support.worker import WorkerProcess
+
+Run = Callable[..., Result]
+ENV = {"PARTITIONS": 4, "LEASE_SECONDS": 2, "RETRY_BACKOFF_SECONDS": 0.2}
+
+
+class Orders(LivePipelines):
+    """A group whose workers run that pipeline, and its operator's command line."""
+
+    def start(self) -> WorkerProcess:
+        worker: WorkerProcess = self.start_worker(module=orders.__name__)
+        return worker
+
+    def run(self, *words: str) -> Result:
+        self.app.finalize(auto=True)
+        _installations.append(self.installation)
+        try:
+            result = CliRunner().invoke(partitions, words, obj=SimpleNamespace(app=self.app))
+        finally:
+            _installations.remove(self.installation)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def said(self, *words: str) -> Any:
+        result = self.run(*words, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    def order(self, customer: str, item: str, amount: int) -> None:
+        self.feed(orders.orders, [Order(customer, item, amount)])
+
+    def raw(self, customer: str, item: str, amount: int, message_id: str) -> bytes:
+        return raw_message("orders in", {"customer": customer, "item": item, "amount": amount}, message_id)
+
+    def push(self, *raws: bytes) -> None:
+        """As a producer that can't tell the key."""
+        self.client.lpush("partition", *raws)
+
+    def tallied(self) -> list[Any]:
+        return [json.loads(fields[b"message"]) for _, fields in self.client.xrange("tallied")]
+
+    def ids(self) -> list[bytes]:
+        return [fields[b"id"] for _, fields in self.client.xrange("tallied")]
+
+    def trouble(self, stage: str, is_on: bool = True) -> None:
+        if is_on:
+            self.client.set(f"trouble at {stage}", 1)
+        else:
+            self.client.delete(f"trouble at {stage}")
+
+    def wait(self, condition: Callable[[], object], message: str) -> None:
+        wait_until(condition, PATIENCE_SECONDS, message=message)
+
+
+@pytest.fixture
+def make_orders(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Orders]]:
+    with ExitStack() as stack:
+
+        def make(**env: object) -> Orders:
+            live = stack.enter_context(Orders(redis_url, tmp_path, **{**ENV, **env}))
+            stack.callback(live.print_logs)
+            return live
+
+        yield make
+
+
+def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Callable[..., Orders]) -> None:
+    live = make_orders()
+    live.start()
+    live.order("ann", "tea", 3)
+    live.order("bob", "tea", 4)
+    live.wait(lambda: len(live.tallied()) == 2, "no output")
+
+    # States, of each stage under its own keys.
+    assert live.said("state", "get", "tally", "tea")["state"] == {"amount": 7}
+    assert live.said("state", "get", "check", "ann")["state"] == {"amount": 3}
+    assert live.run("keys", "tally").stdout.split() == ["tea"]
+    assert sorted(live.run("keys", "check").stdout.split()) == ["ann", "bob"]
+    assert live.run("state", "set", "tally", "tea", '{"amount": 100}', "--yes").exit_code == 0
+    live.order("ann", "tea", 1)
+    live.wait(lambda: live.tallied()[-1] == ["tea", 101], "the state was not set")
+    assert live.run("state", "get", "totals", "tea").exit_code == 0
+    refused = live.run("state", "get", "orders in", "ann")
+    assert refused.exit_code == 1 and "'orders in' has no state" in refused.stderr
+
+    # A dead letter of a hop: sent again, it is put out once, under the id that it would have had.
+    live.trouble("tally")
+    live.order("ann", "milk", 5)
+    live.wait(live.letters, "no dead letter")
+    (letter,) = live.letters()
+    assert (letter.task, letter.key, letter.reason, letter.attempts) == ("tally", "milk", "computation-failed", 1)
+    assert letter.message_id is not None and letter.message_id.endswith(":0")
+    live.trouble("tally", is_on=False)
+    assert live.run("dead-letters", "retry", letter.id).exit_code == 0
+    live.wait(lambda: live.tallied()[-1] == ["milk", 5], "the letter was not sent again")
+    assert live.ids()[-1] == f"{letter.message_id}:0".encode() and not live.letters()
+
+    # A source drops what it has seen; but what died of it is tried again. Its message has the source's name.
+    raw = live.raw("ann", "milk", 7, "an id")
+    live.push(raw, raw)
+    live.wait(lambda: live.tallied()[-1] == ["milk", 12], "no output")
+    live.trouble("check")
+    live.push(live.raw("ann", "milk", 1, "another"))
+    live.wait(live.letters, "no dead letter")
+    (letter,) = live.letters()
+    assert (letter.task, letter.message_id, letter.key) == ("orders in", "another", "ann") and "check was told" in letter.error
+    live.trouble("check", is_on=False)
+    assert live.run("dead-letters", "retry", letter.id).exit_code == 0
+    live.wait(lambda: live.tallied()[-1] == ["milk", 13], "the letter was not sent again")
+    live.push(live.raw("ann", "milk", 1, "another"))
+    live.wait_drained()
+    assert [amount for _, amount in live.tallied()][1:] == [7, 101, 5, 12, 13]
+
+    # A stage's policy is changed while the worker runs: its key is held, and retried in its place.
+    assert live.said("policy", "check", "--then", "hold")["policy"]["then"] == "hold"
+    live.wait(lambda: "the policy of 'check' was changed" in live.workers[0].log(), "the worker does not follow")
+    live.trouble("check")
+    for amount in (1, 2):
+        live.order("bob", "milk", amount)
+    live.wait(lambda: live.said("parked", "list")[:1], "nothing is held")
+    live.wait(lambda: live.said("parked", "list")[0]["waiting"] == 2, "the second does not wait")
+    (held,) = live.said("parked", "list")
+    assert (held["key"], held["held"]) == ("bob", True) and "check was told to fail" in held["error"]
+    assert live.said("state", "get", "check", "bob")["state"] == {"amount": 4}
+    live.trouble("check", is_on=False)
+    assert live.run("parked", "retry", "bob").exit_code == 0
+    live.wait(lambda: live.tallied()[-2:] == [["milk", 14], ["milk", 16]], "the held messages did not come")
+    assert live.said("state", "get", "check", "bob")["state"] == {"amount": 7}
+    assert len(set(live.ids())) == len(live.ids()) == 8
+
+
+@pytest.mark.parametrize("partitions_after", [4, 3])
+def test_hops_and_timers_pass_an_export_and_import(
+    make_orders: Callable[..., Orders], tmp_path: Path, partitions_after: int
+) -> None:
+    """Messages between stages wait in queues, a timer is set: all goes on in a group of the same size, or of another."""
+    live = make_orders()
+    worker = live.start()
+    live.order("ann", "tea", 1)
+    live.wait(lambda: live.tallied() == [["tea", 1]], "no output")
+    # Its first stage alone goes on: the second's key is in a partition that rests.
+    unit = _unit(live, "tea")
+    pause(live.client, live.names, [unit], by="me")
+    customers = [f"customer {number}" for number in range(40)]
+    customers = [one for one in customers if _unit(live, one) != unit][:6]
+    for number, one in enumerate(customers):
+        live.order(one, "tea", 10**number)
+    live.wait(lambda: live.status()[f"partition.{unit}"].length == 6, "the hops did not come")
+    worker.terminate()
+    worker.wait()
+    resume(live.client, live.names, [unit], by="me")
+    file = tmp_path / "export"
+    assert len(live.said("export", str(file), "--yes")["paused"]) == 5  # a pipeline's partitions rest together
+    after = make_orders(PARTITIONS=partitions_after)
+    result = after.run("import", str(file), "--replace", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "whose key can't be had" not in result.output
+    assert sum(row.length for row in after.group.status()) == 6
+    assert after.status()[f"partition.{_unit(after, 'tea')}"].length == 6
+    after.start()
+    after.wait(lambda: len(after.tallied()) == 7, "the hops were lost")
+    assert [amount for _, amount in after.tallied()][-1] == 1 + 111_111
+    assert len(set(after.ids())) == 7
+    after.wait_drained()
+    gathered = [one for element in after.client.lrange("totals", 0, -1)[::-1] for one in json.loads(element)[1]]
+    assert gathered == after.tallied()
+
+
+def _unit(live: Orders, key: str) -> str:
+    return str(live.installation.message_writer("test").partition_of(key))
+
+
+# Messages to stages from outside.
+
+
+def test_python_producers_are_told_that_a_stage_is_no_place_to_send_to(make_orders: Callable[..., Orders]) -> None:
+    live = make_orders()
+    with pytest.raises(KeyExtractionError, match="'tally' is a stage of a pipeline: send to the pipeline's source"):
+        live.send_task("tally", {"customer": "ann", "item": "tea", "amount": 1})
+    refused = live.run("keys", "nobody")
+    assert refused.exit_code == 1 and "'tally'" in refused.stderr
+
+
+GARBAGE: list[Any] = [None, 7, 1.5, True, [], ["tea"], {}, {"base64": 7}, {"base64": "*"}, {"base64": "é"}, {"a": 1}, "k" * 5000]
+
+
+def test_messages_to_a_stage_without_a_key_are_dead_letters_wherever_they_are_put(make_orders: Callable[..., Orders]) -> None:
+    live = make_orders()
+    order = {"customer": "ann", "item": "tea", "amount": 1}
+    wanted = set()
+    for place in ("partition", "partition.0"):
+        for number, key in enumerate(GARBAGE):
+            headers = {} if key is None else {"partition_key": key}
+            live.client.lpush(place, raw_message("tally", order, f"{place} {number}", **headers))
+            wanted.add(f"{place} {number}")
+    good = [
+        raw_message("tally", order, "text", partition_key="tea", event_time="yesterday", timer=[1], root_id=7, sent_at="x"),
+        raw_message("tally", order, "huge", partition_key={"base64": "dGVh"}, event_time=1e300, timer=10**40, sent_at=10**30),
+    ]
+    for raw in good:
+        live.client.lpush("partition", raw)
+    live.start()
+    live.wait(lambda: len(live.tallied()) == 2 and len(live.letters()) == len(wanted), "not all were taken")
+    assert {letter.message_id for letter in live.letters()} == wanted
+    for letter in live.letters():
+        assert letter.reason == "bad-key" and ("is a stage of pipeline orders" in letter.error or "key" in letter.error)
+    assert live.said("state", "get", "tally", "tea")["state"] == {"amount": 2}
+    live.wait_drained()
