@@ -53,24 +53,27 @@ PREFIX = "/inner"
 
 @dataclass(frozen=True)
 class Address:
-    pattern: str
+    path: str
     static: bool
     methods: list[str]
 
-    @property
-    def path(self) -> str:
-        """With "0" for whatever is asked for."""
-        return re.sub(r"\([^()]*\)", "0", self.pattern.rstrip("$")).replace("/?", "")
 
-    @property
-    def is_api(self) -> bool:
-        return self.pattern.startswith("/api/")
+def paths(pattern: str) -> Iterator[str]:
+    """Of a URL's pattern: each of the words it gives to choose from, and "0" for whatever else is asked for."""
+    found = re.search(r"\(([^()]*)\)", pattern)
+    if found is None:
+        yield pattern.rstrip("$")
+        return
+    words = [word for word in found[1].split("|") if re.fullmatch(r"[a-z-]+", word)] or ["0"]
+    for word in words:
+        yield from paths(pattern[: found.start()] + word + pattern[found.end() :])
 
 
 @pytest.fixture(scope="module")
 def ours() -> list[Address]:
     done = subprocess.run([sys.executable, "-c", LIST_OURS], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = [Address(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+    handlers = json.loads(done.stdout.splitlines()[-1])
+    found = [Address(path, one["static"], one["methods"]) for one in handlers for path in paths(one["pattern"])]
     assert found, "our configuration adds nothing"
     return found
 

@@ -115,3 +115,42 @@ class Visit:
         # The browser answers the server's first 401 with the login itself.
         if response.status >= 400 and response.status != 401:
             self._complain(f"{response.status} for {response.request.method} {urlsplit(response.url).path}")
+
+
+#: Every control that is there to be used, and how it looks while nothing has the focus.
+_CONTROLS = """() => {
+    document.activeElement.blur();
+    const look = (one) => { const s = getComputedStyle(one); return [s.outlineStyle, s.outlineWidth, s.boxShadow, s.borderColor].join(); };
+    const there = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(
+        (one) => !one.disabled && one.tabIndex >= 0 && one.checkVisibility({visibilityProperty: true}));
+    window.__controls = there.map((one) => ({one, look: look(one), reached: false, seen: false}));
+    window.__focused = () => {
+        const found = window.__controls.find(({one}) => one === document.activeElement);
+        if (found) { found.reached = true; found.seen ||= look(found.one) !== found.look; }
+    };
+    return there.length;
+}"""
+_LEFT_OUT = """() => window.__controls.filter(({one, reached, seen}) => one.isConnected && !(reached && seen)).map(
+    ({one, reached}) => (reached ? "no focus seen: " : "not reached: ") + one.outerHTML.slice(0, 200))"""
+
+
+def left_out_of_the_keyboard(page: Page) -> list[str]:
+    """Press Tab through the page; the controls that it does not reach, and those that do not show that they have the focus."""
+    for _ in range(page.evaluate(_CONTROLS) + 5):
+        page.keyboard.press("Tab")
+        page.evaluate("window.__focused()")
+    found: list[str] = page.evaluate(_LEFT_OUT)
+    return found
+
+
+def wider_than_the_window(page: Page) -> list[str]:
+    """What makes the page itself scroll sideways; empty when it does not. (A table may scroll within its own box.)"""
+    found: list[str] = page.evaluate(
+        """() => {
+            const wide = document.documentElement.clientWidth;
+            if (document.documentElement.scrollWidth <= wide) return [];
+            const out = [...document.body.querySelectorAll("*")].filter((one) => one.getBoundingClientRect().right > wide + 1);
+            return [`${document.documentElement.scrollWidth} > ${wide}`, ...out.slice(0, 5).map((one) => one.outerHTML.slice(0, 150))];
+        }"""
+    )
+    return found
