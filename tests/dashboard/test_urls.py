@@ -64,14 +64,15 @@ def paths(pattern: str) -> Iterator[str]:
     if found is None:
         yield pattern.rstrip("$")
         return
-    words = [word for word in found[1].split("|") if re.fullmatch(r"[a-z-]+", word)] or ["0"]
-    for word in words:
+    words = {word if re.fullmatch(r"[a-z-]+", word) else "0" for word in found[1].split("|")}
+    for word in sorted(words):
         yield from paths(pattern[: found.start()] + word + pattern[found.end() :])
 
 
 @pytest.fixture(scope="module")
 def ours() -> list[Address]:
-    done = subprocess.run([sys.executable, "-c", LIST_OURS], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", LIST_OURS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     handlers = json.loads(done.stdout.splitlines()[-1])
     found = [Address(path, one["static"], one["methods"]) for one in handlers for path in paths(one["pattern"])]
     assert found, "our configuration adds nothing"
@@ -98,10 +99,6 @@ def open_flower(live: LiveGroup, tmp_path_factory: pytest.TempPathFactory) -> It
     env = {**live.env, "FLOWER_UNAUTHENTICATED_API": "true"}
     with FlowerProcess(accounts.__name__, directory=tmp_path_factory.mktemp("open"), env=env) as flower:
         yield flower
-
-
-def ready(flower: FlowerProcess) -> FlowerProcess:
-    return flower.wait_ready()
 
 
 def test_a_page_or_an_action_never_both(ours: list[Address]) -> None:
@@ -142,7 +139,7 @@ def test_what_is_not_offered_is_refused(flower: FlowerProcess, guarded: list[Add
 
 def test_another_site_can_do_nothing(flower: FlowerProcess, open_flower: FlowerProcess, guarded: list[Address]) -> None:
     """With the operator's login, or where none is needed."""
-    for which, login in ((flower, LOGIN), (ready(open_flower), None)):
+    for which, login in ((flower, LOGIN), (open_flower.wait_ready(), None)):
         answers = {
             (one.path, *headers): which.ask("POST", one.path, login=login, headers=headers)[0]
             for one in guarded
@@ -154,7 +151,7 @@ def test_another_site_can_do_nothing(flower: FlowerProcess, open_flower: FlowerP
 
 
 def test_a_read_only_flower_does_nothing(inner: FlowerProcess, guarded: list[Address]) -> None:
-    ready(inner)
+    inner.wait_ready(PREFIX + "/healthcheck")
     for one in guarded:
         if "POST" in one.methods:
             assert inner.ask("POST", PREFIX + one.path, headers=SAME_SITE)[0] == 401, one.path
@@ -162,7 +159,7 @@ def test_a_read_only_flower_does_nothing(inner: FlowerProcess, guarded: list[Add
 
 
 def test_all_is_behind_the_prefix_and_links_stay_there(inner: FlowerProcess, ours: list[Address]) -> None:
-    ready(inner)
+    inner.wait_ready(PREFIX + "/healthcheck")
     for one in ours:
         if "GET" not in one.methods:
             continue

@@ -54,9 +54,9 @@ class FlowerProcess:
         """What it has printed."""
         return self.log_path.read_text(errors="replace")
 
-    def wait_ready(self) -> Self:
-        """Return once its health check answers on 127.0.0.1."""
-        wait_until(lambda: self.process.poll() is not None or self.get("/healthcheck")[0] == 200, READY_SECONDS)
+    def wait_ready(self, healthcheck: str = "/healthcheck") -> Self:
+        """Return once its health check answers on 127.0.0.1. Behind a `url_prefix` it has one too."""
+        wait_until(lambda: self.process.poll() is not None or self.get(healthcheck)[0] == 200, READY_SECONDS)
         assert self.process.poll() is None, self.log()
         return self
 
