@@ -78,7 +78,7 @@ def test_pause_and_resume(visit: Visiting, live: LiveGroup, key: str) -> None:
     agree(page)
     expect(cell(page, unit, "paused")).to_contain_text("running")
     wait_balance(live, pay, key, 5)
-    assert LOGIN.partition(":")[0] in str([one for one in live.group.audit.newest()][:2])
+    assert LOGIN.partition(":")[0] in str(live.group.audit.last(2))
 
 
 def agree(page: Page) -> None:
@@ -88,5 +88,3 @@ def agree(page: Page) -> None:
         yes.click()
 
 
-def test_a_server_that_is_away_is_told_and_comes_back(visit: Visiting, live: LiveGroup) -> None:
-    """The page says that what it shows is old, and goes on by itself."""
