@@ -7,7 +7,8 @@ its event loop.
 
 from __future__ import annotations
 
-from flower import urls
+from flower.urls import handlers as flower_handlers
+from flower.urls import settings as flower_settings
 
 from tasks.dashboard.loader import PagesLoader
 from tasks.dashboard.urls import HANDLERS
@@ -17,8 +18,8 @@ __all__ = ["add_to_flower"]
 
 def add_to_flower() -> None:
     """Called by `config/flowerconfig.py`, before Flower makes its application. A second call changes nothing."""
-    if any(handler is HANDLERS[0] for handler in urls.handlers):
+    if any(handler is HANDLERS[0] for handler in flower_handlers):
         return
     # The last of Flower's handlers takes every path.
-    urls.handlers[-1:-1] = HANDLERS
-    urls.settings["template_loader"] = PagesLoader(urls.settings["template_path"])
+    flower_handlers[-1:-1] = HANDLERS
+    flower_settings["template_loader"] = PagesLoader(flower_settings["template_path"])
