@@ -6,7 +6,7 @@ Answers: 200 `{"message": …}` and facts; 400 what does not fit; 403 read-only 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from tornado.escape import utf8
@@ -83,7 +83,7 @@ class Pause(Action):
         group = self.installation.group
         name = group.names.queue_name(self.known_unit(unit))
         act = pause if what == "pause" else resume
-        changed = bool(await self.blocking(lambda: act(group.client, group.names, [unit], by=self.who)))
+        changed = bool(await self.acting(lambda: act(group.client, group.names, [unit], by=self.who)))
         state = "paused" if what == "pause" else "going on"
         self.answer({"queue": name, "changed": changed, "message": f"{name} is {state}{'' if changed else ' already'}"})
 
@@ -96,7 +96,7 @@ class ParkedAction(Action):
         self.check_writable()
         asked = self.asked(OfParked)
         key = self.key_of(utf8(asked.key), asked.base64)
-        answer = await self.blocking(self._act, key, what, asked)
+        answer = await self.acting(self._act, key, what, asked)
         if answer != "ok":
             raise HTTPError(409, _NOT_DONE[answer])
         self.answer({"done": what, "message": _PARKED_DONE[what]})
@@ -122,7 +122,7 @@ class SetState(Action):
         asked = self.asked(NewState)
         if asked.digest is None and not asked.preview:
             raise HTTPError(400, "say the digest of the state that you saw: preview first")
-        self.answer(await self.blocking(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
 
     def _act(self, key: str, asked: NewState) -> dict[str, Any]:
         seen = see(self.installation, asked, key)
@@ -152,7 +152,7 @@ class Forget(Action):
     async def post(self) -> None:
         self.check_writable()
         asked = self.asked(OfState)
-        self.answer(await self.blocking(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
 
     def _act(self, key: str, asked: OfState) -> dict[str, Any]:
         seen = see(self.installation, asked, key)
@@ -173,7 +173,7 @@ class LettersAction(Action):
         common = Asked(asked.text, self.known_unit(asked.unit) if asked.unit else "", asked.reason, asked.fingerprint)
         if sum((bool(asked.ids), common.anything, asked.all)) != 1:
             raise HTTPError(400, "say ids, or what they have in common (text, unit, reason, fingerprint), or all: true")
-        self.answer(await self.blocking(self._act, what, asked.ids, common))
+        self.answer(await self.acting(self._act, what, asked.ids, common))
 
     def _act(self, what: str, ids: list[str], common: Asked) -> dict[str, Any]:
         letters = self.installation.group.dead_letters
@@ -202,4 +202,4 @@ def see(installation: Installation, asked: OfState, key: str) -> SeenState:
 
 
 def _digest(seen: SeenState) -> str:
-    return "" if seen.stored is None else cast(str, digest_of_raw(seen.stored))
+    return "" if seen.stored is None else digest_of_raw(seen.stored)
