@@ -13,6 +13,7 @@ from tasks.producer.installation import Installation, refuse_other_brokers
 from tasks.store.names import units
 from tasks.worker import control as control
 from tasks.worker.bootstep import PartitionStep, note_command_line
+from tasks.worker.logs import collect_celerys_lines
 
 
 def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
@@ -31,6 +32,8 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     if app.configured:
         _configure(installation)
     app.steps["worker"].add(PartitionStep)
+    if installation.settings.log_format == "json":
+        collect_celerys_lines()
     signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
     add_installation(installation)
     return app

@@ -49,6 +49,8 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
     installation = installation_for(instance)
     if installation is None:
         return
+    if installation.settings.log_format == "json":
+        instance.quiet = True  # the banner is no JSON
     if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
         name, host = nodesplit(instance.hostname)
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"
