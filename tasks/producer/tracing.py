@@ -21,11 +21,11 @@ def carry_traces(installation: Installation) -> None:
         tracing = installation.tracing
         if tracing is None or headers is None or tracing.is_carried(headers):
             return
-        if sender in installation.computations:
+        if sender in installation.computations and tracing.names.unit_of(str(routing_key)) is not None:
             message_id = str(headers.get("id"))
             # The key is not known here: the message is written already.
             headers.update(tracing.created(sender, str(routing_key), message_id))
         elif tracing.is_inside():
             tracing.carry(headers)
 
-    signals.before_task_publish.connect(about_to_publish, weak=False, dispatch_uid="celery-partitions-tracing")
+    signals.before_task_publish.connect(about_to_publish, weak=False)

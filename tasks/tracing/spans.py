@@ -50,6 +50,8 @@ class Tracing:
         self.tracer = trace.get_tracer("celery-partitions", tracer_provider=provider)
 
         self._has_own = provider is not None
+        #: The headers that the propagator reads.
+        self.fields = tuple(sorted(propagate.get_global_textmap().fields))
 
     @property
     def is_configured(self) -> bool:
@@ -95,10 +97,9 @@ class Tracing:
         if not self.is_carried(headers):
             propagate.inject(headers)
 
-    @staticmethod
-    def is_carried(headers: Mapping[str, Any]) -> bool:
+    def is_carried(self, headers: Mapping[str, Any]) -> bool:
         """Whether headers have a context already."""
-        return any(headers.get(name) is not None for name in propagate.get_global_textmap().fields)
+        return any(headers.get(name) is not None for name in self.fields)
 
     @staticmethod
     def is_inside() -> bool:
@@ -116,7 +117,7 @@ class Tracing:
     def process(self, task: str, unit: str, raw: bytes, key: str | None, attempt: int) -> tuple[Span, Context]:
         """Begin a message's processing; the context in which its computation is to run. The caller ends the span."""
         headers = headers_of(raw)
-        context = propagate.extract(texts_of(headers, propagate.get_global_textmap().fields), _NOTHING)
+        context = propagate.extract(texts_of(headers, self.fields), _NOTHING)
         context = contexts.set_value(_OURS, True, context)
         if self._is_refused(context):
             return trace.get_current_span(context), context
