@@ -29,6 +29,8 @@ class Group:
         self.settings = settings
         self.names = Names(settings.partition_group, prefix)
         self.codec = StateCodec(settings.state_signing_keys, settings.state_modules)
+        #: The computations that had run in the group when `read_overview` last asked: with them it asks once.
+        self.computations_seen: tuple[str, ...] = ()
         self._checked = False
         self._lock = threading.Lock()
 

@@ -52,8 +52,8 @@ class TCPSourceConfig(SourceConfig):
 class GenSourceConfig(SourceConfig):
     """One generator: `initial_value()` gives the first message, `apply(value)` the next after each; None ends it.
 
-    `GenSourceConfig(gen)` or `(name, gen)`; `gen` may be a class. Exactly once: the value reached is written together with
-    the messages, so a process that comes after goes on from there.
+    `GenSourceConfig(gen)` or `(name, gen)`; `gen` may be a class. Exactly once: the value reached, and the generator's own attributes, are
+    written together with the messages, so a process that comes after goes on from there. Attributes that can't be pickled are not kept, which is said.
     """
 
     name: str | None

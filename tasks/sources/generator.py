@@ -1,12 +1,14 @@
-"""A generator as a source: each value is made of the one before, so that the last value sent is how far it is."""
+"""A generator as a source: each value is made of the one before, so that the last value, and the generator itself, are how far it is."""
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from tasks.model.computation import Computation
 from tasks.model.errors import PartitionError, StateError, say
+from tasks.model.unpickling import copied
 from tasks.model.writing import in_quotes
 from tasks.producer.bulk import CHUNK_SECONDS
 from tasks.producer.installation import Installation
@@ -14,25 +16,35 @@ from tasks.sources.leased import Filled
 from tasks.sources.outbox import Outbox
 from tasks.sources.stopping import Stop
 
+logger = logging.getLogger("celery.partitions.source")
+
 
 class GeneratorReader:
-    """Positions are `<how many>:<the last value>`; a message's id is the source's name and its number, from 1."""
+    """Positions are `<how many>:[the last value, the generator's attributes]`; a message's id is the source's name and its number, from 1."""
 
     def __init__(self, installation: Installation, computation: Computation, generator: Any, stop: Stop) -> None:
         self.computation, self.stop = computation, stop
         self.codec = installation.group.codec
         self.generator = generator() if isinstance(generator, type) else generator
+        self._fresh = copied(self._attributes())
+        self._keeps_attributes = True
         self.count = 0
         self.value: Any = None
 
     def begin(self, position: bytes, token: int) -> None:
         self.count, self.value = 0, None
+        attributes = self._fresh
         if position:
             count, _, stored = position.partition(b":")
             try:
-                self.count, self.value = int(count), self.codec.load_position(self.computation, stored)
+                self.value, attributes = self.codec.load_position(self.computation, stored)
+                self.count = int(count)
             except StateError as error:
                 raise StateError(f"the value that source {self.computation.name!r} has reached can't be read: {error}") from error
+
+        if attributes is not None and hasattr(self.generator, "__dict__"):
+            self.generator.__dict__.clear()
+            self.generator.__dict__.update(copied(attributes))
 
     def fill(self, outbox: Outbox) -> Filled:
         until = time.monotonic() + CHUNK_SECONDS
@@ -50,9 +62,22 @@ class GeneratorReader:
 
     def position(self) -> bytes:
         try:
-            return b"%d:" % self.count + self.codec.dump_position(self.computation, self.value)
+            return b"%d:" % self.count + self._reached()
         except StateError as error:
             raise StateError(f"source {self.computation.name!r}: how far it is can't be kept, {error}") from error
+
+    def _reached(self) -> bytes:
+        if self._keeps_attributes:
+            try:
+                return self.codec.dump_position(self.computation, [self.value, self._attributes()])
+            except StateError as error:
+                self._keeps_attributes = False
+                text = "source %r: the generator's own attributes can't be kept, so that a process that comes after begins with new ones: %s"
+                logger.warning(text, self.computation.name, error)
+        return self.codec.dump_position(self.computation, [self.value, None])
+
+    def _attributes(self) -> dict[str, Any]:
+        return getattr(self.generator, "__dict__", {})
 
     def wait(self, seconds: float) -> None:
         self.stop.wait(seconds)

@@ -1,0 +1,132 @@
+"""The last five minutes of a group: from overviews, how many messages came and were done with each second."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tasks.operating.overview import Overview
+
+#: How far back the sparklines go.
+KEPT_SECONDS = 300.0
+#: Overviews that come faster replace the youngest: memory is bounded, and no rate is of a moment too short to mean anything.
+LEAST_SECONDS = 2.0
+#: Points of a sparkline unless told otherwise: one for five seconds.
+POINTS = 60
+#: In place of a unit: the whole group.
+TOTAL = None
+
+
+class Flow(NamedTuple):
+    """What flowed until a moment, since the point before; in JSON `[t, in, done, waiting]`."""
+
+    #: Seconds since the epoch, by the server's clock.
+    at: float
+    #: Messages a second that came. A message that an operator, a retry or a timer puts into the queue comes too.
+    in_per_second: float
+    #: Messages a second that left for good: applied, forwarded, expired, revoked, duplicates, dead.
+    done_per_second: float
+    #: Messages in the queue at that moment.
+    waiting: int
+
+
+class _Counts(NamedTuple):
+    #: Messages that came, and that left, each up to a constant.
+    came: int
+    left: int
+    waiting: int
+
+
+class _Point(NamedTuple):
+    at: float
+    counts: dict[str | None, _Counts]
+
+
+class History:
+    """Fed with overviews, in order; the moment of each is its own, by the server's clock. One thread at a time."""
+
+    def __init__(self, *, kept_seconds: float = KEPT_SECONDS, least_seconds: float = LEAST_SECONDS) -> None:
+        self.kept_seconds, self.least_seconds = kept_seconds, least_seconds
+        self._points: deque[_Point] = deque()
+        self._bytes: dict[str, int] = {}
+
+    def add(self, overview: Overview) -> None:
+        """Take the youngest overview in. When the server's clock was set back, what was before is forgotten."""
+        points = self._points
+        if points and overview.at < points[-1].at:
+            points.clear()
+        if len(points) > 1 and points[-1].at - points[-2].at < self.least_seconds:
+            points.pop()
+        points.append(_Point(overview.at, _counted(overview)))
+        # One point is older: the rate of the oldest that is shown needs it.
+        while len(points) > 2 and points[1].at < overview.at - self.kept_seconds:
+            points.popleft()
+        for unit in overview.units:
+            if unit.state_bytes is not None:
+                self._bytes[unit.unit] = unit.state_bytes
+
+    def now(self, unit: str | None = TOTAL) -> Flow | None:
+        """What flows, over at least `least_seconds` when there is as much; None before the second overview."""
+        if len(self._points) < 2:
+            return None
+        last = self._points[-1]
+        before = next(
+            (point for point in reversed(self._points) if last.at - point.at >= self.least_seconds), self._points[0]
+        )
+        return _flow(unit, before, last)
+
+    def series(self, unit: str | None = TOTAL, points: int = POINTS) -> list[Flow]:
+        """The kept minutes, oldest first, in at most `points` points (and the one that is not over).
+
+        A point once over stays as it is, so that a line drawn of them does not tremble.
+        """
+        found: list[Flow] = []
+        before: _Point | None = None
+        for point in self._thinned(points):
+            if before is not None:
+                flow = _flow(unit, before, point)
+                if flow is not None:
+                    found.append(flow)
+            before = point
+        return found
+
+    def state_bytes(self, unit: str | None = TOTAL) -> int | None:
+        """The bytes of the states as they were last weighed; None when they never were."""
+        if unit is TOTAL:
+            return sum(self._bytes.values()) if self._bytes else None
+        return self._bytes.get(unit)
+
+    def _thinned(self, points: int) -> Iterator[_Point]:
+        """The youngest point of each of the equal spans that the kept time is cut into."""
+        span = self.kept_seconds / max(1, points)
+        held: _Point | None = None
+        for point in self._points:
+            if held is not None and point.at // span != held.at // span:
+                yield held
+            held = point
+        if held is not None:
+            yield held
+
+
+def _counted(overview: Overview) -> dict[str | None, _Counts]:
+    counts: dict[str | None, _Counts] = {}
+    came = left = waiting = 0
+    for unit in overview.units:
+        own = _Counts(unit.present + unit.left, unit.left, unit.status.length)
+        counts[unit.unit] = own
+        # A message that is forwarded comes and leaves twice, and is one.
+        came += own.came - unit.forwarded
+        left += own.left - unit.forwarded
+        waiting += own.waiting
+    counts[TOTAL] = _Counts(came, left, waiting)
+    return counts
+
+
+def _flow(unit: str | None, before: _Point, after: _Point) -> Flow | None:
+    """None of a unit that was not there, or of two points at one moment. Counters that fell were deleted: nothing flowed."""
+    seconds = after.at - before.at
+    if seconds <= 0 or unit not in before.counts or unit not in after.counts:
+        return None
+    old, new = before.counts[unit], after.counts[unit]
+    return Flow(after.at, max(0, new.came - old.came) / seconds, max(0, new.left - old.left) / seconds, new.waiting)

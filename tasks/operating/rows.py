@@ -1,0 +1,97 @@
+"""An overview and its history in JSON: what the page's API, its event stream and `top --json` all say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.operating.history import POINTS, TOTAL, Flow, History
+from tasks.operating.overview import Overview, UnitOverview
+
+#: What is summed up in the totals.
+_SUMMED = (
+    "waiting",
+    "delayed",
+    "keys",
+    "parked",
+    "dead_letters",
+    "processed",
+    "failed",
+    "forwarded",
+    "emitted",
+    "deduplicated",
+)
+
+
+def to_json(overview: Overview, history: History, *, points: int = POINTS) -> dict[str, Any]:
+    """`at`, `totals`, and `partitions`: a row each, the ingress last. `points`: of each row's history; 0: none."""
+    rows = [row_of(unit, history, points=points) for unit in overview.units]
+    return {"at": overview.at, "totals": _totals(rows, history, points), "partitions": rows}
+
+
+def row_of(unit: UnitOverview, history: History, *, points: int = POINTS) -> dict[str, Any]:
+    """One unit. What is not known is null; rates are before the second overview."""
+    status = unit.status
+    return {
+        "queue": status.queue,
+        "unit": unit.unit,
+        "owner": status.owner,
+        "lease_age_seconds": _rounded(unit.lease_age_seconds),
+        "waiting": status.length,
+        "delayed": status.delayed,
+        "oldest_age_seconds": _rounded(unit.oldest_age_seconds),
+        **_rates(history.now(unit.unit)),
+        "history": _series(history, unit.unit, points),
+        "latency_p50_seconds": None,
+        "latency_p99_seconds": None,
+        "keys": status.keys,
+        "state_bytes": unit.state_bytes if unit.state_bytes is not None else history.state_bytes(unit.unit),
+        "parked": status.parked,
+        "dead_letters": status.dead,
+        "last_error": None,
+        "paused": status.paused,
+        "processed": status.processed,
+        "failed": unit.failed,
+        "forwarded": unit.forwarded,
+        "emitted": unit.emitted,
+        "deduplicated": unit.deduplicated,
+    }
+
+
+def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[str, Any]:
+    """The whole group. A forwarded message counts once in its rates; `held` units have an owner, of which there are `workers`."""
+    owners = [row["owner"] for row in rows if row["owner"] is not None]
+    return {
+        **{name: sum(row[name] for row in rows) for name in _SUMMED},
+        "oldest_age_seconds": max(
+            (row["oldest_age_seconds"] for row in rows if row["oldest_age_seconds"] is not None), default=None
+        ),
+        **_rates(history.now(TOTAL)),
+        "history": _series(history, TOTAL, points),
+        "latency_p50_seconds": None,
+        "latency_p99_seconds": None,
+        "state_bytes": history.state_bytes(TOTAL),
+        "units": len(rows),
+        "held": len(owners),
+        "workers": len(set(owners)),
+        "paused": sum(row["paused"] for row in rows),
+    }
+
+
+def _rates(flow: Flow | None) -> dict[str, float | None]:
+    return {
+        "in_per_second": None if flow is None else round(flow.in_per_second, 1),
+        "done_per_second": None if flow is None else round(flow.done_per_second, 1),
+    }
+
+
+def _series(history: History, unit: str | None, points: int) -> list[list[float]]:
+    if not points:
+        return []
+    return [
+        [round(flow.at, 1), round(flow.in_per_second, 1), round(flow.done_per_second, 1), flow.waiting]
+        for flow in history.series(unit, points)
+    ]
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

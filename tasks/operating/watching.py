@@ -1,0 +1,51 @@
+"""A group watched by one process: many who look share one read, and the states are weighed now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tasks.operating.group import Group
+from tasks.operating.history import LEAST_SECONDS, POINTS, History
+from tasks.operating.overview import Overview, read_overview
+from tasks.operating.rows import to_json
+
+#: Weighing states costs the server a walk, and they grow slowly.
+WEIGH_SECONDS = 30.0
+
+
+class Watch:
+    """Kept for as long as a process shows a group. Any thread may look; the read blocks, so never in an event loop."""
+
+    def __init__(
+        self, group: Group, *, every_seconds: float = LEAST_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.group, self.every_seconds, self.clock = group, every_seconds, clock
+        self.history = History(least_seconds=max(every_seconds, LEAST_SECONDS))
+        self._lock = threading.Lock()
+        self._last: tuple[float, Overview] | None = None
+        self._weighed_at: float | None = None
+
+    def look(self) -> Overview:
+        """The group as it stood at most `every_seconds` ago. Raises what `read_overview` does."""
+        with self._lock:
+            return self._look()
+
+    def to_json(self, *, points: int = POINTS) -> dict[str, Any]:
+        """The group, and the last minutes, as JSON has them (`tasks.operating.rows`)."""
+        with self._lock:
+            return to_json(self._look(), self.history, points=points)
+
+    def _look(self) -> Overview:
+        now = self.clock()
+        if self._last is not None and now - self._last[0] < self.every_seconds:
+            return self._last[1]
+        weigh = self._weighed_at is None or now - self._weighed_at >= WEIGH_SECONDS
+        overview = read_overview(self.group, state_bytes=weigh)
+        if weigh:
+            self._weighed_at = now
+        self.history.add(overview)
+        self._last = now, overview
+        return overview
