@@ -118,6 +118,12 @@ class Tracing:
         """Begin a message's processing; the context in which its computation is to run. The caller ends the span."""
         headers = headers_of(raw)
         context = propagate.extract(texts_of(headers, self.fields), _NOTHING)
+        links: list[Link] = []
+        if headers.get("timer") is not None:
+            # Set by the timer before it, maybe, for as long as the key has open windows: each fires in a trace of its own.
+            setter = trace.get_current_span(context).get_span_context()
+            links = [Link(setter)] if setter.is_valid and setter.trace_flags.sampled else []
+            context = _NOTHING
         context = contexts.set_value(_OURS, True, context)
         if self._is_refused(context):
             return trace.get_current_span(context), context
@@ -129,7 +135,7 @@ class Tracing:
             attributes["celery_partitions.key"] = _shown(key)
         if attempt > 1:
             attributes["celery_partitions.attempt"] = attempt
-        span = self.tracer.start_span(f"process {task}", context, SpanKind.CONSUMER, attributes)
+        span = self.tracer.start_span(f"process {task}", context, SpanKind.CONSUMER, attributes, links)
         return span, trace.set_span_in_context(span, context)
 
     @staticmethod

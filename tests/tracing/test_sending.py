@@ -19,6 +19,7 @@ from config.settings import Settings
 from tasks import MessageError, partition_of
 from tasks.producer.declarations import installation_of
 from tasks.tracing.spans import Tracing
+from tasks.worker.tracing import check_tracing
 from tests.producer.conftest import MakeApp
 from tests.support.applications.traced import Bill, Order, billed, sales
 from tests.tracing.exporter import Seen, provider_to
@@ -140,6 +141,15 @@ def test_without_a_provider_there_are_no_spans(traced_app: Celery, client: redis
     billed.send_many([Bill("ann", 2)])
     assert spans() == []
     assert ["traceparent" in headers for headers in headers_in(client)] == [False, False]
+
+
+def test_a_worker_warns_where_there_is_no_provider(traced_app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    installation: Any = installation_of(traced_app)
+    check_tracing(installation)
+    assert caplog.messages == []
+    installation.tracing = Tracing(installation.group.names, with_keys=False)
+    check_tracing(installation)
+    assert caplog.messages == ["partitions: TRACING is on, and no tracer provider is configured: no spans are made"]
 
 
 def test_off_nothing_is_made_even_in_a_span(

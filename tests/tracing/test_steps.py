@@ -94,6 +94,14 @@ def test_a_header_that_is_no_context_harms_nothing(traced: TracedSteps, spans: S
     assert (spans()[0].parent, outcomes(spans())) == (None, ["done"])
 
 
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_a_timer_fires_in_a_trace_of_its_own(traced: TracedSteps, spans: Spans, flags: str) -> None:
+    run(traced, counting(), [message(traceparent=PARENT + flags, timer=1.5)])
+    (span,) = spans()
+    assert span.parent is None and f"{span.trace:x}" not in PARENT
+    assert [f"{link:x}" for link in span.links] == (["b7ad6b7169203331"] if flags == "01" else [])
+
+
 def test_a_failure_is_told_and_what_follows_it(traced: TracedSteps, spans: Spans) -> None:
     def fail(message: dict[str, Any]) -> None:
         if message["key"] == "bad":
