@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,9 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes
 from config.settings import Settings
 from tasks import MessageError, partition_of
 from tasks.producer.declarations import installation_of
+from tasks.sources.outbox import Outbox, Run
+from tasks.sources.patience import Patience
+from tasks.sources.stopping import Stop
 from tasks.tracing.spans import Tracing
 from tasks.worker.tracing import check_tracing
 from tests.producer.conftest import MakeApp
@@ -78,6 +82,19 @@ def test_send_many_makes_a_span_for_each_message(
     assert [span.name for span in (first, second)] == ["create traced bill"] * 2
     assert first.parent == second.parent == upload.get_span_context().span_id
     assert [span.attributes["messaging.message.id"] for span in (first, second)] == ["bill 1", "bill 2"]
+    assert list(map(carried, headers_in(client))) == [context_of(first), context_of(second)]
+
+
+def test_in_a_sources_process_each_trace_begins_with_a_message(traced_app: Celery, client: redis.Redis, spans: Spans) -> None:
+    installation: Any = installation_of(traced_app)
+    with closing(Stop()) as stop:
+        outbox = Outbox(installation, sales._computation(), Run("partition:source:x:y"), Patience("x", stop))
+        for number in range(2):
+            outbox.put(Order("ann", "hat"), b"m%d" % number, lambda: b"")
+        outbox.send()
+    first, second = spans()
+    assert (first.name, first.parent, second.parent) == ("create traced sales", None, None)
+    assert first.trace != second.trace
     assert list(map(carried, headers_in(client))) == [context_of(first), context_of(second)]
 
 
