@@ -131,7 +131,7 @@ build_application("multi", multi.to(spread_out).key_by(key_of).to(sum_up).to_sin
 # A branch: one stage's outputs to two sinks at once, to a stage under another key, to a task, and to a computation with a key.
 
 
-@state_computation("double", state=Total)
+@state_computation("twice as much", state=Total)
 def double(amount: Amount, total: Total) -> tuple[str, int]:
     total.total += 2 * amount.amount
     return amount.key, total.total

@@ -197,7 +197,7 @@ SCENARIOS = [
             has(4, "kept even"),
             lambda view: sum(len(state.seen) for state in view.states("of its own").values()) == 10,
         ),
-        stages=("double", "keep even", "of its own"),
+        stages=("twice as much", "keep even", "of its own"),
         sinks={"doubled": first, "shout": first, "elsewhere": first, "kept even": lambda output: output[:2]},
         tasks=("keep even", "of its own"),
         expected={
