@@ -104,6 +104,11 @@ class Settings:
     #: `LOG_FORMAT`: how a worker, and the process of a source or sink, writes its log: `text`, or `json`, an object a line.
     log_format: Literal["text", "json"] = "text"
 
+    #: `TRACING`: OpenTelemetry spans of messages sent, processed and committed. Some 30 µs a message that is sampled.
+    tracing: bool = False
+    #: `TRACING_KEYS`: spans tell the messages' keys, which may be personal data.
+    tracing_keys: bool = False
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read all settings; raises `SettingsError` for the first value that can't be used."""
@@ -151,6 +156,8 @@ class Settings:
             wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
             log_format=read("LOG_FORMAT", _log_format, default.log_format),
+            tracing=read("TRACING", _switch, default.tracing),
+            tracing_keys=read("TRACING_KEYS", _switch, default.tracing_keys),
         )
         if "*" in found.state_modules and not found.state_signing_keys:
             raise SettingsError("STATE_MODULES='*' can't be used: it is for signed states only, and STATE_SIGNING_KEY is not set")

@@ -10,6 +10,7 @@ from kombu.entity import Exchange, Queue
 from config.settings import Settings
 from tasks.producer.declarations import add_installation, declared, installation_of
 from tasks.producer.installation import Installation, refuse_other_brokers
+from tasks.producer.tracing import carry_traces
 from tasks.store.names import units
 from tasks.worker import control as control
 from tasks.worker.bootstep import PartitionStep, note_command_line
@@ -35,6 +36,8 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     if installation.settings.log_format == "json":
         collect_celerys_lines()
     signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
+    if installation.wants_tracing:
+        carry_traces(installation)
     add_installation(installation)
     return app
 

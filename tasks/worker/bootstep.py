@@ -36,6 +36,7 @@ from tasks.worker.loop import PartitionLoop
 from tasks.worker.ordinary import OrdinaryRunner
 from tasks.worker.reports import Reports
 from tasks.worker.result_backend import check_backend
+from tasks.worker.tracing import check_tracing, trace_loop
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -143,6 +144,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         runner = OrdinaryRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow, self.introduce)
+        trace_loop(self.loop)
         self.loop.replies.prepare()
         self.loop.on_refusal = self.keeper.wake
         collect_seldom()
@@ -166,6 +168,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def check_server(self) -> None:
         assert self.installation is not None
+        check_tracing(self.installation)
         self.installation.group.check()
         check_backend(self.installation)
         findings = look_at_server(self.installation.group.client)

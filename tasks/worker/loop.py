@@ -18,7 +18,6 @@ import redis
 from config.settings import Settings
 from tasks.model.outcome import Outcome
 from tasks.model.reading import Item, Ordinary, Reading, Skipped, condemned, read_batch
-from tasks.model.step import step
 from tasks.producer.installation import Installation
 from tasks.store.client import UNWELL, connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
@@ -212,7 +211,7 @@ class PartitionLoop(threading.Thread):
         load_states(self.client, self.names, self.codec, self.installation.computations, lane, items)
 
     def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
-        return step(
+        return self.stepping.step(
             items,
             lane.cache.young,
             self.stepping.rules_for(lane),

@@ -12,7 +12,7 @@ from config.settings import Settings
 from tasks.model.computation import Computation
 from tasks.model.outcome import Pickling
 from tasks.model.reading import Asked, Work
-from tasks.model.step import StepRules
+from tasks.model.step import StepRules, step
 from tasks.model.writing import MessageWriter
 from tasks.store.commits import Lease
 from tasks.store.names import Names
@@ -33,6 +33,7 @@ class Stepping:
     ) -> None:
         self.settings, self.names, self.worker, self.pickling, self.writer = settings, names, worker, pickling, writer
         self.answer = answer
+        self.step = step
         self.policies = Policies(settings)
         self.limits = TimeLimits(self.hangs)
 
