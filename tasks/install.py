@@ -27,13 +27,14 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     """
     if installation_of(app) is not None:
         return app
-    installation = Installation(app, settings or Settings.from_environment(), declared, by_default=by_default)
+    given = settings or Settings.from_environment()
+    installation = Installation(app, given, declared, by_default=by_default)
     # Again after each `config_from_object`, which begins a new configuration.
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
         _configure(installation)
     app.steps["worker"].add(PartitionStep)
-    if installation.settings.log_format == "json":
+    if given.log_format == "json":
         collect_celerys_lines()
     signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
     if installation.wants_tracing:

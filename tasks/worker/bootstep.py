@@ -32,6 +32,7 @@ from tasks.store.server import look_at_server
 from tasks.worker.consumer import make_patient
 from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
+from tasks.worker.logs import begin_with_json
 from tasks.worker.loop import PartitionLoop
 from tasks.worker.ordinary import OrdinaryRunner
 from tasks.worker.reports import Reports
@@ -51,7 +52,7 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
     if installation is None:
         return
     if installation.settings.log_format == "json":
-        instance.quiet = True  # the banner is no JSON
+        begin_with_json(instance)
     if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
         name, host = nodesplit(instance.hostname)
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"

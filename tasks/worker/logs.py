@@ -120,5 +120,18 @@ def collect_celerys_lines() -> None:
         signal.connect(_set_up, dispatch_uid=_COLLECTED)
 
 
+def begin_with_json(worker: Any) -> None:
+    """A worker that begins, and has not set up its loggers yet: its banner is no JSON, and it may warn."""
+    worker.quiet = True
+    write_json_lines([_of_warnings])
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(_of_warnings)
+
+
+#: Until Celery has set up its loggers.
+_of_warnings = logging.StreamHandler()
+
+
 def _set_up(logger: logging.Logger, **_: Any) -> None:
+    logging.getLogger("py.warnings").removeHandler(_of_warnings)
     write_json_lines([*logger.handlers, *get_multiprocessing_logger().handlers])
