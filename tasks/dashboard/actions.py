@@ -49,14 +49,15 @@ class OfParked(OfKey, forbid_unknown_fields=True):
 
 
 class OfState(OfKey, forbid_unknown_fields=True, kw_only=True):
-    """`digest`: of the state as the operator saw it (empty: there was none)."""
+    """`digest`: of the state as the operator saw it (empty: there was none); when it is another one now, nothing is done."""
 
     computation: str
     digest: str | None = None
 
 
 class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
-    """`state`: an object, or its JSON as text. `merge`: fields that it does not name stay. `preview`: say what would be done."""
+    """`state`: an object, or its JSON as text. `merge`: fields that it does not name stay. `preview`: only say the state as it is now,
+    its digest, and what it would be."""
 
     state: Any
     merge: bool = False
@@ -125,7 +126,7 @@ class SetState(Action):
         self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
 
     def _act(self, key: str, asked: NewState) -> dict[str, Any]:
-        seen = see(self.installation, asked, key)
+        seen = see(self.installation, asked, key, stale_is_refused=not asked.preview)
         text = asked.state if isinstance(asked.state, str) else msgspec.json.encode(asked.state)
         assert seen.computation.state is not None
         try:
@@ -141,7 +142,7 @@ class SetState(Action):
         if asked.preview:
             return facts
         if self.installation.group.state_editor.set(seen, made, by=self.who) != "ok":
-            raise HTTPError(409, CHANGED)
+            raise HTTPError(409, changed(seen))
         return {**facts, "message": "the state is set"}
 
 
@@ -159,7 +160,7 @@ class Forget(Action):
         if seen.stored is None:
             raise HTTPError(409, "there is no state; nothing was done")
         if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
-            raise HTTPError(409, CHANGED)
+            raise HTTPError(409, changed(seen))
         return {"computation": asked.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
 
 
@@ -190,15 +191,20 @@ class LettersAction(Action):
         return {**facts, "message": "; ".join(said)}
 
 
-def see(installation: Installation, asked: OfState, key: str) -> SeenState:
+def see(installation: Installation, asked: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:
     """The state that is to be changed. Raises 404 for a computation that this process does not have, 409 for a stale look."""
     computation = installation.computations.get(asked.computation)
     if computation is None or computation.state is None:
         raise HTTPError(404, f"this process has no state computation {asked.computation!r}")
     seen = installation.group.state_editor.see(computation, key)
-    if asked.digest is not None and asked.digest != _digest(seen):
-        raise HTTPError(409, CHANGED)
+    if stale_is_refused and asked.digest is not None and asked.digest != _digest(seen):
+        raise HTTPError(409, changed(seen))
     return seen
+
+
+def changed(seen: SeenState) -> str:
+    """Why a state was not touched, and what helps."""
+    return f"the state changed meanwhile; nothing was done. Look again, or pause partition {seen.partition} first"
 
 
 def _digest(seen: SeenState) -> str:
