@@ -10,9 +10,11 @@ from kombu.entity import Exchange, Queue
 from config.settings import Settings
 from tasks.producer.declarations import add_installation, declared, installation_of
 from tasks.producer.installation import Installation, refuse_other_brokers
+from tasks.producer.tracing import carry_traces
 from tasks.store.names import units
 from tasks.worker import control as control
 from tasks.worker.bootstep import PartitionStep, note_command_line
+from tasks.worker.logs import collect_celerys_lines
 
 
 def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
@@ -25,13 +27,18 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     """
     if installation_of(app) is not None:
         return app
-    installation = Installation(app, settings or Settings.from_environment(), declared, by_default=by_default)
+    given = settings or Settings.from_environment()
+    installation = Installation(app, given, declared, by_default=by_default)
     # Again after each `config_from_object`, which begins a new configuration.
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
         _configure(installation)
     app.steps["worker"].add(PartitionStep)
+    if given.log_format == "json":
+        collect_celerys_lines()
     signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
+    if installation.wants_tracing:
+        carry_traces(installation)
     add_installation(installation)
     return app
 

@@ -6,7 +6,7 @@ Answers: 200 `{"message": …}` and facts; 400 what does not fit; 403 read-only 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from tornado.escape import utf8
@@ -49,14 +49,15 @@ class OfParked(OfKey, forbid_unknown_fields=True):
 
 
 class OfState(OfKey, forbid_unknown_fields=True, kw_only=True):
-    """`digest`: of the state as the operator saw it (empty: there was none)."""
+    """`digest`: of the state as the operator saw it (empty: there was none); when it is another one now, nothing is done."""
 
     computation: str
     digest: str | None = None
 
 
 class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
-    """`state`: an object, or its JSON as text. `merge`: fields that it does not name stay. `preview`: say what would be done."""
+    """`state`: an object, or its JSON as text. `merge`: fields that it does not name stay. `preview`: only say the state as it is now,
+    its digest, and what it would be."""
 
     state: Any
     merge: bool = False
@@ -83,7 +84,7 @@ class Pause(Action):
         group = self.installation.group
         name = group.names.queue_name(self.known_unit(unit))
         act = pause if what == "pause" else resume
-        changed = bool(await self.blocking(lambda: act(group.client, group.names, [unit], by=self.who)))
+        changed = bool(await self.acting(lambda: act(group.client, group.names, [unit], by=self.who)))
         state = "paused" if what == "pause" else "going on"
         self.answer({"queue": name, "changed": changed, "message": f"{name} is {state}{'' if changed else ' already'}"})
 
@@ -96,7 +97,7 @@ class ParkedAction(Action):
         self.check_writable()
         asked = self.asked(OfParked)
         key = self.key_of(utf8(asked.key), asked.base64)
-        answer = await self.blocking(self._act, key, what, asked)
+        answer = await self.acting(self._act, key, what, asked)
         if answer != "ok":
             raise HTTPError(409, _NOT_DONE[answer])
         self.answer({"done": what, "message": _PARKED_DONE[what]})
@@ -122,10 +123,10 @@ class SetState(Action):
         asked = self.asked(NewState)
         if asked.digest is None and not asked.preview:
             raise HTTPError(400, "say the digest of the state that you saw: preview first")
-        self.answer(await self.blocking(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
 
     def _act(self, key: str, asked: NewState) -> dict[str, Any]:
-        seen = see(self.installation, asked, key)
+        seen = see(self.installation, asked, key, stale_is_refused=not asked.preview)
         text = asked.state if isinstance(asked.state, str) else msgspec.json.encode(asked.state)
         assert seen.computation.state is not None
         try:
@@ -141,7 +142,7 @@ class SetState(Action):
         if asked.preview:
             return facts
         if self.installation.group.state_editor.set(seen, made, by=self.who) != "ok":
-            raise HTTPError(409, CHANGED)
+            raise HTTPError(409, changed(seen))
         return {**facts, "message": "the state is set"}
 
 
@@ -152,14 +153,14 @@ class Forget(Action):
     async def post(self) -> None:
         self.check_writable()
         asked = self.asked(OfState)
-        self.answer(await self.blocking(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
 
     def _act(self, key: str, asked: OfState) -> dict[str, Any]:
         seen = see(self.installation, asked, key)
         if seen.stored is None:
             raise HTTPError(409, "there is no state; nothing was done")
         if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
-            raise HTTPError(409, CHANGED)
+            raise HTTPError(409, changed(seen))
         return {"computation": asked.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
 
 
@@ -173,7 +174,7 @@ class LettersAction(Action):
         common = Asked(asked.text, self.known_unit(asked.unit) if asked.unit else "", asked.reason, asked.fingerprint)
         if sum((bool(asked.ids), common.anything, asked.all)) != 1:
             raise HTTPError(400, "say ids, or what they have in common (text, unit, reason, fingerprint), or all: true")
-        self.answer(await self.blocking(self._act, what, asked.ids, common))
+        self.answer(await self.acting(self._act, what, asked.ids, common))
 
     def _act(self, what: str, ids: list[str], common: Asked) -> dict[str, Any]:
         letters = self.installation.group.dead_letters
@@ -190,16 +191,21 @@ class LettersAction(Action):
         return {**facts, "message": "; ".join(said)}
 
 
-def see(installation: Installation, asked: OfState, key: str) -> SeenState:
+def see(installation: Installation, asked: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:
     """The state that is to be changed. Raises 404 for a computation that this process does not have, 409 for a stale look."""
     computation = installation.computations.get(asked.computation)
     if computation is None or computation.state is None:
         raise HTTPError(404, f"this process has no state computation {asked.computation!r}")
     seen = installation.group.state_editor.see(computation, key)
-    if asked.digest is not None and asked.digest != _digest(seen):
-        raise HTTPError(409, CHANGED)
+    if stale_is_refused and asked.digest is not None and asked.digest != _digest(seen):
+        raise HTTPError(409, changed(seen))
     return seen
 
 
+def changed(seen: SeenState) -> str:
+    """Why a state was not touched, and what helps."""
+    return f"the state changed meanwhile; nothing was done. Look again, or pause partition {seen.partition} first"
+
+
 def _digest(seen: SeenState) -> str:
-    return "" if seen.stored is None else cast(str, digest_of_raw(seen.stored))
+    return "" if seen.stored is None else digest_of_raw(seen.stored)

@@ -162,6 +162,13 @@ class Action(Api):
         if self.application.options.read_only:
             raise HTTPError(403, "Read only mode is enabled")
 
+    async def acting(self, function: Callable[..., T], *words: Any) -> T:
+        """As `blocking`; what is looked at next is how things stand after it."""
+        try:
+            return await self.blocking(function, *words)
+        finally:
+            self.live.watch.look_anew()
+
     def asked(self, form: type[T]) -> T:
         """The body, JSON of a form. Raises 400 that says what does not fit."""
         try:

@@ -36,14 +36,15 @@ def look_at_unit(watch: Watch, installation: Installation, unit: str) -> dict[st
     """A partition, or the ingress: its row, what waits, and its hottest, largest and parked keys."""
     overview = watch.look()
     group = installation.group
-    found = next(one for one in overview.units if one.unit == unit)
+    row = next(one for one in overview.units if one.unit == unit)
     raws = list(oldest_of(group.client, group.names.queue(unit), SAMPLED_MESSAGES))
-    counts = Counter(found for raw in raws if (found := key_in(raw, installation.computations)) is not None)
+    keys = [key_in(raw, installation.computations) for raw in raws]
+    counts = Counter(one for one in keys if one is not None)
     parked = []
     if unit != INGRESS:
         parked = list(islice(group.parked_keys.of_partition(int(unit)), MOST_PARKED))
     return {
-        **row_of(found, watch.history),
+        **row_of(row, watch.history),
         "at": overview.at,
         "sampled": len(raws),
         "hottest": [
@@ -83,7 +84,7 @@ def look_at_key(watch: Watch, installation: Installation, key: str) -> dict[str,
     parked = group.parked_keys.get(key)
     mailbox = read_mailbox(client, names, unit, key, MOST_MESSAGES)[0] if parked is not None else []
     raws = list(oldest_of(client, names.queue(unit), SAMPLED_MESSAGES))
-    waiting = [raw for raw in raws if (found := key_in(raw, installation.computations)) is not None and found[1] == key]
+    waiting = [raw for raw in raws if (key_in(raw, installation.computations) or ("", None))[1] == key]
     return {
         **json_key(key),
         "partition": partition,

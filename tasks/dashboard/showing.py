@@ -14,6 +14,8 @@ def span(seconds: float | None) -> str:
     """A time's length in one unit, as the live rows have it."""
     if seconds is None:
         return "–"
+    if 0 < seconds < 0.001:
+        return f"{1_000_000 * seconds:.0f} µs"
     if seconds < 1:
         return f"{1000 * max(0.0, seconds):.3g} ms"
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):

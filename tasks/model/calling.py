@@ -113,7 +113,8 @@ class _Run:
         """Read when something is put out: most messages put nothing out."""
         if self._cause is None:
             details = details_of(self.item.raw)
-            self._cause = Cause(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
+            make = self.writer.make_cause
+            self._cause = make(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
         return self._cause
 
     def next_id(self) -> bytes:

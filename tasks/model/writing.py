@@ -92,6 +92,10 @@ class Cause:
         if event_time is not None:
             self._more += b',"event_time":' + json_text(event_time)
 
+    def tell(self, headers: bytes) -> None:
+        """Further headers of all outputs, each with a comma before it."""
+        self._more += headers
+
     def id_of(self, number: int) -> bytes:
         """The id of an output, as it stands between the quotes of JSON."""
         return b"%b:%d" % (self._id, number)
@@ -139,6 +143,8 @@ class MessageWriter:
         self.most_bytes = most_bytes
         self.partitions, self.queue_of, self.origin = partitions, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
+        #: What the outputs of a message are made from.
+        self.make_cause: Callable[[str, object, object, float | None], Cause] = Cause
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
 

@@ -20,7 +20,7 @@ from tasks.model.errors import MessageError, PartitionError, QueueFull
 from tasks.model.writing import in_quotes
 from tasks.producer.backlog import Backlog
 from tasks.producer.installation import Installation
-from tasks.producer.making import MessageMaker, random_id, random_ids
+from tasks.producer.making import maker_for, random_id, random_ids
 
 #: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
 CHUNK_MESSAGES = 1000
@@ -115,7 +115,7 @@ class _Sender:
         self.chunk_messages = min(CHUNK_MESSAGES, limit or CHUNK_MESSAGES)
         self.id_of = id_of
         self.client = installation.group.client
-        self.maker = MessageMaker(installation, computation, ids_are_known=id_of is not None)
+        self.maker = maker_for(installation, computation, ids_are_known=id_of is not None)
         self.queues = self.maker.queues
         self.sent = 0
 

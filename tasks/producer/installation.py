@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from celery import Celery
@@ -20,6 +20,10 @@ from tasks.model.writing import MessageWriter
 from tasks.operating.group import Group
 from tasks.producer.backlog import Backlog
 from tasks.store.names import Names
+from tasks.tracing.switch import tracing_for
+
+if TYPE_CHECKING:
+    from tasks.tracing.spans import Tracing
 
 #: What Celery writes around a body, generously.
 ENVELOPE_BYTES = 3_000
@@ -37,6 +41,7 @@ class Installation:
         self._settings = settings
         #: What states may be made of beside their own module's classes; of no use to ask the broker for.
         self.state_modules = settings.state_modules
+        self.wants_tracing = settings.tracing
         #: Whether a worker started without -Q serves partitions.
         self.by_default = by_default
         #: Every computation declared in this process, by name.
@@ -62,6 +67,11 @@ class Installation:
             "REDIS_URL and the app's broker_url are two different places, and queue and state must be in one Redis. "
             "Unset REDIS_URL, or make broker_url the same"
         )
+
+    @cached_property
+    def tracing(self) -> Tracing | None:
+        """What makes spans; None when TRACING is off. Raises `SetupError` where it is on and OpenTelemetry is not installed."""
+        return tracing_for(self.settings, self.group.names)
 
     def use_redis_url(self) -> None:
         """For an app that names no broker: REDIS_URL's place is it, with what it takes to connect there."""

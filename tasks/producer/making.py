@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import msgspec
@@ -12,9 +12,13 @@ import msgspec
 from tasks.model.computation import Computation
 from tasks.model.keys import key_bytes
 from tasks.model.values import dump_value
-from tasks.model.writing import MessageTemplate
+from tasks.model.writing import MessageTemplate, out_of_quotes
 from tasks.producer.installation import Installation
 from tasks.store.names import INGRESS
+from tasks.tracing.headers import spelled
+
+if TYPE_CHECKING:
+    from tasks.tracing.spans import Tracing
 
 
 class MessageMaker:
@@ -56,6 +60,31 @@ class MessageMaker:
             return self._dump(self.computation.name, msgspec.json.decode(b'"' + name + b'"'), message)
 
         return dump_value(self.computation.codec, message, pickled), message
+
+
+class TracedMaker(MessageMaker):
+    """Makes messages that carry the context of a span of their making."""
+
+    def __init__(self, tracing: Tracing, installation: Installation, computation: Computation, ids_are_known: bool) -> None:
+        super().__init__(installation, computation, ids_are_known=ids_are_known)
+        self._tracing, self._names = tracing, installation.group.names
+
+    def make(self, message: Any, name: bytes, sent_at: bytes) -> tuple[int, bytes]:
+        body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
+        self._check_size(body)
+        key = self._key_of(decoded)
+        partition = crc32(key_bytes(key)) % self.partitions
+        queue = self._names.queue_name(str(partition))
+        carrier = self._tracing.created(self.computation.name, queue, out_of_quotes(name), lambda: key)
+        more = b',"parent_id":null' + spelled(carrier)
+        return partition, self._templates[partition].fill(name, sent_at, body, more)
+
+
+def maker_for(installation: Installation, computation: Computation, *, ids_are_known: bool = False) -> MessageMaker:
+    """What makes the messages of a sender."""
+    if installation.tracing is None:
+        return MessageMaker(installation, computation, ids_are_known=ids_are_known)
+    return TracedMaker(installation.tracing, installation, computation, ids_are_known)
 
 
 def random_ids(count: int) -> str:

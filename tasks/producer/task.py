@@ -47,7 +47,14 @@ class ComputationTask(Task):  # type: ignore[misc]
         options.setdefault("argsrepr", f"({message_text[:MOST_SHOWN_BYTES].decode('utf-8', 'ignore')},)")
         options.setdefault("kwargsrepr", "{}")
         options["headers"] = {"sent_at": time.time(), **(options.get("headers") or {})}
-        return super().apply_async(msgspec.json.decode(body)[0], {}, **options)
+        arguments, tracing = msgspec.json.decode(body)[0], installation.tracing
+        if tracing is None:
+            return super().apply_async(arguments, {}, **options)
+        queue = str(getattr(options["queue"], "name", options["queue"]))
+        with tracing.sending(computation.name, queue, lambda: computation.key_of(decoded), options["headers"]) as sent:
+            result = super().apply_async(arguments, {}, **options)
+            sent.is_of(result.id)
+            return result
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Reached only where a message lies in a queue that is not of the group: it is sent to where it belongs, as it is.

@@ -21,7 +21,7 @@ from tasks.model.reading import Broken
 from tasks.producer.backlog import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
 from tasks.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
 from tasks.producer.installation import Installation
-from tasks.producer.making import MessageMaker
+from tasks.producer.making import maker_for
 from tasks.sources.patience import Patience, Stopped
 from tasks.store.commits import letter_commands
 from tasks.store.names import INGRESS
@@ -75,7 +75,7 @@ class Outbox:
         group, limit = installation.group, installation.settings.queue_max_length or SOURCE_QUEUE_MESSAGES
         self.group, self.source, self.place = group, computation.name, place
         self.patience, self.stop = patience, patience.stop
-        self.maker = MessageMaker(installation, computation)
+        self.maker = maker_for(installation, computation)
         self.backlog = Backlog(group.client, group.names, limit)
         self.most = min(CHUNK_MESSAGES, limit)
         self._pushes: list[list[bytes]] = [[] for _ in self.maker.queues]

@@ -14,7 +14,7 @@ import redis
 
 from tasks.model.outcome import Outcome
 from tasks.model.reading import Item
-from tasks.model.step import StepRules, call_unlimited
+from tasks.model.step import StepRules, call_unlimited, step
 from tasks.producer.installation import Installation
 from tasks.store.commits import Commit, CommitStore, Lease, Reply
 from tasks.store.names import units
@@ -74,6 +74,8 @@ class _Silent:
 
 class _Stepping:
     """The rules of a worker's steps, but for what comes from outside: time and chance."""
+
+    step = staticmethod(step)
 
     def __init__(self, rules_for: Callable[[Lane], StepRules], clock: Callable[[], float]) -> None:
         self._rules_for, self._clock = rules_for, clock

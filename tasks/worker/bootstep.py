@@ -32,10 +32,12 @@ from tasks.store.server import look_at_server
 from tasks.worker.consumer import make_patient
 from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
+from tasks.worker.logs import begin_with_json
 from tasks.worker.loop import PartitionLoop
 from tasks.worker.ordinary import OrdinaryRunner
 from tasks.worker.reports import Reports
 from tasks.worker.result_backend import check_backend
+from tasks.worker.tracing import check_tracing, trace_loop
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -49,6 +51,8 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
     installation = installation_for(instance)
     if installation is None:
         return
+    if installation.settings.log_format == "json":
+        begin_with_json(instance)
     if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
         name, host = nodesplit(instance.hostname)
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"
@@ -141,6 +145,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         runner = OrdinaryRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow, self.introduce)
+        trace_loop(self.loop)
         self.loop.replies.prepare()
         self.loop.on_refusal = self.keeper.wake
         collect_seldom()
@@ -164,6 +169,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def check_server(self) -> None:
         assert self.installation is not None
+        check_tracing(self.installation)
         self.installation.group.check()
         check_backend(self.installation)
         findings = look_at_server(self.installation.group.client)

@@ -12,11 +12,12 @@ from config.settings import Settings
 from tasks.model.computation import Computation
 from tasks.model.outcome import Pickling
 from tasks.model.reading import Asked, Work
-from tasks.model.step import StepRules
+from tasks.model.step import StepRules, step
 from tasks.model.writing import MessageWriter
 from tasks.store.commits import Lease
 from tasks.store.names import Names
 from tasks.worker.lane import Lane
+from tasks.worker.logs import told_of
 from tasks.worker.policies import Policies
 from tasks.worker.replacing import replace_process
 from tasks.worker.timelimit import TimeLimits
@@ -32,6 +33,7 @@ class Stepping:
     ) -> None:
         self.settings, self.names, self.worker, self.pickling, self.writer = settings, names, worker, pickling, writer
         self.answer = answer
+        self.step = step
         self.policies = Policies(settings)
         self.limits = TimeLimits(self.hangs)
 
@@ -67,5 +69,6 @@ class Stepping:
             item.key,
             why,
             item.envelope.headers.id,
+            extra=told_of(lease.unit, item),
         )
         replace_process(self.settings, self.names, self.worker, lease, item.raw, why)

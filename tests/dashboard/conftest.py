@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from tasks.operating.pausing import resume
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import accounts
 from tests.support.browser import Visit, chromium_path, running_chromium
@@ -56,6 +57,13 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("no Chromium is installed (on Debian: apt-get install --no-install-recommends chromium)")
     with running_chromium(path) as browser:
         yield browser
+
+
+@pytest.fixture
+def resumed(live: LiveGroup) -> Iterator[None]:
+    """For a test that pauses: nothing is paused after it, however it ends."""
+    yield
+    resume(live.client, live.names, [str(unit) for unit in range(PARTITIONS)], by="a test")
 
 
 @pytest.fixture

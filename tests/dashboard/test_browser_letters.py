@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.dashboard.conftest import Visiting
@@ -49,18 +50,20 @@ def test_by_id_and_by_the_error_s_text(visit: Visiting, live: LiveGroup, key: st
 
 
 def test_a_group_is_retried_and_no_other(visit: Visiting, live: LiveGroup, key: str) -> None:
+    """A group: what failed in the same place of the same computation."""
     ours, theirs = [f"{key}-a", f"{key}-b", f"{key}-c"], f"{key}-d"
-    make_letters(live, *ours, text=f"shut {key}")
-    make_letters(live, theirs, text="something quite different")
-    page = visit().open(f"/partitions/dead-letters?q={key}")
-    group = page.locator("section[data-fingerprint]").filter(has_text="shut")
+    make_letters(live, *ours)
+    hold(live, theirs)
+    page = visit().open(f"/partitions/dead-letters?q={key}-")
+    expect(page.locator("#letters-count")).to_contain_text("4 found of")
+    group = page.locator("section[data-fingerprint]").filter(has_text=" pay:")
     group.locator("summary").first.click()
     group.get_by_role("button", name=re.compile("^Retry 3 dead letters of the group")).click()
     agree(page, "Retry")
     for one in ours:
         wait_balance(live, pay, one, 7)
     assert [one.key for one in letters_of(live, *ours, theirs)] == [theirs]
-    assert balance(live, pay, theirs) == 0
+    assert balance(live, deliver, theirs) == 0
 
 
 def test_all_that_were_found_are_discarded(visit: Visiting, live: LiveGroup, key: str) -> None:
@@ -90,6 +93,7 @@ def test_a_partition_shows_its_keys_and_lets_them_go_on(visit: Visiting, live: L
     expect(page.locator("#tasks-seen")).to_contain_text(re.compile("pay|deliver"))
 
 
+@pytest.mark.usefixtures("resumed")
 def test_a_partition_is_paused_shows_what_waits_and_is_resumed(visit: Visiting, live: LiveGroup, key: str) -> None:
     unit = unit_of(live, key)
     page = visit().open(f"/partition/{unit}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.dashboard.conftest import LOGIN, PARTITIONS, Visiting
 from tests.dashboard.trouble import hold, make_letters, unit_of, wait_balance
-from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
+from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, pay
-from tests.support.browser import PATIENCE_MILLISECONDS
-from tests.support.wait import wait_until
 
 NOT_ZERO = re.compile(r"^[1-9]")
 
@@ -48,8 +47,8 @@ def test_its_numbers_move_while_messages_flow(visit: Visiting, live: LiveGroup, 
     before = number(cell(page, unit, "keys").locator("span"))
     for wave in range(2):
         live.send(pay, [Payment(f"{key}-{wave}-{account}", 1) for account in range(400)])
-        expect(total(page, "done_per_second")).to_have_text(NOT_ZERO, timeout=PATIENCE_MILLISECONDS)
-        expect(total(page, "done_per_second")).to_have_text("0", timeout=PATIENCE_MILLISECONDS)
+        expect(total(page, "done_per_second")).to_have_text(NOT_ZERO)
+        expect(total(page, "done_per_second")).to_have_text("0")
     assert number(cell(page, unit, "keys").locator("span")) > before
     assert page.locator("#chart-flow polyline.line-done").count() == 1
     assert one.loads == 1, "it was loaded again"
@@ -65,6 +64,7 @@ def test_it_tells_of_trouble(visit: Visiting, live: LiveGroup, key: str) -> None
         expect(cell(page, unit, field)).to_have_class(re.compile("partitions-bad"))
 
 
+@pytest.mark.usefixtures("resumed")
 def test_pause_and_resume(visit: Visiting, live: LiveGroup, key: str) -> None:
     page = visit().open("/partitions")
     unit = unit_of(live, key)

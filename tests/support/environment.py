@@ -6,8 +6,8 @@ import os
 
 from config.settings import Settings
 
-#: Celery prefers `CELERY_BROKER_URL` to any configuration, and Flower reads `FLOWER_*`.
-FOREIGN_PREFIXES = ("CELERY_", "FLOWER_")
+#: Celery prefers `CELERY_BROKER_URL` to any configuration, Flower reads `FLOWER_*`, and OpenTelemetry `OTEL_*`.
+FOREIGN_PREFIXES = ("CELERY_", "FLOWER_", "OTEL_")
 
 #: Nothing listens on port 1: a test that forgets to say which server is refused, and never writes to a
 #: developer's Redis on the default port.

@@ -58,7 +58,7 @@
       const label = element("text", {class: "axis", x: box.left - 6, y: y + 4, "text-anchor": "end"}, svg);
       label.textContent = short(top * part);
     }
-    for (const minutes of [5, 4, 3, 2, 1, 0]) {
+    for (const minutes of width < 420 ? [5, 3, 1, 0] : [5, 4, 3, 2, 1, 0]) {
       const x = box.left + box.width * (1 - minutes / 5);
       const anchor = minutes === 5 ? "start" : minutes === 0 ? "end" : "middle";
       const label = element("text", {class: "axis", x, y: height - 6, "text-anchor": anchor}, svg);

@@ -7,6 +7,7 @@
 
   function span(seconds) {
     if (seconds === null || seconds === undefined) { return "–"; }
+    if (seconds > 0 && seconds < 0.001) { return Math.round(1e6 * seconds) + " µs"; }
     if (seconds < 1) { return Number((1000 * Math.max(0, seconds)).toPrecision(3)) + " ms"; }
     for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
       if (seconds >= 2 * size) { return Math.round(seconds / size) + " " + unit; }

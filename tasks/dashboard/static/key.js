@@ -30,6 +30,7 @@
   async function review() {
     try {
       const change = await post("key/state", body({preview: true}));
+      edited.digest = change.digest; // of the state that is shown as the old one
       step(true);
       find("edit-old").textContent = JSON.stringify(change.old, null, 2);
       find("edit-new").textContent = JSON.stringify(change.new, null, 2);

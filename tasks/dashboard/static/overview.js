@@ -153,7 +153,7 @@
     }
     alert.hidden = what !== "away";
     root.classList.toggle("stale", what === "away");
-    put(alert, what === "away" ? "What is shown is old. " + text + " Tried again by itself." : "");
+    put(alert, what === "away" ? "What is shown is old. " + text + ". It is tried again by itself." : "");
   }
 
   new ResizeObserver(draw).observe(document.getElementById("chart-flow"));

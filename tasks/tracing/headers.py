@@ -1,0 +1,41 @@
+"""The headers that carry a trace, in raw messages: read from them, and spelled for them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from tasks.model.messages import NOT_USUAL
+from tasks.model.writing import json_text
+
+
+class _Headed(msgspec.Struct, gc=False):
+    headers: dict[str, Any] = {}
+
+
+_open = msgspec.json.Decoder(_Headed).decode
+
+
+def headers_of(raw: bytes) -> dict[str, Any]:
+    """All headers of a raw message; none of one that can't be read."""
+    try:
+        return _open(raw).headers
+    except NOT_USUAL:
+        return {}
+
+
+def texts_of(headers: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Those of the named headers that are text: any client may have written anything."""
+    found = {}
+    for name in names:
+        value = headers.get(name)
+        if type(value) is str:
+            found[name] = value
+    return found
+
+
+def spelled(carrier: Mapping[str, str]) -> bytes:
+    """Headers as they stand between others in JSON, each with a comma before it."""
+    return b"".join(b",%b:%b" % (json_text(name), json_text(value)) for name, value in carrier.items())

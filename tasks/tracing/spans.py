@@ -1,0 +1,214 @@
+"""The spans: what each is called, what it tells, and how one message's hang together.
+
+Names and attributes are those of OpenTelemetry's messaging conventions; what they do not know begins with `celery_partitions.`.
+A message carries the context of its sending in its headers, as the propagator that is configured writes it (W3C `traceparent` and
+`tracestate`, when nobody says otherwise). Where that context says that the trace is not sampled nothing is made, and it is carried on.
+Without a tracer provider OpenTelemetry makes spans that are nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from contextvars import Token
+from typing import Any
+
+from opentelemetry import context as contexts
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
+
+from tasks.model.keys import key_bytes
+from tasks.model.outcome import Failure
+from tasks.store.names import Names
+from tasks.tracing.headers import headers_of, spelled, texts_of
+
+#: In a context: somebody's code runs in a span of ours, and what it sends belongs to the trace.
+_OURS = contexts.create_key("celery-partitions")
+
+_NOTHING = Context()
+
+
+class Sent:
+    """The span of a message that is being sent."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def is_of(self, message_id: str) -> None:
+        """Celery has given the message its id."""
+        self._span.set_attribute("messaging.message.id", message_id)
+        self._span.set_attribute("messaging.message.conversation_id", message_id)
+
+
+class Tracing:
+    """Of one group. `with_keys`: spans tell keys, which may be personal data."""
+
+    def __init__(self, names: Names, *, with_keys: bool, provider: TracerProvider | None = None) -> None:
+        self.names, self.with_keys = names, with_keys
+        # Without one of its own: the global one, also where it is configured after this.
+        self.tracer = trace.get_tracer("celery-partitions", tracer_provider=provider)
+
+        self._has_own = provider is not None
+        #: The headers that the propagator reads.
+        self.fields = tuple(sorted(propagate.get_global_textmap().fields))
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether anybody takes spans."""
+        return self._has_own or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+    # Sending.
+
+    @contextmanager
+    def sending(self, task: str, queue: str, key: Callable[[], str], headers: dict[str, Any]) -> Iterator[Sent]:
+        """Around the sending of one message; its context is put into `headers`, unless the caller had put one there.
+
+        What is raised inside, the span tells.
+        """
+        if self._is_refused(contexts.get_current()):
+            self.carry(headers)
+            yield Sent(trace.INVALID_SPAN)
+            return
+        attributes = self._about("send", task, queue)
+        if self.with_keys:
+            attributes["celery_partitions.key"] = _shown(key())
+        with self.tracer.start_as_current_span(f"send {task}", kind=SpanKind.PRODUCER, attributes=attributes) as span:
+            self.carry(headers)
+            yield Sent(span)
+
+    def created(self, task: str, queue: str, message_id: str, key: Callable[[], str] | None = None) -> dict[str, str]:
+        """One message was made, of many that are sent at once, or by Celery's own `send_task`; the headers of its context."""
+        carrier: dict[str, str] = {}
+        current = contexts.get_current()
+        if self._is_refused(current):
+            propagate.inject(carrier, current)
+            return carrier
+        attributes = self._about("create", task, queue, message_id)
+        if self.with_keys and key is not None:
+            attributes["celery_partitions.key"] = _shown(key())
+        span = self.tracer.start_span(f"create {task}", current, SpanKind.PRODUCER, attributes)
+        span.end()
+        propagate.inject(carrier, trace.set_span_in_context(span, current))
+        return carrier
+
+    def carry(self, headers: MutableMapping[str, Any]) -> None:
+        """Put the current context into the headers of a message, unless somebody has put one there."""
+        if not self.is_carried(headers):
+            propagate.inject(headers)
+
+    def is_carried(self, headers: Mapping[str, Any]) -> bool:
+        """Whether headers have a context already."""
+        return any(headers.get(name) is not None for name in self.fields)
+
+    @staticmethod
+    def is_inside() -> bool:
+        """Whether a computation's code is running, in a span of ours."""
+        return contexts.get_value(_OURS) is not None
+
+    def current_headers(self) -> bytes:
+        """The headers of the current context, spelled for a raw message."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return spelled(carrier)
+
+    # Processing.
+
+    def process(self, task: str, unit: str, raw: bytes, key: str | None, attempt: int) -> tuple[Span, Context]:
+        """Begin a message's processing; the context in which its computation is to run. The caller ends the span."""
+        headers = headers_of(raw)
+        context = propagate.extract(texts_of(headers, self.fields), _NOTHING)
+        links: list[Link] = []
+        if headers.get("timer") is not None:
+            # Set by the timer before it, maybe, for as long as the key has open windows: each fires in a trace of its own.
+            setter = trace.get_current_span(context).get_span_context()
+            links = [Link(setter)] if setter.is_valid and setter.trace_flags.sampled else []
+            context = _NOTHING
+        context = contexts.set_value(_OURS, True, context)
+        if self._is_refused(context):
+            return trace.get_current_span(context), context
+        attributes = self._about("process", task, self.names.queue_name(unit), headers.get("id"))
+        root = headers.get("root_id")
+        if isinstance(root, str):
+            attributes["messaging.message.conversation_id"] = root
+        if self.with_keys and key is not None:
+            attributes["celery_partitions.key"] = _shown(key)
+        if attempt > 1:
+            attributes["celery_partitions.attempt"] = attempt
+        span = self.tracer.start_span(f"process {task}", context, SpanKind.CONSUMER, attributes, links)
+        return span, trace.set_span_in_context(span, context)
+
+    @staticmethod
+    def enter(context: Context) -> Token[Context]:
+        """Make a context the current one, until `leave`."""
+        return contexts.attach(context)
+
+    @staticmethod
+    def leave(token: Token[Context]) -> None:
+        contexts.detach(token)
+
+    @staticmethod
+    def end(span: Span, outcome: str, error: str | None, failure: Failure | None, at: int | None = None) -> None:
+        """A message, or a commit, is through. `outcome`: what became of it; `error`: why that is none of what was wanted; `failure`:
+        where a computation raised; `at`: nanoseconds since the epoch, None for now."""
+        if span.is_recording():
+            span.set_attribute("celery_partitions.outcome", outcome)
+            if failure is not None and failure.exception is not None:
+                span.record_exception(failure.exception, {"exception.stacktrace": failure.trace}, timestamp=at)
+                span.set_attribute("error.type", type(failure.exception).__qualname__)
+            elif error is not None:
+                span.set_attribute("error.type", outcome)
+            if error is not None:
+                span.set_status(Status(StatusCode.ERROR, error))
+        span.end(at)
+
+    # Committing.
+
+    def commit(self, unit: str, messages: int, spans: Sequence[Span]) -> Span | None:
+        """Begin the commit of a batch; None where none of its messages is sampled.
+
+        It links to the spans of its messages, and stands in the trace of the first of them: in one of its own it would be sampled,
+        or not, without them.
+        """
+        sampled = [span for span in spans if span.get_span_context().trace_flags.sampled]
+        if not sampled:
+            return None
+        queue = self.names.queue_name(unit)
+        attributes = self._about("commit", None, queue) | {"messaging.batch.message_count": messages}
+        return self.tracer.start_span(
+            f"commit {self.names.group}",
+            trace.set_span_in_context(sampled[0], _NOTHING),
+            SpanKind.CLIENT,
+            attributes,
+            links=[Link(span.get_span_context()) for span in sampled],
+        )
+
+    # What is common.
+
+    def _about(self, operation: str, task: str | None, queue: str, message_id: object = None) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            "messaging.system": "celery",
+            "messaging.operation.name": operation,
+            "messaging.operation.type": "settle" if operation == "commit" else operation,
+            "messaging.destination.name": queue,
+        }
+        unit = self.names.unit_of(queue)
+        if unit is not None and unit.isdigit():
+            attributes["messaging.destination.template"] = f"{self.names.group}.{{number}}"
+            attributes["messaging.destination.partition.id"] = unit
+        if task is not None:
+            attributes["celery.task_name"] = task
+        if isinstance(message_id, str):
+            attributes["messaging.message.id"] = message_id
+        return attributes
+
+    @staticmethod
+    def _is_refused(context: Context) -> bool:
+        """Whether the context is of a trace that is not sampled."""
+        parent = trace.get_current_span(context).get_span_context()
+        return parent.is_valid and not parent.trace_flags.sampled
+
+
+def _shown(key: str) -> str:
+    """A spelled key, which may stand for any bytes, as text."""
+    return key_bytes(key).decode("utf-8", "backslashreplace")

@@ -1,0 +1,197 @@
+"""With `TRACING`: what stands around a loop's steps and commits, so that they make spans. Without it nothing does.
+
+The step stays as it is: it is given a sequence that begins a span when it gives a message out, and knows that the message is through
+when it is asked for the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import redis
+
+from tasks.model.outcome import Outcome, States
+from tasks.model.reading import Broken, Item, Work
+from tasks.model.step import StepRules, step
+from tasks.model.writing import Cause
+from tasks.producer.installation import Installation
+from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Reply
+from tasks.store.names import INGRESS
+from tasks.worker.loop import PartitionLoop
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from tasks.tracing.spans import Tracing
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+def check_tracing(installation: Installation) -> None:
+    """Raise `SetupError` where tracing is on and can't be had; warn where it comes to nothing."""
+    if installation.tracing is not None and not installation.tracing.is_configured:
+        logger.warning("partitions: TRACING is on, and no tracer provider is configured: no spans are made")
+
+
+def trace_loop(loop: PartitionLoop) -> None:
+    """Called once, before the loop starts."""
+    tracing = loop.installation.tracing
+    if tracing is None:
+        return
+    traced = TracedSteps(tracing)
+    loop.stepping.step = traced.step
+    loop.stepping.writer.make_cause = traced.make_cause
+    loop.store = TracedStore(loop.store, traced)
+
+
+@dataclass(slots=True)
+class _Try:
+    """A message that was given to the step, and its span."""
+
+    index: int
+    item: Work | Broken
+    span: Span
+    #: Nanoseconds since the epoch.
+    ended: int = 0
+
+
+class _Watched(Sequence[Item]):
+    """The items of one step."""
+
+    def __init__(self, tracing: Tracing, items: Sequence[Item], unit: str, attempt: int) -> None:
+        self.tracing, self.items, self.unit, self.attempt = tracing, items, unit, attempt
+        self.tries: list[_Try] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[Item]:
+        tracing = self.tracing
+        for index, item in enumerate(self.items):
+            if not isinstance(item, Work | Broken):
+                yield item
+                continue
+            context = self.begin(index, item)
+            token = tracing.enter(context)
+            try:
+                yield item
+            finally:  # the next is asked for, or nobody asks any more
+                tracing.leave(token)
+                self.tries[-1].ended = time.time_ns()
+
+    def begin(self, index: int, item: Work | Broken) -> Any:
+        """Begin the span of a message; the context that it is to run in."""
+        task = item.computation.name if isinstance(item, Work) else item.task or "unknown"
+        attempt = self.attempt if index == 0 else 1
+        span, context = self.tracing.process(task, self.unit, item.raw, item.key, attempt)
+        self.tries.append(_Try(index, item, span))
+        return context
+
+
+class TracedSteps:
+    """Of one loop, used by its thread."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self.tracing = tracing
+        #: The spans of each unit's last step, which its commit links to.
+        self.spans: dict[str, list[Span]] = {}
+
+    def step(self, items: Sequence[Item], states: States, rules: StepRules, **more: Any) -> Outcome:
+        """`tasks.model.step.step`, with a span for each message that is called, or can't be taken."""
+        unit = INGRESS if rules.partition < 0 else str(rules.partition)
+        watched = _Watched(self.tracing, items, unit, more.get("attempt", 1))
+        first = items[0] if items else None
+        if more.get("failed") is not None and isinstance(first, Work):  # it is not called again
+            watched.begin(0, first)
+        outcome = step(watched, states, rules, **more)
+        self.spans[unit] = self.judged(watched, outcome)
+        return outcome
+
+    def judged(self, watched: _Watched, outcome: Outcome) -> list[Span]:
+        """End the spans of what was tried, with what became of it."""
+        done = {id(work) for work in outcome.done}
+        failures = {id(failure.item): failure for failure in outcome.failures}
+        dead = {broken.raw: broken for broken, _ in outcome.dead}
+        spans = []
+        for one in watched.tries:
+            item, failure, letter = one.item, failures.get(id(one.item)), dead.get(one.item.raw)
+            if one.index >= outcome.taken and failure is None:
+                continue  # the step ended before it; a span that is not ended tells nobody anything
+            ended = one.ended or None
+            if id(item) in done:
+                self.tracing.end(one.span, "done", None, None, ended)
+            elif letter is not None:
+                self.tracing.end(one.span, letter.reason, letter.error, failure, ended)
+            elif failure is not None:
+                self.tracing.end(one.span, "retried", failure.error, failure, ended)
+            else:
+                self.tracing.end(one.span, "waits", None, None, ended)
+            spans.append(one.span)
+        return spans
+
+    def make_cause(self, message_id: str, root_id: object, sent_at: object, event_time: float | None) -> Cause:
+        """The cause of outputs, made while its message is called: they carry its span's context."""
+        cause = Cause(message_id, root_id, sent_at, event_time)
+        cause.tell(self.tracing.current_headers())
+        return cause
+
+
+class TracedStore(CommitStore):
+    """Sends commits, with a span around each: from the first try to its answer."""
+
+    def __init__(self, plain: CommitStore, traced: TracedSteps) -> None:
+        super().__init__(
+            plain.client,
+            plain.names,
+            batch_messages=plain.batch_messages,
+            batch_bytes=plain.batch_bytes,
+            replicas=plain.replicas,
+        )
+        self.tracing, self.spans = traced.tracing, traced.spans
+        #: By unit: what is under way.
+        self._open: dict[str, tuple[Commit, Span]] = {}
+
+    def begin(self, commit: Commit) -> CommitUnderWay:
+        unit = commit.lease.unit
+        if unit not in self._open or self._open[unit][0] is not commit:
+            self._end(unit, "given-up", "no answer came")
+            span = self.tracing.commit(unit, commit.taken, self.spans.pop(unit, []))
+            if span is not None:
+                self._open[unit] = commit, span
+        return super().begin(commit)
+
+    def finish(self, under_way: CommitUnderWay) -> Reply:
+        unit = under_way.commit.lease.unit
+        try:
+            reply = super().finish(under_way)
+        except redis.ResponseError as error:
+            self._end(unit, "refused", str(error))
+            raise
+        self._answered(unit, reply)
+        return reply
+
+    def send(self, commit: Commit) -> Reply:
+        reply = super().send(commit)
+        if commit.position is not None:  # a peek asks for no position
+            self._answered(commit.lease.unit, reply)
+        return reply
+
+    def _answered(self, unit: str, reply: Reply) -> None:
+        written = reply.status in ("ok", "already")
+        self._end(unit, reply.status, None if written else "not written: its messages are still in their queue")
+
+    def _end(self, unit: str, outcome: str, error: str | None) -> None:
+        _, span = self._open.pop(unit, (None, None))
+        if span is not None:
+            self.tracing.end(span, outcome, error, None)
