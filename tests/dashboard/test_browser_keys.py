@@ -40,7 +40,7 @@ def test_a_key_is_found_and_its_state_is_a_tree(visit: Visiting, live: LiveGroup
     expect(page.get_by_role("heading", name=key)).to_be_visible()
     expect(page.get_by_role("link", name=f"partition.{unit_of(live, key)}", exact=True)).to_be_visible()
     tree = page.get_by_role("region", name="State in pay")
-    for words in ("state Account", "balance int 20", "owner Owner", "emails list", "notes list, 2", "1 str bread"):
+    for words in ("state Account", "balance int 20", "owner Owner", "emails list", "notes list, 2", "1 str 'bread'"):
         expect(tree).to_contain_text(words, use_inner_text=True)
     notes = tree.locator("summary", has_text="notes")
     notes.click()
@@ -101,6 +101,18 @@ def test_a_stale_edit_is_refused(visit: Visiting, live: LiveGroup, key: str) -> 
     page.get_by_role("button", name="Set state").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("changed meanwhile")
     assert balance(live, pay, key) == 11
+
+
+def test_who_works_by_keyboard_stays_where_they_are_while_the_page_looks_again(visit: Visiting, live: LiveGroup, key: str) -> None:
+    paid(live, key, "rent")
+    page = visit().open(page_of(key))
+    tree = page.get_by_role("region", name="State in pay")
+    tree.locator("summary", has_text="notes").click()
+    tree.locator("summary", has_text="owner").focus()
+    live.send(pay, [Payment(key, 1)])
+    expect(tree).to_contain_text("balance int 11", use_inner_text=True)
+    expect(tree.locator("summary", has_text="owner")).to_be_focused()
+    expect(tree.get_by_text("rent")).to_be_hidden()
 
 
 def test_a_state_is_forgotten(visit: Visiting, live: LiveGroup, key: str) -> None:
