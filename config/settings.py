@@ -101,6 +101,9 @@ class Settings:
     #: `EVENTS_PER_SECOND`: tasks a second whose events a worker sends in full; past it they are sampled.
     events_per_second: float = 200.0
 
+    #: `LOG_FORMAT`: how a worker, and the process of a source or sink, writes its log: `text`, or `json`, an object a line.
+    log_format: Literal["text", "json"] = "text"
+
     #: `TRACING`: OpenTelemetry spans of messages sent, processed and committed. Some 30 µs a message that is sampled.
     tracing: bool = False
     #: `TRACING_KEYS`: spans tell the messages' keys, which may be personal data.
@@ -152,6 +155,7 @@ class Settings:
             wait_replicas=read("WAIT_REPLICAS", _count_or_none, default.wait_replicas),
             wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
+            log_format=read("LOG_FORMAT", _log_format, default.log_format),
             tracing=read("TRACING", _switch, default.tracing),
             tracing_keys=read("TRACING_KEYS", _switch, default.tracing_keys),
         )
@@ -234,6 +238,14 @@ def _then(text: str) -> Literal["park", "dead_letter", "hold", "stop"]:
             return text
         case _:
             raise ValueError("say park, dead_letter, hold or stop")
+
+
+def _log_format(text: str) -> Literal["text", "json"]:
+    match text:
+        case "text" | "json":
+            return text
+        case _:
+            raise ValueError("say text or json")
 
 
 def _group_name(text: str) -> str:

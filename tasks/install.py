@@ -14,6 +14,7 @@ from tasks.producer.tracing import carry_traces
 from tasks.store.names import units
 from tasks.worker import control as control
 from tasks.worker.bootstep import PartitionStep, note_command_line
+from tasks.worker.logs import collect_celerys_lines
 
 
 def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
@@ -26,12 +27,15 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     """
     if installation_of(app) is not None:
         return app
-    installation = Installation(app, settings or Settings.from_environment(), declared, by_default=by_default)
+    given = settings or Settings.from_environment()
+    installation = Installation(app, given, declared, by_default=by_default)
     # Again after each `config_from_object`, which begins a new configuration.
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
         _configure(installation)
     app.steps["worker"].add(PartitionStep)
+    if given.log_format == "json":
+        collect_celerys_lines()
     signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
     if installation.wants_tracing:
         carry_traces(installation)

@@ -18,6 +18,7 @@ from tasks.cli.source import source
 from tasks.cli.states import state
 from tasks.cli.status import status, workers
 from tasks.cli.stored import stored
+from tasks.cli.top import top
 from tasks.cli.transfer import export_group, import_group
 
 
@@ -37,6 +38,7 @@ def partitions(context: click.Context, sink_name: str | None) -> None:
 
 for command in (
     status,
+    top,
     doctor,
     workers,
     keys,

@@ -10,6 +10,7 @@ import click
 from tasks.cli.context import app_installation
 from tasks.cli.output import refusals
 from tasks.sources.running import run_sources
+from tasks.worker.logs import JsonFormatter
 
 
 @click.command(short_help="Read a pipeline's source: TCP, generator, file, Redis stream.")
@@ -28,14 +29,15 @@ def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> Non
     second one stands by.
     """
     installation = app_installation(context)
-    log_to_standard_error(loglevel)
+    log_to_standard_error(loglevel, as_json=installation.settings.log_format == "json")
     run_sources(installation, names, lambda line: click.echo(line))
 
 
-def log_to_standard_error(level: str) -> None:
+def log_to_standard_error(level: str, *, as_json: bool) -> None:
     """Standard output is for what the command says."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("[%(asctime)s: %(levelname)s] %(message)s"))
+    text = logging.Formatter("[%(asctime)s: %(levelname)s] %(message)s")
+    handler.setFormatter(JsonFormatter() if as_json else text)
     logger = logging.getLogger("celery.partitions")
     logger.addHandler(handler)
     logger.propagate = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 import inspect
+import re
 import types
 import typing
 import zlib
@@ -153,7 +154,7 @@ def open_slowly(raw: bytes, most_bytes: int = MOST_BYTES) -> Envelope:
             properties=msgspec.convert(properties, Properties),
         )
     except msgspec.ValidationError as error:
-        raise MessageError(f"headers or properties don't fit: {error}", reason="missing-headers") from None
+        raise MessageError(f"headers or properties don't fit: {_unquoted(error)}", reason="missing-headers") from None
 
 
 def _json(data: bytes, what: str) -> Any:
@@ -281,8 +282,10 @@ class MessageCodec:
             message = _unwrap(message) if b'"__type__"' in body else message
             message = msgspec.convert(message, self._wanted) if self._wanted is not Any else message
         except msgspec.ValidationError as error:
-            raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
-        except Exception as error:  # a `__type__` whose value is none, or the message class's own code
+            raise MessageError(f"{self.parameter}: {_unquoted(error)}", reason="wrong-type") from None
+        except MessageError:
+            raise
+        except Exception as error:  # the message class's own code
             raise self._misfit(error) from error
         return message if self._validate is None else self._validated(message)
 
@@ -290,8 +293,8 @@ class MessageCodec:
         assert self._validate is not None
         try:
             return self._validate(message)
-        except ValueError as error:  # pydantic's ValidationError is one; its text has the field's path
-            raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
+        except ValueError as error:  # pydantic's ValidationError is one
+            raise MessageError(f"{self.parameter}: {_of_pydantic(error)}", reason="wrong-type") from None
         except Exception as error:  # the model's own validators
             raise self._misfit(error) from error
 
@@ -309,7 +312,7 @@ class MessageCodec:
         try:
             return msgspec.convert({n: None if c == "" else c for n, c in row.items()}, self._wanted, strict=False)
         except msgspec.ValidationError as error:
-            raise MessageError(f"{self.parameter}: {error}", reason="wrong-type") from None
+            raise MessageError(f"{self.parameter}: {_unquoted(error)}", reason="wrong-type") from None
 
     def from_arguments(self, args: Any, kwargs: Any) -> Any:
         """The one message among a task call's arguments. Raises `MessageError` when it is not exactly one."""
@@ -317,10 +320,27 @@ class MessageCodec:
             return args[0]
         if not args and isinstance(kwargs, dict) and list(kwargs) == [self.parameter]:
             return kwargs[self.parameter]
-        counted = len(args) if isinstance(args, list | tuple) else f"{args!r:.40}"
-        named = list(kwargs) if isinstance(kwargs, dict) else kwargs or []
-        given = f"{counted} positional and {named!r:.80} by name"
+        counted = len(args) if isinstance(args, list | tuple) else f"a {type(args).__name__} of"
+        named = len(kwargs) if isinstance(kwargs, dict | list) else f"a {type(kwargs).__name__} of"
+        given = f"{counted} positional and {named} by name"
         raise MessageError(f"takes exactly one message ({self.parameter}), got {given}", reason="wrong-arguments")
+
+
+#: msgspec's errors tell where and what is wanted; two of them also what was found.
+_FOUND = re.compile(r"(Invalid (?:enum )?value) (?:.*(?= - at )|.*$)", re.DOTALL)
+
+
+def _unquoted(error: Exception) -> str:
+    """What is wrong and the field's path, without what is in the message: the text is logged."""
+    return _FOUND.sub(r"\1", str(error))
+
+
+def _of_pydantic(error: ValueError) -> str:
+    """The same of pydantic's error, in one line; another ValueError is told by the user's own words."""
+    if not hasattr(error, "errors"):
+        return str(error)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{one['msg']} - at {'.'.join(['$', *map(str, one['loc'])])}" for one in found)
 
 
 class _NoArguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -355,7 +375,12 @@ def _encode_message(message: object) -> bytes:
 def _unwrap(value: Any) -> Any:
     """kombu's JSON writes datetime, Decimal, UUID … as `{"__type__": …, "__value__": …}`; read them back."""
     if isinstance(value, dict):
-        return object_hook({name: _unwrap(item) for name, item in value.items()})
+        content = {name: _unwrap(item) for name, item in value.items()}
+        try:
+            return object_hook(content)
+        except Exception as error:  # its text quotes the value
+            kind = type(error).__name__
+            raise MessageError(f"a value that has a __type__ can't be read: {kind}", reason="wrong-type") from None
     if isinstance(value, list):
         return [_unwrap(item) for item in value]
     return value

@@ -32,6 +32,7 @@ from tasks.store.server import look_at_server
 from tasks.worker.consumer import make_patient
 from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
+from tasks.worker.logs import begin_with_json
 from tasks.worker.loop import PartitionLoop
 from tasks.worker.measuring import Measuring
 from tasks.worker.ordinary import OrdinaryRunner
@@ -51,6 +52,8 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
     installation = installation_for(instance)
     if installation is None:
         return
+    if installation.settings.log_format == "json":
+        begin_with_json(instance)
     if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
         name, host = nodesplit(instance.hostname)
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"

@@ -14,6 +14,7 @@ from tasks.store.names import Names
 from tasks.store.parking import mailbox_lengths, read_parked
 from tasks.store.states import is_wrong_type, load_slots
 from tasks.worker.lane import Lane
+from tasks.worker.logs import told
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -41,6 +42,6 @@ def load_parked(client: redis.Redis, names: Names, lane: Lane) -> None:
         if not is_wrong_type(error):  # busy, say: without them a key's later messages would overtake those that wait
             raise
         text = "partition %s: its parked keys can't be read: %s; mend or delete it"
-        logger.error(text, lane.unit, error)  # noqa: TRY400
+        logger.error(text, lane.unit, error, extra=told(lane.unit))  # noqa: TRY400
         parked = {}
     lane.take_parked(parked, mailbox_lengths(client, names, lane.unit, parked))

@@ -30,6 +30,7 @@ from tasks.worker.dropping import drop_seen
 from tasks.worker.flushing import NotDelivered, flush, prepare
 from tasks.worker.lane import Batch, Lane, idle_lanes
 from tasks.worker.loading import load_parked, load_states
+from tasks.worker.logs import told
 from tasks.worker.one_by_one import LeaseLost, alone, outlived
 from tasks.worker.ordinary import OrdinaryRun, outcome_of
 from tasks.worker.outage import Outage
@@ -165,7 +166,8 @@ class PartitionLoop(threading.Thread):
         if str(error) != lane.fault:  # said once, however long it lasts
             lane.fault = str(error)
             known = isinstance(error, redis.RedisError | NotDelivered)
-            logger.error("partition %s: %s; trying until it works", lane.unit, error, exc_info=not known)
+            text = "partition %s: %s; trying until it works"
+            logger.error(text, lane.unit, error, exc_info=not known, extra=told(lane.unit))
 
     def take_batch(self, lane: Lane) -> Batch | None:
         """The next messages: a parked key's when its retry is due, else the queue's oldest."""
@@ -291,12 +293,12 @@ class PartitionLoop(threading.Thread):
             case "fenced":
                 self.lose(lane)
             case "moved" | "stale":
-                logger.info("partition %s: changed from outside (%s); reading it anew", lane.unit, reply.status)
+                text = "partition %s: changed from outside (%s); reading it anew"
+                logger.info(text, lane.unit, reply.status, extra=told(lane.unit))
                 lane.forget_all()
             case "wrongtype":
-                logger.error(
-                    "partition %s: Redis key %s holds another type; mend or delete it", lane.unit, reply.culprit
-                )
+                text = "partition %s: Redis key %s holds another type; mend or delete it"
+                logger.error(text, lane.unit, reply.culprit, extra=told(lane.unit))
                 self.replies.avoid(reply.culprit)
                 lane.forget_all()
                 lane.rest_until = time.monotonic() + REST_SECONDS

@@ -29,6 +29,7 @@ from tasks.store.leases import Share
 from tasks.store.measurements import add_measurements
 from tasks.store.names import Names
 from tasks.worker.committing import UnderWay
+from tasks.worker.logs import on_one_line
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -107,7 +108,7 @@ class Measuring:
         except (redis.RedisError, OSError) as error:
             if str(error) != self._fault:  # said once, however long it lasts
                 self._fault = str(error)
-                logger.info("what was measured could not be written (%s); it is kept, and written later", error)
+                logger.info("what was measured could not be written (%s); it is kept, and written later", on_one_line(str(error)))
             return WRITE_SECONDS
         self.fresh, self._fault = {}, ""
         return None

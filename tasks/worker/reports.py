@@ -18,8 +18,9 @@ from celery.worker import state as worker_state
 
 from tasks.model.messages import details_of
 from tasks.model.outcome import Failure, Outcome, Parking
-from tasks.model.reading import Asked, Skipped, Work
+from tasks.model.reading import Asked, Broken, Skipped, Work
 from tasks.worker.committing import UnderWay
+from tasks.worker.logs import on_one_line, told, told_of
 from tasks.worker.measuring import Measuring
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -69,42 +70,57 @@ class Reports:
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
         for failure in outcome.failures[:MOST_LINES]:
-            self.log_failure(failure, outcome.parked.get(failure.item.key))
+            self.log_failure(unit, failure, outcome.parked.get(failure.item.key))
         if outcome.pause:
-            logger.error("partition %s: paused by a failure policy; it waits for an operator to resume it", unit)
-        for number, (broken, _) in enumerate(outcome.dead[:MOST_LINES]):
-            logger.warning(
-                "dead letter %s-%s-%d: %s: %s (task %s, message %s)",
-                unit,
-                position,
-                number,
-                broken.reason,
-                broken.error,
-                broken.task,
-                broken.message_id,
-            )
+            text = "partition %s: paused by a failure policy; it waits for an operator to resume it"
+            logger.error(text, unit, extra=told(unit))
+        for number, (broken, attempts) in enumerate(outcome.dead[:MOST_LINES]):
+            self.log_letter(unit, f"{unit}-{position}-{number}", broken, attempts)
         untold = max(0, len(outcome.failures) - MOST_LINES) + max(0, len(outcome.dead) - MOST_LINES)
         if untold:
-            logger.warning("partition %s: and %d more failures and dead letters in this batch", unit, untold)
+            text = "partition %s: and %d more failures and dead letters in this batch"
+            logger.warning(text, unit, untold, extra=told(unit, untold=untold))
         if self.enabled():
             self.tell(outcome)
 
     def fenced(self, unit: str) -> None:
         """A commit was refused, because the unit is another worker's."""
-        logger.warning("partition %s: another worker has taken over; its batch is left to it", unit)
+        text = "partition %s: another worker has taken over; its batch is left to it"
+        logger.warning(text, unit, extra=told(unit))
         if self.measuring is not None:
             self.measuring.fenced(unit)
 
-    def log_failure(self, failure: Failure, parking: Parking | None) -> None:
+    def log_failure(self, unit: str, failure: Failure, parking: Parking | None) -> None:
         item = failure.item
         logger.warning(
             "%s of key %r raised %s (message %s, try %d); %s",
             item.computation.name,
             item.key,
-            failure.error,
+            on_one_line(failure.error),
             item.envelope.headers.id,
             failure.attempt,
             _what_follows(parking),
+            extra=told_of(unit, item, attempt=failure.attempt, error=failure.error),
+        )
+
+    def log_letter(self, unit: str, letter: str, broken: Broken, attempts: int) -> None:
+        logger.warning(
+            "dead letter %s: %s: %s (task %s, message %s)",
+            letter,
+            broken.reason,
+            on_one_line(broken.error),
+            broken.task,
+            broken.message_id,
+            extra=told(
+                unit,
+                key=broken.key,
+                message_id=broken.message_id,
+                task=broken.task,
+                attempt=attempts,
+                letter=letter,
+                reason=broken.reason,
+                error=broken.error,
+            ),
         )
 
     def tell(self, outcome: Outcome) -> None:

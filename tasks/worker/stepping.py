@@ -17,6 +17,7 @@ from tasks.model.writing import MessageWriter
 from tasks.store.commits import Lease
 from tasks.store.names import Names
 from tasks.worker.lane import Lane
+from tasks.worker.logs import told_of
 from tasks.worker.policies import Policies
 from tasks.worker.replacing import replace_process
 from tasks.worker.timelimit import TimeLimits
@@ -68,5 +69,6 @@ class Stepping:
             item.key,
             why,
             item.envelope.headers.id,
+            extra=told_of(lease.unit, item),
         )
         replace_process(self.settings, self.names, self.worker, lease, item.raw, why)

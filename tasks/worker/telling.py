@@ -13,10 +13,12 @@ from celery import states
 from celery.exceptions import NotRegistered, WorkerLostError
 
 from tasks.model.errors import MessageError, StateError, say
+from tasks.model.messages import name_of
 from tasks.model.outcome import Failure, Outcome
 from tasks.model.reading import Asked, Broken
 from tasks.store.client import UNWELL
 from tasks.worker.lane import Batch, Lane
+from tasks.worker.logs import told
 from tasks.worker.replies import Replies
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -43,7 +45,8 @@ class Telling:
             except UNWELL:
                 raise
             except Exception:
-                logger.exception("partition %s: a message's failure could not be told to who waits for it", lane.unit)
+                text = "partition %s: a message's failure could not be told to who waits for it"
+                logger.exception(text, lane.unit, extra=told(lane.unit, message_id=name_of(raw)[1]))
         return commands
 
     def _told_before(self, lane: Lane, batch: Batch) -> bytes | None:
@@ -95,7 +98,8 @@ class Telling:
                 backend.mark_as_failure(request.id, error, trace, request=request, store_result=wants)
         sound = [command for command in commands if not self.replies.is_bad(command)]
         if len(sound) < len(commands):
-            logger.error("partition %s: an error callback of message %s goes to a key that is no list", unit, request.id)
+            text = "partition %s: an error callback of message %s goes to a key that is no list"
+            logger.error(text, unit, request.id, extra=told(unit, message_id=request.id))
         return sound
 
 

@@ -215,6 +215,7 @@ def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make, command
     wait_until(lambda: waiting_for(live, "call") == 5, 30)
     rows = {row["queue"]: row["length"] for row in json.loads(command("--sink", "call", "status", "--json"))}
     assert rows == {"partition.sink.call.0": 5, "partition.sink.call": 0}
+    assert "partition.sink.call.0" in command("--sink", "call", "top", "--interval", "0.1")
     command("--sink", "call", "pause", "0")
     sink = live.start_end("sink", "call")
     sink.wait_for("ready.")

@@ -87,7 +87,7 @@ class WorkerProcess:
 
     def is_ready(self) -> bool:
         """Whether Celery has ever logged "ready."."""
-        return any(line.rstrip().endswith(" ready.") for line in self.log().splitlines())
+        return any(line.rstrip().rstrip('"}').endswith(" ready.") for line in self.log().splitlines())
 
     def terminate(self) -> None:
         """SIGTERM: Celery's warm shutdown."""

@@ -1,0 +1,137 @@
+"""What a log line of ours tells beside its text, and how lines are written as JSON (`LOG_FORMAT=json`).
+
+An event is one line. It names partition, key and message id, never what is in a message; but the text of an exception that a user's
+own code raised is told as it is: what stands in it is the user's to say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from celery import current_task, signals
+from celery.utils.log import get_multiprocessing_logger
+
+from tasks.model.errors import encodable
+from tasks.model.keys import key_bytes
+from tasks.model.reading import Work
+from tasks.store.names import INGRESS
+
+#: What every record has; all else was given as `extra=`.
+_OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
+#: Celery's own: of an ordinary task's arguments and result (`data`), and its formatter's names for what we name otherwise.
+_NOT_TOLD = frozenset({"data", "task_id", "task_name"})
+_COLLECTED = "celery-partitions-json"
+
+
+def told(
+    unit: str | None = None,
+    *,
+    key: str | None = None,
+    message_id: object = None,
+    task: str | None = None,
+    **more: object,
+) -> dict[str, object]:
+    """Fields for `extra=`. `unit`: as `partition`, a number or `ingress`; `key`: as a message's key is spelled."""
+    fields: dict[str, object] = {
+        "partition": unit if unit is None or unit == INGRESS else int(unit),
+        "key": None if key is None else key_bytes(key).decode("utf-8", "backslashreplace"),
+        "message_id": message_id,
+        "task": task,
+        **more,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def told_of(unit: str, work: Work, **more: object) -> dict[str, object]:
+    """Fields of a message at work."""
+    return told(unit, key=work.key, message_id=work.envelope.headers.id, task=work.computation.name, **more)
+
+
+def on_one_line(text: str) -> str:
+    """A text that somebody else made: a line break in it begins no new line of the log."""
+    return "\\n".join(text.splitlines())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ts (ISO 8601, UTC), level, logger, event (the text), what was given as `extra=`, and trace.
+
+    Within an ordinary Celery task, `task` and `message_id` are that task's.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "ts": at.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        given = {
+            name: value
+            for name, value in record.__dict__.items()
+            if name not in _OF_EVERY_RECORD and name not in _NOT_TOLD and name not in line
+        }
+        request = getattr(current_task, "request", None)
+        if request is not None and request.id:
+            line |= {"task": current_task.name, "message_id": request.id}
+        line |= given
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return _encoded(line)
+
+
+def _encoded(line: dict[str, Any]) -> str:
+    try:
+        return msgspec.json.encode(line, enc_hook=repr).decode()
+    except Exception:  # a lone surrogate, a key that is no text, a `__repr__` that raises: a log line raises for nobody's sake
+        return msgspec.json.encode({encodable(str(name)): _plain(value) for name, value in line.items()}).decode()
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else str(value)
+    try:
+        return encodable(str(value))
+    except Exception as error:
+        return f"(a {type(value).__name__} whose text can't be had: {type(error).__name__})"
+
+
+def write_json_lines(handlers: Iterable[logging.Handler]) -> None:
+    """Give handlers the JSON formatter."""
+    formatter = JsonFormatter()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+
+
+def collect_celerys_lines() -> None:
+    """From now on what Celery sets up in this process, a worker's and its tasks' loggers, writes JSON.
+
+    A project that sets up logging itself (the signal `setup_logging`) is left alone: Celery then sets up nothing.
+    """
+    for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
+        signal.connect(_set_up, dispatch_uid=_COLLECTED)
+
+
+def begin_with_json(worker: Any) -> None:
+    """A worker that begins, and has not set up its loggers yet: its banner is no JSON, and it may warn."""
+    worker.quiet = True
+    write_json_lines([_of_warnings])
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(_of_warnings)
+
+
+#: Until Celery has set up its loggers.
+_of_warnings = logging.StreamHandler()
+
+
+def _set_up(logger: logging.Logger, **_: Any) -> None:
+    logging.getLogger("py.warnings").removeHandler(_of_warnings)
+    write_json_lines([*logger.handlers, *get_multiprocessing_logger().handlers])

@@ -1,0 +1,107 @@
+"""`partitions top`: live on a terminal, a table in a pipe, lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+
+from config.settings import Settings
+from tests.cli.conftest import Run
+from tests.producer.conftest import MakeApp
+from tests.support.worker import ROOT
+
+QUICK = ("--interval", "0.1")
+
+
+@contextmanager
+def command(url: str, directory: Path, *words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    line = [sys.executable, "-m", "celery", "-A", "tests.cli.declared_app", "partitions", *words]
+    with subprocess.Popen(line, cwd=directory, env=environment, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_in_a_pipe_it_is_one_table(run: Run, client: redis.Redis) -> None:
+    client.lpush("partition.1", "a", "b")
+    result = run("top", *QUICK)
+    assert (result.exit_code, result.stderr) == (0, "")
+    totals, _, heading, *rows = result.stdout.splitlines()
+    assert "4 partitions and the ingress" in totals and "waiting 2" in totals and "no owner 5" in totals
+    assert heading.split()[:2] == ["queue", "owner"]
+    assert [row.split()[0] for row in rows] == [*(f"partition.{number}" for number in range(4)), "partition"]
+    assert run("top", *QUICK, "--sort", "backlog").stdout.splitlines()[3].startswith("partition.1 ")
+
+
+def test_json_is_a_line_for_each_look_until_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    with command(redis_url, tmp_path, "top", "--json", *QUICK, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        client.lpush("partition.1", "a", "b")
+        while not (later := json.loads(process.stdout.readline()))["totals"]["waiting"]:
+            pass
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait() == 0
+    assert first["totals"]["in_per_second"] is None
+    assert later["totals"]["in_per_second"] > 0
+    assert [row["unit"] for row in later["partitions"]] == ["0", "1", "2", "3", "ingress"]
+
+
+def test_who_reads_may_leave(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with command(redis_url, tmp_path, "top", "--json", *QUICK, **pipes) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (0, b"")
+
+
+def test_on_a_terminal_it_is_live_and_ends_with_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    screen = ""
+
+    def read_until(pattern: str) -> None:
+        nonlocal screen
+        while not re.search(pattern, screen):
+            screen += os.read(ours, 65536).decode(errors="replace")
+
+    files = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    with command(redis_url, tmp_path, "top", *QUICK, **files) as process:
+        os.close(theirs)
+        read_until("waiting 0")
+        assert "queue" in screen and "done/s" in screen
+        client.lpush("partition.1", *map(str, range(77)))
+        read_until("waiting 77")
+        process.send_signal(signal.SIGINT)
+        read_until(re.escape("\x1b[?1049l"))  # the screen as it was before
+        assert process.wait() == 0
+    os.close(ours)
+    assert "Traceback" not in screen
+
+
+def test_a_server_that_is_not_there_is_one_line(make_app: MakeApp, run: Run) -> None:
+    url = "redis://127.0.0.1:1/0"
+    for words in ((), ("--json",)):
+        app: Celery = make_app(url, Settings(redis_url=url))
+        result = run("top", *words, app=app)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1

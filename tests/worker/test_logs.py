@@ -1,0 +1,170 @@
+"""Log lines: an event each, with fields; JSON when asked; never what is in a message."""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+import pytest
+
+from tasks.model.errors import MessageError
+from tasks.model.keys import key_text
+from tasks.model.messages import MessageCodec
+from tasks.worker.logs import JsonFormatter, on_one_line, told
+from tests.fundamentals.application import fail, record
+from tests.fundamentals.live import LiveGroup
+
+SECRET = "4111-1111-1111-1111"
+
+
+class Kind(enum.Enum):
+    """Of a card."""
+
+    DEBIT = "debit"
+
+
+@dataclass
+class Card:
+    """As msgspec reads it."""
+
+    kind: Kind
+    price: float = 0.0
+
+
+class Model(pydantic.BaseModel):
+    """As pydantic reads it."""
+
+    price: float
+    note: str = ""
+
+
+def line(
+    message: str = "text", *arguments: object, level: int = logging.INFO, extra: dict[str, object] | None = None
+) -> Any:
+    logger = logging.getLogger("a.logger")
+    record = logger.makeRecord("a.logger", level, __file__, 1, message, arguments, None, extra=extra)
+    return json.loads(JsonFormatter().format(record))
+
+
+def test_a_line_has_the_text_and_the_fields() -> None:
+    found = line(
+        "%s: %d", "text", 7, level=logging.WARNING, extra=told("2", key="k", message_id="m", task="t", attempt=3)
+    )
+    assert found.pop("ts").endswith("Z")
+    assert found == {
+        "level": "WARNING",
+        "logger": "a.logger",
+        "event": "text: 7",
+        "partition": 2,
+        "key": "k",
+        "message_id": "m",
+        "task": "t",
+        "attempt": 3,
+    }
+
+
+def test_what_is_not_known_is_left_out_and_the_ingress_has_its_name() -> None:
+    assert told("ingress", message_id=None) == {"partition": "ingress"}
+    assert told(key=key_text(b"\xff")) == {"key": "\\xff"}
+
+
+class Awkward:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("value", ["\ud800", float("nan"), 2**70, Awkward(), {1: Awkward()}, b"\xff", object()])
+def test_nothing_given_breaks_a_line(value: object) -> None:
+    found = line("text", extra={"given": value})
+    assert found["event"] == "text"
+    assert "given" in found
+
+
+def test_an_exception_is_told_in_the_same_line() -> None:
+    try:
+        raise ValueError("why")
+    except ValueError:
+        record = logging.getLogger("x").makeRecord("x", 40, __file__, 1, "text", (), sys.exc_info())
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    assert json.loads(text)["trace"].endswith("ValueError: why")
+
+
+def test_celerys_own_fields_of_an_ordinary_tasks_content_are_not_told() -> None:
+    found = line("text", extra={"data": {"args": [SECRET]}, "task_name": "x", "task_id": "y"})
+    assert found.keys() == {"ts", "level", "logger", "event"}
+
+
+def test_a_foreign_text_begins_no_line_of_its_own() -> None:
+    assert on_one_line("a\r\nb\nc\x85d") == "a\\nb\\nc\\nd"
+
+
+#: What a worker reads and can't take, with the secret somewhere in it: each a dead letter of another reason or text.
+UNFIT = {
+    "enum": {"kind": SECRET},
+    "pydantic": {"price": SECRET},
+    "pydantic's validator": {"price": 1, "note": [SECRET]},
+    "date": {"__type__": "datetime", "__value__": SECRET},
+    "missing": SECRET,
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+@pytest.mark.parametrize("annotation", [Card, Model, Any])
+def test_a_message_that_is_refused_is_not_quoted(name: str, annotation: Any) -> None:
+    body = json.dumps([[UNFIT[name]], {}, {}]).encode()
+    try:
+        MessageCodec(annotation, "card").decode(body)
+    except MessageError as error:
+        assert SECRET not in str(error)
+        assert "\n" not in str(error)
+
+
+def test_the_fields_path_is_told() -> None:
+    def refusal(annotation: Any, message: object) -> str:
+        with pytest.raises(MessageError) as caught:
+            MessageCodec(annotation, "card").decode(json.dumps([[message], {}, {}]).encode())
+        return str(caught.value)
+
+    assert refusal(Card, {"kind": SECRET}) == "card: Invalid enum value - at `$.kind`"
+    assert refusal(Model, {"price": SECRET}).startswith("card: Input should be a valid number")
+    assert refusal(Model, {"price": SECRET}).endswith(" - at $.price")
+
+
+@pytest.mark.parametrize("body", [[SECRET, {}, {}], [[1], SECRET, {}], [[1, SECRET], {}, {}], [[], {SECRET: 1}, {}]])
+def test_arguments_that_do_not_fit_are_counted(body: object) -> None:
+    with pytest.raises(MessageError, match="takes exactly one message") as caught:
+        MessageCodec(int, "number").decode(json.dumps(body).encode())
+    assert SECRET not in str(caught.value)
+
+
+def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(LOG_FORMAT="json", RETRY_ATTEMPTS=1, RETRY_BACKOFF_SECONDS=0.05, RETRY_THEN="dead_letter")
+    worker = live.start_worker().wait_ready()
+    live.app.send_task(
+        record.name, args=[{"key": SECRET.replace("1", "2"), "number": SECRET}], task_id="unfit", queue="partition.0"
+    )
+    live.app.send_task(fail.name, args=[{"key": "k", "number": 7, "fail": True}], task_id="failing")
+    live.letter_of("unfit")
+    letter = live.letter_of("failing")
+    worker.terminate()
+    text = worker.log_path.read_text()
+    assert SECRET not in text
+    # Celery writes this from its signal handler, past every logger.
+    lines = [json.loads(one) for one in text.splitlines() if not one.startswith("worker: Warm shutdown")]
+    assert all({"ts", "level", "logger", "event"} <= one.keys() for one in lines)
+    assert {"celery.worker.partitions", "celery.apps.worker"} <= {one["logger"] for one in lines}
+    told = [one for one in lines if one.get("message_id") == "failing"]
+    assert [(one["partition"], one["key"], one["task"], one["attempt"]) for one in told] == [
+        (int(letter.unit), "k", fail.name, attempt) for attempt in (1, 2, 2)
+    ]
+    assert told[-1]["letter"] == letter.id
+    unfit = next(one for one in lines if one.get("message_id") == "unfit")
+    assert (unfit["partition"], unfit["reason"], unfit["level"]) == (0, "wrong-type", "WARNING")
+    assert unfit["error"].endswith(" - at `$.number`")
