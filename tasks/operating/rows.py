@@ -40,7 +40,7 @@ def row_of(unit: UnitOverview, history: History, *, points: int = POINTS) -> dic
         "delayed": status.delayed,
         "oldest_age_seconds": _rounded(unit.oldest_age_seconds),
         **_rates(history.now(unit.unit)),
-        "history": _series(history, unit.unit, points),
+        "history": history.series(unit.unit, points) if points else [],
         "latency_p50_seconds": None,
         "latency_p99_seconds": None,
         "keys": status.keys,
@@ -66,7 +66,7 @@ def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[s
             (row["oldest_age_seconds"] for row in rows if row["oldest_age_seconds"] is not None), default=None
         ),
         **_rates(history.now(TOTAL)),
-        "history": _series(history, TOTAL, points),
+        "history": history.series(TOTAL, points) if points else [],
         "latency_p50_seconds": None,
         "latency_p99_seconds": None,
         "state_bytes": history.state_bytes(TOTAL),
@@ -79,18 +79,9 @@ def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[s
 
 def _rates(flow: Flow | None) -> dict[str, float | None]:
     return {
-        "in_per_second": None if flow is None else round(flow.in_per_second, 1),
-        "done_per_second": None if flow is None else round(flow.done_per_second, 1),
+        "in_per_second": None if flow is None else flow.in_per_second,
+        "done_per_second": None if flow is None else flow.done_per_second,
     }
-
-
-def _series(history: History, unit: str | None, points: int) -> list[list[float]]:
-    if not points:
-        return []
-    return [
-        [round(flow.at, 1), round(flow.in_per_second, 1), round(flow.done_per_second, 1), flow.waiting]
-        for flow in history.series(unit, points)
-    ]
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -122,7 +122,7 @@ def test_the_rows_are_as_agreed() -> None:
         "oldest_age_seconds": None,
         "in_per_second": 5.5,
         "done_per_second": 5.0,
-        "history": [[START + 2, 6.5, 5.0, 3], [START + 4, 5.5, 5.0, 4]],
+        "history": [(START + 2, 6.5, 5.0, 3), (START + 4, 5.5, 5.0, 4)],
         "latency_p50_seconds": None,
         "latency_p99_seconds": None,
         "keys": 0,
