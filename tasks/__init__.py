@@ -10,6 +10,7 @@ The river, from a producer to a committed state:
             states            those of the batch's keys that are not in memory             tasks.store.states
             step              pure: messages × states → new states, failures               tasks.model.step
           commit            one script: check the lease; drop the batch; write the states  tasks.store.commits
+        next stage        an output is a message on another queue, or in a sink          tasks.model.calling
 """
 
 from __future__ import annotations
