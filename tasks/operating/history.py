@@ -90,8 +90,8 @@ class History:
                 self._bytes[unit.unit] = unit.state_bytes
 
     def _measure(self, overview: Overview) -> None:
-        self._latency = {unit.unit: unit.measured.latency for unit in overview.units}
-        self._latency[TOTAL] = merged(unit.measured for unit in overview.units).latency
+        self._latency = {unit.unit: unit.measurements.latency for unit in overview.units}
+        self._latency[TOTAL] = merged(unit.measurements for unit in overview.units).latency
         known = self._latencies
         if not known or overview.at - known[-1][0] >= LATENCY_STEP_SECONDS:
             known.append((overview.at, self._latency))

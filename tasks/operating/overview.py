@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from tasks.model.measurements import Measurements
 from tasks.operating.group import Group
 from tasks.operating.status import (
     HOLDERS_ANSWERS,
@@ -19,7 +18,6 @@ from tasks.operating.status import (
     unit_answers,
     unit_status,
 )
-from tasks.store.measurements import ask_measurements, measurements_in
 from tasks.store.names import Names, units
 from tasks.store.oldest import ask_oldest, oldest_sent
 
@@ -55,8 +53,6 @@ class UnitOverview:
     skipped: int
     #: Messages that became dead letters, those retried or discarded since included.
     buried: int
-    #: What workers measured since the group began.
-    measured: Measurements = field(default_factory=Measurements)
 
     @property
     def left(self) -> int:
@@ -102,7 +98,6 @@ def _ask(group: Group, computations: Sequence[str], state_bytes: bool) -> list[A
         ask_holders(pipe, names)
         pipe.hgetall(names.facts_of_group)
         pipe.hgetall(names.since)
-        ask_measurements(pipe, names, all_units)
         ask_oldest(pipe, [names.queue(unit) for unit in all_units])
         for unit in all_units:
             ask_unit(pipe, names, unit, computations, COUNTERS)
@@ -114,8 +109,7 @@ def _ask(group: Group, computations: Sequence[str], state_bytes: bool) -> list[A
 def _overview(group: Group, computations: Sequence[str], state_bytes: bool, answers: list[Any]) -> Overview:
     all_units = units(group.settings.partitions)
     holders = holders_in(answers[:HOLDERS_ANSWERS])
-    _, since, measurements, oldest, *rows = answers[HOLDERS_ANSWERS:]
-    measured = measurements_in(measurements, all_units)
+    _, since, oldest, *rows = answers[HOLDERS_ANSWERS:]
     sent = oldest_sent(oldest, len(all_units))
     width = unit_answers(computations)
     step = width + (len(computations) if state_bytes else 0)
@@ -131,7 +125,6 @@ def _overview(group: Group, computations: Sequence[str], state_bytes: bool, answ
                 lease_age=_lease_age(unit, holders, since),
                 sent=sent[number],
                 weights=row[width:] if state_bytes else None,
-                measured=measured[unit],
             )
         )
     return Overview(holders.now, tuple(found))
@@ -146,7 +139,6 @@ def _unit(
     lease_age: float | None,
     sent: float | None,
     weights: Sequence[Any] | None,
-    measured: Measurements,
 ) -> UnitOverview:
     status, counters = unit_status(names, unit, holders, row)
     failed, forwarded, emitted, deduplicated, skipped, buried = map(int_or_zero, counters or [None] * len(COUNTERS))
@@ -162,7 +154,6 @@ def _unit(
         deduplicated=deduplicated,
         skipped=skipped,
         buried=buried,
-        measured=measured,
     )
 
 

@@ -48,7 +48,7 @@ def row_of(unit: UnitOverview, history: History, *, points: int = POINTS) -> dic
         "state_bytes": unit.state_bytes if unit.state_bytes is not None else history.state_bytes(unit.unit),
         "parked": status.parked,
         "dead_letters": status.dead,
-        "last_error": msgspec.to_builtins(unit.measured.last_error),
+        "last_error": msgspec.to_builtins(unit.measurements.last_error),
         "paused": status.paused,
         "processed": status.processed,
         "failed": unit.failed,

@@ -37,7 +37,7 @@ def unit(
         deduplicated=0,
         skipped=0,
         buried=0,
-        measured=measured or Measurements(),
+        measurements=measured or Measurements(),
     )
 
 

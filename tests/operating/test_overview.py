@@ -47,7 +47,7 @@ def test_everything_is_told_of_a_unit(group: Group, client: redis.Redis, names: 
     balance(client, names, worker_id("node@host", "u"), lease_seconds=60, partitions=4, pins=["1"])
     add_measurements(client, names, {"1": Measurements(takeovers=7)})
     found = of(group, "1", state_bytes=True)
-    assert (found.measured.takeovers, of(group, "2").measured) == (7, Measurements())
+    assert (found.measurements.takeovers, of(group, "2").measurements) == (7, Measurements())
     status = found.status
     assert (status.queue, status.owner, status.length, status.processed) == ("partition.1", "node@host", 3, 70)
     assert (status.keys, status.parked, status.dead, status.delayed, status.paused) == (3, 1, 2, 3, True)
