@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
@@ -109,6 +110,7 @@ class CommitStore:
     def begin(self, commit: Commit) -> CommitUnderWay:
         """Send a commit and do not wait for its answer; meanwhile another unit's batch can be stepped."""
         keys, words = self._words(commit)
+        begun = time.perf_counter()
         connection = self.client.connection_pool.get_connection()
         try:
             connection.send_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
@@ -118,7 +120,7 @@ class CommitStore:
             connection.disconnect()
             self.client.connection_pool.release(connection)
             raise
-        return CommitUnderWay(commit, connection)
+        return CommitUnderWay(commit, connection, begun)
 
     def finish(self, under_way: CommitUnderWay) -> Reply:
         """Wait for the answer of a commit that was begun. After an error the same commit can be sent again."""
@@ -178,6 +180,8 @@ class CommitUnderWay:
 
     commit: Commit
     connection: Any
+    #: By `time.perf_counter`.
+    begun: float
 
 
 def _reply(answer: list[Any]) -> Reply:

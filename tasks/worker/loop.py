@@ -262,7 +262,7 @@ class PartitionLoop(threading.Thread):
             lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             partitions_held = sum(one.partition is not None for one in self.lanes.values())
             lane.cache.trim(self.settings.state_cache_keys // max(1, partitions_held))
-            self.reports.committed(lane.unit, under_way.outcome, planned.commit.position or 0)
+            self.reports.committed(under_way)
             self.reports.flush_if_due()
 
     def answer(self, under_way: UnderWay) -> Reply:
@@ -308,8 +308,7 @@ class PartitionLoop(threading.Thread):
 
     def lose(self, lane: Lane) -> None:
         """Another worker has taken over: nothing of ours is written any more."""
-        text = "partition %s: another worker has taken over; its batch is left to it"
-        logger.warning(text, lane.unit, extra=told(lane.unit))
+        self.reports.fenced(lane.unit)
         outlived(self.client, self.names, lane)
         self.close_lane(lane)
         self.on_refusal()
