@@ -50,7 +50,7 @@ def json_message(raw: bytes) -> dict[str, Any]:
     except MessageError:
         content = raw
     sent_at = details_of(raw).sent_at
-    text = content[: 4 * MOST_TEXT_CHARACTERS].decode("utf-8", "backslashreplace")
+    text = _arguments(content[: 4 * MOST_TEXT_CHARACTERS])
     return {
         "task": task,
         "message_id": message_id,
@@ -58,3 +58,15 @@ def json_message(raw: bytes) -> dict[str, Any]:
         "bytes": len(raw),
         "text": text if len(text) <= MOST_TEXT_CHARACTERS else text[:MOST_TEXT_CHARACTERS] + "…",
     }
+
+
+def _arguments(content: bytes) -> str:
+    """The one argument that a computation's message has; all of the body where it has more, or is something else."""
+    try:
+        body = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return content.decode("utf-8", "backslashreplace")
+    match body:
+        case [[one], {}, *_] if not body[1]:
+            return msgspec.json.encode(one).decode()
+    return content.decode()

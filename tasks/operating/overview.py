@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.model.measurements import Measurements
 from tasks.operating.group import Group
 from tasks.operating.status import (
     HOLDERS_ANSWERS,
@@ -18,6 +19,7 @@ from tasks.operating.status import (
     unit_answers,
     unit_status,
 )
+from tasks.store.measurements import ask_measurements, measurements_in
 from tasks.store.names import Names, units
 from tasks.store.oldest import ask_oldest, oldest_sent
 
@@ -53,6 +55,8 @@ class UnitOverview:
     skipped: int
     #: Messages that became dead letters, those retried or discarded since included.
     buried: int
+    #: What its workers measured; nothing, all zero, before they did.
+    measurements: Measurements = field(default_factory=Measurements)
 
     @property
     def left(self) -> int:
@@ -99,6 +103,7 @@ def _ask(group: Group, computations: Sequence[str], state_bytes: bool) -> list[A
         pipe.hgetall(names.facts_of_group)
         pipe.hgetall(names.since)
         ask_oldest(pipe, [names.queue(unit) for unit in all_units])
+        ask_measurements(pipe, names, all_units)
         for unit in all_units:
             ask_unit(pipe, names, unit, computations, COUNTERS)
             for computation in computations if state_bytes else ():
@@ -109,8 +114,9 @@ def _ask(group: Group, computations: Sequence[str], state_bytes: bool) -> list[A
 def _overview(group: Group, computations: Sequence[str], state_bytes: bool, answers: list[Any]) -> Overview:
     all_units = units(group.settings.partitions)
     holders = holders_in(answers[:HOLDERS_ANSWERS])
-    _, since, oldest, *rows = answers[HOLDERS_ANSWERS:]
+    _, since, oldest, measured, *rows = answers[HOLDERS_ANSWERS:]
     sent = oldest_sent(oldest, len(all_units))
+    measurements = measurements_in(measured, all_units)
     width = unit_answers(computations)
     step = width + (len(computations) if state_bytes else 0)
     found = []
@@ -125,6 +131,7 @@ def _overview(group: Group, computations: Sequence[str], state_bytes: bool, answ
                 lease_age=_lease_age(unit, holders, since),
                 sent=sent[number],
                 weights=row[width:] if state_bytes else None,
+                measurements=measurements[unit],
             )
         )
     return Overview(holders.now, tuple(found))
@@ -139,6 +146,7 @@ def _unit(
     lease_age: float | None,
     sent: float | None,
     weights: Sequence[Any] | None,
+    measurements: Measurements,
 ) -> UnitOverview:
     status, counters = unit_status(names, unit, holders, row)
     failed, forwarded, emitted, deduplicated, skipped, buried = map(int_or_zero, counters or [None] * len(COUNTERS))
@@ -154,6 +162,7 @@ def _unit(
         deduplicated=deduplicated,
         skipped=skipped,
         buried=buried,
+        measurements=measurements,
     )
 
 

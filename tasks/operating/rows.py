@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from tasks.operating.history import POINTS, TOTAL, Flow, History
 from tasks.operating.overview import Overview, UnitOverview
 
@@ -40,14 +42,13 @@ def row_of(unit: UnitOverview, history: History, *, points: int = POINTS) -> dic
         "delayed": status.delayed,
         "oldest_age_seconds": _rounded(unit.oldest_age_seconds),
         **_rates(history.now(unit.unit)),
-        "history": _series(history, unit.unit, points),
-        "latency_p50_seconds": None,
-        "latency_p99_seconds": None,
+        "history": history.series(unit.unit, points) if points else [],
+        **_latencies(history, unit.unit),
         "keys": status.keys,
         "state_bytes": unit.state_bytes if unit.state_bytes is not None else history.state_bytes(unit.unit),
         "parked": status.parked,
         "dead_letters": status.dead,
-        "last_error": None,
+        "last_error": msgspec.to_builtins(unit.measurements.last_error),
         "paused": status.paused,
         "processed": status.processed,
         "failed": unit.failed,
@@ -66,9 +67,8 @@ def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[s
             (row["oldest_age_seconds"] for row in rows if row["oldest_age_seconds"] is not None), default=None
         ),
         **_rates(history.now(TOTAL)),
-        "history": _series(history, TOTAL, points),
-        "latency_p50_seconds": None,
-        "latency_p99_seconds": None,
+        "history": history.series(TOTAL, points) if points else [],
+        **_latencies(history, TOTAL),
         "state_bytes": history.state_bytes(TOTAL),
         "units": len(rows),
         "held": len(owners),
@@ -77,21 +77,16 @@ def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[s
     }
 
 
+def _latencies(history: History, unit: str | None) -> dict[str, float | None]:
+    return {f"latency_p{percent}_seconds": _rounded(history.latency(percent / 100, unit), 6) for percent in (50, 99)}
+
+
 def _rates(flow: Flow | None) -> dict[str, float | None]:
     return {
-        "in_per_second": None if flow is None else round(flow.in_per_second, 1),
-        "done_per_second": None if flow is None else round(flow.done_per_second, 1),
+        "in_per_second": None if flow is None else flow.in_per_second,
+        "done_per_second": None if flow is None else flow.done_per_second,
     }
 
 
-def _series(history: History, unit: str | None, points: int) -> list[list[float]]:
-    if not points:
-        return []
-    return [
-        [round(flow.at, 1), round(flow.in_per_second, 1), round(flow.done_per_second, 1), flow.waiting]
-        for flow in history.series(unit, points)
-    ]
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _rounded(seconds: float | None, digits: int = 3) -> float | None:
+    return None if seconds is None else round(seconds, digits)

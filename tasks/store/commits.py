@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha1
@@ -12,6 +13,7 @@ from typing import Any, Literal, cast
 import msgspec
 import redis
 
+from config.settings import Settings
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Failure, Outcome
 from tasks.model.reading import Asked, Broken
@@ -95,6 +97,14 @@ class CommitStore:
         #: What waits until a commit is on replicas; None: nothing does.
         self.replicas = replicas
 
+    @classmethod
+    def of(cls, client: redis.Redis, names: Names, settings: Settings) -> CommitStore:
+        """As the settings bound batches, and say what replicas are waited for."""
+        wanted = settings.wait_replicas
+        replicas = Replicas(wanted, settings.wait_milliseconds) if wanted else None
+        batch_messages, batch_bytes = settings.batch_messages, settings.batch_bytes
+        return cls(client, names, batch_messages=batch_messages, batch_bytes=batch_bytes, replicas=replicas)
+
     def peek(self, lease: Lease) -> Reply:
         """The unit's position and its oldest messages. Moves due and prioritised messages into the queue."""
         return self.send(Commit(lease, None, None, None, 0, b"", b"", [], self.batch_messages))
@@ -109,6 +119,7 @@ class CommitStore:
     def begin(self, commit: Commit) -> CommitUnderWay:
         """Send a commit and do not wait for its answer; meanwhile another unit's batch can be stepped."""
         keys, words = self._words(commit)
+        begun = time.perf_counter()
         connection = self.client.connection_pool.get_connection()
         try:
             connection.send_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
@@ -118,7 +129,7 @@ class CommitStore:
             connection.disconnect()
             self.client.connection_pool.release(connection)
             raise
-        return CommitUnderWay(commit, connection)
+        return CommitUnderWay(commit, connection, begun)
 
     def finish(self, under_way: CommitUnderWay) -> Reply:
         """Wait for the answer of a commit that was begun. After an error the same commit can be sent again."""
@@ -178,6 +189,8 @@ class CommitUnderWay:
 
     commit: Commit
     connection: Any
+    #: By `time.perf_counter`.
+    begun: float
 
 
 def _reply(answer: list[Any]) -> Reply:

@@ -22,6 +22,7 @@ partition:<unit>:dead:raw          hash   dead letter id → the message itself,
 partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
 partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
 partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
+partition:measurements             hash   unit → JSON, what workers measured (tasks/model/measurements.py)
 partition:draining                 hash   worker id → when an operator told it to give its partitions up (ms)
 partition:source:<name>            hash   how far a source's process is: number (of pushes), position, ended; owner, token, until (ms)
 partition:source:<name>:<run>      hash   number (of pushes) of one process of a source that has no position; expires
@@ -102,6 +103,10 @@ class Names:
     @property
     def draining(self) -> str:
         return f"{self.root}:draining"
+
+    @property
+    def measurements(self) -> str:
+        return f"{self.root}:measurements"
 
     @property
     def policies(self) -> str:

@@ -64,7 +64,9 @@ class _Silent:
     node = "harness"
     dispatcher = None
 
-    def committed(self, unit: str, outcome: Outcome, position: int) -> None: ...
+    def committed(self, under_way: UnderWay) -> None: ...
+
+    def fenced(self, unit: str) -> None: ...
 
     def flush_if_due(self) -> float | None:
         return None

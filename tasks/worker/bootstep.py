@@ -25,7 +25,7 @@ from tasks.model.errors import SetupError
 from tasks.operating.status import worker_id
 from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
-from tasks.store.leases import fix_partitions, remember_computations
+from tasks.store.leases import Share, fix_partitions, remember_computations
 from tasks.store.names import INGRESS
 from tasks.store.results import START_CHORD
 from tasks.store.server import look_at_server
@@ -34,6 +34,7 @@ from tasks.worker.garbage import collect_seldom
 from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.logs import begin_with_json
 from tasks.worker.loop import PartitionLoop
+from tasks.worker.measuring import Measuring
 from tasks.worker.ordinary import OrdinaryRunner
 from tasks.worker.reports import Reports
 from tasks.worker.result_backend import check_backend
@@ -141,10 +142,11 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             settings.events_per_second,
             lambda: _events_wanted(worker),
             OrdinaryTasks(worker.app, installation),
+            Measuring(installation.group.client, installation.group.names, installation.computations),
         )
         runner = OrdinaryRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
-        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.loop.follow, self.introduce)
+        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.follow, self.introduce)
         trace_loop(self.loop)
         self.loop.replies.prepare()
         self.loop.on_refusal = self.keeper.wake
@@ -177,6 +179,12 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             if finding.refuse:
                 raise SetupError(finding.text)
         self.warnings = [finding.text for finding in findings]
+
+    def follow(self, share: Share) -> None:
+        """The worker's share, told anew, in the lease keeper's thread."""
+        if self.loop.reports.measuring is not None:
+            self.loop.reports.measuring.follow(share)
+        self.loop.follow(share)
 
     def introduce(self) -> None:
         """What a server has to know of the group before this worker takes anything from it."""

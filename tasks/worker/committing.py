@@ -24,6 +24,8 @@ class PlannedCommit:
     parked: dict[str, Parked]
     #: The key whose mailbox it empties.
     ended: str | None
+    #: Messages of it that were tried again.
+    retried: int = 0
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ def plan_commit(
         commands=commands,
         ask=1 if lane.suspect > 1 else lane.ask_after(len(taken), len(batch.messages), most),
     )
-    return PlannedCommit(commit, parked, ended)
+    return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
 
 
 def _parked_after(lane: Lane, batch: Batch, outcome: Outcome, now: float) -> dict[str, Parked]:

@@ -32,6 +32,8 @@ class StateCache:
         self.young: dict[str, Table] = {}
         self._old: dict[str, Table] = {}
         self._has_unreadable = False
+        #: So many states were not here and were read since that was last asked.
+        self.missed = 0
 
     def missing(self, items: Iterable[Item]) -> dict[str, list[str]]:
         """The keys of the items whose state is not in memory, by computation name; the others are in `young` now."""
@@ -59,6 +61,7 @@ class StateCache:
         """Take in what was read from Redis."""
         for name, slots in loaded.items():
             self.young[name].update(slots)
+            self.missed += len(slots)
             self._has_unreadable = self._has_unreadable or any(type(slot) is Unreadable for slot in slots.values())
 
     def may_hold_unreadable(self, so: bool) -> None:

@@ -23,7 +23,6 @@ from tasks.store.client import UNWELL, connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
 from tasks.store.leases import Share, release
 from tasks.store.parking import read_mailbox
-from tasks.store.replicas import Replicas
 from tasks.store.results import START_CHORD
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
@@ -70,15 +69,7 @@ class PartitionLoop(threading.Thread):
         self.names = installation.group.names
         self.codec = installation.group.codec
         self.client = connect(self.settings)
-        self.store = CommitStore(
-            self.client,
-            self.names,
-            batch_messages=self.settings.batch_messages,
-            batch_bytes=self.settings.batch_bytes,
-            replicas=Replicas(self.settings.wait_replicas, self.settings.wait_milliseconds)
-            if self.settings.wait_replicas
-            else None,
-        )
+        self.store = CommitStore.of(self.client, self.names, self.settings)
         self.watch = Watch(self.client, self.names)
         self.lanes: dict[str, Lane] = {}
         self.on_refusal: Callable[[], None] = lambda: None
@@ -260,9 +251,9 @@ class PartitionLoop(threading.Thread):
             self.outage.over()
             planned = under_way.planned
             lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
-            partitions_held = sum(one.partition is not None for one in self.lanes.values())
-            lane.cache.trim(self.settings.state_cache_keys // max(1, partitions_held))
-            self.reports.committed(lane.unit, under_way.outcome, planned.commit.position or 0)
+            held = sum(one.partition is not None for one in self.lanes.values())
+            lane.cache.trim(self.settings.state_cache_keys // max(1, held))
+            self.reports.committed(under_way)
             self.reports.flush_if_due()
 
     def answer(self, under_way: UnderWay) -> Reply:
@@ -308,8 +299,7 @@ class PartitionLoop(threading.Thread):
 
     def lose(self, lane: Lane) -> None:
         """Another worker has taken over: nothing of ours is written any more."""
-        text = "partition %s: another worker has taken over; its batch is left to it"
-        logger.warning(text, lane.unit, extra=told(lane.unit))
+        self.reports.fenced(lane.unit)
         outlived(self.client, self.names, lane)
         self.close_lane(lane)
         self.on_refusal()

@@ -19,7 +19,9 @@ from celery.worker import state as worker_state
 from tasks.model.messages import details_of
 from tasks.model.outcome import Failure, Outcome, Parking
 from tasks.model.reading import Asked, Broken, Skipped, Work
+from tasks.worker.committing import UnderWay
 from tasks.worker.logs import on_one_line, told, told_of
+from tasks.worker.measuring import Measuring
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -38,11 +40,18 @@ class Reports:
     """Called by the loop's thread only, after a commit; never raises for a monitor's sake."""
 
     def __init__(
-        self, app: Celery, node: str, events_per_second: float, enabled: Callable[[], bool], ordinary: Container[str]
+        self,
+        app: Celery,
+        node: str,
+        events_per_second: float,
+        enabled: Callable[[], bool],
+        ordinary: Container[str],
+        measuring: Measuring | None = None,
     ) -> None:
         self.app, self.node, self.rate, self.enabled = app, node, events_per_second, enabled
         #: Names of the Celery tasks that are no computations.
         self.ordinary_tasks = ordinary
+        self.measuring = measuring
         self._connection = app.connection_for_write()
         #: Also given to Celery's tracer for ordinary tasks.
         self.dispatcher = app.events.Dispatcher(
@@ -51,9 +60,13 @@ class Reports:
         self._tokens = events_per_second
         self._filled_at = self._flushed_at = time.monotonic()
 
-    def committed(self, unit: str, outcome: Outcome, position: int) -> None:
+    def committed(self, under_way: UnderWay) -> None:
         """An outcome is in Redis: count it, tell its failures and dead letters in the log, and a sample to monitors."""
-        for name, count in Counter(map(_task_name, outcome.done)).items():
+        unit, outcome, position = under_way.lane.unit, under_way.outcome, under_way.planned.commit.position or 0
+        counted = Counter(map(_task_name, outcome.done))
+        if self.measuring is not None:
+            self.measuring.committed(under_way, counted)
+        for name, count in counted.items():
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
         for failure in outcome.failures[:MOST_LINES]:
@@ -69,6 +82,13 @@ class Reports:
             logger.warning(text, unit, untold, extra=told(unit, untold=untold))
         if self.enabled():
             self.tell(outcome)
+
+    def fenced(self, unit: str) -> None:
+        """A commit was refused, because the unit is another worker's."""
+        text = "partition %s: another worker has taken over; its batch is left to it"
+        logger.warning(text, unit, extra=told(unit))
+        if self.measuring is not None:
+            self.measuring.fenced(unit)
 
     def log_failure(self, unit: str, failure: Failure, parking: Parking | None) -> None:
         item = failure.item
@@ -166,6 +186,10 @@ class Reports:
 
     def flush_if_due(self) -> float | None:
         """Send what is waiting, if it has waited long enough; else say for how many seconds it may wait (None: nothing)."""
+        waits = [self.flush_events_if_due(), None if self.measuring is None else self.measuring.write_if_due()]
+        return min((seconds for seconds in waits if seconds is not None), default=None)
+
+    def flush_events_if_due(self) -> float | None:
         if not any(self.dispatcher._group_buffer.values()):
             return None
         left = self._flushed_at + FLUSH_SECONDS - time.monotonic()
@@ -184,6 +208,8 @@ class Reports:
             logger.info("task events could not be sent (%s); they are dropped", error)
 
     def close(self) -> None:
+        if self.measuring is not None:
+            self.measuring.write()
         self.flush()
         self.dispatcher.close()
         self._connection.release()

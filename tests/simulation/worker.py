@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.model.outcome import Outcome, Slot
+from tasks.model.outcome import Slot
 from tasks.producer.installation import Installation
+from tasks.worker.committing import UnderWay
 from tasks.worker.lane import Lane
 from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.loop import PartitionLoop
@@ -20,7 +21,7 @@ class Reports:
 
     ordinary_tasks = frozenset({ORDINARY})
 
-    def committed(self, unit: str, outcome: Outcome, position: int) -> None: ...
+    def committed(self, under_way: UnderWay) -> None: ...
 
     def flush_if_due(self) -> float | None:
         return None

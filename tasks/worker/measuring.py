@@ -1,0 +1,157 @@
+"""What a worker measures while it works: collected after each commit, added to the group's in Redis once a second.
+
+Best effort: what could not be written is written a second later, and a worker that is killed takes a second's with it. The counts that
+must be right (`facts`) are written in the commits themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import redis
+
+from tasks.model.computation import Computation
+from tasks.model.errors import encodable, shortened
+from tasks.model.keys import key_bytes
+from tasks.model.measurements import (
+    BATCH_MESSAGES,
+    COMMIT_SECONDS,
+    COMPUTATION_SECONDS,
+    LATENCY_SECONDS,
+    LastError,
+    Measurements,
+)
+from tasks.model.messages import MOST_SECONDS, details_of
+from tasks.model.outcome import Outcome
+from tasks.store.leases import Share
+from tasks.store.measurements import add_measurements
+from tasks.store.names import Names
+from tasks.worker.committing import UnderWay
+from tasks.worker.logs import on_one_line
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: What was measured waits this long, and goes out in one call of some 0.2 ms.
+WRITE_SECONDS = 1.0
+#: Messages of a batch that are asked when they were sent: each costs about 2 µs, as its headers are read a second time.
+MOST_SAMPLED = 4
+#: An error is kept up to this length; a dead letter has all of it.
+MOST_ERROR_CHARACTERS = 500
+
+
+class Measuring:
+    """Called by the loop's thread, but for `follow`. Never raises for its own sake."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        names: Names,
+        computations: Mapping[str, Computation],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client, self.names, self.computations, self.clock = client, names, computations, clock
+        #: Since the last write.
+        self.fresh: dict[str, Measurements] = {}
+        self._share = self._followed = Share({}, (), None)
+        self._written_at = clock()
+        self._fault = ""
+
+    def follow(self, share: Share) -> None:
+        """The worker's share, told anew; by the lease keeper's thread."""
+        self._share = share
+
+    def committed(self, under_way: UnderWay, done: Mapping[str, int]) -> None:
+        """A commit's answer is here. `done`: how many messages of each computation were applied."""
+        lane, outcome = under_way.lane, under_way.outcome
+        found = self._of(lane.unit)
+        if under_way.sent is not None:  # else it was sent again after an outage, which tells nothing of commits
+            found.commit.observe(COMMIT_SECONDS, time.perf_counter() - under_way.sent.begun)
+        if outcome.taken:
+            found.batch.observe(BATCH_MESSAGES, outcome.taken)
+        found.retried += under_way.planned.retried
+        count = len(outcome.done)
+        if count:
+            now = lane.server_now()
+            found.computation.observe(COMPUTATION_SECONDS, (outcome.ended - outcome.began[0]) / count, count)
+            self._observe_latency(found, outcome, now)
+            needed = sum(self._states_of(name) * many for name, many in done.items())
+            found.cache_hits += max(0, needed - lane.cache.missed)
+        found.cache_misses += lane.cache.missed
+        lane.cache.missed = 0
+        if outcome.dead or outcome.failures:
+            found.last_error = _last_error(outcome, lane.server_now())
+
+    def fenced(self, unit: str) -> None:
+        """A commit was refused: another worker has taken over."""
+        self._of(unit).fenced += 1
+
+    def write_if_due(self) -> float | None:
+        """Write what was measured if it has waited long enough; else say for how many seconds it may wait (None: nothing)."""
+        self._count_takeovers()
+        if not self.fresh:
+            return None
+        left = self._written_at + WRITE_SECONDS - self.clock()
+        if left > 0:
+            return left
+        return self.write()
+
+    def write(self) -> float | None:
+        """Write now. Where that fails, seconds until it is tried again; what was measured is kept till then."""
+        self._written_at = self.clock()
+        self._count_takeovers()
+        if not self.fresh:
+            return None
+        try:
+            add_measurements(self.client, self.names, self.fresh)
+        except (redis.RedisError, OSError) as error:
+            if str(error) != self._fault:  # said once, however long it lasts
+                self._fault = str(error)
+                logger.info("what was measured could not be written (%s); it is kept, and written later", on_one_line(str(error)))
+            return WRITE_SECONDS
+        self.fresh, self._fault = {}, ""
+        return None
+
+    def _of(self, unit: str) -> Measurements:
+        found = self.fresh.get(unit)
+        if found is None:
+            found = self.fresh[unit] = Measurements()
+        return found
+
+    def _states_of(self, name: str) -> int:
+        computation = self.computations.get(name)
+        return 0 if computation is None else len(computation.stateful)
+
+    def _count_takeovers(self) -> None:
+        share = self._share
+        if share is not self._followed:
+            for unit, token in share.owned.items():
+                if self._followed.owned.get(unit) != token:
+                    self._of(unit).takeovers += 1
+            self._followed = share
+
+    def _observe_latency(self, found: Measurements, outcome: Outcome, now: float) -> None:
+        """A few messages, evenly over the batch, each for those around it."""
+        done, count = outcome.done, len(outcome.done)
+        samples = min(count, MOST_SAMPLED)
+        for number in range(samples):
+            start, end = count * number // samples, count * (number + 1) // samples
+            work = done[(start + end) // 2]
+            if work.envelope.headers.eta is not None:
+                continue
+            details = details_of(work.raw)
+            sent_at = details.sent_at
+            if isinstance(sent_at, int | float) and 0 <= sent_at <= MOST_SECONDS and details.timer is None:
+                found.latency.observe(LATENCY_SECONDS, max(0.0, now - sent_at), end - start)
+
+
+def _last_error(outcome: Outcome, now: float) -> LastError:
+    if outcome.dead:
+        broken, _ = outcome.dead[-1]
+        text, key, message_id = broken.error, broken.key, broken.message_id
+    else:
+        failure = outcome.failures[-1]
+        text, key, message_id = failure.error, failure.item.key, failure.item.envelope.headers.id
+    told = None if key is None else key_bytes(key).decode("utf-8", "backslashreplace")
+    return LastError(shortened(text, MOST_ERROR_CHARACTERS), now, told, None if message_id is None else encodable(message_id))

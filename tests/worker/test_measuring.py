@@ -1,0 +1,68 @@
+"""What a worker measures is in Redis a second later, and outlives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tasks.model.measurements import Measurements, merged
+from tasks.operating.overview import read_overview
+from tests.fundamentals.application import Deed, Step, record, witness
+from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
+from tests.support.wait import wait_until
+
+Make = Callable[..., LiveGroup]
+
+
+def measured(live: LiveGroup) -> Measurements:
+    return merged(unit.measurements for unit in read_overview(live.group).units)
+
+
+def wait_measured(live: LiveGroup, predicate: Callable[[Measurements], bool], message: str) -> Measurements:
+    return wait_until(lambda: found if predicate(found := measured(live)) else None, PATIENCE_SECONDS, message=message)  # type: ignore[return-value]
+
+
+def test_batches_are_measured_and_a_worker_that_follows_counts_on(make_live: Make) -> None:
+    live = make_live(PARTITIONS=2)
+    live.send(record, [Step(f"key {number % 10}", number // 10) for number in range(100)])
+    began = time.time()
+    (worker,) = live.start_workers(1)
+    found = wait_measured(live, lambda found: found.batch.total == 100, "100 messages")
+    took = time.time() - began
+    assert found.batch.count == found.commit.count
+    assert found.latency.count == found.computation.count == 100
+    assert 0 < found.latency.total / 100 <= took + 1
+    assert 0 < found.computation.total < took
+    assert 0 < found.commit.total < took
+    assert (found.cache_misses, found.cache_hits) == (10, 90)
+    assert (found.takeovers, found.fenced, found.retried, found.last_error) == (3, 0, 0, None)
+    worker.terminate()
+    worker.wait()
+    live.start_workers(1)
+    live.send(record, [Step("key 0", 10)])
+    found = wait_measured(live, lambda found: found.batch.total == 101, "one more")
+    assert (found.takeovers, found.cache_misses, found.cache_hits, found.latency.count) == (6, 11, 90, 101)
+
+
+def test_failures_are_told_with_their_key_and_message(make_live: Make) -> None:
+    live = make_live(PARTITIONS=1, RETRY_ATTEMPTS=1, RETRY_THEN="dead_letter", RETRY_BACKOFF_SECONDS=0.01)
+    live.start_workers(1)
+    message = live.send_task("fail", {"key": "a", "number": 1, "fail": True})
+    live.letter_of(message)
+    found = wait_measured(live, lambda found: found.retried == 1 and found.last_error is not None, "a retry")
+    assert found.last_error is not None
+    assert (found.last_error.key, found.last_error.message_id) == ("a", message)
+    assert abs(found.last_error.at - time.time()) < PATIENCE_SECONDS
+
+
+def test_a_worker_that_slept_through_its_lease_tells_that_it_was_refused(make_live: Make) -> None:
+    live = make_live(PARTITIONS=1, LEASE_SECONDS=0.5)
+    (first,) = live.start_workers(1)
+    live.send(witness, [Deed("a", 0, 0.5)])
+    wait_until(lambda: live.witnessed(), PATIENCE_SECONDS, message="it did not begin")
+    first.stop_process()
+    live.start_worker()
+    wait_until(lambda: live.processed() == 1, PATIENCE_SECONDS, message="nobody took over")
+    first.continue_process()
+    # What was refused is not measured as done.
+    wait_measured(live, lambda found: (found.fenced, found.batch.total) == (1, 1), "a refused commit, and one that was not")
