@@ -61,8 +61,8 @@ def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> N
         if name in ("key", "held", "found"):
             expect(page.get_by_text(HOSTILE).first).to_be_attached()
         assert wider_than_the_window(page) == [], size_name
-        assert left_out_of_the_keyboard(page) == [], size_name
         one.screenshot(f"{name}-{size_name}")
+        assert left_out_of_the_keyboard(page) == [], size_name
 
 
 @pytest.mark.parametrize("name", ["overview", "key", "letters"])
