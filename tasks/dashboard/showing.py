@@ -15,7 +15,7 @@ def span(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     if 0 < seconds < 0.001:
-        return f"{1_000_000 * seconds:.0f} µs"
+        return f"{max(1, round(1_000_000 * seconds))} µs"
     if seconds < 1:
         return f"{1000 * max(0.0, seconds):.3g} ms"
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):

@@ -7,7 +7,7 @@
 
   function span(seconds) {
     if (seconds === null || seconds === undefined) { return "–"; }
-    if (seconds > 0 && seconds < 0.001) { return Math.round(1e6 * seconds) + " µs"; }
+    if (seconds > 0 && seconds < 0.001) { return Math.max(1, Math.round(1e6 * seconds)) + " µs"; }
     if (seconds < 1) { return Number((1000 * Math.max(0, seconds)).toPrecision(3)) + " ms"; }
     for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
       if (seconds >= 2 * size) { return Math.round(seconds / size) + " " + unit; }
@@ -34,6 +34,11 @@
     return value > 0 && value < 10 ? value.toFixed(1) : count(value);
   }
 
+  // Marks that turn the direction of text, as JSON writes them: a key in a question must not change how the question reads.
+  function visible(text) {
+    return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0"));
+  }
+
   function toast(text, kind) {
     const box = document.createElement("div");
     const body = document.createElement("div");
@@ -42,7 +47,7 @@
     box.setAttribute("role", kind === "danger" ? "alert" : "status");
     body.className = "toast-body d-flex";
     const words = document.createElement("span");
-    words.textContent = text;
+    words.textContent = visible(text);
     close.type = "button";
     close.className = "btn-close btn-close-white ms-auto";
     close.setAttribute("data-bs-dismiss", "toast");
@@ -78,7 +83,7 @@
   // Ask in a dialog; resolves to true only for Yes.
   function confirmed(text, yes) {
     const dialog = document.getElementById("confirm-dialog");
-    document.getElementById("confirm-text").textContent = text;
+    document.getElementById("confirm-text").textContent = visible(text);
     document.getElementById("confirm-yes").textContent = yes || "Yes";
     dialog.returnValue = "no";
     dialog.showModal();
@@ -159,5 +164,5 @@
     }, 1000 * Number(every.dataset.refreshSeconds));
   }
 
-  window.partitions = {page, span, size, count, rate, toast, post, confirmed, refresh};
+  window.partitions = {page, visible, span, size, count, rate, toast, post, confirmed, refresh};
 }());

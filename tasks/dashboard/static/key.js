@@ -2,7 +2,7 @@
 (function () {
   "use strict";
 
-  const {post, toast, refresh} = window.partitions;
+  const {post, toast, refresh, visible} = window.partitions;
   const find = (id) => document.getElementById(id);
   const dialog = find("edit-dialog"), text = find("edit-text"), error = find("edit-error");
   const key = JSON.parse(find("key-page").dataset.key);
@@ -32,8 +32,8 @@
       const change = await post("key/state", body({preview: true}));
       edited.digest = change.digest; // of the state that is shown as the old one
       step(true);
-      find("edit-old").textContent = JSON.stringify(change.old, null, 2);
-      find("edit-new").textContent = JSON.stringify(change.new, null, 2);
+      find("edit-old").textContent = visible(JSON.stringify(change.old, null, 2));
+      find("edit-new").textContent = visible(JSON.stringify(change.new, null, 2));
     } catch (problem) {
       say(problem.message);
     }
@@ -55,7 +55,7 @@
     const button = event.target.closest("button[data-edit-state]");
     if (!button) { return; }
     edited = {computation: button.dataset.computation, digest: button.dataset.digest};
-    text.value = button.dataset.editState;
+    text.value = visible(button.dataset.editState);
     find("edit-merge").checked = false;
     find("edit-title").textContent = "Edit the state in " + edited.computation;
     dialog.showModal();

@@ -61,7 +61,7 @@
     const state = cell(row, "paused");
     parts.state = add(state, "span", "badge");
     if (page.dataset.canAct) {
-      parts.button = add(state, "button", "btn btn-sm btn-outline-secondary ms-2");
+      parts.button = add(state, "button", "btn btn-sm btn-outline-secondary");
       parts.button.type = "button";
     }
     body.append(row);
