@@ -143,6 +143,7 @@ def test_a_parked_message(
     if yes is not None:
         page.get_by_role("dialog").get_by_role("button", name=yes, exact=True).click()
     wait_balance(live, deliver, key, left)
+    page.evaluate("window.partitions.refresh()")
     expect(parked).to_have_count(0)
     expect(page.get_by_role("region", name="State in deliver")).to_contain_text(f"balance int {left}", use_inner_text=True)
     assert len(letters_of(live, key)) == letters

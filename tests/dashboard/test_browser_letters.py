@@ -20,6 +20,11 @@ def search(page: Page, text: str) -> None:
     expect(page.get_by_label("Key, id or text")).to_have_value(text)
 
 
+def look_again(page: Page) -> None:
+    """As the page does by itself every few seconds."""
+    page.evaluate("window.partitions.refresh()")
+
+
 def agree(page: Page, yes: str) -> None:
     page.get_by_role("dialog").get_by_role("button", name=yes, exact=True).click()
 
@@ -88,6 +93,7 @@ def test_a_partition_shows_its_keys_and_lets_them_go_on(visit: Visiting, live: L
     expect(row).to_contain_text("held, until you act")
     row.get_by_role("button", name=f"Retry {key}").click()
     wait_balance(live, deliver, key, 8)
+    look_again(page)
     expect(row).to_have_count(0)
     expect(page.locator("#largest")).to_contain_text("account-")
     expect(page.locator("#tasks-seen")).to_contain_text(re.compile("pay|deliver"))
@@ -100,6 +106,7 @@ def test_a_partition_is_paused_shows_what_waits_and_is_resumed(visit: Visiting, 
     page.get_by_role("button", name="Pause", exact=True).click()
     expect(page.locator("#unit-facts")).to_contain_text("paused")
     live.send(pay, [Payment(key, number, note=f"note {number}") for number in (1, 2)])
+    look_again(page)
     expect(page.locator("#messages tbody tr").filter(has_text=key)).to_have_count(2)
     expect(page.locator("#hottest")).to_contain_text(key)
     assert balance(live, pay, key) == 0

@@ -135,10 +135,10 @@ _CONTROLS = """() => {
     const there = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(
         (one) => !one.disabled && one.tabIndex >= 0 && one.checkVisibility({visibilityProperty: true}));
     window.__controls = there.map((one) => ({one, look: look(one), reached: false, seen: false}));
-    window.__focused = () => {
-        const found = window.__controls.find(({one}) => one === document.activeElement);
+    document.addEventListener("focusin", (event) => {
+        const found = window.__controls.find(({one}) => one === event.target);
         if (found) { found.reached = true; found.seen ||= look(found.one) !== found.look; }
-    };
+    });
     return there.length;
 }"""
 _LEFT_OUT = """() => window.__controls.filter(({one, reached, seen}) => one.isConnected && !(reached && seen)).map(
@@ -152,7 +152,6 @@ def left_out_of_the_keyboard(page: Page) -> list[str]:
     for _ in range(3):
         for _ in range(page.evaluate(_CONTROLS) if not found else len(found) + 20):
             page.keyboard.press("Tab")
-            page.evaluate("window.__focused()")
         found = page.evaluate(_LEFT_OUT)
         if not found:
             break
