@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import statistics
 import threading
 import time
@@ -66,7 +67,7 @@ def measure(bench: Bench) -> list[Row]:
             theirs=closed.median,
             score=ratio(opened.median, closed.median),
             target=Target("at least", 0.98, "×"),
-            note=f"One run, the page's live updates opened and closed every {size.dashboard_window_seconds:g} s; medians of those windows. {group}.",
+            note=f"One run, the page's live updates opened and closed every {size.dashboard_window_seconds:g} s; medians of those windows; closed: Flower stands still. {group}.",
             samples={"open": opened, "closed": closed},
         ),
     ]
@@ -82,10 +83,10 @@ def one_round(bench: Bench) -> tuple[dict[bool, list[float]], dict[str, list[flo
     with bench.worker("partitioned", **settings) as worker:
         bench.watch(queues, [worker])
     bench.run("partitioned_client.py", "fill", "--count", size.dashboard_messages, "--keys", size.many_keys, **settings)
-    with flower(bench, **settings) as base, bench.worker("partitioned", **settings) as worker:
+    with flower(bench, **settings) as (base, process), bench.worker("partitioned", **settings) as worker:
         for path in (PAGE, API):
             fetch(base + path)
-        rates = windows(bench, base, queues, worker)
+        rates = windows(bench, base, process, queues, worker)
         seconds: dict[str, list[float]] = {PAGE: [], API: []}
         with bench.client() as client:
             while messages_left(client, queues):
@@ -99,19 +100,22 @@ def one_round(bench: Bench) -> tuple[dict[bool, list[float]], dict[str, list[flo
     return rates, seconds
 
 
-def windows(bench: Bench, base: str, queues: list[str], worker: Worker) -> dict[bool, list[float]]:
-    """Messages/s, the page closed and open in turn, until two thirds of the messages are gone."""
+def windows(bench: Bench, base: str, flower: Worker, queues: list[str], worker: Worker) -> dict[bool, list[float]]:
+    """Messages/s, the page closed and open in turn, until two thirds of the messages are gone.
+
+    Flower reads the group for some minutes after somebody looked: while the page is closed its process stands still.
+    """
     rates: dict[bool, list[float]] = {False: [], True: []}
     with bench.client() as client:
         full = messages_left(client, queues)
         # The first of them wait for the worker's start.
         wait_until(lambda: messages_left(client, queues) < 0.97 * full, READY_SECONDS, message="the worker does nothing")
         is_open = False
-        while (before := messages_left(client, queues)) > full / 3:
+        while messages_left(client, queues) > full / 3:
             if worker.process.poll() is not None:
                 raise CandidateFailedError("the worker exited")
-            begun = time.monotonic()
-            with listening(base + API + "/events") if is_open else contextlib.nullcontext():
+            with listening(base + API + "/events") if is_open else standing_still(flower):
+                before, begun = messages_left(client, queues), time.monotonic()
                 time.sleep(bench.size.dashboard_window_seconds)
                 after, ended = messages_left(client, queues), time.monotonic()
             if after:
@@ -121,14 +125,23 @@ def windows(bench: Bench, base: str, queues: list[str], worker: Worker) -> dict[
 
 
 @contextmanager
-def flower(bench: Bench, **settings: object) -> Iterator[str]:
-    """Flower's address, once it answers."""
+def standing_still(process: Worker) -> Iterator[None]:
+    process.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def flower(bench: Bench, **settings: object) -> Iterator[tuple[str, Worker]]:
+    """Flower's address, once it answers, and its process."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     words = ("flower", "--conf=config/flowerconfig.py", f"--port={port}", "--logging=warning")
     with bench.celery("partitioned", "flower", *words, FLOWER_UNAUTHENTICATED_API="true", **settings) as process:
         wait_until(lambda: process.process.poll() is not None or answers(base), READY_SECONDS, message="Flower does not answer")
-        yield base
+        yield base, process
 
 
 def answers(base: str) -> bool:
