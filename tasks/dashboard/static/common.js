@@ -87,6 +87,14 @@
     });
   }
 
+  // What has the focus in a part that is put anew, so that whoever works by keyboard stays there.
+  const CONTROLS = "a[href], button, summary";
+  const nameOf = (one) => one.id || one.getAttribute("aria-label") || one.textContent;
+  function placeOf(one) {
+    const region = one && one.closest("[data-refresh]");
+    return region && {region: region.id, name: nameOf(one)};
+  }
+
   // Look at the page again, and put what it says now where it stood: nothing else of the page changes.
   async function refresh() {
     let text, reply;
@@ -102,14 +110,17 @@
     const notice = document.getElementById("looked-in-vain");
     if (notice) { notice.hidden = reply.ok; notice.querySelector("span").textContent = away ? away.textContent : ""; }
     if (!reply.ok) { return false; }
-    const open = new Set(Array.from(document.querySelectorAll("details[open][id]"), (one) => one.id));
-    const focused = document.activeElement && document.activeElement.id;
+    const folds = new Map(Array.from(document.querySelectorAll("details[id]"), (one) => [one.id, one.open]));
+    const focused = placeOf(document.activeElement);
     for (const old of document.querySelectorAll("[data-refresh]")) {
       const now = fresh.getElementById(old.id);
       if (now) { old.replaceWith(document.adoptNode(now)); }
     }
-    for (const one of document.querySelectorAll("[data-refresh] details[id]")) { one.open = open.has(one.id); }
-    if (focused && document.getElementById(focused)) { document.getElementById(focused).focus(); }
+    for (const one of document.querySelectorAll("[data-refresh] details[id]")) { one.open = folds.get(one.id) ?? one.open; }
+    if (focused && document.activeElement === document.body) {
+      const there = document.getElementById(focused.region).querySelectorAll(CONTROLS);
+      (Array.from(there).find((one) => nameOf(one) === focused.name) || document.body).focus({preventScroll: true});
+    }
     return true;
   }
 
