@@ -42,7 +42,7 @@ lint: $(INSTALLED) ## style, types and the import contract
 	$(BIN)/lint-imports
 
 clean: ## remove .venv, caches and what demo, chaos and bench wrote
-	rm -rf $(VENV) .dev .bench .fuzz .chaos .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build *.egg-info
+	rm -rf $(VENV) .dev .bench .fuzz .chaos .screenshots .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build *.egg-info
 	find config tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again when pyproject.toml changes.

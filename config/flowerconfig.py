@@ -2,13 +2,15 @@
 
 Flower shows messages and results, and can end workers and revoke tasks. So it listens where only this machine reaches it,
 or has a login; else it refuses to start. Flower runs this file after it has read the environment (`FLOWER_…`) and the
-command line; the command line beats what stands here.
+command line; the command line beats what stands here. It also adds the pages of the partitions.
 """
 
 import ipaddress
 import sys
 
 from tornado.options import options
+
+from tasks.dashboard import add_to_flower
 
 #: Flower keeps each task it saw (about 4 KB); partition workers sample their events, so this is minutes of work.
 max_tasks = 10_000
@@ -32,3 +34,5 @@ if not (options.basic_auth or options.auth or options.unix_socket or _reaches_on
         "FLOWER_BASIC_AUTH=user:password), or Flower's --auth with an OAuth provider, or listen on this machine only: "
         "--address=127.0.0.1"
     )
+
+add_to_flower()

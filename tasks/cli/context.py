@@ -15,6 +15,7 @@ import click
 from tasks.cli.output import one_line
 from tasks.model.computation import Computation
 from tasks.model.keys import key_bytes, key_text
+from tasks.operating.documents import json_key as json_key
 from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
 from tasks.sinks.group import sink_installation
@@ -73,13 +74,6 @@ def typed_key(key: str, in_base64: bool) -> str:
 def shown_key(key: str) -> str:
     """A key on one line of a terminal: what is no text, and control characters, escaped."""
     return one_line(key_bytes(key).decode("utf-8", "backslashreplace"))
-
-
-def json_key(key: str) -> dict[str, str]:
-    """A key in JSON: as text, and in base64 when it is none."""
-    raw = key_bytes(key)
-    text = raw.decode("utf-8", "backslashreplace")
-    return {"key": text} if text == key else {"key": text, "key_base64": base64.b64encode(raw).decode()}
 
 
 def who() -> str:

@@ -9,7 +9,8 @@ import click
 
 from tasks.cli.context import computation_named, installation_in, json_key, shown_key
 from tasks.cli.output import print_json, print_table, refusals
-from tasks.cli.parked import parked_as_json, print_parked
+from tasks.cli.parked import print_parked
+from tasks.operating.documents import json_parked
 from tasks.operating.sampling import hot_keys
 from tasks.producer.installation import Installation
 
@@ -55,7 +56,7 @@ def keys(
         found = [one for one in installation.group.parked_keys.all() if one.fact.task in (None, name)]
         found = sorted(found, key=lambda one: one.fact.since)[:limit]
         if as_json:
-            print_json([parked_as_json(one) for one in found])
+            print_json([json_parked(one) for one in found])
         else:
             print_parked(found, installation.group.now())
     else:

@@ -12,6 +12,7 @@ import msgspec
 from tasks.cli.context import confirm, installation_in, who, yes_option
 from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
 from tasks.operating.dead_letters import fingerprint, grouped, raw_text
+from tasks.operating.documents import json_letter
 from tasks.producer.installation import Installation
 from tasks.store.commits import DeadLetter
 
@@ -67,7 +68,7 @@ def list_letters(
         return
     shown = [letter for letter, _ in zip(letters, range(limit), strict=False)]
     if as_json:
-        print_json([_as_json(one) for one in shown])
+        print_json([json_letter(one) for one in shown])
         return
     print_table(
         ("id", "fingerprint", "reason", "task", "key", "in place", "error"),
@@ -97,7 +98,7 @@ def _list_groups(letters: Iterable[DeadLetter], now: float, limit: int, as_json:
                     "count": group.count,
                     "in_place": group.in_place,
                     "oldest_died_at": group.oldest_died_at,
-                    "newest": _as_json(group.newest),
+                    "newest": json_letter(group.newest),
                 }
                 for group in groups
             ]
@@ -129,7 +130,7 @@ def show_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
     """All of one dead letter: the reason, the traceback, the raw message."""
     letter = next(_found(installation_in(context), Choice(ids=(letter_id,))))
     if as_json:
-        print_json(_as_json(letter))
+        print_json(json_letter(letter))
         return
     for field, value in {**msgspec.structs.asdict(letter), "fingerprint": fingerprint(letter)}.items():
         if field not in ("trace", "raw"):
@@ -192,10 +193,6 @@ def discard(
         confirm(f"Delete {counted(len(letters), 'dead letter')} for good?", yes)
     gone = installation.group.dead_letters.discard(letters, by=who())
     say_done(as_json, {"discarded": gone}, f"{gone} deleted")
-
-
-def _as_json(letter: DeadLetter) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(letter), "fingerprint": fingerprint(letter), "message": raw_text(letter)}
 
 
 def _picked(installation: Installation, choice: Choice) -> list[DeadLetter]:

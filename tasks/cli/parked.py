@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-import msgspec
 
-from tasks.cli.context import base64_option, confirm, installation_in, json_key, shown_key, typed_key, who, yes_option
+from tasks.cli.context import base64_option, confirm, installation_in, shown_key, typed_key, who, yes_option
 from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
+from tasks.operating.documents import json_parked
 from tasks.operating.parked_keys import Answer, ParkedKey, ParkedKeys
 
 #: Of an error, in a table.
@@ -22,18 +22,6 @@ def parked() -> None:
 
     Only the key waits: its messages stand in a mailbox of its own, in order, and the first of them is the one that failed.
     """
-
-
-def parked_as_json(one: ParkedKey) -> dict[str, Any]:
-    """All that is known of a parked key."""
-    fact = msgspec.structs.asdict(one.fact)
-    return {
-        **json_key(one.key),
-        "partition": one.partition,
-        "waiting": one.waiting,
-        "held": one.fact.due is None,
-        **fact,
-    }
 
 
 def print_parked(found: Sequence[ParkedKey], now: float) -> None:
@@ -73,7 +61,7 @@ def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     group = installation_in(context).group
     found = sorted(group.parked_keys.all(), key=lambda one: one.fact.since)[:limit]
     if as_json:
-        print_json([parked_as_json(one) for one in found])
+        print_json([json_parked(one) for one in found])
     else:
         print_parked(found, group.now())
 

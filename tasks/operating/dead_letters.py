@@ -54,6 +54,13 @@ class DeadLetters:
             for field, row in self.client.hscan_iter(self.names.dead(unit), count=100):
                 yield _read(field, row, unit)
 
+    def count(self) -> int:
+        """How many there are."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for unit in units(self.partitions):
+                pipe.hlen(self.names.dead(unit))
+            return sum(pipe.execute())
+
     def get(self, letter_id: str) -> DeadLetter | None:
         """One dead letter by its id; None when there is none (any more)."""
         field = letter_id.encode("utf-8", "surrogateescape")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from tasks.model.measurements import LATENCY_SECONDS, Histogram, merged
 from tasks.operating.overview import Overview
 
 #: How far back the sparklines go.
@@ -16,6 +17,8 @@ KEPT_SECONDS = 300.0
 LEAST_SECONDS = 2.0
 #: Points of a sparkline unless told otherwise: one for five seconds.
 POINTS = 60
+#: Latencies are of the kept minutes, which begin anew so often.
+LATENCY_STEP_SECONDS = 30.0
 #: Numbers of points that are asked for by turns in one process are few.
 MOST_DRAWN = 8
 #: In place of a unit: the whole group.
@@ -64,6 +67,9 @@ class History:
         self._bytes: dict[str, int] = {}
         #: By how many points: what was drawn last.
         self._drawn: dict[int, _Drawn] = {}
+        #: Cumulative latencies at moments of the kept minutes, oldest first; and the youngest.
+        self._latencies: deque[tuple[float, dict[str | None, Histogram]]] = deque()
+        self._latency: dict[str | None, Histogram] = {}
 
     def add(self, overview: Overview) -> None:
         """Take the youngest overview in. When the server's clock was set back, what was before is forgotten."""
@@ -71,15 +77,38 @@ class History:
         if points and overview.at < points[-1].at:
             points.clear()
             self._drawn.clear()
+            self._latencies.clear()
         if len(points) > 1 and points[-1].at - points[-2].at < self.least_seconds:
             points.pop()
         points.append(_Point(overview.at, _counted(overview)))
         # One point is older: the rate of the oldest that is shown needs it.
         while len(points) > 2 and points[1].at < overview.at - self.kept_seconds:
             points.popleft()
+        self._measure(overview)
         for unit in overview.units:
             if unit.state_bytes is not None:
                 self._bytes[unit.unit] = unit.state_bytes
+
+    def _measure(self, overview: Overview) -> None:
+        self._latency = {unit.unit: unit.measurements.latency for unit in overview.units}
+        self._latency[TOTAL] = merged(unit.measurements for unit in overview.units).latency
+        known = self._latencies
+        if not known or overview.at - known[-1][0] >= LATENCY_STEP_SECONDS:
+            known.append((overview.at, self._latency))
+        while len(known) > 1 and known[0][0] < overview.at - self.kept_seconds:
+            known.popleft()
+
+    def latency(self, share: float, unit: str | None = TOTAL) -> float | None:
+        """Seconds from a message's sending to its commit, which `share` (0 to 1) of the messages of the kept minutes took at most.
+
+        None when there were none. At the first overview those since the group began count.
+        """
+        if unit not in self._latency:
+            return None
+        found, (_, before) = self._latency[unit], self._latencies[0]
+        if before is not self._latency and unit in before:
+            found = found.since(before[unit])
+        return found.quantile(LATENCY_SECONDS, share)
 
     def now(self, unit: str | None = TOTAL) -> Flow | None:
         """What flows, over at least `least_seconds` when there is as much; None before the second overview."""

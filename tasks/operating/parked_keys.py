@@ -54,14 +54,17 @@ class ParkedKeys:
     def all(self) -> Iterator[ParkedKey]:
         """Every parked key, scanned, in no order."""
         for partition in range(self.partitions):
-            unit = str(partition)
-            rows: dict[bytes, bytes] = {}
-            for field, record in self.client.hscan_iter(self.names.parked(unit), count=500):
-                rows[field] = record
-                if len(rows) >= 500:
-                    yield from self._with_lengths(partition, rows)
-                    rows = {}
-            yield from self._with_lengths(partition, rows)
+            yield from self.of_partition(partition)
+
+    def of_partition(self, partition: int) -> Iterator[ParkedKey]:
+        """The parked keys of one partition, scanned, in no order."""
+        rows: dict[bytes, bytes] = {}
+        for field, record in self.client.hscan_iter(self.names.parked(str(partition)), count=500):
+            rows[field] = record
+            if len(rows) >= 500:
+                yield from self._with_lengths(partition, rows)
+                rows = {}
+        yield from self._with_lengths(partition, rows)
 
     def _with_lengths(self, partition: int, rows: dict[bytes, bytes]) -> Iterator[ParkedKey]:
         with self.client.pipeline(transaction=False) as pipe:

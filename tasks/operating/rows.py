@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from tasks.operating.history import POINTS, TOTAL, Flow, History
 from tasks.operating.overview import Overview, UnitOverview
 
@@ -41,13 +43,12 @@ def row_of(unit: UnitOverview, history: History, *, points: int = POINTS) -> dic
         "oldest_age_seconds": _rounded(unit.oldest_age_seconds),
         **_rates(history.now(unit.unit)),
         "history": history.series(unit.unit, points) if points else [],
-        "latency_p50_seconds": None,
-        "latency_p99_seconds": None,
+        **_latencies(history, unit.unit),
         "keys": status.keys,
         "state_bytes": unit.state_bytes if unit.state_bytes is not None else history.state_bytes(unit.unit),
         "parked": status.parked,
         "dead_letters": status.dead,
-        "last_error": None,
+        "last_error": msgspec.to_builtins(unit.measurements.last_error),
         "paused": status.paused,
         "processed": status.processed,
         "failed": unit.failed,
@@ -67,14 +68,17 @@ def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[s
         ),
         **_rates(history.now(TOTAL)),
         "history": history.series(TOTAL, points) if points else [],
-        "latency_p50_seconds": None,
-        "latency_p99_seconds": None,
+        **_latencies(history, TOTAL),
         "state_bytes": history.state_bytes(TOTAL),
         "units": len(rows),
         "held": len(owners),
         "workers": len(set(owners)),
         "paused": sum(row["paused"] for row in rows),
     }
+
+
+def _latencies(history: History, unit: str | None) -> dict[str, float | None]:
+    return {f"latency_p{percent}_seconds": _rounded(history.latency(percent / 100, unit), 6) for percent in (50, 99)}
 
 
 def _rates(flow: Flow | None) -> dict[str, float | None]:
@@ -84,5 +88,5 @@ def _rates(flow: Flow | None) -> dict[str, float | None]:
     }
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _rounded(seconds: float | None, digits: int = 3) -> float | None:
+    return None if seconds is None else round(seconds, digits)

@@ -57,7 +57,7 @@ def hot_keys(
     for partition in range(partitions):
         queue = names.queue(str(partition))
         waiting += client.llen(queue)
-        for raw in _head(client, queue, per_partition):
+        for raw in oldest_of(client, queue, per_partition):
             sampled += 1
             found = key_in(raw, computations)
             if found is not None and found[0] == name:
@@ -66,7 +66,8 @@ def hot_keys(
     return Sample(sampled, waiting, keys)
 
 
-def _head(client: redis.Redis, queue: str, most: int) -> Iterator[bytes]:
+def oldest_of(client: redis.Redis, queue: str, most: int) -> Iterator[bytes]:
+    """A queue's `most` oldest messages, the oldest first; fewer when they are large."""
     start = size = 0
     while start < most and size < MOST_BYTES:
         page = min(PAGE, most - start)

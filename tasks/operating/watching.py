@@ -33,6 +33,11 @@ class Watch:
         with self._lock:
             return self._look()
 
+    def look_anew(self) -> None:
+        """Something was changed: the next look reads."""
+        with self._lock:
+            self._last = None
+
     def to_json(self, *, points: int = POINTS) -> dict[str, Any]:
         """The group, and the last minutes, as JSON has them (`tasks.operating.rows`)."""
         with self._lock:

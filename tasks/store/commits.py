@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import msgspec
 import redis
 
+from config.settings import Settings
 from tasks.model.keys import key_bytes
 from tasks.model.outcome import Failure, Outcome
 from tasks.model.reading import Asked, Broken
@@ -95,6 +96,14 @@ class CommitStore:
         self.batch_messages, self.batch_bytes = batch_messages, batch_bytes
         #: What waits until a commit is on replicas; None: nothing does.
         self.replicas = replicas
+
+    @classmethod
+    def of(cls, client: redis.Redis, names: Names, settings: Settings) -> CommitStore:
+        """As the settings bound batches, and say what replicas are waited for."""
+        wanted = settings.wait_replicas
+        replicas = Replicas(wanted, settings.wait_milliseconds) if wanted else None
+        batch_messages, batch_bytes = settings.batch_messages, settings.batch_bytes
+        return cls(client, names, batch_messages=batch_messages, batch_bytes=batch_bytes, replicas=replicas)
 
     def peek(self, lease: Lease) -> Reply:
         """The unit's position and its oldest messages. Moves due and prioritised messages into the queue."""

@@ -23,7 +23,6 @@ from tasks.store.client import UNWELL, connect
 from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
 from tasks.store.leases import Share, release
 from tasks.store.parking import read_mailbox
-from tasks.store.replicas import Replicas
 from tasks.store.results import START_CHORD
 from tasks.worker.committing import UnderWay, plan_commit
 from tasks.worker.dropping import drop_seen
@@ -70,15 +69,7 @@ class PartitionLoop(threading.Thread):
         self.names = installation.group.names
         self.codec = installation.group.codec
         self.client = connect(self.settings)
-        self.store = CommitStore(
-            self.client,
-            self.names,
-            batch_messages=self.settings.batch_messages,
-            batch_bytes=self.settings.batch_bytes,
-            replicas=Replicas(self.settings.wait_replicas, self.settings.wait_milliseconds)
-            if self.settings.wait_replicas
-            else None,
-        )
+        self.store = CommitStore.of(self.client, self.names, self.settings)
         self.watch = Watch(self.client, self.names)
         self.lanes: dict[str, Lane] = {}
         self.on_refusal: Callable[[], None] = lambda: None
@@ -260,8 +251,8 @@ class PartitionLoop(threading.Thread):
             self.outage.over()
             planned = under_way.planned
             lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
-            partitions_held = sum(one.partition is not None for one in self.lanes.values())
-            lane.cache.trim(self.settings.state_cache_keys // max(1, partitions_held))
+            held = sum(one.partition is not None for one in self.lanes.values())
+            lane.cache.trim(self.settings.state_cache_keys // max(1, held))
             self.reports.committed(under_way)
             self.reports.flush_if_due()
 

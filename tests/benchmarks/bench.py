@@ -46,6 +46,10 @@ class Size:
     cached_keys: int = 100_000
     #: Messages of 2 ms each, in the proof that partitioning helps.
     slow_messages: int = 2_000
+    #: So many that the dashboard can be opened and closed several times while they flow.
+    dashboard_messages: int = 3_000_000
+    #: Longer than two refreshes of its page, which come every 2 s; short, so that open and closed see the same machine.
+    dashboard_window_seconds: float = 4.0
 
 
 FULL = Size()
@@ -62,6 +66,8 @@ SMALL = Size(
     delayed_plain_messages=50,
     cached_keys=5_000,
     slow_messages=200,
+    dashboard_messages=200_000,
+    dashboard_window_seconds=0.2,
 )
 
 

@@ -15,16 +15,6 @@ from tests.support.flower import FlowerProcess
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
-#: Flower's settings file, and our numbers.
-CONFIGURATION = """
-import click
-from tasks.dashboard.metrics import install_metrics
-from tasks.producer.declarations import installation_of
-
-for _ in range(2):
-    install_metrics(installation_of(click.get_current_context().obj.app))
-"""
-
 #: Longer than the second that an answer is kept, the one that a read is waited for, and a busy machine's doing it.
 ANSWER_SECONDS = 10.0
 
@@ -44,10 +34,7 @@ def live(own_server: RedisServer, tmp_path: Path) -> Iterator[LiveGroup]:
 
 @pytest.fixture
 def flower(live: LiveGroup, tmp_path: Path) -> Iterator[FlowerProcess]:
-    configuration = tmp_path / "flower_with_metrics.py"
-    configuration.write_text(CONFIGURATION)
-    module = "tests.fundamentals.application"
-    with FlowerProcess(module, f"--conf={configuration}", "--address=127.0.0.1", directory=tmp_path, env=live.env) as one:
+    with FlowerProcess("tests.fundamentals.application", directory=tmp_path, env=live.env) as one:
         yield one.wait_ready()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.flower import READY_SECONDS, FlowerProcess
+from tests.support.worker import ROOT
 
 Start = Callable[..., FlowerProcess]
 #: Another address of this machine, where a server that listens on all networks answers, and one on 127.0.0.1 does not.
@@ -59,3 +63,21 @@ def test_with_a_login_it_listens_where_it_is_told_and_asks_for_it(start_flower: 
     assert flower.get("/workers", host=ELSEWHERE, login="me:wrong")[0] == 401
     assert flower.get("/workers", host=ELSEWHERE, login="me:secret")[0] == 200
     assert flower.get("/api/workers", host=ELSEWHERE)[0] == 401
+
+
+def test_it_has_the_pages_of_the_partitions_from_any_project(redis_url: str, tmp_path: Path) -> None:
+    """As the README says it: the settings file is found in the installed package. Without it Flower is as it was."""
+    (tmp_path / "project.py").write_text("from tasks import app, stocks\n__all__ = ['app', 'stocks']\n")
+    find = "import importlib.util as u; print(u.find_spec('config.flowerconfig').origin)"
+    path = [str(ROOT), str(tmp_path)]
+    env = {"REDIS_URL": redis_url, "PYTHONPATH": os.pathsep.join(path)}
+    found = subprocess.run([sys.executable, "-c", find], cwd=tmp_path, env={**os.environ, **env}, capture_output=True)
+    conf = found.stdout.decode().strip()
+    (tmp_path / "none.py").touch()
+    words = (f"--conf={tmp_path / 'none.py'}", "--address=127.0.0.1")
+    plain = FlowerProcess("project", *words, directory=tmp_path, env=env)
+    with FlowerProcess("project", f"--conf={conf}", directory=tmp_path, env=env) as with_ours, plain:
+        assert with_ours.wait_ready().get("/partitions")[0] == 200
+        assert b">Partitions</a>" in with_ours.get("/workers")[1]
+        assert plain.wait_ready().get("/partitions")[0] == 404
+        assert b"Partitions" not in plain.get("/workers")[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.model.measurements import LATENCY_SECONDS, LastError, Measurements
 from tasks.operating.history import Flow, History
 from tasks.operating.overview import Overview, UnitOverview
 from tasks.operating.rows import to_json
@@ -14,7 +15,14 @@ START = 1_700_000_100.0
 
 
 def unit(
-    name: str, *, processed: int = 0, length: int = 0, forwarded: int = 0, delayed: int = 0, weight: int | None = None
+    name: str,
+    *,
+    processed: int = 0,
+    length: int = 0,
+    forwarded: int = 0,
+    delayed: int = 0,
+    weight: int | None = None,
+    measured: Measurements | None = None,
 ) -> UnitOverview:
     status = UnitStatus(f"q.{name}", None, length, processed, 0, 0, 0, paused=False, delayed=delayed)
     return UnitOverview(
@@ -29,6 +37,7 @@ def unit(
         deduplicated=0,
         skipped=0,
         buried=0,
+        measurements=measured or Measurements(),
     )
 
 
@@ -103,12 +112,37 @@ def test_counters_that_were_deleted_and_a_clock_that_was_set_back_make_no_negati
     assert history.now("1") == Flow(START - 48, 5, 5, 0)
 
 
+def latencies(*seconds: float) -> Measurements:
+    found = Measurements()
+    for one in seconds:
+        found.latency.observe(LATENCY_SECONDS, one)
+    return found
+
+
+def test_latencies_are_of_the_kept_minutes() -> None:
+    slow, quick = [20.0] * 100, [0.004] * 100
+    history = fed(at(0, unit("1", measured=latencies(*slow))))
+    assert history.latency(0.5, "1") == 20.0, "at first those since the group began"
+    history.add(at(2, unit("1", measured=latencies(*slow))))
+    assert history.latency(0.5, "1") is None, "none since"
+    history.add(at(4, unit("1", measured=latencies(*slow, *quick)), unit("2", measured=latencies(*[0.3] * 100))))
+    assert history.latency(0.5, "1") == pytest.approx(0.00375)
+    assert history.latency(0.99) == pytest.approx(0.495), "of all units"
+    assert history.latency(0.5, "3") is None
+    for number in range(400):
+        history.add(at(6 + 2 * number, unit("1", measured=latencies(*slow, *quick))))
+    assert history.latency(0.99, "1") is None, "five minutes later"
+    assert len(history._latencies) <= 12
+
+
 def test_the_rows_are_as_agreed() -> None:
+    measured = latencies(*[0.003] * 100)
+    measured.last_error = LastError("ValueError: why", 5.0, "k", "m")
     history = fed(
         at(0, unit("0", weight=70), unit("ingress", weight=7)),
         at(2, unit("0", processed=10, length=3), unit("ingress")),
     )
-    last = at(4, unit("0", processed=20, length=4), unit("ingress"))
+    last = at(4, unit("0", processed=20, length=4, measured=measured), unit("ingress"))
     history.add(last)
     found = to_json(last, history, points=150)
     assert found["at"] == START + 4
@@ -123,13 +157,13 @@ def test_the_rows_are_as_agreed() -> None:
         "in_per_second": 5.5,
         "done_per_second": 5.0,
         "history": [(START + 2, 6.5, 5.0, 3), (START + 4, 5.5, 5.0, 4)],
-        "latency_p50_seconds": None,
-        "latency_p99_seconds": None,
+        "latency_p50_seconds": 0.00375,
+        "latency_p99_seconds": 0.004975,
         "keys": 0,
         "state_bytes": 70,
         "parked": 0,
         "dead_letters": 0,
-        "last_error": None,
+        "last_error": {"text": "ValueError: why", "at": 5.0, "key": "k", "message_id": "m"},
         "paused": False,
         "processed": 20,
         "failed": 0,

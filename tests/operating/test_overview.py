@@ -9,11 +9,13 @@ import pytest
 import redis
 
 from config.settings import Settings
+from tasks.model.measurements import Measurements
 from tasks.model.writing import MessageTemplate
 from tasks.operating.group import Group
 from tasks.operating.overview import UnitOverview, read_overview
 from tasks.operating.status import worker_id
 from tasks.store.leases import balance, remember_computations
+from tasks.store.measurements import add_measurements
 from tasks.store.names import INGRESS, Names
 
 
@@ -43,7 +45,9 @@ def test_everything_is_told_of_a_unit(group: Group, client: redis.Redis, names: 
     client.hset(names.dead("1"), mapping={"1-0-0": "{}", "1-0-1": "{}"})
     client.zadd(names.later("1"), {"x": 1, "y": 2, "z": 3})
     balance(client, names, worker_id("node@host", "u"), lease_seconds=60, partitions=4, pins=["1"])
+    add_measurements(client, names, {"1": Measurements(takeovers=7)})
     found = of(group, "1", state_bytes=True)
+    assert (found.measurements.takeovers, of(group, "2").measurements) == (7, Measurements())
     status = found.status
     assert (status.queue, status.owner, status.length, status.processed) == ("partition.1", "node@host", 3, 70)
     assert (status.keys, status.parked, status.dead, status.delayed, status.paused) == (3, 1, 2, 3, True)
@@ -97,7 +101,7 @@ def test_the_age_is_found_as_any_producer_writes_it(group: Group, client: redis.
 
 
 def test_a_key_of_another_type_hides_nothing_else(group: Group, client: redis.Redis, names: Names) -> None:
-    for name in (names.facts("0"), names.since, "partition.0", names.parked("0")):
+    for name in (names.facts("0"), names.since, names.measurements, "partition.0", names.parked("0")):
         client.set(name, "text")
     client.hset(names.facts("1"), "processed", 3)
     client.hset(names.facts("2"), "failed", "no number")

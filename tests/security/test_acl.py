@@ -171,3 +171,8 @@ def test_flower_runs_as_the_dashboard(live: LiveGroup, server: Server, tmp_path:
         status, found = flower.get("/api/queues/length", login="me:secret")
         assert status == 200 and {"name": "partition.0", "messages": 0} in json.loads(found)["active_queues"]
         assert "No permissions" not in flower.log()
+        # The partitions are shown, and nothing is done to them.
+        status, found = flower.get("/api/partitions", login="me:secret")
+        assert status == 200 and [row["unit"] for row in json.loads(found)["partitions"]] == ["0", "1", "ingress"]
+        for path in ("/partition/0", "/partitions/key?key=a", "/partitions/dead-letters"):
+            assert flower.get(path, login="me:secret")[0] == 200, path

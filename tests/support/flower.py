@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -53,22 +54,48 @@ class FlowerProcess:
         """What it has printed."""
         return self.log_path.read_text(errors="replace")
 
-    def wait_ready(self) -> Self:
-        """Return once its health check answers on 127.0.0.1."""
-        wait_until(lambda: self.process.poll() is not None or self.get("/healthcheck")[0] == 200, READY_SECONDS)
+    def wait_ready(self, healthcheck: str = "/healthcheck") -> Self:
+        """Return once its health check answers on 127.0.0.1. Behind a `url_prefix` it has one too."""
+        wait_until(lambda: self.process.poll() is not None or self.get(healthcheck)[0] == 200, READY_SECONDS)
         assert self.process.poll() is None, self.log()
         return self
 
     def get(self, path: str, *, host: str = "127.0.0.1", login: str | None = None) -> tuple[int, bytes]:
         """The status and content of a page; status 0 when nobody listens there."""
-        request = urllib.request.Request(f"http://{host}:{self.port}{path}")
+        status, _, content = self.ask("GET", path, host=host, login=login, follow=True)
+        return status, content
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        host: str = "127.0.0.1",
+        login: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        follow: bool = False,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """The status, headers and content of an answer; status 0 when nobody listens there.
+
+        A redirect is an answer, unless `follow`. Of a stream of events the content is not waited for.
+        """
+        url = f"http://{host}:{self.port}{path}"
+        request = urllib.request.Request(url, data=content, headers=dict(headers or {}), method=method)
         if login is not None:
             request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+        opener = urllib.request.build_opener() if follow else urllib.request.build_opener(_NoRedirect())
         try:
-            with urllib.request.urlopen(request, timeout=10) as reply:
-                return int(reply.status), reply.read()
+            with opener.open(request, timeout=10) as reply:
+                endless = reply.headers.get_content_type() == "text/event-stream"
+                return int(reply.status), reply.headers, b"" if endless else reply.read()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read()
+                return error.code, error.headers, error.read()
         except OSError:
-            return 0, b""
+            return 0, {}, b""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.measures import (
+    dashboard,
     duplicates,
     enqueue,
     growth,
@@ -30,4 +31,5 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
     "pipelines": pipelines.measure,
+    "dashboard": dashboard.measure,
 }

@@ -1,0 +1,29 @@
+"""The partitions in Flower: pages beside its own, the same as JSON, and actions. No fork: Flower's settings file calls `add_to_flower`.
+
+Everything here runs in Flower's process and knows Flower and Tornado; what it shows and does it asks of `tasks.operating`.
+Flower's authentication, `url_prefix` and `read_only` hold for every URL of ours. Redis is read and written in Flower's executor, never in
+its event loop.
+"""
+
+from __future__ import annotations
+
+from flower.urls import handlers as flower_handlers
+from flower.urls import settings as flower_settings
+from flower.views.monitor import Metrics
+
+from tasks.dashboard.loader import PagesLoader
+from tasks.dashboard.metrics import MetricsPage
+from tasks.dashboard.urls import HANDLERS
+
+__all__ = ["add_to_flower"]
+
+
+def add_to_flower() -> None:
+    """Called by `config/flowerconfig.py`, before Flower makes its application. A second call changes nothing."""
+    if any(handler is HANDLERS[0] for handler in flower_handlers):
+        return
+    # The last of Flower's handlers takes every path.
+    flower_handlers[-1:-1] = HANDLERS
+    at = next(number for number, handler in enumerate(flower_handlers) if isinstance(handler, tuple) and handler[1] is Metrics)
+    flower_handlers[at] = (flower_handlers[at][0], MetricsPage)
+    flower_settings["template_loader"] = PagesLoader(flower_settings["template_path"])

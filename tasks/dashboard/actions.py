@@ -1,0 +1,211 @@
+"""What an operator does from a page: each a POST with a JSON body, audited as from the command line, under the Flower user's name.
+
+Answers: 200 `{"message": …}` and facts; 400 what does not fit; 403 read-only mode, another site's page, or Flower's Redis user may not;
+409 when what the operator saw is not there any more, and nothing was done; 503 when Redis is away.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from tornado.escape import utf8
+from tornado.web import HTTPError, authenticated
+
+from tasks.dashboard.handlers import Action
+from tasks.dashboard.letters import Asked, picked
+from tasks.model.editing import plain_fields, plain_value, state_from_json
+from tasks.model.errors import StateError
+from tasks.operating.editing import SeenState
+from tasks.operating.pausing import pause, resume
+from tasks.producer.installation import Installation
+from tasks.store.commits import digest_of_raw
+
+CHANGED = "it changed meanwhile; nothing was done. Look again"
+_NOT_DONE = {
+    "changed": CHANGED,
+    "not-parked": "the key does not wait any more; nothing was done",
+    "not-failed": "the first message that waits has not been tried yet; nothing was done",
+}
+_PARKED_DONE = {
+    "retry": "tried now",
+    "skip": "the failed message is with the dead letters; the key goes on",
+    "discard": "the failed message is deleted; the key goes on",
+}
+
+
+class OfKey(msgspec.Struct, forbid_unknown_fields=True):
+    """Which key; `base64`: it is given in base64."""
+
+    key: str
+    base64: bool = False
+
+
+class OfParked(OfKey, forbid_unknown_fields=True):
+    """`message_id` and `since` as the operator saw the key; when another message has failed since, nothing is done."""
+
+    message_id: str | None = None
+    since: float | None = None
+
+
+class OfState(OfKey, forbid_unknown_fields=True, kw_only=True):
+    """`digest`: of the state as the operator saw it (empty: there was none); when it is another one now, nothing is done."""
+
+    computation: str
+    digest: str | None = None
+
+
+class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
+    """`state`: an object, or its JSON as text. `merge`: fields that it does not name stay. `preview`: only say the state as it is now,
+    its digest, and what it would be."""
+
+    state: Any
+    merge: bool = False
+    preview: bool = False
+
+
+class OfLetters(msgspec.Struct, forbid_unknown_fields=True):
+    """Which dead letters: by ids, by what they have in common, or all."""
+
+    ids: list[str] = []
+    text: str = ""
+    unit: str = ""
+    reason: str = ""
+    fingerprint: str = ""
+    all: bool = False
+
+
+class Pause(Action):
+    """POST /api/partitions/UNIT/pause, …/resume"""
+
+    @authenticated
+    async def post(self, unit: str, what: str) -> None:
+        self.check_writable()
+        group = self.installation.group
+        name = group.names.queue_name(self.known_unit(unit))
+        act = pause if what == "pause" else resume
+        changed = bool(await self.acting(lambda: act(group.client, group.names, [unit], by=self.who)))
+        state = "paused" if what == "pause" else "going on"
+        self.answer({"queue": name, "changed": changed, "message": f"{name} is {state}{'' if changed else ' already'}"})
+
+
+class ParkedAction(Action):
+    """POST /api/partitions/key/retry, …/skip, …/discard"""
+
+    @authenticated
+    async def post(self, what: str) -> None:
+        self.check_writable()
+        asked = self.asked(OfParked)
+        key = self.key_of(utf8(asked.key), asked.base64)
+        answer = await self.acting(self._act, key, what, asked)
+        if answer != "ok":
+            raise HTTPError(409, _NOT_DONE[answer])
+        self.answer({"done": what, "message": _PARKED_DONE[what]})
+
+    def _act(self, key: str, what: str, asked: OfParked) -> str:
+        keys = self.installation.group.parked_keys
+        seen = keys.get(key)
+        if seen is None:
+            return "not-parked"
+        if asked.since is not None and (asked.message_id, asked.since) != (seen.fact.message_id, seen.fact.since):
+            return "changed"
+        if what == "retry":
+            return keys.retry(key, by=self.who)
+        return (keys.skip if what == "skip" else keys.discard)(key, by=self.who, of=seen.fact)
+
+
+class SetState(Action):
+    """POST /api/partitions/key/state: look first (`preview`), then set what was looked at (`digest`)."""
+
+    @authenticated
+    async def post(self) -> None:
+        self.check_writable()
+        asked = self.asked(NewState)
+        if asked.digest is None and not asked.preview:
+            raise HTTPError(400, "say the digest of the state that you saw: preview first")
+        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+
+    def _act(self, key: str, asked: NewState) -> dict[str, Any]:
+        seen = see(self.installation, asked, key, stale_is_refused=not asked.preview)
+        text = asked.state if isinstance(asked.state, str) else msgspec.json.encode(asked.state)
+        assert seen.computation.state is not None
+        try:
+            made = state_from_json(seen.computation.state, text, seen.state if asked.merge else None)
+        except StateError as error:
+            raise HTTPError(400, str(error)) from error
+        facts = {
+            "computation": asked.computation,
+            "old": plain_value(seen.plain),
+            "new": plain_value(plain_fields(made)),
+            "digest": _digest(seen),
+        }
+        if asked.preview:
+            return facts
+        if self.installation.group.state_editor.set(seen, made, by=self.who) != "ok":
+            raise HTTPError(409, changed(seen))
+        return {**facts, "message": "the state is set"}
+
+
+class Forget(Action):
+    """POST /api/partitions/key/forget: the state is deleted; the key's next message finds the zero state."""
+
+    @authenticated
+    async def post(self) -> None:
+        self.check_writable()
+        asked = self.asked(OfState)
+        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+
+    def _act(self, key: str, asked: OfState) -> dict[str, Any]:
+        seen = see(self.installation, asked, key)
+        if seen.stored is None:
+            raise HTTPError(409, "there is no state; nothing was done")
+        if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
+            raise HTTPError(409, changed(seen))
+        return {"computation": asked.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
+
+
+class LettersAction(Action):
+    """POST /api/partitions/dead-letters/retry, …/discard"""
+
+    @authenticated
+    async def post(self, what: str) -> None:
+        self.check_writable()
+        asked = self.asked(OfLetters)
+        common = Asked(asked.text, self.known_unit(asked.unit) if asked.unit else "", asked.reason, asked.fingerprint)
+        if sum((bool(asked.ids), common.anything, asked.all)) != 1:
+            raise HTTPError(400, "say ids, or what they have in common (text, unit, reason, fingerprint), or all: true")
+        self.answer(await self.acting(self._act, what, asked.ids, common))
+
+    def _act(self, what: str, ids: list[str], common: Asked) -> dict[str, Any]:
+        letters = self.installation.group.dead_letters
+        found = picked(letters, ids, common)
+        if what == "discard":
+            gone = letters.discard(found, by=self.who)
+            return {"discarded": gone, "message": f"{gone:,} deleted"}
+        in_place = letters.retry([one for one in found if one.in_place], by=self.who)
+        at_the_end = letters.retry([one for one in found if not one.in_place], by=self.who)
+        said = [f"{in_place:,} tried in place"] if in_place else []
+        if at_the_end or not in_place:
+            said.append(f"{at_the_end:,} put back, each at the end of its queue")
+        facts = {"retried": in_place + at_the_end, "in_place": in_place, "at_the_end": at_the_end}
+        return {**facts, "message": "; ".join(said)}
+
+
+def see(installation: Installation, asked: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:
+    """The state that is to be changed. Raises 404 for a computation that this process does not have, 409 for a stale look."""
+    computation = installation.computations.get(asked.computation)
+    if computation is None or computation.state is None:
+        raise HTTPError(404, f"this process has no state computation {asked.computation!r}")
+    seen = installation.group.state_editor.see(computation, key)
+    if stale_is_refused and asked.digest is not None and asked.digest != _digest(seen):
+        raise HTTPError(409, changed(seen))
+    return seen
+
+
+def changed(seen: SeenState) -> str:
+    """Why a state was not touched, and what helps."""
+    return f"the state changed meanwhile; nothing was done. Look again, or pause partition {seen.partition} first"
+
+
+def _digest(seen: SeenState) -> str:
+    return "" if seen.stored is None else digest_of_raw(seen.stored)

@@ -1,0 +1,49 @@
+"""What the pages show, as JSON."""
+
+from __future__ import annotations
+
+from tornado.escape import utf8
+from tornado.web import HTTPError, authenticated
+
+from tasks.dashboard.handlers import Api
+from tasks.dashboard.letters import find_letters
+from tasks.dashboard.live import Live
+from tasks.dashboard.reading import look_at_key, look_at_unit
+
+
+class Overview(Api):
+    """GET /api/partitions: `at`, `totals`, and `partitions`, a row each."""
+
+    @authenticated
+    async def get(self) -> None:
+        live: Live = self.live
+        live.touch()
+        self.answer(await self.reading(live.watch.to_json))
+
+
+class Unit(Api):
+    """GET /api/partitions/UNIT: its row, keys that wait, the head of its queue, its hottest and largest keys."""
+
+    @authenticated
+    async def get(self, unit: str) -> None:
+        self.answer(await self.reading(look_at_unit, self.live.watch, self.installation, self.known_unit(unit)))
+
+
+class Key(Api):
+    """GET /api/partitions/keys/KEY, or ?key=KEY: its states, and what waits for it."""
+
+    @authenticated
+    async def get(self, key: str | None = None) -> None:
+        in_base64 = self.word("base64") not in ("", "0", "false")
+        spelled = self.key_in_query() if key is None else self.key_of(utf8(key), in_base64)
+        if spelled is None:
+            raise HTTPError(400, "which key? Say ?key=KEY")
+        self.answer(await self.reading(look_at_key, self.live.watch, self.installation, spelled))
+
+
+class Letters(Api):
+    """GET /api/partitions/dead-letters, ?q=… ?unit=… ?reason=… ?fingerprint=…: like failures together."""
+
+    @authenticated
+    async def get(self) -> None:
+        self.answer(await self.reading(find_letters, self.installation, self.letters_asked()))

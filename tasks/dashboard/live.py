@@ -1,0 +1,113 @@
+"""One sampler in a Flower process: it reads the group every two seconds while somebody looks, and tells all who listen.
+
+It starts with the first look and stops some minutes after the last, so that a page which is opened again soon has its five
+minutes of history, and a Flower that nobody looks at asks Redis nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+import redis
+
+from tasks.model.errors import PartitionError
+from tasks.operating.history import KEPT_SECONDS, LEAST_SECONDS
+from tasks.operating.watching import Watch
+from tasks.producer.installation import Installation
+
+logger = logging.getLogger("celery.partitions.dashboard")
+
+#: Longer than the history is: one who comes back within it finds it whole.
+IDLE_SECONDS = 2 * KEPT_SECONDS
+
+#: What a read may raise that is to be shown, and tried again.
+FAILURES = (redis.RedisError, OSError, PartitionError)
+
+
+class Live:
+    """Made, and used, in Flower's event loop; `watch` may be used by any thread that may wait for Redis."""
+
+    def __init__(self, installation: Installation, executor: Executor, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.watch = Watch(installation.group)
+        self.executor, self.idle_seconds = executor, idle_seconds
+        #: The last overview in JSON, without histories; None before the first.
+        self.latest: bytes | None = None
+        #: Why the last read failed; empty when it did not.
+        self.error = ""
+        self._looked_at = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+        self._listeners = 0
+        self._ticked = asyncio.Event()
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def touch(self) -> None:
+        """Somebody looks: sample, now and for the next minutes."""
+        self._looked_at = time.monotonic()
+        if not self.running:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def whole(self) -> bytes:
+        """The overview with the histories, in JSON. Raises one of `FAILURES`."""
+        self.touch()
+        return await self._in_executor(60)
+
+    async def next(self) -> tuple[bytes | None, str]:
+        """Wait for the next sample: the overview in JSON, or why there is none."""
+        self._listeners += 1
+        try:
+            self.touch()
+            await self._ticked.wait()
+        finally:
+            self._listeners -= 1
+        return (None, self.error) if self.error else (self.latest, "")
+
+    async def _run(self) -> None:
+        while self._listeners or time.monotonic() - self._looked_at < self.idle_seconds:
+            began = time.monotonic()
+            try:
+                self.latest = await self._in_executor(0)
+                self._said("")
+            except FAILURES as error:
+                self._said(said(error))
+            except Exception as error:
+                logger.exception("the partitions can't be sampled")
+                self._said(said(error))
+            ticked, self._ticked = self._ticked, asyncio.Event()
+            ticked.set()
+            await asyncio.sleep(max(LEAST_SECONDS / 4, began + LEAST_SECONDS + 0.01 - time.monotonic()))
+
+    def _said(self, error: str) -> None:
+        if error and not self.error:
+            logger.warning("the partitions can't be read (%s); tried again every two seconds", error)
+        self.error = error
+
+    async def _in_executor(self, points: int) -> bytes:
+        def read() -> bytes:
+            return msgspec.json.encode(self.watch.to_json(points=points))
+
+        return await asyncio.get_running_loop().run_in_executor(self.executor, read)
+
+
+def said(error: BaseException) -> str:
+    """An error for people: what is wrong, without a traceback."""
+    what = f"{error}" or type(error).__name__
+    if isinstance(error, PartitionError):
+        return what
+    return f"Redis: {what}" if isinstance(error, redis.RedisError | OSError) else f"{type(error).__name__}: {what}"
+
+
+def live_of(application: Any, installation: Installation) -> Live:
+    """The sampler of a Flower application. Called in its event loop."""
+    found = getattr(application, "partitions_live", None)
+    if found is None:
+        found = application.partitions_live = Live(installation, application.executor)
+    assert isinstance(found, Live)
+    return found

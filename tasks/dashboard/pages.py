@@ -1,0 +1,92 @@
+"""The pages: Partitions, a partition, a key, the dead letters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado.web import HTTPError, authenticated
+
+from tasks.dashboard import showing
+from tasks.dashboard.handlers import NOT_INSTALLED, Common
+from tasks.dashboard.letters import find_letters
+from tasks.dashboard.loader import static_version
+from tasks.dashboard.reading import look_at_key, look_at_unit
+from tasks.dashboard.tasks_seen import of_key, of_partition
+from tasks.producer.declarations import installation_of
+from tasks.store.names import INGRESS
+
+
+class Page(Common):
+    """A page in Flower's frame. What it shows is read before; a Redis that is away makes a page that says so and looks again."""
+
+    def show(self, template: str, **values: Any) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.render(f"partitions/{template}", cant_act=self.acts, version=static_version(), **values)
+
+    def get_template_namespace(self) -> dict[str, Any]:
+        return {**super().get_template_namespace(), **showing.HELPERS, "key_url": self.key_url}
+
+    def key_url(self, one: dict[str, Any]) -> str:
+        """The page of a key as JSON has it."""
+        return str(self.reverse_url("partitions-key")) + showing.key_query(one)
+
+    def write_error(self, status_code: int, **more: Any) -> None:
+        if status_code not in (409, 503):
+            super().write_error(status_code, **more)
+            return
+        error = (more.get("exc_info") or (None, None))[1]
+        self.set_status(status_code)
+        self.show("away.html", error=error.get_message() if isinstance(error, HTTPError) else "")
+
+
+class PartitionsPage(Page):
+    """GET /partitions: reads nothing by itself; the rows come with the first event."""
+
+    @authenticated
+    async def get(self) -> None:
+        if installation_of(self.application.capp) is None:
+            raise HTTPError(404, NOT_INSTALLED)
+        self.live.touch()
+        self.show("overview.html")
+
+
+class UnitPage(Page):
+    """GET /partition/UNIT"""
+
+    @authenticated
+    async def get(self, unit: str) -> None:
+        self.known_unit(unit)
+        found = await self.reading(look_at_unit, self.live.watch, self.installation, unit)
+        self.live.touch()
+        seen = []
+        if unit != INGRESS:
+            seen = of_partition(self.application.events.state, int(unit), self.installation)
+        self.show("unit.html", unit=unit, row=found, tasks_seen=seen)
+
+
+class KeyPage(Page):
+    """GET /partitions/key?key=…"""
+
+    @authenticated
+    async def get(self) -> None:
+        key = self.key_in_query()
+        if key is None:
+            self.show("key.html", found=None, tasks_seen=[], searches=[])
+            return
+        found = await self.reading(look_at_key, self.live.watch, self.installation, key)
+        shown = found["key"]
+        seen = of_key(self.application.events.state, shown)
+        names = {one["computation"] for one in found["states"]} | {one["name"] for one in seen}
+        tasks = str(self.reverse_url("tasks"))
+        searches = [(name, tasks + query) for name in sorted(names) if (query := showing.tasks_query(name, shown))]
+        self.show("key.html", found=found, tasks_seen=seen, searches=searches)
+
+
+class LettersPage(Page):
+    """GET /partitions/dead-letters?q=…"""
+
+    @authenticated
+    async def get(self) -> None:
+        asked = self.letters_asked()
+        found = await self.reading(find_letters, self.installation, asked)
+        self.show("letters.html", asked=asked, found=found)

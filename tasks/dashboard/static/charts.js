@@ -1,0 +1,87 @@
+// Lines in SVG: a row's sparkline, and the charts of the whole group. Series are [time, in, done, waiting], oldest first.
+(function () {
+  "use strict";
+
+  const SECONDS = 300;
+  const NAMESPACE = "http://www.w3.org/2000/svg";
+
+  function element(name, attributes, parent) {
+    const made = document.createElementNS(NAMESPACE, name);
+    for (const [key, value] of Object.entries(attributes)) { made.setAttribute(key, value); }
+    if (parent) { parent.append(made); }
+    return made;
+  }
+
+  function points(series, column, now, top, box) {
+    return series.map((one) => {
+      const x = box.left + box.width * (1 - (now - one[0]) / SECONDS);
+      const y = box.top + box.height * (1 - one[column] / top);
+      return Math.max(box.left, x).toFixed(1) + "," + y.toFixed(1);
+    });
+  }
+
+  function highest(series, columns) {
+    return series.reduce((most, one) => columns.reduce((so, column) => Math.max(so, one[column]), most), 0);
+  }
+
+  // A small number above the highest value that reads well: 1, 2, 5, 10, 20 …
+  function ceiling(value) {
+    if (value <= 1) { return 1; }
+    const power = Math.pow(10, Math.floor(Math.log10(value)));
+    return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
+  }
+
+  // A row's line: made once, then only its points change.
+  function sparkline(svg, series, now) {
+    if (!svg.firstChild) {
+      svg.setAttribute("viewBox", "0 0 100 24");
+      svg.setAttribute("preserveAspectRatio", "none");
+      element("polyline", {class: "line-in"}, svg);
+      element("polyline", {class: "line-done"}, svg);
+    }
+    const top = Math.max(1, highest(series, [1, 2]));
+    const box = {left: 0, top: 2, width: 100, height: 20};
+    svg.children[0].setAttribute("points", points(series, 1, now, top, box).join(" "));
+    svg.children[1].setAttribute("points", points(series, 2, now, top, box).join(" "));
+  }
+
+  // lines: [{column, className, filled}]
+  function chart(svg, series, now, lines) {
+    const width = Math.max(200, svg.clientWidth), height = Math.max(100, svg.clientHeight);
+    const box = {left: 48, top: 8, width: width - 56, height: height - 30};
+    const top = ceiling(highest(series, lines.map((line) => line.column)));
+    svg.replaceChildren();
+    svg.setAttribute("viewBox", "0 0 " + width + " " + height);
+    for (const part of [0, 0.5, 1]) {
+      const y = box.top + box.height * (1 - part);
+      element("line", {class: "grid", x1: box.left, x2: box.left + box.width, y1: y, y2: y}, svg);
+      const label = element("text", {class: "axis", x: box.left - 6, y: y + 4, "text-anchor": "end"}, svg);
+      label.textContent = short(top * part);
+    }
+    for (const minutes of width < 420 ? [5, 3, 1, 0] : [5, 4, 3, 2, 1, 0]) {
+      const x = box.left + box.width * (1 - minutes / 5);
+      const anchor = minutes === 5 ? "start" : minutes === 0 ? "end" : "middle";
+      const label = element("text", {class: "axis", x, y: height - 6, "text-anchor": anchor}, svg);
+      label.textContent = minutes ? "−" + minutes + " min" : "now";
+    }
+    if (!series.length) { return; }
+    for (const line of lines) {
+      const made = points(series, line.column, now, top, box);
+      if (line.filled) {
+        const floor = box.top + box.height;
+        const ends = [made[0], made[made.length - 1]].map((one) => one.split(",")[0] + "," + floor);
+        element("polygon", {class: "area " + line.className, points: [ends[0], ...made, ends[1]].join(" ")}, svg);
+      }
+      element("polyline", {class: line.className, points: made.join(" ")}, svg);
+    }
+  }
+
+  function short(value) {
+    for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+      if (value >= size) { return Number((value / size).toPrecision(3)) + unit; }
+    }
+    return String(Number(value.toPrecision(3)));
+  }
+
+  window.partitions.charts = {sparkline, chart, SECONDS};
+}());

@@ -1,0 +1,163 @@
+// What every page of the partitions uses: how numbers look, actions, confirmations, and looking again.
+// Text goes into the page by textContent and attributes only: keys and messages are anybody's.
+(function () {
+  "use strict";
+
+  const page = document.getElementById("partitions-page");
+
+  function span(seconds) {
+    if (seconds === null || seconds === undefined) { return "–"; }
+    if (seconds > 0 && seconds < 0.001) { return Math.round(1e6 * seconds) + " µs"; }
+    if (seconds < 1) { return Number((1000 * Math.max(0, seconds)).toPrecision(3)) + " ms"; }
+    for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+      if (seconds >= 2 * size) { return Math.round(seconds / size) + " " + unit; }
+    }
+    return (seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)) + " s";
+  }
+
+  function size(bytes) {
+    if (bytes === null || bytes === undefined) { return "–"; }
+    let value = bytes;
+    for (const unit of ["B", "kB", "MB"]) {
+      if (value < 1000) { return Number(value.toPrecision(3)) + " " + unit; }
+      value /= 1000;
+    }
+    return Number(value.toPrecision(3)) + " GB";
+  }
+
+  function count(value) {
+    return value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en-US");
+  }
+
+  function rate(value) {
+    if (value === null || value === undefined) { return "–"; }
+    return value > 0 && value < 10 ? value.toFixed(1) : count(value);
+  }
+
+  function toast(text, kind) {
+    const box = document.createElement("div");
+    const body = document.createElement("div");
+    const close = document.createElement("button");
+    box.className = "toast align-items-center border-0 text-bg-" + kind;
+    box.setAttribute("role", kind === "danger" ? "alert" : "status");
+    body.className = "toast-body d-flex";
+    const words = document.createElement("span");
+    words.textContent = text;
+    close.type = "button";
+    close.className = "btn-close btn-close-white ms-auto";
+    close.setAttribute("data-bs-dismiss", "toast");
+    close.setAttribute("aria-label", "Close");
+    body.append(words, close);
+    box.append(body);
+    document.getElementById("toast-container").append(box);
+    box.addEventListener("hidden.bs.toast", () => box.remove());
+    bootstrap.Toast.getOrCreateInstance(box, {delay: kind === "danger" ? 10000 : 5000}).show();
+  }
+
+  function cookie(name) {
+    const found = document.cookie.split("; ").find((one) => one.startsWith(name + "="));
+    return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
+  }
+
+  // POST to the API; answers what the server said, or throws an Error with its words.
+  async function post(path, body) {
+    let reply;
+    try {
+      reply = await fetch(page.dataset.api + "/" + path, {
+        method: "POST", credentials: "same-origin", body: JSON.stringify(body),
+        headers: {"Content-Type": "application/json", "X-XSRFToken": cookie("_xsrf")},
+      });
+    } catch (error) {
+      throw new Error("Flower can’t be reached.");
+    }
+    const said = await reply.json().catch(() => ({}));
+    if (!reply.ok) { throw new Error(said.error || reply.status + " " + reply.statusText); }
+    return said;
+  }
+
+  // Ask in a dialog; resolves to true only for Yes.
+  function confirmed(text, yes) {
+    const dialog = document.getElementById("confirm-dialog");
+    document.getElementById("confirm-text").textContent = text;
+    document.getElementById("confirm-yes").textContent = yes || "Yes";
+    dialog.returnValue = "no";
+    dialog.showModal();
+    return new Promise((resolve) => {
+      dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), {once: true});
+    });
+  }
+
+  // What has the focus in a part that is put anew, so that whoever works by keyboard stays there.
+  const CONTROLS = "a[href], button, summary";
+  const nameOf = (one) => one.id || one.getAttribute("aria-label") || one.textContent;
+  function placeOf(one) {
+    const region = one && one.closest("[data-refresh]");
+    return region && {region: region.id, name: nameOf(one)};
+  }
+
+  // Look at the page again, and put what it says now where it stood: nothing else of the page changes.
+  async function refresh() {
+    let text, reply;
+    try {
+      reply = await fetch(location.href, {credentials: "same-origin", headers: {Accept: "text/html"}});
+      text = await reply.text();
+    } catch (error) {
+      return false;
+    }
+    if (reply.redirected) { location.reload(); return true; }
+    const fresh = new DOMParser().parseFromString(text, "text/html");
+    const away = fresh.getElementById("away");
+    const notice = document.getElementById("looked-in-vain");
+    if (notice) { notice.hidden = reply.ok; notice.querySelector("span").textContent = away ? away.textContent : ""; }
+    if (!reply.ok) { return false; }
+    const folds = new Map(Array.from(document.querySelectorAll("details[id]"), (one) => [one.id, one.open]));
+    const focused = placeOf(document.activeElement);
+    for (const old of document.querySelectorAll("[data-refresh]")) {
+      const now = fresh.getElementById(old.id);
+      if (now) { old.replaceWith(document.adoptNode(now)); }
+    }
+    for (const one of document.querySelectorAll("[data-refresh] details[id]")) { one.open = folds.get(one.id) ?? one.open; }
+    if (focused && document.activeElement === document.body) {
+      const there = document.getElementById(focused.region).querySelectorAll(CONTROLS);
+      (Array.from(there).find((one) => nameOf(one) === focused.name) || document.body).focus({preventScroll: true});
+    }
+    return true;
+  }
+
+  // A button that acts: data-post (path), data-body (JSON), data-confirm (the question; none: not asked), data-yes.
+  async function act(button) {
+    if (button.dataset.confirm && !await confirmed(button.dataset.confirm, button.dataset.yes)) { return; }
+    button.disabled = true;
+    try {
+      toast((await post(button.dataset.post, JSON.parse(button.dataset.body || "{}"))).message, "success");
+    } catch (error) {
+      toast(error.message, "danger");
+    }
+    button.disabled = false;
+    if (document.querySelector("[data-refresh]")) { await refresh(); }
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-post]");
+    if (button) { act(button); }
+  });
+
+  // Where Redis was away when the page was asked for: the whole page again, once it is back.
+  if (document.getElementById("away")) {
+    setInterval(async () => {
+      const reply = await fetch(location.href, {credentials: "same-origin"}).catch(() => null);
+      if (reply && reply.ok) { location.reload(); }
+    }, 3000);
+  }
+
+  // A page of tables looks again by itself while nobody is in the middle of something.
+  const every = document.querySelector("[data-refresh-seconds]");
+  if (every) {
+    setInterval(() => {
+      const busy = document.hidden || document.querySelector("dialog[open]") || String(window.getSelection());
+      if (!busy) { refresh(); }
+    }, 1000 * Number(every.dataset.refreshSeconds));
+  }
+
+  window.partitions = {page, span, size, count, rate, toast, post, confirmed, refresh};
+}());

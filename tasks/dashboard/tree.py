@@ -1,0 +1,93 @@
+"""A state object as a tree for people: each value with its type. Bounded in depth and size, and never raises for what is in it."""
+
+from __future__ import annotations
+
+import collections
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from tasks.model.editing import plain_fields
+from tasks.model.errors import encodable
+
+MOST_DEPTH = 20
+#: Of one container; the rest is counted.
+MOST_CHILDREN = 200
+#: Of a whole tree.
+MOST_NODES = 3_000
+MOST_TEXT_CHARACTERS = 2_000
+
+_SEQUENCES = (list, tuple, set, frozenset, collections.deque)
+_PLAIN = (bool, int, float, str, bytes, bytearray, complex)
+
+
+@dataclass(slots=True)
+class Node:
+    """A value. It has a text, or children, and then how many are not shown."""
+
+    name: str
+    type: str
+    text: str = ""
+    children: list[Node] = field(default_factory=list)
+    more: int = 0
+
+
+class _Budget:
+    def __init__(self) -> None:
+        self.nodes = MOST_NODES
+
+
+def tree_of(value: Any, name: str = "") -> Node:
+    """The tree of a value."""
+    return _node(value, name, MOST_DEPTH, _Budget())
+
+
+def _node(value: Any, name: str, depth: int, budget: _Budget) -> Node:
+    budget.nodes -= 1
+    made = Node(_cut(name), type(value).__qualname__)
+    if value is None or isinstance(value, (*_PLAIN, enum.Enum, type)):
+        made.text = _text(value)
+        return made
+    inside = _inside(value)
+    if inside is None or depth == 0:
+        made.text = _text(value) if inside is None else "…"
+        return made
+    total, pairs = inside
+    for label, child in islice(pairs, MOST_CHILDREN):
+        if budget.nodes <= 0:
+            break
+        made.children.append(_node(child, label, depth - 1, budget))
+    made.more = total - len(made.children)
+    if not total:
+        made.text = "empty"
+    return made
+
+
+def _inside(value: Any) -> tuple[int, Iterable[tuple[str, Any]]] | None:
+    try:
+        if isinstance(value, Mapping):
+            return len(value), ((_label(key), one) for key, one in value.items())
+        if isinstance(value, _SEQUENCES):
+            return len(value), ((str(number), one) for number, one in enumerate(value))
+        fields = plain_fields(value)
+    except Exception:
+        return None
+    return (len(fields), fields.items()) if fields else None
+
+
+def _label(key: Any) -> str:
+    return key if isinstance(key, str) else _text(key)
+
+
+def _text(value: Any) -> str:
+    try:
+        return _cut(repr(value))
+    except Exception as error:  # an int too long to be written, or a class's own __repr__
+        return f"(can't be shown: {type(error).__name__})"
+
+
+def _cut(text: str) -> str:
+    shown = encodable(text)
+    return shown if len(shown) <= MOST_TEXT_CHARACTERS else shown[:MOST_TEXT_CHARACTERS] + "…"

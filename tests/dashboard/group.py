@@ -1,0 +1,55 @@
+"""A group without workers, filled by hand as workers would fill it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from celery import Celery
+
+from tasks.model.keys import key_bytes, partition_of
+from tasks.model.outcome import Outcome
+from tasks.model.reading import Broken
+from tasks.operating.group import Group
+from tasks.producer.declarations import installation_of
+from tasks.store.commits import commands_of
+from tasks.store.parking import Parked, park
+from tests.dashboard.declared import Account, pay
+
+
+class Filled:
+    """`client` reaches the database of `app`'s group."""
+
+    def __init__(self, app: Celery, client: redis.Redis) -> None:
+        installation = installation_of(app)
+        assert installation is not None
+        self.app, self.client, self.installation = app, client, installation
+        self.group: Group = installation.group
+        self.names = self.group.names
+
+    def unit(self, key: str) -> str:
+        return str(partition_of(key, self.group.settings.partitions))
+
+    def state(self, key: str, **fields: Any) -> None:
+        self.stored(key, self.group.codec.dump(pay.computation, key, Account(**fields)))
+
+    def stored(self, key: str, data: bytes, name: str = pay.name) -> None:
+        self.client.hset(self.names.facts_of_group, f"computation:{name}", 1)
+        self.client.hset(self.names.states(self.unit(key), name), key_bytes(key), data)  # type: ignore[arg-type]
+
+    def park(self, key: str, error: str = "ValueError: no", *, since: float = 5.0) -> None:
+        """A key held behind a message that failed."""
+        fact = Parked(due=None, attempt=2, error=error, trace="the trace", message_id="m", task=pay.name, since=since)
+        self.client.execute_command(*park(self.names, self.unit(key), key, fact))
+        self.client.lpush(self.names.mailbox(self.unit(key), key), b'{"headers": {"task": "t", "id": "m"}}')  # type: ignore[arg-type]
+
+    def bury(self, unit: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
+        more = {"error": f"error {number}", "trace": "the trace", **more}
+        outcome = Outcome(dead=[(Broken(raw, reason, **more), 1)])
+        for command in commands_of(outcome, self.names, unit, number, 5.0):
+            self.client.execute_command(*command)
+        return f"{unit}-{number}-0"
+
+    def who(self) -> list[tuple[str, str]]:
+        """What the audit says, newest first."""
+        return [(record.who, record.what) for record in self.group.audit.last(10)]

@@ -1,0 +1,37 @@
+"""Fixtures of the server-side tests: an app, its group filled by hand, and Flower before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery import Celery
+
+from config.settings import Settings
+from tests.dashboard.group import Filled
+from tests.dashboard.served import Served
+from tests.producer.conftest import MakeApp, make_app
+
+SIGNING_KEY = b"a key of the tests, long enough"
+
+
+@pytest.fixture
+def shop(make_app: MakeApp, redis_url: str) -> Celery:
+    """An operator's app, with signed states."""
+    return make_app(redis_url, Settings(redis_url=redis_url, state_signing_keys=(SIGNING_KEY,)))
+
+
+@pytest.fixture
+def filled(shop: Celery, client: redis.Redis) -> Filled:
+    return Filled(shop, client)
+
+
+@pytest.fixture
+def served(shop: Celery) -> Iterator[Served]:
+    """Flower before it, with a login."""
+    with Served(shop) as served:
+        yield served
+
+
+__all__ = ["filled", "make_app", "served", "shop"]

@@ -1,0 +1,140 @@
+"""What is done from a page: as from the command line, audited under the Flower user's name, and never on a stale look."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from celery import Celery
+from tornado.web import create_signed_value
+
+from tests.dashboard.declared import pay
+from tests.dashboard.group import Filled
+from tests.dashboard.served import Served
+from tests.dashboard.serving import filled, make_app, served, shop
+
+__all__ = ["filled", "make_app", "served", "shop"]
+
+
+def test_pause_and_resume(served: Served, filled: Filled) -> None:
+    answer = served.post("/api/partitions/2/pause")
+    assert answer.json == {"queue": "partition.2", "changed": True, "message": "partition.2 is paused"}
+    assert served.post("/api/partitions/2/pause").json["changed"] is False
+    assert served.ask("/api/partitions").json["partitions"][2]["paused"] is True
+    assert served.post("/api/partitions/2/resume").json["changed"] is True
+    assert served.ask("/api/partitions").json["partitions"][2]["paused"] is False, "what is looked at next is new"
+    assert filled.who()[-1] == ("me", "pause")
+
+
+@pytest.mark.parametrize(("what", "left"), [("retry", 1), ("skip", 0), ("discard", 0)])
+def test_a_parked_key(served: Served, filled: Filled, what: str, left: int) -> None:
+    filled.park("a")
+    seen = served.ask("/api/partitions/keys/a").json["parked"]
+    body = {"key": "a", "message_id": seen["message_id"], "since": seen["since"]}
+    assert served.post(f"/api/partitions/key/{what}", {**body, "since": 4.0}).status == 409, "another one failed"
+    assert served.post(f"/api/partitions/key/{what}", body).status == 200
+    assert filled.client.llen(filled.names.mailbox(filled.unit("a"), "a")) == left  # type: ignore[arg-type]
+    assert filled.who()[0] == ("me", f"parked {what}")
+    assert served.post(f"/api/partitions/key/{what}", {"key": "b"}).status == 409
+
+
+def test_a_state_is_looked_at_and_then_set(served: Served, filled: Filled) -> None:
+    filled.state("a", balance=3, notes=["x"])
+    body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
+    look = served.post("/api/partitions/key/state", {**body, "preview": True}).json
+    assert (look["old"], look["new"]) == ({"balance": 3, "notes": ["x"]}, {"balance": 9, "notes": []})
+    merged = served.post("/api/partitions/key/state", {**body, "merge": True, "preview": True}).json
+    assert merged["new"] == {"balance": 9, "notes": ["x"]}
+    assert served.post("/api/partitions/key/state", body).status == 400, "what was looked at is to be said"
+    assert (
+        served.post("/api/partitions/key/state", {**body, "digest": look["digest"], "state": '{"balance": 9}'}).status
+        == 200
+    )
+    assert pay.state("a").balance == 9
+    assert filled.who() == [("me", "state set")]
+
+
+def test_a_state_that_changed_meanwhile_is_left_alone(served: Served, filled: Filled) -> None:
+    filled.state("a", balance=3)
+    body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
+    digest = served.post("/api/partitions/key/state", {**body, "preview": True}).json["digest"]
+    filled.state("a", balance=4)
+    answer = served.post("/api/partitions/key/state", {**body, "digest": digest})
+    assert answer.status == 409 and "changed meanwhile" in answer.json["error"]
+    forget = {"key": "a", "computation": pay.name, "digest": digest}
+    assert served.post("/api/partitions/key/forget", forget).status == 409
+    assert pay.state("a").balance == 4 and filled.who() == []
+    assert served.post("/api/partitions/key/forget", {"key": "a", "computation": pay.name}).status == 200
+    assert served.post("/api/partitions/key/forget", {"key": "a", "computation": pay.name}).status == 409
+    assert filled.who() == [("me", "state delete")]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"state": {"balance": "x"}}, 400, "$.balance"),
+        ({"state": {"blance": 1}}, 400, "blance"),
+        ({"state": "{"}, 400, "not JSON"),
+        ({"state": [1]}, 400, "object"),
+        ({"computation": "nobody's"}, 404, "nobody's"),
+        ({"keys": "a"}, 400, "keys"),
+        ({"key": "!", "base64": True}, 400, "base64"),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    served: Served, filled: Filled, change: dict[str, object], status: int, said: str
+) -> None:
+    body = {"key": "a", "computation": pay.name, "state": {"balance": 9}, "digest": "", **change}
+    answer = served.post("/api/partitions/key/state", body)
+    assert answer.status == status and said in answer.json["error"]
+
+
+def test_a_key_that_is_no_text(served: Served, filled: Filled) -> None:
+    raw = b"\xff\x00"
+    body = {"key": base64.b64encode(raw).decode(), "base64": True, "computation": pay.name, "state": {"balance": 1}}
+    assert served.post("/api/partitions/key/state", {**body, "digest": ""}).status == 200
+    assert pay.state(raw).balance == 1
+
+
+def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
+    ids = [filled.bury("1", number) for number in range(4)]
+    other = filled.bury("2", 1, reason="unknown-task")
+    act = "/api/partitions/dead-letters/"
+    assert served.post(act + "retry", {"ids": [ids[0], "none such"]}).json == {
+        "retried": 1,
+        "in_place": 0,
+        "at_the_end": 1,
+        "message": "1 put back, each at the end of its queue",
+    }
+    assert filled.client.llen("partition.1") == 1
+    group = served.ask("/api/partitions/dead-letters").json["groups"][0]
+    assert served.post(act + "discard", {"fingerprint": group["fingerprint"]}).json["discarded"] == 3
+    assert [letter.id for letter in filled.group.dead_letters.all()] == [other]
+    for wrong in ({}, {"all": True, "ids": [other]}, {"all": True, "text": "x"}):
+        assert served.post(act + "discard", wrong).status == 400
+    assert served.post(act + "discard", {"all": True}).json["discarded"] == 1
+    assert filled.who()[0] == ("me", "dead-letters discard")
+
+
+def test_the_redis_user_of_flower_may_only_look(served: Served, filled: Filled) -> None:
+    filled.client.execute_command("ACL SETUSER default -xadd -evalsha -eval -script")
+    try:
+        answer = served.post("/api/partitions/1/pause")
+        assert answer.status == 403 and "Redis user" in answer.json["error"]
+    finally:
+        filled.client.execute_command("ACL SETUSER default +@all")
+
+
+def test_with_oauth_an_action_wants_flowers_token_and_is_audited_under_the_address(
+    shop: Celery, filled: Filled
+) -> None:
+    with Served(shop, login=None, basic_auth=None, auth=".*@example.com") as served:
+        user = create_signed_value("of the tests", "user", "ann@example.com").decode()
+        page = served.ask("/partition/1", Cookie=f"user={user}")
+        assert page.status == 200
+        token = page.headers["Set-Cookie"].partition("_xsrf=")[2].partition(";")[0]
+        act = "/api/partitions/1/pause"
+        assert served.post(act, Cookie=f"user={user}").status == 403
+        assert served.post(act, Cookie=f"user={user}; _xsrf={token}").status == 403
+        assert served.post(act, Cookie=f"user={user}; _xsrf={token}", X_XSRFToken=token).status == 200
+        assert filled.who() == [("ann@example.com", "pause")]

@@ -1,0 +1,134 @@
+"""The pages' content as JSON."""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote
+
+import msgspec
+
+from tests.dashboard.declared import Payment, pay
+from tests.dashboard.group import Filled
+from tests.dashboard.served import Served
+from tests.dashboard.serving import filled, make_app, served, shop
+
+__all__ = ["filled", "make_app", "served", "shop"]
+
+
+def test_the_overview_has_a_row_for_each_queue(served: Served, filled: Filled) -> None:
+    filled.bury("1", 1)
+    found = served.ask("/api/partitions")
+    assert found.headers["Content-Type"] == "application/json; charset=UTF-8"
+    assert [row["unit"] for row in found.json["partitions"]] == ["0", "1", "2", "3", "ingress"]
+    assert found.json["partitions"][1]["dead_letters"] == found.json["totals"]["dead_letters"] == 1
+
+
+def test_a_partition_tells_its_messages_and_keys(served: Served, filled: Filled) -> None:
+    unit = filled.unit("a")
+    filled.state("a", balance=3)
+    filled.park("a")
+    for amount in range(60):
+        pay.delay(Payment("a", amount))
+    found = served.ask(f"/api/partitions/{unit}").json
+    assert found["waiting"] == 60 and found["sampled"] == 60
+    assert [message["text"] for message in found["messages"]][:2] == [
+        '{"account":"a","amount":0}',
+        '{"account":"a","amount":1}',
+    ]
+    assert len(found["messages"]) == 50 and found["messages"][0]["key"] == "a"
+    assert found["hottest"] == [{"computation": pay.name, "key": "a", "messages": 60}]
+    assert [one["key"] for one in found["largest"]] == [one["key"] for one in found["parked_keys"]] == ["a"]
+    assert served.ask("/api/partitions/ingress").json["queue"] == "partition"
+
+
+def test_a_partition_that_is_not_there(served: Served) -> None:
+    for unit in ("4", "007", "9999999999999999"):
+        answer = served.ask(f"/api/partitions/{unit}")
+        assert answer.status == 404 and "there are 4" in answer.json["error"]
+
+
+def test_a_key_tells_its_state_and_what_waits_for_it(served: Served, filled: Filled) -> None:
+    filled.state("a", balance=3, notes=["x"])
+    filled.park("a")
+    pay.delay(Payment("a", 7))
+    found = served.ask("/api/partitions/keys/a").json
+    assert found == served.ask("/api/partitions/keys?key=a").json | {"at": found["at"]}
+    assert str(found["partition"]) == filled.unit("a")
+    [state] = found["states"]
+    assert (state["computation"], state["type"], state["form"], state["verified"]) == (
+        pay.name,
+        "Account",
+        "signed",
+        True,
+    )
+    assert state["state"] == {"balance": 3, "notes": ["x"]}
+    assert [(node["name"], node["type"], node["text"]) for node in state["tree"]["children"]] == [
+        ("balance", "int", "3"),
+        ("notes", "list", ""),
+    ]
+    assert found["parked"]["error"] == "ValueError: no" and len(found["parked"]["messages"]) == 1
+    assert [message["text"] for message in found["messages"]] == ['{"account":"a","amount":7}']
+
+
+def test_a_key_may_be_any_bytes(served: Served, filled: Filled) -> None:
+    raw = b"\xff/ \x00?"
+    key = raw.decode("utf-8", "surrogateescape")
+    filled.state(key, balance=5)
+    coded = base64.b64encode(raw).decode()
+    ways = [f"?key={quote(coded)}&base64=1", f"?key={quote(raw)}", f"/{quote(coded, safe='')}?base64=1"]
+    for way in ways:
+        found = served.ask("/api/partitions/keys" + way).json
+        assert found["key_base64"] == coded and found["states"][0]["state"]["balance"] == 5, way
+        assert served.ask("/partitions/key" + way.partition("/")[0] or way).status == 200
+    assert served.ask("/api/partitions/keys?key=%ff&base64=1").status == 400
+    assert served.ask("/api/partitions/keys?key=" + "k" * 5000).status == 400
+    assert served.ask("/api/partitions/keys").status == 400
+
+
+def test_what_is_not_signed_by_us_is_not_unpickled(served: Served, filled: Filled) -> None:
+    filled.state("a", balance=3)
+    data = filled.client.hget(filled.names.states(filled.unit("a"), pay.name), "a")
+    assert isinstance(data, bytes)
+    for forged, form, verified in ((b"\x01" + data[17:], "unsigned", None), (data[:-1] + b"!", "signed", False)):
+        filled.stored("a", forged)
+        [state] = served.ask("/api/partitions/keys/a").json["states"]
+        assert (state["form"], state["verified"], state["tree"], state["state"]) == (form, verified, None, None)
+        assert state["error"] and state["bytes"] == len(forged)
+
+
+def test_a_computation_that_this_process_does_not_have(served: Served, filled: Filled) -> None:
+    filled.stored("a", b"\x02whatever that is", name="of somebody else")
+    [state] = served.ask("/api/partitions/keys/a").json["states"]
+    assert state["computation"] == "of somebody else" and "not unpickled" in state["error"]
+    assert state["bytes"] == 17 and state["tree"] is None
+
+
+def test_dead_letters_are_grouped_and_found_by_key_id_and_text(served: Served, filled: Filled) -> None:
+    ids = [filled.bury("1", number, key="blue", message_id="one") for number in range(12)]
+    body = base64.b64encode(b'[[{"account": "secret words"}], {}, {}]').decode()
+    raw = msgspec.json.encode(
+        {
+            "body": body,
+            "headers": {"task": "t", "id": "two"},
+            "properties": {"body_encoding": "base64", "delivery_tag": "x", "delivery_info": {"exchange": ""}},
+        }
+    )
+    other = filled.bury("ingress", 1, reason="unknown-task", raw=raw, key=None, message_id="two")
+    found = served.ask("/api/partitions/dead-letters").json
+    assert (found["total"], found["found"], found["found_groups"]) == (13, 13, 2)
+    assert [(group["count"], group["reason"]) for group in found["groups"]] == [(12, "bad-key"), (1, "unknown-task")]
+    assert len(found["groups"][0]["letters"]) == 10
+    alone = served.ask(f"/api/partitions/dead-letters?fingerprint={found['groups'][0]['fingerprint']}").json
+    assert len(alone["groups"][0]["letters"]) == 12
+    for query, expected in (
+        ("q=BLUE", 12),
+        (f"q={ids[11]}", 1),
+        ("q=secret%20words", 1),
+        ("q=two", 1),
+        (f"q={other}", 1),
+        ("unit=ingress", 1),
+        ("reason=bad-key&unit=1", 12),
+        ("reason=bad-key&unit=2", 0),
+        ("q=nowhere", 0),
+    ):
+        assert served.ask(f"/api/partitions/dead-letters?{query}").json["found"] == expected, query

@@ -1,0 +1,90 @@
+"""The page of all partitions, in a browser: it moves by itself, and an operator pauses and resumes on it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.dashboard.conftest import LOGIN, PARTITIONS, Visiting
+from tests.dashboard.trouble import hold, make_letters, unit_of, wait_balance
+from tests.fundamentals.live import LiveGroup
+from tests.support.applications.accounts import Payment, pay
+
+NOT_ZERO = re.compile(r"^[1-9]")
+
+
+def total(page: Page, name: str) -> Locator:
+    return page.locator(f"[data-total='{name}']")
+
+
+def cell(page: Page, unit: str, field: str) -> Locator:
+    return page.locator(f"#unit-{unit} [data-field='{field}']")
+
+
+def number(locator: Locator) -> int:
+    return int((locator.text_content() or "0").replace(",", ""))
+
+
+def test_it_shows_a_row_for_each_queue_with_its_owner(visit: Visiting) -> None:
+    page = visit().open("/workers")
+    page.get_by_role("link", name="Partitions", exact=True).click()
+    expect(page.locator("#partitions-table tbody tr")).to_have_count(PARTITIONS + 1)
+    expect(page.get_by_text("5 of 5 queues held by 2 workers")).to_be_visible()
+    owner = page.locator("#unit-0").get_by_role("link", name=re.compile("(one|two)@dashboard"))
+    name = owner.text_content()
+    owner.click()
+    expect(page).to_have_title(re.compile(str(name)))
+
+
+def test_its_numbers_move_while_messages_flow(visit: Visiting, live: LiveGroup, key: str) -> None:
+    one = visit()
+    page = one.open("/partitions")
+    unit = unit_of(live, key)
+    expect(page.locator("#live-status")).to_have_text("Live")
+    expect(cell(page, unit, "keys")).to_have_text(re.compile(r"^\d"))
+    before = number(cell(page, unit, "keys").locator("span"))
+    for wave in range(2):
+        live.send(pay, [Payment(f"{key}-{wave}-{account}", 1) for account in range(400)])
+        expect(total(page, "done_per_second")).to_have_text(NOT_ZERO)
+        expect(total(page, "done_per_second")).to_have_text("0")
+    assert number(cell(page, unit, "keys").locator("span")) > before
+    assert page.locator("#chart-flow polyline.line-done").count() == 1
+    assert one.loads == 1, "it was loaded again"
+
+
+def test_it_tells_of_trouble(visit: Visiting, live: LiveGroup, key: str) -> None:
+    page = visit().open("/partitions")
+    unit = unit_of(live, key)
+    make_letters(live, key)
+    hold(live, key)
+    for field in ("dead_letters", "parked"):
+        expect(cell(page, unit, field)).to_have_text(NOT_ZERO)
+        expect(cell(page, unit, field)).to_have_class(re.compile("partitions-bad"))
+
+
+@pytest.mark.usefixtures("resumed")
+def test_pause_and_resume(visit: Visiting, live: LiveGroup, key: str) -> None:
+    page = visit().open("/partitions")
+    unit = unit_of(live, key)
+    page.get_by_role("button", name=f"Pause partition.{unit}", exact=True).click()
+    agree(page)
+    expect(cell(page, unit, "paused")).to_contain_text("paused")
+    assert live.status()[f"partition.{unit}"].paused
+    live.send(pay, [Payment(key, 5)])
+    expect(cell(page, unit, "waiting").locator("span")).to_have_text("1")
+    page.get_by_role("button", name=f"Resume partition.{unit}", exact=True).click()
+    agree(page)
+    expect(cell(page, unit, "paused")).to_contain_text("running")
+    wait_balance(live, pay, key, 5)
+    assert LOGIN.partition(":")[0] in str(live.group.audit.last(2))
+
+
+def agree(page: Page) -> None:
+    """Say yes, where the page asks."""
+    yes = page.locator("dialog[open] #confirm-yes")
+    if yes.count():
+        yes.click()
+
+

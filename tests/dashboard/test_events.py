@@ -1,0 +1,107 @@
+"""The live overview: one sampler for all who listen, which begins with the first look."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from config.settings import Settings
+from tasks.dashboard import live as live_module
+from tasks.dashboard.live import Live
+from tests.dashboard.group import Filled
+from tests.dashboard.served import LOGIN, Served
+from tests.dashboard.serving import filled, make_app, served, shop
+from tests.producer.conftest import MakeApp
+from tests.support.server import RedisServer
+from tests.support.wait import wait_until
+
+__all__ = ["filled", "make_app", "served", "shop"]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample each tenth of a second."""
+    monkeypatch.setattr(live_module, "LEAST_SECONDS", 0.1)
+
+
+def events(served: Served, path: str = "/partitions/events") -> Iterator[tuple[str, Any]]:
+    """The events of a stream, until the caller has enough."""
+    request = urllib.request.Request(served.base + path)
+    request.add_header("Authorization", "Basic " + base64.b64encode(LOGIN.encode()).decode())
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert reply.headers["Content-Type"] == "text/event-stream"
+        name = ""
+        for line in reply:
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield name, json.loads(value)
+
+
+def sampler(served: Served) -> Live | None:
+    return getattr(served.flower, "partitions_live", None)
+
+
+def test_the_first_event_has_the_history_and_the_next_ones_the_rows(
+    served: Served, filled: Filled, quick: None
+) -> None:
+    assert sampler(served) is None, "nobody looks yet"
+    served.ask("/api/partitions")
+    stream = events(served, "/api/partitions/events")
+    kinds = [next(stream) for _ in range(4)]
+    assert {kind for kind, _ in kinds} == {"overview"}
+    first, *others = [overview for _, overview in kinds]
+    assert [row["unit"] for row in first["partitions"]] == ["0", "1", "2", "3", "ingress"]
+    assert all(row["history"] == [] for one in others for row in one["partitions"])
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_all_who_listen_share_one_read(served: Served, filled: Filled, quick: None) -> None:
+    streams = [events(served) for _ in range(3)]
+    for stream in streams:
+        next(stream)
+    found = sampler(served)
+    assert found is not None and found.running
+    wait_until(lambda: found._listeners == 3)
+    for stream in streams:
+        stream.close()  # type: ignore[attr-defined]
+    wait_until(lambda: found._listeners == 0)
+
+
+def test_it_stops_when_nobody_looks_any_more(shop: Any, filled: Filled, quick: None) -> None:
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            live = Live(filled.installation, executor, idle_seconds=0.0)
+            assert not live.running
+            assert (await live.next())[0] is not None
+            assert live._task is not None
+            await asyncio.wait_for(live._task, 5)
+            assert not live.running
+            assert (await live.next())[0] is not None, "and begins again"
+            await live._task
+
+    asyncio.run(run())
+
+
+def test_a_redis_that_is_away_is_told_and_so_is_its_return(
+    make_app: MakeApp, server_factory: Callable[..., RedisServer], quick: None
+) -> None:
+    server = server_factory()
+    app = make_app(server.url(), Settings(redis_url=server.url(), redis_timeout_seconds=1))
+    with Served(app) as served:
+        stream = events(served)
+        assert next(stream)[0] == "overview"
+        server.stop()
+        kind, told = next(one for one in stream if one[0] != "overview")
+        assert kind == "unreachable" and told["error"].startswith("Redis: ")
+        server.start()
+        assert next(one for one in stream if one[0] == "overview")
+        stream.close()  # type: ignore[attr-defined]

@@ -1,0 +1,70 @@
+"""Accounts whose messages fail while a Redis key says so: what the dashboard shows, and lets an operator mend."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import redis
+
+from tasks import RetryPolicy, app, key_extractor, state_computation
+
+__all__ = ["BROKEN", "Account", "Owner", "Payment", "app", "deliver", "pay"]
+
+#: While this Redis key is set, a message that may fail does; its value is the error's text.
+BROKEN = "accounts are broken"
+
+
+@dataclass
+class Payment:
+    """`may_fail`: it does while `BROKEN` is set."""
+
+    account: str
+    amount: int
+    note: str = ""
+    may_fail: bool = False
+
+
+@dataclass
+class Owner:
+    name: str = "nobody"
+    emails: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Account:
+    """A state with something inside it: the key page shows a tree."""
+
+    balance: int = 0
+    payments: int = 0
+    owner: Owner = field(default_factory=Owner)
+    notes: list[str] = field(default_factory=list)
+
+
+@key_extractor
+def account_of(payment: Payment) -> str:
+    return payment.account
+
+
+def _apply(payment: Payment, state: Account) -> None:
+    if payment.may_fail:
+        with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+            text = client.get(BROKEN)
+        if isinstance(text, bytes):
+            raise ValueError(text.decode())
+    state.balance += payment.amount
+    state.payments += 1
+    if payment.note:
+        state.notes.append(payment.note)
+
+
+@state_computation("pay", state=Account, key=account_of, on_error=RetryPolicy(0, then="dead_letter"))
+def pay(payment: Payment, state: Account) -> None:
+    """What fails is a dead letter at once, and its key goes on."""
+    _apply(payment, state)
+
+
+@state_computation("deliver", state=Account, key=account_of, on_error=RetryPolicy(0, then="hold"))
+def deliver(payment: Payment, state: Account) -> None:
+    """What fails holds its key until an operator acts."""
+    _apply(payment, state)

@@ -1,0 +1,166 @@
+"""Debian's Chromium, headless, and what a page must never do: log an error, throw, or ask another host for anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
+
+from tests.support.worker import ROOT
+
+#: Git-ignored; a CI run keeps it.
+SCREENSHOTS = ROOT / ".screenshots"
+
+#: How long one action or expectation may take. Longer than two refreshes of a page (2 s each) on a busy machine.
+PATIENCE_MILLISECONDS = 15_000
+
+PHONE = {"width": 375, "height": 740}
+DESK = {"width": 1280, "height": 800}
+
+
+def chromium_path() -> str | None:
+    """The browser that is installed here (Debian's package is `chromium`); None where there is none."""
+    return next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def running_chromium(path: str) -> Iterator[Browser]:
+    """One browser process. It reaches no host but this machine: other names are not found."""
+    arguments = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-dev-shm-usage"]
+    if os.getuid() == 0:
+        arguments.append("--no-sandbox")  # Chromium does not start as root with one, and CI is root
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visit:
+    """A context of its own in the browser, with one page, and what went wrong there.
+
+    `base` is the address of Flower; `login` is "user:password". Use `page`; at the end `complaints` must be empty.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        base: str,
+        *,
+        login: str | None = None,
+        size: dict[str, int] | None = None,
+        dark: bool = False,
+    ) -> None:
+        name, _, password = (login or "").partition(":")
+        self.base = base
+        self.complaints: list[str] = []
+        self._expected: list[re.Pattern[str]] = []
+        self.context: BrowserContext = browser.new_context(
+            base_url=base,
+            viewport=size or DESK,  # type: ignore[arg-type]
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+            http_credentials={"username": name, "password": password, "origin": base} if login else None,
+        )
+        self.context.set_default_timeout(PATIENCE_MILLISECONDS)
+        self.context.on("console", self._console)
+        self.context.on("weberror", lambda error: self._complain(f"page error: {error.error}"))
+        self.context.on("request", self._request)
+        self.context.on("response", self._response)
+        self.page: Page = self.context.new_page()
+        #: How often the page was loaded: a live page is loaded once.
+        self.loads = 0
+        self.page.on("load", lambda _: setattr(self, "loads", self.loads + 1))
+
+    def expect_complaint(self, pattern: str) -> None:
+        """Complaints that match are what the test provokes."""
+        self._expected.append(re.compile(pattern))
+
+    def open(self, path: str) -> Page:
+        """Go to a page of Flower, and return when it is loaded."""
+        answer = self.page.goto(path, wait_until="load")
+        assert answer is not None and answer.status < 400, f"{path}: {answer and answer.status}"
+        return self.page
+
+    def screenshot(self, name: str) -> Path:
+        """The whole page, as `.screenshots/NAME.png`."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        path = SCREENSHOTS / f"{name}.png"
+        self.page.screenshot(path=path, full_page=True, animations="disabled")
+        return path
+
+    def close(self) -> None:
+        self.context.close()
+
+    def _complain(self, text: str) -> None:
+        if not any(pattern.search(text) for pattern in self._expected):
+            self.complaints.append(text)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._complain(f"console {message.type}: {message.text} ({message.location.get('url')})")
+
+    def _request(self, request: Request) -> None:
+        if not request.url.startswith((self.base + "/", "data:", "blob:", "about:")):
+            self._complain(f"asks another host: {request.url}")
+
+    def _response(self, response: Response) -> None:
+        # The browser answers the server's first 401 with the login itself.
+        if response.status >= 400 and response.status != 401:
+            self._complain(f"{response.status} for {response.request.method} {urlsplit(response.url).path}")
+
+
+#: Every control that is there to be used, and how it looks while nothing has the focus.
+_CONTROLS = """() => {
+    document.activeElement.blur();
+    const look = (one) => { const s = getComputedStyle(one); return [s.outlineStyle, s.outlineWidth, s.boxShadow, s.borderColor].join(); };
+    const there = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(
+        (one) => !one.disabled && one.tabIndex >= 0 && one.checkVisibility({visibilityProperty: true}));
+    window.__controls = there.map((one) => ({one, look: look(one), reached: false, seen: false}));
+    window.__focused = () => {
+        const found = window.__controls.find(({one}) => one === document.activeElement);
+        if (found) { found.reached = true; found.seen ||= look(found.one) !== found.look; }
+    };
+    return there.length;
+}"""
+_LEFT_OUT = """() => window.__controls.filter(({one, reached, seen}) => one.isConnected && !(reached && seen)).map(
+    ({one, reached}) => (reached ? "no focus seen: " : "not reached: ") + one.outerHTML.slice(0, 200))"""
+
+
+def left_out_of_the_keyboard(page: Page) -> list[str]:
+    """Press Tab through the page; the controls that it does not reach, and those that do not show that they have the focus."""
+    for _ in range(page.evaluate(_CONTROLS) + 5):
+        page.keyboard.press("Tab")
+        page.evaluate("window.__focused()")
+    found: list[str] = page.evaluate(_LEFT_OUT)
+    return found
+
+
+def wider_than_the_window(page: Page) -> list[str]:
+    """What makes the page itself scroll sideways; empty when it does not. (A table may scroll within its own box.)"""
+    found: list[str] = page.evaluate(
+        """() => {
+            const wide = document.documentElement.clientWidth;
+            if (document.documentElement.scrollWidth <= wide) return [];
+            const out = [...document.body.querySelectorAll("*")].filter((one) => one.getBoundingClientRect().right > wide + 1);
+            return [`${document.documentElement.scrollWidth} > ${wide}`, ...out.slice(0, 5).map((one) => one.outerHTML.slice(0, 150))];
+        }"""
+    )
+    return found
