@@ -37,9 +37,9 @@ def letters_of(live: LiveGroup, *keys: str) -> list[DeadLetter]:
     return [letter for letter in live.letters() if letter.key in keys]
 
 
-def hold(live: LiveGroup, key: str) -> None:
+def hold(live: LiveGroup, key: str, text: str = "the bank is closed") -> None:
     """A key that is held by a payment of 7, which would succeed now; one of 1 waits behind it."""
-    with broken(live):
+    with broken(live, text):
         live.send(deliver, [Payment(key, 7, may_fail=True), Payment(key, 1)])
         wait_until(
             lambda: (found := live.group.parked_keys.get(key)) and found.waiting == 2 and found.fact.due is None,

@@ -1,0 +1,126 @@
+"""Every page, in a browser: text is text, whatever is in it; it fits a phone and a desk, in light and dark; and the keyboard suffices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.dashboard.conftest import Visiting
+from tests.dashboard.trouble import hold, make_letters, unit_of, wait_balance
+from tests.fundamentals.live import LiveGroup
+from tests.support.applications.accounts import Payment, pay
+from tests.support.browser import DESK, PHONE, left_out_of_the_keyboard, wider_than_the_window
+
+#: Each of them would be seen in `window.hacked`, as markup or out of an attribute.
+HOSTILE = """<img src=x onerror="window.hacked=1">"'></script><script>window.hacked=2</script>{{ 7*7 }}\u202e"""
+#: A key that is one long word: nothing to break it at.
+LONG = "account-" + "x" * 120
+
+PAGES = ["overview", "unit", "key", "held", "letters", "found", "find"]
+
+
+@pytest.fixture(scope="module")
+def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
+    """The pages by name, with something to be seen on each of them: hostile, long, held and dead."""
+    live.send(pay, [Payment(HOSTILE, 10, HOSTILE), Payment(LONG, 10, "x" * 300)])
+    live.send(pay, [Payment(f"account {number}", number) for number in range(300)])
+    make_letters(live, HOSTILE, LONG, *(f"account {number}" for number in range(5)), text=HOSTILE, note=HOSTILE)
+    hold(live, HOSTILE + "held", text=HOSTILE)
+    wait_balance(live, pay, HOSTILE, 10)
+    yield {
+        "overview": "/partitions",
+        "unit": f"/partition/{unit_of(live, HOSTILE)}",
+        "key": "/partitions/key?key=" + quote(HOSTILE, safe=""),
+        "held": "/partitions/key?key=" + quote(HOSTILE + "held", safe=""),
+        "letters": "/partitions/dead-letters",
+        "found": "/partitions/dead-letters?q=" + quote(HOSTILE, safe=""),
+        "find": "/partitions/key",
+    }
+
+
+def settle(page: Page) -> None:
+    """Until the live rows are there, and all that is folded is open."""
+    if page.locator("#overview").count():
+        expect(page.locator("#live-status")).to_have_text("Live")
+        expect(page.locator("#partitions-table tbody tr")).to_have_count(5)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> None:
+    """At a desk and on a phone: hostile text is shown as text, nothing makes the page scroll sideways, Tab reaches every control."""
+    for size_name, size in (("desk", DESK), ("phone", PHONE)):
+        one = visit(size=size)
+        page = one.open(shown[name])
+        settle(page)
+        assert page.evaluate("window.hacked") is None
+        if name in ("key", "held", "found"):
+            expect(page.get_by_text(HOSTILE).first).to_be_attached()
+        assert wider_than_the_window(page) == [], size_name
+        one.screenshot(f"{name}-{size_name}")
+        assert left_out_of_the_keyboard(page) == [], size_name
+
+
+@pytest.mark.parametrize("name", ["overview", "key", "letters"])
+def test_dark_is_dark(visit: Visiting, shown: dict[str, str], name: str) -> None:
+    one = visit(dark=True)
+    page = one.open(shown[name])
+    settle(page)
+    one.screenshot(f"{name}-dark")
+    assert too_faint(page) == []
+
+
+def test_hostile_text_in_a_dialog_and_in_what_is_said_after(visit: Visiting, shown: dict[str, str]) -> None:
+    one = visit()
+    page = one.open(shown["key"])
+    page.get_by_role("button", name="Edit the state in pay").click()
+    page.get_by_role("button", name="Review").click()
+    expect(page.locator("#edit-old")).to_contain_text("onerror=")
+    one.screenshot("edit-desk")
+    page.get_by_role("button", name="Set state").click()
+    expect(page.get_by_role("status").filter(has_text="set")).to_be_visible()
+    page.get_by_role("button", name="Forget the state in pay").click()
+    expect(page.get_by_role("dialog")).to_contain_text("onerror=")
+    one.screenshot("confirm-desk")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_keyboard_alone(visit: Visiting, live: LiveGroup, key: str) -> None:
+    """A dialog opens by Enter, keeps the focus inside, is closed by Escape with nothing done, and gives the focus back."""
+    live.send(pay, [Payment(key, 10)])
+    wait_balance(live, pay, key, 10)
+    page = visit().open(f"/partitions/key?key={key}")
+    for name in ("Edit the state in pay", "Forget the state in pay"):
+        opener = page.get_by_role("button", name=name)
+        opener.focus()
+        page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_be_visible()
+        for _ in range(6):
+            page.keyboard.press("Tab")
+            assert page.evaluate("!document.hasFocus() || document.activeElement === document.body || !!document.activeElement.closest('dialog')")
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        expect(opener).to_be_focused()
+    wait_balance(live, pay, key, 10)
+    page.get_by_label("Key", exact=True).focus()
+    page.keyboard.type("account 1")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="account 1")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/workers", "/tasks", "/broker"])
+def test_flower_s_own_pages_stay_whole(visit: Visiting, path: str) -> None:
+    page = visit().open(path)
+    expect(page.get_by_role("link", name="Partitions", exact=True)).to_be_visible()
+    expect(page.locator("#partitions-page")).to_have_count(0)
+
+
+def too_faint(page: Page) -> list[str]:
+    """Text whose contrast to what is behind it is below 3 : 1 (large text's least in WCAG; less is hardly read at all)."""
+    found: list[str] = page.evaluate(Path(__file__).with_name("contrast.js").read_text())
+    return found
