@@ -104,6 +104,12 @@ class Settings:
     #: `LOG_FORMAT`: how a worker, and the process of a source or sink, writes its log: `text`, or `json`, an object a line.
     log_format: Literal["text", "json"] = "text"
 
+    #: `METRICS_PORT`: where a worker answers Prometheus, of the partitions that it holds. 0: the system picks a port, which the worker
+    #: logs; None: nowhere.
+    metrics_port: int | None = None
+    #: `METRICS_HOST`: the address that it listens on. Whoever reaches it reads the numbers: there is no login.
+    metrics_host: str = "127.0.0.1"
+
     #: `TRACING`: OpenTelemetry spans of messages sent, processed and committed. Some 30 µs a message that is sampled.
     tracing: bool = False
     #: `TRACING_KEYS`: spans tell the messages' keys, which may be personal data.
@@ -156,6 +162,8 @@ class Settings:
             wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
             log_format=read("LOG_FORMAT", _log_format, default.log_format),
+            metrics_port=read("METRICS_PORT", _port, default.metrics_port),
+            metrics_host=read("METRICS_HOST", str, default.metrics_host),
             tracing=read("TRACING", _switch, default.tracing),
             tracing_keys=read("TRACING_KEYS", _switch, default.tracing_keys),
         )
@@ -223,6 +231,13 @@ def _count(text: str) -> int:
 
 def _count_or_none(text: str) -> int:
     return _integer(text, 0)
+
+
+def _port(text: str) -> int:
+    number = _integer(text, 0)
+    if number > 65535:
+        raise ValueError("at most 65535")
+    return number
 
 
 def _partition_count(text: str) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from flower.urls import handlers as flower_handlers
 from flower.urls import settings as flower_settings
+from flower.views.monitor import Metrics
 
 from tasks.dashboard.loader import PagesLoader
+from tasks.dashboard.metrics import MetricsPage
 from tasks.dashboard.urls import HANDLERS
 
 __all__ = ["add_to_flower"]
@@ -22,4 +24,6 @@ def add_to_flower() -> None:
         return
     # The last of Flower's handlers takes every path.
     flower_handlers[-1:-1] = HANDLERS
+    at = next(number for number, handler in enumerate(flower_handlers) if isinstance(handler, tuple) and handler[1] is Metrics)
+    flower_handlers[at] = (flower_handlers[at][0], MetricsPage)
     flower_settings["template_loader"] = PagesLoader(flower_settings["template_path"])

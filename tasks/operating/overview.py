@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,48 +79,51 @@ class Overview:
     units: tuple[UnitOverview, ...]
 
 
-def read_overview(group: Group, *, state_bytes: bool = False) -> Overview:
+def read_overview(group: Group, *, state_bytes: bool = False, only: Collection[str] | None = None) -> Overview:
     """A group as it stands, in one round trip; two when a computation has run that this process had not seen.
 
+    `only`: of no other units.
     `state_bytes`: weigh the states too, which costs the server a walk over some of each hash: every 30 seconds is enough.
     Raises redis-py's errors, and `SetupError` when this process and the group don't agree on N.
     """
     group.check()
+    wanted = [unit for unit in units(group.settings.partitions) if only is None or unit in only]
     while True:
         known = group.computations_seen
-        answers = _ask(group, known, state_bytes)
+        answers = _ask(group, wanted, known, state_bytes)
         facts_of_group = answers[HOLDERS_ANSWERS]
         seen = computations_in(facts_of_group) if isinstance(facts_of_group, dict) else ()
         if seen == known:
-            return _overview(group, known, state_bytes, answers)
+            return _overview(group, wanted, known, state_bytes, answers)
         group.computations_seen = seen
 
 
-def _ask(group: Group, computations: Sequence[str], state_bytes: bool) -> list[Any]:
-    names, all_units = group.names, units(group.settings.partitions)
+def _ask(group: Group, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool) -> list[Any]:
+    names = group.names
     with group.client.pipeline(transaction=False) as pipe:
         ask_holders(pipe, names)
         pipe.hgetall(names.facts_of_group)
         pipe.hgetall(names.since)
-        ask_oldest(pipe, [names.queue(unit) for unit in all_units])
-        ask_measurements(pipe, names, all_units)
-        for unit in all_units:
+        ask_oldest(pipe, [names.queue(unit) for unit in wanted])
+        ask_measurements(pipe, names, wanted)
+        for unit in wanted:
             ask_unit(pipe, names, unit, computations, COUNTERS)
             for computation in computations if state_bytes else ():
                 pipe.memory_usage(names.states(unit, computation), samples=WEIGHED_FIELDS)
         return pipe.execute(raise_on_error=False)
 
 
-def _overview(group: Group, computations: Sequence[str], state_bytes: bool, answers: list[Any]) -> Overview:
-    all_units = units(group.settings.partitions)
+def _overview(
+    group: Group, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool, answers: list[Any]
+) -> Overview:
     holders = holders_in(answers[:HOLDERS_ANSWERS])
     _, since, oldest, measured, *rows = answers[HOLDERS_ANSWERS:]
-    sent = oldest_sent(oldest, len(all_units))
-    measurements = measurements_in(measured, all_units)
+    sent = oldest_sent(oldest, len(wanted))
+    measurements = measurements_in(measured, wanted)
     width = unit_answers(computations)
     step = width + (len(computations) if state_bytes else 0)
     found = []
-    for number, unit in enumerate(all_units):
+    for number, unit in enumerate(wanted):
         row = rows[number * step : (number + 1) * step]
         found.append(
             _unit(

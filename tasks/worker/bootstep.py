@@ -35,6 +35,7 @@ from tasks.worker.leasekeeper import LeaseKeeper
 from tasks.worker.logs import begin_with_json
 from tasks.worker.loop import PartitionLoop
 from tasks.worker.measuring import Measuring
+from tasks.worker.metrics import MetricsServer, serve_metrics
 from tasks.worker.ordinary import OrdinaryRunner
 from tasks.worker.reports import Reports
 from tasks.worker.result_backend import check_backend
@@ -103,6 +104,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.enabled = self.units is not None
         #: What `check_server` found that a worker can live with.
         self.warnings: list[str] = []
+        self.metrics: MetricsServer | None = None
 
     def create(self, worker: Any) -> PartitionStep:
         """Refuse what can't work, and take the partitions' queues out of what kombu would consume."""
@@ -153,6 +155,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         collect_seldom()
         self.loop.start()
         self.keeper.start()
+        self.metrics = serve_metrics(installation, lambda: list(self.loop.lanes))
 
     def reach_server(self, worker: Any) -> None:
         """Look the server over; where it does not answer yet, wait for it as Celery does for its broker."""
@@ -204,14 +207,19 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             if worker_state.should_terminate not in (None, False):
                 self.loop.drop()
                 break
-        self.keeper.leave()
+        self.leave()
 
     def terminate(self, worker: Any) -> None:
         """Cold: drop the batch, release."""
         if not self.running:
             return
         self.loop.drop()
+        self.leave()
+
+    def leave(self) -> None:
         self.keeper.leave()
+        if self.metrics is not None:
+            self.metrics.close()
 
     @property
     def running(self) -> bool:
