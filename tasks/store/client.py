@@ -28,6 +28,10 @@ UNWELL = (
 )
 
 
+#: No limit: more than there can be partitions, which each have one.
+MOST_CONNECTIONS = 2**31
+
+
 def connect(settings: Settings) -> redis.Redis:
     """A client of the settings' server. Nothing is sent yet. Raises `SetupError` for a URL that can't be used."""
     options: dict[str, Any] = {
@@ -36,6 +40,8 @@ def connect(settings: Settings) -> redis.Redis:
         "socket_connect_timeout": settings.redis_timeout_seconds,
         "socket_keepalive": True,
         "health_check_interval": 0,
+        # A worker waits on one connection for each partition it holds; redis-py's own limit is 100.
+        "max_connections": MOST_CONNECTIONS,
     }
     url = settings.redis_url
     try:

@@ -159,3 +159,11 @@ def test_a_reply_is_waited_for_no_longer_than_the_setting_says(redis_url: str, p
         with pytest.raises(redis.TimeoutError):
             distant.ping()
         proxy.thaw()
+
+
+def test_there_is_a_connection_for_each_of_many_partitions(redis_url: str) -> None:
+    """A worker waits on one for each that it holds; redis-py alone gives a hundred."""
+    with connect(Settings(redis_url=redis_url)) as client:
+        taken = [client.connection_pool.get_connection() for _ in range(150)]
+        for connection in taken:
+            client.connection_pool.release(connection)
