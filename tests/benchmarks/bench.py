@@ -48,8 +48,8 @@ class Size:
     slow_messages: int = 2_000
     #: So many that the dashboard can be opened and closed several times while they flow.
     dashboard_messages: int = 3_000_000
-    #: Longer than two refreshes of its page, which come every 2 s; short, so that open and closed see the same machine.
-    dashboard_window_seconds: float = 4.0
+    #: As long as from one refresh of its page to the next; short, so that open and closed see the same machine.
+    dashboard_window_seconds: float = 2.0
 
 
 FULL = Size()
