@@ -24,7 +24,7 @@ from tests.simulation.engines import BREAKS, broken
 from tests.simulation.schedule import run
 
 #: All together take about a minute of one core; in parts, so that none comes near the timeout of a test.
-PARTS, SCHEDULES_OF_A_PART = 10, 160
+PARTS, SCHEDULES_OF_A_PART = 10, 80
 
 #: What every part must have seen, or it proves little.
 KINDS = {"kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose"}
