@@ -37,6 +37,7 @@ from tasks.worker.loop import PartitionLoop
 from tasks.worker.measuring import Measuring
 from tasks.worker.metrics import MetricsServer, serve_metrics
 from tasks.worker.ordinary import OrdinaryRunner
+from tasks.worker.replacing import is_told_to_end
 from tasks.worker.reports import Reports
 from tasks.worker.result_backend import check_backend
 from tasks.worker.tracing import check_tracing, trace_loop
@@ -244,12 +245,6 @@ class OrdinaryTasks:
 
     def __contains__(self, name: object) -> bool:
         return name == START_CHORD or (name in self.tasks and name not in self.computations)
-
-
-def is_told_to_end() -> bool:
-    """Whether a signal has told the worker to end. Celery keeps the exit code there, and 0 is one."""
-    flags = (worker_state.should_stop, worker_state.should_terminate)
-    return any(flag is not None and flag is not False for flag in flags)
 
 
 def _events_wanted(worker: Any) -> bool:

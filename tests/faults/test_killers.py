@@ -98,3 +98,20 @@ def test_a_computation_that_ends_well_after_its_limit_counts(
     live.wait_drained()
     check_history(wanted(sent({}, 12), without=set()), live.numbers(limited))
     assert live.letters() == []
+
+
+def test_a_worker_that_was_told_to_end_is_not_begun_anew_over_a_hang(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    """It ends; what hung counts as failed at the next owner, and its neighbours once."""
+    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=1)
+    messages = sent({1: "sleep"}, 3)
+    worker = live.start_worker(module=trouble.__name__).wait_ready()
+    live.send(limited, messages)
+    wait_until(lambda: live.processed() == 1, PATIENCE_SECONDS, every=0.001)
+    worker.terminate()
+    assert worker.wait() == 0
+    assert "this process is replaced" in worker.log_path.read_text()
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without={1}), live.numbers(limited))
