@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.worker.backoff import Backoff
-from tasks.worker.bootstep import is_told_to_end
 from tasks.worker.flushing import NotDelivered
+from tasks.worker.replacing import is_told_to_end
 
 logger = logging.getLogger("celery.worker.partitions")
 
