@@ -15,6 +15,7 @@ from tasks.model.step import StepRules, step
 from tasks.model.writing import MessageWriter
 from tasks.pipeline.building import Built, build
 from tasks.pipeline.graph import Pipeline, Source
+from tasks.pipeline.sinks import RedisStream
 from tasks.store.codec import StateCodec
 from tests.model.build import raw_message
 
@@ -22,8 +23,33 @@ from tests.model.build import raw_message
 SIGNING = StateCodec((b"the tests' own",), ("tests.model.*",))
 
 
+OUT = RedisStream("out")
+
+
 class Log:
     entries: list[Any] = []  # noqa: RUF012 - each key gets its own copy
+
+
+def key(value: Any) -> str:
+    return str(value["key"])
+
+
+def only_first(value: Any) -> str:
+    return "k"
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def raising(value: Any) -> Any:
+    if value["do"] == "raise":
+        raise ValueError("told to")
+    return value
+
+
+def told(n: int, do: str = "", k: str = "k") -> dict[str, Any]:
+    return {"n": n, "do": do, "key": k}
 
 
 def begin(name: str = "in", **options: Any) -> Pipeline:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tasks.model.computation import Context, declare
+from tasks.model.computation import Context
 from tasks.model.errors import TimeLimitExceeded
-from tasks.model.messages import MessageCodec
-from tasks.model.outcome import Hop
 from tasks.model.policy import RetryPolicy
 from tasks.pipeline.sinks import RedisList, RedisStream, TaskSink
 from tests.model.piped import (
+    OUT,
     SIGNING,
     Log,
     begin,
@@ -22,50 +19,25 @@ from tests.model.piped import (
     built,
     headers_of,
     ids,
+    key,
     logging,
+    only_first,
     payloads,
+    raising,
     raws_of,
     read,
     run,
+    same,
     send,
     stage,
     states,
+    told,
 )
-
-
-@dataclass
-class Order:
-    item: str
-
-
-OUT = RedisStream("out")
-
-
-def key(value: Any) -> str:
-    return str(value["key"])
-
-
-def only_first(value: Any) -> str:
-    return "k"
-
-
-def same(value: Any) -> Any:
-    return value
 
 
 def keep(value: Any, state: Log) -> Any:
     state.entries.append(value)
     return state.entries
-
-
-def raising(value: Any) -> Any:
-    if value["do"] == "raise":
-        raise ValueError("told to")
-    return value
-
-
-def told(n: int, do: str = "", k: str = "k") -> dict[str, Any]:
-    return {"n": n, "do": do, "key": k}
 
 
 # What goes on.
@@ -351,65 +323,3 @@ def test_a_stage_that_hung_fails_by_its_own_policy_in_the_process_after() -> Non
     app = built(begin().key_by(only_first).to(logging("log")).to(slow).to_sink(OUT))
     outcome = run(app, [send(1)], failed="took longer than its time limit of 0.5 s")
     assert outcome.pause and outcome.parked["k"].failure.stage == "slow"
-
-
-# How much.
-
-
-def test_a_commit_has_a_size_and_the_next_step_goes_on() -> None:
-    many = stage(lambda value: [value] * 4_000, "many", multi=True)
-    app = built(begin().key_by(only_first).to(many).to_sink(OUT))
-    outcome = run(app, [send(n, f"m{n}") for n in range(9)])
-    assert (outcome.taken, len(outcome.done), len(outcome.emitted)) == (3, 3, 12_000)
-
-
-def test_large_outputs_fill_a_commit_sooner() -> None:
-    large = stage(lambda value: "x" * 12_000_000, "large")
-    app = built(begin().key_by(only_first).to(large).to_sink(OUT))
-    assert run(app, [send(n, f"m{n}") for n in range(9)]).taken == 3
-
-
-def test_what_no_commit_can_take_is_that_messages_error() -> None:
-    many = stage(lambda count: [0] * count, "many", multi=True)
-    app = built(begin().key_by(only_first).to(logging("log")).to(many).to_sink(OUT))
-    outcome = run(app, [send(50_001, "a"), send(1, "b")])
-    assert [broken.message_id for broken, _ in outcome.dead] == ["a"] and len(outcome.emitted) == 1
-    assert "put out 50001 outputs" in outcome.dead[0][0].error
-    assert states(app, outcome) == {"log": {"k": [1]}}
-
-
-def test_a_message_that_the_next_stage_would_not_decode_is_an_error_where_it_is_returned() -> None:
-    large = stage(lambda value: "x" * 6_000_000, "large")
-    app = built(begin().key_by(only_first).to(large).key_by(only_first).to(logging("log")).to_sink(OUT))
-    ((broken, _),) = run(app, [send(1)]).dead
-    assert "the message to 'log' has 8000" in broken.error and "MESSAGE_BYTES" in broken.error
-
-
-def test_a_computation_as_a_sink_is_keyed_by_the_message_as_it_will_see_it() -> None:
-    taking = declare(lambda order, state: None, name="taking", state=Log, key=lambda order: order.item)
-    typed = replace(taking, codec=MessageCodec(Order, "order"))
-    app = built(begin().key_by(only_first).to(stage(same)).to_sink(SimpleNamespace(computation=typed)))
-    (hop,) = run(app, [send({"item": "tea"})]).emitted
-    assert isinstance(hop, Hop) and headers_of(hop.raw)["partition_key"] == "tea" and not run(app, [send({"no": 1})]).emitted
-
-
-# Two entries, one state.
-
-
-def test_two_sources_share_a_stages_state_in_one_batch() -> None:
-    both = begin("a").key_by(key).merge(begin("b").key_by(key)).to(logging("log")).to(stage(raising))
-    app = built(both.to_sink(OUT))
-    raws = [send(told(0), "m0", "a"), send(told(1), "m1", "b"), send(told(2, "raise"), "m2", "a"), send(told(3), "m3", "b")]
-    outcome = run(app, raws)
-    assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0, 1, 3]
-    assert [one["n"] for one in payloads(outcome)] == [0, 1, 3]
-    assert [broken.message_id for broken, _ in outcome.dead] == ["m2"]
-
-
-def test_a_source_and_a_hop_to_its_own_stage_share_its_state() -> None:
-    log = logging("log")
-    app = built(begin("a").key_by(key).merge(begin("b").key_by(only_first).to(stage(same)).key_by(key)).to(log).to_sink(OUT))
-    (hop,) = run(app, [send(told(1), "h", "b")]).emitted
-    assert isinstance(hop, Hop)
-    outcome = run(app, [send(told(0), "m0", "a"), hop.raw, send(told(2), "m2", "a")])
-    assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0, 1, 2]
