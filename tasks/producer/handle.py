@@ -8,21 +8,19 @@ from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import msgspec
-from celery import Task
 from celery.canvas import Signature
-from celery.result import AsyncResult
 
 from tasks.model.computation import Computation, declare, name_of_function
 from tasks.model.policy import RetryPolicy, Then
-from tasks.producer.bulk import WhenFull, send_many
 from tasks.producer.declarations import add_computation, current_installation
+from tasks.producer.sending import Sending
 
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class OrderedComputation(Generic[P, R]):
+class OrderedComputation(Sending, Generic[P, R]):
     """A declared computation: messages of one key in order, one at a time. Calling it calls the plain function."""
 
     def __init__(self, computation: Computation) -> None:
@@ -39,37 +37,11 @@ class OrderedComputation(Generic[P, R]):
         """The task name that producers send."""
         return self.computation.name
 
-    @property
-    def task(self) -> Task:
-        """The Celery task of this name in the app in use."""
-        return current_installation().app.tasks[self.name]
+    def _receiver(self) -> Computation:
+        return self.computation
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return cast(R, self.computation.function(*args, **kwargs))
-
-    def delay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
-        """Send one message, an object or its dict; `message_id`: an id of your own, unique to the message, by which a second
-        sending is found (`deduplicate=`). Raises `MessageError` when it does not fit."""
-        if self.computation.codec.parameter == "message_id" and message_id is not None:
-            return self.task.apply_async(args, {**kwargs, "message_id": message_id})
-        return self.task.apply_async(args, kwargs, task_id=message_id)
-
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
-        """Send one message with Celery's options: `countdown`, `eta`, `expires`, `task_id`, `headers`, …"""
-        return self.task.apply_async(args, kwargs, **options)
-
-    def send_many(
-        self,
-        messages: Iterable[Any],
-        progress: bool | None = None,
-        *,
-        id_of: Callable[[Any], str] | None = None,
-        when_full: WhenFull = "block",
-    ) -> int:
-        """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
-        return send_many(
-            current_installation(), self.computation, messages, progress, id_of=id_of, when_full=when_full
-        )
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Celery's signature of a call, for chains, groups and chords. A message is looked over and made JSON: raises `MessageError`."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
-
-from celery import Task
-from celery.result import AsyncResult
 
 from tasks.model.computation import Computation, seconds_or_none
 from tasks.model.errors import DeclarationError, OneKeyWarning, SetupError
@@ -16,15 +13,15 @@ from tasks.pipeline.building import Built, build
 from tasks.pipeline.graph import Pipeline, Source
 from tasks.pipeline.sinks import SinkConfig
 from tasks.pipeline.sources import SourceConfig
-from tasks.producer.bulk import WhenFull, send_many
-from tasks.producer.declarations import add_computation, current_installation, declared
+from tasks.producer.declarations import add_computation, declared
 from tasks.producer.handle import StateComputation
+from tasks.producer.sending import Sending
 
 #: Every application built in this process, by name.
 applications: dict[str, Application] = {}
 
 
-class SourcePipeline(Pipeline):
+class SourcePipeline(Sending, Pipeline):
     """The beginning of a pipeline; once an application is built of it, messages are sent to it as to a computation."""
 
     def __init__(self, node: Source) -> None:
@@ -36,33 +33,8 @@ class SourcePipeline(Pipeline):
         """The task name that producers send."""
         return self.node.name
 
-    @property
-    def task(self) -> Task:
-        """The Celery task of this name in the app in use. Raises `SetupError` before `build_application`."""
-        self._computation()
-        return current_installation().app.tasks[self.name]
-
-    def delay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
-        """Send one message, an object or its dict. Raises `MessageError` when it does not fit; see `tasks.computation`."""
-        return self.task.apply_async(args, kwargs, task_id=message_id)
-
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
-        """Send one message with Celery's options: `countdown`, `eta`, `expires`, `task_id`, `headers`, …"""
-        return self.task.apply_async(args, kwargs, **options)
-
-    def send_many(
-        self,
-        messages: Iterable[Any],
-        progress: bool | None = None,
-        *,
-        id_of: Callable[[Any], str] | None = None,
-        when_full: WhenFull = "block",
-    ) -> int:
-        """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
-        installation = current_installation()
-        return send_many(installation, self._computation(), messages, progress, id_of=id_of, when_full=when_full)
-
-    def _computation(self) -> Computation:
+    def _receiver(self) -> Computation:
+        """Raises `SetupError` before `build_application`."""
         found = declared.get(self.name)
         if found is None or found.role != "source":
             raise SetupError(f"source {self.name!r} belongs to no application yet: call build_application() first")
