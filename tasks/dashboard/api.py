@@ -22,7 +22,7 @@ class Overview(Api):
 
 
 class Unit(Api):
-    """GET /api/partitions/UNIT: its row, keys that wait, the head of its queue, its hottest and largest keys."""
+    """GET /api/partitions/UNIT: its row, keys that wait, the head of its queue, its last commits, its hottest and largest keys."""
 
     @authenticated
     async def get(self, unit: str) -> None:

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, cast
 
+import msgspec
+
 from tasks.dashboard.tree import tree_of
 from tasks.model.editing import plain_value
 from tasks.model.keying import key_in
@@ -17,6 +19,7 @@ from tasks.operating.sampling import oldest_of
 from tasks.operating.watching import Watch
 from tasks.producer.installation import Installation
 from tasks.store.commits import digest_of_raw
+from tasks.store.measurements import read_recent_commits
 from tasks.store.names import INGRESS
 from tasks.store.parking import read_mailbox
 
@@ -33,7 +36,7 @@ MOST_PARKED = 100
 
 
 def look_at_unit(watch: Watch, installation: Installation, unit: str) -> dict[str, Any]:
-    """A partition, or the ingress: its row, what waits, and its hottest, largest and parked keys."""
+    """A partition, or the ingress: its row, what waits, its last commits, and its hottest, largest and parked keys."""
     overview = watch.look()
     group = installation.group
     row = next(one for one in overview.units if one.unit == unit)
@@ -54,6 +57,7 @@ def look_at_unit(watch: Watch, installation: Installation, unit: str) -> dict[st
         "largest": largest_states(installation, unit),
         "parked_keys": [json_parked(one) for one in sorted(parked, key=lambda one: one.fact.since)],
         "messages": [_with_key(raw, installation) for raw in raws[:MOST_MESSAGES]],
+        "commits": [msgspec.structs.asdict(one) for one in read_recent_commits(group.client, group.names, unit)],
     }
 
 

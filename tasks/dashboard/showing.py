@@ -57,6 +57,12 @@ def plural(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def what_came(commit: dict[str, Any]) -> str:
+    """What a commit's messages became: `10 processed, 1 failed`."""
+    kinds = ("processed", "emitted", "forwarded", "failed", "dead", "skipped")
+    return ", ".join(f"{commit[kind]:,} {kind}" for kind in kinds if commit[kind]) or "–"
+
+
 def key_body(one: dict[str, Any]) -> dict[str, Any]:
     """How an action is told the key: as JSON has it."""
     return {"key": one["key_base64"], "base64": True} if "key_base64" in one else {"key": one["key"]}
@@ -99,6 +105,7 @@ HELPERS = {
     "due": due,
     "count": count,
     "plural": plural,
+    "what_came": what_came,
     "key_body": key_body,
     "as_json": as_json,
     "pretty": pretty,

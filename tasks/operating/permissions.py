@@ -59,6 +59,7 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
         ("SADD", names.seen("0", "any", "young"), "x"),
         ("HSETNX", names.facts_of_group, "partitions", "1"),
         ("HSET", names.measurements, "0", "x"),
+        ("LPUSH", names.commits("0"), "x"),
         ("HGETALL", names.policies),
         ("PUBLISH", names.changed, "x"),
         ("SUBSCRIBE", names.changed),

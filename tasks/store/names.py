@@ -20,6 +20,7 @@ partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the
 partition:<unit>:dead              hash   dead letter id → JSON
 partition:<unit>:dead:raw          hash   dead letter id → the message itself, where it is too long to stand in the JSON
 partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
+partition:<unit>:commits           list   JSON, the newest commits (tasks/model/recent_commits.py); newest on the left
 partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
 partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
 partition:measurements             hash   unit → JSON, what workers measured (tasks/model/measurements.py)
@@ -147,6 +148,9 @@ class Names:
 
     def tries(self, unit: str) -> str:
         return f"{self.root}:{unit}:tries"
+
+    def commits(self, unit: str) -> str:
+        return f"{self.root}:{unit}:commits"
 
     def seen(self, unit: str, computation: str, age: Literal["young", "old"]) -> str:
         return f"{self.root}:{unit}:seen:{age}:{computation}"

@@ -145,7 +145,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             settings.events_per_second,
             lambda: _events_wanted(worker),
             OrdinaryTasks(worker.app, installation),
-            Measuring(installation.group.client, installation.group.names, installation.computations),
+            Measuring(installation.group.client, installation.group.names, installation.computations, worker.hostname),
         )
         runner = OrdinaryRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import redis
@@ -25,6 +26,7 @@ from tasks.model.measurements import (
 )
 from tasks.model.messages import MOST_SECONDS, details_of
 from tasks.model.outcome import Outcome
+from tasks.model.recent_commits import MOST_KEPT, RecentCommit
 from tasks.store.leases import Share
 from tasks.store.measurements import add_measurements
 from tasks.store.names import Names
@@ -39,6 +41,8 @@ WRITE_SECONDS = 1.0
 MOST_SAMPLED = 4
 #: An error is kept up to this length; a dead letter has all of it.
 MOST_ERROR_CHARACTERS = 500
+#: And beside a commit up to this: twenty of them are read for one page.
+MOST_COMMIT_ERROR_CHARACTERS = 200
 
 
 class Measuring:
@@ -49,11 +53,15 @@ class Measuring:
         client: redis.Redis,
         names: Names,
         computations: Mapping[str, Computation],
+        node: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client, self.names, self.computations, self.clock = client, names, computations, clock
-        #: Since the last write.
+        #: The worker's node name.
+        self.node = node
+        #: Since the last write; the newest commits of each unit, oldest first.
         self.fresh: dict[str, Measurements] = {}
+        self.commits: dict[str, deque[RecentCommit]] = {}
         self._share = self._followed = Share({}, (), None)
         self._written_at = clock()
         self._fault = ""
@@ -65,15 +73,16 @@ class Measuring:
     def committed(self, under_way: UnderWay, done: Mapping[str, int]) -> None:
         """A commit's answer is here. `done`: how many messages of each computation were applied."""
         lane, outcome = under_way.lane, under_way.outcome
-        found = self._of(lane.unit)
+        found, now = self._of(lane.unit), lane.server_now()
+        commit_seconds = None
         if under_way.sent is not None:  # else it was sent again after an outage, which tells nothing of commits
-            found.commit.observe(COMMIT_SECONDS, time.perf_counter() - under_way.sent.begun)
+            commit_seconds = time.perf_counter() - under_way.sent.begun
+            found.commit.observe(COMMIT_SECONDS, commit_seconds)
         if outcome.taken:
             found.batch.observe(BATCH_MESSAGES, outcome.taken)
         found.retried += under_way.planned.retried
         count = len(outcome.done)
         if count:
-            now = lane.server_now()
             found.computation.observe(COMPUTATION_SECONDS, (outcome.ended - outcome.began[0]) / count, count)
             self._observe_latency(found, outcome, now)
             needed = sum(self._states_of(name) * many for name, many in done.items())
@@ -81,7 +90,11 @@ class Measuring:
         found.cache_misses += lane.cache.missed
         lane.cache.missed = 0
         if outcome.dead or outcome.failures:
-            found.last_error = _last_error(outcome, lane.server_now())
+            found.last_error = _last_error(outcome, now)
+        commits = self.commits.get(lane.unit)
+        if commits is None:
+            commits = self.commits[lane.unit] = deque(maxlen=MOST_KEPT)
+        commits.append(self._commit(under_way, now, commit_seconds))
 
     def fenced(self, unit: str) -> None:
         """A commit was refused: another worker has taken over."""
@@ -104,14 +117,34 @@ class Measuring:
         if not self.fresh:
             return None
         try:
-            add_measurements(self.client, self.names, self.fresh)
+            add_measurements(self.client, self.names, self.fresh, self.commits)
         except (redis.RedisError, OSError) as error:
             if str(error) != self._fault:  # said once, however long it lasts
                 self._fault = str(error)
                 logger.info("what was measured could not be written (%s); it is kept, and written later", on_one_line(str(error)))
             return WRITE_SECONDS
-        self.fresh, self._fault = {}, ""
+        self.fresh, self.commits, self._fault = {}, {}, ""
         return None
+
+    def _commit(self, under_way: UnderWay, now: float, seconds: float | None) -> RecentCommit:
+        outcome, planned = under_way.outcome, under_way.planned.commit
+        return RecentCommit(
+            at=now,
+            position=planned.position or 0,
+            worker=self.node,
+            token=planned.lease.token,
+            taken=outcome.taken,
+            processed=len(outcome.done),
+            failed=len(outcome.failures),
+            dead=len(outcome.dead),
+            forwarded=sum(map(len, outcome.forwarded.values())),
+            emitted=len(outcome.emitted),
+            skipped=len(outcome.skipped),
+            states=sum(map(len, outcome.states.values())),
+            computation_seconds=outcome.ended - outcome.began[0] if outcome.done else 0.0,
+            commit_seconds=seconds,
+            error=shortened(_error_of(outcome)[0], MOST_COMMIT_ERROR_CHARACTERS) if outcome.dead or outcome.failures else "",
+        )
 
     def _of(self, unit: str) -> Measurements:
         found = self.fresh.get(unit)
@@ -147,11 +180,15 @@ class Measuring:
 
 
 def _last_error(outcome: Outcome, now: float) -> LastError:
-    if outcome.dead:
-        broken, _ = outcome.dead[-1]
-        text, key, message_id = broken.error, broken.key, broken.message_id
-    else:
-        failure = outcome.failures[-1]
-        text, key, message_id = failure.error, failure.item.key, failure.item.envelope.headers.id
+    text, key, message_id = _error_of(outcome)
     told = None if key is None else key_bytes(key).decode("utf-8", "backslashreplace")
     return LastError(shortened(text, MOST_ERROR_CHARACTERS), now, told, None if message_id is None else encodable(message_id))
+
+
+def _error_of(outcome: Outcome) -> tuple[str, str | None, str | None]:
+    """Of an outcome that has one, the last error; its message's key and id."""
+    if outcome.dead:
+        broken, _ = outcome.dead[-1]
+        return broken.error, broken.key, broken.message_id
+    failure = outcome.failures[-1]
+    return failure.error, failure.item.key, failure.item.envelope.headers.id

@@ -7,6 +7,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from tasks.model.measurements import Measurements
+from tasks.model.recent_commits import RecentCommit
+from tasks.store.measurements import add_measurements
 from tests.dashboard.declared import Payment, pay
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
@@ -39,6 +42,15 @@ def test_a_partition_tells_its_messages_and_keys(served: Served, filled: Filled)
     assert found["hottest"] == [{"computation": pay.name, "key": "a", "messages": 60}]
     assert [one["key"] for one in found["largest"]] == [one["key"] for one in found["parked_keys"]] == ["a"]
     assert served.ask("/api/partitions/ingress").json["queue"] == "partition"
+
+
+def test_a_partition_tells_its_last_commits(served: Served, filled: Filled) -> None:
+    commits = [RecentCommit(at=5.0, position=number, worker="w@h", token=7, taken=2, processed=2) for number in (1, 2)]
+    add_measurements(filled.client, filled.names, {"1": Measurements()}, {"1": commits})
+    found = served.ask("/api/partitions/1").json["commits"]
+    assert [one["position"] for one in found] == [2, 1]
+    assert (found[0]["processed"], found[0]["failed"], found[0]["commit_seconds"], found[0]["error"]) == (2, 0, None, "")
+    assert served.ask("/api/partitions/0").json["commits"] == []
 
 
 def test_a_partition_that_is_not_there(served: Served) -> None:

@@ -10,6 +10,9 @@ from urllib.parse import quote
 import pytest
 
 from config.settings import Settings
+from tasks.model.measurements import Measurements
+from tasks.model.recent_commits import RecentCommit
+from tasks.store.measurements import add_measurements
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.dashboard.serving import filled, make_app, served, shop
@@ -67,6 +70,8 @@ def test_nothing_that_is_shown_becomes_a_part_of_the_page(served: Served, filled
         unit, 1, raw=HOSTILE.encode(), error=HOSTILE, trace=HOSTILE, key=HOSTILE, message_id=HOSTILE, task=HOSTILE
     )
     filled.client.lpush(filled.names.queue(unit), HOSTILE)
+    commit = RecentCommit(at=5.0, position=1, worker=HOSTILE, token=7, taken=1, failed=1, error=HOSTILE)
+    add_measurements(filled.client, filled.names, {unit: Measurements()}, {unit: [commit]})
     coded = quote(HOSTILE, safe="")
     paths = [
         f"/partition/{unit}",

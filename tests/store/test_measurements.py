@@ -6,7 +6,8 @@ import pytest
 import redis
 
 from tasks.model.measurements import LATENCY_SECONDS, LastError, Measurements
-from tasks.store.measurements import add_measurements, ask_measurements, measurements_in
+from tasks.model.recent_commits import MOST_KEPT, RecentCommit
+from tasks.store.measurements import add_measurements, ask_measurements, measurements_in, read_recent_commits
 from tasks.store.names import Names
 
 
@@ -62,3 +63,26 @@ def test_a_key_of_another_type_measures_nothing(client: redis.Redis, names: Name
     assert read(client, names, "0") == Measurements()
     with pytest.raises(redis.ResponseError):
         add_measurements(client, names, {"0": measured()})
+
+
+def commit(position: int, **more: object) -> RecentCommit:
+    return RecentCommit(at=5.5, position=position, worker="w@h", token=7, taken=1, **more)  # type: ignore[arg-type]
+
+
+def test_the_last_commits_of_each_unit_are_kept_newest_first(client: redis.Redis, names: Names) -> None:
+    first, second = commit(1, processed=1, commit_seconds=0.001), commit(2, failed=1, error="no")
+    add_measurements(client, names, {"0": measured(), "1": measured(fenced=1)}, {"0": [first], "1": [commit(9)]})
+    add_measurements(client, names, {"ingress": measured(), "0": measured()}, {"0": [second]})
+    assert read_recent_commits(client, names, "0") == [second, first]
+    assert read_recent_commits(client, names, "1") == [commit(9)]
+    assert read_recent_commits(client, names, "ingress") == []
+    assert (read(client, names, "0").latency.count, read(client, names, "1").fenced) == (6, 1)
+    add_measurements(client, names, {"0": measured()}, {"0": [commit(number) for number in range(3, 3 + MOST_KEPT)]})
+    assert read_recent_commits(client, names, "0") == [commit(number) for number in range(2 + MOST_KEPT, 2, -1)]
+    assert client.llen(names.commits("0")) == MOST_KEPT
+
+
+def test_a_commit_that_can_not_be_read_is_left_out(client: redis.Redis, names: Names) -> None:
+    add_measurements(client, names, {"0": measured()}, {"0": [commit(1)]})
+    client.lpush(names.commits("0"), b"no JSON", b'{"at": 1}', b"\xff")
+    assert read_recent_commits(client, names, "0") == [commit(1)]

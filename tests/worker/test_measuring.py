@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 from tasks.model.measurements import Measurements, merged
+from tasks.model.recent_commits import RecentCommit
 from tasks.operating.overview import read_overview
+from tasks.store.measurements import read_recent_commits
 from tests.fundamentals.application import Deed, Step, record, witness
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.wait import wait_until
@@ -20,6 +22,10 @@ def measured(live: LiveGroup) -> Measurements:
 
 def wait_measured(live: LiveGroup, predicate: Callable[[Measurements], bool], message: str) -> Measurements:
     return wait_until(lambda: found if predicate(found := measured(live)) else None, PATIENCE_SECONDS, message=message)  # type: ignore[return-value]
+
+
+def commits(live: LiveGroup, unit: str) -> list[RecentCommit]:
+    return read_recent_commits(live.group.client, live.group.names, unit)
 
 
 def test_batches_are_measured_and_a_worker_that_follows_counts_on(make_live: Make) -> None:
@@ -66,3 +72,28 @@ def test_a_worker_that_slept_through_its_lease_tells_that_it_was_refused(make_li
     first.continue_process()
     # What was refused is not measured as done.
     wait_measured(live, lambda found: (found.fenced, found.batch.total) == (1, 1), "a refused commit, and one that was not")
+
+
+def test_the_last_commits_are_told_with_what_came_of_them(make_live: Make) -> None:
+    live = make_live(PARTITIONS=1, RETRY_ATTEMPTS=0, RETRY_THEN="dead_letter")
+    live.send(record, [Step(f"key {number % 2}", number // 2) for number in range(4)])
+    (worker,) = live.start_workers(1)
+    (first,) = wait_until(lambda: commits(live, "0"), PATIENCE_SECONDS, message="no commit was told")
+    assert (first.taken, first.processed, first.states, first.failed, first.error) == (4, 4, 2, 0, "")
+    assert 0 < first.computation_seconds < PATIENCE_SECONDS
+    assert first.commit_seconds is not None and 0 < first.commit_seconds < PATIENCE_SECONDS
+    assert abs(first.at - time.time()) < PATIENCE_SECONDS
+    live.letter_of(live.send_task("fail", {"key": "a", "number": 1, "fail": True}))
+    wait_until(lambda: len(commits(live, "0")) == 2, PATIENCE_SECONDS, message="the failure was not told")
+    second, _ = commits(live, "0")
+    assert (second.taken, second.processed, second.failed, second.dead, second.states) == (1, 0, 1, 1, 0)
+    assert second.position > first.position
+    assert second.error == "ValueError: 1 was told to fail"
+    assert (second.worker, second.token) == (first.worker, first.token)
+    worker.terminate()
+    worker.wait()
+    live.start_workers(1)
+    live.send(record, [Step("key 0", 2)])
+    wait_until(lambda: len(commits(live, "0")) == 3, PATIENCE_SECONDS, message="the next worker told nothing")
+    third = commits(live, "0")[0]
+    assert third.worker != first.worker and third.token > first.token
