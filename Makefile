@@ -23,8 +23,8 @@ demo: $(INSTALLED) ## real prices through several workers, checked; leaves nothi
 dev: $(INSTALLED) ## a server, workers and Flower, until Ctrl-C
 	@$(BIN)/python -m tasks.demo --keep
 
-test: $(INSTALLED) ## all tests (ARGS="-k name" passes options to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## all tests, on each processor (ARGS="-k name" passes options to pytest)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 chaos: $(INSTALLED) ## harm a whole group at random, then prove its history (SECONDS=60 SEED=7)
 	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

@@ -28,11 +28,18 @@ pytest_plugins = ["pytester"]
 
 #: A test that uses one of these talks to a server, and is marked so.
 SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
+#: `pytest -n auto` starts no more processes than so many: each has servers and workers of its own.
+MOST_PROCESSES = 8
 
 
 def pytest_configure() -> None:
     """Before anything of ours is imported: the developer's settings are not the tests'."""
     clear_environment()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One for each processor; a server that was named can't be shared, because each test empties it."""
+    return 0 if "TEST_REDIS_URL" in os.environ else min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
