@@ -5,7 +5,6 @@ A frame is a header that says how many bytes of payload follow it, and those byt
 
 from __future__ import annotations
 
-import inspect
 import struct
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from functools import update_wrapper
 from typing import Any, Protocol
 
 from tasks.model.errors import DeclarationError, PartitionError
+from tasks.model.signatures import misfit
 
 #: A longer payload would be no message: what MESSAGE_BYTES is by default.
 MOST_PAYLOAD_BYTES = 8_000_000
@@ -232,13 +232,5 @@ def _header(label: str, header_length: int, length_fmt: str) -> struct.Struct:
 def _takes_one(function: Callable[..., Any], what: str) -> None:
     if not callable(function):
         raise DeclarationError(f"{what}: decorate a function, not {function!r}")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # a builtin that does not say
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        raise DeclarationError(
-            f"{what} {getattr(function, '__qualname__', function)} takes one argument: {error}"
-        ) from error
+    if error := misfit(function, 1):
+        raise DeclarationError(f"{what} {getattr(function, '__qualname__', function)} takes one argument: {error}")

@@ -19,7 +19,7 @@ from tasks.model.computation import Computation, key_extractor
 from tasks.model.errors import DeclarationError
 from tasks.model.messages import MessageCodec
 from tasks.model.state import StateClass
-from tasks.pipeline.sinks import SinkConfig, sink_config
+from tasks.pipeline.sinks import ComputationSink, SinkConfig, sink_config
 from tasks.pipeline.sources import SourceConfig
 from tasks.pipeline.windowing import CountWindows, RangeWindows
 from tasks.pipeline.windows import CountWindowsBuilder, RangeWindowsBuilder
@@ -72,7 +72,7 @@ class Collect(GraphNode):
 class End(GraphNode):
     """What leaves: to each of the sinks."""
 
-    sinks: tuple[SinkConfig, ...]
+    sinks: tuple[SinkConfig | ComputationSink, ...]
 
 
 class Pipeline:

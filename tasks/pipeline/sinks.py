@@ -7,11 +7,12 @@ process `celery -A APP partitions sink NAME`, from a queue of its own, in order 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tasks.model.computation import Computation
 from tasks.model.errors import DeclarationError
@@ -22,22 +23,20 @@ from tasks.model.sinks import ListSink, QueueSink, Sink, StreamSink
 Encoder = Callable[[Any], bytes | str | None]
 
 
-class SinkConfig:
+class SinkConfig(ABC):
     """Base of what `to_sink` takes, beside tasks, computations and functions."""
 
+    #: Whether `partitions sink NAME` delivers its outputs.
+    has_process: ClassVar[bool] = True
+
     @property
+    @abstractmethod
     def sink_name(self) -> str:
         """By which the sink's process, and its place in the test kit, are called."""
-        raise NotImplementedError
 
-    @property
-    def has_process(self) -> bool:
-        """Whether `partitions sink NAME` delivers its outputs."""
-        return True
-
+    @abstractmethod
     def sink(self) -> Sink:
         """As the step knows it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,8 @@ class TaskSink(SinkConfig):
     Exactly once into its queue; from there as Celery runs tasks. `queue`: as Celery names it; None: where the app's routes put it.
     """
 
+    has_process: ClassVar[bool] = False
+
     task: str
     queue: str | None = None
 
@@ -54,27 +55,19 @@ class TaskSink(SinkConfig):
     def sink_name(self) -> str:
         return self.task
 
-    @property
-    def has_process(self) -> bool:
-        return False
-
     def sink(self) -> Sink:
         return QueueSink(self.task, self.task, write_message, self.queue)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ComputationSink(SinkConfig):
-    """A computation with a key of its own: the output is a message to it, exactly once, in the order of this stage's key."""
+class ComputationSink:
+    """A computation with a key of its own: the output is a hop, a message to it, exactly once, in the order of this stage's key."""
 
     computation: Computation
 
     @property
     def sink_name(self) -> str:
         return self.computation.name
-
-    @property
-    def has_process(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +78,8 @@ class RedisStream(SinkConfig):
     many are let go.
     """
 
+    has_process: ClassVar[bool] = False
+
     stream: str
     maxlen: int | None = None
     encoder: Encoder | None = None
@@ -92,10 +87,6 @@ class RedisStream(SinkConfig):
     @property
     def sink_name(self) -> str:
         return self.stream
-
-    @property
-    def has_process(self) -> bool:
-        return False
 
     def sink(self) -> Sink:
         return StreamSink(self.stream, _bytes_of(self.encoder), self.stream, self.maxlen)
@@ -105,16 +96,14 @@ class RedisStream(SinkConfig):
 class RedisList(SinkConfig):
     """A Redis list on the broker's server: `LPUSH` in the commit, exactly once; the right end is the oldest."""
 
+    has_process: ClassVar[bool] = False
+
     list: str
     encoder: Encoder | None = None
 
     @property
     def sink_name(self) -> str:
         return self.list
-
-    @property
-    def has_process(self) -> bool:
-        return False
 
     def sink(self) -> Sink:
         return ListSink(self.list, _bytes_of(self.encoder), self.list)
@@ -192,7 +181,7 @@ class StdoutSink(SinkConfig):
         return QueueSink(self.name, self.name, _quoted(_bytes_of(self.encoder)), has_process=True)
 
 
-def sink_config(given: Any) -> SinkConfig:
+def sink_config(given: Any) -> SinkConfig | ComputationSink:
     """What `to_sink` was given, as a config. Raises `DeclarationError`."""
     if isinstance(given, SinkConfig):
         return given

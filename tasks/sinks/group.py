@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tasks.model.computation import Computation, StageNode
 from tasks.model.errors import DeclarationError, SetupError
 from tasks.model.messages import MessageCodec
+from tasks.model.signatures import misfit
 from tasks.model.values import ANY_VALUE
 from tasks.pipeline.sinks import CallableSink, FileSink, SinkConfig, StdoutSink, TCPSinkConfig
 from tasks.producer.installation import Installation
@@ -101,16 +101,8 @@ def _no_key(message: Any) -> Any:
 
 def _takes_context(name: str, function: Callable[..., Any]) -> bool:
     """Whether a function wants a second argument. Raises `DeclarationError` for one that can't be called with an output."""
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return False  # a builtin that does not say
-    try:
-        signature.bind(None)
-    except TypeError:
-        try:
-            signature.bind(None, None)
-        except TypeError:
-            raise DeclarationError(f"sink {name!r}: a sink's function must take (output) or (output, context)") from None
+    if not misfit(function, 1):
+        return False
+    if not misfit(function, 2):
         return True
-    return False
+    raise DeclarationError(f"sink {name!r}: a sink's function must take (output) or (output, context)")

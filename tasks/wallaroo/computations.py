@@ -7,7 +7,6 @@ Annotations of an application's functions say nothing here: in Wallaroo a messag
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 from tasks.model.computation import Computation as Stage
 from tasks.model.computation import declare
 from tasks.model.errors import DeclarationError
+from tasks.model.signatures import misfit
 from tasks.model.state import StateClass
 
 
@@ -217,13 +217,7 @@ def _a_name(name: Any, what: str) -> str:
 def _takes(function: Any, count: int, what: str) -> None:
     if not callable(function):
         raise WallarooParameterError(f"{what}: decorate a function, not {function!r:.80}")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # a builtin that does not say
-    try:
-        signature.bind(*[None] * count)
-    except TypeError as error:
+    if error := misfit(function, count):
         wanted = "(data)" if count == 1 else "(data, state)"
         name = getattr(function, "__qualname__", function)
-        raise WallarooParameterError(f"{what} must take {wanted}, and {name} does not: {error}") from error
+        raise WallarooParameterError(f"{what} must take {wanted}, and {name} does not: {error}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.model.errors import DeclarationError
 from tasks.pipeline.graph import End, GraphNode, Pipeline, Source, Use
-from tasks.pipeline.sinks import SinkConfig
+from tasks.pipeline.sinks import ComputationSink, SinkConfig
 from tasks.pipeline.sinks import TCPSinkConfig as AnyTCPSink
 from tasks.pipeline.sources import SourceConfig
 from tasks.producer import pipelines
@@ -69,8 +69,10 @@ def _nodes(pipeline: Pipeline) -> list[GraphNode]:
     return sorted(found, key=lambda node: node.number)
 
 
-def _sink(config: SinkConfig, known: dict[str, SinkConfig]) -> SinkConfig:
+def _sink(config: SinkConfig | ComputationSink, known: dict[str, SinkConfig]) -> SinkConfig | ComputationSink:
     """The config, under another name where a different one has its name."""
+    if isinstance(config, ComputationSink):
+        return config
     if isinstance(config, AnyTCPSink) and known.get(config.sink_name, config) != config:
         alike = next((one for one in known.values() if _same_but_for_the_name(one, config)), None)
         config = alike or replace(config, name=_free(config.sink_name, set(known), ""))
