@@ -13,6 +13,7 @@ from collections.abc import Callable, Container
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 from celery import Celery
 from celery.worker import state as worker_state
 
@@ -167,13 +168,13 @@ class Reports:
 
     def description(self, work: Work) -> dict[str, Any]:
         headers = details_of(work.raw)
-        arguments = (
-            headers.argsrepr if isinstance(headers.argsrepr, str) else work.envelope.body.decode("utf-8", "replace")
-        )
+        arguments, keywords = _called_with(work.envelope.body)
+        if isinstance(headers.argsrepr, str):
+            arguments = headers.argsrepr
         return {
             "name": work.computation.name,
             "args": f"key={work.key} {arguments[:MOST_ARGUMENT_CHARACTERS]}",
-            "kwargs": "{}",
+            "kwargs": keywords[:MOST_ARGUMENT_CHARACTERS],
             "root_id": headers.root_id,
             "parent_id": headers.parent_id,
             "retries": 0,
@@ -213,6 +214,15 @@ class Reports:
         self.flush()
         self.dispatcher.close()
         self._connection.release()
+
+
+def _called_with(body: bytes) -> tuple[str, str]:
+    """A message's arguments and keyword arguments as JSON; of a body that is something else all of it."""
+    try:
+        arguments, keywords, *_ = msgspec.json.decode(body)
+        return msgspec.json.encode(arguments).decode(), msgspec.json.encode(keywords).decode()
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
+        return body.decode("utf-8", "replace"), "{}"
 
 
 def _what_follows(parking: Parking | None) -> str:

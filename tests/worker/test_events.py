@@ -53,6 +53,21 @@ def test_within_the_budget_every_task_is_told_whole(live: LiveGroup) -> None:
     assert worker.running
 
 
+def test_what_a_message_was_called_with_is_told_whoever_sent_it(live: LiveGroup) -> None:
+    live.start_workers(1)
+    with monitor(live) as seen:
+        live.send(record, [Step("bulk", 1)])
+        live.app.send_task("record", kwargs={"step": {"key": "named", "number": 1}})
+        live.send_task("record", {"key": "client", "number": 1})
+        received = wait_until(lambda: len(found := seen.events("task-received")) == 3 and found)
+    told = {(event["args"], event["kwargs"]) for event in received}
+    assert told == {
+        ('key=bulk [{"key":"bulk","number":1}]', "{}"),
+        ("key=named ()", '{"step":{"key":"named","number":1}}'),
+        ("key=client ({'key': 'client', 'number': 1},)", "{}"),
+    }
+
+
 def test_a_failure_is_told_with_its_traceback(make_live: Make) -> None:
     live = make_live(RETRY_ATTEMPTS=0)
     live.start_workers(1)
