@@ -47,9 +47,10 @@ class Size:
     #: Messages of 2 ms each, in the proof that partitioning helps.
     slow_messages: int = 2_000
     #: So many that the dashboard can be opened and closed several times while they flow.
-    dashboard_messages: int = 3_000_000
-    #: As long as from one refresh of its page to the next; short, so that open and closed see the same machine.
-    dashboard_window_seconds: float = 2.0
+    dashboard_messages: int = 6_000_000
+    #: As long as a refresh of its page, after the settling; no longer, so that open and closed see the same machine.
+    dashboard_window_seconds: float = 3.0
+    dashboard_settling_seconds: float = 1.0
 
 
 FULL = Size()
@@ -66,8 +67,9 @@ SMALL = Size(
     delayed_plain_messages=50,
     cached_keys=5_000,
     slow_messages=200,
-    dashboard_messages=200_000,
-    dashboard_window_seconds=0.2,
+    dashboard_messages=500_000,
+    dashboard_window_seconds=0.3,
+    dashboard_settling_seconds=0.1,
 )
 
 

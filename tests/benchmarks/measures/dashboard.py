@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import statistics
+import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-from tests.benchmarks.bench import Bench, Worker, messages_left, partition_queues
+from tests.benchmarks.bench import Bench, messages_left, partition_queues
 from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -27,23 +32,29 @@ PAGE, API = "/partitions", "/api/partitions"
 
 def measure(bench: Bench) -> list[Row]:
     size = bench.size
-    opened, closed, page, api, pairs = Samples(), Samples(), Samples(), Samples(), Samples()
+    opened, closed, page, api, pairs, processor = (Samples() for _ in range(6))
     for number in range(bench.rounds):
         try:
-            rates, seconds = one_round(bench)
+            spans, seconds = one_round(bench)
         except CandidateFailedError as error:
-            for samples in (opened, closed, page, api, pairs):
+            for samples in (opened, closed, page, api, pairs, processor):
                 samples.failures.append(str(error))
             continue
-        opened.values.append(statistics.median(rates[True]))
-        closed.values.append(statistics.median(rates[False]))
-        # Neighbours in time: what else the machine does changes slower than they follow each other.
-        pairs.values += [after / before for before, after in zip(rates[False], rates[True], strict=False)]
+        opened.values.append(statistics.median(span.rate for span in spans[1::2]))
+        closed.values.append(statistics.median(span.rate for span in spans[::2]))
+        # What else the machine does changes slower than neighbours in time follow each other.
+        pairs.values += [
+            2 * between.rate / (before.rate + after.rate)
+            for before, between, after in zip(spans[::2], spans[1::2], spans[2::2], strict=False)
+        ]
+        processor.values.append(
+            100 * (statistics.mean(span.flower for span in spans[1::2]) - statistics.mean(span.flower for span in spans[::2]))
+        )
         page.values.append(1000 * statistics.median(seconds[PAGE]))
         api.values.append(1000 * statistics.median(seconds[API]))
         print(
             f"    round {number + 1}  open: {opened.values[-1]:,.6g}, closed: {closed.values[-1]:,.6g} messages/s, "
-            f"{PAGE}: {page.values[-1]:.3g} ms, {API}: {api.values[-1]:.3g} ms",
+            f"Flower +{processor.values[-1]:.3g} % of a processor, {PAGE}: {page.values[-1]:.3g} ms, {API}: {api.values[-1]:.3g} ms",
             flush=True,
         )
     group = f"{size.many_partitions} partitions, {size.many_keys:,} keys, messages flowing"
@@ -69,14 +80,32 @@ def measure(bench: Bench) -> list[Row]:
             theirs=closed.median,
             score=pairs.median,
             target=Target("at least", 0.98, "×"),
-            note=f"One run, the page's live updates opened and closed every {size.dashboard_window_seconds:g} s; the ratio is the median of those of neighbours; closed: Flower stands still. {group}.",
+            note=f"One run, {size.dashboard_window_seconds:g} s with an open page and {size.dashboard_window_seconds:g} s without one in turn, of each the first {size.dashboard_settling_seconds:g} s not counted; without one: another Flower runs, which nobody has looked at. The score is the median of the rate with the page by the mean of those before and after it. {group}.",
             samples={"open": opened, "closed": closed, "open / closed, of neighbours": pairs},
+        ),
+        Row(
+            measure="processor time of Flower, page open, beyond that of Flower alone",
+            unit="% of a processor",
+            ours=processor.median,
+            score=processor.median,
+            target=Target("at most", 2.0, " %"),
+            note=f"In the same run, by the system's clock of the processes. {group}.",
+            samples={"more": processor},
         ),
     ]
 
 
-def one_round(bench: Bench) -> tuple[dict[bool, list[float]], dict[str, list[float]]]:
-    """Messages/s of each window, with the page open and closed; then seconds of each answer, while the rest flows."""
+class Span(NamedTuple):
+    """A few seconds with the page open, or closed."""
+
+    #: Messages/s of the worker.
+    rate: float
+    #: Seconds of a processor that Flower used, a second.
+    flower: float
+
+
+def one_round(bench: Bench) -> tuple[list[Span], dict[str, list[float]]]:
+    """The page closed, open, closed, …; then seconds of each answer, while the rest flows."""
     size = bench.size
     settings = {"PARTITIONS": size.many_partitions}
     queues = partition_queues(size.many_partitions)
@@ -85,65 +114,79 @@ def one_round(bench: Bench) -> tuple[dict[bool, list[float]], dict[str, list[flo
     with bench.worker("partitioned", **settings) as worker:
         bench.watch(queues, [worker])
     bench.run("partitioned_client.py", "fill", "--count", size.dashboard_messages, "--keys", size.many_keys, **settings)
-    with flower(bench, **settings) as (base, process), bench.worker("partitioned", **settings) as worker:
-        for path in (PAGE, API):
-            fetch(base + path)
-        rates = windows(bench, base, process, queues, worker)
-        seconds: dict[str, list[float]] = {PAGE: [], API: []}
-        with bench.client() as client:
-            while messages_left(client, queues):
-                for path, taken in seconds.items():
-                    begun = time.perf_counter()
-                    fetch(base + path)
-                    taken.append(time.perf_counter() - begun)
-                    time.sleep(BETWEEN_REQUESTS_SECONDS)
-    if not (rates[True] and rates[False] and seconds[API]):
-        raise CandidateFailedError(f"{size.dashboard_messages} messages are too few to time")
-    return rates, seconds
-
-
-def windows(bench: Bench, base: str, flower: Worker, queues: list[str], worker: Worker) -> dict[bool, list[float]]:
-    """Messages/s, the page closed and open in turn, until two thirds of the messages are gone.
-
-    Flower reads the group for some minutes after somebody looked: while the page is closed its process stands still.
-    """
-    rates: dict[bool, list[float]] = {False: [], True: []}
-    with bench.client() as client:
+    with (
+        flower(bench, "open", **settings) as looked_at,
+        flower(bench, "closed", **settings) as alone,
+        bench.worker("partitioned", **settings) as worker,
+        bench.client() as client,
+    ):
         full = messages_left(client, queues)
         # The first of them wait for the worker's start.
         wait_until(lambda: messages_left(client, queues) < 0.97 * full, READY_SECONDS, message="the worker does nothing")
-        is_open = False
-        while messages_left(client, queues) > full / 3:
+        for path in (PAGE, API):
+            fetch(looked_at.base + path)
+        spans: list[Span] = []
+        while messages_left(client, queues) > full / 4:
             if worker.process.poll() is not None:
                 raise CandidateFailedError("the worker exited")
-            with listening(base + API + "/events") if is_open else standing_still(flower):
-                before, begun = messages_left(client, queues), time.monotonic()
-                time.sleep(bench.size.dashboard_window_seconds)
-                after, ended = messages_left(client, queues), time.monotonic()
-            if after:
-                rates[is_open].append((before - after) / (ended - begun))
-            is_open = not is_open
-    return rates
+            spans.append(span(bench, looked_at, alone, queues, is_open=len(spans) % 2 == 1))
+        seconds: dict[str, list[float]] = {PAGE: [], API: []}
+        while messages_left(client, queues):
+            for path, taken in seconds.items():
+                begun = time.perf_counter()
+                fetch(looked_at.base + path)
+                taken.append(time.perf_counter() - begun)
+                time.sleep(BETWEEN_REQUESTS_SECONDS)
+    if len(spans) < 3 or not seconds[API]:
+        raise CandidateFailedError(f"{size.dashboard_messages} messages are too few to time")
+    return spans, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Flower:
+    """A running Flower and its address."""
+
+    base: str
+    process: subprocess.Popen[bytes]
+
+    def used_seconds(self) -> float:
+        """Of a processor, since it started."""
+        ticks = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def span(bench: Bench, looked_at: Flower, alone: Flower, queues: list[str], *, is_open: bool) -> Span:
+    """One of the two Flowers runs: that whose page is open, or the one that nobody looked at."""
+    running, still = (looked_at, alone) if is_open else (alone, looked_at)
+    events = listening(running.base + API + "/events") if is_open else contextlib.nullcontext()
+    with standing_still(still), events, bench.client() as client:
+        # A page that opens gets five minutes of history, and a Flower that stood still the events that it missed.
+        time.sleep(bench.size.dashboard_settling_seconds)
+        before, used, begun = messages_left(client, queues), running.used_seconds(), time.monotonic()
+        time.sleep(bench.size.dashboard_window_seconds - bench.size.dashboard_settling_seconds)
+        lasted = time.monotonic() - begun
+        return Span((before - messages_left(client, queues)) / lasted, (running.used_seconds() - used) / lasted)
 
 
 @contextmanager
-def standing_still(process: Worker) -> Iterator[None]:
-    process.process.send_signal(signal.SIGSTOP)
+def standing_still(flower: Flower) -> Iterator[None]:
+    flower.process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        process.process.send_signal(signal.SIGCONT)
+        flower.process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
-def flower(bench: Bench, **settings: object) -> Iterator[tuple[str, Worker]]:
-    """Flower's address, once it answers, and its process."""
+def flower(bench: Bench, name: str, **settings: object) -> Iterator[Flower]:
+    """Flower, once it answers; `name`: of its log."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     words = ("flower", "--conf=config/flowerconfig.py", f"--port={port}", "--logging=warning")
-    with bench.celery("partitioned", "flower", *words, FLOWER_UNAUTHENTICATED_API="true", **settings) as process:
-        wait_until(lambda: process.process.poll() is not None or answers(base), READY_SECONDS, message="Flower does not answer")
-        yield base, process
+    with bench.celery("partitioned", f"flower-{name}", *words, FLOWER_UNAUTHENTICATED_API="true", **settings) as started:
+        process = started.process
+        wait_until(lambda: process.poll() is not None or answers(base), READY_SECONDS, message="Flower does not answer")
+        yield Flower(base, process)
 
 
 def answers(base: str) -> bool:
