@@ -12,7 +12,7 @@ from tasks.operating.history import LEAST_SECONDS, POINTS, History
 from tasks.operating.overview import Overview, read_overview
 from tasks.operating.rows import to_json
 
-#: Weighing states costs the server a walk, and they grow slowly.
+#: Weighing states costs the server a walk, and they grow slowly; while there are more than twice as many as were weighed, sooner.
 WEIGH_SECONDS = 30.0
 
 
@@ -27,6 +27,8 @@ class Watch:
         self._lock = threading.Lock()
         self._last: tuple[float, Overview] | None = None
         self._weighed_at: float | None = None
+        #: The group's keys, when their states were weighed last.
+        self._weighed_keys = 0
 
     def look(self) -> Overview:
         """The group as it stood at most `every_seconds` ago. Raises what `read_overview` does."""
@@ -47,10 +49,17 @@ class Watch:
         now = self.clock()
         if self._last is not None and now - self._last[0] < self.every_seconds:
             return self._last[1]
-        weigh = self._weighed_at is None or now - self._weighed_at >= WEIGH_SECONDS
+        weigh = self._weighed_at is None or now - self._weighed_at >= WEIGH_SECONDS or self._has_grown()
         overview = read_overview(self.group, state_bytes=weigh)
         if weigh:
-            self._weighed_at = now
+            self._weighed_at, self._weighed_keys = now, _keys(overview)
         self.history.add(overview)
         self._last = now, overview
         return overview
+
+    def _has_grown(self) -> bool:
+        return self._last is not None and _keys(self._last[1]) > 2 * self._weighed_keys
+
+
+def _keys(overview: Overview) -> int:
+    return sum(unit.status.keys for unit in overview.units)

@@ -39,9 +39,32 @@ def test_states_are_weighed_now_and_then(settings: Settings, client: redis.Redis
     def weight() -> object:
         return watch.to_json()["partitions"][0]["state_bytes"]
 
-    assert weight() == 0
-    client.hset(names.states("0", "one"), "k", "x" * 1000)
+    states = names.states("0", "one")
+    client.hset(states, "0", "x" * 1000)
+    weighed = weight()
+    assert isinstance(weighed, int) and weighed > 1000
+    client.hset(states, "0", "x" * 9000)
     clock.now += 29
-    assert weight() == 0, "not yet again"
+    assert weight() == weighed, "not yet again"
     clock.now += 2
-    assert weight() > 1000  # type: ignore[operator]
+    weighed_again = weight()
+    assert isinstance(weighed_again, int) and weighed_again > 9000
+
+
+def test_states_are_weighed_soon_while_they_become_many(settings: Settings, client: redis.Redis, names: Names) -> None:
+    clock = Clock()
+    watch = Watch(Group(settings), clock=clock)
+    client.hset(names.facts_of_group, "computation:one", 1)
+
+    def weight() -> object:
+        clock.now += 3
+        return watch.to_json()["partitions"][0]["state_bytes"]
+
+    assert weight() == 0
+    client.hset(names.states("0", "one"), mapping={str(number): "x" * 100 for number in range(10)})
+    assert weight() == 0, "it is seen that there are more"
+    weighed = weight()
+    assert isinstance(weighed, int) and weighed > 1000
+    client.hset(names.states("0", "one"), mapping={str(number): "x" * 100 for number in range(20)})
+    weight()
+    assert weight() == weighed, "twice as many are not more than that"
