@@ -1,1 +1,4 @@
-"""The ground: values only. `settings` alone reads the environment; nothing here imports from `tasks`."""
+"""The ground. `settings` and `celeryconfig` are values, and import nothing from `tasks`.
+
+`flowerconfig` and `pytestconfig` are loaded by Flower and by pytest, not by us: the two entry points that reach up into `tasks`.
+"""

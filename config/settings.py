@@ -1,6 +1,7 @@
 """Every setting of the product, read from the environment once, frozen, with its unit in its name.
 
-This is the only file that reads the environment. A value that can't be used raises `SettingsError`,
+This is the only file that turns the environment into settings; programs that start others (`tasks.demo`, `tasks.wallaroo`) make the
+environment of their children, and let it be checked here. A value that can't be used raises `SettingsError`,
 which names the variable, the value and what would do.
 """
 
@@ -75,7 +76,7 @@ class Settings:
     #: `STATE_CACHE_KEYS`: states a worker keeps in memory, over all its partitions.
     state_cache_keys: int = 100_000
 
-    #: `RETRY_ATTEMPTS`: retries of a message whose computation raises, before it becomes a dead letter.
+    #: `RETRY_ATTEMPTS`: retries of a message whose computation raises, before `RETRY_THEN` decides what follows.
     retry_attempts: int = 3
     #: `RETRY_BACKOFF_SECONDS`: wait before the first retry; doubles with each.
     retry_backoff_seconds: float = 1.0
@@ -148,17 +149,17 @@ class Settings:
             batch_bytes=read("BATCH_BYTES", _count, default.batch_bytes),
             batch_seconds=read("BATCH_SECONDS", _positive, default.batch_seconds),
             state_cache_keys=read("STATE_CACHE_KEYS", _count, default.state_cache_keys),
-            retry_attempts=read("RETRY_ATTEMPTS", _count_or_none, default.retry_attempts),
+            retry_attempts=read("RETRY_ATTEMPTS", _count_or_zero, default.retry_attempts),
             retry_backoff_seconds=read("RETRY_BACKOFF_SECONDS", _positive, default.retry_backoff_seconds),
             retry_longest_backoff_seconds=read(
                 "RETRY_LONGEST_BACKOFF_SECONDS", _positive, default.retry_longest_backoff_seconds
             ),
             retry_then=read("RETRY_THEN", _then, default.retry_then),
             mailbox_messages=read("MAILBOX_MESSAGES", _count, default.mailbox_messages),
-            deaths=read("DEATHS", _count_or_none, default.deaths),
+            deaths=read("DEATHS", _count_or_zero, default.deaths),
             deduplicate_ids=read("DEDUPLICATE_IDS", _count, default.deduplicate_ids),
-            queue_max_length=read("QUEUE_MAX_LENGTH", _count_or_none, default.queue_max_length),
-            wait_replicas=read("WAIT_REPLICAS", _count_or_none, default.wait_replicas),
+            queue_max_length=read("QUEUE_MAX_LENGTH", _count_or_zero, default.queue_max_length),
+            wait_replicas=read("WAIT_REPLICAS", _count_or_zero, default.wait_replicas),
             wait_milliseconds=read("WAIT_MILLISECONDS", _count, default.wait_milliseconds),
             events_per_second=read("EVENTS_PER_SECOND", _zero_or_more, default.events_per_second),
             log_format=read("LOG_FORMAT", _log_format, default.log_format),
@@ -229,7 +230,7 @@ def _count(text: str) -> int:
     return _integer(text, 1)
 
 
-def _count_or_none(text: str) -> int:
+def _count_or_zero(text: str) -> int:
     return _integer(text, 0)
 
 

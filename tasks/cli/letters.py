@@ -14,7 +14,7 @@ from tasks.cli.output import counted, json_option, one_line, print_json, print_t
 from tasks.operating.dead_letters import fingerprint, grouped, raw_text
 from tasks.operating.documents import json_letter
 from tasks.producer.installation import Installation
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 
 #: Of an error, in a table.
 MOST_ERROR_CHARACTERS = 80

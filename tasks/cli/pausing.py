@@ -10,6 +10,7 @@ import click
 from tasks.cli.context import installation_in, who
 from tasks.cli.output import json_option, refusals, say_done
 from tasks.operating import draining, pausing
+from tasks.operating.workers import read_workers
 from tasks.producer.installation import Installation
 from tasks.store.names import INGRESS, units
 
@@ -107,7 +108,7 @@ def _set_draining(
     group.check()
     answer = act(group.client, group.names, node, by=who())
     if answer == "unknown":
-        known = ", ".join(worker.node for worker in draining.read_workers(group.client, group.names)) or "none"
+        known = ", ".join(worker.node for worker in read_workers(group.client, group.names)) or "none"
         raise click.ClickException(f"no worker of partitions is named {node!r}; there are: {known}")
     changed = answer == "ok"
     text = f"{node} is {what}" if changed else f"{node} is {what} already"

@@ -6,7 +6,7 @@ import click
 
 from tasks.cli.context import installation_in
 from tasks.cli.output import json_option, print_json, print_table, refusals
-from tasks.operating.draining import read_workers
+from tasks.operating.workers import read_workers
 
 
 @click.command(short_help="Who owns each partition, how far behind it is.")

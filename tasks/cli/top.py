@@ -42,7 +42,7 @@ def top(context: click.Context, interval: float, sort: Sort | None, as_json: boo
     """The partitions as they flow: rates, sparklines of the last five minutes, backlog, latency, what waits for an operator.
 
     Until Ctrl-C. As many columns as the terminal has room for. Where the output is no terminal the table is printed
-    once, after one interval. Rates, sparklines and totals are since the command was started.
+    once, after one interval. Rates and sparklines are since the command was started.
     """
     watch = Watch(installation_in(context).group, every_seconds=0)
     try:

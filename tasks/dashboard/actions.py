@@ -19,7 +19,7 @@ from tasks.model.errors import StateError
 from tasks.operating.editing import SeenState
 from tasks.operating.pausing import pause, resume
 from tasks.producer.installation import Installation
-from tasks.store.commits import digest_of_raw
+from tasks.store.scripts import digest_of
 
 CHANGED = "it changed meanwhile; nothing was done. Look again"
 _NOT_DONE = {
@@ -208,4 +208,4 @@ def changed(seen: SeenState) -> str:
 
 
 def _digest(seen: SeenState) -> str:
-    return "" if seen.stored is None else digest_of_raw(seen.stored)
+    return "" if seen.stored is None else digest_of(seen.stored)

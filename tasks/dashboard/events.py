@@ -24,17 +24,16 @@ class Events(Common):
 
     @authenticated
     async def get(self) -> None:
-        live = self.live
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")  # nginx would keep events until it has a buffer full
-        self._waiting = asyncio.ensure_future(self._tell(live))
+        self._waiting = asyncio.ensure_future(self._tell())
         try:
             await self._waiting
         except (StreamClosedError, asyncio.CancelledError):
             return
 
-    async def _tell(self, live: object) -> None:
+    async def _tell(self) -> None:
         live = self.live
         self.write("retry: 2000\n\n")
         told = False

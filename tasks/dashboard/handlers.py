@@ -103,7 +103,7 @@ class Common(BaseHandler):  # type: ignore[misc]
         )
 
     @property
-    def acts(self) -> str:
+    def why_not_acting(self) -> str:
         """Why this page can't act; empty when it can."""
         options = self.application.options
         if options.read_only:

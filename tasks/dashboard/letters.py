@@ -11,7 +11,7 @@ from typing import Any
 from tasks.operating.dead_letters import DeadLetters, LetterGroup, fingerprint, grouped, raw_text
 from tasks.operating.documents import MOST_TEXT_CHARACTERS, json_letter, json_message
 from tasks.producer.installation import Installation
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 
 #: Looked at for one page; the count of all is known without.
 MOST_SCANNED = 20_000

@@ -21,7 +21,7 @@ class Page(Common):
 
     def show(self, template: str, **values: Any) -> None:
         self.set_header("Cache-Control", "no-store")
-        self.render(f"partitions/{template}", cant_act=self.acts, version=static_version(), **values)
+        self.render(f"partitions/{template}", cant_act=self.why_not_acting, version=static_version(), **values)
 
     def get_template_namespace(self) -> dict[str, Any]:
         return {**super().get_template_namespace(), **showing.HELPERS, "key_url": self.key_url}

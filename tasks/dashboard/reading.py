@@ -18,10 +18,10 @@ from tasks.operating.rows import row_of
 from tasks.operating.sampling import oldest_of
 from tasks.operating.watching import Watch
 from tasks.producer.installation import Installation
-from tasks.store.commits import digest_of_raw
 from tasks.store.measurements import read_recent_commits
 from tasks.store.names import INGRESS
 from tasks.store.parking import read_mailbox
+from tasks.store.scripts import digest_of
 
 #: Messages of one list.
 MOST_MESSAGES = 50
@@ -141,7 +141,7 @@ def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
     if computation is None or computation.state is None:
         return {**found, "error": "this process does not have the computation, so the state is not unpickled"}
     seen = group.state_editor.see(computation, key)
-    found |= {"digest": "" if seen.stored is None else digest_of_raw(seen.stored), "error": seen.error}
+    found |= {"digest": "" if seen.stored is None else digest_of(seen.stored), "error": seen.error}
     if seen.state is not None:
         found |= {"type": type(seen.state).__qualname__, "tree": asdict(tree_of(seen.state))}
         found["whole"] = len(seen.stored or b"") <= MOST_STATE_BYTES

@@ -4,6 +4,6 @@
     show        prices through the partitions, checked against a plain fold · speedup: why partitions help
     keep        the same processes, kept running
 
-Under them: `server` (the embedded server), `processes` and `runner` (the Procfile's processes), `lifeline` (what we
-start ends with us), `prices` (the data), `proof` (the application of `speedup`), `status` (who owns what).
+Under them: `tasks.testing.server` (the embedded server) and `tasks.testing.lifeline` (what we start ends with us), `processes` and
+`runner` (the Procfile's processes), `prices` (the data), `proof` (the application of `speedup`), `status` (who owns what).
 """

@@ -32,7 +32,7 @@ class RetryPolicy:
     - `park`: the key goes on waiting, and the message is tried again at the longest wait, until it succeeds or an operator acts.
     - `dead_letter`: the message leaves to the dead letters; its key goes on with the next message.
     - `hold`: the key waits until an operator acts.
-    - `stop`: as `park`, and the whole partition pauses until it is resumed.
+    - `stop`: the key waits, and the whole partition pauses; once it is resumed the message is tried at once.
 
     Raises `DeclarationError` for values that can't be used.
     """

@@ -16,7 +16,7 @@ import redis
 from tasks.model.duplicates import spell_id
 from tasks.operating.audit import Audit
 from tasks.operating.parked_keys import ParkedKeys
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 from tasks.store.names import Names, units
 from tasks.store.scripts import script
 

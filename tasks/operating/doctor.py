@@ -15,9 +15,9 @@ from typing import Any, Literal, cast
 import redis
 
 from config.settings import Settings
-from tasks.operating.draining import WorkerStatus, read_workers
 from tasks.operating.permissions import is_local, needs_no_password, refused_commands, who_am_i
 from tasks.operating.status import UnitStatus, read_status
+from tasks.operating.workers import WorkerStatus, read_workers
 from tasks.store.client import UNWELL
 from tasks.store.names import Names
 from tasks.store.server import Finding, look_at_server

@@ -12,7 +12,7 @@ from tasks.model.keys import key_bytes
 from tasks.model.messages import details_of, name_of, open_envelope
 from tasks.operating.dead_letters import fingerprint, raw_text
 from tasks.operating.parked_keys import ParkedKey
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 
 #: Of one message, in a list of them.
 MOST_TEXT_CHARACTERS = 4_000

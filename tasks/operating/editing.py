@@ -11,8 +11,7 @@ from tasks.model.errors import StateError
 from tasks.model.keys import key_bytes, partition_of, spell_key
 from tasks.operating.audit import Audit, shortened
 from tasks.store.codec import SIGNED, UNSIGNED
-from tasks.store.commits import digest_of_raw
-from tasks.store.scripts import script
+from tasks.store.scripts import digest_of, script
 from tasks.store.states import StateReader
 
 Answer = Literal["ok", "changed"]
@@ -90,7 +89,7 @@ class StateEditor:
             [names.states(unit, seen.computation.name), names.facts(unit), names.audit],
             [
                 field,
-                "" if seen.stored is None else digest_of_raw(seen.stored),
+                "" if seen.stored is None else digest_of(seen.stored),
                 action,
                 data,
                 names.changed,

@@ -19,7 +19,6 @@ from tasks.model.errors import SetupError
 from tasks.model.keying import key_in
 from tasks.model.keys import key_text, partition_of
 from tasks.operating.audit import Audit
-from tasks.operating.draining import read_workers
 from tasks.operating.status import read_status
 from tasks.operating.transfer import (
     Facts,
@@ -37,8 +36,9 @@ from tasks.operating.transfer import (
     read_header,
     read_records,
 )
-from tasks.store.commits import DeadLetter
+from tasks.operating.workers import read_workers
 from tasks.store.leases import fix_partitions
+from tasks.store.letters import DeadLetter
 from tasks.store.names import INGRESS, Names, units
 from tasks.store.parking import read_record
 

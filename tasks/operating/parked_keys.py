@@ -14,10 +14,10 @@ import redis
 from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
 from tasks.model.messages import name_of
 from tasks.operating.audit import Audit
-from tasks.store.commits import DeadLetter, digest_of_raw
+from tasks.store.letters import DeadLetter
 from tasks.store.names import Names
 from tasks.store.parking import Parked, read_record
-from tasks.store.scripts import script
+from tasks.store.scripts import digest_of, script
 
 #: `not-failed`: the first message that waits has not been tried yet, so that it is none to be taken out. `changed`: another
 #: message has failed since the operator looked, or the key never stands still.
@@ -160,8 +160,8 @@ class ParkedKeys:
             [names.parked(unit), names.mailbox(unit, key), names.facts(unit), names.dead(unit), names.audit],
             [
                 key_bytes(key),
-                digest_of_raw(seen.record),
-                "" if seen.head is None else digest_of_raw(seen.head),
+                digest_of(seen.record),
+                "" if seen.head is None else digest_of(seen.head),
                 "keep" if action == "retry" else "take",
                 msgspec.json.encode(left),
                 "" if written is None else written.id,

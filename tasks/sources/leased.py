@@ -13,6 +13,7 @@ from tasks.producer.installation import Installation
 from tasks.sources.outbox import Outbox, Refused
 from tasks.sources.patience import Patience, Stopped
 from tasks.sources.stopping import Stop
+from tasks.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE
 from tasks.store.sources import Hold, hold_source, leave_source
 
 logger = logging.getLogger("celery.partitions.source")
@@ -20,8 +21,6 @@ logger = logging.getLogger("celery.partitions.source")
 #: `more`: at once; `wait`: there is nothing now; `done`: the process may end; `ended`: and nothing will ever come.
 Filled = Literal["more", "wait", "done", "ended"]
 
-#: Renewals in one lease: two may be lost before it ends.
-RENEWALS_PER_LEASE = 3
 
 
 class Reader(Protocol):
@@ -67,7 +66,7 @@ class LeasedPlace:
             if not said:
                 said = True
                 logger.info("source %r: another process reads it; this one stands by", self.source)
-            if self.patience.stop.wait(min(hold.left_seconds + 0.02, self.lease_seconds / RENEWALS_PER_LEASE)):
+            if self.patience.stop.wait(min(hold.left_seconds + GRACE_SECONDS, self.lease_seconds / RENEWALS_PER_LEASE)):
                 raise Stopped
 
     def renew(self) -> None:

@@ -23,7 +23,8 @@ from tasks.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
 from tasks.producer.installation import Installation
 from tasks.producer.making import maker_for
 from tasks.sources.patience import Patience, Stopped
-from tasks.store.commits import letter_commands
+from tasks.store.leases import RENEWALS_PER_LEASE
+from tasks.store.letters import letter_commands
 from tasks.store.names import INGRESS
 from tasks.store.outputs import split
 from tasks.store.sources import RUN_SECONDS, push_from_source
@@ -187,4 +188,4 @@ class Outbox:
                 self.place.renew()
                 if self.stop.wait(seconds * random.uniform(0.5, 1)) and self.place.token is not None:
                     raise Stopped from None
-                seconds = min(seconds * 2, LONGEST_LOOK_SECONDS, self.place.lease_seconds / 3)
+                seconds = min(seconds * 2, LONGEST_LOOK_SECONDS, self.place.lease_seconds / RENEWALS_PER_LEASE)

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha1
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-import msgspec
 import redis
 
 from config.settings import Settings
 from tasks.model.keys import key_bytes
-from tasks.model.outcome import Failure, Outcome
-from tasks.model.reading import Asked, Broken
+from tasks.model.outcome import Outcome
+from tasks.model.reading import Asked
+from tasks.store.leases import Lease
+from tasks.store.letters import dump_letter, letter_in_place, letter_of
 from tasks.store.names import PRIORITY_SUFFIXES, Names
 from tasks.store.outputs import commands_of_outputs, later_entry, split
 from tasks.store.parking import Parked, park
 from tasks.store.replicas import Replicas
-from tasks.store.scripts import script
+from tasks.store.scripts import digest_of, script
 
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
-
-#: A longer message is kept apart from its dead letter, as it is: in base64 the longest that a server takes (512 MB) would be
-#: one that it does not take, and could never leave its queue.
-APART_BYTES = 1_000_000
-
-_json = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A unit and the token its holder was given."""
-
-    unit: str
-    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +157,8 @@ class CommitStore:
             "" if commit.position is None else commit.position,
             "" if commit.revision is None else commit.revision,
             commit.taken,
-            digest_of_raw(commit.oldest),
-            digest_of_raw(commit.youngest),
+            digest_of(commit.oldest),
+            digest_of(commit.youngest),
             commit.ask,
             self.batch_bytes,
         ]
@@ -241,15 +226,15 @@ def commands_of(
         commands += commands_of_outputs(outcome.emitted, names, unit, position, len(outcome.later))
     commands += [park(names, unit, key, fact) for key, fact in parked.items()]
     letters = [
-        _letter_of(broken, f"{unit}-{position}-{number}", unit, attempts, now)
+        letter_of(broken, f"{unit}-{position}-{number}", unit, attempts, now)
         for number, (broken, attempts) in enumerate(outcome.dead)
     ]
     for key, (failure, _, used_up) in outcome.parked.items():
         letter_id = parked[key].letter
         if used_up and letter_id is not None:
-            letters.append(_letter_in_place(failure, letter_id, unit, now))
-    written = (word for letter in letters for word in (letter.id, _json(letter)))
-    commands += split(["HSET", names.dead(unit)], written)
+            letters.append(letter_in_place(failure, letter_id, unit, now))
+    buried = (word for letter in letters for word in (letter.id, dump_letter(letter)))
+    commands += split(["HSET", names.dead(unit)], buried)
     commands += [
         ["HSET", names.dead_raw(unit), letter.id, broken.raw]
         for letter, (broken, _) in zip(letters, outcome.dead, strict=False)  # those in place come after
@@ -272,70 +257,3 @@ def commands_of(
     }
     commands += [["HINCRBY", names.facts(unit), name, count] for name, count in counts.items() if count]
     return commands
-
-
-class DeadLetter(msgspec.Struct):
-    """A message that was not taken, kept until an operator acts. `raw` is the message itself, base64 (see `apart`)."""
-
-    id: str
-    unit: str
-    reason: str
-    error: str
-    trace: str
-    task: str | None
-    message_id: str | None
-    key: str | None
-    attempts: int
-    died_at: float
-    raw: str
-    #: The message is not gone from its place: its key is parked behind it. A retry is in its place.
-    in_place: bool = False
-    #: The message is kept apart (`names.dead_raw`), because it is long; `raw` is empty.
-    apart: bool = False
-
-
-def _letter_of(broken: Broken, letter_id: str, unit: str, attempts: int, now: float) -> DeadLetter:
-    apart = len(broken.raw) > APART_BYTES
-    return DeadLetter(
-        id=letter_id,
-        unit=unit,
-        reason=broken.reason,
-        error=broken.error,
-        trace=broken.trace,
-        task=broken.task,
-        message_id=broken.message_id,
-        key=None if broken.key is None else key_bytes(broken.key).decode("utf-8", "backslashreplace"),
-        attempts=attempts,
-        died_at=now,
-        raw="" if apart else base64.b64encode(broken.raw).decode(),
-        apart=apart,
-    )
-
-
-def letter_commands(names: Names, unit: str, dead: Iterable[tuple[str, Broken]], now: float) -> list[list[Any]]:
-    """The commands that write dead letters, each under an id, of what was tried by no worker."""
-    commands: list[list[Any]] = []
-    for letter_id, broken in dead:
-        letter = _letter_of(broken, letter_id, unit, 0, now)
-        commands.append(["HSET", names.dead(unit), letter.id, _json(letter)])
-        if letter.apart:
-            commands.append(["HSET", names.dead_raw(unit), letter.id, broken.raw])
-    if commands:
-        commands.append(["HINCRBY", names.facts(unit), "dead", sum(command[1] == names.dead(unit) for command in commands)])
-    return commands
-
-
-def _letter_in_place(failure: Failure, letter_id: str, unit: str, now: float) -> DeadLetter:
-    item = failure.item
-    headers = item.envelope.headers
-    reason = "computation-failed"
-    broken = Broken(item.raw, reason, failure.error, failure.trace, headers.task, headers.id, item.key)
-    letter = _letter_of(broken, letter_id, unit, failure.attempt, now)
-    letter.in_place = True
-    letter.apart, letter.raw = False, base64.b64encode(item.raw).decode()  # it was read, so it is not that long
-    return letter
-
-
-def digest_of_raw(raw: bytes) -> str:
-    """How scripts are told of a message (or a record, or a state) without sending it: its SHA-1, which Lua in Redis can make too."""
-    return sha1(raw, usedforsecurity=False).hexdigest()

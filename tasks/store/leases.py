@@ -15,6 +15,19 @@ from tasks.model.errors import SetupError
 from tasks.store.names import PRIORITY_SUFFIXES, Names
 from tasks.store.scripts import script
 
+#: Renewals in one lease: two may be lost before it ends.
+RENEWALS_PER_LEASE = 3
+#: After another holder's lease should have ended, look this much later (longer than a clock's grain).
+GRACE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A unit and the token its holder was given."""
+
+    unit: str
+    token: int
+
 
 @dataclass(frozen=True, slots=True)
 class Share:

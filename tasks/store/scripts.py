@@ -32,3 +32,8 @@ class LuaScript:
 def script(name: str) -> LuaScript:
     """The script in `lua/<name>.lua`."""
     return LuaScript(name)
+
+
+def digest_of(raw: bytes) -> str:
+    """How scripts are told of a message (or a record, or a state) without sending it: its SHA-1, which Lua in Redis can make too."""
+    return sha1(raw, usedforsecurity=False).hexdigest()

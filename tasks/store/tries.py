@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks.store.commits import Lease, digest_of_raw
+from tasks.store.leases import Lease
 from tasks.store.names import Names
-from tasks.store.scripts import script
+from tasks.store.scripts import digest_of, script
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Tried:
 def begin_try(client: redis.Redis, names: Names, lease: Lease, raw: bytes) -> Tried | None:
     """Note that `raw` is about to be run alone; None when another owner has taken over."""
     status, before = script("begin_try").run(
-        client, [names.tokens, names.tries(lease.unit)], [lease.unit, lease.token, digest_of_raw(raw)]
+        client, [names.tokens, names.tries(lease.unit)], [lease.unit, lease.token, digest_of(raw)]
     )
     if status == b"fenced":
         return None
@@ -47,6 +47,6 @@ def note_hang(client: redis.Redis, names: Names, lease: Lease, raw: bytes, why: 
         script("note_hang").run(
             client,
             [names.tokens, names.tries(lease.unit), names.facts(lease.unit)],
-            [lease.unit, lease.token, digest_of_raw(raw), why, suspect_messages],
+            [lease.unit, lease.token, digest_of(raw), why, suspect_messages],
         )
     )

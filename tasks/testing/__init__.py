@@ -5,7 +5,8 @@
         assert h.state("update stock", "AAPL").price == 1.0
 
 `apply` runs messages through one computation, `harness` through a whole pipeline. For pytest there are the fixtures
-`partition_harness`, `partition_server` and `partition_workers` (`tasks.testing.fixtures`).
+`partition_harness`, `partition_server` and `partition_workers` (`tasks.testing.fixtures`). The embedded server (`server`), and what ends
+the processes that were started (`lifeline`), serve `tasks.demo` and `tasks.wallaroo` too.
 """
 
 from tasks.testing.applying import Applied, apply

@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tasks.store.commits import digest_of_raw
-from tasks.store.scripts import script
+from tasks.store.scripts import digest_of, script
 from tasks.testing.keyspace import KIND_OF, Keyspace, SortedSet
 
 
@@ -35,8 +34,8 @@ def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
         unread: list[bytes] = held.find(source, list)
         if taken and (
             len(unread) < taken
-            or digest_of_raw(unread[-1]).encode() != oldest
-            or digest_of_raw(unread[-taken]).encode() != youngest
+            or digest_of(unread[-1]).encode() != oldest
+            or digest_of(unread[-taken]).encode() != youngest
         ):
             return [b"moved", at, edits, now, -1, 0, 0]
         commands = list(_commands(rest))

@@ -21,7 +21,7 @@ from tasks.producer.declarations import declared
 from tasks.producer.handle import OrderedComputation
 from tasks.producer.installation import Installation
 from tasks.producer.pipelines import Application, applications
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 
 #: What a test may be about.
 Subject = Application | Built | OrderedComputation[Any, Any]

@@ -16,7 +16,8 @@ from tasks.model.outcome import Outcome
 from tasks.model.reading import Item
 from tasks.model.step import StepRules, call_unlimited, step
 from tasks.producer.installation import Installation
-from tasks.store.commits import Commit, CommitStore, Lease, Reply
+from tasks.store.commits import Commit, CommitStore, Reply
+from tasks.store.leases import Lease
 from tasks.store.names import units
 from tasks.testing.keyspace import Clock
 from tasks.testing.memory import Memory

@@ -14,8 +14,8 @@ from itertools import islice
 import redis
 
 from config.settings import Settings
-from tasks.operating.draining import read_workers
 from tasks.operating.group import Group
+from tasks.operating.workers import read_workers
 from tasks.pipeline.sinks import TCPSinkConfig
 from tasks.pipeline.sources import TCPSourceConfig
 from tasks.producer.pipelines import Application

@@ -1,4 +1,4 @@
-"""From a step's outcome to the commit that writes it, and to what will be true of its lane once it is written. Pure."""
+"""From a step's outcome to the commit that writes it, and to what will be true of its lane once it is written. Nothing is sent here."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from tasks.model.duplicates import ids_to_remember
 from tasks.model.outcome import Outcome
 from tasks.model.reading import Item
-from tasks.store.commits import Commit, CommitUnderWay, commands_of, digest_of_raw
+from tasks.store.commits import Commit, CommitUnderWay, commands_of
 from tasks.store.names import Names
 from tasks.store.parking import Parked, park, unpark
+from tasks.store.scripts import digest_of
 from tasks.store.seen import remember
 from tasks.worker.lane import Batch, Lane
 
@@ -109,7 +110,7 @@ def _notes_of_one_by_one(names: Names, lane: Lane, batch: Batch, outcome: Outcom
     """While messages are run one by one: one fewer is left, and the note that this one was begun goes."""
     if not batch.alone:
         return []
-    commands: list[list[Any]] = [["HDEL", names.tries(lane.unit), digest_of_raw(batch.messages[0])]]
+    commands: list[list[Any]] = [["HDEL", names.tries(lane.unit), digest_of(batch.messages[0])]]
     if batch.mailbox_of is None and outcome.taken:
         left = lane.suspect - outcome.taken
         facts = names.facts(lane.unit)

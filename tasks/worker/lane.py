@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from tasks.model.outcome import Outcome, Slot, Unreadable
 from tasks.model.reading import Item, Reading, Work
-from tasks.store.commits import Lease, Reply
+from tasks.store.commits import Reply
+from tasks.store.leases import Lease
 from tasks.store.parking import Parked
 from tasks.store.seen import Seen
 

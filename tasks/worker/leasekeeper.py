@@ -14,16 +14,11 @@ import redis
 from config.settings import Settings
 from tasks.model.errors import SetupError
 from tasks.store.client import connect
-from tasks.store.leases import Share, balance, leases_of, release
+from tasks.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE, Share, balance, leases_of, release
 from tasks.store.names import Names
 from tasks.worker.backoff import LONGEST_SECONDS, Backoff
 
 logger = logging.getLogger("celery.worker.partitions")
-
-#: Renewals in one lease: two may be lost before it ends.
-RENEWALS_PER_LEASE = 3
-#: After another worker's lease should have ended, look this much later (longer than a clock's grain).
-GRACE_SECONDS = 0.02
 
 
 class LeaseKeeper(threading.Thread):

@@ -20,8 +20,8 @@ from tasks.model.outcome import Outcome
 from tasks.model.reading import Item, Ordinary, Reading, Skipped, condemned, read_batch
 from tasks.producer.installation import Installation
 from tasks.store.client import UNWELL, connect
-from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Lease, Reply
-from tasks.store.leases import Share, release
+from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Reply
+from tasks.store.leases import Lease, Share, release
 from tasks.store.parking import read_mailbox
 from tasks.store.results import START_CHORD
 from tasks.worker.committing import UnderWay, plan_commit

@@ -7,8 +7,8 @@ from contextlib import suppress
 import redis
 
 from tasks.store.client import UNWELL
-from tasks.store.commits import digest_of_raw
 from tasks.store.names import Names
+from tasks.store.scripts import digest_of
 from tasks.store.tries import begin_try, forgive
 from tasks.worker.lane import Batch, Lane
 
@@ -26,7 +26,7 @@ def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, deaths: i
     before = begin_try(client, names, lane.lease, first)
     if before is None:
         raise LeaseLost
-    lane.trying = digest_of_raw(first)
+    lane.trying = digest_of(first)
     condemned = None
     if deaths and before.deaths >= max(1, deaths - 1):
         condemned = f"{before.deaths + 1} workers died while they ran it (DEATHS)"

@@ -12,8 +12,7 @@ from celery.worker import state as worker_state
 
 from config.settings import Settings
 from tasks.store.client import connect
-from tasks.store.commits import Lease
-from tasks.store.leases import leases_of, release
+from tasks.store.leases import Lease, leases_of, release
 from tasks.store.names import Names
 from tasks.store.tries import note_hang
 

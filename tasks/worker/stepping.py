@@ -14,7 +14,7 @@ from tasks.model.outcome import Pickling
 from tasks.model.reading import Asked, Work
 from tasks.model.step import StepRules, step
 from tasks.model.writing import MessageWriter
-from tasks.store.commits import Lease
+from tasks.store.leases import Lease
 from tasks.store.names import Names
 from tasks.worker.lane import Lane
 from tasks.worker.logs import told_of

@@ -14,11 +14,12 @@ import pytest
 from tasks.model.keys import partition_of
 from tasks.model.messages import open_envelope
 from tasks.model.policy import PolicyChange
-from tasks.operating.draining import drain, read_workers, undrain
+from tasks.operating.draining import drain, undrain
 from tasks.operating.exporting import Exporter
 from tasks.operating.parked_keys import ParkedKey
 from tasks.operating.pausing import pause, resume
 from tasks.operating.transfer import Message, StateRecord, read_records
+from tasks.operating.workers import read_workers
 from tests.fundamentals.application import Attempt, Deed, Sequence, Step, fail, record, witness
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.server import RedisServer

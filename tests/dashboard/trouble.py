@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tasks.model.keys import partition_of
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.applications.accounts import BROKEN, Account, Payment, deliver, pay
 from tests.support.wait import wait_until

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from config.settings import Settings, SettingsError
-from tasks.store.commits import Commit, CommitStore, Lease
-from tasks.store.leases import balance
+from tasks.store.commits import Commit, CommitStore
+from tasks.store.leases import Lease, balance
 from tasks.store.names import Names
 from tasks.store.replicas import Replicas
 from tests.faults.traffic import Traffic

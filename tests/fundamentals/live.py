@@ -18,7 +18,7 @@ from tasks.operating.status import UnitStatus
 from tasks.producer.bulk import send_many
 from tasks.producer.declarations import declared
 from tasks.producer.installation import Installation
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 from tests.fundamentals import application
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess

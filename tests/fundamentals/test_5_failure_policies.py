@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import redis
 
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 from tasks.store.parking import Parked, mailbox_lengths, read_parked
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble

@@ -10,7 +10,9 @@ import redis
 from tasks.model.outcome import Outcome
 from tasks.model.reading import Broken
 from tasks.operating.dead_letters import DeadLetters, raw_text
-from tasks.store.commits import CommitStore, DeadLetter, Lease, commands_of
+from tasks.store.commits import CommitStore, commands_of
+from tasks.store.leases import Lease
+from tasks.store.letters import DeadLetter
 from tasks.store.names import Names
 from tests.store.declared import commit_of, fill, queued
 

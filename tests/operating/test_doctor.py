@@ -11,9 +11,9 @@ import redis
 
 from config.settings import Settings
 from tasks.operating.doctor import Check, examine, judge_clock, judge_connection, judge_memory, judge_workers
-from tasks.operating.draining import WorkerStatus
 from tasks.operating.permissions import is_local
 from tasks.operating.status import read_status
+from tasks.operating.workers import WorkerStatus
 from tasks.store.leases import balance
 from tasks.store.names import Names
 from tests.support.server import RedisServer

@@ -6,8 +6,9 @@ import pytest
 import redis
 
 from tasks.operating.audit import Audit
-from tasks.operating.draining import drain, read_workers, undrain
+from tasks.operating.draining import drain, undrain
 from tasks.operating.status import node_name
+from tasks.operating.workers import read_workers
 from tasks.store.names import INGRESS, Names
 from tests.store.cluster import Cluster
 

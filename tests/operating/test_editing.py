@@ -12,7 +12,8 @@ from tasks.model.keys import partition_of
 from tasks.operating.audit import Audit
 from tasks.operating.editing import StateEditor
 from tasks.store.codec import StateCodec
-from tasks.store.commits import CommitStore, Lease
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
 from tasks.store.names import Names
 from tasks.store.states import StateReader
 from tests.store.declared import commit_of, computation, fill, queued, total

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.operating.dead_letters import fingerprint, grouped
-from tasks.store.commits import DeadLetter
+from tasks.store.letters import DeadLetter
 
 TRACE = """Traceback (most recent call last):
   File "/srv/app/.venv/lib/python3.11/site-packages/tasks/model/step.py", line 20, in call

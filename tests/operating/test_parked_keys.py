@@ -13,7 +13,9 @@ from tasks.model.keys import key_bytes, partition_of
 from tasks.operating.audit import Audit
 from tasks.operating.dead_letters import DeadLetters
 from tasks.operating.parked_keys import ParkedKeys
-from tasks.store.commits import CommitStore, DeadLetter, Lease
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
+from tasks.store.letters import DeadLetter
 from tasks.store.names import Names
 from tasks.store.parking import Parked
 from tests.store.declared import commit_of, queued

@@ -6,7 +6,8 @@ import redis
 
 from tasks.operating.audit import Audit
 from tasks.operating.pausing import pause, resume
-from tasks.store.commits import CommitStore, Lease
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
 from tasks.store.names import Names
 from tests.store.declared import commit_of, fill
 

@@ -21,8 +21,9 @@ from tasks.operating.exporting import Exporter
 from tasks.operating.importing import Importer
 from tasks.operating.parked_keys import ParkedKeys
 from tasks.operating.status import read_status
-from tasks.store.commits import CommitStore, DeadLetter, Lease
-from tasks.store.leases import balance, fix_partitions, release, remember_computations
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease, balance, fix_partitions, release, remember_computations
+from tasks.store.letters import DeadLetter
 from tasks.store.names import INGRESS, Names, units
 from tasks.store.parking import Parked
 from tests.store.declared import commit_of, computation

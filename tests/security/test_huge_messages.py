@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tasks.model.errors import MessageError
-from tasks.store.commits import APART_BYTES, DeadLetter
+from tasks.store.letters import APART_BYTES, DeadLetter
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore, Lease
-from tasks.store.leases import balance
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease, balance
 from tasks.store.names import Names
 
 

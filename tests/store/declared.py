@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.model.computation import Computation, declare
-from tasks.store.commits import Commit, CommitStore, Lease
+from tasks.store.commits import Commit, CommitStore
+from tasks.store.leases import Lease
 
 
 class Total:

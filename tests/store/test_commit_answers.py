@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore, Lease
-from tasks.store.leases import balance, release
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease, balance, release
 from tasks.store.names import Names
 from tests.store.declared import commit_of, fill, queued
 

@@ -13,7 +13,9 @@ from tasks.model.computation import Computation
 from tasks.model.messages import Headers, open_envelope
 from tasks.model.outcome import Failure, Outcome, Parking
 from tasks.model.reading import Broken, Later, Skipped, Work
-from tasks.store.commits import CommitStore, DeadLetter, Lease, commands_of
+from tasks.store.commits import CommitStore, commands_of
+from tasks.store.leases import Lease
+from tasks.store.letters import DeadLetter
 from tasks.store.names import Names
 from tasks.store.parking import Parked, mailbox_lengths, park, read_mailbox, read_parked, unpark
 from tests.store.declared import commit_of, computation, fill, queued

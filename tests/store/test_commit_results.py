@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore, Lease
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
 from tasks.store.results import ChordKeys, chord_part, reply
 from tests.store.declared import commit_of, fill, queued
 

@@ -9,7 +9,8 @@ import redis
 
 from config.settings import Settings
 from tasks.store.client import connect
-from tasks.store.commits import CommitStore, Lease
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
 from tasks.store.names import Names
 from tests.store.declared import commit_of, fill, queued
 from tests.support.proxy import Proxy

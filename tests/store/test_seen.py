@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from tasks.model.computation import Computation, declare
-from tasks.store.commits import CommitStore, Lease
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
 from tasks.store.names import Names
 from tasks.store.seen import read_seen, remember
 from tests.store.declared import commit_of

@@ -12,7 +12,8 @@ from tasks.model.errors import StateError
 from tasks.model.keys import partition_of
 from tasks.model.outcome import Slot, Unreadable
 from tasks.store.codec import StateCodec
-from tasks.store.commits import CommitStore, Lease
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
 from tasks.store.names import Names
 from tasks.store.states import StateReader, load_slots
 from tests.store.declared import Total, commit_of, computation, fill, total

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.store.commits import Lease, digest_of_raw
-from tasks.store.leases import balance, leases_of, release
+from tasks.store.leases import Lease, balance, leases_of, release
 from tasks.store.names import Names
+from tasks.store.scripts import digest_of
 from tasks.store.tries import Tried, begin_try, forgive, note_hang
 
 RAW = b"a message"
@@ -59,15 +59,15 @@ def test_an_owner_that_was_only_cut_off_takes_its_death_back(owners: Owners) -> 
     owners.begin(lost)
     now = owners.next()
     assert owners.begin(now) == Tried(1, None)
-    assert forgive(owners.client, owners.names, lost, digest_of_raw(RAW))
-    assert not forgive(owners.client, owners.names, lost, digest_of_raw(RAW))
+    assert forgive(owners.client, owners.names, lost, digest_of(RAW))
+    assert not forgive(owners.client, owners.names, lost, digest_of(RAW))
     assert owners.begin(now) == Tried(0, None)
 
 
 def test_and_before_anybody_counted_it_too(owners: Owners) -> None:
     lost = owners.next()
     owners.begin(lost)
-    assert forgive(owners.client, owners.names, lost, digest_of_raw(RAW))
+    assert forgive(owners.client, owners.names, lost, digest_of(RAW))
     assert owners.begin(owners.next()) == Tried(0, None)
 
 
@@ -88,7 +88,7 @@ def test_one_that_hung_says_why_to_every_owner_after_it(owners: Owners) -> None:
 
 @pytest.mark.parametrize("note", [b"", b"garbage", b"12", b"x:1", b"1:x"])
 def test_a_note_that_is_not_ours_counts_as_none(owners: Owners, note: bytes) -> None:
-    owners.client.hset(owners.names.tries("0"), digest_of_raw(RAW), note)  # type: ignore[arg-type]
+    owners.client.hset(owners.names.tries("0"), digest_of(RAW), note)  # type: ignore[arg-type]
     assert owners.begin(owners.next()) == Tried(0, None)
 
 

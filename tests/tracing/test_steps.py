@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext
 
 from tasks.model.computation import Computation, declare
-from tasks.store.commits import Commit, CommitStore, Lease
+from tasks.store.commits import Commit, CommitStore
+from tasks.store.leases import Lease
 from tasks.store.names import Names
 from tasks.tracing.headers import headers_of
 from tasks.tracing.spans import Tracing
