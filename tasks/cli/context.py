@@ -7,20 +7,15 @@ import os
 import pwd
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import click
 
 from tasks.cli.output import one_line
 from tasks.model.computation import Computation
 from tasks.model.keys import key_bytes, key_text
-from tasks.operating.documents import json_key as json_key
 from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
 from tasks.sinks.group import sink_installation
-
-C = TypeVar("C", bound=Callable[..., Any])
 
 #: Where a context's `meta` has the sink whose group is meant.
 SINK = "tasks.cli.sink"

@@ -34,8 +34,8 @@ def number(value: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Bytes in at most seven characters."""
-    return "-" if count is None else _scaled(count, 1024, ("B", "kB", "MB", "GB", "TB"), " ")
+    """Bytes in at most seven characters; a kB is a thousand, as on the pages."""
+    return "-" if count is None else _scaled(count, 1000, ("B", "kB", "MB", "GB", "TB"), " ")
 
 
 def _scaled(value: float, by: int, units: Sequence[str], space: str = "") -> str:

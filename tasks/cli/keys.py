@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import click
 
-from tasks.cli.context import computation_named, installation_in, json_key, shown_key
+from tasks.cli.context import computation_named, installation_in, shown_key
 from tasks.cli.output import print_json, print_table, refusals
 from tasks.cli.parked import print_parked
-from tasks.operating.documents import json_parked
+from tasks.operating.documents import json_key, json_parked
 from tasks.operating.sampling import hot_keys
 from tasks.producer.installation import Installation
 

@@ -10,9 +10,10 @@ import click
 import msgspec
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
+from tasks.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
 from tasks.operating.dead_letters import fingerprint, grouped, raw_text
 from tasks.operating.documents import json_letter
+from tasks.operating.sentences import counted, retry_letters
 from tasks.producer.installation import Installation
 from tasks.store.letters import DeadLetter
 
@@ -32,7 +33,7 @@ class Choice:
 
 def _narrowed(command: Any) -> Any:
     command = click.option("--reason", help="Only those with this reason.")(command)
-    return click.option("--fingerprint", "print_", metavar="FINGERPRINT", help="Only those of like failures.")(command)
+    return click.option("--fingerprint", "wanted_fingerprint", metavar="FINGERPRINT", help="Only those of like failures.")(command)
 
 
 def _chosen(command: Callable[..., None]) -> Any:
@@ -58,11 +59,11 @@ def dead_letters() -> None:
 @click.pass_context
 @refusals
 def list_letters(
-    context: click.Context, reason: str | None, print_: str | None, in_groups: bool, limit: int, as_json: bool
+    context: click.Context, reason: str | None, wanted_fingerprint: str | None, in_groups: bool, limit: int, as_json: bool
 ) -> None:
     """Dead letters with id, fingerprint, reason and error; --grouped: how many there are of each fingerprint."""
     installation = installation_in(context)
-    letters = _found(installation, Choice(reason=reason, fingerprint=print_))
+    letters = _found(installation, Choice(reason=reason, fingerprint=wanted_fingerprint))
     if in_groups:
         _list_groups(letters, installation.group.now(), limit, as_json)
         return
@@ -150,7 +151,7 @@ def retry(
     letter_ids: tuple[str, ...],
     everything: bool,
     reason: str | None,
-    print_: str | None,
+    wanted_fingerprint: str | None,
     as_json: bool,
 ) -> None:
     """Try dead letters again.
@@ -159,16 +160,9 @@ def retry(
     younger messages of its key: the order of that key is then another one.
     """
     installation = installation_in(context)
-    letters = _picked(installation, Choice(letter_ids, everything, reason, print_))
-    store = installation.group.dead_letters
-    in_place = store.retry([letter for letter in letters if letter.in_place], by=who())
-    at_the_end = store.retry([letter for letter in letters if not letter.in_place], by=who())
-    said = [f"{in_place} tried in place"] if in_place else []
-    if at_the_end or not in_place:
-        said.append(f"{at_the_end} put back, each at the end of its queue")
-    back = in_place + at_the_end
-    facts = {"retried": back, "in_place": in_place, "at_the_end": at_the_end}
-    say_done(as_json, facts, "; ".join(said))
+    letters = _picked(installation, Choice(letter_ids, everything, reason, wanted_fingerprint))
+    facts, text = retry_letters(installation.group.dead_letters, letters, by=who())
+    say_done(as_json, facts, text)
 
 
 @dead_letters.command(short_help="Delete them for good.")
@@ -182,13 +176,13 @@ def discard(
     letter_ids: tuple[str, ...],
     everything: bool,
     reason: str | None,
-    print_: str | None,
+    wanted_fingerprint: str | None,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Delete dead letters and their messages for good; a key that is parked behind one goes on with the next."""
     installation = installation_in(context)
-    letters = _picked(installation, Choice(letter_ids, everything, reason, print_))
+    letters = _picked(installation, Choice(letter_ids, everything, reason, wanted_fingerprint))
     if letters:
         confirm(f"Delete {counted(len(letters), 'dead letter')} for good?", yes)
     gone = installation.group.dead_letters.discard(letters, by=who())

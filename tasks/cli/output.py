@@ -36,11 +36,6 @@ def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
         click.echo(text)
 
 
-def counted(count: int, what: str) -> str:
-    """`1 message`, `1,200 messages`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 def span(seconds: float) -> str:
     """A time's length for people, in one unit."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from tasks.cli.context import base64_option, confirm, installation_in, shown_key, typed_key, who, yes_option
-from tasks.cli.output import counted, json_option, one_line, print_json, print_table, refusals, say_done, span
+from tasks.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
 from tasks.operating.documents import json_parked
 from tasks.operating.parked_keys import Answer, ParkedKey, ParkedKeys
+from tasks.operating.sentences import counted
 
 #: Of an error, in a table.
 MOST_ERROR_CHARACTERS = 60

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.cli.figures import age, moment, number, size, sparkline
-from tasks.cli.output import counted, one_line
+from tasks.cli.output import one_line
+from tasks.operating.sentences import counted
 
 Row = Mapping[str, Any]
 Sort = Literal["backlog", "rate", "oldest", "name"]

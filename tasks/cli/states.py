@@ -11,7 +11,6 @@ from tasks.cli.context import (
     computation_named,
     confirm,
     installation_in,
-    json_key,
     shown_key,
     typed_key,
     who,
@@ -19,6 +18,7 @@ from tasks.cli.context import (
 )
 from tasks.cli.output import json_option, print_json, refusals
 from tasks.model.editing import plain_fields, plain_value, state_from_json
+from tasks.operating.documents import json_key
 from tasks.operating.editing import SeenState
 from tasks.producer.installation import Installation
 

@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from tasks.cli.context import base64_option, installation_in, json_key, shown_key, typed_key
+from tasks.cli.context import base64_option, installation_in, shown_key, typed_key
 from tasks.cli.output import json_option, print_json, refusals
 from tasks.model.keys import partition_of
+from tasks.operating.documents import json_key
 
 _SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
 

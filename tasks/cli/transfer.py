@@ -9,9 +9,10 @@ from typing import cast
 import click
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import counted, json_option, refusals, say_done
+from tasks.cli.output import json_option, refusals, say_done
 from tasks.operating.exporting import Exporter
 from tasks.operating.importing import Importer
+from tasks.operating.sentences import counted
 from tasks.producer.installation import Installation
 
 
@@ -50,9 +51,8 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
 def _has_stages(installation: Installation) -> bool:
     """Whether a pipeline of this app has run in the group."""
     group = installation.group
-    ran = set(cast(list[bytes], group.client.hkeys(group.names.facts_of_group)))
-    stages = [one.name for one in installation.computations.values() if one.role == "stage"]
-    return any(f"computation:{name}".encode() in ran for name in stages)
+    ran = group.names.computations_in(cast(list[bytes], group.client.hkeys(group.names.facts_of_group)))
+    return any(one.role == "stage" and one.name in ran for one in installation.computations.values())
 
 
 @click.command(name="import", short_help="Such a file into an empty group; also how N is changed.")

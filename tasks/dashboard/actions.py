@@ -18,6 +18,7 @@ from tasks.model.editing import plain_fields, plain_value, state_from_json
 from tasks.model.errors import StateError
 from tasks.operating.editing import SeenState
 from tasks.operating.pausing import pause, resume
+from tasks.operating.sentences import retry_letters
 from tasks.producer.installation import Installation
 from tasks.store.scripts import digest_of
 
@@ -182,13 +183,8 @@ class LettersAction(Action):
         if what == "discard":
             gone = letters.discard(found, by=self.who)
             return {"discarded": gone, "message": f"{gone:,} deleted"}
-        in_place = letters.retry([one for one in found if one.in_place], by=self.who)
-        at_the_end = letters.retry([one for one in found if not one.in_place], by=self.who)
-        said = [f"{in_place:,} tried in place"] if in_place else []
-        if at_the_end or not in_place:
-            said.append(f"{at_the_end:,} put back, each at the end of its queue")
-        facts = {"retried": in_place + at_the_end, "in_place": in_place, "at_the_end": at_the_end}
-        return {**facts, "message": "; ".join(said)}
+        facts, text = retry_letters(letters, found, by=self.who)
+        return {**facts, "message": text}
 
 
 def see(installation: Installation, asked: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:

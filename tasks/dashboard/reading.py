@@ -116,9 +116,7 @@ def stateful(installation: Installation) -> list[str]:
 def computations_of(installation: Installation, key: str | None = None) -> list[str]:
     """Every computation that ever ran in the group; with a key those that have a state for it."""
     group = installation.group
-    facts = cast(list[bytes], group.client.hkeys(group.names.facts_of_group))
-    start = b"computation:"
-    names = sorted(field[len(start) :].decode("utf-8", "replace") for field in facts if field.startswith(start))
+    names = sorted(group.names.computations_in(cast(list[bytes], group.client.hkeys(group.names.facts_of_group))))
     if key is None:
         return names
     return [name for name in sorted({*names, *stateful(installation)}) if _has_state(installation, name, key)]

@@ -6,6 +6,8 @@ import json
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from tasks.operating.sentences import counted
+
 #: Flower refuses to search for less.
 _SHORTEST_SEARCH = 3
 
@@ -50,11 +52,6 @@ def due(at: float | None, now: float) -> str:
 
 def count(number: int | None) -> str:
     return "–" if number is None else f"{number:,}"
-
-
-def plural(number: int, what: str) -> str:
-    """`1 message`, `1,200 messages`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def what_came(commit: dict[str, Any]) -> str:
@@ -104,7 +101,7 @@ HELPERS = {
     "ago": ago,
     "due": due,
     "count": count,
-    "plural": plural,
+    "counted": counted,
     "what_came": what_came,
     "key_body": key_body,
     "as_json": as_json,

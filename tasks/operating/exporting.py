@@ -161,9 +161,7 @@ class Exporter:
 
     def _records(self, unit: str) -> Iterator[Record]:
         names, client = self.names, self.client
-        group = cast(dict[bytes, bytes], client.hgetall(names.facts_of_group))
-        start = b"computation:"
-        computations = sorted(field[len(start) :].decode() for field in group if field.startswith(start))
+        computations = sorted(names.computations_in(cast(list[bytes], client.hkeys(names.facts_of_group))))
         facts = cast(dict[bytes, bytes], client.hgetall(names.facts(unit)))
         values = {name.decode(): value.decode() for name, value in facts.items()}
         if unit in self.paused:

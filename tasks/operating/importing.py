@@ -133,7 +133,7 @@ class Importer:
             for unit in all_units:
                 pipe.hset(self.names.facts(unit), "paused", 1)
             for name in computations:
-                pipe.hset(self.names.facts_of_group, f"computation:{name}", 1)
+                pipe.hset(self.names.facts_of_group, self.names.computation_field(name), 1)
             pipe.execute()
         stay_paused: set[str] = set()
         self._write(stay_paused)

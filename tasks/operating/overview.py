@@ -14,7 +14,6 @@ from tasks.operating.status import (
     UnitStatus,
     ask_holders,
     ask_unit,
-    computations_in,
     holders_in,
     unit_answers,
     unit_status,
@@ -92,7 +91,7 @@ def read_overview(group: Group, *, state_bytes: bool = False, only: Collection[s
         known = group.computations_seen
         answers = _ask(group, wanted, known, state_bytes)
         facts_of_group = answers[HOLDERS_ANSWERS]
-        seen = computations_in(facts_of_group) if isinstance(facts_of_group, dict) else ()
+        seen = group.names.computations_in(facts_of_group) if isinstance(facts_of_group, dict) else ()
         if seen == known:
             return _overview(group, wanted, known, state_bytes, answers)
         group.computations_seen = seen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,7 +51,7 @@ _FACTS = ("processed", "paused")
 
 def read_status(client: redis.Redis, names: Names, partitions: int) -> list[UnitStatus]:
     """Each partition in order, then the ingress."""
-    computations = computations_in(cast(dict[bytes, bytes], client.hgetall(names.facts_of_group)))
+    computations = names.computations_in(cast(list[bytes], client.hkeys(names.facts_of_group)))
     all_units = units(partitions)
     with client.pipeline(transaction=False) as pipe:
         ask_holders(pipe, names)
@@ -65,12 +65,6 @@ def read_status(client: redis.Redis, names: Names, partitions: int) -> list[Unit
         begin = HOLDERS_ANSWERS + number * width
         found.append(unit_status(names, unit, holders, answers[begin : begin + width])[0])
     return found
-
-
-def computations_in(facts_of_group: Mapping[bytes, bytes]) -> tuple[str, ...]:
-    """The computations that ever ran in a group, by what its hash says."""
-    start = b"computation:"
-    return tuple(field[len(start) :].decode() for field in facts_of_group if field.startswith(start))
 
 
 def ask_holders(pipe: redis.client.Pipeline, names: Names) -> None:

@@ -7,8 +7,6 @@ import socket
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-import msgspec
-
 from tasks.model.computation import Computation
 from tasks.model.keys import key_bytes
 from tasks.model.values import dump_value
@@ -57,7 +55,7 @@ class MessageMaker:
         """A computation that takes any Python value gets what JSON can't hold as a signed pickle."""
 
         def pickled() -> bytes:
-            return self._dump(self.computation.name, msgspec.json.decode(b'"' + name + b'"'), message)
+            return self._dump(self.computation.name, out_of_quotes(name), message)
 
         return dump_value(self.computation.codec, message, pickled), message
 

@@ -136,6 +136,6 @@ def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:
 
 def remember_computations(client: redis.Redis, names: Names, computations: Iterable[str]) -> None:
     """Note which computations exist, so that status and keys can be read by a process that has not their code."""
-    fields: dict[Any, Any] = {f"computation:{name}": 1 for name in computations}
+    fields: dict[Any, Any] = {names.computation_field(name): 1 for name in computations}
     if fields:
         client.hset(names.facts_of_group, mapping=fields)

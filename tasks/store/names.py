@@ -33,6 +33,7 @@ partition.sink.<name>              the group, of one partition, of a sink that a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,7 @@ INGRESS = "ingress"
 #: kombu's Redis transport, default priority steps 3, 6, 9 (0 is the queue's own name).
 PRIORITY_SUFFIXES = ("\x06\x163", "\x06\x166", "\x06\x169")
 
+_COMPUTATION = "computation:"
 _NUMBER_AT_END = re.compile(r"\.(?=[0-9]+$)")
 
 
@@ -72,6 +74,17 @@ class Names:
     @property
     def facts_of_group(self) -> str:
         return f"{self.root}:group"
+
+    @staticmethod
+    def computation_field(name: str) -> str:
+        """Of `facts_of_group`."""
+        return _COMPUTATION + name
+
+    @staticmethod
+    def computations_in(facts_of_group: Iterable[bytes]) -> tuple[str, ...]:
+        """The computations that ever ran in a group, by the fields of its hash."""
+        start = _COMPUTATION.encode()
+        return tuple(field[len(start) :].decode("utf-8", "replace") for field in facts_of_group if field.startswith(start))
 
     @property
     def workers(self) -> str:

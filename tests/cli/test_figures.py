@@ -32,7 +32,7 @@ def test_a_number(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0, "0 B"), (1000, "1000 B"), (1024, "1.0 kB"), (250 * 1024, "250 kB"), (3 << 30, "3.0 GB")],
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (250_000, "250 kB"), (3_000_000_000, "3.0 GB")],
 )
 def test_a_size(value: int | None, text: str) -> None:
     assert size(value) == text
