@@ -308,7 +308,7 @@ class PartitionLoop(threading.Thread):
         """An ordinary Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
         if item.headers.task == START_CHORD:
             return self.replies.start_chord(lane.unit, item)
-        return outcome_of(self.run_ordinary(item.raw), item, lane.partition)
+        return outcome_of(self.run_ordinary(item.raw), item, self.names.queue(lane.unit))
 
     # Between batches.
 

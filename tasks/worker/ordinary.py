@@ -31,11 +31,9 @@ class OrdinaryRun:
     trace: str = ""
 
 
-def outcome_of(run: OrdinaryRun, item: Ordinary, partition: int | None) -> Outcome:
-    """What a run means for the queue that its message stood at the head of; `partition`: None for the ingress."""
-    outcome = Outcome(taken=1)
-    if run.again and partition is not None:
-        outcome.forwarded[partition] = run.again
+def outcome_of(run: OrdinaryRun, item: Ordinary, queue: str) -> Outcome:
+    """What a run means for the queue that its message stood at the head of, as Redis names it."""
+    outcome = Outcome(taken=1, commands=[["LPUSH", queue, raw] for raw in run.again])
     if run.error is not None:
         headers = item.headers
         outcome.dead.append((Broken(item.raw, "task-failed", run.error, run.trace, headers.task, headers.id), 1))

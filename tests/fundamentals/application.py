@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import redis
+from celery.exceptions import Reject
 
 from tasks import app, key_extractor, state_computation
 from tests.support.applications.ordinary import plain
@@ -26,6 +27,7 @@ __all__ = [
     "Sequence",
     "Step",
     "app",
+    "come_again",
     "fail",
     "meet",
     "ordinary_witness",
@@ -89,6 +91,14 @@ def meet(meeting: Meeting, state: Sequence) -> None:
     if client.blpop([f"here:{meeting.other}"], MEETING_SECONDS) is None:
         raise TimeoutError(f"{meeting.other} did not come")
     state.numbers.append(meeting.number)
+
+
+@app.task(name="come again", acks_late=True)
+def come_again(times: int, counter: str) -> None:
+    """Asks to be put back into its queue, so many times."""
+    if redis_client().incr(counter) <= times:
+        raise Reject("not yet", requeue=True)
+    redis_client().rpush(WITNESSED, f"{os.getpid()}:{times}")
 
 
 @app.task(name="ordinary witness")
