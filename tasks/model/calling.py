@@ -229,7 +229,8 @@ class _Run:
         # One that is overdue may have become a dead letter.
         if due is not None and (state.timer_at is None or due < state.timer_at or state.timer_at < now):
             state.timer_at = due
-            message_id, partition = self.next_id(), self.calling.partition
+            message_id = self.cause.id_of_next_timer() if fires else self.next_id()
+            partition = self.calling.partition
             template = self.writer.to_stage(computation.name, partition)
             self.outputs.append(Timer(due, self.cause.fill(template, message_id, TIMER_BODY, key, timer=due)))
         return outputs

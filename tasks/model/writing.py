@@ -100,6 +100,14 @@ class Cause:
         """The id of an output, as it stands between the quotes of JSON."""
         return b"%b:%d" % (self._id, number)
 
+    def id_of_next_timer(self) -> bytes:
+        """The id of the timer that one which fires sets, as it stands between the quotes of JSON.
+
+        Numbered anew: a chain of timers lasts as long as its windows, and an id made of all before it would grow without end.
+        """
+        first, _, number = self._id.rpartition(b"~")
+        return b"%b~%d" % (first, int(number) + 1) if first and number.isdigit() else self._id + b"~1"
+
     def fill(
         self, template: MessageTemplate, message_id: bytes, body: bytes, key: str | None, timer: float | None = None
     ) -> bytes:

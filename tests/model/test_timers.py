@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.model.outcome import Outcome, Timer
+from tasks.model.outcome import Delivery, Outcome, Timer
 from tasks.model.writing import TIMER_BODY
 from tasks.pipeline.building import Built
 from tasks.pipeline.sinks import RedisList
@@ -78,6 +78,21 @@ def test_a_timer_that_comes_a_moment_early_sets_itself_again() -> None:
     assert key.fire(key.timers[0], now=1_009.9995) == []
     (again,) = key.timers
     assert again.due == 1_010.0 and key.fire(again, now=1_010.0) == [[1]]
+
+
+def test_the_timers_of_a_chain_differ_and_do_not_grow() -> None:
+    key, ids, sizes = Key(range_windows(seconds(60)).with_slide(seconds(1)).over(Gather)), [], []
+    key.take("a message", now=1_000.0)
+    for _ in range(50):
+        (timer,) = key.timers
+        ids.append(headers_of(timer.raw)["id"])
+        sizes.append(len(timer.raw))
+        outcome = key.do([timer.raw], timer.due)
+        key.timers.remove(timer)
+        told = [one.message_id for one in outcome.emitted if isinstance(one, Delivery)]
+        assert all(one.startswith(ids[-1] + ":") for one in told)
+    assert ids[:3] == ["m:0", "m:0~1", "m:0~2"] and len(set(ids)) == 50
+    assert sizes[-1] < sizes[0] + 40
 
 
 def test_a_timer_whose_place_an_earlier_one_took_does_not_set_a_chain_of_its_own() -> None:
