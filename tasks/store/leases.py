@@ -125,7 +125,12 @@ def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:
     with client.pipeline(transaction=False) as pipe:
         pipe.hsetnx(names.facts_of_group, "partitions", partitions)
         pipe.hget(names.facts_of_group, "partitions")
-        found = int(pipe.execute()[1])
+        written, number = pipe.execute(raise_on_error=False)
+    # A server that is full refuses to write, and a user may not be allowed to: what is there already can be read all the same.
+    refusal = number if isinstance(number, Exception) else written if number is None else None
+    if refusal is not None:
+        raise refusal
+    found = int(number)
     if found != partitions:
         raise SetupError(
             f"partition group {names.group!r} has {found} partitions in this Redis, and this process was started with "

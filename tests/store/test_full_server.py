@@ -1,0 +1,67 @@
+"""A server that is full refuses what needs memory; what workers need in order to make room it lets them do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from tasks.model.errors import SetupError
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease, fix_partitions
+from tasks.store.names import Names
+from tasks.store.outputs import later_entry
+from tasks.store.tries import Tried, begin_try
+from tests.store.declared import commit_of, fill, queued
+from tests.support.server import RedisServer
+
+
+@pytest.fixture
+def client(server_factory: Callable[..., RedisServer]) -> Iterator[redis.Redis]:
+    """Of a server of the test's own, which it may fill."""
+    with server_factory().client() as client:
+        yield client
+
+
+def fill_up(client: redis.Redis) -> None:
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", "1mb")
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        client.lpush("x", "x")
+
+
+def test_a_peek_brings_what_is_due(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> None:
+    due, entry = later_entry(1.0, b"due", 0, 0)
+    client.zadd(names.later("2"), {entry: due})
+    fill(store, "partition.2", [b"first"])
+    fill_up(client)
+    assert store.peek(lease).messages == [b"first", b"due"]
+    assert store.send(commit_of(lease, [b"first", b"due"])).status == "ok"
+
+
+def test_a_message_is_run_alone(client: redis.Redis, names: Names, lease: Lease) -> None:
+    fill_up(client)
+    assert begin_try(client, names, lease, b"raw") == Tried(0, None)
+
+
+def test_a_process_that_starts_learns_n(client: redis.Redis, names: Names) -> None:
+    fix_partitions(client, names, 4)
+    fill_up(client)
+    fix_partitions(client, names, 4)
+    with pytest.raises(SetupError, match="PARTITIONS=4"):
+        fix_partitions(client, names, 5)
+
+
+def test_a_group_that_nobody_has_begun_can_not_begin(client: redis.Redis) -> None:
+    fill_up(client)
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        fix_partitions(client, Names("new"), 4)
+
+
+def test_a_commit_is_written(client: redis.Redis, store: CommitStore, lease: Lease) -> None:
+    fill(store, "partition.2", [b"first", b"second"])
+    fill_up(client)
+    reply = store.send(commit_of(lease, [b"first"], commands=[["HSET", "partition:2:state:totals", "k", b"s"]]))
+    assert (reply.status, reply.messages) == ("ok", [b"second"])
+    assert queued(store, "partition.2") == [b"second"]
