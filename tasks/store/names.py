@@ -71,6 +71,11 @@ class Names:
         start, _, number = queue_name.rpartition(".")
         return number if start == self.group and number.isascii() and number.isdigit() else None
 
+    def is_no_queue(self, queue_name: str) -> bool:
+        """Whether what Celery would take for a queue's name is one of the group's other keys, or of a sink's group."""
+        rest = queue_name.removeprefix(self.group)
+        return rest != queue_name and (rest.startswith(":") or (rest.startswith(".sink.") and ":" in rest))
+
     @property
     def facts_of_group(self) -> str:
         return f"{self.root}:group"

@@ -29,6 +29,7 @@ from kombu.utils.json import dumps
 from tasks.model.errors import SetupError
 from tasks.producer.backlog import looks_for_room
 from tasks.store.client import UNWELL
+from tasks.store.names import Names
 from tasks.store.results import ChordKeys, chord_part, reply, start_of_chord
 
 #: kombu's, where the broker's options say nothing.
@@ -43,6 +44,8 @@ class RecordingChannel(virtual.Channel):
 
     do_restore = False
     record: Callable[[list[Any]], None]
+    #: Whether a queue's name is that of something else that the group keeps in Redis.
+    is_taken: Callable[[str], bool]
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
         if exchange:
@@ -56,6 +59,8 @@ class RecordingChannel(virtual.Channel):
         steps = options.get("priority_steps") or PRIORITY_STEPS
         step = steps[bisect(steps, self._get_message_priority(message)) - 1]
         name = f"{queue}{options.get('sep', SEPARATOR)}{step}" if step else queue
+        if self.is_taken(queue):
+            raise SetupError(f"what follows a computation is pushed onto a queue, and {queue!r:.80} is a name that the partitions keep for themselves")
         self.record(["LPUSH", options.get("global_keyprefix", "") + name, dumps(message)])
 
     def _queue_bind(self, *_: Any) -> None: ...
@@ -74,13 +79,13 @@ class _RecordingTransport(virtual.Transport):
 class Recorder:
     """Made once a loop, used by its thread. `backend` is None where results can't go into a commit."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, names: Names) -> None:
         self.app = app
         self.commands: list[list[Any]] = []
         options = dict(app.conf.broker_transport_options or {})
         self._connection = Connection(transport=_RecordingTransport, transport_options=options)
         channel = self._connection.channel()
-        channel.record = self.record
+        channel.record, channel.is_taken = self.record, names.is_no_queue
         self.producer = app.amqp.Producer(channel, auto_declare=False)
         _publish_through_recorders(app)
 

@@ -54,7 +54,7 @@ class Replies:
         """Make what needs the app's configuration, and may ask servers: before a step does, where an outage would be a message's
         failure. Harmless when done twice."""
         if self._recorder is None:
-            recorder = Recorder(self.app)
+            recorder = Recorder(self.app, self.names)
             why = why_not_own_backend(self.installation)
             self._backend = DisabledBackend(self.app) if why else recording_backend(self.app, recorder)
             self._why, self._recorder = why, recorder
@@ -157,7 +157,7 @@ class Replies:
     def refuse_bad_queues(self, commands: list[list[Any]]) -> None:
         """Raise `SetupError` for commands that would push onto a key which is no list."""
         for command in filter(self.is_bad, commands):
-            raise SetupError(f"what follows the message goes to queue {command[1]!r}, and that key holds another type")
+            raise SetupError(f"what follows the message goes to queue {command[1]!r}, and that key holds another type, or may not be written")
 
     def is_bad(self, command: list[Any]) -> bool:
         until = self._bad_queues.get(command[1], 0.0) if self._bad_queues and command[0] == "LPUSH" else 0.0

@@ -124,6 +124,17 @@ def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_its_message
     assert quiet.state("a") is None
 
 
+@pytest.mark.parametrize("queue", ["partition:policies", "partition:0:dead", "partition.sink.x:group"])
+def test_what_follows_is_not_pushed_where_the_partitions_keep_something_else(make_client: MakeClient, queue: str) -> None:
+    here = make_client(RETRY_ATTEMPTS=0)
+    here.start_worker("-Q", "partition")
+    bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue=queue))
+    assert add.delay(message("b", 1)).get(timeout=PATIENCE)["number"] == 1
+    assert "a name that the partitions keep for themselves" in here.live.letter_of(bad.id).error
+    assert here.live.client.type(queue) in (b"none", b"hash")
+    assert quiet.state("a") is None
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from tasks.store.leases import balance
+from tasks.store.leases import balance, leases_of
 from tasks.store.names import PRIORITY_SUFFIXES, Names
 from tests.support.server import RedisServer
 
@@ -29,3 +29,12 @@ def test_a_renewal_brings_prioritised_messages_into_the_queue_in_their_order(cli
         client.lpush(names.queue(unit) + PRIORITY_SUFFIXES[0], b"first", b"second")
     balance(client, names, "a/1", lease_seconds=60, partitions=1)
     assert [client.lrange(names.queue(unit), 0, -1) for unit in ("0", "ingress")] == [[b"second", b"first"]] * 2
+
+
+@pytest.mark.parametrize("name", ["partition.0\x06\x163", "partition:0:facts", "partition:policies"])
+def test_a_foreign_value_under_a_name_of_one_unit_takes_nobodys_share(client: redis.Redis, names: Names, name: str) -> None:
+    client.set(name, "foreign")
+    share = balance(client, names, "one", lease_seconds=60, partitions=2)
+    assert share.owned.keys() == {"0", "1", "ingress"}
+    assert share.owned == leases_of(client, names, "one")
+    assert (share.policies, share.paused, share.revisions["0"]) == ({}, frozenset(), 0)

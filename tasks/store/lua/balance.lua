@@ -13,7 +13,8 @@
 --   give_up   {unit, …} of those, what it should release
 --   policies  {computation, JSON, …} what operators changed
 -- Publishes on `changed` when a worker joined or was found dead. What lies in priority lists of the units held joins their
--- queues' ends: a blocking peek does not see those lists.
+-- queues' ends: a blocking peek does not see those lists. What is of one unit, and the policies, is touched by pcall: a foreign type
+-- under one of those names must not take its share from a worker, which has it by then.
 
 local me, lease, my_pins, n, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local time = redis.call('TIME')
@@ -75,7 +76,7 @@ end
 
 local function claim(unit)
   -- An owner that ends as it should releases first; one that did not may have been ended by a message.
-  if died[unit] and ARGV[7] ~= '0' then redis.call('HSET', facts_of(unit), 'suspect', ARGV[7]) end
+  if died[unit] and ARGV[7] ~= '0' then redis.pcall('HSET', facts_of(unit), 'suspect', ARGV[7]) end
   -- Of the clock, and not counted: a server that comes back empty, or with older data, would count to a token that it gave
   -- before, and a worker that still has that one could write.
   local before = tonumber(redis.call('HGET', KEYS[4], unit) or '0')
@@ -150,11 +151,11 @@ for unit, worker in pairs(owner) do
   if worker == me then
     local queue = unit == 'ingress' and ARGV[6] or ARGV[6] .. '.' .. unit
     for i = 8, #ARGV do
-      while redis.call('LMOVE', queue .. ARGV[i], queue, 'RIGHT', 'LEFT') do end
+      while type(redis.pcall('LMOVE', queue .. ARGV[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
     end
     owned[#owned + 1] = unit
     owned[#owned + 1] = redis.call('HGET', KEYS[4], unit)
-    local facts = redis.call('HMGET', facts_of(unit), 'revision', 'paused')
+    local facts = redis.pcall('HMGET', facts_of(unit), 'revision', 'paused')
     owned[#owned + 1] = facts[1] or '0'
     owned[#owned + 1] = facts[2] == '1' and '1' or '0'
   end
@@ -162,4 +163,5 @@ end
 if changed then
   redis.call('PUBLISH', channel, me)
 end
-return { next_end, owned, give_up, redis.call('HGETALL', KEYS[6]) }
+local policies = redis.pcall('HGETALL', KEYS[6])
+return { next_end, owned, give_up, policies.err and {} or policies }
