@@ -75,7 +75,7 @@ class RedisStream(SinkConfig):
     """A Redis stream on the broker's server: `XADD` in the commit, exactly once.
 
     An entry has the fields `message` (what the encoder gives; JSON without one), `key` and `id`. `maxlen`: older entries than about so
-    many are let go.
+    many are let go. Raises `DeclarationError`.
     """
 
     has_process: ClassVar[bool] = False
@@ -83,6 +83,10 @@ class RedisStream(SinkConfig):
     stream: str
     maxlen: int | None = None
     encoder: Encoder | None = None
+
+    def __post_init__(self) -> None:
+        if self.maxlen is not None and (type(self.maxlen) is not int or self.maxlen < 1):
+            raise DeclarationError(f"RedisStream({self.stream!r}): maxlen= wants a whole number above zero, not {self.maxlen!r:.40}")
 
     @property
     def sink_name(self) -> str:

@@ -176,7 +176,7 @@ class Outbox:
         if status in ("fenced", "moved"):
             raise Refused(f"source {self.source!r}: {'another process reads it now' if status == 'fenced' else 'Redis has older data'}")
         if status == "wrongtype":
-            raise redis.ResponseError(f"Redis key {culprit} holds another type; mend or delete it")
+            raise redis.ResponseError(f"Redis key {culprit} holds another type, or may not be written; mend or delete it, or let this user write it")
 
     def _wait_for_room(self, wanted: dict[str, int]) -> None:
         seconds = FIRST_LOOK_SECONDS

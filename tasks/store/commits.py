@@ -39,7 +39,7 @@ class Reply:
     next_due: float | None
     #: The next batch, oldest first.
     messages: list[bytes]
-    #: For `wrongtype`: the key that holds another type.
+    #: For `wrongtype`: the key that holds another type, or may not be written.
     culprit: str = ""
     #: An operator, or a policy, has paused the unit: there are no messages.
     paused: bool = False

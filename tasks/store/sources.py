@@ -60,7 +60,7 @@ def push_from_source(
     """Write a source's messages and its position; sending the same again changes nothing and answers `already`.
 
     `key`: of `Names.source`. `token`: of the lease; None where many processes read, each with a key of its own. Returns the status, and for
-    `wrongtype` the key that holds another type.
+    `wrongtype` the key that holds another type, or may not be written.
     """
     words: list[Any] = ["" if token is None else token, number, position, round(lease_seconds * 1000), "1" if ends else ""]
     for command in commands:

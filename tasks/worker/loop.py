@@ -288,7 +288,7 @@ class PartitionLoop(threading.Thread):
                 logger.info(text, lane.unit, reply.status, extra=told(lane.unit))
                 lane.forget_all()
             case "wrongtype":
-                text = "partition %s: Redis key %s holds another type; mend or delete it"
+                text = "partition %s: Redis key %s holds another type, or may not be written; mend or delete it, or let this user write it"
                 logger.error(text, lane.unit, reply.culprit, extra=told(lane.unit))
                 self.replies.avoid(reply.culprit)
                 lane.forget_all()

@@ -44,6 +44,14 @@ def warned(make: Callable[[], Built]) -> tuple[Built, list[str]]:
 # Verbs.
 
 
+@pytest.mark.parametrize("maxlen", [0, -1, 1e6, True, "10"])
+def test_a_streams_length_is_a_whole_number(maxlen: Any) -> None:
+    """What Redis refuses in a commit would end it half-way."""
+    with pytest.raises(DeclarationError, match=r"RedisStream\('alerts'\): maxlen="):
+        RedisStream("alerts", maxlen=maxlen)
+    assert RedisStream("alerts", maxlen=1).maxlen == 1
+
+
 def test_each_verb_gives_a_new_pipeline_and_a_beginning_can_have_several_ends() -> None:
     begun = begin()
     left, right = begun.to(stage(same, "left")), begun.to(stage(same, "right"))

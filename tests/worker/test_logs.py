@@ -19,6 +19,7 @@ from tasks.model.messages import MessageCodec
 from tasks.worker.logs import JsonFormatter, on_one_line, told
 from tests.fundamentals.application import fail, record
 from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
 
 SECRET = "4111-1111-1111-1111"
 
@@ -153,6 +154,7 @@ def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: 
     live.app.send_task(fail.name, args=[{"key": "k", "number": 7, "fail": True}], task_id="failing")
     live.letter_of("unfit")
     letter = live.letter_of("failing")
+    wait_until(lambda: letter.id in worker.log_path.read_text())  # what is committed is told after it
     worker.terminate()
     text = worker.log_path.read_text()
     assert SECRET not in text

@@ -11,7 +11,7 @@
 --   "already"    this very push was written before: its reply was lost; nothing is written again
 --   "fenced"     another process has the lease; nothing is written
 --   "moved"      number is another (the server went back to older data); nothing is written
---   "wrongtype"  a key (culprit) that a command is to write holds another type; nothing is written
+--   "wrongtype"  a key (culprit) that a command is to write holds another type, or may not be written; nothing is written
 
 local token, number, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local facts = redis.call('HMGET', KEYS[1], 'token', 'number')
@@ -36,7 +36,11 @@ while i <= #ARGV do
   if wanted and found ~= wanted and found ~= 'none' then
     return { 'wrongtype', ARGV[i + 2] }
   end
-  i = i + tonumber(ARGV[i]) + 1
+  local words = tonumber(ARGV[i])
+  if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(ARGV, i + 1, i + math.min(words, 5))) then
+    return { 'wrongtype', ARGV[i + 2] }
+  end
+  i = i + words + 1
 end
 
 redis.call('HSET', KEYS[1], 'number', string.format('%.0f', number + 1), 'position', ARGV[3])

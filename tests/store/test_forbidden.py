@@ -1,0 +1,50 @@
+"""Commands of a commit, or of a source's push, that the server's user may not run: nothing is written, not a half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tasks.store.commits import CommitStore
+from tasks.store.leases import Lease
+from tasks.store.names import Names
+from tasks.store.sources import hold_source, push_from_source
+from tests.store.declared import commit_of, fill, queued
+
+
+@pytest.fixture
+def worker(client: redis.Redis) -> Iterator[redis.Redis]:
+    """A user who may read everything, and write under `partition` alone."""
+    try:
+        client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">secret", "+@all", "~partition*", "%R~*", "&*")
+    except redis.ResponseError:
+        pytest.skip("this server knows no permission to read alone (Redis 7 does)")
+    address = client.connection_pool.connection_kwargs
+    try:
+        with redis.Redis(
+            host=address["host"], port=address["port"], db=address["db"], username="worker", password="secret"
+        ) as worker:
+            yield worker
+    finally:
+        client.execute_command("ACL", "DELUSER", "worker")
+
+
+def test_a_commit(client: redis.Redis, names: Names, lease: Lease, worker: redis.Redis) -> None:
+    store = CommitStore(worker, names, batch_messages=100, batch_bytes=1_000_000)
+    fill(store, "partition.2", [b"first", b"second"])
+    state = ["HSET", "partition:2:state:totals", "k", b"s"]
+    reply = store.send(commit_of(lease, [b"first"], commands=[state, ["LPUSH", "another", b"x"]]))
+    assert (reply.status, reply.culprit) == ("wrongtype", "another")
+    assert queued(store, "partition.2") == [b"first", b"second"]
+    assert client.exists("partition:2:state:totals", "another", "partition:2:facts") == 0
+    assert store.send(commit_of(lease, [b"first"], commands=[state])).status == "ok"
+
+
+def test_a_push_of_a_source(client: redis.Redis, names: Names, worker: redis.Redis) -> None:
+    token = hold_source(worker, names, "numbers", "one", 60.0).token
+    pushed = [["LPUSH", "partition.0", b"m"], ["LPUSH", "another", b"m"]]
+    assert push_from_source(worker, names.source("numbers"), token, 0, b"1", pushed) == ("wrongtype", "another")
+    assert client.exists("partition.0", "another") == 0
+    assert push_from_source(worker, names.source("numbers"), token, 0, b"1", pushed[:1]) == ("ok", "")
