@@ -78,18 +78,21 @@ class FileReader:
             return "wait"
         if line:
             self.take(line, outbox)
+        self.close()
         if not self.follow:
             return "done"
-        self.close()
         self.place = Place()
         return "more"
 
     def take(self, line: bytes, outbox: Outbox) -> None:
-        name = self.next_id()
-        self.place.offset += len(line)
+        """One line; it is passed when it is in the outbox, so that nothing that is raised meanwhile loses it."""
         text = line.removesuffix(b"\n").removesuffix(b"\r")
-        if not text.strip():
-            return
+        if text.strip():
+            self.put(text, outbox)
+        self.place.offset += len(line)
+
+    def put(self, text: bytes, outbox: Outbox) -> None:
+        name = self.next_id()
         try:
             message = self.decode(text)
         except (Exception, SystemExit) as error:
@@ -101,13 +104,14 @@ class FileReader:
     def skip(self, begun: bytes, outbox: Outbox) -> None:
         """A line that is too long: the dead letter has its beginning, and tells where it is."""
         assert self.file is not None
-        name, start, part = self.next_id(), self.place.offset, begun
+        start, part = self.place.offset, begun
+        end = start + len(part)
         while part and not part.endswith(b"\n"):
-            self.place.offset += len(part)
             part = self.file.readline(self.most_bytes)
-        self.place.offset += len(part)
-        text = f"a line of more than {self.most_bytes} bytes (MESSAGE_BYTES), from byte {start} to {self.place.offset} of {self.path}"
-        outbox.bury(begun, name, "too-large", text)
+            end += len(part)
+        text = f"a line of more than {self.most_bytes} bytes (MESSAGE_BYTES), from byte {start} to {end} of {self.path}"
+        outbox.bury(begun, self.next_id(), "too-large", text)
+        self.place.offset = end
 
     def next_id(self) -> bytes:
         return in_quotes(f"{self.name}:{self.place.inode}:{self.place.offset}")
