@@ -73,8 +73,8 @@ class GenSourceConfig(SourceConfig):
 class FileSource(SourceConfig):
     """The lines of a file, each given to `decoder` (bytes without the line's end → message; None: JSON).
 
-    Exactly once: the offset is written together with the messages. `follow`: wait for more at the end, as `tail -f` does; the file
-    must only grow.
+    Exactly once: the offset is written together with the messages. `follow`: wait for more at the end, as `tail -F` does, and go on to a
+    new file under the name when nothing more comes to the old one; a file must only grow.
     """
 
     path: str | Path

@@ -23,7 +23,8 @@ from tasks.sources.stopping import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: Between two looks at the end of a file that is followed.
+#: Between two looks at the end of a file that is followed; and so long nothing may come to one that was replaced before it is left:
+#: longer than a writer takes for its last lines that is told of the new one right after the renaming.
 FOLLOW_SECONDS = 0.25
 
 
@@ -35,7 +36,11 @@ class Place(msgspec.Struct):
 
 
 class FileReader:
-    """Reads a file that only grows, or gives its name to a new one. A message's id is the source's name, the inode and the line's offset."""
+    """Reads a file that only grows, or gives its name to a new one. A message's id is the source's name, the inode and the line's offset.
+
+    A file that was replaced may still be written to, by a writer that was not told yet: it is left when nothing has come to it for
+    `FOLLOW_SECONDS`. Then its last line is taken without its end; what comes to it later is not seen.
+    """
 
     def __init__(self, installation: Installation, computation: Computation, config: FileSource, stop: Stop) -> None:
         self.name, self.path, self.follow, self.stop = computation.name, Path(config.path), config.follow, stop
@@ -43,6 +48,8 @@ class FileReader:
         self.most_bytes = installation.settings.message_bytes
         self.place = Place()
         self.file: BinaryIO | None = None
+        #: Where the end of a file that was replaced was seen, and when first.
+        self._end_seen: tuple[int, float] | None = None
         self._said_missing = False
 
     def begin(self, position: bytes, token: int) -> None:
@@ -72,24 +79,26 @@ class FileReader:
                 f"source {self.name!r}: {self.path} is shorter than what was read of it ({self.place.offset} bytes). A file that is read "
                 "must only grow; a new one under its name is read from its beginning"
             )
-        was_replaced = self.follow and self.was_replaced()
-        if self.follow and not was_replaced:
+        if self.follow and not self.can_be_left(self.place.offset + len(line)):
             self.file.seek(self.place.offset)
             return "wait"
         if line:
             self.take(line, outbox)
+        self.close()
         if not self.follow:
             return "done"
-        self.close()
         self.place = Place()
         return "more"
 
     def take(self, line: bytes, outbox: Outbox) -> None:
-        name = self.next_id()
-        self.place.offset += len(line)
+        """One line; it is passed when it is in the outbox, so that nothing that is raised meanwhile loses it."""
         text = line.removesuffix(b"\n").removesuffix(b"\r")
-        if not text.strip():
-            return
+        if text.strip():
+            self.put(text, outbox)
+        self.place.offset += len(line)
+
+    def put(self, text: bytes, outbox: Outbox) -> None:
+        name = self.next_id()
         try:
             message = self.decode(text)
         except (Exception, SystemExit) as error:
@@ -101,13 +110,14 @@ class FileReader:
     def skip(self, begun: bytes, outbox: Outbox) -> None:
         """A line that is too long: the dead letter has its beginning, and tells where it is."""
         assert self.file is not None
-        name, start, part = self.next_id(), self.place.offset, begun
+        start, part = self.place.offset, begun
+        end = start + len(part)
         while part and not part.endswith(b"\n"):
-            self.place.offset += len(part)
             part = self.file.readline(self.most_bytes)
-        self.place.offset += len(part)
-        text = f"a line of more than {self.most_bytes} bytes (MESSAGE_BYTES), from byte {start} to {self.place.offset} of {self.path}"
-        outbox.bury(begun, name, "too-large", text)
+            end += len(part)
+        text = f"a line of more than {self.most_bytes} bytes (MESSAGE_BYTES), from byte {start} to {end} of {self.path}"
+        outbox.bury(begun, self.next_id(), "too-large", text)
+        self.place.offset = end
 
     def next_id(self) -> bytes:
         return in_quotes(f"{self.name}:{self.place.inode}:{self.place.offset}")
@@ -133,6 +143,16 @@ class FileReader:
         self.file.seek(self.place.offset)
         return True
 
+    def can_be_left(self, end: int) -> bool:
+        """Whether the path names another file, and nothing has come to this one, which ends at `end`, since that was seen."""
+        if not self.was_replaced():
+            self._end_seen = None
+            return False
+        now = time.monotonic()
+        if self._end_seen is None or self._end_seen[0] != end:
+            self._end_seen = end, now
+        return now - self._end_seen[1] >= FOLLOW_SECONDS
+
     def was_replaced(self) -> bool:
         """Whether the path names another file than the one that is read."""
         try:
@@ -147,6 +167,7 @@ class FileReader:
         self.stop.wait(min(seconds, FOLLOW_SECONDS))
 
     def close(self) -> None:
+        self._end_seen = None
         if self.file is not None:
             self.file.close()
             self.file = None

@@ -55,9 +55,9 @@ class GeneratorReader:
                 raise PartitionError(f"source {self.computation.name!r}: the generator raised {say(error)} after {self.count} values") from error
             if value is None:
                 return "ended"
+            name = in_quotes(f"{self.computation.name}:{self.count + 1}")
+            outbox.put(value, name, lambda value=value: shown(value))  # type: ignore[misc]
             self.value, self.count = value, self.count + 1
-            name = in_quotes(f"{self.computation.name}:{self.count}")
-            outbox.put(value, name, lambda value=value: repr(value).encode("utf-8", "backslashreplace"))  # type: ignore[misc]
         return "more"
 
     def position(self) -> bytes:
@@ -81,3 +81,11 @@ class GeneratorReader:
 
     def wait(self, seconds: float) -> None:
         self.stop.wait(seconds)
+
+
+def shown(value: Any) -> bytes:
+    """A value for people to read, whatever its `__repr__` does."""
+    try:
+        return repr(value).encode("utf-8", "backslashreplace")
+    except Exception as error:
+        return f"a {type(value).__qualname__}, whose __repr__ raises {type(error).__name__}".encode()

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import redis
 
 from tasks.model.computation import Computation
-from tasks.model.errors import KeyExtractionError, MessageError, PartitionError, QueueFull, trace_of
+from tasks.model.errors import KeyExtractionError, MessageError, PartitionError, QueueFull, say, trace_of
 from tasks.model.reading import Broken
 from tasks.producer.backlog import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
 from tasks.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
@@ -98,19 +98,30 @@ class Outbox:
     def put(self, message: Any, name: bytes, read: Callable[[], bytes]) -> None:
         """One message; `name`: its id, as it stands between the quotes of JSON. `read`: the bytes it was read from.
 
-        One that can't be sent becomes a dead letter: where it has no key, one that can be retried.
+        One that can't be sent becomes a dead letter: where it has no key, one that can be retried. A message raises nothing here, whatever
+        its class does; `read` must not either.
         """
         now = b"%.6f" % time.time()
         try:
             partition, raw = self.maker.make(message, name, now)
         except KeyExtractionError as error:
-            self.bury(self.maker.make_without_key(message, name, now), name, error.reason, str(error), trace_of(error))
+            self.bury(self._without_key(message, name, now, read), name, error.reason, str(error), trace_of(error))
         except MessageError as error:
             self.bury(read(), name, error.reason, str(error), trace_of(error))
+        except (Exception, SystemExit) as error:  # out of its class's own code
+            if isinstance(error, SystemExit) and self.stop.asked:  # the second signal
+                raise
+            self.bury(read(), name, "unforeseen", say(error), trace_of(error))
         else:
             self._pushes[partition].append(raw)
             self._bytes += len(raw)
             self.count += 1
+
+    def _without_key(self, message: Any, name: bytes, now: bytes, read: Callable[[], bytes]) -> bytes:
+        try:
+            return self.maker.make_without_key(message, name, now)
+        except Exception:  # its key extractor has changed it
+            return read()
 
     def bury(self, raw: bytes, name: bytes, reason: str, error: str, trace: str = "") -> None:
         """A dead letter, of the ingress, with what was read."""

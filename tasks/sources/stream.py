@@ -8,7 +8,7 @@ import msgspec
 import redis
 
 from tasks.model.computation import Computation
-from tasks.model.errors import say
+from tasks.model.errors import say, trace_of
 from tasks.model.writing import in_quotes, json_text
 from tasks.pipeline.sources import StreamSource
 from tasks.producer.installation import Installation
@@ -48,15 +48,25 @@ class StreamReader:
                 self.after = NEW
                 return "more"
             return "wait"
-        for entry_id, fields in entries:
-            if fields is not None:
-                self.take(entry_id, fields, outbox)
-        self.last = self.watched = entries[-1][0]
+        taken: list[bytes] = []
+        try:
+            for entry_id, fields in entries:
+                if fields is not None:
+                    self.take(entry_id, fields, outbox)
+                taken.append(entry_id)
+        finally:  # whatever is raised: what is in the outbox is sent, and would be read again if it were not acknowledged with it
+            self.done(taken, outbox)
+        return "more"
+
+    def done(self, taken: list[bytes], outbox: Outbox) -> None:
+        """The entries whose messages are in the outbox: they are acknowledged, and passed, with these."""
+        if not taken:
+            return
+        self.last = self.watched = taken[-1]
         if self.after != NEW:
             self.after = self.last
-        for command in split(["XACK", self.stream, self.name], [entry_id for entry_id, _ in entries]):
+        for command in split(["XACK", self.stream, self.name], taken):
             outbox.add(command)
-        return "more"
 
     def read(self, most: int) -> list[Entry]:
         try:
@@ -74,8 +84,8 @@ class StreamReader:
         name = in_quotes(f"{self.name}:{entry_id.decode()}")
         try:
             message = self.message_in(pairs)
-        except (ValueError, KeyError) as error:
-            outbox.bury(shown(pairs), name, "not-decoded", f"entry {entry_id.decode()} of {self.stream}: {say(error)}")
+        except Exception as error:  # RecursionError too, of what is nested deeply; no code of a user runs here, so that SystemExit is a signal's
+            outbox.bury(shown(pairs), name, "not-decoded", f"entry {entry_id.decode()} of {self.stream}: {say(error)}", trace_of(error))
         else:
             outbox.put(message, name, lambda: shown(pairs))
 

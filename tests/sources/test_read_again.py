@@ -5,9 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tasks import FileSource
+from tasks.sources.file import FileReader
+from tasks.sources.leased import LeasedSource
+from tasks.sources.running import find_source
+from tasks.sources.stopping import Stop
 from tests.sources.conftest import LiveEnds
 from tests.support.wait import wait_until
 
@@ -113,6 +119,38 @@ def test_a_followed_file_waits_for_lines_and_for_its_successor(make_ends: Make, 
     wait_until(lambda: queued(live) == 6)
     assert numbers(live) == [1, 2, 3, 4, 5, 6]
     assert source.end() == 0
+
+
+def test_a_replaced_file_is_read_while_its_writer_does_not_know_yet(make_ends: Make, tmp_path: Path) -> None:
+    """The name is another file's already while the writer goes on in the old one, with half a line at times."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(lines(1, 1))
+    live = make_ends()
+    config = FileSource(path, follow=True)
+    with closing(Stop()) as stop, path.open("ab", buffering=0) as file:
+        computation, _ = find_source("lines of a file")
+        reader = FileReader(live.installation, computation, config, stop)
+        leased = LeasedSource(live.installation, computation, reader, stop)
+        reader.begin(b"", leased.place.take().token)
+
+        def looked() -> bool:
+            """One look, and whether there was nothing new."""
+            filled = reader.fill(leased.outbox)
+            leased.send(ends=False)
+            return filled == "wait"
+
+        wait_until(looked)
+        path.rename(tmp_path / "old.jsonl")
+        path.write_bytes(lines(5, 5))
+        assert looked()
+        whole = lines(2, 3)
+        file.write(whole[:-10])
+        assert looked()
+        assert queued(live) == 2
+        file.write(whole[-10:] + lines(4, 4).strip())
+        wait_until(lambda: looked() and queued(live) == 5)
+        assert numbers(live) == [1, 2, 3, 4, 5]
+        reader.close()
 
 
 def test_a_stream_is_read_once_through_kills(make_ends: Make) -> None:

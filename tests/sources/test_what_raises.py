@@ -1,0 +1,145 @@
+"""What a message raises while a source reads it makes it a dead letter, and costs nothing of what was read before and after it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import FileSource, GenSourceConfig, RedisList, StreamSource, build_application, source
+from tasks.sources.leased import LeasedSource
+from tasks.sources.running import find_source, run_leased
+from tasks.sources.stopping import Stop
+from tasks.sources.stream import StreamReader
+from tests.sources.conftest import LiveEnds
+from tests.sources.test_read_again import numbers, queued
+from tests.support.wait import wait_until
+
+Make = Callable[..., LiveEnds]
+
+#: Deeper than JSON's reader goes.
+NESTED = "[" * 3000
+
+
+@dataclass
+class Exiting:
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number == 2:
+            sys.exit("a message that wants the process to end")
+
+
+def key_of_exiting(message: Exiting) -> str:
+    return str(message.number)
+
+
+exiting_file = FileSource("set by the test")
+exiting = source("lines that exit", exiting_file)
+build_application("what exits", exiting.key_by(key_of_exiting).to_sink(RedisList("exited")))
+
+
+class Unshown:
+    """Can't be sent, as there is no signing key, nor shown."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Values:
+    def initial_value(self) -> Any:
+        return 1
+
+    def apply(self, value: Any) -> Any:
+        if value == 2:
+            return None
+        return Unshown() if value == 1 else 2
+
+
+def key_of_value(value: Any) -> str:
+    return str(value)
+
+
+generated = source("values that can't be shown", GenSourceConfig(Values))
+build_application("what can't be shown", generated.key_by(key_of_value).to_sink(RedisList("shown")))
+
+
+def key_or_interrupt(entry: dict[str, Any]) -> str:
+    if entry["text"] == "interrupt":
+        raise KeyboardInterrupt
+    return str(entry["text"])
+
+
+interrupted = source("entries that interrupt", StreamSource("interrupting"))
+build_application("what interrupts", interrupted.key_by(key_or_interrupt).to_sink(RedisList("not interrupted")))
+
+
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    with closing(Stop()) as stop:
+        yield stop
+
+
+def test_an_entry_that_is_nested_too_deeply_is_a_dead_letter_and_the_stream_goes_on(make_ends: Make) -> None:
+    live = make_ends()
+    for number in range(1, 11):
+        live.client.xadd("entries in", {"message": f'{{"key":"k","number":{number}}}'})
+    live.client.xadd("entries in", {"message": NESTED})
+    live.client.xadd("entries in", {"message": '{"key":"k","number":11}'})
+    source = live.start_end("source", "entries")
+    wait_until(lambda: queued(live) == 11)
+    assert source.end() == 0
+    again = live.start_end("source", "entries")
+    live.client.xadd("entries in", {"message": '{"key":"k","number":12}'})
+    wait_until(lambda: queued(live) == 12)
+    assert again.end() == 0
+    assert numbers(live) == list(range(1, 13))
+    (letter,) = live.letters()
+    assert (letter.reason, live.group.dead_letters.raw(letter)) == ("not-decoded", b'{"message":"%b"}' % NESTED.encode())
+    assert "RecursionError" in letter.error
+    assert live.client.xpending("entries in", "entries")["pending"] == 0
+
+
+def test_what_a_stream_gave_before_something_raised_is_sent_with_its_acknowledgement(make_ends: Make, stop: Stop) -> None:
+    live = make_ends()
+    for text in ("one", "interrupt", "two"):
+        live.client.xadd("interrupting", {"text": text})
+    computation, config = find_source("entries that interrupt")
+    assert isinstance(config, StreamSource)
+    leased = LeasedSource(live.installation, computation, StreamReader(live.installation, computation, config, stop), stop)
+    hold = leased.place.take()
+    leased.reader.begin(hold.position, hold.token)
+    assert leased.reader.fill(leased.outbox) == "more"  # nothing was read before: now the new ones
+    with pytest.raises(KeyboardInterrupt):
+        leased.reader.fill(leased.outbox)
+    leased.send(ends=False)
+    assert queued(live) == 1
+    first, *_ = [entry_id for entry_id, _ in live.client.xrange("interrupting")]
+    assert leased.reader.position() == first
+    assert live.client.xpending("interrupting", "entries that interrupt")["pending"] == 2
+
+
+def test_a_message_class_that_exits_makes_a_dead_letter(make_ends: Make, stop: Stop, tmp_path: Path) -> None:
+    live = make_ends()
+    exiting_file.path = tmp_path / "in.jsonl"
+    exiting_file.path.write_text('{"number":1}\n{"number":2}\n{"number":3}\n' + NESTED + '\n{"number":4}\n')
+    run_leased(live.installation, *find_source("lines that exit"), stop)
+    assert numbers(live) == [1, 3, 4]
+    letters = {letter.reason: letter for letter in live.letters()}
+    assert {reason: live.group.dead_letters.raw(letter) for reason, letter in letters.items()} == {
+        "unforeseen": b'{"number":2}',
+        "not-decoded": NESTED.encode(),
+    }
+
+
+def test_a_value_that_can_not_be_shown_is_a_dead_letter_and_the_generator_goes_on(make_ends: Make, stop: Stop) -> None:
+    live = make_ends()
+    run_leased(live.installation, *find_source("values that can't be shown"), stop)
+    assert numbers(live) == [1, 2]
+    (letter,) = live.letters()
+    assert live.group.dead_letters.raw(letter) == b"a Unshown, whose __repr__ raises ZeroDivisionError"
