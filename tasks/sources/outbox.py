@@ -109,8 +109,6 @@ class Outbox:
         except MessageError as error:
             self.bury(read(), name, error.reason, str(error), trace_of(error))
         except (Exception, SystemExit) as error:  # out of its class's own code
-            if isinstance(error, SystemExit) and self.stop.asked:  # the second signal
-                raise
             self.bury(read(), name, "unforeseen", say(error), trace_of(error))
         else:
             self._pushes[partition].append(raw)

@@ -13,7 +13,7 @@ from tasks.sources.feed import Feed
 from tasks.sources.file import FileReader
 from tasks.sources.generator import GeneratorReader
 from tasks.sources.leased import LeasedSource, Reader
-from tasks.sources.stopping import Stop
+from tasks.sources.stopping import EndAtOnce, Stop
 from tasks.sources.stream import StreamReader
 from tasks.sources.tcp import TCPSources
 
@@ -49,6 +49,8 @@ def run_sources(installation: Installation, names: Sequence[str], say_line: Call
                 raise SetupError(f"source {computation.name!r} is no TCP source: only those are read several in one process")
             feeds.append(Feed(installation, computation, config, stop))
         TCPSources(feeds, stop).run(say_line)
+    except EndAtOnce as told:
+        raise SystemExit(told.code) from None
     finally:
         stop.close()
 

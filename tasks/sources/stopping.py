@@ -8,6 +8,15 @@ import socket
 from typing import Any
 
 
+class EndAtOnce(KeyboardInterrupt):
+    """The process was told to end a second time. Whatever code it is raised in: no message is to be blamed for it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        #: What the process exits with.
+        self.code = 128 + number
+
+
 class Stop:
     """Whether the process was told to end. Whatever waits, waits here, or selects `reader` beside its own."""
 
@@ -40,5 +49,5 @@ class Stop:
 
     def _told(self, number: int, frame: Any) -> None:
         if self.asked:
-            raise SystemExit(128 + number)
+            raise EndAtOnce(number)
         self.ask()

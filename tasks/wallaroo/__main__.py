@@ -7,7 +7,7 @@ import warnings
 
 from config.settings import SettingsError
 from tasks.model.errors import PartitionError
-from tasks.sources.stopping import Stop
+from tasks.sources.stopping import EndAtOnce, Stop
 from tasks.testing.server import ServerError
 from tasks.wallaroo.arguments import read_options
 from tasks.wallaroo.loading import ApplicationError, command_line, load
@@ -34,6 +34,8 @@ def main() -> int:
     except (RunError, ServerError, SettingsError, PartitionError) as error:
         say(str(error))
         return 1
+    except EndAtOnce as told:
+        return told.code
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,9 +14,10 @@ from typing import Any
 import pytest
 
 from tasks import FileSource, GenSourceConfig, RedisList, StreamSource, build_application, source
+from tasks.sources.file import FileReader
 from tasks.sources.leased import LeasedSource
 from tasks.sources.running import find_source, run_leased
-from tasks.sources.stopping import Stop
+from tasks.sources.stopping import EndAtOnce, Stop
 from tasks.sources.stream import StreamReader
 from tests.sources.conftest import LiveEnds
 from tests.sources.test_read_again import numbers, queued
@@ -143,3 +146,42 @@ def test_a_value_that_can_not_be_shown_is_a_dead_letter_and_the_generator_goes_o
     assert numbers(live) == [1, 2]
     (letter,) = live.letters()
     assert live.group.dead_letters.raw(letter) == b"a Unshown, whose __repr__ raises ZeroDivisionError"
+
+
+def test_a_message_that_was_being_read_when_the_process_was_told_twice_to_end_is_read_again(
+    make_ends: Make, tmp_path: Path
+) -> None:
+    """Whatever it raises is the message's, but not what a signal raises in it."""
+    live, path = make_ends(), tmp_path / "in.jsonl"
+    path.write_text('{"key":"k","number":1}\n{"key":"k","number":2}\n')
+    computation, _ = find_source("lines of a file")
+
+    def begin(reader: FileReader, stop: Stop) -> LeasedSource:
+        leased = LeasedSource(live.installation, computation, reader, stop)
+        hold = leased.place.take()
+        reader.begin(hold.position, hold.token)
+        return leased
+
+    def reading(decoder: Callable[[bytes], Any] | None, stop: Stop) -> FileReader:
+        return FileReader(live.installation, computation, FileSource(path, decoder=decoder), stop)
+
+    with closing(Stop()) as stop:
+
+        def decode(line: bytes) -> Any:
+            if b"2" in line:
+                for _ in range(2):
+                    stop._told(signal.SIGTERM, None)
+            return json.loads(line)
+
+        with closing(reading(decode, stop)) as reader:
+            leased = begin(reader, stop)
+            with pytest.raises(EndAtOnce) as told:
+                reader.fill(leased.outbox)
+        assert told.value.code == 128 + signal.SIGTERM
+        leased.send(ends=False)
+        leased.place.leave()
+    with closing(Stop()) as stop, closing(reading(None, stop)) as reader:
+        again = begin(reader, stop)
+        reader.fill(again.outbox)
+        again.send(ends=False)
+    assert numbers(live) == [1, 2] and live.letters() == []
