@@ -47,7 +47,7 @@ def test_a_tree_is_bounded_and_never_raises() -> None:
     endless.append(endless)
     tree_of(endless)
     assert "RuntimeError" in tree_of(Rude()).text
-    assert tree_of(10**5000).text.startswith("(can't be shown")
+    assert tree_of(10**5000).text == "(an int of 16,610 bits)"
     assert tree_of("\ud800").text == "'\\ud800'"
     assert len(tree_of("x" * 100_000).text) < 3_000
 
