@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from tasks.operating.dead_letters import DeadLetters, LetterGroup, fingerprint, grouped, raw_text
+from tasks.operating.dead_letters import DeadLetters, LetterGroup, died, fingerprint, grouped, raw_text
 from tasks.operating.documents import MOST_TEXT_CHARACTERS, json_letter, json_message
 from tasks.producer.installation import Installation
 from tasks.store.letters import DeadLetter
@@ -60,14 +59,10 @@ def find_letters(installation: Installation, asked: Asked) -> dict[str, Any]:
 
 
 def picked(letters: DeadLetters, ids: list[str], asked: Asked) -> list[DeadLetter]:
-    """The dead letters that an action is about: those of the ids, or all that fit."""
+    """The dead letters that an action is about: those of the ids, or all that fit, the first that died first."""
     if ids:
         return [letter for letter in map(letters.get, ids) if letter is not None]
-    return list(_fitting(letters, asked))
-
-
-def _fitting(letters: DeadLetters, asked: Asked) -> Iterator[DeadLetter]:
-    return (one for one in letters.all() if fits(one, asked))
+    return sorted((one for one in letters.all() if fits(one, asked)), key=died)
 
 
 def fits(letter: DeadLetter, asked: Asked) -> bool:

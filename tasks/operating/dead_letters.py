@@ -24,6 +24,7 @@ from tasks.store.scripts import script
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line \d+, in (?P<function>.*)\n(?:    (?P<line>.*))?', re.MULTILINE)
 _NOT_OWN = re.compile(r"site-packages|dist-packages|lib/python3|<frozen |tasks/(?:model|worker|store)/")
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"[0-9]+")
 #: Ids that an audit record names of one action on many letters.
 MOST_IDS = 100
 
@@ -74,7 +75,7 @@ class DeadLetters:
         )
 
     def retry(self, letters: Sequence[DeadLetter], *, by: str = "") -> int:
-        """Try each again: `in_place` ones where they stand, others at the end of the queue they died in.
+        """Try each again, in the order given (`died`): `in_place` ones where they stand, others at the end of the queue they died in.
 
         Returns how many were still dead letters.
         """
@@ -123,6 +124,15 @@ class DeadLetters:
         if letters:
             detail = {"letters": len(letters), "ids": [letter.id for letter in letters[:MOST_IDS]]}
             self.audit.add(self.client, by, what, detail)
+
+
+def died(letter: DeadLetter) -> tuple[float, list[tuple[int, str]]]:
+    """To sort by, so that the letters of a key go back in their order: when a letter died, and the numbers in its id.
+
+    A commit's letters died at one moment, and have its position and their number in it.
+    """
+    numbers = _NUMBER.findall(letter.id)
+    return letter.died_at, [(len(number), number) for number in numbers]  # as text: an id that is not ours may be of any length
 
 
 def fingerprint(letter: DeadLetter) -> str:

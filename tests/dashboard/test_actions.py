@@ -129,6 +129,13 @@ def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
     assert filled.who()[0] == ("me", "dead-letters discard")
 
 
+def test_dead_letters_go_back_in_the_order_in_which_they_died(served: Served, filled: Filled) -> None:
+    for number in range(40):
+        filled.bury("1", number, raw=b"%d" % number)
+    assert served.post("/api/partitions/dead-letters/retry", {"all": True}).json["retried"] == 40
+    assert filled.client.lrange("partition.1", 0, -1)[::-1] == [b"%d" % number for number in range(40)]
+
+
 def test_the_redis_user_of_flower_may_only_look(served: Served, filled: Filled) -> None:
     filled.client.execute_command("ACL SETUSER default -xadd -evalsha -eval -script")
     try:
