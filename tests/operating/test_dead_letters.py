@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any, cast
 
 import pytest
 import redis
@@ -74,6 +75,25 @@ def test_letters_are_sorted_by_when_they_died(letters: DeadLetters, store: Commi
         assert store.send(commit_of(lease, [], position=None, commands=commands)).status == "ok"
     found = sorted((letter for letter in letters.all() if letter.unit == "1"), key=died)
     assert [letter.id for letter in found] == [f"1-{position}-{number}" for position in (13, 9, 12) for number in range(12)]
+
+
+def test_large_letters_are_read_few_at_a_time_and_small_ones_many(
+    letters: DeadLetters, client: redis.Redis, store: CommitStore, lease: Lease
+) -> None:
+    def scan(size: int) -> tuple[int, int]:
+        """How many letters of a size there are then, and in how many round trips they are read."""
+        dead = [(Broken(b"x" * size, "bad-key", "error"), 1) for _ in range(400)]
+        for command in commands_of(Outcome(dead=dead), letters.names, "1", size, 5.0):
+            client.execute_command(*command)
+        client.config_resetstat()
+        count = len({letter.id for letter in letters.all() if letter.unit == "1"})
+        return count, int(cast(Any, client.info("commandstats"))["cmdstat_hscan"]["calls"]) - 4
+
+    count, trips = scan(10)
+    assert count == 400 and trips < 20
+    client.delete("partition:1:dead")
+    count, trips = scan(100_000)
+    assert count == 400 and trips > 10
 
 
 def test_any_id_can_be_sorted_by(letters: DeadLetters, client: redis.Redis) -> None:
