@@ -11,7 +11,7 @@ import msgspec
 
 from tasks.cli.context import confirm, installation_in, who, yes_option
 from tasks.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
-from tasks.operating.dead_letters import fingerprint, grouped, raw_text
+from tasks.operating.dead_letters import LetterPlace, died, fingerprint, grouped, raw_text
 from tasks.operating.documents import json_letter
 from tasks.operating.sentences import counted, retry_letters
 from tasks.producer.installation import Installation
@@ -189,10 +189,11 @@ def discard(
     say_done(as_json, {"discarded": gone}, f"{gone} deleted")
 
 
-def _picked(installation: Installation, choice: Choice) -> list[DeadLetter]:
+def _picked(installation: Installation, choice: Choice) -> list[LetterPlace]:
     if choice == Choice():
         raise click.UsageError("name the dead letters: ids, --reason REASON, --fingerprint FINGERPRINT, or --all")
-    return list(_found(installation, choice))
+    found = list(map(LetterPlace.of, _found(installation, choice)))
+    return found if choice.ids else sorted(found, key=died)
 
 
 def _found(installation: Installation, choice: Choice) -> Iterator[DeadLetter]:

@@ -17,7 +17,7 @@ from tasks.cli.context import (
     yes_option,
 )
 from tasks.cli.output import json_option, print_json, refusals
-from tasks.model.editing import plain_fields, plain_value, state_from_json
+from tasks.model.editing import plain_fields, plain_value, state_from_json, text_of
 from tasks.operating.documents import json_key
 from tasks.operating.editing import SeenState
 from tasks.producer.installation import Installation
@@ -160,6 +160,6 @@ def _print_fields(seen: SeenState, err: bool = False) -> None:
 def _print_value(value: Any, err: bool = False) -> None:
     if isinstance(value, dict):
         for field, one in value.items():
-            click.echo(f"  {field} = {one!r}", err=err)
+            click.echo(f"  {field} = {text_of(one)}", err=err)
     else:
         click.echo(f"  {'none' if value is None else value}", err=err)

@@ -24,7 +24,7 @@ from tasks.model.errors import KeyExtractionError, PartitionError
 from tasks.model.keys import key_text, spell_key
 from tasks.producer.declarations import installation_of
 from tasks.producer.installation import Installation
-from tasks.store.names import INGRESS
+from tasks.store.names import units
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Common(BaseHandler):  # type: ignore[misc]
     def known_unit(self, unit: str) -> str:
         """A unit of this group, as it is spelled. Raises 404."""
         partitions = self.installation.settings.partitions
-        if unit != INGRESS and not (len(unit) <= 9 and str(int(unit)) == unit and int(unit) < partitions):
+        if unit not in units(partitions):
             raise HTTPError(404, f"there is no partition {unit[:20]}; there are {partitions}, from 0, and ingress")
         return unit
 

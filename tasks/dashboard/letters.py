@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
+from heapq import heappush, heappushpop
 from itertools import islice
 from typing import Any
 
-from tasks.operating.dead_letters import DeadLetters, LetterGroup, fingerprint, grouped, raw_text
+from tasks.operating.dead_letters import DeadLetters, LetterPlace, died, fingerprint, raw_text
 from tasks.operating.documents import MOST_TEXT_CHARACTERS, json_letter, json_message
 from tasks.producer.installation import Installation
 from tasks.store.letters import DeadLetter
 
 #: Looked at for one page; the count of all is known without.
 MOST_SCANNED = 20_000
+#: Read for one page: a second's work, and a page of up to 2,000 letters is read anew each ten seconds.
+MOST_SCANNED_BYTES = 100_000_000
 MOST_GROUPS = 100
 #: Shown of each group; of a group that is asked for alone, more.
 MOST_OF_A_GROUP = 10
@@ -36,38 +39,62 @@ class Asked:
         return bool(self.text or self.unit or self.reason or self.fingerprint)
 
 
+class _Gathered:
+    """Letters of like failures, while they are looked through: counted, and the places of the newest, without their messages."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count, self.in_place = most, 0, 0
+        self.oldest_died_at = math.inf
+        self.newest_died_at = 0.0
+        self._last: Any = ()
+        self.facts: dict[str, Any] = {}
+        self._newest: list[tuple[Any, LetterPlace]] = []
+
+    def add(self, letter: DeadLetter) -> None:
+        self.count += 1
+        self.in_place += letter.in_place
+        self.oldest_died_at = min(self.oldest_died_at, letter.died_at)
+        order = died(letter)
+        if order > self._last:
+            self._last, self.newest_died_at = order, letter.died_at
+            self.facts = {"reason": letter.reason, "task": letter.task, "error": letter.error}
+        (heappush if len(self._newest) < self.most else heappushpop)(self._newest, (order, LetterPlace.of(letter)))
+
+    @property
+    def newest(self) -> list[LetterPlace]:
+        return [place for _, place in sorted(self._newest, reverse=True)]
+
+
 def find_letters(installation: Installation, asked: Asked) -> dict[str, Any]:
     """Like failures together, the most frequent first, each with its newest letters."""
     letters = installation.group.dead_letters
     total = letters.count()
-    scanned = list(islice(letters.all(), MOST_SCANNED))
-    found = [one for one in scanned if fits(one, asked)]
     most = MOST_OF_ONE_GROUP if asked.fingerprint else MOST_OF_A_GROUP
-    gathered: dict[str, list[DeadLetter]] = {}
-    for one in sorted(found, key=lambda letter: -letter.died_at):
-        newest = gathered.setdefault(fingerprint(one), [])
-        if len(newest) < most:
-            newest.append(one)
-    groups = grouped(found)
+    gathered: dict[str, _Gathered] = {}
+    scanned = size = 0
+    for letter in islice(letters.all(), MOST_SCANNED):
+        scanned += 1
+        size += len(letter.raw) + len(letter.trace) + len(letter.error)
+        if fits(letter, asked):
+            gathered.setdefault(fingerprint(letter), _Gathered(most)).add(letter)
+        if size >= MOST_SCANNED_BYTES:
+            break
+    groups = sorted(gathered.items(), key=lambda item: (-item[1].count, item[0]))
     return {
         "total": total,
-        "scanned": len(scanned),
-        "found": len(found),
+        "scanned": scanned,
+        "found": sum(group.count for group in gathered.values()),
         "found_groups": len(groups),
         "at": installation.group.now(),
-        "groups": [_group(one, gathered[one.fingerprint]) for one in groups[:MOST_GROUPS]],
+        "groups": [_group(letters, name, group) for name, group in groups[:MOST_GROUPS]],
     }
 
 
-def picked(letters: DeadLetters, ids: list[str], asked: Asked) -> list[DeadLetter]:
-    """The dead letters that an action is about: those of the ids, or all that fit."""
+def picked(letters: DeadLetters, ids: list[str], asked: Asked) -> list[LetterPlace]:
+    """The dead letters that an action is about: those of the ids, or all that fit, the first that died first."""
     if ids:
-        return [letter for letter in map(letters.get, ids) if letter is not None]
-    return list(_fitting(letters, asked))
-
-
-def _fitting(letters: DeadLetters, asked: Asked) -> Iterator[DeadLetter]:
-    return (one for one in letters.all() if fits(one, asked))
+        return [LetterPlace.of(letter) for letter in map(letters.get, ids) if letter is not None]
+    return sorted((LetterPlace.of(letter) for letter in letters.all() if fits(letter, asked)), key=died)
 
 
 def fits(letter: DeadLetter, asked: Asked) -> bool:
@@ -92,18 +119,15 @@ def _text(letter: DeadLetter) -> str:
     return "" if letter.apart else str(json_message(base64.b64decode(letter.raw))["text"])
 
 
-def _group(group: LetterGroup, newest: list[DeadLetter]) -> dict[str, Any]:
-    last = group.newest
+def _group(letters: DeadLetters, name: str, group: _Gathered) -> dict[str, Any]:
     return {
-        "fingerprint": group.fingerprint,
+        "fingerprint": name,
         "count": group.count,
         "in_place": group.in_place,
-        "reason": last.reason,
-        "task": last.task,
-        "error": last.error,
-        "newest_died_at": last.died_at,
+        **group.facts,
+        "newest_died_at": group.newest_died_at,
         "oldest_died_at": group.oldest_died_at,
-        "letters": [_letter(one) for one in newest],
+        "letters": [_letter(one) for one in letters.whole(group.newest)],
     }
 
 

@@ -74,11 +74,10 @@ class KeyPage(Page):
             self.show("key.html", found=None, tasks_seen=[], searches=[])
             return
         found = await self.reading(look_at_key, self.live.watch, self.installation, key)
-        shown = found["key"]
-        seen = of_key(self.application.events.state, shown)
+        seen = of_key(self.application.events.state, key)
         names = {one["computation"] for one in found["states"]} | {one["name"] for one in seen}
         tasks = str(self.reverse_url("tasks"))
-        searches = [(name, tasks + query) for name in sorted(names) if (query := showing.tasks_query(name, shown))]
+        searches = [(name, tasks + query) for name in sorted(names) if (query := showing.tasks_query(name, found["key"]))]
         self.show("key.html", found=found, tasks_seen=seen, searches=searches)
 
 

@@ -8,31 +8,32 @@ from itertools import islice
 from typing import Any
 
 from tasks.model.errors import KeyExtractionError
-from tasks.model.keys import partition_of
+from tasks.model.keys import keys_shown_as, partition_of, shown_key
 from tasks.producer.installation import Installation
 
 #: Of the tasks that Flower remembers, looked at.
 MOST_LOOKED_AT = 10_000
 MOST_SHOWN = 25
 
-#: A worker's event says `key=KEY` and then the arguments (`tasks.worker.reports`).
+#: A worker's event says `key=KEY`, as `shown_key` has it, and then the arguments (`tasks.worker.reports`).
 _KEY = re.compile(r"key=(.*?) [\[(]", re.DOTALL)
 
 
 def of_key(state: Any, key: str) -> list[dict[str, Any]]:
-    """Those whose message was of a key; of another that begins with this one and a space too."""
-    start = f"key={key} "
+    """Those whose message was of a key; of another that begins with this one and a space, or is shown as this one is, too."""
+    start = f"key={shown_key(key)} "
     return list(islice(_matching(state, lambda arguments: arguments.startswith(start)), MOST_SHOWN))
 
 
 def of_partition(state: Any, partition: int, installation: Installation) -> list[dict[str, Any]]:
-    """Those whose key is of a partition."""
+    """Those whose key is of a partition; a text that may be two keys' is of both partitions."""
     partitions = installation.settings.partitions
 
     def fits(arguments: str) -> bool:
         found = _KEY.match(arguments)
         try:
-            return found is not None and partition_of(found[1], partitions) == partition
+            keys = [] if found is None else keys_shown_as(found[1])
+            return any(partition_of(key, partitions) == partition for key in keys)
         except KeyExtractionError:
             return False
 

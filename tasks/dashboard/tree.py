@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from tasks.model.editing import plain_fields
+from tasks.model.editing import plain_fields, text_of
 from tasks.model.errors import encodable
 
 MOST_DEPTH = 20
@@ -82,10 +82,7 @@ def _label(key: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    try:
-        return _cut(repr(value))
-    except Exception as error:  # an int too long to be written, or a class's own __repr__
-        return f"(can't be shown: {type(error).__name__})"
+    return _cut(text_of(value))
 
 
 def _cut(text: str) -> str:

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import enum
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -62,23 +62,46 @@ def plain_fields(state: Any) -> dict[str, Any]:
 
 def plain_value(value: Any, depth: int = MOST_DEPTH) -> Any:
     """Anything as what JSON can show: objects by their fields, what has none by its repr. Bounded in depth."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, float):
+        return float.__float__(value)  # of a subclass, as numpy's are, no encoder knows what to make
+    if isinstance(value, int):
+        return int.__int__(value) if _has_digits(value) else text_of(value)
     if isinstance(value, str):
         return encodable(value)
     if depth == 0:
         return "…"
     if isinstance(value, Mapping):
-        return {encodable(str(name)): plain_value(one, depth - 1) for name, one in value.items()}
+        return {text_of(name, str): plain_value(one, depth - 1) for name, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset | collections.deque):
         return [plain_value(one, depth - 1) for one in value]
     fields = {} if isinstance(value, type) else plain_fields(value)
     if fields and not isinstance(value, enum.Enum):
         return plain_value(fields, depth - 1)
     try:
-        return msgspec.to_builtins(value)
+        plain = msgspec.to_builtins(value)
     except Exception:
-        return encodable(repr(value))
+        return text_of(value)
+    return plain_value(plain, depth - 1)
+
+
+def text_of(value: Any, spell: Callable[[Any], str] = repr) -> str:
+    """What people see of a value. Never raises, whatever its class does, and can always be encoded."""
+    try:
+        return encodable(spell(value))
+    except Exception as error:
+        if isinstance(value, int):
+            return f"(an int of {value.bit_length():,} bits)"
+        return f"(can't be shown: {type(error).__name__})"
+
+
+def _has_digits(value: int) -> bool:
+    """Python writes no int of more than 4300 digits, and neither do JSON's encoders."""
+    try:
+        return bool(int.__repr__(value))
+    except ValueError:
+        return False
 
 
 def _says_its_fields(cls: type) -> bool:
@@ -225,4 +248,4 @@ def _names_in_json(cls: type) -> dict[str, str] | None:
     return found
 
 
-__all__ = ["plain_fields", "plain_value", "state_from_json"]
+__all__ = ["plain_fields", "plain_value", "state_from_json", "text_of"]

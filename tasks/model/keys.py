@@ -6,6 +6,7 @@ Bytes that are not UTF-8 keep their bytes (surrogateescape), so every bytes valu
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from uuid import UUID
 from zlib import crc32
@@ -16,6 +17,9 @@ from tasks.model.errors import KeyExtractionError
 MOST_KEY_BYTES = 4096
 #: A text key of fewer characters can't be too long, whatever they are.
 SHORT_KEY = MOST_KEY_BYTES // 4
+
+#: A byte that is no UTF-8, in a key that is shown: it is never one of ASCII.
+_SHOWN_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 Key = str | bytes | int | bool | UUID | Enum
 
@@ -67,6 +71,20 @@ def key_bytes(key: str) -> bytes:
 def key_text(raw: bytes) -> str:
     """The spelling of key bytes read back from Redis; the inverse of `key_bytes`."""
     return raw.decode("utf-8", "surrogateescape")
+
+
+def shown_key(key: str) -> str:
+    r"""A spelled key as text for people, which any encoding takes: bytes that are not UTF-8 as `\xff`."""
+    return key_bytes(key).decode("utf-8", "backslashreplace")
+
+
+def keys_shown_as(text: str) -> list[str]:
+    r"""The keys that `shown_key` shows as a text: the text itself, and with the bytes that it has as `\xff`.
+
+    Raises `KeyExtractionError` for text that is no key's.
+    """
+    other = key_text(_SHOWN_BYTE.sub(lambda found: bytes([int(found[1], 16)]), key_bytes(text)))
+    return [one for one in dict.fromkeys((text, other)) if shown_key(one) == text]
 
 
 def partition_of(key: object, partitions: int) -> int:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
@@ -24,8 +24,26 @@ from tasks.store.scripts import script
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line \d+, in (?P<function>.*)\n(?:    (?P<line>.*))?', re.MULTILINE)
 _NOT_OWN = re.compile(r"site-packages|dist-packages|lib/python3|<frozen |tasks/(?:model|worker|store)/")
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"[0-9]+")
+#: Of one reading round trip, about: a letter has up to 1.3 MB.
+PAGE_BYTES = 4_000_000
+#: Letters of one reading round trip while nothing is known of their size, and of any.
+FIRST_PAGE, MOST_OF_A_PAGE = 8, 100
 #: Ids that an audit record names of one action on many letters.
 MOST_IDS = 100
+
+
+class LetterPlace(NamedTuple):
+    """Where a dead letter is and when it died, without its message: of these any number can be kept."""
+
+    id: str
+    unit: str
+    died_at: float
+    in_place: bool
+
+    @classmethod
+    def of(cls, letter: DeadLetter) -> LetterPlace:
+        return cls(letter.id, letter.unit, letter.died_at, letter.in_place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +69,16 @@ class DeadLetters:
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, scanned, in no order."""
         for unit in units(self.partitions):
-            for field, row in self.client.hscan_iter(self.names.dead(unit), count=100):
-                yield _read(field, row, unit)
+            cursor, count = 0, FIRST_PAGE
+            while True:
+                cursor, rows = cast(Any, self.client.hscan(self.names.dead(unit), cursor, count=count))
+                for field, row in rows.items():
+                    yield _read(field, row, unit)
+                if cursor == 0:
+                    break
+                size = sum(map(len, rows.values()))
+                fitting = len(rows) * PAGE_BYTES // size if size else MOST_OF_A_PAGE
+                count = max(1, min(fitting, 2 * count, MOST_OF_A_PAGE))
 
     def count(self) -> int:
         """How many there are."""
@@ -73,14 +99,26 @@ class DeadLetters:
             (_read(field, row, unit) for unit, row in zip(all_units, rows, strict=True) if row is not None), None
         )
 
-    def retry(self, letters: Sequence[DeadLetter], *, by: str = "") -> int:
-        """Try each again: `in_place` ones where they stand, others at the end of the queue they died in.
+    def whole(self, letters: Sequence[DeadLetter | LetterPlace]) -> Iterator[DeadLetter]:
+        """Those that are still there, as they are now, with few of their messages in memory at a time."""
+        for start in range(0, len(letters), FIRST_PAGE):
+            page = [(one.id.encode("utf-8", "surrogateescape"), one.unit) for one in letters[start : start + FIRST_PAGE]]
+            with self.client.pipeline(transaction=False) as pipe:
+                for field, unit in page:
+                    pipe.hget(self.names.dead(unit), cast(str, field))
+                rows = pipe.execute()
+            for (field, unit), row in zip(page, rows, strict=True):
+                if row is not None:
+                    yield _read(field, row, unit)
+
+    def retry(self, letters: Sequence[DeadLetter | LetterPlace], *, by: str = "") -> int:
+        """Try each again, in the order given (`died`): `in_place` ones where they stand, others at the end of the queue they died in.
 
         Returns how many were still dead letters.
         """
         self._record(by, "dead-letters retry", letters)
         back = 0
-        for letter in letters:
+        for letter in self.whole(letters):
             if letter.in_place:
                 parked = self.parked.of_letter(letter)
                 back += parked is not None and self.parked.retry(parked.key, by=by) == "ok"
@@ -99,11 +137,11 @@ class DeadLetters:
             )
         return back
 
-    def discard(self, letters: Sequence[DeadLetter], *, by: str = "") -> int:
+    def discard(self, letters: Sequence[DeadLetter | LetterPlace], *, by: str = "") -> int:
         """Delete them for good, and the messages of those that are in their place. Returns how many were there."""
         self._record(by, "dead-letters discard", letters)
         gone = 0
-        for letter in letters:
+        for letter in self.whole(letters):
             parked = self.parked.of_letter(letter) if letter.in_place else None
             if parked is not None:
                 gone += self.parked.discard(parked.key, by=by, of=parked.fact) == "ok"
@@ -119,10 +157,19 @@ class DeadLetters:
             return base64.b64decode(letter.raw)
         return cast(bytes, self.client.hget(self.names.dead_raw(letter.unit), letter.id) or b"")
 
-    def _record(self, by: str, what: str, letters: Sequence[DeadLetter]) -> None:
+    def _record(self, by: str, what: str, letters: Sequence[DeadLetter | LetterPlace]) -> None:
         if letters:
             detail = {"letters": len(letters), "ids": [letter.id for letter in letters[:MOST_IDS]]}
             self.audit.add(self.client, by, what, detail)
+
+
+def died(letter: DeadLetter | LetterPlace) -> tuple[float, list[tuple[int, str]]]:
+    """To sort by, so that the letters of a key go back in their order: when a letter died, and the numbers in its id.
+
+    A commit's letters died at one moment, and have its position and their number in it.
+    """
+    numbers = _NUMBER.findall(letter.id)
+    return letter.died_at, [(len(number), number) for number in numbers]  # as text: an id that is not ours may be of any length
 
 
 def fingerprint(letter: DeadLetter) -> str:

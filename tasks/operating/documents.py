@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tasks.model.errors import MessageError
-from tasks.model.keys import key_bytes
+from tasks.model.keys import key_bytes, shown_key
 from tasks.model.messages import details_of, name_of, open_envelope
 from tasks.operating.dead_letters import fingerprint, raw_text
 from tasks.operating.parked_keys import ParkedKey
@@ -20,9 +20,8 @@ MOST_TEXT_CHARACTERS = 4_000
 
 def json_key(key: str) -> dict[str, str]:
     """A key in JSON: as text, and in base64 when it is none."""
-    raw = key_bytes(key)
-    text = raw.decode("utf-8", "backslashreplace")
-    return {"key": text} if text == key else {"key": text, "key_base64": base64.b64encode(raw).decode()}
+    text = shown_key(key)
+    return {"key": text} if text == key else {"key": text, "key_base64": base64.b64encode(key_bytes(key)).decode()}
 
 
 def json_parked(one: ParkedKey) -> dict[str, Any]:

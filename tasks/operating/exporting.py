@@ -18,7 +18,7 @@ import redis
 
 from tasks.model.errors import SetupError
 from tasks.model.keys import key_text
-from tasks.operating.pausing import pause, resume
+from tasks.operating.pausing import EXPORT, pause, resume
 from tasks.operating.transfer import (
     FORMAT,
     VERSION,
@@ -58,7 +58,7 @@ class Witness(NamedTuple):
 
 
 class Exporter:
-    """Writes one export. `paused` are the units that it had to pause, and let go on again."""
+    """Writes one export. `paused` are the units that it had to pause."""
 
     def __init__(self, client: redis.Redis, names: Names, partitions: int, *, by: str) -> None:
         self.client, self.names, self.partitions, self.by = client, names, partitions, by
@@ -91,14 +91,14 @@ class Exporter:
 
     @contextmanager
     def _resting(self, units: list[str]) -> Iterator[None]:
-        """Paused while the block runs; what was paused before stays so."""
-        mine = pause(self.client, self.names, units, by=self.by) if units else []
+        """Paused while the block runs; what was paused before stays so, and what an operator or a failure policy pauses meanwhile."""
+        mine = pause(self.client, self.names, units, by=self.by, whose=EXPORT) if units else []
         self.paused += mine
         try:
             yield
         finally:
             if mine:
-                resume(self.client, self.names, mine, by=self.by)
+                resume(self.client, self.names, mine, by=self.by, whose=EXPORT)
 
     def _write_policies(self, stream: BinaryIO) -> int:
         rows = cast(dict[bytes, bytes], self.client.hgetall(self.names.policies))
@@ -164,8 +164,8 @@ class Exporter:
         computations = sorted(names.computations_in(cast(list[bytes], client.hkeys(names.facts_of_group))))
         facts = cast(dict[bytes, bytes], client.hgetall(names.facts(unit)))
         values = {name.decode(): value.decode() for name, value in facts.items()}
-        if unit in self.paused:
-            values.pop("paused", None)
+        if values.get("paused") == EXPORT:
+            del values["paused"]
         yield Facts(unit, {name: value for name, value in values.items() if name not in _NOT_EXPORTED})
         for name in computations:
             for key, state in client.hscan_iter(names.states(unit, name), count=PAGE):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.operating.dead_letters import DeadLetters
+from tasks.operating.dead_letters import DeadLetters, LetterPlace
 from tasks.store.letters import DeadLetter
 
 
@@ -14,7 +14,7 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
-def retry_letters(store: DeadLetters, letters: Sequence[DeadLetter], *, by: str) -> tuple[dict[str, Any], str]:
+def retry_letters(store: DeadLetters, letters: Sequence[DeadLetter | LetterPlace], *, by: str) -> tuple[dict[str, Any], str]:
     """Try dead letters again: what came of it, as facts for scripts and as a sentence."""
     in_place = store.retry([letter for letter in letters if letter.in_place], by=by)
     at_the_end = store.retry([letter for letter in letters if not letter.in_place], by=by)

@@ -119,7 +119,7 @@ def unit_status(names: Names, unit: str, holders: Holders, row: Sequence[Any]) -
         keys=sum(map(_count, keys)),
         parked=_count(parked),
         dead=_count(dead),
-        paused=paused == b"1",
+        paused=paused is not None,
         delayed=_count(later),
     )
     return status, more

@@ -26,6 +26,8 @@ class Watch:
         self.history = History(least_seconds=max(every_seconds, LEAST_SECONDS))
         self._lock = threading.Lock()
         self._last: tuple[float, Overview] | None = None
+        #: Another one after each change that is known of: the one that was there when the last read began, and the last one.
+        self._read_at_change = self._change = object()
         self._weighed_at: float | None = None
         #: The group's keys, when their states were weighed last.
         self._weighed_keys = 0
@@ -36,9 +38,8 @@ class Watch:
             return self._look()
 
     def look_anew(self) -> None:
-        """Something was changed: the next look reads."""
-        with self._lock:
-            self._last = None
+        """Something was changed: the next look reads. Never blocks, so that an event loop may call it: a slow read has the lock."""
+        self._change = object()
 
     def to_json(self, *, points: int = POINTS) -> dict[str, Any]:
         """The group, and the last minutes, as JSON has them (`tasks.operating.rows`)."""
@@ -47,14 +48,16 @@ class Watch:
 
     def _look(self) -> Overview:
         now = self.clock()
-        if self._last is not None and now - self._last[0] < self.every_seconds:
+        change = self._change  # before the read: of one that is made meanwhile the read may not know
+        known = self._last is not None and change is self._read_at_change
+        if self._last is not None and known and now - self._last[0] < self.every_seconds:
             return self._last[1]
         weigh = self._weighed_at is None or now - self._weighed_at >= WEIGH_SECONDS or self._has_grown()
         overview = read_overview(self.group, state_bytes=weigh)
         if weigh:
             self._weighed_at, self._weighed_keys = now, _keys(overview)
         self.history.add(overview)
-        self._last = now, overview
+        self._last, self._read_at_change = (now, overview), change
         return overview
 
     def _has_grown(self) -> bool:

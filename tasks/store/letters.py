@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tasks.model.keys import key_bytes
+from tasks.model.keys import shown_key
 from tasks.model.outcome import Failure
 from tasks.model.reading import Broken
 from tasks.store.names import Names
@@ -51,7 +51,7 @@ def letter_of(broken: Broken, letter_id: str, unit: str, attempts: int, now: flo
         trace=broken.trace,
         task=broken.task,
         message_id=broken.message_id,
-        key=None if broken.key is None else key_bytes(broken.key).decode("utf-8", "backslashreplace"),
+        key=None if broken.key is None else shown_key(broken.key),
         attempts=attempts,
         died_at=now,
         raw="" if apart else base64.b64encode(broken.raw).decode(),

@@ -29,6 +29,10 @@ class Memory(Keyspace):
     def hscan_iter(self, name: Any, count: int = 0) -> Iterator[tuple[bytes, bytes]]:
         return iter(self.hgetall(name).items())
 
+    def hscan(self, name: Any, cursor: int = 0, count: int = 0) -> tuple[int, dict[bytes, bytes]]:
+        """All at once: the last page is the first."""
+        return 0, self.hgetall(name)
+
     def hsetnx(self, name: Any, field: Any, value: Any) -> int:
         held = self.make(name, dict)
         return int(held.setdefault(to_bytes(field), to_bytes(value)) == to_bytes(value))

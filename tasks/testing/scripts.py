@@ -53,7 +53,7 @@ def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
         at = b"%d" % held.call("HINCRBY", facts, "position", 1)
     next_due = _move_due(held, later, queue, now)
     paused, suspect = _fields(held, facts, b"paused", b"suspect")
-    reply = [status, at, edits, now, next_due, int(paused == b"1"), int(suspect or 0)]
+    reply = [status, at, edits, now, next_due, int(paused is not None), int(suspect or 0)]
     if int(most) and not reply[5]:
         messages = _oldest(held, queue, int(most), int(most_bytes))
         if not messages and reply[6] and not held.exists(parked):

@@ -121,7 +121,7 @@ class View:
         """The partitions that a failure has paused (`then="stop"`)."""
         group = self.installation.group
         numbers = range(self.installation.settings.partitions)
-        return [one for one in numbers if group.client.hget(group.names.facts(str(one)), "paused") == b"1"]
+        return [one for one in numbers if group.client.hget(group.names.facts(str(one)), "paused") is not None]
 
     def source_of(self, source: Any) -> Computation:
         """The source of a name, or of what was declared; None: the only one. Raises `DeclarationError`."""

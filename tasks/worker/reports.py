@@ -17,6 +17,7 @@ import msgspec
 from celery import Celery
 from celery.worker import state as worker_state
 
+from tasks.model.keys import shown_key
 from tasks.model.messages import details_of
 from tasks.model.outcome import Failure, Outcome, Parking
 from tasks.model.reading import Asked, Broken, Skipped, Work
@@ -173,7 +174,7 @@ class Reports:
             arguments = headers.argsrepr
         return {
             "name": work.computation.name,
-            "args": f"key={work.key} {arguments[:MOST_ARGUMENT_CHARACTERS]}",
+            "args": f"key={shown_key(work.key)} {arguments[:MOST_ARGUMENT_CHARACTERS]}",
             "kwargs": keywords[:MOST_ARGUMENT_CHARACTERS],
             "root_id": headers.root_id,
             "parent_id": headers.parent_id,

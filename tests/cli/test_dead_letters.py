@@ -68,6 +68,13 @@ def test_retry_puts_the_named_ones_back_at_the_end_of_their_queue(
     assert left(run) == ["ingress-0-0"]
 
 
+def test_retry_puts_all_back_in_the_order_in_which_they_died(run: Run, bury: Bury, client: redis.Redis) -> None:
+    for number in range(40):
+        bury("1", number, raw=b"%d" % number)
+    run("dead-letters", "retry", "--reason", "bad-key")
+    assert client.lrange("partition.1", 0, -1)[::-1] == [b"%d" % number for number in range(40)]
+
+
 @pytest.mark.parametrize(("chosen", "count"), [(["--all"], 3), (["--reason", "bad-key"], 2), (["--reason", "no"], 0)])
 @pytest.mark.parametrize(("command", "said"), [(["retry"], "retried"), (["discard", "--yes"], "discarded")])
 def test_retry_and_discard_take_all_or_those_with_a_reason(

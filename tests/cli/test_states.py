@@ -76,3 +76,11 @@ def test_a_key_that_is_not_text_is_shown_by_its_bytes(run: Run, client: redis.Re
 def test_no_keys_are_no_lines(run: Run) -> None:
     result = run("keys", update.name)
     assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_a_state_that_can_not_be_written_is_shown_and_deleted(run: Run, put_state: PutState) -> None:
+    """Python writes no int of more than 4300 digits."""
+    put_state("AAPL", 10**5000)
+    assert run("state", update.name, "AAPL").stdout.splitlines()[1:] == ["  price = (an int of 16,610 bits)"]
+    result = run("state", "delete", update.name, "AAPL", "--yes", "--json")
+    assert json.loads(result.stdout)["old"] == {"price": "(an int of 16,610 bits)"}

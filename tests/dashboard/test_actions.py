@@ -69,6 +69,19 @@ def test_a_state_that_changed_meanwhile_is_left_alone(served: Served, filled: Fi
     assert filled.who() == [("me", "state delete")]
 
 
+def test_a_state_that_can_not_be_written_is_looked_at_and_forgotten(served: Served, filled: Filled) -> None:
+    """Python writes no int of more than 4300 digits."""
+    filled.state("a", balance=10**5000)
+    shown = {"balance": "(an int of 16,610 bits)", "notes": []}
+    assert served.ask("/api/partitions/keys/a").json["states"][0]["state"] == shown
+    assert served.ask("/partitions/key?key=a").status == 200
+    body = {"key": "a", "computation": pay.name}
+    look = served.post("/api/partitions/key/state", {**body, "state": {"balance": 1}, "preview": True}).json
+    assert (look["old"], look["new"]) == (shown, {"balance": 1, "notes": []})
+    assert served.post("/api/partitions/key/forget", {**body, "digest": look["digest"]}).status == 200
+    assert filled.group.audit.last(1)[0].detail["old"] == shown
+
+
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
@@ -114,6 +127,13 @@ def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
         assert served.post(act + "discard", wrong).status == 400
     assert served.post(act + "discard", {"all": True}).json["discarded"] == 1
     assert filled.who()[0] == ("me", "dead-letters discard")
+
+
+def test_dead_letters_go_back_in_the_order_in_which_they_died(served: Served, filled: Filled) -> None:
+    for number in range(40):
+        filled.bury("1", number, raw=b"%d" % number)
+    assert served.post("/api/partitions/dead-letters/retry", {"all": True}).json["retried"] == 40
+    assert filled.client.lrange("partition.1", 0, -1)[::-1] == [b"%d" % number for number in range(40)]
 
 
 def test_the_redis_user_of_flower_may_only_look(served: Served, filled: Filled) -> None:

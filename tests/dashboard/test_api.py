@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
+import pytest
 
 from tasks.model.measurements import Measurements
 from tasks.model.recent_commits import RecentCommit
@@ -57,6 +58,16 @@ def test_a_partition_that_is_not_there(served: Served) -> None:
     for unit in ("4", "007", "9999999999999999"):
         answer = served.ask(f"/api/partitions/{unit}")
         assert answer.status == 404 and "there are 4" in answer.json["error"]
+
+
+@pytest.mark.parametrize("unit", ["abc", "4", "007", "%C2%B2", "9" * 5000])
+def test_dead_letters_of_a_partition_that_is_not_there(served: Served, unit: str) -> None:
+    """The query says it, not the address, which has digits only."""
+    answer = served.ask(f"/api/partitions/dead-letters?unit={unit}")
+    assert answer.status == 404 and "there are 4" in answer.json["error"]
+    assert served.ask(f"/partitions/dead-letters?unit={unit}").status == 404
+    answer = served.post("/api/partitions/dead-letters/retry", {"unit": unquote(unit)})
+    assert answer.status == 404 and "there are 4" in answer.json["error"]
 
 
 def test_a_key_tells_its_state_and_what_waits_for_it(served: Served, filled: Filled) -> None:

@@ -200,6 +200,46 @@ def test_fields_of_a_state_include_class_attributes_that_it_has_not_changed() ->
     assert plain_fields(Slots()) == {"total": 0.0}
 
 
+class Odd(enum.Enum):
+    LONG = 10**5000
+
+
+class Rude:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Own(int):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class OwnFloat(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (10**5000, "(an int of 16,610 bits)"),
+        ([-(10**5000)], ["(an int of 16,610 bits)"]),
+        ({10**5000: 1}, {"(an int of 16,610 bits)": 1}),
+        (Odd.LONG, "(an int of 16,610 bits)"),
+        (2**70, 2**70),
+        (Rude(), "(can't be shown: RuntimeError)"),
+        (Own(3), 3),
+        (OwnFloat(0.5), 0.5),
+    ],
+    ids=["long", "inside", "name", "enum", "exact", "rude", "own int", "own float"],
+)
+def test_what_can_not_be_written_is_shown_by_what_is_known_of_it(value: Any, shown: Any) -> None:
+    assert plain_value(value) == shown
+    msgspec.json.encode(plain_value(value), enc_hook=plain_value)
+    assert type(plain_value(value)) in (int, float, str, list, dict)
+
+
 def test_anything_is_shown_as_json_has_it() -> None:
     loop: list[Any] = []
     loop.append(loop)

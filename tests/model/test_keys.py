@@ -9,7 +9,7 @@ from zlib import crc32
 import pytest
 
 from tasks.model.errors import KeyExtractionError
-from tasks.model.keys import MOST_KEY_BYTES, key_bytes, key_text, partition_of, spell_key
+from tasks.model.keys import MOST_KEY_BYTES, key_bytes, key_text, keys_shown_as, partition_of, shown_key, spell_key
 
 
 class Colour(Enum):
@@ -100,3 +100,16 @@ def test_the_partition_is_crc32_of_the_utf8_bytes_modulo_n() -> None:
     assert partition_of("123456789", 1000) == 0xCBF43926 % 1000
     assert partition_of(123456789, 1000) == partition_of(b"123456789", 1000) == 0xCBF43926 % 1000
     assert partition_of("ключ", 16) == crc32("ключ".encode()) % 16
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"), [("AAPL", "AAPL"), ("café", "café"), ("caf\udce9", r"caf\xe9"), (r"caf\xe9", r"caf\xe9"), ("\udcff\0", "\\xff\0")]
+)
+def test_a_key_is_found_by_how_it_is_shown(key: str, shown: str) -> None:
+    assert shown_key(key) == shown
+    assert key in keys_shown_as(shown)
+    assert all(shown_key(one) == shown for one in keys_shown_as(shown))
+
+
+def test_escapes_that_spell_a_character_are_only_themselves() -> None:
+    assert keys_shown_as(r"\xc3\xa9") == [r"\xc3\xa9"], "those two bytes would be shown as é"

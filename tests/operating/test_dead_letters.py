@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+from typing import Any, cast
 
 import pytest
 import redis
 
 from tasks.model.outcome import Outcome
 from tasks.model.reading import Broken
-from tasks.operating.dead_letters import DeadLetters, raw_text
+from tasks.operating.dead_letters import DeadLetters, died, raw_text
 from tasks.store.commits import CommitStore, commands_of
 from tasks.store.leases import Lease
 from tasks.store.letters import DeadLetter
@@ -64,6 +65,42 @@ def test_retry_puts_the_raw_bytes_at_the_end_of_the_queue_they_died_in(
     assert queued(store, "partition.2") == [b"younger", RAWS[0], RAWS[1]]
     assert queued(store, "partition") == [b"in"]
     assert found(letters) == ["2-0-2"]
+
+
+def test_letters_are_sorted_by_when_they_died(letters: DeadLetters, store: CommitStore, lease: Lease) -> None:
+    """A hash gives them in no order. Twelve of one commit, whose ids are no texts to be sorted; and those of other positions."""
+    for at, position in ((6.0, 12), (6.0, 9), (4.0, 13)):
+        dead = [(Broken(b"raw", "bad-key", "error"), 1) for _ in range(12)]
+        commands = commands_of(Outcome(dead=dead), letters.names, "1", position, at)
+        assert store.send(commit_of(lease, [], position=None, commands=commands)).status == "ok"
+    found = sorted((letter for letter in letters.all() if letter.unit == "1"), key=died)
+    assert [letter.id for letter in found] == [f"1-{position}-{number}" for position in (13, 9, 12) for number in range(12)]
+
+
+def test_large_letters_are_read_few_at_a_time_and_small_ones_many(
+    letters: DeadLetters, client: redis.Redis, store: CommitStore, lease: Lease
+) -> None:
+    def scan(size: int) -> tuple[int, int]:
+        """How many letters of a size there are then, and in how many round trips they are read."""
+        dead = [(Broken(b"x" * size, "bad-key", "error"), 1) for _ in range(400)]
+        for command in commands_of(Outcome(dead=dead), letters.names, "1", size, 5.0):
+            client.execute_command(*command)
+        client.config_resetstat()
+        count = len({letter.id for letter in letters.all() if letter.unit == "1"})
+        return count, int(cast(Any, client.info("commandstats"))["cmdstat_hscan"]["calls"]) - 4
+
+    count, trips = scan(10)
+    assert count == 400 and trips < 20
+    client.delete("partition:1:dead")
+    count, trips = scan(100_000)
+    assert count == 400 and trips > 10
+
+
+def test_any_id_can_be_sorted_by(letters: DeadLetters, client: redis.Redis) -> None:
+    row = client.hget("partition:2:dead", "2-0-0") or b""
+    for letter_id in ("9" * 5000, "\u0665", ""):
+        client.hset("partition:2:dead", letter_id, row.replace(b"2-0-0", letter_id.encode()))  # type: ignore[arg-type]
+    assert [letter.id for letter in sorted(letters.all(), key=died)][-1] == "9" * 5000
 
 
 def test_a_letter_is_put_back_once_by_two_operators(letters: DeadLetters, store: CommitStore) -> None:

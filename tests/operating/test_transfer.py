@@ -15,13 +15,15 @@ import redis
 
 from tasks.model.errors import SetupError
 from tasks.model.keys import key_bytes, partition_of
+from tasks.model.outcome import Outcome
 from tasks.operating.audit import Audit
 from tasks.operating.dead_letters import DeadLetters
 from tasks.operating.exporting import Exporter
 from tasks.operating.importing import Importer
 from tasks.operating.parked_keys import ParkedKeys
+from tasks.operating.pausing import pause
 from tasks.operating.status import read_status
-from tasks.store.commits import CommitStore
+from tasks.store.commits import CommitStore, commands_of
 from tasks.store.leases import Lease, balance, fix_partitions, release, remember_computations
 from tasks.store.letters import DeadLetter
 from tasks.store.names import INGRESS, Names, units
@@ -273,6 +275,29 @@ def test_with_pause_all_every_unit_rests_and_those_paused_before_stay_so(
     fill_group(client, names, 4)
     assert sorted(exported(client, names, 4, file, pause_all=True).paused) == ["0", "2", "3", INGRESS]
     assert [client.hget(names.facts(unit), "paused") for unit in units(4)] == [None, b"1", None, None, None]
+
+
+def test_what_an_operator_or_a_policy_pauses_while_an_export_rests_stays_paused(
+    client: redis.Redis, names: Names, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_group(client, names, 4)
+    sound, meanwhile = Exporter._write_units, list[str]()
+
+    def write_units(exporter: Exporter, stream: Any, all_units: list[str]) -> int:
+        meanwhile.extend(pause(client, names, ["0", "2"], by="me"))
+        for command in commands_of(Outcome(pause=True), names, "3", 0, 0.0):
+            client.execute_command(*command)
+        return sound(exporter, stream, all_units)
+
+    monkeypatch.setattr(Exporter, "_write_units", write_units)
+    exported(client, names, 4, file, pause_all=True)
+    assert meanwhile == ["0", "2"], "the operator was told that they are paused now"
+    assert [client.hget(names.facts(unit), "paused") for unit in units(4)] == [b"1", b"1", b"1", b"1", None]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {row["unit"]: row["values"].get("paused") for row in rows if row["kind"] == "facts"} == {
+        **{str(number): "1" for number in range(4)},
+        INGRESS: None,
+    }
 
 
 def test_messages_that_come_while_a_queue_is_read_do_not_shift_it(client: redis.Redis, names: Names, file: Path) -> None:

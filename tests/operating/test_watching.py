@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
 import redis
 
 from config.settings import Settings
 from tasks.operating.group import Group
 from tasks.operating.watching import Watch
 from tasks.store.names import Names
+from tests.support.proxy import Proxy
 
 
 class Clock:
@@ -29,6 +33,32 @@ def test_those_who_look_within_the_interval_see_the_same(settings: Settings, cli
     clock.now += 0.2
     assert watch.look().units[0].status.length == 1
     assert watch.to_json()["totals"]["waiting"] == 1
+
+
+def test_a_change_is_told_while_a_read_is_slow_and_the_next_look_reads(proxy: Proxy, redis_url: str) -> None:
+    """Flower tells it in its event loop, which must not wait for Redis."""
+    looks: SimpleQueue[None] = SimpleQueue()
+
+    def clock() -> float:
+        looks.put(None)
+        return 1000.0
+
+    watch = Watch(Group(Settings(redis_url=proxy.url())), clock=clock)
+    with ThreadPoolExecutor() as pool:
+        first = watch.look()
+        watch.look_anew()
+        looks.get()
+        proxy.freeze()
+        slow = pool.submit(watch.look)
+        looks.get(timeout=10)
+        told = pool.submit(watch.look_anew)
+        try:
+            told.result(timeout=1)
+        finally:
+            proxy.thaw()
+        assert slow.result() is not first
+        assert watch.look() is not slow.result(), "it was begun before the change"
+        assert watch.look() is watch.look()
 
 
 def test_states_are_weighed_now_and_then(settings: Settings, client: redis.Redis, names: Names) -> None:

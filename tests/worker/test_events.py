@@ -12,6 +12,7 @@ import redis
 
 from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import LiveGroup
+from tests.support.applications import latin
 from tests.support.wait import wait_until
 
 Make = Callable[..., LiveGroup]
@@ -66,6 +67,14 @@ def test_what_a_message_was_called_with_is_told_whoever_sent_it(live: LiveGroup)
         ("key=named ()", '{"step":{"key":"named","number":1}}'),
         ("key=client ({'key': 'client', 'number': 1},)", "{}"),
     }
+
+
+def test_a_key_that_is_no_utf_8_is_told_as_text_that_every_monitor_can_encode(live: LiveGroup) -> None:
+    live.start_worker(module=latin.__name__).wait_ready()
+    with monitor(live) as seen:
+        live.send(latin.record_latin, [Step("caf\xe9", 1)])
+        (event,) = wait_until(lambda: seen.events("task-received"))
+    assert event["args"] == 'key=caf\\xe9 [{"key":"café","number":1}]'
 
 
 def test_a_failure_is_told_with_its_traceback(make_live: Make) -> None:

@@ -157,7 +157,7 @@ for unit, worker in pairs(owner) do
     owned[#owned + 1] = redis.call('HGET', KEYS[4], unit)
     local facts = redis.pcall('HMGET', facts_of(unit), 'revision', 'paused')
     owned[#owned + 1] = facts[1] or '0'
-    owned[#owned + 1] = facts[2] == '1' and '1' or '0'
+    owned[#owned + 1] = facts[2] and '1' or '0'
   end
 end
 if changed then

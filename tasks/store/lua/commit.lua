@@ -186,7 +186,7 @@ for i = 7, #KEYS do
 end
 
 facts = redis.call('HMGET', KEYS[3], 'paused', 'suspect')
-local paused = facts[1] == '1'
+local paused = facts[1] ~= false
 local reply = { status, at, edits, now, next_due, paused and 1 or 0, tonumber(facts[2] or '0') or 0 }
 if most > 0 and not paused then
   -- By chunks from the oldest on, so that a queue of huge messages is not read whole.

@@ -1,13 +1,24 @@
 -- Pause units, or let them go on.
 --
 -- KEYS  1 audit (stream)  2… the facts (hash) of each unit
--- ARGV  1 "pause" or "resume"  2 channel `changed`  3 records the audit keeps, about  4 who  5 what  6 detail (JSON)
--- Returns the numbers, from 1 on, of the units that were not so before.
+-- ARGV  1 "pause" or "resume"  2 for whom, as the field `paused` has it: "1" for operators (and failure policies), who decide; another
+--       word for an export, which pauses what goes on, and lets go on only what is still paused for it
+--       3 channel `changed`  4 records the audit keeps, about  5 who  6 what  7 detail (JSON)
+-- Returns the numbers, from 1 on, of the units that were not so before. One that rests for an export is not paused for an operator.
 -- Publishes on `changed` when there is one.
+
+local decides = ARGV[2] == '1'
+
+local function changes(paused)
+  if ARGV[1] == 'pause' then
+    return not paused or (decides and paused ~= '1')
+  end
+  return paused and (decides or paused == ARGV[2])
+end
 
 local changed = {}
 for i = 2, #KEYS do
-  if (redis.call('HEXISTS', KEYS[i], 'paused') == 1) ~= (ARGV[1] == 'pause') then
+  if changes(redis.call('HGET', KEYS[i], 'paused')) then
     changed[#changed + 1] = i - 1
   end
 end
@@ -15,13 +26,13 @@ if #changed == 0 then
   return changed
 end
 -- The record first: where it can't be written, nothing is done.
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'who', ARGV[4], 'what', ARGV[5], 'detail', ARGV[6])
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'who', ARGV[5], 'what', ARGV[6], 'detail', ARGV[7])
 for _, number in ipairs(changed) do
   if ARGV[1] == 'pause' then
-    redis.call('HSET', KEYS[number + 1], 'paused', 1)
+    redis.call('HSET', KEYS[number + 1], 'paused', ARGV[2])
   else
     redis.call('HDEL', KEYS[number + 1], 'paused')
   end
 end
-redis.call('PUBLISH', ARGV[2], '')
+redis.call('PUBLISH', ARGV[3], '')
 return changed
