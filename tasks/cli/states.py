@@ -79,16 +79,16 @@ def set_state(
 ) -> None:
     """Make JSON, an object, the state of KEY in the state computation NAME. The state class is its schema.
 
-    A field that the class does not have, or of a wrong type, is refused with its path. Shows the old state and the new one,
-    and asks. When the state changes between that and the answer, nothing is written. A worker that holds the key applies its
-    messages to the new state. The audit keeps who, when, old and new.
+    A field that the class does not have, or of a wrong type, is refused with its path; so is --merge with a state that can't be
+    read. Shows the old state and the new one, and asks. When the state changes between that and the answer, nothing is written.
+    A worker that holds the key applies its messages to the new state. The audit keeps who, when, old and new.
     """
     installation = installation_in(context)
     computation = computation_named(installation, name, with_state=True)
     assert computation.state is not None
     for _ in range(TRIES if yes else 1):
         seen = _see(installation, name, typed_key(key, in_base64))
-        made = state_from_json(computation.state, new, seen.state if merge else None)
+        made = state_from_json(computation.state, new, seen.to_merge_with() if merge else None)
         if not yes:
             _show_change(seen, made)
             confirm(f"Set the state of {shown_key(seen.key)!r}?", yes)
