@@ -88,6 +88,6 @@ def confirm(question: str, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():  # None: closed, by `<&-`
         raise click.ClickException(f"{question} Nobody can be asked here (standard input is no terminal): say --yes")
     click.confirm(question, abort=True, err=True)

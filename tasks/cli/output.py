@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -68,6 +69,12 @@ def one_line(text: str) -> str:
     )
 
 
+def _of_a_file(error: Exception) -> str:
+    """An error of the operating system in its own words: a full disk, a directory that is not there."""
+    name, words = getattr(error, "filename", None), getattr(error, "strerror", None) or str(error)
+    return words if name is None else f"{name}: {words}"
+
+
 def refusals(command: Callable[P, R]) -> Callable[P, R]:
     """Turn the errors that an operator can mend into one line and exit code 1."""
 
@@ -78,6 +85,9 @@ def refusals(command: Callable[P, R]) -> Callable[P, R]:
         except (PartitionError, SettingsError) as error:
             raise click.ClickException("; ".join([str(error), *getattr(error, "__notes__", ())])) from error
         except (redis.RedisError, OSError) as error:
-            raise click.ClickException(f"Redis: {error}") from error
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # who read the output has gone; click ends without a word. Of a connection redis-py makes its own errors
+            of_redis = isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
+            raise click.ClickException(f"Redis: {error}" if of_redis else _of_a_file(error)) from error
 
     return run
