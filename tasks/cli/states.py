@@ -11,6 +11,7 @@ from tasks.cli.context import (
     computation_named,
     confirm,
     installation_in,
+    key_argument,
     shown_key,
     typed_key,
     who,
@@ -42,7 +43,7 @@ def state() -> None:
 
 @state.command(name="get", short_help="The state, as last committed.")
 @click.argument("name")
-@click.argument("key")
+@key_argument
 @base64_option
 @json_option
 @click.pass_context
@@ -64,7 +65,7 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
 
 @state.command(name="set", short_help="Make it from JSON; asks first.")
 @click.argument("name")
-@click.argument("key")
+@key_argument
 @click.argument("new", metavar="JSON")
 @click.option(
     "--merge", is_flag=True, help="Fields that JSON does not name stay as they are, instead of their first value."
@@ -100,7 +101,7 @@ def set_state(
 
 @state.command(name="delete", short_help="Delete it; asks first.")
 @click.argument("name")
-@click.argument("key")
+@key_argument
 @base64_option
 @yes_option
 @json_option

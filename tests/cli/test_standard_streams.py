@@ -1,4 +1,4 @@
-"""Files and standard streams that fail or are closed: said as what they are, and never blamed on Redis."""
+"""Files, standard streams and words from the shell that are no good: said as what they are, and never blamed on Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import redis
 
 from config.settings import Settings
 from tests.cli.conftest import Run
-from tests.cli.declared import update
+from tests.cli.declared import note, update
 from tests.producer.conftest import MakeApp
 from tests.support.worker import ROOT
 
@@ -93,3 +93,32 @@ def test_a_server_that_is_away_is_told_as_redis(run: Run, make_app: MakeApp) -> 
     result = run("audit", app=make_app(nowhere, Settings(redis_url=nowhere)))
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stored", "\udcff", "AAPL"],
+        ["state", "set", update.name, "AAPL", '{"price": "\udcff"}', "--yes"],
+        ["drain", "\udcff"],
+        ["pause", "1", "\udcff"],
+        ["dead-letters", "show", "\udcff"],
+        ["dead-letters", "retry", "--reason", "\udcff"],
+        ["policy", "\udcff"],
+    ],
+)
+def test_words_that_are_no_text_are_wrong_usage(run: Run, command: list[str]) -> None:
+    """As Python gives what the shell was given as the byte ff."""
+    result = run(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "it is not UTF-8 text" in result.stderr
+
+
+def test_keys_and_the_names_of_files_may_be_any_bytes(run_alone: RunAlone, run: Run, tmp_path: Path) -> None:
+    assert "'\\\\xff' is not parked" in run("parked", "retry", "\udcff").stderr
+    assert "no state for the key '\\\\xff'" in run("stored", update.name, "\udcff").stderr
+    file = tmp_path / "\udcff.jsonl"
+    done = run_alone("export", str(file))
+    assert (done.returncode, done.stderr, file.exists()) == (0, "", True)
+    file.write_text('{"key": "k"}')
+    assert run("send", note.name, str(file)).exit_code == 0
