@@ -13,6 +13,7 @@ from celery.result import AsyncResult
 
 from tasks.model.computation import Computation
 from tasks.producer.installation import Installation
+from tasks.producer.publishing import publish_as_read
 
 #: Of a message, so much stands in its header for monitors to show; the same as Celery's own limit.
 MOST_SHOWN_BYTES = 1024
@@ -42,6 +43,7 @@ class ComputationTask(Task):  # type: ignore[misc]
         if not options.get("queue"):
             installation.group.check()
             options["queue"] = installation.queue_with_room(installation.unit_of(computation, decoded))
+        publish_as_read(options, installation.app.conf.task_compression)
         # Celery would look for a short repr in a way that takes a tenth of the whole call.
         message_text = body[2:-8]
         options.setdefault("argsrepr", f"({message_text[:MOST_SHOWN_BYTES].decode('utf-8', 'ignore')},)")
