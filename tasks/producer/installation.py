@@ -94,6 +94,14 @@ class Installation:
                 reason="too-large",
             )
 
+    def refuse_eager(self) -> None:
+        """Raise `SetupError` where the app runs its tasks in the producer: a computation needs its partition, and would be lost."""
+        if self.app.conf.task_always_eager:
+            raise SetupError(
+                "task_always_eager is on, and a computation runs only in a partition's worker, in its key's order. Turn it off; "
+                "tests run computations and pipelines in memory with tasks.testing.harness"
+            )
+
     def queue(self, unit: str) -> Queue:
         """The Celery queue of a unit, in the shape that foreign producers write it in."""
         name = self.group.names.queue_name(unit)

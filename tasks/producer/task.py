@@ -9,7 +9,7 @@ import msgspec
 from celery import Task
 from celery.app.task import get_actual_ignore_result
 from celery.exceptions import Ignore
-from celery.result import AsyncResult
+from celery.result import AsyncResult, EagerResult
 
 from tasks.model.computation import Computation
 from tasks.producer.installation import Installation
@@ -34,9 +34,11 @@ class ComputationTask(Task):  # type: ignore[misc]
         """Send one message, an object or its dict, to its key's queue.
 
         Raises `MessageError` with the field's path when it does not fit, `KeyExtractionError` when it has no key,
-        `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), and what Celery raises when the broker can't be reached.
+        `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), `SetupError` where
+        `task_always_eager` is on, and what Celery raises when the broker can't be reached.
         """
         installation, computation = self.installation, self.computation
+        installation.refuse_eager()
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         installation.check_size(body)
@@ -57,6 +59,11 @@ class ComputationTask(Task):  # type: ignore[misc]
             result = super().apply_async(arguments, {}, **options)
             sent.is_of(result.id)
             return result
+
+    def apply(self, *args: Any, **options: Any) -> EagerResult:
+        """What canvas calls in an eager app, for each part. Raises `SetupError` there: else the error would be in a result nobody reads."""
+        self.installation.refuse_eager()
+        return super().apply(*args, **options)
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Reached only where a message lies in a queue that is not of the group: it is sent to where it belongs, as it is.
