@@ -13,6 +13,7 @@ from celery.result import AsyncResult, EagerResult
 
 from tasks.model.computation import Computation
 from tasks.producer.installation import Installation
+from tasks.producer.making import own_id
 from tasks.producer.publishing import publish_as_read
 
 #: Of a message, so much stands in its header for monitors to show; the same as Celery's own limit.
@@ -33,12 +34,14 @@ class ComputationTask(Task):  # type: ignore[misc]
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
         """Send one message, an object or its dict, to its key's queue.
 
-        Raises `MessageError` with the field's path when it does not fit, `KeyExtractionError` when it has no key,
+        Raises `MessageError` with the field's path when it does not fit, and for a `task_id` that is no text, `KeyExtractionError` when it has no key,
         `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), `SetupError` where
         `task_always_eager` is on, and what Celery raises when the broker can't be reached.
         """
         installation, computation = self.installation, self.computation
         installation.refuse_eager()
+        if options.get("task_id") is not None:
+            own_id(options["task_id"], "a message's id (task_id, message_id)")
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         installation.check_size(body)
