@@ -33,6 +33,8 @@ MOST_BYTES = 8_000_000
 MOST_NAME_CHARACTERS = 1_000
 #: The year 9999, where ISO 8601 ends. Seconds since the epoch beyond it are no time, and no score of a sorted set.
 MOST_SECONDS = 253_402_300_800
+#: What a body may be compressed with, as kombu and others name it: all of them are gzip or zlib.
+TAKEN_COMPRESSIONS = ("application/x-gzip", "application/gzip", "gzip", "zlib")
 
 
 class Headers(msgspec.Struct, gc=False):
@@ -178,7 +180,7 @@ def _body_bytes(body: Any, encoding: Any, compression: Any, most_bytes: int) -> 
             raise MessageError(f"body is not base64: {error}", reason="not-a-message") from None
     if compression is None:
         return data
-    if compression not in ("application/x-gzip", "application/gzip", "gzip", "zlib"):
+    if compression not in TAKEN_COMPRESSIONS:
         raise MessageError(f"compression {compression!r} is not taken; gzip is", reason="compression")
     try:
         unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, found by its header
