@@ -76,10 +76,12 @@ def test_cut_in_a_later_chunk_what_was_answered_is_known_to_be_in(
     with pytest.raises(SendInterrupted) as told:
         note.send_many(cutting())
     error = told.value
-    assert (error.sent, error.unknown, error.refused) == (2 * CHUNK_MESSAGES, taken, [])
-    assert len(taken) == CHUNK_MESSAGES
+    # On a machine that stands still meanwhile a chunk goes out before it is full (CHUNK_SECONDS).
+    assert (error.unknown, error.refused) == ([*first, *taken][error.sent :], [])
+    assert CHUNK_MESSAGES <= error.sent <= 2 * CHUNK_MESSAGES
+    assert 0 < len(error.unknown) <= CHUNK_MESSAGES
     assert error.sent <= count_in(client) <= error.sent + len(error.unknown)
-    assert f"{error.sent} messages are known to be in, {len(taken)} may be" in str(error)
+    assert f"{error.sent} messages are known to be in, {len(error.unknown)} may be" in str(error)
 
 
 def test_nobody_is_reached_nothing_is_known_to_be_in(distant: Proxy, client: redis.Redis) -> None:
