@@ -40,9 +40,10 @@ class SendInterrupted(PartitionError):
     Sending `unknown` again may double them; leaving them may lose them.
     """
 
-    def __init__(self, cause: Exception, sent: int, unknown: Sequence[Any], refused: Sequence[Any]) -> None:
+    def __init__(self, cause: BaseException | str, sent: int, unknown: Sequence[Any], refused: Sequence[Any]) -> None:
+        self._cause = str(cause) or type(cause).__name__
         super().__init__(
-            f"{cause}: {sent} messages are known to be in, {len(unknown)} may be (error.unknown), "
+            f"{self._cause}: {sent} messages are known to be in, {len(unknown)} may be (error.unknown), "
             f"{len(refused)} are known not to be (error.refused); later ones were not taken from the iterable"
         )
         #: How many messages are known to be in their queues.
@@ -51,6 +52,9 @@ class SendInterrupted(PartitionError):
         self.unknown = list(unknown)
         #: Messages that the server refused, or that were not sent.
         self.refused = list(refused)
+
+    def __reduce__(self) -> tuple[type[SendInterrupted], tuple[str, int, list[Any], list[Any]]]:
+        return type(self), (self._cause, self.sent, self.unknown, self.refused)
 
 
 def send_many(
@@ -72,7 +76,10 @@ def send_many(
     `when_full`: what is done when a queue has no room (`QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
     from `QueueFull`. Producers that send at the same time may together go past the limit by what each had under way.
     """
-    installation.group.check()
+    try:
+        installation.group.check()
+    except (redis.RedisError, OSError) as error:
+        raise SendInterrupted(error, 0, [], []) from error
     sender = _Sender(installation, computation, id_of, when_full)
     bar = _progress_bar(progress)
     if bar is None:

@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import redis
 from celery import Celery
 from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
 
 from config.celeryconfig import broker_options, broker_url
 from config.settings import DEFAULT_REDIS_URL, DEFAULT_SENTINEL_MASTER, Settings
@@ -135,8 +137,13 @@ class Installation:
         return str(getattr(queue, "name", queue))
 
     def queue_with_room(self, unit: str) -> Queue:
-        """The queue of a unit that one more message is sent to. Raises `QueueFull`."""
-        Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({unit: 1})
+        """The queue of a unit that one more message is sent to. Raises `SetupError` where the group has another N, `QueueFull`, and
+        what Celery raises when the broker can't be reached: our looks come before its push, and callers know only that error."""
+        try:
+            self.group.check()
+            Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({unit: 1})
+        except (redis.RedisError, OSError) as error:
+            raise OperationalError(str(error)) from error
         return self.queue(unit)
 
     def route(
