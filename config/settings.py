@@ -120,6 +120,16 @@ class Settings:
     #: `TRACING_KEYS`: spans tell the messages' keys, which may be personal data.
     tracing_keys: bool = False
 
+    def __post_init__(self) -> None:
+        """Of values given in code what would break far from here; raises `SettingsError`. Those of the environment are parsed."""
+        if not 1 <= self.partitions <= MOST_PARTITIONS:
+            raise SettingsError(f"partitions={self.partitions} can't be used: from 1 to {MOST_PARTITIONS} are wanted")
+        if not self.partition_group:
+            raise SettingsError("partition_group='' can't be used: the queues need a name")
+        for name in ("redis_timeout_seconds", "lease_seconds", "batch_seconds", "batch_messages", "batch_bytes", "message_bytes"):
+            if not 0 < getattr(self, name) <= (MOST_SECONDS if name.endswith("_seconds") else MOST_MESSAGE_BYTES):
+                raise SettingsError(f"{name}={getattr(self, name)} can't be used: it is zero or less, or too large")
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read all settings; raises `SettingsError` for the first value that can't be used."""
@@ -186,6 +196,10 @@ class Settings:
 MOST_PARTITIONS = 4096
 
 
+#: Three years: of seconds, and so long as no clock of a system call overflows.
+MOST_SECONDS = 100_000_000
+
+
 def _switch(text: str) -> bool:
     match text.lower():
         case "1" | "true" | "yes" | "on":
@@ -201,8 +215,8 @@ def _number(text: str) -> float:
         number = float(text)
     except ValueError:
         raise ValueError("a number is wanted") from None
-    if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError("a finite number is wanted")
+    if not abs(number) <= MOST_SECONDS:
+        raise ValueError(f"a number of at most {MOST_SECONDS:,} is wanted")
     return number
 
 

@@ -20,6 +20,10 @@ from tasks.sinks.group import sink_installation
 #: Where a context's `meta` has the sink whose group is meant.
 SINK = "tasks.cli.sink"
 
+#: The type of what is a key: not text alone, as `refusals` wants of other words.
+ANY_BYTES = click.UNPROCESSED
+
+key_argument = click.argument("key", type=ANY_BYTES)
 base64_option = click.option(
     "--base64", "in_base64", is_flag=True, help="KEY is given in base64: for a key that is no text."
 )
@@ -88,6 +92,6 @@ def confirm(question: str, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():  # None: closed, by `<&-`
         raise click.ClickException(f"{question} Nobody can be asked here (standard input is no terminal): say --yes")
     click.confirm(question, abort=True, err=True)

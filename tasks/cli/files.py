@@ -22,14 +22,16 @@ def read_messages(file: str, form: str | None, computation: Computation) -> Iter
     CSV has only text: a row's cells are made what the message's fields want; an empty cell of a field that may be null is null.
     """
     form = form or ("csv" if file.endswith(".csv") else "jsonl")
-    if file == "-":
-        yield from _rows(sys.stdin.buffer, form, computation)
-        return
     try:
-        with Path(file).open("rb") as stream:
-            yield from _rows(stream, form, computation)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise MessageError(f"{file}: {error.strerror}") from error
+        if file != "-":
+            with Path(file).open("rb") as stream:
+                yield from _rows(stream, form, computation)
+        elif sys.stdin is None:  # closed, by `<&-`
+            raise MessageError("standard input is closed")
+        else:
+            yield from _rows(sys.stdin.buffer, form, computation)
+    except OSError as error:
+        raise MessageError(f"{file}: {error.strerror or error}") from error
 
 
 class _Lines:

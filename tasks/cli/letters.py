@@ -192,6 +192,8 @@ def discard(
 def _picked(installation: Installation, choice: Choice) -> list[LetterPlace]:
     if choice == Choice():
         raise click.UsageError("name the dead letters: ids, --reason REASON, --fingerprint FINGERPRINT, or --all")
+    if choice.ids and choice != Choice(choice.ids):
+        raise click.UsageError("ids stand alone: without --reason, --fingerprint and --all")
     found = list(map(LetterPlace.of, _found(installation, choice)))
     return found if choice.ids else sorted(found, key=died)
 

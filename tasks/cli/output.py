@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from config.settings import SettingsError
 from tasks.model.editing import plain_value
-from tasks.model.errors import PartitionError
+from tasks.model.errors import PartitionError, encodable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +34,7 @@ def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
     if as_json:
         print_json(facts)
     else:
-        click.echo(text)
+        click.echo(encodable(text))  # a file's name may be any bytes
 
 
 def span(seconds: float) -> str:
@@ -68,16 +69,35 @@ def one_line(text: str) -> str:
     )
 
 
+def _refuse_what_is_no_text(parameter: click.Parameter, given: object) -> None:
+    """Raise `UsageError` for bytes from the shell that are no UTF-8: Python made lone surrogates of them, which neither Redis nor
+    JSON can be given. Only files and keys, whose type is not `STRING`, may be any bytes."""
+    words = given if isinstance(given, tuple) else (given,)
+    if parameter.type is click.STRING and any(isinstance(word, str) and encodable(word) != word for word in words):
+        raise click.BadParameter("it is not UTF-8 text", param=parameter)
+
+
+def _of_a_file(error: Exception) -> str:
+    """An error of the operating system in its own words: a full disk, a directory that is not there."""
+    name, words = getattr(error, "filename", None), getattr(error, "strerror", None) or str(error)
+    return words if name is None else f"{name}: {words}"
+
+
 def refusals(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors that an operator can mend into one line and exit code 1."""
+    """Turn the errors that an operator can mend into one line and exit code 1; words that are no text are wrong usage."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        for parameter in click.get_current_context().command.params:
+            _refuse_what_is_no_text(parameter, kwargs.get(parameter.name or ""))
         try:
             return command(*args, **kwargs)
         except (PartitionError, SettingsError) as error:
             raise click.ClickException("; ".join([str(error), *getattr(error, "__notes__", ())])) from error
         except (redis.RedisError, OSError) as error:
-            raise click.ClickException(f"Redis: {error}") from error
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # who read the output has gone; click ends without a word. Of a connection redis-py makes its own errors
+            of_redis = isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
+            raise click.ClickException(f"Redis: {error}" if of_redis else _of_a_file(error)) from error
 
     return run

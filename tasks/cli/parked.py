@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tasks.cli.context import base64_option, confirm, installation_in, shown_key, typed_key, who, yes_option
+from tasks.cli.context import ANY_BYTES, base64_option, confirm, installation_in, shown_key, typed_key, who, yes_option
 from tasks.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
 from tasks.operating.documents import json_parked
 from tasks.operating.parked_keys import Answer, ParkedKey, ParkedKeys
@@ -68,7 +68,7 @@ def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
 
 
 def _chosen(command: Any) -> Any:
-    command = click.argument("typed", metavar="[KEY]...", nargs=-1)(command)
+    command = click.argument("typed", metavar="[KEY]...", nargs=-1, type=ANY_BYTES)(command)
     command = base64_option(command)
     return click.option("--all", "everything", is_flag=True, help="Every parked key.")(command)
 

@@ -11,6 +11,7 @@ from tasks.cli.context import (
     computation_named,
     confirm,
     installation_in,
+    key_argument,
     shown_key,
     typed_key,
     who,
@@ -42,7 +43,7 @@ def state() -> None:
 
 @state.command(name="get", short_help="The state, as last committed.")
 @click.argument("name")
-@click.argument("key")
+@key_argument
 @base64_option
 @json_option
 @click.pass_context
@@ -64,7 +65,7 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
 
 @state.command(name="set", short_help="Make it from JSON; asks first.")
 @click.argument("name")
-@click.argument("key")
+@key_argument
 @click.argument("new", metavar="JSON")
 @click.option(
     "--merge", is_flag=True, help="Fields that JSON does not name stay as they are, instead of their first value."
@@ -79,16 +80,16 @@ def set_state(
 ) -> None:
     """Make JSON, an object, the state of KEY in the state computation NAME. The state class is its schema.
 
-    A field that the class does not have, or of a wrong type, is refused with its path. Shows the old state and the new one,
-    and asks. When the state changes between that and the answer, nothing is written. A worker that holds the key applies its
-    messages to the new state. The audit keeps who, when, old and new.
+    A field that the class does not have, or of a wrong type, is refused with its path; so is --merge with a state that can't be
+    read. Shows the old state and the new one, and asks. When the state changes between that and the answer, nothing is written.
+    A worker that holds the key applies its messages to the new state. The audit keeps who, when, old and new.
     """
     installation = installation_in(context)
     computation = computation_named(installation, name, with_state=True)
     assert computation.state is not None
     for _ in range(TRIES if yes else 1):
         seen = _see(installation, name, typed_key(key, in_base64))
-        made = state_from_json(computation.state, new, seen.state if merge else None)
+        made = state_from_json(computation.state, new, seen.to_merge_with() if merge else None)
         if not yes:
             _show_change(seen, made)
             confirm(f"Set the state of {shown_key(seen.key)!r}?", yes)
@@ -100,7 +101,7 @@ def set_state(
 
 @state.command(name="delete", short_help="Delete it; asks first.")
 @click.argument("name")
-@click.argument("key")
+@key_argument
 @base64_option
 @yes_option
 @json_option

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from tasks.cli.context import base64_option, installation_in, shown_key, typed_key
+from tasks.cli.context import base64_option, installation_in, key_argument, shown_key, typed_key
 from tasks.cli.output import json_option, print_json, refusals
 from tasks.model.keys import partition_of
 from tasks.operating.documents import json_key
@@ -16,7 +16,7 @@ _SIGNED = {True: "by a key of this process", False: "by no key of this process",
 
 @click.command(short_help="What Redis holds of a state; unpickles nothing.")
 @click.argument("name")
-@click.argument("key")
+@key_argument
 @base64_option
 @json_option
 @click.pass_context

@@ -130,8 +130,9 @@ class SetState(Action):
         seen = see(self.installation, asked, key, stale_is_refused=not asked.preview)
         text = asked.state if isinstance(asked.state, str) else msgspec.json.encode(asked.state)
         assert seen.computation.state is not None
+        base = seen.to_merge_with() if asked.merge else None  # its StateError is a 409: nothing is wrong with what was asked
         try:
-            made = state_from_json(seen.computation.state, text, seen.state if asked.merge else None)
+            made = state_from_json(seen.computation.state, text, base)
         except StateError as error:
             raise HTTPError(400, str(error)) from error
         facts = {

@@ -9,12 +9,13 @@ Source: Celery's "Message Protocol" reference and kombu 5.7's `virtual.Channel`.
 from __future__ import annotations
 
 import binascii
+import contextlib
+import functools
 import inspect
-import re
 import types
 import typing
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ import msgspec
 from kombu.utils.json import object_hook
 
 from tasks.model.errors import DeclarationError, MessageError, say
+from tasks.model.rows import Nullable, nullable_of, with_nulls
+from tasks.model.unquoted import unquoted, unquoted_of_pydantic
 
 #: Unless told otherwise a longer message is not decoded, nor a body that grows beyond it when decompressed. As deep as the
 #: interpreter's recursion limit (1000) messages may be nested: msgspec keeps that, and refuses what is deeper.
@@ -30,6 +33,8 @@ MOST_BYTES = 8_000_000
 MOST_NAME_CHARACTERS = 1_000
 #: The year 9999, where ISO 8601 ends. Seconds since the epoch beyond it are no time, and no score of a sorted set.
 MOST_SECONDS = 253_402_300_800
+#: What a body may be compressed with, as kombu and others name it: all of them are gzip or zlib.
+TAKEN_COMPRESSIONS = ("application/x-gzip", "application/gzip", "gzip", "zlib")
 
 
 class Headers(msgspec.Struct, gc=False):
@@ -154,7 +159,7 @@ def open_slowly(raw: bytes, most_bytes: int = MOST_BYTES) -> Envelope:
             properties=msgspec.convert(properties, Properties),
         )
     except msgspec.ValidationError as error:
-        raise MessageError(f"headers or properties don't fit: {_unquoted(error)}", reason="missing-headers") from None
+        raise MessageError(f"headers or properties don't fit: {unquoted(error)}", reason="missing-headers") from None
 
 
 def _json(data: bytes, what: str) -> Any:
@@ -175,7 +180,7 @@ def _body_bytes(body: Any, encoding: Any, compression: Any, most_bytes: int) -> 
             raise MessageError(f"body is not base64: {error}", reason="not-a-message") from None
     if compression is None:
         return data
-    if compression not in ("application/x-gzip", "application/gzip", "gzip", "zlib"):
+    if compression not in TAKEN_COMPRESSIONS:
         raise MessageError(f"compression {compression!r} is not taken; gzip is", reason="compression")
     try:
         unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, found by its header
@@ -278,23 +283,29 @@ class MessageCodec:
         """Keyword arguments, kombu's `__type__` objects, and the errors."""
         content = _json(body, "the body")
         message = self.from_arguments(*arguments(content))
-        try:
+        with self._misfits():
             message = _unwrap(message) if b'"__type__"' in body else message
             message = msgspec.convert(message, self._wanted) if self._wanted is not Any else message
+        return message if self._validate is None else self._validated(message)
+
+    @contextlib.contextmanager
+    def _misfits(self) -> Iterator[None]:
+        """What msgspec or the message class's own code raises, as `MessageError`."""
+        try:
+            yield
         except msgspec.ValidationError as error:
-            raise MessageError(f"{self.parameter}: {_unquoted(error)}", reason="wrong-type") from None
+            raise MessageError(f"{self.parameter}: {unquoted(error)}", reason="wrong-type") from None
         except MessageError:
             raise
-        except Exception as error:  # the message class's own code
+        except Exception as error:
             raise self._misfit(error) from error
-        return message if self._validate is None else self._validated(message)
 
     def _validated(self, message: Any) -> Any:
         assert self._validate is not None
         try:
             return self._validate(message)
         except ValueError as error:  # pydantic's ValidationError is one
-            raise MessageError(f"{self.parameter}: {_of_pydantic(error)}", reason="wrong-type") from None
+            raise MessageError(f"{self.parameter}: {unquoted_of_pydantic(error)}", reason="wrong-type") from None
         except Exception as error:  # the model's own validators
             raise self._misfit(error) from error
 
@@ -303,16 +314,17 @@ class MessageCodec:
 
         Raises `MessageError` with the field's path.
         """
-        if self._validate is not None or self._wanted is Any:
-            return row if self._validate is None else self._validated(row)
-        try:
-            return msgspec.convert(row, self._wanted, strict=False)
-        except msgspec.ValidationError:
-            pass
-        try:
-            return msgspec.convert({n: None if c == "" else c for n, c in row.items()}, self._wanted, strict=False)
-        except msgspec.ValidationError as error:
-            raise MessageError(f"{self.parameter}: {_unquoted(error)}", reason="wrong-type") from None
+        if self._validate is None and self._wanted is Any:
+            return row
+        cells = with_nulls(row, self._nullable)
+        if self._validate is not None:
+            return self._validated(cells)
+        with self._misfits():
+            return msgspec.convert(cells, self._wanted, strict=False)
+
+    @functools.cached_property
+    def _nullable(self) -> Nullable:
+        return nullable_of(self.annotation)
 
     def from_arguments(self, args: Any, kwargs: Any) -> Any:
         """The one message among a task call's arguments. Raises `MessageError` when it is not exactly one."""
@@ -324,23 +336,6 @@ class MessageCodec:
         named = len(kwargs) if isinstance(kwargs, dict | list) else f"a {type(kwargs).__name__} of"
         given = f"{counted} positional and {named} by name"
         raise MessageError(f"takes exactly one message ({self.parameter}), got {given}", reason="wrong-arguments")
-
-
-#: msgspec's errors tell where and what is wanted; two of them also what was found.
-_FOUND = re.compile(r"(Invalid (?:enum )?value) (?:.*(?= - at )|.*$)", re.DOTALL)
-
-
-def _unquoted(error: Exception) -> str:
-    """What is wrong and the field's path, without what is in the message: the text is logged."""
-    return _FOUND.sub(r"\1", str(error))
-
-
-def _of_pydantic(error: ValueError) -> str:
-    """The same of pydantic's error, in one line; another ValueError is told by the user's own words."""
-    if not hasattr(error, "errors"):
-        return str(error)
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{one['msg']} - at {'.'.join(['$', *map(str, one['loc'])])}" for one in found)
 
 
 class _NoArguments(msgspec.Struct, forbid_unknown_fields=True):

@@ -38,6 +38,15 @@ class SeenState:
             return f"unreadable: {self.error}"
         return None if self.state is None else plain_fields(self.state)
 
+    def to_merge_with(self) -> Any | None:
+        """The state whose fields are to stay as they are; None when there is no state.
+
+        Raises `StateError` when it can't be read: nobody knows what would have to stay.
+        """
+        if self.error:
+            raise StateError(f"its fields can't be kept, and nothing was written, for it can't be read: {self.error}")
+        return self.state
+
 
 class StateEditor:
     """Set and delete states. Every change is audited in the script that makes it."""

@@ -45,11 +45,11 @@ class OrderedComputation(Sending, Generic[P, R]):
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Celery's signature of a call, for chains, groups and chords. A message is looked over and made JSON: raises `MessageError`."""
-        return self.task.s(*self._plain(args), **kwargs)
+        return self.task.s(*self._plain(args), **self._plain_by_name(kwargs))
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
         """Celery's immutable signature of a call: what was returned before it is not given to it."""
-        return self.task.si(*self._plain(args), **kwargs)
+        return self.task.si(*self._plain(args), **self._plain_by_name(kwargs))
 
     def _plain(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """A message as the JSON that stands in another message's body; Celery knows no dataclasses."""
@@ -57,6 +57,13 @@ class OrderedComputation(Sending, Generic[P, R]):
             return args
         body, _ = self.computation.codec.encode(args[0])
         return (msgspec.json.decode(body)[0][0],)
+
+    def _plain_by_name(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The same of a message that is given by the parameter's name."""
+        return {
+            name: self._plain((value,))[0] if name == self.computation.codec.parameter else value
+            for name, value in kwargs.items()
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _by_name, (self.__module__, self.__qualname__)

@@ -21,6 +21,7 @@ from tasks.model.keys import partition_of
 from tasks.model.writing import MessageWriter
 from tasks.operating.group import Group
 from tasks.producer.backlog import Backlog
+from tasks.producer.publishing import publish_as_read
 from tasks.store.client import refuse_failover
 from tasks.store.names import Names
 from tasks.tracing.switch import tracing_for
@@ -109,6 +110,14 @@ class Installation:
                 reason="too-large",
             )
 
+    def refuse_eager(self) -> None:
+        """Raise `SetupError` where the app runs its tasks in the producer: a computation needs its partition, and would be lost."""
+        if self.app.conf.task_always_eager:
+            raise SetupError(
+                "task_always_eager is on, and a computation runs only in a partition's worker, in its key's order. Turn it off; "
+                "tests run computations and pipelines in memory with tasks.testing.harness"
+            )
+
     def queue(self, unit: str) -> Queue:
         """The Celery queue of a unit, in the shape that foreign producers write it in."""
         name = self.group.names.queue_name(unit)
@@ -147,21 +156,30 @@ class Installation:
         return self.queue(unit)
 
     def route(
-        self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **more: Any
+        self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **more: Any
     ) -> dict[str, Any] | None:
         """Celery's router hook: `send_task` of a computation, from anywhere in Python, goes to its key's queue.
 
         Called by Celery for every task that is sent, before it is serialised; an explicit `queue=` beats it. Raises
         `MessageError` for a message that does not fit or has no key, `QueueFull` when its queue has no room.
+
+        `options` is changed in place (`publish_as_read`): Celery gives those of this one send, which beat a router's answer.
         """
-        computation = self.computations.get(name)
-        if computation is None or options.get("queue"):
+        computation, queue = self.computations.get(name), options.get("queue")
+        if computation is not None or (queue and self._is_ours(queue)):
+            publish_as_read(options, self.app.conf.task_compression)
+        if computation is None or queue:
             return None
         self.group.check()
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         self.check_size(body)
         return {"queue": self.queue_with_room(self.unit_of(computation, decoded))}
+
+    def _is_ours(self, queue: Queue | str) -> bool:
+        # Not by way of `self.group`, which raises for an app that it does not fit: an ordinary task is none of its business.
+        names = Names(self._settings.partition_group)
+        return names.unit_of(str(getattr(queue, "name", queue))) is not None
 
 
 def _place(url: str) -> str:

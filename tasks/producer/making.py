@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from tasks.model.computation import Computation
+from tasks.model.errors import MessageError
 from tasks.model.keys import key_bytes
 from tasks.model.values import dump_value
-from tasks.model.writing import MessageTemplate, out_of_quotes
+from tasks.model.writing import MessageTemplate, in_quotes, out_of_quotes
 from tasks.producer.installation import Installation
 from tasks.store.names import INGRESS
 from tasks.tracing.headers import spelled
@@ -94,3 +95,16 @@ def random_id(digits: str, number: int) -> bytes:
     """The `number`-th version 4 UUID of `random_ids`."""
     one = digits[32 * number : 32 * number + 32]
     return f"{one[:8]}-{one[8:12]}-4{one[13:16]}-a{one[17:20]}-{one[20:]}".encode()
+
+
+def own_id(message_id: object, what: str) -> bytes:
+    """An id of the sender's own, as it stands between the quotes of JSON; `what`: the name it is told by.
+
+    Raises `MessageError` for what is no text, or an empty one: a worker could do no more than make a dead letter of the message.
+    """
+    if not isinstance(message_id, str) or not message_id:
+        raise MessageError(f"{what} must be a text that is not empty, not {message_id!r:.80}", reason="bad-id")
+    try:
+        return in_quotes(message_id)
+    except (UnicodeEncodeError, ValueError) as error:
+        raise MessageError(f"{what} can't be written as JSON: {error}", reason="bad-id") from None

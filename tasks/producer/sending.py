@@ -46,4 +46,6 @@ class Sending(ABC):
         when_full: WhenFull = "block",
     ) -> int:
         """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
-        return send_many(current_installation(), self._receiver(), messages, progress, id_of=id_of, when_full=when_full)
+        installation = current_installation()
+        installation.refuse_eager()
+        return send_many(installation, self._receiver(), messages, progress, id_of=id_of, when_full=when_full)

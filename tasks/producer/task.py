@@ -9,10 +9,12 @@ import msgspec
 from celery import Task
 from celery.app.task import get_actual_ignore_result
 from celery.exceptions import Ignore
-from celery.result import AsyncResult
+from celery.result import AsyncResult, EagerResult
 
 from tasks.model.computation import Computation
 from tasks.producer.installation import Installation
+from tasks.producer.making import own_id
+from tasks.producer.publishing import publish_as_read
 
 #: Of a message, so much stands in its header for monitors to show; the same as Celery's own limit.
 MOST_SHOWN_BYTES = 1024
@@ -32,16 +34,21 @@ class ComputationTask(Task):  # type: ignore[misc]
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
         """Send one message, an object or its dict, to its key's queue.
 
-        Raises `MessageError` with the field's path when it does not fit, `KeyExtractionError` when it has no key,
-        `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), and what Celery raises when the broker can't be reached.
+        Raises `MessageError` with the field's path when it does not fit, and for a `task_id` that is no text, `KeyExtractionError` when it has no key,
+        `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), `SetupError` where
+        `task_always_eager` is on, and what Celery raises when the broker can't be reached.
         """
         installation, computation = self.installation, self.computation
+        installation.refuse_eager()
+        if options.get("task_id") is not None:
+            own_id(options["task_id"], "a message's id (task_id, message_id)")
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         installation.check_size(body)
         if not options.get("queue"):
             installation.group.check()
             options["queue"] = installation.queue_with_room(installation.unit_of(computation, decoded))
+        publish_as_read(options, installation.app.conf.task_compression)
         # Celery would look for a short repr in a way that takes a tenth of the whole call.
         message_text = body[2:-8]
         options.setdefault("argsrepr", f"({message_text[:MOST_SHOWN_BYTES].decode('utf-8', 'ignore')},)")
@@ -55,6 +62,11 @@ class ComputationTask(Task):  # type: ignore[misc]
             result = super().apply_async(arguments, {}, **options)
             sent.is_of(result.id)
             return result
+
+    def apply(self, *args: Any, **options: Any) -> EagerResult:
+        """What canvas calls in an eager app, for each part. Raises `SetupError` there: else the error would be in a result nobody reads."""
+        self.installation.refuse_eager()
+        return super().apply(*args, **options)
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         """Reached only where a message lies in a queue that is not of the group: it is sent to where it belongs, as it is.

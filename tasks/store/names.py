@@ -43,6 +43,8 @@ INGRESS = "ingress"
 PRIORITY_SUFFIXES = ("\x06\x163", "\x06\x166", "\x06\x169")
 
 _COMPUTATION = "computation:"
+#: As it is written, without zeros before it: `partition.03` is no queue of ours.
+_IS_NUMBER = re.compile(r"0|[1-9][0-9]*")
 _NUMBER_AT_END = re.compile(r"\.(?=[0-9]+$)")
 
 
@@ -69,7 +71,7 @@ class Names:
         if queue_name == self.group:
             return INGRESS
         start, _, number = queue_name.rpartition(".")
-        return number if start == self.group and number.isascii() and number.isdigit() else None
+        return number if start == self.group and _IS_NUMBER.fullmatch(number) else None
 
     def is_no_queue(self, queue_name: str) -> bool:
         """Whether what Celery would take for a queue's name is one of the group's other keys, or of a sink's group."""

@@ -158,7 +158,7 @@ class Harness(View):
         self._sent += 1
         name = str(self._sent) if message_id is None else message_id
         installation, codec = self.installation, self.installation.group.codec
-        if source.takes_values:
+        if source.takes_values and not source.codec.is_typed:
             body, decoded = dump_value(source.codec, message, lambda: codec.dump_value(source.name, name, message)), message
         else:
             body, decoded = source.codec.encode(message)

@@ -56,6 +56,10 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
         return
     if installation.settings.log_format == "json":
         begin_with_json(instance)
+    for queue in _listed(instance.partition_options.get("queues")):
+        # Where Celery makes no queue that was not declared (`task_create_missing_queues`), ours are.
+        if (unit := installation.group.names.unit_of(queue)) is not None and queue not in instance.app.amqp.queues:
+            instance.app.amqp.queues.add(installation.queue(unit))
     if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
         name, host = nodesplit(instance.hostname)
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"

@@ -146,6 +146,18 @@ def test_naming_none_is_wrong_usage(run: Run, letters: list[str], command: str) 
     assert left(run) == sorted(letters)
 
 
+@pytest.mark.parametrize("command", [["retry"], ["discard", "--yes"]])
+@pytest.mark.parametrize("more", [["--reason", "not-json"], ["--fingerprint", "00000000"], ["--all"]])
+def test_ids_with_another_choice_are_wrong_usage_and_nothing_is_done(
+    run: Run, letters: list[str], command: list[str], more: list[str]
+) -> None:
+    """The other choice was left out of account: a letter of another reason was deleted."""
+    result = run("dead-letters", *command, "1-0-0", *more)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "ids stand alone" in result.stderr
+    assert left(run) == sorted(letters)
+
+
 def test_a_record_that_is_not_ours_can_be_seen_and_discarded_by_its_id(run: Run, client: redis.Redis) -> None:
     client.hset("partition:1:dead", "by hand", b"\x00\xff")
     (name,) = left(run)

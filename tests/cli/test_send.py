@@ -83,6 +83,13 @@ def test_rows_of_an_untyped_computation_are_dicts_as_they_are(run: Run, client: 
     assert sent(client) == [{"key": 1, "deep": [{"a": None}]}, {"key": "2", "text": 'a "b", c\nd'}]
 
 
+def test_an_empty_cell_is_null_only_where_null_may_be(run: Run, client: redis.Redis, file: Any) -> None:
+    result = run("send", update.name, file("a.csv", "symbol,price,volume\nAAPL,1,\nAAPL,,\n"))
+    assert result.exit_code == 1
+    assert "line 3: price: Expected `float`" in result.stderr and "$.price" in result.stderr
+    assert sent(client) == [{"symbol": "AAPL", "price": 1.0, "volume": None}]
+
+
 BAD = [
     ("a.csv", "symbol,price\nAAPL,1\nAAPL,dear\nMSFT,2\n", "line 3", "$.price"),
     ("a.csv", 'symbol,price\n"AA\nPL",1\nAAPL,dear\n', "line 4", "$.price"),

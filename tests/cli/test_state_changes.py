@@ -49,6 +49,25 @@ def test_what_does_not_fit_is_refused_and_nothing_written(run: Run, client: redi
     assert list(client.scan_iter("partition:*:state:*")) == []
 
 
+def test_merging_keeps_the_fields_that_are_not_named(run: Run, put_state: PutState) -> None:
+    put_state("AAPL", 191.5)
+    result = run("state", "set", update.name, "AAPL", "{}", "--merge", "--yes", "--json")
+    assert json.loads(result.stdout)["new"] == {"price": 191.5}
+
+
+def test_merging_with_a_state_that_can_not_be_read_is_refused_and_nothing_written(
+    run: Run, client: redis.Redis
+) -> None:
+    """Its fields were made their first values, in silence."""
+    name = f"partition:{partition_of('AAPL', 4)}:state:{update.name}"
+    client.hset(name, "AAPL", b"\x09nonsense")
+    result = run("state", "set", update.name, "AAPL", "{}", "--merge", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "can't be kept" in result.stderr and "format byte 09" in result.stderr
+    assert client.hget(name, "AAPL") == b"\x09nonsense"
+    assert run("state", "set", update.name, "AAPL", "{}", "--yes").exit_code == 0, "replaced as a whole it can be"
+
+
 def test_delete_of_what_is_not_there_is_refused(run: Run) -> None:
     result = run("state", "delete", update.name, "AAPL", "--yes")
     assert result.exit_code == 1

@@ -69,6 +69,19 @@ def test_a_state_that_changed_meanwhile_is_left_alone(served: Served, filled: Fi
     assert filled.who() == [("me", "state delete")]
 
 
+@pytest.mark.parametrize("preview", [True, False])
+def test_merging_with_a_state_that_can_not_be_read_is_refused(served: Served, filled: Filled, preview: bool) -> None:
+    filled.stored("a", b"\x09nonsense")
+    body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
+    digest = served.post("/api/partitions/key/state", {**body, "preview": True}).json["digest"]
+    merging = {**body, "merge": True, "preview": preview, "digest": digest}
+    answer = served.post("/api/partitions/key/state", merging)
+    assert answer.status == 409
+    assert "can't be kept" in answer.json["error"] and "format byte 09" in answer.json["error"]
+    assert filled.client.hget(filled.names.states(filled.unit("a"), pay.name), "a") == b"\x09nonsense"
+    assert filled.who() == []
+
+
 def test_a_state_that_can_not_be_written_is_looked_at_and_forgotten(served: Served, filled: Filled) -> None:
     """Python writes no int of more than 4300 digits."""
     filled.state("a", balance=10**5000)

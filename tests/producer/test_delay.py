@@ -123,7 +123,9 @@ def test_signatures_are_routed_too(app: Celery, client: redis.Redis) -> None:
     update.s(Trade("AAPL", 1.0)).delay()
     update.si({"symbol": "AAPL", "price": 2.0}).apply_async()
     app.signature(update.name, args=[{"symbol": "AAPL", "price": 3.0}]).apply_async()
-    assert queues(client) == {AAPL: 3}
+    update.si(trade=Trade("AAPL", 4.0)).apply_async()
+    assert queues(client) == {AAPL: 4}
+    assert update.s(trade=Trade("AAPL", 5.0)).kwargs == {"trade": {"symbol": "AAPL", "price": 5.0, "account": None}}
 
 
 def test_send_task_of_a_computation_is_routed_by_its_key(app: Celery, client: redis.Redis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,29 @@ def test_what_allows_everything_wants_signed_states() -> None:
 def test_a_limit_that_a_letter_could_not_keep_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="MESSAGE_BYTES"):
         Settings.from_environment({"MESSAGE_BYTES": text})
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e10", "soon"])
+def test_a_time_that_no_clock_can_wait_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="REDIS_TIMEOUT_SECONDS"):
+        Settings.from_environment({"REDIS_TIMEOUT_SECONDS": text})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"partitions": 0},
+        {"partitions": 5000},
+        {"partition_group": ""},
+        {"lease_seconds": 0},
+        {"redis_timeout_seconds": 1e10},
+        {"batch_messages": -1},
+        {"message_bytes": 0},
+    ],
+)
+def test_values_given_in_code_are_looked_over_too(value: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(value))):
+        Settings(**value)
 
 
 def test_certificates_reach_both_of_celerys_connections_and_must_be_there(tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ def test_a_computation_with_a_key() -> None:
             h.send({"account": "a", "amount": "x"})
 
 
+@decoder(header_length=4, length_fmt=">I")
+def as_dict(payload: bytes) -> dict[str, object]:
+    raise NotImplementedError
+
+
+def test_a_typed_stage_after_a_decoder_gets_the_key_of_what_it_will_see() -> None:
+    typed = source("frames of amounts", TCPSourceConfig("127.0.0.1", 0, as_dict)).key_by(key_of).to(double, name="typed").to_sink(RedisList("out"))
+    with harness(typed) as h:
+        h.send({"key": "a", "amount": 2})
+        assert h.outputs("out") == [["a", 4]]
+
+
 def test_what_is_not_there_is_named_with_what_is() -> None:
     with harness(applications["branch"]) as h:
         with pytest.raises(DeclarationError, match="'shout'"):

@@ -9,6 +9,7 @@ from celery import Celery
 from tasks import install, key_extractor, state_computation
 
 app = install(Celery("foreign", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"]))
+app.conf.task_create_missing_queues = "NO_OTHER_QUEUES" not in os.environ
 
 
 class Total:

@@ -102,6 +102,19 @@ def test_workers_of_an_installed_app_stay_as_they_were(live: LiveGroup) -> None:
     assert worker.wait() == 0
 
 
+def test_an_app_that_lets_no_queue_be_made_by_its_name_has_the_partitions(live: LiveGroup) -> None:
+    live.start_worker("-Q", "partition", "-P", "solo", "-c", "1", module=foreign.__name__, NO_OTHER_QUEUES=1).wait_ready()
+    wait_until(lambda: held(live) == ALL)
+
+
+def test_a_partitions_number_is_written_without_zeros(live: LiveGroup) -> None:
+    worker = live.start_worker("-Q", "partition.02").wait_ready()
+    assert held(live) == set() and worker.running
+    assert [live.names.unit_of(name) for name in ("partition.02", "partition.00", "partition.0", "partition.10")] == [
+        None, None, "0", "10"
+    ]  # fmt: skip
+
+
 def test_a_worker_of_an_installed_app_serves_partitions_when_asked(live: LiveGroup) -> None:
     refused = live.start_worker("-Q", "partition", "-c", "2", module=foreign.__name__)
     assert refused.wait(timeout=60) not in (0, None)

@@ -1,0 +1,124 @@
+"""Files, standard streams and words from the shell that are no good: said as what they are, and never blamed on Redis."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from config.settings import Settings
+from tests.cli.conftest import Run
+from tests.cli.declared import note, update
+from tests.producer.conftest import MakeApp
+from tests.support.worker import ROOT
+
+PutState = Callable[[str, float], None]
+RunAlone = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_alone(redis_url: str) -> RunAlone:
+    """Run a command in a process of its own, `shell` before it: `<&-` closes its standard input."""
+
+    def run_alone(*words: str, shell: str = "", stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+        celery = [sys.executable, "-m", "celery", "-A", "tests.cli.declared_app", "partitions", *words]
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {shell}', "sh", *celery],
+            env={**os.environ, "REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    return run_alone
+
+
+def test_output_that_nobody_reads_any_more_ends_the_command_without_a_word(
+    run_alone: RunAlone, put_state: PutState
+) -> None:
+    put_state("AAPL", 191.5)
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = run_alone("keys", update.name, stdout=write)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_output_that_can_not_be_written_says_why(run_alone: RunAlone, put_state: PutState) -> None:
+    put_state("AAPL", 191.5)
+    with Path("/dev/full").open("w") as full:
+        done = run_alone("keys", update.name, stdout=full)
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+
+
+def test_with_standard_input_closed_nobody_can_be_asked(
+    run_alone: RunAlone, put_state: PutState, client: redis.Redis
+) -> None:
+    put_state("AAPL", 191.5)
+    before = {name: client.dump(name) for name in client.scan_iter("partition:*:state:*")}
+    done = run_alone("state", "delete", update.name, "AAPL", shell="<&-")
+    assert done.returncode == 1
+    assert "Nobody can be asked here" in done.stderr and "Traceback" not in done.stderr
+    assert {name: client.dump(name) for name in client.scan_iter("partition:*:state:*")} == before
+
+
+def test_with_standard_input_closed_there_is_nothing_to_send(run_alone: RunAlone) -> None:
+    done = run_alone("send", update.name, "-", shell="<&-")
+    assert done.returncode == 1
+    assert "standard input is closed" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["export"], ["send", update.name]])
+def test_a_file_where_none_can_be_is_told_by_its_name(run: Run, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").touch()
+    for name, why in (("none/x.csv", "No such file or directory"), ("file/x.csv", "Not a directory")):
+        result = run(*command, str(tmp_path / name))
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"Error: {tmp_path / name}" in result.stderr and why in result.stderr
+
+
+def test_a_server_that_is_away_is_told_as_redis(run: Run, make_app: MakeApp) -> None:
+    nowhere = "redis://127.0.0.1:1/0"
+    result = run("audit", app=make_app(nowhere, Settings(redis_url=nowhere)))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stored", "\udcff", "AAPL"],
+        ["state", "set", update.name, "AAPL", '{"price": "\udcff"}', "--yes"],
+        ["drain", "\udcff"],
+        ["pause", "1", "\udcff"],
+        ["dead-letters", "show", "\udcff"],
+        ["dead-letters", "retry", "--reason", "\udcff"],
+        ["policy", "\udcff"],
+    ],
+)
+def test_words_that_are_no_text_are_wrong_usage(run: Run, command: list[str]) -> None:
+    """As Python gives what the shell was given as the byte ff."""
+    result = run(*command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "it is not UTF-8 text" in result.stderr
+
+
+def test_keys_and_the_names_of_files_may_be_any_bytes(run_alone: RunAlone, run: Run, tmp_path: Path) -> None:
+    assert "'\\\\xff' is not parked" in run("parked", "retry", "\udcff").stderr
+    assert "no state for the key '\\\\xff'" in run("stored", update.name, "\udcff").stderr
+    file = tmp_path / "\udcff.jsonl"
+    done = run_alone("export", str(file))
+    assert (done.returncode, done.stderr, file.exists()) == (0, "", True)
+    file.write_text('{"key": "k"}')
+    assert run("send", note.name, str(file)).exit_code == 0

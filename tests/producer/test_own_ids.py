@@ -1,0 +1,45 @@
+"""An id of the sender's own is a text: what is none is refused before it is sent, where a worker could make no more than a dead letter of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from tasks import MessageError
+from tests.producer.declared import envelopes, partition, queues, update
+
+AAPL = f"partition.{partition('AAPL')}"
+MESSAGE = {"symbol": "AAPL", "price": 1.0}
+
+SENDS: dict[str, Callable[[Any], Any]] = {
+    "delay": lambda given: update.delay(MESSAGE, message_id=given),
+    "apply_async": lambda given: update.apply_async((MESSAGE,), task_id=given),
+    "signature": lambda given: update.s(MESSAGE).apply_async(task_id=given),
+    "send_many": lambda given: update.send_many([MESSAGE], id_of=lambda _: given),
+}
+
+
+@pytest.mark.parametrize("send", SENDS)
+@pytest.mark.parametrize("given", [17, 0, uuid.UUID(int=5), b"x", "", "\ud800"], ids=repr)
+def test_what_is_no_id_is_refused_and_not_sent(app: Celery, client: redis.Redis, given: object, send: str) -> None:
+    with pytest.raises(MessageError, match=r"must (be|give) a text|can't be written as JSON") as caught:
+        SENDS[send](given)
+    assert caught.value.reason == "bad-id"
+    assert queues(client) == {}
+
+
+@pytest.mark.parametrize("send", SENDS)
+def test_a_text_is_the_messages_id(app: Celery, client: redis.Redis, send: str) -> None:
+    SENDS[send]('é "1"')
+    assert [envelope["headers"]["id"] for envelope in envelopes(client, AAPL)] == ['é "1"']
+
+
+def test_none_is_an_id_of_celerys(app: Celery, client: redis.Redis) -> None:
+    result = update.delay(MESSAGE, message_id=None)
+    assert [envelope["headers"]["id"] for envelope in envelopes(client, AAPL)] == [result.id]
+    assert uuid.UUID(result.id)
