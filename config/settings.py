@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -21,6 +21,8 @@ SECRETS = {"STATE_SIGNING_KEY"}
 
 #: Where a Redis server listens when nobody says otherwise.
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+#: What sentinels call the master in Redis's own examples.
+DEFAULT_SENTINEL_MASTER = "mymaster"
 
 
 class SettingsError(ValueError):
@@ -38,7 +40,9 @@ class Settings:
     #: `REDIS_TLS_CA_FILE`: a file of CA certificates to verify by, for a CA of one's own; None: the system's.
     redis_tls_ca_file: str | None = None
     #: `REDIS_SENTINEL_MASTER`: the name of the master, with a sentinel:// URL.
-    redis_sentinel_master: str = "mymaster"
+    redis_sentinel_master: str = DEFAULT_SENTINEL_MASTER
+    #: No variable: the `sentinel_kwargs` of an app's own broker_transport_options (the sentinels' password, …), as pairs.
+    redis_sentinel_kwargs: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
     #: `REDIS_TIMEOUT_SECONDS`: how long one reply may take. Longer than the slowest script (~0.1 s), shorter
     #: than an operator's patience.
     redis_timeout_seconds: float = 10.0

@@ -1,7 +1,8 @@
 """`send_many`: the messages that `delay` would send, at a hundred thousand a second.
 
 Messages are taken from the iterable in chunks; a chunk's messages for one partition go in one LPUSH, so the order per
-key is the order of the iterable. Memory is a chunk's, however long the iterable.
+key is the order of the iterable. Memory is a chunk's, however long the iterable. Whatever ends the sending (the iterable's own
+exception, Ctrl-C), what was taken is pushed or told of.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, PartitionError, QueueFull
+from tasks.model.errors import MessageError, PartitionError, QueueFull, say
 from tasks.model.writing import in_quotes
 from tasks.producer.backlog import Backlog
 from tasks.producer.installation import Installation
@@ -26,7 +27,8 @@ from tasks.producer.making import maker_for, random_id, random_ids
 CHUNK_MESSAGES = 1000
 #: Bytes of one round trip, where messages are large.
 CHUNK_BYTES = 8_000_000
-#: A slow iterable (a live stream): a message goes out at once when the one before it went out so long ago.
+#: A slow iterable (a live stream): a message goes out at once when the round trip before it ended so long ago. One that came sooner
+#: waits for the next message, or the end: while the iterable is asked for that, nothing else runs here.
 CHUNK_SECONDS = 0.05
 
 
@@ -40,9 +42,10 @@ class SendInterrupted(PartitionError):
     Sending `unknown` again may double them; leaving them may lose them.
     """
 
-    def __init__(self, cause: Exception, sent: int, unknown: Sequence[Any], refused: Sequence[Any]) -> None:
+    def __init__(self, cause: BaseException | str, sent: int, unknown: Sequence[Any], refused: Sequence[Any]) -> None:
+        self._cause = str(cause) or type(cause).__name__
         super().__init__(
-            f"{cause}: {sent} messages are known to be in, {len(unknown)} may be (error.unknown), "
+            f"{self._cause}: {sent} messages are known to be in, {len(unknown)} may be (error.unknown), "
             f"{len(refused)} are known not to be (error.refused); later ones were not taken from the iterable"
         )
         #: How many messages are known to be in their queues.
@@ -51,6 +54,9 @@ class SendInterrupted(PartitionError):
         self.unknown = list(unknown)
         #: Messages that the server refused, or that were not sent.
         self.refused = list(refused)
+
+    def __reduce__(self) -> tuple[type[SendInterrupted], tuple[str, int, list[Any], list[Any]]]:
+        return type(self), (self._cause, self.sent, self.unknown, self.refused)
 
 
 def send_many(
@@ -67,12 +73,20 @@ def send_many(
     `progress`: a progress bar on standard error; None: when that is a terminal. `id_of`: the id of each message, unique to it,
     by which a second sending is found (`deduplicate=`), and the result of a computation with `reply=True`; None: a random one, and
     no results. Raises `MessageError` for a message
-    that does not fit (those before it are in), and `SendInterrupted` when the connection breaks.
+    that does not fit (those before it are in), and `SendInterrupted` when the connection breaks. What the iterable raises, and
+    Ctrl-C, goes on up when what was taken before is in; where that can't be, or is not known, its `__cause__` is a
+    `SendInterrupted` that says so.
+
+    An iterable that may be quiet after a message keeps that one back until it goes on, when it came within 0.05 s of the last
+    round trip. Send what must not wait with `delay`, or each burst with a call of its own.
 
     `when_full`: what is done when a queue has no room (`QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
     from `QueueFull`. Producers that send at the same time may together go past the limit by what each had under way.
     """
-    installation.group.check()
+    try:
+        installation.group.check()
+    except (redis.RedisError, OSError) as error:
+        raise SendInterrupted(error, 0, [], []) from error
     sender = _Sender(installation, computation, id_of, when_full)
     bar = _progress_bar(progress)
     if bar is None:
@@ -89,15 +103,16 @@ def send_many(
 
 @dataclass(slots=True)
 class _Chunk:
-    """Messages of one round trip."""
+    """Messages of one round trip. Each list grows by one whole entry at a time, so that a signal in between leaves it right."""
 
-    #: Raw messages for each partition.
-    pushes: list[list[bytes]]
+    #: As they were taken from the iterable; the last may not be made yet.
     messages: list[Any] = field(default_factory=list)
-    #: The partition of each message.
-    partitions: list[int] = field(default_factory=list)
+    #: The partition of each message, and the raw message.
+    made: list[tuple[int, bytes]] = field(default_factory=list)
     #: Bytes of all raw messages.
     written: int = 0
+    #: Whether the server may have some of them; then, whether what it has is known and was counted or told.
+    state: Literal["taken", "under way", "settled"] = "taken"
 
 
 class _Sender:
@@ -124,16 +139,13 @@ class _Sender:
         rest = iter(messages)
         more = True
         while more:
-            chunk = _Chunk([[] for _ in self.queues])
-            failure: Exception | None = None
+            chunk = _Chunk()
             try:
                 more = self.fill(chunk, rest)
-            except Exception as error:  # the iterable's own, or of a message that does not fit
-                failure = error
-            self.push(chunk)
-            if failure is not None:
-                failure.add_note(f"{self.sent:,} messages before it were sent")
-                raise failure
+                self.push(chunk, self.when_full)
+            except BaseException as error:  # the iterable's own, of a message that does not fit, or a signal's
+                self.settle(chunk, error)
+                raise
             yield len(chunk.messages)
 
     def fill(self, chunk: _Chunk, rest: Iterator[Any]) -> bool:
@@ -141,52 +153,78 @@ class _Sender:
         make, id_of, digits = self.maker.make, self.id_of, random_ids(CHUNK_MESSAGES)
         began = time.time()
         for number, message in enumerate(rest):
+            chunk.messages.append(message)  # first of all: a signal may be handled after any call
             now = time.time()
             name = random_id(digits, number) if id_of is None else _own_id(id_of(message))
-            partition, raw = make(message, name, b"%.6f" % now)
-            chunk.pushes[partition].append(raw)
-            chunk.partitions.append(partition)
-            chunk.messages.append(message)
-            chunk.written += len(raw)
+            made = make(message, name, b"%.6f" % now)
+            chunk.made.append(made)
+            chunk.written += len(made[1])
             if number + 1 == self.chunk_messages or chunk.written > CHUNK_BYTES or now - began > CHUNK_SECONDS:
                 return True
         return False
 
-    def push(self, chunk: _Chunk) -> None:
+    def settle(self, chunk: _Chunk, error: BaseException) -> None:
+        """What was taken before the error that ends the sending is pushed, or told of: by `SendInterrupted` in the place of an
+        exception, and as the cause of what must not be swallowed (KeyboardInterrupt, SystemExit)."""
+        if isinstance(error, SendInterrupted) and chunk.state == "settled":
+            return  # it tells all
+        is_signal = not isinstance(error, Exception)
+        sendable, not_made = chunk.messages[: len(chunk.made)], chunk.messages[len(chunk.made) :]
+        if chunk.state == "under way":
+            raise error from SendInterrupted(error, self.sent, sendable, not_made)
+        if chunk.state == "taken":
+            if is_signal:  # it may have come between a look's request and its reply, which the push would read as its own
+                self.client.connection_pool.disconnect(inuse_connections=False)
+            try:
+                self.push(chunk, "raise" if is_signal else self.when_full)  # nobody who stops it waits for room
+            except SendInterrupted as interrupted:
+                if is_signal:
+                    interrupted.refused += not_made
+                    raise error from interrupted
+                interrupted.add_note(f"that was after {say(error)}")
+                raise
+            except BaseException as later:
+                self.settle(chunk, later)
+                raise
+        error.add_note(f"{self.sent:,} messages before it were sent")
+        if is_signal and not_made:
+            raise error from SendInterrupted(error, self.sent, [], not_made)
+
+    def push(self, chunk: _Chunk, when_full: WhenFull) -> None:
         """One LPUSH a partition, all in one round trip."""
-        pushes = chunk.pushes
-        used = [number for number, raws in enumerate(pushes) if raws]
-        if not used:
+        pushes: dict[int, list[bytes]] = {}
+        for number, raw in chunk.made:
+            pushes.setdefault(number, []).append(raw)
+        if not pushes:
             return
-        self.make_sure_of_room({str(number): len(pushes[number]) for number in used}, chunk)
+        self.make_sure_of_room({str(number): len(raws) for number, raws in pushes.items()}, chunk, when_full)
+        chunk.state = "under way"
         try:
             with self.client.pipeline(transaction=False) as pipe:
-                for number in used:
-                    pipe.lpush(self.queues[number], *pushes[number])
+                for number, raws in pushes.items():
+                    pipe.lpush(self.queues[number], *raws)
                 answers = pipe.execute(raise_on_error=False)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise SendInterrupted(error, self.sent, chunk.messages, []) from error
-        refusing: set[int] = set()
-        cause: Exception | None = None
-        for number, answer in zip(used, answers, strict=True):
-            if isinstance(answer, Exception):
-                cause = answer
-                refusing.add(number)
-            else:
-                self.sent += len(pushes[number])
-        if cause is not None:
-            pairs = zip(chunk.messages, chunk.partitions, strict=True)
-            refused = [message for message, number in pairs if number in refusing]
+            chunk.state = "settled"
+            raise SendInterrupted(error, self.sent, chunk.messages[: len(chunk.made)], []) from error
+        causes = {number: one for number, one in zip(pushes, answers, strict=True) if isinstance(one, Exception)}
+        sent = sum(len(raws) for number, raws in pushes.items() if number not in causes)
+        self.sent, chunk.state = self.sent + sent, "settled"
+        if causes:
+            pairs = zip(chunk.messages, chunk.made, strict=False)
+            refused = [message for message, (number, _) in pairs if number in causes]
+            cause = list(causes.values())[-1]
             raise SendInterrupted(cause, self.sent, [], refused) from cause
 
-    def make_sure_of_room(self, wanted: dict[str, int], chunk: _Chunk) -> None:
+    def make_sure_of_room(self, wanted: dict[str, int], chunk: _Chunk, when_full: WhenFull) -> None:
         try:
-            if self.when_full == "block":
+            if when_full == "block":
                 self.backlog.wait(wanted)
             else:
                 self.backlog.refuse(wanted)
         except (QueueFull, redis.RedisError, OSError) as error:
-            raise SendInterrupted(error, self.sent, [], chunk.messages) from error
+            chunk.state = "settled"
+            raise SendInterrupted(error, self.sent, [], chunk.messages[: len(chunk.made)]) from error
 
 
 def _own_id(message_id: object) -> bytes:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import redis
 from celery import Celery
 from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
 
 from config.celeryconfig import broker_options, broker_url
-from config.settings import DEFAULT_REDIS_URL, Settings
+from config.settings import DEFAULT_REDIS_URL, DEFAULT_SENTINEL_MASTER, Settings
 from tasks.model.computation import Computation
 from tasks.model.errors import MessageError, SetupError
 from tasks.model.keys import partition_of
@@ -20,6 +22,7 @@ from tasks.model.writing import MessageWriter
 from tasks.operating.group import Group
 from tasks.producer.backlog import Backlog
 from tasks.producer.publishing import publish_as_read
+from tasks.store.client import refuse_failover
 from tasks.store.names import Names
 from tasks.tracing.switch import tracing_for
 
@@ -58,16 +61,29 @@ class Installation:
     @cached_property
     def settings(self) -> Settings:
         """The settings, on the app's own broker. Raises `SetupError` when that is not Redis, or not REDIS_URL's place."""
-        broker = self.app.conf.broker_url
-        refuse_other_brokers(broker)
+        broker = refuse_other_brokers(self.app.conf.broker_url)
         if not broker or _place(broker_url(self._settings.redis_url)) == _place(broker):
-            return self._settings
+            return self._with_the_apps_master(self._settings)
         if self._settings.redis_url == DEFAULT_REDIS_URL:
-            return replace(self._settings, redis_url=broker)
+            return self._with_the_apps_master(replace(self._settings, redis_url=broker))
         raise SetupError(
             "REDIS_URL and the app's broker_url are two different places, and queue and state must be in one Redis. "
             "Unset REDIS_URL, or make broker_url the same"
         )
+
+    def _with_the_apps_master(self, settings: Settings) -> Settings:
+        """One sentinel knows many masters; kombu takes the one that the app's transport options name, and so must our client."""
+        if not settings.redis_url.startswith("sentinel://"):
+            return settings
+        options = self.app.conf.broker_transport_options or {}
+        master = options.get("master_name") or settings.redis_sentinel_master
+        if settings.redis_sentinel_master not in (master, DEFAULT_SENTINEL_MASTER):
+            raise SetupError(
+                f"REDIS_SENTINEL_MASTER is {settings.redis_sentinel_master!r} and master_name in the app's broker_transport_options "
+                f"{master!r}, and queue and state must be in one Redis. Unset REDIS_SENTINEL_MASTER, or make master_name the same"
+            )
+        sentinel_kwargs = options.get("sentinel_kwargs") or dict(settings.redis_sentinel_kwargs)
+        return replace(settings, redis_sentinel_master=master, redis_sentinel_kwargs=tuple(sentinel_kwargs.items()))
 
     @cached_property
     def tracing(self) -> Tracing | None:
@@ -130,8 +146,13 @@ class Installation:
         return str(getattr(queue, "name", queue))
 
     def queue_with_room(self, unit: str) -> Queue:
-        """The queue of a unit that one more message is sent to. Raises `QueueFull`."""
-        Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({unit: 1})
+        """The queue of a unit that one more message is sent to. Raises `SetupError` where the group has another N, `QueueFull`, and
+        what Celery raises when the broker can't be reached: our looks come before its push, and callers know only that error."""
+        try:
+            self.group.check()
+            Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({unit: 1})
+        except (redis.RedisError, OSError) as error:
+            raise OperationalError(str(error)) from error
         return self.queue(unit)
 
     def route(
@@ -166,10 +187,13 @@ def _place(url: str) -> str:
     return url.removesuffix("/0").removesuffix("/")
 
 
-def refuse_other_brokers(broker: str | None) -> None:
-    """Raise `SetupError` for a broker URL that is not Redis's; None is taken."""
-    scheme = urlsplit(str(broker or "redis://")).scheme
+def refuse_other_brokers(broker: str | Sequence[str] | None) -> str:
+    """An app's broker URL (Celery takes a list, too) as one text, "" for none. Raises `SetupError` where it is not one Redis."""
+    url = broker or "" if broker is None or isinstance(broker, str) else ";".join(broker)
+    scheme = urlsplit(url or "redis://").scheme
     if scheme not in _REDIS_SCHEMES:
         raise SetupError(
             f"partitions live in Redis, and this app's broker is {scheme}://. Give the app a redis:// broker_url"
         )
+    refuse_failover(url)
+    return url

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -44,9 +44,10 @@ def connect(settings: Settings) -> redis.Redis:
         "max_connections": MOST_CONNECTIONS,
     }
     url = settings.redis_url
+    refuse_failover(url)
     try:
         if url.startswith("sentinel://"):
-            return _from_sentinel(url, settings.redis_sentinel_master, options)
+            return _from_sentinel(settings, options)
         if url.startswith(("redis+socket://", "unix://")):
             del options["socket_keepalive"]  # a socket file has none
             url = _socket(url)
@@ -59,6 +60,16 @@ def connect(settings: Settings) -> redis.Redis:
         return redis.Redis.from_url(url, **options)
     except ValueError as error:
         raise SetupError(f"REDIS_URL can't be used: {error}") from None
+
+
+def refuse_failover(url: str) -> None:
+    """Raise `SetupError` for several servers in a URL that is not Sentinel's: kombu takes one after the other, and redis-py would
+    take what it makes of the whole text, so that queue and state came to lie in different places."""
+    if ";" in url and not url.startswith("sentinel://"):
+        raise SetupError(
+            "REDIS_URL, or the app's broker_url, names several servers (;), and queue and state must be in one Redis. Give it one URL; "
+            "for a failover, the sentinels that know the master: sentinel://host:26379;sentinel://other:26379"
+        )
 
 
 def _socket(url: str) -> str:
@@ -79,16 +90,26 @@ def _tls(url: str, verify: bool) -> tuple[str, bool]:
     return urlunsplit(parts._replace(query=urlencode(words))), verify
 
 
-def _from_sentinel(url: str, master: str, options: dict[str, Any]) -> redis.Redis:
-    """Celery's spelling: sentinel://[:password@]host:port/db;sentinel://host:port"""
-    places = [urlsplit(part if "://" in part else f"sentinel://{part}") for part in url.split(";") if part]
+def _from_sentinel(settings: Settings, options: dict[str, Any]) -> redis.Redis:
+    """Celery's spelling: sentinel://[user:password@]host:port/db;sentinel://host:port"""
+    parts = settings.redis_url.split(";")
+    places = [urlsplit(part if "://" in part else f"sentinel://{part}") for part in parts if part]
     first = places[0]
     database = first.path.strip("/") or "0"
     sentinel = Sentinel(
         [(place.hostname or "127.0.0.1", place.port or 26379) for place in places],
-        socket_timeout=options["socket_timeout"],
+        sentinel_kwargs={"socket_timeout": options["socket_timeout"], **dict(settings.redis_sentinel_kwargs)},
     )
     client: redis.Redis = sentinel.master_for(
-        master, password=first.password, username=first.username, db=int(database), **options
+        settings.redis_sentinel_master,
+        username=_unquoted(first.username),
+        password=_unquoted(first.password),
+        db=int(database),
+        **options,
     )
     return client
+
+
+def _unquoted(part: str | None) -> str | None:
+    """What `urlsplit` leaves as it is spelled in the URL."""
+    return None if part is None else unquote(part)

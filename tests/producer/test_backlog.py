@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from config.settings import Settings
 from tasks import PartitionError, QueueFull, SendInterrupted
+from tasks.producer.declarations import installation_of
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import note, partition, queues
 from tests.support.proxy import Proxy
@@ -48,6 +50,32 @@ def test_a_message_to_a_full_queue_is_refused_and_the_error_says_how_to_go_on(
     note.delay({"key": other, "number": 0})
     client.rpop(QUEUE)
     note.delay({"key": "k", "number": 10})
+
+
+def test_a_look_that_finds_nobody_raises_what_celery_raises(
+    make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy
+) -> None:
+    """Who sends catches one error for a broker that is away, whether our look or Celery's push is first to find out."""
+    url = proxy.url(int(redis_url.rpartition("/")[2]))
+    app = make_app(url, Settings(redis_url=url, queue_max_length=10))
+    note.delay(notes(1)[0])
+    proxy.refuse()
+    proxy.cut()
+    for send in (lambda: note.delay(notes(1)[0]), lambda: app.send_task(note.name, notes(1))):
+        with pytest.raises(OperationalError) as told:
+            send()
+        assert isinstance(told.value.__cause__, redis.ConnectionError)
+    assert queues(client) == {QUEUE: 1}
+
+
+def test_so_does_a_process_that_looks_for_the_first_time(make_app: MakeApp, settings: Settings, proxy: Proxy) -> None:
+    proxy.refuse()
+    found = installation_of(make_app(proxy.url(), Settings(redis_url=proxy.url())))
+    assert found is not None
+    with pytest.raises(OperationalError):
+        found.queue_with_room("0")
+    with pytest.raises(redis.ConnectionError):  # as workers and the command line are told
+        found.group.check()
 
 
 def test_the_error_survives_a_process_boundary_as_celery_passes_it() -> None:

@@ -13,6 +13,7 @@ from celery import Celery
 from config.settings import DEFAULT_REDIS_URL, Settings
 from tasks import DeclarationError, SetupError, computation, install, state_computation
 from tasks.producer.declarations import _installations, current_installation, declared, installation_of
+from tasks.store.client import connect
 from tests.model.pickled import Rebuilt
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Last, Trade, partition, queues, symbol_of, update
@@ -131,6 +132,52 @@ def test_a_broker_that_is_not_redis_is_refused_by_name(make_app: MakeApp, broker
     with pytest.raises(SetupError, match=f"broker is {broker.partition(':')[0]}://"):
         make_app(app, Settings(redis_url=DEFAULT_REDIS_URL))
         update.delay(MESSAGE)
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+@pytest.mark.parametrize("send", [update.delay, lambda message: update.send_many([message])])
+def test_a_failover_url_is_refused_before_queue_and_state_lie_in_two_databases(
+    make_app: MakeApp, settings: Settings, client: redis.Redis, as_list: bool, send: Any
+) -> None:
+    broker: Any = [settings.redis_url] * 2 if as_list else f"{settings.redis_url};{settings.redis_url}"
+    make_app(Celery("shop", broker=broker, set_as_current=False), Settings())
+    with pytest.raises(SetupError, match=r"several servers.*one URL.*sentinel://"):
+        send(MESSAGE)
+    assert queues(client) == {}
+
+
+def test_a_list_of_one_broker_is_that_broker(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:
+    make_app(Celery("shop", broker=[settings.redis_url], set_as_current=False), Settings())
+    update.delay(MESSAGE)
+    update.send_many([MESSAGE])
+    assert queues(client) == {AAPL: 2}
+
+
+SENTINELS = "sentinel://127.0.0.1:1;sentinel://127.0.0.1:2"
+
+
+def sentinel_settings(make_app: MakeApp, settings: Settings, **options: Any) -> Settings:
+    found = installation_of(make_app(SENTINELS, settings, broker_transport_options=options))
+    assert found is not None
+    return found.settings
+
+
+@pytest.mark.parametrize("url", [DEFAULT_REDIS_URL, SENTINELS])
+def test_the_master_is_the_one_that_the_apps_transport_options_name(make_app: MakeApp, url: str) -> None:
+    kwargs = {"password": "watcher"}
+    found = sentinel_settings(make_app, Settings(redis_url=url), master_name="orders", sentinel_kwargs=kwargs)
+    assert (found.redis_sentinel_master, dict(found.redis_sentinel_kwargs)) == ("orders", kwargs)
+    assert "watcher" not in repr(found)
+    with connect(found) as ours:
+        assert ours.connection_pool.service_name == "orders"
+
+
+def test_the_settings_master_counts_where_the_app_names_none_and_another_is_refused(make_app: MakeApp) -> None:
+    ours = Settings(redis_url=SENTINELS, redis_sentinel_master="prices")
+    assert sentinel_settings(make_app, ours).redis_sentinel_master == "prices"
+    assert sentinel_settings(make_app, ours, master_name="prices").redis_sentinel_master == "prices"
+    with pytest.raises(SetupError, match=r"REDIS_SENTINEL_MASTER is 'prices' and master_name .*'orders'.*Unset"):
+        sentinel_settings(make_app, ours, master_name="orders")
 
 
 @pytest.mark.parametrize("configured", [True, False])

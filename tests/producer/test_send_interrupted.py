@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,6 +93,25 @@ def test_nobody_is_reached_nothing_is_known_to_be_in(distant: Proxy, client: red
     error = interrupted(10, taken)
     assert (error.sent, error.unknown + error.refused) == (0, taken)
     assert count_in(client) == 1
+
+
+def test_nobody_is_reached_by_the_first_message_of_a_process_nothing_was_taken(distant: Proxy, client: redis.Redis) -> None:
+    """The look whether the group has this process's number of partitions comes before any push."""
+    distant.refuse()
+    taken: list[Any] = []
+    error = interrupted(10, taken)
+    assert (error.sent, error.unknown, error.refused, taken) == (0, [], [], [])
+    assert isinstance(error.__cause__, redis.ConnectionError)
+    distant.accept()
+    assert note.send_many(messages(10, [])) == 10
+
+
+def test_an_interruption_is_the_same_in_another_process() -> None:
+    """A pool of processes, or a Celery result, pickles what was raised."""
+    error = SendInterrupted(redis.ConnectionError("gone"), 3, [{"key": "a"}], [{"key": "b"}, {"key": "c"}])
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (SendInterrupted, str(error))
+    assert (again.sent, again.unknown, again.refused) == (3, [{"key": "a"}], [{"key": "b"}, {"key": "c"}])
 
 
 def test_after_an_interruption_the_same_app_sends_again(distant: Proxy, client: redis.Redis) -> None:

@@ -89,6 +89,30 @@ def test_sentinel_urls_find_the_master_whichever_sentinel_answers(sentinel: str)
         assert where(redis_url=url, redis_sentinel_master="prices")[0] == 2
 
 
+def test_a_password_with_signs_in_a_sentinel_url(sentinel: str) -> None:
+    assert where(redis_url=f"sentinel://:%73ecret@{sentinel}/2", redis_sentinel_master="prices") == (2, "default")
+    with connect(Settings(redis_url=f"sentinel://sh%40p:p%2Fss@{sentinel}")) as client:
+        options = client.connection_pool.connection_kwargs
+    assert (options["username"], options["password"]) == ("sh@p", "p/ss")
+
+
+def test_the_sentinels_own_password(sentinel: str) -> None:
+    host, _, port = sentinel.partition(":")
+    with redis.Redis(host=host, port=int(port)) as admin:
+        admin.execute_command("ACL", "SETUSER", "default", "resetpass", ">watcher")
+    wanted = {"redis_url": f"sentinel://:secret@{sentinel}/2", "redis_sentinel_master": "prices"}
+    with pytest.raises(redis.ConnectionError):
+        where(**wanted)
+    assert where(**wanted, redis_sentinel_kwargs=(("password", "watcher"),))[0] == 2
+
+
+@pytest.mark.parametrize("url", ["redis://h/5;redis://h/5", "rediss://h;g", "redis+socket:///a;redis+socket:///b"])
+def test_several_servers_that_are_no_sentinels_are_refused_with_what_to_do(url: str) -> None:
+    """kombu would go to the first, in its database 5; redis-py to database 0 of what it makes of the whole."""
+    with pytest.raises(SetupError, match=r"several servers.*one URL.*sentinel://host:26379"):
+        connect(Settings(redis_url=url))
+
+
 def test_a_master_that_the_sentinels_do_not_know_is_an_error_that_names_it(sentinel: str) -> None:
     with (
         connect(Settings(redis_url=f"sentinel://{sentinel}", redis_sentinel_master="unknown")) as client,
