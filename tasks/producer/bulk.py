@@ -17,11 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, PartitionError, QueueFull, say
-from tasks.model.writing import in_quotes
+from tasks.model.errors import PartitionError, QueueFull, say
 from tasks.producer.backlog import Backlog
 from tasks.producer.installation import Installation
-from tasks.producer.making import maker_for, random_id, random_ids
+from tasks.producer.making import maker_for, own_id, random_id, random_ids
 
 #: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
 CHUNK_MESSAGES = 1000
@@ -155,7 +154,7 @@ class _Sender:
         for number, message in enumerate(rest):
             chunk.messages.append(message)  # first of all: a signal may be handled after any call
             now = time.time()
-            name = random_id(digits, number) if id_of is None else _own_id(id_of(message))
+            name = random_id(digits, number) if id_of is None else own_id(id_of(message), "what id_of gives")
             made = make(message, name, b"%.6f" % now)
             chunk.made.append(made)
             chunk.written += len(made[1])
@@ -225,16 +224,6 @@ class _Sender:
         except (QueueFull, redis.RedisError, OSError) as error:
             chunk.state = "settled"
             raise SendInterrupted(error, self.sent, [], chunk.messages[: len(chunk.made)]) from error
-
-
-def _own_id(message_id: object) -> bytes:
-    """An id of the caller's, as it stands between the quotes of JSON. Raises `MessageError` for what is no id."""
-    if not isinstance(message_id, str) or not message_id:
-        raise MessageError(f"id_of must give a text that is not empty, not {message_id!r:.80}", reason="bad-id")
-    try:
-        return in_quotes(message_id)
-    except (UnicodeEncodeError, ValueError) as error:
-        raise MessageError(f"id_of gave what can't be written as JSON: {error}", reason="bad-id") from None
 
 
 def _progress_bar(wanted: bool | None) -> Progress | None:

@@ -170,7 +170,6 @@ class Installation:
             publish_as_read(options, self.app.conf.task_compression)
         if computation is None or queue:
             return None
-        self.group.check()
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         self.check_size(body)

@@ -46,7 +46,6 @@ class ComputationTask(Task):  # type: ignore[misc]
         body, decoded = computation.codec.encode(message)
         installation.check_size(body)
         if not options.get("queue"):
-            installation.group.check()
             options["queue"] = installation.queue_with_room(installation.unit_of(computation, decoded))
         publish_as_read(options, installation.app.conf.task_compression)
         # Celery would look for a short repr in a way that takes a tenth of the whole call.

@@ -68,12 +68,14 @@ def test_a_look_that_finds_nobody_raises_what_celery_raises(
     assert queues(client) == {QUEUE: 1}
 
 
-def test_so_does_a_process_that_looks_for_the_first_time(make_app: MakeApp, settings: Settings, proxy: Proxy) -> None:
+@pytest.mark.parametrize("by_name", [False, True])
+def test_so_does_a_process_that_looks_for_the_first_time(make_app: MakeApp, proxy: Proxy, by_name: bool) -> None:
     proxy.refuse()
-    found = installation_of(make_app(proxy.url(), Settings(redis_url=proxy.url())))
-    assert found is not None
+    app = make_app(proxy.url(), Settings(redis_url=proxy.url()))
     with pytest.raises(OperationalError):
-        found.queue_with_room("0")
+        app.send_task(note.name, notes(1)) if by_name else note.delay(notes(1)[0])
+    found = installation_of(app)
+    assert found is not None
     with pytest.raises(redis.ConnectionError):  # as workers and the command line are told
         found.group.check()
 
