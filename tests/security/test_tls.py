@@ -10,8 +10,8 @@ from pathlib import Path
 
 import kombu
 import pytest
-import redis
 
+from tasks.producer.bulk import SendInterrupted
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.certificates import Authority
@@ -49,7 +49,7 @@ def works(live: LiveGroup) -> None:
 
 def refused(live: LiveGroup) -> None:
     """Nothing is sent, and a worker says why and takes nothing."""
-    with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(SendInterrupted, match="CERTIFICATE_VERIFY_FAILED"):
         live.send(record, [Step("key", 1)])
     options = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
     with pytest.raises(kombu.exceptions.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):

@@ -26,7 +26,7 @@ def client(server_factory: Callable[..., RedisServer]) -> Iterator[redis.Redis]:
 
 def fill_up(client: redis.Redis) -> None:
     client.config_set("maxmemory-policy", "noeviction")
-    client.config_set("maxmemory", "1mb")
+    client.config_set("maxmemory", "1")
     with pytest.raises(redis.exceptions.OutOfMemoryError):
         client.lpush("x", "x")
 
