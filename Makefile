@@ -18,10 +18,10 @@ help: ## this list
 install: $(INSTALLED) ## make .venv and install the project into it
 
 demo: $(INSTALLED) ## real prices through several workers, checked; leaves nothing running
-	@$(BIN)/python -m tasks.demo
+	@$(BIN)/python -m celery_partitions.demo
 
 dev: $(INSTALLED) ## a server, workers and Flower, until Ctrl-C
-	@$(BIN)/python -m tasks.demo --keep
+	@$(BIN)/python -m celery_partitions.demo --keep
 
 test: $(INSTALLED) ## all tests, on each processor (ARGS="-k name" passes options to pytest)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
@@ -37,6 +37,7 @@ fuzz: $(INSTALLED) ## look SECONDS long (60) for bytes that break a decoder, wit
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),60)
 
 lint: $(INSTALLED) ## style, types and the import contract
+	@mkdir -p build/typing && ln -sfn ../../tasks build/typing/celery_partitions && ln -sfn ../../config build/typing/celery_partitions_config
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -1,11 +1,11 @@
-"""Celery's settings for `tasks.app`, made from ours. A project with its own Celery app keeps its own."""
+"""Celery's settings for `celery_partitions.app`, made from ours. A project with its own Celery app keeps its own."""
 
 from __future__ import annotations
 
 import ssl
 from typing import Any
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 
 
 def broker_options(settings: Settings) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def broker_url(redis_url: str) -> str:
 
 
 def celery_options(settings: Settings) -> dict[str, Any]:
-    """All of `tasks.app`'s Celery configuration."""
+    """All of `celery_partitions.app`'s Celery configuration."""
     return {
         **broker_options(settings),
         "broker_connection_retry_on_startup": True,

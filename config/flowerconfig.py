@@ -10,7 +10,7 @@ import sys
 
 from tornado.options import options
 
-from tasks.dashboard import add_to_flower
+from celery_partitions.dashboard import add_to_flower
 
 #: Flower keeps each task it saw (about 4 KB); partition workers sample their events, so this is minutes of work.
 max_tasks = 10_000

@@ -1,4 +1,4 @@
-"""What pytest loads in every run where this package is installed: the fixtures' names. What they do is `tasks.testing.fixtures`,
+"""What pytest loads in every run where this package is installed: the fixtures' names. What they do is `celery_partitions.testing.fixtures`,
 imported when a test asks for one: a run that has nothing to do with partitions imports no Celery."""
 
 import importlib
@@ -10,12 +10,12 @@ import pytest
 
 
 def _made_by(name: str) -> Any:
-    return getattr(importlib.import_module("tasks.testing.fixtures"), name)
+    return getattr(importlib.import_module("celery_partitions.testing.fixtures"), name)
 
 
 @pytest.fixture
 def partition_harness() -> Iterator[Callable[..., Any]]:
-    """Makes harnesses (`tasks.testing.harness`, with its options): a pipeline, an application or a computation in memory."""
+    """Makes harnesses (`celery_partitions.testing.harness`, with its options): a pipeline, an application or a computation in memory."""
     yield from _made_by("harnesses")()
 
 
@@ -33,5 +33,5 @@ def partition_server(_partition_server: str) -> str:
 
 @pytest.fixture
 def partition_workers(request: pytest.FixtureRequest, partition_server: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts real workers of a module on `partition_server` (`tasks.testing.live.PartitionWorkers`)."""
+    """Starts real workers of a module on `partition_server` (`celery_partitions.testing.live.PartitionWorkers`)."""
     yield from _made_by("workers")(partition_server, request.config.rootpath, tmp_path)

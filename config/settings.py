@@ -1,6 +1,6 @@
 """Every setting of the product, read from the environment once, frozen, with its unit in its name.
 
-This is the only file that turns the environment into settings; programs that start others (`tasks.demo`, `tasks.wallaroo`) make the
+This is the only file that turns the environment into settings; programs that start others (`celery_partitions.demo`, `celery_partitions.wallaroo`) make the
 environment of their children, and let it be checked here. A value that can't be used raises `SettingsError`,
 which names the variable, the value and what would do.
 """
@@ -31,7 +31,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The values a process runs with. Made by `Settings.from_environment`, or in code for `tasks.install`."""
+    """The values a process runs with. Made by `Settings.from_environment`, or in code for `celery_partitions.install`."""
 
     #: `REDIS_URL`: redis://, rediss:// (TLS), redis+socket:///path or unix:///path, sentinel://a;sentinel://b.
     redis_url: str = DEFAULT_REDIS_URL
@@ -60,7 +60,7 @@ class Settings:
     #: imported module has: only with STATE_SIGNING_KEY).
     state_modules: tuple[str, ...] = ()
 
-    #: `WALLAROO_ARGUMENTS`: the whole command line of a Wallaroo application, for `-A tasks.wallaroo.application`, quoted as in a shell.
+    #: `WALLAROO_ARGUMENTS`: the whole command line of a Wallaroo application, for `-A celery_partitions.wallaroo.application`, quoted as in a shell.
     wallaroo_arguments: tuple[str, ...] = ()
 
     #: `MESSAGE_BYTES`: a longer message, as it lies in the queue or decompressed, is not decoded but a dead letter.

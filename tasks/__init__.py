@@ -2,26 +2,25 @@
 
 The river, from a producer to a committed state:
 
-    producer          any Celery client: a JSON message, LPUSHed on a Redis list           tasks.producer
-      key extractor     in the producer's router, or in the ingress partition              tasks.model.keys
-        partition queue   one Redis list each; its order is the order                      tasks.store.names
-          worker            one lease holder a queue; peeks a batch, removes nothing       tasks.worker.loop
-            read              raw messages → what is to become of each                     tasks.model.reading
-            states            those of the batch's keys that are not in memory             tasks.store.states
-            step              pure: messages × states → new states, failures               tasks.model.step
-          commit            one script: check the lease; drop the batch; write the states  tasks.store.commits
-        next stage        an output is a message on another queue, or in a sink          tasks.model.calling
+    producer          any Celery client: a JSON message, LPUSHed on a Redis list           celery_partitions.producer
+      key extractor     in the producer's router, or in the ingress partition              celery_partitions.model.keys
+        partition queue   one Redis list each; its order is the order                      celery_partitions.store.names
+          worker            one lease holder a queue; peeks a batch, removes nothing       celery_partitions.worker.loop
+            read              raw messages → what is to become of each                     celery_partitions.model.reading
+            states            those of the batch's keys that are not in memory             celery_partitions.store.states
+            step              pure: messages × states → new states, failures               celery_partitions.model.step
+          commit            one script: check the lease; drop the batch; write the states  celery_partitions.store.commits
+        next stage        an output is a message on another queue, or in a sink          celery_partitions.model.calling
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from config.settings import Settings, SettingsError
-from tasks.app import make_app
-from tasks.install import install
-from tasks.model.computation import Context, key_extractor
-from tasks.model.errors import (
+from celery_partitions.app import make_app
+from celery_partitions.install import install
+from celery_partitions.model.computation import Context, key_extractor
+from celery_partitions.model.errors import (
     DeclarationError,
     KeyExtractionError,
     MessageError,
@@ -32,13 +31,21 @@ from tasks.model.errors import (
     StateError,
     TimeLimitExceeded,
 )
-from tasks.model.keys import partition_of
-from tasks.model.policy import RetryPolicy
-from tasks.pipeline.framing import decoder, encoder
-from tasks.pipeline.graph import Pipeline
-from tasks.pipeline.sinks import CallableSink, FileSink, RedisList, RedisStream, StdoutSink, TaskSink, TCPSinkConfig
-from tasks.pipeline.sources import FileSource, GenSourceConfig, StreamSource, TCPSourceConfig
-from tasks.pipeline.windows import (
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.policy import RetryPolicy
+from celery_partitions.pipeline.framing import decoder, encoder
+from celery_partitions.pipeline.graph import Pipeline
+from celery_partitions.pipeline.sinks import (
+    CallableSink,
+    FileSink,
+    RedisList,
+    RedisStream,
+    StdoutSink,
+    TaskSink,
+    TCPSinkConfig,
+)
+from celery_partitions.pipeline.sources import FileSource, GenSourceConfig, StreamSource, TCPSourceConfig
+from celery_partitions.pipeline.windows import (
     Aggregation,
     count_windows,
     hours,
@@ -49,9 +56,9 @@ from tasks.pipeline.windows import (
     range_windows,
     seconds,
 )
-from tasks.producer.bulk import SendInterrupted
-from tasks.producer.declarations import use_by_default
-from tasks.producer.handle import (
+from celery_partitions.producer.bulk import SendInterrupted
+from celery_partitions.producer.declarations import use_by_default
+from celery_partitions.producer.handle import (
     OrderedComputation,
     StateComputation,
     computation,
@@ -59,16 +66,21 @@ from tasks.producer.handle import (
     state_computation,
     state_computation_multi,
 )
-from tasks.producer.pipelines import Application, build_application, source
+from celery_partitions.producer.pipelines import Application, build_application, source
+from celery_partitions_config.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from celery import Celery
 
     app: Celery
 
-use_by_default(make_app)
-# Importing the module `tasks.app` put it here under the name of the Celery app; `__getattr__` gives that instead.
-del globals()["app"]
+if __name__ == "celery_partitions":
+    use_by_default(make_app)
+    # Importing the module `celery_partitions.app` put it here under the name of the Celery app; `__getattr__` gives that instead.
+    del globals()["app"]
+else:
+    # `celery -A tasks` in a checkout: the public names, under the folder's name. No module is loaded under two names, so it has none.
+    __path__ = []
 
 __all__ = [
     "Aggregation",
@@ -125,7 +137,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`tasks.app` is made when it is first asked for, so that a project with its own app never gets a second one."""
+    """`celery_partitions.app` is made when it is first asked for, so that a project with its own app never gets a second one."""
     if name == "app":
         return make_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

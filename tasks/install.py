@@ -7,14 +7,14 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
-from config.settings import Settings
-from tasks.producer.declarations import add_installation, declared, installation_of
-from tasks.producer.installation import Installation, refuse_other_brokers
-from tasks.producer.tracing import carry_traces
-from tasks.store.names import units
-from tasks.worker import control as control
-from tasks.worker.bootstep import PartitionStep, note_command_line
-from tasks.worker.logs import collect_celerys_lines
+from celery_partitions.producer.declarations import add_installation, declared, installation_of
+from celery_partitions.producer.installation import Installation, refuse_other_brokers
+from celery_partitions.producer.tracing import carry_traces
+from celery_partitions.store.names import units
+from celery_partitions.worker import control as control
+from celery_partitions.worker.bootstep import PartitionStep, note_command_line
+from celery_partitions.worker.logs import collect_celerys_lines
+from celery_partitions_config.settings import Settings
 
 
 def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:

@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.support.environment import clear_environment
 from tests.support.proxy import Proxy
 from tests.support.server import RedisServer

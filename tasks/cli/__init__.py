@@ -3,6 +3,6 @@
 Every command that prints facts has `--json`. Exit codes: 0 done, 1 refused or nothing found (said on standard error), 2 wrong usage.
 """
 
-from tasks.cli.commands import partitions
+from celery_partitions.cli.commands import partitions
 
 __all__ = ["partitions"]

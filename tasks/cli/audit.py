@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from tasks.cli.context import installation_in
-from tasks.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.context import installation_in
+from celery_partitions.cli.output import json_option, print_json, print_table, refusals
 
 
 @click.command(short_help="What operators did: when, who, old and new.")

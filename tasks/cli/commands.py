@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import click
 
-from tasks.cli.audit import audit
-from tasks.cli.context import SINK
-from tasks.cli.doctor import doctor
-from tasks.cli.keys import keys
-from tasks.cli.letters import dead_letters
-from tasks.cli.parked import parked
-from tasks.cli.pausing import drain, pause, resume, undrain
-from tasks.cli.policy import policy
-from tasks.cli.sending import send
-from tasks.cli.sink import sink
-from tasks.cli.source import source
-from tasks.cli.states import state
-from tasks.cli.status import status, workers
-from tasks.cli.stored import stored
-from tasks.cli.top import top
-from tasks.cli.transfer import export_group, import_group
+from celery_partitions.cli.audit import audit
+from celery_partitions.cli.context import SINK
+from celery_partitions.cli.doctor import doctor
+from celery_partitions.cli.keys import keys
+from celery_partitions.cli.letters import dead_letters
+from celery_partitions.cli.parked import parked
+from celery_partitions.cli.pausing import drain, pause, resume, undrain
+from celery_partitions.cli.policy import policy
+from celery_partitions.cli.sending import send
+from celery_partitions.cli.sink import sink
+from celery_partitions.cli.source import source
+from celery_partitions.cli.states import state
+from celery_partitions.cli.status import status, workers
+from celery_partitions.cli.stored import stored
+from celery_partitions.cli.top import top
+from celery_partitions.cli.transfer import export_group, import_group
 
 
 @click.group(name="partitions")

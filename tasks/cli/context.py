@@ -10,15 +10,15 @@ import sys
 
 import click
 
-from tasks.cli.output import one_line
-from tasks.model.computation import Computation
-from tasks.model.keys import key_bytes, key_text
-from tasks.producer.declarations import installation_of
-from tasks.producer.installation import Installation
-from tasks.sinks.group import sink_installation
+from celery_partitions.cli.output import one_line
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.keys import key_bytes, key_text
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.producer.installation import Installation
+from celery_partitions.sinks.group import sink_installation
 
 #: Where a context's `meta` has the sink whose group is meant.
-SINK = "tasks.cli.sink"
+SINK = "celery_partitions.cli.sink"
 
 #: The type of what is a key: not text alone, as `refusals` wants of other words.
 ANY_BYTES = click.UNPROCESSED
@@ -44,7 +44,7 @@ def app_installation(context: click.Context) -> Installation:
     found = installation_of(app)
     if found is None:
         raise click.ClickException(
-            f"the app {app.main!r} has no partitions: call tasks.install(app) where it is made, or use -A tasks"
+            f"the app {app.main!r} has no partitions: call celery_partitions.install(app) where it is made, or use -A celery_partitions"
         )
     return found
 

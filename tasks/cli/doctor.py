@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from tasks.cli.context import installation_in
-from tasks.cli.output import json_option, print_json, print_table, refusals
-from tasks.operating.doctor import examine
+from celery_partitions.cli.context import installation_in
+from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.operating.doctor import examine
 
 
 @click.command(short_help="Look the server, the group and this process over.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tasks.cli.output import span
+from celery_partitions.cli.output import span
 
 BARS = "▁▂▃▄▅▆▇█"
 

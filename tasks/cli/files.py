@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from config.settings import MOST_MESSAGE_BYTES
-from tasks.model.computation import Computation
-from tasks.model.errors import MessageError
-from tasks.model.messages import MessageCodec
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.messages import MessageCodec
+from celery_partitions_config.settings import MOST_MESSAGE_BYTES
 
 
 def read_messages(file: str, form: str | None, computation: Computation) -> Iterator[Any]:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 import click
 
-from tasks.cli.context import computation_named, installation_in, shown_key
-from tasks.cli.output import print_json, print_table, refusals
-from tasks.cli.parked import print_parked
-from tasks.operating.documents import json_key, json_parked
-from tasks.operating.sampling import hot_keys
-from tasks.producer.installation import Installation
+from celery_partitions.cli.context import computation_named, installation_in, shown_key
+from celery_partitions.cli.output import print_json, print_table, refusals
+from celery_partitions.cli.parked import print_parked
+from celery_partitions.operating.documents import json_key, json_parked
+from celery_partitions.operating.sampling import hot_keys
+from celery_partitions.producer.installation import Installation
 
 #: Shown when the sample's keys are not limited.
 HOT_KEYS = 20

@@ -9,13 +9,13 @@ from typing import Any
 import click
 import msgspec
 
-from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
-from tasks.operating.dead_letters import LetterPlace, died, fingerprint, grouped, raw_text
-from tasks.operating.documents import json_letter
-from tasks.operating.sentences import counted, retry_letters
-from tasks.producer.installation import Installation
-from tasks.store.letters import DeadLetter
+from celery_partitions.cli.context import confirm, installation_in, who, yes_option
+from celery_partitions.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
+from celery_partitions.operating.dead_letters import LetterPlace, died, fingerprint, grouped, raw_text
+from celery_partitions.operating.documents import json_letter
+from celery_partitions.operating.sentences import counted, retry_letters
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.letters import DeadLetter
 
 #: Of an error, in a table.
 MOST_ERROR_CHARACTERS = 80

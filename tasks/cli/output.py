@@ -14,9 +14,9 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import SettingsError
-from tasks.model.editing import plain_value
-from tasks.model.errors import PartitionError, encodable
+from celery_partitions.model.editing import plain_value
+from celery_partitions.model.errors import PartitionError, encodable
+from celery_partitions_config.settings import SettingsError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -7,11 +7,20 @@ from typing import Any
 
 import click
 
-from tasks.cli.context import ANY_BYTES, base64_option, confirm, installation_in, shown_key, typed_key, who, yes_option
-from tasks.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
-from tasks.operating.documents import json_parked
-from tasks.operating.parked_keys import Answer, ParkedKey, ParkedKeys
-from tasks.operating.sentences import counted
+from celery_partitions.cli.context import (
+    ANY_BYTES,
+    base64_option,
+    confirm,
+    installation_in,
+    shown_key,
+    typed_key,
+    who,
+    yes_option,
+)
+from celery_partitions.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
+from celery_partitions.operating.documents import json_parked
+from celery_partitions.operating.parked_keys import Answer, ParkedKey, ParkedKeys
+from celery_partitions.operating.sentences import counted
 
 #: Of an error, in a table.
 MOST_ERROR_CHARACTERS = 60

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from tasks.cli.context import installation_in, who
-from tasks.cli.output import json_option, refusals, say_done
-from tasks.operating import draining, pausing
-from tasks.operating.workers import read_workers
-from tasks.producer.installation import Installation
-from tasks.store.names import INGRESS, units
+from celery_partitions.cli.context import installation_in, who
+from celery_partitions.cli.output import json_option, refusals, say_done
+from celery_partitions.operating import draining, pausing
+from celery_partitions.operating.workers import read_workers
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.names import INGRESS, units
 
 
 def _queues(command: Callable[..., None]) -> Any:

@@ -8,11 +8,11 @@ from typing import Any
 import click
 import msgspec
 
-from tasks.cli.context import computation_named, installation_in, who
-from tasks.cli.output import json_option, print_json, print_table, refusals
-from tasks.model.policy import THEN, PolicyChange, Then, effective_policy
-from tasks.operating.policies import declared_policy
-from tasks.producer.installation import Installation
+from celery_partitions.cli.context import computation_named, installation_in, who
+from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.model.policy import THEN, PolicyChange, Then, effective_policy
+from celery_partitions.operating.policies import declared_policy
+from celery_partitions.producer.installation import Installation
 
 
 class _Number(click.FloatRange):

@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tasks.cli.figures import age, moment, number, size, sparkline
-from tasks.cli.output import one_line
-from tasks.operating.sentences import counted
+from celery_partitions.cli.figures import age, moment, number, size, sparkline
+from celery_partitions.cli.output import one_line
+from celery_partitions.operating.sentences import counted
 
 Row = Mapping[str, Any]
 Sort = Literal["backlog", "rate", "oldest", "name"]
@@ -88,7 +88,7 @@ OFTEN_EMPTY = {"", "5 min", "p50", "p99", "last error"}
 def draw(
     found: Mapping[str, Any], *, sort: Sort | None, width: int, height: int | None, trouble: str = ""
 ) -> RenderableType:
-    """What `tasks.operating.rows.to_json` told, drawn. `height` None: every row. `trouble`: why it is not of now."""
+    """What `celery_partitions.operating.rows.to_json` told, drawn. `height` None: every row. `trouble`: why it is not of now."""
     rows: list[Row] = found["partitions"]
     head = [*_totals(found, width, trouble), Text()]
     room = None if height is None else max(1, height - len(head) - 1)  # one for the table's own head

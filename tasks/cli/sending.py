@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from tasks.cli.context import computation_named, installation_in
-from tasks.cli.files import read_messages
-from tasks.cli.output import json_option, refusals, say_done
-from tasks.producer.bulk import WhenFull, send_many
+from celery_partitions.cli.context import computation_named, installation_in
+from celery_partitions.cli.files import read_messages
+from celery_partitions.cli.output import json_option, refusals, say_done
+from celery_partitions.producer.bulk import WhenFull, send_many
 
 
 @click.command(short_help="Send the rows of a CSV or JSON lines file.")

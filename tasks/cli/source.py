@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from tasks.cli.context import app_installation
-from tasks.cli.output import refusals
-from tasks.sources.running import run_sources
-from tasks.worker.logs import JsonFormatter
+from celery_partitions.cli.context import app_installation
+from celery_partitions.cli.output import refusals
+from celery_partitions.sources.running import run_sources
+from celery_partitions.worker.logs import JsonFormatter
 
 
 @click.command(short_help="Read a pipeline's source: TCP, generator, file, Redis stream.")

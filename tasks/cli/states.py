@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tasks.cli.context import (
+from celery_partitions.cli.context import (
     base64_option,
     computation_named,
     confirm,
@@ -17,11 +17,11 @@ from tasks.cli.context import (
     who,
     yes_option,
 )
-from tasks.cli.output import json_option, print_json, refusals
-from tasks.model.editing import plain_fields, plain_value, state_from_json, text_of
-from tasks.operating.documents import json_key
-from tasks.operating.editing import SeenState
-from tasks.producer.installation import Installation
+from celery_partitions.cli.output import json_option, print_json, refusals
+from celery_partitions.model.editing import plain_fields, plain_value, state_from_json, text_of
+from celery_partitions.operating.documents import json_key
+from celery_partitions.operating.editing import SeenState
+from celery_partitions.producer.installation import Installation
 
 #: With --yes: a busy key's state is looked at and written again so often.
 TRIES = 20

@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from tasks.cli.context import base64_option, installation_in, key_argument, shown_key, typed_key
-from tasks.cli.output import json_option, print_json, refusals
-from tasks.model.keys import partition_of
-from tasks.operating.documents import json_key
+from celery_partitions.cli.context import base64_option, installation_in, key_argument, shown_key, typed_key
+from celery_partitions.cli.output import json_option, print_json, refusals
+from celery_partitions.model.keys import partition_of
+from celery_partitions.operating.documents import json_key
 
 _SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
 

@@ -13,10 +13,10 @@ import redis
 from rich.console import Console
 from rich.live import Live
 
-from tasks.cli.context import installation_in
-from tasks.cli.output import refusals
-from tasks.cli.screen import Sort, draw
-from tasks.operating.watching import Watch
+from celery_partitions.cli.context import installation_in
+from celery_partitions.cli.output import refusals
+from celery_partitions.cli.screen import Sort, draw
+from celery_partitions.operating.watching import Watch
 
 #: A table in a pipe or a file is as wide as it wants.
 PIPED_WIDTH = 200

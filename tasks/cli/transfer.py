@@ -8,12 +8,12 @@ from typing import cast
 
 import click
 
-from tasks.cli.context import confirm, installation_in, who, yes_option
-from tasks.cli.output import json_option, refusals, say_done
-from tasks.operating.exporting import Exporter
-from tasks.operating.importing import Importer
-from tasks.operating.sentences import counted
-from tasks.producer.installation import Installation
+from celery_partitions.cli.context import confirm, installation_in, who, yes_option
+from celery_partitions.cli.output import json_option, refusals, say_done
+from celery_partitions.operating.exporting import Exporter
+from celery_partitions.operating.importing import Importer
+from celery_partitions.operating.sentences import counted
+from celery_partitions.producer.installation import Installation
 
 
 @click.command(name="export", short_help="States, queues, dead letters to a file.")

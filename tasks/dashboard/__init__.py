@@ -1,6 +1,6 @@
 """The partitions in Flower: pages beside its own, the same as JSON, and actions. No fork: Flower's settings file calls `add_to_flower`.
 
-Everything here runs in Flower's process and knows Flower and Tornado; what it shows and does it asks of `tasks.operating`.
+Everything here runs in Flower's process and knows Flower and Tornado; what it shows and does it asks of `celery_partitions.operating`.
 Flower's authentication, `url_prefix` and `read_only` hold for every URL of ours. Redis is read and written in Flower's executor, never in
 its event loop.
 """
@@ -11,9 +11,9 @@ from flower.urls import handlers as flower_handlers
 from flower.urls import settings as flower_settings
 from flower.views.monitor import Metrics
 
-from tasks.dashboard.loader import PagesLoader
-from tasks.dashboard.metrics import MetricsPage
-from tasks.dashboard.urls import HANDLERS
+from celery_partitions.dashboard.loader import PagesLoader
+from celery_partitions.dashboard.metrics import MetricsPage
+from celery_partitions.dashboard.urls import HANDLERS
 
 __all__ = ["add_to_flower"]
 

@@ -12,15 +12,15 @@ import msgspec
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
-from tasks.dashboard.handlers import Action
-from tasks.dashboard.letters import Asked, picked
-from tasks.model.editing import plain_fields, plain_value, state_from_json
-from tasks.model.errors import StateError
-from tasks.operating.editing import SeenState
-from tasks.operating.pausing import pause, resume
-from tasks.operating.sentences import retry_letters
-from tasks.producer.installation import Installation
-from tasks.store.scripts import digest_of
+from celery_partitions.dashboard.handlers import Action
+from celery_partitions.dashboard.letters import Asked, picked
+from celery_partitions.model.editing import plain_fields, plain_value, state_from_json
+from celery_partitions.model.errors import StateError
+from celery_partitions.operating.editing import SeenState
+from celery_partitions.operating.pausing import pause, resume
+from celery_partitions.operating.sentences import retry_letters
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.scripts import digest_of
 
 CHANGED = "it changed meanwhile; nothing was done. Look again"
 _NOT_DONE = {

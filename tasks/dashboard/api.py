@@ -5,10 +5,10 @@ from __future__ import annotations
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
-from tasks.dashboard.handlers import Api
-from tasks.dashboard.letters import find_letters
-from tasks.dashboard.live import Live
-from tasks.dashboard.reading import look_at_key, look_at_unit
+from celery_partitions.dashboard.handlers import Api
+from celery_partitions.dashboard.letters import find_letters
+from celery_partitions.dashboard.live import Live
+from celery_partitions.dashboard.reading import look_at_key, look_at_unit
 
 
 class Overview(Api):

@@ -13,8 +13,8 @@ import msgspec
 from tornado.iostream import StreamClosedError
 from tornado.web import authenticated
 
-from tasks.dashboard.handlers import JSON_TYPE, Api, Common
-from tasks.dashboard.live import FAILURES, said
+from celery_partitions.dashboard.handlers import JSON_TYPE, Api, Common
+from celery_partitions.dashboard.live import FAILURES, said
 
 
 class Events(Common):

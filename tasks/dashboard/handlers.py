@@ -17,19 +17,19 @@ from flower.api import BaseApiHandler
 from flower.views import BaseHandler
 from tornado.web import HTTPError
 
-from tasks.dashboard.letters import Asked
-from tasks.dashboard.live import Live, live_of, said
-from tasks.model.editing import plain_value
-from tasks.model.errors import KeyExtractionError, PartitionError
-from tasks.model.keys import key_text, spell_key
-from tasks.producer.declarations import installation_of
-from tasks.producer.installation import Installation
-from tasks.store.names import units
+from celery_partitions.dashboard.letters import Asked
+from celery_partitions.dashboard.live import Live, live_of, said
+from celery_partitions.model.editing import plain_value
+from celery_partitions.model.errors import KeyExtractionError, PartitionError
+from celery_partitions.model.keys import key_text, spell_key
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.names import units
 
 T = TypeVar("T")
 
 JSON_TYPE = "application/json; charset=UTF-8"
-NOT_INSTALLED = "The app that Flower was started with has no partitions: call tasks.install(app) where it is made, or start Flower with -A tasks"
+NOT_INSTALLED = "The app that Flower was started with has no partitions: call celery_partitions.install(app) where it is made, or start Flower with -A celery_partitions"
 
 
 class Common(BaseHandler):  # type: ignore[misc]

@@ -9,10 +9,10 @@ from heapq import heappush, heappushpop
 from itertools import islice
 from typing import Any
 
-from tasks.operating.dead_letters import DeadLetters, LetterPlace, died, fingerprint, raw_text
-from tasks.operating.documents import MOST_TEXT_CHARACTERS, json_letter, json_message
-from tasks.producer.installation import Installation
-from tasks.store.letters import DeadLetter
+from celery_partitions.operating.dead_letters import DeadLetters, LetterPlace, died, fingerprint, raw_text
+from celery_partitions.operating.documents import MOST_TEXT_CHARACTERS, json_letter, json_message
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.letters import DeadLetter
 
 #: Looked at for one page; the count of all is known without.
 MOST_SCANNED = 20_000

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import redis
 
-from tasks.model.errors import PartitionError
-from tasks.operating.history import KEPT_SECONDS, LEAST_SECONDS
-from tasks.operating.watching import Watch
-from tasks.producer.installation import Installation
+from celery_partitions.model.errors import PartitionError
+from celery_partitions.operating.history import KEPT_SECONDS, LEAST_SECONDS
+from celery_partitions.operating.watching import Watch
+from celery_partitions.producer.installation import Installation
 
 logger = logging.getLogger("celery.partitions.dashboard")
 

@@ -8,10 +8,10 @@ import prometheus_client
 from flower.views.monitor import Metrics
 from tornado.ioloop import IOLoop
 
-from tasks.model.errors import SetupError
-from tasks.operating.scraping import GroupCollector
-from tasks.producer.declarations import installation_of
-from tasks.producer.installation import Installation
+from celery_partitions.model.errors import SetupError
+from celery_partitions.operating.scraping import GroupCollector
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.producer.installation import Installation
 
 logger = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from tornado.web import HTTPError, authenticated
 
-from tasks.dashboard import showing
-from tasks.dashboard.handlers import NOT_INSTALLED, Common
-from tasks.dashboard.letters import find_letters
-from tasks.dashboard.loader import static_version
-from tasks.dashboard.reading import look_at_key, look_at_unit
-from tasks.dashboard.tasks_seen import of_key, of_partition
-from tasks.producer.declarations import installation_of
-from tasks.store.names import INGRESS
+from celery_partitions.dashboard import showing
+from celery_partitions.dashboard.handlers import NOT_INSTALLED, Common
+from celery_partitions.dashboard.letters import find_letters
+from celery_partitions.dashboard.loader import static_version
+from celery_partitions.dashboard.reading import look_at_key, look_at_unit
+from celery_partitions.dashboard.tasks_seen import of_key, of_partition
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.store.names import INGRESS
 
 
 class Page(Common):

@@ -9,19 +9,19 @@ from typing import Any, cast
 
 import msgspec
 
-from tasks.dashboard.tree import tree_of
-from tasks.model.editing import plain_value
-from tasks.model.keying import key_in
-from tasks.model.keys import key_bytes, key_text, partition_of
-from tasks.operating.documents import json_key, json_message, json_parked
-from tasks.operating.rows import row_of
-from tasks.operating.sampling import oldest_of
-from tasks.operating.watching import Watch
-from tasks.producer.installation import Installation
-from tasks.store.measurements import read_recent_commits
-from tasks.store.names import INGRESS
-from tasks.store.parking import read_mailbox
-from tasks.store.scripts import digest_of
+from celery_partitions.dashboard.tree import tree_of
+from celery_partitions.model.editing import plain_value
+from celery_partitions.model.keying import key_in
+from celery_partitions.model.keys import key_bytes, key_text, partition_of
+from celery_partitions.operating.documents import json_key, json_message, json_parked
+from celery_partitions.operating.rows import row_of
+from celery_partitions.operating.sampling import oldest_of
+from celery_partitions.operating.watching import Watch
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.measurements import read_recent_commits
+from celery_partitions.store.names import INGRESS
+from celery_partitions.store.parking import read_mailbox
+from celery_partitions.store.scripts import digest_of
 
 #: Messages of one list.
 MOST_MESSAGES = 50

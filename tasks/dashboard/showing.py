@@ -6,7 +6,7 @@ import json
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from tasks.operating.sentences import counted
+from celery_partitions.operating.sentences import counted
 
 #: Flower refuses to search for less.
 _SHORTEST_SEARCH = 3

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from tasks.model.errors import KeyExtractionError
-from tasks.model.keys import keys_shown_as, partition_of, shown_key
-from tasks.producer.installation import Installation
+from celery_partitions.model.errors import KeyExtractionError
+from celery_partitions.model.keys import keys_shown_as, partition_of, shown_key
+from celery_partitions.producer.installation import Installation
 
 #: Of the tasks that Flower remembers, looked at.
 MOST_LOOKED_AT = 10_000
 MOST_SHOWN = 25
 
-#: A worker's event says `key=KEY`, as `shown_key` has it, and then the arguments (`tasks.worker.reports`).
+#: A worker's event says `key=KEY`, as `shown_key` has it, and then the arguments (`celery_partitions.worker.reports`).
 _KEY = re.compile(r"key=(.*?) [\[(]", re.DOTALL)
 
 

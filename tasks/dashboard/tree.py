@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from tasks.model.editing import plain_fields, text_of
-from tasks.model.errors import encodable
+from celery_partitions.model.editing import plain_fields, text_of
+from celery_partitions.model.errors import encodable
 
 MOST_DEPTH = 20
 #: Of one container; the rest is counted.

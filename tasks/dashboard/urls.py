@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tornado.web import StaticFileHandler, url
 
-from tasks.dashboard import actions, api, events, pages
-from tasks.dashboard.loader import STATIC
+from celery_partitions.dashboard import actions, api, events, pages
+from celery_partitions.dashboard.loader import STATIC
 
 UNIT = "([0-9]+|ingress)"
 

@@ -1,4 +1,4 @@
-"""`python -m tasks.demo [--keep]`: sees to a server, then runs the demo, or the processes for development.
+"""`python -m celery_partitions.demo [--keep]`: sees to a server, then runs the demo, or the processes for development.
 
 The demo itself runs in a child process: the Celery app reads the server's address when it is imported, and the
 address of an embedded server is known only now.
@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from config.settings import Settings, SettingsError
-from tasks.demo.processes import DemoError
-from tasks.testing.lifeline import leave_on_signals, lifeline
-from tasks.testing.server import ServerError, embedded_server, free_port
+from celery_partitions.demo.processes import DemoError
+from celery_partitions.testing.lifeline import leave_on_signals, lifeline
+from celery_partitions.testing.server import ServerError, embedded_server, free_port
+from celery_partitions_config.settings import Settings, SettingsError
 
 REDIS_PORT = 6379
 FLOWER_PORT = 5555
@@ -26,7 +26,7 @@ GRACE_SECONDS = 40.0
 
 def main() -> int:
     """The exit code of the demo; a Ctrl-C ends `--keep` well."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m celery_partitions.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="keep the processes running (make dev)")
     keep = parser.parse_args().keep
     leave_on_signals()
@@ -37,7 +37,7 @@ def main() -> int:
                 # In development other shells find it where Redis always is.
                 port = free_port(REDIS_PORT if keep else None)
                 environment["REDIS_URL"] = stack.enter_context(embedded_server(environment, port))
-            module = "tasks.demo.keep" if keep else "tasks.demo.show"
+            module = "celery_partitions.demo.keep" if keep else "celery_partitions.demo.show"
             demo = stack.enter_context(
                 lifeline([sys.executable, "-m", module], environment=environment, grace_seconds=GRACE_SECONDS)
             )

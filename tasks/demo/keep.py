@@ -1,6 +1,6 @@
 """`make dev`: the Procfile's processes, kept running with their output on the screen until Ctrl-C.
 
-Runs in a process whose environment names the server (`tasks.demo.__main__` sees to that).
+Runs in a process whose environment names the server (`celery_partitions.demo.__main__` sees to that).
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from tasks.demo.processes import DemoError, flower_answers, running
-from tasks.testing.lifeline import leave_on_signals
+from celery_partitions.demo.processes import DemoError, flower_answers, running
+from celery_partitions.testing.lifeline import leave_on_signals
 
 WORKERS = 3
 START_SECONDS = 40.0

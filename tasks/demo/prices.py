@@ -9,8 +9,8 @@ import heapq
 import importlib
 from collections.abc import Iterator
 
-from tasks.demo.processes import DemoError
-from tasks.stocks import Stock
+from celery_partitions.demo.processes import DemoError
+from celery_partitions.demo.stocks import Stock
 
 SYMBOLS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 

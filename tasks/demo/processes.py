@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import tasks
-from tasks.testing.lifeline import lifeline
+import celery_partitions
+from celery_partitions.testing.lifeline import lifeline
 
 #: The folder of the project: of the Procfile, and of `config/flowerconfig.py` as the Procfile spells it.
-ROOT = Path(tasks.__file__).parent.parent
+ROOT = Path(celery_partitions.__file__).parent.parent
 PROCFILE = ROOT / "Procfile"
 #: What the runner needs to kill what does not end by itself (its PATIENCE_SECONDS), and to see it gone.
 GRACE_SECONDS = 20.0

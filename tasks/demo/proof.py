@@ -1,4 +1,4 @@
-"""An application whose computation waits: what partitions are for. `celery -A tasks.demo.proof worker` runs it.
+"""An application whose computation waits: what partitions are for. `celery -A celery_partitions.demo.proof worker` runs it.
 
 The wait stands for any call to elsewhere. The state folds the order in which its key's messages were applied into one
 number, so that a message lost, doubled or out of order shows.
@@ -10,7 +10,7 @@ import time
 import zlib
 from dataclasses import dataclass
 
-from tasks import app, key_extractor, state_computation
+from celery_partitions import app, key_extractor, state_computation
 
 __all__ = ["Item", "Trail", "app", "extract_key", "wait_and_note"]
 

@@ -1,6 +1,6 @@
 """The demo: real prices through partitions on several workers, checked, and what partitions are good for.
 
-Runs in a process whose environment names the server (`tasks.demo.__main__` sees to that). Exit code 0: all is equal.
+Runs in a process whose environment names the server (`celery_partitions.demo.__main__` sees to that). Exit code 0: all is equal.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import Settings
-from tasks import PartitionError, partition_of
-from tasks.demo.prices import daily_prices
-from tasks.demo.processes import ROOT, DemoError, Processes, flower_answers, running
-from tasks.demo.speedup import show_speedup
-from tasks.demo.status import owners, read_partitions
-from tasks.operating.status import UnitStatus
-from tasks.stocks import Stock, update_stock
-from tasks.testing.lifeline import leave_on_signals
+from celery_partitions import PartitionError, partition_of
+from celery_partitions.demo.prices import daily_prices
+from celery_partitions.demo.processes import ROOT, DemoError, Processes, flower_answers, running
+from celery_partitions.demo.speedup import show_speedup
+from celery_partitions.demo.status import owners, read_partitions
+from celery_partitions.demo.stocks import Stock, update_stock
+from celery_partitions.operating.status import UnitStatus
+from celery_partitions.testing.lifeline import leave_on_signals
+from celery_partitions_config.settings import Settings
 
 WORKERS = 3
 LOG = ROOT / ".dev" / "demo.log"
@@ -56,7 +56,7 @@ def show_prices(console: Console, environment: Mapping[str, str], output: IO[byt
     """Send all prices through the workers; print each stock's state; True if all are those of a plain fold."""
     prices = list(daily_prices())
     flower = f"http://127.0.0.1:{environment['PORT']}"
-    with running(environment, {"web": 1, "worker": WORKERS}, app="tasks.stocks", output=output) as processes:
+    with running(environment, {"web": 1, "worker": WORKERS}, app="celery_partitions.demo.stocks", output=output) as processes:
         with console.status(f"Starting {WORKERS} workers and Flower …"):
             before = _wait_for_workers(processes)
             processes.wait_until(lambda: flower_answers(flower), f"Flower answers at {flower}", START_SECONDS)

@@ -14,10 +14,10 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import Settings
-from tasks.demo.processes import Processes, running
-from tasks.demo.proof import WAIT_SECONDS, Item, Trail, wait_and_note
-from tasks.demo.status import owners, read_partitions
+from celery_partitions.demo.processes import Processes, running
+from celery_partitions.demo.proof import WAIT_SECONDS, Item, Trail, wait_and_note
+from celery_partitions.demo.status import owners, read_partitions
+from celery_partitions_config.settings import Settings
 
 MESSAGES = 1_000
 MANY_KEYS = 200
@@ -42,7 +42,7 @@ def show_speedup(console: Console, environment: Mapping[str, str], output: IO[by
         workers = 0
         for added in STEPS:
             processes = stack.enter_context(
-                running(environment, {"worker": added}, app="tasks.demo.proof", output=output)
+                running(environment, {"worker": added}, app="celery_partitions.demo.proof", output=output)
             )
             workers += added
             _wait_for_shares(processes, workers)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.operating.status import UnitStatus
-from tasks.producer.declarations import current_installation
+from celery_partitions.operating.status import UnitStatus
+from celery_partitions.producer.declarations import current_installation
 
 
 def read_partitions() -> list[UnitStatus]:

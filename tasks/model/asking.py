@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from kombu.utils.json import dumps
 
-from tasks.model.computation import Computation
-from tasks.model.errors import ReplyError, say
-from tasks.model.messages import Headers
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import ReplyError, say
+from celery_partitions.model.messages import Headers
 
 #: How a body ends when nothing follows its message: `[args, kwargs, embed]`, as Celery, as compact JSON, and as we write it.
 NOTHING_FOLLOWS = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from tasks.model.computation import (
+from celery_partitions.model.computation import (
     Computation,
     Context,
     HopNode,
@@ -20,14 +20,14 @@ from tasks.model.computation import (
     StageNode,
     extracted_key,
 )
-from tasks.model.errors import MessageError
-from tasks.model.messages import MOST_SECONDS, details_of
-from tasks.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
-from tasks.model.reading import Work
-from tasks.model.sinks import QueueSink
-from tasks.model.unpickling import copied
-from tasks.model.values import ANY_VALUE, TIMER, dump_value
-from tasks.model.writing import TIMER_BODY, Cause, MessageWriter, out_of_quotes
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.messages import MOST_SECONDS, details_of
+from celery_partitions.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
+from celery_partitions.model.reading import Work
+from celery_partitions.model.sinks import QueueSink
+from celery_partitions.model.unpickling import copied
+from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
+from celery_partitions.model.writing import TIMER_BODY, Cause, MessageWriter, out_of_quotes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
 
-from tasks.model.errors import DeclarationError, KeyExtractionError, say
-from tasks.model.keys import SHORT_KEY, spell_key
-from tasks.model.messages import MessageCodec, first_annotation
-from tasks.model.policy import THEN, RetryPolicy, Then
-from tasks.model.sinks import Sink
-from tasks.model.state import StateClass
+from celery_partitions.model.errors import DeclarationError, KeyExtractionError, say
+from celery_partitions.model.keys import SHORT_KEY, spell_key
+from celery_partitions.model.messages import MessageCodec, first_annotation
+from celery_partitions.model.policy import THEN, RetryPolicy, Then
+from celery_partitions.model.sinks import Sink
+from celery_partitions.model.state import StateClass
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,7 +118,7 @@ class Computation:
     flush: Callable[[Sequence[Any]], None] | None = None
     #: Called while its worker has nothing to do: what `flush` needs can be made ready. It raises nothing.
     prepare: Callable[[], None] | None = None
-    #: Its messages may hold any Python value (`tasks.model.values`), not only what JSON can.
+    #: Its messages may hold any Python value (`celery_partitions.model.values`), not only what JSON can.
     takes_values: bool = False
     #: What is applied again together when a message of a key fails: computations of one pipeline share states.
     scope: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
-from tasks.model.reading import Item, Skipped, Work
+from celery_partitions.model.reading import Item, Skipped, Work
 
 #: An id is remembered as it is (a UUID has 36 characters), a longer one by its hash: memory has a bound whatever producers send.
 LONGEST_ID_BYTES = 40

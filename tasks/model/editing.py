@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from tasks.model.errors import StateError, encodable, say
-from tasks.model.state import StateClass
+from celery_partitions.model.errors import StateError, encodable, say
+from celery_partitions.model.state import StateClass
 
 #: Types that JSON's values can be made into, when all that is known of a field is its first value.
 _PLAIN = (bool, int, float, str, bytes, list, dict, set, tuple, frozenset)

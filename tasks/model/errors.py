@@ -9,9 +9,9 @@ PartitionError
 ├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
 ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
 ├── QueueFull             a partition's queue has as many messages as QUEUE_MAX_LENGTH allows; nothing was sent
-├── SendInterrupted       `send_many` lost the connection; says what is known to be in  (tasks.producer.bulk)
-├── FrameError            bytes of a TCP source are no payload as its decoder declares  (tasks.pipeline.framing)
-└── Stopped, Refused      a source's process is to end, or was overtaken by another; never leave it  (tasks.sources)
+├── SendInterrupted       `send_many` lost the connection; says what is known to be in  (celery_partitions.producer.bulk)
+├── FrameError            bytes of a TCP source are no payload as its decoder declares  (celery_partitions.pipeline.framing)
+└── Stopped, Refused      a source's process is to end, or was overtaken by another; never leave it  (celery_partitions.sources)
 """
 
 from __future__ import annotations

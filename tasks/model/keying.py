@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.model.computation import Computation
-from tasks.model.messages import open_envelope
-from tasks.model.reading import decoded, key_in_header, no_values
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.messages import open_envelope
+from celery_partitions.model.reading import decoded, key_in_header, no_values
 
 
 def key_in(raw: bytes, computations: Mapping[str, Computation]) -> tuple[str, str] | None:

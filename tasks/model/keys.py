@@ -11,7 +11,7 @@ from enum import Enum
 from uuid import UUID
 from zlib import crc32
 
-from tasks.model.errors import KeyExtractionError
+from celery_partitions.model.errors import KeyExtractionError
 
 #: A longer key is refused: it would be a field name in Redis and stand in every list an operator reads.
 MOST_KEY_BYTES = 4096

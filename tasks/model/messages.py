@@ -22,9 +22,9 @@ from typing import Any, Literal
 import msgspec
 from kombu.utils.json import object_hook
 
-from tasks.model.errors import DeclarationError, MessageError, say
-from tasks.model.rows import Nullable, nullable_of, with_nulls
-from tasks.model.unquoted import unquoted, unquoted_of_pydantic
+from celery_partitions.model.errors import DeclarationError, MessageError, say
+from celery_partitions.model.rows import Nullable, nullable_of, with_nulls
+from celery_partitions.model.unquoted import unquoted, unquoted_of_pydantic
 
 #: Unless told otherwise a longer message is not decoded, nor a body that grows beyond it when decompressed. As deep as the
 #: interpreter's recursion limit (1000) messages may be nested: msgspec keeps that, and refuses what is deeper.

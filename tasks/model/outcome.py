@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tasks.model.computation import Computation
-from tasks.model.reading import Broken, Later, Ordinary, Skipped, Work
-from tasks.model.sinks import ListSink, StreamSink
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.reading import Broken, Later, Ordinary, Skipped, Work
+from celery_partitions.model.sinks import ListSink, StreamSink
 
 
 class Slot(msgspec.Struct, gc=False):

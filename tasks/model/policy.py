@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from tasks.model.errors import DeclarationError
+from celery_partitions.model.errors import DeclarationError
 
 #: What happens when a message's retries are used up.
 Then = Literal["park", "dead_letter", "hold", "stop"]

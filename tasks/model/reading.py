@@ -13,12 +13,29 @@ from zlib import crc32
 
 import msgspec
 
-from tasks.model.asking import asks
-from tasks.model.computation import Computation
-from tasks.model.errors import KeyExtractionError, MessageError, StateError, encodable, say, shortened, trace_of
-from tasks.model.keys import SHORT_KEY, key_bytes, key_text, spell_key
-from tasks.model.messages import MOST_BYTES, NOT_USUAL, Envelope, Headers, moment, name_of, open_slowly, open_usual
-from tasks.model.values import TIMER, load_value
+from celery_partitions.model.asking import asks
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import (
+    KeyExtractionError,
+    MessageError,
+    StateError,
+    encodable,
+    say,
+    shortened,
+    trace_of,
+)
+from celery_partitions.model.keys import SHORT_KEY, key_bytes, key_text, spell_key
+from celery_partitions.model.messages import (
+    MOST_BYTES,
+    NOT_USUAL,
+    Envelope,
+    Headers,
+    moment,
+    name_of,
+    open_slowly,
+    open_usual,
+)
+from celery_partitions.model.values import TIMER, load_value
 
 
 class Work(msgspec.Struct, gc=False):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from tasks.model.calling import Caller
-from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, say, trace_of, without_frames
-from tasks.model.outcome import Delivery, Emission, Failure, Pickling, Slot, States, Unreadable
-from tasks.model.reading import Asked, Work, decoded
+from celery_partitions.model.calling import Caller
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import MessageError, say, trace_of, without_frames
+from celery_partitions.model.outcome import Delivery, Emission, Failure, Pickling, Slot, States, Unreadable
+from celery_partitions.model.reading import Asked, Work, decoded
 
 #: A commit stops the server for some 3 µs an output, and Redis takes a million words in one command, about ten an output.
 SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000

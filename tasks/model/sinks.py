@@ -17,7 +17,7 @@ class QueueSink:
 
     name: str
     task: str
-    #: None: the value as it is, in any form that a message has for it (`tasks.model.values`).
+    #: None: the value as it is, in any form that a message has for it (`celery_partitions.model.values`).
     encode: Encode | None
     #: As Celery names it; None: where the app's routes put the task.
     queue: str | None = None

@@ -17,8 +17,8 @@ import typing
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
-from tasks.model.errors import DeclarationError
-from tasks.model.unpickling import Allowed, NotAllowed, load_and_list
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.unpickling import Allowed, NotAllowed, load_and_list
 
 S = TypeVar("S")
 

@@ -14,15 +14,15 @@ from itertools import compress
 from types import MappingProxyType
 from typing import Any, assert_never, cast
 
-from tasks.model.asking import spoken
-from tasks.model.calling import Caller, Calling
-from tasks.model.computation import Computation
-from tasks.model.errors import TimeLimitExceeded, say
-from tasks.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
-from tasks.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
-from tasks.model.reading import Asked, Broken, Item, Later, Ordinary, Skipped, Stray, Work
-from tasks.model.replaying import Replay, failure_of
-from tasks.model.writing import MessageWriter
+from celery_partitions.model.asking import spoken
+from celery_partitions.model.calling import Caller, Calling
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import TimeLimitExceeded, say
+from celery_partitions.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
+from celery_partitions.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
+from celery_partitions.model.reading import Asked, Broken, Item, Later, Ordinary, Skipped, Stray, Work
+from celery_partitions.model.replaying import Replay, failure_of
+from celery_partitions.model.writing import MessageWriter
 
 
 def call_unlimited(computation: Computation, item: Work, arguments: list[Any]) -> Any:

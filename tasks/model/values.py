@@ -1,7 +1,7 @@
 """Any Python value in the JSON body of a message between stages: as JSON where that gives it back exactly, else as a signed pickle.
 
     [[<value>], {}, {}]                          a value that JSON has, or that the stage's annotation makes of JSON
-    [[{"__pickle__": "<base64>"}], {}, {}]       any other; the bytes are as `tasks.store.codec` signs them
+    [[{"__pickle__": "<base64>"}], {}, {}]       any other; the bytes are as `celery_partitions.store.codec` signs them
 
 Without a signing key there are no pickles in messages (law 8): such a value is refused where it is returned.
 """
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
-from tasks.model.errors import MessageError, StateError
-from tasks.model.messages import MessageCodec
-from tasks.model.writing import TIMER_BODY, json_text
+from celery_partitions.model.errors import MessageError, StateError
+from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.writing import TIMER_BODY, json_text
 
 _PICKLED = b'[[{"__pickle__":"'
 _END = b'"}],{},{}]'

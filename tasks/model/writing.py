@@ -8,9 +8,9 @@ from zlib import crc32
 
 import msgspec
 
-from tasks.model.keys import key_bytes
-from tasks.model.messages import MOST_BYTES
-from tasks.model.sinks import QueueSink
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.messages import MOST_BYTES
+from celery_partitions.model.sinks import QueueSink
 
 #: A timer's argument: the stage itself has sent it.
 TIMER_BODY = b'[[{"__timer__":true}],{},{}]'

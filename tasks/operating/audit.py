@@ -8,9 +8,9 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from tasks.model.editing import plain_value
-from tasks.model.errors import encodable
-from tasks.store.names import Names
+from celery_partitions.model.editing import plain_value
+from celery_partitions.model.errors import encodable
+from celery_partitions.store.names import Names
 
 #: Older records go; at some hundred bytes each, a megabyte or two.
 MOST_RECORDS = 10_000

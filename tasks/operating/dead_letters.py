@@ -13,16 +13,16 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import redis
 
-from tasks.model.duplicates import spell_id
-from tasks.operating.audit import Audit
-from tasks.operating.parked_keys import ParkedKeys
-from tasks.store.letters import DeadLetter
-from tasks.store.names import Names, units
-from tasks.store.scripts import script
+from celery_partitions.model.duplicates import spell_id
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.parked_keys import ParkedKeys
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.names import Names, units
+from celery_partitions.store.scripts import script
 
 #: Frames of the language, of installed packages and of the step are not where a user's failure is.
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line \d+, in (?P<function>.*)\n(?:    (?P<line>.*))?', re.MULTILINE)
-_NOT_OWN = re.compile(r"site-packages|dist-packages|lib/python3|<frozen |tasks/(?:model|worker|store)/")
+_NOT_OWN = re.compile(r"site-packages|dist-packages|lib/python3|<frozen |(?:tasks|celery_partitions)/(?:model|worker|store)/")
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
 _NUMBER = re.compile(r"[0-9]+")
 #: Of one reading round trip, about: a letter has up to 1.3 MB.

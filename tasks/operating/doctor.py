@@ -14,13 +14,13 @@ from typing import Any, Literal, cast
 
 import redis
 
-from config.settings import Settings
-from tasks.operating.permissions import is_local, needs_no_password, refused_commands, who_am_i
-from tasks.operating.status import UnitStatus, read_status
-from tasks.operating.workers import WorkerStatus, read_workers
-from tasks.store.client import UNWELL
-from tasks.store.names import Names
-from tasks.store.server import Finding, look_at_server
+from celery_partitions.operating.permissions import is_local, needs_no_password, refused_commands, who_am_i
+from celery_partitions.operating.status import UnitStatus, read_status
+from celery_partitions.operating.workers import WorkerStatus, read_workers
+from celery_partitions.store.client import UNWELL
+from celery_partitions.store.names import Names
+from celery_partitions.store.server import Finding, look_at_server
+from celery_partitions_config.settings import Settings
 
 Verdict = Literal["ok", "warn", "bad"]
 

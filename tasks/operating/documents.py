@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from tasks.model.errors import MessageError
-from tasks.model.keys import key_bytes, shown_key
-from tasks.model.messages import details_of, name_of, open_envelope
-from tasks.operating.dead_letters import fingerprint, raw_text
-from tasks.operating.parked_keys import ParkedKey
-from tasks.store.letters import DeadLetter
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.keys import key_bytes, shown_key
+from celery_partitions.model.messages import details_of, name_of, open_envelope
+from celery_partitions.operating.dead_letters import fingerprint, raw_text
+from celery_partitions.operating.parked_keys import ParkedKey
+from celery_partitions.store.letters import DeadLetter
 
 #: Of one message, in a list of them.
 MOST_TEXT_CHARACTERS = 4_000

@@ -6,9 +6,9 @@ from typing import Literal, cast
 
 import redis
 
-from tasks.operating.audit import Audit
-from tasks.store.names import Names
-from tasks.store.scripts import script
+from celery_partitions.operating.audit import Audit
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
 
 Answer = Literal["ok", "already", "unknown"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from tasks.model.computation import Computation
-from tasks.model.editing import plain_fields
-from tasks.model.errors import StateError
-from tasks.model.keys import key_bytes, partition_of, spell_key
-from tasks.operating.audit import Audit, shortened
-from tasks.store.codec import SIGNED, UNSIGNED
-from tasks.store.scripts import digest_of, script
-from tasks.store.states import StateReader
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.editing import plain_fields
+from celery_partitions.model.errors import StateError
+from celery_partitions.model.keys import key_bytes, partition_of, spell_key
+from celery_partitions.operating.audit import Audit, shortened
+from celery_partitions.store.codec import SIGNED, UNSIGNED
+from celery_partitions.store.scripts import digest_of, script
+from celery_partitions.store.states import StateReader
 
 Answer = Literal["ok", "changed"]
 

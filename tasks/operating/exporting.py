@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import redis
 
-from tasks.model.errors import SetupError
-from tasks.model.keys import key_text
-from tasks.operating.pausing import EXPORT, pause, resume
-from tasks.operating.transfer import (
+from celery_partitions.model.errors import SetupError
+from celery_partitions.model.keys import key_text
+from celery_partitions.operating.pausing import EXPORT, pause, resume
+from celery_partitions.operating.transfer import (
     FORMAT,
     VERSION,
     End,
@@ -37,7 +37,7 @@ from tasks.operating.transfer import (
     StateRecord,
     write_line,
 )
-from tasks.store.names import INGRESS, PRIORITY_SUFFIXES, Names
+from celery_partitions.store.names import INGRESS, PRIORITY_SUFFIXES, Names
 
 #: Values of one reading round trip.
 PAGE = 1000

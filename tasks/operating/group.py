@@ -8,18 +8,18 @@ from functools import cached_property
 
 import redis
 
-from config.settings import Settings
-from tasks.operating.audit import Audit
-from tasks.operating.dead_letters import DeadLetters
-from tasks.operating.editing import StateEditor
-from tasks.operating.parked_keys import ParkedKeys
-from tasks.operating.policies import Policies
-from tasks.operating.status import UnitStatus, read_status
-from tasks.store.client import connect
-from tasks.store.codec import StateCodec
-from tasks.store.leases import fix_partitions
-from tasks.store.names import Names
-from tasks.store.states import StateReader
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.dead_letters import DeadLetters
+from celery_partitions.operating.editing import StateEditor
+from celery_partitions.operating.parked_keys import ParkedKeys
+from celery_partitions.operating.policies import Policies
+from celery_partitions.operating.status import UnitStatus, read_status
+from celery_partitions.store.client import connect
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.leases import fix_partitions
+from celery_partitions.store.names import Names
+from celery_partitions.store.states import StateReader
+from celery_partitions_config.settings import Settings
 
 
 class Group:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from tasks.model.measurements import LATENCY_SECONDS, Histogram, merged
-from tasks.operating.overview import Overview
+from celery_partitions.model.measurements import LATENCY_SECONDS, Histogram, merged
+from celery_partitions.operating.overview import Overview
 
 #: How far back the sparklines go.
 KEPT_SECONDS = 300.0

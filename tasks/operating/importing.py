@@ -14,13 +14,13 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.errors import SetupError
-from tasks.model.keying import key_in
-from tasks.model.keys import key_text, partition_of
-from tasks.operating.audit import Audit
-from tasks.operating.status import read_status
-from tasks.operating.transfer import (
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import SetupError
+from celery_partitions.model.keying import key_in
+from celery_partitions.model.keys import key_text, partition_of
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.status import read_status
+from celery_partitions.operating.transfer import (
     Facts,
     Header,
     LaterRecord,
@@ -36,11 +36,11 @@ from tasks.operating.transfer import (
     read_header,
     read_records,
 )
-from tasks.operating.workers import read_workers
-from tasks.store.leases import fix_partitions
-from tasks.store.letters import DeadLetter
-from tasks.store.names import INGRESS, Names, units
-from tasks.store.parking import read_record
+from celery_partitions.operating.workers import read_workers
+from celery_partitions.store.leases import fix_partitions
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.names import INGRESS, Names, units
+from celery_partitions.store.parking import read_record
 
 #: Commands of one writing round trip.
 PAGE = 500

@@ -13,8 +13,14 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-from tasks.model.measurements import BATCH_MESSAGES, COMMIT_SECONDS, COMPUTATION_SECONDS, LATENCY_SECONDS, Histogram
-from tasks.operating.overview import Overview, UnitOverview
+from celery_partitions.model.measurements import (
+    BATCH_MESSAGES,
+    COMMIT_SECONDS,
+    COMPUTATION_SECONDS,
+    LATENCY_SECONDS,
+    Histogram,
+)
+from celery_partitions.operating.overview import Overview, UnitOverview
 
 PREFIX = "celery_partitions_"
 #: Whether the group could be read; of the label `group` alone.

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.model.measurements import Measurements
-from tasks.operating.group import Group
-from tasks.operating.status import (
+from celery_partitions.model.measurements import Measurements
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.status import (
     HOLDERS_ANSWERS,
     Holders,
     UnitStatus,
@@ -18,9 +18,9 @@ from tasks.operating.status import (
     unit_answers,
     unit_status,
 )
-from tasks.store.measurements import ask_measurements, measurements_in
-from tasks.store.names import Names, units
-from tasks.store.oldest import ask_oldest, oldest_sent
+from celery_partitions.store.measurements import ask_measurements, measurements_in
+from celery_partitions.store.names import Names, units
+from celery_partitions.store.oldest import ask_oldest, oldest_sent
 
 #: Counters of a unit's `facts`, beside those that a status has.
 COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead")

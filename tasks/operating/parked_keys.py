@@ -11,13 +11,13 @@ from typing import Literal, cast
 import msgspec
 import redis
 
-from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
-from tasks.model.messages import name_of
-from tasks.operating.audit import Audit
-from tasks.store.letters import DeadLetter
-from tasks.store.names import Names
-from tasks.store.parking import Parked, read_record
-from tasks.store.scripts import digest_of, script
+from celery_partitions.model.keys import key_bytes, key_text, partition_of, spell_key
+from celery_partitions.model.messages import name_of
+from celery_partitions.operating.audit import Audit
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import Parked, read_record
+from celery_partitions.store.scripts import digest_of, script
 
 #: `not-failed`: the first message that waits has not been tried yet, so that it is none to be taken out. `changed`: another
 #: message has failed since the operator looked, or the key never stands still.

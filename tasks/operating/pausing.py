@@ -7,9 +7,9 @@ from typing import Literal
 
 import redis
 
-from tasks.operating.audit import Audit
-from tasks.store.names import Names
-from tasks.store.scripts import script
+from celery_partitions.operating.audit import Audit
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
 
 #: For whom a unit is paused: an operator, or a failure policy, which decide; or an export, which undoes nothing of theirs.
 For = Literal["1", "export"]

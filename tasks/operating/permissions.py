@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import redis
 
-from tasks.store.names import Names
-from tasks.store.scripts import script
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
 
 
 def who_am_i(client: redis.Redis) -> str | None:

@@ -7,11 +7,11 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from config.settings import Settings
-from tasks.model.computation import Computation
-from tasks.model.policy import PolicyChange, RetryPolicy, effective_policy
-from tasks.operating.audit import Audit
-from tasks.store.names import Names
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.policy import PolicyChange, RetryPolicy, effective_policy
+from celery_partitions.operating.audit import Audit
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 
 
 class Policies:

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from tasks.operating.history import POINTS, TOTAL, Flow, History
-from tasks.operating.overview import Overview, UnitOverview
+from celery_partitions.operating.history import POINTS, TOTAL, Flow, History
+from celery_partitions.operating.overview import Overview, UnitOverview
 
 #: What is summed up in the totals.
 _SUMMED = (

@@ -9,9 +9,9 @@ from typing import cast
 
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.keying import key_in
-from tasks.store.names import Names
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.keying import key_in
+from celery_partitions.store.names import Names
 
 #: Of each queue's head, read in one go.
 PAGE = 200

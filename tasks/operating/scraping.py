@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from tasks.operating.group import Group
-from tasks.operating.metrics import families
-from tasks.operating.overview import Overview, read_overview
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.metrics import families
+from celery_partitions.operating.overview import Overview, read_overview
 
 logger = logging.getLogger(__name__)
 

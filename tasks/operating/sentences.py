@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.operating.dead_letters import DeadLetters, LetterPlace
-from tasks.store.letters import DeadLetter
+from celery_partitions.operating.dead_letters import DeadLetters, LetterPlace
+from celery_partitions.store.letters import DeadLetter
 
 
 def counted(count: int, what: str) -> str:

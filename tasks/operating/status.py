@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import redis
 
-from tasks.store.names import PRIORITY_SUFFIXES, Names, units
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, units
 
 
 @dataclass(frozen=True, slots=True)

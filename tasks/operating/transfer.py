@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-from tasks.model.errors import SetupError
+from celery_partitions.model.errors import SetupError
 
 FORMAT = "celery-partitions export"
 VERSION = 1

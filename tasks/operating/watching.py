@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tasks.operating.group import Group
-from tasks.operating.history import LEAST_SECONDS, POINTS, History
-from tasks.operating.overview import Overview, read_overview
-from tasks.operating.rows import to_json
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.history import LEAST_SECONDS, POINTS, History
+from celery_partitions.operating.overview import Overview, read_overview
+from celery_partitions.operating.rows import to_json
 
 #: Weighing states costs the server a walk, and they grow slowly; while there are more than twice as many as were weighed, sooner.
 WEIGH_SECONDS = 30.0
@@ -42,7 +42,7 @@ class Watch:
         self._change = object()
 
     def to_json(self, *, points: int = POINTS) -> dict[str, Any]:
-        """The group, and the last minutes, as JSON has them (`tasks.operating.rows`)."""
+        """The group, and the last minutes, as JSON has them (`celery_partitions.operating.rows`)."""
         with self._lock:
             return to_json(self._look(), self.history, points=points)
 

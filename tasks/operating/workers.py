@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks.operating.status import node_name
-from tasks.store.names import Names
+from celery_partitions.operating.status import node_name
+from celery_partitions.store.names import Names
 
 
 @dataclass(frozen=True, slots=True)

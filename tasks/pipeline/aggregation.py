@@ -6,8 +6,8 @@ import pickle
 import sys
 from typing import Any
 
-from tasks.model.errors import DeclarationError
-from tasks.model.unpickling import load_and_list
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.unpickling import load_and_list
 
 
 class Aggregation:

@@ -8,9 +8,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks.model.errors import DeclarationError
-from tasks.model.messages import MessageCodec, first_annotation
-from tasks.pipeline.graph import GraphNode, KeyBy, Source, Use
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.messages import MessageCodec, first_annotation
+from celery_partitions.pipeline.graph import GraphNode, KeyBy, Source, Use
 
 _Graph = Mapping[GraphNode, Sequence[GraphNode]]
 _NONE = (inspect.Parameter.empty, Any, object)

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.model.computation import (
+from celery_partitions.model.computation import (
     Computation,
     HopNode,
     Node,
     SinkNode,
     StageNode,
 )
-from tasks.model.errors import DeclarationError, KeyExtractionError
-from tasks.model.sinks import ListSink, Sink, StreamSink
-from tasks.pipeline.annotations import check_types, codec_of_source
-from tasks.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use
-from tasks.pipeline.sinks import ComputationSink, SinkConfig
-from tasks.pipeline.sources import SourceConfig
+from celery_partitions.model.errors import DeclarationError, KeyExtractionError
+from celery_partitions.model.sinks import ListSink, Sink, StreamSink
+from celery_partitions.pipeline.annotations import check_types, codec_of_source
+from celery_partitions.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use
+from celery_partitions.pipeline.sinks import ComputationSink, SinkConfig
+from celery_partitions.pipeline.sources import SourceConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any, Protocol
 
-from tasks.model.errors import DeclarationError, PartitionError
-from tasks.model.signatures import misfit
+from celery_partitions.model.errors import DeclarationError, PartitionError
+from celery_partitions.model.signatures import misfit
 
 #: A longer payload would be no message: what MESSAGE_BYTES is by default.
 MOST_PAYLOAD_BYTES = 8_000_000

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.model.computation import Computation, key_extractor
-from tasks.model.errors import DeclarationError
-from tasks.model.messages import MessageCodec
-from tasks.model.state import StateClass
-from tasks.pipeline.sinks import ComputationSink, SinkConfig, sink_config
-from tasks.pipeline.sources import SourceConfig
-from tasks.pipeline.windowing import CountWindows, RangeWindows
-from tasks.pipeline.windows import CountWindowsBuilder, RangeWindowsBuilder
+from celery_partitions.model.computation import Computation, key_extractor
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.state import StateClass
+from celery_partitions.pipeline.sinks import ComputationSink, SinkConfig, sink_config
+from celery_partitions.pipeline.sources import SourceConfig
+from celery_partitions.pipeline.windowing import CountWindows, RangeWindows
+from celery_partitions.pipeline.windows import CountWindowsBuilder, RangeWindowsBuilder
 
 _numbers = itertools.count()
 

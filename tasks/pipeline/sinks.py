@@ -1,4 +1,4 @@
-"""Where a pipeline's outputs go, as users say it, and as the step knows it (`tasks.model.sinks`).
+"""Where a pipeline's outputs go, as users say it, and as the step knows it (`celery_partitions.model.sinks`).
 
 In the commit that consumed their cause outputs become elements in Redis: a message on a Celery queue, an entry of a stream, an
 element of a list. That is exactly once. What lies outside this Redis (a TCP peer, a file, a function's effects) is reached by the
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tasks.model.computation import Computation
-from tasks.model.errors import DeclarationError
-from tasks.model.messages import write_message
-from tasks.model.sinks import ListSink, QueueSink, Sink, StreamSink
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.messages import write_message
+from celery_partitions.model.sinks import ListSink, QueueSink, Sink, StreamSink
 
 #: From an output to what goes out: bytes, text, or None for nothing.
 Encoder = Callable[[Any], bytes | str | None]

@@ -1,4 +1,4 @@
-"""What a source reads, as values; `celery -A APP partitions source NAME` runs the process that does (`tasks.sources`)."""
+"""What a source reads, as values; `celery -A APP partitions source NAME` runs the process that does (`celery_partitions.sources`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.model.errors import DeclarationError
+from celery_partitions.model.errors import DeclarationError
 
 
 class SourceConfig:

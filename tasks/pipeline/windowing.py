@@ -11,7 +11,7 @@ import copy
 import math
 from typing import Any, ClassVar, Literal
 
-from tasks.pipeline.aggregation import looked_over, modules_of, name_of
+from celery_partitions.pipeline.aggregation import looked_over, modules_of, name_of
 
 LateDataPolicy = Literal["drop", "fire-per-message", "place-in-oldest-window"]
 

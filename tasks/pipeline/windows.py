@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from tasks.model.errors import DeclarationError
-from tasks.pipeline.aggregation import Aggregation
-from tasks.pipeline.windowing import CountWindows, LateDataPolicy, RangeWindows
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.pipeline.aggregation import Aggregation
+from celery_partitions.pipeline.windowing import CountWindows, LateDataPolicy, RangeWindows
 
 __all__ = [
     "Aggregation",

@@ -14,8 +14,8 @@ from contextvars import ContextVar
 
 import redis
 
-from tasks.model.errors import QueueFull
-from tasks.store.names import Names
+from celery_partitions.model.errors import QueueFull
+from celery_partitions.store.names import Names
 
 #: Between two looks at a full queue: the first wait is some batches of a worker, the longest what an operator takes for at once.
 FIRST_LOOK_SECONDS = 0.05

@@ -16,11 +16,11 @@ import redis
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tasks.model.computation import Computation
-from tasks.model.errors import PartitionError, QueueFull, say
-from tasks.producer.backlog import Backlog
-from tasks.producer.installation import Installation
-from tasks.producer.making import maker_for, own_id, random_id, random_ids
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import PartitionError, QueueFull, say
+from celery_partitions.producer.backlog import Backlog
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.making import maker_for, own_id, random_id, random_ids
 
 #: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
 CHUNK_MESSAGES = 1000

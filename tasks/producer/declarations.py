@@ -7,10 +7,10 @@ from typing import Any
 
 from celery import Celery
 
-from tasks.model.computation import Computation, name_of_function
-from tasks.model.errors import DeclarationError, SetupError
-from tasks.producer.installation import Installation
-from tasks.producer.task import ComputationTask
+from celery_partitions.model.computation import Computation, name_of_function
+from celery_partitions.model.errors import DeclarationError, SetupError
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.task import ComputationTask
 
 #: Every computation declared in this process, by name.
 declared: dict[str, Computation] = {}
@@ -102,7 +102,7 @@ def _same_source(one: Computation, other: Computation) -> bool:
 
 
 def use_by_default(make_app: Callable[[], Celery]) -> None:
-    """What makes `tasks.app` when a handle is used and no app was installed."""
+    """What makes `celery_partitions.app` when a handle is used and no app was installed."""
     _default[:] = [make_app]
 
 
@@ -112,9 +112,9 @@ def installation_of(app: Celery) -> Installation | None:
 
 
 def current_installation() -> Installation:
-    """The installation that handles use: the last one made; `tasks.app`'s when there is none."""
+    """The installation that handles use: the last one made; `celery_partitions.app`'s when there is none."""
     if not _installations and _default:
         _default[0]()
     if not _installations:
-        raise SetupError("no Celery app has partitions: call tasks.install(app), or import app from tasks")
+        raise SetupError("no Celery app has partitions: call celery_partitions.install(app), or import app from celery_partitions")
     return _installations[-1]

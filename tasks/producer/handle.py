@@ -10,10 +10,10 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import msgspec
 from celery.canvas import Signature
 
-from tasks.model.computation import Computation, declare, name_of_function
-from tasks.model.policy import RetryPolicy, Then
-from tasks.producer.declarations import add_computation, current_installation
-from tasks.producer.sending import Sending
+from celery_partitions.model.computation import Computation, declare, name_of_function
+from celery_partitions.model.policy import RetryPolicy, Then
+from celery_partitions.producer.declarations import add_computation, current_installation
+from celery_partitions.producer.sending import Sending
 
 S = TypeVar("S")
 P = ParamSpec("P")

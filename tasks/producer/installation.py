@@ -13,21 +13,21 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-from config.celeryconfig import broker_options, broker_url
-from config.settings import DEFAULT_REDIS_URL, DEFAULT_SENTINEL_MASTER, Settings
-from tasks.model.computation import Computation
-from tasks.model.errors import MessageError, SetupError
-from tasks.model.keys import partition_of
-from tasks.model.writing import MessageWriter
-from tasks.operating.group import Group
-from tasks.producer.backlog import Backlog
-from tasks.producer.publishing import publish_as_read
-from tasks.store.client import refuse_failover
-from tasks.store.names import Names
-from tasks.tracing.switch import tracing_for
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import MessageError, SetupError
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.writing import MessageWriter
+from celery_partitions.operating.group import Group
+from celery_partitions.producer.backlog import Backlog
+from celery_partitions.producer.publishing import publish_as_read
+from celery_partitions.store.client import refuse_failover
+from celery_partitions.store.names import Names
+from celery_partitions.tracing.switch import tracing_for
+from celery_partitions_config.celeryconfig import broker_options, broker_url
+from celery_partitions_config.settings import DEFAULT_REDIS_URL, DEFAULT_SENTINEL_MASTER, Settings
 
 if TYPE_CHECKING:
-    from tasks.tracing.spans import Tracing
+    from celery_partitions.tracing.spans import Tracing
 
 #: What Celery writes around a body, generously.
 ENVELOPE_BYTES = 3_000
@@ -115,7 +115,7 @@ class Installation:
         if self.app.conf.task_always_eager:
             raise SetupError(
                 "task_always_eager is on, and a computation runs only in a partition's worker, in its key's order. Turn it off; "
-                "tests run computations and pipelines in memory with tasks.testing.harness"
+                "tests run computations and pipelines in memory with celery_partitions.testing.harness"
             )
 
     def queue(self, unit: str) -> Queue:

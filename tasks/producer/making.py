@@ -7,17 +7,17 @@ import socket
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from tasks.model.computation import Computation
-from tasks.model.errors import MessageError
-from tasks.model.keys import key_bytes
-from tasks.model.values import dump_value
-from tasks.model.writing import MessageTemplate, in_quotes, out_of_quotes
-from tasks.producer.installation import Installation
-from tasks.store.names import INGRESS
-from tasks.tracing.headers import spelled
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.values import dump_value
+from celery_partitions.model.writing import MessageTemplate, in_quotes, out_of_quotes
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.names import INGRESS
+from celery_partitions.tracing.headers import spelled
 
 if TYPE_CHECKING:
-    from tasks.tracing.spans import Tracing
+    from celery_partitions.tracing.spans import Tracing
 
 
 class MessageMaker:

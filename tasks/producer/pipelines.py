@@ -7,15 +7,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from tasks.model.computation import Computation, seconds_or_none
-from tasks.model.errors import DeclarationError, OneKeyWarning, SetupError
-from tasks.pipeline.building import Built, build
-from tasks.pipeline.graph import Pipeline, Source
-from tasks.pipeline.sinks import SinkConfig
-from tasks.pipeline.sources import SourceConfig
-from tasks.producer.declarations import add_computation, declared
-from tasks.producer.handle import StateComputation
-from tasks.producer.sending import Sending
+from celery_partitions.model.computation import Computation, seconds_or_none
+from celery_partitions.model.errors import DeclarationError, OneKeyWarning, SetupError
+from celery_partitions.pipeline.building import Built, build
+from celery_partitions.pipeline.graph import Pipeline, Source
+from celery_partitions.pipeline.sinks import SinkConfig
+from celery_partitions.pipeline.sources import SourceConfig
+from celery_partitions.producer.declarations import add_computation, declared
+from celery_partitions.producer.handle import StateComputation
+from celery_partitions.producer.sending import Sending
 
 #: Every application built in this process, by name.
 applications: dict[str, Application] = {}

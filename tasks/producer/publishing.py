@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any
 
-from tasks.model.messages import TAKEN_COMPRESSIONS
+from celery_partitions.model.messages import TAKEN_COMPRESSIONS
 
 #: The one of the compressions that workers open which kombu knows by the same name.
 USUAL_COMPRESSION = "gzip"

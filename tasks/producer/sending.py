@@ -9,9 +9,9 @@ from typing import Any
 from celery import Task
 from celery.result import AsyncResult
 
-from tasks.model.computation import Computation
-from tasks.producer.bulk import WhenFull, send_many
-from tasks.producer.declarations import current_installation
+from celery_partitions.model.computation import Computation
+from celery_partitions.producer.bulk import WhenFull, send_many
+from celery_partitions.producer.declarations import current_installation
 
 
 class Sending(ABC):
@@ -45,7 +45,7 @@ class Sending(ABC):
         id_of: Callable[[Any], str] | None = None,
         when_full: WhenFull = "block",
     ) -> int:
-        """Send every message of an iterable in bulk, in order; see `tasks.producer.bulk.send_many`."""
+        """Send every message of an iterable in bulk, in order; see `celery_partitions.producer.bulk.send_many`."""
         installation = current_installation()
         installation.refuse_eager()
         return send_many(installation, self._receiver(), messages, progress, id_of=id_of, when_full=when_full)

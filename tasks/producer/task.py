@@ -11,10 +11,10 @@ from celery.app.task import get_actual_ignore_result
 from celery.exceptions import Ignore
 from celery.result import AsyncResult, EagerResult
 
-from tasks.model.computation import Computation
-from tasks.producer.installation import Installation
-from tasks.producer.making import own_id
-from tasks.producer.publishing import publish_as_read
+from celery_partitions.model.computation import Computation
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.making import own_id
+from celery_partitions.producer.publishing import publish_as_read
 
 #: Of a message, so much stands in its header for monitors to show; the same as Celery's own limit.
 MOST_SHOWN_BYTES = 1024

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import signals
 
-from tasks.producer.installation import Installation
+from celery_partitions.producer.installation import Installation
 
 
 def carry_traces(installation: Installation) -> None:

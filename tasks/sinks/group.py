@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tasks.model.computation import Computation, StageNode
-from tasks.model.errors import DeclarationError, SetupError
-from tasks.model.messages import MessageCodec
-from tasks.model.signatures import misfit
-from tasks.model.values import ANY_VALUE
-from tasks.pipeline.sinks import CallableSink, FileSink, SinkConfig, StdoutSink, TCPSinkConfig
-from tasks.producer.installation import Installation
-from tasks.producer.pipelines import Application, applications
-from tasks.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
+from celery_partitions.model.computation import Computation, StageNode
+from celery_partitions.model.errors import DeclarationError, SetupError
+from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.signatures import misfit
+from celery_partitions.model.values import ANY_VALUE
+from celery_partitions.pipeline.sinks import CallableSink, FileSink, SinkConfig, StdoutSink, TCPSinkConfig
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.pipelines import Application, applications
+from celery_partitions.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
 
 #: What an encoder gave, as it stands in a message.
 _BYTES = MessageCodec(bytes, "output")

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tasks.worker.backoff import Backoff
-from tasks.worker.flushing import NotDelivered
-from tasks.worker.replacing import is_told_to_end
+from celery_partitions.worker.backoff import Backoff
+from celery_partitions.worker.flushing import NotDelivered
+from celery_partitions.worker.replacing import is_told_to_end
 
 logger = logging.getLogger("celery.worker.partitions")
 

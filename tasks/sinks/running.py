@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.utils.nodenames import host_format
 
-from tasks.producer.installation import Installation
+from celery_partitions.producer.installation import Installation
 
 
 def run_sink(installation: Installation, name: str, loglevel: str) -> int:

@@ -6,15 +6,15 @@ import logging
 import socket
 import uuid
 
-from tasks.model.computation import Computation
-from tasks.model.errors import SetupError, say, trace_of
-from tasks.pipeline.framing import FrameSplitter
-from tasks.pipeline.sources import TCPSourceConfig
-from tasks.producer.installation import Installation
-from tasks.producer.making import random_id, random_ids
-from tasks.sources.outbox import Outbox, Run
-from tasks.sources.patience import Patience
-from tasks.sources.stopping import Stop
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import SetupError, say, trace_of
+from celery_partitions.pipeline.framing import FrameSplitter
+from celery_partitions.pipeline.sources import TCPSourceConfig
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.making import random_id, random_ids
+from celery_partitions.sources.outbox import Outbox, Run
+from celery_partitions.sources.patience import Patience
+from celery_partitions.sources.stopping import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 

@@ -11,15 +11,15 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from tasks.model.computation import Computation
-from tasks.model.errors import SetupError, say, trace_of
-from tasks.model.writing import in_quotes
-from tasks.pipeline.sources import FileSource
-from tasks.producer.bulk import CHUNK_SECONDS
-from tasks.producer.installation import Installation
-from tasks.sources.leased import Filled
-from tasks.sources.outbox import Outbox
-from tasks.sources.stopping import Stop
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import SetupError, say, trace_of
+from celery_partitions.model.writing import in_quotes
+from celery_partitions.pipeline.sources import FileSource
+from celery_partitions.producer.bulk import CHUNK_SECONDS
+from celery_partitions.producer.installation import Installation
+from celery_partitions.sources.leased import Filled
+from celery_partitions.sources.outbox import Outbox
+from celery_partitions.sources.stopping import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 

@@ -6,15 +6,15 @@ import logging
 import time
 from typing import Any
 
-from tasks.model.computation import Computation
-from tasks.model.errors import PartitionError, StateError, say
-from tasks.model.unpickling import copied
-from tasks.model.writing import in_quotes
-from tasks.producer.bulk import CHUNK_SECONDS
-from tasks.producer.installation import Installation
-from tasks.sources.leased import Filled
-from tasks.sources.outbox import Outbox
-from tasks.sources.stopping import Stop
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import PartitionError, StateError, say
+from celery_partitions.model.unpickling import copied
+from celery_partitions.model.writing import in_quotes
+from celery_partitions.producer.bulk import CHUNK_SECONDS
+from celery_partitions.producer.installation import Installation
+from celery_partitions.sources.leased import Filled
+from celery_partitions.sources.outbox import Outbox
+from celery_partitions.sources.stopping import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 

@@ -8,13 +8,13 @@ import uuid
 from contextlib import suppress
 from typing import Literal, Protocol
 
-from tasks.model.computation import Computation
-from tasks.producer.installation import Installation
-from tasks.sources.outbox import Outbox, Refused
-from tasks.sources.patience import Patience, Stopped
-from tasks.sources.stopping import Stop
-from tasks.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE
-from tasks.store.sources import Hold, hold_source, leave_source
+from celery_partitions.model.computation import Computation
+from celery_partitions.producer.installation import Installation
+from celery_partitions.sources.outbox import Outbox, Refused
+from celery_partitions.sources.patience import Patience, Stopped
+from celery_partitions.sources.stopping import Stop
+from celery_partitions.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE
+from celery_partitions.store.sources import Hold, hold_source, leave_source
 
 logger = logging.getLogger("celery.partitions.source")
 

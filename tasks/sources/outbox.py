@@ -15,19 +15,19 @@ from typing import Any, Protocol
 
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.errors import KeyExtractionError, MessageError, PartitionError, QueueFull, say, trace_of
-from tasks.model.reading import Broken
-from tasks.producer.backlog import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
-from tasks.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
-from tasks.producer.installation import Installation
-from tasks.producer.making import maker_for
-from tasks.sources.patience import Patience, Stopped
-from tasks.store.leases import RENEWALS_PER_LEASE
-from tasks.store.letters import letter_commands
-from tasks.store.names import INGRESS
-from tasks.store.outputs import split
-from tasks.store.sources import RUN_SECONDS, push_from_source
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import KeyExtractionError, MessageError, PartitionError, QueueFull, say, trace_of
+from celery_partitions.model.reading import Broken
+from celery_partitions.producer.backlog import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
+from celery_partitions.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.making import maker_for
+from celery_partitions.sources.patience import Patience, Stopped
+from celery_partitions.store.leases import RENEWALS_PER_LEASE
+from celery_partitions.store.letters import letter_commands
+from celery_partitions.store.names import INGRESS
+from celery_partitions.store.outputs import split
+from celery_partitions.store.sources import RUN_SECONDS, push_from_source
 
 logger = logging.getLogger("celery.partitions.source")
 

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import redis
 
-from tasks.model.errors import PartitionError
-from tasks.sources.stopping import Stop
-from tasks.worker.backoff import Backoff
+from celery_partitions.model.errors import PartitionError
+from celery_partitions.sources.stopping import Stop
+from celery_partitions.worker.backoff import Backoff
 
 logger = logging.getLogger("celery.partitions.source")
 

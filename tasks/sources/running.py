@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tasks.model.computation import Computation
-from tasks.model.errors import SetupError
-from tasks.pipeline.sources import FileSource, GenSourceConfig, SourceConfig, StreamSource, TCPSourceConfig
-from tasks.producer.installation import Installation
-from tasks.producer.pipelines import applications
-from tasks.sources.feed import Feed
-from tasks.sources.file import FileReader
-from tasks.sources.generator import GeneratorReader
-from tasks.sources.leased import LeasedSource, Reader
-from tasks.sources.stopping import EndAtOnce, Stop
-from tasks.sources.stream import StreamReader
-from tasks.sources.tcp import TCPSources
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import SetupError
+from celery_partitions.pipeline.sources import FileSource, GenSourceConfig, SourceConfig, StreamSource, TCPSourceConfig
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.pipelines import applications
+from celery_partitions.sources.feed import Feed
+from celery_partitions.sources.file import FileReader
+from celery_partitions.sources.generator import GeneratorReader
+from celery_partitions.sources.leased import LeasedSource, Reader
+from celery_partitions.sources.stopping import EndAtOnce, Stop
+from celery_partitions.sources.stream import StreamReader
+from celery_partitions.sources.tcp import TCPSources
 
 
 def find_source(name: str) -> tuple[Computation, SourceConfig]:

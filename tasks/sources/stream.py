@@ -7,17 +7,17 @@ from typing import Any
 import msgspec
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.errors import say, trace_of
-from tasks.model.writing import in_quotes, json_text
-from tasks.pipeline.sources import StreamSource
-from tasks.producer.installation import Installation
-from tasks.sources.leased import Filled
-from tasks.sources.outbox import Outbox, Refused
-from tasks.sources.patience import Patience
-from tasks.sources.stopping import Stop
-from tasks.store.outputs import split
-from tasks.store.sources import Entry, make_group, read_stream
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import say, trace_of
+from celery_partitions.model.writing import in_quotes, json_text
+from celery_partitions.pipeline.sources import StreamSource
+from celery_partitions.producer.installation import Installation
+from celery_partitions.sources.leased import Filled
+from celery_partitions.sources.outbox import Outbox, Refused
+from celery_partitions.sources.patience import Patience
+from celery_partitions.sources.stopping import Stop
+from celery_partitions.store.outputs import split
+from celery_partitions.store.sources import Entry, make_group, read_stream
 
 #: A wait for new entries is no longer, so that the process ends soon after it was told to.
 WAIT_SECONDS = 0.5

@@ -20,9 +20,9 @@ from typing import Any
 
 import redis
 
-from tasks.pipeline.framing import FrameError, FrameSplitter
-from tasks.sources.feed import Feed
-from tasks.sources.stopping import Stop
+from celery_partitions.pipeline.framing import FrameError, FrameSplitter
+from celery_partitions.sources.feed import Feed
+from celery_partitions.sources.stopping import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 

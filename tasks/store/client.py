@@ -15,8 +15,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from config.settings import Settings
-from tasks.model.errors import SetupError
+from celery_partitions.model.errors import SetupError
+from celery_partitions_config.settings import Settings
 
 #: What redis-py raises when the server as a whole is unwell (gone, silent, loading, a replica since a failover), and not a key.
 UNWELL = (

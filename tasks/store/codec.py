@@ -5,7 +5,7 @@
 
 The tag is keyed BLAKE2b over the computation's name, the key and the pickle, each with its length, so a value can't be
 moved to another key. Once a signing key is set nothing is unpickled before its tag was found right (law 8); and then
-only what names nothing but plain data and what is allowed (`tasks.model.unpickling`).
+only what names nothing but plain data and what is allowed (`celery_partitions.model.unpickling`).
 Source: RFC 7693 (BLAKE2), keyed mode.
 """
 
@@ -20,14 +20,14 @@ from typing import Any
 
 import msgspec
 
-from tasks.model.computation import Computation
-from tasks.model.errors import StateError, say
-from tasks.model.keys import key_bytes
-from tasks.model.outcome import Pickling
-from tasks.model.state import StateClass
-from tasks.model.unpickling import EVERYTHING, Allowed, NotAllowed, restricted_loader
-from tasks.model.values import is_exact
-from tasks.model.writing import json_text
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import StateError, say
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.outcome import Pickling
+from celery_partitions.model.state import StateClass
+from celery_partitions.model.unpickling import EVERYTHING, Allowed, NotAllowed, restricted_loader
+from celery_partitions.model.values import is_exact
+from celery_partitions.model.writing import json_text
 
 UNSIGNED = b"\x01"
 SIGNED = b"\x02"

@@ -10,17 +10,17 @@ from typing import Any, Literal, cast
 
 import redis
 
-from config.settings import Settings
-from tasks.model.keys import key_bytes
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Asked
-from tasks.store.leases import Lease
-from tasks.store.letters import dump_letter, letter_in_place, letter_of
-from tasks.store.names import PRIORITY_SUFFIXES, Names
-from tasks.store.outputs import commands_of_outputs, later_entry, split
-from tasks.store.parking import Parked, park
-from tasks.store.replicas import Replicas
-from tasks.store.scripts import digest_of, script
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Asked
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.letters import dump_letter, letter_in_place, letter_of
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
+from celery_partitions.store.outputs import commands_of_outputs, later_entry, split
+from celery_partitions.store.parking import Parked, park
+from celery_partitions.store.replicas import Replicas
+from celery_partitions.store.scripts import digest_of, script
+from celery_partitions_config.settings import Settings
 
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import redis
 
-from tasks.model.errors import SetupError
-from tasks.store.names import PRIORITY_SUFFIXES, Names
-from tasks.store.scripts import script
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
+from celery_partitions.store.scripts import script
 
 #: Renewals in one lease: two may be lost before it ends.
 RENEWALS_PER_LEASE = 3

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from tasks.model.keys import shown_key
-from tasks.model.outcome import Failure
-from tasks.model.reading import Broken
-from tasks.store.names import Names
+from celery_partitions.model.keys import shown_key
+from celery_partitions.model.outcome import Failure
+from celery_partitions.model.reading import Broken
+from celery_partitions.store.names import Names
 
 #: A longer message is kept apart from its dead letter, as it is: in base64 the longest that a server takes (512 MB) would be
 #: one that it does not take, and could never leave its queue.

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import redis
 
-from tasks.model.measurements import Measurements, dump_measurements, load_measurements
-from tasks.model.recent_commits import MOST_KEPT, RecentCommit, dump_commit, load_commits
-from tasks.store.names import Names
-from tasks.store.scripts import script
+from celery_partitions.model.measurements import Measurements, dump_measurements, load_measurements
+from celery_partitions.model.recent_commits import MOST_KEPT, RecentCommit, dump_commit, load_commits
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
 
 
 def add_measurements(

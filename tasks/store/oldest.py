@@ -7,8 +7,8 @@ from typing import Any
 
 import redis
 
-from tasks.model.messages import MOST_SECONDS
-from tasks.store.scripts import script
+from celery_partitions.model.messages import MOST_SECONDS
+from celery_partitions.store.scripts import script
 
 
 def ask_oldest(pipe: redis.client.Pipeline, queues: list[str]) -> None:

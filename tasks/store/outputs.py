@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
-from tasks.model.keys import key_bytes
-from tasks.model.outcome import Delivery, Emission, Hop, Push, Timer
-from tasks.model.sinks import ListSink, StreamSink
-from tasks.store.names import Names
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.outcome import Delivery, Emission, Hop, Push, Timer
+from celery_partitions.model.sinks import ListSink, StreamSink
+from celery_partitions.store.names import Names
 
 #: Lua's unpack fails above about 8 000 values; a command is cut before that.
 MOST_WORDS = 6000

@@ -8,8 +8,8 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from tasks.model.keys import key_bytes, key_text
-from tasks.store.names import Names
+from celery_partitions.model.keys import key_bytes, key_text
+from celery_partitions.store.names import Names
 
 _json = msgspec.json.Encoder().encode
 

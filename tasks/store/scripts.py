@@ -17,7 +17,7 @@ class LuaScript:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.text = resources.files("tasks.store").joinpath("lua", f"{name}.lua").read_bytes()
+        self.text = resources.files("celery_partitions.store").joinpath("lua", f"{name}.lua").read_bytes()
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: list[Any], arguments: list[Any]) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.duplicates import spell_id
-from tasks.store.names import Names
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.duplicates import spell_id
+from celery_partitions.store.names import Names
 
 #: Ids in one SADD: Lua can't unpack many more.
 PAGE = 5000

@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 import redis
 
-from tasks.store.names import Names
-from tasks.store.scripts import script
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
 
 PushStatus = Literal["ok", "already", "fenced", "moved", "wrongtype"]
 

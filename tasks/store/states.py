@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.errors import StateError
-from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
-from tasks.model.outcome import Slot, Unreadable
-from tasks.store.codec import StateCodec, StoredFacts
-from tasks.store.names import Names
-from tasks.store.scripts import script
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import StateError
+from celery_partitions.model.keys import key_bytes, key_text, partition_of, spell_key
+from celery_partitions.model.outcome import Slot, Unreadable
+from celery_partitions.store.codec import StateCodec, StoredFacts
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
 
 #: Keys of one reading round trip outside the worker.
 PAGE = 1000

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks.store.leases import Lease
-from tasks.store.names import Names
-from tasks.store.scripts import digest_of, script
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import digest_of, script
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@
         assert h.state("update stock", "AAPL").price == 1.0
 
 `apply` runs messages through one computation, `harness` through a whole pipeline. For pytest there are the fixtures
-`partition_harness`, `partition_server` and `partition_workers` (`tasks.testing.fixtures`). The embedded server (`server`), and what ends
-the processes that were started (`lifeline`), serve `tasks.demo` and `tasks.wallaroo` too.
+`partition_harness`, `partition_server` and `partition_workers` (`celery_partitions.testing.fixtures`). The embedded server (`server`), and what ends
+the processes that were started (`lifeline`), serve `celery_partitions.demo` and `celery_partitions.wallaroo` too.
 """
 
-from tasks.testing.applying import Applied, apply
-from tasks.testing.in_memory import Harness, harness
-from tasks.testing.view import View
-from tasks.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError
+from celery_partitions.testing.applying import Applied, apply
+from celery_partitions.testing.in_memory import Harness, harness
+from celery_partitions.testing.view import View
+from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError
 
 __all__ = ["CRASH_POINTS", "Applied", "CrashPoint", "Harness", "HarnessError", "View", "apply", "harness"]

@@ -18,14 +18,14 @@ from typing import Any
 
 import msgspec
 
-from config.settings import Settings
-from tasks.model.messages import DeliveryInfo, Envelope, Headers, Properties
-from tasks.model.outcome import Slot
-from tasks.model.policy import RetryPolicy
-from tasks.model.reading import Work
-from tasks.model.step import StepRules, step
-from tasks.producer.handle import OrderedComputation
-from tasks.store.codec import StateCodec
+from celery_partitions.model.messages import DeliveryInfo, Envelope, Headers, Properties
+from celery_partitions.model.outcome import Slot
+from celery_partitions.model.policy import RetryPolicy
+from celery_partitions.model.reading import Work
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.producer.handle import OrderedComputation
+from celery_partitions.store.codec import StateCodec
+from celery_partitions_config.settings import Settings
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What the pytest fixtures do; their names are in `config.pytestconfig`, which pytest loads."""
+"""What the pytest fixtures do; their names are in `celery_partitions_config.pytestconfig`, which pytest loads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.testing.in_memory import Harness, harness
-from tasks.testing.live import PartitionWorkers
-from tasks.testing.server import ServerError, embedded_server, find_server, free_port
+from celery_partitions.testing.in_memory import Harness, harness
+from celery_partitions.testing.live import PartitionWorkers
+from celery_partitions.testing.server import ServerError, embedded_server, find_server, free_port
 
 
 def harnesses() -> Iterator[Callable[..., Harness]]:

@@ -11,18 +11,18 @@ from typing import Any, Self, cast
 import redis
 from celery import Celery
 
-from config.celeryconfig import celery_options
-from config.settings import DEFAULT_REDIS_URL, Settings
-from tasks.model.computation import Computation
-from tasks.model.values import dump_value
-from tasks.model.writing import MessageTemplate, in_quotes, json_text
-from tasks.pipeline.building import build
-from tasks.pipeline.graph import Pipeline
-from tasks.producer.installation import Installation
-from tasks.testing.keyspace import Clock
-from tasks.testing.memory import Memory
-from tasks.testing.view import Parts, Subject, View
-from tasks.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError, VirtualLoop
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.values import dump_value
+from celery_partitions.model.writing import MessageTemplate, in_quotes, json_text
+from celery_partitions.pipeline.building import build
+from celery_partitions.pipeline.graph import Pipeline
+from celery_partitions.producer.installation import Installation
+from celery_partitions.testing.keyspace import Clock
+from celery_partitions.testing.memory import Memory
+from celery_partitions.testing.view import Parts, Subject, View
+from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError, VirtualLoop
+from celery_partitions_config.celeryconfig import celery_options
+from celery_partitions_config.settings import DEFAULT_REDIS_URL, Settings
 
 #: When the virtual clock begins: 2026-01-01 00:00 UTC.
 BEGINNING = 1_767_225_600.0

@@ -113,7 +113,7 @@ class Keyspace:
                 if self.exists(key):
                     self.ends[key] = self.clock.milliseconds + int(rest[0])
             case _:
-                raise NotImplementedError(f"the harness has not been taught the command {name.decode()} (tasks.testing.keyspace)")
+                raise NotImplementedError(f"the harness has not been taught the command {name.decode()} (celery_partitions.testing.keyspace)")
         if not self.data.get(key, True):
             self.forget(key)
         return None

@@ -16,13 +16,13 @@ from typing import Any, Self, TypeVar
 
 from celery import Celery
 
-from config.celeryconfig import celery_options
-from config.settings import Settings
-from tasks.producer.bulk import send_many
-from tasks.producer.declarations import add_installation, declared, remove_installation
-from tasks.producer.installation import Installation
-from tasks.testing.lifeline import lifeline
-from tasks.testing.view import Parts, View
+from celery_partitions.producer.bulk import send_many
+from celery_partitions.producer.declarations import add_installation, declared, remove_installation
+from celery_partitions.producer.installation import Installation
+from celery_partitions.testing.lifeline import lifeline
+from celery_partitions.testing.view import Parts, View
+from celery_partitions_config.celeryconfig import celery_options
+from celery_partitions_config.settings import Settings
 
 T = TypeVar("T")
 

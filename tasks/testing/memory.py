@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from tasks.testing.keyspace import Keyspace, SortedSet, Stream, to_bytes
-from tasks.testing.scripts import SCRIPTS
+from celery_partitions.testing.keyspace import Keyspace, SortedSet, Stream, to_bytes
+from celery_partitions.testing.scripts import SCRIPTS
 
 
 class Memory(Keyspace):
@@ -73,7 +73,7 @@ class Memory(Keyspace):
         """A script by its digest; nothing else is sent so."""
         run = SCRIPTS.get(words[0]) if command == "EVALSHA" else None
         if run is None:
-            raise NotImplementedError(f"{command} {words[0]}: the harness has not been taught this script (tasks.testing.scripts)")
+            raise NotImplementedError(f"{command} {words[0]}: the harness has not been taught this script (celery_partitions.testing.scripts)")
         keys, rest = words[2 : 2 + words[1]], words[2 + words[1] :]
         return run(self, list(map(to_bytes, keys)), list(map(to_bytes, rest)))
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tasks.store.scripts import digest_of, script
-from tasks.testing.keyspace import KIND_OF, Keyspace, SortedSet
+from celery_partitions.store.scripts import digest_of, script
+from celery_partitions.testing.keyspace import KIND_OF, Keyspace, SortedSet
 
 
 def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:

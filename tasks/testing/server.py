@@ -18,8 +18,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import config
-from tasks.testing.lifeline import lifeline
+import celery_partitions_config
+from celery_partitions.testing.lifeline import lifeline
 
 #: Longer than a start on a busy machine (0.1 s is usual), shorter than anybody waits without asking.
 START_SECONDS = 15.0
@@ -75,7 +75,7 @@ def embedded_server(environment: Mapping[str, str], port: int, executable: Path 
     log = folder / "server.log"
     command = [
         str(program),
-        str(Path(config.__file__).with_name("redis.conf")),
+        str(Path(celery_partitions_config.__file__).with_name("redis.conf")),
         *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""),
     ]
     with (

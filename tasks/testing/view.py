@@ -9,19 +9,19 @@ from typing import Any, assert_never
 
 import msgspec
 
-from tasks.model.computation import Computation, HopNode, Node, StageNode, declare
-from tasks.model.errors import DeclarationError
-from tasks.model.messages import open_envelope
-from tasks.model.sinks import ListSink, QueueSink, StreamSink
-from tasks.model.values import ANY_VALUE, load_value
-from tasks.operating.parked_keys import ParkedKey
-from tasks.pipeline.building import Built
-from tasks.pipeline.sinks import SinkConfig, sink_config
-from tasks.producer.declarations import declared
-from tasks.producer.handle import OrderedComputation
-from tasks.producer.installation import Installation
-from tasks.producer.pipelines import Application, applications
-from tasks.store.letters import DeadLetter
+from celery_partitions.model.computation import Computation, HopNode, Node, StageNode, declare
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.messages import open_envelope
+from celery_partitions.model.sinks import ListSink, QueueSink, StreamSink
+from celery_partitions.model.values import ANY_VALUE, load_value
+from celery_partitions.operating.parked_keys import ParkedKey
+from celery_partitions.pipeline.building import Built
+from celery_partitions.pipeline.sinks import SinkConfig, sink_config
+from celery_partitions.producer.declarations import declared
+from celery_partitions.producer.handle import OrderedComputation
+from celery_partitions.producer.installation import Installation
+from celery_partitions.producer.pipelines import Application, applications
+from celery_partitions.store.letters import DeadLetter
 
 #: What a test may be about.
 Subject = Application | Built | OrderedComputation[Any, Any]

@@ -12,20 +12,20 @@ from typing import Any, Literal, cast, get_args
 
 import redis
 
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Item
-from tasks.model.step import StepRules, call_unlimited, step
-from tasks.producer.installation import Installation
-from tasks.store.commits import Commit, CommitStore, Reply
-from tasks.store.leases import Lease
-from tasks.store.names import units
-from tasks.testing.keyspace import Clock
-from tasks.testing.memory import Memory
-from tasks.worker.committing import PlannedCommit, UnderWay, plan_commit
-from tasks.worker.lane import Batch, Lane
-from tasks.worker.loop import PartitionLoop
-from tasks.worker.ordinary import OrdinaryRun
-from tasks.worker.reports import Reports
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Item
+from celery_partitions.model.step import StepRules, call_unlimited, step
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.commits import Commit, CommitStore, Reply
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import units
+from celery_partitions.testing.keyspace import Clock
+from celery_partitions.testing.memory import Memory
+from celery_partitions.worker.committing import PlannedCommit, UnderWay, plan_commit
+from celery_partitions.worker.lane import Batch, Lane
+from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.ordinary import OrdinaryRun
+from celery_partitions.worker.reports import Reports
 
 #: Where a worker may die, in the order of one batch; `Harness.crash` says what each means.
 CrashPoint = Literal[

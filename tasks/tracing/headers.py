@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from tasks.model.messages import NOT_USUAL
-from tasks.model.writing import json_text
+from celery_partitions.model.messages import NOT_USUAL
+from celery_partitions.model.writing import json_text
 
 
 class _Headed(msgspec.Struct, gc=False):

@@ -18,10 +18,10 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 
-from tasks.model.keys import key_bytes
-from tasks.model.outcome import Failure
-from tasks.store.names import Names
-from tasks.tracing.headers import headers_of, spelled, texts_of
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.outcome import Failure
+from celery_partitions.store.names import Names
+from celery_partitions.tracing.headers import headers_of, spelled, texts_of
 
 #: In a context: somebody's code runs in a span of ours, and what it sends belongs to the trace.
 _OURS = contexts.create_key("celery-partitions")

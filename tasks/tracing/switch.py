@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from config.settings import Settings
-from tasks.model.errors import SetupError
-from tasks.store.names import Names
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 
 if TYPE_CHECKING:
-    from tasks.tracing.spans import Tracing
+    from celery_partitions.tracing.spans import Tracing
 
 
 def tracing_for(settings: Settings, names: Names) -> Tracing | None:
@@ -18,7 +18,7 @@ def tracing_for(settings: Settings, names: Names) -> Tracing | None:
     if not settings.tracing:
         return None
     try:
-        module = import_module("tasks.tracing.spans")
+        module = import_module("celery_partitions.tracing.spans")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "opentelemetry":
             raise

@@ -1,7 +1,7 @@
-"""Wallaroo's Python API, 0.1 to 0.6, on partitions; `python -m tasks.wallaroo` runs an application written for it, unmodified.
+"""Wallaroo's Python API, 0.1 to 0.6, on partitions; `python -m celery_partitions.wallaroo` runs an application written for it, unmodified.
 
 While this module is imported, `import wallaroo` gives it: in a process of the runner, and in a test of an application whose conftest
-imports `tasks.wallaroo`.
+imports `celery_partitions.wallaroo`.
 
     computations  the decorators               arguments  the command line, --in and --out
     ends          sources, sinks, codecs       pipelines  source(), build_application()
@@ -17,10 +17,10 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks.model.unpickling import load_and_list
-from tasks.pipeline.framing import Decoder, Encoder, decoder, encoder
-from tasks.pipeline.graph import Pipeline
-from tasks.pipeline.windows import (
+from celery_partitions.model.unpickling import load_and_list
+from celery_partitions.pipeline.framing import Decoder, Encoder, decoder, encoder
+from celery_partitions.pipeline.graph import Pipeline
+from celery_partitions.pipeline.windows import (
     Aggregation,
     count_windows,
     hours,
@@ -31,9 +31,9 @@ from tasks.pipeline.windows import (
     range_windows,
     seconds,
 )
-from tasks.wallaroo import experimental
-from tasks.wallaroo.arguments import tcp_parse_input_addrs, tcp_parse_output_addrs
-from tasks.wallaroo.computations import (
+from celery_partitions.wallaroo import experimental
+from celery_partitions.wallaroo.arguments import tcp_parse_input_addrs, tcp_parse_output_addrs
+from celery_partitions.wallaroo.computations import (
     Computation,
     ComputationMulti,
     KeyExtractor,
@@ -47,8 +47,8 @@ from tasks.wallaroo.computations import (
     state_computation,
     state_computation_multi,
 )
-from tasks.wallaroo.ends import GenSourceConfig, TCPSinkConfig, TCPSourceConfig
-from tasks.wallaroo.kafka import (
+from celery_partitions.wallaroo.ends import GenSourceConfig, TCPSinkConfig, TCPSourceConfig
+from celery_partitions.wallaroo.kafka import (
     CustomKafkaSinkCLIParser,
     CustomKafkaSourceCLIParser,
     DefaultKafkaSinkCLIParser,
@@ -58,13 +58,13 @@ from tasks.wallaroo.kafka import (
     kafka_parse_sink_options,
     kafka_parse_source_options,
 )
-from tasks.wallaroo.older import ApplicationBuilder
-from tasks.wallaroo.pipelines import build_application, source
+from celery_partitions.wallaroo.older import ApplicationBuilder
+from celery_partitions.wallaroo.pipelines import build_application, source
 
 #: The whole command line that the application was given, once the runner has loaded it.
 _ARGS: tuple[str, ...] = ()
 
-# `import wallaroo` finds it here; also in a test of an application, whose conftest imports `tasks.wallaroo`.
+# `import wallaroo` finds it here; also in a test of an application, whose conftest imports `celery_partitions.wallaroo`.
 sys.modules["wallaroo"] = sys.modules[__name__]
 sys.modules["wallaroo.experimental"] = experimental
 sys.modules["wallaroo.experimental.connectors"] = experimental.connectors

@@ -1,17 +1,17 @@
-"""`python -m tasks.wallaroo --application-module alphabet --in 127.0.0.1:7010 --out 127.0.0.1:7002 [--workers 2]`."""
+"""`python -m celery_partitions.wallaroo --application-module alphabet --in 127.0.0.1:7010 --out 127.0.0.1:7002 [--workers 2]`."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 
-from config.settings import SettingsError
-from tasks.model.errors import PartitionError
-from tasks.sources.stopping import EndAtOnce, Stop
-from tasks.testing.server import ServerError
-from tasks.wallaroo.arguments import read_options
-from tasks.wallaroo.loading import ApplicationError, command_line, load
-from tasks.wallaroo.running import RunError, run, say
+from celery_partitions.model.errors import PartitionError
+from celery_partitions.sources.stopping import EndAtOnce, Stop
+from celery_partitions.testing.server import ServerError
+from celery_partitions.wallaroo.arguments import read_options
+from celery_partitions.wallaroo.loading import ApplicationError, command_line, load
+from celery_partitions.wallaroo.running import RunError, run, say
+from celery_partitions_config.settings import SettingsError
 
 
 def main() -> int:

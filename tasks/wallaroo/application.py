@@ -1,4 +1,4 @@
-"""The application of `WALLAROO_ARGUMENTS` as a Celery app: `celery -A tasks.wallaroo.application worker`, `… partitions status`.
+"""The application of `WALLAROO_ARGUMENTS` as a Celery app: `celery -A celery_partitions.wallaroo.application worker`, `… partitions status`.
 
 The runner's processes are made of it; it can stand in a Procfile too.
 """
@@ -9,11 +9,11 @@ import warnings
 
 from celery import Celery
 
-from config.celeryconfig import celery_options
-from config.settings import Settings
-from tasks.install import install
-from tasks.model.errors import OneKeyWarning
-from tasks.wallaroo.loading import load
+from celery_partitions.install import install
+from celery_partitions.model.errors import OneKeyWarning
+from celery_partitions.wallaroo.loading import load
+from celery_partitions_config.celeryconfig import celery_options
+from celery_partitions_config.settings import Settings
 
 settings = Settings.from_environment()
 app = Celery("wallaroo")

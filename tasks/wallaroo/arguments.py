@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.wallaroo.computations import WallarooParameterError
+from celery_partitions.wallaroo.computations import WallarooParameterError
 
 #: Of the application that is loaded, whole; empty before.
 COMMAND_LINE: list[str] = []
@@ -43,7 +43,7 @@ class Options:
 def read_options(arguments: Sequence[str]) -> Options:
     """Read the runner's options; the others are the application's. Prints the usage and exits with 2 when they can't be used."""
     parser = argparse.ArgumentParser(
-        prog="python -m tasks.wallaroo",
+        prog="python -m celery_partitions.wallaroo",
         description=DESCRIPTION,
         epilog=EPILOG,
         allow_abbrev=False,

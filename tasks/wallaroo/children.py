@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from tasks.testing.lifeline import lifeline
+from celery_partitions.testing.lifeline import lifeline
 
 #: From SIGTERM to SIGKILL: longer than a batch and its commit (BATCH_SECONDS), and than a write that a slow receiver holds up.
 GRACE_SECONDS = 15.0

@@ -13,11 +13,11 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from tasks.model.computation import Computation as Stage
-from tasks.model.computation import declare
-from tasks.model.errors import DeclarationError
-from tasks.model.signatures import misfit
-from tasks.model.state import StateClass
+from celery_partitions.model.computation import Computation as Stage
+from celery_partitions.model.computation import declare
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.signatures import misfit
+from celery_partitions.model.state import StateClass
 
 
 class WallarooParameterError(DeclarationError):

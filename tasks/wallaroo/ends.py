@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.pipeline import sinks, sources
-from tasks.pipeline.framing import Decoder, Encoder
-from tasks.wallaroo.computations import WallarooParameterError
+from celery_partitions.pipeline import sinks, sources
+from celery_partitions.pipeline.framing import Decoder, Encoder
+from celery_partitions.wallaroo.computations import WallarooParameterError
 
 
 class DecoderObject:
@@ -49,7 +49,7 @@ class EncoderObject:
 
 
 class TCPSourceConfig(sources.TCPSourceConfig):
-    """`(host, port, decoder[, parallelism])`, or a name before them; see `tasks.TCPSourceConfig`."""
+    """`(host, port, decoder[, parallelism])`, or a name before them; see `celery_partitions.TCPSourceConfig`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(
@@ -58,7 +58,7 @@ class TCPSourceConfig(sources.TCPSourceConfig):
 
 
 class TCPSinkConfig(sinks.TCPSinkConfig):
-    """`(host, port, encoder)`, or a name before them; see `tasks.TCPSinkConfig`."""
+    """`(host, port, encoder)`, or a name before them; see `celery_partitions.TCPSinkConfig`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         order = ("name", "host", "port", "encoder") if len(arguments) == 4 else ("host", "port", "encoder")

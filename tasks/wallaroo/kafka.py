@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.wallaroo.refusing import Refused, refuse
+from celery_partitions.wallaroo.refusing import Refused, refuse
 
 INSTEAD = (
     "Let a consumer of the topic send to a TCPSourceConfig's port, or with any Celery producer to the source; take outputs from a "

@@ -8,9 +8,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import tasks.wallaroo as wallaroo
-from tasks.producer.pipelines import Application
-from tasks.wallaroo.arguments import COMMAND_LINE, read_options
+import celery_partitions.wallaroo as wallaroo
+from celery_partitions.producer.pipelines import Application
+from celery_partitions.wallaroo.arguments import COMMAND_LINE, read_options
 
 #: What applications look for in `_ARGS` to learn whether they are the first worker; here every process is.
 INITIALIZER = "--cluster-initializer"

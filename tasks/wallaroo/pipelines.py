@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tasks.model.errors import DeclarationError
-from tasks.pipeline.graph import End, GraphNode, Pipeline, Source, Use
-from tasks.pipeline.sinks import ComputationSink, SinkConfig
-from tasks.pipeline.sinks import TCPSinkConfig as AnyTCPSink
-from tasks.pipeline.sources import SourceConfig
-from tasks.producer import pipelines
-from tasks.producer.pipelines import Application, SourcePipeline
-from tasks.wallaroo.ends import GenSourceConfig
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.pipeline.graph import End, GraphNode, Pipeline, Source, Use
+from celery_partitions.pipeline.sinks import ComputationSink, SinkConfig
+from celery_partitions.pipeline.sinks import TCPSinkConfig as AnyTCPSink
+from celery_partitions.pipeline.sources import SourceConfig
+from celery_partitions.producer import pipelines
+from celery_partitions.producer.pipelines import Application, SourcePipeline
+from celery_partitions.wallaroo.ends import GenSourceConfig
 
 
 def source(name: str, source_config: Any, *, event_time: Callable[[Any], Any] | None = None) -> SourcePipeline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.wallaroo.computations import WallarooParameterError
+from celery_partitions.wallaroo.computations import WallarooParameterError
 
 
 class Refused:

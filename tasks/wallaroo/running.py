@@ -13,24 +13,24 @@ from itertools import islice
 
 import redis
 
-from config.settings import Settings
-from tasks.operating.group import Group
-from tasks.operating.workers import read_workers
-from tasks.pipeline.sinks import TCPSinkConfig
-from tasks.pipeline.sources import TCPSourceConfig
-from tasks.producer.pipelines import Application
-from tasks.sources.stopping import Stop
-from tasks.testing.server import embedded_server, free_port
-from tasks.wallaroo.arguments import Options
-from tasks.wallaroo.children import SHORT_LIVES, Child, ended_by
-from tasks.wallaroo.waiting import Waiting, look
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.workers import read_workers
+from celery_partitions.pipeline.sinks import TCPSinkConfig
+from celery_partitions.pipeline.sources import TCPSourceConfig
+from celery_partitions.producer.pipelines import Application
+from celery_partitions.sources.stopping import Stop
+from celery_partitions.testing.server import embedded_server, free_port
+from celery_partitions.wallaroo.arguments import Options
+from celery_partitions.wallaroo.children import SHORT_LIVES, Child, ended_by
+from celery_partitions.wallaroo.waiting import Waiting, look
+from celery_partitions_config.settings import Settings
 
 #: Between two looks at the processes; a dead one is not missed for longer.
 LOOK_SECONDS = 0.1
 #: Between two looks at the queues, at the end.
 DRAIN_LOOK_SECONDS = 0.03
 
-CELERY = (sys.executable, "-m", "celery", "-q", "-A", "tasks.wallaroo.application")
+CELERY = (sys.executable, "-m", "celery", "-q", "-A", "celery_partitions.wallaroo.application")
 
 
 class RunError(RuntimeError):

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.pipeline.graph import Pipeline
-from tasks.pipeline.sources import TCPSourceConfig
-from tasks.wallaroo.computations import WallarooParameterError, stage_of, state_class
-from tasks.wallaroo.pipelines import source
+from celery_partitions.pipeline.graph import Pipeline
+from celery_partitions.pipeline.sources import TCPSourceConfig
+from celery_partitions.wallaroo.computations import WallarooParameterError, stage_of, state_class
+from celery_partitions.wallaroo.pipelines import source
 
 
 @dataclass(frozen=True, slots=True)

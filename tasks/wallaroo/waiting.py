@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks.store.names import PRIORITY_SUFFIXES, Names, units
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, units
 
 
 @dataclass(frozen=True, slots=True)

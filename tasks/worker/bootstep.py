@@ -21,26 +21,26 @@ from celery.exceptions import ImproperlyConfigured, WorkerShutdown
 from celery.utils.nodenames import default_nodename, nodesplit
 from celery.worker import state as worker_state
 
-from tasks.model.errors import SetupError
-from tasks.operating.status import worker_id
-from tasks.producer.declarations import installation_of
-from tasks.producer.installation import Installation
-from tasks.store.leases import Share, fix_partitions, remember_computations
-from tasks.store.names import INGRESS
-from tasks.store.results import START_CHORD
-from tasks.store.server import look_at_server
-from tasks.worker.consumer import make_patient
-from tasks.worker.garbage import collect_seldom
-from tasks.worker.leasekeeper import LeaseKeeper
-from tasks.worker.logs import begin_with_json
-from tasks.worker.loop import PartitionLoop
-from tasks.worker.measuring import Measuring
-from tasks.worker.metrics import MetricsServer, serve_metrics
-from tasks.worker.ordinary import OrdinaryRunner
-from tasks.worker.replacing import is_told_to_end
-from tasks.worker.reports import Reports
-from tasks.worker.result_backend import check_backend
-from tasks.worker.tracing import check_tracing, trace_loop
+from celery_partitions.model.errors import SetupError
+from celery_partitions.operating.status import worker_id
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.leases import Share, fix_partitions, remember_computations
+from celery_partitions.store.names import INGRESS
+from celery_partitions.store.results import START_CHORD
+from celery_partitions.store.server import look_at_server
+from celery_partitions.worker.consumer import make_patient
+from celery_partitions.worker.garbage import collect_seldom
+from celery_partitions.worker.leasekeeper import LeaseKeeper
+from celery_partitions.worker.logs import begin_with_json
+from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.measuring import Measuring
+from celery_partitions.worker.metrics import MetricsServer, serve_metrics
+from celery_partitions.worker.ordinary import OrdinaryRunner
+from celery_partitions.worker.replacing import is_told_to_end
+from celery_partitions.worker.reports import Reports
+from celery_partitions.worker.result_backend import check_backend
+from celery_partitions.worker.tracing import check_tracing, trace_loop
 
 logger = logging.getLogger("celery.worker.partitions")
 

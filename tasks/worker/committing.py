@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.model.duplicates import ids_to_remember
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Item
-from tasks.store.commits import Commit, CommitUnderWay, commands_of
-from tasks.store.names import Names
-from tasks.store.parking import Parked, park, unpark
-from tasks.store.scripts import digest_of
-from tasks.store.seen import remember
-from tasks.worker.lane import Batch, Lane
+from celery_partitions.model.duplicates import ids_to_remember
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Item
+from celery_partitions.store.commits import Commit, CommitUnderWay, commands_of
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import Parked, park, unpark
+from celery_partitions.store.scripts import digest_of
+from celery_partitions.store.seen import remember
+from celery_partitions.worker.lane import Batch, Lane
 
 
 @dataclass(frozen=True, slots=True)

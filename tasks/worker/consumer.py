@@ -14,8 +14,8 @@ import redis
 from celery.utils.imports import symbol_by_name
 from celery.worker.state import maybe_shutdown
 
-from tasks.store.client import UNWELL
-from tasks.worker.backoff import Backoff
+from celery_partitions.store.client import UNWELL
+from celery_partitions.worker.backoff import Backoff
 
 
 def make_patient(worker: Any, client: redis.Redis) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery.worker.control import inspect_command
 
-from tasks.worker.bootstep import PartitionStep
+from celery_partitions.worker.bootstep import PartitionStep
 
 
 @inspect_command()  # type: ignore[untyped-decorator]

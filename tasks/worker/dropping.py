@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.duplicates import drop_duplicates, ids_to_look_for
-from tasks.model.reading import Item
-from tasks.store.names import Names
-from tasks.store.seen import read_seen
-from tasks.worker.lane import Batch, Lane
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.duplicates import drop_duplicates, ids_to_look_for
+from celery_partitions.model.reading import Item
+from celery_partitions.store.names import Names
+from celery_partitions.store.seen import read_seen
+from celery_partitions.worker.lane import Batch, Lane
 
 
 def drop_seen(

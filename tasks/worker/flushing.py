@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.model.computation import Computation
-from tasks.model.outcome import Outcome
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.outcome import Outcome
 
 
 class NotDelivered(Exception):

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tasks.model.outcome import Outcome, Slot, Unreadable
-from tasks.model.reading import Item, Reading, Work
-from tasks.store.commits import Reply
-from tasks.store.leases import Lease
-from tasks.store.parking import Parked
-from tasks.store.seen import Seen
+from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.reading import Item, Reading, Work
+from celery_partitions.store.commits import Reply
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.parking import Parked
+from celery_partitions.store.seen import Seen
 
 #: An idle loop looks round so often, whatever happens.
 MOST_IDLE_SECONDS = 60.0

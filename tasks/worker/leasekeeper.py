@@ -11,12 +11,12 @@ from contextlib import suppress
 
 import redis
 
-from config.settings import Settings
-from tasks.model.errors import SetupError
-from tasks.store.client import connect
-from tasks.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE, Share, balance, leases_of, release
-from tasks.store.names import Names
-from tasks.worker.backoff import LONGEST_SECONDS, Backoff
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.client import connect
+from celery_partitions.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE, Share, balance, leases_of, release
+from celery_partitions.store.names import Names
+from celery_partitions.worker.backoff import LONGEST_SECONDS, Backoff
+from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.reading import Item
-from tasks.store.codec import StateCodec
-from tasks.store.names import Names
-from tasks.store.parking import mailbox_lengths, read_parked
-from tasks.store.states import is_wrong_type, load_slots
-from tasks.worker.lane import Lane
-from tasks.worker.logs import told
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.reading import Item
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import mailbox_lengths, read_parked
+from celery_partitions.store.states import is_wrong_type, load_slots
+from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.logs import told
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -15,10 +15,10 @@ import msgspec
 from celery import current_task, signals
 from celery.utils.log import get_multiprocessing_logger
 
-from tasks.model.errors import encodable
-from tasks.model.keys import key_bytes
-from tasks.model.reading import Work
-from tasks.store.names import INGRESS
+from celery_partitions.model.errors import encodable
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.reading import Work
+from celery_partitions.store.names import INGRESS
 
 #: What every record has; all else was given as `extra=`.
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}

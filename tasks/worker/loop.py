@@ -15,29 +15,29 @@ from typing import assert_never
 
 import redis
 
-from config.settings import Settings
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Item, Ordinary, Reading, Skipped, condemned, read_batch
-from tasks.producer.installation import Installation
-from tasks.store.client import UNWELL, connect
-from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Reply
-from tasks.store.leases import Lease, Share, release
-from tasks.store.parking import read_mailbox
-from tasks.store.results import START_CHORD
-from tasks.worker.committing import UnderWay, plan_commit
-from tasks.worker.dropping import drop_seen
-from tasks.worker.flushing import NotDelivered, flush, prepare
-from tasks.worker.lane import Batch, Lane, idle_lanes
-from tasks.worker.loading import load_parked, load_states
-from tasks.worker.logs import told
-from tasks.worker.one_by_one import LeaseLost, alone, outlived
-from tasks.worker.ordinary import OrdinaryRun, outcome_of
-from tasks.worker.outage import Outage
-from tasks.worker.replies import Replies
-from tasks.worker.reports import Reports
-from tasks.worker.stepping import Stepping
-from tasks.worker.telling import Telling
-from tasks.worker.watch import Watch
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Item, Ordinary, Reading, Skipped, condemned, read_batch
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.client import UNWELL, connect
+from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
+from celery_partitions.store.leases import Lease, Share, release
+from celery_partitions.store.parking import read_mailbox
+from celery_partitions.store.results import START_CHORD
+from celery_partitions.worker.committing import UnderWay, plan_commit
+from celery_partitions.worker.dropping import drop_seen
+from celery_partitions.worker.flushing import NotDelivered, flush, prepare
+from celery_partitions.worker.lane import Batch, Lane, idle_lanes
+from celery_partitions.worker.loading import load_parked, load_states
+from celery_partitions.worker.logs import told
+from celery_partitions.worker.one_by_one import LeaseLost, alone, outlived
+from celery_partitions.worker.ordinary import OrdinaryRun, outcome_of
+from celery_partitions.worker.outage import Outage
+from celery_partitions.worker.replies import Replies
+from celery_partitions.worker.reports import Reports
+from celery_partitions.worker.stepping import Stepping
+from celery_partitions.worker.telling import Telling
+from celery_partitions.worker.watch import Watch
+from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.errors import encodable, shortened
-from tasks.model.keys import key_bytes
-from tasks.model.measurements import (
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import encodable, shortened
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.measurements import (
     BATCH_MESSAGES,
     COMMIT_SECONDS,
     COMPUTATION_SECONDS,
@@ -24,14 +24,14 @@ from tasks.model.measurements import (
     LastError,
     Measurements,
 )
-from tasks.model.messages import MOST_SECONDS, details_of
-from tasks.model.outcome import Outcome
-from tasks.model.recent_commits import MOST_KEPT, RecentCommit
-from tasks.store.leases import Share
-from tasks.store.measurements import add_measurements
-from tasks.store.names import Names
-from tasks.worker.committing import UnderWay
-from tasks.worker.logs import on_one_line
+from celery_partitions.model.messages import MOST_SECONDS, details_of
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.recent_commits import MOST_KEPT, RecentCommit
+from celery_partitions.store.leases import Share
+from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.names import Names
+from celery_partitions.worker.committing import UnderWay
+from celery_partitions.worker.logs import on_one_line
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -6,11 +6,11 @@ from contextlib import suppress
 
 import redis
 
-from tasks.store.client import UNWELL
-from tasks.store.names import Names
-from tasks.store.scripts import digest_of
-from tasks.store.tries import begin_try, forgive
-from tasks.worker.lane import Batch, Lane
+from celery_partitions.store.client import UNWELL
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import digest_of
+from celery_partitions.store.tries import begin_try, forgive
+from celery_partitions.worker.lane import Batch, Lane
 
 
 class LeaseLost(Exception):

@@ -16,8 +16,8 @@ from celery.worker import state as worker_state
 from celery.worker.request import create_request_cls
 from kombu.message import Message
 
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Broken, Ordinary
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Broken, Ordinary
 
 
 @dataclass(frozen=True, slots=True)

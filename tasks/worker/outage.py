@@ -6,8 +6,8 @@ import logging
 import random
 import time
 
-from tasks.store.leases import Share
-from tasks.worker.backoff import Backoff
+from celery_partitions.store.leases import Share
+from celery_partitions.worker.backoff import Backoff
 
 logger = logging.getLogger("celery.worker.partitions")
 

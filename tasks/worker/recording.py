@@ -26,11 +26,11 @@ from kombu.connection import Connection
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from tasks.model.errors import SetupError
-from tasks.producer.backlog import looks_for_room
-from tasks.store.client import UNWELL
-from tasks.store.names import Names
-from tasks.store.results import ChordKeys, chord_part, reply, start_of_chord
+from celery_partitions.model.errors import SetupError
+from celery_partitions.producer.backlog import looks_for_room
+from celery_partitions.store.client import UNWELL
+from celery_partitions.store.names import Names
+from celery_partitions.store.results import ChordKeys, chord_part, reply, start_of_chord
 
 #: kombu's, where the broker's options say nothing.
 PRIORITY_STEPS = [0, 3, 6, 9]

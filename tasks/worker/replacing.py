@@ -10,11 +10,11 @@ from contextlib import suppress
 import redis
 from celery.worker import state as worker_state
 
-from config.settings import Settings
-from tasks.store.client import connect
-from tasks.store.leases import Lease, leases_of, release
-from tasks.store.names import Names
-from tasks.store.tries import note_hang
+from celery_partitions.store.client import connect
+from celery_partitions.store.leases import Lease, leases_of, release
+from celery_partitions.store.names import Names
+from celery_partitions.store.tries import note_hang
+from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -1,6 +1,6 @@
 """What a message that went well tells whoever waits for it, and what follows it: links, chains, chords; as commands of its commit.
 
-Celery's own code decides what is told and sent (`tasks.worker.recording`). Of messages that did not go well: `tasks.worker.telling`.
+Celery's own code decides what is told and sent (`celery_partitions.worker.recording`). Of messages that did not go well: `celery_partitions.worker.telling`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from celery.backends.base import DisabledBackend
 from celery.canvas import maybe_signature
 from kombu.utils.json import loads
 
-from tasks.model.asking import NOTHING_FOLLOWS, wants_reply
-from tasks.model.errors import MessageError, SetupError, say, trace_of
-from tasks.model.messages import details_of, open_envelope
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Asked, Broken, Ordinary
-from tasks.producer.installation import Installation
-from tasks.store.client import UNWELL
-from tasks.store.results import reply
-from tasks.worker.recording import Recorder, RecordingBackend
-from tasks.worker.result_backend import recording_backend, why_not_own_backend
+from celery_partitions.model.asking import NOTHING_FOLLOWS, wants_reply
+from celery_partitions.model.errors import MessageError, SetupError, say, trace_of
+from celery_partitions.model.messages import details_of, open_envelope
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Asked, Broken, Ordinary
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.client import UNWELL
+from celery_partitions.store.results import reply
+from celery_partitions.worker.recording import Recorder, RecordingBackend
+from celery_partitions.worker.result_backend import recording_backend, why_not_own_backend
 
 logger = logging.getLogger("celery.worker.partitions")
 

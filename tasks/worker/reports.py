@@ -17,13 +17,13 @@ import msgspec
 from celery import Celery
 from celery.worker import state as worker_state
 
-from tasks.model.keys import shown_key
-from tasks.model.messages import details_of
-from tasks.model.outcome import Failure, Outcome, Parking
-from tasks.model.reading import Asked, Broken, Skipped, Work
-from tasks.worker.committing import UnderWay
-from tasks.worker.logs import on_one_line, told, told_of
-from tasks.worker.measuring import Measuring
+from celery_partitions.model.keys import shown_key
+from celery_partitions.model.messages import details_of
+from celery_partitions.model.outcome import Failure, Outcome, Parking
+from celery_partitions.model.reading import Asked, Broken, Skipped, Work
+from celery_partitions.worker.committing import UnderWay
+from celery_partitions.worker.logs import on_one_line, told, told_of
+from celery_partitions.worker.measuring import Measuring
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -7,10 +7,10 @@ from celery import Celery
 from celery.app import backends
 from celery.backends.redis import RedisBackend
 
-from tasks.model.errors import SetupError
-from tasks.producer.installation import Installation
-from tasks.store.client import UNWELL
-from tasks.worker.recording import Recorder, RecordingBackend
+from celery_partitions.model.errors import SetupError
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.client import UNWELL
+from celery_partitions.worker.recording import Recorder, RecordingBackend
 
 
 def recording_backend(app: Celery, recorder: Recorder) -> RecordingBackend:

@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from config.settings import Settings
-from tasks.model.computation import Computation
-from tasks.model.outcome import Pickling
-from tasks.model.reading import Asked, Work
-from tasks.model.step import StepRules, step
-from tasks.model.writing import MessageWriter
-from tasks.store.leases import Lease
-from tasks.store.names import Names
-from tasks.worker.lane import Lane
-from tasks.worker.logs import told_of
-from tasks.worker.policies import Policies
-from tasks.worker.replacing import replace_process
-from tasks.worker.timelimit import TimeLimits
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.outcome import Pickling
+from celery_partitions.model.reading import Asked, Work
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.writing import MessageWriter
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.logs import told_of
+from celery_partitions.worker.policies import Policies
+from celery_partitions.worker.replacing import replace_process
+from celery_partitions.worker.timelimit import TimeLimits
+from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 

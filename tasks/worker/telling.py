@@ -12,14 +12,14 @@ from typing import Any, cast
 from celery import states
 from celery.exceptions import NotRegistered, WorkerLostError
 
-from tasks.model.errors import MessageError, StateError, say
-from tasks.model.messages import name_of
-from tasks.model.outcome import Failure, Outcome
-from tasks.model.reading import Asked, Broken
-from tasks.store.client import UNWELL
-from tasks.worker.lane import Batch, Lane
-from tasks.worker.logs import told
-from tasks.worker.replies import Replies
+from celery_partitions.model.errors import MessageError, StateError, say
+from celery_partitions.model.messages import name_of
+from celery_partitions.model.outcome import Failure, Outcome
+from celery_partitions.model.reading import Asked, Broken
+from celery_partitions.store.client import UNWELL
+from celery_partitions.worker.lane import Batch, Lane
+from celery_partitions.worker.logs import told
+from celery_partitions.worker.replies import Replies
 
 logger = logging.getLogger("celery.worker.partitions")
 

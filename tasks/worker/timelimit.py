@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.model.errors import TimeLimitExceeded
+from celery_partitions.model.errors import TimeLimitExceeded
 
 #: An exception that was set arrives within a switch of threads (5 ms); a computation may clean up for the rest of it.
 INTERRUPT_SECONDS = 1.0

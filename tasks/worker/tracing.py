@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, overload
 
 import redis
 
-from tasks.model.outcome import Outcome, States
-from tasks.model.reading import Broken, Item, Work
-from tasks.model.step import StepRules, step
-from tasks.model.writing import Cause
-from tasks.producer.installation import Installation
-from tasks.store.commits import Commit, CommitStore, CommitUnderWay, Reply
-from tasks.store.names import INGRESS
-from tasks.worker.loop import PartitionLoop
+from celery_partitions.model.outcome import Outcome, States
+from celery_partitions.model.reading import Broken, Item, Work
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.writing import Cause
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
+from celery_partitions.store.names import INGRESS
+from celery_partitions.worker.loop import PartitionLoop
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from tasks.tracing.spans import Tracing
+    from celery_partitions.tracing.spans import Tracing
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -108,7 +108,7 @@ class TracedSteps:
         self.spans: dict[str, list[Span]] = {}
 
     def step(self, items: Sequence[Item], states: States, rules: StepRules, **more: Any) -> Outcome:
-        """`tasks.model.step.step`, with a span for each message that is called, or can't be taken."""
+        """`celery_partitions.model.step.step`, with a span for each message that is called, or can't be taken."""
         unit = INGRESS if rules.partition < 0 else str(rules.partition)
         watched = _Watched(self.tracing, items, unit, more.get("attempt", 1))
         first = items[0] if items else None

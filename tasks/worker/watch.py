@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from tasks.store.names import Names
+from celery_partitions.store.names import Names
 
 #: How long one blocking peek waits at the server. Long, so that an idle worker is quiet; bounded, so that a connection
 #: that died silently is noticed.

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import (
+from celery_partitions import (
     Context,
     RedisList,
     RedisStream,

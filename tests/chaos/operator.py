@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import redis
 
-from tasks.operating.audit import Audit
-from tasks.operating.draining import drain, undrain
-from tasks.operating.parked_keys import ParkedKeys
-from tasks.operating.pausing import pause, resume
-from tasks.store.names import Names, units
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.draining import drain, undrain
+from celery_partitions.operating.parked_keys import ParkedKeys
+from celery_partitions.operating.pausing import pause, resume
+from celery_partitions.store.names import Names, units
 from tests.chaos.application import play
 from tests.fundamentals.live import LiveGroup
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.model.reading import Stray
+from celery_partitions.model.reading import Stray
 from tests.chaos.application import play
 from tests.chaos.junk import JUNK
 from tests.model.build import read

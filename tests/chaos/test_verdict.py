@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.store.letters import DeadLetter
+from celery_partitions.store.letters import DeadLetter
 from tests.chaos.application import ALWAYS, TRIES
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
 from tests.chaos.verdict import RAISED, Found, judge

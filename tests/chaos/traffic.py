@@ -19,9 +19,9 @@ from typing import Literal, get_args
 
 import redis
 
-from tasks.model.keys import partition_of
-from tasks.producer.bulk import SendInterrupted
-from tasks.store.names import INGRESS
+from celery_partitions.model.keys import partition_of
+from celery_partitions.producer.bulk import SendInterrupted
+from celery_partitions.store.names import INGRESS
 from tests.chaos.application import ALWAYS, Act, flow, note, play, play_on, play_once
 from tests.chaos.junk import JUNK
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt

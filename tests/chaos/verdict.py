@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tasks.store.letters import DeadLetter
+from celery_partitions.store.letters import DeadLetter
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
 from tests.support.history import HistoryError, by_key, history_errors
 

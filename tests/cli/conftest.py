@@ -11,14 +11,14 @@ import redis
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from config.settings import Settings
-from tasks.cli import partitions
-from tasks.model.keys import partition_of
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Broken
-from tasks.producer.declarations import installation_of
-from tasks.store.commits import commands_of
-from tasks.store.names import Names
+from celery_partitions.cli import partitions
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Broken
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.store.commits import commands_of
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 from tests.cli.declared import Last, update
 from tests.producer.conftest import MakeApp, make_app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import computation, key_extractor, state_computation
+from celery_partitions import computation, key_extractor, state_computation
 
 
 @dataclass

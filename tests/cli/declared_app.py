@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks import app
+from celery_partitions import app
 from tests.cli.declared import note, update
 
 __all__ = ["app", "note", "update"]

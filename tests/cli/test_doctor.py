@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
 

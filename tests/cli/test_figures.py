@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.cli.figures import age, moment, number, size, sparkline
+from celery_partitions.cli.figures import age, moment, number, size, sparkline
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from tasks.model.keys import partition_of
-from tasks.model.messages import open_envelope
-from tasks.model.policy import PolicyChange
-from tasks.operating.draining import drain, undrain
-from tasks.operating.exporting import Exporter
-from tasks.operating.parked_keys import ParkedKey
-from tasks.operating.pausing import pause, resume
-from tasks.operating.transfer import Message, StateRecord, read_records
-from tasks.operating.workers import read_workers
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.messages import open_envelope
+from celery_partitions.model.policy import PolicyChange
+from celery_partitions.operating.draining import drain, undrain
+from celery_partitions.operating.exporting import Exporter
+from celery_partitions.operating.parked_keys import ParkedKey
+from celery_partitions.operating.pausing import pause, resume
+from celery_partitions.operating.transfer import Message, StateRecord, read_records
+from celery_partitions.operating.workers import read_workers
 from tests.fundamentals.application import Attempt, Deed, Sequence, Step, fail, record, witness
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.server import RedisServer

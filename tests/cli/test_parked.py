@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import redis
 
-from tasks.model.keys import key_bytes, partition_of
-from tasks.store.names import Names
-from tasks.store.parking import Parked
+from celery_partitions.model.keys import key_bytes, partition_of
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import Parked
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
 

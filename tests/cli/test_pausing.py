@@ -7,8 +7,8 @@ import json
 import pytest
 import redis
 
-from tasks.store.leases import balance
-from tasks.store.names import Names
+from celery_partitions.store.leases import balance
+from celery_partitions.store.names import Names
 from tests.cli.conftest import Run
 from tests.cli.declared import update
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tasks.cli.screen import Sort, draw
+from celery_partitions.cli.screen import Sort, draw
 
 
 def row(number: int | None, **more: Any) -> dict[str, Any]:

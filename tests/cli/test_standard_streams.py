@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
 from tests.producer.conftest import MakeApp

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from tasks.model.keys import partition_of
+from celery_partitions.model.keys import partition_of
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
 

@@ -9,10 +9,10 @@ import pytest
 import redis
 from celery import Celery
 
-from config.settings import Settings
-from tasks.cli import partitions
-from tasks.store.leases import balance
-from tasks.store.names import Names
+from celery_partitions.cli import partitions
+from celery_partitions.store.leases import balance
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
 
@@ -63,7 +63,7 @@ def test_a_server_that_is_not_there_is_one_line(make_app: MakeApp, run: Run) -> 
 def test_an_app_without_partitions_is_told_how_to_have_them(run: Run) -> None:
     result = run("status", app=Celery("plain", broker="memory://", set_as_current=False))
     assert result.exit_code == 1
-    assert "'plain' has no partitions: call tasks.install(app)" in result.stderr
+    assert "'plain' has no partitions: call celery_partitions.install(app)" in result.stderr
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["status", "--nonsense"], ["state"], ["dead-letters", "nonsense"]])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from config.settings import Settings
-from tasks.model.keys import partition_of
-from tasks.store.codec import StateCodec
+from celery_partitions.model.keys import partition_of
+from celery_partitions.store.codec import StateCodec
+from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.cli.declared import Last, update
 from tests.producer.conftest import MakeApp

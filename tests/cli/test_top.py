@@ -20,7 +20,7 @@ from typing import Any
 import redis
 from celery import Celery
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
 from tests.support.worker import ROOT

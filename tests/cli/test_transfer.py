@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.cli.declared import update
 from tests.producer.conftest import MakeApp

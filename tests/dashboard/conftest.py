@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tasks.operating.pausing import resume
+from celery_partitions.operating.pausing import resume
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import accounts
 from tests.support.browser import Visit, chromium_path, running_chromium

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tasks import key_extractor, state_computation
+from celery_partitions import key_extractor, state_computation
 
 
 @dataclass

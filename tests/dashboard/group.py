@@ -7,13 +7,13 @@ from typing import Any
 import redis
 from celery import Celery
 
-from tasks.model.keys import key_bytes, partition_of
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Broken
-from tasks.operating.group import Group
-from tasks.producer.declarations import installation_of
-from tasks.store.commits import commands_of
-from tasks.store.parking import Parked, park
+from celery_partitions.model.keys import key_bytes, partition_of
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Broken
+from celery_partitions.operating.group import Group
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.store.commits import commands_of
+from celery_partitions.store.parking import Parked, park
 from tests.dashboard.declared import Account, pay
 
 

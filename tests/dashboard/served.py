@@ -21,7 +21,7 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 
-from tasks.dashboard import add_to_flower
+from celery_partitions.dashboard import add_to_flower
 
 LOGIN = "me:secret"
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 from celery import Celery
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.producer.conftest import MakeApp, make_app

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.dashboard.served import Served
 from tests.producer.conftest import MakeApp, make_app
 

@@ -8,9 +8,9 @@ from urllib.parse import quote, unquote
 import msgspec
 import pytest
 
-from tasks.model.measurements import Measurements
-from tasks.model.recent_commits import RecentCommit
-from tasks.store.measurements import add_measurements
+from celery_partitions.model.measurements import Measurements
+from celery_partitions.model.recent_commits import RecentCommit
+from celery_partitions.store.measurements import add_measurements
 from tests.dashboard.declared import Payment, pay
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings
-from tasks.dashboard import live as live_module
-from tasks.dashboard.live import Live
+from celery_partitions.dashboard import live as live_module
+from celery_partitions.dashboard.live import Live
+from celery_partitions_config.settings import Settings
 from tests.dashboard.group import Filled
 from tests.dashboard.served import LOGIN, Served
 from tests.dashboard.serving import filled, make_app, served, shop

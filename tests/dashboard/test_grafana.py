@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tasks.operating.metrics import PREFIX, families
-from tasks.operating.overview import Overview
+from celery_partitions.operating.metrics import PREFIX, families
+from celery_partitions.operating.overview import Overview
 
-DASHBOARD: dict[str, Any] = json.loads(resources.files("config").joinpath("grafana-dashboard.json").read_text())
+DASHBOARD: dict[str, Any] = json.loads(resources.files("celery_partitions_config").joinpath("grafana-dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
 QUERIES = [variable["definition"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasks.dashboard import letters as letters_module
-from tasks.dashboard.letters import Asked, find_letters, picked
+from celery_partitions.dashboard import letters as letters_module
+from celery_partitions.dashboard.letters import Asked, find_letters, picked
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.dashboard.serving import filled, make_app, served, shop

@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import pytest
 
-from config.settings import Settings
-from tasks.model.measurements import Measurements
-from tasks.model.recent_commits import RecentCommit
-from tasks.store.measurements import add_measurements
+from celery_partitions.model.measurements import Measurements
+from celery_partitions.model.recent_commits import RecentCommit
+from celery_partitions.store.measurements import add_measurements
+from celery_partitions_config.settings import Settings
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.dashboard.serving import filled, make_app, served, shop

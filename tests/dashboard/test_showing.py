@@ -11,11 +11,11 @@ import flower
 import pytest
 from flower.utils.search import parse_query
 
-from tasks.dashboard.loader import with_entry
-from tasks.dashboard.showing import key_body, key_query, size, span, tasks_query
-from tasks.dashboard.tasks_seen import of_key, of_partition
-from tasks.dashboard.tree import MOST_CHILDREN, MOST_NODES, Node, tree_of
-from tasks.model.keys import partition_of
+from celery_partitions.dashboard.loader import with_entry
+from celery_partitions.dashboard.showing import key_body, key_query, size, span, tasks_query
+from celery_partitions.dashboard.tasks_seen import of_key, of_partition
+from celery_partitions.dashboard.tree import MOST_CHILDREN, MOST_NODES, Node, tree_of
+from celery_partitions.model.keys import partition_of
 from tests.dashboard.declared import Account
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.model.keys import partition_of
-from tasks.store.letters import DeadLetter
+from celery_partitions.model.keys import partition_of
+from celery_partitions.store.letters import DeadLetter
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.applications.accounts import BROKEN, Account, Payment, deliver, pay
 from tests.support.wait import wait_until

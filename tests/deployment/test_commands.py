@@ -46,7 +46,7 @@ def test_compose_runs_the_commands_of_the_procfile(procfile: dict[str, str], com
 
 
 def test_the_commands_run_the_example_unless_told_otherwise(procfile: dict[str, str]) -> None:
-    assert in_shell(procfile["worker"]) == shlex.split("celery -A tasks.stocks worker --loglevel=INFO")
+    assert in_shell(procfile["worker"]) == shlex.split("celery -A celery_partitions.demo.stocks worker --loglevel=INFO")
     assert in_shell(procfile["worker"], APP="shop.orders")[:3] == ["celery", "-A", "shop.orders"]
 
 

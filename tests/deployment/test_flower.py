@@ -25,7 +25,7 @@ def start_flower(redis_url: str, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(*words: str, **env: str) -> FlowerProcess:
-            made = FlowerProcess("tasks.stocks", *words, directory=tmp_path, env={"REDIS_URL": redis_url, **env})
+            made = FlowerProcess("celery_partitions.demo.stocks", *words, directory=tmp_path, env={"REDIS_URL": redis_url, **env})
             return stack.enter_context(made)
 
         yield start
@@ -67,8 +67,8 @@ def test_with_a_login_it_listens_where_it_is_told_and_asks_for_it(start_flower: 
 
 def test_it_has_the_pages_of_the_partitions_from_any_project(redis_url: str, tmp_path: Path) -> None:
     """As the README says it: the settings file is found in the installed package. Without it Flower is as it was."""
-    (tmp_path / "project.py").write_text("from tasks import app, stocks\n__all__ = ['app', 'stocks']\n")
-    find = "import importlib.util as u; print(u.find_spec('config.flowerconfig').origin)"
+    (tmp_path / "project.py").write_text("from celery_partitions import app\nfrom celery_partitions.demo import stocks\n__all__ = ['app', 'stocks']\n")
+    find = "import importlib.util as u; print(u.find_spec('celery_partitions_config.flowerconfig').origin)"
     path = [str(ROOT), str(tmp_path)]
     env = {"REDIS_URL": redis_url, "PYTHONPATH": os.pathsep.join(path)}
     found = subprocess.run([sys.executable, "-c", find], cwd=tmp_path, env={**os.environ, **env}, capture_output=True)

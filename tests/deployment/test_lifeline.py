@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.testing.lifeline import lifeline
+from celery_partitions.testing.lifeline import lifeline
 from tests.support.wait import wait_until
 
 SLEEP = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
@@ -20,7 +20,7 @@ STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from tasks.testing.lifeline import leave_on_signals, lifeline
+from celery_partitions.testing.lifeline import leave_on_signals, lifeline
 leave_on_signals()
 with lifeline(sys.argv[2:], environment=os.environ, grace_seconds=5, scratch=Path(sys.argv[1])):
     time.sleep(600)

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tasks.demo.prices import SYMBOLS, daily_prices
-from tasks.demo.processes import DemoError
+from celery_partitions.demo.prices import SYMBOLS, daily_prices
+from celery_partitions.demo.processes import DemoError
 
 
 def test_all_days_of_all_stocks_are_there() -> None:

@@ -78,7 +78,7 @@ def test_the_redis_cli_line_sends_a_message(project, redis_url, start_worker):
 
 
 def test_a_project_keeps_its_own_celery_app(project, redis_url):
-    code = block("python", "tasks.install(app)").replace("redis://127.0.0.1:6379/0", redis_url)
+    code = block("python", "celery_partitions.install(app)").replace("redis://127.0.0.1:6379/0", redis_url)
     assert run_python(code + "\nprint(app.main)", project, redis_url).strip() == "shop"
 
 
@@ -117,7 +117,7 @@ def test_every_proof_that_a_promise_names_is_there():
 
 
 def test_every_command_of_the_readme_exists():
-    from tasks.cli.commands import dead_letters, parked, partitions
+    from celery_partitions.cli.commands import dead_letters, parked, partitions
 
     named = set(re.findall(r"celery -A \w+ partitions (?:--sink \w+ )?([a-z-]+)", README))
     assert named <= set(partitions.commands)

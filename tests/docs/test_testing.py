@@ -1,4 +1,4 @@
-"""`tasks.testing`: what it promises to a user's own tests."""
+"""`celery_partitions.testing`: what it promises to a user's own tests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tasks import MessageError, state_computation
-from tasks.testing import apply
+from celery_partitions import MessageError, state_computation
+from celery_partitions.testing import apply
 
 
 @dataclass

@@ -15,9 +15,9 @@ from hashlib import sha1
 from itertools import count
 from typing import Any
 
-from tasks.store.scripts import script
-from tasks.worker.lane import Lane, StateCache
-from tasks.worker.loop import PartitionLoop
+from celery_partitions.store.scripts import script
+from celery_partitions.worker.lane import Lane, StateCache
+from celery_partitions.worker.loop import PartitionLoop
 from tests.fundamentals.application import app
 
 __all__ = ["BREAKS", "app"]

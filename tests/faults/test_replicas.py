@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from config.settings import Settings, SettingsError
-from tasks.store.commits import Commit, CommitStore
-from tasks.store.leases import Lease, balance
-from tasks.store.names import Names
-from tasks.store.replicas import Replicas
+from celery_partitions.store.commits import Commit, CommitStore
+from celery_partitions.store.leases import Lease, balance
+from celery_partitions.store.names import Names
+from celery_partitions.store.replicas import Replicas
+from celery_partitions_config.settings import Settings, SettingsError
 from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
 from tests.support.server import RedisServer

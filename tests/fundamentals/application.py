@@ -13,7 +13,7 @@ from functools import cache
 import redis
 from celery.exceptions import Reject
 
-from tasks import app, key_extractor, state_computation
+from celery_partitions import app, key_extractor, state_computation
 from tests.support.applications.ordinary import plain
 from tests.support.applications.sequences import Sequence, Step, record
 from tests.support.applications.slow import Attempt, Nap, fail, sleep

@@ -11,14 +11,14 @@ from typing import Any, Self
 import redis
 from celery import Celery
 
-from config.celeryconfig import celery_options
-from config.settings import Settings
-from tasks import StateComputation
-from tasks.operating.status import UnitStatus
-from tasks.producer.bulk import send_many
-from tasks.producer.declarations import declared
-from tasks.producer.installation import Installation
-from tasks.store.letters import DeadLetter
+from celery_partitions import StateComputation
+from celery_partitions.operating.status import UnitStatus
+from celery_partitions.producer.bulk import send_many
+from celery_partitions.producer.declarations import declared
+from celery_partitions.producer.installation import Installation
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions_config.celeryconfig import celery_options
+from celery_partitions_config.settings import Settings
 from tests.fundamentals import application
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks import partition_of
+from celery_partitions import partition_of
 from tests.fundamentals.application import Meeting, Nap, Step, meet, record, sleep
 from tests.fundamentals.live import LiveGroup
 from tests.support.history import by_key, check_history, numbered

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tasks import partition_of
+from celery_partitions import partition_of
 from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks import partition_of
+from celery_partitions import partition_of
 from tests.fundamentals.application import WITNESSED, Deed, witness
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.ordinary import PLAIN_RAN

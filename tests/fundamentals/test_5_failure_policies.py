@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import redis
 
-from tasks.store.letters import DeadLetter
-from tasks.store.parking import Parked, mailbox_lengths, read_parked
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.parking import Parked, mailbox_lengths, read_parked
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble
 from tests.support.applications.trouble import BROKEN, Trouble, policed

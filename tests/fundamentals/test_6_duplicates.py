@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.producer.bulk import send_many
+from celery_partitions.producer.bulk import send_many
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble
 from tests.support.applications.trouble import Trouble, once

@@ -15,25 +15,25 @@ from typing import Any
 import click
 import msgspec
 
-from tasks.cli.context import shown_key, typed_key
-from tasks.cli.files import read_messages
-from tasks.model.computation import declare
-from tasks.model.editing import plain_fields, plain_value, state_from_json
-from tasks.model.errors import MessageError, SetupError, StateError
-from tasks.model.keying import key_in
-from tasks.model.messages import details_of, name_of
-from tasks.model.reading import Broken, Reading, condemned, read_batch
-from tasks.model.state import StateClass
-from tasks.model.step import step
-from tasks.model.writing import TIMER_BODY
-from tasks.operating.dead_letters import _read, fingerprint, raw_text
-from tasks.operating.transfer import read_header, read_records
-from tasks.pipeline.sinks import RedisStream
-from tasks.pipeline.windows import count_windows
-from tasks.store.codec import SIGNED, UNSIGNED, StateCodec
-from tasks.store.commits import commands_of
-from tasks.store.names import Names
-from tasks.store.parking import Parked
+from celery_partitions.cli.context import shown_key, typed_key
+from celery_partitions.cli.files import read_messages
+from celery_partitions.model.computation import declare
+from celery_partitions.model.editing import plain_fields, plain_value, state_from_json
+from celery_partitions.model.errors import MessageError, SetupError, StateError
+from celery_partitions.model.keying import key_in
+from celery_partitions.model.messages import details_of, name_of
+from celery_partitions.model.reading import Broken, Reading, condemned, read_batch
+from celery_partitions.model.state import StateClass
+from celery_partitions.model.step import step
+from celery_partitions.model.writing import TIMER_BODY
+from celery_partitions.operating.dead_letters import _read, fingerprint, raw_text
+from celery_partitions.operating.transfer import read_header, read_records
+from celery_partitions.pipeline.sinks import RedisStream
+from celery_partitions.pipeline.windows import count_windows
+from celery_partitions.store.codec import SIGNED, UNSIGNED, StateCodec
+from celery_partitions.store.commits import commands_of
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import Parked
 from tests.model import piped
 from tests.model.build import CODEC, raw_envelope, rules, slots_for
 from tests.model.pickled import State

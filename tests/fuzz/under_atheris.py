@@ -7,7 +7,7 @@ import sys
 import atheris
 
 # What is to be explored is instrumented when it is imported.
-with atheris.instrument_imports(include=["tasks", "kombu.utils.json", "pickletools", "csv"]):
+with atheris.instrument_imports(include=["celery_partitions", "kombu.utils.json", "pickletools", "csv"]):
     from tests.fuzz.targets import TARGETS
 
 if __name__ == "__main__":

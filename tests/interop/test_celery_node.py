@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tasks import partition_of
+from celery_partitions import partition_of
 from tests.fundamentals.application import record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from tasks.model.computation import Computation
-from tasks.model.outcome import Outcome, Slot, Unreadable
-from tasks.model.policy import RetryPolicy, Then, effective_policy
-from tasks.model.reading import Item, Reading, Work, read_batch
-from tasks.model.step import StepRules, step
-from tasks.store.codec import StateCodec
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.policy import RetryPolicy, Then, effective_policy
+from celery_partitions.model.reading import Item, Reading, Work, read_batch
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.store.codec import StateCodec
 
 CODEC = StateCodec()
 

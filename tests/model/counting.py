@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tasks.model.computation import Context, declare
+from celery_partitions.model.computation import Context, declare
 from tests.model.build import raw_message
 
 

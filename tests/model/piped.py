@@ -7,16 +7,16 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.model.computation import Computation, declare
-from tasks.model.outcome import Delivery, Emission, Hop, Outcome, Push, Slot, Timer, Unreadable
-from tasks.model.policy import RetryPolicy, Then, effective_policy
-from tasks.model.reading import Item, Reading, Work, read_batch
-from tasks.model.step import StepRules, step
-from tasks.model.writing import MessageWriter
-from tasks.pipeline.building import Built, build
-from tasks.pipeline.graph import Pipeline, Source
-from tasks.pipeline.sinks import RedisStream
-from tasks.store.codec import StateCodec
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.outcome import Delivery, Emission, Hop, Outcome, Push, Slot, Timer, Unreadable
+from celery_partitions.model.policy import RetryPolicy, Then, effective_policy
+from celery_partitions.model.reading import Item, Reading, Work, read_batch
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.writing import MessageWriter
+from celery_partitions.pipeline.building import Built, build
+from celery_partitions.pipeline.graph import Pipeline, Source
+from celery_partitions.pipeline.sinks import RedisStream
+from celery_partitions.store.codec import StateCodec
 from tests.model.build import raw_message
 
 #: Signs, and may read back what the tests' modules define.

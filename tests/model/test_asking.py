@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import Computation, declare
-from tasks.model.errors import DeclarationError, ReplyError
-from tasks.model.reading import Asked
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.errors import DeclarationError, ReplyError
+from celery_partitions.model.reading import Asked
 from tests.model.build import raw_envelope, raw_message, read, rules, run, state_after
 
 

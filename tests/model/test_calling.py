@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import Context
-from tasks.model.errors import TimeLimitExceeded
-from tasks.model.policy import RetryPolicy
-from tasks.pipeline.sinks import RedisList, RedisStream, TaskSink
+from celery_partitions.model.computation import Context
+from celery_partitions.model.errors import TimeLimitExceeded
+from celery_partitions.model.policy import RetryPolicy
+from celery_partitions.pipeline.sinks import RedisList, RedisStream, TaskSink
 from tests.model.piped import (
     OUT,
     SIGNING,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
-from tasks.model.computation import declare
-from tasks.model.messages import MessageCodec
-from tasks.model.outcome import Hop
+from celery_partitions.model.computation import declare
+from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.outcome import Hop
 from tests.model.piped import (
     OUT,
     Log,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import Computation, Context, declare, key_extractor
-from tasks.model.errors import DeclarationError, KeyExtractionError
+from celery_partitions.model.computation import Computation, Context, declare, key_extractor
+from celery_partitions.model.errors import DeclarationError, KeyExtractionError
 
 
 def declared(function: Any = None, *, key: Any = str, state: Any = dict, name: Any = "count") -> Computation:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model.editing import plain_fields, plain_value, state_from_json
-from tasks.model.errors import StateError
-from tasks.model.state import StateClass
+from celery_partitions.model.editing import plain_fields, plain_value, state_from_json
+from celery_partitions.model.errors import StateError
+from celery_partitions.model.state import StateClass
 
 
 @dataclass

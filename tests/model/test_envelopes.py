@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks.model.errors import MessageError
-from tasks.model.messages import details_of, moment, open_envelope, open_slowly
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.messages import details_of, moment, open_envelope, open_slowly
 from tests.model.build import raw_envelope, raw_message
 
 BODY = b'[["x"],{},{}]'

@@ -8,8 +8,16 @@ from zlib import crc32
 
 import pytest
 
-from tasks.model.errors import KeyExtractionError
-from tasks.model.keys import MOST_KEY_BYTES, key_bytes, key_text, keys_shown_as, partition_of, shown_key, spell_key
+from celery_partitions.model.errors import KeyExtractionError
+from celery_partitions.model.keys import (
+    MOST_KEY_BYTES,
+    key_bytes,
+    key_text,
+    keys_shown_as,
+    partition_of,
+    shown_key,
+    spell_key,
+)
 
 
 class Colour(Enum):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import declare
-from tasks.model.errors import MOST_ERROR_CHARACTERS, say
-from tasks.model.messages import MOST_BYTES, name_of
-from tasks.model.reading import Broken, Reading, Work, condemned, read_batch
+from celery_partitions.model.computation import declare
+from celery_partitions.model.errors import MOST_ERROR_CHARACTERS, say
+from celery_partitions.model.messages import MOST_BYTES, name_of
+from celery_partitions.model.reading import Broken, Reading, Work, condemned, read_batch
 from tests.model.build import raw_envelope, raw_message, read
 
 

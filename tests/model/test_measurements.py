@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from tasks.model.measurements import (
+from celery_partitions.model.measurements import (
     LATENCY_SECONDS,
     Histogram,
     LastError,

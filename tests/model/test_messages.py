@@ -15,8 +15,8 @@ import pydantic
 import pytest
 from kombu.utils.json import dumps as kombu_dumps
 
-from tasks.model.errors import DeclarationError, MessageError
-from tasks.model.messages import MessageCodec
+from celery_partitions.model.errors import DeclarationError, MessageError
+from celery_partitions.model.messages import MessageCodec
 
 
 @dataclass

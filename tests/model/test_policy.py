@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import declare
-from tasks.model.errors import DeclarationError
-from tasks.model.policy import (
+from celery_partitions.model.computation import declare
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.policy import (
     AfterFailure,
     GiveUp,
     PolicyChange,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import declare
-from tasks.model.keys import partition_of
-from tasks.model.reading import Broken, Later, Ordinary, Skipped, Stray, Work
+from celery_partitions.model.computation import declare
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.reading import Broken, Later, Ordinary, Skipped, Stray, Work
 from tests.model.build import raw_envelope, raw_message, read
 
 

@@ -10,8 +10,8 @@ import msgspec
 import pydantic
 import pytest
 
-from tasks.model.errors import MessageError
-from tasks.model.messages import MessageCodec
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.messages import MessageCodec
 
 
 @dataclass

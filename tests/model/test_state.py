@@ -17,8 +17,8 @@ import msgspec
 import pydantic
 import pytest
 
-from tasks.model.errors import DeclarationError
-from tasks.model.state import StateClass
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.state import StateClass
 
 
 class Stocks:

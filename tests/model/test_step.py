@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.model.computation import Context
-from tasks.model.keys import partition_of
-from tasks.model.outcome import Unreadable
-from tasks.model.reading import Ordinary
-from tasks.model.step import step
+from celery_partitions.model.computation import Context
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.outcome import Unreadable
+from celery_partitions.model.reading import Ordinary
+from celery_partitions.model.step import step
 from tests.model import counting
 from tests.model.build import CODEC, raw_message, read, rules, run, slots_for, state_after
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, say_to

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.model.computation import declare
-from tasks.model.policy import RetryPolicy
+from celery_partitions.model.computation import declare
+from celery_partitions.model.policy import RetryPolicy
 from tests.model import counting
 from tests.model.build import rules, run, state_after
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, say_to

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import declare
-from tasks.model.step import step
-from tasks.store.codec import StateCodec
+from celery_partitions.model.computation import declare
+from celery_partitions.model.step import step
+from celery_partitions.store.codec import StateCodec
 from tests.model import counting
 from tests.model.build import CODEC, read, rules, run, slots_for, state_after
 from tests.model.counting import LOG, SECOND, WITH_CONTEXT, Log, log, say_to

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tasks.model.outcome import Delivery, Outcome, Timer
-from tasks.model.writing import TIMER_BODY
-from tasks.pipeline.building import Built
-from tasks.pipeline.sinks import RedisList
-from tasks.pipeline.windows import Aggregation, count_windows, range_windows, seconds
+from celery_partitions.model.outcome import Delivery, Outcome, Timer
+from celery_partitions.model.writing import TIMER_BODY
+from celery_partitions.pipeline.building import Built
+from celery_partitions.pipeline.sinks import RedisList
+from celery_partitions.pipeline.windows import Aggregation, count_windows, range_windows, seconds
 from tests.model.build import raw_envelope
 from tests.model.piped import SIGNING, begin, body_of, built, headers_of, payloads, read, run, send, stage
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import declare
-from tasks.model.errors import DeclarationError, StateError
-from tasks.model.state import StateClass
-from tasks.model.unpickling import PLAIN, Allowed, NotAllowed, restricted_loader
-from tasks.store.codec import StateCodec
+from celery_partitions.model.computation import declare
+from celery_partitions.model.errors import DeclarationError, StateError
+from celery_partitions.model.state import StateClass
+from celery_partitions.model.unpickling import PLAIN, Allowed, NotAllowed, restricted_loader
+from celery_partitions.store.codec import StateCodec
 from tests.model import foreign, pickled
 from tests.model.pickled import Keywords, Rebuilt, Right, State, Unit
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model.values import ANY_VALUE, dump_value, is_exact, load_value
-from tasks.pipeline.sinks import RedisList
-from tasks.store.codec import StateCodec
+from celery_partitions.model.values import ANY_VALUE, dump_value, is_exact, load_value
+from celery_partitions.pipeline.sinks import RedisList
+from celery_partitions.store.codec import StateCodec
 from tests.model.build import raw_envelope
 from tests.model.piped import (
     SIGNING,

@@ -8,13 +8,13 @@ from typing import Any, cast
 import pytest
 import redis
 
-from tasks.model.outcome import Outcome
-from tasks.model.reading import Broken
-from tasks.operating.dead_letters import DeadLetters, died, raw_text
-from tasks.store.commits import CommitStore, commands_of
-from tasks.store.leases import Lease
-from tasks.store.letters import DeadLetter
-from tasks.store.names import Names
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.reading import Broken
+from celery_partitions.operating.dead_letters import DeadLetters, died, raw_text
+from celery_partitions.store.commits import CommitStore, commands_of
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.names import Names
 from tests.store.declared import commit_of, fill, queued
 
 RAWS = [b"\xff raw", b"two", b"three"]

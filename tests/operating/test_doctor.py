@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 import redis
 
-from config.settings import Settings
-from tasks.operating.doctor import Check, examine, judge_clock, judge_connection, judge_memory, judge_workers
-from tasks.operating.permissions import is_local
-from tasks.operating.status import read_status
-from tasks.operating.workers import WorkerStatus
-from tasks.store.leases import balance
-from tasks.store.names import Names
+from celery_partitions.operating.doctor import (
+    Check,
+    examine,
+    judge_clock,
+    judge_connection,
+    judge_memory,
+    judge_workers,
+)
+from celery_partitions.operating.permissions import is_local
+from celery_partitions.operating.status import read_status
+from celery_partitions.operating.workers import WorkerStatus
+from celery_partitions.store.leases import balance
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.operating.audit import Audit
-from tasks.operating.draining import drain, undrain
-from tasks.operating.status import node_name
-from tasks.operating.workers import read_workers
-from tasks.store.names import INGRESS, Names
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.draining import drain, undrain
+from celery_partitions.operating.status import node_name
+from celery_partitions.operating.workers import read_workers
+from celery_partitions.store.names import INGRESS, Names
 from tests.store.cluster import Cluster
 
 UNITS = {"0", "1", "2", "3", INGRESS}

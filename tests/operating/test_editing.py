@@ -7,15 +7,15 @@ from itertools import count
 import pytest
 import redis
 
-from tasks.model.errors import StateError
-from tasks.model.keys import partition_of
-from tasks.operating.audit import Audit
-from tasks.operating.editing import StateEditor
-from tasks.store.codec import StateCodec
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.names import Names
-from tasks.store.states import StateReader
+from celery_partitions.model.errors import StateError
+from celery_partitions.model.keys import partition_of
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.editing import StateEditor
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.store.states import StateReader
 from tests.store.declared import commit_of, computation, fill, queued, total
 from tests.store.test_states import KEYS
 
@@ -129,7 +129,7 @@ def test_where_the_audit_can_not_be_written_nothing_is_done(editor: StateEditor,
 def test_a_huge_value_is_cut_in_the_audit_and_the_audit_is_bounded(
     editor: StateEditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.operating.audit.MOST_RECORDS", 100)
+    monkeypatch.setattr("celery_partitions.operating.audit.MOST_RECORDS", 100)
     huge = total(1)
     huge.names = ["x" * 100_000]
     editor.set(editor.see(TOTALS, KEY), huge, by="me")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks.operating.dead_letters import fingerprint, grouped
-from tasks.store.letters import DeadLetter
+from celery_partitions.operating.dead_letters import fingerprint, grouped
+from celery_partitions.store.letters import DeadLetter
 
 TRACE = """Traceback (most recent call last):
   File "/srv/app/.venv/lib/python3.11/site-packages/tasks/model/step.py", line 20, in call

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.model.measurements import LATENCY_SECONDS, LastError, Measurements
-from tasks.operating.history import Flow, History
-from tasks.operating.overview import Overview, UnitOverview
-from tasks.operating.rows import to_json
-from tasks.operating.status import UnitStatus
+from celery_partitions.model.measurements import LATENCY_SECONDS, LastError, Measurements
+from celery_partitions.operating.history import Flow, History
+from celery_partitions.operating.overview import Overview, UnitOverview
+from celery_partitions.operating.rows import to_json
+from celery_partitions.operating.status import UnitStatus
 
 #: A moment on which a span of any number of points begins.
 START = 1_700_000_100.0

@@ -12,14 +12,14 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from config.settings import Settings
-from tasks.model.measurements import LATENCY_SECONDS, Measurements
-from tasks.operating.group import Group
-from tasks.operating.metrics import PREFIX
-from tasks.operating.scraping import GroupCollector
-from tasks.store.leases import balance, remember_computations
-from tasks.store.measurements import add_measurements
-from tasks.store.names import Names
+from celery_partitions.model.measurements import LATENCY_SECONDS, Measurements
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.metrics import PREFIX
+from celery_partitions.operating.scraping import GroupCollector
+from celery_partitions.store.leases import balance, remember_computations
+from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 from tests.support.server import RedisServer
 
 

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import pytest
 import redis
 
-from config.settings import Settings
-from tasks.model.measurements import Measurements
-from tasks.model.writing import MessageTemplate
-from tasks.operating.group import Group
-from tasks.operating.overview import UnitOverview, read_overview
-from tasks.operating.status import worker_id
-from tasks.store.leases import balance, remember_computations
-from tasks.store.measurements import add_measurements
-from tasks.store.names import INGRESS, Names
+from celery_partitions.model.measurements import Measurements
+from celery_partitions.model.writing import MessageTemplate
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.overview import UnitOverview, read_overview
+from celery_partitions.operating.status import worker_id
+from celery_partitions.store.leases import balance, remember_computations
+from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.names import INGRESS, Names
+from celery_partitions_config.settings import Settings
 
 
 def message(sent_at: bytes, body: bytes = b"[[1],{},{}]") -> bytes:

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 import redis
 
-from tasks.model.keys import key_bytes, partition_of
-from tasks.operating.audit import Audit
-from tasks.operating.dead_letters import DeadLetters
-from tasks.operating.parked_keys import ParkedKeys
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.letters import DeadLetter
-from tasks.store.names import Names
-from tasks.store.parking import Parked
+from celery_partitions.model.keys import key_bytes, partition_of
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.dead_letters import DeadLetters
+from celery_partitions.operating.parked_keys import ParkedKeys
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import Parked
 from tests.store.declared import commit_of, queued
 from tests.store.test_states import KEYS
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import redis
 
-from tasks.operating.audit import Audit
-from tasks.operating.pausing import EXPORT, pause, resume
-from tasks.operating.status import read_status
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease, balance
-from tasks.store.names import Names
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.pausing import EXPORT, pause, resume
+from celery_partitions.operating.status import read_status
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease, balance
+from celery_partitions.store.names import Names
 from tests.store.declared import commit_of, fill
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.model.policy import PolicyChange
-from tasks.operating.audit import Audit
-from tasks.operating.policies import Policies
-from tasks.store.leases import balance
-from tasks.store.names import Names
+from celery_partitions.model.policy import PolicyChange
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.policies import Policies
+from celery_partitions.store.leases import balance
+from celery_partitions.store.names import Names
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import redis
 
-from tasks.model.keys import partition_of
-from tasks.operating.sampling import HotKey, Sample, hot_keys
-from tasks.store.names import Names
+from celery_partitions.model.keys import partition_of
+from celery_partitions.operating.sampling import HotKey, Sample, hot_keys
+from celery_partitions.store.names import Names
 from tests.operating.test_transfer import COMPUTATIONS, message
 
 

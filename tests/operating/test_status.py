@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import redis
 
-from tasks.operating.status import UnitStatus, node_name, read_status, worker_id
-from tasks.store.leases import balance, fix_partitions, remember_computations
-from tasks.store.names import INGRESS, Names
+from celery_partitions.operating.status import UnitStatus, node_name, read_status, worker_id
+from celery_partitions.store.leases import balance, fix_partitions, remember_computations
+from celery_partitions.store.names import INGRESS, Names
 
 
 def of(client: redis.Redis, names: Names, unit: str) -> UnitStatus:

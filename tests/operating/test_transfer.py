@@ -13,21 +13,21 @@ import msgspec
 import pytest
 import redis
 
-from tasks.model.errors import SetupError
-from tasks.model.keys import key_bytes, partition_of
-from tasks.model.outcome import Outcome
-from tasks.operating.audit import Audit
-from tasks.operating.dead_letters import DeadLetters
-from tasks.operating.exporting import Exporter
-from tasks.operating.importing import Importer
-from tasks.operating.parked_keys import ParkedKeys
-from tasks.operating.pausing import pause
-from tasks.operating.status import read_status
-from tasks.store.commits import CommitStore, commands_of
-from tasks.store.leases import Lease, balance, fix_partitions, release, remember_computations
-from tasks.store.letters import DeadLetter
-from tasks.store.names import INGRESS, Names, units
-from tasks.store.parking import Parked
+from celery_partitions.model.errors import SetupError
+from celery_partitions.model.keys import key_bytes, partition_of
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.operating.audit import Audit
+from celery_partitions.operating.dead_letters import DeadLetters
+from celery_partitions.operating.exporting import Exporter
+from celery_partitions.operating.importing import Importer
+from celery_partitions.operating.parked_keys import ParkedKeys
+from celery_partitions.operating.pausing import pause
+from celery_partitions.operating.status import read_status
+from celery_partitions.store.commits import CommitStore, commands_of
+from celery_partitions.store.leases import Lease, balance, fix_partitions, release, remember_computations
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.names import INGRESS, Names, units
+from celery_partitions.store.parking import Parked
 from tests.store.declared import commit_of, computation
 from tests.store.test_states import KEYS
 

@@ -7,10 +7,10 @@ from queue import SimpleQueue
 
 import redis
 
-from config.settings import Settings
-from tasks.operating.group import Group
-from tasks.operating.watching import Watch
-from tasks.store.names import Names
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.watching import Watch
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 from tests.support.proxy import Proxy
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tasks.producer.bulk import send_many
-from tasks.producer.declarations import declared
-from tasks.producer.pipelines import SourcePipeline
+from celery_partitions.producer.bulk import send_many
+from celery_partitions.producer.declarations import declared
+from celery_partitions.producer.pipelines import SourcePipeline
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import pipelines
 

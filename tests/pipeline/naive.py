@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.pipeline.windowing import RangeWindows
-from tasks.pipeline.windows import Aggregation
+from celery_partitions.pipeline.windowing import RangeWindows
+from celery_partitions.pipeline.windows import Aggregation
 
 
 class Gather(Aggregation):

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tasks import build_application, source
-from tasks.model.errors import DeclarationError, OneKeyWarning, SetupError
-from tasks.pipeline.sinks import RedisList
-from tasks.producer.declarations import declared
-from tasks.producer.pipelines import applications
+from celery_partitions import build_application, source
+from celery_partitions.model.errors import DeclarationError, OneKeyWarning, SetupError
+from celery_partitions.pipeline.sinks import RedisList
+from celery_partitions.producer.declarations import declared
+from celery_partitions.producer.pipelines import applications
 from tests.model.piped import logging, stage
 
 
@@ -64,7 +64,7 @@ def test_a_source_is_no_other_computations_name() -> None:
 
 
 MODULE = """
-from tasks import RedisList, build_application, computation, source, state_computation
+from celery_partitions import RedisList, build_application, computation, source, state_computation
 
 class Log:
     entries = []

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model.errors import DeclarationError
-from tasks.pipeline.framing import Decoder, FrameError, FrameSplitter, decoder, encoder
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.pipeline.framing import Decoder, FrameError, FrameSplitter, decoder, encoder
 from tests.pipeline import declared
 
 FORMATS = ["B", ">H", "<H", ">I", "<i", "=L", "!Q", ">q"]

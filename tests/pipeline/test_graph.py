@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tasks.model.computation import Computation, declare
-from tasks.model.errors import DeclarationError
-from tasks.pipeline.building import Built, build
-from tasks.pipeline.graph import Pipeline
-from tasks.pipeline.sinks import RedisList, RedisStream, TaskSink
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.pipeline.building import Built, build
+from celery_partitions.pipeline.graph import Pipeline
+from celery_partitions.pipeline.sinks import RedisList, RedisStream, TaskSink
 from tests.model.piped import Log, begin, headers_of, logging, payloads, raws_of, read, run, send, stage, states
 
 OUT = RedisList("out")

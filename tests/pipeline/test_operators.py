@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from tasks.cli import partitions
-from tasks.model.errors import KeyExtractionError
-from tasks.operating.pausing import pause, resume
-from tasks.producer.declarations import _installations
+from celery_partitions.cli import partitions
+from celery_partitions.model.errors import KeyExtractionError
+from celery_partitions.operating.pausing import pause, resume
+from celery_partitions.producer.declarations import _installations
 from tests.fundamentals.live import PATIENCE_SECONDS
 from tests.model.build import raw_message
 from tests.pipeline.conftest import LivePipelines

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model.errors import DeclarationError
-from tasks.model.state import StateClass
-from tasks.model.unpickling import Allowed, restricted_loader
-from tasks.pipeline import windows as w
-from tasks.pipeline.windowing import to_ns, to_seconds
+from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.state import StateClass
+from celery_partitions.model.unpickling import Allowed, restricted_loader
+from celery_partitions.pipeline import windows as w
+from celery_partitions.pipeline.windowing import to_ns, to_seconds
 from tests.pipeline.naive import Engine, Gather
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.pipeline.windowing import RangeWindows
-from tasks.pipeline.windows import LateDataPolicy, range_windows, seconds
+from celery_partitions.pipeline.windowing import RangeWindows
+from celery_partitions.pipeline.windows import LateDataPolicy, range_windows, seconds
 from tests.pipeline.naive import Engine, Gather, GatherAnew, Naive
 
 POLICIES: list[LateDataPolicy] = ["drop", "fire-per-message", "place-in-oldest-window"]

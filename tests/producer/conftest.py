@@ -10,9 +10,9 @@ import pytest
 from celery import Celery
 from kombu import pools
 
-from config.settings import Settings
-from tasks import install
-from tasks.producer.declarations import _installations, installation_of
+from celery_partitions import install
+from celery_partitions.producer.declarations import _installations, installation_of
+from celery_partitions_config.settings import Settings
 
 MakeApp = Callable[..., Celery]
 

@@ -10,7 +10,7 @@ from zlib import crc32
 import msgspec
 import redis
 
-from tasks import computation, key_extractor, state_computation
+from celery_partitions import computation, key_extractor, state_computation
 
 
 @dataclass

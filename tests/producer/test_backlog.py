@@ -11,9 +11,9 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from config.settings import Settings
-from tasks import PartitionError, QueueFull, SendInterrupted
-from tasks.producer.declarations import installation_of
+from celery_partitions import PartitionError, QueueFull, SendInterrupted
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import note, partition, queues
 from tests.support.proxy import Proxy

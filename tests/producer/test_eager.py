@@ -9,8 +9,8 @@ import pytest
 import redis
 from celery import Celery, chain, group
 
-from config.settings import Settings
-from tasks import SetupError
+from celery_partitions import SetupError
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Trade, queues, update
 

@@ -10,10 +10,10 @@ import pytest
 import redis
 from celery import Celery
 
-from config.settings import DEFAULT_REDIS_URL, Settings
-from tasks import DeclarationError, SetupError, computation, install, state_computation
-from tasks.producer.declarations import _installations, current_installation, declared, installation_of
-from tasks.store.client import connect
+from celery_partitions import DeclarationError, SetupError, computation, install, state_computation
+from celery_partitions.producer.declarations import _installations, current_installation, declared, installation_of
+from celery_partitions.store.client import connect
+from celery_partitions_config.settings import DEFAULT_REDIS_URL, Settings
 from tests.model.pickled import Rebuilt
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Last, Trade, partition, queues, symbol_of, update
@@ -222,7 +222,7 @@ def test_a_state_that_no_worker_could_read_back_is_refused_when_declared_or_inst
     with pytest.raises(DeclarationError, match=says):
         declare()
     assert "tests.producer: rebuilt" not in declared
-    for installation in _installations:  # the test's own app, and `tasks.app` where another module made it
+    for installation in _installations:  # the test's own app, and `celery_partitions.app` where another module made it
         monkeypatch.setattr(installation, "state_modules", allowing.state_modules)
     try:
         declare()

@@ -10,7 +10,7 @@ import pytest
 import redis
 from celery import Celery
 
-from tasks import MessageError
+from celery_partitions import MessageError
 from tests.producer.declared import envelopes, partition, queues, update
 
 AAPL = f"partition.{partition('AAPL')}"

@@ -9,8 +9,8 @@ import pytest
 import redis
 from celery import Celery, group
 
-from config.settings import Settings
-from tasks.model.messages import open_envelope
+from celery_partitions.model.messages import open_envelope
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Trade, envelopes, partition, queues, raws, update
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from config.settings import Settings
-from tasks import SendInterrupted
-from tasks.producer.bulk import CHUNK_MESSAGES
+from celery_partitions import SendInterrupted
+from celery_partitions.producer.bulk import CHUNK_MESSAGES
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import note, partition, queues
 from tests.support.proxy import Proxy

@@ -14,10 +14,10 @@ from celery import Celery
 from celery.worker.request import Request
 from kombu import Message
 
-from config.settings import Settings
-from tasks import MessageError
-from tasks.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
-from tasks.store.names import Names
+from celery_partitions import MessageError
+from celery_partitions.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Trade, envelopes, note, partition, queues, raws, update
 

@@ -12,8 +12,8 @@ import pytest
 import redis
 from celery import Celery
 
-from config.settings import Settings
-from tasks import SendInterrupted
+from celery_partitions import SendInterrupted
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import note, partition, queues
 from tests.support.proxy import Proxy

@@ -10,16 +10,16 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.model.computation import Computation
-from tasks.model.outcome import Delivery, Hop, Outcome, Slot, Unreadable
-from tasks.model.policy import RetryPolicy
-from tasks.model.reading import Reading, Work, read_batch
-from tasks.model.step import StepRules, step
-from tasks.model.writing import MessageWriter
-from tasks.pipeline.building import Built
-from tasks.store.codec import StateCodec
-from tasks.store.names import Names
-from tasks.store.outputs import commands_of_outputs
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.outcome import Delivery, Hop, Outcome, Slot, Unreadable
+from celery_partitions.model.policy import RetryPolicy
+from celery_partitions.model.reading import Reading, Work, read_batch
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.writing import MessageWriter
+from celery_partitions.pipeline.building import Built
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.names import Names
+from celery_partitions.store.outputs import commands_of_outputs
 from tests.model.build import raw_message
 
 NAMES = Names("partition")

@@ -12,10 +12,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tasks.model.computation import Computation, Context, declare
-from tasks.pipeline.building import Built, build
-from tasks.pipeline.graph import Pipeline, Source
-from tasks.pipeline.sinks import RedisStream
+from celery_partitions.model.computation import Computation, Context, declare
+from celery_partitions.pipeline.building import Built, build
+from celery_partitions.pipeline.graph import Pipeline, Source
+from celery_partitions.pipeline.sinks import RedisStream
 
 #: What raises, or spoils the state, at every try.
 HOPELESS = ("raise", "unpicklable", "no list", "no key")

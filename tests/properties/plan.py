@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.model.outcome import Outcome, Slot, Unreadable
-from tasks.model.step import step
+from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.step import step
 from tests.model.build import CODEC, read, rules, slots_for
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model.errors import KeyExtractionError
-from tasks.model.keys import key_bytes, key_text, partition_of, spell_key
+from celery_partitions.model.errors import KeyExtractionError
+from celery_partitions.model.keys import key_bytes, key_text, partition_of, spell_key
 
 text = st.text(max_size=200)
 keys = st.one_of(text, st.binary(max_size=200), st.integers(), st.booleans(), st.uuids())

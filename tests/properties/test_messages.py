@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.json import dumps as kombu_dumps
 
-from tasks.model.messages import MessageCodec, open_envelope
+from celery_partitions.model.messages import MessageCodec, open_envelope
 from tests.model.build import raw_envelope
 
 

@@ -12,12 +12,12 @@ import pydantic
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tasks.model.computation import declare
-from tasks.model.reading import Broken, Item, Stray, Work
-from tasks.model.step import step
-from tasks.store.commits import commands_of
-from tasks.store.names import Names
-from tasks.store.parking import Parked
+from celery_partitions.model.computation import declare
+from celery_partitions.model.reading import Broken, Item, Stray, Work
+from celery_partitions.model.step import step
+from celery_partitions.store.commits import commands_of
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import Parked
 from tests.model.build import read, rules, slots_for
 
 

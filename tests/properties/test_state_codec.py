@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tasks.model.computation import Computation, declare
-from tasks.model.errors import StateError
-from tasks.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec, StoredFacts
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.errors import StateError
+from celery_partitions.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec, StoredFacts
 from tests.model.foreign import Foreign
 
 

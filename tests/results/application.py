@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from tasks import Context, RetryPolicy, app, computation, key_extractor, state_computation
+from celery_partitions import Context, RetryPolicy, app, computation, key_extractor, state_computation
 
 __all__ = ["RAN", "Refused", "add", "app", "close_up", "gather", "held", "quiet", "refuse", "spell", "tried"]
 

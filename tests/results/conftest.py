@@ -14,10 +14,10 @@ import pytest
 from celery import Celery
 from celery.canvas import Signature
 
-from config.celeryconfig import celery_options
-from tasks import install
-from tasks.producer.declarations import installation_of
-from tasks.producer.installation import Installation
+from celery_partitions import install
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.producer.installation import Installation
+from celery_partitions_config.celeryconfig import celery_options
 from tests.fundamentals.conftest import ENV
 from tests.fundamentals.live import LiveGroup
 from tests.producer.conftest import forget

@@ -8,9 +8,9 @@ from hashlib import sha1
 from itertools import count
 from typing import Any
 
-from tasks.model.step import _Step
-from tasks.store.scripts import script
-from tasks.worker.loop import PartitionLoop
+from celery_partitions.model.step import _Step
+from celery_partitions.store.scripts import script
+from celery_partitions.worker.loop import PartitionLoop
 from tests.faults.engines import break_engine  # and reads DIE_AT
 from tests.results.application import app, client
 

@@ -10,7 +10,7 @@ import pytest
 from celery import chord
 from celery.exceptions import TimeoutError
 
-from tasks import partition_of
+from celery_partitions import partition_of
 from tests.faults.conftest import BRITTLE
 from tests.results import engines, test_canvas, test_replies
 from tests.results.application import add, gather, quiet

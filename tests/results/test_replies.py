@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from tasks import MessageError, partition_of
-from tasks.model.errors import ReplyError
+from celery_partitions import MessageError, partition_of
+from celery_partitions.model.errors import ReplyError
 from tests.results.application import Refused, add, close_up, held, quiet, refuse, tried
 from tests.results.conftest import Client
 from tests.support.wait import wait_until

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tasks import partition_of
-from tasks.model.errors import StateError
-from tasks.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec
+from celery_partitions import partition_of
+from celery_partitions.model.errors import StateError
+from celery_partitions.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec
 from tests.fundamentals.application import Sequence, Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until

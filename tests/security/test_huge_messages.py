@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.model.errors import MessageError
-from tasks.store.letters import APART_BYTES, DeadLetter
+from celery_partitions.model.errors import MessageError
+from celery_partitions.store.letters import APART_BYTES, DeadLetter
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from config.celeryconfig import celery_options
-from config.settings import MOST_MESSAGE_BYTES, Settings, SettingsError
+from celery_partitions_config.celeryconfig import celery_options
+from celery_partitions_config.settings import MOST_MESSAGE_BYTES, Settings, SettingsError
 
 
 def test_a_signing_key_that_is_too_short_is_refused_and_not_shown() -> None:

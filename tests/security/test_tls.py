@@ -11,7 +11,7 @@ from pathlib import Path
 import kombu
 import pytest
 
-from tasks.producer.bulk import SendInterrupted
+from celery_partitions.producer.bulk import SendInterrupted
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.certificates import Authority

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.model.computation import Computation, declare, key_extractor
+from celery_partitions.model.computation import Computation, declare, key_extractor
 from tests.support.applications.sequences import Sequence
 
 #: A Celery task that is no computation.

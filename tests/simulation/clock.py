@@ -17,7 +17,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from tasks.store.client import connect as connect_for_real
+from celery_partitions.store.client import connect as connect_for_real
 from tests.simulation import network
 from tests.simulation.world import world
 
@@ -76,11 +76,11 @@ _INSTEAD: list[tuple[object, object]] = [
 ]
 #: The same, of modules whose other functions are used elsewhere too.
 _ONLY_IN: dict[str, list[tuple[object, object]]] = {
-    "tasks.worker.watch": [
+    "celery_partitions.worker.watch": [
         (selectors, SimpleNamespace(DefaultSelector=network.Selector, EVENT_READ=selectors.EVENT_READ)),
         (socket, SimpleNamespace(socketpair=network.socketpair)),
     ],
-    "tasks.worker.leasekeeper": [(threading, SimpleNamespace(Event=Event, Thread=threading.Thread))],
+    "celery_partitions.worker.leasekeeper": [(threading, SimpleNamespace(Event=Event, Thread=threading.Thread))],
 }
 
 
@@ -89,7 +89,7 @@ def _changes() -> list[tuple[Any, str, object, object]]:
     """(module, attribute, what it is, what it becomes) for every module of the engine that is imported."""
     changes = []
     for name, module in list(sys.modules.items()):
-        if name.startswith("tasks.") and name != connect_for_real.__module__:
+        if name.startswith("celery_partitions.") and name != connect_for_real.__module__:
             for attribute, value in vars(module).items():
                 for real, simulated in _INSTEAD + _ONLY_IN.get(name, []):
                     if value is real:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.store.scripts import script
+from celery_partitions.store.scripts import script
 from tests.faults import engines
 
 #: Where a commit's commands are run.

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tasks.model.computation import Computation, declare
-from tasks.pipeline.building import build
-from tasks.pipeline.graph import Pipeline, Source
-from tasks.pipeline.sinks import RedisList, RedisStream
-from tasks.pipeline.windows import Aggregation, count_windows
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.pipeline.building import build
+from celery_partitions.pipeline.graph import Pipeline, Source
+from celery_partitions.pipeline.sinks import RedisList, RedisStream
+from celery_partitions.pipeline.windows import Aggregation, count_windows
 from tests.simulation.application import Deed, Sequence, deed_key, during
 
 SOURCE = "flow"

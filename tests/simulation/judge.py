@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tasks.model.computation import Computation
-from tasks.store.codec import StateCodec
-from tasks.store.names import PRIORITY_SUFFIXES, Names, units
+from celery_partitions.model.computation import Computation
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, units
 from tests.simulation.flow import GATHERED, LIST, STREAM, id_of_output, number_of, outputs_of, told_in_stream
 from tests.simulation.server import Server, Session
 from tests.support.history import check_history, check_history_so_far

@@ -23,7 +23,7 @@ from tests.simulation.world import OUTSIDE, World, world
 
 
 def connect(settings: Any) -> redis.Redis:
-    """Stands where `tasks.store.client.connect` does: a client of the simulated server."""
+    """Stands where `celery_partitions.store.client.connect` does: a client of the simulated server."""
     pool = Pool(world(), settings.redis_timeout_seconds)
     client = copy(_client(pool))  # making one takes as long as ten requests
     client.connection_pool = pool

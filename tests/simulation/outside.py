@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from tasks.operating.pausing import pause, resume
-from tasks.store.names import INGRESS, PRIORITY_SUFFIXES
+from celery_partitions.operating.pausing import pause, resume
+from celery_partitions.store.names import INGRESS, PRIORITY_SUFFIXES
 from tests.simulation.application import ORDINARY, raw_deed, raw_message
 from tests.simulation.flow import SOURCE, number_of
 from tests.simulation.judge import Place

@@ -7,8 +7,8 @@ from zlib import crc32
 
 from celery import Celery
 
-from config.settings import Settings
-from tasks.producer.installation import Installation
+from celery_partitions.producer.installation import Installation
+from celery_partitions_config.settings import Settings
 from tests.simulation.application import declared
 from tests.simulation.flow import flow
 from tests.simulation.judge import Judge

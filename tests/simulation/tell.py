@@ -7,7 +7,7 @@ from hashlib import sha1
 from importlib import resources
 from typing import Any
 
-from tasks.store.scripts import LuaScript, script
+from celery_partitions.store.scripts import LuaScript, script
 
 #: Longer values are cut.
 MOST_CHARACTERS = 46
@@ -16,7 +16,7 @@ MOST_CHARACTERS = 46
 @cache
 def _scripts() -> dict[bytes, LuaScript]:
     """The engine's scripts, by digest."""
-    files = resources.files("tasks.store").joinpath("lua").iterdir()
+    files = resources.files("celery_partitions.store").joinpath("lua").iterdir()
     scripts = [script(file.name.removesuffix(".lua")) for file in files if file.name.endswith(".lua")]
     return {one.digest.encode(): one for one in scripts}
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from tasks.model.calling import _Run
-from tasks.model.outcome import Delivery, Emission, Hop, Outcome, Timer
-from tasks.model.replaying import Replay
-from tasks.store import commits
-from tasks.store.leases import Share
-from tasks.store.names import Names
-from tasks.store.outputs import commands_of_outputs
-from tasks.worker.lane import Lane
-from tasks.worker.loop import PartitionLoop
+from celery_partitions.model.calling import _Run
+from celery_partitions.model.outcome import Delivery, Emission, Hop, Outcome, Timer
+from celery_partitions.model.replaying import Replay
+from celery_partitions.store import commits
+from celery_partitions.store.leases import Share
+from celery_partitions.store.names import Names
+from celery_partitions.store.outputs import commands_of_outputs
+from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.loop import PartitionLoop
 from tests.simulation.engines import BREAKS, broken
 from tests.simulation.schedule import run
 

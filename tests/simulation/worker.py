@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.model.outcome import Slot
-from tasks.producer.installation import Installation
-from tasks.worker.committing import UnderWay
-from tasks.worker.lane import Lane
-from tasks.worker.leasekeeper import LeaseKeeper
-from tasks.worker.loop import PartitionLoop
-from tasks.worker.ordinary import OrdinaryRun
+from celery_partitions.model.outcome import Slot
+from celery_partitions.producer.installation import Installation
+from celery_partitions.worker.committing import UnderWay
+from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.leasekeeper import LeaseKeeper
+from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.ordinary import OrdinaryRun
 from tests.simulation.application import ORDINARY
 from tests.simulation.world import Process, World
 

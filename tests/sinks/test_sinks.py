@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from config.settings import Settings
-from tasks.cli import partitions
+from celery_partitions.cli import partitions
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.sources.conftest import LiveEnds
 from tests.sources.test_tcp import pairs

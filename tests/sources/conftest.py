@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tasks.producer.bulk import send_many
-from tasks.producer.declarations import declared
+from celery_partitions.producer.bulk import send_many
+from celery_partitions.producer.declarations import declared
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import ends
 from tests.support.ends import EndProcess

@@ -9,11 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tasks import FileSource
-from tasks.sources.file import FileReader
-from tasks.sources.leased import LeasedSource
-from tasks.sources.running import find_source
-from tasks.sources.stopping import Stop
+from celery_partitions import FileSource
+from celery_partitions.sources.file import FileReader
+from celery_partitions.sources.leased import LeasedSource
+from celery_partitions.sources.running import find_source
+from celery_partitions.sources.stopping import Stop
 from tests.sources.conftest import LiveEnds
 from tests.support.wait import wait_until
 

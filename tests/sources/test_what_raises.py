@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from tasks import FileSource, GenSourceConfig, RedisList, StreamSource, build_application, source
-from tasks.sources.file import FileReader
-from tasks.sources.leased import LeasedSource
-from tasks.sources.running import find_source, run_leased
-from tasks.sources.stopping import EndAtOnce, Stop
-from tasks.sources.stream import StreamReader
+from celery_partitions import FileSource, GenSourceConfig, RedisList, StreamSource, build_application, source
+from celery_partitions.sources.file import FileReader
+from celery_partitions.sources.leased import LeasedSource
+from celery_partitions.sources.running import find_source, run_leased
+from celery_partitions.sources.stopping import EndAtOnce, Stop
+from celery_partitions.sources.stream import StreamReader
 from tests.sources.conftest import LiveEnds
 from tests.sources.test_read_again import numbers, queued
 from tests.support.wait import wait_until

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import redis
 
-from tasks.store.leases import Share, balance, leases_of, release
-from tasks.store.names import INGRESS, Names
+from celery_partitions.store.leases import Share, balance, leases_of, release
+from celery_partitions.store.names import INGRESS, Names
 
 #: Longer than any test.
 LEASE_SECONDS = 3600.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease, balance
-from tasks.store.names import Names
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease, balance
+from celery_partitions.store.names import Names
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.model.computation import Computation, declare
-from tasks.store.commits import Commit, CommitStore
-from tasks.store.leases import Lease
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.store.commits import Commit, CommitStore
+from celery_partitions.store.leases import Lease
 
 
 class Total:

@@ -7,7 +7,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.store.names import INGRESS, Names, units
+from celery_partitions.store.names import INGRESS, Names, units
 from tests.store.cluster import Cluster
 
 #: The database is emptied for each example.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from tasks.store.leases import balance, leases_of
-from tasks.store.names import PRIORITY_SUFFIXES, Names
+from celery_partitions.store.leases import balance, leases_of
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
 from tests.support.server import RedisServer
 
 

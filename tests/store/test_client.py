@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from config.settings import Settings
-from tasks.model.errors import SetupError
-from tasks.store.client import connect
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.client import connect
+from celery_partitions_config.settings import Settings
 from tests.support.proxy import Proxy
 from tests.support.server import RedisServer, free_port, server_binary
 from tests.support.wait import wait_until

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease, balance, release
-from tasks.store.names import Names
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease, balance, release
+from celery_partitions.store.names import Names
 from tests.store.declared import commit_of, fill, queued
 
 QUEUE = "partition.2"

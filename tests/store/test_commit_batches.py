@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.names import PRIORITY_SUFFIXES, Names
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
 from tests.store.declared import commit_of, fill, queued
 from tests.support.wait import wait_until
 

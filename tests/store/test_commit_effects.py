@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 import redis
 
-from tasks.model.computation import Computation
-from tasks.model.messages import Headers, open_envelope
-from tasks.model.outcome import Failure, Outcome, Parking
-from tasks.model.reading import Broken, Later, Skipped, Work
-from tasks.store.commits import CommitStore, commands_of
-from tasks.store.leases import Lease
-from tasks.store.letters import DeadLetter
-from tasks.store.names import Names
-from tasks.store.parking import Parked, mailbox_lengths, park, read_mailbox, read_parked, unpark
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.messages import Headers, open_envelope
+from celery_partitions.model.outcome import Failure, Outcome, Parking
+from celery_partitions.model.reading import Broken, Later, Skipped, Work
+from celery_partitions.store.commits import CommitStore, commands_of
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.names import Names
+from celery_partitions.store.parking import Parked, mailbox_lengths, park, read_mailbox, read_parked, unpark
 from tests.store.declared import commit_of, computation, fill, queued
 
 #: Seconds since the epoch that no test lives to see.

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.results import ChordKeys, chord_part, reply
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.results import ChordKeys, chord_part, reply
 from tests.store.declared import commit_of, fill, queued
 
 QUEUE = "partition.2"

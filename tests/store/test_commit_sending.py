@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from config.settings import Settings
-from tasks.store.client import connect
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.names import Names
+from celery_partitions.store.client import connect
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
 from tests.store.declared import commit_of, fill, queued
 from tests.support.proxy import Proxy
 

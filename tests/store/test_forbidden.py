@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.names import Names
-from tasks.store.sources import hold_source, push_from_source
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.store.sources import hold_source, push_from_source
 from tests.store.declared import commit_of, fill, queued
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from tasks.model.errors import SetupError
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease, fix_partitions
-from tasks.store.names import Names
-from tasks.store.outputs import later_entry
-from tasks.store.tries import Tried, begin_try
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease, fix_partitions
+from celery_partitions.store.names import Names
+from celery_partitions.store.outputs import later_entry
+from celery_partitions.store.tries import Tried, begin_try
 from tests.store.declared import commit_of, fill, queued
 from tests.support.server import RedisServer
 

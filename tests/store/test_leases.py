@@ -8,11 +8,11 @@ import pytest
 import redis
 from redis.client import PubSub
 
-from config.settings import Settings
-from tasks.model.errors import SetupError
-from tasks.operating.group import Group
-from tasks.store.leases import Share, balance, fix_partitions, leases_of, release, remember_computations
-from tasks.store.names import INGRESS, Names
+from celery_partitions.model.errors import SetupError
+from celery_partitions.operating.group import Group
+from celery_partitions.store.leases import Share, balance, fix_partitions, leases_of, release, remember_computations
+from celery_partitions.store.names import INGRESS, Names
+from celery_partitions_config.settings import Settings
 from tests.support.wait import wait_until
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.model.measurements import LATENCY_SECONDS, LastError, Measurements
-from tasks.model.recent_commits import MOST_KEPT, RecentCommit
-from tasks.store.measurements import add_measurements, ask_measurements, measurements_in, read_recent_commits
-from tasks.store.names import Names
+from celery_partitions.model.measurements import LATENCY_SECONDS, LastError, Measurements
+from celery_partitions.model.recent_commits import MOST_KEPT, RecentCommit
+from celery_partitions.store.measurements import (
+    add_measurements,
+    ask_measurements,
+    measurements_in,
+    read_recent_commits,
+)
+from celery_partitions.store.names import Names
 
 
 def measured(seconds: float = 0.02, **more: object) -> Measurements:

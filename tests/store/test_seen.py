@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.model.computation import Computation, declare
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.names import Names
-from tasks.store.seen import read_seen, remember
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.store.seen import read_seen, remember
 from tests.store.declared import commit_of
 
 WINDOW_SECONDS = 100.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.store.server import Finding, look_at_server
+from celery_partitions.store.server import Finding, look_at_server
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 

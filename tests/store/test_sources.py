@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.store.names import Names
-from tasks.store.sources import hold_source, leave_source, make_group, push_from_source, read_stream
+from celery_partitions.store.names import Names
+from celery_partitions.store.sources import hold_source, leave_source, make_group, push_from_source, read_stream
 
 NAMES = Names("partition")
 KEY = NAMES.source("numbers")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks.model.errors import StateError
-from tasks.model.keys import partition_of
-from tasks.model.outcome import Slot, Unreadable
-from tasks.store.codec import StateCodec
-from tasks.store.commits import CommitStore
-from tasks.store.leases import Lease
-from tasks.store.names import Names
-from tasks.store.states import StateReader, load_slots
+from celery_partitions.model.errors import StateError
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.outcome import Slot, Unreadable
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.store.states import StateReader, load_slots
 from tests.store.declared import Total, commit_of, computation, fill, total
 
 TOTALS = computation()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tasks.store.leases import Lease, balance, leases_of, release
-from tasks.store.names import Names
-from tasks.store.scripts import digest_of
-from tasks.store.tries import Tried, begin_try, forgive, note_hang
+from celery_partitions.store.leases import Lease, balance, leases_of, release
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import digest_of
+from celery_partitions.store.tries import Tried, begin_try, forgive, note_hang
 
 RAW = b"a message"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 
 #: Celery prefers `CELERY_BROKER_URL` to any configuration, Flower reads `FLOWER_*`, and OpenTelemetry `OTEL_*`.
 FOREIGN_PREFIXES = ("CELERY_", "FLOWER_", "OTEL_")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from config.settings import Settings
+from celery_partitions_config.settings import Settings
 from tests.support.environment import NO_SERVER_URL, clear_environment, setting_names
 
 

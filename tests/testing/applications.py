@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 
-from tasks import (
+from celery_partitions import (
     Aggregation,
     CallableSink,
     Context,
@@ -25,7 +25,7 @@ from tasks import (
     source,
     state_computation,
 )
-from tasks.model.policy import Then
+from celery_partitions.model.policy import Then
 from tests.support.applications import pipelines
 
 __all__ = ["app", "pipelines"]

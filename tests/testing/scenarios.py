@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.model.editing import plain_value
-from tasks.testing import View
+from celery_partitions.model.editing import plain_value
+from celery_partitions.testing import View
 from tests.support.applications.pipelines import Number, Order, Quote
 from tests.testing.applications import Amount
 

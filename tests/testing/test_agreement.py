@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings
-from tasks.operating.pausing import resume
-from tasks.producer.pipelines import applications
-from tasks.store.names import units
-from tasks.testing import CRASH_POINTS, CrashPoint, harness
-from tasks.testing.live import PartitionWorkers
+from celery_partitions.operating.pausing import resume
+from celery_partitions.producer.pipelines import applications
+from celery_partitions.store.names import units
+from celery_partitions.testing import CRASH_POINTS, CrashPoint, harness
+from celery_partitions.testing.live import PartitionWorkers
+from celery_partitions_config.settings import Settings
 from tests.support.server import RedisServer
 from tests.support.worker import ROOT
 from tests.testing import applications as module

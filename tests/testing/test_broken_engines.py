@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tasks.model.calling import _Run
-from tasks.model.outcome import Outcome
-from tasks.model.replaying import Replay
-from tasks.store import commits
-from tasks.worker import loop
-from tasks.worker.committing import PlannedCommit
-from tasks.worker.lane import Lane
+from celery_partitions.model.calling import _Run
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.replaying import Replay
+from celery_partitions.store import commits
+from celery_partitions.worker import loop
+from celery_partitions.worker.committing import PlannedCommit
+from celery_partitions.worker.lane import Lane
 from tests.testing.scenarios import SCENARIOS
 from tests.testing.test_agreement import in_memory
 

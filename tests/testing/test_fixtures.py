@@ -9,7 +9,7 @@ import pytest
 
 SHOP = """
     from dataclasses import dataclass
-    from tasks import RedisList, app, build_application, key_extractor, source, state_computation
+    from celery_partitions import RedisList, app, build_application, key_extractor, source, state_computation
 
     @dataclass
     class Order:
@@ -96,8 +96,8 @@ def test_a_run_that_wants_none_of_it_imports_no_celery(project: pytest.Pytester)
         import sys
 
         def test_nothing_is_imported():
-            assert "config.pytestconfig" in sys.modules
-            assert not {"celery", "kombu", "redis", "tasks", "msgspec"} & set(sys.modules)
+            assert "celery_partitions_config.pytestconfig" in sys.modules
+            assert not {"celery", "kombu", "redis", "celery_partitions", "msgspec"} & set(sys.modules)
         """
     )
     result = project.runpytest_subprocess("-q", "-p", "no:cacheprovider")
@@ -105,5 +105,5 @@ def test_a_run_that_wants_none_of_it_imports_no_celery(project: pytest.Pytester)
 
 
 def test_the_plugin_is_found_by_its_entry_point() -> None:
-    assert [entry.value for entry in entry_points(group="pytest11") if entry.name == "partitions"] == ["config.pytestconfig"]
-    assert "config.pytestconfig" in sys.modules
+    assert [entry.value for entry in entry_points(group="pytest11") if entry.name == "partitions"] == ["celery_partitions_config.pytestconfig"]
+    assert "celery_partitions_config.pytestconfig" in sys.modules

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from config.settings import Settings
-from tasks import (
+from celery_partitions import (
     DeclarationError,
     FileSink,
     MessageError,
@@ -22,9 +21,10 @@ from tasks import (
     source,
     state_computation,
 )
-from tasks.producer.declarations import declared
-from tasks.producer.pipelines import applications
-from tasks.testing import CRASH_POINTS, CrashPoint, HarnessError, harness
+from celery_partitions.producer.declarations import declared
+from celery_partitions.producer.pipelines import applications
+from celery_partitions.testing import CRASH_POINTS, CrashPoint, HarnessError, harness
+from celery_partitions_config.settings import Settings
 from tests.docs.test_testing import Payment, pay
 from tests.testing.applications import Amount, Gather, Total, double, key_of, of_its_own
 

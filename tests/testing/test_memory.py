@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings
-from tasks import source
-from tasks.producer.pipelines import applications
-from tasks.store.scripts import script
-from tasks.testing import HarnessError, harness
-from tasks.testing.keyspace import Clock, Stream
-from tasks.testing.memory import Memory
+from celery_partitions import source
+from celery_partitions.producer.pipelines import applications
+from celery_partitions.store.scripts import script
+from celery_partitions.testing import HarnessError, harness
+from celery_partitions.testing.keyspace import Clock, Stream
+from celery_partitions.testing.memory import Memory
+from celery_partitions_config.settings import Settings
 from tests.simulation.keyspace import Keyspace as LuaKeyspace
 from tests.simulation.lua import run_script
 from tests.testing.applications import Amount, double, key_of, of_its_own
@@ -65,7 +65,7 @@ class SideBySide(Memory):
 
 @pytest.fixture
 def side_by_side(monkeypatch: pytest.MonkeyPatch) -> type[SideBySide]:
-    monkeypatch.setattr("tasks.testing.in_memory.Memory", SideBySide)
+    monkeypatch.setattr("celery_partitions.testing.in_memory.Memory", SideBySide)
     return SideBySide
 
 

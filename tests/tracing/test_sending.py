@@ -16,14 +16,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.semconv._incubating.attributes import messaging_attributes
 
-from config.settings import Settings
-from tasks import MessageError, partition_of
-from tasks.producer.declarations import installation_of
-from tasks.sources.outbox import Outbox, Run
-from tasks.sources.patience import Patience
-from tasks.sources.stopping import Stop
-from tasks.tracing.spans import Tracing
-from tasks.worker.tracing import check_tracing
+from celery_partitions import MessageError, partition_of
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions.sources.outbox import Outbox, Run
+from celery_partitions.sources.patience import Patience
+from celery_partitions.sources.stopping import Stop
+from celery_partitions.tracing.spans import Tracing
+from celery_partitions.worker.tracing import check_tracing
+from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.support.applications.traced import Bill, Order, billed, sales
 from tests.tracing.exporter import Seen, provider_to

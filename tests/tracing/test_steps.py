@@ -12,13 +12,13 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext
 
-from tasks.model.computation import Computation, declare
-from tasks.store.commits import Commit, CommitStore
-from tasks.store.leases import Lease
-from tasks.store.names import Names
-from tasks.tracing.headers import headers_of
-from tasks.tracing.spans import Tracing
-from tasks.worker.tracing import TracedSteps, TracedStore
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.store.commits import Commit, CommitStore
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.tracing.headers import headers_of
+from celery_partitions.tracing.spans import Tracing
+from celery_partitions.worker.tracing import TracedSteps, TracedStore
 from tests.model.build import raw_envelope, raw_message, read, rules, slots_for
 from tests.tracing.exporter import Seen
 

@@ -25,13 +25,13 @@ sys.meta_path.insert(0, Blocked())
 
 WORKER = BLOCKED + """
 from celery.bin.celery import main
-sys.argv = ["celery", "-A", "tasks.stocks", "worker"]
+sys.argv = ["celery", "-A", "celery_partitions.demo.stocks", "worker"]
 sys.exit(main())
 """
 
 SEND = BLOCKED + """
-from tasks import SetupError
-from tasks.stocks import Stock, update_stock
+from celery_partitions import SetupError
+from celery_partitions.demo.stocks import Stock, update_stock
 for send in (lambda: update_stock.delay(Stock("AAPL", 1.0)), lambda: update_stock.send_many([Stock("AAPL", 1.0)])):
     try:
         send()
@@ -62,5 +62,5 @@ def test_sending(tmp_path: Path, redis_url: str, tracing: str, said: str) -> Non
 
 def test_off_the_spans_are_not_even_imported(tmp_path: Path, redis_url: str) -> None:
     """redis-py imports OpenTelemetry by itself where it is installed; we do not."""
-    code = "import sys, tasks.stocks\ntasks.stocks.update_stock.send_many([])\nprint([n for n in sys.modules if n.startswith('tasks.tracing')])"
-    assert python(code, tmp_path, redis_url, "0").stdout == "['tasks.tracing', 'tasks.tracing.switch', 'tasks.tracing.headers']\n"
+    code = "import sys, celery_partitions.demo.stocks\ncelery_partitions.demo.stocks.update_stock.send_many([])\nprint([n for n in sys.modules if n.startswith('celery_partitions.tracing')])"
+    assert python(code, tmp_path, redis_url, "0").stdout == "['celery_partitions.tracing', 'celery_partitions.tracing.switch', 'celery_partitions.tracing.headers']\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypedDict, assert_type
 
-from tasks import (
+from celery_partitions import (
     Aggregation,
     Application,
     Context,
@@ -28,7 +28,7 @@ from tasks import (
     source,
     state_computation,
 )
-from tasks.testing import Harness, harness
+from celery_partitions.testing import Harness, harness
 
 
 @dataclass

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks import Context, build_application, computation, key_extractor, partition_of, source, state_computation
-from tasks.testing import harness
+from celery_partitions import (
+    Context,
+    build_application,
+    computation,
+    key_extractor,
+    partition_of,
+    source,
+    state_computation,
+)
+from celery_partitions.testing import harness
 
 
 @dataclass

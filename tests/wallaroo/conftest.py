@@ -11,9 +11,9 @@ from types import ModuleType
 
 import pytest
 
-import tasks.wallaroo as wallaroo
-from tasks.producer.declarations import declared
-from tasks.producer.pipelines import applications
+import celery_partitions.wallaroo as wallaroo
+from celery_partitions.producer.declarations import declared
+from celery_partitions.producer.pipelines import applications
 from tests.wallaroo.live import APPLICATIONS, Receiver, Run
 
 

@@ -1,4 +1,4 @@
-"""`python -m tasks.wallaroo` as a child process, as a stranger uses it: by its ports, its signals and its exit code."""
+"""`python -m celery_partitions.wallaroo` as a child process, as a stranger uses it: by its ports, its signals and its exit code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Run:
             command += ["--in", ",".join(f"{name}127.0.0.1:{port}" for name, port in zip(names, self.ports, strict=True))]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.wallaroo", *command],
+                [sys.executable, "-m", "celery_partitions.wallaroo", *command],
                 cwd=APPLICATIONS,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "", "LEASE_SECONDS": "1", **env},
                 stdin=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ class Run:
         """Process ids of the run's `worker`, `source` or `sink` processes."""
         found = []
         for pid, (parent, command) in _processes().items():
-            if "tasks.wallaroo.application" in command and what in command and self._is_ours(parent):
+            if "celery_partitions.wallaroo.application" in command and what in command and self._is_ours(parent):
                 found.append(pid)
         return found
 

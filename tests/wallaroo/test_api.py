@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import tasks.wallaroo as wallaroo
-from tasks.pipeline.sinks import RedisList
-from tasks.wallaroo.computations import WallarooParameterError
+import celery_partitions.wallaroo as wallaroo
+from celery_partitions.pipeline.sinks import RedisList
+from celery_partitions.wallaroo.computations import WallarooParameterError
 
 Load = Callable[[str], ModuleType]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from config.settings import Settings, SettingsError
-from tasks.wallaroo.arguments import Options
-from tasks.wallaroo.running import RunError, environment_of_run
+from celery_partitions.wallaroo.arguments import Options
+from celery_partitions.wallaroo.running import RunError, environment_of_run
+from celery_partitions_config.settings import Settings, SettingsError
 
 OPTIONS = Options("shop.votes", 3, 60.0)
 ARGUMENTS = ("machida", "--application-module", "shop.votes", "--note", "two words")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import tasks.wallaroo as wallaroo
-from tasks.producer.declarations import declared
-from tasks.wallaroo.arguments import read_options
-from tasks.wallaroo.loading import ApplicationError, command_line, load
+import celery_partitions.wallaroo as wallaroo
+from celery_partitions.producer.declarations import declared
+from celery_partitions.wallaroo.arguments import read_options
+from celery_partitions.wallaroo.loading import ApplicationError, command_line, load
 
 SETUPS = {
     "no_setup": ("x = 1", "has no function application_setup"),

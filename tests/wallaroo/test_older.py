@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import tasks.wallaroo as wallaroo
-from tasks.producer.pipelines import Application
-from tasks.wallaroo.arguments import COMMAND_LINE
-from tasks.wallaroo.computations import WallarooParameterError
+import celery_partitions.wallaroo as wallaroo
+from celery_partitions.producer.pipelines import Application
+from celery_partitions.wallaroo.arguments import COMMAND_LINE
+from celery_partitions.wallaroo.computations import WallarooParameterError
 
 Load = Callable[[str], ModuleType]
 

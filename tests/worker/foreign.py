@@ -6,7 +6,7 @@ import os
 
 from celery import Celery
 
-from tasks import install, key_extractor, state_computation
+from celery_partitions import install, key_extractor, state_computation
 
 app = install(Celery("foreign", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"]))
 app.conf.task_create_missing_queues = "NO_OTHER_QUEUES" not in os.environ

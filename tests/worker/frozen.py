@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from tasks import app, key_extractor, state_computation
+from celery_partitions import app, key_extractor, state_computation
 from tests.support.applications.sequences import Sequence
 
 __all__ = ["Freeze", "app", "freeze"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.worker.backoff import FIRST_SECONDS, JITTER, LONGEST_SECONDS, Backoff
+from celery_partitions.worker.backoff import FIRST_SECONDS, JITTER, LONGEST_SECONDS, Backoff
 
 
 def test_waits_double_up_to_the_longest_and_begin_anew_once_it_worked() -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pydantic
 import pytest
 
-from tasks.model.errors import MessageError
-from tasks.model.keys import key_text
-from tasks.model.messages import MessageCodec
-from tasks.worker.logs import JsonFormatter, on_one_line, told
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.keys import key_text
+from celery_partitions.model.messages import MessageCodec
+from celery_partitions.worker.logs import JsonFormatter, on_one_line, told
 from tests.fundamentals.application import fail, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tasks.model.measurements import Measurements, merged
-from tasks.model.recent_commits import RecentCommit
-from tasks.operating.overview import read_overview
-from tasks.store.measurements import read_recent_commits
+from celery_partitions.model.measurements import Measurements, merged
+from celery_partitions.model.recent_commits import RecentCommit
+from celery_partitions.operating.overview import read_overview
+from celery_partitions.store.measurements import read_recent_commits
 from tests.fundamentals.application import Deed, Step, record, witness
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.wait import wait_until

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasks.store.leases import balance
-from tasks.worker.lane import Lane
-from tasks.worker.loop import PartitionLoop
-from tasks.worker.ordinary import OrdinaryRun
-from tasks.worker.reports import Reports
+from celery_partitions.store.leases import balance
+from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.ordinary import OrdinaryRun
+from celery_partitions.worker.reports import Reports
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.pipeline.framing import Decoder, Encoder, decoder, encoder
-from tasks.wallaroo.experimental import connectors as connectors
-from tasks.wallaroo.experimental.connectors import (
+from celery_partitions.pipeline.framing import Decoder, Encoder, decoder, encoder
+from celery_partitions.wallaroo.experimental import connectors as connectors
+from celery_partitions.wallaroo.experimental.connectors import (
     AtLeastOnceSourceConnector,
     ConnectorError,
     ProtocolError,
     SinkConnector,
     SourceConnector,
 )
-from tasks.wallaroo.refusing import Refused
+from celery_partitions.wallaroo.refusing import Refused
 
 
 class SourceConnectorConfig(Refused):

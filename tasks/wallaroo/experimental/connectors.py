@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.wallaroo.refusing import Refused
+from celery_partitions.wallaroo.refusing import Refused
 
 INSTEAD = (
     "Use wallaroo.TCPSourceConfig or wallaroo.TCPSinkConfig, and let the connector's program write or read frames over TCP; or let it "

@@ -6,7 +6,7 @@ import time
 
 from trades import Average, Trade, averaged
 
-from tasks import app, key_extractor, state_computation
+from celery_partitions import app, key_extractor, state_computation
 
 __all__ = ["COMPUTATIONS", "app"]
 

@@ -6,7 +6,7 @@ import os
 
 from trades import Average, Trade, averaged
 
-from tasks import (
+from celery_partitions import (
     RedisList,
     TCPSinkConfig,
     TCPSourceConfig,

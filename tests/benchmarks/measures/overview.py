@@ -11,10 +11,10 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from config.settings import Settings
-from tasks.operating.group import Group
-from tasks.operating.history import KEPT_SECONDS, LEAST_SECONDS
-from tasks.operating.watching import Watch
+from celery_partitions.operating.group import Group
+from celery_partitions.operating.history import KEPT_SECONDS, LEAST_SECONDS
+from celery_partitions.operating.watching import Watch
+from celery_partitions_config.settings import Settings
 from tests.benchmarks.bench import Bench, partition_queues
 from tests.benchmarks.samples import Row, Samples, Target, alternate
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import redis
 
-from tasks import RetryPolicy, app, key_extractor, state_computation
+from celery_partitions import RetryPolicy, app, key_extractor, state_computation
 
 __all__ = ["BROKEN", "Account", "Owner", "Payment", "app", "deliver", "pay"]
 

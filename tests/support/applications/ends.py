@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from tasks import (
+from celery_partitions import (
     CallableSink,
     Context,
     FileSink,
@@ -24,7 +24,7 @@ from tasks import (
     source,
     state_computation,
 )
-from tasks.pipeline.framing import decoder, encoder
+from celery_partitions.pipeline.framing import decoder, encoder
 
 __all__ = ["app", "called", "entries", "file_lines", "frames", "sent", "tcp"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks import app, key_extractor, state_computation
+from celery_partitions import app, key_extractor, state_computation
 from tests.support.applications.sequences import Sequence, Step
 
 __all__ = ["app", "record_latin"]

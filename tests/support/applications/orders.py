@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks import (
+from celery_partitions import (
     Aggregation,
     RedisList,
     RedisStream,

@@ -9,7 +9,7 @@ import os
 
 import redis
 
-from tasks import app
+from celery_partitions import app
 
 __all__ = ["PLAIN_RAN", "app", "plain"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks import (
+from celery_partitions import (
     Aggregation,
     RedisList,
     RedisStream,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from tasks import app, key_extractor, state_computation
+from celery_partitions import app, key_extractor, state_computation
 from tests.support.applications.sequences import Sequence
 
 __all__ = ["Attempt", "Nap", "app", "fail", "sleep"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from opentelemetry import trace
 
-from tasks import (
+from celery_partitions import (
     RedisList,
     RetryPolicy,
     TaskSink,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tasks import RetryPolicy, TimeLimitExceeded, app, key_extractor, state_computation
+from celery_partitions import RetryPolicy, TimeLimitExceeded, app, key_extractor, state_computation
 from tests.support.applications.sequences import Sequence
 
 __all__ = ["Trouble", "app", "kill", "limited", "once", "policed"]

@@ -1,10 +1,10 @@
-"""The example application of the README: the last price of each stock. `celery -A tasks.stocks worker` runs it."""
+"""The example application of the README: the last price of each stock. `celery -A celery_partitions.demo.stocks worker` runs it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks import app, key_extractor, state_computation
+from celery_partitions import app, key_extractor, state_computation
 
 __all__ = ["Stock", "StockPrice", "app", "extract_symbol", "update_stock"]
 
