@@ -12,6 +12,8 @@ from celery_partitions.demo.processes import DemoError, flower_answers, running
 from celery_partitions.testing.lifeline import leave_on_signals
 
 WORKERS = 3
+#: The app that runs when APP names none.
+EXAMPLE = "celery_partitions.demo.stocks"
 START_SECONDS = 40.0
 
 
@@ -21,7 +23,7 @@ def main() -> int:
     environment = dict(os.environ)
     flower = f"http://127.0.0.1:{environment['PORT']}"
     try:
-        with running(environment, {"web": 1, "worker": WORKERS}) as processes:
+        with running(environment, {"web": 1, "worker": WORKERS}, app=environment.get("APP") or EXAMPLE) as processes:
             processes.wait_until(lambda: flower_answers(flower), f"Flower answers at {flower}", START_SECONDS)
             print(f"\nFlower:     {flower}\nREDIS_URL={environment['REDIS_URL']}\nCtrl-C stops all.\n")
             processes.keeper.wait()

@@ -20,7 +20,7 @@ def daily_prices() -> Iterator[Stock]:
     try:
         stocks = importlib.import_module("bokeh_sampledata.stocks")
     except ImportError:
-        raise DemoError("the prices are in a package that is not installed: pip install bokeh-sampledata") from None
+        raise DemoError("the prices are in a package that is not installed: pip install --no-deps bokeh-sampledata") from None
 
     def of(symbol: str) -> Iterator[tuple[str, str, float]]:
         days = getattr(stocks, symbol)

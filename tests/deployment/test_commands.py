@@ -45,15 +45,28 @@ def test_compose_runs_the_commands_of_the_procfile(procfile: dict[str, str], com
     assert commands == procfile
 
 
-def test_the_commands_run_the_example_unless_told_otherwise(procfile: dict[str, str]) -> None:
-    assert in_shell(procfile["worker"]) == shlex.split("celery -A celery_partitions.demo.stocks worker --loglevel=INFO")
-    assert in_shell(procfile["worker"], APP="shop.orders")[:3] == ["celery", "-A", "shop.orders"]
+def test_the_commands_run_the_app_that_is_named(procfile: dict[str, str]) -> None:
+    for line in procfile.values():
+        assert in_shell(line, APP="shop.orders")[:3] == ["celery", "-A", "shop.orders"]
+
+
+@pytest.mark.parametrize("environment", [{}, {"APP": ""}], ids=["unset", "empty"])
+def test_without_an_app_no_process_starts_and_one_line_says_what_to_set(
+    procfile: dict[str, str], environment: dict[str, str]
+) -> None:
+    """The platform's shell refuses the line; Compose refuses the same spelling with the same words."""
+    for line in procfile.values():
+        ended = subprocess.run(["/bin/sh", "-c", line], env=environment, capture_output=True, text=True)
+        assert ended.returncode != 0
+        assert ended.stdout == ""
+        (said,) = ended.stderr.splitlines()
+        assert said.endswith("APP: set it to the module of your Celery app, for example APP=shop.orders")
 
 
 def test_flower_listens_on_the_port_that_the_platform_gives(procfile: dict[str, str]) -> None:
-    assert "--port=5555" in in_shell(procfile["web"])
-    assert "--port=8080" in in_shell(procfile["web"], PORT="8080")
-    assert "--address=0.0.0.0" in in_shell(procfile["web"])
+    assert "--port=5555" in in_shell(procfile["web"], APP="shop.orders")
+    assert "--port=8080" in in_shell(procfile["web"], APP="shop.orders", PORT="8080")
+    assert "--address=0.0.0.0" in in_shell(procfile["web"], APP="shop.orders")
 
 
 def test_flower_reads_a_file_that_is_there(procfile: dict[str, str]) -> None:

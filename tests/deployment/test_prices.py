@@ -26,5 +26,5 @@ def test_days_come_in_order_over_all_stocks() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bokeh_sampledata.stocks", None)
-    with pytest.raises(DemoError, match="pip install bokeh-sampledata"):
+    with pytest.raises(DemoError, match="pip install --no-deps bokeh-sampledata"):
         list(daily_prices())
