@@ -36,7 +36,7 @@ def eager(make_app: MakeApp, settings: Settings, request: pytest.FixtureRequest)
 def test_a_computation_of_an_eager_app_is_refused_with_what_tests_use_instead(
     eager: Celery, client: redis.Redis, send: str
 ) -> None:
-    with pytest.raises(SetupError, match=r"task_always_eager.*tasks\.testing\.harness"):
+    with pytest.raises(SetupError, match=r"task_always_eager.*celery_partitions\.testing\.harness"):
         SENDS[send]()
     assert queues(client) == {}
 
