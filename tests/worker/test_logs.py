@@ -158,8 +158,8 @@ def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: 
     worker.terminate()
     text = worker.log_path.read_text()
     assert SECRET not in text
-    # Celery writes this from its signal handler, past every logger.
-    lines = [json.loads(one) for one in text.splitlines() if not one.startswith("worker: Warm shutdown")]
+    # Celery writes a line break and this from its signal handler, past every logger.
+    lines = [json.loads(one) for one in text.splitlines() if one and not one.startswith("worker: Warm shutdown")]
     assert all({"ts", "level", "logger", "event"} <= one.keys() for one in lines)
     assert {"celery.worker.partitions", "celery.apps.worker"} <= {one["logger"] for one in lines}
     told = [one for one in lines if one.get("message_id") == "failing"]
