@@ -1,0 +1,4 @@
+from .base import *  # noqa: F403
+
+DEBUG = True
+CELERY_TASK_EAGER_PROPAGATES = True

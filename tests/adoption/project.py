@@ -1,0 +1,109 @@
+"""A user's project: a folder, the environment it runs in, and the processes it starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.wait import wait_until
+
+#: Longer than starting Celery and Django with several processes on a busy machine.
+SECONDS = 120.0
+#: The address that the layouts name, as users' files do.
+PLACEHOLDER = "redis://localhost:6379/0"
+
+
+@dataclass
+class Process:
+    """A process of a project. Its output goes to a file."""
+
+    popen: subprocess.Popen[bytes]
+    log_path: Path
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for(self, text: str) -> Self:
+        """Return once it has printed `text`. Raises `AssertionError` with what it printed instead."""
+        wait_until(lambda: text in self.log() or self.popen.poll() is not None, SECONDS, message=f"no {text!r}")
+        assert text in self.log(), f"exit code {self.popen.poll()}, never printed {text!r}:\n{self.log()}"
+        return self
+
+
+@dataclass
+class Project:
+    """Commands run in `folder`, with the environment's programs first on the path. No path leads to this checkout."""
+
+    folder: Path
+    environment: Path
+    redis_url: str
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _count: int = 0
+
+    @classmethod
+    def copied(cls, layout: Path, folder: Path, environment: Path, redis_url: str) -> Self:
+        """A copy of a layout, in which the usual address of Redis is replaced with `redis_url`."""
+        shutil.copytree(layout, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in folder.rglob("*.py"):
+            path.write_text(path.read_text().replace(PLACEHOLDER, redis_url))
+        return cls(folder, environment, redis_url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def start(self, command: str, **variables: str) -> Process:
+        """Start a command line in the shell, in a process group of its own."""
+        self._count += 1
+        log_path = self.folder / f"process-{self._count}.log"
+        with log_path.open("wb") as log:
+            popen = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec {command}"],
+                cwd=self.folder,
+                env=self._variables(variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._stack.callback(_kill, popen)
+        return Process(popen, log_path)
+
+    def run(self, command: str, **variables: str) -> str:
+        """Run a command line in the shell until it ends; its standard output. Raises `AssertionError` if it fails."""
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=self.folder,
+            env=self._variables(variables),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return done.stdout
+
+    def logs(self) -> str:
+        """The end of what each of its processes printed."""
+        return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in self.folder.glob("process-*.log"))
+
+    def _variables(self, more: dict[str, str]) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+        path = os.pathsep.join([str(self.environment / "bin"), os.environ.get("PATH", os.defpath)])
+        return {**kept, "PATH": path, **more}
+
+
+def _kill(popen: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(popen.pid, signal.SIGKILL)
+    popen.wait()

@@ -1,0 +1,78 @@
+"""What is distributed: two packages under our own names, all of their files, and nothing else."""
+
+from __future__ import annotations
+
+import tomllib
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from tests.adoption.building import INSTALL_SECONDS, Distributions
+from tests.support.worker import ROOT
+
+pytestmark = pytest.mark.timeout(2 * INSTALL_SECONDS)
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = {"celery_partitions": ROOT / "tasks", "celery_partitions_config": ROOT / "config"}
+#: `make demo` and `make dev` run it in a checkout.
+NOT_INSTALLED = "celery_partitions.demo"
+
+
+def packages_on_disk() -> set[str]:
+    found = set()
+    for name, folder in FOLDERS.items():
+        for path in folder.rglob("__init__.py"):
+            found.add(".".join([name, *path.parent.relative_to(folder).parts]))
+    return {name for name in found if name != NOT_INSTALLED and not name.startswith(f"{NOT_INSTALLED}.")}
+
+
+def source_files() -> set[str]:
+    """Every file of the two folders that git knows, by the name it is installed under."""
+    return {
+        str(Path(name) / path.relative_to(folder))
+        for name, folder in FOLDERS.items()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and (folder / "demo") not in path.parents
+    }
+
+
+def test_the_list_of_packages_in_pyproject_names_all_packages_but_the_demo() -> None:
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages_on_disk()
+
+
+def test_the_wheel_installs_two_top_level_packages(distributions: Distributions) -> None:
+    tops = {name.partition("/")[0] for name in distributions.wheel_files}
+    assert {name for name in tops if not name.endswith(".dist-info")} == set(FOLDERS)
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_no_other(distributions: Distributions) -> None:
+    installed = {name for name in distributions.wheel_files if ".dist-info/" not in name}
+    assert installed == source_files()
+
+
+def test_the_wheel_says_what_it_is(distributions: Distributions) -> None:
+    metadata = Parser().parsestr(distributions.metadata())
+    assert metadata["License-Expression"] == "MIT"
+    assert any(name.endswith("/licenses/LICENSE") for name in distributions.wheel_files)
+    classifiers = metadata.get_all("Classifier", [])
+    assert "Framework :: Celery" in classifiers
+    assert {"Operating System :: POSIX :: Linux", "Operating System :: MacOS"} <= set(classifiers)
+    assert {f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)} <= set(classifiers)
+    assert [url.partition(",")[0] for url in metadata.get_all("Project-URL", [])] == list(PYPROJECT["project"]["urls"])
+
+
+def test_what_users_install_brings_no_tools_of_tests(distributions: Distributions) -> None:
+    metadata = Parser().parsestr(distributions.metadata())
+    required = metadata.get_all("Requires-Dist", [])
+    plain = {word.partition(";")[0].strip() for word in required if "extra ==" not in word}
+    assert plain == set(PYPROJECT["project"]["dependencies"])
+    demo = " ".join(PYPROJECT["project"]["optional-dependencies"]["demo"])
+    assert not any(name in demo for name in ("pytest", "mypy", "playwright", "pandas", "bokeh"))
+
+
+def test_the_source_distribution_builds_the_wheel_and_holds_no_tests(distributions: Distributions) -> None:
+    """The wheel was built from it, so nothing is missing."""
+    files = distributions.sdist_files
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= files
+    assert not [name for name in files if name.startswith(("tests/", "tasks/demo/", "."))]
