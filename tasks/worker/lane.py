@@ -137,6 +137,8 @@ class Lane:
     reading: Reading | None = None
     #: By the monotonic clock: nothing is tried before (after a fault).
     rest_until: float = 0.0
+    #: How much of the loop's time it has had (see `turns`).
+    used_seconds: float = 0.0
     #: The fault that was said last; "" once a commit worked again.
     fault: str = ""
     #: The position at which the pending blocking peek was begun; its message is the head only while that holds.

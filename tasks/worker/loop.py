@@ -28,7 +28,7 @@ from celery_partitions.worker.dropping import drop_seen
 from celery_partitions.worker.flushing import NotDelivered, flush, prepare
 from celery_partitions.worker.lane import Batch, Lane, idle_lanes
 from celery_partitions.worker.loading import load_parked, load_states
-from celery_partitions.worker.logs import told
+from celery_partitions.worker.logs import on_one_line, told
 from celery_partitions.worker.one_by_one import LeaseLost, alone, outlived
 from celery_partitions.worker.ordinary import OrdinaryRun, outcome_of
 from celery_partitions.worker.outage import Outage
@@ -36,11 +36,16 @@ from celery_partitions.worker.replies import Replies
 from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.stepping import Stepping
 from celery_partitions.worker.telling import Telling
+from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.watch import Watch
 from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 
+#: A busy loop looks this often for messages on idle partitions: much shorter than a batch, and long beside the 10 µs that it takes.
+POLL_SECONDS = 0.005
+#: A plain Celery task that takes longer is named in the log. Five batches of a busy partition.
+SLOW_TASK_SECONDS = 1.0
 #: After a fault of one unit, or of the loop itself, before it is tried again. Shorter than a lease.
 REST_SECONDS = 0.5
 #: While the server does not answer and the worker was told to end: so long a commit is tried to be brought in.
@@ -76,7 +81,11 @@ class PartitionLoop(threading.Thread):
         self._share = self._followed = Share({}, (), None)
         self._gone: set[tuple[str, int]] = set()
         self._finishing = self._dropping = False
-        self._turn: list[str] = []
+        self._turns = Turns()
+        #: Plain tasks that were named as slow.
+        self._slow_tasks: set[str] = set()
+        #: By the monotonic clock.
+        self._next_poll = 0.0
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
         self.outage = Outage()
@@ -108,6 +117,7 @@ class PartitionLoop(threading.Thread):
         while not self._finishing:
             try:
                 self.take_up_share()
+                self.poll()
                 lane = self.next_lane()
                 if lane is not None:
                     self.work(lane)
@@ -130,6 +140,7 @@ class PartitionLoop(threading.Thread):
 
     def work(self, lane: Lane) -> None:
         """One batch of one unit, from its queue or from a parked key's mailbox, to its commit."""
+        began = time.monotonic()
         try:
             batch = self.take_batch(lane)
             if batch is None:
@@ -149,6 +160,8 @@ class PartitionLoop(threading.Thread):
             raise
         except Exception as error:
             self.give_rest(lane, error)
+        finally:
+            self._turns.charge(lane, time.monotonic() - began)
 
     def give_rest(self, lane: Lane, error: Exception) -> None:
         """A fault of one unit: begin again from Redis, a little later."""
@@ -305,10 +318,21 @@ class PartitionLoop(threading.Thread):
         self.on_refusal()
 
     def run_celery_task(self, lane: Lane, item: Ordinary) -> Outcome:
-        """An ordinary Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
+        """A plain Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
         if item.headers.task == START_CHORD:
             return self.replies.start_chord(lane.unit, item)
-        return outcome_of(self.run_ordinary(item.raw), item, self.names.queue(lane.unit))
+        began = time.monotonic()
+        run = self.run_ordinary(item.raw)
+        self.warn_if_slow(lane, item, time.monotonic() - began)
+        return outcome_of(run, item, self.names.queue(lane.unit))
+
+    def warn_if_slow(self, lane: Lane, item: Ordinary, seconds: float) -> None:
+        """All partitions of a worker wait while it runs a plain task. Say so once for each task."""
+        name = item.headers.task
+        if seconds > SLOW_TASK_SECONDS and name not in self._slow_tasks:
+            self._slow_tasks.add(name)
+            text = "partition %s: the plain task %s took %.1f s, and every partition of this worker waited. Send it to a queue of its own"
+            logger.warning(text, lane.unit, on_one_line(name), seconds, extra=told(lane.unit, task=name))
 
     # Between batches.
 
@@ -352,32 +376,40 @@ class PartitionLoop(threading.Thread):
         self.watch.drop(lane.unit)
 
     def next_lane(self) -> Lane | None:
-        """The next unit with something to do, each in turn."""
-        for _ in range(2 * len(self.lanes)):
-            if not self._turn:
-                self._turn = list(self.lanes)
-            lane = self.lanes.get(self._turn.pop())
-            if lane is not None and lane.is_ready() and not self.is_under_way(lane):
-                return lane
-        return None
+        """The partition to work on now: of those with something to do, the one that has had the least time."""
+        return self._turns.next(lane for lane in self.lanes.values() if lane.is_ready() and not self.is_under_way(lane))
 
     def is_under_way(self, lane: Lane) -> bool:
         return self.under_way is not None and self.under_way.lane is lane
 
     def wait(self) -> None:
-        """Until a message comes to one of the units, something delayed is due, or another thread wakes the loop."""
+        """Nothing is ready: wait for a message, until something delayed is due, or until another thread wakes the loop."""
         idle, seconds = idle_lanes(self.lanes.values())
         if any(lane.partition is not None for lane in idle):
             prepare(self.installation.computations)
         flush_in = self.reports.flush_if_due()
+        self.listen(idle, seconds if flush_in is None else min(seconds, flush_in))
+
+    def poll(self) -> None:
+        """Take in the messages that came to idle partitions, without waiting. The others may never let the loop be idle."""
+        now = time.monotonic()
+        if now >= self._next_poll:
+            self._next_poll = now + POLL_SECONDS
+            self.reports.flush_if_due()
+            idle, _ = idle_lanes(lane for lane in self.lanes.values() if not self.is_under_way(lane))
+            self.listen([lane for lane in idle if not lane.is_ready()], 0.0)
+
+    def listen(self, idle: list[Lane], seconds: float) -> None:
+        """Wait at most `seconds` for messages on the idle partitions."""
         for lane in idle:
             if not self.watch.is_watching(lane.unit):
                 lane.watched_at = lane.position
-        until = seconds if flush_in is None else min(seconds, flush_in)
-        for unit, head in self.watch.wait([lane.unit for lane in idle], until).items():
+        for unit, head in self.watch.wait([lane.unit for lane in idle], seconds).items():
             lane = self.lanes[unit]
             if isinstance(head, redis.ResponseError):
                 self.give_rest(lane, head)
+            elif lane.messages or self.is_under_way(lane):
+                pass  # its next messages are known, or come with the commit's answer
             elif head is not None and lane.watched_at == lane.position:
                 lane.messages = [head]
             else:

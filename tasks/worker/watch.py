@@ -41,7 +41,7 @@ class Watch:
     def wait(self, units: list[str], seconds: float | None) -> dict[str, bytes | redis.ResponseError | None]:
         """Wait until a queue of `units` has a message, `wake`, or `seconds`; returns unit → oldest message.
 
-        None for a unit whose peek ended with nothing; the server's refusal where its queue can't be peeked (another type
+        With `seconds` 0 nothing waits, and a `wake` stays for the next wait. None for a unit whose peek ended with nothing; the server's refusal where its queue can't be peeked (another type
         lies there). Raises redis-py's errors and OSError when a connection broke.
         """
         for unit in units:
@@ -50,7 +50,8 @@ class Watch:
         found: dict[str, bytes | redis.ResponseError | None] = {}
         for event, _ in self._selector.select(seconds):
             if event.data is None:
-                self._drain()
+                if seconds != 0:
+                    self._drain()
             else:
                 found[event.data] = self._end(event.data)
         return found

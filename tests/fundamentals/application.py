@@ -101,6 +101,12 @@ def come_again(times: int, counter: str) -> None:
     redis_client().rpush(WITNESSED, f"{os.getpid()}:{times}")
 
 
+@app.task(name="slow plain task")
+def slow_plain_task(seconds: float) -> None:
+    """Takes that long; a plain Celery task."""
+    time.sleep(seconds)
+
+
 @app.task(name="ordinary witness")
 def ordinary_witness(number: int) -> int:
     """Says as `witness` does; an ordinary Celery task."""

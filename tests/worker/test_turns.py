@@ -1,0 +1,51 @@
+"""Each partition gets an equal share of the loop's time, and one that was idle does not wait for the others' backlogs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from celery_partitions.store.leases import Lease
+from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.turns import Turns
+
+
+def made(*names: str) -> dict[str, Lane]:
+    return {name: Lane(Lease(name, 1)) for name in names}
+
+
+def take(turns: Turns, ready: Mapping[str, Lane], seconds: Mapping[str, float], times: int) -> list[str]:
+    """Who had the turns, when each of a partition's takes so long."""
+    had = []
+    for _ in range(times):
+        lane = turns.next(ready.values())
+        assert lane is not None
+        turns.charge(lane, seconds.get(lane.unit, 0.0))
+        had.append(lane.unit)
+    return had
+
+
+def test_nobody_is_ready() -> None:
+    assert Turns().next([]) is None
+
+
+def test_equal_ones_take_turns() -> None:
+    had = take(Turns(), made("0", "1", "2"), {"0": 0.2, "1": 0.2, "2": 0.2}, 9)
+    assert all(sorted(had[at : at + 3]) == ["0", "1", "2"] for at in (0, 3, 6))
+
+
+def test_turns_that_take_no_time_are_shared_too() -> None:
+    assert sorted(take(Turns(), made("0", "1"), {}, 4)) == ["0", "0", "1", "1"]
+
+
+def test_a_slow_one_has_fewer_turns() -> None:
+    had = take(Turns(), made("slow", "quick"), {"slow": 1.0, "quick": 0.1}, 110)
+    assert 9 <= had.count("slow") <= 11
+
+
+def test_one_that_was_idle_goes_first_and_has_saved_nothing_up() -> None:
+    turns, lanes = Turns(), made("0", "1", "idle")
+    busy = {name: lanes[name] for name in ("0", "1")}
+    take(turns, busy, {"0": 0.2, "1": 0.2}, 100)
+    had = take(turns, lanes, dict.fromkeys(lanes, 0.2), 6)
+    assert had[0] == "idle"
+    assert had.count("idle") == 2
