@@ -1,15 +1,17 @@
-"""What the pickle of a state may name: the restricted unpickler.
+"""What the pickle of a state may name: the restricted unpicklers.
 
-A pickle is a program: it imports what it names and calls it. So a state's pickle may name the state class's own module,
-what the application allows (STATE_MODULES) and plain data types, and of modules only classes that are defined there:
-`shop`, `os.system` does not reach through `import os` to the system, nor does a function of `shop` run. A signature does
-not widen this.
+A pickle is a program: it imports what it names and calls it. So a state's pickle may name only plain data types, the
+classes of the state class's own module, and what the application allows (STATE_MODULES). Of a module it may name only
+classes that are defined there. `shop` does not lead through its `import os` to `os.system`, and no function of `shop`
+can be called. A signature does not widen this.
 
-`STATE_MODULES=*` lifts this: whatever an imported module has may be named. Only with a signing key, and for a run all of whose
-processes have one source: who can sign can then run anything.
+There are two readers. `signed_loader` is Python's own unpickler with these rules. `unsigned_loader` also restricts what
+the pickle does with what it names (`guarded_pickle`), because anybody who can write to Redis can forge it.
 
-Not guarded against: waste of memory and time, and attributes set on those classes, by one who can forge states. Only a
-signature keeps him out.
+`STATE_MODULES=*` lifts the rules: a pickle may name whatever an imported module has. It needs a signing key, and is for a
+run whose processes all have one source: whoever can sign can then run anything.
+
+Not guarded against: waste of memory and time. Only a signature keeps a forger out.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ import enum
 import fractions
 import importlib
 import ipaddress
-import operator
 import pathlib
 import pickle
 import sys
@@ -39,8 +40,10 @@ from typing import Any
 
 import msgspec
 
+from celery_partitions.model.pickle_opcodes import load_guarded
+
 _PATHS = (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath)
-_PLAIN_CLASSES: tuple[type, ...] = (
+_PLAIN: tuple[type, ...] = (
     *(object, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, slice),
     *(cls for cls in vars(builtins).values() if isinstance(cls, type) and issubclass(cls, Exception)),
     *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque, collections.ChainMap),
@@ -52,31 +55,86 @@ _PLAIN_CLASSES: tuple[type, ...] = (
     *(ipaddress.IPv6Address, ipaddress.IPv6Interface, ipaddress.IPv6Network),
 )
 
+PLAIN_CLASSES = frozenset(_PLAIN)
 
-def _member(owner: Any, name: str) -> Any:
+
+def _member(owner: Any, name: Any) -> Any:
     """What stands for `getattr`, by which Python 3.11 pickles Enum members and all pickle a ZoneInfo; and no more."""
     if isinstance(owner, enum.EnumMeta):
         return owner.__members__[name]
     if owner is zoneinfo.ZoneInfo and name == "_unpickle":
-        return zoneinfo.ZoneInfo._unpickle  # type: ignore[attr-defined]
+        return _zone
     raise NotAllowed("builtins", "getattr")
+
+
+# How copyreg and C extensions rebuild an object. Each calls a class that it is given, so each looks at what it is given.
+
+
+def _zone(key: Any, from_cache: Any) -> zoneinfo.ZoneInfo:
+    if type(key) is not str:
+        raise pickle.UnpicklingError("the name of a time zone is a text")
+    zone: zoneinfo.ZoneInfo = zoneinfo.ZoneInfo._unpickle(key, bool(from_cache))  # type: ignore[attr-defined]
+    return zone
+
+
+#: What an unsigned pickle may call with any arguments.
+_CALLABLE: frozenset[Any] = PLAIN_CLASSES | {_zone}
+
+
+def _new_object(cls: Any, *arguments: Any, **keywords: Any) -> Any:
+    """`copyreg.__newobj__` and `__newobj_ex__`."""
+    if not isinstance(cls, type) or issubclass(cls, type):
+        raise pickle.UnpicklingError("the pickle makes an object of what is no class of data")
+    if arguments and not (cls in PLAIN_CLASSES or hasattr(cls, "__getnewargs__") or hasattr(cls, "__getnewargs_ex__")):
+        raise pickle.UnpicklingError(
+            f"the pickle makes a {cls.__qualname__} with arguments, and it has no __getnewargs__"
+        )
+    return cls.__new__(cls, *arguments, **keywords)
+
+
+def _new_object_with_keywords(cls: Any, arguments: Any, keywords: Any) -> Any:
+    return _new_object(cls, *arguments, **keywords)
+
+
+def _reconstructor(cls: Any, base: Any, state: Any) -> Any:
+    """`copyreg._reconstructor`, how protocols 0 and 1 make an object."""
+    if not isinstance(cls, type) or base not in cls.__mro__ or base not in PLAIN_CLASSES or issubclass(cls, type):
+        raise pickle.UnpicklingError("the pickle makes an object of what is no class of data")
+    return copyreg._reconstructor(cls, base, state)  # type: ignore[attr-defined]
+
+
+def _array(cls: Any, *arguments: Any) -> Any:
+    if cls is not array.array:
+        raise pickle.UnpicklingError("the pickle makes an array of what is no array class")
+    return array._array_reconstructor(cls, *arguments)  # type: ignore[attr-defined]
+
+
+def _flags(one: Any, other: Any) -> Any:
+    if not isinstance(one, enum.Flag) or type(one) is not type(other):
+        raise pickle.UnpicklingError("the pickle joins what are no members of one Flag")
+    return one | other
+
+
+def _struct(cls: Any, fields: Any) -> Any:
+    if not (isinstance(cls, type) and issubclass(cls, msgspec.Struct)):
+        raise pickle.UnpicklingError("the pickle makes a msgspec.Struct of another class")
+    return cls(**fields)
 
 
 #: (module, name) as pickles write them → what is found there, in every state.
 PLAIN: dict[tuple[str, str], Any] = {
-    **{(cls.__module__, cls.__qualname__): cls for cls in _PLAIN_CLASSES},
+    **{(cls.__module__, cls.__qualname__): cls for cls in _PLAIN},
     # As Python 3.12 and older wrote them: the module has moved since.
     **{("pathlib", cls.__qualname__): cls for cls in _PATHS},
     ("builtins", "Ellipsis"): ...,
     ("builtins", "NotImplemented"): NotImplemented,
     ("builtins", "getattr"): _member,
-    # How copyreg and C extensions rebuild an object: each calls only what it is given, and that was looked over too.
-    ("copyreg", "_reconstructor"): copyreg._reconstructor,  # type: ignore[attr-defined]
-    ("copyreg", "__newobj__"): copyreg.__newobj__,  # type: ignore[attr-defined]
-    ("copyreg", "__newobj_ex__"): copyreg.__newobj_ex__,  # type: ignore[attr-defined]
-    ("array", "_array_reconstructor"): array._array_reconstructor,  # type: ignore[attr-defined]
-    ("_operator", "or_"): operator.or_,  # Python 3.11's Flag members
-    ("msgspec._utils", "rebuild"): lambda cls, arguments: cls(**arguments),  # a Struct with keyword-only fields
+    ("copyreg", "_reconstructor"): _reconstructor,
+    ("copyreg", "__newobj__"): _new_object,
+    ("copyreg", "__newobj_ex__"): _new_object_with_keywords,
+    ("array", "_array_reconstructor"): _array,
+    ("_operator", "or_"): _flags,  # Python 3.11's Flag members
+    ("msgspec._utils", "rebuild"): _struct,  # a Struct with keyword-only fields
     ("msgspec._core", "UNSET"): msgspec.UNSET,
 }
 
@@ -137,20 +195,70 @@ class Allowed:
         raise NotAllowed(module, name)
 
 
-def restricted_loader(allowed: Allowed) -> Callable[[bytes], Any]:
-    """`pickle.loads` for the states of one class. Raises `NotAllowed`, and what pickle raises."""
-    # Only what was allowed is remembered: at most what there is.
-    known: dict[tuple[str, str], Any] = {}
+def signed_loader(allowed: Allowed) -> Callable[[bytes], Any]:
+    """`pickle.loads` for the states of one class, whose signature was found right. Raises `NotAllowed`, and what pickle raises.
+
+    It checks only what a pickle names. A pickle that somebody forged could still change classes: see `unsigned_loader`.
+    """
+    find = _remembering(allowed)
 
     class Restricted(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            try:
-                return known[module, name]
-            except KeyError:
-                found = known[module, name] = allowed.find(module, name)
-                return found
+            return find(module, name)
 
     return lambda data: Restricted(BytesIO(data)).load()
+
+
+def unsigned_loader(allowed: Allowed) -> Callable[[bytes], Any]:
+    """The same for states that nobody signed, which anybody who can write to Redis may have made.
+
+    It checks also what a pickle does (`guarded_pickle`). It is slower: about 5 times for a small state, 20 to 30 times for a large one.
+    """
+    find = _remembering(allowed)
+    return lambda data: load_guarded(data, find, _CALLABLE)
+
+
+def readable_check(allowed: Allowed) -> Callable[[bytes], None]:
+    """A check that `unsigned_loader` will read what this process has just written. Raises what the loader raises.
+
+    It runs in the worker for most changed states, so it is fast: a pickle goes through the slow loader only when it has a name
+    that no earlier one had.
+    """
+    find, load = _remembering(allowed), unsigned_loader(allowed)
+    proved: set[tuple[str, str]] = set()
+
+    class Checking(pickle.Unpickler):
+        def __init__(self, data: bytes, new: set[tuple[str, str]]) -> None:
+            super().__init__(BytesIO(data))
+            self.new = new
+
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) not in proved:
+                self.new.add((module, name))
+            return find(module, name)
+
+    def check(data: bytes) -> None:
+        new: set[tuple[str, str]] = set()
+        Checking(data, new).load()
+        if new:
+            load(data)
+            proved.update(new)
+
+    return check
+
+
+def _remembering(allowed: Allowed) -> Callable[[str, str], Any]:
+    # Only what was allowed is remembered: at most what there is.
+    known: dict[tuple[str, str], Any] = {}
+
+    def find(module: str, name: str) -> Any:
+        try:
+            return known[module, name]
+        except KeyError:
+            found = known[module, name] = allowed.find(module, name)
+            return found
+
+    return find
 
 
 def load_and_list(data: bytes) -> tuple[Any, list[tuple[str, str]]]:

@@ -25,7 +25,14 @@ from celery_partitions.model.errors import StateError, say
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Pickling
 from celery_partitions.model.state import StateClass
-from celery_partitions.model.unpickling import EVERYTHING, Allowed, NotAllowed, restricted_loader
+from celery_partitions.model.unpickling import (
+    EVERYTHING,
+    Allowed,
+    NotAllowed,
+    readable_check,
+    signed_loader,
+    unsigned_loader,
+)
 from celery_partitions.model.values import is_exact
 from celery_partitions.model.writing import json_text
 
@@ -38,6 +45,10 @@ TAG_BYTES = 16
 #: The opcode by which a pickle of protocol 4 and later names something. Data may have that byte too, so there are
 #: at most as many names in a pickle as there are of these.
 NAMING = b"\x93"
+
+
+Loaders = dict[StateClass[Any], Callable[[bytes], Any]]
+MakeLoader = Callable[[Allowed], Callable[[bytes], Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +72,14 @@ class StateCodec:
         # BLAKE2b takes keys of up to 64 bytes; a longer secret is hashed to that.
         self._keys = tuple(key if len(key) <= 64 else blake2b(key).digest() for key in signing_keys)
         # What is not signed may never name whatever it likes.
-        self._modules = state_modules if signing_keys else tuple(entry for entry in state_modules if entry != EVERYTHING)
-        self._loaders: dict[StateClass[Any], Callable[[bytes], Any]] = {}
+        self._modules = (
+            state_modules if signing_keys else tuple(entry for entry in state_modules if entry != EVERYTHING)
+        )
+        self._loader: MakeLoader = signed_loader if signing_keys else unsigned_loader
+        self._check: MakeLoader = signed_loader if signing_keys else readable_check
+        self._loaders: Loaders = {}
+        #: Raise when a pickle that was just written could not be read back.
+        self._checks: Loaders = {}
         self._value_loaders: dict[Computation, Callable[[bytes], Any]] = {}
         #: How many names a pickle may have of which it is known beforehand that they can be read back.
         self._harmless: dict[StateClass[Any], int] = {}
@@ -78,7 +95,7 @@ class StateCodec:
             only_itself = wanted.names == [(wanted.cls.__module__, wanted.cls.__qualname__)]
             harmless = self._harmless[wanted] = int(only_itself)
         if data.count(NAMING) > harmless:
-            self._unpickled(computation.name, wanted, data)
+            self._unpickled(computation.name, wanted, data, self._checks, self._check)
         return self.seal(computation.name, key, data)
 
     def seal(self, name: str, key: str, data: bytes) -> bytes:
@@ -94,7 +111,7 @@ class StateCodec:
         wanted = computation.state
         if wanted is None:
             raise StateError(f"{computation.name!r} has no state")
-        state = self._unpickled(computation.name, wanted, data)
+        state = self._unpickled(computation.name, wanted, data, self._loaders, self._loader)
         if not (isinstance(state, wanted.cls) or _same_source(type(state), wanted.cls)):
             raise StateError(f"state of {computation.name!r} is a {type(state).__qualname__}, not what is declared")
         return wanted.complete(state) if wanted.completes else state
@@ -146,7 +163,7 @@ class StateCodec:
         loads = self._value_loaders.get(computation)
         if loads is None:
             allowed = Allowed(object, (*self._modules, *computation.modules))
-            loads = self._value_loaders[computation] = restricted_loader(allowed)
+            loads = self._value_loaders[computation] = self._loader(allowed)
         try:
             return loads(data)
         except Exception as error:
@@ -177,10 +194,10 @@ class StateCodec:
         tag, data = stored[1 : 1 + TAG_BYTES], stored[1 + TAG_BYTES :]
         return any(compare_digest(tag, _tag(secret, name, key, data)) for secret in self._keys)
 
-    def _unpickled(self, name: str, wanted: StateClass[Any], data: bytes) -> Any:
-        loads = self._loaders.get(wanted)
+    def _unpickled(self, name: str, wanted: StateClass[Any], data: bytes, made: Loaders, make: MakeLoader) -> Any:
+        loads = made.get(wanted)
         if loads is None:
-            loads = self._loaders[wanted] = restricted_loader(Allowed(wanted.cls, (*self._modules, *wanted.modules)))
+            loads = made[wanted] = make(Allowed(wanted.cls, (*self._modules, *wanted.modules)))
         try:
             return loads(data)
         except NotAllowed as error:

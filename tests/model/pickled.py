@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import os
 import shutil
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -62,3 +63,81 @@ class Rebuilt:
 
 def rebuild() -> Rebuilt:
     return Rebuilt()
+
+
+class Shared:
+    """All callers get the same object, as a class of settings or of a pool may do."""
+
+    limit = 5
+    only: ClassVar[Any] = None
+
+    def __new__(cls) -> Any:
+        if cls.only is None:
+            cls.only = super().__new__(cls)
+        return cls.only
+
+
+class Sender:
+    """What is never made by a call in a pickle: calling it does something."""
+
+    def __init__(self, *args: Any) -> None:
+        called.append("Sender")
+
+
+class Callable:
+    """An object that can be called."""
+
+    def __call__(self, *args: Any) -> Any:
+        called.append("Callable")
+        return self
+
+
+class Collecting:
+    """A class with methods that opcodes look for."""
+
+    def append(self, item: Any = None) -> None:
+        called.append("append")
+
+    def extend(self, items: Any = None) -> None:
+        called.append("extend")
+
+    def add(self, item: Any = None) -> None:
+        called.append("add")
+
+
+class Price(NamedTuple):
+    amount: float
+    unit: Unit
+
+
+@dataclass
+class Row:
+    symbol: str = "A"
+    prices: list[Price] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Slotted:
+    symbol: str = "A"
+    row: Row | None = None
+
+
+class PlainSlots:
+    __slots__ = ("a", "b")
+
+
+class Rows(list[Any]):
+    """A list with attributes."""
+
+
+class Book(dict[str, Any]):
+    """A dict with attributes."""
+
+
+class Failure(Exception):
+    """An exception with attributes."""
+
+
+class Positional(msgspec.Struct):
+    price: float = 0.0
+    rows: list[Row] = []

@@ -22,7 +22,7 @@ import pytest
 from celery_partitions.model.computation import declare
 from celery_partitions.model.errors import DeclarationError, StateError
 from celery_partitions.model.state import StateClass
-from celery_partitions.model.unpickling import PLAIN, Allowed, NotAllowed, restricted_loader
+from celery_partitions.model.unpickling import PLAIN, Allowed, NotAllowed, unsigned_loader
 from celery_partitions.store.codec import StateCodec
 from tests.model import foreign, pickled
 from tests.model.pickled import Keywords, Rebuilt, Right, State, Unit
@@ -31,7 +31,7 @@ OWN = State.__module__
 
 
 def load(data: bytes, *modules: str, cls: type = State) -> Any:
-    return restricted_loader(Allowed(cls, modules))(data)
+    return unsigned_loader(Allowed(cls, modules))(data)
 
 
 def naming(module: str, name: str, then: bytes = b".") -> bytes:
