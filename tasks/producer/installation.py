@@ -146,14 +146,18 @@ class Installation:
         return str(getattr(queue, "name", queue))
 
     def queue_with_room(self, unit: str) -> Queue:
-        """The queue of a unit that one more message is sent to. Raises `SetupError` where the group has another N, `QueueFull`, and
-        what Celery raises when the broker can't be reached: our looks come before its push, and callers know only that error."""
+        """The queue of a partition that one more message is sent to. Raises as `make_sure_of_room`."""
+        self.make_sure_of_room(unit)
+        return self.queue(unit)
+
+    def make_sure_of_room(self, unit: str) -> None:
+        """Before one more message is sent to a partition. Raises `SetupError` if the group has another N, `QueueFull`, and Celery's
+        `OperationalError` if the broker can't be reached: these looks come before the push, and callers know only that error."""
         try:
             self.group.check()
             Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({unit: 1})
         except (redis.RedisError, OSError) as error:
             raise OperationalError(str(error)) from error
-        return self.queue(unit)
 
     def route(
         self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **more: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -10,8 +11,10 @@ from celery import Task
 from celery.app.task import get_actual_ignore_result
 from celery.exceptions import Ignore
 from celery.result import AsyncResult, EagerResult
+from celery.utils import uuid
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.producer.direct import DirectPublisher
 from celery_partitions.producer.installation import Installation
 from celery_partitions.producer.making import own_id
 from celery_partitions.producer.publishing import publish_as_read
@@ -38,19 +41,28 @@ class ComputationTask(Task):  # type: ignore[misc]
         `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), `SetupError` where
         `task_always_eager` is on, and what Celery raises when the broker can't be reached.
         """
-        installation, computation = self.installation, self.computation
-        installation.refuse_eager()
+        installation, computation, direct = self.installation, self.computation, self._direct
+        options = {name: value for name, value in options.items() if value is not None}
+        is_direct = direct.serves(options)
+        if not is_direct:
+            installation.refuse_eager()
         if options.get("task_id") is not None:
             own_id(options["task_id"], "a message's id (task_id, message_id)")
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         installation.check_size(body)
+        message_text = body[2:-8]
+        shown = f"({message_text[:MOST_SHOWN_BYTES].decode('utf-8', 'ignore')},)"
+        if is_direct:
+            message_id, unit = options.get("task_id") or uuid(), installation.unit_of(computation, decoded)
+            installation.make_sure_of_room(unit)
+            direct.publish(unit, message_id, body, shown)
+            return self.AsyncResult(message_id)
         if not options.get("queue"):
             options["queue"] = installation.queue_with_room(installation.unit_of(computation, decoded))
         publish_as_read(options, installation.app.conf.task_compression)
         # Celery would look for a short repr in a way that takes a tenth of the whole call.
-        message_text = body[2:-8]
-        options.setdefault("argsrepr", f"({message_text[:MOST_SHOWN_BYTES].decode('utf-8', 'ignore')},)")
+        options.setdefault("argsrepr", shown)
         options.setdefault("kwargsrepr", "{}")
         options["headers"] = {"sent_at": time.time(), **(options.get("headers") or {})}
         arguments, tracing = msgspec.json.decode(body)[0], installation.tracing
@@ -61,6 +73,10 @@ class ComputationTask(Task):  # type: ignore[misc]
             result = super().apply_async(arguments, {}, **options)
             sent.is_of(result.id)
             return result
+
+    @cached_property
+    def _direct(self) -> DirectPublisher:
+        return DirectPublisher(self, self.installation)
 
     def apply(self, *args: Any, **options: Any) -> EagerResult:
         """What canvas calls in an eager app, for each part. Raises `SetupError` there: else the error would be in a result nobody reads."""

@@ -1,0 +1,170 @@
+"""Publishes a computation's message without Celery's publishing code, when nothing asks for it: the same message, several times faster.
+
+Celery builds headers, a kombu message and a signal payload for each `apply_async`. Here the headers are built once by the same Celery
+code, for each partition, and every message fills in what differs.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import msgspec
+import redis
+from celery import Task, signals
+from celery._state import get_current_worker_task
+from kombu.exceptions import OperationalError
+from kombu.utils.functional import retry_over_time
+
+from celery_partitions.model.writing import in_quotes
+
+if TYPE_CHECKING:
+    from celery_partitions.producer.installation import Installation
+
+#: Options of a call that the direct way understands. Every other one is Celery's business.
+_KNOWN_OPTIONS = frozenset({"task_id"})
+#: Options of a task, set on its class or by `task_annotations`, that change the message or its way.
+_TASK_OPTIONS = ("queue", "routing_key", "exchange", "expires", "delivery_mode", "compression", "time_limit", "soft_time_limit")
+#: Errors that mean the server was never reached, so that trying again can't send twice.
+_CONNECTING = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+class DirectPublisher:
+    """Belongs to one Celery task in one process. Safe to use from several threads, and after a fork."""
+
+    def __init__(self, task: Task, installation: Installation) -> None:
+        self._task, self._installation = task, installation
+        self._app = task.app
+        self._has_own_options = any(getattr(task, name, None) is not None for name in _TASK_OPTIONS)
+        self._templates: dict[str, _Template] = {}
+        #: The app's configuration when it was last looked at; a look at Celery's settings costs more than everything else here.
+        self._configured: tuple[Any, dict[str, Any]] | None = None
+        self._is_plain = False
+
+    def serves(self, options: dict[str, Any]) -> bool:
+        """Whether a call can be published here. False if an option, setting, router, signal receiver or wrapper needs Celery's code."""
+        return (
+            not options.keys() - _KNOWN_OPTIONS
+            and not self._has_own_options
+            and self._has_plain_configuration()
+            and not signals.before_task_publish.receivers
+            and not signals.after_task_publish.receivers
+            and not _is_wrapped(Task.apply_async, self._app.send_task)
+            and get_current_worker_task() is None  # whose id, root and priority its messages carry
+        )
+
+    def _has_plain_configuration(self) -> bool:
+        """Whether the app's configuration wants nothing of a message that is not done here; looked at again when it has changed."""
+        conf = self._app.conf
+        seen = self._configured
+        if seen is None or seen[0] is not conf or seen[1] != conf.changes:
+            self._configured = conf, dict(conf.changes)
+            self._is_plain = (
+                conf.task_routes == [self._installation.route]
+                and conf.task_compression is None
+                and conf.task_protocol == 2
+                and not conf.task_send_sent_event
+                and not conf.task_always_eager
+                and bool(self._task.ignore_result)  # else a result's backend is told of each call
+                and self._installation.tracing is None
+            )
+        return self._is_plain
+
+    def publish(self, partition: str, message_id: str, body: bytes, shown: str) -> None:
+        """Push one message. `body`: the JSON of `[[message], {}, {}]`; `shown`: the `argsrepr` for monitors.
+
+        Raises kombu's `OperationalError` when the server can't be reached (after the app's `task_publish_retry_policy`), and, without a
+        second try, when the connection breaks after the message was sent: the message may be in the queue then.
+        """
+        template = self._templates.get(partition)
+        if template is None:
+            template = self._templates[partition] = _Template(self._task, self._installation, partition)
+        raw = template.fill(message_id, body, shown, self._app.thread_oid)
+        client = self._installation.group.client
+        connection = self._connection(client)
+        try:
+            connection.send_command("LPUSH", template.key, raw)
+            connection.read_response()
+        except redis.ResponseError:
+            raise
+        except (redis.RedisError, OSError) as error:
+            connection.disconnect()
+            raise OperationalError(f"{error}. The message {message_id} may or may not be in its queue") from error
+        except BaseException:  # a signal's: the reply is still to come
+            connection.disconnect()
+            raise
+        finally:
+            client.connection_pool.release(connection)
+
+    def _connection(self, client: redis.Redis) -> Any:
+        """A live connection, with the app's own policy of trying again."""
+        get = client.connection_pool.get_connection
+        try:
+            return get()
+        except _CONNECTING as error:
+            conf = self._app.conf
+            if not conf.task_publish_retry:
+                raise OperationalError(str(error)) from error
+        policy = {name: value for name, value in conf.task_publish_retry_policy.items() if name != "retry_errors"}
+        try:
+            return retry_over_time(get, _CONNECTING, **policy)
+        except _CONNECTING as error:
+            raise OperationalError(str(error)) from error
+
+
+class _Template:
+    """The messages of one computation to one partition: what is the same in all of them, and the places of what is not."""
+
+    def __init__(self, task: Task, installation: Installation, partition: str) -> None:
+        names = installation.group.names
+        queue = names.queue_name(partition)
+        #: The queue's key in Redis.
+        self.key = names.queue(partition)
+        mark = uuid4().hex
+        message_id, shown, body, sent_at, tag, reply_to = (f"{mark}:{name}" for name in ("id", "args", "body", "time", "tag", "reply"))
+        made = task.app.amqp.create_task_message(
+            message_id, task.name, (), {}, argsrepr=shown, kwargsrepr="{}", ignore_result=True, reply_to=reply_to
+        )
+        envelope = {
+            "body": body,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"sent_at": sent_at, **made.headers},
+            "properties": {
+                **made.properties,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": tag,
+            },
+        }
+        # A time is a number: it loses its quotes.
+        text = msgspec.json.encode(envelope).replace(b'"%b"' % sent_at.encode(), sent_at.encode())
+        #: Between the parts stand, by name: an id, the body, …
+        self._parts = re.split(rb"%b:(id|args|body|time|tag|reply)" % mark.encode(), text)
+        #: What Celery puts at a body's end, in the place of an empty object.
+        self._embed = msgspec.json.encode(made.body[2])
+
+    def fill(self, message_id: str, body: bytes, shown: str, reply_to: str) -> bytes:
+        """The raw message."""
+        quoted = in_quotes(message_id)
+        values = {
+            b"id": quoted,
+            b"tag": quoted,
+            b"args": in_quotes(shown),
+            b"body": base64.b64encode(body[:-3] + self._embed + b"]"),
+            b"time": b"%.6f" % time.time(),
+            b"reply": reply_to.encode(),
+        }
+        parts = list(self._parts)
+        parts[1::2] = [values[name] for name in parts[1::2]]
+        return b"".join(parts)
+
+
+def _is_wrapped(*functions: Any) -> bool:
+    """Whether a monitoring tool has put itself around one of Celery's sending functions, to add headers of its own."""
+    return any(hasattr(function, "__wrapped__") for function in functions)
