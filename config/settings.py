@@ -55,6 +55,9 @@ class Settings:
     #: `STATE_SIGNING_KEY`: secrets, comma-separated; the first signs, all verify. Empty: states are unsigned.
     state_signing_keys: tuple[bytes, ...] = ()
 
+    #: `PARTITIONS_UNSIGNED_STATES`: whether workers start without a signing key although Redis is on another machine.
+    unsigned_states: bool = False
+
     #: `STATE_MODULES`: what a state may be made of beside plain data and its own module's classes, comma-separated:
     #: `shop.models` (its classes), `shop.*` (of all its imported modules), `shop.models:rebuild` (that function), `*` (whatever an
     #: imported module has: only with STATE_SIGNING_KEY).
@@ -155,6 +158,7 @@ class Settings:
             partition_group=read("PARTITION_GROUP", _group_name, default.partition_group),
             partitions=read("PARTITIONS", _partition_count, default.partitions),
             state_signing_keys=read("STATE_SIGNING_KEY", _signing_keys, default.state_signing_keys),
+            unsigned_states=read("PARTITIONS_UNSIGNED_STATES", _switch, default.unsigned_states),
             state_modules=read("STATE_MODULES", _state_modules, default.state_modules),
             wallaroo_arguments=read("WALLAROO_ARGUMENTS", _words, default.wallaroo_arguments),
             message_bytes=read("MESSAGE_BYTES", _message_bytes, default.message_bytes),

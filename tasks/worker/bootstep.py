@@ -40,6 +40,7 @@ from celery_partitions.worker.ordinary import OrdinaryRunner
 from celery_partitions.worker.replacing import is_told_to_end
 from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.result_backend import check_backend
+from celery_partitions.worker.signing import check_signing
 from celery_partitions.worker.tracing import check_tracing, trace_loop
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -117,11 +118,14 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.units is not None
         _check_pool(worker)
         try:
+            unsigned = check_signing(self.installation)
             self.check_server()
         except SetupError as error:
             raise WorkerRefused(str(error)) from error
         except (redis.RedisError, OSError):
             pass  # not there yet: `start` waits for it
+        if unsigned is not None:
+            logger.warning("partitions: %s", unsigned)
         for unit in self.units:
             if int(unit) >= self.installation.settings.partitions:
                 raise WorkerRefused(
