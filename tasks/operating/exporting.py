@@ -44,7 +44,7 @@ PAGE = 1000
 #: A paused partition comes to rest with the batch under way; more changes than this have another cause.
 TRIES = 20
 #: Of the facts: what an import gives another partition.
-_NOT_EXPORTED = ("revision", "suspect")
+_NOT_EXPORTED = ("edit_version", "suspect")
 AGES: tuple[Literal["young", "old"], ...] = ("young", "old")
 
 
@@ -153,7 +153,7 @@ class Exporter:
     def _witness(self, unit: str) -> Witness:
         names = self.names
         with self.client.pipeline(transaction=True) as pipe:
-            pipe.hmget(names.facts(unit), ["position", "revision"])
+            pipe.hmget(names.facts(unit), ["commit_number", "edit_version"])
             pipe.hlen(names.dead(unit))
             pipe.zcard(names.later(unit))
             (position, revision), dead, later = pipe.execute()

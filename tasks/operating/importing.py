@@ -45,7 +45,7 @@ from celery_partitions.store.parking import read_record
 #: Commands of one writing round trip.
 PAGE = 500
 #: Facts that are the unit's own, and no counters.
-_OWN_FACTS = ("position", "paused")
+_OWN_FACTS = ("commit_number", "paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +96,15 @@ class Importer:
     def erase(self) -> int:
         """Delete all that the group has but the audit, N included; returns how many Redis keys. Workers must not live."""
         self.refuse_workers()
-        root = self.names.root
         found = [
             name
-            for pattern in (_escaped(root) + ":*", _escaped(root) + ".*", _escaped(root))
+            for pattern in self.names.patterns()
             for name in self.client.scan_iter(match=pattern, count=PAGE)
-            if name != self.names.audit.encode() and self._is_ours(name)
+            if name != self.names.audit.encode() and self.names.owns(name)
         ]
         for start in range(0, len(found), PAGE):
             self.client.unlink(*found[start : start + PAGE])
         return len(found)
-
-    def _is_ours(self, name: bytes) -> bool:
-        """`root:…`, or a queue: another group's name may begin with ours and a dot."""
-        rest = name[len(self.names.root.encode()) :].partition(b"\x06")[0]
-        return rest == b"" or rest.startswith(b":") or rest[1:].isdigit()
 
     def check_file(self) -> None:
         """Raises `SetupError` when the file is not whole: before anything is deleted for it."""
@@ -140,8 +134,8 @@ class Importer:
         with self.client.pipeline(transaction=True) as pipe:
             for unit in all_units:
                 # Ids of dead letters and the order of delayed messages are made of it: it must not begin anew.
-                pipe.hset(self.names.facts(unit), "position", position)
-                pipe.hincrby(self.names.facts(unit), "revision", 1)
+                pipe.hset(self.names.facts(unit), "commit_number", position)
+                pipe.hincrby(self.names.facts(unit), "edit_version", 1)
                 if unit not in stay_paused:
                     pipe.hdel(self.names.facts(unit), "paused")
             pipe.publish(self.names.changed, "")
@@ -157,9 +151,9 @@ class Importer:
                 case StateRecord() | Seen():
                     computations.add(record.computation)
                 case Facts():
-                    position = max(position, int(record.values.get("position", 0)))
+                    position = max(position, int(record.values.get("commit_number", 0)))
         for unit in units(self.partitions):
-            position = max(position, int(cast(Any, self.client.hget(self.names.facts(unit), "position")) or 0))
+            position = max(position, int(cast(Any, self.client.hget(self.names.facts(unit), "commit_number")) or 0))
         return count, computations, position
 
     def _write(self, stay_paused: set[str]) -> None:
@@ -239,8 +233,3 @@ class Importer:
 
     def _numbered(self, unit: str) -> str:
         return unit if unit == INGRESS else str(int(unit) % self.partitions)
-
-
-def _escaped(text: str) -> str:
-    """For a pattern of SCAN: group names have letters, digits, - and _; a key prefix may have anything."""
-    return "".join("\\" + one if one in "*?[]^\\" else one for one in text)

@@ -47,7 +47,7 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
         ("LPUSH", queue, "x"),
         ("HMGET", states, "key"),
         ("HSET", states, "key", "x"),
-        ("HINCRBY", facts, "position", "1"),
+        ("HINCRBY", facts, "commit_number", "1"),
         ("HSET", names.tokens, "0", "1"),
         ("HSET", names.owners, "0", "x"),
         ("ZADD", names.workers, "1", "x"),

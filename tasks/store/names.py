@@ -1,33 +1,43 @@
-"""Every key and queue name in Redis is made here.
+"""Every key and queue name in Redis is made here. This list is the data model.
 
-partition.<i>                      list   the queue of partition i; oldest message on the right
-partition                          list   the ingress
-partition.<i>\\x06\\x16<3|6|9>        list   where kombu's default options put messages with a priority
-partition:group                    hash   partitions = N; computation:<name> = 1 for each that ever ran
-partition:workers                  zset   worker id → until when its leases hold (ms, server clock)
-partition:pins                     hash   worker id → the partitions it was pinned to, comma-separated
-partition:owners                   hash   unit → worker id           (a unit is a partition's number, or `ingress`)
-partition:since                    hash   unit → when its owner took it (ms)
-partition:tokens                   hash   unit → fencing token, grows with each owner and each release (µs, server clock, when claimed)
-partition:changed                  channel: membership, ownership, or something that an operator changed
-partition:policies                 hash   computation → JSON, what an operator changed of its failure policy
-partition:<unit>:facts             hash   position, revision, paused, suspect (messages to be run one by one after a worker
-                                          died), seen:<name> (when its young ids begin, ms), counters (processed, failed, …)
-partition:<unit>:state:<name>      hash   key → state bytes
-partition:<unit>:later             zset   due (ms) → `<position>.<number>:<raw message>`
-partition:<unit>:parked            hash   key → JSON {due, attempt, error, letter, …}
-partition:<unit>:mailbox:<key>     list   a parked key's messages; oldest on the right
-partition:<unit>:dead              hash   dead letter id → JSON
-partition:<unit>:dead:raw          hash   dead letter id → the message itself, where it is too long to stand in the JSON
-partition:<unit>:tries             hash   SHA-1 of a message run alone → `<token>:<deaths>`, or `hang:<why>`
-partition:<unit>:commits           list   JSON, the newest commits (tasks/model/recent_commits.py); newest on the left
-partition:<unit>:seen:<age>:<name> set    message ids, of a computation that drops duplicates; age: young, old
-partition:audit                    stream what operators did: at (its id), who, what, detail (JSON); bounded
-partition:measurements             hash   unit → JSON, what workers measured (tasks/model/measurements.py)
-partition:draining                 hash   worker id → when an operator told it to give its partitions up (ms)
-partition:source:<name>            hash   how far a source's process is: number (of pushes), position, ended; owner, token, until (ms)
-partition:source:<name>:<run>      hash   number (of pushes) of one process of a source that has no position; expires
-partition.sink.<name>              the group, of one partition, of a sink that a process delivers to: all names above, again
+A queue is a plain Celery queue. Every other key of a partition is `{<queue>}:<what>`: the braces are a Redis hash tag, so the queue and
+all its keys share one cluster slot. kombu's `global_keyprefix` is part of the queue's name, so it stands inside the braces too.
+The ingress is a partition as well. Its queue has the group's name, so its keys and the group's keys share a slot.
+
+Of each partition, here of `partition.3`:
+
+partition.3                         list   the queue; the oldest message is on the right
+partition.3\\x06\\x16<3|6|9>          list   where kombu's default options put messages with a priority (in another slot)
+{partition.3}:meta                  hash   commit_number, edit_version, paused, suspect (how many messages to run one by one after a
+                                           worker died), seen:<computation> (when its young ids began, ms), counters (processed, …)
+{partition.3}:state:<computation>   hash   key → state bytes
+{partition.3}:later                 zset   due (ms) → `<commit number>.<index>:<raw message>`
+{partition.3}:parked                hash   key → JSON {due, attempt, error, letter, …}
+{partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is on the right
+{partition.3}:dead                  hash   dead letter id → JSON
+{partition.3}:dead:raw              hash   dead letter id → the message itself, where it is too long for the JSON
+{partition.3}:tries                 hash   SHA-1 of a message that ran alone → `<token>:<deaths>`, or `hang:<why>`
+{partition.3}:commits               list   JSON of the newest commits (model/recent_commits.py); the newest is on the left
+{partition.3}:seen:<age>:<computation>
+                                    set    message ids, for a computation that drops duplicates; age: young, old
+
+Of the group `partition`; the ingress has the keys above as well, for example `{partition}:meta`:
+
+{partition}:group                   hash   partitions = N; computation:<name> = 1 for each that ever ran
+{partition}:workers                 zset   worker id → when its leases end (ms, server clock)
+{partition}:pins                    hash   worker id → the partitions it was pinned to, comma-separated
+{partition}:owners                  hash   unit → worker id             (a unit is a partition's number, or `ingress`)
+{partition}:since                   hash   unit → when its owner took it (ms)
+{partition}:tokens                  hash   unit → fencing token, grows with each owner and each release (µs, server clock, when claimed)
+{partition}:changed                 channel: membership, ownership, or something that an operator changed
+{partition}:policies                hash   computation → JSON, what an operator changed of its failure policy
+{partition}:audit                   stream what operators did: at (its id), who, what, detail (JSON); bounded
+{partition}:measurements            hash   unit → JSON, what workers measured (model/measurements.py)
+{partition}:draining                hash   worker id → when an operator told it to give its partitions up (ms)
+{partition}:source:<name>           hash   how far a source's process is: number (of pushes), position, ended; owner, token, until (ms)
+{partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source that has no position; expires
+
+partition.sink.<name>               the group, of one partition, of a sink that a process delivers to: all names above, again
 """
 
 from __future__ import annotations
@@ -35,7 +45,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
+
+from celery_partitions.model.errors import SetupError
 
 INGRESS = "ingress"
 
@@ -54,6 +67,13 @@ class Names:
 
     group: str
     prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if "}" in self.root and _around(self.root)[0]:
+            raise SetupError(
+                f"queues can't begin with {self.root!r}: a }} without a {{ and text before it breaks Redis hash tags. Change "
+                "global_keyprefix in broker_transport_options, or the group's name"
+            )
 
     @property
     def root(self) -> str:
@@ -74,13 +94,39 @@ class Names:
         return number if start == self.group and _IS_NUMBER.fullmatch(number) else None
 
     def is_no_queue(self, queue_name: str) -> bool:
-        """Whether what Celery would take for a queue's name is one of the group's other keys, or of a sink's group."""
-        rest = queue_name.removeprefix(self.group)
-        return rest != queue_name and (rest.startswith(":") or (rest.startswith(".sink.") and ":" in rest))
+        """Whether a queue of this name would be one of the group's other keys, or of a sink's group. The name is as Celery has it."""
+        full, (head, tail) = self.prefix + queue_name, _around(self.root)
+        if not full.startswith(head + self.root):
+            return False
+        rest = full[len(head + self.root) :]
+        return rest.startswith(f"{tail}:") or (rest.startswith(".") and f"{tail}:" in rest)
+
+    def owns(self, key: bytes) -> bool:
+        """Whether a key of Redis is this group's. Another group's name may begin with this one's and a dot."""
+        name = key.decode("utf-8", "surrogateescape")
+        head, tail = _around(self.root)
+        queue = name.partition("\x06")[0]
+        if name.startswith(head + self.root):
+            end = name.find(f"{tail}:", len(head + self.root))
+            queue = name[len(head) : end] if end >= 0 else queue
+        return queue.startswith(self.prefix) and self.unit_of(queue.removeprefix(self.prefix)) is not None
+
+    def patterns(self) -> tuple[str, ...]:
+        """For SCAN: every key of the group matches one of them. Keys of other groups may match too: ask `owns`."""
+        head, tail = _around(self.root)
+        start = _escaped(head + self.root)
+        queues = _escaped(self.root)
+        return (queues, f"{queues}[.\x06]*", f"{start}{_escaped(tail)}:*", f"{start}.*")
+
+    def _key(self, unit: str, what: str) -> str:
+        return _start_of_keys(self.queue(unit)) + what
+
+    def _group_key(self, what: str) -> str:
+        return self._key(INGRESS, what)
 
     @property
     def facts_of_group(self) -> str:
-        return f"{self.root}:group"
+        return self._group_key("group")
 
     @staticmethod
     def computation_field(name: str) -> str:
@@ -95,87 +141,107 @@ class Names:
 
     @property
     def workers(self) -> str:
-        return f"{self.root}:workers"
+        return self._group_key("workers")
 
     @property
     def pins(self) -> str:
-        return f"{self.root}:pins"
+        return self._group_key("pins")
 
     @property
     def owners(self) -> str:
-        return f"{self.root}:owners"
+        return self._group_key("owners")
 
     @property
     def since(self) -> str:
-        return f"{self.root}:since"
+        return self._group_key("since")
 
     @property
     def tokens(self) -> str:
-        return f"{self.root}:tokens"
+        return self._group_key("tokens")
 
     @property
     def changed(self) -> str:
-        return f"{self.root}:changed"
+        return self._group_key("changed")
 
     @property
     def audit(self) -> str:
-        return f"{self.root}:audit"
+        return self._group_key("audit")
 
     @property
     def draining(self) -> str:
-        return f"{self.root}:draining"
+        return self._group_key("draining")
 
     @property
     def measurements(self) -> str:
-        return f"{self.root}:measurements"
+        return self._group_key("measurements")
 
     @property
     def policies(self) -> str:
-        return f"{self.root}:policies"
+        return self._group_key("policies")
 
     def sink_group(self, name: str) -> str:
         """The group, of one partition, whose worker delivers to a sink that is outside Redis.
 
-        A name that ends as a partition's queue does, `out.0`, is escaped: it would be the queue of the sink `out`.
+        A name that ends as a partition's queue does, `out.0`, is escaped: it would be the queue of the sink `out`. So are braces, which
+        would be a hash tag.
         """
-        return f"{self.group}.sink.{_NUMBER_AT_END.sub('%2E', name.replace('%', '%25'))}"
+        escaped = name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+        return f"{self.group}.sink.{_NUMBER_AT_END.sub('%2E', escaped)}"
 
     def source(self, name: str, run: str | None = None) -> str:
         """How far a source's process is; `run`: of one process of many."""
-        return f"{self.root}:source:{name}" if run is None else f"{self.root}:source:{name}:{run}"
+        return self._group_key(f"source:{name}") if run is None else self._group_key(f"source:{name}:{run}")
 
     def facts(self, unit: str) -> str:
-        return f"{self.root}:{unit}:facts"
+        return self._key(unit, "meta")
 
     def states(self, unit: str, computation: str) -> str:
-        return f"{self.root}:{unit}:state:{computation}"
+        return self._key(unit, f"state:{computation}")
 
     def later(self, unit: str) -> str:
-        return f"{self.root}:{unit}:later"
+        return self._key(unit, "later")
 
     def parked(self, unit: str) -> str:
-        return f"{self.root}:{unit}:parked"
+        return self._key(unit, "parked")
 
     def mailbox(self, unit: str, key: str) -> bytes:
         """Bytes, because a key may be any bytes."""
-        return f"{self.root}:{unit}:mailbox:".encode() + key.encode("utf-8", "surrogateescape")
+        return self._key(unit, "mailbox:").encode() + key.encode("utf-8", "surrogateescape")
 
     def dead(self, unit: str) -> str:
-        return f"{self.root}:{unit}:dead"
+        return self._key(unit, "dead")
 
     def dead_raw(self, unit: str) -> str:
-        return f"{self.root}:{unit}:dead:raw"
+        return self._key(unit, "dead:raw")
 
     def tries(self, unit: str) -> str:
-        return f"{self.root}:{unit}:tries"
+        return self._key(unit, "tries")
 
     def commits(self, unit: str) -> str:
-        return f"{self.root}:{unit}:commits"
+        return self._key(unit, "commits")
 
     def seen(self, unit: str, computation: str, age: Literal["young", "old"]) -> str:
-        return f"{self.root}:{unit}:seen:{age}:{computation}"
+        return self._key(unit, f"seen:{age}:{computation}")
 
 
 def units(partitions: int) -> list[str]:
     """All that can be leased: each partition, and the ingress."""
     return [str(number) for number in range(partitions)] + [INGRESS]
+
+
+@lru_cache(maxsize=10_000)
+def _start_of_keys(queue: str) -> str:
+    head, tail = _around(queue)
+    return f"{head}{queue}{tail}:"
+
+
+def _around(queue: str) -> tuple[str, str]:
+    """What makes a hash tag of a queue's name. Nothing when the name has a tag of its own (`{app}:partition.3`): that decides its slot."""
+    start = queue.find("{")
+    end = queue.find("}", start + 1) if start >= 0 else -1
+    return ("", "") if end > start + 1 else ("{", "}")
+
+
+def _escaped(text: str) -> str:
+    """For SCAN, which reads some characters as patterns."""
+    return re.sub(r"([\[\]*?^\\])", r"\\\1", text)

@@ -18,7 +18,7 @@ def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
     queue, tokens, facts, later, source, parked, *_ = keys
     unit, token, position, revision, taken_, oldest, youngest, most, most_bytes, *rest = words
     taken, now = int(taken_), held.clock.milliseconds
-    at, edits = (found or b"0" for found in _fields(held, facts, b"position", b"revision"))
+    at, edits = (found or b"0" for found in _fields(held, facts, b"commit_number", b"edit_version"))
     if held.find(tokens, dict).get(unit) != token:
         return [b"fenced", at, edits, now, -1, 0, 0]
     if type(held.data.get(queue, [])) is not list:
@@ -50,7 +50,7 @@ def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
         for command in commands:
             if command[0] != b"RENAME" or held.exists(command[1]):
                 held.call(*command)
-        at = b"%d" % held.call("HINCRBY", facts, "position", 1)
+        at = b"%d" % held.call("HINCRBY", facts, "commit_number", 1)
     next_due = _move_due(held, later, queue, now)
     paused, suspect = _fields(held, facts, b"paused", b"suspect")
     reply = [status, at, edits, now, next_due, int(paused is not None), int(suspect or 0)]

@@ -196,9 +196,10 @@ class Processes:
             return
         client = self.group.client
         with suppress(redis.RedisError):
-            keys = client.scan_iter(f"{self.group.names.root}[:.]*", count=1000)
-            while some := list(islice(keys, 500)):
-                client.unlink(*some)
+            for pattern in self.group.names.patterns():
+                keys = client.scan_iter(pattern, count=1000)
+                while some := list(islice(keys, 500)):
+                    client.unlink(*some)
 
     def end(self) -> None:
         """Stop all that runs. Harmless when done twice."""

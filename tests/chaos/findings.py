@@ -42,5 +42,5 @@ def _left(live: LiveGroup) -> Iterator[str]:
         said = ", ".join(f"{count} {what}" for what, count in waiting.items() if count)
         if said:
             yield f"{row.queue}: {said}"
-    for mailbox in live.client.scan_iter(f"{live.names.root}:*:mailbox:*", count=1000):
+    for mailbox in live.client.scan_iter(f"{{{live.names.root}*}}:mailbox:*", count=1000):
         yield f"{mailbox!r} still holds {live.client.llen(mailbox)} messages"

@@ -159,7 +159,7 @@ def test_ids_with_another_choice_are_wrong_usage_and_nothing_is_done(
 
 
 def test_a_record_that_is_not_ours_can_be_seen_and_discarded_by_its_id(run: Run, client: redis.Redis) -> None:
-    client.hset("partition:1:dead", "by hand", b"\x00\xff")
+    client.hset("{partition.1}:dead", "by hand", b"\x00\xff")
     (name,) = left(run)
     assert run("dead-letters", "show", name).exit_code == 0
     assert run("dead-letters", "discard", name, "--yes").exit_code == 0

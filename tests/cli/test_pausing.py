@@ -93,5 +93,5 @@ def test_a_policy_is_shown_changed_and_reset(run: Run) -> None:
 )
 def test_a_policy_that_can_not_be_is_wrong_usage(run: Run, client: redis.Redis, words: list[str], code: int) -> None:
     assert run("policy", update.name, *words).exit_code == code
-    assert not client.exists("partition:policies")
+    assert not client.exists("{partition}:policies")
     assert run("policy", "unknown").exit_code == 1

@@ -57,8 +57,8 @@ def test_nothing_is_done_where_nobody_can_be_asked(
     put_state("AAPL", 191.5)
     bury("1", 0)
     unit = partition_of("AAPL", 4)
-    client.hset(f"partition:{unit}:parked", "AAPL", '{"due": null, "attempt": 1}')
-    client.lpush(f"partition:{unit}:mailbox:AAPL", "m")
+    client.hset(f"{{partition.{unit}}}:parked", "AAPL", '{"due": null, "attempt": 1}')
+    client.lpush(f"{{partition.{unit}}}:mailbox:AAPL", "m")
     assert run("export", "exported").exit_code == 0
     Path("there").write_text("mine")
     before = {name: client.dump(name) for name in client.scan_iter()}

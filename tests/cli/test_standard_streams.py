@@ -66,11 +66,11 @@ def test_with_standard_input_closed_nobody_can_be_asked(
     run_alone: RunAlone, put_state: PutState, client: redis.Redis
 ) -> None:
     put_state("AAPL", 191.5)
-    before = {name: client.dump(name) for name in client.scan_iter("partition:*:state:*")}
+    before = {name: client.dump(name) for name in client.scan_iter("{partition.*}:state:*")}
     done = run_alone("state", "delete", update.name, "AAPL", shell="<&-")
     assert done.returncode == 1
     assert "Nobody can be asked here" in done.stderr and "Traceback" not in done.stderr
-    assert {name: client.dump(name) for name in client.scan_iter("partition:*:state:*")} == before
+    assert {name: client.dump(name) for name in client.scan_iter("{partition.*}:state:*")} == before
 
 
 def test_with_standard_input_closed_there_is_nothing_to_send(run_alone: RunAlone) -> None:

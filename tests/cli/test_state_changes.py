@@ -46,7 +46,7 @@ def test_what_does_not_fit_is_refused_and_nothing_written(run: Run, client: redi
     result = run("state", "set", update.name, "AAPL", new, "--yes")
     assert (result.exit_code, result.stdout) == (1, "")
     assert words in result.stderr
-    assert list(client.scan_iter("partition:*:state:*")) == []
+    assert list(client.scan_iter("{partition.*}:state:*")) == []
 
 
 def test_merging_keeps_the_fields_that_are_not_named(run: Run, put_state: PutState) -> None:
@@ -59,7 +59,7 @@ def test_merging_with_a_state_that_can_not_be_read_is_refused_and_nothing_writte
     run: Run, client: redis.Redis
 ) -> None:
     """Its fields were made their first values, in silence."""
-    name = f"partition:{partition_of('AAPL', 4)}:state:{update.name}"
+    name = f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}"
     client.hset(name, "AAPL", b"\x09nonsense")
     result = run("state", "set", update.name, "AAPL", "{}", "--merge", "--yes")
     assert (result.exit_code, result.stdout) == (1, "")

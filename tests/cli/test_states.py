@@ -38,7 +38,7 @@ def test_a_key_without_state_is_exit_code_1(run: Run) -> None:
 
 
 def test_a_state_that_can_not_be_read_is_said_in_one_line(run: Run, client: redis.Redis) -> None:
-    client.hset(f"partition:{partition_of('AAPL', 4)}:state:{update.name}", "AAPL", b"\x09nonsense")
+    client.hset(f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}", "AAPL", b"\x09nonsense")
     result = run("state", update.name, "AAPL")
     assert result.exit_code == 1
     assert "format byte 09" in result.stderr
@@ -69,7 +69,7 @@ def test_keys_are_one_a_line(run: Run, put_state: PutState) -> None:
 
 
 def test_a_key_that_is_not_text_is_shown_by_its_bytes(run: Run, client: redis.Redis) -> None:
-    client.hset(f"partition:0:state:{update.name}", b"\xff\n", b"")
+    client.hset(f"{{partition.0}}:state:{update.name}", b"\xff\n", b"")
     assert run("keys", update.name, "--json").stdout == '"\\\\xff\\n"\n'
 
 

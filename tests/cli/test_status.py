@@ -31,7 +31,7 @@ def test_json_has_one_object_for_each_partition_and_the_ingress_with_exactly_the
 def test_owner_and_counts_are_as_redis_has_them(run: Run, client: redis.Redis) -> None:
     balance(client, Names("partition"), "celery@host/1", lease_seconds=60, partitions=4, pins=["1"])
     client.lpush("partition.1", "a", "b")
-    client.hset("partition:1:facts", mapping={"processed": 12345, "paused": 1})
+    client.hset("{partition.1}:meta", mapping={"processed": 12345, "paused": 1})
     rows = {row["queue"]: row for row in json.loads(run("status", "--json").stdout)}
     one = rows["partition.1"]
     assert (one["owner"], one["length"], one["processed"], one["paused"]) == ("celery@host", 2, 12345, True)
@@ -47,7 +47,7 @@ def test_the_table_has_a_line_for_each_and_every_field_for_people(run: Run) -> N
 
 
 def test_another_n_is_refused_with_both_numbers(run: Run, client: redis.Redis) -> None:
-    client.hset("partition:group", "partitions", 6)
+    client.hset("{partition}:group", "partitions", 6)
     result = run("status")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "has 6 partitions" in result.stderr and "PARTITIONS=4" in result.stderr

@@ -17,7 +17,7 @@ from tests.cli.declared import Last, update
 from tests.producer.conftest import MakeApp
 
 SECRET = b"a key of the workers"
-HASH = f"partition:{partition_of('AAPL', 4)}:state:{update.name}"
+HASH = f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}"
 
 
 class Springs:

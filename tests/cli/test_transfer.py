@@ -21,7 +21,7 @@ PutState = Callable[[str, float], None]
 @pytest.fixture
 def file(tmp_path: Path, put_state: PutState, client: redis.Redis, run: Run) -> str:
     """An export with the states of `a` and `b`, and a message of each."""
-    client.hset("partition:group", f"computation:{update.name}", 1)
+    client.hset("{partition}:group", f"computation:{update.name}", 1)
     for number, key in enumerate("ab"):
         put_state(key, number)
     assert run("send", update.name, "-", stdin='{"symbol": "a", "price": 5}\n{"symbol": "b", "price": 6}').exit_code == 0

@@ -37,7 +37,7 @@ def commit(lease: Lease, position: int) -> Commit:
 
 def position_on(server: RedisServer) -> int:
     with server.client() as client:
-        return int(client.hget(NAMES.facts("0"), "position") or 0)  # type: ignore[arg-type]
+        return int(client.hget(NAMES.facts("0"), "commit_number") or 0)  # type: ignore[arg-type]
 
 
 def test_a_commits_answer_comes_when_the_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:

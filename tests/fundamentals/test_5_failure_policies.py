@@ -125,6 +125,6 @@ def tell(live: LiveGroup, change: Callable[[redis.client.Pipeline], object]) -> 
     """As an operator's commands do: the change, the revision that tells of it, and the word that it is there."""
     with live.client.pipeline(transaction=True) as pipe:
         change(pipe)
-        pipe.hincrby(live.names.facts("0"), "revision", 1)
+        pipe.hincrby(live.names.facts("0"), "edit_version", 1)
         pipe.publish(live.names.changed, "")
         pipe.execute()

@@ -91,15 +91,15 @@ def test_large_letters_are_read_few_at_a_time_and_small_ones_many(
 
     count, trips = scan(10)
     assert count == 400 and trips < 20
-    client.delete("partition:1:dead")
+    client.delete("{partition.1}:dead")
     count, trips = scan(100_000)
     assert count == 400 and trips > 10
 
 
 def test_any_id_can_be_sorted_by(letters: DeadLetters, client: redis.Redis) -> None:
-    row = client.hget("partition:2:dead", "2-0-0") or b""
+    row = client.hget("{partition.2}:dead", "2-0-0") or b""
     for letter_id in ("9" * 5000, "\u0665", ""):
-        client.hset("partition:2:dead", letter_id, row.replace(b"2-0-0", letter_id.encode()))  # type: ignore[arg-type]
+        client.hset("{partition.2}:dead", letter_id, row.replace(b"2-0-0", letter_id.encode()))  # type: ignore[arg-type]
     assert [letter.id for letter in sorted(letters.all(), key=died)][-1] == "9" * 5000
 
 
@@ -129,7 +129,7 @@ def test_a_letter_whose_queue_can_not_be_written_stays_a_dead_letter(letters: De
 def test_a_record_that_is_not_ours_is_shown_and_can_be_discarded_by_its_id(
     letters: DeadLetters, client: redis.Redis, row: bytes
 ) -> None:
-    client.hset("partition:2:dead", "by hand", row)  # type: ignore[arg-type]
+    client.hset("{partition.2}:dead", "by hand", row)  # type: ignore[arg-type]
     letter = next(letter for letter in letters.all() if letter.reason == "unreadable-record")
     assert (letter.id, letter.unit, base64.b64decode(letter.raw)) == ("by hand", "2", row)
     assert letters.get("by hand") == letter
@@ -138,16 +138,16 @@ def test_a_record_that_is_not_ours_is_shown_and_can_be_discarded_by_its_id(
 
 
 def test_a_letter_whose_raw_message_is_spoiled_is_no_record_of_ours(letters: DeadLetters, client: redis.Redis) -> None:
-    row = client.hget("partition:2:dead", "2-0-1")
+    row = client.hget("{partition.2}:dead", "2-0-1")
     spoiled = row.replace(base64.b64encode(RAWS[1]), b"%%%")  # type: ignore[union-attr]
-    client.hset("partition:2:dead", "2-0-1", spoiled)
+    client.hset("{partition.2}:dead", "2-0-1", spoiled)
     assert one(letters, "2-0-1").reason == "unreadable-record"
     assert letters.retry([one(letters, "2-0-1")]) == 1
 
 
 def test_hundreds_of_letters_are_scanned_each_once(letters: DeadLetters, client: redis.Redis) -> None:
-    row = client.hget("partition:2:dead", "2-0-1")
+    row = client.hget("{partition.2}:dead", "2-0-1")
     assert isinstance(row, bytes)
     for number in range(700):
-        client.hset("partition:1:dead", f"1-{number}-0", row.replace(b"2-0-1", b"1-%d-0" % number))
+        client.hset("{partition.1}:dead", f"1-{number}-0", row.replace(b"2-0-1", b"1-%d-0" % number))
     assert len(found(letters)) == len(set(found(letters))) == 704

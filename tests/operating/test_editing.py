@@ -37,7 +37,7 @@ def signing(editor: StateEditor) -> StateEditor:
 
 def revision(editor: StateEditor, key: str = KEY) -> int:
     facts = editor.states.names.facts(str(partition_of(key, 4)))
-    return int(editor.states.client.hget(facts, "revision") or 0)  # type: ignore[arg-type]
+    return int(editor.states.client.hget(facts, "edit_version") or 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", [*KEYS, "a\nb"])

@@ -55,7 +55,7 @@ def letters(parked: ParkedKeys) -> dict[str, DeadLetter]:
 
 
 def revision(parked: ParkedKeys) -> object:
-    return parked.client.hget(parked.names.facts("2"), "revision")
+    return parked.client.hget(parked.names.facts("2"), "edit_version")
 
 
 def test_parked_keys_are_listed_with_what_waits(parked: ParkedKeys) -> None:

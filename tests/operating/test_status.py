@@ -28,7 +28,7 @@ def test_everything_is_counted(client: redis.Redis, names: Names) -> None:
     client.lpush("partition.1", "a", "b")
     client.lpush("partition.1\x06\x163", "c")
     client.lpush("partition.1\x06\x169", "d")
-    client.hset(names.facts("1"), mapping={"processed": 77, "paused": 1, "position": 9})
+    client.hset(names.facts("1"), mapping={"processed": 77, "paused": 1, "commit_number": 9})
     client.hset(names.states("1", "one"), mapping={"k": "1", "l": "2"})
     client.hset(names.states("1", "two"), mapping={"k": "1"})
     client.hset(names.states("1", "unknown"), mapping={"k": "1"})

@@ -72,8 +72,8 @@ def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
         client.zadd(names.later(unit), {b"0000000000000009.0000000%d:" % number + message(key, 200): 5e12 + number})
     client.hset(names.dead("0"), "by hand", b"not ours")
     client.hset(names.dead_raw("0"), "by hand", b"a long message \xff")
-    client.hset(names.facts("1"), mapping={"position": 9, "processed": 70, "revision": 3, "suspect": 5, "paused": 1})
-    client.hset(names.facts("0"), mapping={"position": 4, "processed": 10, "seen:totals": 123})
+    client.hset(names.facts("1"), mapping={"commit_number": 9, "processed": 70, "edit_version": 3, "suspect": 5, "paused": 1})
+    client.hset(names.facts("0"), mapping={"commit_number": 4, "processed": 10, "seen:totals": 123})
     client.sadd(names.seen("0", "totals", "young"), *(b"id %d" % number for number in range(2500)))
     client.pexpire(names.seen("0", "totals", "young"), 5_000_000)
     client.hset(names.policies, "totals", b'{"attempts":5}')
@@ -118,10 +118,10 @@ def test_with_the_same_n_everything_is_as_it_was(client: redis.Redis, names: Nam
     assert {name: value for name, value in after.items() if name not in facts} == {
         name: value for name, value in before.items() if name not in facts
     }
-    assert after[b"partition:1:facts"] == {b"position": b"9", b"processed": b"70", b"paused": b"1", b"revision": b"1"}
-    assert after[b"partition:0:facts"][b"seen:totals"] == b"123"
+    assert after[b"{partition.1}:meta"] == {b"commit_number": b"9", b"processed": b"70", b"paused": b"1", b"edit_version": b"1"}
+    assert after[b"{partition.0}:meta"][b"seen:totals"] == b"123"
     assert 4_000_000 < client.pttl(names.seen("0", "totals", "young")) <= 5_000_000
-    assert after[b"partition:2:facts"] == {b"position": b"9", b"revision": b"1"}, "not paused, and ids go on from 9"
+    assert after[b"{partition.2}:meta"] == {b"commit_number": b"9", b"edit_version": b"1"}, "not paused, and ids go on from 9"
 
 
 def test_into_another_group(client: redis.Redis, names: Names, file: Path) -> None:
@@ -185,7 +185,7 @@ def test_with_another_n_everything_is_where_its_key_belongs_in_its_order(
     assert (sum(row.parked for row in rows), sum(row.dead for row in rows), sum(row.delayed for row in rows)) == (8, 9, 8)
     assert sum(row.processed for row in rows) == 80
     assert rows[-1].length == 1
-    assert all(int(client.hget(names.facts(unit), "position") or 0) == 9 for unit in units(partitions))
+    assert all(int(client.hget(names.facts(unit), "commit_number") or 0) == 9 for unit in units(partitions))
 
 
 def test_the_file_is_its_owners_and_there_only_when_it_is_whole(client: redis.Redis, names: Names, file: Path) -> None:
@@ -207,7 +207,7 @@ class Busy(redis.Redis):
     most = 10**9
 
     def execute_command(self, *args: object, **options: object) -> object:
-        if args[0] == "HSCAN" and args[1] == "partition:2:parked" and self.commits < self.most:
+        if args[0] == "HSCAN" and args[1] == "{partition.2}:parked" and self.commits < self.most:
             names = Names("partition")
             own = redis.Redis(connection_pool=self.connection_pool)
             paused = own.hget(names.facts("2"), "paused")
@@ -258,7 +258,7 @@ def test_with_pause_all_what_a_batch_under_way_puts_into_another_queue_is_in_the
             commits.clear()
             client.lpop(names.queue("3"))
             client.lpush(names.queue("0"), message("hop", 1))
-            client.hincrby(names.facts("3"), "position", 1)
+            client.hincrby(names.facts("3"), "commit_number", 1)
         return sound(exporter, stream, unit)
 
     monkeypatch.setattr(Exporter, "_write_unit", write_unit)

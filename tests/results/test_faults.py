@@ -124,7 +124,7 @@ def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_its_message
     assert quiet.state("a") is None
 
 
-@pytest.mark.parametrize("queue", ["partition:policies", "partition:0:dead", "partition.sink.x:group"])
+@pytest.mark.parametrize("queue", ["{partition}:policies", "{partition.0}:dead", "{partition.sink.x}:group"])
 def test_what_follows_is_not_pushed_where_the_partitions_keep_something_else(make_client: MakeClient, queue: str) -> None:
     here = make_client(RETRY_ATTEMPTS=0)
     here.start_worker("-Q", "partition")

@@ -41,7 +41,7 @@ def test_the_same_place_in_other_words_is_taken(make_client: MakeClient, redis_u
 def test_a_user_who_may_not_store_results_is_refused(make_client: MakeClient, redis_url: str) -> None:
     here = make_client()
     here.live.client.execute_command(
-        "ACL", "SETUSER", "narrow", "on", ">x", "resetchannels", "~partition*", "~_kombu*", "&*", "+@all"
+        "ACL", "SETUSER", "narrow", "on", ">x", "resetchannels", "~partition*", "~{partition*", "~_kombu*", "&*", "+@all"
     )
     url = redis_url.replace("redis://", "redis://narrow:x@")
     worker = here.start_worker("-Q", "partition", REDIS_URL=url)

@@ -122,18 +122,18 @@ def refused(client: redis.Redis, *command: Any) -> None:
 
 
 #: What none but a worker may do to the group.
-READS = [("LRANGE", "partition.0", 0, -1), ("HGETALL", "partition:0:state:record"), ("HGET", "partition:group", "partitions")]
+READS = [("LRANGE", "partition.0", 0, -1), ("HGETALL", "{partition.0}:state:record"), ("HGET", "{partition}:group", "partitions")]
 WRITES = [
-    ("HSET", "partition:0:state:record", "key", "forged"),
-    ("HSET", "partition:owners", "0", "me"),
-    ("HINCRBY", "partition:tokens", "0", 1),
-    ("HDEL", "partition:0:dead", "x"),
-    ("LPUSH", "partition:0:mailbox:key", "x"),
+    ("HSET", "{partition.0}:state:record", "key", "forged"),
+    ("HSET", "{partition}:owners", "0", "me"),
+    ("HINCRBY", "{partition}:tokens", "0", 1),
+    ("HDEL", "{partition.0}:dead", "x"),
+    ("LPUSH", "{partition.0}:mailbox:key", "x"),
     ("RPUSH", "partition.0", "in front"),
     ("LTRIM", "partition.0", 1, 0),
     ("RPOP", "partition.0"),
     ("DEL", "partition.0"),
-    ("PUBLISH", "partition:changed", ""),
+    ("PUBLISH", "{partition}:changed", ""),
     ("EVAL", "return redis.call('DEL', 'partition.0')", 1, "partition.0"),
 ]
 RUIN = [("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("SHUTDOWN", "NOSAVE"), ("ACL", "LIST"), ("KEYS", "*")]
@@ -142,7 +142,7 @@ RUIN = [("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "1"), ("SHUTDOWN", "NOSAVE
 @pytest.mark.parametrize("user", ["producer", "celery-producer"])
 def test_a_producer_can_do_nothing_else(server: Server, user: str) -> None:
     with server.client(user) as client:
-        for command in [*READS, *WRITES, *RUIN, ("LPUSH", "elsewhere", "x"), ("SUBSCRIBE", "partition:changed")]:
+        for command in [*READS, *WRITES, *RUIN, ("LPUSH", "elsewhere", "x"), ("SUBSCRIBE", "{partition}:changed")]:
             refused(client, *command)
 
 

@@ -196,7 +196,7 @@ class Judge:
                 self.wanted[place].remove(what)
 
     def _look_at_position(self, key: bytes, unit: bytes, session: Session) -> None:
-        position = int(self.keyspace.data.get(key, {}).get(b"position", b"0"))
+        position = int(self.keyspace.data.get(key, {}).get(b"commit_number", b"0"))
         if position == self._positions.get(unit, 0):
             return
         if position != self._positions.get(unit, 0) + 1:

@@ -207,7 +207,7 @@ class Schedule(Faults, Operators):
                 for name, key, slot in worker.cached(lane):
                     held = data.get(self.names.states(unit, name).encode(), {}).get(key.encode())
                     if slot.stored != held and b"%d" % lane.revision == data[self.names.facts(unit).encode()].get(
-                        b"revision", b"0"
+                        b"edit_version", b"0"
                     ):
                         raise Violation(f"{worker.name} holds an old state of {name}:{key} in memory")
 

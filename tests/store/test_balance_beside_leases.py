@@ -31,7 +31,7 @@ def test_a_renewal_brings_prioritised_messages_into_the_queue_in_their_order(cli
     assert [client.lrange(names.queue(unit), 0, -1) for unit in ("0", "ingress")] == [[b"second", b"first"]] * 2
 
 
-@pytest.mark.parametrize("name", ["partition.0\x06\x163", "partition:0:facts", "partition:policies"])
+@pytest.mark.parametrize("name", ["partition.0\x06\x163", "{partition.0}:meta", "{partition}:policies"])
 def test_a_foreign_value_under_a_name_of_one_unit_takes_nobodys_share(client: redis.Redis, names: Names, name: str) -> None:
     client.set(name, "foreign")
     share = balance(client, names, "one", lease_seconds=60, partitions=2)

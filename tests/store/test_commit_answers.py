@@ -14,7 +14,7 @@ from celery_partitions.store.names import Names
 from tests.store.declared import commit_of, fill, queued
 
 QUEUE = "partition.2"
-STATE = "partition:2:state:totals"
+STATE = "{partition.2}:state:totals"
 WRITE: list[list[Any]] = [["HSET", STATE, b"k", b"new"]]
 
 
@@ -58,7 +58,7 @@ def test_messages_that_arrive_during_the_batch_stay_behind_it(store: CommitStore
 
 
 def test_a_commit_sent_again_answers_already_and_writes_nothing_again(store: CommitStore, lease: Lease) -> None:
-    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "partition:2:facts", "processed", 1]])
+    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "{partition.2}:meta", "processed", 1]])
     first = store.send(commit)
     before = everything(store.client)
     again = store.send(commit)
@@ -131,7 +131,7 @@ def test_moved_when_the_position_is_not_the_one_known(
 
 
 def test_stale_when_a_state_was_changed_from_outside(store: CommitStore, lease: Lease) -> None:
-    store.client.hincrby("partition:2:facts", "revision", 1)
+    store.client.hincrby("{partition.2}:meta", "edit_version", 1)
     before = everything(store.client)
     reply = store.send(commit_of(lease, [b"m0"], revision=0, commands=WRITE))
     assert (reply.status, reply.revision) == ("stale", 1)
@@ -170,7 +170,7 @@ def test_wrongtype_when_the_commit_itself_would_make_one_name_two_types(
     assert not client.exists("both", "a-hash")
 
 
-FOREIGN = [f"{QUEUE}\x06\x163", f"{QUEUE}\x06\x169", "partition:2:later"]
+FOREIGN = [f"{QUEUE}\x06\x163", f"{QUEUE}\x06\x169", "{partition.2}:later"]
 
 
 @pytest.mark.parametrize(("key", "kind"), list(itertools.product(FOREIGN, ["string", "set"])))
@@ -204,7 +204,7 @@ def test_an_empty_message_can_be_taken_like_any_other(store: CommitStore, lease:
 
 def test_a_peek_writes_nothing_and_tells_position_and_revision(store: CommitStore, lease: Lease) -> None:
     store.send(commit_of(lease, [b"m0"]))
-    store.client.hincrby("partition:2:facts", "revision", 3)
+    store.client.hincrby("{partition.2}:meta", "edit_version", 3)
     before = everything(store.client)
     reply = store.peek(lease)
     assert (reply.status, reply.position, reply.revision) == ("ok", 1, 3)

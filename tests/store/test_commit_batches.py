@@ -12,7 +12,7 @@ from tests.store.declared import commit_of, fill, queued
 from tests.support.wait import wait_until
 
 QUEUE = "partition.2"
-LATER = "partition:2:later"
+LATER = "{partition.2}:later"
 
 
 def sized(client: redis.Redis, names: Names, *, messages: int = 1_000_000, size: int = 10**9) -> CommitStore:

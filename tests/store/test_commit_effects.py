@@ -47,7 +47,7 @@ def work(key: str) -> Work:
 
 
 def facts(store: CommitStore) -> dict[bytes, bytes]:
-    return store.client.hgetall("partition:2:facts")  # type: ignore[return-value]
+    return store.client.hgetall("{partition.2}:meta")  # type: ignore[return-value]
 
 
 def test_ten_thousand_states_are_written_in_one_commit(store: CommitStore, lease: Lease) -> None:
@@ -55,8 +55,8 @@ def test_ten_thousand_states_are_written_in_one_commit(store: CommitStore, lease
     fill(store, "partition.2", [RAW])
     commands = commands_of(Outcome(states={"totals": states}), store.names, "2", 0, 0.0)
     assert store.send(commit_of(lease, [RAW], commands=commands)).status == "ok"
-    assert store.client.hgetall("partition:2:state:totals") == {k.encode(): v for k, v in states.items()}
-    assert facts(store)[b"position"] == b"1"
+    assert store.client.hgetall("{partition.2}:state:totals") == {k.encode(): v for k, v in states.items()}
+    assert facts(store)[b"commit_number"] == b"1"
 
 
 def test_twenty_thousand_messages_are_forwarded_mailed_and_delayed_in_one_commit_in_order(
@@ -66,15 +66,15 @@ def test_twenty_thousand_messages_are_forwarded_mailed_and_delayed_in_one_commit
     outcome = Outcome(forwarded={1: raws}, mailed={"k": raws}, later=[Later(raw, FAR) for raw in raws])
     assert write(store, lease, outcome) == "ok"
     assert queued(store, "partition.1") == raws
-    assert queued(store, "partition:2:mailbox:k") == raws
-    assert store.client.zcard("partition:2:later") == 20_000
+    assert queued(store, "{partition.2}:mailbox:k") == raws
+    assert store.client.zcard("{partition.2}:later") == 20_000
 
 
 def test_states_go_to_the_hash_of_their_computation_and_keys_keep_their_bytes(store: CommitStore, lease: Lease) -> None:
     write(store, lease, Outcome(states={"totals": {"\udcff": b"1", "é": b"2"}, "other": {"k": b"3"}, "none": {}}))
-    assert store.client.hgetall("partition:2:state:totals") == {b"\xff": b"1", "é".encode(): b"2"}
-    assert store.client.hgetall("partition:2:state:other") == {b"k": b"3"}
-    assert not store.client.exists("partition:2:state:none")
+    assert store.client.hgetall("{partition.2}:state:totals") == {b"\xff": b"1", "é".encode(): b"2"}
+    assert store.client.hgetall("{partition.2}:state:other") == {b"k": b"3"}
+    assert not store.client.exists("{partition.2}:state:none")
 
 
 def test_forwarded_messages_stand_behind_those_that_are_there(store: CommitStore, lease: Lease) -> None:
@@ -90,7 +90,7 @@ def test_messages_delayed_to_one_moment_come_back_in_their_order_over_many_commi
     for position in range(12):
         batch = sent[position * 20 : position * 20 + 20]
         assert write(store, lease, Outcome(later=[Later(raw, 1.0) for raw in batch]), position=position) == "ok"
-        assert store.client.zcard("partition:2:later") == 0
+        assert store.client.zcard("{partition.2}:later") == 0
     assert store.send(commit_of(lease, [], position=None, ask=1000)).messages == sent
 
 
@@ -100,7 +100,7 @@ def test_messages_delayed_together_keep_their_order_until_they_are_due(store: Co
     for position in range(12):
         batch = sent[position * 20 : position * 20 + 20]
         write(store, lease, Outcome(later=[Later(raw, FAR + 0.0004) for raw in batch]), position=position)
-    entries: list[bytes] = store.client.zrange("partition:2:later", 0, -1)  # type: ignore[assignment]
+    entries: list[bytes] = store.client.zrange("{partition.2}:later", 0, -1)  # type: ignore[assignment]
     assert [entry.partition(b":")[2] for entry in entries] == sent
 
 
@@ -122,7 +122,7 @@ def test_counters_count_what_was_done_once_however_often_the_commit_is_sent(stor
     commit = commit_of(lease, [], commands=commands_of(outcome, store.names, "2", 0, 0.0))
     assert [store.send(commit).status, store.send(commit).status] == ["ok", "already"]
     assert facts(store) == {
-        b"position": b"1",
+        b"commit_number": b"1",
         b"processed": b"2",
         b"failed": b"1",
         b"dead": b"1",
@@ -145,7 +145,7 @@ def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: Comm
         ]
     )
     write(store, lease, outcome, position=0, now=12.5)
-    rows: dict[bytes, bytes] = store.client.hgetall("partition:2:dead")  # type: ignore[assignment]
+    rows: dict[bytes, bytes] = store.client.hgetall("{partition.2}:dead")  # type: ignore[assignment]
     letter: dict[str, Any] = msgspec.json.decode(rows[b"2-0-0"])
     assert base64.b64decode(letter.pop("raw")) == raw
     assert letter == {
@@ -176,7 +176,7 @@ def test_a_parked_key_says_when_it_is_tried_again_which_try_that_is_and_why(
     assert read_mailbox(client, names, "2", "\udcff", 1) == ([b"a"], 2)
     assert read_mailbox(client, names, "2", "\udcff", 9) == ([b"a", b"b"], 2)
     assert mailbox_lengths(client, names, "2", ["\udcff", "none"]) == {"\udcff": 2, "none": 0}
-    assert not client.exists("partition:2:dead")
+    assert not client.exists("{partition.2}:dead")
 
 
 def test_a_key_whose_retries_are_used_up_has_a_dead_letter_that_says_that_its_message_is_in_its_place(
@@ -185,7 +185,7 @@ def test_a_key_whose_retries_are_used_up_has_a_dead_letter_that_says_that_its_me
     failure = Failure(work("k"), "ValueError: no", "the trace", 4)
     fact = Parked(None, 5, letter="2-0-p0")
     write(store, lease, Outcome(parked={"k": Parking(failure, None, True)}, mailed={"k": [RAW]}), parked={"k": fact})
-    rows: dict[bytes, bytes] = store.client.hgetall("partition:2:dead")  # type: ignore[assignment]
+    rows: dict[bytes, bytes] = store.client.hgetall("{partition.2}:dead")  # type: ignore[assignment]
     letter = msgspec.json.decode(rows[b"2-0-p0"], type=DeadLetter)
     assert (letter.in_place, letter.reason, letter.key, letter.message_id) == (True, "computation-failed", "k", "id-1")
     assert (base64.b64decode(letter.raw), letter.attempts, letter.error) == (RAW, 4, "ValueError: no")
@@ -200,7 +200,7 @@ def test_a_policy_pauses_the_partition_in_the_commit_and_its_answer_has_no_messa
     assert (reply.status, reply.paused, reply.messages) == ("ok", True, [])
     assert queued(store, "partition.2") == [b"b"]
     assert store.peek(lease).paused
-    store.client.hdel("partition:2:facts", "paused")
+    store.client.hdel("{partition.2}:meta", "paused")
     assert store.peek(lease).messages == [b"b"]
 
 
@@ -227,4 +227,4 @@ def test_a_parking_record_that_is_not_ours_is_due_at_once(client: redis.Redis, n
 def test_computations_are_told_apart_by_name_alone(store: CommitStore, lease: Lease) -> None:
     one: Computation = computation("a:b")
     write(store, lease, Outcome(states={one.name: {"k": b"1"}}))
-    assert store.client.hget("partition:2:state:a:b", "k") == b"1"
+    assert store.client.hget("{partition.2}:state:a:b", "k") == b"1"

@@ -112,15 +112,15 @@ def test_a_foreign_value_under_one_of_its_names_keeps_no_commit_back(
     client.set("g.s", 1)
     client.delete(f"g{suffix}")
     client.xadd(f"g{suffix}", {"foreign": "1"})
-    assert do(part("a"), ["HSET", "partition:2:state:x", "k", "v"]) == "ok"
-    assert client.hget("partition:2:state:x", "k") == b"v"
+    assert do(part("a"), ["HSET", "{partition.2}:state:x", "k", "v"]) == "ok"
+    assert client.hget("{partition.2}:state:x", "k") == b"v"
 
 
 def test_what_the_user_may_not_touch_is_refused_before_anything_is_written(
     redis_url: str, lease: Lease, store: CommitStore, client: redis.Redis
 ) -> None:
     """A queue that a message named; results are left out instead."""
-    client.execute_command("ACL", "SETUSER", "narrow", "on", ">x", "~partition*", "&partition*", "+@all")
+    client.execute_command("ACL", "SETUSER", "narrow", "on", ">x", "~partition*", "~{partition*", "&{partition*", "+@all")
     fill(store, QUEUE, [b"m"])
     with redis.Redis.from_url(redis_url, username="narrow", password="x") as user:
         narrow = CommitStore(user, store.names, batch_messages=100, batch_bytes=1000)

@@ -66,14 +66,14 @@ def test_after_a_lost_reply_the_same_commit_is_answered_already(
 ) -> None:
     fill(store, QUEUE, [b"m0", b"m1"])
     distant.peek(lease)  # the server knows the script now
-    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "partition:2:facts", "processed", 1]])
+    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "{partition.2}:meta", "processed", 1]])
     fault = proxy.cut_before_reply(b"processed")
     with pytest.raises(redis.ConnectionError):
         distant.send(commit) if how == "send" else distant.finish(distant.begin(commit))
     assert fault.fired == 1
     assert distant.send(commit).status == "already"
     assert queued(store, QUEUE) == [b"m1"]
-    assert store.client.hget("partition:2:facts", "processed") == b"1"
+    assert store.client.hget("{partition.2}:meta", "processed") == b"1"
 
 
 @pytest.mark.parametrize("how", ["send", "begin"])
@@ -82,13 +82,13 @@ def test_after_a_lost_request_the_same_commit_is_written(
 ) -> None:
     fill(store, QUEUE, [b"m0", b"m1"])
     distant.peek(lease)
-    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "partition:2:facts", "processed", 1]])
+    commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "{partition.2}:meta", "processed", 1]])
     fault = proxy.cut_before_request(b"processed")
     with pytest.raises(redis.ConnectionError):
         distant.send(commit) if how == "send" else distant.finish(distant.begin(commit))
     assert fault.fired == 1
     assert distant.send(commit).status == "ok"
-    assert store.client.hget("partition:2:facts", "processed") == b"1"
+    assert store.client.hget("{partition.2}:meta", "processed") == b"1"
 
 
 def test_nothing_is_sent_twice_without_being_asked(

@@ -18,7 +18,7 @@ from tests.store.declared import commit_of, fill, queued
 def worker(client: redis.Redis) -> Iterator[redis.Redis]:
     """A user who may read everything, and write under `partition` alone."""
     try:
-        client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">secret", "+@all", "~partition*", "%R~*", "&*")
+        client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">secret", "+@all", "~partition*", "~{partition*", "%R~*", "&*")
     except redis.ResponseError:
         pytest.skip("this server knows no permission to read alone (Redis 7 does)")
     address = client.connection_pool.connection_kwargs
@@ -34,11 +34,11 @@ def worker(client: redis.Redis) -> Iterator[redis.Redis]:
 def test_a_commit(client: redis.Redis, names: Names, lease: Lease, worker: redis.Redis) -> None:
     store = CommitStore(worker, names, batch_messages=100, batch_bytes=1_000_000)
     fill(store, "partition.2", [b"first", b"second"])
-    state = ["HSET", "partition:2:state:totals", "k", b"s"]
+    state = ["HSET", "{partition.2}:state:totals", "k", b"s"]
     reply = store.send(commit_of(lease, [b"first"], commands=[state, ["LPUSH", "another", b"x"]]))
     assert (reply.status, reply.culprit) == ("wrongtype", "another")
     assert queued(store, "partition.2") == [b"first", b"second"]
-    assert client.exists("partition:2:state:totals", "another", "partition:2:facts") == 0
+    assert client.exists("{partition.2}:state:totals", "another", "{partition.2}:meta") == 0
     assert store.send(commit_of(lease, [b"first"], commands=[state])).status == "ok"
 
 

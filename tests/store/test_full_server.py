@@ -62,6 +62,6 @@ def test_a_group_that_nobody_has_begun_can_not_begin(client: redis.Redis) -> Non
 def test_a_commit_is_written(client: redis.Redis, store: CommitStore, lease: Lease) -> None:
     fill(store, "partition.2", [b"first", b"second"])
     fill_up(client)
-    reply = store.send(commit_of(lease, [b"first"], commands=[["HSET", "partition:2:state:totals", "k", b"s"]]))
+    reply = store.send(commit_of(lease, [b"first"], commands=[["HSET", "{partition.2}:state:totals", "k", b"s"]]))
     assert (reply.status, reply.messages) == ("ok", [b"second"])
     assert queued(store, "partition.2") == [b"second"]

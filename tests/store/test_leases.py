@@ -34,7 +34,7 @@ def changes(client: redis.Redis, names: Names) -> Iterator[PubSub]:
 def said(changes: PubSub) -> list[bytes]:
     """What was published since the last call (a marker of our own is the end)."""
     changes_client = redis.Redis(connection_pool=changes.connection_pool)
-    changes_client.publish("partition:changed", "END")
+    changes_client.publish("{partition}:changed", "END")
     found: list[bytes] = []
     while b"END" not in found:
         message = changes.get_message(timeout=5)

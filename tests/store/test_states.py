@@ -107,12 +107,12 @@ def test_forget_deletes_the_state_and_bumps_the_partitions_revision(reader: Stat
     assert reader.forget(TOTALS, "a") is True
     assert (reader.get(TOTALS, "a"), reader.get(TOTALS, "b").amount) == (None, 1)
     facts = reader.names.facts(str(partition_of("a", 4)))
-    assert reader.client.hgetall(facts) == {b"revision": b"1"}
+    assert reader.client.hgetall(facts) == {b"edit_version": b"1"}
 
 
 def test_forget_of_a_key_without_state_says_so_and_still_refuses_what_a_worker_holds(reader: StateReader) -> None:
     assert reader.forget(TOTALS, "a") is False
-    assert reader.client.hget(reader.names.facts(str(partition_of("a", 4))), "revision") == b"1"
+    assert reader.client.hget(reader.names.facts(str(partition_of("a", 4))), "edit_version") == b"1"
 
 
 def test_a_worker_that_holds_a_forgotten_state_can_not_write_it_back(

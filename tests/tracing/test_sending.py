@@ -88,7 +88,7 @@ def test_send_many_makes_a_span_for_each_message(
 def test_in_a_sources_process_each_trace_begins_with_a_message(traced_app: Celery, client: redis.Redis, spans: Spans) -> None:
     installation: Any = installation_of(traced_app)
     with closing(Stop()) as stop:
-        outbox = Outbox(installation, sales._receiver(), Run("partition:source:x:y"), Patience("x", stop))
+        outbox = Outbox(installation, sales._receiver(), Run("{partition}:source:x:y"), Patience("x", stop))
         for number in range(2):
             outbox.put(Order("ann", "hat"), b"m%d" % number, lambda: b"")
         outbox.send()

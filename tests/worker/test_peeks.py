@@ -59,7 +59,7 @@ def test_states_are_kept_where_nothing_has_changed(loop: PartitionLoop) -> None:
 def test_a_server_that_lost_the_last_commit(loop: PartitionLoop) -> None:
     """The message of that commit is in the queue again, its state as it was before: it is applied once."""
     lane, client, names = lane_of(loop), loop.client, loop.names
-    client.hincrby(names.facts("0"), "position", -1)
+    client.hincrby(names.facts("0"), "commit_number", -1)
     client.hdel(names.states("0", "record"), "key")
     lane.unknown = True
     work(loop)

@@ -71,7 +71,7 @@ for i = 1, #held, 2 do
 end
 
 local function facts_of(unit)
-  return ARGV[6] .. ':' .. unit .. ':facts'
+  return '{' .. (unit == 'ingress' and ARGV[6] or ARGV[6] .. '.' .. unit) .. '}:meta'
 end
 
 local function claim(unit)
@@ -155,7 +155,7 @@ for unit, worker in pairs(owner) do
     end
     owned[#owned + 1] = unit
     owned[#owned + 1] = redis.call('HGET', KEYS[4], unit)
-    local facts = redis.pcall('HMGET', facts_of(unit), 'revision', 'paused')
+    local facts = redis.pcall('HMGET', facts_of(unit), 'edit_version', 'paused')
     owned[#owned + 1] = facts[1] or '0'
     owned[#owned + 1] = facts[2] and '1' or '0'
   end

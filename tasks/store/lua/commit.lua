@@ -85,7 +85,7 @@ local most, most_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local facts = redis.call('HMGET', KEYS[3], 'position', 'revision')
+local facts = redis.call('HMGET', KEYS[3], 'commit_number', 'edit_version')
 local at, edits = facts[1] or '0', facts[2] or '0'
 
 if redis.call('HGET', KEYS[2], unit) ~= token then
@@ -161,7 +161,7 @@ if status == 'ok' and writes then
     end
     i = i + words + 1
   end
-  at = tostring(redis.call('HINCRBY', KEYS[3], 'position', 1))
+  at = tostring(redis.call('HINCRBY', KEYS[3], 'commit_number', 1))
 elseif status == 'ok' and position == '' then
   at = tostring(tonumber(at))
 end

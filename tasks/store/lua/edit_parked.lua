@@ -29,6 +29,6 @@ if redis.call('EXISTS', KEYS[2]) == 1 then
 else
   redis.call('HDEL', KEYS[1], ARGV[1])
 end
-redis.call('HINCRBY', KEYS[3], 'revision', 1)
+redis.call('HINCRBY', KEYS[3], 'edit_version', 1)
 redis.call('PUBLISH', ARGV[9], '')
 return 'ok'

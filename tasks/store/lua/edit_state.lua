@@ -19,6 +19,6 @@ if ARGV[3] == 'set' then
 else
   redis.call('HDEL', KEYS[1], ARGV[1])
 end
-redis.call('HINCRBY', KEYS[2], 'revision', 1)
+redis.call('HINCRBY', KEYS[2], 'edit_version', 1)
 redis.call('PUBLISH', ARGV[5], '')
 return 'ok'

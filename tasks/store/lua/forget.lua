@@ -6,6 +6,6 @@
 -- Returns 1 when there was a state, else 0.
 
 local gone = redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HINCRBY', KEYS[2], 'revision', 1)
+redis.call('HINCRBY', KEYS[2], 'edit_version', 1)
 redis.call('PUBLISH', ARGV[2], '')
 return gone

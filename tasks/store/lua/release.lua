@@ -13,7 +13,7 @@ for i = 5, #ARGV, 2 do
     redis.call('HDEL', KEYS[3], unit)
     redis.call('HINCRBY', KEYS[4], unit, 1)
     -- What it had begun to run alone, it did not die over.
-    local tries = ARGV[4] .. ':' .. unit .. ':tries'
+    local tries = '{' .. (unit == 'ingress' and ARGV[4] or ARGV[4] .. '.' .. unit) .. '}:tries'
     local notes = redis.call('HGETALL', tries)
     for j = 1, #notes, 2 do
       if string.sub(notes[j + 1], 1, #token + 1) == token .. ':' then redis.call('HDEL', tries, notes[j]) end

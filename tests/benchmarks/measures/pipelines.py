@@ -85,7 +85,7 @@ def seconds_to_drain(client: redis.Redis) -> float:
     while True:
         now = time.monotonic()
         if begun is None:
-            if any(client.hget(f"partition:{number}:facts", "processed") for number in range(PARTITIONS)):
+            if any(client.hget(f"{{partition.{number}}}:meta", "processed") for number in range(PARTITIONS)):
                 begun = now
         elif messages_left(client, queues) == 0:
             return now - begun
