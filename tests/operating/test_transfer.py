@@ -365,7 +365,7 @@ def test_what_a_group_holds_is_counted_and_erase_deletes_just_that_group(
     assert importer.holds() == {"messages": 3 * len(NAMED) + 3 + 8, "states": len(KEYS), "parked keys": 8, "dead letters": 9}
     importer.erase()
     assert importer.holds() == {}
-    left = contents(client)
+    left = [name.lstrip(b"{").replace(b"}", b"") for name in contents(client)]
     assert not [name for name in left if name.partition(b":")[0].partition(b".")[0] == b"partition" and b".0x" not in name]
     assert sum(name.startswith(b"other") for name in left) == sum(b".0x" in name for name in left) > 5
     assert client.get("partitions") == b"mine"
