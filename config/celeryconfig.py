@@ -52,7 +52,7 @@ def celery_options(settings: Settings) -> dict[str, Any]:
         "worker_pool": "solo",
         "worker_concurrency": 1,
         "worker_prefetch_multiplier": 1,
-        # Flower sees tasks without -E on every command line; our own events are budgeted (EVENTS_PER_SECOND).
+        # Flower sees tasks without -E on every command line; our own events are budgeted (PARTITIONS_EVENTS_PER_SECOND).
         "worker_send_task_events": True,
         "accept_content": ["json"],
         "task_serializer": "json",

@@ -8,13 +8,13 @@ from celery import Celery
 
 from celery_partitions.install import install
 from celery_partitions_config.celeryconfig import celery_options
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.settings import resolve
 
 
 @cache
 def make_app() -> Celery:
     """The app of this process, made from the environment. Raises `SettingsError` for a variable that can't be used."""
-    settings = Settings.from_environment()
+    settings = resolve().check("producers")
     app = Celery("celery_partitions")
     app.config_from_object(celery_options(settings))
-    return install(app, settings, by_default=True)
+    return install(app, by_default=True)

@@ -13,32 +13,27 @@ from celery_partitions.producer.tracing import carry_traces
 from celery_partitions.store.names import units
 from celery_partitions.worker import control as control
 from celery_partitions.worker.bootstep import PartitionStep, note_command_line
-from celery_partitions.worker.logs import collect_celerys_lines
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.settings import Settings, resolve
 
 
 def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
     """Give a Celery app partitions; returns the app. Called once, where the app is made.
 
-    `settings`: read from the environment when None; the queues and states live on the app's own broker, so `REDIS_URL` and
-    the app's `broker_url` must be the same Redis (when only one is set, it counts for both). `by_default`: whether a worker
-    started without -Q serves partitions; else those do that were started with `-Q partition`. Raises `SetupError` for a broker that
-    is not Redis.
+    `settings`: name those that you want to fix in code; each other setting comes from the environment, or else from the app's
+    configuration (`app.conf.partitions_lease_seconds`). Queues and states are on the app's own broker; an app without a `broker_url`
+    uses `REDIS_URL`. `by_default`: whether a worker started without -Q serves partitions; otherwise `-Q partition` makes it serve
+    them. Raises `SettingsError` for a variable that can't be used, and `SetupError` for a broker that is not Redis.
     """
     if installation_of(app) is not None:
         return app
-    given = settings or Settings.from_environment()
-    installation = Installation(app, given, declared, by_default=by_default)
+    resolve(settings).check("producers")
+    installation = Installation(app, settings, declared, by_default=by_default)
     # Again after each `config_from_object`, which begins a new configuration.
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
         _configure(installation)
     app.steps["worker"].add(PartitionStep)
-    if given.log_format == "json":
-        collect_celerys_lines()
     signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
-    if installation.wants_tracing:
-        carry_traces(installation)
     add_installation(installation)
     return app
 
@@ -46,6 +41,8 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
 def _configure(installation: Installation) -> None:
     """Once the app's configuration is there: route computations, and read where the broker is."""
     conf = installation.app.conf
+    if installation.resolved.settings.tracing:
+        carry_traces(installation)
     if not conf.broker_url:
         installation.use_redis_url()
     before: Any = conf.task_routes or ()

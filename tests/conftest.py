@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from celery_partitions_config.settings import Settings
-from tests.support.environment import clear_environment
+from tests.support.environment import PARTITIONS, clear_environment
 from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.worker import WorkerProcess
@@ -73,8 +73,8 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
-    """The settings as they are with nothing but `REDIS_URL` said."""
-    return Settings(redis_url=redis_url)
+    """The settings of the tests' processes, on the empty database."""
+    return Settings(redis_url=redis_url, partitions=PARTITIONS)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def start_worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start workers: `start_worker(module, "-Q", "partition.1", LEASE_SECONDS=1)`; all are killed at the end.
+    """Start workers: `start_worker(module, "-Q", "partition.1", PARTITIONS_LEASE_SECONDS=1)`; all are killed at the end.
 
     They use `redis_url` unless `REDIS_URL` is given. Not ready when returned: `start_worker(…).wait_ready()`.
     The ends of their logs are shown when the test fails.

@@ -13,6 +13,7 @@ from celery_partitions.cli.parked import parked
 from celery_partitions.cli.pausing import drain, pause, resume, undrain
 from celery_partitions.cli.policy import policy
 from celery_partitions.cli.sending import send
+from celery_partitions.cli.settings import settings
 from celery_partitions.cli.sink import sink
 from celery_partitions.cli.source import source
 from celery_partitions.cli.states import state
@@ -40,6 +41,7 @@ for command in (
     status,
     top,
     doctor,
+    settings,
     workers,
     keys,
     state,

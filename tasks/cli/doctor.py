@@ -6,7 +6,8 @@ import click
 
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
-from celery_partitions.operating.doctor import examine
+from celery_partitions.operating.doctor import examine, judge_settings
+from celery_partitions_config.settings import misspelt
 
 
 @click.command(short_help="Look the server, the group and this process over.")
@@ -20,7 +21,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """
     installation = installation_in(context)
     group = installation.group
-    checks = examine(installation.settings, group.client, group.names)
+    checks = [*judge_settings(installation.resolved, misspelt()), *examine(installation.settings, group.client, group.names)]
     if as_json:
         print_json(checks)
     else:

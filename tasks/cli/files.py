@@ -13,7 +13,7 @@ import msgspec
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.messages import MessageCodec
-from celery_partitions_config.settings import MOST_MESSAGE_BYTES
+from celery_partitions_config.parsers import MOST_MESSAGE_BYTES
 
 
 def read_messages(file: str, form: str | None, computation: Computation) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from celery_partitions.producer.bulk import WhenFull, send_many
     type=click.Choice(["block", "raise"]),
     default="block",
     show_default=True,
-    help="At a queue without room (QUEUE_MAX_LENGTH): wait for it, or stop.",
+    help="At a queue without room (PARTITIONS_QUEUE_MAX_LENGTH): wait for it, or stop.",
 )
 @json_option
 @click.pass_context

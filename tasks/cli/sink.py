@@ -24,5 +24,7 @@ def sink(context: click.Context, name: str, loglevel: str) -> None:
     While the peer of a TCP sink is away, or a file can't be written, messages wait. What a function raises follows the failure
     policy: its key waits and is tried again.
     """
-    installation = sink_installation(app_installation(context), name, keep_standard_output)
+    installation = app_installation(context)
+    installation.resolved.check("workers")
+    installation = sink_installation(installation, name, keep_standard_output)
     context.exit(run_sink(installation, name, loglevel))

@@ -21,7 +21,7 @@ from celery_partitions.worker.logs import JsonFormatter
 def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> None:
     """Read the source NAME and put its messages on the partition queues, until SIGTERM or SIGINT; exits 0 then.
 
-    A source without a config has no process: producers send to it. While a partition's queue holds QUEUE_MAX_LENGTH messages
+    A source without a config has no process: producers send to it. While a partition's queue holds PARTITIONS_QUEUE_MAX_LENGTH messages
     (100,000 where that is not set) nothing more is read. What can't be decoded, or has no key, is a dead letter of the ingress.
 
     Several TCP sources can be read by one process: then a connection to one does not overtake what was sent to another before it came.
@@ -29,7 +29,8 @@ def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> Non
     second one stands by.
     """
     installation = app_installation(context)
-    log_to_standard_error(loglevel, as_json=installation.settings.log_format == "json")
+    settings = installation.resolved.check("workers")
+    log_to_standard_error(loglevel, as_json=settings.log_format == "json")
     run_sources(installation, names, lambda line: click.echo(line))
 
 

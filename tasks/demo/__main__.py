@@ -65,7 +65,7 @@ def _environment(given: Mapping[str, str], *, own_group: bool) -> dict[str, str]
         "PYTHONUNBUFFERED": "1",
     }
     if own_group and environment.get("REDIS_URL"):
-        environment.setdefault("PARTITION_GROUP", f"demo-{partitions}")
+        environment.setdefault("PARTITIONS_GROUP", f"demo-{partitions}")
     return environment
 
 

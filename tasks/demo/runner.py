@@ -14,7 +14,7 @@ from pathlib import Path
 from honcho.environ import expand_processes, parse_procfile
 from honcho.manager import Manager
 
-#: From SIGTERM to SIGKILL: longer than a worker needs to commit its batch (BATCH_SECONDS) and let go of its leases.
+#: From SIGTERM to SIGKILL: longer than a worker needs to commit its batch (PARTITIONS_BATCH_SECONDS) and let go of its leases.
 PATIENCE_SECONDS = 10
 
 

@@ -9,7 +9,7 @@ from celery_partitions.producer.declarations import current_installation
 def read_partitions() -> list[UnitStatus]:
     """All partitions in the order of their numbers; the ingress is left out."""
     group = current_installation().group
-    return [unit for unit in group.status() if unit.queue != group.settings.partition_group]
+    return [unit for unit in group.status() if unit.queue != group.settings.group]
 
 
 def owners(partitions: list[UnitStatus]) -> set[str]:

@@ -187,7 +187,7 @@ class _Run:
         if len(raw) > self.writer.most_bytes:
             raise MessageError(
                 f"the message to {stage.name!r} has {len(raw)} bytes; workers decode at most {self.writer.most_bytes} "
-                "(MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                "(PARTITIONS_MESSAGE_BYTES). Keep large data elsewhere and send its place",
                 reason="too-large",
             )
         return Hop(partition, raw)

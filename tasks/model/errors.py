@@ -8,7 +8,7 @@ PartitionError
 ├── TimeLimitExceeded     a computation took longer than its time_limit; raised inside it, and a failure as any other
 ├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
 ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
-├── QueueFull             a partition's queue has as many messages as QUEUE_MAX_LENGTH allows; nothing was sent
+├── QueueFull             a partition's queue has as many messages as PARTITIONS_QUEUE_MAX_LENGTH allows; nothing was sent
 ├── SendInterrupted       `send_many` lost the connection; says what is known to be in  (celery_partitions.producer.bulk)
 ├── FrameError            bytes of a TCP source are no payload as its decoder declares  (celery_partitions.pipeline.framing)
 └── Stopped, Refused      a source's process is to end, or was overtaken by another; never leave it  (celery_partitions.sources)
@@ -71,7 +71,7 @@ class QueueFull(PartitionError):
 
     def __init__(self, queue: str, length: int, limit: int) -> None:
         super().__init__(
-            f"{queue} holds {length:,} messages, and QUEUE_MAX_LENGTH is {limit:,}: the message was not sent. Send it again "
+            f"{queue} holds {length:,} messages, and PARTITIONS_QUEUE_MAX_LENGTH is {limit:,}: the message was not sent. Send it again "
             "when the workers have caught up, start more of them, or raise the limit; send_many waits by itself"
         )
         self.queue, self.length, self.limit = queue, length, limit

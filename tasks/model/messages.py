@@ -189,7 +189,7 @@ def _body_bytes(body: Any, encoding: Any, compression: Any, most_bytes: int) -> 
         raise MessageError(f"body can't be decompressed: {error}", reason="compression") from None
     if unpacker.unconsumed_tail:
         raise MessageError(
-            f"the body has more than {most_bytes} bytes when decompressed (MESSAGE_BYTES)", reason="too-large"
+            f"the body has more than {most_bytes} bytes when decompressed (PARTITIONS_MESSAGE_BYTES)", reason="too-large"
         )
     return data
 

@@ -124,7 +124,7 @@ class Reading(msgspec.Struct, frozen=True):
     ordinary: Container[str]
     partition: int | None
     partitions: int
-    #: A longer message is not decoded (MESSAGE_BYTES).
+    #: A longer message is not decoded (PARTITIONS_MESSAGE_BYTES).
     most_bytes: int = MOST_BYTES
     #: Opens the signed pickles of messages between stages.
     load_value: LoadValue = no_values
@@ -150,7 +150,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
     append = items.append
     for raw in raws:
         if len(raw) > most_bytes:
-            append(Broken(raw, "too-large", f"a message of {len(raw)} bytes; at most {most_bytes} are decoded (MESSAGE_BYTES)"))
+            append(Broken(raw, "too-large", f"a message of {len(raw)} bytes; at most {most_bytes} are decoded (PARTITIONS_MESSAGE_BYTES)"))
             continue
         try:
             try:

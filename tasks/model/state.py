@@ -48,7 +48,7 @@ class StateClass(Generic[S]):
     def __init__(self, cls: type[S], modules: tuple[str, ...] = (), make: Callable[[], S] | None = None) -> None:
         """Raises `DeclarationError` when `cls` can't be made with no arguments, pickled, or changed.
 
-        `modules`: what its pickles may name beside its own module's classes, as entries of STATE_MODULES. `make`: gives a key's
+        `modules`: what its pickles may name beside its own module's classes, as entries of PARTITIONS_STATE_MODULES. `make`: gives a key's
         first state, of a class that is made in another way than by calling it with no arguments.
         """
         self._make = make or cls
@@ -89,7 +89,7 @@ class StateClass(Generic[S]):
             raise DeclarationError(f"state class {cls.__qualname__} comes back from pickle as {type(again)!r}")
 
     def check_allowed(self, modules: tuple[str, ...]) -> None:
-        """Raise `DeclarationError` when no worker could read a state back that it wrote. `modules`: STATE_MODULES.
+        """Raise `DeclarationError` when no worker could read a state back that it wrote. `modules`: PARTITIONS_STATE_MODULES.
 
         Called for each app that knows the computation: what is allowed is a setting.
         """

@@ -269,7 +269,7 @@ class _Step:
         if self.rules.policy_of(item.computation).then == "stop":
             self.out.pause = True
             return False
-        error = f"{most} messages wait already for the parked key {item.key!r} (MAILBOX_MESSAGES)"
+        error = f"{most} messages wait already for the parked key {item.key!r} (PARTITIONS_MAILBOX_MESSAGES)"
         self.bury(item, "mailbox-full", error, "", 0)
         return True
 

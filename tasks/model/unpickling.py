@@ -1,14 +1,14 @@
 """What the pickle of a state may name: the restricted unpicklers.
 
 A pickle is a program: it imports what it names and calls it. So a state's pickle may name only plain data types, the
-classes of the state class's own module, and what the application allows (STATE_MODULES). Of a module it may name only
+classes of the state class's own module, and what the application allows (PARTITIONS_STATE_MODULES). Of a module it may name only
 classes that are defined there. `shop` does not lead through its `import os` to `os.system`, and no function of `shop`
 can be called. A signature does not widen this.
 
 There are two readers. `signed_loader` is Python's own unpickler with these rules. `unsigned_loader` also restricts what
 the pickle does with what it names (`guarded_pickle`), because anybody who can write to Redis can forge it.
 
-`STATE_MODULES=*` lifts the rules: a pickle may name whatever an imported module has. It needs a signing key, and is for a
+`PARTITIONS_STATE_MODULES=*` lifts the rules: a pickle may name whatever an imported module has. It needs a signing key, and is for a
 run whose processes all have one source: whoever can sign can then run anything.
 
 Not guarded against: waste of memory and time. Only a signature keeps a forger out.
@@ -139,23 +139,23 @@ PLAIN: dict[tuple[str, str], Any] = {
 }
 
 
-#: The entry of STATE_MODULES that allows all that is imported.
+#: The entry of PARTITIONS_STATE_MODULES that allows all that is imported.
 EVERYTHING = "*"
 
 
 class NotAllowed(pickle.UnpicklingError):
-    """A pickle names what its state may not. `allow`: the entry of STATE_MODULES that would let it."""
+    """A pickle names what its state may not. `allow`: the entry of PARTITIONS_STATE_MODULES that would let it."""
 
     def __init__(self, module: str, name: str, why: str = "which is neither plain data nor allowed") -> None:
         found = _class_in(sys.modules.get(module), name)
         self.allow = module if found is not None else f"{module}:{name}"
-        super().__init__(f"it names {module}.{name}, {why}. If your states are made of it: STATE_MODULES={self.allow}")
+        super().__init__(f"it names {module}.{name}, {why}. If your states are made of it: PARTITIONS_STATE_MODULES={self.allow}")
 
 
 class Allowed:
     """What the pickles of one state class may name.
 
-    `modules`: entries of STATE_MODULES. `shop.models`: the classes defined there; `shop.*`: those of the package's modules
+    `modules`: entries of PARTITIONS_STATE_MODULES. `shop.models`: the classes defined there; `shop.*`: those of the package's modules
     that are imported; `shop.models:rebuild`: that one thing, a function too; `*`: anything that an imported module has.
     """
 

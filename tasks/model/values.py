@@ -76,7 +76,7 @@ def dump_value(codec: MessageCodec, value: Any, pickled: Callable[[], bytes]) ->
     except StateError as error:
         raise MessageError(
             f"a {type(value).__qualname__} can't be written as JSON: {error}. Annotate the parameter that takes it (a dataclass, "
-            "say), return what JSON has, or set STATE_SIGNING_KEY: then such values travel as signed pickles",
+            "say), return what JSON has, or set PARTITIONS_STATE_SIGNING_KEY: then such values travel as signed pickles",
             reason="wrong-type",
         ) from error
 

@@ -134,7 +134,7 @@ def spelled_in_header(key: str) -> bytes:
 class MessageWriter:
     """Makes the messages of a worker's outputs. Templates are kept: there are as many as stages × partitions, and sinks.
 
-    Queues are as Celery names them. `most_bytes`: of a message that a worker decodes (MESSAGE_BYTES). `queue_of`: a partition's. `queue_of_task`: where the app's routes put an ordinary task.
+    Queues are as Celery names them. `most_bytes`: of a message that a worker decodes (PARTITIONS_MESSAGE_BYTES). `queue_of`: a partition's. `queue_of_task`: where the app's routes put an ordinary task.
     `queue_of_sink`: that of a sink's own group.
     """
 

@@ -20,7 +20,7 @@ from celery_partitions.operating.workers import WorkerStatus, read_workers
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
 from celery_partitions.store.server import Finding, look_at_server
-from celery_partitions_config.settings import Settings
+from celery_partitions_config.settings import Resolved, Settings
 
 Verdict = Literal["ok", "warn", "bad"]
 
@@ -65,6 +65,13 @@ def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check
         *_group(client, names, settings),
         *_libraries(),
     ]
+
+
+def judge_settings(resolved: Resolved, misspelt: Mapping[str, str]) -> list[Check]:
+    """Values that can't be used, and variables that look like a setting's (`misspelt`: with the name that was meant)."""
+    checks = [Check("settings", "bad", str(error)) for error in resolved.refused.values()]
+    checks += [Check("settings", "warn", f"{name} is not a setting. Did you mean {meant}?") for name, meant in misspelt.items()]
+    return checks or [Check("settings", "ok", "every value can be used (celery -A APP partitions settings lists them)")]
 
 
 def _server(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
@@ -126,19 +133,19 @@ def judge_memory(info: Mapping[str, Any]) -> Check:
     text = f"{used / 2**20:,.0f} MiB used, {part:.0%} of {of}"
     if part <= MEMORY_TO_WARN:
         return Check("memory", "ok", text)
-    mend = "a full server refuses producers; start workers, set QUEUE_MAX_LENGTH, or give it more"
+    mend = "a full server refuses producers; start workers, set PARTITIONS_QUEUE_MAX_LENGTH, or give it more"
     return Check("memory", "bad" if part > BAD_MEMORY else "warn", f"{text}: {mend}")
 
 
 def judge_replicas(settings: Settings, info: Mapping[str, Any]) -> Check:
     count, wanted = int(info.get("connected_slaves", 0)), settings.wait_replicas
     if wanted > count:
-        text = f"WAIT_REPLICAS is {wanted}, and {count} are connected: each commit waits {settings.wait_milliseconds} ms in vain"
-        return Check("replicas", "bad", f"{text}. Connect replicas, or set WAIT_REPLICAS=0")
+        text = f"PARTITIONS_WAIT_REPLICAS is {wanted}, and {count} are connected: each commit waits {settings.wait_milliseconds} ms in vain"
+        return Check("replicas", "bad", f"{text}. Connect replicas, or set PARTITIONS_WAIT_REPLICAS=0")
     if wanted:
         return Check("replicas", "ok", f"{count} connected; a commit waits until {wanted} have it")
     if count:
-        return Check("replicas", "ok", f"{count} connected; a failover can lose what they have not yet (WAIT_REPLICAS is 0)")
+        return Check("replicas", "ok", f"{count} connected; a failover can lose what they have not yet (PARTITIONS_WAIT_REPLICAS is 0)")
     return Check("replicas", "ok", "none")
 
 
@@ -171,8 +178,8 @@ def judge_connection(settings: Settings) -> Check:
     if settings.redis_url.startswith("rediss://"):
         if settings.redis_tls_verify:
             return Check("TLS", "ok", "on, and the server's certificate is verified")
-        mend = "set REDIS_TLS_CA_FILE to the CA that signed it, and REDIS_TLS_VERIFY=1"
-        return Check("TLS", "warn", f"on, but anybody could be the server (REDIS_TLS_VERIFY=0): {mend}")
+        mend = "set PARTITIONS_REDIS_TLS_CA_FILE to the CA that signed it, and PARTITIONS_REDIS_TLS_VERIFY=1"
+        return Check("TLS", "warn", f"on, but anybody could be the server (PARTITIONS_REDIS_TLS_VERIFY=0): {mend}")
     if is_local(settings.redis_url):
         return Check("TLS", "ok", "off; the server is on this machine")
     return Check("TLS", "warn", "off, and the server is elsewhere: who is between reads and writes. Use rediss://")
@@ -182,7 +189,7 @@ def judge_signing(settings: Settings) -> Check:
     keys = len(settings.state_signing_keys)
     if keys:
         return Check("signing", "ok", f"states are signed ({keys} {'key' if keys == 1 else 'keys'})")
-    mend = "set STATE_SIGNING_KEY (openssl rand -hex 32)"
+    mend = "set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32)"
     return Check("signing", "warn", f"states are not signed: who can write to Redis chooses what is unpickled; {mend}")
 
 
@@ -198,7 +205,7 @@ def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Ch
         yield Check("partitions", "ok", f"not fixed yet; the first process that uses the group makes it {count}")
     elif count != settings.partitions:
         text = f"the group has {count}, and PARTITIONS is {settings.partitions}: no process of these settings starts"
-        yield Check("partitions", "bad", f"{text}. Set PARTITIONS={count}, or use another PARTITION_GROUP")
+        yield Check("partitions", "bad", f"{text}. Set PARTITIONS={count}, or use another PARTITIONS_GROUP")
     else:
         yield Check("partitions", "ok", f"{count}, here and in Redis")
     yield judge_workers(rows, workers, names)

@@ -75,7 +75,7 @@ class StateEditor:
         data = self.states.codec.dump(seen.computation, seen.key, state)
         if data[:1] == UNSIGNED and (seen.stored or b"")[:1] == SIGNED:
             raise StateError(
-                "the state is signed, and STATE_SIGNING_KEY is not set: no worker would take an unsigned one"
+                "the state is signed, and PARTITIONS_STATE_SIGNING_KEY is not set: no worker would take an unsigned one"
             )
         return self._edit(seen, "set", data, {"new": shortened(plain_fields(state))}, by)
 

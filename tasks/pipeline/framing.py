@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from celery_partitions.model.errors import DeclarationError, PartitionError
 from celery_partitions.model.signatures import misfit
 
-#: A longer payload would be no message: what MESSAGE_BYTES is by default.
+#: A longer payload would be no message: what PARTITIONS_MESSAGE_BYTES is by default.
 MOST_PAYLOAD_BYTES = 8_000_000
 
 
@@ -207,7 +207,7 @@ class FrameSplitter:
         if not 0 <= length <= self._most_bytes:
             raise FrameError(
                 f"the header {header.hex(' ')} says {length} bytes; a payload has 0 to {self._most_bytes}. "
-                "Either the stream is not framed as the decoder declares, or MESSAGE_BYTES is too low for it",
+                "Either the stream is not framed as the decoder declares, or PARTITIONS_MESSAGE_BYTES is too low for it",
                 payloads,
             )
         return length

@@ -1,4 +1,4 @@
-"""The limit of a partition's queue (`QUEUE_MAX_LENGTH`), as Python producers keep it: a look before the push.
+"""The limit of a partition's queue (`PARTITIONS_QUEUE_MAX_LENGTH`), as Python producers keep it: a look before the push.
 
 The queue is a plain list, so the limit is what producers agree on: whoever pushes without looking (another language, the
 ingress, a retry, a worker that forwards) is not refused, and producers that look at the same moment may together go past

@@ -79,7 +79,7 @@ def send_many(
     An iterable that may be quiet after a message keeps that one back until it goes on, when it came within 0.05 s of the last
     round trip. Send what must not wait with `delay`, or each burst with a call of its own.
 
-    `when_full`: what is done when a queue has no room (`QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
+    `when_full`: what is done when a queue has no room (`PARTITIONS_QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
     from `QueueFull`. Producers that send at the same time may together go past the limit by what each had under way.
     """
     try:

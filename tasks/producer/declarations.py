@@ -60,7 +60,12 @@ def add_computation(computation: Computation) -> None:
 
 
 def _check_state(installation: Installation, computation: Computation) -> None:
-    if computation.state is not None:
+    if computation.state is None:
+        return
+    try:
+        computation.state.check_allowed(())
+    except DeclarationError:
+        # Only now, because it loads the app's configuration: a declaration must not do that for nothing.
         computation.state.check_allowed(installation.state_modules)
 
 

@@ -24,7 +24,7 @@ from celery_partitions.store.client import refuse_failover
 from celery_partitions.store.names import Names
 from celery_partitions.tracing.switch import tracing_for
 from celery_partitions_config.celeryconfig import broker_options, broker_url
-from celery_partitions_config.settings import DEFAULT_REDIS_URL, DEFAULT_SENTINEL_MASTER, Settings
+from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Resolved, Settings, resolve, variables
 
 if TYPE_CHECKING:
     from celery_partitions.tracing.spans import Tracing
@@ -39,13 +39,11 @@ class Installation:
     """One Celery app with partitions: its settings, its group in Redis, and the declared computations."""
 
     def __init__(
-        self, app: Celery, settings: Settings, computations: Mapping[str, Computation], *, by_default: bool
+        self, app: Celery, settings: Settings | None, computations: Mapping[str, Computation], *, by_default: bool
     ) -> None:
         self.app = app
-        self._settings = settings
-        #: What states may be made of beside their own module's classes; of no use to ask the broker for.
-        self.state_modules = settings.state_modules
-        self.wants_tracing = settings.tracing
+        #: The settings given in code, and the variables as they were then. The app's configuration comes later.
+        self._code, self._environment = settings, variables()
         #: Whether a worker started without -Q serves partitions.
         self.by_default = by_default
         #: Every computation declared in this process, by name.
@@ -59,17 +57,32 @@ class Installation:
         return Group(self.settings, options.get("global_keyprefix", ""))
 
     @cached_property
+    def resolved(self) -> Resolved:
+        """The settings with their origins, before the app's broker is considered. Loads the app's configuration."""
+        return resolve(self._code, self._environment, self.app.conf)
+
+    @cached_property
     def settings(self) -> Settings:
-        """The settings, on the app's own broker. Raises `SetupError` when that is not Redis, or not REDIS_URL's place."""
-        broker = refuse_other_brokers(self.app.conf.broker_url)
-        if not broker or _place(broker_url(self._settings.redis_url)) == _place(broker):
-            return self._with_the_apps_master(self._settings)
-        if self._settings.redis_url == DEFAULT_REDIS_URL:
-            return self._with_the_apps_master(replace(self._settings, redis_url=broker))
-        raise SetupError(
-            "REDIS_URL and the app's broker_url are two different places, and queue and state must be in one Redis. "
-            "Unset REDIS_URL, or make broker_url the same"
-        )
+        """The settings, on the app's own broker. Values that only workers use may be defaults: workers call `resolved.check` first.
+
+        Raises `SettingsError` for a value that can't be used, and `SetupError` when the app's broker is not Redis, or the code
+        names another Redis.
+        """
+        settings, broker = self.resolved.check("producers"), refuse_other_brokers(self.app.conf.broker_url)
+        if broker and _place(broker_url(settings.redis_url)) != _place(broker):
+            if self.resolved.sources["redis_url"] == "code":
+                raise SetupError(
+                    "the app's broker_url and the redis_url in its Settings name two different servers or databases, but queues and "
+                    "states must be in one. Leave redis_url out, or make broker_url the same"
+                )
+            # REDIS_URL may belong to something else, such as the cache.
+            settings = replace(settings, redis_url=broker)
+        return self._with_the_apps_master(settings)
+
+    @property
+    def state_modules(self) -> tuple[str, ...]:
+        """What states may contain besides the classes of their own module."""
+        return self.resolved.check("producers").state_modules
 
     def _with_the_apps_master(self, settings: Settings) -> Settings:
         """One sentinel knows many masters; kombu takes the one that the app's transport options name, and so must our client."""
@@ -79,21 +92,21 @@ class Installation:
         master = options.get("master_name") or settings.redis_sentinel_master
         if settings.redis_sentinel_master not in (master, DEFAULT_SENTINEL_MASTER):
             raise SetupError(
-                f"REDIS_SENTINEL_MASTER is {settings.redis_sentinel_master!r} and master_name in the app's broker_transport_options "
-                f"{master!r}, and queue and state must be in one Redis. Unset REDIS_SENTINEL_MASTER, or make master_name the same"
+                f"PARTITIONS_REDIS_SENTINEL_MASTER is {settings.redis_sentinel_master!r} and master_name in the app's broker_transport_options "
+                f"{master!r}, and queue and state must be in one Redis. Unset PARTITIONS_REDIS_SENTINEL_MASTER, or make master_name the same"
             )
         sentinel_kwargs = options.get("sentinel_kwargs") or dict(settings.redis_sentinel_kwargs)
         return replace(settings, redis_sentinel_master=master, redis_sentinel_kwargs=tuple(sentinel_kwargs.items()))
 
     @cached_property
     def tracing(self) -> Tracing | None:
-        """What makes spans; None when TRACING is off. Raises `SetupError` where it is on and OpenTelemetry is not installed."""
+        """What makes spans; None when PARTITIONS_TRACING is off. Raises `SetupError` where it is on and OpenTelemetry is not installed."""
         return tracing_for(self.settings, self.group.names)
 
     def use_redis_url(self) -> None:
         """For an app that names no broker: REDIS_URL's place is it, with what it takes to connect there."""
         conf = self.app.conf
-        for name, value in broker_options(self._settings).items():
+        for name, value in broker_options(self.resolved.check("producers")).items():
             if name.startswith("broker_") and not conf.get(name):
                 conf[name] = value
 
@@ -106,7 +119,7 @@ class Installation:
         if len(body) * 4 // 3 + ENVELOPE_BYTES > self.settings.message_bytes:
             raise MessageError(
                 f"a message of {len(body)} bytes of JSON, a third more in the queue; workers decode at most "
-                f"{self.settings.message_bytes} (MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                f"{self.settings.message_bytes} (PARTITIONS_MESSAGE_BYTES). Keep large data elsewhere and send its place",
                 reason="too-large",
             )
 
@@ -180,8 +193,8 @@ class Installation:
         return {"queue": self.queue_with_room(self.unit_of(computation, decoded))}
 
     def _is_ours(self, queue: Queue | str) -> bool:
-        # Not by way of `self.group`, which raises for an app that it does not fit: an ordinary task is none of its business.
-        names = Names(self._settings.partition_group)
+        # `self.group` raises where the app's broker can't be used, and an ordinary task must not fail for that.
+        names = Names(self.resolved.settings.group)
         return names.unit_of(str(getattr(queue, "name", queue))) is not None
 
 

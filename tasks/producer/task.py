@@ -38,7 +38,7 @@ class ComputationTask(Task):  # type: ignore[misc]
         """Send one message, an object or its dict, to its key's queue.
 
         Raises `MessageError` with the field's path when it does not fit, and for a `task_id` that is no text, `KeyExtractionError` when it has no key,
-        `QueueFull` when its queue has no room (QUEUE_MAX_LENGTH; several producers may together go a little past it), `SetupError` where
+        `QueueFull` when its queue has no room (PARTITIONS_QUEUE_MAX_LENGTH; several producers may together go a little past it), `SetupError` where
         `task_always_eager` is on, and what Celery raises when the broker can't be reached.
         """
         installation, computation, direct = self.installation, self.computation, self._direct

@@ -1,4 +1,4 @@
-"""With `TRACING`: what Celery itself publishes carries the trace too: `send_task` of a computation, links, chains and chords."""
+"""With `PARTITIONS_TRACING`: what Celery itself publishes carries the trace too: `send_task` of a computation, links, chains and chords."""
 
 from __future__ import annotations
 
@@ -28,4 +28,6 @@ def carry_traces(installation: Installation) -> None:
         elif tracing.is_inside():
             tracing.carry(headers)
 
-    signals.before_task_publish.connect(about_to_publish, weak=False)
+    # One receiver for an installation, however often its app is configured.
+    uid = f"celery-partitions-tracing-{id(installation)}"
+    signals.before_task_publish.connect(about_to_publish, weak=False, dispatch_uid=uid)

@@ -30,7 +30,7 @@ def sink_installation(
     computation = sink_computation(*find_sink(name), standard_output)
     settings = replace(
         installation.settings,
-        partition_group=installation.group.names.sink_group(name),
+        group=installation.group.names.sink_group(name),
         partitions=1,
         # Bytes that are written kill nobody: who dies over them was killed.
         deaths=installation.settings.deaths if computation.flush is None else 0,

@@ -115,7 +115,7 @@ class FileReader:
         while part and not part.endswith(b"\n"):
             part = self.file.readline(self.most_bytes)
             end += len(part)
-        text = f"a line of more than {self.most_bytes} bytes (MESSAGE_BYTES), from byte {start} to {end} of {self.path}"
+        text = f"a line of more than {self.most_bytes} bytes (PARTITIONS_MESSAGE_BYTES), from byte {start} to {end} of {self.path}"
         outbox.bury(begun, self.next_id(), "too-large", text)
         self.place.offset = end
 

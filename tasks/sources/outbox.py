@@ -31,7 +31,7 @@ from celery_partitions.store.sources import RUN_SECONDS, push_from_source
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: Where `QUEUE_MAX_LENGTH` is not set: a source stops reading while a partition's queue has so many messages. A worker needs about
+#: Where `PARTITIONS_QUEUE_MAX_LENGTH` is not set: a source stops reading while a partition's queue has so many messages. A worker needs about
 #: a second for them, and 60 MB of Redis hold small ones.
 SOURCE_QUEUE_MESSAGES = 100_000
 

@@ -65,7 +65,7 @@ class StoredFacts:
 class StateCodec:
     """Bytes of states for one process; `signing_keys`: the first signs, all verify, none means unsigned.
 
-    `state_modules`: what states may be made of beside plain data and their own module's classes (STATE_MODULES).
+    `state_modules`: what states may be made of beside plain data and their own module's classes (PARTITIONS_STATE_MODULES).
     """
 
     def __init__(self, signing_keys: tuple[bytes, ...] = (), state_modules: tuple[str, ...] = ()) -> None:
@@ -121,12 +121,12 @@ class StateCodec:
         form = stored[:1]
         if form == UNSIGNED:
             if self._keys:
-                raise StateError("the state is not signed, and STATE_SIGNING_KEY is set: it is not unpickled")
+                raise StateError("the state is not signed, and PARTITIONS_STATE_SIGNING_KEY is set: it is not unpickled")
             return stored[1:]
         if form != SIGNED:
             raise StateError(f"the state has the unknown format byte {form.hex() or 'nothing'}")
         if not self._keys:
-            raise StateError("the state is signed, and STATE_SIGNING_KEY is not set: it is not unpickled")
+            raise StateError("the state is signed, and PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled")
         data = stored[1 + TAG_BYTES :]
         if not self._signed_by_us(name, key, stored):
             raise StateError("the state's signature is wrong: it is not unpickled")
@@ -156,7 +156,7 @@ class StateCodec:
     def load_value(self, computation: Computation, message_id: str, stored: bytes) -> Any:
         """The value that `dump_value` wrote. Raises `StateError`, always without a signing key: unpickles nothing unsigned."""
         if not self._keys:
-            raise StateError("it is pickled, and STATE_SIGNING_KEY is not set")
+            raise StateError("it is pickled, and PARTITIONS_STATE_SIGNING_KEY is not set")
         return self._unpickled_value(computation, self.verified(_of_messages(computation.name), message_id, stored))
 
     def _unpickled_value(self, computation: Computation, data: bytes) -> Any:

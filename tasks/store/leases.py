@@ -134,7 +134,7 @@ def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:
     if found != partitions:
         raise SetupError(
             f"partition group {names.group!r} has {found} partitions in this Redis, and this process was started with "
-            f"PARTITIONS={partitions}. Start it with PARTITIONS={found}, or use another PARTITION_GROUP. N is changed by `partitions export` "
+            f"PARTITIONS={partitions}. Start it with PARTITIONS={found}, or use another PARTITIONS_GROUP. N is changed by `partitions export` "
             "and `partitions import --replace`"
         )
 

@@ -1,7 +1,7 @@
-"""Waiting until replicas have a commit (`WAIT_REPLICAS`): so much less can a failover lose.
+"""Waiting until replicas have a commit (`PARTITIONS_WAIT_REPLICAS`): so much less can a failover lose.
 
 WAIT follows the commit on its own connection, in the same round trip. It takes nothing back: a commit is written whether or not
-replicas have it in time, and work goes on. So a lost replica costs speed (`WAIT_MILLISECONDS` a commit) and is said once; who
+replicas have it in time, and work goes on. So a lost replica costs speed (`PARTITIONS_WAIT_MILLISECONDS` a commit) and is said once; who
 would rather stand still has the server refuse writes (`min-replicas-to-write`), which workers wait out.
 """
 
@@ -29,7 +29,7 @@ class Replicas:
         reached = int(connection.read_response())
         if reached < self.wanted and not self._behind:
             logger.warning(
-                "partitions: commits are on %d of %d replicas after %d ms (WAIT_REPLICAS); going on, more slowly",
+                "partitions: commits are on %d of %d replicas after %d ms (PARTITIONS_WAIT_REPLICAS); going on, more slowly",
                 reached,
                 self.wanted,
                 self.milliseconds,

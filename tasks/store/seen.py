@@ -2,7 +2,7 @@
 
 Ids go into the young set, in the commit that takes their messages. When the young set is a window old, or half as full as it
 may be, it becomes the old one and the old one is gone: an id is known for one to two windows, or for as long as
-`DEDUPLICATE_IDS` others have not come. Only the lease's holder reads and writes them, so what was read holds until its commit.
+`PARTITIONS_DEDUPLICATE_IDS` others have not come. Only the lease's holder reads and writes them, so what was read holds until its commit.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Harness(View):
         - `after the reply`: it has, and holds the next batch and states in its memory.
 
         Several crashes come one after the other. As in a group, what the dead worker may have died over is run message by
-        message, and a message over which `DEATHS` workers died is a dead letter. Raises `HarnessError` for another word.
+        message, and a message over which `PARTITIONS_DEATHS` workers died is a dead letter. Raises `HarnessError` for another word.
         """
         if at not in CRASH_POINTS:
             raise HarnessError(f"crash(at={at!r}): say one of {', '.join(CRASH_POINTS)}")

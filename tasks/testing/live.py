@@ -60,7 +60,7 @@ class PartitionWorkers(View):
 
     While it is open, computations and sources of this process send to that server: `prices.delay(…)`, `prices.send_many(…)`,
     and `update_stock.state("AAPL")` reads from it. `environment`: settings of the workers and of this side, by the names of
-    their variables; without `LEASE_SECONDS` it is 2, so that a killed worker's partitions soon have a new owner.
+    their variables; without `PARTITIONS_LEASE_SECONDS` it is 2, so that a killed worker's partitions soon have a new owner.
     `root`: the workers' folder; they import from where this process does.
     """
 
@@ -69,7 +69,7 @@ class PartitionWorkers(View):
     ) -> None:
         self.module, self.url, self.root, self.logs = module, url, root, logs
         importlib.import_module(module)
-        given = {"LEASE_SECONDS": 2, **(environment or {}), "REDIS_URL": url}
+        given = {"PARTITIONS_LEASE_SECONDS": 2, **(environment or {}), "REDIS_URL": url}
         self._environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
         self._environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(root), *filter(None, sys.path)]))
         settings = Settings.from_environment(self._environment)

@@ -1,4 +1,4 @@
-"""The application of `WALLAROO_ARGUMENTS` as a Celery app: `celery -A celery_partitions.wallaroo.application worker`, `… partitions status`.
+"""The application of `PARTITIONS_WALLAROO_ARGUMENTS` as a Celery app: `celery -A celery_partitions.wallaroo.application worker`, `… partitions status`.
 
 The runner's processes are made of it; it can stand in a Procfile too.
 """

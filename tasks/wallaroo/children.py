@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from celery_partitions.testing.lifeline import lifeline
 
-#: From SIGTERM to SIGKILL: longer than a batch and its commit (BATCH_SECONDS), and than a write that a slow receiver holds up.
+#: From SIGTERM to SIGKILL: longer than a batch and its commit (PARTITIONS_BATCH_SECONDS), and than a write that a slow receiver holds up.
 GRACE_SECONDS = 15.0
 #: Who lives shorter than this has not begun to work.
 SHORT_SECONDS = 5.0

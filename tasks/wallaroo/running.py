@@ -53,29 +53,29 @@ def run(application: Application, options: Options, arguments: Sequence[str], st
 def environment_of_run(given: Mapping[str, str], options: Options, arguments: Sequence[str]) -> dict[str, str]:
     """What all processes run with. Raises `SettingsError` for a variable that can't be used, `RunError` for two that don't fit.
 
-    Without a STATE_SIGNING_KEY the run has one of its own, which nobody knows after it; on a server that was there
+    Without a PARTITIONS_STATE_SIGNING_KEY the run has one of its own, which nobody knows after it; on a server that was there
     before it has a partition group of its own too.
     """
     environment = {name: value for name, value in given.items() if name != "CELERY_BROKER_URL" and value}
     name = "wallaroo-" + options.module.replace(".", "-")
-    if not environment.get("STATE_SIGNING_KEY"):
-        if environment.get("REDIS_URL") and "PARTITION_GROUP" in environment:
-            raise RunError("PARTITION_GROUP is set, and STATE_SIGNING_KEY is not: what this run writes there no later one could read. Set both, or none")
-        environment["STATE_SIGNING_KEY"] = secrets.token_hex(32)
+    if not environment.get("PARTITIONS_STATE_SIGNING_KEY"):
+        if environment.get("REDIS_URL") and "PARTITIONS_GROUP" in environment:
+            raise RunError("PARTITIONS_GROUP is set, and PARTITIONS_STATE_SIGNING_KEY is not: what this run writes there no later one could read. Set both, or none")
+        environment["PARTITIONS_STATE_SIGNING_KEY"] = secrets.token_hex(32)
         name += "-" + secrets.token_hex(4)
         environment.setdefault("PARTITIONS", str(max(4, 2 * options.workers)))
     defaults = {
-        "PARTITION_GROUP": name,
+        "PARTITIONS_GROUP": name,
         # A message may be made of anything the application imports; the signature says that it is the run's.
-        "STATE_MODULES": "*",
+        "PARTITIONS_STATE_MODULES": "*",
         # An exception costs its message, and its key goes on.
-        "RETRY_ATTEMPTS": "0",
-        "RETRY_THEN": "dead_letter",
+        "PARTITIONS_RETRY_ATTEMPTS": "0",
+        "PARTITIONS_RETRY_THEN": "dead_letter",
     }
     environment = {
         **defaults,
         **environment,
-        "WALLAROO_ARGUMENTS": shlex.join(arguments),
+        "PARTITIONS_WALLAROO_ARGUMENTS": shlex.join(arguments),
         # What an application prints is seen at once.
         "PYTHONUNBUFFERED": "1",
     }
@@ -88,7 +88,7 @@ class Processes:
 
     def __init__(self, application: Application, options: Options, environment: Mapping[str, str]) -> None:
         self.application, self.options = application, options
-        self.is_private = not os.environ.get("STATE_SIGNING_KEY")
+        self.is_private = not os.environ.get("PARTITIONS_STATE_SIGNING_KEY")
         self.group = Group(Settings.from_environment(environment))
         self.sink_names = [name for name, sink in application.sinks.items() if sink.has_process]
         tcp = [name for name, config in application.source_configs.items() if isinstance(config, TCPSourceConfig)]

@@ -32,7 +32,7 @@ from celery_partitions.store.server import look_at_server
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.garbage import collect_seldom
 from celery_partitions.worker.leasekeeper import LeaseKeeper
-from celery_partitions.worker.logs import begin_with_json
+from celery_partitions.worker.logs import begin_with_json, collect_celerys_lines
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.measuring import Measuring
 from celery_partitions.worker.metrics import MetricsServer, serve_metrics
@@ -42,6 +42,7 @@ from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.result_backend import check_backend
 from celery_partitions.worker.signing import check_signing
 from celery_partitions.worker.tracing import check_tracing, trace_loop
+from celery_partitions_config.settings import SettingsError
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -55,13 +56,16 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
     installation = installation_for(instance)
     if installation is None:
         return
-    if installation.settings.log_format == "json":
-        begin_with_json(instance)
     for queue in _listed(instance.partition_options.get("queues")):
         # Where Celery makes no queue that was not declared (`task_create_missing_queues`), ours are.
         if (unit := installation.group.names.unit_of(queue)) is not None and queue not in instance.app.amqp.queues:
             instance.app.amqp.queues.add(installation.queue(unit))
-    if asked_units(installation, instance) is not None and instance.hostname == default_nodename(None):
+    if asked_units(installation, instance) is None:
+        return
+    if installation.settings.log_format == "json":
+        collect_celerys_lines()
+        begin_with_json(instance)
+    if instance.hostname == default_nodename(None):
         name, host = nodesplit(instance.hostname)
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"
 
@@ -118,9 +122,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.units is not None
         _check_pool(worker)
         try:
+            self.installation.resolved.check("workers")
             unsigned = check_signing(self.installation)
             self.check_server()
-        except SetupError as error:
+        except (SetupError, SettingsError) as error:
             raise WorkerRefused(str(error)) from error
         except (redis.RedisError, OSError):
             pass  # not there yet: `start` waits for it

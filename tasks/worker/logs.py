@@ -1,4 +1,4 @@
-"""What a log line of ours tells beside its text, and how lines are written as JSON (`LOG_FORMAT=json`).
+"""What a log line of ours tells beside its text, and how lines are written as JSON (`PARTITIONS_LOG_FORMAT=json`).
 
 An event is one line. It names partition, key and message id, never what is in a message; but the text of an exception that a user's
 own code raised is told as it is: what stands in it is the user's to say.

@@ -1,4 +1,4 @@
-"""With `METRICS_PORT`: a worker answers Prometheus, of the partitions that it holds and of its own process."""
+"""With `PARTITIONS_METRICS_PORT`: a worker answers Prometheus, of the partitions that it holds and of its own process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MetricsServer:
 
 
 def serve_metrics(installation: Installation, held: Callable[[], Collection[str]]) -> MetricsServer | None:
-    """None when METRICS_PORT is not set, or its port can't be had, which is said: the worker works without."""
+    """None when PARTITIONS_METRICS_PORT is not set, or its port can't be had, which is said: the worker works without."""
     settings = installation.settings
     if settings.metrics_port is None:
         return None
@@ -40,7 +40,7 @@ def serve_metrics(installation: Installation, held: Callable[[], Collection[str]
         server = MetricsServer(installation, held)
     except (OSError, OverflowError) as error:
         logger.warning(
-            "metrics: not served: METRICS_HOST=%s METRICS_PORT=%d: %s; METRICS_PORT=0 lets the system pick a port for each worker",
+            "metrics: not served: PARTITIONS_METRICS_HOST=%s PARTITIONS_METRICS_PORT=%d: %s; PARTITIONS_METRICS_PORT=0 lets the system pick a port for each worker",
             settings.metrics_host,
             settings.metrics_port,
             error,

@@ -29,7 +29,7 @@ def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, deaths: i
     lane.trying = digest_of(first)
     condemned = None
     if deaths and before.deaths >= max(1, deaths - 1):
-        condemned = f"{before.deaths + 1} workers died while they ran it (DEATHS)"
+        condemned = f"{before.deaths + 1} workers died while they ran it (PARTITIONS_DEATHS)"
     return Batch(
         [first],
         batch.mailbox_of,

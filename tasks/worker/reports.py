@@ -1,6 +1,6 @@
 """What a worker tells Celery's tools of the messages it committed: task events, counters, log lines.
 
-Events cost a monitor 34 µs each, so they go out grouped, many in one message, and past the budget (EVENTS_PER_SECOND) only a sample
+Events cost a monitor 34 µs each, so they go out grouped, many in one message, and past the budget (PARTITIONS_EVENTS_PER_SECOND) only a sample
 of the tasks is told. Sampling is a token bucket of one second.
 """
 

@@ -21,13 +21,13 @@ def check_signing(installation: Installation) -> str | None:
         return None
     if not is_local(settings.redis_url):
         raise SetupError(
-            "STATE_SIGNING_KEY is not set, and Redis is not on this machine. States are pickles: without a key whoever can write "
+            "PARTITIONS_STATE_SIGNING_KEY is not set, and Redis is not on this machine. States are pickles: without a key whoever can write "
             "to Redis chooses what the worker unpickles. Give all workers, Flower and your own processes the same key, for example "
-            f"this new one:\n\n    STATE_SIGNING_KEY={secrets.token_hex(32)}\n\n"
+            f"this new one:\n\n    PARTITIONS_STATE_SIGNING_KEY={secrets.token_hex(32)}\n\n"
             "If states were already written without a key, a worker with a key does not read them. To go on without a key, set "
             "PARTITIONS_UNSIGNED_STATES=1"
         )
     return (
         "states are not signed: whoever can write to Redis on this machine chooses what is unpickled, and unsigned states are "
-        "slower to read. Set STATE_SIGNING_KEY (openssl rand -hex 32), or PARTITIONS_UNSIGNED_STATES=1 to work without"
+        "slower to read. Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32), or PARTITIONS_UNSIGNED_STATES=1 to work without"
     )

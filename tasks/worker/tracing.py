@@ -1,4 +1,4 @@
-"""With `TRACING`: what stands around a loop's steps and commits, so that they make spans. Without it nothing does.
+"""With `PARTITIONS_TRACING`: what stands around a loop's steps and commits, so that they make spans. Without it nothing does.
 
 The step stays as it is: it is given a sequence that begins a span when it gives a message out, and knows that the message is through
 when it is asked for the next.
@@ -34,7 +34,7 @@ logger = logging.getLogger("celery.worker.partitions")
 def check_tracing(installation: Installation) -> None:
     """Raise `SetupError` where tracing is on and can't be had; warn where it comes to nothing."""
     if installation.tracing is not None and not installation.tracing.is_configured:
-        logger.warning("partitions: TRACING is on, and no tracer provider is configured: no spans are made")
+        logger.warning("partitions: PARTITIONS_TRACING is on, and no tracer provider is configured: no spans are made")
 
 
 def trace_loop(loop: PartitionLoop) -> None:

@@ -23,12 +23,12 @@ from tests.support.worker import WorkerProcess
 #: Short waits: faults that outlast a timeout.
 ENV: Mapping[str, object] = {
     "PARTITIONS": PARTITIONS,
-    "LEASE_SECONDS": LEASE_SECONDS,
-    "REDIS_TIMEOUT_SECONDS": 2,
+    "PARTITIONS_LEASE_SECONDS": LEASE_SECONDS,
+    "PARTITIONS_REDIS_TIMEOUT_SECONDS": 2,
 }
 
 #: An operator that waits for a paused server would hold the schedule up.
-IMPATIENT: Mapping[str, object] = {"REDIS_TIMEOUT_SECONDS": 0.25}
+IMPATIENT: Mapping[str, object] = {"PARTITIONS_REDIS_TIMEOUT_SECONDS": 0.25}
 
 #: Of workers in turn. Small, so that there are many commits; unlike, so that the next owner of a queue cuts it otherwise
 #: than the one that it took over from.
@@ -114,7 +114,7 @@ class Stage:
             module=application.__name__,
             REDIS_URL=self.lines[number % LINES].url(),
             CHAOS_NOTES=self.notes,
-            BATCH_MESSAGES=BATCH_MESSAGES[number % len(BATCH_MESSAGES)],
+            PARTITIONS_BATCH_MESSAGES=BATCH_MESSAGES[number % len(BATCH_MESSAGES)],
         )
         return self.workers[number]
 

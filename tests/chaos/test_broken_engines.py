@@ -21,7 +21,7 @@ PUSHES = 12
 
 @pytest.fixture
 def live(redis_url: str, tmp_path: Path) -> Iterator[LiveGroup]:
-    with LiveGroup(redis_url, tmp_path, **{**ENV, "PARTITIONS": 2, "BATCH_MESSAGES": 40}) as live:
+    with LiveGroup(redis_url, tmp_path, **{**ENV, "PARTITIONS": 2, "PARTITIONS_BATCH_MESSAGES": 40}) as live:
         yield live
     live.print_logs()
 

@@ -9,7 +9,7 @@ from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
 
 SUBJECTS = {
-    "version", "eviction", "role", "persistence", "clock", "memory", "replicas", "scripts", "user", "TLS", "signing",
+    "settings", "version", "eviction", "role", "persistence", "clock", "memory", "replicas", "scripts", "user", "TLS", "signing",
     "partitions", "workers", "libraries",
 }  # fmt: skip
 
@@ -23,7 +23,7 @@ def test_a_line_for_each_subject_and_exit_code_0_where_nothing_is_bad(run: Run) 
     assert found["persistence"] == found["workers"] == found["signing"] == "warn"
     table = run("doctor").stdout
     assert all(subject in table for subject in SUBJECTS)
-    assert "STATE_SIGNING_KEY" in table
+    assert "PARTITIONS_STATE_SIGNING_KEY" in table
 
 
 def test_exit_code_1_where_something_is_bad(run: Run, make_app: MakeApp, settings: Settings, client: object) -> None:
@@ -31,13 +31,13 @@ def test_exit_code_1_where_something_is_bad(run: Run, make_app: MakeApp, setting
     app = make_app(settings.redis_url, Settings(redis_url=settings.redis_url, wait_replicas=1))
     result = run("doctor", app=app)
     assert result.exit_code == 1
-    assert "bad" in result.stdout and "WAIT_REPLICAS" in result.stdout
+    assert "bad" in result.stdout and "PARTITIONS_WAIT_REPLICAS" in result.stdout
 
 
 def test_a_server_that_is_not_there_is_a_finding(run: Run, make_app: MakeApp) -> None:
     url = "redis://127.0.0.1:1/0"
     result = run("doctor", "--json", app=make_app(url, Settings(redis_url=url)))
     assert result.exit_code == 1
-    first = json.loads(result.stdout)[0]
+    first = json.loads(result.stdout)[1]
     assert (first["subject"], first["verdict"]) == ("server", "bad")
     assert "REDIS_URL" in first["text"]

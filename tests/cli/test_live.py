@@ -35,10 +35,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
     """Two workers; retries are used up after one, and then wait long. A lease is renewed seldom: what is quick here was told."""
     env = {
         "PARTITIONS": 4,
-        "LEASE_SECONDS": 60,
-        "RETRY_ATTEMPTS": 1,
-        "RETRY_BACKOFF_SECONDS": 0.1,
-        "RETRY_THEN": "hold",
+        "PARTITIONS_LEASE_SECONDS": 60,
+        "PARTITIONS_RETRY_ATTEMPTS": 1,
+        "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.1,
+        "PARTITIONS_RETRY_THEN": "hold",
     }
     with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("live"), **env) as live:
         live.start_workers(2)

@@ -179,5 +179,5 @@ def test_a_full_queue_stops_a_file_where_it_is_not_to_wait(
     path = file("notes.jsonl", '{"key": "k", "text": "x"}\n' * 3)
     result = run("send", note.name, path, "--when-full", "raise", app=app)
     assert result.exit_code == 1
-    assert "QUEUE_MAX_LENGTH is 2" in result.stderr and "2 messages are known to be in" in result.stderr
+    assert "PARTITIONS_QUEUE_MAX_LENGTH is 2" in result.stderr and "2 messages are known to be in" in result.stderr
     assert len(sent(client)) == 2

@@ -45,7 +45,7 @@ def test_a_process_without_the_key_sees_that_and_how_a_state_is_stored(run: Run,
     assert "not verified: no key here" in run("stored", update.name, "AAPL").stdout
     refused = run("state", update.name, "AAPL")
     assert refused.exit_code == 1
-    assert "STATE_SIGNING_KEY is not set: it is not unpickled" in refused.stderr
+    assert "PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled" in refused.stderr
 
 
 def test_a_process_with_a_key_sees_whether_it_signed_it(

@@ -33,7 +33,7 @@ def main() -> None:
     if path is None:
         raise SystemExit("no Chromium is installed (on Debian: apt-get install --no-install-recommends chromium)")
     directory = Path(tempfile.mkdtemp(prefix="screenshots-"))
-    with RedisServer() as server, LiveGroup(server.url(), directory, PARTITIONS=4, LEASE_SECONDS=10) as live:
+    with RedisServer() as server, LiveGroup(server.url(), directory, PARTITIONS=4, PARTITIONS_LEASE_SECONDS=10) as live:
         for number in (1, 2):
             live.start_worker("-n", f"worker{number}@shop", module=accounts.__name__)
         env = {**live.env, "FLOWER_BASIC_AUTH": LOGIN}

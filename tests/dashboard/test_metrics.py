@@ -27,7 +27,7 @@ def own_server(server_factory: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def live(own_server: RedisServer, tmp_path: Path) -> Iterator[LiveGroup]:
-    with LiveGroup(own_server.url(), tmp_path, PARTITIONS=2, REDIS_TIMEOUT_SECONDS=3) as group:
+    with LiveGroup(own_server.url(), tmp_path, PARTITIONS=2, PARTITIONS_REDIS_TIMEOUT_SECONDS=3) as group:
         yield group
     group.print_logs()
 

@@ -27,7 +27,7 @@ def wanted(messages: list[Trouble], without: set[int]) -> dict[str, list[int]]:
 def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_deaths(
     make_live: Callable[..., LiveGroup], redis_url: str, how: str
 ) -> None:
-    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50)
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
     messages = sent({20: how})
     live.send(kill, messages)
     for _ in range(3):
@@ -43,7 +43,7 @@ def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_deaths(
 
 
 def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
-    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50, DEATHS=2)
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50, PARTITIONS_DEATHS=2)
     messages = sent({10: "exit", 11: "exit"})
     live.send(kill, messages)
     for _ in range(3):
@@ -57,7 +57,7 @@ def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_u
 def test_workers_that_die_for_another_reason_condemn_nobody(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
-    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50)
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
     messages: list[Trouble] = []
     for start in range(0, 300, 60):
         fresh = [Trouble(KEYS[number % 3], number) for number in range(start, start + 60)]
@@ -76,7 +76,7 @@ def test_workers_that_die_for_another_reason_condemn_nobody(
 def test_a_computation_past_its_time_limit_failed_and_the_partition_goes_on(
     make_live: Callable[..., LiveGroup], redis_url: str, how: str
 ) -> None:
-    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=50)
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
     messages = sent({20: how}, 30)
     worker = live.start_worker(module=trouble.__name__).wait_ready()
     live.send(limited, messages)
@@ -104,7 +104,7 @@ def test_a_worker_that_was_told_to_end_is_not_begun_anew_over_a_hang(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
     """It ends; what hung counts as failed at the next owner, and its neighbours once."""
-    live = make_live(redis_url, PARTITIONS=1, BATCH_MESSAGES=1)
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=1)
     messages = sent({1: "sleep"}, 3)
     worker = live.start_worker(module=trouble.__name__).wait_ready()
     live.send(limited, messages)

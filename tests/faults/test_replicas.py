@@ -1,4 +1,4 @@
-"""WAIT_REPLICAS: a commit waits until replicas have it, and goes on without them after a while."""
+"""PARTITIONS_WAIT_REPLICAS: a commit waits until replicas have it, and goes on without them after a while."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_server_that_refuses_writes_without_its_replica_is_waited_for(
 ) -> None:
     """What the README says to those who would rather stand still: min-replicas-to-write."""
     master, replica = pair
-    live = make_live(master.url(), WAIT_REPLICAS=1, WAIT_MILLISECONDS=500)
+    live = make_live(master.url(), PARTITIONS_WAIT_REPLICAS=1, PARTITIONS_WAIT_MILLISECONDS=500)
     traffic = Traffic(live)
     (worker,) = live.start_workers(1)
     traffic.send(600)
@@ -104,7 +104,7 @@ def test_a_server_that_refuses_writes_without_its_replica_is_waited_for(
 
 
 def test_waiting_longer_than_for_any_answer_is_refused() -> None:
-    with pytest.raises(SettingsError, match="WAIT_MILLISECONDS=2000"):
-        Settings.from_environment({"WAIT_REPLICAS": "1", "WAIT_MILLISECONDS": "2000", "REDIS_TIMEOUT_SECONDS": "2"})
+    with pytest.raises(SettingsError, match="PARTITIONS_WAIT_MILLISECONDS=2000"):
+        Settings.from_environment({"PARTITIONS_WAIT_REPLICAS": "1", "PARTITIONS_WAIT_MILLISECONDS": "2000", "PARTITIONS_REDIS_TIMEOUT_SECONDS": "2"})
 
 

@@ -80,7 +80,7 @@ def answers(client: redis.Redis) -> bool:
 
 
 def test_a_failover(watched: Watched, make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(watched.url, REDIS_SENTINEL_MASTER="prices")
+    live = make_live(watched.url, PARTITIONS_REDIS_SENTINEL_MASTER="prices")
     traffic = Traffic(live)
     workers = live.start_workers(2)
     traffic.send(1500)

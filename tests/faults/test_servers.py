@@ -12,7 +12,7 @@ from tests.support.wait import wait_until
 
 
 def test_paused_past_lease_and_timeout(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(own_server.url(), REDIS_TIMEOUT_SECONDS=0.5)
+    live = make_live(own_server.url(), PARTITIONS_REDIS_TIMEOUT_SECONDS=0.5)
     traffic = Traffic(live)
     workers = live.start_workers(2)
     traffic.send(1500)

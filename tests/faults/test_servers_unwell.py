@@ -45,7 +45,7 @@ def test_slow(live: LiveGroup, proxy: Proxy) -> None:
 def test_slower_than_a_reply_is_waited_for(live: LiveGroup, proxy: Proxy) -> None:
     """Commits are written, and sent again because their answers are late."""
     traffic = Traffic(live)
-    workers = live.start_workers(2, REDIS_URL=proxy.url(), REDIS_TIMEOUT_SECONDS=0.3)
+    workers = live.start_workers(2, REDIS_URL=proxy.url(), PARTITIONS_REDIS_TIMEOUT_SECONDS=0.3)
     traffic.send(600)
     traffic.wait_processed(50)
     proxy.delay_seconds = 0.8

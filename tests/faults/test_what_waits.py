@@ -31,7 +31,7 @@ def check(live: LiveGroup, sent: list[Attempt]) -> None:
 
 
 def test_killed_while_keys_are_parked(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
-    live = make_live(redis_url, BATCH_MESSAGES=5, RETRY_ATTEMPTS=1, RETRY_BACKOFF_SECONDS=0.5)
+    live = make_live(redis_url, PARTITIONS_BATCH_MESSAGES=5, PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.5)
     live.start_workers(2)
     sent = attempts(600)
     for part in (sent[:200], sent[200:400], sent[400:]):
@@ -45,7 +45,7 @@ def test_killed_while_keys_are_parked(make_live: Callable[..., LiveGroup], redis
 
 def test_killed_between_parking_and_retrying(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     """Each worker dies after a few commits: some of those park, some retry, some empty a mailbox."""
-    live = make_live(redis_url, BATCH_MESSAGES=40, RETRY_ATTEMPTS=1, RETRY_BACKOFF_SECONDS=0.05)
+    live = make_live(redis_url, PARTITIONS_BATCH_MESSAGES=40, PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.05)
     sent = attempts(600)
     live.send(fail, sent)
     for moment in ("begin:after:4", "begin:before:6", "answer:after:9"):

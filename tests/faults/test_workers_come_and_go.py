@@ -49,7 +49,7 @@ def test_stopped_past_the_lease_and_continued(live: LiveGroup) -> None:
 
 def test_stopped_for_less_than_the_lease(live: LiveGroup) -> None:
     traffic = Traffic(live)
-    first, second = live.start_workers(2, LEASE_SECONDS=20)
+    first, second = live.start_workers(2, PARTITIONS_LEASE_SECONDS=20)
     owners = live.owners()
     traffic.send(1000)
     for worker, processed in ((first, 100), (second, 200), (first, 300)):
@@ -63,9 +63,9 @@ def test_stopped_for_less_than_the_lease(live: LiveGroup) -> None:
 
 def test_joined_and_left_while_they_work(live: LiveGroup) -> None:
     traffic = Traffic(live)
-    first = live.start_worker(LEASE_SECONDS=20).wait_ready()
+    first = live.start_worker(PARTITIONS_LEASE_SECONDS=20).wait_ready()
     traffic.send(1500)
-    second, third = live.start_workers(2, LEASE_SECONDS=20)
+    second, third = live.start_workers(2, PARTITIONS_LEASE_SECONDS=20)
     traffic.check_so_far()
     first.terminate()
     assert first.wait() == 0

@@ -15,10 +15,10 @@ from tests.support.server import RedisServer
 #: One retry, soon: what fails becomes a dead letter within a test, and its key goes on.
 ENV = {
     "PARTITIONS": 4,
-    "LEASE_SECONDS": 10,
-    "RETRY_ATTEMPTS": 1,
-    "RETRY_BACKOFF_SECONDS": 0.3,
-    "RETRY_THEN": "dead_letter",
+    "PARTITIONS_LEASE_SECONDS": 10,
+    "PARTITIONS_RETRY_ATTEMPTS": 1,
+    "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.3,
+    "PARTITIONS_RETRY_THEN": "dead_letter",
 }
 
 _numbers = count()

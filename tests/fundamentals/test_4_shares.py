@@ -14,7 +14,7 @@ MOVED_WITHIN_SECONDS = 1.0
 
 
 def test_a_joining_worker_has_its_share_within_a_second(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(LEASE_SECONDS=60)
+    live = make_live(PARTITIONS_LEASE_SECONDS=60)
     live.start_workers(1)
     joined = live.start_worker()
     wait_until(lambda: live.client.zcard(live.names.workers) == 2, timeout=60, every=0.002)
@@ -23,7 +23,7 @@ def test_a_joining_worker_has_its_share_within_a_second(make_live: Callable[...,
 
 
 def test_the_share_of_a_leaving_worker_is_taken_within_a_second(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(LEASE_SECONDS=60)
+    live = make_live(PARTITIONS_LEASE_SECONDS=60)
     leaving, _ = live.start_workers(2)
     leaving.terminate()
     wait_until(lambda: live.client.zcard(live.names.workers) == 1, every=0.002)
@@ -32,7 +32,7 @@ def test_the_share_of_a_leaving_worker_is_taken_within_a_second(make_live: Calla
 
 
 def test_the_share_of_a_killed_worker_is_taken_when_its_lease_has_ended(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(LEASE_SECONDS=2)
+    live = make_live(PARTITIONS_LEASE_SECONDS=2)
     killed, _ = live.start_workers(2)
     killed.kill()
     at = time.monotonic()
@@ -42,7 +42,7 @@ def test_the_share_of_a_killed_worker_is_taken_when_its_lease_has_ended(make_liv
 
 def test_nothing_moves_without_need(make_live: Callable[..., LiveGroup]) -> None:
     """Of five units the first of two workers keeps three, or two; when a third joins, at most two units move."""
-    live = make_live(LEASE_SECONDS=60)
+    live = make_live(PARTITIONS_LEASE_SECONDS=60)
     live.start_workers(2)
     before = live.owners()
     live.start_workers(1)
@@ -51,7 +51,7 @@ def test_nothing_moves_without_need(make_live: Callable[..., LiveGroup]) -> None
 
 
 def test_shares_are_fair_to_within_one(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(LEASE_SECONDS=60, PARTITIONS=7)
+    live = make_live(PARTITIONS_LEASE_SECONDS=60, PARTITIONS=7)
     live.start_workers(3)
     owners = list(live.owners().values())
     assert sorted(owners.count(owner) for owner in set(owners)) == [2, 3, 3]

@@ -15,7 +15,7 @@ from tests.support.applications import trouble
 from tests.support.applications.trouble import BROKEN, Trouble, policed
 from tests.support.wait import wait_until
 
-QUICK = {"PARTITIONS": 1, "RETRY_ATTEMPTS": 1, "RETRY_BACKOFF_SECONDS": 0.1}
+QUICK = {"PARTITIONS": 1, "PARTITIONS_RETRY_ATTEMPTS": 1, "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.1}
 #: Number 2 fails; "other" stands behind it in the same partition.
 SENT = [Trouble("k", 1), Trouble("k", 2, "fail"), Trouble("k", 3), Trouble("other", 4)]
 
@@ -23,7 +23,7 @@ SENT = [Trouble("k", 1), Trouble("k", 2, "fail"), Trouble("k", 3), Trouble("othe
 @pytest.fixture
 def start(make_live: Callable[..., LiveGroup]) -> Callable[..., LiveGroup]:
     def start(then: str, **env: object) -> LiveGroup:
-        live = make_live(**{**QUICK, "RETRY_THEN": then, **env})
+        live = make_live(**{**QUICK, "PARTITIONS_RETRY_THEN": then, **env})
         live.client.set(BROKEN, 1)
         live.start_worker(module=trouble.__name__)
         live.send(policed, SENT)
@@ -51,7 +51,7 @@ def waits_behind_2(live: LiveGroup) -> None:
 
 
 def test_park_tries_again_until_it_works_and_the_letter_goes(start: Callable[..., LiveGroup]) -> None:
-    live = start("park", RETRY_LONGEST_BACKOFF_SECONDS=0.2)
+    live = start("park", PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.2)
     letter_in_place(live)
     waits_behind_2(live)
     wait_until(lambda: (parked(live) or Parked(0, 0)).attempt > 4)
@@ -95,7 +95,7 @@ def test_stop_pauses_the_partition_until_it_is_resumed(start: Callable[..., Live
 
 
 def test_a_full_mailbox_makes_dead_letters_of_later_messages(start: Callable[..., LiveGroup]) -> None:
-    live = start("hold", MAILBOX_MESSAGES=3)
+    live = start("hold", PARTITIONS_MAILBOX_MESSAGES=3)
     live.send(policed, [Trouble("k", number) for number in (6, 7, 8)])
     wait_until(lambda: len(live.letters()) == 3, 30)
     assert sorted(letter.reason for letter in live.letters()) == ["computation-failed", "mailbox-full", "mailbox-full"]
@@ -103,7 +103,7 @@ def test_a_full_mailbox_makes_dead_letters_of_later_messages(start: Callable[...
 
 
 def test_a_full_mailbox_stops_the_partition_where_the_policy_is_stop(start: Callable[..., LiveGroup]) -> None:
-    live = start("stop", MAILBOX_MESSAGES=2, RETRY_ATTEMPTS=5, RETRY_BACKOFF_SECONDS=30)
+    live = start("stop", PARTITIONS_MAILBOX_MESSAGES=2, PARTITIONS_RETRY_ATTEMPTS=5, PARTITIONS_RETRY_BACKOFF_SECONDS=30)
     live.send(policed, [Trouble("k", 6), Trouble("k", 7)])
     wait_until(lambda: live.status()["partition.0"].paused, 30)
     assert not live.letters()

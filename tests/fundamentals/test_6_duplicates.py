@@ -25,7 +25,7 @@ def deduplicated(live: LiveGroup) -> int:
 
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
-    live = make_live(PARTITIONS=2, LEASE_SECONDS=1, RETRY_ATTEMPTS=0, RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS=2, PARTITIONS_LEASE_SECONDS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_THEN="dead_letter")
     live.start_worker(module=trouble.__name__)
     return live
 

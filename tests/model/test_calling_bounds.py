@@ -62,7 +62,7 @@ def test_a_message_that_the_next_stage_would_not_decode_is_an_error_where_it_is_
     large = stage(lambda value: "x" * 6_000_000, "large")
     app = built(begin().key_by(only_first).to(large).key_by(only_first).to(logging("log")).to_sink(OUT))
     ((broken, _),) = run(app, [send(1)]).dead
-    assert "the message to 'log' has 8000" in broken.error and "MESSAGE_BYTES" in broken.error
+    assert "the message to 'log' has 8000" in broken.error and "PARTITIONS_MESSAGE_BYTES" in broken.error
 
 
 def test_a_computation_as_a_sink_is_keyed_by_the_message_as_it_will_see_it() -> None:

@@ -44,7 +44,7 @@ def test_a_compressed_body_is_opened(name: str, press: Any) -> None:
 def test_a_decompression_bomb_is_refused_unopened() -> None:
     packed = raw_envelope(gzip.compress(b" " * 1000), headers={"compression": "gzip"})
     assert len(open_slowly(packed, 1000).body) == 1000
-    with pytest.raises(MessageError, match=r"more than 1000 bytes when decompressed \(MESSAGE_BYTES\)") as caught:
+    with pytest.raises(MessageError, match=r"more than 1000 bytes when decompressed \(PARTITIONS_MESSAGE_BYTES\)") as caught:
         open_slowly(raw_envelope(gzip.compress(b" " * 100_000), headers={"compression": "gzip"}), 1000)
     assert caught.value.reason == "too-large"
 

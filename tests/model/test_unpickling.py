@@ -137,9 +137,9 @@ def test_what_is_not_allowed_is_not_had(data: bytes) -> None:
 
 
 def test_a_refusal_says_what_was_named_and_which_setting_allows_it() -> None:
-    with pytest.raises(NotAllowed, match=r"names tests\.model\.foreign\.Foreign.*STATE_MODULES=tests\.model\.foreign$"):
+    with pytest.raises(NotAllowed, match=r"names tests\.model\.foreign\.Foreign.*PARTITIONS_STATE_MODULES=tests\.model\.foreign$"):
         load(pickle.dumps(stated(foreign.Foreign())))
-    with pytest.raises(NotAllowed, match=r"STATE_MODULES=tests\.model\.foreign:helper$"):
+    with pytest.raises(NotAllowed, match=r"PARTITIONS_STATE_MODULES=tests\.model\.foreign:helper$"):
         load(pickle.dumps(stated(foreign.helper)))
 
 
@@ -189,7 +189,7 @@ def test_plain_classes_are_what_they_are_called() -> None:
 def test_a_state_class_that_can_not_be_read_back_is_refused_with_what_to_allow() -> None:
     StateClass(State).check_allowed(())
     made = StateClass(Rebuilt)
-    with pytest.raises(DeclarationError, match=r"Rebuilt could not be read back.*STATE_MODULES=tests\.model\.pickled:rebuild"):
+    with pytest.raises(DeclarationError, match=r"Rebuilt could not be read back.*PARTITIONS_STATE_MODULES=tests\.model\.pickled:rebuild"):
         made.check_allowed(())
     made.check_allowed(("tests.model.pickled:rebuild",))
 
@@ -215,7 +215,7 @@ def test_a_star_is_of_no_use_without_a_signing_key() -> None:
     computation = replace(computation, state=made)
     signing, other = StateCodec((b"a secret of this test",), ("*",)), StateCodec((), ("*",))
     assert isinstance(signing.load(computation, "k", signing.dump(computation, "k", Rebuilt())), Rebuilt)
-    with pytest.raises(StateError, match="STATE_MODULES="):
+    with pytest.raises(StateError, match="PARTITIONS_STATE_MODULES="):
         other.dump(computation, "k", Rebuilt())
 
 

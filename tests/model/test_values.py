@@ -82,7 +82,7 @@ def test_without_a_key_a_value_goes_as_json_exactly_or_is_refused(value: Any) ->
     try:
         body = dump_value(ANY_VALUE, value, lambda: UNSIGNED.dump_value("log", "m", value))
     except Exception as error:
-        assert "STATE_SIGNING_KEY" in str(error)
+        assert "PARTITIONS_STATE_SIGNING_KEY" in str(error)
         return
     assert is_same(load_value(ANY_VALUE, body, lambda signed: pytest.fail("unpickled")), value)
 
@@ -161,7 +161,7 @@ def test_without_a_signing_key_a_value_that_is_no_json_is_that_messages_error(nu
         assert len(outcome.emitted) == 1
         return
     ((broken, _),) = outcome.dead
-    assert "STATE_SIGNING_KEY" in broken.error
+    assert "PARTITIONS_STATE_SIGNING_KEY" in broken.error
     assert not outcome.emitted
 
 

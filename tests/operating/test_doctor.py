@@ -31,7 +31,7 @@ NAMES = Names("partition")
 
 
 def look(client: redis.Redis, **settings: Any) -> dict[str, Check]:
-    return {check.subject: check for check in examine(Settings(**settings), client, NAMES)}
+    return {check.subject: check for check in examine(Settings(partitions=4, **settings), client, NAMES)}
 
 
 def of(server: RedisServer, **settings: Any) -> dict[str, Check]:

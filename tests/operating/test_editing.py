@@ -114,7 +114,7 @@ def test_a_signed_state_is_set_signed_and_never_by_a_process_without_the_key(edi
     assert safe.set(safe.see(TOTALS, KEY), total(1), by="me") == "ok"
     unsafe = editor.see(TOTALS, KEY)
     assert (unsafe.state, "not unpickled" in unsafe.error) == (None, True)
-    with pytest.raises(StateError, match="STATE_SIGNING_KEY is not set"):
+    with pytest.raises(StateError, match="PARTITIONS_STATE_SIGNING_KEY is not set"):
         editor.set(unsafe, total(2), by="me")
     assert safe.see(TOTALS, KEY).state.amount == 1
 

@@ -36,7 +36,7 @@ def make_pipelines(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Liv
     with ExitStack() as stack:
 
         def make(**env: object) -> LivePipelines:
-            live = stack.enter_context(LivePipelines(redis_url, tmp_path, **{"LEASE_SECONDS": 2, "RETRY_BACKOFF_SECONDS": 0.2, **env}))
+            live = stack.enter_context(LivePipelines(redis_url, tmp_path, **{"PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.2, **env}))
             stack.callback(live.print_logs)
             return live
 

@@ -25,7 +25,7 @@ from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
 Run = Callable[..., Result]
-ENV = {"PARTITIONS": 4, "LEASE_SECONDS": 2, "RETRY_BACKOFF_SECONDS": 0.2}
+ENV = {"PARTITIONS": 4, "PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.2}
 
 
 class Orders(LivePipelines):

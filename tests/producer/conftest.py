@@ -19,10 +19,10 @@ MakeApp = Callable[..., Celery]
 
 @pytest.fixture
 def make_app() -> Iterator[MakeApp]:
-    """`make_app(broker_url or app, settings, **configuration)`; handles use the last one made."""
+    """`make_app(broker_url or app, settings or None, **configuration)`; handles use the last one made."""
     with ExitStack() as stack:
 
-        def make(where: str | Celery, settings: Settings, **configuration: Any) -> Celery:
+        def make(where: str | Celery, settings: Settings | None, **configuration: Any) -> Celery:
             app = Celery("shop", broker=where, set_as_current=False) if isinstance(where, str) else where
             if configuration:
                 app.conf.update(configuration)

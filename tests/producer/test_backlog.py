@@ -42,7 +42,7 @@ def test_a_message_to_a_full_queue_is_refused_and_the_error_says_how_to_go_on(
         lambda: note.apply_async([{"key": "k", "number": 10}]),
         lambda: limited.send_task(note.name, [{"key": "k", "number": 10}]),
     ):
-        with pytest.raises(QueueFull, match=f"{QUEUE} holds 10 messages, and QUEUE_MAX_LENGTH is 10") as told:
+        with pytest.raises(QueueFull, match=f"{QUEUE} holds 10 messages, and PARTITIONS_QUEUE_MAX_LENGTH is 10") as told:
             send()
         assert (told.value.queue, told.value.length, told.value.limit) == (QUEUE, 10, 10)
     assert queues(client) == {QUEUE: 10}

@@ -13,7 +13,7 @@ from celery import Celery
 from celery_partitions import DeclarationError, SetupError, computation, install, state_computation
 from celery_partitions.producer.declarations import _installations, current_installation, declared, installation_of
 from celery_partitions.store.client import connect
-from celery_partitions_config.settings import DEFAULT_REDIS_URL, Settings
+from celery_partitions_config.settings import Settings, resolve
 from tests.model.pickled import Rebuilt
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Last, Trade, partition, queues, symbol_of, update
@@ -92,11 +92,10 @@ def test_an_app_is_installed_on_before_or_after_it_is_configured(
     assert queues(client) == {"reports": 1, "mine": 1, AAPL: 1}
 
 
-def test_settings_that_do_not_say_where_redis_is_take_the_apps_broker(
+def test_settings_in_code_without_a_url_take_the_apps_broker(
     make_app: MakeApp, settings: Settings, client: redis.Redis
 ) -> None:
-    """`REDIS_URL` was not said: the app's broker counts."""
-    app = make_app(settings.redis_url, Settings(redis_url=DEFAULT_REDIS_URL, partitions=2))
+    app = make_app(settings.redis_url, Settings(partitions=2))
     found = installation_of(app)
     assert found is not None
     assert (found.settings.redis_url, found.settings.partitions) == (settings.redis_url, 2)
@@ -111,9 +110,19 @@ def test_a_broker_that_is_not_the_redis_of_the_settings_is_refused(
     make_app: MakeApp, settings: Settings, client: redis.Redis, send: Any
 ) -> None:
     make_app(settings.redis_url, Settings(redis_url="redis://127.0.0.1:1/7"))
-    with pytest.raises(SetupError, match=r"two different places.*Unset REDIS_URL"):
+    with pytest.raises(SetupError, match=r"two different servers or databases.*Leave redis_url out"):
         send(MESSAGE)
     assert queues(client) == {}
+
+
+def test_the_apps_broker_counts_where_redis_url_belongs_to_something_else(
+    make_app: MakeApp, settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@cache:6379/7")
+    make_app(settings.redis_url, None)
+    update.delay(MESSAGE)
+    update.send_many([MESSAGE])
+    assert queues(client) == {AAPL: 2}
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/0"])
@@ -130,7 +139,7 @@ def test_a_broker_that_is_not_redis_is_refused_by_name(make_app: MakeApp, broker
     if configured:
         assert not app.conf.task_always_eager
     with pytest.raises(SetupError, match=f"broker is {broker.partition(':')[0]}://"):
-        make_app(app, Settings(redis_url=DEFAULT_REDIS_URL))
+        make_app(app, Settings())
         update.delay(MESSAGE)
 
 
@@ -162,10 +171,10 @@ def sentinel_settings(make_app: MakeApp, settings: Settings, **options: Any) -> 
     return found.settings
 
 
-@pytest.mark.parametrize("url", [DEFAULT_REDIS_URL, SENTINELS])
-def test_the_master_is_the_one_that_the_apps_transport_options_name(make_app: MakeApp, url: str) -> None:
+@pytest.mark.parametrize("url", [None, SENTINELS])
+def test_the_master_is_the_one_that_the_apps_transport_options_name(make_app: MakeApp, url: str | None) -> None:
     kwargs = {"password": "watcher"}
-    found = sentinel_settings(make_app, Settings(redis_url=url), master_name="orders", sentinel_kwargs=kwargs)
+    found = sentinel_settings(make_app, Settings() if url is None else Settings(redis_url=url), master_name="orders", sentinel_kwargs=kwargs)
     assert (found.redis_sentinel_master, dict(found.redis_sentinel_kwargs)) == ("orders", kwargs)
     assert "watcher" not in repr(found)
     with connect(found) as ours:
@@ -176,7 +185,7 @@ def test_the_settings_master_counts_where_the_app_names_none_and_another_is_refu
     ours = Settings(redis_url=SENTINELS, redis_sentinel_master="prices")
     assert sentinel_settings(make_app, ours).redis_sentinel_master == "prices"
     assert sentinel_settings(make_app, ours, master_name="prices").redis_sentinel_master == "prices"
-    with pytest.raises(SetupError, match=r"REDIS_SENTINEL_MASTER is 'prices' and master_name .*'orders'.*Unset"):
+    with pytest.raises(SetupError, match=r"PARTITIONS_REDIS_SENTINEL_MASTER is 'prices' and master_name .*'orders'.*Unset"):
         sentinel_settings(make_app, ours, master_name="orders")
 
 
@@ -218,12 +227,12 @@ def test_a_state_that_no_worker_could_read_back_is_refused_when_declared_or_inst
         state_computation("tests.producer: rebuilt", state=Rebuilt, key=symbol_of)(lambda trade, state: None)
 
     allowing = replace(settings, state_modules=("tests.model.pickled:rebuild",))
-    says = r"Rebuilt could not be read back.*STATE_MODULES=tests\.model\.pickled:rebuild"
+    says = r"Rebuilt could not be read back.*PARTITIONS_STATE_MODULES=tests\.model\.pickled:rebuild"
     with pytest.raises(DeclarationError, match=says):
         declare()
     assert "tests.producer: rebuilt" not in declared
     for installation in _installations:  # the test's own app, and `celery_partitions.app` where another module made it
-        monkeypatch.setattr(installation, "state_modules", allowing.state_modules)
+        monkeypatch.setitem(vars(installation), "resolved", resolve(allowing))
     try:
         declare()
         with pytest.raises(DeclarationError, match=says):

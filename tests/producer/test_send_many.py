@@ -188,7 +188,7 @@ def test_a_key_prefix_of_the_apps_transport_is_kept(make_app: MakeApp, settings:
 
 
 def test_another_group_has_its_own_queues(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:
-    make_app(settings.redis_url, Settings(redis_url=settings.redis_url, partition_group="orders", partitions=1))
+    make_app(settings.redis_url, Settings(redis_url=settings.redis_url, group="orders", partitions=1))
     update.send_many([Trade("AAPL", 1.0)])
     update.delay(Trade("AAPL", 2.0))
     assert queues(client) == {"orders.0": 2}

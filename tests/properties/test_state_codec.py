@@ -100,7 +100,7 @@ def test_an_unsigned_or_foreign_or_unverifiable_state_is_not_unpickled(key: str,
     ours, theirs = (StateCodec((secret,)) for secret in both)
     refused(ours, COUNT, key, forged(theirs, COUNT, key), "signature is wrong")
     refused(ours, COUNT, key, forged(StateCodec(), COUNT, key), "is not signed")
-    refused(StateCodec(), COUNT, key, forged(ours, COUNT, key), "STATE_SIGNING_KEY is not set")
+    refused(StateCodec(), COUNT, key, forged(ours, COUNT, key), "PARTITIONS_STATE_SIGNING_KEY is not set")
 
 
 @given(st.binary(max_size=40), keys, secrets)
@@ -146,13 +146,13 @@ def test_a_script_reads_the_states_that_a_worker_wrote_of_its_own_module(monkeyp
 def test_nothing_is_written_that_could_not_be_read_back() -> None:
     """The message that put it there fails, and the state stays as it was."""
     codec = StateCodec()
-    with pytest.raises(StateError, match=r"names tests\.model\.foreign\.Foreign.*STATE_MODULES=tests\.model\.foreign$"):
+    with pytest.raises(StateError, match=r"names tests\.model\.foreign\.Foreign.*PARTITIONS_STATE_MODULES=tests\.model\.foreign$"):
         codec.dump(COUNT, "k", {"seen": Foreign()})
     priced = declare(lambda message, state: None, name="priced", state=Price, key=str)
     state = Price()
     assert codec.load(priced, "k", codec.dump(priced, "k", state)).price == 0.0
     state.price = Foreign()  # type: ignore[assignment]
-    with pytest.raises(StateError, match="STATE_MODULES"):
+    with pytest.raises(StateError, match="PARTITIONS_STATE_MODULES"):
         codec.dump(priced, "k", state)
     allowing = StateCodec((), ("tests.model.foreign",))
     assert type(allowing.load(priced, "k", allowing.dump(priced, "k", state)).price) is Foreign

@@ -57,7 +57,7 @@ def check_flows(here: Client, results: list[Any], patience: float = PATIENCE) ->
 
 @pytest.mark.parametrize("place", PLACES)
 def test_killed(make_client: MakeClient, place: str) -> None:
-    here = make_client(**{**BRITTLE, "BATCH_MESSAGES": 2}, PARTITIONS=2)
+    here = make_client(**{**BRITTLE, "PARTITIONS_BATCH_MESSAGES": 2}, PARTITIONS=2)
     results = send_flows(here, 8)
     doomed = here.start_worker("-Q", "partition", module=engines.__name__, DIE_AT=f"{place}:4")
     assert doomed.wait(timeout=PATIENCE) == -signal.SIGKILL
@@ -114,7 +114,7 @@ def test_a_chord_of_a_stock_worker_and_ours(make_client: MakeClient, last: str) 
 
 
 def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_its_message_only(make_client: MakeClient) -> None:
-    here = make_client(RETRY_ATTEMPTS=0)
+    here = make_client(PARTITIONS_RETRY_ATTEMPTS=0)
     here.live.client.set("wrong", "x")
     here.start_worker("-Q", "partition")
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue="wrong"))
@@ -126,7 +126,7 @@ def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_its_message
 
 @pytest.mark.parametrize("queue", ["{partition}:policies", "{partition.0}:dead", "{partition.sink.x}:group"])
 def test_what_follows_is_not_pushed_where_the_partitions_keep_something_else(make_client: MakeClient, queue: str) -> None:
-    here = make_client(RETRY_ATTEMPTS=0)
+    here = make_client(PARTITIONS_RETRY_ATTEMPTS=0)
     here.start_worker("-Q", "partition")
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue=queue))
     assert add.delay(message("b", 1)).get(timeout=PATIENCE)["number"] == 1
@@ -146,7 +146,7 @@ def test_what_follows_is_not_pushed_where_the_partitions_keep_something_else(mak
     ],
 )
 def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_url: str, name: str) -> None:
-    here = make_client(PARTITIONS=2, BATCH_MESSAGES=2)
+    here = make_client(PARTITIONS=2, PARTITIONS_BATCH_MESSAGES=2)
     checks = {
         "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
         "wakes nobody": lambda: add.delay(message("k", 1)).get(timeout=1.5),

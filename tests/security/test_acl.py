@@ -94,7 +94,7 @@ def test_a_limit_on_queues_wants_the_right_to_ask_how_long_they_are(live: LiveGr
     code = "record.send_many([Step('limited', 1)])"
     server.admin.execute_command("ACL", "SETUSER", "producer", "+llen")
     try:
-        as_user(server, "producer", code, QUEUE_MAX_LENGTH="1000")
+        as_user(server, "producer", code, PARTITIONS_QUEUE_MAX_LENGTH="1000")
     finally:
         server.admin.execute_command("ACL", "SETUSER", "producer", "-llen")
     wait_until(lambda: live.numbers_of(record, "limited") == [1], timeout=30)

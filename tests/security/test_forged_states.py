@@ -59,7 +59,7 @@ def codec(*secrets: str) -> StateCodec:
 def test_only_the_messages_of_such_keys_are_refused(
     make_live: MakeLive, redis_url: str, tmp_path: Path, secret: str | None
 ) -> None:
-    live = make_live(redis_url, PARTITIONS=1, **({} if secret is None else {"STATE_SIGNING_KEY": secret}))
+    live = make_live(redis_url, PARTITIONS=1, **({} if secret is None else {"PARTITIONS_STATE_SIGNING_KEY": secret}))
     ours = codec(*([] if secret is None else [secret]))
     trap = tmp_path / "sprung"
     springing = pickle.dumps(Trap(trap), 5)
@@ -92,10 +92,10 @@ def test_only_the_messages_of_such_keys_are_refused(
 
 def test_keys_are_rotated_while_workers_run(make_live: MakeLive, redis_url: str) -> None:
     """Old; new and old; new alone: no message is refused, and what is written again has the new signature."""
-    group = {"PARTITIONS": 2, "LEASE_SECONDS": 2}
+    group = {"PARTITIONS": 2, "PARTITIONS_LEASE_SECONDS": 2}
 
     def serve(secrets: str, number: int, keys: list[str]) -> LiveGroup:
-        live = make_live(redis_url, STATE_SIGNING_KEY=secrets, **group)
+        live = make_live(redis_url, PARTITIONS_STATE_SIGNING_KEY=secrets, **group)
         worker = live.start_workers(1)[0]
         live.send(record, [Step(key, number) for key in keys])
         live.wait_drained()
@@ -124,9 +124,9 @@ def test_keys_are_rotated_while_workers_run(make_live: MakeLive, redis_url: str)
 
 
 def test_unsigned_states_from_before_a_key_was_set_are_not_unpickled(make_live: MakeLive, redis_url: str) -> None:
-    live = make_live(redis_url, PARTITIONS=1, STATE_SIGNING_KEY=OLD)
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_STATE_SIGNING_KEY=OLD)
     put(live, "key", codec().dump(COMPUTATION, "key", of(0)))
     live.start_workers(1)
     live.send(record, [Step("key", 1)])
     letter = wait_until(lambda: next(iter(live.letters()), None), timeout=30)
-    assert "is not signed, and STATE_SIGNING_KEY is set" in letter.error
+    assert "is not signed, and PARTITIONS_STATE_SIGNING_KEY is set" in letter.error

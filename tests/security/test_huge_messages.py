@@ -41,7 +41,7 @@ def test_a_huge_message_becomes_a_dead_letter_and_its_queue_flows_on(make_live: 
 
 
 def test_a_message_between_the_limits_is_a_letter_like_others(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
-    live = make_live(redis_url, PARTITIONS=1, MESSAGE_BYTES=5_000)
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_MESSAGE_BYTES=5_000)
     live.start_workers(1)
     raw = HUGE[:20_000]
     live.client.lpush("partition.0", raw)
@@ -51,11 +51,11 @@ def test_a_message_between_the_limits_is_a_letter_like_others(make_live: Callabl
 
 
 def test_a_python_producer_refuses_what_no_worker_would_decode(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
-    live = make_live(redis_url, MESSAGE_BYTES=5_000)
+    live = make_live(redis_url, PARTITIONS_MESSAGE_BYTES=5_000)
     large = Step("k" * 4_000, 1)
-    with pytest.raises(MessageError, match=r"MESSAGE_BYTES") as caught:
+    with pytest.raises(MessageError, match=r"PARTITIONS_MESSAGE_BYTES") as caught:
         live.send(record, [Step("key", 1), large])
     assert caught.value.reason == "too-large"
-    with pytest.raises(MessageError, match=r"MESSAGE_BYTES"):
+    with pytest.raises(MessageError, match=r"PARTITIONS_MESSAGE_BYTES"):
         live.send_task("record", {"key": large.key, "number": 1})
     assert sum(row.length for row in live.status().values()) == 1

@@ -60,7 +60,7 @@ def refused(live: LiveGroup) -> None:
 
 
 def test_with_the_authoritys_certificate_all_works(server: RedisServer, authority: Authority, make_live: MakeLive) -> None:
-    works(make_live(server.url(), REDIS_TLS_CA_FILE=authority.file))
+    works(make_live(server.url(), PARTITIONS_REDIS_TLS_CA_FILE=authority.file))
 
 
 def test_an_unknown_authority_is_refused(server: RedisServer, make_live: MakeLive) -> None:
@@ -73,8 +73,8 @@ def test_a_certificate_for_another_place_is_refused(
     server_factory: Callable[..., RedisServer], authority: Authority, make_live: MakeLive
 ) -> None:
     server = start(server_factory, authority.sign("DNS:redis.example.com"))
-    refused(make_live(server.url(), REDIS_TLS_CA_FILE=authority.file))
+    refused(make_live(server.url(), PARTITIONS_REDIS_TLS_CA_FILE=authority.file))
 
 
 def test_verification_can_be_switched_off(server: RedisServer, make_live: MakeLive) -> None:
-    works(make_live(server.url(), REDIS_TLS_VERIFY=0))
+    works(make_live(server.url(), PARTITIONS_REDIS_TLS_VERIFY=0))

@@ -33,7 +33,7 @@ def check(url: str, **settings: str) -> str | None:
 def test_on_this_machine_a_worker_without_a_key_warns(url: str) -> None:
     assert "states are not signed" in (check(url) or "")
     assert check(url, PARTITIONS_UNSIGNED_STATES="1") is None
-    assert check(url, STATE_SIGNING_KEY="k" * 32) is None
+    assert check(url, PARTITIONS_STATE_SIGNING_KEY="k" * 32) is None
 
 
 @pytest.mark.parametrize("url", [ELSEWHERE, "rediss://redis.example:6379", "redis://redis", SENTINELS])
@@ -41,7 +41,7 @@ def test_elsewhere_it_refuses_unless_there_is_a_key_or_it_was_told_to(url: str) 
     with pytest.raises(SetupError, match="PARTITIONS_UNSIGNED_STATES=1"):
         check(url)
     assert check(url, PARTITIONS_UNSIGNED_STATES="1") is None
-    assert check(url, STATE_SIGNING_KEY="k" * 32) is None
+    assert check(url, PARTITIONS_STATE_SIGNING_KEY="k" * 32) is None
 
 
 def test_the_refusal_has_a_new_key_that_can_be_pasted() -> None:
@@ -49,17 +49,17 @@ def test_the_refusal_has_a_new_key_that_can_be_pasted() -> None:
     for _ in range(2):
         with pytest.raises(SetupError) as refused:
             check(ELSEWHERE)
-        found = re.search(r"^ +STATE_SIGNING_KEY=(\w+)$", str(refused.value), re.MULTILINE)
+        found = re.search(r"^ +PARTITIONS_STATE_SIGNING_KEY=(\w+)$", str(refused.value), re.MULTILINE)
         assert found
         keys.add(found[1])
-        assert check(ELSEWHERE, STATE_SIGNING_KEY=found[1]) is None
+        assert check(ELSEWHERE, PARTITIONS_STATE_SIGNING_KEY=found[1]) is None
     assert len(keys) == 2
 
 
 def test_a_worker_refuses_before_it_asks_the_server(tmp_path: Path) -> None:
     with WorkerProcess("tests.fundamentals.application", directory=tmp_path, env={"REDIS_URL": ELSEWHERE}) as worker:
         assert worker.wait(timeout=60) == 1
-        assert "STATE_SIGNING_KEY is not set, and Redis is not on this machine" in worker.log()
+        assert "PARTITIONS_STATE_SIGNING_KEY is not set, and Redis is not on this machine" in worker.log()
         assert "Traceback" not in worker.log()
 
 

@@ -72,7 +72,7 @@ def test_a_tcp_peer_that_is_away_is_waited_for(make_ends: Make) -> None:
 
 def test_after_a_break_a_connection_begins_with_a_message(make_ends: Make) -> None:
     """What the peer's system had and the peer had not read is lost, as TCP tells nobody of it; the rest comes, in order."""
-    live = make_ends(BATCH_MESSAGES=200)
+    live = make_ends(PARTITIONS_BATCH_MESSAGES=200)
     live.start_worker()
     _, port = live.start_listening()
     live.start_end("sink", "out")
@@ -104,7 +104,7 @@ def test_a_peer_that_does_not_read_holds_up_its_sink_and_sigterm_ends_it(make_en
 
 
 def test_of_two_sink_processes_one_stands_by_and_goes_on_after_a_kill(make_ends: Make) -> None:
-    live = make_ends(BATCH_MESSAGES=50)
+    live = make_ends(PARTITIONS_BATCH_MESSAGES=50)
     live.start_worker()
     with Receiver(live.sink_port) as receiver:
         first = live.start_end("sink", "out")
@@ -155,7 +155,7 @@ def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(ma
 
 
 def test_a_function_gets_what_was_returned_though_json_has_it_not(make_ends: Make) -> None:
-    live = make_ends(STATE_SIGNING_KEY="a key of at least sixteen characters")
+    live = make_ends(PARTITIONS_STATE_SIGNING_KEY="a key of at least sixteen characters")
     live.start_worker()
     live.start_end("sink", "call")
     live.send_plain([{"key": "a", "number": 7, "as_pair": True}])

@@ -22,7 +22,7 @@ class LiveEnds(LiveGroup):
 
     def __init__(self, url: str, directory: Path, **env: object) -> None:
         self.sink_port = free_port()
-        super().__init__(url, directory, **{"SINK_PORT": self.sink_port, "LEASE_SECONDS": 1, "RETRY_BACKOFF_SECONDS": 0.2, **env})
+        super().__init__(url, directory, **{"SINK_PORT": self.sink_port, "PARTITIONS_LEASE_SECONDS": 1, "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.2, **env})
         self.directory = directory
         self.ends: list[EndProcess] = []
 

@@ -68,7 +68,7 @@ def test_a_generator_gives_each_value_once_through_kills(make_ends: Make) -> Non
 
 def test_two_processes_of_one_generator_are_one(make_ends: Make) -> None:
     """The second stands by, and goes on where the first was killed."""
-    live = make_ends(GENERATED=10**9, QUEUE_MAX_LENGTH=3000)
+    live = make_ends(GENERATED=10**9, PARTITIONS_QUEUE_MAX_LENGTH=3000)
     first = live.start_end("source", "generated")
     wait_until(lambda: queued(live) > 5000, 30)
     second = live.start_end("source", "generated")

@@ -54,7 +54,7 @@ def test_frames_go_through_a_pipeline_to_a_tcp_sink_in_order(make_ends: Make) ->
 
 
 def test_what_is_no_message_is_a_dead_letter_and_the_connection_goes_on(make_ends: Make) -> None:
-    live = make_ends(MESSAGE_BYTES=10_000)
+    live = make_ends(PARTITIONS_MESSAGE_BYTES=10_000)
     source, port = live.start_listening()
     good, long = pairs([1]), framed("x" * 10_001)
     with sender(port) as connection:
@@ -87,7 +87,7 @@ def fill_pipe(connection: socket.socket, data: bytes) -> int:
 
 
 def test_it_stops_reading_while_a_queue_is_full_and_a_later_connection_waits(make_ends: Make) -> None:
-    live = make_ends(QUEUE_MAX_LENGTH=500)
+    live = make_ends(PARTITIONS_QUEUE_MAX_LENGTH=500)
     source, port = live.start_listening()
     with ExitStack() as stack:
         first = stack.enter_context(sender(port))

@@ -5,11 +5,11 @@ import os
 import pytest
 
 from celery_partitions_config.settings import Settings
-from tests.support.environment import NO_SERVER_URL, clear_environment, setting_names
+from tests.support.environment import NO_SERVER_URL, PARTITIONS, clear_environment, setting_names
 
 
 def test_the_settings_are_found() -> None:
-    assert {"REDIS_URL", "PARTITIONS", "STATE_SIGNING_KEY", "LEASE_SECONDS"} <= setting_names()
+    assert {"REDIS_URL", "PARTITIONS", "PARTITIONS_STATE_SIGNING_KEY", "PARTITIONS_LEASE_SECONDS"} <= setting_names()
 
 
 def test_they_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,5 +17,5 @@ def test_they_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARTITIONS", "64")
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://production/0")
     clear_environment()
-    assert Settings.from_environment() == Settings(redis_url=NO_SERVER_URL)
+    assert Settings.from_environment() == Settings(redis_url=NO_SERVER_URL, partitions=PARTITIONS)
     assert "CELERY_BROKER_URL" not in os.environ

@@ -24,7 +24,7 @@ KEY = "a key to sign pickles with"
 
 
 def in_memory(scenario: Scenario, *crashes: CrashPoint, **options: Any) -> dict[str, Any]:
-    settings = Settings(state_signing_keys=(KEY.encode(),))
+    settings = Settings(state_signing_keys=(KEY.encode(),), partitions=4)
     with harness(applications[scenario.application], settings=settings, **options) as h:
         for crash in crashes:
             h.crash(crash)
@@ -36,7 +36,7 @@ def in_memory(scenario: Scenario, *crashes: CrashPoint, **options: Any) -> dict[
 
 
 def on_workers(server: RedisServer, folder: Path) -> PartitionWorkers:
-    environment = {"STATE_SIGNING_KEY": KEY, "LEASE_SECONDS": 2}
+    environment = {"PARTITIONS_STATE_SIGNING_KEY": KEY, "PARTITIONS_LEASE_SECONDS": 2}
     return PartitionWorkers(module.__name__, server.url(), root=ROOT, logs=folder, environment=environment)
 
 

@@ -185,7 +185,7 @@ def test_values_that_json_has_not_want_a_signing_key_as_in_a_worker() -> None:
     told = applications["branch"]
     with harness(told, settings=Settings()) as h:
         h.send(Amount("a", 1))
-        assert "STATE_SIGNING_KEY" in h.parked["a"].fact.error
+        assert "PARTITIONS_STATE_SIGNING_KEY" in h.parked["a"].fact.error
     with harness(told, settings=Settings(state_signing_keys=(b"sixteen characters",))) as h:
         h.send(Amount("a", 1))
         assert h.outputs("shout") == [("a", 2)]

@@ -38,7 +38,7 @@ def provider(exporter: InMemorySpanExporter) -> TracerProvider:
 
 @pytest.fixture
 def traced_app(make_app: MakeApp, settings: Settings, provider: TracerProvider) -> Iterator[Celery]:
-    """An app with `TRACING`; `with_keys` is set by a test on its `Tracing`."""
+    """An app with `PARTITIONS_TRACING`; `with_keys` is set by a test on its `Tracing`."""
     receivers = signals.before_task_publish.receivers
     before = list(receivers)
     app = make_app(settings.redis_url, replace(settings, tracing=True))

@@ -1,4 +1,4 @@
-"""Where `opentelemetry-api` is not installed: nothing is missed with TRACING off; on, each process says what to install."""
+"""Where `opentelemetry-api` is not installed: nothing is missed with PARTITIONS_TRACING off; on, each process says what to install."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ for send in (lambda: update_stock.delay(Stock("AAPL", 1.0)), lambda: update_stoc
         print(error)
 """
 
-WHAT_TO_DO = "TRACING is on, and OpenTelemetry is not installed: pip install 'celery-partitions[otel]', or unset TRACING"
+WHAT_TO_DO = "PARTITIONS_TRACING is on, and OpenTelemetry is not installed: pip install 'celery-partitions[otel]', or unset PARTITIONS_TRACING"
 
 
 def python(code: str, directory: Path, url: str, tracing: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": url, "TRACING": tracing}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": url, "PARTITIONS_TRACING": tracing}
     return subprocess.run([sys.executable, "-c", code], cwd=directory, env=env, capture_output=True, text=True, timeout=60)
 
 

@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def live(redis_url: str, tmp_path: Path, file: Path) -> Iterator[LiveGroup]:
-    env = {"TRACING": 1, "SPANS_FILE": file, "PARTITIONS": 2, "LEASE_SECONDS": 10}
+    env = {"PARTITIONS_TRACING": 1, "SPANS_FILE": file, "PARTITIONS": 2, "PARTITIONS_LEASE_SECONDS": 10}
     with LiveGroup(redis_url, tmp_path, **env) as live:
         yield live
     live.print_logs()
@@ -99,7 +99,7 @@ def test_what_follows_a_reply_is_of_its_trace(live: LiveGroup, traced_app: Celer
 
 def test_off_a_worker_makes_nothing_of_a_message_that_has_a_context(live: LiveGroup, traced_app: Celery, file: Path) -> None:
     sales.send_many([Order("ann", "hat")])
-    live.env["TRACING"] = "0"
+    live.env["PARTITIONS_TRACING"] = "0"
     start(live)
     wait_until(lambda: live.client.llen("elsewhere") == 1, 60.0, message="nothing was put out")
     assert [span.name for span in read_spans(file)] == ["look into it"]

@@ -44,7 +44,7 @@ class Run:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "celery_partitions.wallaroo", *command],
                 cwd=APPLICATIONS,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "", "LEASE_SECONDS": "1", **env},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "", "PARTITIONS_LEASE_SECONDS": "1", **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

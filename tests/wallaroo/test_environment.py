@@ -19,26 +19,26 @@ def settings_of(**given: str) -> Settings:
 def test_a_run_of_its_own_has_a_key_and_a_group_that_no_other_has() -> None:
     one, other = settings_of(), settings_of(REDIS_URL="redis://h/0")
     assert one.state_signing_keys and one.state_signing_keys != other.state_signing_keys
-    assert one.partition_group.startswith("wallaroo-shop-votes-") and one.partition_group != other.partition_group
+    assert one.group.startswith("wallaroo-shop-votes-") and one.group != other.group
     assert one.partitions == 6 and one.state_modules == ("*",)
     assert one.wallaroo_arguments == ARGUMENTS
     assert (one.retry_attempts, one.retry_then) == (0, "dead_letter")
 
 
 def test_with_a_signing_key_states_outlive_the_run() -> None:
-    given = settings_of(REDIS_URL="redis://h/0", STATE_SIGNING_KEY="0123456789abcdef", RETRY_ATTEMPTS="2", STATE_MODULES="shop.*")
-    assert given.partition_group == "wallaroo-shop-votes"
+    given = settings_of(REDIS_URL="redis://h/0", PARTITIONS_STATE_SIGNING_KEY="0123456789abcdef", PARTITIONS_RETRY_ATTEMPTS="2", PARTITIONS_STATE_MODULES="shop.*")
+    assert given.group == "wallaroo-shop-votes"
     assert given.state_signing_keys == (b"0123456789abcdef",)
-    assert (given.partitions, given.retry_attempts, given.state_modules) == (4, 2, ("shop.*",))
+    assert (given.partitions, given.retry_attempts, given.state_modules) == (16, 2, ("shop.*",))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(RunError, match="Set both, or none"):
-        settings_of(REDIS_URL="redis://h/0", PARTITION_GROUP="mine")
-    with pytest.raises(SettingsError, match="LEASE_SECONDS"):
-        settings_of(LEASE_SECONDS="long")
+        settings_of(REDIS_URL="redis://h/0", PARTITIONS_GROUP="mine")
+    with pytest.raises(SettingsError, match="PARTITIONS_LEASE_SECONDS"):
+        settings_of(PARTITIONS_LEASE_SECONDS="long")
 
 
 def test_everything_may_be_named_only_where_it_is_signed() -> None:
-    with pytest.raises(SettingsError, match="STATE_SIGNING_KEY is not set"):
-        Settings.from_environment({"STATE_MODULES": "*"})
+    with pytest.raises(SettingsError, match="PARTITIONS_STATE_SIGNING_KEY is not set"):
+        Settings.from_environment({"PARTITIONS_STATE_MODULES": "*"})

@@ -45,7 +45,7 @@ class Busy:
 
 @pytest.fixture
 def busy(make_live: Callable[..., LiveGroup]) -> Iterator[Busy]:
-    live = make_live(PARTITIONS=PARTITIONS, LEASE_SECONDS=3, RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS=PARTITIONS, PARTITIONS_LEASE_SECONDS=3, PARTITIONS_RETRY_THEN="dead_letter")
     (worker,) = live.start_workers(1)
     yield Busy(live, worker)
 
@@ -104,7 +104,7 @@ def test_an_operator_pauses_and_resumes_an_idle_partition(busy: Busy) -> None:
 
 
 def test_events_of_an_idle_partition_reach_a_monitor(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(PARTITIONS=PARTITIONS, EVENTS_PER_SECOND=1000)
+    live = make_live(PARTITIONS=PARTITIONS, PARTITIONS_EVENTS_PER_SECOND=1000)
     worker = live.start_worker("-E").wait_ready()
     live.wait_owned(by=1)
     busy = Busy(live, worker)

@@ -78,7 +78,7 @@ def test_a_key_that_is_no_utf_8_is_told_as_text_that_every_monitor_can_encode(li
 
 
 def test_a_failure_is_told_with_its_traceback(make_live: Make) -> None:
-    live = make_live(RETRY_ATTEMPTS=0)
+    live = make_live(PARTITIONS_RETRY_ATTEMPTS=0)
     live.start_workers(1)
     with monitor(live) as seen:
         live.send(fail, [Attempt("key", 1, fail=True)])
@@ -90,7 +90,7 @@ def test_a_failure_is_told_with_its_traceback(make_live: Make) -> None:
 def test_past_the_budget_a_sample_is_told_in_few_messages(make_live: Make) -> None:
     """The bucket holds one second's budget, and is filled once more a second: a burst of less than a second is told by
     not many more than that."""
-    live = make_live(EVENTS_PER_SECOND=20)
+    live = make_live(PARTITIONS_EVENTS_PER_SECOND=20)
     live.start_workers(1)
     with monitor(live) as seen:
         live.send(record, [Step(f"key-{number % 20}", number) for number in range(5000)])

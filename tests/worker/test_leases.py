@@ -14,7 +14,7 @@ Make = Callable[..., LiveGroup]
 
 
 def test_a_lease_is_renewed_during_a_computation_longer_than_it(make_live: Make) -> None:
-    live = make_live(LEASE_SECONDS=0.6)
+    live = make_live(PARTITIONS_LEASE_SECONDS=0.6)
     live.start_workers(2)
     owners = live.owners()
     live.send(witness, [Deed("key", 1, seconds=2.5), Deed("key", 2)])
@@ -24,7 +24,7 @@ def test_a_lease_is_renewed_during_a_computation_longer_than_it(make_live: Make)
 
 
 def test_a_computation_that_held_the_interpreter_past_the_lease_and_was_not_replaced_commits(make_live: Make) -> None:
-    live = make_live(LEASE_SECONDS=0.6)
+    live = make_live(PARTITIONS_LEASE_SECONDS=0.6)
     worker = live.start_worker(module=frozen.__name__).wait_ready()
     live.wait_owned(by=1)
     live.send(frozen.freeze, [frozen.Freeze("key", number, 1.5) for number in range(2)])
@@ -39,7 +39,7 @@ def commands(live: LiveGroup) -> dict[str, int]:
 
 def test_an_idle_worker_does_not_poll(make_live: Make) -> None:
     """In two seconds of nothing to do: no queue is read, and there is little but the lease."""
-    live = make_live(LEASE_SECONDS=5)
+    live = make_live(PARTITIONS_LEASE_SECONDS=5)
     live.start_workers(1)
     live.send(witness, [Deed(f"key-{number}", number) for number in range(50)])
     live.wait_drained()

@@ -146,7 +146,7 @@ def test_arguments_that_do_not_fit_are_counted(body: object) -> None:
 
 
 def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(LOG_FORMAT="json", RETRY_ATTEMPTS=1, RETRY_BACKOFF_SECONDS=0.05, RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS_LOG_FORMAT="json", PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.05, PARTITIONS_RETRY_THEN="dead_letter")
     worker = live.start_worker().wait_ready()
     live.app.send_task(
         record.name, args=[{"key": SECRET.replace("1", "2"), "number": SECRET}], task_id="unfit", queue="partition.0"

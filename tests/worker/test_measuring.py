@@ -51,7 +51,7 @@ def test_batches_are_measured_and_a_worker_that_follows_counts_on(make_live: Mak
 
 
 def test_failures_are_told_with_their_key_and_message(make_live: Make) -> None:
-    live = make_live(PARTITIONS=1, RETRY_ATTEMPTS=1, RETRY_THEN="dead_letter", RETRY_BACKOFF_SECONDS=0.01)
+    live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_THEN="dead_letter", PARTITIONS_RETRY_BACKOFF_SECONDS=0.01)
     live.start_workers(1)
     message = live.send_task("fail", {"key": "a", "number": 1, "fail": True})
     live.letter_of(message)
@@ -62,7 +62,7 @@ def test_failures_are_told_with_their_key_and_message(make_live: Make) -> None:
 
 
 def test_a_worker_that_slept_through_its_lease_tells_that_it_was_refused(make_live: Make) -> None:
-    live = make_live(PARTITIONS=1, LEASE_SECONDS=0.5)
+    live = make_live(PARTITIONS=1, PARTITIONS_LEASE_SECONDS=0.5)
     (first,) = live.start_workers(1)
     live.send(witness, [Deed("a", 0, 0.5)])
     wait_until(lambda: live.witnessed(), PATIENCE_SECONDS, message="it did not begin")
@@ -75,7 +75,7 @@ def test_a_worker_that_slept_through_its_lease_tells_that_it_was_refused(make_li
 
 
 def test_the_last_commits_are_told_with_what_came_of_them(make_live: Make) -> None:
-    live = make_live(PARTITIONS=1, RETRY_ATTEMPTS=0, RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_THEN="dead_letter")
     live.send(record, [Step(f"key {number % 2}", number // 2) for number in range(4)])
     (worker,) = live.start_workers(1)
     (first,) = wait_until(lambda: commits(live, "0"), PATIENCE_SECONDS, message="no commit was told")

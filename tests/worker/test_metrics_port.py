@@ -1,4 +1,4 @@
-"""METRICS_PORT: a worker tells its own partitions' numbers, on this machine only unless told otherwise."""
+"""PARTITIONS_METRICS_PORT: a worker tells its own partitions' numbers, on this machine only unless told otherwise."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def partitions(port: int) -> set[str]:
 
 
 def test_each_worker_tells_what_it_holds_and_of_its_process(make_live: Make) -> None:
-    live = make_live(PARTITIONS=3, METRICS_PORT=0)
+    live = make_live(PARTITIONS=3, PARTITIONS_METRICS_PORT=0)
     workers = live.start_workers(2)
     ports = [port_of(worker) for worker in workers]
     wait_until(lambda: len(partitions(ports[0])) == len(partitions(ports[1])) == 2, PATIENCE_SECONDS)
@@ -63,19 +63,19 @@ def test_each_worker_tells_what_it_holds_and_of_its_process(make_live: Make) -> 
 
 
 def test_a_port_that_is_taken_is_said_and_the_worker_works(make_live: Make) -> None:
-    live = make_live(PARTITIONS=1, METRICS_PORT=free_port())
+    live = make_live(PARTITIONS=1, PARTITIONS_METRICS_PORT=free_port())
     first, second = live.start_workers(2)
     logs = [worker.log() for worker in (first, second)]
     assert sorted("metrics: served at" in log for log in logs) == [False, True]
-    assert sum("metrics: not served" in log and "METRICS_PORT=0 lets" in log for log in logs) == 1
+    assert sum("metrics: not served" in log and "PARTITIONS_METRICS_PORT=0 lets" in log for log in logs) == 1
     live.send(record, [Step("key", 0)])
     live.wait_drained()
 
 
 def test_a_host_that_is_not_this_machine_is_said(make_live: Make) -> None:
-    live = make_live(PARTITIONS=1, METRICS_PORT=0, METRICS_HOST="no such host")
+    live = make_live(PARTITIONS=1, PARTITIONS_METRICS_PORT=0, PARTITIONS_METRICS_HOST="no such host")
     (worker,) = live.start_workers(1)
-    assert "metrics: not served: METRICS_HOST=no such host" in worker.log()
+    assert "metrics: not served: PARTITIONS_METRICS_HOST=no such host" in worker.log()
 
 
 def test_unless_told_to_a_worker_listens_nowhere(make_live: Make) -> None:

@@ -14,7 +14,7 @@ from tests.support.worker import WorkerProcess
 
 TERM, INT, QUIT = WorkerProcess.terminate, WorkerProcess.interrupt, WorkerProcess.quit
 #: A lease that nobody waits for.
-LONG = {"LEASE_SECONDS": 60}
+LONG = {"PARTITIONS_LEASE_SECONDS": 60}
 
 Make = Callable[..., LiveGroup]
 
@@ -82,7 +82,7 @@ def test_ended_amid_a_backlog_nothing_is_lost_and_nothing_done_twice(
     make_live: Make, end: Callable[[WorkerProcess], None]
 ) -> None:
     live = make_live(**LONG)
-    worker = live.start_workers(1, BATCH_MESSAGES=50)[0]
+    worker = live.start_workers(1, PARTITIONS_BATCH_MESSAGES=50)[0]
     live.send(record, [Step("key", number) for number in range(20_000)])
     wait_until(lambda: live.processed() > 500, every=0.001)
     end(worker)

@@ -21,7 +21,7 @@ from trades import Average, averaged, folded, one_trade_a_symbol
 QUEUE, STATES = "raw-queue", "raw-states"
 #: The same batch as BATCH_MESSAGES has by default.
 BATCH_MESSAGES = 2000
-#: The same cache as STATE_CACHE_KEYS has by default.
+#: The same cache as PARTITIONS_STATE_CACHE_KEYS has by default.
 CACHE_KEYS = 100_000
 #: Redis' Lua can't unpack more than about 8000 values: 2000 fields and values are safe.
 COMMIT = """

@@ -1,0 +1,125 @@
+"""Parsers of settings: each takes the text of one variable and returns its value, or raises `ValueError` that says what was expected."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+#: With more queues than this, the blocking connections of one worker would fill a small server.
+MOST_PARTITIONS = 4096
+#: Three years in seconds: no clock of a system call overflows.
+MOST_SECONDS = 100_000_000
+#: A message may have to be written into a dead letter in base64, and a server takes 512 MB.
+MOST_MESSAGE_BYTES = 256_000_000
+
+
+def parse_switch(text: str) -> bool:
+    match text.lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("expected 1 or 0")
+
+
+def parse_number(text: str) -> float:
+    """Zero or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("expected a number") from None
+    if not 0 <= number <= MOST_SECONDS:
+        raise ValueError(f"expected a number from 0 to {MOST_SECONDS:,}")
+    return number
+
+
+def parse_seconds(text: str) -> float:
+    """Above zero."""
+    number = parse_number(text)
+    if number == 0:
+        raise ValueError("expected a number greater than 0")
+    return number
+
+
+def parse_integer(text: str, least: int, most: int | None = None) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise ValueError("expected an integer") from None
+    if most is not None and not least <= number <= most:
+        raise ValueError(f"expected an integer from {least} to {most}")
+    if number < least:
+        raise ValueError(f"expected an integer, at least {least}")
+    return number
+
+
+def parse_count(text: str) -> int:
+    return parse_integer(text, 1)
+
+
+def parse_count_or_zero(text: str) -> int:
+    return parse_integer(text, 0)
+
+
+def parse_port(text: str) -> int:
+    return parse_integer(text, 0, 65535)
+
+
+def parse_partitions(text: str) -> int:
+    return parse_integer(text, 1, MOST_PARTITIONS)
+
+
+def parse_message_bytes(text: str) -> int:
+    return parse_integer(text, 1, MOST_MESSAGE_BYTES)
+
+
+def parse_exhausted(text: str) -> Literal["park", "dead_letter", "hold", "stop"]:
+    match text:
+        case "park" | "dead_letter" | "hold" | "stop":
+            return text
+        case _:
+            raise ValueError("expected park, dead_letter, hold or stop")
+
+
+def parse_log_format(text: str) -> Literal["text", "json"]:
+    match text:
+        case "text" | "json":
+            return text
+        case _:
+            raise ValueError("expected text or json")
+
+
+def parse_group(text: str) -> str:
+    if not all(c.isalnum() or c in "-_" for c in text):
+        raise ValueError("expected letters, digits, - and _ only")
+    return text
+
+
+def parse_file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("the file does not exist")
+    return text
+
+
+def parse_state_modules(text: str) -> tuple[str, ...]:
+    entries = tuple(part.strip() for part in text.split(",") if part.strip())
+    for entry in entries:
+        if entry == "*":
+            continue
+        module, colon, name = entry.removesuffix(".*").partition(":")
+        if not all(word.isidentifier() for word in [*module.split("."), *(name.split(".") if colon else ())]):
+            raise ValueError(f"expected a module, package.*, module:name or *, not {entry!r}")
+    return entries
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
+def parse_signing_keys(text: str) -> tuple[bytes, ...]:
+    keys = tuple(part.strip().encode() for part in text.split(",") if part.strip())
+    if any(len(key) < 16 for key in keys):
+        raise ValueError("each signing key needs at least 16 characters (openssl rand -hex 32 makes one)")
+    return keys

@@ -1,0 +1,70 @@
+"""`partitions settings`: the settings that the app runs with, and where each comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from celery_partitions.cli.context import app_installation
+from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.cli.reference import shown_value
+from celery_partitions.model.errors import SetupError
+from celery_partitions.producer.installation import Installation
+from celery_partitions_config.settings import SETTINGS, SettingsError, misspelt
+
+
+@click.command(short_help="The settings, their values and where they come from.")
+@json_option
+@click.pass_context
+@refusals
+def settings(context: click.Context, as_json: bool) -> None:
+    """List every setting with its value and the place that the value comes from: code, environment, app configuration or default.
+
+    Secrets are hidden. Exit code 1 when a value can't be used.
+    """
+    installation = app_installation(context)
+    rows, refused = settings_rows(installation), installation.resolved.refused
+    if as_json:
+        print_json({"settings": rows, "misspelt": misspelt()})
+    else:
+        print_table(
+            ("setting", "value", "source", "used by", "help"),
+            [(row["variable"], "not valid" if row["error"] else row["value"], row["source"], row["used_by"], row["help"]) for row in rows],
+            whole=("setting", "source", "used by"),
+        )
+        for error in refused.values():
+            click.echo(str(error), err=True)
+        for name, meant in misspelt().items():
+            click.echo(f"{name} is not a setting. Did you mean {meant}?", err=True)
+    if refused:
+        context.exit(1)
+
+
+def settings_rows(installation: Installation) -> list[dict[str, Any]]:
+    """A row for each setting. Asks no server."""
+    resolved = installation.resolved
+    try:
+        used = installation.settings
+    except (SetupError, SettingsError):
+        used = resolved.settings
+    rows: list[dict[str, Any]] = []
+    for one in SETTINGS.values():
+        value, source = getattr(used, one.field), resolved.sources[one.field]
+        if value != getattr(resolved.settings, one.field):
+            source = "app configuration"  # its broker_url, or the master in its broker_transport_options
+        error = resolved.refused.get(one.field)
+        rows.append(
+            {
+                "setting": one.field,
+                "variable": one.variable,
+                "option": one.option or "broker_url",
+                "value": shown_value(one, value),
+                "default": shown_value(one, one.default),
+                "source": source,
+                "error": None if error is None else str(error),
+                "used_by": one.used_by,
+                "help": one.help,
+            }
+        )
+    return rows

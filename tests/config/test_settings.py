@@ -1,0 +1,155 @@
+"""Where settings come from, which variables count, and whose mistakes stop whom."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_partitions.producer.declarations import installation_of
+from celery_partitions_config.settings import SETTINGS, Settings, SettingsError, misspelt, resolve
+from tests.producer.conftest import MakeApp, make_app
+
+__all__ = ["make_app"]
+
+URL = "redis://127.0.0.1:1/0"
+WORKERS_ONLY = [one for one in SETTINGS.values() if one.used_by in ("workers", "wallaroo") and one.parse is not str]
+#: What a host may have in its environment for a purpose of its own.
+GARBAGE = ("%(message)s", "jaeger", "tcp://10.0.0.1:9090")
+#: In no order of ours: no parser takes it.
+NONSENSE = "'?"
+
+
+def used(app: Celery) -> Settings:
+    installation = installation_of(app)
+    assert installation is not None
+    return installation.settings
+
+
+@pytest.mark.parametrize("how_many", range(4))
+def test_code_beats_the_environment_beats_the_apps_configuration_beats_the_default(
+    how_many: int, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Celery("shop", broker=URL, set_as_current=False)
+    if how_many > 0:
+        app.conf.partitions_lease_seconds = 11
+    if how_many > 1:
+        monkeypatch.setenv("PARTITIONS_LEASE_SECONDS", "12")
+    make_app(app, Settings(lease_seconds=5.0) if how_many > 2 else Settings(batch_bytes=7))
+    assert used(app).lease_seconds == (5.0, 11.0, 12.0, 5.0)[how_many]
+    assert used(app).batch_bytes == (4_000_000 if how_many > 2 else 7)
+
+
+def test_djangos_settings_with_celerys_namespace_are_the_apps_configuration(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PARTITIONS")
+    django = types.SimpleNamespace(
+        CELERY_BROKER_URL=URL, CELERY_PARTITIONS=3, CELERY_PARTITIONS_LEASE_SECONDS=10, CELERY_PARTITIONS_STATE_MODULES=["shop", "bank.*"],
+        CELERY_PARTITIONS_REDIS_TLS_VERIFY=False, CELERY_PARTITIONS_METRICS_PORT=None, PARTITIONS_GROUP="not in the namespace",
+    )  # fmt: skip
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object(django, namespace="CELERY")
+    make_app(app, None)
+    assert used(app) == Settings(redis_url=URL, partitions=3, lease_seconds=10, state_modules=("shop", "bank.*"), redis_tls_verify=False)
+
+
+def test_a_value_of_the_apps_configuration_that_is_not_valid_is_refused_by_its_name_there(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PARTITIONS")
+    app = make_app(Celery("shop", broker=URL, set_as_current=False, partitions=0), None)
+    with pytest.raises(SettingsError, match=r"^partitions='0' is not valid: expected an integer from 1 to 4096$"):
+        used(app)
+
+
+def test_only_two_variables_have_no_prefix() -> None:
+    names = {one.variable for one in SETTINGS.values()}
+    assert {name for name in names if not name.startswith("PARTITIONS_")} == {"REDIS_URL", "PARTITIONS"}
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+def test_the_hosts_own_variables_change_nothing(text: str) -> None:
+    short = {one.variable.removeprefix("PARTITIONS_"): text for one in SETTINGS.values()} | {one.field.upper(): text for one in SETTINGS.values()}
+    kubernetes = dict.fromkeys(["PARTITIONS_PORT", "PARTITIONS_SERVICE_HOST", "PARTITIONS_SERVICE_PORT", "PARTITIONS_PORT_80_TCP"], text)
+    environ = {**short, **kubernetes, "PARTITION_GROUP": text}
+    del environ["REDIS_URL"], environ["PARTITIONS"]
+    assert Settings.from_environment(environ) == Settings()
+    code = "import celery_partitions as c; c.app.finalize(); from celery_partitions.producer.declarations import installation_of; print(installation_of(c.app).settings)"
+    assert python(code, environ).strip() == repr(Settings(redis_url=os.environ["REDIS_URL"], partitions=4))
+
+
+@pytest.mark.parametrize("one", WORKERS_ONLY, ids=lambda one: one.field)
+def test_a_producer_does_not_fail_over_a_workers_setting_and_a_worker_does(one: Any) -> None:
+    resolved = resolve(environ={one.variable: NONSENSE})
+    assert getattr(resolved.check("producers"), one.field) == one.default
+    with pytest.raises(SettingsError, match=f"^{one.variable}="):
+        resolved.check("workers")
+    assert one.variable in WORKERS_VARIABLES
+
+
+WORKERS_VARIABLES = {one.variable for one in WORKERS_ONLY}
+
+
+def test_a_producer_sends_and_a_worker_refuses_with_one_line(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from celery_partitions import app, computation\n@computation('f', key=str)\ndef f(word: str) -> None: ...\n"
+    )
+    environ = {"REDIS_URL": redis_url} | dict.fromkeys(WORKERS_VARIABLES, NONSENSE)
+    python("import shop; shop.f.delay('a'); shop.f.send_many(['b'], progress=False)", environ, tmp_path)
+    command = [sys.executable, "-m", "celery", "-A", "shop", "worker"]
+    worker = subprocess.run(command, cwd=tmp_path, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60)
+    assert worker.returncode == 1
+    assert worker.stderr.strip().splitlines()[-1].startswith("Error: PARTITIONS_")
+    assert "Traceback" not in worker.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "says"),
+    [
+        ("PARTITIONS_TRACING", "jaeger", "expected 1 or 0"),
+        ("PARTITIONS", "four", "expected an integer"),
+        ("PARTITIONS", "5000", "expected an integer from 1 to 4096"),
+        ("PARTITIONS_LEASE_SECONDS", "0", "expected a number greater than 0"),
+        ("PARTITIONS_LEASE_SECONDS", "soon", "expected a number"),
+        ("PARTITIONS_LOG_FORMAT", "%(message)s", "expected text or json"),
+        ("PARTITIONS_GROUP", "a b", "expected letters, digits, - and _ only"),
+        ("PARTITIONS_METRICS_PORT", "tcp://10.0.0.1:9090", "expected an integer. Kubernetes sets such a variable"),
+    ],
+)
+def test_an_error_names_the_variable_the_value_and_what_was_expected(variable: str, text: str, says: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: text})
+    assert str(caught.value).startswith(f"{variable}='{text}' is not valid: {says}")
+
+
+def test_a_misspelt_variable_is_found_and_a_foreign_one_is_not() -> None:
+    assert misspelt({"PARTITIONS_LEASE_SECOND": "", "PARTITION_GROUP": "", "PARTITIONS_BATCH_MESAGES": ""}) == {
+        "PARTITIONS_LEASE_SECOND": "PARTITIONS_LEASE_SECONDS",
+        "PARTITION_GROUP": "PARTITIONS_GROUP",
+        "PARTITIONS_BATCH_MESAGES": "PARTITIONS_BATCH_MESSAGES",
+    }
+    assert misspelt(dict.fromkeys([*(one.variable for one in SETTINGS.values()), "LEASE_SECOND", "PARTITIONS_PORT", "PARTITIONS_SERVICE_HOST"], "")) == {}
+
+
+def test_a_copy_is_equal_and_a_replaced_one_names_every_field() -> None:
+    made = Settings(lease_seconds=7)
+    assert made.given == {"lease_seconds"}
+    assert copy.deepcopy(made) == pickle.loads(pickle.dumps(made)) == made
+    assert replace(made, partitions=2) == Settings(lease_seconds=7, partitions=2)
+    assert SETTINGS.keys() < replace(made, partitions=2).given
+
+
+def python(code: str, environ: dict[str, str], folder: Path | None = None) -> str:
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environ}, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
