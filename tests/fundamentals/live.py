@@ -20,6 +20,7 @@ from celery_partitions.store.letters import DeadLetter
 from celery_partitions_config.celeryconfig import celery_options
 from celery_partitions_config.settings import Settings
 from tests.fundamentals import application
+from tests.support.environment import PARTITIONS
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
@@ -37,7 +38,7 @@ class LiveGroup:
     """
 
     def __init__(self, url: str, directory: Path, **env: object) -> None:
-        self.env = {"REDIS_URL": url, **{name: str(value) for name, value in env.items()}}
+        self.env = {"REDIS_URL": url, "PARTITIONS": str(PARTITIONS), **{name: str(value) for name, value in env.items()}}
         self.settings = Settings.from_environment(self.env)
         self.app = Celery("outside", set_as_current=False)
         self.app.config_from_object(celery_options(self.settings))
