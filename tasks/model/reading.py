@@ -132,11 +132,11 @@ class Reading(msgspec.Struct, frozen=True):
     places: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-def condemned(item: Item, error: str) -> Broken:
-    """The dead letter of a message that ended the workers that tried it."""
+def condemned(item: Item, error: str, reason: str = "kills-the-worker") -> Broken:
+    """The dead letter of a message that must not run any more: it ended the workers that tried it, say."""
     key = item.key if isinstance(item, Work) else None
     task, message_id = name_of(item.raw)
-    return Broken(item.raw, "kills-the-worker", error, "", task, message_id, key)
+    return Broken(item.raw, reason, error, "", task, message_id, key)
 
 
 def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str]) -> list[Item]:

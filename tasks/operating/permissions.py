@@ -55,7 +55,7 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
         ("HSET", names.parked("0"), "key", "x"),
         ("LPUSH", names.mailbox("0", "key"), "x"),
         ("HSET", names.dead("0"), "id", "x"),
-        ("HSET", names.tries("0"), "x", "1:0"),
+        ("HSET", names.tries("0"), "x", "1:0:0"),
         ("SADD", names.seen("0", "any", "young"), "x"),
         ("HSETNX", names.facts_of_group, "partitions", "1"),
         ("HSET", names.measurements, "0", "x"),

@@ -8,15 +8,16 @@ Of each partition, here of `partition.3`:
 
 partition.3                         list   the queue; the oldest message is on the right
 partition.3\\x06\\x16<3|6|9>          list   where kombu's default options put messages with a priority (in another slot)
-{partition.3}:meta                  hash   commit_number, edit_version, paused, suspect (how many messages to run one by one after a
-                                           worker died), seen:<computation> (when its young ids began, ms), counters (processed, …)
+{partition.3}:meta                  hash   commit_number, edit_version, paused, suspect (how many messages to note before they run, after
+                                           a worker died), seen:<computation> (when its young ids began, ms), counters (processed, …)
 {partition.3}:state:<computation>   hash   key → state bytes
 {partition.3}:later                 zset   due (ms) → `<commit number>.<index>:<raw message>`
 {partition.3}:parked                hash   key → JSON {due, attempt, error, letter, …}
 {partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is on the right
 {partition.3}:dead                  hash   dead letter id → JSON
 {partition.3}:dead:raw              hash   dead letter id → the message itself, where it is too long for the JSON
-{partition.3}:tries                 hash   SHA-1 of a message that ran alone → `<token>:<deaths>`, or `hang:<why>`
+{partition.3}:tries                 hash   SHA-1 of a message that runs after a worker died → `<token>:<deaths>:<stalls>`, or
+                                           `hang:<why>`
 {partition.3}:commits               list   JSON of the newest commits (model/recent_commits.py); the newest is on the left
 {partition.3}:seen:<age>:<computation>
                                     set    message ids, for a computation that drops duplicates; age: young, old

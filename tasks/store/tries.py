@@ -1,11 +1,13 @@
-"""Messages that are run one by one after a worker died, or could not be interrupted: which of them was it?
+"""Finding the message that kills workers, or that can't be interrupted.
 
-A worker's death leaves no word. So the next owner runs what may have been under way alone, message by message, each noted in
-Redis before it is begun; a note that an earlier owner left tells which message its worker ended over.
+A worker's death leaves no word. So the next owner notes in Redis which messages it is about to run: first in groups, which costs
+nearly nothing. A note that an earlier owner left names the group in which its worker ended; the messages of that group are run
+alone, each with a note of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import redis
@@ -17,28 +19,42 @@ from celery_partitions.store.scripts import digest_of, script
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of a message before."""
+    """What was noted now, and what came of the first message before."""
 
-    #: So many workers ended while they ran it alone.
+    #: How many messages, from the oldest on, were noted, and are to be run.
+    count: int
+    #: How many workers ended while they ran the first message.
     deaths: int
-    #: It exceeded its time limit, and its worker had to be replaced.
+    #: How often the first message stopped its whole process until the lease had ended.
+    stalls: int
+    #: The first message exceeded its time limit, and its worker had to be replaced.
     hang: str | None
 
+    @property
+    def has_history(self) -> bool:
+        """The first message is run alone because of what came of it before."""
+        return bool(self.deaths or self.stalls or self.hang)
 
-def begin_try(client: redis.Redis, names: Names, lease: Lease, raw: bytes) -> Tried | None:
-    """Note that `raw` is about to be run alone; None when another owner has taken over."""
-    status, before = script("begin_try").run(
-        client, [names.tokens, names.tries(lease.unit)], [lease.unit, lease.token, digest_of(raw)]
+
+def begin_try(client: redis.Redis, names: Names, lease: Lease, digests: Sequence[str], largest: int) -> Tried | None:
+    """Note the next messages, by their `digest_of`, at most `largest` together; None when another owner has taken over."""
+    status, count, before = script("begin_try").run(
+        client, [names.tokens, names.tries(lease.unit)], [lease.unit, lease.token, largest, *digests]
     )
     if status == b"fenced":
         return None
     text = before.decode("utf-8", "replace")
-    return Tried(0, text.removeprefix("hang:")) if text.startswith("hang:") else Tried(int(text), None)
+    if text.startswith("hang:"):
+        return Tried(count, 0, 0, text.removeprefix("hang:"))
+    deaths, stalls = text.split(":")
+    return Tried(count, int(deaths), int(stalls), None)
 
 
-def forgive(client: redis.Redis, names: Names, lease: Lease, digest: str) -> bool:
-    """Take back that a worker ended over a message: called by that worker, which had only lost its lease."""
-    return bool(script("forgive").run(client, [names.tries(lease.unit)], [lease.token, digest]))
+def forgive(client: redis.Redis, names: Names, lease: Lease, digests: Iterable[str], *, stalled: bool) -> int:
+    """Take back that a worker ended over these messages. That worker calls it, which had only lost its lease. `stalled`: because the
+    whole process stood still."""
+    changed: int = script("forgive").run(client, [names.tries(lease.unit)], [lease.token, int(stalled), *digests])
+    return changed
 
 
 def note_hang(client: redis.Redis, names: Names, lease: Lease, raw: bytes, why: str, suspect_messages: int) -> bool:

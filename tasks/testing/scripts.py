@@ -87,31 +87,58 @@ def _oldest(held: Keyspace, queue: bytes, most: int, most_bytes: int) -> list[by
     return messages
 
 
-def begin_try(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[bytes]:
+#: What `begin_try` notes of a message: token, deaths, stalls.
+_NOTE = rb"(\d+|-):(\d+):(\d+)"
+
+
+def begin_try(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
     """`begin_try.lua`."""
-    (tokens, tries), (unit, token, digest) = keys, words
+    (tokens, tries), (unit, token, largest, *digests) = keys, words
     if held.find(tokens, dict).get(unit) != token:
-        return [b"fenced", b"0"]
-    before = held.find(tries, dict).get(digest) or b""
-    if before.startswith(b"hang:"):
-        return [b"ok", before]
-    found = re.fullmatch(rb"(\d+):(\d+)", before)
-    deaths = 0 if found is None else int(found[2]) + (found[1] != token)
-    held.call("HSET", tries, digest, b"%b:%d" % (token, deaths))
-    return [b"ok", b"%d" % deaths]
+        return [b"fenced", 0, b"0:0"]
+    count, before, notes = 0, b"0:0", {}
+    for digest in digests:
+        note = held.find(tries, dict).get(digest) or b""
+        hang = note.startswith(b"hang:")
+        found = re.fullmatch(_NOTE, note)
+        deaths, stalls = (0, 0) if found is None else (int(found[2]), int(found[3]))
+        deaths += found is not None and found[1] not in (token, b"-")
+        alone = hang or deaths > 0 or stalls > 0
+        if alone and count > 0:
+            break
+        count += 1
+        if count == 1:
+            before = note if hang else b"%d:%d" % (deaths, stalls)
+        if not hang:
+            notes[digest] = b"%b:%d:%d" % (token, deaths, stalls)
+        if alone or count == int(largest):
+            break
+    for digest, note in notes.items():
+        held.call("HSET", tries, digest, note)
+    return [b"ok", count, before]
 
 
 def forgive(held: Keyspace, keys: list[bytes], words: list[bytes]) -> int:
     """`forgive.lua`."""
-    (tries,), (token, digest) = keys, words
-    found = re.fullmatch(rb"(\d+):(\d+)", held.find(tries, dict).get(digest) or b"")
-    if found is None or (found[1] != token and found[2] == b"0"):
-        return 0
-    if found[1] == token:
-        held.call("HDEL", tries, digest)
-    else:
-        held.call("HSET", tries, digest, b"%b:%d" % (found[1], int(found[2]) - 1))
-    return 1
+    (tries,), (token, stalled, *digests) = keys, words
+    changed = 0
+    for digest in digests:
+        note = held.find(tries, dict).get(digest) or b""
+        found = re.fullmatch(_NOTE, note)
+        if found is None:
+            continue
+        noted_by, deaths, stalls = found[1], int(found[2]), int(found[3]) + int(stalled)
+        if noted_by == token:
+            noted_by = b"-"
+        else:
+            deaths = max(0, deaths - 1)
+        after = b"%b:%d:%d" % (noted_by, deaths, stalls)
+        if after == b"-:0:0":
+            held.call("HDEL", tries, digest)
+        else:
+            held.call("HSET", tries, digest, after)
+        changed += after != note
+    return changed
 
 
 def _fields(held: Keyspace, name: bytes, *fields: bytes) -> list[bytes | None]:

@@ -167,6 +167,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.loop.replies.prepare()
         self.loop.on_refusal = self.keeper.wake
         collect_seldom()
+        self.loop.stalls.start()
         self.loop.start()
         self.keeper.start()
         self.metrics = serve_metrics(installation, lambda: list(self.loop.lanes))
@@ -232,6 +233,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def leave(self) -> None:
         self.keeper.leave()
+        self.loop.stalls.end()
         if self.metrics is not None:
             self.metrics.close()
 

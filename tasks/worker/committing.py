@@ -11,8 +11,8 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reading import Item
 from celery_partitions.store.commits import Commit, CommitUnderWay, commands_of
 from celery_partitions.store.names import Names
+from celery_partitions.store.outputs import split
 from celery_partitions.store.parking import Parked, park, unpark
-from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.seen import remember
 from celery_partitions.worker.lane import Batch, Lane
 
@@ -52,7 +52,7 @@ def plan_commit(
     if lane.seen and outcome.taken:
         fresh = ids_to_remember(items[: outcome.taken], {broken.raw for broken, _ in outcome.dead})
         commands += remember(names, lane.unit, lane.seen, fresh, now, most_ids)
-    commands += _notes_of_one_by_one(names, lane, batch, outcome)
+    commands += _notes_of_suspects(names, lane, batch, outcome)
     ended = None
     key = batch.mailbox_of
     if key is not None and outcome.taken:
@@ -80,7 +80,7 @@ def plan_commit(
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
         commands=commands,
-        ask=1 if lane.suspect > 1 else lane.ask_after(len(taken), len(batch.messages), most),
+        ask=1 if batch.alone and lane.suspect > 1 else lane.ask_after(len(taken), len(batch.messages), most),
     )
     return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
 
@@ -106,11 +106,11 @@ def _parked_after(lane: Lane, batch: Batch, outcome: Outcome, now: float) -> dic
     return parked
 
 
-def _notes_of_one_by_one(names: Names, lane: Lane, batch: Batch, outcome: Outcome) -> list[list[Any]]:
-    """While messages are run one by one: one fewer is left, and the note that this one was begun goes."""
-    if not batch.alone:
+def _notes_of_suspects(names: Names, lane: Lane, batch: Batch, outcome: Outcome) -> list[list[Any]]:
+    """While messages are noted before they run: their notes go, and fewer are left."""
+    if not batch.noted:
         return []
-    commands: list[list[Any]] = [["HDEL", names.tries(lane.unit), digest_of(batch.messages[0])]]
+    commands = list(split(["HDEL", names.tries(lane.unit)], batch.noted))
     if batch.mailbox_of is None and outcome.taken:
         left = lane.suspect - outcome.taken
         facts = names.facts(lane.unit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.reading import Item, Reading, Work
@@ -89,6 +90,13 @@ class StateCache:
             self._old, self.young = self.young, {}
 
 
+class Verdict(NamedTuple):
+    """Why a message becomes a dead letter without being run."""
+
+    reason: str
+    error: str
+
+
 @dataclass(slots=True)
 class Batch:
     """Messages to step, and where they lie."""
@@ -98,10 +106,12 @@ class Batch:
     #: For a mailbox: which try the first message is at, and how many messages the mailbox has.
     attempt: int = 1
     length: int = 0
-    #: Its one message is run alone, and a note of that is in Redis: a worker died.
+    #: Its messages, by their digests, were noted in Redis before they are run: a worker died.
+    noted: list[str] = field(default_factory=list)
+    #: It has one message only, and so has the next batch.
     alone: bool = False
     #: Why the message is a dead letter, or counts as failed, without being run.
-    condemned: str | None = None
+    condemned: Verdict | None = None
     failed: str | None = None
 
 
@@ -120,10 +130,12 @@ class Lane:
     seen: dict[str, Seen] = field(default_factory=dict)
     #: Nothing is taken until an operator resumes the unit.
     paused: bool = False
-    #: So many messages are run one by one.
+    #: So many messages are noted before they are run.
     suspect: int = 0
-    #: The message that was begun alone, and is not committed yet.
-    trying: str | None = None
+    #: Digests of the messages that were noted, and are not committed yet.
+    trying: list[str] = field(default_factory=list)
+    #: The whole process stood still for long in the last step.
+    stalled: bool = False
     position: int = 0
     revision: int = 0
     messages: list[bytes] = field(default_factory=list)
@@ -228,7 +240,7 @@ class Lane:
     ) -> None:
         """After a commit: what it made true in Redis is true here."""
         self.fault = ""
-        self.trying = None
+        self.trying = []
         self.cache.committed(outcome.states)
         self.cache.may_hold_unreadable(bool(outcome.dead))
         for key, raws in outcome.mailed.items():

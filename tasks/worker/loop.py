@@ -34,6 +34,7 @@ from celery_partitions.worker.ordinary import OrdinaryRun, outcome_of
 from celery_partitions.worker.outage import Outage
 from celery_partitions.worker.replies import Replies
 from celery_partitions.worker.reports import Reports
+from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.stepping import Stepping
 from celery_partitions.worker.telling import Telling
 from celery_partitions.worker.turns import Turns
@@ -89,6 +90,8 @@ class PartitionLoop(threading.Thread):
         #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
         self.under_way: UnderWay | None = None
         self.outage = Outage()
+        #: Started by the boot step.
+        self.stalls = StallDetector()
         self.replies = Replies(installation, reports.node)
         self.telling = Telling(self.replies)
         writer = installation.message_writer(worker)
@@ -145,12 +148,14 @@ class PartitionLoop(threading.Thread):
             batch = self.take_batch(lane)
             if batch is None:
                 return
-            batch = alone(self.client, self.names, lane, batch, self.settings.deaths)
+            batch = alone(self.client, self.names, lane, batch, self.settings)
+            self.stalls.reset()
             items = self.read(lane, batch)
             self.load_states(lane, items)
             outcome = self.step(lane, batch, items)
             if outcome.ordinary is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(lane, outcome.ordinary)
+            lane.stalled = self.stalls.longest_seconds() > self.settings.lease_seconds / 2
             flush(self.installation.computations, outcome)
             self.commit(lane, batch, items, outcome)
         except LeaseLost:
@@ -208,7 +213,7 @@ class PartitionLoop(threading.Thread):
         items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
         items = drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's letter
-            return [condemned(items[0], batch.condemned)]
+            return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
         return items
 
     def load_states(self, lane: Lane, items: list[Item]) -> None:
@@ -313,7 +318,7 @@ class PartitionLoop(threading.Thread):
     def lose(self, lane: Lane) -> None:
         """Another worker has taken over: nothing of ours is written any more."""
         self.reports.fenced(lane.unit)
-        outlived(self.client, self.names, lane)
+        outlived(self.client, self.names, lane, stalled=lane.stalled)
         self.close_lane(lane)
         self.on_refusal()
 

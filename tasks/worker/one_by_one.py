@@ -1,4 +1,4 @@
-"""After a worker died: its unit's next messages are run alone, each noted in Redis before it is begun, to find the one."""
+"""After a worker died: the next messages are noted in Redis before they are run, to find the one that it died over."""
 
 from __future__ import annotations
 
@@ -9,41 +9,59 @@ import redis
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import digest_of
-from celery_partitions.store.tries import begin_try, forgive
-from celery_partitions.worker.lane import Batch, Lane
+from celery_partitions.store.tries import Tried, begin_try, forgive
+from celery_partitions.worker.lane import Batch, Lane, Verdict
+from celery_partitions_config.settings import Settings
+
+#: The largest group that is noted at once. Its messages run alone when a worker died over it; a smaller one would cost more commits.
+LARGEST_GROUP = 200
+#: So often a message may stop its whole process for longer than a lease. The next owner knows of the first time only which group it was.
+STALLS_ALLOWED = 2
 
 
 class LeaseLost(Exception):
     """Another worker has taken the unit over."""
 
 
-def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, deaths: int) -> Batch:
-    """The batch, or only its first message while the lane's messages are suspect. `deaths`: so many workers may die over one
-    message, the first of them when nobody knew over which. Raises `LeaseLost`."""
+def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, settings: Settings) -> Batch:
+    """The batch; while the lane's messages are suspect, only those of it that were noted now. Raises `LeaseLost`."""
     if not lane.suspect or not batch.messages:
         return batch
-    first = batch.messages[0]
-    before = begin_try(client, names, lane.lease, first)
-    if before is None:
+    # Of DEATHS deaths the first names nobody, and the second a group: with fewer than three every message runs alone.
+    largest = LARGEST_GROUP if settings.deaths > 2 else 1
+    digests = [digest_of(raw) for raw in batch.messages[:largest]]
+    tried = begin_try(client, names, lane.lease, digests, largest)
+    if tried is None:
         raise LeaseLost
-    lane.trying = digest_of(first)
-    condemned = None
-    if deaths and before.deaths >= max(1, deaths - 1):
-        condemned = f"{before.deaths + 1} workers died while they ran it (PARTITIONS_DEATHS)"
+    lane.trying = digests[: tried.count]
     return Batch(
-        [first],
+        batch.messages[: tried.count],
         batch.mailbox_of,
         batch.attempt,
         batch.length,
-        alone=True,
-        condemned=condemned,
-        failed=before.hang,
+        noted=lane.trying,
+        alone=tried.has_history or largest == 1,
+        condemned=_condemned(tried, settings),
+        failed=tried.hang,
     )
 
 
-def outlived(client: redis.Redis, names: Names, lane: Lane) -> None:
-    """The lane's lease is lost, and this worker lives: it did not end over the message that it had begun alone. Where Redis does
-    not answer, the message keeps a death too many."""
-    if lane.trying is not None:
+def _condemned(tried: Tried, settings: Settings) -> Verdict | None:
+    """Why the first message must not run any more."""
+    if tried.stalls >= STALLS_ALLOWED:
+        text = (
+            f"it stopped its whole worker process for longer than a lease ({settings.lease_seconds:g} s), {tried.stalls} times: "
+            "it holds Python's interpreter lock, as a regular expression or a C function may"
+        )
+        return Verdict("stalls-the-worker", text)
+    if settings.deaths and tried.deaths >= max(1, settings.deaths - 1):
+        return Verdict("kills-the-worker", f"{tried.deaths + 1} workers died or stood still while they ran it (PARTITIONS_DEATHS)")
+    return None
+
+
+def outlived(client: redis.Redis, names: Names, lane: Lane, *, stalled: bool) -> None:
+    """The lane's lease is lost, and this worker lives: it did not end over the messages that it had noted. Where Redis does
+    not answer, they keep a death too many."""
+    if lane.trying:
         with suppress(redis.ResponseError, *UNWELL):
-            forgive(client, names, lane.lease, lane.trying)
+            forgive(client, names, lane.lease, lane.trying, stalled=stalled)

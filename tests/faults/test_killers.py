@@ -42,6 +42,41 @@ def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_deaths(
     assert not live.client.hexists(live.names.facts("0"), "suspect")
 
 
+def test_after_a_death_the_backlog_is_committed_in_large_batches(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    """Only the batch that was under way can hold a killer: one commit a message would take minutes."""
+    live = make_live(redis_url, PARTITIONS=2, PARTITIONS_BATCH_MESSAGES=2000)
+    live.send(kill, sent({0: "exit"}, 1))
+    assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    messages = [Trouble(f"key-{number % 10}", number) for number in range(6000)]
+    live.send(kill, messages)
+    for _ in range(2):
+        assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    assert [letter.reason for letter in live.letters()] == ["kills-the-worker"]
+    assert sum(map(len, live.numbers(kill).values())) == 6000
+    commits = sum(int(live.client.hget(live.names.facts(unit), "commit_number") or 0) for unit in "01")
+    assert commits < 300
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_message_that_holds_the_interpreter_lock_past_its_lease_is_a_dead_letter(
+    make_live: Callable[..., LiveGroup], redis_url: str, workers: int
+) -> None:
+    """No worker dies, but each loses its leases to another one, over and over."""
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
+    for _ in range(workers):
+        live.start_worker(module=trouble.__name__).wait_ready()
+    messages = sent({20: "hold"})
+    live.send(kill, messages)
+    live.wait_drained()
+    check_history(wanted(messages, without={20}), live.numbers(kill))
+    (letter,) = live.letters()
+    assert (letter.reason, letter.key) in {("stalls-the-worker", "c"), ("kills-the-worker", "c")}
+    assert "stood still" in letter.error or "interpreter lock" in letter.error
+    assert all(worker.running for worker in live.workers)
+
+
 def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50, PARTITIONS_DEATHS=2)
     messages = sent({10: "exit", 11: "exit"})

@@ -42,7 +42,7 @@ def test_a_peek_brings_what_is_due(client: redis.Redis, names: Names, store: Com
 
 def test_a_message_is_run_alone(client: redis.Redis, names: Names, lease: Lease) -> None:
     fill_up(client)
-    assert begin_try(client, names, lease, b"raw") == Tried(0, None)
+    assert begin_try(client, names, lease, ["digest"], 1) == Tried(1, 0, 0, None)
 
 
 def test_a_process_that_starts_learns_n(client: redis.Redis, names: Names) -> None:

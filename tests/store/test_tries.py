@@ -1,4 +1,4 @@
-"""Messages run alone: what is noted of them, by whom, and what a note of an earlier lease means."""
+"""Messages that run after a worker died: what is noted of them, by whom, and what a note of an earlier lease means."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ class Owners:
         )
         return Lease("0", share.owned["0"])
 
-    def begin(self, lease: Lease) -> Tried | None:
-        return begin_try(self.client, self.names, lease, RAW)
+    def begin(self, lease: Lease, *raws: bytes, largest: int = 100) -> Tried | None:
+        return begin_try(self.client, self.names, lease, [digest_of(raw) for raw in raws or (RAW,)], largest)
+
+    def forgive(self, lease: Lease, *raws: bytes, stalled: bool = False) -> int:
+        return forgive(self.client, self.names, lease, [digest_of(raw) for raw in raws or (RAW,)], stalled=stalled)
 
 
 @pytest.fixture
@@ -46,29 +49,29 @@ def owners(client: redis.Redis, names: Names) -> Owners:
 def test_each_owner_that_ended_over_it_is_counted_and_a_second_try_of_one_owner_is_not(owners: Owners) -> None:
     for deaths in range(3):
         lease = owners.next()
-        assert owners.begin(lease) == owners.begin(lease) == Tried(deaths, None)
+        assert owners.begin(lease) == owners.begin(lease) == Tried(1, deaths, 0, None)
 
 
 def test_an_owner_that_left_did_not_die_over_it(owners: Owners) -> None:
     owners.begin(owners.next())
-    assert owners.begin(owners.next(released=True)) == Tried(0, None)
+    assert owners.begin(owners.next(released=True)) == Tried(1, 0, 0, None)
 
 
 def test_an_owner_that_was_only_cut_off_takes_its_death_back(owners: Owners) -> None:
     lost = owners.next()
     owners.begin(lost)
     now = owners.next()
-    assert owners.begin(now) == Tried(1, None)
-    assert forgive(owners.client, owners.names, lost, digest_of(RAW))
-    assert not forgive(owners.client, owners.names, lost, digest_of(RAW))
-    assert owners.begin(now) == Tried(0, None)
+    assert owners.begin(now) == Tried(1, 1, 0, None)
+    assert owners.forgive(lost)
+    assert not owners.forgive(lost)
+    assert owners.begin(now) == Tried(1, 0, 0, None)
 
 
 def test_and_before_anybody_counted_it_too(owners: Owners) -> None:
     lost = owners.next()
     owners.begin(lost)
-    assert forgive(owners.client, owners.names, lost, digest_of(RAW))
-    assert owners.begin(owners.next()) == Tried(0, None)
+    assert owners.forgive(lost)
+    assert owners.begin(owners.next()) == Tried(1, 0, 0, None)
 
 
 def test_one_that_was_fenced_off_begins_nothing(owners: Owners) -> None:
@@ -83,13 +86,13 @@ def test_one_that_hung_says_why_to_every_owner_after_it(owners: Owners) -> None:
     lease = owners.next()
     assert note_hang(owners.client, owners.names, lease, RAW, "took too long", 20)
     for released in (True, False):
-        assert owners.begin(owners.next(released=released)) == Tried(0, "took too long")
+        assert owners.begin(owners.next(released=released)) == Tried(1, 0, 0, "took too long")
 
 
-@pytest.mark.parametrize("note", [b"", b"garbage", b"12", b"x:1", b"1:x"])
+@pytest.mark.parametrize("note", [b"", b"garbage", b"12", b"x:1", b"1:x", b"1:1", b"x:1:0", b"1:x:0", b"1:0:x"])
 def test_a_note_that_is_not_ours_counts_as_none(owners: Owners, note: bytes) -> None:
     owners.client.hset(owners.names.tries("0"), digest_of(RAW), note)  # type: ignore[arg-type]
-    assert owners.begin(owners.next()) == Tried(0, None)
+    assert owners.begin(owners.next()) == Tried(1, 0, 0, None)
 
 
 @pytest.mark.parametrize(("released", "suspect"), [(False, b"20"), (True, None)])
@@ -97,3 +100,48 @@ def test_only_a_unit_whose_owner_died_is_suspect(owners: Owners, released: bool,
     owners.next()
     owners.next(released=released)
     assert owners.client.hget(owners.names.facts("0"), "suspect") == suspect
+
+
+A, B, C, D = b"a", b"b", b"c", b"d"
+
+
+def test_messages_without_a_history_are_a_group_of_at_most_the_largest(owners: Owners) -> None:
+    lease = owners.next()
+    assert owners.begin(lease, A, B, C, D, largest=3) == Tried(3, 0, 0, None)
+    assert owners.begin(lease, A, B, C, D, largest=1) == Tried(1, 0, 0, None)
+
+
+def test_a_group_over_which_a_worker_died_runs_one_by_one_and_the_others_as_a_group(owners: Owners) -> None:
+    owners.begin(owners.next(), A, B)
+    lease = owners.next()
+    assert owners.begin(lease, A, B, C, D) == Tried(1, 1, 0, None)
+    assert owners.begin(lease, B, C, D) == Tried(1, 1, 0, None)
+    assert owners.begin(lease, C, D) == Tried(2, 0, 0, None)
+
+
+def test_a_group_ends_before_a_message_with_a_history(owners: Owners) -> None:
+    owners.begin(owners.next(), C)
+    lease = owners.next()
+    assert owners.begin(lease, A, B, C, D) == Tried(2, 0, 0, None)
+    assert owners.begin(lease, C, D) == Tried(1, 1, 0, None)
+
+
+def test_one_that_hung_runs_alone(owners: Owners) -> None:
+    lease = owners.next()
+    assert note_hang(owners.client, owners.names, lease, B, "took too long", 20)
+    lease = owners.next()
+    assert owners.begin(lease, A, B, C) == Tried(1, 0, 0, None)
+    assert owners.begin(lease, B, C) == Tried(1, 0, 0, "took too long")
+
+
+def test_a_message_that_stops_its_process_is_remembered_though_no_worker_died(owners: Owners) -> None:
+    """Two workers take the partition from each other."""
+    first = owners.next()
+    owners.begin(first, A, B)
+    second = owners.next()
+    owners.forgive(first, A, B, stalled=True)
+    assert owners.begin(second, A, B) == Tried(1, 0, 1, None)
+    third = owners.next()
+    assert owners.begin(third, A, B) == Tried(1, 1, 1, None)
+    owners.forgive(second, A, stalled=True)
+    assert owners.begin(third, A, B) == Tried(1, 0, 2, None)

@@ -1,26 +1,43 @@
--- Note that a message is about to be run alone, and learn what came of it before. A note of an earlier lease means that its
--- worker ended over it: whoever finishes a message alone takes the note away in the commit.
+-- begin_try
+-- Note which messages are about to be run, so that the next owner knows if this worker dies over them. A note with another
+-- token means that its worker ended over the message: who finishes messages removes their notes in the commit.
 --
 -- KEYS  1 tokens (hash)  2 tries (hash)
--- ARGV  1 unit  2 token  3 SHA-1 of the message
--- Returns {status, before}
+-- ARGV  1 unit  2 token  3 the largest group  4… SHA-1 of each message, oldest first
+-- Returns {status, count, before}
 --   status  "ok", or "fenced": another owner has taken over; nothing is noted
---   before  how many workers ended over it, or "hang:<why>": it exceeded its time limit, and could not be interrupted
+--   count   how many messages are noted now and run next. A message with a history runs alone; others run as a group
+--   before  history of the first message: "<deaths>:<stalls>", workers that ended over it and leases that ended while it
+--           stopped its whole process; or "hang:<why>": it exceeded its time limit, and could not be interrupted
 
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
-  return { 'fenced', '0' }
+local unit, token, largest = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+if redis.call('HGET', KEYS[1], unit) ~= token then
+  return { 'fenced', 0, '0:0' }
 end
-local before = redis.call('HGET', KEYS[2], ARGV[3]) or ''
-if string.sub(before, 1, 5) == 'hang:' then
-  return { 'ok', before }
+
+local count, before, notes = 0, '0:0', {}
+for i = 4, #ARGV do
+  local note = redis.call('HGET', KEYS[2], ARGV[i]) or ''
+  local hang = string.sub(note, 1, 5) == 'hang:'
+  local noted_by, deaths, stalls = string.match(note, '^([%d-]+):(%d+):(%d+)$')
+  deaths, stalls = tonumber(deaths or 0), tonumber(stalls or 0)
+  -- "-": nobody has the message in hand.
+  if noted_by and noted_by ~= token and noted_by ~= '-' then deaths = deaths + 1 end
+  local alone = hang or deaths > 0 or stalls > 0
+  if alone and count > 0 then break end
+  count = count + 1
+  if count == 1 then before = hang and note or string.format('%d:%d', deaths, stalls) end
+  if not hang then
+    notes[#notes + 1] = ARGV[i]
+    notes[#notes + 1] = string.format('%s:%d:%d', token, deaths, stalls)
+  end
+  if alone or count == largest then break end
 end
-local token, deaths = string.match(before, '^(%d+):(%d+)$')
-if not token then
-  deaths = 0
-elseif token ~= ARGV[2] then
-  deaths = deaths + 1
-end
+
 -- A server that is full refuses a script's first write, unless it is one that frees: a message must be run all the same.
 redis.call('HDEL', KEYS[2], '')
-redis.call('HSET', KEYS[2], ARGV[3], string.format('%s:%d', ARGV[2], deaths))
-return { 'ok', string.format('%d', deaths) }
+for i = 1, #notes, 2 do
+  redis.call('HSET', KEYS[2], notes[i], notes[i + 1])
+end
+return { 'ok', count, before }

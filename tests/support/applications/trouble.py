@@ -43,6 +43,8 @@ def kill(trouble: Trouble, state: Sequence) -> None:
         os._exit(3)
     if trouble.do == "segfault":
         ctypes.string_at(0)
+    if trouble.do == "hold":  # the interpreter lock, for longer than a lease of the tests
+        ctypes.PyDLL(None).sleep(3)
 
 
 @state_computation(

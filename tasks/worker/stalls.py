@@ -1,0 +1,45 @@
+"""Notices that the whole process stood still: code held the interpreter lock, or the process was stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+#: Between two looks at the clock. Much shorter than the shortest sensible lease.
+TICK_SECONDS = 0.25
+
+
+class StallDetector(threading.Thread):
+    """A thread that looks at the clock. When it can't, no other thread of the process can run either, the lease keeper included."""
+
+    def __init__(self) -> None:
+        super().__init__(name="stall-detector", daemon=True)
+        self._ended = threading.Event()
+        self._last = time.monotonic()
+        #: The longest time without a look, since `reset`, and until when.
+        self._longest = 0.0
+
+    def run(self) -> None:
+        while not self._ended.wait(TICK_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._last)
+        self._last = now
+
+    def reset(self) -> None:
+        """Forget the stalls so far: what is asked for next begins now."""
+        self._look()
+        self._longest = 0.0
+
+    def longest_seconds(self) -> float:
+        """The longest stall since `reset`; 0 while the thread does not run."""
+        if not self.is_alive():
+            return 0.0
+        self._look()
+        return self._longest
+
+    def end(self) -> None:
+        """End the thread."""
+        self._ended.set()
