@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -13,6 +13,7 @@ import redis
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reading import Asked
+from celery_partitions.store.declared_keys import declare, keys_in, refused_keys
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.letters import dump_letter, letter_in_place, letter_of
 from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
@@ -99,7 +100,10 @@ class CommitStore:
         if self.replicas is not None and commit.position is not None:
             self.client.script_load(script("commit").text)
             return self.finish(self.begin(commit))
-        return _reply(script("commit").run(self.client, *self._words(commit)))
+        try:
+            return _reply(script("commit").run(self.client, *self._words(commit)))
+        except redis.exceptions.NoPermissionError as refusal:
+            return self._send_what_is_permitted(commit, refusal)
 
     def begin(self, commit: Commit) -> CommitUnderWay:
         """Send a commit and do not wait for its answer; meanwhile another unit's batch can be stepped."""
@@ -129,10 +133,32 @@ class CommitStore:
         match answer:
             case redis.exceptions.NoScriptError():
                 return self.send(under_way.commit)  # it has not run
+            case redis.exceptions.NoPermissionError():
+                return self._send_what_is_permitted(under_way.commit, answer)
             case redis.ResponseError():
                 raise answer
             case _:
                 return _reply(answer)
+
+    def _send_what_is_permitted(self, commit: Commit, refusal: redis.ResponseError) -> Reply:
+        """After the server refused the whole script, because the user may not touch one of its KEYS. Nothing has run.
+
+        Results under a forbidden key are left out, so that a message can't hold up its partition by naming one. For any other key the
+        answer is `wrongtype`.
+        """
+        refused = refused_keys(self.client, commit.commands)
+        if not refused:
+            raise refusal
+        kept = []
+        for command in commit.commands:
+            forbidden = next((key for key in keys_in(command) if key in refused), None)
+            if forbidden is None:
+                kept.append(command)
+            elif command[0] not in ("REPLY", "CHORD"):
+                reply = self.peek(commit.lease)
+                name = forbidden.decode("utf-8", "replace") if isinstance(forbidden, bytes) else forbidden
+                return replace(reply, status="wrongtype", culprit=name, messages=[]) if reply.status == "ok" else reply
+        return self.send(replace(commit, commands=kept))
 
     def _read(self, connection: Any) -> Any:
         """The answer, or the server's refusal; nothing more of this commit comes on the connection."""
@@ -162,9 +188,7 @@ class CommitStore:
             commit.ask,
             self.batch_bytes,
         ]
-        for command in commit.commands:
-            words.append(len(command))
-            words += command
+        declare(commit.commands, keys, words)
         return keys, words
 
 

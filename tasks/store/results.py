@@ -62,6 +62,7 @@ def chord_part(
         keys.counted,
         keys.group,
         keys.claim,
+        queue,
         member,
         result,
         int(ordered),
@@ -69,7 +70,6 @@ def chord_part(
         expires_seconds,
         group_expires_seconds,
         token,
-        queue,
         start,
     ]
 

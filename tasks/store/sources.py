@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import redis
 
+from celery_partitions.store.declared_keys import declare, refused_keys
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import script
 
@@ -63,10 +64,14 @@ def push_from_source(
     `wrongtype` the key that holds another type, or may not be written.
     """
     words: list[Any] = ["" if token is None else token, number, position, round(lease_seconds * 1000), "1" if ends else ""]
-    for command in commands:
-        words.append(len(command))
-        words += command
-    status, culprit = script("push_from_source").run(client, [key], words)
+    keys: list[Any] = [key]
+    declare(commands, keys, words)
+    try:
+        status, culprit = script("push_from_source").run(client, keys, words)
+    except redis.exceptions.NoPermissionError:  # the server checks KEYS before the script begins
+        for refused in refused_keys(client, commands):
+            return "wrongtype", refused.decode("utf-8", "replace") if isinstance(refused, bytes) else refused
+        raise
     return cast(PushStatus, status.decode()), culprit.decode("utf-8", "replace")
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from celery_partitions.store.declared_keys import KEYS_OF
 from celery_partitions.store.scripts import digest_of, script
 from celery_partitions.testing.keyspace import KIND_OF, Keyspace, SortedSet
 
@@ -38,7 +39,7 @@ def commit(held: Keyspace, keys: list[bytes], words: list[bytes]) -> list[Any]:
             or digest_of(unread[-taken]).encode() != youngest
         ):
             return [b"moved", at, edits, now, -1, 0, 0]
-        commands = list(_commands(rest))
+        commands = list(_commands(rest, keys))
         for name, key, *_ in commands:
             kind = KIND_OF.get(name)
             if kind is not None and held.exists(key) and type(held.data[key]) is not kind:
@@ -146,11 +147,15 @@ def _fields(held: Keyspace, name: bytes, *fields: bytes) -> list[bytes | None]:
     return [found.get(field) for field in fields]
 
 
-def _commands(words: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def _commands(words: Sequence[bytes], keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """The commands in a script's ARGV, with the names of their keys."""
     at = 0
     while at < len(words):
         count = int(words[at])
-        yield words[at + 1 : at + 1 + count]
+        name, *operands = words[at + 1 : at + 1 + count]
+        for place in range(KEYS_OF.get(name.decode(), 1)):
+            operands[place] = keys[int(operands[place]) - 1]
+        yield [name, *operands]
         at += 1 + count
 
 

@@ -150,7 +150,8 @@ class _Reads:
         self._backend.record(["SET", key, value, *(["EX", int(ex)] if ex else [])])
 
     def delete(self, *keys: Any) -> None:
-        self._backend.record(["DEL", *keys])
+        for key in keys:
+            self._backend.record(["DEL", key])
 
     def incr(self, key: Any, amount: int = 1) -> None:
         self._backend.record(["INCRBY", key, amount])
@@ -283,7 +284,8 @@ class RecordingBackend(RedisBackend):  # type: ignore[misc]
     def _chord_cleanup_script(self) -> Callable[..., int]:
         def clean(keys: Any, args: Any, **_: Any) -> int:
             claim, *rest = keys
-            self.record(["DEL", *rest])
+            for key in rest:
+                self.record(["DEL", key])
             self.record(["SET", claim, "done", "EX", math.ceil(args[1])])
             return 1
 

@@ -2,14 +2,16 @@
 -- With no messages and no commands it is the peek that begins a lease.
 --
 -- KEYS  1 queue (list)  2 tokens (hash)  3 facts (hash)  4 later (zset)  5 source: the list the messages were read from,
---       the queue or a key's mailbox  6 parked (hash)  7… the priority lists of the queue
+--       the queue or a key's mailbox  6 parked (hash)  7, 8, 9 the priority lists of the queue
+--       10… what the commands touch
 -- ARGV  1 unit  2 token  3 position: how many commits this unit has had, as the worker knows it; "" does not ask
 --       4 revision of the states, as the worker knows it; "" does not ask
 --       5 taken: messages that leave the source  6 SHA-1 of the oldest of them  7 SHA-1 of the youngest
 --       8 most messages and 9 most bytes of the next batch (at least one message; 0 messages: none)
---       10… commands, each: how many words, then the words (Redis command, key, arguments), or a word of this script:
+--       10… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments), or a word of
+--       this script (its keys by number too):
 --         REPLY key value seconds     a Celery result: set (for so long; 0: for ever) and published, unless a success is there
---         CHORD results added size counted group claim  member result ordered score seconds seconds(group) token queue message
+--         CHORD results added size counted group claim queue  member result ordered score seconds seconds(group) token message
 --                                     a Celery chord's part, counted once by member and score; with the last part the chord is
 --                                     claimed with the token, and the message put at the head of the queue. A claimed chord, or
 --                                     one under whose names foreign types lie, is left
@@ -44,23 +46,23 @@ end
 
 local function count_part(w)
   local results, added, size, counted, group, claim = w[1], w[2], w[3], w[4], w[5], w[6]
-  local member, ordered = w[7] .. ':' .. w[10], w[9] == '1'
+  local queue, member, ordered = w[7], w[8] .. ':' .. w[11], w[10] == '1'
   if text(claim) == 'done' then return end
   local had = redis.pcall('SADD', counted, member)
   if type(had) ~= 'number' then return end
   if had == 1 then
     if ordered then
-      redis.pcall('ZADD', results, w[10], w[8])
+      redis.pcall('ZADD', results, w[11], w[9])
     else
-      redis.pcall('RPUSH', results, w[8])
+      redis.pcall('RPUSH', results, w[9])
     end
   end
-  if tonumber(w[11]) > 0 then
+  if tonumber(w[12]) > 0 then
     for _, key in ipairs({ results, added, size, counted }) do
-      redis.pcall('EXPIRE', key, w[11])
+      redis.pcall('EXPIRE', key, w[12])
     end
-    if tonumber(w[12]) > 0 then
-      redis.pcall('EXPIRE', group, w[12])
+    if tonumber(w[13]) > 0 then
+      redis.pcall('EXPIRE', group, w[13])
     end
   end
   local ready = redis.pcall(ordered and 'ZCARD' or 'LLEN', results)
@@ -68,13 +70,13 @@ local function count_part(w)
   if not wanted or ready ~= wanted + tonumber(text(added) or '0') then return end
   -- For as long as the chord's data is kept: the message that is pushed now is what starts the body, and nobody else.
   local claimed
-  if tonumber(w[11]) > 0 then
-    claimed = redis.pcall('SET', claim, w[13], 'NX', 'EX', w[11])
+  if tonumber(w[12]) > 0 then
+    claimed = redis.pcall('SET', claim, w[14], 'NX', 'EX', w[12])
   else
-    claimed = redis.pcall('SET', claim, w[13], 'NX')
+    claimed = redis.pcall('SET', claim, w[14], 'NX')
   end
   if claimed and claimed.ok then
-    redis.call('RPUSH', w[14], w[15])
+    redis.call('RPUSH', queue, w[15])
   end
 end
 
@@ -121,9 +123,10 @@ if status == 'ok' and writes then
   local type_of = {
     HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream'
   }
-  local i, becomes = 10, {}
+  local key_words, i, becomes = { RENAME = 2, CHORD = 7 }, 10, {}
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
+    for at = i + 2, i + 1 + (key_words[ARGV[i + 1]] or 1) do ARGV[at] = KEYS[tonumber(ARGV[at])] end
     local wanted = type_of[ARGV[i + 1]]
     if wanted then
       -- By pcall: a key that this user may not touch is as one of another type.
@@ -181,7 +184,7 @@ if first[1] then
   end
   if first[1] then next_due = tonumber(first[2]) end
 end
-for i = 7, #KEYS do
+for i = 7, 9 do
   while type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
 end
 

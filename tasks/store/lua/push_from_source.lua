@@ -1,11 +1,11 @@
 -- What a source has read goes to its queues, and how far it is is written, or nothing of both.
 --
--- KEYS  1 the source (hash)
+-- KEYS  1 the source (hash)  2… what the commands touch
 -- ARGV  1 token of the lease; "" where there is none (then a number that is not known here is taken as it is)
 --       2 number: how many pushes the source has had, as the process knows it  3 position after this one
 --       4 lease, ms, from now on; without a lease: after so long the hash is forgotten
 --       5 "1": nothing more will come
---       6… commands, each: how many words, then the words (Redis command, key, arguments)
+--       6… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments)
 -- Returns {status, culprit}
 --   "ok"         written; number is one more
 --   "already"    this very push was written before: its reply was lost; nothing is written again
@@ -31,6 +31,7 @@ end
 local type_of = { HSET = 'hash', HINCRBY = 'hash', LPUSH = 'list', XACK = 'stream' }
 local i = 6
 while i <= #ARGV do
+  ARGV[i + 2] = KEYS[tonumber(ARGV[i + 2])]
   local wanted = type_of[ARGV[i + 1]]
   local found = redis.call('TYPE', ARGV[i + 2]).ok
   if wanted and found ~= wanted and found ~= 'none' then
