@@ -10,8 +10,8 @@ import sys
 
 import click
 
-from celery_partitions.cli.output import one_line
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.escaping import escape
 from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.producer.declarations import installation_of
 from celery_partitions.producer.installation import Installation
@@ -72,7 +72,7 @@ def typed_key(key: str, in_base64: bool) -> str:
 
 def shown_key(key: str) -> str:
     """A key on one line of a terminal: what is no text, and control characters, escaped."""
-    return one_line(key_bytes(key).decode("utf-8", "backslashreplace"))
+    return escape(key_bytes(key).decode("utf-8", "backslashreplace"))
 
 
 def who() -> str:

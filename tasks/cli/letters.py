@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
+from celery_partitions.cli.output import json_option, print_json, print_table, refusals, say_done, span
+from celery_partitions.model.escaping import escape
 from celery_partitions.operating.dead_letters import LetterPlace, died, fingerprint, grouped, raw_text
 from celery_partitions.operating.documents import json_letter
 from celery_partitions.operating.sentences import counted, retry_letters
@@ -135,10 +136,10 @@ def show_letter(context: click.Context, letter_id: str, as_json: bool) -> None:
         return
     for field, value in {**msgspec.structs.asdict(letter), "fingerprint": fingerprint(letter)}.items():
         if field not in ("trace", "raw"):
-            click.echo(f"{field:>11}: {one_line(str(value))}")
+            click.echo(f"{field:>11}: {escape(str(value))}")
     if letter.trace:
-        click.echo("\n" + "\n".join(map(one_line, letter.trace.splitlines())))
-    click.echo("\n" + one_line(raw_text(letter)))
+        click.echo("\n" + "\n".join(map(escape, letter.trace.splitlines())))
+    click.echo("\n" + escape(raw_text(letter)))
 
 
 @dead_letters.command(short_help="Try them again.")

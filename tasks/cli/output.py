@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from celery_partitions.model.editing import plain_value
 from celery_partitions.model.errors import PartitionError, encodable
+from celery_partitions.model.escaping import escape, escape_lines
 from celery_partitions_config.settings import SettingsError
 
 P = ParamSpec("P")
@@ -26,7 +28,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 def print_json(value: Any) -> None:
     """One JSON document; what JSON has no form for is shown by its fields, or its repr."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_value), indent=2).decode()
+    click.echo(_CONTROLS_OF_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+#: JSON itself escapes those below U+0020.
+_CONTROLS_OF_TERMINALS = re.compile("[\x7f-\x9f]")
 
 
 def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
@@ -34,7 +41,7 @@ def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
     if as_json:
         print_json(facts)
     else:
-        click.echo(encodable(text))  # a file's name may be any bytes
+        click.echo(escape_lines(text))
 
 
 def span(seconds: float) -> str:
@@ -54,19 +61,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], whole:
     for row in rows:
         table.add_row(
             *(
-                f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else one_line(str(cell))
+                f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else escape(str(cell))
                 for cell in row
             )
         )
     width = None if sys.stdout.isatty() else 200
     Console(width=width, markup=False, emoji=False, highlight=False).print(table)
-
-
-def one_line(text: str) -> str:
-    """Text on one line of a terminal: control characters, which could move the cursor or colour the screen, are escaped."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", "backslashreplace").decode() for one in text
-    )
 
 
 def _refuse_what_is_no_text(parameter: click.Parameter, given: object) -> None:
@@ -93,11 +93,11 @@ def refusals(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except (PartitionError, SettingsError) as error:
-            raise click.ClickException("; ".join([str(error), *getattr(error, "__notes__", ())])) from error
+            raise click.ClickException(escape_lines("; ".join([str(error), *getattr(error, "__notes__", ())]))) from error
         except (redis.RedisError, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # who read the output has gone; click ends without a word. Of a connection redis-py makes its own errors
             of_redis = isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
-            raise click.ClickException(f"Redis: {error}" if of_redis else _of_a_file(error)) from error
+            raise click.ClickException(escape_lines(f"Redis: {error}" if of_redis else _of_a_file(error))) from error
 
     return run

@@ -17,7 +17,8 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import json_option, one_line, print_json, print_table, refusals, say_done, span
+from celery_partitions.cli.output import json_option, print_json, print_table, refusals, say_done, span
+from celery_partitions.model.escaping import escape
 from celery_partitions.operating.documents import json_parked
 from celery_partitions.operating.parked_keys import Answer, ParkedKey, ParkedKeys
 from celery_partitions.operating.sentences import counted
@@ -150,7 +151,7 @@ def _named(chosen: Sequence[ParkedKey]) -> str:
     if len(chosen) != 1:
         return counted(len(chosen), "key")
     (one,) = chosen
-    return f"the key {shown_key(one.key)!r} ({one_line(one.fact.error)[:MOST_ERROR_CHARACTERS]})"
+    return f"the key {shown_key(one.key)!r} ({escape(one.fact.error)[:MOST_ERROR_CHARACTERS]})"
 
 
 def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> int:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_partitions.cli.figures import age, moment, number, size, sparkline
-from celery_partitions.cli.output import one_line
+from celery_partitions.model.escaping import escape
 from celery_partitions.operating.sentences import counted
 
 Row = Mapping[str, Any]
@@ -39,7 +39,7 @@ class Column:
 
 
 def _queue(row: Row) -> str:
-    return one_line(row["queue"])
+    return escape(row["queue"])
 
 
 def _state(row: Row) -> str:
@@ -51,14 +51,14 @@ def _state(row: Row) -> str:
 
 def _error(row: Row) -> str:
     error = row["last_error"]
-    return "" if error is None else one_line(str(error["text"]))
+    return "" if error is None else escape(str(error["text"]))
 
 
 #: In the order in which they stand.
 COLUMNS = (
     Column("queue", 0, _queue, right=False),
     Column("", 8, _state, right=False),
-    Column("owner", 0, lambda row: one_line(row["owner"] or "-"), right=False),
+    Column("owner", 0, lambda row: escape(row["owner"] or "-"), right=False),
     Column("held", 6, lambda row: age(row["lease_age_seconds"])),
     Column("waiting", 8, lambda row: number(row["waiting"])),
     Column("oldest", 6, lambda row: age(row["oldest_age_seconds"])),
@@ -141,7 +141,7 @@ def _totals(found: Mapping[str, Any], width: int, trouble: str) -> list[Text]:
         ),
         *([f"paused {totals['paused']}"] if totals["paused"] else []),
         *([f"no owner {unowned}"] if unowned else []),
-        *([one_line(trouble)] if trouble else []),
+        *([escape(trouble)] if trouble else []),
     ]
     lines = [Text()]
     for fact, style in [*((fact, "") for fact in facts), *((alarm, "bold red") for alarm in alarms)]:

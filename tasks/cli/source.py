@@ -10,7 +10,7 @@ import click
 from celery_partitions.cli.context import app_installation
 from celery_partitions.cli.output import refusals
 from celery_partitions.sources.running import run_sources
-from celery_partitions.worker.logs import JsonFormatter
+from celery_partitions.worker.logs import Escaping, JsonFormatter
 
 
 @click.command(short_help="Read a pipeline's source: TCP, generator, file, Redis stream.")
@@ -39,6 +39,7 @@ def log_to_standard_error(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("[%(asctime)s: %(levelname)s] %(message)s")
     handler.setFormatter(JsonFormatter() if as_json else text)
+    handler.addFilter(Escaping())
     logger = logging.getLogger("celery.partitions")
     logger.addHandler(handler)
     logger.propagate = False

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError, say
 from celery_partitions.model.keys import SHORT_KEY, spell_key
 from celery_partitions.model.messages import MessageCodec, first_annotation
+from celery_partitions.model.names_given import check_name
 from celery_partitions.model.policy import THEN, RetryPolicy, Then
 from celery_partitions.model.sinks import Sink
 from celery_partitions.model.state import StateClass
@@ -130,6 +131,7 @@ class Computation:
     stateful: list[Computation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_name("the source" if self.role == "source" else "the computation", self.name)
         if self.state is not None and self.role == "task":
             self.stateful.append(self)
 
@@ -188,6 +190,7 @@ def declare(
     """
     if not isinstance(name, str) or not name.strip():
         raise DeclarationError("a computation needs a name=, the task name that producers send")
+    check_name("the computation", name)
     if key is not None and not callable(key):
         raise DeclarationError(f"computation {name!r}: key= wants a key extractor, a function of one message")
     if state is None:

@@ -19,6 +19,7 @@ from celery_partitions.model.computation import (
     StageNode,
 )
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError
+from celery_partitions.model.names_given import check_name
 from celery_partitions.model.sinks import ListSink, Sink, StreamSink
 from celery_partitions.pipeline.annotations import check_types, codec_of_source
 from celery_partitions.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use
@@ -44,6 +45,7 @@ def build(name: str, pipeline: Pipeline) -> Built:
     """Look a pipeline over and make its computations. Raises `DeclarationError` that names the stage."""
     if not isinstance(name, str) or not name.strip():
         raise DeclarationError("build_application() wants a name and a pipeline")
+    check_name("the application", name)
     if not isinstance(pipeline, Pipeline):
         raise DeclarationError(f"application {name!r}: build_application() wants a pipeline, not {pipeline!r:.80}")
     if pipeline.open_ends:
@@ -231,6 +233,7 @@ class _Building:
             if isinstance(config, ComputationSink):
                 nodes.append(HopNode(config.computation.extract, config.computation))
                 continue
+            check_name(f"application {self.name!r}: the sink", config.sink_name)
             known = self.sinks.setdefault(config.sink_name, config)
             if known is not config and known != config:
                 raise DeclarationError(

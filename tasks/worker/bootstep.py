@@ -32,7 +32,7 @@ from celery_partitions.store.server import look_at_server
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.garbage import collect_seldom
 from celery_partitions.worker.leasekeeper import LeaseKeeper
-from celery_partitions.worker.logs import begin_with_json, collect_celerys_lines
+from celery_partitions.worker.logs import begin_with_json, collect_celerys_lines, escape_celerys_lines
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.measuring import Measuring
 from celery_partitions.worker.metrics import MetricsServer, serve_metrics
@@ -62,6 +62,7 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
             instance.app.amqp.queues.add(installation.queue(unit))
     if asked_units(installation, instance) is None:
         return
+    escape_celerys_lines()
     if installation.settings.log_format == "json":
         collect_celerys_lines()
         begin_with_json(instance)

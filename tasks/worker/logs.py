@@ -1,4 +1,4 @@
-"""What a log line of ours tells beside its text, and how lines are written as JSON (`PARTITIONS_LOG_FORMAT=json`).
+"""What a log line of ours tells beside its text, how lines are written as JSON (`PARTITIONS_LOG_FORMAT=json`), and what no line may hold.
 
 An event is one line. It names partition, key and message id, never what is in a message; but the text of an exception that a user's
 own code raised is told as it is: what stands in it is the user's to say.
@@ -7,7 +7,8 @@ own code raised is told as it is: what stands in it is the user's to say.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from celery import current_task, signals
 from celery.utils.log import get_multiprocessing_logger
 
 from celery_partitions.model.errors import encodable
+from celery_partitions.model.escaping import escape, escape_lines
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.reading import Work
 from celery_partitions.store.names import INGRESS
@@ -24,6 +26,7 @@ from celery_partitions.store.names import INGRESS
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 #: Celery's own: of an ordinary task's arguments and result (`data`), and its formatter's names for what we name otherwise.
 _NOT_TOLD = frozenset({"data", "task_id", "task_name"})
+_ESCAPED = "celery-partitions-escaped"
 _COLLECTED = "celery-partitions-json"
 
 
@@ -51,9 +54,70 @@ def told_of(unit: str, work: Work, **more: object) -> dict[str, object]:
     return told(unit, key=work.key, message_id=work.envelope.headers.id, task=work.computation.name, **more)
 
 
-def on_one_line(text: str) -> str:
-    """A text that somebody else made: a line break in it begins no new line of the log."""
-    return "\\n".join(text.splitlines())
+class Escaping(logging.Filter):
+    """Escapes what is filled into a log line, so that text from outside begins no line of its own and sends nothing to a terminal.
+
+    The text of a line (its format) is written by programmers and stays as it is. A traceback is indented, because the text of an
+    exception in it may have lines that look like a log's.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, Mapping):
+            record.args = {name: _escaped(value) for name, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(_escaped, record.args))
+        else:
+            record.msg = escape_lines(str(record.msg))
+        if isinstance(record.exc_info, tuple) and not record.exc_text:
+            trace = logging.Formatter().formatException(record.exc_info)
+            record.exc_text = textwrap.indent(escape_lines(trace), "    ")
+        return True
+
+
+class EscapingCelerys(Escaping):
+    """The same for a handler of many loggers: only Celery's lines and ours. What a user's own code logs is its own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("celery.") and record.name != "celery.redirected":
+            super().filter(record)
+        return True
+
+
+class _Escaped:
+    """A value whose text is escaped when it is asked for."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return escape(str(self.value))
+
+    def __repr__(self) -> str:
+        return escape(repr(self.value))
+
+
+def _escaped(value: object) -> object:
+    if value is None or isinstance(value, int | float):
+        return value
+    return escape(value) if type(value) is str else _Escaped(value)
+
+
+# Wherever our own lines go, also where a project sets up logging by itself.
+logging.getLogger("celery.worker.partitions").addFilter(Escaping())
+
+
+def escape_celerys_lines() -> None:
+    """From now on what Celery sets up in this process escapes Celery's own lines too: they have task names and ids in them."""
+    for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
+        signal.connect(_escape_in, dispatch_uid=_ESCAPED)
+
+
+def _escape_in(logger: logging.Logger, **_: Any) -> None:
+    for handler in logger.handlers:
+        handler.addFilter(_celerys)
+
+
+_celerys = EscapingCelerys()
 
 
 class JsonFormatter(logging.Formatter):

@@ -28,7 +28,7 @@ from celery_partitions.worker.dropping import drop_seen
 from celery_partitions.worker.flushing import NotDelivered, flush, prepare
 from celery_partitions.worker.lane import Batch, Lane, idle_lanes
 from celery_partitions.worker.loading import load_parked, load_states
-from celery_partitions.worker.logs import on_one_line, told
+from celery_partitions.worker.logs import told
 from celery_partitions.worker.one_by_one import LeaseLost, alone, outlived
 from celery_partitions.worker.ordinary import OrdinaryRun, outcome_of
 from celery_partitions.worker.outage import Outage
@@ -337,7 +337,7 @@ class PartitionLoop(threading.Thread):
         if seconds > SLOW_TASK_SECONDS and name not in self._slow_tasks:
             self._slow_tasks.add(name)
             text = "partition %s: the plain task %s took %.1f s, and every partition of this worker waited. Send it to a queue of its own"
-            logger.warning(text, lane.unit, on_one_line(name), seconds, extra=told(lane.unit, task=name))
+            logger.warning(text, lane.unit, name, seconds, extra=told(lane.unit, task=name))
 
     # Between batches.
 

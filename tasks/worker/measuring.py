@@ -31,7 +31,6 @@ from celery_partitions.store.leases import Share
 from celery_partitions.store.measurements import add_measurements
 from celery_partitions.store.names import Names
 from celery_partitions.worker.committing import UnderWay
-from celery_partitions.worker.logs import on_one_line
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -121,7 +120,7 @@ class Measuring:
         except (redis.RedisError, OSError) as error:
             if str(error) != self._fault:  # said once, however long it lasts
                 self._fault = str(error)
-                logger.info("what was measured could not be written (%s); it is kept, and written later", on_one_line(str(error)))
+                logger.info("what was measured could not be written (%s); it is kept, and written later", error)
             return WRITE_SECONDS
         self.fresh, self.commits, self._fault = {}, {}, ""
         return None

@@ -22,7 +22,7 @@ from celery_partitions.model.messages import details_of
 from celery_partitions.model.outcome import Failure, Outcome, Parking
 from celery_partitions.model.reading import Asked, Broken, Skipped, Work
 from celery_partitions.worker.committing import UnderWay
-from celery_partitions.worker.logs import on_one_line, told, told_of
+from celery_partitions.worker.logs import told, told_of
 from celery_partitions.worker.measuring import Measuring
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -98,7 +98,7 @@ class Reports:
             "%s of key %r raised %s (message %s, try %d); %s",
             item.computation.name,
             item.key,
-            on_one_line(failure.error),
+            failure.error,
             item.envelope.headers.id,
             failure.attempt,
             _what_follows(parking),
@@ -110,7 +110,7 @@ class Reports:
             "dead letter %s: %s: %s (task %s, message %s)",
             letter,
             broken.reason,
-            on_one_line(broken.error),
+            broken.error,
             broken.task,
             broken.message_id,
             extra=told(

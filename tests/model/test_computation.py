@@ -41,6 +41,28 @@ def test_a_third_parameter_is_the_context() -> None:
     assert declared(typed, state=None).takes_context
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a\nb", "characters that can't be printed"),
+        ("a\x00", "characters that can't be printed"),
+        ("\x1b[2J", "characters that can't be printed"),
+        ("a\ud800", "characters that can't be printed"),
+        ("x" * 201, "has 201 characters. Give it a name of at most 200"),
+        ("x" * 10_000, "has 10,000 characters"),
+    ],
+)
+def test_a_name_is_short_and_printable(name: str, says: str) -> None:
+    with pytest.raises(DeclarationError, match=says) as refused:
+        declared(name=name)
+    assert len(str(refused.value)) < 400 and str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["update stock", "größe", "数", "x" * 200, "shop.tasks.update"])
+def test_names_of_any_language_are_taken(name: str) -> None:
+    assert declared(name=name).name == name
+
+
 async def is_async(message: int, state: dict[str, int]) -> None: ...
 
 

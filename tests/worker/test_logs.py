@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import functools
+import io
 import json
 import logging
 import sys
@@ -16,7 +18,7 @@ import pytest
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.keys import key_text
 from celery_partitions.model.messages import MessageCodec
-from celery_partitions.worker.logs import JsonFormatter, on_one_line, told
+from celery_partitions.worker.logs import EscapingCelerys, JsonFormatter, told
 from tests.fundamentals.application import fail, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
@@ -102,10 +104,6 @@ def test_celerys_own_fields_of_an_ordinary_tasks_content_are_not_told() -> None:
     assert found.keys() == {"ts", "level", "logger", "event"}
 
 
-def test_a_foreign_text_begins_no_line_of_its_own() -> None:
-    assert on_one_line("a\r\nb\nc\x85d") == "a\\nb\\nc\\nd"
-
-
 #: What a worker reads and can't take, with the secret somewhere in it: each a dead letter of another reason or text.
 UNFIT = {
     "enum": {"kind": SECRET},
@@ -170,3 +168,78 @@ def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: 
     unfit = next(one for one in lines if one.get("message_id") == "unfit")
     assert (unfit["partition"], unfit["reason"], unfit["level"]) == (0, "wrong-type", "WARNING")
     assert unfit["error"].endswith(" - at `$.number`")
+
+
+def logged(message: str, *arguments: object, error: BaseException | None = None, name: str = "celery.worker.partitions") -> str:
+    """A line as a worker writes it in text."""
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(logging.Formatter("[LINE] %(message)s"))
+    handler.addFilter(EscapingCelerys())
+    exc_info = None if error is None else (type(error), error, error.__traceback__)
+    handler.handle(logging.getLogger(name).makeRecord(name, logging.ERROR, __file__, 1, message, arguments, exc_info))
+    return out.getvalue()
+
+
+FORGED = "x\r\n[LINE] forged\x1b[2J\x9b2J\u2028\ud800"
+SHOWN = r"x\r\n[LINE] forged\x1b[2J\x9b2J\u2028\ud800"
+
+
+class Told:
+    def __str__(self) -> str:
+        return FORGED
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("%s", (FORGED,)),
+        ("%s", (Told(),)),
+        ("%r", (Told(),)),
+        ("%s", (ValueError(FORGED),)),
+        ("%(name)s", ({"name": FORGED},)),
+        ("%s", (["a", Told()],)),
+    ],
+    ids=str,
+)
+def test_what_is_filled_into_a_line_begins_no_line_and_moves_no_cursor(message: str, arguments: tuple[object, ...]) -> None:
+    text = logged(message, *arguments)
+    assert text.splitlines() == [text.removesuffix("\n")]
+    assert SHOWN in text and text[:-1].isprintable()
+
+
+def test_numbers_and_lines_of_a_programmer_stay_as_they_are() -> None:
+    assert logged("one\n two: %d %5.1f %s\tthree", 7, 1.25, None) == "[LINE] one\n two: 7   1.2 None\tthree\n"
+    assert logged("plain \x1b[31m") == "[LINE] plain \\x1b[31m\n"
+    assert logged("%s", FORGED.removesuffix("\ud800"), name="shop.orders") == f"[LINE] {FORGED[:-1]}\n"
+
+
+def test_the_text_of_an_exception_can_not_look_like_a_line() -> None:
+    try:
+        raise ValueError("why\n[LINE] forged\x1b[2J")
+    except ValueError as error:
+        text = logged("failed", error=error)
+    assert [line for line in text.split("\n") if line and not line.startswith("    ")] == ["[LINE] failed"]
+    assert "\\x1b[2J" in text and "\x1b" not in text
+
+
+def test_no_message_writes_a_line_of_its_own_into_a_workers_log(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_THEN="dead_letter")
+    worker = live.start_worker().wait_ready()
+    hostile = "\n[2026-01-01 00:00:00,000: INFO/MainProcess] forged\x1b[2J"
+    send = functools.partial(live.app.send_task, queue="partition.0")
+    send(fail.name, args=[{"key": "k" + hostile, "number": 7, "fail": True}], task_id="failing" + hostile)
+    send(record.name, args=[{"key": "k", "number": "no number"}], task_id="unfit" + hostile)
+    send("unknown" + hostile, args=[1], task_id="unknown task" + hostile)
+    send("plain", args=[5], task_id="ordinary" + hostile)
+    send("plain", args=[5, 6, 7], task_id="ordinary and failing" + hostile)
+    send(record.name, args=[{"key": "k", "number": 1}], eta="soon" + hostile)
+    live.wait_drained()
+    worker.terminate()
+    assert worker.wait() == 0
+    text = worker.log_path.read_text()
+    assert text.count("forged") >= 5
+    assert "\x1b" not in text
+    assert not [line for line in text.splitlines() if line.startswith("[2026-01-01 00:00:00")]
