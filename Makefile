@@ -4,18 +4,26 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
+# What the product and the demo need; what the tests need in addition, installed when they are asked for.
 INSTALLED := $(VENV)/.installed
+WITH_TESTS := $(VENV)/.installed-tests
 
 # Taken by name when there; python3 may be older than what is also installed.
-PYTHONS := python3.13 python3.12 python3.11 python3
+PYTHONS := python3.13 python3.12 python3.11 python3.14 python3
+
+PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check
+# Names each package when pip reaches it, and shows all that pip said when it failed.
+SHOW := 2>&1 | tee $(VENV)/install.log | while read -r word package rest; do case "$$word $$package" in \
+    "pip failed") echo; cat $(VENV)/install.log >&2; exit 1 ;; \
+    Collecting*) printf ' %s' "$${package%%[!A-Za-z0-9._-]*}" ;; esac; done && echo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test chaos bench fuzz lint clean
+.PHONY: help install demo dev test test-fast chaos bench fuzz lint clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
-install: $(INSTALLED) ## make .venv and install the project into it
+install: $(WITH_TESTS) ## make .venv and install the project into it, with what the tests need
 
 demo: $(INSTALLED) ## real prices through several workers, checked; leaves nothing running
 	@$(BIN)/python -m celery_partitions.demo
@@ -23,20 +31,23 @@ demo: $(INSTALLED) ## real prices through several workers, checked; leaves nothi
 dev: $(INSTALLED) ## a server, workers and Flower, until Ctrl-C
 	@$(BIN)/python -m celery_partitions.demo --keep
 
-test: $(INSTALLED) ## all tests, on each processor (ARGS="-k name" passes options to pytest)
+test: $(WITH_TESTS) ## all tests, on each processor (ARGS="-k name" passes options to pytest)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-chaos: $(INSTALLED) ## harm a whole group at random, then prove its history (SECONDS=60 SEED=7)
+test-fast: $(WITH_TESTS) ## the tests that start no worker: a minute (ARGS as above)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not benchmark" $(ARGS)
+
+chaos: $(WITH_TESTS) ## harm a whole group at random, then prove its history (SECONDS=60 SEED=7)
 	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
-bench: $(INSTALLED) ## measure; tables and plots go to .bench/
+bench: $(WITH_TESTS) ## measure; tables and plots go to .bench/
 	$(BIN)/python -m tests.benchmarks
 
-fuzz: $(INSTALLED) ## look SECONDS long (60) for bytes that break a decoder, with atheris
-	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+fuzz: $(WITH_TESTS) ## look SECONDS long (60) for bytes that break a decoder, with atheris
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) --quiet -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),60)
 
-lint: $(INSTALLED) ## style, types and the import contract
+lint: $(WITH_TESTS) ## style, types and the import contract
 	@mkdir -p build/typing && ln -sfn ../../tasks build/typing/celery_partitions && ln -sfn ../../config build/typing/celery_partitions_config
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -59,7 +70,15 @@ $(INSTALLED): pyproject.toml
 	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	    echo "$$python has no venv. On Debian and Ubuntu: apt-get install python$$version-venv" >&2; exit 1; \
 	fi; \
-	echo "Installing into $(VENV) with $$python (a minute or two the first time)"; \
+	echo "1/3 Making $(VENV) with $$($$python -V)"; \
 	$$python -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@printf '2/3 Installing Celery, Flower, a Redis server and this project (15 seconds or so):'
+	@{ $(PIP) -e '.[demo]' || echo 'pip failed'; } $(SHOW)
+	@echo '3/3 Installing real stock prices (bokeh-sampledata, without the pandas that it asks for)'
+	@$(PIP) --quiet --quiet --no-deps 'bokeh-sampledata>=2025'
+	@touch $@
+
+$(WITH_TESTS): $(INSTALLED)
+	@printf 'Installing what the tests need (a minute or so the first time):'
+	@{ $(PIP) -e '.[test]' || echo 'pip failed'; } $(SHOW)
 	@touch $@

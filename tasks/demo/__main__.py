@@ -33,13 +33,16 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             environment = _environment(os.environ, own_group=not keep)
-            if not environment.get("REDIS_URL"):
+            embedded = not environment.get("REDIS_URL")
+            if embedded:
                 # In development other shells find it where Redis always is.
                 port = free_port(REDIS_PORT if keep else None)
                 environment["REDIS_URL"] = stack.enter_context(embedded_server(environment, port))
-            module = "celery_partitions.demo.keep" if keep else "celery_partitions.demo.show"
+            words = ["celery_partitions.demo.keep" if keep else "celery_partitions.demo.show"]
+            if keep and embedded:
+                words.append("--embedded")
             demo = stack.enter_context(
-                lifeline([sys.executable, "-m", module], environment=environment, grace_seconds=GRACE_SECONDS)
+                lifeline([sys.executable, "-m", *words], environment=environment, grace_seconds=GRACE_SECONDS)
             )
             return demo.wait()
     except (DemoError, ServerError, SettingsError) as error:

@@ -30,6 +30,12 @@ LOG = ROOT / ".dev" / "demo.log"
 START_SECONDS = 40.0
 #: The prices take well under a second.
 PRICES_SECONDS = 30.0
+#: The three commands to try after the demo.
+NEXT = """
+What to try next:
+  make dev       keep a server, three workers and the dashboard running
+  make test      run all tests
+  make bench     measure it on this machine"""
 
 
 def main() -> int:
@@ -47,6 +53,7 @@ def main() -> int:
             return 1
     if same_prices and same_states:
         console.print("[green]All states are what plain Python makes of the same messages.[/]")
+        console.print(NEXT, highlight=False)
         return 0
     console.print(f"[red]Not all is equal: see ✗ above.[/] What the processes printed: {LOG}", highlight=False)
     return 1
@@ -60,8 +67,7 @@ def show_prices(console: Console, environment: Mapping[str, str], output: IO[byt
         with console.status(f"Starting {WORKERS} workers and Flower …"):
             before = _wait_for_workers(processes)
             processes.wait_until(lambda: flower_answers(flower), f"Flower answers at {flower}", START_SECONDS)
-        console.print(f"Flower: {flower} (`make dev` keeps it running)", highlight=False)
-        sent = update_stock.send_many(iter(prices), progress=True)
+        sent = update_stock.send_many(prices, progress=True)
         with console.status("Waiting for the workers …"):
             after = _wait_for_prices(processes, before, sent)
     return _print_prices(console, prices, after, before)
