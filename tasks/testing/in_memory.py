@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, cast
 
-import redis
 from celery import Celery
 
 from celery_partitions.model.computation import Computation
@@ -17,8 +16,8 @@ from celery_partitions.model.writing import MessageTemplate, in_quotes, json_tex
 from celery_partitions.pipeline.building import build
 from celery_partitions.pipeline.graph import Pipeline
 from celery_partitions.producer.installation import Installation
-from celery_partitions.testing.keyspace import Clock
-from celery_partitions.testing.memory import Memory
+from celery_partitions.testing.keyspace import Keyspace
+from celery_partitions.testing.memory import client_of
 from celery_partitions.testing.view import Parts, Subject, View
 from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError, VirtualLoop
 from celery_partitions_config.celeryconfig import celery_options
@@ -42,7 +41,7 @@ def harness(
     """Run a pipeline, an application or a computation with a key in memory: `with harness(pipeline) as h:`.
 
     It is the engine's own loop with everything that is in a worker (messages go through JSON, states are pickled, each `key_by` is
-    a hop to a partition, a batch is one commit), on dicts instead of Redis, by a clock that stands still. A pipeline need
+    a hop to a partition, a batch is one commit), on a Redis inside the process, by a clock that stands still. A pipeline need
     not be built into an application before, and is not made known to the Celery app.
 
     `partitions`, `batch_messages`: as the settings of these names. `twice`: each batch is run by two workers, of which
@@ -78,11 +77,12 @@ class Harness(View):
         app = Celery("harness", set_as_current=False)
         app.config_from_object(celery_options(settings))
         self._app = app
-        self._clock = Clock(now)
-        self._memory = Memory(self._clock)
+        #: What the harness's Redis holds. Its `now` is the virtual clock.
+        self._keyspace = Keyspace()
+        self._keyspace.now = now
         super().__init__(parts, Installation(app, settings, computations, by_default=False))
-        self.installation.group.client = cast(redis.Redis, self._memory)
-        self._loop = VirtualLoop(self.installation, self._memory, self._clock, twice=twice)
+        self.installation.group.client = client_of(self._keyspace)
+        self._loop = VirtualLoop(self.installation, self._keyspace, twice=twice)
         self._sent = 0
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class Harness(View):
     @property
     def now(self) -> float:
         """Seconds since the epoch by the virtual clock."""
-        return self._clock.now
+        return self._keyspace.now
 
     def send(
         self, message: Any, source: Any = None, message_id: str | None = None, *, countdown: float | None = None
@@ -123,14 +123,14 @@ class Harness(View):
     ) -> None:
         """Let time go on: timers of windows, delayed messages and retries fall due, each at its time."""
         elapsed = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
-        target = self._clock.now + elapsed.total_seconds()
+        target = self._keyspace.now + elapsed.total_seconds()
         while True:
             self._loop.run_until_idle()
             due = self._loop.next_due()
             if due is None or due > target + _NEAR_SECONDS:
                 break
-            self._clock.now = max(due, self._clock.now)
-        self._clock.now = max(target, self._clock.now)
+            self._keyspace.now = max(due, self._keyspace.now)
+        self._keyspace.now = max(target, self._keyspace.now)
 
     def crash(self, at: CrashPoint) -> None:
         """Let the worker die, as by SIGKILL, in the next batch that gets to a point; another worker takes over at once.
@@ -166,10 +166,10 @@ class Harness(View):
         unit = installation.unit_of(source, decoded)
         more = b',"parent_id":null'
         if countdown is not None:
-            due = datetime.fromtimestamp(self._clock.now + countdown, UTC)
+            due = datetime.fromtimestamp(self._keyspace.now + countdown, UTC)
             more += b',"eta":' + json_text(due.isoformat())
         names = installation.group.names
         template = MessageTemplate(source.name, names.queue_name(unit), "harness")
-        raw = template.fill(in_quotes(name), json_text(self._clock.now), body, more)
-        self._memory.call("LPUSH", names.queue(unit), raw)
+        raw = template.fill(in_quotes(name), json_text(self._keyspace.now), body, more)
+        self.installation.group.client.lpush(names.queue(unit), raw)
         return name

@@ -1,103 +1,139 @@
-"""The Redis of a harness: what the worker's loop asks of a client, by the names and with the answers of redis-py.
+"""A Redis inside the process: redis-py's own client, on connections that run each command at once on a `Keyspace`.
 
-It knows what the engine uses and no more: a command or a script that it was not taught is an error, and never ignored.
+The harness gives one to the worker's loop in the place of a server. The engine's Lua scripts run in it as they stand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from collections import deque
+from collections.abc import Callable, Sequence
+from hashlib import sha1
+from typing import Any
 
-from celery_partitions.testing.keyspace import Keyspace, SortedSet, Stream, to_bytes
-from celery_partitions.testing.scripts import SCRIPTS
+import redis
+from redis._parsers import Encoder
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ResponseError
+from redis.retry import Retry
 
-
-class Memory(Keyspace):
-    """Stands for a `redis.Redis`."""
-
-    def hget(self, name: Any, field: Any) -> bytes | None:
-        found: bytes | None = self.find(name, dict).get(to_bytes(field))
-        return found
-
-    def hmget(self, name: Any, fields: Iterable[Any]) -> list[bytes | None]:
-        held = self.find(name, dict)
-        return [held.get(to_bytes(field)) for field in fields]
-
-    def hgetall(self, name: Any) -> dict[bytes, bytes]:
-        return dict(self.find(name, dict))
-
-    def hscan_iter(self, name: Any, count: int = 0) -> Iterator[tuple[bytes, bytes]]:
-        return iter(self.hgetall(name).items())
-
-    def hscan(self, name: Any, cursor: int = 0, count: int = 0) -> tuple[int, dict[bytes, bytes]]:
-        """All at once: the last page is the first."""
-        return 0, self.hgetall(name)
-
-    def hsetnx(self, name: Any, field: Any, value: Any) -> int:
-        held = self.make(name, dict)
-        return int(held.setdefault(to_bytes(field), to_bytes(value)) == to_bytes(value))
-
-    def llen(self, name: Any) -> int:
-        return len(self.find(name, list))
-
-    def lindex(self, name: Any, index: int) -> bytes | None:
-        held: list[bytes] = self.find(name, list)
-        return held[index] if -len(held) <= index < len(held) else None
-
-    def lrange(self, name: Any, start: int, end: int) -> list[bytes]:
-        held: list[bytes] = self.find(name, list)
-        return held[max(0, start + len(held)) if start < 0 else start : len(held) if end == -1 else end + 1]
-
-    def xrange(self, name: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        return list(self.find(name, Stream))
-
-    def scard(self, name: Any) -> int:
-        return len(self.find(name, set))
-
-    def smismember(self, name: Any, members: Iterable[Any]) -> list[int]:
-        held = self.find(name, set)
-        return [int(to_bytes(one) in held) for one in members]
-
-    def zscore_first(self, name: Any) -> float | None:
-        """The least score of a sorted set; None of an empty one."""
-        return min(self.find(name, SortedSet).values(), default=None)
-
-    def get(self, name: Any) -> bytes | None:
-        found: bytes | None = self.find(name, bytes) or None
-        return found
-
-    def pipeline(self, transaction: bool = True) -> _Pipeline:
-        return _Pipeline(self)
-
-    def execute_command(self, command: str, *words: Any) -> Any:
-        """A script by its digest; nothing else is sent so."""
-        run = SCRIPTS.get(words[0]) if command == "EVALSHA" else None
-        if run is None:
-            raise NotImplementedError(f"{command} {words[0]}: the harness has not been taught this script (celery_partitions.testing.scripts)")
-        keys, rest = words[2 : 2 + words[1]], words[2 + words[1] :]
-        return run(self, list(map(to_bytes, keys)), list(map(to_bytes, rest)))
-
-    def close(self) -> None:
-        """As of a client; what is held stays."""
+from celery_partitions.testing.keyspace import Keyspace, Status, Words
+from celery_partitions.testing.lua import run_script
 
 
-class _Pipeline:
-    """As redis-py's: calls are noted, and run by `execute`."""
+class Database:
+    """One database and its script cache. `run` answers one command, as a RESP2 connection would; a refusal is raised."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._calls: list[Callable[[], Any]] = []
+    def __init__(self, keyspace: Keyspace, scripts: dict[bytes, bytes] | None = None) -> None:
+        self.keyspace = keyspace
+        self.scripts = {} if scripts is None else scripts
 
-    def __enter__(self) -> Self:
-        return self
+    def run(self, words: Words) -> Any:
+        match words[0].upper():
+            case b"EVALSHA":
+                text = self.scripts.get(words[1])
+                if text is None:
+                    raise NoScriptError("No matching script. Please use EVAL.")
+            case b"EVAL":
+                text = words[1]
+                self._keep(text)
+            case b"SCRIPT" if words[1].upper() == b"LOAD":
+                return self._keep(words[2])
+            case _:
+                return self.keyspace.call(words)
+        keys = int(words[2])
+        return run_script(self.keyspace, text, words[3 : 3 + keys], words[3 + keys :])
 
-    def __exit__(self, *_: object) -> None:
-        self._calls.clear()
+    def _keep(self, text: bytes) -> bytes:
+        digest = sha1(text, usedforsecurity=False).hexdigest().encode()
+        self.scripts[digest] = text
+        return digest
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        method = getattr(self._memory, name)
-        return lambda *args, **kwargs: self._calls.append(lambda: method(*args, **kwargs))
 
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
-        calls, self._calls = self._calls, []
-        return [call() for call in calls]
+def client_of(keyspace: Keyspace) -> redis.Redis:
+    """A client whose commands run in the process. It never fails to connect, and nothing else can reach its data."""
+    return redis.Redis(connection_pool=_Pool(Database(keyspace)))  # type: ignore[arg-type]
+
+
+class _Pool:
+    """As much of redis-py's pool as its client asks for."""
+
+    def __init__(self, database: Database) -> None:
+        self.connection_kwargs = {"protocol": 2}
+        self._connection = _Connection(database)
+
+    def get_connection(self, *_: Any, **__: Any) -> _Connection:
+        return self._connection
+
+    def release(self, connection: _Connection) -> None:
+        """Answers that nobody read are forgotten, as with a connection that is closed."""
+        connection.disconnect()
+
+    def get_encoder(self) -> Encoder:
+        return Encoder("utf-8", "surrogateescape", False)
+
+    def get_protocol(self) -> int:
+        return 2
+
+    def disconnect(self, *_: Any, **__: Any) -> None: ...
+
+    close = reset = disconnect
+
+
+class _Connection:
+    """As much of redis-py's connection as its client and the engine ask for."""
+
+    retry = Retry(NoBackoff(), 0)
+    host, port, db, health_check_interval = "memory", 0, 0, 0
+    credential_provider = None
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._answers: deque[Any] = deque()
+        #: Commands between MULTI and EXEC.
+        self._queued: list[Words] | None = None
+        self._encode: Callable[[Any], bytes] = Encoder("utf-8", "surrogateescape", False).encode
+
+    def connect(self, *_: Any, **__: Any) -> None: ...
+
+    def disconnect(self, *_: Any, **__: Any) -> None:
+        self._answers.clear()
+        self._queued = None
+
+    def should_reconnect(self) -> bool:
+        return False
+
+    def can_read(self, *_: Any, **__: Any) -> bool:
+        return bool(self._answers)
+
+    def pack_commands(self, commands: Sequence[Sequence[Any]]) -> list[Words]:
+        return [[self._encode(word) for word in command] for command in commands]
+
+    def send_packed_command(self, commands: list[Words], **_: Any) -> None:
+        self._answers += [self._answer(words) for words in commands]
+
+    def send_command(self, *words: Any, **_: Any) -> None:
+        # The client spells a command of two words as one.
+        name, *rest = words
+        self.send_packed_command(self.pack_commands([[*str(name).split(), *rest]]))
+
+    def read_response(self, *_: Any, **__: Any) -> Any:
+        answer = self._answers.popleft()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _answer(self, words: Words) -> Any:
+        name = words[0].upper()
+        if self._queued is not None and name != b"EXEC":
+            self._queued.append(words)
+            return Status(b"QUEUED")
+        if name == b"MULTI":
+            self._queued = []
+            return Status(b"OK")
+        if name == b"EXEC":
+            queued, self._queued = self._queued or [], None
+            return [self._answer(each) for each in queued]
+        try:
+            return self._database.run(words)
+        except ResponseError as refusal:
+            return refusal

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-import redis
-
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reading import Item
 from celery_partitions.model.step import StepRules, call_unlimited, step
@@ -19,8 +17,8 @@ from celery_partitions.producer.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, Reply
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import units
-from celery_partitions.testing.keyspace import Clock
-from celery_partitions.testing.memory import Memory
+from celery_partitions.testing.keyspace import Keyspace, SortedSet
+from celery_partitions.testing.memory import client_of
 from celery_partitions.worker.committing import PlannedCommit, UnderWay, plan_commit
 from celery_partitions.worker.lane import Batch, Lane
 from celery_partitions.worker.loop import PartitionLoop
@@ -51,7 +49,7 @@ class Crashed(BaseException):
 class VirtualLane(Lane):
     """A unit in the harness's hands, by its clock."""
 
-    clock: Clock | None = None
+    clock: Keyspace | None = None
 
     def server_now(self) -> float:
         assert self.clock is not None
@@ -100,12 +98,12 @@ class VirtualLoop(PartitionLoop):
     refused; each commit is sent twice, as after a lost reply, and must be written once.
     """
 
-    def __init__(self, installation: Installation, memory: Memory, clock: Clock, *, twice: bool) -> None:
+    def __init__(self, installation: Installation, keyspace: Keyspace, *, twice: bool) -> None:
         super().__init__(installation, "harness", cast(Reports, _Silent()), _no_ordinary_task, ())
         self.watch.destroy()
         self.client.close()
-        self.memory, self.clock, self.twice = memory, clock, twice
-        self.client = cast(redis.Redis, memory)
+        self.keyspace, self.twice = keyspace, twice
+        self.client = client_of(keyspace)
         self.store = CommitStore(
             self.client,
             self.names,
@@ -134,14 +132,14 @@ class VirtualLoop(PartitionLoop):
                 self._die()
             batches += 1
             if batches % BATCHES_PER_MILLISECOND == 0:
-                self.clock.now += 0.001
+                self.keyspace.now += 0.001
 
     def next_due(self) -> float | None:
         """When something delayed, a timer or a retry is due; None: nothing waits for a time."""
         dues = []
         for unit, lane in self.lanes.items():
             if not lane.paused:
-                score = self.memory.zscore_first(self.names.later(unit))
+                score = self._first_due(unit)
                 dues += [] if score is None else [score / 1000]
                 dues += [] if lane.first_due is None else [lane.first_due[0]]
         return min(dues, default=None)
@@ -149,29 +147,34 @@ class VirtualLoop(PartitionLoop):
     def resume(self) -> None:
         """As an operator resumes all that is paused."""
         for unit, lane in self.lanes.items():
-            self.memory.call("HDEL", self.names.facts(unit), "paused")
+            self.client.hdel(self.names.facts(unit), "paused")
             lane.forget_all()
 
     def _next(self) -> Lane | None:
         for lane in self.lanes.values():
-            unread = self.memory.llen(self.names.queue(lane.unit)) and not lane.messages
-            score = self.memory.zscore_first(self.names.later(lane.unit))
-            if not lane.paused and (unread or (score is not None and score <= self.clock.milliseconds)):
+            unread = self.client.llen(self.names.queue(lane.unit)) and not lane.messages
+            score = self._first_due(lane.unit)
+            if not lane.paused and (unread or (score is not None and score <= self.keyspace.milliseconds)):
                 lane.unknown = True
         return self.next_lane()
+
+    def _first_due(self, unit: str) -> float | None:
+        """When the first delayed message of a partition is due, ms; None: there is none."""
+        held = self.keyspace.find(self.names.later(unit).encode(), SortedSet)
+        return min(held.values()) if held else None
 
     def _take_over(self, unit: str) -> None:
         """A new owner, who knows nothing yet."""
         self._token += 1
-        self.memory.call("HSET", self.names.tokens, unit, self._token)
-        self.lanes[unit] = VirtualLane(Lease(unit, self._token), clock=self.clock)
+        self.client.hset(self.names.tokens, unit, self._token)
+        self.lanes[unit] = VirtualLane(Lease(unit, self._token), clock=self.keyspace)
 
     def _die(self) -> None:
         """Another worker finds the leases of a dead one: what was under way may have ended it, and is run one by one."""
         self.under_way = None
         for unit in list(self.lanes):
             if self.settings.deaths:
-                self.memory.call("HSET", self.names.facts(unit), "suspect", self.settings.batch_messages)
+                self.client.hset(self.names.facts(unit), "suspect", self.settings.batch_messages)
             self._take_over(unit)
 
     def _reach(self, point: CrashPoint) -> None:
@@ -184,7 +187,7 @@ class VirtualLoop(PartitionLoop):
         self._ticks += 1
         if self._ticks == 2:
             self._reach("in the step")
-        return self.clock.now
+        return self.keyspace.now
 
     # The loop's verbs, with what may come between.
 
@@ -203,7 +206,7 @@ class VirtualLoop(PartitionLoop):
 
     def _run_beside(self, unit: str) -> PlannedCommit | None:
         """The commit of a worker that runs the unit's next batch and then sleeps until another has taken over."""
-        lane = VirtualLane(self.lanes[unit].lease, clock=self.clock)
+        lane = VirtualLane(self.lanes[unit].lease, clock=self.keyspace)
         batch = self.take_batch(lane)
         if batch is None:
             return None

@@ -103,9 +103,10 @@ def flow() -> dict[str, Computation]:
     return {**made.sources, **made.stages}
 
 
-def told_in_stream(words: tuple[bytes, ...]) -> tuple[str, str, int]:
+def told_in_stream(entry: tuple[bytes, list[bytes]]) -> tuple[str, str, int]:
     """Id, key and number of an entry."""
-    fields = dict(zip(words[1::2], words[2::2], strict=True))
+    _, words = entry
+    fields = dict(zip(words[::2], words[1::2], strict=True))
     deed = json.loads(fields[b"message"])
     assert deed["key"] == fields[b"key"].decode()
     return fields[b"id"].decode(), deed["key"], deed["number"]

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 
-from tests.simulation.keyspace import Words
+from celery_partitions.testing.keyspace import Words
 from tests.simulation.server import Session
 from tests.simulation.world import OUTSIDE, World, world
 

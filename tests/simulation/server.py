@@ -9,8 +9,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from tests.simulation.keyspace import Keyspace, Status, Words
-from tests.simulation.lua import run_script
+from celery_partitions.testing.keyspace import Keyspace, Status, Words
+from celery_partitions.testing.lua import run_script
 
 
 class Session:

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import NoScriptError, ResponseError
 
+from celery_partitions.testing.keyspace import Keyspace, Words
 from tests.simulation.clock import virtual
-from tests.simulation.keyspace import Keyspace, Words
 from tests.simulation.schedule import Schedule
 from tests.simulation.server import Server, Session
 from tests.simulation.tell import script_of

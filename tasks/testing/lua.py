@@ -7,10 +7,18 @@ from functools import cache
 from hashlib import sha1
 from typing import Any
 
-from lupa.lua51 import LuaRuntime, lua_type
 from redis.exceptions import ResponseError
 
-from tests.simulation.keyspace import Keyspace, Status, Words
+from celery_partitions.model.errors import SetupError
+from celery_partitions.testing.keyspace import Keyspace, Status, Words
+
+try:
+    from lupa.lua51 import LuaRuntime, lua_type
+except ImportError as missing:
+    raise SetupError(
+        "the test kit runs the engine's Lua scripts in your process, and the package lupa is not installed: "
+        "pip install 'celery-partitions[testing]'"
+    ) from missing
 
 _lua = LuaRuntime(encoding=None, register_eval=False, unpack_returned_tuples=False)
 _table, _table_from = _lua.table, _lua.table_from
