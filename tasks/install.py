@@ -11,8 +11,6 @@ from celery_partitions.producer.declarations import add_installation, declared, 
 from celery_partitions.producer.installation import Installation, refuse_other_brokers
 from celery_partitions.producer.tracing import carry_traces
 from celery_partitions.store.names import units
-from celery_partitions.worker import control as control
-from celery_partitions.worker.bootstep import PartitionStep, note_command_line
 from celery_partitions_config.settings import Settings, resolve
 
 
@@ -32,10 +30,18 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
         _configure(installation)
-    app.steps["worker"].add(PartitionStep)
-    signals.celeryd_init.connect(note_command_line, dispatch_uid="celery-partitions")
+    # By name: only a worker loads the code of workers.
+    app.steps["worker"].add("celery_partitions.worker.bootstep:PartitionStep")
+    signals.celeryd_init.connect(_prepare_worker, dispatch_uid="celery-partitions")
     add_installation(installation)
     return app
+
+
+def _prepare_worker(**arguments: Any) -> None:
+    """`celeryd_init`, which is sent in the process of a worker."""
+    from celery_partitions.worker.bootstep import note_command_line  # noqa: PLC0415 - a producer must not load the worker
+
+    note_command_line(**arguments)
 
 
 def _configure(installation: Installation) -> None:
@@ -49,7 +55,8 @@ def _configure(installation: Installation) -> None:
     routes = list(before) if isinstance(before, list | tuple) else [before]
     if installation.route not in routes:
         conf.task_routes = [installation.route, *routes]
-        installation.app.amqp.flush_routes()
+        if "amqp" in vars(installation.app):  # else it does not exist yet, and reads the routes when it is made
+            installation.app.amqp.flush_routes()
     if installation.by_default and not conf.task_queues:
         # Monitors and `celery purge` know a queue by this list before they have asked a worker.
         default = conf.task_default_queue

@@ -1,11 +1,8 @@
-"""`celery -A APP partitions`: the group, and what stands in it. Each subject has a file of its own."""
+"""The commands of `celery -A APP partitions`. Importing this module adds them to the group."""
 
 from __future__ import annotations
 
-import click
-
 from celery_partitions.cli.audit import audit
-from celery_partitions.cli.context import SINK
 from celery_partitions.cli.doctor import doctor
 from celery_partitions.cli.keys import keys
 from celery_partitions.cli.letters import dead_letters
@@ -21,21 +18,9 @@ from celery_partitions.cli.status import status, workers
 from celery_partitions.cli.stored import stored
 from celery_partitions.cli.top import top
 from celery_partitions.cli.transfer import export_group, import_group
+from celery_partitions_config.command import partitions
 
-
-@click.group(name="partitions")
-@click.option("--sink", "sink_name", metavar="NAME", help="Of the group of a sink that has a process, not of the app's.")
-@click.pass_context
-def partitions(context: click.Context, sink_name: str | None) -> None:
-    """See and work the partitions: status, states, keys, dead letters, pausing, files; run a pipeline's sources and sinks.
-
-    `partitions --sink NAME status` (or dead-letters, parked, pause …) is of what waits for a sink's process. Every command that
-    prints facts has --json. Exit codes: 0 done, 1 refused or not found, 2 wrong usage. What can't be undone asks first,
-    and wants --yes where nobody can be asked.
-    """
-    if sink_name is not None:
-        context.meta[SINK] = sink_name
-
+__all__ = ["partitions"]
 
 for command in (
     status,

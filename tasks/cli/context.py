@@ -16,9 +16,7 @@ from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.producer.declarations import installation_of
 from celery_partitions.producer.installation import Installation
 from celery_partitions.sinks.group import sink_installation
-
-#: Where a context's `meta` has the sink whose group is meant.
-SINK = "celery_partitions.cli.sink"
+from celery_partitions_config.command import SINK
 
 #: The type of what is a key: not text alone, as `refusals` wants of other words.
 ANY_BYTES = click.UNPROCESSED

@@ -7,14 +7,13 @@ exception, Ctrl-C), what was taken is pushed or told of.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import redis
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import PartitionError, QueueFull, say
@@ -87,12 +86,13 @@ def send_many(
     except (redis.RedisError, OSError) as error:
         raise SendInterrupted(error, 0, [], []) from error
     sender = _Sender(installation, computation, id_of, when_full)
-    bar = _progress_bar(progress)
-    if bar is None:
+    if progress is False or (progress is None and not _is_terminal(sys.stderr)):
         for _ in sender.chunks(messages):
             pass
         return sender.sent
-    with bar:
+    from celery_partitions.producer.progress import progress_bar  # noqa: PLC0415 - loads rich, which a producer does not need
+
+    with progress_bar() as bar:
         total = len(messages) if isinstance(messages, Sized) else None
         row = bar.add_task(computation.name, total=total)
         for count in sender.chunks(messages):
@@ -226,27 +226,6 @@ class _Sender:
             raise SendInterrupted(error, self.sent, [], chunk.messages[: len(chunk.made)]) from error
 
 
-def _progress_bar(wanted: bool | None) -> Progress | None:
-    console = Console(stderr=True)
-    if wanted is False or (wanted is None and not console.is_terminal):
-        return None
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
-class _Speed(TextColumn):
-    """Messages per second so far."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Any) -> Any:
-        speed = task.finished_speed or task.speed
-        self.text_format = "" if speed is None else f"{speed:,.0f} messages/s"
-        return super().render(task)
+def _is_terminal(stream: TextIO | None) -> bool:
+    """`stream` is None in a process whose standard error is closed."""
+    return stream is not None and stream.isatty()

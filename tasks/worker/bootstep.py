@@ -20,6 +20,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import ImproperlyConfigured, WorkerShutdown
 from celery.utils.nodenames import default_nodename, nodesplit
 from celery.worker import state as worker_state
+from kombu.entity import Queue
 
 from celery_partitions.model.errors import SetupError
 from celery_partitions.operating.status import worker_id
@@ -30,6 +31,7 @@ from celery_partitions.store.names import INGRESS
 from celery_partitions.store.results import START_CHORD
 from celery_partitions.store.server import look_at_server
 from celery_partitions.worker.consumer import make_patient
+from celery_partitions.worker.control import list_owned_queues
 from celery_partitions.worker.garbage import collect_seldom
 from celery_partitions.worker.leasekeeper import LeaseKeeper
 from celery_partitions.worker.logs import begin_with_json, collect_celerys_lines, escape_celerys_lines
@@ -138,6 +140,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
                     f"-Q {self.installation.group.names.queue_name(unit)}: there are only "
                     f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
+        list_owned_queues(self.owned)
         make_patient(worker, self.installation.group.client)
         queues = worker.app.amqp.queues
         queues.deselect(
@@ -245,6 +248,12 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def info(self, worker: Any) -> dict[str, Any]:
         """For `inspect stats`."""
         return {"partitions": self.owned_queues()}
+
+    def owned(self) -> list[Queue]:
+        """The queues of `owned_queues`, for `inspect active_queues`."""
+        assert self.installation is not None
+        units = [self.installation.group.names.unit_of(name) for name in self.owned_queues()]
+        return [self.installation.queue(unit) for unit in units if unit is not None]
 
     def owned_queues(self) -> list[str]:
         """The queues of the partitions that this worker holds now, as Celery names them."""

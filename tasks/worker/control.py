@@ -1,24 +1,23 @@
-"""Remote control: `inspect active_queues` lists the partitions that a worker holds, beside the queues kombu consumes.
+"""Remote control: in a partition worker, `inspect active_queues` also lists the partitions that it owns.
 
 Flower's broker page asks for it to know which queues to measure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from celery.worker import control as celerys
 from celery.worker.control import inspect_command
+from kombu.entity import Queue
 
-from celery_partitions.worker.bootstep import PartitionStep
 
+def list_owned_queues(owned: Callable[[], list[Queue]]) -> None:
+    """Called once in a process, by a worker that serves partitions. Every other worker keeps Celery's own command."""
+    stock = celerys.active_queues
 
-@inspect_command()  # type: ignore[untyped-decorator]
-def active_queues(state: Any) -> list[dict[str, Any]]:
-    """List the task queues a worker is currently consuming from."""
-    consumer = state.consumer
-    queues = list(consumer.task_consumer.queues) if consumer.task_consumer else []
-    for step in consumer.controller.steps:
-        if isinstance(step, PartitionStep) and (installation := step.installation) is not None:
-            units = [installation.group.names.unit_of(name) for name in step.owned_queues()]
-            queues += [installation.queue(unit) for unit in units if unit is not None]
-    return [dict(queue.as_dict(recurse=True)) for queue in queues]
+    @inspect_command()  # type: ignore[untyped-decorator]
+    def active_queues(state: Any) -> list[dict[str, Any]]:
+        """List the task queues a worker is currently consuming from."""
+        return [*stock(state), *(dict(queue.as_dict(recurse=True)) for queue in owned())]

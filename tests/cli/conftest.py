@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 from click.testing import CliRunner, Result
 
-from celery_partitions.cli import partitions
+from celery_partitions.cli.commands import partitions
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reading import Broken

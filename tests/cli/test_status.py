@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_partitions.cli import partitions
+from celery_partitions.cli.commands import partitions
 from celery_partitions.store.leases import balance
 from celery_partitions.store.names import Names
 from celery_partitions_config.settings import Settings

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from celery_partitions.cli import partitions
+from celery_partitions.cli.commands import partitions
 from celery_partitions.model.errors import KeyExtractionError
 from celery_partitions.operating.pausing import pause, resume
 from celery_partitions.producer.declarations import _installations

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from celery_partitions.cli import partitions
+from celery_partitions.cli.commands import partitions
 from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.sources.conftest import LiveEnds
