@@ -18,7 +18,7 @@ SHOW := 2>&1 | tee $(VENV)/install.log | while read -r word package rest; do cas
     Collecting*) printf ' %s' "$${package%%[!A-Za-z0-9._-]*}" ;; esac; done && echo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-fast chaos bench fuzz lint clean
+.PHONY: help install demo dev test test-fast chaos bench fuzz docs lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -46,6 +46,9 @@ bench: $(WITH_TESTS) ## measure; tables and plots go to .bench/
 fuzz: $(WITH_TESTS) ## look SECONDS long (60) for bytes that break a decoder, with atheris
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) --quiet -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),60)
+
+docs: $(WITH_TESTS) ## write what the code knows into the guides: settings, commands, metrics, API, errors
+	$(BIN)/python -m tests.docs.generate
 
 lint: $(WITH_TESTS) ## style, types and the import contract
 	@mkdir -p build/typing && ln -sfn ../../tasks build/typing/celery_partitions && ln -sfn ../../config build/typing/celery_partitions_config

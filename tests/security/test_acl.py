@@ -1,4 +1,4 @@
-"""The users that the README gives: each can do its work with a whole worker, and nothing else."""
+"""The users that the Redis guide gives: each can do its work with a whole worker, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
-README = (ROOT / "README.md").read_text()
-(ACL,) = re.findall(r"```acl\n(.*?)```", README, re.DOTALL)
+GUIDE = (ROOT / "tasks/store/README.md").read_text()
+(ACL,) = re.findall(r"```acl\n(.*?)```", GUIDE, re.DOTALL)
 
 
 class Server:
-    """A server with the README's users and no other."""
+    """A server with the guide's users and no other."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server

@@ -1,0 +1,141 @@
+"""`python -m tests.docs.generate`: write the parts of the guides that the code knows; `--check` only says which are stale.
+
+A guide marks such a part with `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a key of `PARTS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+from tornado.web import URLSpec
+
+import celery_partitions
+from celery_partitions.cli.commands import partitions
+from celery_partitions.cli.reference import settings_table
+from celery_partitions.dashboard.urls import HANDLERS
+from celery_partitions.model.errors import PartitionError
+from celery_partitions.operating.metrics import families
+from tests.docs.pages import page_name, page_paths
+
+_PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *body = rows
+    lines = [head, tuple("---" for _ in head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def first_sentences(text: str | None) -> str:
+    """The first paragraph of a docstring or help text, on one line."""
+    return " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].split())
+
+
+def commands() -> str:
+    """Every command, what it does, its options."""
+    rows = [
+        (f"`{' '.join(words)}`", first_sentences(command.help), ", ".join(f"`{option}`" for option in _options(command)))
+        for words, command in _leaves(partitions, [])
+    ]
+    return table(("`partitions …`", "does", "options"), *rows)
+
+
+def _leaves(group: click.Group, before: list[str]) -> Iterator[tuple[list[str], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        words = [*before, name]
+        if isinstance(command, click.Group):
+            yield from _leaves(command, words)
+        else:
+            arguments = [one for one in command.params if isinstance(one, click.Argument)]
+            yield [*words, *(one.make_metavar(context) for one in arguments)], command
+
+
+def _options(command: click.Command) -> Iterator[str]:
+    for one in command.params:
+        if isinstance(one, click.Option) and not one.hidden:
+            yield max(one.opts, key=len)
+
+
+def metrics() -> str:
+    """Every metric, its type, what it means."""
+    rows = [
+        (f"`{one.name}{'_total' if one.type == 'counter' else ''}`", one.type, one.documentation)
+        for one in families("partition", None, {})
+        if one.type != "untyped"
+    ]
+    return table(("name", "type", "meaning"), *rows)
+
+
+def routes() -> str:
+    """Every address of the JSON API, from the handlers' docstrings."""
+    rows = []
+    for spec in HANDLERS:
+        assert isinstance(spec, URLSpec)
+        path = spec.regex.pattern.removesuffix("$")
+        if path.startswith("/api/"):
+            method = "POST" if "post" in vars(spec.handler_class) else "GET"
+            path = path.replace("([0-9]+|ingress)", "PARTITION").replace("(.+)", "KEY").replace("(", "{").replace(")", "}")
+            rows.append((method, f"`{path}`", _without_address(first_sentences(spec.handler_class.__doc__))))
+    return table(("method", "path", "answer"), *rows)
+
+
+def _without_address(text: str) -> str:
+    """The docstring names the address again before the colon."""
+    if not re.match(r"(GET|POST) ", text):
+        return text
+    _address, colon, rest = text.partition(": ")
+    return rest if colon else ""
+
+
+def errors() -> str:
+    """Every public exception, its bases that are public, what it means."""
+    rows = []
+    for name in celery_partitions.__all__:
+        one = getattr(celery_partitions, name) if name != "app" else None
+        if isinstance(one, type) and issubclass(one, Exception):
+            base = one.__mro__[1].__name__
+            rows.append((f"`{name}`", f"`{base}`" if one is not PartitionError else "`Exception`", first_sentences(one.__doc__)))
+    return table(("exception", "is a", "meaning"), *rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": lambda: settings_table().rstrip("\n"),
+    "commands": commands,
+    "metrics": metrics,
+    "routes": routes,
+    "errors": errors,
+}
+
+
+def generated(text: str) -> str:
+    """A page with its generated parts as the code is now. Raises `KeyError` for a part that nobody makes."""
+    return _PART.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}\n{found[3]}", text)
+
+
+def stale() -> list[Path]:
+    return [path for path in page_paths() if generated(path.read_text()) != path.read_text()]
+
+
+def main() -> int:
+    found = stale()
+    if "--check" in sys.argv:
+        for path in found:
+            print(f"{page_name(path)} is stale: run make docs")
+        return 1 if found else 0
+    for path in found:
+        path.write_text(generated(path.read_text()))
+        print(f"wrote {page_name(path)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
