@@ -1,0 +1,35 @@
+"""What the guides list by hand is what the code has."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from celery_partitions.store import names
+from tests.docs.pages import page_paths
+from tests.support.worker import ROOT
+
+#: How the code writes a dead letter's reason: as an argument of that name, or right after the raw message.
+_REASON = re.compile(r"\breason(?:: str)? ?= ?\"([a-z-]+)\"|\braw, \"([a-z-]+)\"|Verdict\(\"([a-z-]+)\"|item, \"([a-z]+-[a-z-]+)\"")
+
+
+def test_the_guide_lists_every_reason_of_a_dead_letter() -> None:
+    code = "\n".join(path.read_text() for path in (ROOT / "tasks").rglob("*.py"))
+    reasons = {next(filter(None, found)) for found in _REASON.findall(code)}
+    guide = (ROOT / "tasks/model/README.md").read_text()
+    table = guide[guide.index("## Dead letters") : guide.index("## Errors")]
+    listed = set(re.findall(r"`([a-z-]+)`", table)) - {"eta", "expires"}
+    assert reasons == listed
+
+
+def test_the_keys_in_redis_that_the_guide_names_exist() -> None:
+    guide = (ROOT / "tasks/store/README.md").read_text()
+    named = set(re.findall(r"`\{(?:partition|partition\.3)\}:([a-z]+)", guide))
+    assert named and named <= set(re.findall(r"^\{partition(?:\.3)?\}:([a-z]+)", names.__doc__ or "", re.MULTILINE))
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    text = "\n".join(path.read_text() for path in page_paths())
+    named = {one for found in re.findall(r"celery-partitions\[([a-z,]+)\]", text) for one in found.split(",")}
+    assert named <= extras
