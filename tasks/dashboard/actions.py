@@ -77,7 +77,7 @@ class OfLetters(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Pause(Action):
-    """POST /api/partitions/UNIT/pause, …/resume"""
+    """POST /api/partitions/UNIT/pause, …/resume: pause the partition, or resume it."""
 
     @authenticated
     async def post(self, unit: str, what: str) -> None:
@@ -91,7 +91,7 @@ class Pause(Action):
 
 
 class ParkedAction(Action):
-    """POST /api/partitions/key/retry, …/skip, …/discard"""
+    """POST /api/partitions/key/retry, …/skip, …/discard: what to do with the failed message of a parked key."""
 
     @authenticated
     async def post(self, what: str) -> None:
@@ -116,7 +116,7 @@ class ParkedAction(Action):
 
 
 class SetState(Action):
-    """POST /api/partitions/key/state: look first (`preview`), then set what was looked at (`digest`)."""
+    """POST /api/partitions/key/state: preview a new state, or write it to the state that was previewed (`digest`)."""
 
     @authenticated
     async def post(self) -> None:
@@ -149,7 +149,7 @@ class SetState(Action):
 
 
 class Forget(Action):
-    """POST /api/partitions/key/forget: the state is deleted; the key's next message finds the zero state."""
+    """POST /api/partitions/key/forget: delete the state; the key's next message finds a new one."""
 
     @authenticated
     async def post(self) -> None:
@@ -167,7 +167,7 @@ class Forget(Action):
 
 
 class LettersAction(Action):
-    """POST /api/partitions/dead-letters/retry, …/discard"""
+    """POST /api/partitions/dead-letters/retry, …/discard: retry dead letters, or delete them."""
 
     @authenticated
     async def post(self, what: str) -> None:

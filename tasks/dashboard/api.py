@@ -12,7 +12,7 @@ from celery_partitions.dashboard.reading import look_at_key, look_at_unit
 
 
 class Overview(Api):
-    """GET /api/partitions: `at`, `totals`, and `partitions`, a row each."""
+    """GET /api/partitions: `at`, `totals`, and `partitions`: a row for each, the ingress last."""
 
     @authenticated
     async def get(self) -> None:
@@ -22,7 +22,7 @@ class Overview(Api):
 
 
 class Unit(Api):
-    """GET /api/partitions/UNIT: its row, keys that wait, the head of its queue, its last commits, its hottest and largest keys."""
+    """GET /api/partitions/UNIT: its row, parked keys, oldest messages, last 20 commits, hottest and largest keys."""
 
     @authenticated
     async def get(self, unit: str) -> None:
@@ -30,7 +30,7 @@ class Unit(Api):
 
 
 class Key(Api):
-    """GET /api/partitions/keys/KEY, or ?key=KEY: its states, and what waits for it."""
+    """GET /api/partitions/keys/KEY, or ?key=KEY: the key's partition, owner, states, waiting messages, and whether it is parked."""
 
     @authenticated
     async def get(self, key: str | None = None) -> None:
@@ -42,7 +42,7 @@ class Key(Api):
 
 
 class Letters(Api):
-    """GET /api/partitions/dead-letters, ?q=… ?unit=… ?reason=… ?fingerprint=…: like failures together."""
+    """GET /api/partitions/dead-letters, ?q=… ?unit=… ?reason=… ?fingerprint=…: dead letters, similar failures in one group."""
 
     @authenticated
     async def get(self) -> None:

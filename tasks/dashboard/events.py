@@ -66,7 +66,7 @@ class PageEvents(Events):
 
 
 class ApiEvents(Events, Api):
-    """The same in the API."""
+    """GET /api/partitions/events: server-sent events: `overview` every two seconds, `unreachable` with `error` while Redis is away."""
 
 
 class PageOverview(Common):
