@@ -97,6 +97,14 @@ def parse_group(text: str) -> str:
     return text
 
 
+def parse_hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for host in hosts:
+        if not all(c.isalnum() or c in "-._:" for c in host) or (host.count(":") == 1):
+            raise ValueError(f"expected names without http:// and without a port, for example flower.example.com, not {host!r}")
+    return hosts
+
+
 def parse_file(text: str) -> str:
     if not Path(text).is_file():
         raise ValueError("the file does not exist")

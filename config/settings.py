@@ -26,6 +26,7 @@ from celery_partitions_config.parsers import (
     parse_exhausted,
     parse_file,
     parse_group,
+    parse_hosts,
     parse_log_format,
     parse_message_bytes,
     parse_number,
@@ -132,6 +133,10 @@ class Settings:
         8_000_000, parse_message_bytes,
         help="The largest message, as it is in the queue and after decompression. A larger one becomes a dead letter. As Python objects, "
         "JSON can take 25 times its size in memory.",
+    )
+    dashboard_hosts: tuple[str, ...] = setting(
+        (), parse_hosts,
+        help="Names, separated by commas, under which Flower may be opened while it has no login, besides localhost and its address.",
     )
     tracing: bool = setting(
         False, parse_switch,

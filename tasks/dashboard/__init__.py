@@ -13,6 +13,7 @@ from flower.views.monitor import Metrics
 
 from celery_partitions.dashboard.loader import PagesLoader
 from celery_partitions.dashboard.metrics import MetricsPage
+from celery_partitions.dashboard.protection import SafeHeaders, guarded
 from celery_partitions.dashboard.urls import HANDLERS
 
 __all__ = ["add_to_flower"]
@@ -20,10 +21,12 @@ __all__ = ["add_to_flower"]
 
 def add_to_flower() -> None:
     """Called by `config/flowerconfig.py`, before Flower makes its application. A second call changes nothing."""
-    if any(handler is HANDLERS[0] for handler in flower_handlers):
+    if "template_loader" in flower_settings:
         return
     # The last of Flower's handlers takes every path.
     flower_handlers[-1:-1] = HANDLERS
     at = next(number for number, handler in enumerate(flower_handlers) if isinstance(handler, tuple) and handler[1] is Metrics)
     flower_handlers[at] = (flower_handlers[at][0], MetricsPage)
+    flower_handlers[:] = [guarded(handler) for handler in flower_handlers]
+    flower_settings["transforms"] = [SafeHeaders]
     flower_settings["template_loader"] = PagesLoader(flower_settings["template_path"])

@@ -10,6 +10,7 @@ from celery_partitions.dashboard import showing
 from celery_partitions.dashboard.handlers import NOT_INSTALLED, Common
 from celery_partitions.dashboard.letters import find_letters
 from celery_partitions.dashboard.loader import static_version
+from celery_partitions.dashboard.protection import STRICT_POLICY
 from celery_partitions.dashboard.reading import look_at_key, look_at_unit
 from celery_partitions.dashboard.tasks_seen import of_key, of_partition
 from celery_partitions.producer.declarations import installation_of
@@ -21,6 +22,7 @@ class Page(Common):
 
     def show(self, template: str, **values: Any) -> None:
         self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Security-Policy", STRICT_POLICY)
         self.render(f"partitions/{template}", cant_act=self.why_not_acting, version=static_version(), **values)
 
     def get_template_namespace(self) -> dict[str, Any]:

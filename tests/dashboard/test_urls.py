@@ -26,13 +26,16 @@ import json, runpy
 from tornado import web
 from flower import options, urls
 
-stock = list(urls.handlers)
+def pattern_of(handler):
+    return handler.regex.pattern if isinstance(handler, web.URLSpec) else handler[0]
+
+stock = {pattern_of(handler) for handler in urls.handlers} - {"/metrics"}  # whose page is ours
 runpy.run_path("config/flowerconfig.py")
 ours = []
 for handler in urls.handlers:
-    if handler in stock:
+    pattern = pattern_of(handler)
+    if pattern in stock:
         continue
-    pattern = handler.regex.pattern if isinstance(handler, web.URLSpec) else handler[0]
     cls = handler.handler_class if isinstance(handler, web.URLSpec) else handler[1]
     methods = [
         name for name in ("GET", "POST", "PUT", "PATCH", "DELETE")

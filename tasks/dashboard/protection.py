@@ -1,0 +1,101 @@
+"""What a browser is told about every page of Flower, and whose requests are answered where there is no login.
+
+Without a login, anybody who reaches Flower may read it; so it listens on loopback. A page of another site in a browser on that
+machine still reaches it by DNS rebinding: its own name resolves to 127.0.0.1 for a moment. Such a request names the other site
+in its Host header, so only known names are answered. A browser is also told to show no page of Flower in a frame.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable
+from typing import Any
+from urllib.parse import urlsplit
+
+from flower.views.monitor import Healthcheck
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.routing import URLSpec
+from tornado.web import OutputTransform, RequestHandler
+
+from celery_partitions.model.escaping import escape
+from celery_partitions.producer.declarations import installation_of
+
+#: Of pages of ours: no inline script or style, nothing from elsewhere.
+STRICT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+#: Of Flower's own pages, one of which has an inline script.
+FLOWERS_POLICY = "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+
+_HEADERS = {
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    # A key may be in the address of a page.
+    "Referrer-Policy": "same-origin",
+}
+
+
+class SafeHeaders(OutputTransform):
+    """Adds the headers to every answer of Flower's application."""
+
+    def __init__(self, request: HTTPServerRequest) -> None:
+        pass
+
+    def transform_first_chunk(
+        self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
+    ) -> tuple[int, HTTPHeaders, bytes]:
+        for name, value in _HEADERS.items():
+            headers[name] = value
+        if "Content-Security-Policy" not in headers:
+            headers["Content-Security-Policy"] = FLOWERS_POLICY
+        return status_code, headers, chunk
+
+
+def is_known_host(host: str, known: tuple[str, ...]) -> bool:
+    """Whether a Host header names this machine's loopback, or one of `known` (names without a port)."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    try:
+        return ipaddress.ip_address(name).is_loopback or name in known
+    except ValueError:
+        name = name.rstrip(".")
+        return name == "localhost" or name.endswith(".localhost") or name in known
+
+
+class _Guarded(RequestHandler):
+    """What `guarded` puts before a handler."""
+
+    def prepare(self) -> Awaitable[None] | None:
+        if self._is_answered():
+            return super().prepare()
+        host = escape(self.request.host)[:200]
+        self.set_status(403)
+        self.set_header("Content-Type", "text/plain; charset=UTF-8")
+        self.finish(
+            f"Flower has no login, and this request is for {host}, which is not known to be this Flower. A page of another site "
+            "could have sent it. Open http://127.0.0.1 with Flower's port instead; or start Flower with a login "
+            "(FLOWER_BASIC_AUTH=user:password); or, if the name is yours, set PARTITIONS_DASHBOARD_HOSTS to it.\n"
+        )
+        return None
+
+    def _is_answered(self) -> bool:
+        options: Any = self.application.options  # type: ignore[attr-defined]
+        if options.basic_auth or options.auth or options.unix_socket:
+            return True  # a browser can't be led to a socket; a proxy before it has names of its own
+        installation = installation_of(self.application.capp)  # type: ignore[attr-defined]
+        hosts = () if installation is None else installation.settings.dashboard_hosts
+        return is_known_host(self.request.host, (*hosts, options.address.lower()) if options.address else hosts)
+
+
+def guarded(handler: Any) -> Any:
+    """An entry of Flower's list of handlers, whose requests are looked at first."""
+    cls: type[RequestHandler] = handler.handler_class if isinstance(handler, URLSpec) else handler[1]
+    if issubclass(cls, (_Guarded, Healthcheck)):
+        return handler
+    made = type(cls.__name__, (_Guarded, cls), {})
+    if isinstance(handler, URLSpec):
+        return URLSpec(handler.regex.pattern, made, handler.kwargs, handler.name)
+    return (handler[0], made, *handler[2:])
