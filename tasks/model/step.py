@@ -21,7 +21,7 @@ from celery_partitions.model.errors import TimeLimitExceeded, say
 from celery_partitions.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
 from celery_partitions.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
 from celery_partitions.model.reading import Asked, Broken, Item, Later, Ordinary, Skipped, Stray, Work
-from celery_partitions.model.replaying import Replay, failure_of
+from celery_partitions.model.replaying import SHARED_OUTPUT_BYTES, Replay, failure_of
 from celery_partitions.model.writing import MessageWriter
 
 
@@ -147,6 +147,8 @@ class _Step:
                     value = computation.function(item.message, slot.state)
                     if type(item) is Asked:
                         self.answer(item, value)
+                        if self.replay.share >= 1:
+                            until = now - 1
                 else:
                     unreadable = self.unreadable(item)
                     if unreadable is not None:
@@ -188,6 +190,8 @@ class _Step:
         """Keep the value as it is now: the computation may change it later."""
         item.value = spoken(item.computation, value)
         self.rules.answer(item)
+        size = sum(len(word) for command in item.commands for word in command if isinstance(word, str | bytes))
+        self.replay.share += size / SHARED_OUTPUT_BYTES
         self.out.answered = True
 
     def unreadable(self, item: Work) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -13,6 +13,7 @@ import redis
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reading import Asked
+from celery_partitions.store.client import UNWELL
 from celery_partitions.store.declared_keys import declare, keys_in, refused_keys
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.letters import dump_letter, letter_in_place, letter_of
@@ -24,6 +25,18 @@ from celery_partitions.store.scripts import digest_of, script
 from celery_partitions_config.settings import Settings
 
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
+
+
+#: A commit that is larger is not sent. Redis closes the connection for a command of 1 GB (`client-query-buffer-limit`), for one word
+#: of 512 MB, and for 1,048,576 words.
+MAX_COMMIT_BYTES = 256_000_000
+MAX_COMMIT_WORDS = 1_000_000
+#: No server refuses a commit that is smaller: its limits can't be set lower.
+ALWAYS_TAKEN_BYTES = 1_000_000
+
+
+class CommitTooLarge(Exception):
+    """A commit that the server does not take. Fewer messages make a smaller one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +90,9 @@ class CommitStore:
         batch_messages: int,
         batch_bytes: int,
         replicas: Replicas | None = None,
+        max_bytes: int = MAX_COMMIT_BYTES,
     ) -> None:
-        self.client, self.names = client, names
+        self.client, self.names, self.max_bytes = client, names, max_bytes
         self.batch_messages, self.batch_bytes = batch_messages, batch_bytes
         #: What waits until a commit is on replicas; None: nothing does.
         self.replicas = replicas
@@ -106,12 +120,15 @@ class CommitStore:
             return self._send_what_is_permitted(commit, refusal)
 
     def begin(self, commit: Commit) -> CommitUnderWay:
-        """Send a commit and do not wait for its answer; meanwhile another unit's batch can be stepped."""
+        """Send a commit and do not wait for its answer; meanwhile another unit's batch can be stepped. Raises `CommitTooLarge`."""
         keys, words = self._words(commit)
+        self._check_size(len(words), MAX_COMMIT_WORDS, "words")
         begun = time.perf_counter()
         connection = self.client.connection_pool.get_connection()
         try:
-            connection.send_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
+            packed = connection.pack_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
+            self._check_size(sum(map(len, packed)), self.max_bytes, "bytes")
+            connection.send_packed_command(packed)
             if self.replicas is not None:
                 self.replicas.ask(connection)
         except BaseException:
@@ -119,6 +136,29 @@ class CommitStore:
             self.client.connection_pool.release(connection)
             raise
         return CommitUnderWay(commit, connection, begun)
+
+    @staticmethod
+    def _check_size(size: int, limit: int, unit: str) -> None:
+        if size > limit:
+            raise CommitTooLarge(f"a commit of {size:,} {unit}; at most {limit:,} are sent")
+
+    def is_refused(self, commit: Commit) -> bool:
+        """Whether it is the commit on which connections break: it is large, and the server answers otherwise."""
+        if sum(len(word) for word in self._words(commit)[1] if isinstance(word, str | bytes)) < ALWAYS_TAKEN_BYTES:
+            return False
+        try:
+            return bool(self.client.ping())
+        except UNWELL:
+            return False
+
+    def no_lists(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that can't be pushed to: another type, or not this user's."""
+        asked = list(keys)
+        with self.client.pipeline(transaction=False) as pipe:
+            for key in asked:
+                pipe.type(key)
+            types = pipe.execute(raise_on_error=False)
+        return [key for key, found in zip(asked, types, strict=True) if found not in (b"list", b"none")]
 
     def finish(self, under_way: CommitUnderWay) -> Reply:
         """Wait for the answer of a commit that was begun. After an error the same commit can be sent again."""
@@ -217,6 +257,12 @@ def _reply(answer: list[Any]) -> Reply:
         paused=bool(paused),
         suspect=suspect,
     )
+
+
+def pushed_to(outcome: Outcome) -> set[str]:
+    """The queues onto which what follows the outcome's messages is pushed."""
+    commands = [command for item in outcome.done if type(item) is Asked for command in item.commands]
+    return {command[1] for command in commands + outcome.commands if command[0] == "LPUSH" and isinstance(command[1], str)}
 
 
 def commands_of(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from celery_partitions.model.errors import encodable
 from celery_partitions.model.keys import shown_key
 from celery_partitions.model.outcome import Failure
 from celery_partitions.model.reading import Broken
@@ -47,10 +48,10 @@ def letter_of(broken: Broken, letter_id: str, unit: str, attempts: int, now: flo
         id=letter_id,
         unit=unit,
         reason=broken.reason,
-        error=broken.error,
-        trace=broken.trace,
-        task=broken.task,
-        message_id=broken.message_id,
+        error=encodable(broken.error),
+        trace=encodable(broken.trace),
+        task=None if broken.task is None else encodable(broken.task),
+        message_id=None if broken.message_id is None else encodable(broken.message_id),
         key=None if broken.key is None else shown_key(broken.key),
         attempts=attempts,
         died_at=now,

@@ -253,6 +253,10 @@ class VirtualLoop(PartitionLoop):
             raise HarnessError(f"partition {lane.unit}: the commit was refused: {reply.status}")
         return super().judge(lane, reply)
 
+    def set_apart(self, lane: Lane, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
+        """A worker would make a dead letter of the message; here it is what the test wants to know."""
+        return False
+
     def give_rest(self, lane: Lane, error: Exception) -> None:
         """A worker would say it and try again; here it is what the test wants to know."""
         raise error

@@ -34,6 +34,7 @@ class UnderWay:
     """A commit that was sent, and what it means for its lane once it is written."""
 
     lane: Lane
+    batch: Batch
     outcome: Outcome
     planned: PlannedCommit
     sent: CommitUnderWay | None

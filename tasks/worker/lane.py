@@ -151,6 +151,10 @@ class Lane:
     rest_until: float = 0.0
     #: How much of the loop's time it has had (see `turns`).
     used_seconds: float = 0.0
+    #: While a message is looked for whose outcome can't be written (see `unwritable`): how many messages are taken at most, and the one
+    #: that was found.
+    largest_batch: int | None = None
+    unwritable: tuple[str, Verdict] | None = None
     #: The fault that was said last; "" once a commit worked again.
     fault: str = ""
     #: The position at which the pending blocking peek was begun; its message is the head only while that holds.

@@ -15,11 +15,12 @@ from typing import assert_never
 
 import redis
 
+from celery_partitions.model.errors import say
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reading import Item, Ordinary, Reading, Skipped, condemned, read_batch
 from celery_partitions.producer.installation import Installation
 from celery_partitions.store.client import UNWELL, connect
-from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
+from celery_partitions.store.commits import Commit, CommitStore, CommitTooLarge, CommitUnderWay, Reply, pushed_to
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parking import read_mailbox
 from celery_partitions.store.results import START_CHORD
@@ -38,6 +39,7 @@ from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.stepping import Stepping
 from celery_partitions.worker.telling import Telling
 from celery_partitions.worker.turns import Turns
+from celery_partitions.worker.unwritable import narrow, narrowed, widen
 from celery_partitions.worker.watch import Watch
 from celery_partitions_config.settings import Settings
 
@@ -45,6 +47,8 @@ logger = logging.getLogger("celery.worker.partitions")
 
 #: A busy loop looks this often for messages on idle partitions: much shorter than a batch, and long beside the 10 µs that it takes.
 POLL_SECONDS = 0.005
+#: A commit on which the connection broke so often, while the server answers, is one that the server refuses.
+REFUSALS = 3
 #: A plain Celery task that takes longer is named in the log. Five batches of a busy partition.
 SLOW_TASK_SECONDS = 1.0
 #: After a fault of one unit, or of the loop itself, before it is tried again. Shorter than a lease.
@@ -144,10 +148,12 @@ class PartitionLoop(threading.Thread):
     def work(self, lane: Lane) -> None:
         """One batch of one unit, from its queue or from a parked key's mailbox, to its commit."""
         began = time.monotonic()
+        batch = outcome = None
         try:
             batch = self.take_batch(lane)
             if batch is None:
                 return
+            batch = narrowed(lane, batch)
             batch = alone(self.client, self.names, lane, batch, self.settings)
             self.stalls.reset()
             items = self.read(lane, batch)
@@ -164,9 +170,22 @@ class PartitionLoop(threading.Thread):
             lane.forget_all()
             raise
         except Exception as error:
-            self.give_rest(lane, error)
+            if batch is None or not self.set_apart(lane, batch, outcome, error):
+                self.give_rest(lane, error)
         finally:
             self._turns.charge(lane, time.monotonic() - began)
+
+    def set_apart(self, lane: Lane, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
+        """Look for the message whose outcome can't be written. False: the reason is no message."""
+        searching = lane.largest_batch is not None or lane.unwritable is not None
+        if not narrow(lane, batch, outcome, error):
+            return False
+        if searching:
+            return True
+        text = "partition %s: the outcome of a batch can't be written (%s); the message that causes it becomes a dead letter"
+        known = isinstance(error, redis.RedisError | CommitTooLarge)
+        logger.warning(text, lane.unit, say(error), exc_info=not known, extra=told(lane.unit))
+        return True
 
     def give_rest(self, lane: Lane, error: Exception) -> None:
         """A fault of one unit: begin again from Redis, a little later."""
@@ -239,7 +258,7 @@ class PartitionLoop(threading.Thread):
         planned = plan_commit(self.names, lane, batch, items, outcome, most=most, most_ids=most_ids)
         if planned is not None:
             self.settle()
-            self.under_way = UnderWay(lane, outcome, planned, self.begin(planned.commit))
+            self.under_way = UnderWay(lane, batch, outcome, planned, self.begin(planned.commit))
 
     def begin(self, commit: Commit) -> CommitUnderWay | None:
         """Send a commit; None when that failed, and it is to be sent again."""
@@ -259,14 +278,18 @@ class PartitionLoop(threading.Thread):
         lane = under_way.lane
         try:
             reply = self.answer(under_way)
-        except redis.ResponseError as error:
-            self.give_rest(lane, error)
+        except (redis.ResponseError, CommitTooLarge) as error:
+            if not self.set_apart(lane, under_way.batch, under_way.outcome, error):
+                self.give_rest(lane, error)
             return
         except BaseException:
             lane.forget_all()
             raise
-        if self.judge(lane, reply):
+        if reply.status == "wrongtype" and self.avoid_bad_queues(under_way, reply.culprit):
+            lane.forget_all()
+        elif self.judge(lane, reply):
             self.outage.over()
+            widen(lane, self.settings.batch_messages)
             planned = under_way.planned
             lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             held = sum(one.partition is not None for one in self.lanes.values())
@@ -277,7 +300,7 @@ class PartitionLoop(threading.Thread):
     def answer(self, under_way: UnderWay) -> Reply:
         """A commit's answer: after a lost reply the same commit is sent again, which changes nothing twice."""
         give_up: float | None = None
-        sent = under_way.sent
+        sent, failures = under_way.sent, 0
         while True:
             if self._dropping:
                 raise Dropped
@@ -290,8 +313,21 @@ class PartitionLoop(threading.Thread):
                     if time.monotonic() > give_up:
                         raise
                 self.rest(error)
+                failures += 1
+                if failures >= REFUSALS and self.store.is_refused(under_way.planned.commit):
+                    raise CommitTooLarge("the server closes the connection on which the commit comes") from error
             else:
                 return reply
+
+    def avoid_bad_queues(self, under_way: UnderWay, culprit: str) -> bool:
+        """Whether a commit was refused for what follows its messages. Then all of that is looked at, and these messages fail."""
+        queues = pushed_to(under_way.outcome)
+        if culprit not in queues:
+            return False
+        self.replies.avoid(culprit)
+        for queue in self.store.no_lists(queues):
+            self.replies.avoid(queue)
+        return True
 
     def judge(self, lane: Lane, reply: Reply) -> bool:
         """What an answer of the commit script means for the lane; True: it is written, and the next batch is here."""

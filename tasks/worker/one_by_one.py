@@ -25,7 +25,7 @@ class LeaseLost(Exception):
 
 def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, settings: Settings) -> Batch:
     """The batch; while the lane's messages are suspect, only those of it that were noted now. Raises `LeaseLost`."""
-    if not lane.suspect or not batch.messages:
+    if not lane.suspect or not batch.messages or batch.condemned is not None:
         return batch
     # Of DEATHS deaths the first names nobody, and the second a group: with fewer than three every message runs alone.
     largest = LARGEST_GROUP if settings.deaths > 2 else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from celery.worker import state as worker_state
 from celery.worker.request import create_request_cls
 from kombu.message import Message
 
+from celery_partitions.model.errors import say, trace_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reading import Broken, Ordinary
 
@@ -59,7 +59,7 @@ class OrdinaryRunner:
         except TaskRevokedError:
             pass
         except BaseException as error:  # SystemExit out of a task is that task's failure, not the worker's end
-            return OrdinaryRun(again, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+            return OrdinaryRun(again, say(error), trace_of(error))
         return OrdinaryRun(again)
 
     def _run(self, raw: bytes, again: list[bytes]) -> None:

@@ -26,12 +26,14 @@ from kombu.connection import Connection
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
-from celery_partitions.model.errors import SetupError
+from celery_partitions.model.errors import MessageError, SetupError
 from celery_partitions.producer.backlog import looks_for_room
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
 from celery_partitions.store.results import ChordKeys, chord_part, reply, start_of_chord
 
+#: What one message may tell and send. Several such messages fit into a commit.
+MAX_FOLLOW_UP_BYTES = 64_000_000
 #: kombu's, where the broker's options say nothing.
 PRIORITY_STEPS = [0, 3, 6, 9]
 SEPARATOR = "\x06\x16"
@@ -82,6 +84,7 @@ class Recorder:
     def __init__(self, app: Celery, names: Names) -> None:
         self.app = app
         self.commands: list[list[Any]] = []
+        self._bytes = 0
         options = dict(app.conf.broker_transport_options or {})
         self._connection = Connection(transport=_RecordingTransport, transport_options=options)
         channel = self._connection.channel()
@@ -90,7 +93,15 @@ class Recorder:
         _publish_through_recorders(app)
 
     def record(self, command: list[Any]) -> None:
+        """Raises `MessageError` when what one message tells and sends is more than a commit may have."""
         self.commands.append(command)
+        self._bytes += sum(len(word) for word in command if isinstance(word, str | bytes))
+        if self._bytes > MAX_FOLLOW_UP_BYTES:
+            raise MessageError(
+                f"what follows the message is more than {MAX_FOLLOW_UP_BYTES:,} bytes: a chord's body is copied into each of its "
+                "messages. Make it smaller, or send it from a task of its own",
+                reason="too-large",
+            )
 
     @contextmanager
     def at_work(self, backend: Any, task: Any, request: Context) -> Iterator[list[list[Any]]]:
@@ -100,7 +111,7 @@ class Recorder:
         the step runs.
         """
         commands: list[list[Any]] = []
-        self.commands = commands
+        self.commands, self._bytes = commands, 0
         token, no_room = _under_way.set(self), looks_for_room.set(False)
         _task_stack.push(task)
         task.request_stack.push(request)

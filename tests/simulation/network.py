@@ -123,6 +123,9 @@ class Connection:
     def pack_commands(self, commands: Sequence[Sequence[Any]]) -> list[Words]:
         return [[_word(word) for word in command] for command in commands]
 
+    def pack_command(self, *words: Any) -> list[Words]:
+        return [[_word(word) for word in words]]
+
     def send_packed_command(self, commands: list[Words], check_health: bool = True) -> None:
         self.connect()
         assert self.session is not None

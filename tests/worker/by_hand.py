@@ -1,0 +1,58 @@
+"""A worker's loop that a test drives turn by turn, without its thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from celery_partitions.store.leases import balance
+from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.ordinary import OrdinaryRun
+from celery_partitions.worker.reports import Reports
+from tests.fundamentals.live import LiveGroup
+
+
+def no_task(raw: bytes) -> OrdinaryRun:
+    raise AssertionError(f"a plain task: {raw!r}")
+
+
+class LoopByHand(PartitionLoop):
+    """Holds all partitions of a group."""
+
+    def take_turns(self, limit: int = 1000) -> int:
+        """Work until nothing is ready. Returns the number of turns; raises for a partition with a fault that is no message's."""
+        for turn in range(limit):
+            lane = self.next_lane()
+            if lane is None and self.under_way is None:
+                return turn
+            if lane is not None:
+                self.work(lane)
+            self.settle()
+            faults = [lane.fault for lane in self.lanes.values() if lane.fault]
+            assert not faults
+        raise AssertionError(f"something is still ready after {limit} turns")
+
+    @property
+    def lane(self) -> Lane:
+        return self.lanes["0"]
+
+    def look_again(self) -> None:
+        """As a message's arrival does."""
+        for lane in self.lanes.values():
+            lane.unknown = True
+
+
+@contextmanager
+def loop_by_hand(live: LiveGroup) -> Iterator[LoopByHand]:
+    reports = Reports(live.app, "by-hand", 0, lambda: False, live.app.tasks)
+    loop = LoopByHand(live.installation, "by-hand/1", reports, no_task, ())
+    partitions = live.settings.partitions
+    loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=partitions))
+    loop.take_up_share()
+    try:
+        yield loop
+    finally:
+        loop.watch.destroy()
+        reports.close()
+        loop.client.close()
