@@ -27,7 +27,7 @@ def alone(client: redis.Redis, names: Names, lane: Lane, batch: Batch, settings:
     """The batch; while the lane's messages are suspect, only those of it that were noted now. Raises `LeaseLost`."""
     if not lane.suspect or not batch.messages or batch.condemned is not None:
         return batch
-    # Of DEATHS deaths the first names nobody, and the second a group: with fewer than three every message runs alone.
+    # Of PARTITIONS_DEATHS deaths the first names nobody, and the second a group: with fewer than three every message runs alone.
     largest = LARGEST_GROUP if settings.deaths > 2 else 1
     digests = [digest_of(raw) for raw in batch.messages[:largest]]
     tried = begin_try(client, names, lane.lease, digests, largest)
