@@ -44,7 +44,7 @@ PAGE = 1000
 #: A paused partition comes to rest with the batch under way; more changes than this have another cause.
 TRIES = 20
 #: Of the facts: what an import gives another partition.
-_NOT_EXPORTED = ("edit_version", "suspect")
+_NOT_EXPORTED = ("edit_version", "suspect", "token", "holder", "since")
 AGES: tuple[Literal["young", "old"], ...] = ("young", "old")
 
 

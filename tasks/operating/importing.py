@@ -45,7 +45,7 @@ from celery_partitions.store.parking import read_record
 #: Commands of one writing round trip.
 PAGE = 500
 #: Facts that are the unit's own, and no counters.
-_OWN_FACTS = ("commit_number", "paused")
+_OWN_FACTS = ("commit_number", "paused", "token", "since")
 
 
 @dataclass(frozen=True, slots=True)

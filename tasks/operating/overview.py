@@ -172,7 +172,7 @@ def _lease_age(unit: str, holders: Holders, since: Any) -> float | None:
     taken = since.get(unit.encode()) if isinstance(since, dict) else None
     if taken is None or unit not in holders.workers:
         return None
-    return max(0.0, holders.now - int_or_zero(taken) / 1000)
+    return max(0.0, holders.now - int_or_zero(taken) / 1_000_000)
 
 
 def int_or_zero(value: bytes | None) -> int:

@@ -48,7 +48,6 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
         ("HMGET", states, "key"),
         ("HSET", states, "key", "x"),
         ("HINCRBY", facts, "commit_number", "1"),
-        ("HSET", names.tokens, "0", "1"),
         ("HSET", names.owners, "0", "x"),
         ("ZADD", names.workers, "1", "x"),
         ("ZADD", names.later("0"), "1", "x"),

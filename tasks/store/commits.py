@@ -215,10 +215,9 @@ class CommitStore:
         names, unit = self.names, commit.lease.unit
         queue = names.queue(unit)
         source = queue if commit.mailbox_of is None else names.mailbox(unit, commit.mailbox_of)
-        keys = [queue, names.tokens, names.facts(unit), names.later(unit), source, names.parked(unit)]
+        keys = [queue, names.facts(unit), names.later(unit), source, names.parked(unit)]
         keys += [queue + suffix for suffix in PRIORITY_SUFFIXES]
         words: list[Any] = [
-            unit,
             commit.lease.token,
             "" if commit.position is None else commit.position,
             "" if commit.revision is None else commit.revision,

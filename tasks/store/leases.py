@@ -1,24 +1,28 @@
 """Leases: which worker holds which unit (a partition, or the ingress), and by which fencing token.
 
-A worker's leases hold as long as its entry among the workers does: one renewal renews all. Times are the server's.
+Who should hold what is decided at the group's keys (`balance`). It is advice. A worker holds a unit only when a claim on the unit's own
+keys has given it a fencing token, and a commit is refused when that is not the unit's token any more. A worker's leases hold as long as its
+entry among the workers does: one renewal renews all. Times are the server's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import redis
 
 from celery_partitions.model.errors import SetupError
-from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
+from celery_partitions.store.names import Names, queue_lists
 from celery_partitions.store.scripts import script
 
 #: Renewals in one lease: two may be lost before it ends.
 RENEWALS_PER_LEASE = 3
 #: After another holder's lease should have ended, look this much later (longer than a clock's grain).
 GRACE_SECONDS = 0.02
+#: One call of `look_at_held` keeps the server busy for a few milliseconds at most.
+UNITS_IN_ONE_LOOK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Share:
     paused: frozenset[str] = frozenset()
     #: Computation → JSON of a `PolicyChange`, as an operator wrote it.
     policies: Mapping[str, bytes] = field(default_factory=dict)
+    #: Units that are assigned to the worker and can't be claimed → why.
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def surplus(self, gone: Container[tuple[str, int]]) -> dict[str, int]:
         """What is to be released, unit → token: what is more than the share, and what is `gone` at the worker and its own here.
@@ -67,54 +73,107 @@ def balance(
     pins: Iterable[str] = (),
     suspect_messages: int = 0,
 ) -> Share:
-    """Renew, claim, and learn what to give up. Called every third of a lease, and when `names.changed` says so.
+    """Renew, claim what is assigned, and learn what to give up. Called every third of a lease, and when `names.changed` says so.
 
     `suspect_messages`: so many messages of a unit whose owner died without releasing it are to be run one by one.
     """
-    next_end, owned, give_up, policies = script("balance").run(
+    next_end, found, give_up, policies = script("balance").run(
         client,
-        [names.workers, names.pins, names.owners, names.tokens, names.since, names.policies, names.draining],
-        [
-            worker,
-            round(lease_seconds * 1000),
-            ",".join(pins),
-            partitions,
-            names.changed,
-            names.root,
-            suspect_messages,
-            *PRIORITY_SUFFIXES,
-        ],
+        [names.workers, names.pins, names.owners, names.since, names.policies, names.draining],
+        [worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed],
     )
-    rows = [(owned[at].decode(), *map(int, owned[at + 1 : at + 4])) for at in range(0, len(owned), 4)]
+    assigned = {found[at].decode(): int(found[at + 1]) for at in range(0, len(found), 2)}
+    held = _look_at_held(client, names, worker, assigned)
+    missing = {unit: since for unit, since in assigned.items() if unit not in held}
+    claimed, faults = _claim(client, names, worker, missing, suspect_messages) if missing else ({}, {})
+    held |= claimed
     words = iter(policies)
     return Share(
-        owned={unit: token for unit, token, _, _ in rows},
+        owned={unit: one.token for unit, one in held.items()},
         give_up=tuple(unit.decode() for unit in give_up),
         next_end_seconds=None if next_end < 0 else next_end / 1000,
-        revisions={unit: revision for unit, _, revision, _ in rows},
-        paused=frozenset(unit for unit, _, _, paused in rows if paused),
+        revisions={unit: one.revision for unit, one in held.items()},
+        paused=frozenset(unit for unit, one in held.items() if one.paused),
         policies={name.decode("utf-8", "replace"): text for name, text in zip(words, words, strict=True)},
+        faults=faults,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    token: int
+    revision: int
+    paused: bool
+
+
+def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iterable[str]) -> dict[str, _Held]:
+    """What the worker holds already of the units assigned to it. Also moves messages with a priority into their queues."""
+    held, left = {}, list(assigned)
+    while left:
+        some, left = left[:UNITS_IN_ONE_LOOK], left[UNITS_IN_ONE_LOOK:]
+        keys = [key for unit in some for key in (names.facts(unit), *queue_lists(names, unit))]
+        answer = script("look_at_held").run(client, keys, [worker, len(keys) // len(some)])
+        for at, unit in enumerate(some):
+            token, revision, paused = answer[3 * at : 3 * at + 3]
+            if token:
+                held[unit] = _Held(int(token), int(revision), bool(paused))
+    return held
+
+
+def _claim(
+    client: redis.Redis, names: Names, worker: str, assigned: Mapping[str, int], suspect_messages: int
+) -> tuple[dict[str, _Held], dict[str, str]]:
+    """Claim each unit on its own keys, all in one round trip. Also returns what is wrong with the units that can't be claimed."""
+    calls = [([names.facts(unit)], [worker, since, suspect_messages]) for unit, since in assigned.items()]
+    held, superseded, faults = {}, {}, {}
+    for unit, answer in zip(assigned, script("claim").run_many(client, calls), strict=True):
+        if isinstance(answer, Exception):
+            faults[unit] = f"Redis key {names.facts(unit)}: {answer}"
+        elif answer[0] == b"ok":
+            held[unit] = _Held(int(answer[1]), int(answer[2]), bool(answer[3]))
+        else:
+            superseded[unit] = int(answer[1])
+    if superseded:  # where this worker is still the one that the group wants, it is assigned anew, and later than that
+        _unassign(client, names, worker, superseded)
+    return held, faults
 
 
 def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False) -> int:
-    """Give leases up; with `leave` the worker is no member any more. Returns how many were still its own."""
-    flat: list[str | int] = [word for lease in leases.items() for word in lease]
-    released: int = script("release").run(
+    """Give leases up; with `leave` the worker is no member any more. Returns how many were still its own.
+
+    The units' own keys come first. A worker that is assigned one of them then finds no holder, and knows that nobody died.
+    """
+    calls = [([names.facts(unit), names.tries(unit)], [worker, token]) for unit, token in leases.items()]
+    answers = dict(zip(leases, script("release").run_many(client, calls), strict=True))
+    released = [unit for unit, answer in answers.items() if answer == 1]
+    if released or leave:
+        _unassign(client, names, worker, dict.fromkeys(released, 0), leave=leave)
+    return len(released)
+
+
+def _unassign(client: redis.Redis, names: Names, worker: str, after: Mapping[str, int], *, leave: bool = False) -> None:
+    """Take back assignments. `after`: unit → the number that its next assignment must be higher than."""
+    flat: list[str | int] = [word for pair in after.items() for word in pair]
+    script("unassign").run(
         client,
-        [names.workers, names.pins, names.owners, names.tokens, names.draining],
-        [worker, "leave" if leave else "", names.changed, names.root, *flat],
+        [names.workers, names.pins, names.owners, names.since, names.draining],
+        [worker, "leave" if leave else "", names.changed, *flat],
     )
-    return released
 
 
 def leases_of(client: redis.Redis, names: Names, worker: str) -> dict[str, int]:
     """What a worker holds: unit → fencing token."""
+    owners = cast(Mapping[bytes, bytes], client.hgetall(names.owners))
+    assigned = [unit.decode() for unit, owner in owners.items() if owner == worker.encode()]
     with client.pipeline(transaction=False) as pipe:
-        pipe.hgetall(names.owners)
-        pipe.hgetall(names.tokens)
-        owners, tokens = pipe.execute()
-    return {unit.decode(): int(tokens[unit]) for unit, owner in owners.items() if owner == worker.encode()}
+        for unit in assigned:
+            pipe.hmget(names.facts(unit), ["token", "holder"])
+        answers = pipe.execute(raise_on_error=False)
+    return {
+        unit: int(answer[0])
+        for unit, answer in zip(assigned, answers, strict=True)
+        if isinstance(answer, list) and answer[1] == worker.encode()
+    }
 
 
 def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:

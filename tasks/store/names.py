@@ -8,7 +8,8 @@ Of each partition, here of `partition.3`:
 
 partition.3                         list   the queue; the oldest message is on the right
 partition.3\\x06\\x16<3|6|9>          list   where kombu's default options put messages with a priority (in another slot)
-{partition.3}:meta                  hash   commit_number, edit_version, paused, suspect (how many messages to note before they run, after
+{partition.3}:meta                  hash   token (fencing token; grows with each claim and each release; µs, server clock), holder (worker id),
+                                           since (number of the holder's assignment), commit_number, edit_version, paused, suspect (how many messages to note before they run, after
                                            a worker died), seen:<computation> (when its young ids began, ms), counters (processed, …)
 {partition.3}:state:<computation>   hash   key → state bytes
 {partition.3}:later                 zset   due (ms) → `<commit number>.<index>:<raw message>`
@@ -27,9 +28,8 @@ Of the group `partition`; the ingress has the keys above as well, for example `{
 {partition}:group                   hash   partitions = N; computation:<name> = 1 for each that ever ran
 {partition}:workers                 zset   worker id → when its leases end (ms, server clock)
 {partition}:pins                    hash   worker id → the partitions it was pinned to, comma-separated
-{partition}:owners                  hash   unit → worker id             (a unit is a partition's number, or `ingress`)
-{partition}:since                   hash   unit → when its owner took it (ms)
-{partition}:tokens                  hash   unit → fencing token, grows with each owner and each release (µs, server clock, when claimed)
+{partition}:owners                  hash   unit → the worker that it is assigned to (a unit is a partition's number, or `ingress`)
+{partition}:since                   hash   unit → when it was assigned (µs, server clock); grows with each assignment
 {partition}:changed                 channel: membership, ownership, or something that an operator changed
 {partition}:policies                hash   computation → JSON, what an operator changed of its failure policy
 {partition}:audit                   stream what operators did: at (its id), who, what, detail (JSON); bounded
@@ -157,10 +157,6 @@ class Names:
         return self._group_key("since")
 
     @property
-    def tokens(self) -> str:
-        return self._group_key("tokens")
-
-    @property
     def changed(self) -> str:
         return self._group_key("changed")
 
@@ -234,6 +230,12 @@ def units(partitions: int) -> list[str]:
 def _start_of_keys(queue: str) -> str:
     head, tail = _around(queue)
     return f"{head}{queue}{tail}:"
+
+
+def queue_lists(names: Names, unit: str) -> list[str]:
+    """The queue of a unit, and the lists where kombu's default options put its messages with a priority."""
+    queue = names.queue(unit)
+    return [queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)]
 
 
 def _around(queue: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha1
 from importlib import resources
@@ -26,6 +27,23 @@ class LuaScript:
             return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
         except NoScriptError:
             return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
+
+    def run_many(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
+        """Run it once for each (KEYS, ARGV), in one round trip. A refusal of one call is its answer; raises redis-py's other errors."""
+        calls = list(calls)
+        answers = self._pipelined(client, calls)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            client.script_load(self.text)
+            unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            for number, answer in zip(unknown, self._pipelined(client, [calls[number] for number in unknown]), strict=True):
+                answers[number] = answer
+        return answers
+
+    def _pipelined(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
+        with client.pipeline(transaction=False) as pipe:
+            for keys, arguments in calls:
+                pipe.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+            return pipe.execute(raise_on_error=False)
 
 
 @cache

@@ -39,7 +39,7 @@ class Tried:
 def begin_try(client: redis.Redis, names: Names, lease: Lease, digests: Sequence[str], largest: int) -> Tried | None:
     """Note the next messages, by their `digest_of`, at most `largest` together; None when another owner has taken over."""
     status, count, before = script("begin_try").run(
-        client, [names.tokens, names.tries(lease.unit)], [lease.unit, lease.token, largest, *digests]
+        client, [names.facts(lease.unit), names.tries(lease.unit)], [lease.token, largest, *digests]
     )
     if status == b"fenced":
         return None
@@ -62,7 +62,7 @@ def note_hang(client: redis.Redis, names: Names, lease: Lease, raw: bytes, why: 
     return bool(
         script("note_hang").run(
             client,
-            [names.tokens, names.tries(lease.unit), names.facts(lease.unit)],
-            [lease.unit, lease.token, digest_of(raw), why, suspect_messages],
+            [names.facts(lease.unit), names.tries(lease.unit)],
+            [lease.token, digest_of(raw), why, suspect_messages],
         )
     )

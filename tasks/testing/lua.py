@@ -28,12 +28,16 @@ _SAME = (bytes, int)
 
 #: Whose turn it is: scripts are compiled once, and run on one keyspace after the other.
 _keyspace = Keyspace()
+#: The KEYS of the script that runs: it may touch no others.
+_declared: frozenset[bytes] = frozenset()
+#: How many of a command's operands are keys, where it is not one.
+_KEYS_OF = {b"TIME": 0, b"PUBLISH": 0, b"LMOVE": 2, b"RENAME": 2}
 
 
 def run_script(keyspace: Keyspace, text: bytes, keys: Words, arguments: Words) -> Any:
     """Run a script to its answer. Raises `ResponseError` where it fails; what it wrote before stays, as in Redis."""
-    global _keyspace
-    _keyspace = keyspace
+    global _keyspace, _declared
+    _keyspace, _declared = keyspace, frozenset(keys)
     answer = _from_lua(_compiled(text)(_table_from(keys), _table_from(arguments)))
     if isinstance(answer, ResponseError):
         raise answer
@@ -47,7 +51,11 @@ def _compiled(text: bytes) -> Callable[[Any, Any], Any]:
 
 
 def _call(*words: Any) -> Any:
-    answer = _keyspace.call([word if type(word) is bytes else _word(word) for word in words])
+    request = [word if type(word) is bytes else _word(word) for word in words]
+    for key in request[1 : 1 + _KEYS_OF.get(request[0], 1)]:
+        if key not in _declared:
+            raise AssertionError(f"a script touches {key!r}, which is not among its KEYS: {request[:4]}")
+    answer = _keyspace.call(request)
     return answer if type(answer) in _SAME else _to_lua(answer)
 
 

@@ -166,7 +166,7 @@ class VirtualLoop(PartitionLoop):
     def _take_over(self, unit: str) -> None:
         """A new owner, who knows nothing yet."""
         self._token += 1
-        self.client.hset(self.names.tokens, unit, self._token)
+        self.client.hset(self.names.facts(unit), "token", self._token)
         self.lanes[unit] = VirtualLane(Lease(unit, self._token), clock=self.keyspace)
 
     def _die(self) -> None:

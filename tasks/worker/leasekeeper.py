@@ -42,6 +42,7 @@ class LeaseKeeper(threading.Thread):
         self.ended = threading.Event()
         self._lost_since: float | None = None
         self._refused = ""
+        self._faults: dict[str, str] = {}
         # Never longer than between two renewals: leases that have not ended when the server is back shall not end after.
         self._backoff = Backoff(random.random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
 
@@ -80,6 +81,10 @@ class LeaseKeeper(threading.Thread):
             logger.warning("partitions: Redis answers again, after %.1f s", time.monotonic() - self._lost_since)
             self._lost_since = None
         self._backoff.worked()
+        for unit, fault in share.faults.items():
+            if self._faults.get(unit) != fault:
+                logger.error("partition %s: it can't be claimed (%s); trying until it can", unit, fault)
+        self._faults = dict(share.faults)
         return share
 
     def listen(self, changes: redis.client.PubSub, share: Share) -> None:

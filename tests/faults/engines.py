@@ -24,12 +24,12 @@ __all__ = ["BREAKS", "app"]
 
 #: By name: what is replaced in `commit.lua`, and by what. Each text must stand there exactly once.
 BREAKS: Mapping[str, Mapping[str, str]] = {
-    "no fence": {"if redis.call('HGET', KEYS[2], unit) ~= token then": "if false then"},
+    "no fence": {"if facts[3] ~= token then": "if false then"},
     "trims one too many": {"redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, -taken - 2)"},
     "commits again on a retry": {
         # Neither the position nor the head of the queue tells that this commit was written before.
         "if position ~= '' and at ~= position then": "if false then",
-        "or redis.sha1hex(oldest) ~= ARGV[6] or redis.sha1hex(youngest) ~= ARGV[7]": "",
+        "or redis.sha1hex(oldest) ~= ARGV[5] or redis.sha1hex(youngest) ~= ARGV[6]": "",
     },
     "forgets the states": {
         "redis.call(unpack(ARGV, i + 1, i + words))": "if ARGV[i + 1] ~= 'HSET' then "
@@ -38,11 +38,11 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
     # Each once in the life of a partition.
     "leaves one that was applied": {
         "redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, "
-        "redis.call('HSETNX', KEYS[3], 'broken', 1) == 1 and -taken or -taken - 1)"
+        "redis.call('HSETNX', KEYS[2], 'broken', 1) == 1 and -taken or -taken - 1)"
     },
     "puts one behind all others": {
         "redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, -taken - 1) "
-        "if redis.call('HSETNX', KEYS[3], 'broken', 1) == 1 then redis.call('LMOVE', source, source, 'RIGHT', 'LEFT') end"
+        "if redis.call('HSETNX', KEYS[2], 'broken', 1) == 1 then redis.call('LMOVE', source, source, 'RIGHT', 'LEFT') end"
     },
     "exchanges the states of two keys": {
         "redis.call(unpack(ARGV, i + 1, i + words))": "if words >= 6 and string.find(ARGV[i + 2], ':state:', 1, true) then "
@@ -50,7 +50,7 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_RUN, _ONCE = "redis.call(unpack(ARGV, i + 1, i + words))", "redis.call('HSETNX', KEYS[3], 'broken', 1) == 1"
+_RUN, _ONCE = "redis.call(unpack(ARGV, i + 1, i + words))", "redis.call('HSETNX', KEYS[2], 'broken', 1) == 1"
 #: The same, of what a pipeline puts out; each once in the life of a partition.
 BREAKS_OF_OUTPUTS: Mapping[str, Mapping[str, str]] = {
     "loses an output": {_RUN: f"if ARGV[i + 1] ~= 'XADD' or not ({_ONCE}) then {_RUN} end"},

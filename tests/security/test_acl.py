@@ -126,7 +126,7 @@ READS = [("LRANGE", "partition.0", 0, -1), ("HGETALL", "{partition.0}:state:reco
 WRITES = [
     ("HSET", "{partition.0}:state:record", "key", "forged"),
     ("HSET", "{partition}:owners", "0", "me"),
-    ("HINCRBY", "{partition}:tokens", "0", 1),
+    ("HINCRBY", "{partition.0}:meta", "token", 1),
     ("HDEL", "{partition.0}:dead", "x"),
     ("LPUSH", "{partition.0}:mailbox:key", "x"),
     ("RPUSH", "partition.0", "in front"),

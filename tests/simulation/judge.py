@@ -119,8 +119,8 @@ class Judge:
         if session is not None:
             for key in sorted(touched & self._facts.keys()):
                 self._look_at_position(key, self._facts[key], session)
-        if self.names.tokens.encode() in touched or self.names.owners.encode() in touched:
-            self._look_at_leases()
+        for key in sorted(touched & self._facts.keys()):
+            self._look_at_lease(key, self._facts[key])
 
     def _look_at_states(self, hash_key: bytes, name: str) -> None:
         for field, stored in self.keyspace.data.get(hash_key, {}).items():
@@ -206,17 +206,17 @@ class Judge:
         if holder != session.owner.encode():
             raise Violation(f"lease: {session.owner} commits to unit {unit!r}, whose token {holder!r} holds")
 
-    def _look_at_leases(self) -> None:
-        tokens = self.keyspace.data.get(self.names.tokens.encode(), {})
-        owners = self.keyspace.data.get(self.names.owners.encode(), {})
-        for unit, text in tokens.items():
-            token = int(text)
-            if token < self._tokens.get(unit, 0):
-                raise Violation(f"lease: the token of unit {unit!r} went back to {token}")
-            self._tokens[unit] = token
-            if unit in owners and self._given.setdefault((unit, token), owners[unit]) != owners[unit]:
-                was = self._given[unit, token]
-                raise Violation(f"lease: token {token} of unit {unit!r} was given to {was!r} and to {owners[unit]!r}")
+    def _look_at_lease(self, key: bytes, unit: bytes) -> None:
+        meta = self.keyspace.data.get(key, {})
+        if b"token" not in meta:
+            return
+        token, holder = int(meta[b"token"]), meta.get(b"holder")
+        if token < self._tokens.get(unit, 0):
+            raise Violation(f"lease: the token of unit {unit!r} went back to {token}")
+        self._tokens[unit] = token
+        if holder is not None and self._given.setdefault((unit, token), holder) != holder:
+            was = self._given[unit, token]
+            raise Violation(f"lease: token {token} of unit {unit!r} was given to {was!r} and to {holder!r}")
 
     # At the end.
 

@@ -198,17 +198,15 @@ class Schedule(Faults, Operators):
         if not_run := self.ordinary - set(self.ran_ordinary) - self.judge.dead.keys():
             raise Violation(f"loss: an ordinary task never ran: {sorted(not_run)[0]!r}")
         data = self.server.keyspace.data
-        tokens = data.get(self.names.tokens.encode(), {})
         for worker in self.running():
             assert worker.loop is not None
             for unit, lane in worker.loop.lanes.items():
-                if tokens[unit.encode()] != b"%d" % lane.lease.token or lane.unknown:
+                meta = data[self.names.facts(unit).encode()]
+                if meta[b"token"] != b"%d" % lane.lease.token or lane.unknown:
                     continue
                 for name, key, slot in worker.cached(lane):
                     held = data.get(self.names.states(unit, name).encode(), {}).get(key.encode())
-                    if slot.stored != held and b"%d" % lane.revision == data[self.names.facts(unit).encode()].get(
-                        b"edit_version", b"0"
-                    ):
+                    if slot.stored != held and b"%d" % lane.revision == meta.get(b"edit_version", b"0"):
                         raise Violation(f"{worker.name} holds an old state of {name}:{key} in memory")
 
 

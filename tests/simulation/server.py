@@ -91,6 +91,10 @@ class Server:
                 case b"EVAL":
                     self.scripts[sha1(words[1], usedforsecurity=False).hexdigest().encode()] = words[1]
                     return self.run(words[1], words)
+                case b"SCRIPT" | b"SCRIPT LOAD":
+                    digest = sha1(words[-1], usedforsecurity=False).hexdigest().encode()
+                    self.scripts[digest] = words[-1]
+                    return digest
                 case b"BLMOVE":
                     return self.peek(words, session)
                 case b"SUBSCRIBE":

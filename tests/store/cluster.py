@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import redis
 
 from celery_partitions.store.leases import Share, balance, leases_of, release
-from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.names import INGRESS, Names, units
 
 #: Longer than any test.
 LEASE_SECONDS = 3600.0
@@ -96,8 +96,8 @@ class Cluster:
 
     def check_tokens(self) -> None:
         """A unit's token grows whenever its owner changes, and never shrinks."""
-        rows: Mapping[bytes, bytes] = self.client.hgetall(self.names.tokens)  # type: ignore[assignment]
-        tokens = {unit.decode(): int(token) for unit, token in rows.items()}
+        rows = {unit: self.client.hget(self.names.facts(unit), "token") for unit in units(self.partitions)}
+        tokens = {unit: int(token) for unit, token in rows.items() if token is not None}  # type: ignore[arg-type]
         owners: Mapping[bytes, bytes] = self.client.hgetall(self.names.owners)  # type: ignore[assignment]
         holders = {unit.decode(): worker.decode() for unit, worker in owners.items()}
         for unit, token in tokens.items():

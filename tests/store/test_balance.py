@@ -97,11 +97,11 @@ def test_shares_at_rest_stay_where_they_are(client: redis.Redis, names: Names) -
     for _ in range(3):
         group.join()
     group.settle()
-    before = group.owners(), client.hgetall(names.tokens)
+    before = group.owners(), [client.hget(names.facts(unit), "token") for unit in units(7)]
     for _ in range(5):
         for worker in group.workers:
             assert group.ask(worker).give_up == ()
-    assert (group.owners(), client.hgetall(names.tokens)) == before
+    assert (group.owners(), [client.hget(names.facts(unit), "token") for unit in units(7)]) == before
 
 
 def test_a_worker_that_was_thought_dead_and_not_replaced_goes_on_with_its_tokens(

@@ -31,10 +31,20 @@ def test_a_renewal_brings_prioritised_messages_into_the_queue_in_their_order(cli
     assert [client.lrange(names.queue(unit), 0, -1) for unit in ("0", "ingress")] == [[b"second", b"first"]] * 2
 
 
-@pytest.mark.parametrize("name", ["partition.0\x06\x163", "{partition.0}:meta", "{partition}:policies"])
+@pytest.mark.parametrize("name", ["partition.0\x06\x163", "{partition}:policies"])
 def test_a_foreign_value_under_a_name_of_one_unit_takes_nobodys_share(client: redis.Redis, names: Names, name: str) -> None:
     client.set(name, "foreign")
     share = balance(client, names, "one", lease_seconds=60, partitions=2)
     assert share.owned.keys() == {"0", "1", "ingress"}
     assert share.owned == leases_of(client, names, "one")
     assert (share.policies, share.paused, share.revisions["0"]) == ({}, frozenset(), 0)
+
+
+def test_a_foreign_value_in_place_of_a_unit_s_meta_keeps_that_unit_from_being_held(client: redis.Redis, names: Names) -> None:
+    client.set("{partition.0}:meta", "foreign")
+    share = balance(client, names, "one", lease_seconds=60, partitions=2)
+    assert share.owned.keys() == {"1", "ingress"}
+    assert share.owned == leases_of(client, names, "one")
+    assert "{partition.0}:meta: WRONGTYPE" in share.faults["0"]
+    client.delete("{partition.0}:meta")
+    assert balance(client, names, "one", lease_seconds=60, partitions=2).owned.keys() == {"0", "1", "ingress"}

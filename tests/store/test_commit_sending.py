@@ -53,7 +53,7 @@ def test_a_commit_sent_to_a_server_without_the_script_is_written_once(store: Com
 def test_two_units_commits_may_be_under_way_at_once(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
-    client.hset(names.tokens, "3", 9)
+    client.hset(names.facts("3"), "token", 9)
     fill(store, QUEUE, [b"m0"])
     fill(store, "partition.3", [b"x0"])
     first, second = store.begin(commit_of(lease, [b"m0"])), store.begin(commit_of(Lease("3", 9), [b"x0"]))

@@ -167,7 +167,7 @@ def test_a_commit_links_to_its_messages_and_stands_in_the_trace_of_the_first(
     traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans
 ) -> None:
     raws = [message(message_id="m1", traceparent=PARENT + "00"), message(message_id="m2"), message(message_id="m3")]
-    client.hset("{partition}:tokens", "0", 1)
+    client.hset("{partition.0}:meta", "token", 1)
     client.lpush("partition.0", *raws)
     store.peek(Lease("0", 1))
     run(traced, counting(), raws)
@@ -181,7 +181,7 @@ def test_a_commit_links_to_its_messages_and_stands_in_the_trace_of_the_first(
 
 
 def test_a_commit_that_is_refused_says_so(traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans) -> None:
-    client.hset("{partition}:tokens", "0", 2)
+    client.hset("{partition.0}:meta", "token", 2)
     run(traced, counting(), [message()])
     assert store.finish(store.begin(commit_of([message()]))).status == "fenced"
     assert (outcomes(spans()), spans()[1].error) == (["done", "fenced"], "not written: its messages are still in their queue")
@@ -190,7 +190,7 @@ def test_a_commit_that_is_refused_says_so(traced: TracedSteps, store: TracedStor
 def test_a_commit_that_is_sent_again_is_one_span(
     traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans
 ) -> None:
-    client.hset("{partition}:tokens", "0", 1)
+    client.hset("{partition.0}:meta", "token", 1)
     client.lpush("partition.0", message())
     run(traced, counting(), [message()])
     commit = commit_of([message()])
@@ -204,7 +204,7 @@ def test_a_commit_that_is_sent_again_is_one_span(
 def test_of_messages_that_are_not_sampled_there_is_no_commit_span(
     traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans
 ) -> None:
-    client.hset("{partition}:tokens", "0", 1)
+    client.hset("{partition.0}:meta", "token", 1)
     raws = [message(traceparent=PARENT + "00")]
     client.lpush("partition.0", *raws)
     run(traced, counting(), raws)

@@ -1,24 +1,21 @@
--- Say that a worker lives; renew its leases; claim what is free of its share; tell what it holds too much.
+-- Say that a worker lives; renew its leases; assign it what is free of its share; tell what it holds too much.
 -- Fair to within one over partitions, and over partitions with the ingress; nothing moves without need.
+-- This is advice: a worker holds a unit only when `claim` on the unit's own keys has given it a fencing token.
 --
--- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 tokens (hash)  5 since (hash)  6 policies (hash)
---       7 draining (hash)
+-- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 policies (hash)  6 draining (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
---       6 the ingress's queue, with which the partitions' queues begin, and all keys of the group
---       7 how many messages of a unit are to be run one by one when its owner died (0: none)
---       8… what the priority lists of a queue end with
--- Returns {next, owned, give_up, policies}
+-- Returns {next, assigned, give_up, policies}
 --   next      ms until the first lease of another worker ends, -1 when there is no other
---   owned     {unit, token, revision, paused, unit, …} what this worker holds now, newly claimed included; paused 1 or 0
+--   assigned  {unit, since, unit, …} what this worker is to hold now; since: of the assignment, grows with each one
 --   give_up   {unit, …} of those, what it should release
 --   policies  {computation, JSON, …} what operators changed
--- Publishes on `changed` when a worker joined or was found dead. What lies in priority lists of the units held joins their
--- queues' ends: a blocking peek does not see those lists. What is of one unit, and the policies, is touched by pcall: a foreign type
--- under one of those names must not take its share from a worker, which has it by then.
+-- Publishes on `changed` when a worker joined or was found dead. The policies are touched by pcall: a foreign type under their name
+-- must not take its share from a worker.
 
 local me, lease, my_pins, n, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local micros = time[1] * 1000000 + time[2]
+local now = math.floor(micros / 1000)
 local changed = false
 
 -- A server that is full refuses a script's first write, unless it is one that frees: leases must be renewed all the same.
@@ -28,7 +25,7 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) 
   if dead ~= me then
     redis.call('ZREM', KEYS[1], dead)
     redis.call('HDEL', KEYS[2], dead)
-    redis.call('HDEL', KEYS[7], dead)
+    redis.call('HDEL', KEYS[6], dead)
     changed = true
   end
 end
@@ -51,7 +48,7 @@ for i = 1, #members, 2 do
     if next_end < 0 or left < next_end then next_end = left end
   end
   local pins = redis.call('HGET', KEYS[2], worker)
-  if redis.call('HEXISTS', KEYS[7], worker) == 1 then
+  if redis.call('HEXISTS', KEYS[6], worker) == 1 then
     -- An operator drains it: it has no share of anything, and what it holds it gives up below.
     if worker == me then draining = true end
   elseif pins then
@@ -64,25 +61,17 @@ for i = 1, #members, 2 do
   end
 end
 
-local owner, died = {}, {}
+local owner = {}
 local held = redis.call('HGETALL', KEYS[3])
 for i = 1, #held, 2 do
-  if alive[held[i + 1]] then owner[held[i]] = held[i + 1] else died[held[i]] = true end
+  if alive[held[i + 1]] then owner[held[i]] = held[i + 1] end
 end
 
-local function facts_of(unit)
-  return '{' .. (unit == 'ingress' and ARGV[6] or ARGV[6] .. '.' .. unit) .. '}:meta'
-end
-
-local function claim(unit)
-  -- An owner that ends as it should releases first; one that did not may have been ended by a message.
-  if died[unit] and ARGV[7] ~= '0' then redis.pcall('HSET', facts_of(unit), 'suspect', ARGV[7]) end
-  -- Of the clock, and not counted: a server that comes back empty, or with older data, would count to a token that it gave
-  -- before, and a worker that still has that one could write.
-  local before = tonumber(redis.call('HGET', KEYS[4], unit) or '0')
-  redis.call('HSET', KEYS[4], unit, string.format('%.0f', math.max(before + 1, time[1] * 1000000 + time[2])))
+local function assign(unit)
+  -- By the clock, so that a server that comes back with older data does not assign with a number that it gave before.
+  local last = tonumber(redis.call('HGET', KEYS[4], unit) or '0')
+  redis.call('HSET', KEYS[4], unit, string.format('%.0f', math.max(last + 1, micros)))
   redis.call('HSET', KEYS[3], unit, me)
-  redis.call('HSET', KEYS[5], unit, now)
   owner[unit] = me
 end
 
@@ -96,7 +85,7 @@ for number = 0, n - 1 do
   if not wanted then
     shared[#shared + 1] = unit
   elseif wanted[me] then
-    if not owner[unit] then claim(unit) end
+    if not owner[unit] then assign(unit) end
   end
   if owner[unit] == me and ((wanted and not wanted[me]) or (not wanted and not is_general)) then
     give_up[#give_up + 1] = unit
@@ -131,14 +120,14 @@ if is_general and #general > 0 then
   end
   for _, unit in ipairs(shared) do
     if mine < share and not owner[unit] then
-      claim(unit)
+      assign(unit)
       mine = mine + 1
     end
   end
   -- The ingress goes where the fewest partitions are.
   local light = share == base
   if not owner.ingress then
-    if light then claim('ingress') end
+    if light then assign('ingress') end
   elseif owner.ingress == me and not light then
     give_up[#give_up + 1] = 'ingress'
   end
@@ -146,22 +135,15 @@ elseif owner.ingress == me then
   give_up[#give_up + 1] = 'ingress'
 end
 
-local owned = {}
+local assigned = {}
 for unit, worker in pairs(owner) do
   if worker == me then
-    local queue = unit == 'ingress' and ARGV[6] or ARGV[6] .. '.' .. unit
-    for i = 8, #ARGV do
-      while type(redis.pcall('LMOVE', queue .. ARGV[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
-    end
-    owned[#owned + 1] = unit
-    owned[#owned + 1] = redis.call('HGET', KEYS[4], unit)
-    local facts = redis.pcall('HMGET', facts_of(unit), 'edit_version', 'paused')
-    owned[#owned + 1] = facts[1] or '0'
-    owned[#owned + 1] = facts[2] and '1' or '0'
+    assigned[#assigned + 1] = unit
+    assigned[#assigned + 1] = redis.call('HGET', KEYS[4], unit)
   end
 end
 if changed then
   redis.call('PUBLISH', channel, me)
 end
-local policies = redis.pcall('HGETALL', KEYS[6])
-return { next_end, owned, give_up, policies.err and {} or policies }
+local policies = redis.pcall('HGETALL', KEYS[5])
+return { next_end, assigned, give_up, policies.err and {} or policies }

@@ -2,22 +2,22 @@
 -- Note which messages are about to be run, so that the next owner knows if this worker dies over them. A note with another
 -- token means that its worker ended over the message: who finishes messages removes their notes in the commit.
 --
--- KEYS  1 tokens (hash)  2 tries (hash)
--- ARGV  1 unit  2 token  3 the largest group  4… SHA-1 of each message, oldest first
+-- KEYS  1 meta (hash)  2 tries (hash)
+-- ARGV  1 token  2 the largest group  3… SHA-1 of each message, oldest first
 -- Returns {status, count, before}
 --   status  "ok", or "fenced": another owner has taken over; nothing is noted
 --   count   how many messages are noted now and run next. A message with a history runs alone; others run as a group
 --   before  history of the first message: "<deaths>:<stalls>", workers that ended over it and leases that ended while it
 --           stopped its whole process; or "hang:<why>": it exceeded its time limit, and could not be interrupted
 
-local unit, token, largest = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local token, largest = ARGV[1], tonumber(ARGV[2])
 
-if redis.call('HGET', KEYS[1], unit) ~= token then
+if redis.call('HGET', KEYS[1], 'token') ~= token then
   return { 'fenced', 0, '0:0' }
 end
 
 local count, before, notes = 0, '0:0', {}
-for i = 4, #ARGV do
+for i = 3, #ARGV do
   local note = redis.call('HGET', KEYS[2], ARGV[i]) or ''
   local hang = string.sub(note, 1, 5) == 'hang:'
   local noted_by, deaths, stalls = string.match(note, '^([%d-]+):(%d+):(%d+)$')

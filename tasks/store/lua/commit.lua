@@ -1,14 +1,13 @@
 -- THE commit (laws 1, 2, 4): all that a batch of messages did, or nothing; and the next batch.
 -- With no messages and no commands it is the peek that begins a lease.
 --
--- KEYS  1 queue (list)  2 tokens (hash)  3 facts (hash)  4 later (zset)  5 source: the list the messages were read from,
---       the queue or a key's mailbox  6 parked (hash)  7, 8, 9 the priority lists of the queue
---       10… what the commands touch
--- ARGV  1 unit  2 token  3 position: how many commits this unit has had, as the worker knows it; "" does not ask
---       4 revision of the states, as the worker knows it; "" does not ask
---       5 taken: messages that leave the source  6 SHA-1 of the oldest of them  7 SHA-1 of the youngest
---       8 most messages and 9 most bytes of the next batch (at least one message; 0 messages: none)
---       10… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments), or a word of
+-- KEYS  1 queue (list)  2 meta (hash)  3 later (zset)  4 source: the list the messages were read from, the queue or a key's mailbox
+--       5 parked (hash)  6, 7, 8 the priority lists of the queue  9… what the commands touch
+-- ARGV  1 token  2 position: how many commits this unit has had, as the worker knows it; "" does not ask
+--       3 revision of the states, as the worker knows it; "" does not ask
+--       4 taken: messages that leave the source  5 SHA-1 of the oldest of them  6 SHA-1 of the youngest
+--       7 most messages and 8 most bytes of the next batch (at least one message; 0 messages: none)
+--       9… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments), or a word of
 --       this script (its keys by number too):
 --         REPLY key value seconds     a Celery result: set (for so long; 0: for ever) and published, unless a success is there
 --         CHORD results added size counted group claim queue  member result ordered score seconds seconds(group) token message
@@ -80,17 +79,17 @@ local function count_part(w)
   end
 end
 
-local queue, source = KEYS[1], KEYS[5]
-local unit, token, position, revision = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local taken = tonumber(ARGV[5])
-local most, most_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
+local queue, source = KEYS[1], KEYS[4]
+local token, position, revision = ARGV[1], ARGV[2], ARGV[3]
+local taken = tonumber(ARGV[4])
+local most, most_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local facts = redis.call('HMGET', KEYS[3], 'commit_number', 'edit_version')
+local facts = redis.call('HMGET', KEYS[2], 'commit_number', 'edit_version', 'token')
 local at, edits = facts[1] or '0', facts[2] or '0'
 
-if redis.call('HGET', KEYS[2], unit) ~= token then
+if facts[3] ~= token then
   return { 'fenced', at, edits, now, -1, 0, 0 }
 end
 
@@ -108,14 +107,14 @@ if position ~= '' and at ~= position then
   end
 end
 
-local writes = #ARGV >= 10 or taken > 0
+local writes = #ARGV >= 9 or taken > 0
 if status == 'ok' and writes then
   if revision ~= '' and edits ~= revision then
     return { 'stale', at, edits, now, -1, 0, 0 }
   end
   if taken > 0 then
     local oldest, youngest = redis.call('LINDEX', source, -1), redis.call('LINDEX', source, -taken)
-    if not oldest or not youngest or redis.sha1hex(oldest) ~= ARGV[6] or redis.sha1hex(youngest) ~= ARGV[7] then
+    if not oldest or not youngest or redis.sha1hex(oldest) ~= ARGV[5] or redis.sha1hex(youngest) ~= ARGV[6] then
       return { 'moved', at, edits, now, -1, 0, 0 }
     end
   end
@@ -123,7 +122,7 @@ if status == 'ok' and writes then
   local type_of = {
     HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream'
   }
-  local key_words, i, becomes = { RENAME = 2, CHORD = 7 }, 10, {}
+  local key_words, i, becomes = { RENAME = 2, CHORD = 7 }, 9, {}
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     for at = i + 2, i + 1 + (key_words[ARGV[i + 1]] or 1) do ARGV[at] = KEYS[tonumber(ARGV[at])] end
@@ -150,7 +149,7 @@ if status == 'ok' and writes then
   if taken > 0 then
     redis.call('LTRIM', source, 0, -taken - 1)
   end
-  i = 10
+  i = 9
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local command = ARGV[i + 1]
@@ -164,7 +163,7 @@ if status == 'ok' and writes then
     end
     i = i + words + 1
   end
-  at = tostring(redis.call('HINCRBY', KEYS[3], 'commit_number', 1))
+  at = tostring(redis.call('HINCRBY', KEYS[2], 'commit_number', 1))
 elseif status == 'ok' and position == '' then
   at = tostring(tonumber(at))
 end
@@ -172,23 +171,23 @@ end
 -- Delayed messages that are due, and messages sent with a priority, join the queue's end. By pcall: the commit is written,
 -- and a foreign value under one of these names must not take its answer away.
 local next_due = -1
-local first = redis.pcall('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+local first = redis.pcall('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[1] then
   if tonumber(first[2]) <= now then
-    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 1000)) do
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1000)) do
       -- In this order: a server that is full refuses a script's first write, unless it is one that frees.
-      redis.call('ZREM', KEYS[4], entry)
+      redis.call('ZREM', KEYS[3], entry)
       redis.call('LPUSH', queue, string.sub(entry, string.find(entry, ':', 1, true) + 1))
     end
-    first = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
+    first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   end
   if first[1] then next_due = tonumber(first[2]) end
 end
-for i = 7, 9 do
+for i = 6, 8 do
   while type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
 end
 
-facts = redis.call('HMGET', KEYS[3], 'paused', 'suspect')
+facts = redis.call('HMGET', KEYS[2], 'paused', 'suspect')
 local paused = facts[1] ~= false
 local reply = { status, at, edits, now, next_due, paused and 1 or 0, tonumber(facts[2] or '0') or 0 }
 if most > 0 and not paused then
@@ -211,8 +210,8 @@ if most > 0 and not paused then
     chunk = math.min(chunk * 8, 2048)
   end
   -- Whatever a worker died over has left: it stood at the head of the queue, or of a mailbox.
-  if count == 0 and reply[7] > 0 and redis.call('EXISTS', KEYS[6]) == 0 then
-    redis.call('HDEL', KEYS[3], 'suspect')
+  if count == 0 and reply[7] > 0 and redis.call('EXISTS', KEYS[5]) == 0 then
+    redis.call('HDEL', KEYS[2], 'suspect')
     reply[7] = 0
   end
 end

@@ -1,0 +1,25 @@
+-- Take back what `balance` has assigned to a worker, and with `leave` its place among the workers.
+--
+-- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 draining (hash)
+-- ARGV  1 worker id  2 "leave" or ""  3 channel `changed`  4… unit, since, unit, since, …: the next assignment of the unit has a
+--       higher number than `since`
+-- Publishes on `changed` when a unit became free, or the worker left.
+
+local me, leave, changed = ARGV[1], ARGV[2] == 'leave', false
+for i = 4, #ARGV, 2 do
+  if redis.call('HGET', KEYS[3], ARGV[i]) == me then
+    redis.call('HDEL', KEYS[3], ARGV[i])
+    if tonumber(ARGV[i + 1]) > tonumber(redis.call('HGET', KEYS[4], ARGV[i]) or '0') then
+      redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1])
+    end
+    changed = true
+  end
+end
+if leave then
+  redis.call('ZREM', KEYS[1], me)
+  redis.call('HDEL', KEYS[2], me)
+  redis.call('HDEL', KEYS[5], me)
+end
+if changed or leave then
+  redis.call('PUBLISH', ARGV[3], me)
+end
