@@ -153,6 +153,28 @@ def test_who_looks_changes_nothing_of_the_states(server: Server, user: str) -> N
             refused(client, *command)
 
 
+@pytest.mark.parametrize("user", ["reader", "dashboard"])
+def test_who_looks_sends_no_script(server: Server, user: str) -> None:
+    """One that never ends would stop the server for all."""
+    endless = "while true do end"
+    with server.client(user) as client:
+        for command in [
+            ("EVAL", endless, 0),
+            ("EVAL_RO", endless, 0),
+            ("SCRIPT", "LOAD", endless),
+            ("FUNCTION", "LOAD", "#!lua name=x\n" + endless),
+            ("FCALL", "x", 0),
+        ]:
+            refused(client, *command)
+
+
+@pytest.mark.parametrize("user", ["producer", "celery-producer", "worker", "reader", "dashboard"])
+def test_nobody_selects_another_database(server: Server, user: str) -> None:
+    with server.client(user) as client:
+        refused(client, "SELECT", 1)
+        refused(client, "SWAPDB", 0, 1)
+
+
 def test_a_worker_can_not_ruin_the_server_nor_read_elsewhere(server: Server) -> None:
     with server.client("worker") as client:
         for command in [*RUIN, ("GET", "elsewhere"), ("SET", "elsewhere", 1), ("PUBLISH", "elsewhere", "")]:
