@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 #: With more queues than this, the blocking connections of one worker would fill a small server.
-MOST_PARTITIONS = 4096
+MAX_PARTITIONS = 4096
 #: Three years in seconds: no clock of a system call overflows.
-MOST_SECONDS = 100_000_000
+MAX_SECONDS = 100_000_000
 #: A message may have to be written into a dead letter in base64, and a server takes 512 MB.
-MOST_MESSAGE_BYTES = 256_000_000
+MAX_MESSAGE_BYTES = 256_000_000
 
 
 def parse_switch(text: str) -> bool:
@@ -30,8 +30,8 @@ def parse_number(text: str) -> float:
         number = float(text)
     except ValueError:
         raise ValueError("expected a number") from None
-    if not 0 <= number <= MOST_SECONDS:
-        raise ValueError(f"expected a number from 0 to {MOST_SECONDS:,}")
+    if not 0 <= number <= MAX_SECONDS:
+        raise ValueError(f"expected a number from 0 to {MAX_SECONDS:,}")
     return number
 
 
@@ -43,13 +43,13 @@ def parse_seconds(text: str) -> float:
     return number
 
 
-def parse_integer(text: str, least: int, most: int | None = None) -> int:
+def parse_integer(text: str, least: int, limit: int | None = None) -> int:
     try:
         number = int(text)
     except ValueError:
         raise ValueError("expected an integer") from None
-    if most is not None and not least <= number <= most:
-        raise ValueError(f"expected an integer from {least} to {most}")
+    if limit is not None and not least <= number <= limit:
+        raise ValueError(f"expected an integer from {least} to {limit}")
     if number < least:
         raise ValueError(f"expected an integer, at least {least}")
     return number
@@ -68,11 +68,11 @@ def parse_port(text: str) -> int:
 
 
 def parse_partitions(text: str) -> int:
-    return parse_integer(text, 1, MOST_PARTITIONS)
+    return parse_integer(text, 1, MAX_PARTITIONS)
 
 
 def parse_message_bytes(text: str) -> int:
-    return parse_integer(text, 1, MOST_MESSAGE_BYTES)
+    return parse_integer(text, 1, MAX_MESSAGE_BYTES)
 
 
 def parse_exhausted(text: str) -> Literal["park", "dead_letter", "hold", "stop"]:

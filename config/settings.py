@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from celery_partitions_config.parsers import (
-    MOST_MESSAGE_BYTES,
-    MOST_PARTITIONS,
-    MOST_SECONDS,
+    MAX_MESSAGE_BYTES,
+    MAX_PARTITIONS,
+    MAX_SECONDS,
     parse_count,
     parse_count_or_zero,
     parse_exhausted,
@@ -185,7 +185,7 @@ class Settings:
         300.0, parse_seconds, used_by="workers",
         help="The longest wait between two retries.",
     )
-    retry_then: Literal["park", "dead_letter", "hold", "stop"] = setting(
+    retry_exhausted: Literal["park", "dead_letter", "hold", "stop"] = setting(
         "park", parse_exhausted, used_by="workers",
         help="What happens after the last retry: park (the key waits and is retried later), dead_letter, hold (the key waits for an "
         "operator) or stop (the partition waits for an operator).",
@@ -194,7 +194,7 @@ class Settings:
         10_000, parse_count, used_by="workers",
         help="How many messages may wait for one parked key. Later ones become dead letters.",
     )
-    deaths: int = setting(
+    max_worker_crashes: int = setting(
         3, parse_count_or_zero, used_by="workers",
         help="A message that was being processed when this many workers crashed becomes a dead letter. 0: never.",
     )
@@ -244,14 +244,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values given in code that would fail far from here; raises `SettingsError`."""
-        if not 1 <= self.partitions <= MOST_PARTITIONS:
-            raise SettingsError(f"partitions={self.partitions} is not valid: expected an integer from 1 to {MOST_PARTITIONS}")
+        if not 1 <= self.partitions <= MAX_PARTITIONS:
+            raise SettingsError(f"partitions={self.partitions} is not valid: expected an integer from 1 to {MAX_PARTITIONS}")
         if not self.group:
             raise SettingsError("group='' is not valid: the queues need a name")
         for name in ("redis_timeout_seconds", "lease_seconds", "batch_seconds", "batch_messages", "batch_bytes", "message_bytes"):
-            most = MOST_SECONDS if name.endswith("_seconds") else MOST_MESSAGE_BYTES
-            if not 0 < getattr(self, name) <= most:
-                raise SettingsError(f"{name}={getattr(self, name)} is not valid: expected a number greater than 0, at most {most:,}")
+            limit = MAX_SECONDS if name.endswith("_seconds") else MAX_MESSAGE_BYTES
+            if not 0 < getattr(self, name) <= limit:
+                raise SettingsError(f"{name}={getattr(self, name)} is not valid: expected a number greater than 0, at most {limit:,}")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -6,11 +6,11 @@ The river, from a producer to a committed state:
       key extractor     in the producer's router, or in the ingress partition              celery_partitions.model.keys
         partition queue   one Redis list each; its order is the order                      celery_partitions.store.names
           worker            one lease holder a queue; peeks a batch, removes nothing       celery_partitions.worker.loop
-            read              raw messages → what is to become of each                     celery_partitions.model.reading
+            read              raw messages → what is to become of each                     celery_partitions.model.items
             states            those of the batch's keys that are not in memory             celery_partitions.store.states
             step              pure: messages × states → new states, failures               celery_partitions.model.step
           commit            one script: check the lease; drop the batch; write the states  celery_partitions.store.commits
-        next stage        an output is a message on another queue, or in a sink          celery_partitions.model.calling
+        next stage        an output is a message on another queue, or in a sink          celery_partitions.model.caller
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from celery_partitions.model.errors import (
 )
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.policy import RetryPolicy
-from celery_partitions.pipeline.framing import decoder, encoder
+from celery_partitions.pipeline.frames import decoder, encoder
 from celery_partitions.pipeline.graph import Pipeline
 from celery_partitions.pipeline.sinks import (
     CallableSink,
@@ -57,7 +57,6 @@ from celery_partitions.pipeline.windows import (
     seconds,
 )
 from celery_partitions.producer.bulk import SendInterrupted
-from celery_partitions.producer.declarations import use_by_default
 from celery_partitions.producer.handle import (
     OrderedComputation,
     StateComputation,
@@ -67,6 +66,7 @@ from celery_partitions.producer.handle import (
     state_computation_multi,
 )
 from celery_partitions.producer.pipelines import Application, build_application, source
+from celery_partitions.runtime.registry import use_by_default
 from celery_partitions_config.settings import Settings, SettingsError
 
 if TYPE_CHECKING:

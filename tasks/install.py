@@ -7,10 +7,10 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
-from celery_partitions.producer.declarations import add_installation, declared, installation_of
-from celery_partitions.producer.installation import Installation, refuse_other_brokers
 from celery_partitions.producer.tracing import carry_traces
-from celery_partitions.store.names import units
+from celery_partitions.runtime.installation import Installation, refuse_other_brokers
+from celery_partitions.runtime.registry import add_installation, declared, installation_of
+from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions_config.settings import Settings, resolve
 
 
@@ -60,7 +60,7 @@ def _configure(installation: Installation) -> None:
     if installation.by_default and not conf.task_queues:
         # Monitors and `celery purge` know a queue by this list before they have asked a worker.
         default = conf.task_default_queue
-        ours = [installation.queue(unit) for unit in units(installation.settings.partitions)]
+        ours = [installation.queue(partition) for partition in partitions_and_ingress(installation.settings.partitions)]
         conf.task_queues = [Queue(default, Exchange(default), routing_key=default), *ours]
     # Celery only logs what a late configuration raises; the first use of the settings raises it again.
     refuse_other_brokers(conf.broker_url)

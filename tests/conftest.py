@@ -29,7 +29,7 @@ pytest_plugins = ["pytester"]
 #: A test that uses one of these talks to a server, and is marked so.
 SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
 #: `pytest -n auto` starts no more processes than so many: each has servers and workers of its own.
-MOST_PROCESSES = 8
+MAX_PROCESSES = 8
 
 
 def pytest_configure() -> None:
@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """One for each processor; a server that was named can't be shared, because each test empties it."""
-    return 0 if "TEST_REDIS_URL" in os.environ else min(os.cpu_count() or 1, MOST_PROCESSES)
+    return 0 if "TEST_REDIS_URL" in os.environ else min(os.cpu_count() or 1, MAX_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from celery_partitions.cli.audit import audit
+from celery_partitions.cli.dead_letters import dead_letters
 from celery_partitions.cli.doctor import doctor
 from celery_partitions.cli.keys import keys
-from celery_partitions.cli.letters import dead_letters
 from celery_partitions.cli.parked import parked
-from celery_partitions.cli.pausing import drain, pause, resume, undrain
+from celery_partitions.cli.pause import drain, pause, resume, undrain
 from celery_partitions.cli.policy import policy
-from celery_partitions.cli.sending import send
+from celery_partitions.cli.send import send
 from celery_partitions.cli.settings import settings
 from celery_partitions.cli.sink import sink
 from celery_partitions.cli.source import source

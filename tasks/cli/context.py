@@ -13,8 +13,8 @@ import click
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.escaping import escape
 from celery_partitions.model.keys import key_bytes, key_text
-from celery_partitions.producer.declarations import installation_of
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions.sinks.group import sink_installation
 from celery_partitions_config.command import SINK
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from celery_partitions.admin.doctor import examine, judge_settings
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
-from celery_partitions.operating.doctor import examine, judge_settings
 from celery_partitions_config.settings import misspelt
 
 

@@ -13,7 +13,7 @@ import msgspec
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.messages import MessageCodec
-from celery_partitions_config.parsers import MOST_MESSAGE_BYTES
+from celery_partitions_config.parsers import MAX_MESSAGE_BYTES
 
 
 def read_messages(file: str, form: str | None, computation: Computation) -> Iterator[Any]:
@@ -42,10 +42,10 @@ class _Lines:
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._stream.readline(MOST_MESSAGE_BYTES + 1):
+        while line := self._stream.readline(MAX_MESSAGE_BYTES + 1):
             self.number += 1
-            if len(line) > MOST_MESSAGE_BYTES:
-                raise MessageError(f"a line of more than {MOST_MESSAGE_BYTES} bytes", reason="too-large")
+            if len(line) > MAX_MESSAGE_BYTES:
+                raise MessageError(f"a line of more than {MAX_MESSAGE_BYTES} bytes", reason="too-large")
             yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
 
 

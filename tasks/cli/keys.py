@@ -7,12 +7,12 @@ from dataclasses import asdict
 
 import click
 
+from celery_partitions.admin.documents import json_key, json_parked
+from celery_partitions.admin.hot_keys import hot_keys
 from celery_partitions.cli.context import computation_named, installation_in, shown_key
 from celery_partitions.cli.output import print_json, print_table, refusals
 from celery_partitions.cli.parked import print_parked
-from celery_partitions.operating.documents import json_key, json_parked
-from celery_partitions.operating.sampling import hot_keys
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 
 #: Shown when the sample's keys are not limited.
 HOT_KEYS = 20

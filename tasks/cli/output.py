@@ -15,7 +15,7 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from celery_partitions.model.editing import plain_value
+from celery_partitions.admin.state_json import plain_value
 from celery_partitions.model.errors import PartitionError, encodable
 from celery_partitions.model.escaping import escape, escape_lines
 from celery_partitions_config.settings import SettingsError
@@ -36,7 +36,7 @@ def print_json(value: Any) -> None:
 _CONTROLS_OF_TERMINALS = re.compile("[\x7f-\x9f]")
 
 
-def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
+def print_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
     """What a command did: facts for scripts, or a sentence."""
     if as_json:
         print_json(facts)
@@ -45,10 +45,10 @@ def say_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
 
 
 def span(seconds: float) -> str:
-    """A time's length for people, in one unit."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+    """A time's length for people, in one partition."""
+    for size, partition in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
+            return f"{seconds / size:.0f} {partition}"
     return f"{max(0.0, seconds):.0f} s"
 
 

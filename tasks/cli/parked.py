@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from celery_partitions.admin.documents import json_parked
+from celery_partitions.admin.parked_keys import Answer, ParkedKey, ParkedKeys
+from celery_partitions.admin.wording import counted
 from celery_partitions.cli.context import (
     ANY_BYTES,
     base64_option,
@@ -17,14 +20,11 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import json_option, print_json, print_table, refusals, say_done, span
+from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals, span
 from celery_partitions.model.escaping import escape
-from celery_partitions.operating.documents import json_parked
-from celery_partitions.operating.parked_keys import Answer, ParkedKey, ParkedKeys
-from celery_partitions.operating.sentences import counted
 
 #: Of an error, in a table.
-MOST_ERROR_CHARACTERS = 60
+MAX_ERROR_CHARACTERS = 60
 
 
 @click.group(short_help="Keys that wait after a failure.")
@@ -47,7 +47,7 @@ def print_parked(found: Sequence[ParkedKey], now: float) -> None:
                 span(now - one.fact.since) if one.fact.since else "-",
                 one.fact.attempt,
                 _due(one.fact.due, now),
-                one.fact.error[:MOST_ERROR_CHARACTERS],
+                one.fact.error[:MAX_ERROR_CHARACTERS],
             )
             for one in found
         ],
@@ -93,7 +93,7 @@ def retry(context: click.Context, typed: tuple[str, ...], in_base64: bool, every
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     count = _each(chosen, lambda one: keys.retry(one.key, by=who()))
-    say_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} tried now")
+    print_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} tried now")
 
 
 @parked.command(short_help="The failed message to the dead letters; the key goes on.")
@@ -113,7 +113,7 @@ def skip(
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Skip the failed message of {_named(chosen)}? The key goes on without it.", yes)
     count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one.fact))
-    say_done(as_json, {"skipped": count}, f"{counted(count, 'message')} put with the dead letters; the keys go on")
+    print_done(as_json, {"skipped": count}, f"{counted(count, 'message')} put with the dead letters; the keys go on")
 
 
 @parked.command(short_help="Delete the failed message; the key goes on.")
@@ -130,7 +130,7 @@ def discard(
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Delete the failed message of {_named(chosen)} for good?", yes)
     count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one.fact))
-    say_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys go on")
+    print_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys go on")
 
 
 def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everything: bool) -> list[ParkedKey]:
@@ -151,7 +151,7 @@ def _named(chosen: Sequence[ParkedKey]) -> str:
     if len(chosen) != 1:
         return counted(len(chosen), "key")
     (one,) = chosen
-    return f"the key {shown_key(one.key)!r} ({escape(one.fact.error)[:MOST_ERROR_CHARACTERS]})"
+    return f"the key {shown_key(one.key)!r} ({escape(one.fact.error)[:MAX_ERROR_CHARACTERS]})"
 
 
 def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> int:

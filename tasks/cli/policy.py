@@ -8,11 +8,11 @@ from typing import Any
 import click
 import msgspec
 
+from celery_partitions.admin.policies import declared_policy
 from celery_partitions.cli.context import computation_named, installation_in, who
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
-from celery_partitions.model.policy import THEN, PolicyChange, Then, effective_policy
-from celery_partitions.operating.policies import declared_policy
-from celery_partitions.producer.installation import Installation
+from celery_partitions.model.policy import EXHAUSTED_CHOICES, Exhausted, PolicyChange, effective_policy
+from celery_partitions.runtime.installation import Installation
 
 
 class _Number(click.FloatRange):
@@ -36,7 +36,7 @@ _SECONDS = _Number(min=0, max=1e9)
 @click.option(
     "--jitter", type=_Number(0, 1), help="That fraction of each wait is added or taken away at random."
 )
-@click.option("--then", type=click.Choice(THEN), help="What follows the last retry.")
+@click.option("--exhausted", type=click.Choice(EXHAUSTED_CHOICES), help="What follows the last retry.")
 @click.option("--reset", is_flag=True, help="As it is declared.")
 @json_option
 @click.pass_context
@@ -48,7 +48,7 @@ def policy(
     backoff: float | None,
     longest_backoff: float | None,
     jitter: float | None,
-    then: Then | None,
+    exhausted: Exhausted | None,
     reset: bool,
     as_json: bool,
 ) -> None:
@@ -59,7 +59,7 @@ def policy(
     """
     installation = installation_in(context)
     computation_named(installation, name, with_state=False)
-    asked = PolicyChange(attempts, backoff, longest_backoff, jitter, then)
+    asked = PolicyChange(attempts, backoff, longest_backoff, jitter, exhausted)
     policies = installation.group.policies
     if reset:
         if asked != PolicyChange():

@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from celery_partitions.cli.figures import age, moment, number, size, sparkline
+from celery_partitions.admin.wording import counted
+from celery_partitions.cli.numbers import age, moment, number, size, sparkline
 from celery_partitions.model.escaping import escape
-from celery_partitions.operating.sentences import counted
 
 Row = Mapping[str, Any]
 Sort = Literal["backlog", "rate", "oldest", "name"]
@@ -21,14 +21,14 @@ Sort = Literal["backlog", "rate", "oldest", "name"]
 #: Between two columns.
 GAP = 2
 #: Longer names are cut: a queue of a sink's group, a node on a host with a long name.
-MOST_NAME = 28
+MAX_NAME = 28
 #: A sparkline takes what is left of the line, from this to that; shorter it says nothing, longer than its points neither.
-LEAST_SPARK, MOST_SPARK = 8, 30
+MIN_SPARK, MAX_SPARK = 8, 30
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `width` in characters, 0: as wide as what stands in it, up to `MOST_NAME`."""
+    """One column; `width` in characters, 0: as wide as what stands in it, up to `MAX_NAME`."""
 
     name: str
     width: int
@@ -64,7 +64,7 @@ COLUMNS = (
     Column("oldest", 6, lambda row: age(row["oldest_age_seconds"])),
     Column("in/s", 7, lambda row: number(row["in_per_second"])),
     Column("done/s", 7, lambda row: number(row["done_per_second"])),
-    Column("5 min", LEAST_SPARK, lambda row: sparkline(done_of(row), MOST_SPARK), right=False),
+    Column("5 min", MIN_SPARK, lambda row: sparkline(done_of(row), MAX_SPARK), right=False),
     Column("p50", 6, lambda row: moment(row["latency_p50_seconds"], "")),
     Column("p99", 6, lambda row: moment(row["latency_p99_seconds"], "")),
     Column("keys", 8, lambda row: number(row["keys"])),
@@ -88,7 +88,7 @@ OFTEN_EMPTY = {"", "5 min", "p50", "p99", "last error"}
 def draw(
     found: Mapping[str, Any], *, sort: Sort | None, width: int, height: int | None, trouble: str = ""
 ) -> RenderableType:
-    """What `celery_partitions.operating.rows.to_json` told, drawn. `height` None: every row. `trouble`: why it is not of now."""
+    """What `celery_partitions.admin.overview_json.to_json` told, drawn. `height` None: every row. `trouble`: why it is not of now."""
     rows: list[Row] = found["partitions"]
     head = [*_totals(found, width, trouble), Text()]
     room = None if height is None else max(1, height - len(head) - 1)  # one for the table's own head
@@ -120,10 +120,10 @@ def in_order(rows: Sequence[Row], sort: Sort) -> list[Row]:
 def _totals(found: Mapping[str, Any], width: int, trouble: str) -> list[Text]:
     """One line at 140 columns, a few at 80: a line breaks between two facts."""
     totals = found["totals"]
-    unowned = totals["units"] - totals["held"]
+    unowned = totals["partitions"] - totals["held"]
     facts = [
         time.strftime("%H:%M:%S", time.localtime(found["at"])),
-        counted(totals["units"] - 1, "partition") + " and the ingress",
+        counted(totals["partitions"] - 1, "partition") + " and the ingress",
         counted(totals["workers"], "worker"),
         f"waiting {number(totals['waiting'])}",
         f"in {number(totals['in_per_second'])}/s",
@@ -183,15 +183,15 @@ def columns_for(rows: Sequence[Row], width: int) -> dict[str, int]:
         column = by_name[name]
         if name in OFTEN_EMPTY and not any(map(column.cell, rows)):
             continue
-        wide = column.width or min(MOST_NAME, max([len(name), *(len(column.cell(row)) for row in rows)]))
+        wide = column.width or min(MAX_NAME, max([len(name), *(len(column.cell(row)) for row in rows)]))
         if widths and wide + GAP > left:
             continue
         widths[name] = wide
         left -= wide + GAP
     left += GAP  # none after the last
-    for name, most in (("5 min", MOST_SPARK), ("last error", width)):
+    for name, limit in (("5 min", MAX_SPARK), ("last error", width)):
         if name in widths and left > 0:
-            more = min(left, most - widths[name])
+            more = min(left, limit - widths[name])
             widths[name] += more
             left -= more
     return widths

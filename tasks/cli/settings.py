@@ -10,7 +10,7 @@ from celery_partitions.cli.context import app_installation
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
 from celery_partitions.cli.reference import shown_value
 from celery_partitions.model.errors import SetupError
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 from celery_partitions_config.settings import SETTINGS, SettingsError, misspelt
 
 

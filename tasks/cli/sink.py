@@ -7,7 +7,7 @@ import click
 from celery_partitions.cli.context import app_installation
 from celery_partitions.cli.output import refusals
 from celery_partitions.sinks.group import sink_installation
-from celery_partitions.sinks.running import keep_standard_output, run_sink
+from celery_partitions.sinks.runner import keep_standard_output, run_sink
 
 
 @click.command(short_help="Deliver a pipeline's outputs: to a function, TCP, a file, standard output.")

@@ -9,7 +9,7 @@ import click
 
 from celery_partitions.cli.context import app_installation
 from celery_partitions.cli.output import refusals
-from celery_partitions.sources.running import run_sources
+from celery_partitions.sources.runner import run_sources
 from celery_partitions.worker.logs import Escaping, JsonFormatter
 
 

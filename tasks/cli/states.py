@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from celery_partitions.admin.documents import json_key
+from celery_partitions.admin.state_editor import SeenState
+from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json, text_of
 from celery_partitions.cli.context import (
     base64_option,
     computation_named,
@@ -18,10 +21,7 @@ from celery_partitions.cli.context import (
     yes_option,
 )
 from celery_partitions.cli.output import json_option, print_json, refusals
-from celery_partitions.model.editing import plain_fields, plain_value, state_from_json, text_of
-from celery_partitions.operating.documents import json_key
-from celery_partitions.operating.editing import SeenState
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 
 #: With --yes: a busy key's state is looked at and written again so often.
 TRIES = 20
@@ -94,7 +94,7 @@ def set_state(
             _show_change(seen, made)
             confirm(f"Set the state of {shown_key(seen.key)!r}?", yes)
         if installation.group.state_editor.set(seen, made, by=who()) == "ok":
-            _say_change(as_json, name, seen, made)
+            _print_change(as_json, name, seen, made)
             return
     raise _changed(seen)
 
@@ -121,7 +121,7 @@ def delete_state(context: click.Context, name: str, key: str, in_base64: bool, y
             _show_change(seen, None)
             confirm(f"Delete the state of {shown_key(seen.key)!r}?", yes)
         if installation.group.state_editor.delete(seen, by=who()) == "ok":
-            _say_change(as_json, name, seen, None)
+            _print_change(as_json, name, seen, None)
             return
     raise _changed(seen)
 
@@ -144,7 +144,7 @@ def _show_change(seen: SeenState, made: Any) -> None:
     _print_value(None if made is None else plain_fields(made), err=True)
 
 
-def _say_change(as_json: bool, name: str, seen: SeenState, made: Any) -> None:
+def _print_change(as_json: bool, name: str, seen: SeenState, made: Any) -> None:
     old, new = plain_value(seen.plain), None if made is None else plain_value(plain_fields(made))
     if as_json:
         facts = {"computation": name, **json_key(seen.key), "partition": seen.partition, "old": old, "new": new}

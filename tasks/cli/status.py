@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from celery_partitions.admin.workers import read_workers
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
-from celery_partitions.operating.workers import read_workers
 
 
 @click.command(short_help="Who owns each partition, how far behind it is.")

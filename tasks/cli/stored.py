@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
+from celery_partitions.admin.documents import json_key
 from celery_partitions.cli.context import base64_option, installation_in, key_argument, shown_key, typed_key
 from celery_partitions.cli.output import json_option, print_json, refusals
 from celery_partitions.model.keys import partition_of
-from celery_partitions.operating.documents import json_key
 
 _SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
 
@@ -27,7 +27,7 @@ def stored(context: click.Context, name: str, key: str, in_base64: bool, as_json
     For a process that lacks the signing key, or a state that can't be read. NAME need not be a computation of this app.
     """
     installation, key = installation_in(context), typed_key(key, in_base64)
-    found = installation.group.states.facts(name, key)
+    found = installation.group.states.meta(name, key)
     if found is None:
         raise click.ClickException(f"{name!r} has no state for the key {shown_key(key)!r}")
     partition = partition_of(key, installation.settings.partitions)

@@ -13,10 +13,10 @@ import redis
 from rich.console import Console
 from rich.live import Live
 
+from celery_partitions.admin.watcher import Watcher
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import refusals
 from celery_partitions.cli.screen import Sort, draw
-from celery_partitions.operating.watching import Watch
 
 #: A table in a pipe or a file is as wide as it wants.
 PIPED_WIDTH = 200
@@ -44,7 +44,7 @@ def top(context: click.Context, interval: float, sort: Sort | None, as_json: boo
     Until Ctrl-C. As many columns as the terminal has room for. Where the output is no terminal the table is printed
     once, after one interval. Rates and sparklines are since the command was started.
     """
-    watch = Watch(installation_in(context).group, every_seconds=0)
+    watch = Watcher(installation_in(context).group, every_seconds=0)
     try:
         if as_json:
             _print_lines(watch, interval)
@@ -59,7 +59,7 @@ def top(context: click.Context, interval: float, sort: Sort | None, as_json: boo
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_lines(watch: Watch, interval: float) -> None:
+def _print_lines(watch: Watcher, interval: float) -> None:
     while True:
         print_line(watch.to_json())
         time.sleep(interval)
@@ -71,14 +71,14 @@ def print_line(found: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _print_once(watch: Watch, interval: float, sort: Sort | None) -> None:
+def _print_once(watch: Watcher, interval: float, sort: Sort | None) -> None:
     watch.look()
     time.sleep(interval)
     console = Console(width=PIPED_WIDTH, markup=False, emoji=False, highlight=False)
     console.print(draw(watch.to_json(), sort=sort, width=PIPED_WIDTH, height=None))
 
 
-def _show(watch: Watch, interval: float, sort: Sort | None) -> None:
+def _show(watch: Watcher, interval: float, sort: Sort | None) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
     found, trouble = watch.to_json(), ""
     with Live(console=console, screen=True, auto_refresh=False) as live:

@@ -8,12 +8,12 @@ from typing import cast
 
 import click
 
+from celery_partitions.admin.exporter import Exporter
+from celery_partitions.admin.importer import Importer
+from celery_partitions.admin.wording import counted
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, refusals, say_done
-from celery_partitions.operating.exporting import Exporter
-from celery_partitions.operating.importing import Importer
-from celery_partitions.operating.sentences import counted
-from celery_partitions.producer.installation import Installation
+from celery_partitions.cli.output import json_option, print_done, refusals
+from celery_partitions.runtime.installation import Installation
 
 
 @click.command(name="export", short_help="States, queues, dead letters to a file.")
@@ -41,17 +41,17 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
         confirm(f"{file} exists. Write over it?", yes)
     exporter = Exporter(group.client, group.names, group.settings.partitions, by=who())
     records = exporter.write(file, pause_all=pause_all)
-    paused = [group.names.queue_name(unit) for unit in exporter.paused]
+    paused = [group.names.queue_name(partition) for partition in exporter.paused]
     text = f"{counted(records, 'record')} written to {file}" + (
         f"; paused meanwhile: {', '.join(paused)}" if paused else ""
     )
-    say_done(as_json, {"records": records, "paused": paused}, text)
+    print_done(as_json, {"records": records, "paused": paused}, text)
 
 
 def _has_stages(installation: Installation) -> bool:
     """Whether a pipeline of this app has run in the group."""
     group = installation.group
-    ran = group.names.computations_in(cast(list[bytes], group.client.hkeys(group.names.facts_of_group)))
+    ran = group.names.computations_in(cast(list[bytes], group.client.hkeys(group.names.group_meta)))
     return any(one.role == "stage" and one.name in ran for one in installation.computations.values())
 
 
@@ -93,4 +93,4 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
         text += f"; {done.without_key:,} messages whose key can't be had here went by their old partition's number"
     if done.left_out:
         text += "; ids seen, for dropping duplicates, can't be carried to another N"
-    say_done(as_json, {**asdict(done), "erased": erased}, text)
+    print_done(as_json, {**asdict(done), "erased": erased}, text)

@@ -1,6 +1,6 @@
 """The partitions in Flower: pages beside its own, the same as JSON, and actions. No fork: Flower's settings file calls `add_to_flower`.
 
-Everything here runs in Flower's process and knows Flower and Tornado; what it shows and does it asks of `celery_partitions.operating`.
+Everything here runs in Flower's process and knows Flower and Tornado; what it shows and does it asks of `celery_partitions.admin`.
 Flower's authentication, `url_prefix` and `read_only` hold for every URL of ours. Redis is read and written in Flower's executor, never in
 its event loop.
 """

@@ -12,14 +12,14 @@ import msgspec
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
+from celery_partitions.admin.pause import pause, resume
+from celery_partitions.admin.state_editor import SeenState
+from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
+from celery_partitions.admin.wording import retry_dead_letters
+from celery_partitions.dashboard.dead_letters import DeadLetterQuery, picked
 from celery_partitions.dashboard.handlers import Action
-from celery_partitions.dashboard.letters import Asked, picked
-from celery_partitions.model.editing import plain_fields, plain_value, state_from_json
 from celery_partitions.model.errors import StateError
-from celery_partitions.operating.editing import SeenState
-from celery_partitions.operating.pausing import pause, resume
-from celery_partitions.operating.sentences import retry_letters
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.scripts import digest_of
 
 CHANGED = "it changed meanwhile; nothing was done. Look again"
@@ -65,12 +65,12 @@ class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
     preview: bool = False
 
 
-class OfLetters(msgspec.Struct, forbid_unknown_fields=True):
+class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
     """Which dead letters: by ids, by what they have in common, or all."""
 
     ids: list[str] = []
     text: str = ""
-    unit: str = ""
+    partition: str = ""
     reason: str = ""
     fingerprint: str = ""
     all: bool = False
@@ -80,12 +80,12 @@ class Pause(Action):
     """POST /api/partitions/UNIT/pause, …/resume: pause the partition, or resume it."""
 
     @authenticated
-    async def post(self, unit: str, what: str) -> None:
+    async def post(self, partition: str, what: str) -> None:
         self.check_writable()
         group = self.installation.group
-        name = group.names.queue_name(self.known_unit(unit))
+        name = group.names.queue_name(self.known_partition(partition))
         act = pause if what == "pause" else resume
-        changed = bool(await self.acting(lambda: act(group.client, group.names, [unit], by=self.who)))
+        changed = bool(await self.acting(lambda: act(group.client, group.names, [partition], by=self.who)))
         state = "paused" if what == "pause" else "going on"
         self.answer({"queue": name, "changed": changed, "message": f"{name} is {state}{'' if changed else ' already'}"})
 
@@ -135,17 +135,17 @@ class SetState(Action):
             made = state_from_json(seen.computation.state, text, base)
         except StateError as error:
             raise HTTPError(400, str(error)) from error
-        facts = {
+        meta = {
             "computation": asked.computation,
             "old": plain_value(seen.plain),
             "new": plain_value(plain_fields(made)),
             "digest": _digest(seen),
         }
         if asked.preview:
-            return facts
+            return meta
         if self.installation.group.state_editor.set(seen, made, by=self.who) != "ok":
             raise HTTPError(409, changed(seen))
-        return {**facts, "message": "the state is set"}
+        return {**meta, "message": "the state is set"}
 
 
 class Forget(Action):
@@ -166,26 +166,26 @@ class Forget(Action):
         return {"computation": asked.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
 
 
-class LettersAction(Action):
+class DeadLettersAction(Action):
     """POST /api/partitions/dead-letters/retry, …/discard: retry dead letters, or delete them."""
 
     @authenticated
     async def post(self, what: str) -> None:
         self.check_writable()
-        asked = self.asked(OfLetters)
-        common = Asked(asked.text, self.known_unit(asked.unit) if asked.unit else "", asked.reason, asked.fingerprint)
+        asked = self.asked(OfDeadLetters)
+        common = DeadLetterQuery(asked.text, self.known_partition(asked.partition) if asked.partition else "", asked.reason, asked.fingerprint)
         if sum((bool(asked.ids), common.anything, asked.all)) != 1:
-            raise HTTPError(400, "say ids, or what they have in common (text, unit, reason, fingerprint), or all: true")
+            raise HTTPError(400, "say ids, or what they have in common (text, partition, reason, fingerprint), or all: true")
         self.answer(await self.acting(self._act, what, asked.ids, common))
 
-    def _act(self, what: str, ids: list[str], common: Asked) -> dict[str, Any]:
-        letters = self.installation.group.dead_letters
-        found = picked(letters, ids, common)
+    def _act(self, what: str, ids: list[str], common: DeadLetterQuery) -> dict[str, Any]:
+        dead_letters = self.installation.group.dead_letters
+        found = picked(dead_letters, ids, common)
         if what == "discard":
-            gone = letters.discard(found, by=self.who)
+            gone = dead_letters.discard(found, by=self.who)
             return {"discarded": gone, "message": f"{gone:,} deleted"}
-        facts, text = retry_letters(letters, found, by=self.who)
-        return {**facts, "message": text}
+        meta, text = retry_dead_letters(dead_letters, found, by=self.who)
+        return {**meta, "message": text}
 
 
 def see(installation: Installation, asked: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:

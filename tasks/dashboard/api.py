@@ -5,10 +5,10 @@ from __future__ import annotations
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
+from celery_partitions.dashboard.dead_letters import find_dead_letters
 from celery_partitions.dashboard.handlers import Api
-from celery_partitions.dashboard.letters import find_letters
 from celery_partitions.dashboard.live import Live
-from celery_partitions.dashboard.reading import look_at_key, look_at_unit
+from celery_partitions.dashboard.page_data import look_at_key, look_at_partition
 
 
 class Overview(Api):
@@ -21,12 +21,12 @@ class Overview(Api):
         self.answer(await self.reading(live.watch.to_json))
 
 
-class Unit(Api):
+class Partition(Api):
     """GET /api/partitions/UNIT: its row, parked keys, oldest messages, last 20 commits, hottest and largest keys."""
 
     @authenticated
-    async def get(self, unit: str) -> None:
-        self.answer(await self.reading(look_at_unit, self.live.watch, self.installation, self.known_unit(unit)))
+    async def get(self, partition: str) -> None:
+        self.answer(await self.reading(look_at_partition, self.live.watch, self.installation, self.known_partition(partition)))
 
 
 class Key(Api):
@@ -41,9 +41,9 @@ class Key(Api):
         self.answer(await self.reading(look_at_key, self.live.watch, self.installation, spelled))
 
 
-class Letters(Api):
-    """GET /api/partitions/dead-letters, ?q=… ?unit=… ?reason=… ?fingerprint=…: dead letters, similar failures in one group."""
+class DeadLetters(Api):
+    """GET /api/partitions/dead-letters, ?q=… ?partition=… ?reason=… ?fingerprint=…: dead letters, similar failures in one group."""
 
     @authenticated
     async def get(self) -> None:
-        self.answer(await self.reading(find_letters, self.installation, self.letters_asked()))
+        self.answer(await self.reading(find_dead_letters, self.installation, self.dead_letters_asked()))

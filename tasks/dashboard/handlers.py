@@ -17,14 +17,14 @@ from flower.api import BaseApiHandler
 from flower.views import BaseHandler
 from tornado.web import HTTPError
 
-from celery_partitions.dashboard.letters import Asked
+from celery_partitions.admin.state_json import plain_value
+from celery_partitions.dashboard.dead_letters import DeadLetterQuery
 from celery_partitions.dashboard.live import Live, live_of, said
-from celery_partitions.model.editing import plain_value
 from celery_partitions.model.errors import KeyExtractionError, PartitionError
-from celery_partitions.model.keys import key_text, spell_key
-from celery_partitions.producer.declarations import installation_of
-from celery_partitions.producer.installation import Installation
-from celery_partitions.store.names import units
+from celery_partitions.model.keys import key_text, normalize_key
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import installation_of
+from celery_partitions.store.names import partitions_and_ingress
 
 T = TypeVar("T")
 
@@ -82,24 +82,24 @@ class Common(BaseHandler):  # type: ignore[misc]
 
     def key_of(self, raw: bytes, in_base64: bool) -> str:
         try:
-            return spell_key(base64.b64decode(raw, validate=True) if in_base64 else key_text(raw))
+            return normalize_key(base64.b64decode(raw, validate=True) if in_base64 else key_text(raw))
         except binascii.Error as error:
             raise HTTPError(400, "the key is not base64: %s", error) from error
         except KeyExtractionError as error:
             raise HTTPError(400, said(error)) from error
 
-    def known_unit(self, unit: str) -> str:
-        """A unit of this group, as it is spelled. Raises 404."""
+    def known_partition(self, partition: str) -> str:
+        """A partition of this group, as it is spelled. Raises 404."""
         partitions = self.installation.settings.partitions
-        if unit not in units(partitions):
-            raise HTTPError(404, f"there is no partition {unit[:20]}; there are {partitions}, from 0, and ingress")
-        return unit
+        if partition not in partitions_and_ingress(partitions):
+            raise HTTPError(404, f"there is no partition {partition[:20]}; there are {partitions}, from 0, and ingress")
+        return partition
 
-    def letters_asked(self) -> Asked:
+    def dead_letters_asked(self) -> DeadLetterQuery:
         """Which dead letters the query is about."""
-        unit = self.word("unit")
-        return Asked(
-            self.word("q"), self.known_unit(unit) if unit else "", self.word("reason"), self.word("fingerprint")
+        partition = self.word("partition")
+        return DeadLetterQuery(
+            self.word("q"), self.known_partition(partition) if partition else "", self.word("reason"), self.word("fingerprint")
         )
 
     @property

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import redis
 
+from celery_partitions.admin.history import KEPT_SECONDS, MIN_SECONDS
+from celery_partitions.admin.watcher import Watcher
 from celery_partitions.model.errors import PartitionError
-from celery_partitions.operating.history import KEPT_SECONDS, LEAST_SECONDS
-from celery_partitions.operating.watching import Watch
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 
 logger = logging.getLogger("celery.partitions.dashboard")
 
@@ -33,7 +33,7 @@ class Live:
     """Made, and used, in Flower's event loop; `watch` may be used by any thread that may wait for Redis."""
 
     def __init__(self, installation: Installation, executor: Executor, *, idle_seconds: float = IDLE_SECONDS) -> None:
-        self.watch = Watch(installation.group)
+        self.watch = Watcher(installation.group)
         self.executor, self.idle_seconds = executor, idle_seconds
         #: The last overview in JSON, without histories; None before the first.
         self.latest: bytes | None = None
@@ -82,7 +82,7 @@ class Live:
                 self._said(said(error))
             ticked, self._ticked = self._ticked, asyncio.Event()
             ticked.set()
-            await asyncio.sleep(max(LEAST_SECONDS / 4, began + LEAST_SECONDS + 0.01 - time.monotonic()))
+            await asyncio.sleep(max(MIN_SECONDS / 4, began + MIN_SECONDS + 0.01 - time.monotonic()))
 
     def _said(self, error: str) -> None:
         if error and not self.error:

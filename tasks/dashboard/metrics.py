@@ -8,10 +8,10 @@ import prometheus_client
 from flower.views.monitor import Metrics
 from tornado.ioloop import IOLoop
 
+from celery_partitions.admin.prometheus import GroupCollector
 from celery_partitions.model.errors import SetupError
-from celery_partitions.operating.scraping import GroupCollector
-from celery_partitions.producer.declarations import installation_of
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import installation_of
 
 logger = logging.getLogger(__name__)
 

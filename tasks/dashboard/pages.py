@@ -6,14 +6,14 @@ from typing import Any
 
 from tornado.web import HTTPError, authenticated
 
-from celery_partitions.dashboard import showing
+from celery_partitions.dashboard import formatting
+from celery_partitions.dashboard.dead_letters import find_dead_letters
 from celery_partitions.dashboard.handlers import NOT_INSTALLED, Common
-from celery_partitions.dashboard.letters import find_letters
 from celery_partitions.dashboard.loader import static_version
+from celery_partitions.dashboard.page_data import look_at_key, look_at_partition
 from celery_partitions.dashboard.protection import STRICT_POLICY
-from celery_partitions.dashboard.reading import look_at_key, look_at_unit
-from celery_partitions.dashboard.tasks_seen import of_key, of_partition
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.dashboard.recent_tasks import of_key, of_partition
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.names import INGRESS
 
 
@@ -26,11 +26,11 @@ class Page(Common):
         self.render(f"partitions/{template}", cant_act=self.why_not_acting, version=static_version(), **values)
 
     def get_template_namespace(self) -> dict[str, Any]:
-        return {**super().get_template_namespace(), **showing.HELPERS, "key_url": self.key_url}
+        return {**super().get_template_namespace(), **formatting.HELPERS, "key_url": self.key_url}
 
     def key_url(self, one: dict[str, Any]) -> str:
         """The page of a key as JSON has it."""
-        return str(self.reverse_url("partitions-key")) + showing.key_query(one)
+        return str(self.reverse_url("partitions-key")) + formatting.key_query(one)
 
     def write_error(self, status_code: int, **more: Any) -> None:
         if status_code not in (409, 503):
@@ -38,7 +38,7 @@ class Page(Common):
             return
         error = (more.get("exc_info") or (None, None))[1]
         self.set_status(status_code)
-        self.show("away.html", error=error.get_message() if isinstance(error, HTTPError) else "")
+        self.show("unavailable.html", error=error.get_message() if isinstance(error, HTTPError) else "")
 
 
 class PartitionsPage(Page):
@@ -52,18 +52,18 @@ class PartitionsPage(Page):
         self.show("overview.html")
 
 
-class UnitPage(Page):
+class PartitionPage(Page):
     """GET /partition/UNIT"""
 
     @authenticated
-    async def get(self, unit: str) -> None:
-        self.known_unit(unit)
-        found = await self.reading(look_at_unit, self.live.watch, self.installation, unit)
+    async def get(self, partition: str) -> None:
+        self.known_partition(partition)
+        found = await self.reading(look_at_partition, self.live.watch, self.installation, partition)
         self.live.touch()
         seen = []
-        if unit != INGRESS:
-            seen = of_partition(self.application.events.state, int(unit), self.installation)
-        self.show("unit.html", unit=unit, row=found, tasks_seen=seen)
+        if partition != INGRESS:
+            seen = of_partition(self.application.events.state, int(partition), self.installation)
+        self.show("partition.html", partition=partition, row=found, tasks_seen=seen)
 
 
 class KeyPage(Page):
@@ -79,15 +79,15 @@ class KeyPage(Page):
         seen = of_key(self.application.events.state, key)
         names = {one["computation"] for one in found["states"]} | {one["name"] for one in seen}
         tasks = str(self.reverse_url("tasks"))
-        searches = [(name, tasks + query) for name in sorted(names) if (query := showing.tasks_query(name, found["key"]))]
+        searches = [(name, tasks + query) for name in sorted(names) if (query := formatting.tasks_query(name, found["key"]))]
         self.show("key.html", found=found, tasks_seen=seen, searches=searches)
 
 
-class LettersPage(Page):
+class DeadLettersPage(Page):
     """GET /partitions/dead-letters?q=…"""
 
     @authenticated
     async def get(self) -> None:
-        asked = self.letters_asked()
-        found = await self.reading(find_letters, self.installation, asked)
-        self.show("letters.html", asked=asked, found=found)
+        asked = self.dead_letters_asked()
+        found = await self.reading(find_dead_letters, self.installation, asked)
+        self.show("dead_letters.html", asked=asked, found=found)

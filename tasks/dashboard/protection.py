@@ -18,7 +18,7 @@ from tornado.routing import URLSpec
 from tornado.web import OutputTransform, RequestHandler
 
 from celery_partitions.model.escaping import escape
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.registry import installation_of
 
 #: Of pages of ours: no inline script or style, nothing from elsewhere.
 STRICT_POLICY = (

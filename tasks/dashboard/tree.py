@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from celery_partitions.model.editing import plain_fields, text_of
+from celery_partitions.admin.state_json import plain_fields, text_of
 from celery_partitions.model.errors import encodable
 
-MOST_DEPTH = 20
+MAX_DEPTH = 20
 #: Of one container; the rest is counted.
-MOST_CHILDREN = 200
+MAX_CHILDREN = 200
 #: Of a whole tree.
-MOST_NODES = 3_000
-MOST_TEXT_CHARACTERS = 2_000
+MAX_NODES = 3_000
+MAX_TEXT_CHARACTERS = 2_000
 
 _SEQUENCES = (list, tuple, set, frozenset, collections.deque)
 _PLAIN = (bool, int, float, str, bytes, bytearray, complex)
@@ -36,12 +36,12 @@ class Node:
 
 class _Budget:
     def __init__(self) -> None:
-        self.nodes = MOST_NODES
+        self.nodes = MAX_NODES
 
 
 def tree_of(value: Any, name: str = "") -> Node:
     """The tree of a value."""
-    return _node(value, name, MOST_DEPTH, _Budget())
+    return _node(value, name, MAX_DEPTH, _Budget())
 
 
 def _node(value: Any, name: str, depth: int, budget: _Budget) -> Node:
@@ -55,7 +55,7 @@ def _node(value: Any, name: str, depth: int, budget: _Budget) -> Node:
         made.text = _text(value) if inside is None else "…"
         return made
     total, pairs = inside
-    for label, child in islice(pairs, MOST_CHILDREN):
+    for label, child in islice(pairs, MAX_CHILDREN):
         if budget.nodes <= 0:
             break
         made.children.append(_node(child, label, depth - 1, budget))
@@ -87,4 +87,4 @@ def _text(value: Any) -> str:
 
 def _cut(text: str) -> str:
     shown = encodable(text)
-    return shown if len(shown) <= MOST_TEXT_CHARACTERS else shown[:MOST_TEXT_CHARACTERS] + "…"
+    return shown if len(shown) <= MAX_TEXT_CHARACTERS else shown[:MAX_TEXT_CHARACTERS] + "…"

@@ -7,25 +7,25 @@ from tornado.web import StaticFileHandler, url
 from celery_partitions.dashboard import actions, api, events, pages
 from celery_partitions.dashboard.loader import STATIC
 
-UNIT = "([0-9]+|ingress)"
+PARTITION = "([0-9]+|ingress)"
 
 HANDLERS = [
     url(r"/partitions", pages.PartitionsPage, name="partitions"),
     url(r"/partitions/events", events.PageEvents, name="partitions-events"),
     url(r"/partitions/overview", events.PageOverview, name="partitions-overview"),
     url(r"/partitions/key", pages.KeyPage, name="partitions-key"),
-    url(r"/partitions/dead-letters", pages.LettersPage, name="partitions-letters"),
-    url(rf"/partition/{UNIT}", pages.UnitPage, name="partition"),
+    url(r"/partitions/dead-letters", pages.DeadLettersPage, name="partitions-dead-letters"),
+    url(rf"/partition/{PARTITION}", pages.PartitionPage, name="partition"),
     url(r"/partitions/static/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="partitions-static"),
     url(r"/api/partitions", api.Overview, name="api-partitions"),
     url(r"/api/partitions/events", events.ApiEvents),
     url(r"/api/partitions/keys", api.Key),
     url(r"/api/partitions/keys/(.+)", api.Key),
-    url(r"/api/partitions/dead-letters", api.Letters),
-    url(r"/api/partitions/dead-letters/(retry|discard)", actions.LettersAction),
+    url(r"/api/partitions/dead-letters", api.DeadLetters),
+    url(r"/api/partitions/dead-letters/(retry|discard)", actions.DeadLettersAction),
     url(r"/api/partitions/key/(retry|skip|discard)", actions.ParkedAction),
     url(r"/api/partitions/key/state", actions.SetState),
     url(r"/api/partitions/key/forget", actions.Forget),
-    url(rf"/api/partitions/{UNIT}", api.Unit),
-    url(rf"/api/partitions/{UNIT}/(pause|resume)", actions.Pause),
+    url(rf"/api/partitions/{PARTITION}", api.Partition),
+    url(rf"/api/partitions/{PARTITION}/(pause|resume)", actions.Pause),
 ]

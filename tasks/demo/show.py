@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from celery_partitions import PartitionError, partition_of
+from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.demo.prices import daily_prices
 from celery_partitions.demo.processes import ROOT, DemoError, Processes, flower_answers, running
 from celery_partitions.demo.speedup import show_speedup
 from celery_partitions.demo.status import owners, read_partitions
 from celery_partitions.demo.stocks import Stock, update_stock
-from celery_partitions.operating.status import UnitStatus
 from celery_partitions.testing.lifeline import leave_on_signals
 from celery_partitions_config.settings import Settings
 
@@ -73,10 +73,10 @@ def show_prices(console: Console, environment: Mapping[str, str], output: IO[byt
     return _print_prices(console, prices, after, before)
 
 
-def _wait_for_workers(processes: Processes) -> list[UnitStatus]:
+def _wait_for_workers(processes: Processes) -> list[PartitionStatus]:
     """The partitions, once each has an owner and each worker its share."""
     shares = min(WORKERS, Settings.from_environment().partitions)
-    seen: list[UnitStatus] = []
+    seen: list[PartitionStatus] = []
 
     def shared_out() -> bool:
         seen[:] = read_partitions()
@@ -86,9 +86,9 @@ def _wait_for_workers(processes: Processes) -> list[UnitStatus]:
     return seen
 
 
-def _wait_for_prices(processes: Processes, before: list[UnitStatus], sent: int) -> list[UnitStatus]:
+def _wait_for_prices(processes: Processes, before: list[PartitionStatus], sent: int) -> list[PartitionStatus]:
     """The partitions, once they have processed all that was sent and their queues are empty."""
-    seen: list[UnitStatus] = []
+    seen: list[PartitionStatus] = []
 
     def all_processed() -> bool:
         seen[:] = read_partitions()
@@ -98,12 +98,12 @@ def _wait_for_prices(processes: Processes, before: list[UnitStatus], sent: int) 
     return seen
 
 
-def _processed(partitions: list[UnitStatus]) -> int:
+def _processed(partitions: list[PartitionStatus]) -> int:
     return sum(partition.processed for partition in partitions)
 
 
 def _print_prices(
-    console: Console, prices: list[Stock], partitions: list[UnitStatus], before: list[UnitStatus]
+    console: Console, prices: list[Stock], partitions: list[PartitionStatus], before: list[PartitionStatus]
 ) -> bool:
     """The table of stocks, and a line of counts; True if all of it is as it must be."""
     expected = {stock.symbol: stock.price for stock in prices}

@@ -38,7 +38,7 @@ def show_speedup(console: Console, environment: Mapping[str, str], output: IO[by
         table.add_column(heading, justify="right")
     all_same = True
     first: dict[int, float] = {}
-    with ExitStack() as stack, console.status("Measuring with 1, 2 and 4 workers …"):
+    with ExitStack() as stack, console.status("Measurer with 1, 2 and 4 workers …"):
         workers = 0
         for added in STEPS:
             processes = stack.enter_context(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from celery_partitions.operating.status import UnitStatus
-from celery_partitions.producer.declarations import current_installation
+from celery_partitions.admin.status import PartitionStatus
+from celery_partitions.runtime.registry import current_installation
 
 
-def read_partitions() -> list[UnitStatus]:
+def read_partitions() -> list[PartitionStatus]:
     """All partitions in the order of their numbers; the ingress is left out."""
     group = current_installation().group
-    return [unit for unit in group.status() if unit.queue != group.settings.group]
+    return [partition for partition in group.status() if partition.queue != group.settings.group]
 
 
-def owners(partitions: list[UnitStatus]) -> set[str]:
+def owners(partitions: list[PartitionStatus]) -> set[str]:
     """The workers that own at least one partition; empty while a partition has no owner."""
     names = [partition.owner for partition in partitions if partition.owner is not None]
     return set(names) if len(names) == len(partitions) else set()

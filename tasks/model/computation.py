@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
 
-from celery_partitions.model.errors import DeclarationError, KeyExtractionError, say
-from celery_partitions.model.keys import SHORT_KEY, spell_key
+from celery_partitions.model.errors import DeclarationError, KeyExtractionError, describe
+from celery_partitions.model.keys import SHORT_KEY, normalize_key
 from celery_partitions.model.messages import MessageCodec, first_annotation
 from celery_partitions.model.names_given import check_name
-from celery_partitions.model.policy import THEN, RetryPolicy, Then
+from celery_partitions.model.policy import EXHAUSTED_CHOICES, Exhausted, RetryPolicy
 from celery_partitions.model.sinks import Sink
 from celery_partitions.model.state import StateClass
 
@@ -96,7 +96,7 @@ class Computation:
     #: Whether a call is just `function(message, state)`: known beforehand, for the step's inner loop.
     plain_call: bool
     #: None: as the settings say; a word: the settings' retries, and then that.
-    on_error: RetryPolicy | Then | None = None
+    on_error: RetryPolicy | Exhausted | None = None
     #: So many seconds one call may take; None: any.
     time_limit_seconds: float | None = None
     #: A message whose id was seen within so many seconds changes nothing; None: ids are not looked at.
@@ -158,8 +158,8 @@ def extracted_key(extract: Callable[[Any], Any], message: Any) -> str:
     try:
         key = extract(message)
     except (Exception, SystemExit) as error:
-        raise KeyExtractionError(f"the key extractor raised {say(error)}") from error
-    return key if type(key) is str and len(key) < SHORT_KEY else spell_key(key)
+        raise KeyExtractionError(f"the key extractor raised {describe(error)}") from error
+    return key if type(key) is str and len(key) < SHORT_KEY else normalize_key(key)
 
 
 def key_extractor(function: F) -> F:
@@ -179,7 +179,7 @@ def declare(
     state: type | None,
     key: Callable[[Any], Any] | None,
     multi: bool = False,
-    on_error: RetryPolicy | Then | None = None,
+    on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
@@ -247,10 +247,10 @@ def _no_key(name: str) -> Callable[[Any], Any]:
     return no_key
 
 
-def _looked_over(name: str, on_error: RetryPolicy | Then | None) -> RetryPolicy | Then | None:
-    if on_error is None or isinstance(on_error, RetryPolicy) or on_error in THEN:
+def _looked_over(name: str, on_error: RetryPolicy | Exhausted | None) -> RetryPolicy | Exhausted | None:
+    if on_error is None or isinstance(on_error, RetryPolicy) or on_error in EXHAUSTED_CHOICES:
         return on_error
-    raise DeclarationError(f"computation {name!r}: on_error= wants a RetryPolicy or one of {', '.join(THEN)}")
+    raise DeclarationError(f"computation {name!r}: on_error= wants a RetryPolicy or one of {', '.join(EXHAUSTED_CHOICES)}")
 
 
 def name_of_function(function: Callable[..., Any]) -> str:

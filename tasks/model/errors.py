@@ -10,7 +10,7 @@ PartitionError
 ├── SetupError            this process and the server, or the group, don't fit; the message says the mend
 ├── QueueFull             a partition's queue has as many messages as PARTITIONS_QUEUE_MAX_LENGTH allows; nothing was sent
 ├── SendInterrupted       `send_many` lost the connection; says what is known to be in  (celery_partitions.producer.bulk)
-├── FrameError            bytes of a TCP source are no payload as its decoder declares  (celery_partitions.pipeline.framing)
+├── FrameError            bytes of a TCP source are no payload as its decoder declares  (celery_partitions.pipeline.frames)
 └── Stopped, Refused      a source's process is to end, or was overtaken by another; never leave it  (celery_partitions.sources)
 """
 
@@ -19,8 +19,8 @@ from __future__ import annotations
 import traceback
 
 #: What is kept of an error's text, and of a traceback's.
-MOST_ERROR_CHARACTERS = 4_000
-MOST_TRACE_CHARACTERS = 40_000
+MAX_ERROR_CHARACTERS = 4_000
+MAX_TRACE_CHARACTERS = 40_000
 
 
 class PartitionError(Exception):
@@ -80,7 +80,7 @@ class QueueFull(PartitionError):
         return type(self), (self.queue, self.length, self.limit)
 
 
-def say(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """`Type: text` of a user's exception. Never raises, whatever its `__str__` does, and can always be encoded."""
     try:
         text = f"{type(error).__name__}: {error}"
@@ -92,7 +92,7 @@ def say(error: BaseException) -> str:
 def trace_of(error: BaseException) -> str:
     """The traceback of a user's exception, with the same promise."""
     try:
-        return shortened(encodable("".join(traceback.format_exception(error))), MOST_TRACE_CHARACTERS)
+        return shortened(encodable("".join(traceback.format_exception(error))), MAX_TRACE_CHARACTERS)
     except Exception as worse:
         return f"no traceback can be had: {type(worse).__name__}"
 
@@ -110,11 +110,11 @@ def without_frames(error: BaseException) -> BaseException:
     return error
 
 
-def shortened(text: str, most: int = MOST_ERROR_CHARACTERS) -> str:
+def shortened(text: str, limit: int = MAX_ERROR_CHARACTERS) -> str:
     """A long text without its middle. An error often quotes a message, and is kept, sent and shown several times."""
-    if len(text) <= most:
+    if len(text) <= limit:
         return text
-    return f"{text[: most // 2]} … ({len(text) - most} characters left out) … {text[-(most // 2) :]}"
+    return f"{text[: limit // 2]} … ({len(text) - limit} characters left out) … {text[-(limit // 2) :]}"
 
 
 def encodable(text: str) -> str:

@@ -14,9 +14,9 @@ from zlib import crc32
 from celery_partitions.model.errors import KeyExtractionError
 
 #: A longer key is refused: it would be a field name in Redis and stand in every list an operator reads.
-MOST_KEY_BYTES = 4096
+MAX_KEY_BYTES = 4096
 #: A text key of fewer characters can't be too long, whatever they are.
-SHORT_KEY = MOST_KEY_BYTES // 4
+SHORT_KEY = MAX_KEY_BYTES // 4
 
 #: A byte that is no UTF-8, in a key that is shown: it is never one of ASCII.
 _SHOWN_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
@@ -24,7 +24,7 @@ _SHOWN_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 Key = str | bytes | int | bool | UUID | Enum
 
 
-def spell_key(value: object) -> str:
+def normalize_key(value: object) -> str:
     """The one spelling of a key. Raises `KeyExtractionError` for what can't be a key.
 
     str as it is; bytes as UTF-8; int in decimal; bool `true`/`false`; UUID in its usual form; Enum by its value.
@@ -32,7 +32,7 @@ def spell_key(value: object) -> str:
     if type(value) is str:
         key = value
     elif isinstance(value, Enum):
-        return spell_key(value.value)
+        return normalize_key(value.value)
     elif isinstance(value, str):
         key = str.__str__(value)
     elif isinstance(value, bytes | bytearray):
@@ -43,13 +43,13 @@ def spell_key(value: object) -> str:
         try:
             key = str(value)
         except ValueError:  # Python writes no int of more than 4300 digits
-            raise KeyExtractionError(f"a key of more than {MOST_KEY_BYTES} bytes") from None
+            raise KeyExtractionError(f"a key of more than {MAX_KEY_BYTES} bytes") from None
     else:
         raise KeyExtractionError(
             f"a key must be str, bytes, int, bool, UUID or an Enum of those, not {type(value).__name__}"
         )
-    if len(key) >= SHORT_KEY and len(key_bytes(key)) > MOST_KEY_BYTES:
-        raise KeyExtractionError(f"a key of more than {MOST_KEY_BYTES} bytes")
+    if len(key) >= SHORT_KEY and len(key_bytes(key)) > MAX_KEY_BYTES:
+        raise KeyExtractionError(f"a key of more than {MAX_KEY_BYTES} bytes")
     return key
 
 
@@ -89,4 +89,4 @@ def keys_shown_as(text: str) -> list[str]:
 
 def partition_of(key: object, partitions: int) -> int:
     """The partition, 0 … `partitions`-1, of a key: CRC-32 (IEEE, as in zlib) of its UTF-8 bytes, modulo N."""
-    return crc32(key_bytes(spell_key(key))) % partitions
+    return crc32(key_bytes(normalize_key(key))) % partitions

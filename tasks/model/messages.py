@@ -22,17 +22,17 @@ from typing import Any, Literal
 import msgspec
 from kombu.utils.json import object_hook
 
-from celery_partitions.model.errors import DeclarationError, MessageError, say
-from celery_partitions.model.rows import Nullable, nullable_of, with_nulls
-from celery_partitions.model.unquoted import unquoted, unquoted_of_pydantic
+from celery_partitions.model.csv_rows import Nullable, nullable_of, with_nulls
+from celery_partitions.model.errors import DeclarationError, MessageError, describe
+from celery_partitions.model.redaction import unquoted, unquoted_of_pydantic
 
 #: Unless told otherwise a longer message is not decoded, nor a body that grows beyond it when decompressed. As deep as the
 #: interpreter's recursion limit (1000) messages may be nested: msgspec keeps that, and refuses what is deeper.
-MOST_BYTES = 8_000_000
+MAX_BYTES = 8_000_000
 #: Task and id of a message that can't be taken are told up to this length.
-MOST_NAME_CHARACTERS = 1_000
+MAX_NAME_CHARACTERS = 1_000
 #: The year 9999, where ISO 8601 ends. Seconds since the epoch beyond it are no time, and no score of a sorted set.
-MOST_SECONDS = 253_402_300_800
+MAX_SECONDS = 253_402_300_800
 #: What a body may be compressed with, as kombu and others name it: all of them are gzip or zlib.
 TAKEN_COMPRESSIONS = ("application/x-gzip", "application/gzip", "gzip", "zlib")
 
@@ -118,7 +118,7 @@ def details_of(raw: bytes) -> Details:
 
 def name_of(raw: bytes) -> tuple[str | None, str | None]:
     """Task and id of any raw message, for telling which it was; None for what it does not say, and of a huge one."""
-    if len(raw) > MOST_BYTES:
+    if len(raw) > MAX_BYTES:
         return None, None
     try:
         message = _anything.decode(raw)
@@ -128,13 +128,13 @@ def name_of(raw: bytes) -> tuple[str | None, str | None]:
     found = headers if isinstance(headers, dict) else {}
     task, message_id = found.get("task"), found.get("id")
     return (
-        task[:MOST_NAME_CHARACTERS] if isinstance(task, str) else None,
-        message_id[:MOST_NAME_CHARACTERS] if isinstance(message_id, str) else None,
+        task[:MAX_NAME_CHARACTERS] if isinstance(task, str) else None,
+        message_id[:MAX_NAME_CHARACTERS] if isinstance(message_id, str) else None,
     )
 
 
-def open_slowly(raw: bytes, most_bytes: int = MOST_BYTES) -> Envelope:
-    """Everything but the usual shape: protocol 1, unencoded bodies, compression (up to `most_bytes`), and the errors."""
+def open_slowly(raw: bytes, max_bytes: int = MAX_BYTES) -> Envelope:
+    """Everything but the usual shape: protocol 1, unencoded bodies, compression (up to `max_bytes`), and the errors."""
     message = _json(raw, "the message")
     if not isinstance(message, dict):
         raise MessageError(f"a message must be a JSON object, not {type(message).__name__}", reason="not-a-message")
@@ -145,7 +145,7 @@ def open_slowly(raw: bytes, most_bytes: int = MOST_BYTES) -> Envelope:
     properties = message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         raise MessageError("a message needs the objects headers and properties", reason="missing-headers")
-    body = _body_bytes(message.get("body"), properties.get("body_encoding"), headers.get("compression"), most_bytes)
+    body = _body_bytes(message.get("body"), properties.get("body_encoding"), headers.get("compression"), max_bytes)
     if "task" not in headers:
         content = _json(body, "the body")
         if not isinstance(content, dict) or "task" not in content:
@@ -169,7 +169,7 @@ def _json(data: bytes, what: str) -> Any:
         raise MessageError(f"{what} is not JSON: {error}", reason="not-json") from None
 
 
-def _body_bytes(body: Any, encoding: Any, compression: Any, most_bytes: int) -> bytes:
+def _body_bytes(body: Any, encoding: Any, compression: Any, max_bytes: int) -> bytes:
     if not isinstance(body, str):
         raise MessageError("body must be a string", reason="not-a-message")
     data = body.encode()
@@ -184,12 +184,12 @@ def _body_bytes(body: Any, encoding: Any, compression: Any, most_bytes: int) -> 
         raise MessageError(f"compression {compression!r} is not taken; gzip is", reason="compression")
     try:
         unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, found by its header
-        data = unpacker.decompress(data, most_bytes)
+        data = unpacker.decompress(data, max_bytes)
     except zlib.error as error:
         raise MessageError(f"body can't be decompressed: {error}", reason="compression") from None
     if unpacker.unconsumed_tail:
         raise MessageError(
-            f"the body has more than {most_bytes} bytes when decompressed (PARTITIONS_MESSAGE_BYTES)", reason="too-large"
+            f"the body has more than {max_bytes} bytes when decompressed (PARTITIONS_MESSAGE_BYTES)", reason="too-large"
         )
     return data
 
@@ -199,7 +199,7 @@ def moment(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not -MOST_SECONDS <= value <= MOST_SECONDS:
+        if not -MAX_SECONDS <= value <= MAX_SECONDS:
             raise MessageError(f"not a time: {value!r:.40}", reason="bad-time")
         return float(value)
     try:
@@ -277,7 +277,7 @@ class MessageCodec:
         return message if self._validate is None else self._validated(message)
 
     def _misfit(self, error: Exception) -> MessageError:
-        return MessageError(f"{self.parameter}: {say(error)}", reason="wrong-type")
+        return MessageError(f"{self.parameter}: {describe(error)}", reason="wrong-type")
 
     def _decode_slowly(self, body: bytes) -> Any:
         """Keyword arguments, kombu's `__type__` objects, and the errors."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.reading import Broken, Later, Ordinary, Skipped, Work
+from celery_partitions.model.items import DeadLetterItem, Delayed, PlainTask, Skipped, Work
 from celery_partitions.model.sinks import ListSink, StreamSink
 
 
@@ -88,7 +88,7 @@ class Failure:
     exception: BaseException | None = None
 
 
-class Parking(NamedTuple):
+class Park(NamedTuple):
     """A key that is to wait."""
 
     failure: Failure
@@ -108,13 +108,13 @@ class Outcome:
     states: dict[str, dict[str, bytes]] = field(default_factory=dict)
     #: Raw messages for other partitions, in order.
     forwarded: dict[int, list[bytes]] = field(default_factory=dict)
-    later: list[Later] = field(default_factory=list)
-    dead: list[tuple[Broken, int]] = field(default_factory=list)
+    delayed: list[Delayed] = field(default_factory=list)
+    dead: list[tuple[DeadLetterItem, int]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     #: Messages to append to the mailbox of a parked key, oldest first.
     mailed: dict[str, list[bytes]] = field(default_factory=dict)
     #: Keys to park, or to keep parked.
-    parked: dict[str, Parking] = field(default_factory=dict)
+    parked: dict[str, Park] = field(default_factory=dict)
     #: The partition is to pause, until an operator resumes it.
     pause: bool = False
     #: Work that was applied, with the moment it began.
@@ -124,9 +124,9 @@ class Outcome:
     #: What the messages in `done` put out, in order.
     emitted: list[Emission] = field(default_factory=list)
     ended: float = 0.0
-    #: Some of `done` are `Asked`: what they made goes into the commit.
+    #: Some of `done` are `ReplyRequest`: what they made goes into the commit.
     answered: bool = False
     #: Redis commands that go into the commit beside what the fields above mean: what failures tell, and what follows them.
     commands: list[list[Any]] = field(default_factory=list)
-    #: The next message is an ordinary Celery task: run it, then go on.
-    ordinary: Ordinary | None = None
+    #: The next message is a plain Celery task: run it, then go on.
+    plain_task: PlainTask | None = None

@@ -15,8 +15,8 @@ import msgspec
 from celery_partitions.model.errors import DeclarationError
 
 #: What happens when a message's retries are used up.
-Then = Literal["park", "dead_letter", "hold", "stop"]
-THEN: tuple[Then, ...] = get_args(Then)
+Exhausted = Literal["park", "dead_letter", "hold", "stop"]
+EXHAUSTED_CHOICES: tuple[Exhausted, ...] = get_args(Exhausted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class RetryPolicy:
     `longest_backoff_seconds`. `jitter`: that fraction of each wait, at random, is added or taken away, so that keys that
     failed together do not come back together. `only`: the exceptions that are worth a retry; others count as used up at once.
 
-    `then`, when retries are used up (but for `dead_letter`, a dead letter tells of the message, which keeps its place):
+    `exhausted`, when retries are used up (but for `dead_letter`, a dead letter tells of the message, which keeps its place):
 
     - `park`: the key goes on waiting, and the message is tried again at the longest wait, until it succeeds or an operator acts.
     - `dead_letter`: the message leaves to the dead letters; its key goes on with the next message.
@@ -42,15 +42,15 @@ class RetryPolicy:
     longest_backoff_seconds: float = 300.0
     jitter: float = 0.1
     only: tuple[type[BaseException], ...] = (BaseException,)
-    then: Then = "park"
+    exhausted: Exhausted = "park"
 
     def __post_init__(self) -> None:
         if self.attempts < 0 or self.backoff_seconds < 0 or self.longest_backoff_seconds < 0:
             raise DeclarationError("a retry policy's attempts and seconds can't be below zero")
         if not 0 <= self.jitter <= 1:
             raise DeclarationError(f"jitter is a fraction of the wait, 0 to 1, not {self.jitter!r}")
-        if self.then not in THEN:
-            raise DeclarationError(f"then={self.then!r}: say one of {', '.join(THEN)}")
+        if self.exhausted not in EXHAUSTED_CHOICES:
+            raise DeclarationError(f"then={self.exhausted!r}: say one of {', '.join(EXHAUSTED_CHOICES)}")
         if not all(isinstance(one, type) and issubclass(one, BaseException) for one in self.only):
             raise DeclarationError("only= wants a tuple of exception classes")
 
@@ -67,17 +67,17 @@ class PolicyChange(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tru
     backoff_seconds: float | None = None
     longest_backoff_seconds: float | None = None
     jitter: float | None = None
-    then: Then | None = None
+    exhausted: Exhausted | None = None
 
 
 def effective_policy(
-    default: RetryPolicy, declared: RetryPolicy | Then | None, change: PolicyChange | None
+    default: RetryPolicy, declared: RetryPolicy | Exhausted | None, change: PolicyChange | None
 ) -> RetryPolicy:
     """The settings' policy, unless the computation declares one; and over either an operator's change."""
     if isinstance(declared, RetryPolicy):
         policy = declared
     else:
-        policy = default if declared is None else replace(default, then=declared)
+        policy = default if declared is None else replace(default, exhausted=declared)
     if change is None:
         return policy
     changed = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
@@ -111,7 +111,7 @@ def after_failure(policy: RetryPolicy, error: BaseException, attempt: int, rando
     """What follows the `attempt`-th try of a message that raised `error`."""
     if attempt <= policy.attempts and isinstance(error, policy.only):
         return TryAgain(policy.wait_after(attempt, random()))
-    match policy.then:
+    match policy.exhausted:
         case "park":
             return Wait(policy.wait_after(max(attempt, policy.attempts + 1), random()), pause=False)
         case "hold":

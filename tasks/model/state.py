@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.unpickling import Allowed, NotAllowed, load_and_list
+from celery_partitions.model.restricted_pickle import Allowed, NotAllowed, load_and_list
 
 S = TypeVar("S")
 

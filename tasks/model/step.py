@@ -14,15 +14,24 @@ from itertools import compress
 from types import MappingProxyType
 from typing import Any, assert_never, cast
 
-from celery_partitions.model.asking import spoken
-from celery_partitions.model.calling import Caller, Calling
+from celery_partitions.model.caller import Caller, Calling
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import TimeLimitExceeded, say
-from celery_partitions.model.outcome import Failure, Outcome, Parking, Pickling, Slot, States, Unreadable
+from celery_partitions.model.errors import TimeLimitExceeded, describe
+from celery_partitions.model.items import (
+    DeadLetterItem,
+    Delayed,
+    Item,
+    Misrouted,
+    PlainTask,
+    ReplyRequest,
+    Skipped,
+    Work,
+)
+from celery_partitions.model.message_writer import MessageWriter
+from celery_partitions.model.outcome import Failure, Outcome, Park, Pickling, Slot, States, Unreadable
 from celery_partitions.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
-from celery_partitions.model.reading import Asked, Broken, Item, Later, Ordinary, Skipped, Stray, Work
-from celery_partitions.model.replaying import SHARED_OUTPUT_BYTES, Replay, failure_of
-from celery_partitions.model.writing import MessageWriter
+from celery_partitions.model.reply_request import reply_text
+from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
 
 
 def call_unlimited(computation: Computation, item: Work, arguments: list[Any]) -> Any:
@@ -30,7 +39,7 @@ def call_unlimited(computation: Computation, item: Work, arguments: list[Any]) -
     return computation.function(*arguments)
 
 
-def answer_nobody(item: Asked) -> None:
+def answer_nobody(item: ReplyRequest) -> None:
     """Where nobody waits for results, and nothing follows."""
 
 
@@ -52,7 +61,7 @@ class StepRules:
     #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
     call_limited: Callable[[Computation, Work, list[Any]], Any] = call_unlimited
     #: Makes an item's `commands` out of its `value`; what it raises is the message's failure.
-    answer: Callable[[Asked], None] = answer_nobody
+    answer: Callable[[ReplyRequest], None] = answer_nobody
     #: Makes the messages of outputs; None where no pipeline is.
     writer: MessageWriter | None = None
     #: Seconds since the epoch by the server's clock: what windows take for the time.
@@ -141,18 +150,18 @@ class _Step:
                 if computation.plain_call:
                     slot = table[key]
                     if type(slot) is not Slot:
-                        self.bury(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
+                        self.add_dead_letter(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
                         continue
                     touched[key] = slot
                     value = computation.function(item.message, slot.state)
-                    if type(item) is Asked:
+                    if type(item) is ReplyRequest:
                         self.answer(item, value)
                         if self.replay.share >= 1:
                             until = now - 1
                 else:
                     unreadable = self.unreadable(item)
                     if unreadable is not None:
-                        self.bury(item, "unreadable-state", unreadable, "", 1)
+                        self.add_dead_letter(item, "unreadable-state", unreadable, "", 1)
                         continue
                     self.replay.call(item, item, self.attempt)
                     if self.replay.share >= 1:
@@ -186,9 +195,9 @@ class _Step:
             return self.out
         return self.run()  # read otherwise than then: revoked meanwhile, say
 
-    def answer(self, item: Asked, value: Any) -> None:
+    def answer(self, item: ReplyRequest, value: Any) -> None:
         """Keep the value as it is now: the computation may change it later."""
-        item.value = spoken(item.computation, value)
+        item.value = reply_text(item.computation, value)
         self.rules.answer(item)
         size = sum(len(word) for command in item.commands for word in command if isinstance(word, str | bytes))
         self.replay.share += size / SHARED_OUTPUT_BYTES
@@ -207,19 +216,19 @@ class _Step:
         """Which try the message under work is at: only the first of a mailbox was tried before."""
         return self.first_attempt if self.mailbox_of is not None and self.out.taken == 0 else 1
 
-    def pass_on(self, item: Stray | Later | Skipped | Ordinary | Broken) -> bool:
+    def pass_on(self, item: Misrouted | Delayed | Skipped | PlainTask | DeadLetterItem) -> bool:
         """What is no work of this partition; False ends the step before it."""
         match item:
-            case Stray(raw, partition):
+            case Misrouted(raw, partition):
                 self.out.forwarded.setdefault(partition, []).append(raw)
-            case Later():
-                self.out.later.append(item)
+            case Delayed():
+                self.out.delayed.append(item)
             case Skipped():
                 self.out.skipped.append(item)
-            case Broken():
+            case DeadLetterItem():
                 self.out.dead.append((item, 0))
-            case Ordinary():
-                self.out.ordinary = item
+            case PlainTask():
+                self.out.plain_task = item
                 return False
             case _:
                 assert_never(item)
@@ -233,7 +242,7 @@ class _Step:
             undone = self.replay.run(item)
         except Exception as unreadable:
             self.give_up(item, unreadable)
-            self.bury(item, "unreadable-state", say(unreadable), failure.trace, failure.attempt)
+            self.add_dead_letter(item, "unreadable-state", describe(unreadable), failure.trace, failure.attempt)
             return True
         if undone is not None:
             self.park_from(undone, [item.raw])
@@ -242,12 +251,12 @@ class _Step:
         follows = after_failure(self.rules.policy_of(at), error, failure.attempt, self.rules.random)
         match follows:
             case GiveUp():
-                self.bury(item, "computation-failed", failure.error, failure.trace, failure.attempt)
+                self.add_dead_letter(item, "computation-failed", failure.error, failure.trace, failure.attempt)
                 return True
             case TryAgain(seconds):
-                parking = Parking(failure, seconds, used_up=False)
+                parking = Park(failure, seconds, used_up=False)
             case Wait(seconds=wait, pause=pause):
-                parking = Parking(failure, wait, used_up=True)
+                parking = Park(failure, wait, used_up=True)
                 self.out.pause = self.out.pause or pause
             case _:
                 assert_never(follows)
@@ -266,15 +275,15 @@ class _Step:
     def mail(self, item: Work) -> bool:
         """Let a message of a parked key wait behind the others. False: its mailbox is full, and the partition pauses before it."""
         waiting = self.out.mailed.setdefault(item.key, [])
-        most = self.rules.mailbox_messages
-        if len(waiting) + self.mailbox_lengths.get(item.key, 0) < most:
+        limit = self.rules.mailbox_messages
+        if len(waiting) + self.mailbox_lengths.get(item.key, 0) < limit:
             waiting.append(item.raw)
             return True
-        if self.rules.policy_of(item.computation).then == "stop":
+        if self.rules.policy_of(item.computation).exhausted == "stop":
             self.out.pause = True
             return False
-        error = f"{most} messages wait already for the parked key {item.key!r} (PARTITIONS_MAILBOX_MESSAGES)"
-        self.bury(item, "mailbox-full", error, "", 0)
+        error = f"{limit} messages wait already for the parked key {item.key!r} (PARTITIONS_MAILBOX_MESSAGES)"
+        self.add_dead_letter(item, "mailbox-full", error, "", 0)
         return True
 
     def park_from(self, failure: Failure, then: list[bytes]) -> None:
@@ -293,7 +302,7 @@ class _Step:
         self.replay.checkpoints.clear()
         out.failures.append(failure)
         seconds = self.rules.policy_of(self.failed_at(item)).wait_after(1, self.rules.random())
-        out.parked[item.key] = Parking(failure, seconds, used_up=False)
+        out.parked[item.key] = Park(failure, seconds, used_up=False)
         out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
 
     def give_up(self, item: Work, error: Exception) -> None:
@@ -302,17 +311,17 @@ class _Step:
         keep = [not (work.key == key and work.computation.scope == scope) for work in out.done]
         for work, kept in zip(out.done, keep, strict=True):
             if not kept:
-                self.bury(work, "unreadable-state", say(error), "", 1)
+                self.add_dead_letter(work, "unreadable-state", describe(error), "", 1)
         out.done[:], out.began[:] = list(compress(out.done, keep)), list(compress(out.began, keep))
         self.replay.checkpoints.clear()
         for stage in self.replay.slots_of(scope, key):
             self.touched[stage].pop(key)
             out.states.get(stage.name, {}).pop(key, None)
-            cast(dict[str, Any], self.states[stage.name])[key] = Unreadable(say(error))
+            cast(dict[str, Any], self.states[stage.name])[key] = Unreadable(describe(error))
 
-    def bury(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
+    def add_dead_letter(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
         headers = item.envelope.headers
-        self.out.dead.append((Broken(item.raw, reason, error, trace, headers.task, headers.id, item.key), attempts))
+        self.out.dead.append((DeadLetterItem(item.raw, reason, error, trace, headers.task, headers.id, item.key), attempts))
 
     def pickle_touched(self) -> None:
         """New bytes of every state that changed. Of one that can't be pickled, the message that spoiled it fails."""
@@ -323,12 +332,12 @@ class _Step:
                 try:
                     after = dump(stage, key, slot.state)
                 except Exception:
-                    self.mend(stage, key)
+                    self.roll_back(stage, key)
                     continue
                 if after != slot.stored:
                     changed[key] = after
 
-    def mend(self, spoiled: Computation, key: str) -> None:
+    def roll_back(self, spoiled: Computation, key: str) -> None:
         """The key's state can't be pickled: fail the message that made it so, and pickle what is left of the key's states."""
         scope = spoiled.scope
         last = next(work for work in reversed(self.out.done) if work.key == key and work.computation.scope == scope)

@@ -15,15 +15,15 @@ from math import isfinite
 from typing import Any
 
 from celery_partitions.model.errors import MessageError, StateError
+from celery_partitions.model.message_writer import TIMER_BODY, json_text
 from celery_partitions.model.messages import MessageCodec
-from celery_partitions.model.writing import TIMER_BODY, json_text
 
 _PICKLED = b'[[{"__pickle__":"'
 _END = b'"}],{},{}]'
 #: How bodies begin that are read otherwise than as JSON.
 _SPECIAL = (_PICKLED, TIMER_BODY)
 #: What JSON's reader gives back as an int.
-_MOST_INT = 2**63
+_MAX_INT = 2**63
 
 
 #: Reads and writes what has no annotation.
@@ -43,7 +43,7 @@ def is_exact(value: Any, depth: int = 0) -> bool:
     if kind is str or kind is bool or value is None:
         return True
     if kind is int:
-        return bool(-_MOST_INT <= value < _MOST_INT)
+        return bool(-_MAX_INT <= value < _MAX_INT)
     if kind is float:
         return bool(isfinite(value))
     if depth > 100:

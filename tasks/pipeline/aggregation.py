@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.unpickling import load_and_list
+from celery_partitions.model.restricted_pickle import load_and_list
 
 
 class Aggregation:

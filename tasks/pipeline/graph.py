@@ -21,7 +21,7 @@ from celery_partitions.model.messages import MessageCodec
 from celery_partitions.model.state import StateClass
 from celery_partitions.pipeline.sinks import ComputationSink, SinkConfig, sink_config
 from celery_partitions.pipeline.sources import SourceConfig
-from celery_partitions.pipeline.windowing import CountWindows, RangeWindows
+from celery_partitions.pipeline.window_stage import CountWindows, RangeWindows
 from celery_partitions.pipeline.windows import CountWindowsBuilder, RangeWindowsBuilder
 
 _numbers = itertools.count()

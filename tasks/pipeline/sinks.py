@@ -41,7 +41,7 @@ class SinkConfig(ABC):
 
 @dataclass(frozen=True, slots=True)
 class TaskSink(SinkConfig):
-    """An ordinary Celery task, called with the output as its one argument; its message is pushed in the commit.
+    """A plain Celery task, called with the output as its one argument; its message is pushed in the commit.
 
     Exactly once into its queue; from there as Celery runs tasks. `queue`: as Celery names it; None: where the app's routes put it.
     """

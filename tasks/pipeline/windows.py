@@ -1,4 +1,4 @@
-"""How windows are declared: units of time, and builders that end in `over(Aggregation)`."""
+"""How windows are declared: partitions of time, and builders that end in `over(Aggregation)`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.pipeline.aggregation import Aggregation
-from celery_partitions.pipeline.windowing import CountWindows, LateDataPolicy, RangeWindows
+from celery_partitions.pipeline.window_stage import CountWindows, LateDataPolicy, RangeWindows
 
 __all__ = [
     "Aggregation",

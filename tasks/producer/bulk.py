@@ -16,10 +16,10 @@ from typing import Any, Literal, TextIO
 import redis
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import PartitionError, QueueFull, say
-from celery_partitions.producer.backlog import Backlog
-from celery_partitions.producer.installation import Installation
-from celery_partitions.producer.making import maker_for, own_id, random_id, random_ids
+from celery_partitions.model.errors import PartitionError, QueueFull, describe
+from celery_partitions.producer.message_maker import maker_for, own_id, random_id, random_ids
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.queue_limit import Backlog
 
 #: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
 CHUNK_MESSAGES = 1000
@@ -180,10 +180,10 @@ class _Sender:
                 if is_signal:
                     interrupted.refused += not_made
                     raise error from interrupted
-                interrupted.add_note(f"that was after {say(error)}")
+                interrupted.add_note(f"that was after {describe(error)}")
                 raise
-            except BaseException as later:
-                self.settle(chunk, later)
+            except BaseException as delayed:
+                self.settle(chunk, delayed)
                 raise
         error.add_note(f"{self.sent:,} messages before it were sent")
         if is_signal and not_made:

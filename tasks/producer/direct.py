@@ -19,10 +19,10 @@ from celery._state import get_current_worker_task
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import retry_over_time
 
-from celery_partitions.model.writing import in_quotes
+from celery_partitions.model.message_writer import escape
 
 if TYPE_CHECKING:
-    from celery_partitions.producer.installation import Installation
+    from celery_partitions.runtime.installation import Installation
 
 #: Options of a call that the direct way understands. Every other one is Celery's business.
 _KNOWN_OPTIONS = frozenset({"task_id"})
@@ -151,11 +151,11 @@ class _Template:
 
     def fill(self, message_id: str, body: bytes, shown: str, reply_to: str) -> bytes:
         """The raw message."""
-        quoted = in_quotes(message_id)
+        quoted = escape(message_id)
         values = {
             b"id": quoted,
             b"tag": quoted,
-            b"args": in_quotes(shown),
+            b"args": escape(shown),
             b"body": base64.b64encode(body[:-3] + self._embed + b"]"),
             b"time": b"%.6f" % time.time(),
             b"reply": reply_to.encode(),

@@ -11,9 +11,9 @@ import msgspec
 from celery.canvas import Signature
 
 from celery_partitions.model.computation import Computation, declare, name_of_function
-from celery_partitions.model.policy import RetryPolicy, Then
-from celery_partitions.producer.declarations import add_computation, current_installation
-from celery_partitions.producer.sending import Sending
+from celery_partitions.model.policy import Exhausted, RetryPolicy
+from celery_partitions.producer.sendable import Sending
+from celery_partitions.runtime.registry import add_computation, current_installation
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -100,7 +100,7 @@ def state_computation(
     *,
     state: type[S],
     key: Callable[[Any], Any] | None = None,
-    on_error: RetryPolicy | Then | None = None,
+    on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
@@ -138,7 +138,7 @@ def state_computation_multi(
     name: str,
     *,
     state: type[S],
-    on_error: RetryPolicy | Then | None = None,
+    on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """As `state_computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""
@@ -155,7 +155,7 @@ def computation(
     name: str,
     *,
     key: Callable[[Any], Any] | None = None,
-    on_error: RetryPolicy | Then | None = None,
+    on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
@@ -181,7 +181,7 @@ def computation(
 def computation_multi(
     name: str,
     *,
-    on_error: RetryPolicy | Then | None = None,
+    on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """As `computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""

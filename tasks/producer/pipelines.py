@@ -9,13 +9,13 @@ from typing import Any
 
 from celery_partitions.model.computation import Computation, seconds_or_none
 from celery_partitions.model.errors import DeclarationError, OneKeyWarning, SetupError
-from celery_partitions.pipeline.building import Built, build
+from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline, Source
 from celery_partitions.pipeline.sinks import SinkConfig
 from celery_partitions.pipeline.sources import SourceConfig
-from celery_partitions.producer.declarations import add_computation, declared
 from celery_partitions.producer.handle import StateComputation
-from celery_partitions.producer.sending import Sending
+from celery_partitions.producer.sendable import Sending
+from celery_partitions.runtime.registry import add_computation, declared
 
 #: Every application built in this process, by name.
 applications: dict[str, Application] = {}

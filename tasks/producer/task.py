@@ -15,12 +15,12 @@ from celery.utils import uuid
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.producer.direct import DirectPublisher
-from celery_partitions.producer.installation import Installation
-from celery_partitions.producer.making import own_id
-from celery_partitions.producer.publishing import publish_as_read
+from celery_partitions.producer.message_maker import own_id
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.published_form import publish_as_read
 
 #: Of a message, so much stands in its header for monitors to show; the same as Celery's own limit.
-MOST_SHOWN_BYTES = 1024
+MAX_SHOWN_BYTES = 1024
 
 
 class ComputationTask(Task):  # type: ignore[misc]
@@ -52,14 +52,14 @@ class ComputationTask(Task):  # type: ignore[misc]
         body, decoded = computation.codec.encode(message)
         installation.check_size(body)
         message_text = body[2:-8]
-        shown = f"({message_text[:MOST_SHOWN_BYTES].decode('utf-8', 'ignore')},)"
+        shown = f"({message_text[:MAX_SHOWN_BYTES].decode('utf-8', 'ignore')},)"
         if is_direct:
-            message_id, unit = options.get("task_id") or uuid(), installation.unit_of(computation, decoded)
-            installation.make_sure_of_room(unit)
-            direct.publish(unit, message_id, body, shown)
+            message_id, partition = options.get("task_id") or uuid(), installation.partition_of_queue(computation, decoded)
+            installation.make_sure_of_room(partition)
+            direct.publish(partition, message_id, body, shown)
             return self.AsyncResult(message_id)
         if not options.get("queue"):
-            options["queue"] = installation.queue_with_room(installation.unit_of(computation, decoded))
+            options["queue"] = installation.queue_with_room(installation.partition_of_queue(computation, decoded))
         publish_as_read(options, installation.app.conf.task_compression)
         # Celery would look for a short repr in a way that takes a tenth of the whole call.
         options.setdefault("argsrepr", shown)

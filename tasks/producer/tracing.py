@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import signals
 
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 
 
 def carry_traces(installation: Installation) -> None:
@@ -21,7 +21,7 @@ def carry_traces(installation: Installation) -> None:
         tracing = installation.tracing
         if tracing is None or headers is None or tracing.is_carried(headers):
             return
-        if sender in installation.computations and tracing.names.unit_of(str(routing_key)) is not None:
+        if sender in installation.computations and tracing.names.partition_of_queue(str(routing_key)) is not None:
             message_id = str(headers.get("id"))
             # The key is not known here: the message is written already.
             headers.update(tracing.created(sender, str(routing_key), message_id))

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from celery_partitions.model.arity import misfit
 from celery_partitions.model.computation import Computation, StageNode
 from celery_partitions.model.errors import DeclarationError, SetupError
 from celery_partitions.model.messages import MessageCodec
-from celery_partitions.model.signatures import misfit
 from celery_partitions.model.values import ANY_VALUE
 from celery_partitions.pipeline.sinks import CallableSink, FileSink, SinkConfig, StdoutSink, TCPSinkConfig
-from celery_partitions.producer.installation import Installation
 from celery_partitions.producer.pipelines import Application, applications
+from celery_partitions.runtime.installation import Installation
 from celery_partitions.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
 
 #: What an encoder gave, as it stands in a message.
@@ -33,7 +33,7 @@ def sink_installation(
         group=installation.group.names.sink_group(name),
         partitions=1,
         # Bytes that are written kill nobody: who dies over them was killed.
-        deaths=installation.settings.deaths if computation.flush is None else 0,
+        max_worker_crashes=installation.settings.max_worker_crashes if computation.flush is None else 0,
     )
     return Installation(installation.app, settings, {name: computation}, by_default=True)
 

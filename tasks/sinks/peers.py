@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Protocol
 
 from celery_partitions.worker.backoff import Backoff
-from celery_partitions.worker.flushing import NotDelivered
-from celery_partitions.worker.replacing import is_told_to_end
+from celery_partitions.worker.process_replacement import is_told_to_end
+from celery_partitions.worker.sink_delivery import NotDelivered
 
 logger = logging.getLogger("celery.worker.partitions")
 

@@ -7,14 +7,14 @@ import socket
 import uuid
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import SetupError, say, trace_of
-from celery_partitions.pipeline.framing import FrameSplitter
+from celery_partitions.model.errors import SetupError, describe, trace_of
+from celery_partitions.pipeline.frames import FrameSplitter
 from celery_partitions.pipeline.sources import TCPSourceConfig
-from celery_partitions.producer.installation import Installation
-from celery_partitions.producer.making import random_id, random_ids
+from celery_partitions.producer.message_maker import random_id, random_ids
+from celery_partitions.runtime.installation import Installation
 from celery_partitions.sources.outbox import Outbox, Run
 from celery_partitions.sources.patience import Patience
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
@@ -27,7 +27,7 @@ class Feed:
 
     def __init__(self, installation: Installation, computation: Computation, config: TCPSourceConfig, stop: Stop) -> None:
         self.name, self.config = computation.name, config
-        self.most_bytes = installation.settings.message_bytes
+        self.max_bytes = installation.settings.message_bytes
         names = installation.group.names
         place = Run(names.source(self.name, uuid.uuid4().hex))
         self.outbox = Outbox(installation, computation, place, Patience(self.name, stop))
@@ -46,7 +46,7 @@ class Feed:
 
     def splitter(self) -> FrameSplitter:
         """For one more connection."""
-        return FrameSplitter(self.config.decoder, self.most_bytes)  # type: ignore[arg-type]
+        return FrameSplitter(self.config.decoder, self.max_bytes)  # type: ignore[arg-type]
 
     def take(self, payloads: list[bytes]) -> None:
         """The messages of a connection's next frames."""
@@ -55,16 +55,16 @@ class Feed:
             try:
                 message = decode(payload)
             except (Exception, SystemExit) as error:
-                outbox.bury(payload, self.next_id(), "not-decoded", f"the decoder raised {say(error)}", trace_of(error))
+                outbox.add_dead_letter(payload, self.next_id(), "not-decoded", f"the decoder raised {describe(error)}", trace_of(error))
             else:
                 if message is not None:
                     outbox.put(message, self.next_id(), lambda payload=payload: payload)  # type: ignore[misc]
             if outbox.is_full:
                 outbox.send()
 
-    def bury(self, rest: bytes, text: str) -> None:
+    def add_dead_letter(self, rest: bytes, text: str) -> None:
         """A dead letter with what is no frame."""
-        self.outbox.bury(rest, self.next_id(), "bad-frame", text)
+        self.outbox.add_dead_letter(rest, self.next_id(), "bad-frame", text)
 
     def next_id(self) -> bytes:
         if self._next_id == IDS:

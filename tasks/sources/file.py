@@ -12,14 +12,14 @@ from typing import Any, BinaryIO
 import msgspec
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import SetupError, say, trace_of
-from celery_partitions.model.writing import in_quotes
+from celery_partitions.model.errors import SetupError, describe, trace_of
+from celery_partitions.model.message_writer import escape
 from celery_partitions.pipeline.sources import FileSource
 from celery_partitions.producer.bulk import CHUNK_SECONDS
-from celery_partitions.producer.installation import Installation
-from celery_partitions.sources.leased import Filled
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.sources.leased_source import Filled
 from celery_partitions.sources.outbox import Outbox
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
@@ -45,7 +45,7 @@ class FileReader:
     def __init__(self, installation: Installation, computation: Computation, config: FileSource, stop: Stop) -> None:
         self.name, self.path, self.follow, self.stop = computation.name, Path(config.path), config.follow, stop
         self.decode: Callable[[bytes], Any] = config.decoder or msgspec.json.decode
-        self.most_bytes = installation.settings.message_bytes
+        self.max_bytes = installation.settings.message_bytes
         self.place = Place()
         self.file: BinaryIO | None = None
         #: Where the end of a file that was replaced was seen, and when first.
@@ -62,9 +62,9 @@ class FileReader:
         assert self.file is not None
         until = time.monotonic() + CHUNK_SECONDS
         while not outbox.is_full and time.monotonic() < until:
-            line = self.file.readline(self.most_bytes + 1)
+            line = self.file.readline(self.max_bytes + 1)
             if not line.endswith(b"\n"):
-                if len(line) > self.most_bytes:
+                if len(line) > self.max_bytes:
                     self.skip(line, outbox)
                     continue
                 return self.at_end(line, outbox)
@@ -102,7 +102,7 @@ class FileReader:
         try:
             message = self.decode(text)
         except (Exception, SystemExit) as error:
-            outbox.bury(text, name, "not-decoded", f"a line of {self.path}: {say(error)}", trace_of(error))
+            outbox.add_dead_letter(text, name, "not-decoded", f"a line of {self.path}: {describe(error)}", trace_of(error))
         else:
             if message is not None:
                 outbox.put(message, name, lambda: text)
@@ -113,14 +113,14 @@ class FileReader:
         start, part = self.place.offset, begun
         end = start + len(part)
         while part and not part.endswith(b"\n"):
-            part = self.file.readline(self.most_bytes)
+            part = self.file.readline(self.max_bytes)
             end += len(part)
-        text = f"a line of more than {self.most_bytes} bytes (PARTITIONS_MESSAGE_BYTES), from byte {start} to {end} of {self.path}"
-        outbox.bury(begun, self.next_id(), "too-large", text)
+        text = f"a line of more than {self.max_bytes} bytes (PARTITIONS_MESSAGE_BYTES), from byte {start} to {end} of {self.path}"
+        outbox.add_dead_letter(begun, self.next_id(), "too-large", text)
         self.place.offset = end
 
     def next_id(self) -> bytes:
-        return in_quotes(f"{self.name}:{self.place.inode}:{self.place.offset}")
+        return escape(f"{self.name}:{self.place.inode}:{self.place.offset}")
 
     def open(self) -> bool:
         """Whether the file is there; it stands at the place."""

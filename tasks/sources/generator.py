@@ -7,14 +7,14 @@ import time
 from typing import Any
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import PartitionError, StateError, say
-from celery_partitions.model.unpickling import copied
-from celery_partitions.model.writing import in_quotes
+from celery_partitions.model.errors import PartitionError, StateError, describe
+from celery_partitions.model.message_writer import escape
+from celery_partitions.model.restricted_pickle import copied
 from celery_partitions.producer.bulk import CHUNK_SECONDS
-from celery_partitions.producer.installation import Installation
-from celery_partitions.sources.leased import Filled
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.sources.leased_source import Filled
 from celery_partitions.sources.outbox import Outbox
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
@@ -52,10 +52,10 @@ class GeneratorReader:
             try:
                 value = self.generator.apply(self.value) if self.count else self.generator.initial_value()
             except Exception as error:
-                raise PartitionError(f"source {self.computation.name!r}: the generator raised {say(error)} after {self.count} values") from error
+                raise PartitionError(f"source {self.computation.name!r}: the generator raised {describe(error)} after {self.count} values") from error
             if value is None:
                 return "ended"
-            name = in_quotes(f"{self.computation.name}:{self.count + 1}")
+            name = escape(f"{self.computation.name}:{self.count + 1}")
             outbox.put(value, name, lambda value=value: shown(value))  # type: ignore[misc]
             self.value, self.count = value, self.count + 1
         return "more"

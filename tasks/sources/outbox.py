@@ -16,15 +16,22 @@ from typing import Any, Protocol
 import redis
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import KeyExtractionError, MessageError, PartitionError, QueueFull, say, trace_of
-from celery_partitions.model.reading import Broken
-from celery_partitions.producer.backlog import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
+from celery_partitions.model.errors import (
+    KeyExtractionError,
+    MessageError,
+    PartitionError,
+    QueueFull,
+    describe,
+    trace_of,
+)
+from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
-from celery_partitions.producer.installation import Installation
-from celery_partitions.producer.making import maker_for
+from celery_partitions.producer.message_maker import maker_for
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.queue_limit import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
 from celery_partitions.sources.patience import Patience, Stopped
+from celery_partitions.store.dead_letters import dead_letter_commands
 from celery_partitions.store.leases import RENEWALS_PER_LEASE
-from celery_partitions.store.letters import letter_commands
 from celery_partitions.store.names import INGRESS
 from celery_partitions.store.outputs import split
 from celery_partitions.store.sources import RUN_SECONDS, push_from_source
@@ -70,7 +77,7 @@ class Run:
 
 
 class Outbox:
-    """Filled by `put` and `bury`, emptied by `send`."""
+    """Filled by `put` and `add_dead_letter`, emptied by `send`."""
 
     def __init__(self, installation: Installation, computation: Computation, place: Place, patience: Patience) -> None:
         group, limit = installation.group, installation.settings.queue_max_length or SOURCE_QUEUE_MESSAGES
@@ -78,9 +85,9 @@ class Outbox:
         self.patience, self.stop = patience, patience.stop
         self.maker = maker_for(installation, computation)
         self.backlog = Backlog(group.client, group.names, limit)
-        self.most = min(CHUNK_MESSAGES, limit)
+        self.limit = min(CHUNK_MESSAGES, limit)
         self._pushes: list[list[bytes]] = [[] for _ in self.maker.queues]
-        self._letters: list[tuple[str, Broken]] = []
+        self._dead_letters: list[tuple[str, DeadLetterItem]] = []
         self._more: list[list[Any]] = []
         self._bytes = self.count = 0
         #: Messages that are in their queues.
@@ -93,7 +100,7 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        return self.count >= self.most or self._bytes > CHUNK_BYTES
+        return self.count >= self.limit or self._bytes > CHUNK_BYTES
 
     def put(self, message: Any, name: bytes, read: Callable[[], bytes]) -> None:
         """One message; `name`: its id, as it stands between the quotes of JSON. `read`: the bytes it was read from.
@@ -105,11 +112,11 @@ class Outbox:
         try:
             partition, raw = self.maker.make(message, name, now)
         except KeyExtractionError as error:
-            self.bury(self._without_key(message, name, now, read), name, error.reason, str(error), trace_of(error))
+            self.add_dead_letter(self._without_key(message, name, now, read), name, error.reason, str(error), trace_of(error))
         except MessageError as error:
-            self.bury(read(), name, error.reason, str(error), trace_of(error))
+            self.add_dead_letter(read(), name, error.reason, str(error), trace_of(error))
         except (Exception, SystemExit) as error:  # out of its class's own code
-            self.bury(read(), name, "unforeseen", say(error), trace_of(error))
+            self.add_dead_letter(read(), name, "unforeseen", describe(error), trace_of(error))
         else:
             self._pushes[partition].append(raw)
             self._bytes += len(raw)
@@ -121,7 +128,7 @@ class Outbox:
         except Exception:  # its key extractor has changed it
             return read()
 
-    def bury(self, raw: bytes, name: bytes, reason: str, error: str, trace: str = "") -> None:
+    def add_dead_letter(self, raw: bytes, name: bytes, reason: str, error: str, trace: str = "") -> None:
         """A dead letter, of the ingress, with what was read."""
         if reason not in self._said:
             self._said.add(reason)
@@ -132,7 +139,7 @@ class Outbox:
                 reason,
             )
         name_text = name.decode()
-        self._letters.append((f"source-{name_text}", Broken(raw, reason, error, trace, self.source, name_text)))
+        self._dead_letters.append((f"source-{name_text}", DeadLetterItem(raw, reason, error, trace, self.source, name_text)))
         self._bytes += len(raw)
         self.count += 1
 
@@ -144,7 +151,7 @@ class Outbox:
         """Forget what was not sent."""
         for raws in self._pushes:
             raws.clear()
-        self._letters.clear()
+        self._dead_letters.clear()
         self._more.clear()
         self._bytes = self.count = 0
 
@@ -166,8 +173,8 @@ class Outbox:
             for queue, raws in zip(self.maker.queues, self._pushes, strict=True)
             for command in split(["LPUSH", queue], raws)
         ]
-        if self._letters:
-            commands += letter_commands(self.group.names, INGRESS, self._letters, self.group.now())
+        if self._dead_letters:
+            commands += dead_letter_commands(self.group.names, INGRESS, self._dead_letters, self.group.now())
         return commands + self._more
 
     def _push(self, position: bytes, commands: list[list[Any]], ends: bool) -> None:

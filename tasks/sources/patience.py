@@ -11,7 +11,7 @@ from typing import TypeVar
 import redis
 
 from celery_partitions.model.errors import PartitionError
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.stop_signal import Stop
 from celery_partitions.worker.backoff import Backoff
 
 logger = logging.getLogger("celery.partitions.source")

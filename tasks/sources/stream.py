@@ -8,14 +8,14 @@ import msgspec
 import redis
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import say, trace_of
-from celery_partitions.model.writing import in_quotes, json_text
+from celery_partitions.model.errors import describe, trace_of
+from celery_partitions.model.message_writer import escape, json_text
 from celery_partitions.pipeline.sources import StreamSource
-from celery_partitions.producer.installation import Installation
-from celery_partitions.sources.leased import Filled
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.sources.leased_source import Filled
 from celery_partitions.sources.outbox import Outbox, Refused
 from celery_partitions.sources.patience import Patience
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.stop_signal import Stop
 from celery_partitions.store.outputs import split
 from celery_partitions.store.sources import Entry, make_group, read_stream
 
@@ -42,7 +42,7 @@ class StreamReader:
         self.patience.run(lambda: make_group(self.group.client, self.stream, self.name), can_be_left=True)
 
     def fill(self, outbox: Outbox) -> Filled:
-        entries = self.patience.run(lambda: self.read(outbox.most), can_be_left=True)
+        entries = self.patience.run(lambda: self.read(outbox.limit), can_be_left=True)
         if not entries:
             if self.after != NEW:  # all that was read before is done
                 self.after = NEW
@@ -68,9 +68,9 @@ class StreamReader:
         for command in split(["XACK", self.stream, self.name], taken):
             outbox.add(command)
 
-    def read(self, most: int) -> list[Entry]:
+    def read(self, limit: int) -> list[Entry]:
         try:
-            entries = read_stream(self.group.client, self.group.names, self.name, self.token, self.stream, most, self.after)
+            entries = read_stream(self.group.client, self.group.names, self.name, self.token, self.stream, limit, self.after)
         except redis.ResponseError as error:
             if "NOGROUP" in str(error):
                 raise Refused(f"source {self.name!r}: the stream {self.stream} and its consumer group are gone") from error
@@ -81,11 +81,11 @@ class StreamReader:
 
     def take(self, entry_id: bytes, fields: list[bytes], outbox: Outbox) -> None:
         pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-        name = in_quotes(f"{self.name}:{entry_id.decode()}")
+        name = escape(f"{self.name}:{entry_id.decode()}")
         try:
             message = self.message_in(pairs)
         except Exception as error:  # RecursionError too, of what is nested deeply; no code of a user runs here, so that SystemExit is a signal's
-            outbox.bury(shown(pairs), name, "not-decoded", f"entry {entry_id.decode()} of {self.stream}: {say(error)}", trace_of(error))
+            outbox.add_dead_letter(shown(pairs), name, "not-decoded", f"entry {entry_id.decode()} of {self.stream}: {describe(error)}", trace_of(error))
         else:
             outbox.put(message, name, lambda: shown(pairs))
 

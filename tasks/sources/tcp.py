@@ -20,9 +20,9 @@ from typing import Any
 
 import redis
 
-from celery_partitions.pipeline.framing import FrameError, FrameSplitter
+from celery_partitions.pipeline.frames import FrameError, FrameSplitter
 from celery_partitions.sources.feed import Feed
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
@@ -32,9 +32,9 @@ READ_BYTES = 262_144
 #: round trip, in which the sender's system sends on what it had no room for.
 QUIET_SECONDS = 0.05
 #: One that never falls quiet is waited for so long, if it was read empty meanwhile.
-MOST_HELD_SECONDS = 1.0
+MAX_HELD_SECONDS = 1.0
 #: More than two systems keep of one connection: who has sent so much since has nothing left that was sent before.
-MOST_KEPT_BYTES = 16_000_000
+MAX_KEPT_BYTES = 16_000_000
 #: After the process was told to end, what has come is read for so long.
 LAST_READ_SECONDS = 3.0
 #: After the system refused a connection (no file descriptors, say).
@@ -70,13 +70,13 @@ class Connection:
     def may_be_behind(self, accepted: float, had: int, now: float) -> bool:
         """Whether there may be more to read of what was sent before a moment, when it had sent `had` bytes. `now`: when it was
         last looked whether there is something to read."""
-        if not self.is_open or self.bytes - had > MOST_KEPT_BYTES:
+        if not self.is_open or self.bytes - had > MAX_KEPT_BYTES:
             return False
         if self.behind:
             return True
         if now - max(self.heard, accepted) >= QUIET_SECONDS:
             return False
-        return now - accepted < MOST_HELD_SECONDS or self.emptied <= accepted
+        return now - accepted < MAX_HELD_SECONDS or self.emptied <= accepted
 
 
 class TCPSources:
@@ -173,7 +173,7 @@ class TCPSources:
             payloads = connection.splitter.feed(data)
         except FrameError as error:
             feed.take(error.payloads)
-            feed.bury(error.rest, f"from {connection.peer}: {error}")
+            feed.add_dead_letter(error.rest, f"from {connection.peer}: {error}")
             logger.warning("source %r: the connection of %s is closed: %s", feed.name, connection.peer, error)
             self.forget(connection)
             return False
@@ -188,7 +188,7 @@ class TCPSources:
         """The sender is gone: what it left is no frame."""
         rest = connection.splitter.rest
         if rest:
-            connection.feed.bury(rest, f"the connection of {connection.peer} {why} after {len(rest)} bytes of a frame")
+            connection.feed.add_dead_letter(rest, f"the connection of {connection.peer} {why} after {len(rest)} bytes of a frame")
         self.forget(connection)
 
     def forget(self, connection: Connection) -> None:

@@ -29,7 +29,7 @@ UNWELL = (
 
 
 #: No limit: more than there can be partitions, which each have one.
-MOST_CONNECTIONS = 2**31
+MAX_CONNECTIONS = 2**31
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -41,7 +41,7 @@ def connect(settings: Settings) -> redis.Redis:
         "socket_keepalive": True,
         "health_check_interval": 0,
         # A worker waits on one connection for each partition it holds; redis-py's own limit is 100.
-        "max_connections": MOST_CONNECTIONS,
+        "max_connections": MAX_CONNECTIONS,
     }
     url = settings.redis_url
     refuse_failover(url)

@@ -5,7 +5,7 @@
 
 The tag is keyed BLAKE2b over the computation's name, the key and the pickle, each with its length, so a value can't be
 moved to another key. Once a signing key is set nothing is unpickled before its tag was found right (law 8); and then
-only what names nothing but plain data and what is allowed (`celery_partitions.model.unpickling`).
+only what names nothing but plain data and what is allowed (`celery_partitions.model.restricted_pickle`).
 Source: RFC 7693 (BLAKE2), keyed mode.
 """
 
@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import StateError, say
+from celery_partitions.model.errors import StateError, describe
 from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.message_writer import json_text
 from celery_partitions.model.outcome import Pickling
-from celery_partitions.model.state import StateClass
-from celery_partitions.model.unpickling import (
+from celery_partitions.model.restricted_pickle import (
     EVERYTHING,
     Allowed,
     NotAllowed,
@@ -33,8 +33,8 @@ from celery_partitions.model.unpickling import (
     signed_loader,
     unsigned_loader,
 )
+from celery_partitions.model.state import StateClass
 from celery_partitions.model.values import is_exact
-from celery_partitions.model.writing import json_text
 
 UNSIGNED = b"\x01"
 SIGNED = b"\x02"
@@ -52,7 +52,7 @@ MakeLoader = Callable[[Allowed], Callable[[bytes], Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFacts:
+class StoredMeta:
     """What can be said of stored bytes without unpickling them."""
 
     bytes: int
@@ -132,11 +132,11 @@ class StateCodec:
             raise StateError("the state's signature is wrong: it is not unpickled")
         return data
 
-    def facts(self, name: str, key: str, stored: bytes) -> StoredFacts:
+    def meta(self, name: str, key: str, stored: bytes) -> StoredMeta:
         """What can be seen of stored bytes, by anyone: unpickles nothing."""
         form = {UNSIGNED: "unsigned", SIGNED: "signed"}.get(stored[:1], "unknown")
         verified = self._signed_by_us(name, key, stored) if form == "signed" and self._keys else None
-        return StoredFacts(len(stored), form, verified)
+        return StoredMeta(len(stored), form, verified)
 
     def pickling(self) -> Pickling:
         """What the pure step is given."""
@@ -150,7 +150,7 @@ class StateCodec:
         try:
             data = pickle.dumps(value, 5)
         except Exception as error:
-            raise StateError(f"it can't be pickled: {say(error)}") from error
+            raise StateError(f"it can't be pickled: {describe(error)}") from error
         return self.seal(_of_messages(task), message_id, data)
 
     def load_value(self, computation: Computation, message_id: str, stored: bytes) -> Any:
@@ -167,7 +167,7 @@ class StateCodec:
         try:
             return loads(data)
         except Exception as error:
-            raise StateError(f"it can't be unpickled: {say(error)}") from error
+            raise StateError(f"it can't be unpickled: {describe(error)}") from error
 
     def dump_position(self, source: Computation, value: Any) -> bytes:
         """The value that a source has reached: JSON where that gives it back exactly, else a pickle, as states are. Raises `StateError`
@@ -180,7 +180,7 @@ class StateCodec:
         try:
             stored = self.seal(_of_positions(source.name), "", pickle.dumps(value, 5))
         except Exception as error:
-            raise StateError(f"it can't be pickled: {say(error)}") from error
+            raise StateError(f"it can't be pickled: {describe(error)}") from error
         self.load_position(source, stored)
         return stored
 
@@ -203,7 +203,7 @@ class StateCodec:
         except NotAllowed as error:
             raise StateError(f"state of {name!r} is not unpickled: {error}") from error
         except Exception as error:
-            raise StateError(f"state of {name!r} can't be unpickled: {say(error)}") from error
+            raise StateError(f"state of {name!r} can't be unpickled: {describe(error)}") from error
 
 
 def _of_messages(task: str) -> str:

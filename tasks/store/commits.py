@@ -10,16 +10,16 @@ from typing import Any, Literal, cast
 
 import redis
 
+from celery_partitions.model.items import ReplyRequest
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.reading import Asked
 from celery_partitions.store.client import UNWELL
+from celery_partitions.store.dead_letters import dead_letter_in_place, dead_letter_of, dump_dead_letter
 from celery_partitions.store.declared_keys import declare, keys_in, refused_keys
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.letters import dump_letter, letter_in_place, letter_of
 from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
-from celery_partitions.store.outputs import commands_of_outputs, later_entry, split
-from celery_partitions.store.parking import Parked, park
+from celery_partitions.store.outputs import commands_of_outputs, delayed_entry, split
+from celery_partitions.store.parked_keys import ParkedKeyRecord, park
 from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.scripts import digest_of, script
 from celery_partitions_config.settings import Settings
@@ -44,9 +44,9 @@ class Reply:
     """The commit script's answer."""
 
     status: Status
-    position: int
-    #: Revision of the states; for `wrongtype` nothing.
-    revision: int
+    commit_number: int
+    #: Edit version of the states; for `wrongtype` nothing.
+    edit_version: int
     #: Seconds since the epoch by the server's clock.
     now: float
     #: When the next delayed message is due, by that clock.
@@ -55,10 +55,10 @@ class Reply:
     messages: list[bytes]
     #: For `wrongtype`: the key that holds another type, or may not be written.
     culprit: str = ""
-    #: An operator, or a policy, has paused the unit: there are no messages.
+    #: An operator, or a policy, has paused the partition: there are no messages.
     paused: bool = False
     #: So many messages are to be run one by one: a worker died over one of them.
-    suspect: int = 0
+    to_isolate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ class Commit:
     """One commit, ready to be sent, and to be sent again after a lost reply."""
 
     lease: Lease
-    #: How many commits the unit has had, and its states' revision, as the worker knows them; None does not ask.
-    position: int | None
-    revision: int | None
-    #: The mailbox the messages came from; None: the unit's queue.
+    #: How many commits the partition has had, and its states' edit version, as the worker knows them; None does not ask.
+    commit_number: int | None
+    edit_version: int | None
+    #: The mailbox the messages came from; None: the partition's queue.
     mailbox_of: str | None
     taken: int
     oldest: bytes
@@ -106,12 +106,12 @@ class CommitStore:
         return cls(client, names, batch_messages=batch_messages, batch_bytes=batch_bytes, replicas=replicas)
 
     def peek(self, lease: Lease) -> Reply:
-        """The unit's position and its oldest messages. Moves due and prioritised messages into the queue."""
+        """The partition's commit number and its oldest messages. Moves due and prioritised messages into the queue."""
         return self.send(Commit(lease, None, None, None, 0, b"", b"", [], self.batch_messages))
 
     def send(self, commit: Commit) -> Reply:
         """Write a commit. Sending the same one again changes nothing and answers `already`."""
-        if self.replicas is not None and commit.position is not None:
+        if self.replicas is not None and commit.commit_number is not None:
             self.client.script_load(script("commit").text)
             return self.finish(self.begin(commit))
         try:
@@ -120,7 +120,7 @@ class CommitStore:
             return self._send_what_is_permitted(commit, refusal)
 
     def begin(self, commit: Commit) -> CommitUnderWay:
-        """Send a commit and do not wait for its answer; meanwhile another unit's batch can be stepped. Raises `CommitTooLarge`."""
+        """Send a commit and do not wait for its answer; meanwhile another partition's batch can be stepped. Raises `CommitTooLarge`."""
         keys, words = self._words(commit)
         self._check_size(len(words), MAX_COMMIT_WORDS, "words")
         begun = time.perf_counter()
@@ -138,9 +138,9 @@ class CommitStore:
         return CommitUnderWay(commit, connection, begun)
 
     @staticmethod
-    def _check_size(size: int, limit: int, unit: str) -> None:
+    def _check_size(size: int, limit: int, partition: str) -> None:
         if size > limit:
-            raise CommitTooLarge(f"a commit of {size:,} {unit}; at most {limit:,} are sent")
+            raise CommitTooLarge(f"a commit of {size:,} {partition}; at most {limit:,} are sent")
 
     def is_refused(self, commit: Commit) -> bool:
         """Whether it is the commit on which connections break: it is large, and the server answers otherwise."""
@@ -212,15 +212,15 @@ class CommitStore:
 
     def _words(self, commit: Commit) -> tuple[list[Any], list[Any]]:
         """The script's KEYS and ARGV."""
-        names, unit = self.names, commit.lease.unit
-        queue = names.queue(unit)
-        source = queue if commit.mailbox_of is None else names.mailbox(unit, commit.mailbox_of)
-        keys = [queue, names.facts(unit), names.later(unit), source, names.parked(unit)]
+        names, partition = self.names, commit.lease.partition
+        queue = names.queue(partition)
+        source = queue if commit.mailbox_of is None else names.mailbox(partition, commit.mailbox_of)
+        keys = [queue, names.meta(partition), names.delayed(partition), source, names.parked(partition)]
         keys += [queue + suffix for suffix in PRIORITY_SUFFIXES]
         words: list[Any] = [
             commit.lease.token,
-            "" if commit.position is None else commit.position,
-            "" if commit.revision is None else commit.revision,
+            "" if commit.commit_number is None else commit.commit_number,
+            "" if commit.edit_version is None else commit.edit_version,
             commit.taken,
             digest_of(commit.oldest),
             digest_of(commit.youngest),
@@ -242,77 +242,77 @@ class CommitUnderWay:
 
 
 def _reply(answer: list[Any]) -> Reply:
-    status, at, edits, now, next_due, paused, suspect, *messages = answer
+    status, at, edits, now, next_due, paused, to_isolate, *messages = answer
     status = status.decode()
     wrong = status == "wrongtype"
     return Reply(
         status=cast(Status, status),
-        position=int(at),
-        revision=0 if wrong else int(edits),
+        commit_number=int(at),
+        edit_version=0 if wrong else int(edits),
         now=now / 1000,
         next_due=None if next_due < 0 else next_due / 1000,
         messages=messages,
         culprit=edits.decode("utf-8", "replace") if wrong else "",
         paused=bool(paused),
-        suspect=suspect,
+        to_isolate=to_isolate,
     )
 
 
 def pushed_to(outcome: Outcome) -> set[str]:
     """The queues onto which what follows the outcome's messages is pushed."""
-    commands = [command for item in outcome.done if type(item) is Asked for command in item.commands]
+    commands = [command for item in outcome.done if type(item) is ReplyRequest for command in item.commands]
     return {command[1] for command in commands + outcome.commands if command[0] == "LPUSH" and isinstance(command[1], str)}
 
 
 def commands_of(
     outcome: Outcome,
     names: Names,
-    unit: str,
-    position: int,
+    partition: str,
+    commit_number: int,
     now: float,
-    parked: Mapping[str, Parked] = MappingProxyType({}),
+    parked: Mapping[str, ParkedKeyRecord] = MappingProxyType({}),
 ) -> list[list[Any]]:
-    """The Redis commands that are an outcome's effects. `position` makes dead letters' ids; `now`: server's seconds.
+    """The Redis commands that are an outcome's effects. `commit_number` makes dead letters' ids; `now`: server's seconds.
 
     `parked`: what is to be written of the outcome's parked keys.
     """
     commands: list[list[Any]] = []
     for computation, states in outcome.states.items():
         fields = (word for key, state in states.items() for word in (key_bytes(key), state))
-        commands += split(["HSET", names.states(unit, computation)], fields)
-    for partition, raws in outcome.forwarded.items():
-        commands += split(["LPUSH", names.queue(str(partition))], raws)
+        commands += split(["HSET", names.states(partition, computation)], fields)
+    for number, raws in outcome.forwarded.items():
+        commands += split(["LPUSH", names.queue(str(number))], raws)
     for key, raws in outcome.mailed.items():
-        commands += split(["LPUSH", names.mailbox(unit, key)], raws)
-    if outcome.later:
+        commands += split(["LPUSH", names.mailbox(partition, key)], raws)
+    if outcome.delayed:
         entries = (
             word
-            for number, later in enumerate(outcome.later)
-            for word in later_entry(later.due, later.raw, position, number)
+            for number, delayed in enumerate(outcome.delayed)
+            for word in delayed_entry(delayed.due, delayed.raw, commit_number, number)
         )
-        commands += split(["ZADD", names.later(unit)], entries)
+        commands += split(["ZADD", names.delayed(partition)], entries)
     if outcome.emitted:
-        commands += commands_of_outputs(outcome.emitted, names, unit, position, len(outcome.later))
-    commands += [park(names, unit, key, fact) for key, fact in parked.items()]
-    letters = [
-        letter_of(broken, f"{unit}-{position}-{number}", unit, attempts, now)
-        for number, (broken, attempts) in enumerate(outcome.dead)
+        commands += commands_of_outputs(outcome.emitted, names, partition, commit_number, len(outcome.delayed))
+    commands += [park(names, partition, key, fact) for key, fact in parked.items()]
+    dead_letters = [
+        dead_letter_of(dead_letter_item, f"{partition}-{commit_number}-{number}", partition, attempts, now)
+        for number, (dead_letter_item, attempts) in enumerate(outcome.dead)
     ]
     for key, (failure, _, used_up) in outcome.parked.items():
-        letter_id = parked[key].letter
-        if used_up and letter_id is not None:
-            letters.append(letter_in_place(failure, letter_id, unit, now))
-    buried = (word for letter in letters for word in (letter.id, dump_letter(letter)))
-    commands += split(["HSET", names.dead(unit)], buried)
+        dead_letter_id = parked[key].dead_letter
+        if used_up and dead_letter_id is not None:
+            dead_letters.append(dead_letter_in_place(failure, dead_letter_id, partition, now))
+    dead_lettered = (word for dead_letter in dead_letters for word in (dead_letter.id, dump_dead_letter(dead_letter)))
+    commands += split(["HSET", names.dead(partition)], dead_lettered)
     commands += [
-        ["HSET", names.dead_raw(unit), letter.id, broken.raw]
-        for letter, (broken, _) in zip(letters, outcome.dead, strict=False)  # those in place come after
-        if letter.apart
+        ["HSET", names.dead_raw(partition), dead_letter.id, dead_letter_item.raw]
+        for dead_letter, (dead_letter_item, _) in zip(dead_letters, outcome.dead, strict=False)  # those in place come after
+        if dead_letter.apart
     ]
     if outcome.pause:
-        commands.append(["HSET", names.facts(unit), "paused", 1])
+        commands.append(["HSET", names.meta(partition), "paused", 1])
     if outcome.answered:
-        commands += [command for item in outcome.done if type(item) is Asked for command in item.commands]
+        commands += [command for item in outcome.done if type(item) is ReplyRequest for command in item.commands]
     commands += outcome.commands
     counts = {
         "processed": len(outcome.done),
@@ -320,9 +320,9 @@ def commands_of(
         "failed": len(outcome.failures),
         "dead": len(outcome.dead),
         "forwarded": sum(map(len, outcome.forwarded.values())),
-        "delayed": len(outcome.later),
+        "delayed": len(outcome.delayed),
         "skipped": sum(one.why != "duplicate" for one in outcome.skipped),
         "deduplicated": sum(one.why == "duplicate" for one in outcome.skipped),
     }
-    commands += [["HINCRBY", names.facts(unit), name, count] for name, count in counts.items() if count]
+    commands += [["HINCRBY", names.meta(partition), name, count] for name, count in counts.items() if count]
     return commands

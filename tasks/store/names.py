@@ -13,7 +13,7 @@ partition.3\\x06\\x16<3|6|9>          list   where kombu's default options put m
                                            a worker died), seen:<computation> (when its young ids began, ms), counters (processed, …)
 {partition.3}:state:<computation>   hash   key → state bytes
 {partition.3}:later                 zset   due (ms) → `<commit number>.<index>:<raw message>`
-{partition.3}:parked                hash   key → JSON {due, attempt, error, letter, …}
+{partition.3}:parked                hash   key → JSON {due, attempt, error, dead letter, …}
 {partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is on the right
 {partition.3}:dead                  hash   dead letter id → JSON
 {partition.3}:dead:raw              hash   dead letter id → the message itself, where it is too long for the JSON
@@ -28,15 +28,15 @@ Of the group `partition`; the ingress has the keys above as well, for example `{
 {partition}:group                   hash   partitions = N; computation:<name> = 1 for each that ever ran
 {partition}:workers                 zset   worker id → when its leases end (ms, server clock)
 {partition}:pins                    hash   worker id → the partitions it was pinned to, comma-separated
-{partition}:owners                  hash   unit → the worker that it is assigned to (a unit is a partition's number, or `ingress`)
-{partition}:since                   hash   unit → when it was assigned (µs, server clock); grows with each assignment
+{partition}:owners                  hash   partition → the worker that it is assigned to (a partition is a partition's number, or `ingress`)
+{partition}:since                   hash   partition → when it was assigned (µs, server clock); grows with each assignment
 {partition}:changed                 channel: membership, ownership, or something that an operator changed
 {partition}:policies                hash   computation → JSON, what an operator changed of its failure policy
 {partition}:audit                   stream what operators did: at (its id), who, what, detail (JSON); bounded
-{partition}:measurements            hash   unit → JSON, what workers measured (model/measurements.py)
+{partition}:measurements            hash   partition → JSON, what workers measured (model/measurements.py)
 {partition}:draining                hash   worker id → when an operator told it to give its partitions up (ms)
-{partition}:source:<name>           hash   how far a source's process is: number (of pushes), position, ended; owner, token, until (ms)
-{partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source that has no position; expires
+{partition}:source:<name>           hash   how far a source's process is: number (of pushes), commit number, ended; owner, token, until (ms)
+{partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source that has no commit number; expires
 
 partition.sink.<name>               the group, of one partition, of a sink that a process delivers to: all names above, again
 """
@@ -80,15 +80,15 @@ class Names:
     def root(self) -> str:
         return self.prefix + self.group
 
-    def queue_name(self, unit: str) -> str:
+    def queue_name(self, partition: str) -> str:
         """The queue as Celery names it, without the key prefix that kombu adds by itself."""
-        return self.group if unit == INGRESS else f"{self.group}.{unit}"
+        return self.group if partition == INGRESS else f"{self.group}.{partition}"
 
-    def queue(self, unit: str) -> str:
-        return self.prefix + self.queue_name(unit)
+    def queue(self, partition: str) -> str:
+        return self.prefix + self.queue_name(partition)
 
-    def unit_of(self, queue_name: str) -> str | None:
-        """The unit of a queue named as Celery names it; None when it is not of this group."""
+    def partition_of_queue(self, queue_name: str) -> str | None:
+        """The partition of a queue named as Celery names it; None when it is not of this group."""
         if queue_name == self.group:
             return INGRESS
         start, _, number = queue_name.rpartition(".")
@@ -110,7 +110,7 @@ class Names:
         if name.startswith(head + self.root):
             end = name.find(f"{tail}:", len(head + self.root))
             queue = name[len(head) : end] if end >= 0 else queue
-        return queue.startswith(self.prefix) and self.unit_of(queue.removeprefix(self.prefix)) is not None
+        return queue.startswith(self.prefix) and self.partition_of_queue(queue.removeprefix(self.prefix)) is not None
 
     def patterns(self) -> tuple[str, ...]:
         """For SCAN: every key of the group matches one of them. Keys of other groups may match too: ask `owns`."""
@@ -119,26 +119,26 @@ class Names:
         queues = _escaped(self.root)
         return (queues, f"{queues}[.\x06]*", f"{start}{_escaped(tail)}:*", f"{start}.*")
 
-    def _key(self, unit: str, what: str) -> str:
-        return _start_of_keys(self.queue(unit)) + what
+    def _key(self, partition: str, what: str) -> str:
+        return _start_of_keys(self.queue(partition)) + what
 
     def _group_key(self, what: str) -> str:
         return self._key(INGRESS, what)
 
     @property
-    def facts_of_group(self) -> str:
+    def group_meta(self) -> str:
         return self._group_key("group")
 
     @staticmethod
     def computation_field(name: str) -> str:
-        """Of `facts_of_group`."""
+        """Of `group_meta`."""
         return _COMPUTATION + name
 
     @staticmethod
-    def computations_in(facts_of_group: Iterable[bytes]) -> tuple[str, ...]:
+    def computations_in(group_meta: Iterable[bytes]) -> tuple[str, ...]:
         """The computations that ever ran in a group, by the fields of its hash."""
         start = _COMPUTATION.encode()
-        return tuple(field[len(start) :].decode("utf-8", "replace") for field in facts_of_group if field.startswith(start))
+        return tuple(field[len(start) :].decode("utf-8", "replace") for field in group_meta if field.startswith(start))
 
     @property
     def workers(self) -> str:
@@ -189,39 +189,39 @@ class Names:
         """How far a source's process is; `run`: of one process of many."""
         return self._group_key(f"source:{name}") if run is None else self._group_key(f"source:{name}:{run}")
 
-    def facts(self, unit: str) -> str:
-        return self._key(unit, "meta")
+    def meta(self, partition: str) -> str:
+        return self._key(partition, "meta")
 
-    def states(self, unit: str, computation: str) -> str:
-        return self._key(unit, f"state:{computation}")
+    def states(self, partition: str, computation: str) -> str:
+        return self._key(partition, f"state:{computation}")
 
-    def later(self, unit: str) -> str:
-        return self._key(unit, "later")
+    def delayed(self, partition: str) -> str:
+        return self._key(partition, "later")
 
-    def parked(self, unit: str) -> str:
-        return self._key(unit, "parked")
+    def parked(self, partition: str) -> str:
+        return self._key(partition, "parked")
 
-    def mailbox(self, unit: str, key: str) -> bytes:
+    def mailbox(self, partition: str, key: str) -> bytes:
         """Bytes, because a key may be any bytes."""
-        return self._key(unit, "mailbox:").encode() + key.encode("utf-8", "surrogateescape")
+        return self._key(partition, "mailbox:").encode() + key.encode("utf-8", "surrogateescape")
 
-    def dead(self, unit: str) -> str:
-        return self._key(unit, "dead")
+    def dead(self, partition: str) -> str:
+        return self._key(partition, "dead")
 
-    def dead_raw(self, unit: str) -> str:
-        return self._key(unit, "dead:raw")
+    def dead_raw(self, partition: str) -> str:
+        return self._key(partition, "dead:raw")
 
-    def tries(self, unit: str) -> str:
-        return self._key(unit, "tries")
+    def isolation(self, partition: str) -> str:
+        return self._key(partition, "tries")
 
-    def commits(self, unit: str) -> str:
-        return self._key(unit, "commits")
+    def commits(self, partition: str) -> str:
+        return self._key(partition, "commits")
 
-    def seen(self, unit: str, computation: str, age: Literal["young", "old"]) -> str:
-        return self._key(unit, f"seen:{age}:{computation}")
+    def deduplication(self, partition: str, computation: str, age: Literal["young", "old"]) -> str:
+        return self._key(partition, f"seen:{age}:{computation}")
 
 
-def units(partitions: int) -> list[str]:
+def partitions_and_ingress(partitions: int) -> list[str]:
     """All that can be leased: each partition, and the ingress."""
     return [str(number) for number in range(partitions)] + [INGRESS]
 
@@ -232,9 +232,9 @@ def _start_of_keys(queue: str) -> str:
     return f"{head}{queue}{tail}:"
 
 
-def queue_lists(names: Names, unit: str) -> list[str]:
-    """The queue of a unit, and the lists where kombu's default options put its messages with a priority."""
-    queue = names.queue(unit)
+def queue_lists(names: Names, partition: str) -> list[str]:
+    """The queue of a partition, and the lists where kombu's default options put its messages with a priority."""
+    queue = names.queue(partition)
     return [queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)]
 
 

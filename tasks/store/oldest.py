@@ -7,11 +7,11 @@ from typing import Any
 
 import redis
 
-from celery_partitions.model.messages import MOST_SECONDS
+from celery_partitions.model.messages import MAX_SECONDS
 from celery_partitions.store.scripts import script
 
 
-def ask_oldest(pipe: redis.client.Pipeline, queues: list[str]) -> None:
+def request_oldest(pipe: redis.client.Pipeline, queues: list[str]) -> None:
     """Put the question into a pipeline. The script goes whole: a pipeline can't send it after a server did not know it."""
     pipe.eval(script("oldest").text.decode(), len(queues), *queues)
 
@@ -28,4 +28,4 @@ def _seconds(text: bytes) -> float | None:
         found = float(text)
     except ValueError:
         return None
-    return found if math.isfinite(found) and 0 <= found <= MOST_SECONDS else None
+    return found if math.isfinite(found) and 0 <= found <= MAX_SECONDS else None

@@ -12,26 +12,26 @@ from celery_partitions.model.sinks import ListSink, StreamSink
 from celery_partitions.store.names import Names
 
 #: Lua's unpack fails above about 8 000 values; a command is cut before that.
-MOST_WORDS = 6000
+MAX_WORDS = 6000
 
 
 def split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
     """A command with any number of arguments, as several that Lua can unpack. Pairs stay together."""
     words = list(rest)
-    for start in range(0, len(words), MOST_WORDS):
-        yield head + words[start : start + MOST_WORDS]
+    for start in range(0, len(words), MAX_WORDS):
+        yield head + words[start : start + MAX_WORDS]
 
 
-def later_entry(due: float, raw: bytes, position: int, number: int) -> tuple[int, bytes]:
+def delayed_entry(due: float, raw: bytes, commit_number: int, number: int) -> tuple[int, bytes]:
     """Score and member of a delayed message; `number`: which of the commit's it is.
 
     Never before its time: a timer that comes early has nothing to do. Members due in the same ms stand in the order of their bytes: digits are filled up, so that it is the order of sending.
     """
-    return math.ceil(due * 1000), b"%016d.%08d:" % (position, number) + raw
+    return math.ceil(due * 1000), b"%016d.%08d:" % (commit_number, number) + raw
 
 
 def commands_of_outputs(
-    emitted: Sequence[Emission], names: Names, unit: str, position: int, first_number: int
+    emitted: Sequence[Emission], names: Names, partition: str, commit_number: int, first_number: int
 ) -> list[list[Any]]:
     """The commands, those of one queue, list or stream in the order of the outputs. `first_number`: of the commit's next
     delayed message."""
@@ -41,12 +41,12 @@ def commands_of_outputs(
     entries: list[list[Any]] = []
     for one in emitted:
         match one:
-            case Hop(partition, raw):
-                queues.setdefault(names.queue(str(partition)), []).append(raw)
+            case Hop(number, raw):
+                queues.setdefault(names.queue(str(number)), []).append(raw)
             case Push(queue, raw):
                 queues.setdefault(names.prefix + queue, []).append(raw)
             case Timer(due, raw):
-                timers += later_entry(due, raw, position, first_number + len(timers) // 2)
+                timers += delayed_entry(due, raw, commit_number, first_number + len(timers) // 2)
             case Delivery(ListSink(list=where), payload=payload):
                 lists.setdefault(where, []).append(payload)
             case Delivery(StreamSink(stream=where, maxlen=maxlen), message_id, key, payload):
@@ -59,5 +59,5 @@ def commands_of_outputs(
                 assert_never(one)
     commands = [command for queue, raws in queues.items() for command in split(["LPUSH", queue], raws)]
     commands += [command for where, payloads in lists.items() for command in split(["LPUSH", where], payloads)]
-    commands += split(["ZADD", names.later(unit)], timers)
+    commands += split(["ZADD", names.delayed(partition)], timers)
     return commands + entries

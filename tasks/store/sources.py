@@ -89,9 +89,9 @@ def make_group(client: redis.Redis, stream: str, source: str) -> None:
 
 
 def read_stream(
-    client: redis.Redis, names: Names, source: str, token: int, stream: str, most: int, after: bytes
+    client: redis.Redis, names: Names, source: str, token: int, stream: str, limit: int, after: bytes
 ) -> list[Entry] | None:
     """The next entries; None when another process has the lease. `after`: the id of the last entry seen of those that were read before and
     not acknowledged, or `>` for new ones."""
-    answer = script("read_stream").run(client, [names.source(source), stream], [token, source, most, after])
+    answer = script("read_stream").run(client, [names.source(source), stream], [token, source, limit, after])
     return None if answer == b"fenced" else [(entry_id, fields) for entry_id, fields in answer]

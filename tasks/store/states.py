@@ -10,9 +10,9 @@ import redis
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import StateError
-from celery_partitions.model.keys import key_bytes, key_text, partition_of, spell_key
+from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
 from celery_partitions.model.outcome import Slot, Unreadable
-from celery_partitions.store.codec import StateCodec, StoredFacts
+from celery_partitions.store.codec import StateCodec, StoredMeta
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import script
 
@@ -24,13 +24,13 @@ def load_slots(
     client: redis.Redis,
     names: Names,
     codec: StateCodec,
-    unit: str,
+    partition: str,
     wanted: Mapping[str, tuple[Computation, Sequence[str]]],
 ) -> dict[str, dict[str, Slot | Unreadable]]:
     """The states of keys, by computation name, in one round trip; a key never seen gets its zero state."""
     with client.pipeline(transaction=False) as pipe:
         for name, (_, keys) in wanted.items():
-            pipe.hmget(names.states(unit, name), [cast(str, key_bytes(key)) for key in keys])
+            pipe.hmget(names.states(partition, name), [cast(str, key_bytes(key)) for key in keys])
         rows = pipe.execute(raise_on_error=False)
     loaded: dict[str, dict[str, Slot | Unreadable]] = {}
     for (name, (computation, keys)), values in zip(wanted.items(), rows, strict=True):
@@ -69,13 +69,13 @@ class StateReader:
 
     def get(self, computation: Computation, key: object) -> Any | None:
         """A copy of the key's state as last committed; None when the key was never seen."""
-        return self.get_many(computation, [key]).get(spell_key(key))
+        return self.get_many(computation, [key]).get(normalize_key(key))
 
     def get_many(self, computation: Computation, keys: Iterable[object]) -> dict[str, Any]:
         """Spelled key → state, for the keys that have one. Raises `StateError` for one that can't be read."""
         found: dict[str, Any] = {}
         rest = iter(keys)
-        while page := [spell_key(key) for key in islice(rest, PAGE)]:
+        while page := [normalize_key(key) for key in islice(rest, PAGE)]:
             with self.client.pipeline(transaction=False) as pipe:
                 for key in page:
                     pipe.hget(self._hash(computation.name, key), cast(str, key_bytes(key)))
@@ -85,11 +85,11 @@ class StateReader:
                     found[key] = self.codec.load(computation, key, stored)
         return found
 
-    def facts(self, computation_name: str, key: object) -> StoredFacts | None:
+    def meta(self, computation_name: str, key: object) -> StoredMeta | None:
         """What can be seen of the key's stored state without unpickling it; None when the key was never seen."""
-        spelled = spell_key(key)
+        spelled = normalize_key(key)
         stored = self.client.hget(self._hash(computation_name, spelled), cast(str, key_bytes(spelled)))
-        return None if stored is None else self.codec.facts(computation_name, spelled, cast(bytes, stored))
+        return None if stored is None else self.codec.meta(computation_name, spelled, cast(bytes, stored))
 
     def keys(self, computation_name: str) -> Iterator[str]:
         """Every key that has a state, scanned: constant memory, each key at least once while it exists."""
@@ -100,11 +100,11 @@ class StateReader:
 
     def forget(self, computation: Computation, key: object) -> bool:
         """Delete the key's state; its next message finds the zero state. Returns whether there was one."""
-        spelled = spell_key(key)
-        unit = str(partition_of(spelled, self.partitions))
+        spelled = normalize_key(key)
+        partition = str(partition_of(spelled, self.partitions))
         gone = script("forget").run(
             self.client,
-            [self.names.states(unit, computation.name), self.names.facts(unit)],
+            [self.names.states(partition, computation.name), self.names.meta(partition)],
             [key_bytes(spelled), self.names.changed],
         )
         return bool(gone)

@@ -9,8 +9,8 @@
 the processes that were started (`lifeline`), serve `celery_partitions.demo` and `celery_partitions.wallaroo` too.
 """
 
-from celery_partitions.testing.applying import Applied, apply
 from celery_partitions.testing.in_memory import Harness, harness
+from celery_partitions.testing.step_harness import Applied, apply
 from celery_partitions.testing.view import View
 from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError
 

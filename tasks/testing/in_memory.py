@@ -11,11 +11,11 @@ from typing import Any, Self, cast
 from celery import Celery
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.message_writer import MessageTemplate, escape, json_text
 from celery_partitions.model.values import dump_value
-from celery_partitions.model.writing import MessageTemplate, in_quotes, json_text
-from celery_partitions.pipeline.building import build
+from celery_partitions.pipeline.builder import build
 from celery_partitions.pipeline.graph import Pipeline
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 from celery_partitions.testing.keyspace import Keyspace
 from celery_partitions.testing.memory import client_of
 from celery_partitions.testing.view import Parts, Subject, View
@@ -143,7 +143,7 @@ class Harness(View):
         - `after the reply`: it has, and holds the next batch and states in its memory.
 
         Several crashes come one after the other. As in a group, what the dead worker may have died over is run message by
-        message, and a message over which `PARTITIONS_DEATHS` workers died is a dead letter. Raises `HarnessError` for another word.
+        message, and a message over which `PARTITIONS_MAX_WORKER_CRASHES` workers died is a dead letter. Raises `HarnessError` for another word.
         """
         if at not in CRASH_POINTS:
             raise HarnessError(f"crash(at={at!r}): say one of {', '.join(CRASH_POINTS)}")
@@ -163,13 +163,13 @@ class Harness(View):
         else:
             body, decoded = source.codec.encode(message)
         installation.check_size(body)
-        unit = installation.unit_of(source, decoded)
+        partition = installation.partition_of_queue(source, decoded)
         more = b',"parent_id":null'
         if countdown is not None:
             due = datetime.fromtimestamp(self._keyspace.now + countdown, UTC)
             more += b',"eta":' + json_text(due.isoformat())
         names = installation.group.names
-        template = MessageTemplate(source.name, names.queue_name(unit), "harness")
-        raw = template.fill(in_quotes(name), json_text(self._keyspace.now), body, more)
-        self.installation.group.client.lpush(names.queue(unit), raw)
+        template = MessageTemplate(source.name, names.queue_name(partition), "harness")
+        raw = template.fill(escape(name), json_text(self._keyspace.now), body, more)
+        self.installation.group.client.lpush(names.queue(partition), raw)
         return name

@@ -303,9 +303,9 @@ class Keyspace:
         rows = held.in_order()[_span(len(held), start, stop)]
         return _rows(rows, with_scores=_only(options, b"WITHSCORES"))
 
-    def do_zrangebyscore(self, key: bytes, least: bytes, most: bytes, *options: bytes) -> Words:
+    def do_zrangebyscore(self, key: bytes, least: bytes, limit: bytes, *options: bytes) -> Words:
         held = self.find(key, SortedSet) or SortedSet()
-        rows = [pair for pair in held.in_order() if _above(pair[1], least) and _below(pair[1], most)]
+        rows = [pair for pair in held.in_order() if _above(pair[1], least) and _below(pair[1], limit)]
         if options and options[0].upper() == b"LIMIT":
             offset, count = int(options[1]), int(options[2])
             rows, options = rows[offset : offset + count], options[3:]

@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 from celery import Celery
 
 from celery_partitions.producer.bulk import send_many
-from celery_partitions.producer.declarations import add_installation, declared, remove_installation
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import add_installation, declared, remove_installation
 from celery_partitions.testing.lifeline import lifeline
 from celery_partitions.testing.view import Parts, View
 from celery_partitions_config.celeryconfig import celery_options

@@ -9,19 +9,19 @@ from typing import Any, assert_never
 
 import msgspec
 
+from celery_partitions.admin.parked_keys import ParkedKey
 from celery_partitions.model.computation import Computation, HopNode, Node, StageNode, declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.messages import open_envelope
 from celery_partitions.model.sinks import ListSink, QueueSink, StreamSink
 from celery_partitions.model.values import ANY_VALUE, load_value
-from celery_partitions.operating.parked_keys import ParkedKey
-from celery_partitions.pipeline.building import Built
+from celery_partitions.pipeline.builder import Built
 from celery_partitions.pipeline.sinks import SinkConfig, sink_config
-from celery_partitions.producer.declarations import declared
 from celery_partitions.producer.handle import OrderedComputation
-from celery_partitions.producer.installation import Installation
 from celery_partitions.producer.pipelines import Application, applications
-from celery_partitions.store.letters import DeadLetter
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import declared
+from celery_partitions.store.dead_letters import DeadLetter
 
 #: What a test may be about.
 Subject = Application | Built | OrderedComputation[Any, Any]
@@ -109,7 +109,7 @@ class View:
     @property
     def dead_letters(self) -> list[DeadLetter]:
         """Every dead letter, the oldest first."""
-        return sorted(self.installation.group.dead_letters.all(), key=lambda letter: letter.died_at)
+        return sorted(self.installation.group.dead_letters.all(), key=lambda dead_letter: dead_letter.died_at)
 
     @property
     def parked(self) -> dict[str, ParkedKey]:
@@ -118,10 +118,10 @@ class View:
 
     @property
     def paused(self) -> list[int]:
-        """The partitions that a failure has paused (`then="stop"`)."""
+        """The partitions that a failure has paused (`exhausted="stop"`)."""
         group = self.installation.group
         numbers = range(self.installation.settings.partitions)
-        return [one for one in numbers if group.client.hget(group.names.facts(str(one)), "paused") is not None]
+        return [one for one in numbers if group.client.hget(group.names.meta(str(one)), "paused") is not None]
 
     def source_of(self, source: Any) -> Computation:
         """The source of a name, or of what was declared; None: the only one. Raises `DeclarationError`."""

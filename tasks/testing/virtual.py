@@ -10,19 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
+from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.reading import Item
 from celery_partitions.model.step import StepRules, call_unlimited, step
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, Reply
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.names import units
+from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions.testing.keyspace import Keyspace, SortedSet
 from celery_partitions.testing.memory import client_of
-from celery_partitions.worker.committing import PlannedCommit, UnderWay, plan_commit
-from celery_partitions.worker.lane import Batch, Lane
 from celery_partitions.worker.loop import PartitionLoop
-from celery_partitions.worker.ordinary import OrdinaryRun
+from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.plain_tasks import PlainTaskRun
+from celery_partitions.worker.planned_commit import PlannedCommit, UnderWay, plan_commit
 from celery_partitions.worker.reports import Reports
 
 #: Where a worker may die, in the order of one batch; `Harness.crash` says what each means.
@@ -32,7 +32,7 @@ CrashPoint = Literal[
 CRASH_POINTS: tuple[CrashPoint, ...] = get_args(CrashPoint)
 
 #: So many failed tries of a parked key, one after the other with no time between, are one that never ends.
-MOST_TRIES = 1000
+MAX_TRIES = 1000
 #: After so many batches a millisecond has passed: a timer that is due a fraction of one later comes in the end.
 BATCHES_PER_MILLISECOND = 1000
 
@@ -46,8 +46,8 @@ class Crashed(BaseException):
 
 
 @dataclass(slots=True)
-class VirtualLane(Lane):
-    """A unit in the harness's hands, by its clock."""
+class VirtualPartition(OwnedPartition):
+    """A partition in the harness's hands, by its clock."""
 
     clock: Keyspace | None = None
 
@@ -59,13 +59,13 @@ class VirtualLane(Lane):
 class _Silent:
     """Where the loop reports to: nobody watches."""
 
-    ordinary_tasks: frozenset[str] = frozenset()
+    plain_tasks: frozenset[str] = frozenset()
     node = "harness"
     dispatcher = None
 
     def committed(self, under_way: UnderWay) -> None: ...
 
-    def fenced(self, unit: str) -> None: ...
+    def fenced(self, partition: str) -> None: ...
 
     def flush_if_due(self) -> float | None:
         return None
@@ -78,12 +78,12 @@ class _Stepping:
 
     step = staticmethod(step)
 
-    def __init__(self, rules_for: Callable[[Lane], StepRules], clock: Callable[[], float]) -> None:
+    def __init__(self, rules_for: Callable[[OwnedPartition], StepRules], clock: Callable[[], float]) -> None:
         self._rules_for, self._clock = rules_for, clock
 
-    def rules_for(self, lane: Lane) -> StepRules:
+    def rules_for(self, owned: OwnedPartition) -> StepRules:
         return replace(
-            self._rules_for(lane),
+            self._rules_for(owned),
             clock=self._clock,
             random=lambda: 0.5,
             seconds=float("inf"),
@@ -92,15 +92,15 @@ class _Stepping:
 
 
 class VirtualLoop(PartitionLoop):
-    """One worker that holds every unit. Never started as a thread: `run_until_idle` does what is to be done now.
+    """One worker that holds every partition. Never started as a thread: `run_until_idle` does what is to be done now.
 
     `twice`: each batch is run by two workers, the second as if it had taken over meanwhile, and the commit of the first must be
     refused; each commit is sent twice, as after a lost reply, and must be written once.
     """
 
     def __init__(self, installation: Installation, keyspace: Keyspace, *, twice: bool) -> None:
-        super().__init__(installation, "harness", cast(Reports, _Silent()), _no_ordinary_task, ())
-        self.watch.destroy()
+        super().__init__(installation, "harness", cast(Reports, _Silent()), _no_plain_task, ())
+        self.blocking_read.destroy()
         self.client.close()
         self.keyspace, self.twice = keyspace, twice
         self.client = client_of(keyspace)
@@ -110,22 +110,22 @@ class VirtualLoop(PartitionLoop):
             batch_messages=self.settings.batch_messages,
             batch_bytes=self.settings.batch_bytes,
         )
-        self.stepping = cast(Any, _Stepping(self.stepping.rules_for, self._tick))
+        self.step_runner = cast(Any, _Stepping(self.step_runner.rules_for, self._tick))
         #: Crashes that are to come, in this order.
         self.crashes: list[CrashPoint] = []
         self._ticks = self._vain_tries = self._token = 0
-        for unit in units(self.settings.partitions):
-            self._take_over(unit)
+        for partition in partitions_and_ingress(self.settings.partitions):
+            self._take_over(partition)
 
     def run_until_idle(self) -> None:
         """Work until nothing more is to be done at this moment of the clock."""
         batches = 0
         while True:
             try:
-                lane = self._next()
-                if lane is None:
+                owned = self._next()
+                if owned is None:
                     return
-                self.work(lane)
+                self.work(owned)
                 self.settle()
                 self._reach("after the reply")
             except Crashed:
@@ -137,45 +137,45 @@ class VirtualLoop(PartitionLoop):
     def next_due(self) -> float | None:
         """When something delayed, a timer or a retry is due; None: nothing waits for a time."""
         dues = []
-        for unit, lane in self.lanes.items():
-            if not lane.paused:
-                score = self._first_due(unit)
+        for partition, owned in self.owned_partitions.items():
+            if not owned.paused:
+                score = self._first_due(partition)
                 dues += [] if score is None else [score / 1000]
-                dues += [] if lane.first_due is None else [lane.first_due[0]]
+                dues += [] if owned.first_due is None else [owned.first_due[0]]
         return min(dues, default=None)
 
     def resume(self) -> None:
         """As an operator resumes all that is paused."""
-        for unit, lane in self.lanes.items():
-            self.client.hdel(self.names.facts(unit), "paused")
-            lane.forget_all()
+        for partition, owned in self.owned_partitions.items():
+            self.client.hdel(self.names.meta(partition), "paused")
+            owned.forget_all()
 
-    def _next(self) -> Lane | None:
-        for lane in self.lanes.values():
-            unread = self.client.llen(self.names.queue(lane.unit)) and not lane.messages
-            score = self._first_due(lane.unit)
-            if not lane.paused and (unread or (score is not None and score <= self.keyspace.milliseconds)):
-                lane.unknown = True
-        return self.next_lane()
+    def _next(self) -> OwnedPartition | None:
+        for owned in self.owned_partitions.values():
+            unread = self.client.llen(self.names.queue(owned.partition)) and not owned.messages
+            score = self._first_due(owned.partition)
+            if not owned.paused and (unread or (score is not None and score <= self.keyspace.milliseconds)):
+                owned.unknown = True
+        return self.next_partition()
 
-    def _first_due(self, unit: str) -> float | None:
+    def _first_due(self, partition: str) -> float | None:
         """When the first delayed message of a partition is due, ms; None: there is none."""
-        held = self.keyspace.find(self.names.later(unit).encode(), SortedSet)
+        held = self.keyspace.find(self.names.delayed(partition).encode(), SortedSet)
         return min(held.values()) if held else None
 
-    def _take_over(self, unit: str) -> None:
+    def _take_over(self, partition: str) -> None:
         """A new owner, who knows nothing yet."""
         self._token += 1
-        self.client.hset(self.names.facts(unit), "token", self._token)
-        self.lanes[unit] = VirtualLane(Lease(unit, self._token), clock=self.keyspace)
+        self.client.hset(self.names.meta(partition), "token", self._token)
+        self.owned_partitions[partition] = VirtualPartition(Lease(partition, self._token), clock=self.keyspace)
 
     def _die(self) -> None:
         """Another worker finds the leases of a dead one: what was under way may have ended it, and is run one by one."""
         self.under_way = None
-        for unit in list(self.lanes):
-            if self.settings.deaths:
-                self.client.hset(self.names.facts(unit), "suspect", self.settings.batch_messages)
-            self._take_over(unit)
+        for partition in list(self.owned_partitions):
+            if self.settings.max_worker_crashes:
+                self.client.hset(self.names.meta(partition), "to_isolate", self.settings.batch_messages)
+            self._take_over(partition)
 
     def _reach(self, point: CrashPoint) -> None:
         if self.crashes and self.crashes[0] == point:
@@ -191,42 +191,42 @@ class VirtualLoop(PartitionLoop):
 
     # The loop's verbs, with what may come between.
 
-    def work(self, lane: Lane) -> None:
+    def work(self, owned: OwnedPartition) -> None:
         if not self.twice:
-            super().work(lane)
+            super().work(owned)
             return
-        older = self._run_beside(lane.unit)
-        self._take_over(lane.unit)
-        super().work(self.lanes[lane.unit])
+        older = self._run_beside(owned.partition)
+        self._take_over(owned.partition)
+        super().work(self.owned_partitions[owned.partition])
         self.settle()
         if older is not None:
             answer = self.store.send(older.commit)
             if answer.status != "fenced":
                 raise HarnessError(f"a worker that was taken over from could write: {answer.status}")
 
-    def _run_beside(self, unit: str) -> PlannedCommit | None:
-        """The commit of a worker that runs the unit's next batch and then sleeps until another has taken over."""
-        lane = VirtualLane(self.lanes[unit].lease, clock=self.keyspace)
-        batch = self.take_batch(lane)
+    def _run_beside(self, partition: str) -> PlannedCommit | None:
+        """The commit of a worker that runs the partition's next batch and then sleeps until another has taken over."""
+        owned = VirtualPartition(self.owned_partitions[partition].lease, clock=self.keyspace)
+        batch = self.take_batch(owned)
         if batch is None:
             return None
-        items = super().read(lane, batch)
-        self.load_states(lane, items)
+        items = super().read(owned, batch)
+        self.load_states(owned, items)
         self._ticks = 2  # this one does not die
-        outcome = super().step(lane, batch, items)
-        most, most_ids = self.settings.batch_messages, self.settings.deduplicate_ids
-        return plan_commit(self.names, lane, batch, items, outcome, most=most, most_ids=most_ids)
+        outcome = super().step(owned, batch, items)
+        limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
+        return plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids)
 
-    def read(self, lane: Lane, batch: Batch) -> list[Item]:
+    def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
         self._reach("before reading")
-        return super().read(lane, batch)
+        return super().read(owned, batch)
 
-    def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
+    def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
         self._reach("before the step")
         self._ticks = 0
-        outcome = super().step(lane, batch, items)
+        outcome = super().step(owned, batch, items)
         self._vain_tries = 0 if outcome.taken else self._vain_tries + 1
-        if self._vain_tries > MOST_TRIES:
+        if self._vain_tries > MAX_TRIES:
             key, (failure, *_) = next(iter(outcome.parked.items()))
             raise HarnessError(f"key {key!r} is tried again without a wait, and fails each time: {failure.error}")
         self._reach("before the commit")
@@ -245,19 +245,19 @@ class VirtualLoop(PartitionLoop):
                 raise HarnessError(f"a commit that was sent again was not known to be written: {reply.status}")
         return reply
 
-    def judge(self, lane: Lane, reply: Reply) -> bool:
+    def judge(self, owned: OwnedPartition, reply: Reply) -> bool:
         """There is nobody else here who could change something: a refusal is a fault."""
         if reply.status == "wrongtype":
             raise HarnessError(f"two things of different kinds are to be kept under the name {reply.culprit!r}")
         if reply.status not in ("ok", "already"):
-            raise HarnessError(f"partition {lane.unit}: the commit was refused: {reply.status}")
-        return super().judge(lane, reply)
+            raise HarnessError(f"partition {owned.partition}: the commit was refused: {reply.status}")
+        return super().judge(owned, reply)
 
-    def set_apart(self, lane: Lane, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
+    def set_apart(self, owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
         """A worker would make a dead letter of the message; here it is what the test wants to know."""
         return False
 
-    def give_rest(self, lane: Lane, error: Exception) -> None:
+    def give_rest(self, owned: OwnedPartition, error: Exception) -> None:
         """A worker would say it and try again; here it is what the test wants to know."""
         raise error
 
@@ -265,5 +265,5 @@ class VirtualLoop(PartitionLoop):
         raise error
 
 
-def _no_ordinary_task(raw: bytes) -> OrdinaryRun:
+def _no_plain_task(raw: bytes) -> PlainTaskRun:
     raise HarnessError("ordinary Celery tasks are not run here")

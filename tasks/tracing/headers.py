@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from celery_partitions.model.message_writer import json_text
 from celery_partitions.model.messages import NOT_USUAL
-from celery_partitions.model.writing import json_text
 
 
 class _Headed(msgspec.Struct, gc=False):
@@ -36,6 +36,6 @@ def texts_of(headers: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]
     return found
 
 
-def spelled(carrier: Mapping[str, str]) -> bytes:
+def encode_headers(carrier: Mapping[str, str]) -> bytes:
     """Headers as they stand between others in JSON, each with a comma before it."""
     return b"".join(b",%b:%b" % (json_text(name), json_text(value)) for name, value in carrier.items())

@@ -21,7 +21,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Failure
 from celery_partitions.store.names import Names
-from celery_partitions.tracing.headers import headers_of, spelled, texts_of
+from celery_partitions.tracing.headers import encode_headers, headers_of, texts_of
 
 #: In a context: somebody's code runs in a span of ours, and what it sends belongs to the trace.
 _OURS = contexts.create_key("celery-partitions")
@@ -110,11 +110,11 @@ class Tracing:
         """The headers of the current context, spelled for a raw message."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        return spelled(carrier)
+        return encode_headers(carrier)
 
     # Processing.
 
-    def process(self, task: str, unit: str, raw: bytes, key: str | None, attempt: int) -> tuple[Span, Context]:
+    def process(self, task: str, partition: str, raw: bytes, key: str | None, attempt: int) -> tuple[Span, Context]:
         """Begin a message's processing; the context in which its computation is to run. The caller ends the span."""
         headers = headers_of(raw)
         context = propagate.extract(texts_of(headers, self.fields), _NOTHING)
@@ -127,7 +127,7 @@ class Tracing:
         context = contexts.set_value(_OURS, True, context)
         if self._is_refused(context):
             return trace.get_current_span(context), context
-        attributes = self._about("process", task, self.names.queue_name(unit), headers.get("id"))
+        attributes = self._about("process", task, self.names.queue_name(partition), headers.get("id"))
         root = headers.get("root_id")
         if isinstance(root, str):
             attributes["messaging.message.conversation_id"] = root
@@ -164,7 +164,7 @@ class Tracing:
 
     # Committing.
 
-    def commit(self, unit: str, messages: int, spans: Sequence[Span]) -> Span | None:
+    def commit(self, partition: str, messages: int, spans: Sequence[Span]) -> Span | None:
         """Begin the commit of a batch; None where none of its messages is sampled.
 
         It links to the spans of its messages, and stands in the trace of the first of them: in one of its own it would be sampled,
@@ -173,7 +173,7 @@ class Tracing:
         sampled = [span for span in spans if span.get_span_context().trace_flags.sampled]
         if not sampled:
             return None
-        queue = self.names.queue_name(unit)
+        queue = self.names.queue_name(partition)
         attributes = self._about("commit", None, queue) | {"messaging.batch.message_count": messages}
         return self.tracer.start_span(
             f"commit {self.names.group}",
@@ -192,10 +192,10 @@ class Tracing:
             "messaging.operation.type": "settle" if operation == "commit" else operation,
             "messaging.destination.name": queue,
         }
-        unit = self.names.unit_of(queue)
-        if unit is not None and unit.isdigit():
+        partition = self.names.partition_of_queue(queue)
+        if partition is not None and partition.isdigit():
             attributes["messaging.destination.template"] = f"{self.names.group}.{{number}}"
-            attributes["messaging.destination.partition.id"] = unit
+            attributes["messaging.destination.partition.id"] = partition
         if task is not None:
             attributes["celery.task_name"] = task
         if isinstance(message_id, str):

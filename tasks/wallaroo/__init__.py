@@ -17,8 +17,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from celery_partitions.model.unpickling import load_and_list
-from celery_partitions.pipeline.framing import Decoder, Encoder, decoder, encoder
+from celery_partitions.model.restricted_pickle import load_and_list
+from celery_partitions.pipeline.frames import Decoder, Encoder, decoder, encoder
 from celery_partitions.pipeline.graph import Pipeline
 from celery_partitions.pipeline.windows import (
     Aggregation,

@@ -6,11 +6,11 @@ import sys
 import warnings
 
 from celery_partitions.model.errors import PartitionError
-from celery_partitions.sources.stopping import EndAtOnce, Stop
+from celery_partitions.sources.stop_signal import EndAtOnce, Stop
 from celery_partitions.testing.server import ServerError
 from celery_partitions.wallaroo.arguments import read_options
-from celery_partitions.wallaroo.loading import ApplicationError, command_line, load
-from celery_partitions.wallaroo.running import RunError, run, say
+from celery_partitions.wallaroo.loader import ApplicationError, command_line, load
+from celery_partitions.wallaroo.runner import RunError, run, say
 from celery_partitions_config.settings import SettingsError
 
 

@@ -11,7 +11,7 @@ from celery import Celery
 
 from celery_partitions.install import install
 from celery_partitions.model.errors import OneKeyWarning
-from celery_partitions.wallaroo.loading import load
+from celery_partitions.wallaroo.loader import load
 from celery_partitions_config.celeryconfig import celery_options
 from celery_partitions_config.settings import Settings
 

@@ -25,7 +25,7 @@ With REDIS_URL unset a server is started for the run, on a port of this machine'
 long as the run. With REDIS_URL set it is that server. With PARTITIONS_STATE_SIGNING_KEY set too, states outlive the run, in the partition group
 "wallaroo-MODULE" (PARTITIONS_GROUP); without, the run has a key and a group of its own.
 
-A message whose computation raises is logged and becomes a dead letter, and its key goes on (PARTITIONS_RETRY_ATTEMPTS, PARTITIONS_RETRY_THEN).
+A message whose computation raises is logged and becomes a dead letter, and its key goes on (PARTITIONS_RETRY_ATTEMPTS, PARTITIONS_RETRY_EXHAUSTED).
 Exit codes: 0 all that was read was worked off and delivered; 1 something is left, or a process can't be started; 2 wrong usage,
 or an error of the application at import or in application_setup."""
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from celery_partitions.model.arity import misfit
 from celery_partitions.model.computation import Computation as Stage
 from celery_partitions.model.computation import declare
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.signatures import misfit
 from celery_partitions.model.state import StateClass
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_partitions.pipeline import sinks, sources
-from celery_partitions.pipeline.framing import Decoder, Encoder
+from celery_partitions.pipeline.frames import Decoder, Encoder
 from celery_partitions.wallaroo.computations import WallarooParameterError
 
 

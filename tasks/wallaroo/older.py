@@ -17,10 +17,10 @@ from celery_partitions.model.errors import OneKeyWarning
 from celery_partitions.pipeline.graph import Pipeline
 from celery_partitions.producer.pipelines import Application
 from celery_partitions.wallaroo.arguments import COMMAND_LINE, tcp_parse_input_addrs, tcp_parse_output_addrs
+from celery_partitions.wallaroo.composition import Composition, Line, Step
 from celery_partitions.wallaroo.computations import StateComputation, WallarooParameterError
 from celery_partitions.wallaroo.ends import TCPSinkConfig, TCPSourceConfig
 from celery_partitions.wallaroo.pipelines import build_application, source
-from celery_partitions.wallaroo.sharing import Composition, Line, Step
 
 
 class ApplicationBuilder:

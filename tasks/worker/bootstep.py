@@ -22,10 +22,11 @@ from celery.utils.nodenames import default_nodename, nodesplit
 from celery.worker import state as worker_state
 from kombu.entity import Queue
 
+from celery_partitions.admin.status import worker_id
 from celery_partitions.model.errors import SetupError
-from celery_partitions.operating.status import worker_id
-from celery_partitions.producer.declarations import installation_of
-from celery_partitions.producer.installation import Installation
+from celery_partitions.results.backend import check_backend
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.leases import Share, fix_partitions, remember_computations
 from celery_partitions.store.names import INGRESS
 from celery_partitions.store.results import START_CHORD
@@ -33,15 +34,14 @@ from celery_partitions.store.server import look_at_server
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.control import list_owned_queues
 from celery_partitions.worker.garbage import collect_seldom
-from celery_partitions.worker.leasekeeper import LeaseKeeper
+from celery_partitions.worker.lease_keeper import LeaseKeeper
 from celery_partitions.worker.logs import begin_with_json, collect_celerys_lines, escape_celerys_lines
 from celery_partitions.worker.loop import PartitionLoop
-from celery_partitions.worker.measuring import Measuring
+from celery_partitions.worker.measurer import Measurer
 from celery_partitions.worker.metrics import MetricsServer, serve_metrics
-from celery_partitions.worker.ordinary import OrdinaryRunner
-from celery_partitions.worker.replacing import is_told_to_end
+from celery_partitions.worker.plain_tasks import PlainTaskRunner
+from celery_partitions.worker.process_replacement import is_told_to_end
 from celery_partitions.worker.reports import Reports
-from celery_partitions.worker.result_backend import check_backend
 from celery_partitions.worker.signing import check_signing
 from celery_partitions.worker.tracing import check_tracing, trace_loop
 from celery_partitions_config.settings import SettingsError
@@ -60,9 +60,9 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
         return
     for queue in _listed(instance.partition_options.get("queues")):
         # Where Celery makes no queue that was not declared (`task_create_missing_queues`), ours are.
-        if (unit := installation.group.names.unit_of(queue)) is not None and queue not in instance.app.amqp.queues:
-            instance.app.amqp.queues.add(installation.queue(unit))
-    if asked_units(installation, instance) is None:
+        if (partition := installation.group.names.partition_of_queue(queue)) is not None and queue not in instance.app.amqp.queues:
+            instance.app.amqp.queues.add(installation.queue(partition))
+    if requested_partitions(installation, instance) is None:
         return
     escape_celerys_lines()
     if installation.settings.log_format == "json":
@@ -79,12 +79,12 @@ def installation_for(worker: Any) -> Installation | None:
     return installation_of(worker.app) if given is None else given
 
 
-def asked_units(installation: Installation, worker: Any) -> tuple[str, ...] | None:
+def requested_partitions(installation: Installation, worker: Any) -> tuple[str, ...] | None:
     """The partitions a worker was pinned to, `()` for a share of all, None when it was not asked for partitions."""
     options = getattr(worker, "partition_options", {})
     names = installation.group.names
     excluded = _listed(options.get("exclude_queues"))
-    wanted = [unit for queue in _listed(options.get("queues")) if (unit := names.unit_of(queue)) is not None]
+    wanted = [partition for queue in _listed(options.get("queues")) if (partition := names.partition_of_queue(queue)) is not None]
     if names.group in excluded:
         return None
     if not options.get("queues"):
@@ -113,8 +113,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self.installation = installation_for(worker)
-        self.units = None if self.installation is None else asked_units(self.installation, worker)
-        self.enabled = self.units is not None
+        self.partitions = None if self.installation is None else requested_partitions(self.installation, worker)
+        self.enabled = self.partitions is not None
         #: What `check_server` found that a worker can live with.
         self.warnings: list[str] = []
         self.metrics: MetricsServer | None = None
@@ -122,7 +122,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def create(self, worker: Any) -> PartitionStep:
         """Refuse what can't work, and take the partitions' queues out of what kombu would consume."""
         assert self.installation is not None
-        assert self.units is not None
+        assert self.partitions is not None
         _check_pool(worker)
         try:
             self.installation.resolved.check("workers")
@@ -134,23 +134,23 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             pass  # not there yet: `start` waits for it
         if unsigned is not None:
             logger.warning("partitions: %s", unsigned)
-        for unit in self.units:
-            if int(unit) >= self.installation.settings.partitions:
+        for partition in self.partitions:
+            if int(partition) >= self.installation.settings.partitions:
                 raise WorkerRefused(
-                    f"-Q {self.installation.group.names.queue_name(unit)}: there are only "
+                    f"-Q {self.installation.group.names.queue_name(partition)}: there are only "
                     f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
         list_owned_queues(self.owned)
         make_patient(worker, self.installation.group.client)
         queues = worker.app.amqp.queues
         queues.deselect(
-            [name for name in queues.consume_from if self.installation.group.names.unit_of(name) is not None]
+            [name for name in queues.consume_from if self.installation.group.names.partition_of_queue(name) is not None]
         )
         return self
 
     def start(self, worker: Any) -> None:
         assert self.installation is not None
-        assert self.units is not None
+        assert self.partitions is not None
         installation, settings = self.installation, self.installation.settings
         self.reach_server(worker)
         for text in self.warnings:
@@ -161,12 +161,12 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             worker.hostname,
             settings.events_per_second,
             lambda: _events_wanted(worker),
-            OrdinaryTasks(worker.app, installation),
-            Measuring(installation.group.client, installation.group.names, installation.computations, worker.hostname),
+            PlainTasks(worker.app, installation),
+            Measurer(installation.group.client, installation.group.names, installation.computations, worker.hostname),
         )
-        runner = OrdinaryRunner(worker, reports.dispatcher)
+        runner = PlainTaskRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
-        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.units, self.follow, self.introduce)
+        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce)
         trace_loop(self.loop)
         self.loop.replies.prepare()
         self.loop.on_refusal = self.keeper.wake
@@ -174,7 +174,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.loop.stalls.start()
         self.loop.start()
         self.keeper.start()
-        self.metrics = serve_metrics(installation, lambda: list(self.loop.lanes))
+        self.metrics = serve_metrics(installation, lambda: list(self.loop.owned_partitions))
 
     def reach_server(self, worker: Any) -> None:
         """Look the server over; where it does not answer yet, wait for it as Celery does for its broker."""
@@ -204,8 +204,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def follow(self, share: Share) -> None:
         """The worker's share, told anew, in the lease keeper's thread."""
-        if self.loop.reports.measuring is not None:
-            self.loop.reports.measuring.follow(share)
+        if self.loop.reports.measurer is not None:
+            self.loop.reports.measurer.follow(share)
         self.loop.follow(share)
 
     def introduce(self) -> None:
@@ -252,17 +252,17 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def owned(self) -> list[Queue]:
         """The queues of `owned_queues`, for `inspect active_queues`."""
         assert self.installation is not None
-        units = [self.installation.group.names.unit_of(name) for name in self.owned_queues()]
-        return [self.installation.queue(unit) for unit in units if unit is not None]
+        partitions = [self.installation.group.names.partition_of_queue(name) for name in self.owned_queues()]
+        return [self.installation.queue(partition) for partition in partitions if partition is not None]
 
     def owned_queues(self) -> list[str]:
         """The queues of the partitions that this worker holds now, as Celery names them."""
         if not self.running or self.installation is None:
             return []
-        return [self.installation.group.names.queue_name(unit) for unit in list(self.loop.lanes)]
+        return [self.installation.group.names.queue_name(partition) for partition in list(self.loop.owned_partitions)]
 
 
-class OrdinaryTasks:
+class PlainTasks:
     """The names of the app's Celery tasks that are no computations, as they are registered."""
 
     def __init__(self, app: Any, installation: Installation) -> None:

@@ -18,29 +18,29 @@ from celery.utils.log import get_multiprocessing_logger
 
 from celery_partitions.model.errors import encodable
 from celery_partitions.model.escaping import escape, escape_lines
+from celery_partitions.model.items import Work
 from celery_partitions.model.keys import key_bytes
-from celery_partitions.model.reading import Work
 from celery_partitions.store.names import INGRESS
 
 #: What every record has; all else was given as `extra=`.
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
-#: Celery's own: of an ordinary task's arguments and result (`data`), and its formatter's names for what we name otherwise.
+#: Celery's own: of a plain task's arguments and result (`data`), and its formatter's names for what we name otherwise.
 _NOT_TOLD = frozenset({"data", "task_id", "task_name"})
 _ESCAPED = "celery-partitions-escaped"
 _COLLECTED = "celery-partitions-json"
 
 
-def told(
-    unit: str | None = None,
+def log_fields(
+    partition: str | None = None,
     *,
     key: str | None = None,
     message_id: object = None,
     task: str | None = None,
     **more: object,
 ) -> dict[str, object]:
-    """Fields for `extra=`. `unit`: as `partition`, a number or `ingress`; `key`: as a message's key is spelled."""
+    """Fields for `extra=`. `partition`: as `partition`, a number or `ingress`; `key`: as a message's key is spelled."""
     fields: dict[str, object] = {
-        "partition": unit if unit is None or unit == INGRESS else int(unit),
+        "partition": partition if partition is None or partition == INGRESS else int(partition),
         "key": None if key is None else key_bytes(key).decode("utf-8", "backslashreplace"),
         "message_id": message_id,
         "task": task,
@@ -49,9 +49,9 @@ def told(
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def told_of(unit: str, work: Work, **more: object) -> dict[str, object]:
+def log_fields_of(partition: str, work: Work, **more: object) -> dict[str, object]:
     """Fields of a message at work."""
-    return told(unit, key=work.key, message_id=work.envelope.headers.id, task=work.computation.name, **more)
+    return log_fields(partition, key=work.key, message_id=work.envelope.headers.id, task=work.computation.name, **more)
 
 
 class Escaping(logging.Filter):
@@ -123,7 +123,7 @@ _celerys = EscapingCelerys()
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ts (ISO 8601, UTC), level, logger, event (the text), what was given as `extra=`, and trace.
 
-    Within an ordinary Celery task, `task` and `message_id` are that task's.
+    Within a plain Celery task, `task` and `message_id` are that task's.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -1,4 +1,4 @@
-"""The loop of a partition worker: for each unit in turn, take a batch, read it, load its states, step, commit.
+"""The loop of a partition worker: for each partition in turn, take a batch, read it, load its states, step, commit.
 
 It runs in a thread of its own, so that Celery's main loop goes on answering. It ends when it is told to, never by itself:
 what a message, a state or the server does to it, it says so, rests, and goes on.
@@ -15,32 +15,32 @@ from typing import assert_never
 
 import redis
 
-from celery_partitions.model.errors import say
+from celery_partitions.model.errors import describe
+from celery_partitions.model.items import Item, PlainTask, Reading, Skipped, condemned, read_batch
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.reading import Item, Ordinary, Reading, Skipped, condemned, read_batch
-from celery_partitions.producer.installation import Installation
+from celery_partitions.results.failure_replies import FailureReplies
+from celery_partitions.results.replies import Replies
+from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import UNWELL, connect
 from celery_partitions.store.commits import Commit, CommitStore, CommitTooLarge, CommitUnderWay, Reply, pushed_to
 from celery_partitions.store.leases import Lease, Share, release
-from celery_partitions.store.parking import read_mailbox
+from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.store.results import START_CHORD
-from celery_partitions.worker.committing import UnderWay, plan_commit
-from celery_partitions.worker.dropping import drop_seen
-from celery_partitions.worker.flushing import NotDelivered, flush, prepare
-from celery_partitions.worker.lane import Batch, Lane, idle_lanes
-from celery_partitions.worker.loading import load_parked, load_states
-from celery_partitions.worker.logs import told
-from celery_partitions.worker.one_by_one import LeaseLost, alone, outlived
-from celery_partitions.worker.ordinary import OrdinaryRun, outcome_of
+from celery_partitions.worker.blocking_read import BlockingRead
+from celery_partitions.worker.deduplication import drop_known_duplicates
+from celery_partitions.worker.isolation import LeaseLost, alone, outlived
+from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.outage import Outage
-from celery_partitions.worker.replies import Replies
+from celery_partitions.worker.owned import Batch, OwnedPartition, idle_partitions
+from celery_partitions.worker.plain_tasks import PlainTaskRun, outcome_of
+from celery_partitions.worker.planned_commit import UnderWay, plan_commit
 from celery_partitions.worker.reports import Reports
+from celery_partitions.worker.sink_delivery import NotDelivered, flush, prepare
 from celery_partitions.worker.stalls import StallDetector
-from celery_partitions.worker.stepping import Stepping
-from celery_partitions.worker.telling import Telling
+from celery_partitions.worker.state_loader import load_parked, load_states
+from celery_partitions.worker.step_runner import StepRunner
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrow, narrowed, widen
-from celery_partitions.worker.watch import Watch
 from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -51,7 +51,7 @@ POLL_SECONDS = 0.005
 REFUSALS = 3
 #: A plain Celery task that takes longer is named in the log. Five batches of a busy partition.
 SLOW_TASK_SECONDS = 1.0
-#: After a fault of one unit, or of the loop itself, before it is tried again. Shorter than a lease.
+#: After a fault of one partition, or of the loop itself, before it is tried again. Shorter than a lease.
 REST_SECONDS = 0.5
 #: While the server does not answer and the worker was told to end: so long a commit is tried to be brought in.
 LAST_TRY_SECONDS = 3.0
@@ -62,26 +62,26 @@ class Dropped(Exception):
 
 
 class PartitionLoop(threading.Thread):
-    """Owns the lanes. Told its share by the lease keeper (`follow`), and to end by the boot step (`finish`, `drop`)."""
+    """Owns the owned partitions. Told its share by the lease keeper (`follow`), and to end by the boot step (`finish`, `drop`)."""
 
     def __init__(
         self,
         installation: Installation,
         worker: str,
         reports: Reports,
-        run_ordinary: Callable[[bytes], OrdinaryRun],
+        run_plain_task: Callable[[bytes], PlainTaskRun],
         revoked: Container[str],
     ) -> None:
         super().__init__(name="partition-loop", daemon=True)
         self.installation, self.worker, self.reports = installation, worker, reports
-        self.run_ordinary, self.revoked = run_ordinary, revoked
+        self.run_plain_task, self.revoked = run_plain_task, revoked
         self.settings: Settings = installation.settings
         self.names = installation.group.names
         self.codec = installation.group.codec
         self.client = connect(self.settings)
         self.store = CommitStore.of(self.client, self.names, self.settings)
-        self.watch = Watch(self.client, self.names)
-        self.lanes: dict[str, Lane] = {}
+        self.blocking_read = BlockingRead(self.client, self.names)
+        self.owned_partitions: dict[str, OwnedPartition] = {}
         self.on_refusal: Callable[[], None] = lambda: None
         self._share = self._followed = Share({}, (), None)
         self._gone: set[tuple[str, int]] = set()
@@ -91,32 +91,32 @@ class PartitionLoop(threading.Thread):
         self._slow_tasks: set[str] = set()
         #: By the monotonic clock.
         self._next_poll = 0.0
-        #: At most one commit is under way while another unit's batch is stepped; a unit never has two.
+        #: At most one commit is under way while another partition's batch is stepped; a partition never has two.
         self.under_way: UnderWay | None = None
         self.outage = Outage()
         #: Started by the boot step.
         self.stalls = StallDetector()
         self.replies = Replies(installation, reports.node)
-        self.telling = Telling(self.replies)
+        self.failure_replies = FailureReplies(self.replies)
         writer = installation.message_writer(worker)
-        self.stepping = Stepping(self.settings, self.names, worker, self.codec.pickling(), writer, self.replies.answer)
+        self.step_runner = StepRunner(self.settings, self.names, worker, self.codec.pickling(), writer, self.replies.answer)
 
     # What other threads call.
 
     def follow(self, share: Share) -> None:
         """The worker's share, told anew by the lease keeper."""
         self._share = share
-        self.watch.wake()
+        self.blocking_read.wake()
 
     def finish(self) -> None:
         """End after the batch under way is committed."""
         self._finishing = True
-        self.watch.wake()
+        self.blocking_read.wake()
 
     def drop(self) -> None:
         """End without committing what is under way."""
         self._dropping = self._finishing = True
-        self.watch.wake()
+        self.blocking_read.wake()
 
     # The loop.
 
@@ -125,9 +125,9 @@ class PartitionLoop(threading.Thread):
             try:
                 self.take_up_share()
                 self.poll()
-                lane = self.next_lane()
-                if lane is not None:
-                    self.work(lane)
+                owned = self.next_partition()
+                if owned is not None:
+                    self.work(owned)
                 elif self.under_way is not None:
                     self.settle()
                 else:
@@ -141,124 +141,124 @@ class PartitionLoop(threading.Thread):
                 time.sleep(REST_SECONDS)
         with suppress(Dropped, redis.RedisError, OSError):
             self.settle()
-        self.watch.destroy()
+        self.blocking_read.destroy()
         self.reports.close()
         self.client.close()
 
-    def work(self, lane: Lane) -> None:
-        """One batch of one unit, from its queue or from a parked key's mailbox, to its commit."""
+    def work(self, owned: OwnedPartition) -> None:
+        """One batch of one partition, from its queue or from a parked key's mailbox, to its commit."""
         began = time.monotonic()
         batch = outcome = None
         try:
-            batch = self.take_batch(lane)
+            batch = self.take_batch(owned)
             if batch is None:
                 return
-            batch = narrowed(lane, batch)
-            batch = alone(self.client, self.names, lane, batch, self.settings)
+            batch = narrowed(owned, batch)
+            batch = alone(self.client, self.names, owned, batch, self.settings)
             self.stalls.reset()
-            items = self.read(lane, batch)
-            self.load_states(lane, items)
-            outcome = self.step(lane, batch, items)
-            if outcome.ordinary is not None and outcome.taken == 0:
-                outcome = self.run_celery_task(lane, outcome.ordinary)
-            lane.stalled = self.stalls.longest_seconds() > self.settings.lease_seconds / 2
+            items = self.read(owned, batch)
+            self.load_states(owned, items)
+            outcome = self.step(owned, batch, items)
+            if outcome.plain_task is not None and outcome.taken == 0:
+                outcome = self.run_celery_task(owned, outcome.plain_task)
+            owned.stalled = self.stalls.longest_seconds() > self.settings.lease_seconds / 2
             flush(self.installation.computations, outcome)
-            self.commit(lane, batch, items, outcome)
+            self.commit(owned, batch, items, outcome)
         except LeaseLost:
-            self.lose(lane)
+            self.lose(owned)
         except (Dropped, *UNWELL):
-            lane.forget_all()
+            owned.forget_all()
             raise
         except Exception as error:
-            if batch is None or not self.set_apart(lane, batch, outcome, error):
-                self.give_rest(lane, error)
+            if batch is None or not self.set_apart(owned, batch, outcome, error):
+                self.give_rest(owned, error)
         finally:
-            self._turns.charge(lane, time.monotonic() - began)
+            self._turns.charge(owned, time.monotonic() - began)
 
-    def set_apart(self, lane: Lane, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
+    def set_apart(self, owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
         """Look for the message whose outcome can't be written. False: the reason is no message."""
-        searching = lane.largest_batch is not None or lane.unwritable is not None
-        if not narrow(lane, batch, outcome, error):
+        searching = owned.largest_batch is not None or owned.unwritable is not None
+        if not narrow(owned, batch, outcome, error):
             return False
         if searching:
             return True
         text = "partition %s: the outcome of a batch can't be written (%s); the message that causes it becomes a dead letter"
         known = isinstance(error, redis.RedisError | CommitTooLarge)
-        logger.warning(text, lane.unit, say(error), exc_info=not known, extra=told(lane.unit))
+        logger.warning(text, owned.partition, describe(error), exc_info=not known, extra=log_fields(owned.partition))
         return True
 
-    def give_rest(self, lane: Lane, error: Exception) -> None:
-        """A fault of one unit: begin again from Redis, a little later."""
-        lane.forget_all()
-        lane.rest_until = time.monotonic() + (error.rest_seconds if isinstance(error, NotDelivered) else REST_SECONDS)
-        if str(error) != lane.fault:  # said once, however long it lasts
-            lane.fault = str(error)
+    def give_rest(self, owned: OwnedPartition, error: Exception) -> None:
+        """A fault of one partition: begin again from Redis, a little later."""
+        owned.forget_all()
+        owned.rest_until = time.monotonic() + (error.rest_seconds if isinstance(error, NotDelivered) else REST_SECONDS)
+        if str(error) != owned.fault:  # said once, however long it lasts
+            owned.fault = str(error)
             known = isinstance(error, redis.RedisError | NotDelivered)
             text = "partition %s: %s; trying until it works"
-            logger.error(text, lane.unit, error, exc_info=not known, extra=told(lane.unit))
+            logger.error(text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
 
-    def take_batch(self, lane: Lane) -> Batch | None:
+    def take_batch(self, owned: OwnedPartition) -> Batch | None:
         """The next messages: a parked key's when its retry is due, else the queue's oldest."""
-        delayed_is_due = not lane.unknown and not lane.messages
-        if lane.unknown and not self.peek(lane):
+        delayed_is_due = not owned.unknown and not owned.messages
+        if owned.unknown and not self.peek(owned):
             return None
-        if lane.parked_unknown:  # after the peek, whose revision tells whether it is out of date
-            self.read_parked(lane)
-        if lane.paused:
+        if owned.parked_unknown:  # after the peek, whose edit version tells whether it is out of date
+            self.read_parked(owned)
+        if owned.paused:
             return None
-        key = lane.due_key()
+        key = owned.due_key()
         if key is not None:
-            most = self.settings.batch_messages // 10 or 1
-            messages, length = read_mailbox(self.client, self.names, lane.unit, key, most)
-            return Batch(messages, key, lane.parked[key].attempt, length)
-        if delayed_is_due and (not self.peek(lane) or lane.parked_unknown):
+            limit = self.settings.batch_messages // 10 or 1
+            messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
+            return Batch(messages, key, owned.parked[key].attempt, length)
+        if delayed_is_due and (not self.peek(owned) or owned.parked_unknown):
             return None
-        return Batch(lane.messages) if lane.messages else None
+        return Batch(owned.messages) if owned.messages else None
 
-    def peek(self, lane: Lane) -> bool:
-        """Look at the head of the queue. What is in memory holds only while the unit is where its last commit left it."""
-        reply = self.store.peek(lane.lease)
-        if reply.status == "ok" and not lane.is_where_it_was(reply):
-            lane.forget_all()
-        return self.judge(lane, reply)
+    def peek(self, owned: OwnedPartition) -> bool:
+        """Look at the head of the queue. What is in memory holds only while the partition is where its last commit left it."""
+        reply = self.store.peek(owned.lease)
+        if reply.status == "ok" and not owned.is_where_it_was(reply):
+            owned.forget_all()
+        return self.judge(owned, reply)
 
-    def read(self, lane: Lane, batch: Batch) -> list[Item]:
-        if lane.reading is None:
-            known, ordinary = self.installation.computations, self.reports.ordinary_tasks
-            most = self.settings.message_bytes
-            lane.reading = Reading(
-                known, ordinary, lane.partition, self.settings.partitions, most, self.codec.load_value
+    def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
+        if owned.reading is None:
+            known, plain_task = self.installation.computations, self.reports.plain_tasks
+            limit = self.settings.message_bytes
+            owned.reading = Reading(
+                known, plain_task, owned.number, self.settings.partitions, limit, self.codec.load_value
             )
-        items = read_batch(batch.messages, lane.reading, now=lane.server_now(), revoked=self.revoked)
-        items = drop_seen(self.client, self.names, self.installation.computations, lane, batch, items)
-        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's letter
+        items = read_batch(batch.messages, owned.reading, now=owned.server_now(), revoked=self.revoked)
+        items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
+        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's dead letter
             return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
         return items
 
-    def load_states(self, lane: Lane, items: list[Item]) -> None:
-        load_states(self.client, self.names, self.codec, self.installation.computations, lane, items)
+    def load_states(self, owned: OwnedPartition, items: list[Item]) -> None:
+        load_states(self.client, self.names, self.codec, self.installation.computations, owned, items)
 
-    def step(self, lane: Lane, batch: Batch, items: list[Item]) -> Outcome:
-        return self.stepping.step(
+    def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
+        return self.step_runner.step(
             items,
-            lane.cache.young,
-            self.stepping.rules_for(lane),
-            parked=lane.parked,
-            mailbox_lengths=lane.mailbox_lengths,
+            owned.cache.young,
+            self.step_runner.rules_for(owned),
+            parked=owned.parked,
+            mailbox_lengths=owned.mailbox_lengths,
             mailbox_of=batch.mailbox_of,
             attempt=batch.attempt,
             failed=batch.failed,
         )
 
-    def commit(self, lane: Lane, batch: Batch, items: list[Item], outcome: Outcome) -> None:
+    def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Write the outcome; take the next batch from the answer."""
         if outcome.dead or outcome.parked or outcome.skipped:
-            outcome.commands += self.telling.told(lane, batch, outcome)
-        most, most_ids = self.settings.batch_messages, self.settings.deduplicate_ids
-        planned = plan_commit(self.names, lane, batch, items, outcome, most=most, most_ids=most_ids)
+            outcome.commands += self.failure_replies.commands_of(owned, batch, outcome)
+        limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
+        planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids)
         if planned is not None:
             self.settle()
-            self.under_way = UnderWay(lane, batch, outcome, planned, self.begin(planned.commit))
+            self.under_way = UnderWay(owned, batch, outcome, planned, self.begin(planned.commit))
 
     def begin(self, commit: Commit) -> CommitUnderWay | None:
         """Send a commit; None when that failed, and it is to be sent again."""
@@ -275,25 +275,25 @@ class PartitionLoop(threading.Thread):
         under_way, self.under_way = self.under_way, None
         if under_way is None:
             return
-        lane = under_way.lane
+        owned = under_way.owned
         try:
             reply = self.answer(under_way)
         except (redis.ResponseError, CommitTooLarge) as error:
-            if not self.set_apart(lane, under_way.batch, under_way.outcome, error):
-                self.give_rest(lane, error)
+            if not self.set_apart(owned, under_way.batch, under_way.outcome, error):
+                self.give_rest(owned, error)
             return
         except BaseException:
-            lane.forget_all()
+            owned.forget_all()
             raise
         if reply.status == "wrongtype" and self.avoid_bad_queues(under_way, reply.culprit):
-            lane.forget_all()
-        elif self.judge(lane, reply):
+            owned.forget_all()
+        elif self.judge(owned, reply):
             self.outage.over()
-            widen(lane, self.settings.batch_messages)
+            widen(owned, self.settings.batch_messages)
             planned = under_way.planned
-            lane.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
-            held = sum(one.partition is not None for one in self.lanes.values())
-            lane.cache.trim(self.settings.state_cache_keys // max(1, held))
+            owned.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
+            held = sum(one.number is not None for one in self.owned_partitions.values())
+            owned.cache.trim(self.settings.state_cache_keys // max(1, held))
             self.reports.committed(under_way)
             self.reports.flush_if_due()
 
@@ -329,104 +329,104 @@ class PartitionLoop(threading.Thread):
             self.replies.avoid(queue)
         return True
 
-    def judge(self, lane: Lane, reply: Reply) -> bool:
-        """What an answer of the commit script means for the lane; True: it is written, and the next batch is here."""
+    def judge(self, owned: OwnedPartition, reply: Reply) -> bool:
+        """What an answer of the commit script means for the owned partition; True: it is written, and the next batch is here."""
         match reply.status:
             case "ok" | "already":
-                lane.take_reply(reply)
+                owned.take_reply(reply)
                 return True
             case "fenced":
-                self.lose(lane)
+                self.lose(owned)
             case "moved" | "stale":
                 text = "partition %s: changed from outside (%s); reading it anew"
-                logger.info(text, lane.unit, reply.status, extra=told(lane.unit))
-                lane.forget_all()
+                logger.info(text, owned.partition, reply.status, extra=log_fields(owned.partition))
+                owned.forget_all()
             case "wrongtype":
                 text = "partition %s: Redis key %s holds another type, or may not be written; mend or delete it, or let this user write it"
-                logger.error(text, lane.unit, reply.culprit, extra=told(lane.unit))
+                logger.error(text, owned.partition, reply.culprit, extra=log_fields(owned.partition))
                 self.replies.avoid(reply.culprit)
-                lane.forget_all()
-                lane.rest_until = time.monotonic() + REST_SECONDS
+                owned.forget_all()
+                owned.rest_until = time.monotonic() + REST_SECONDS
             case _:
                 assert_never(reply.status)
         return False
 
-    def lose(self, lane: Lane) -> None:
+    def lose(self, owned: OwnedPartition) -> None:
         """Another worker has taken over: nothing of ours is written any more."""
-        self.reports.fenced(lane.unit)
-        outlived(self.client, self.names, lane, stalled=lane.stalled)
-        self.close_lane(lane)
+        self.reports.fenced(owned.partition)
+        outlived(self.client, self.names, owned, stalled=owned.stalled)
+        self.close_partition(owned)
         self.on_refusal()
 
-    def run_celery_task(self, lane: Lane, item: Ordinary) -> Outcome:
+    def run_celery_task(self, owned: OwnedPartition, item: PlainTask) -> Outcome:
         """A plain Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
         if item.headers.task == START_CHORD:
-            return self.replies.start_chord(lane.unit, item)
+            return self.replies.start_chord(owned.partition, item)
         began = time.monotonic()
-        run = self.run_ordinary(item.raw)
-        self.warn_if_slow(lane, item, time.monotonic() - began)
-        return outcome_of(run, item, self.names.queue(lane.unit))
+        run = self.run_plain_task(item.raw)
+        self.warn_if_slow(owned, item, time.monotonic() - began)
+        return outcome_of(run, item, self.names.queue(owned.partition))
 
-    def warn_if_slow(self, lane: Lane, item: Ordinary, seconds: float) -> None:
+    def warn_if_slow(self, owned: OwnedPartition, item: PlainTask, seconds: float) -> None:
         """All partitions of a worker wait while it runs a plain task. Say so once for each task."""
         name = item.headers.task
         if seconds > SLOW_TASK_SECONDS and name not in self._slow_tasks:
             self._slow_tasks.add(name)
             text = "partition %s: the plain task %s took %.1f s, and every partition of this worker waited. Send it to a queue of its own"
-            logger.warning(text, lane.unit, name, seconds, extra=told(lane.unit, task=name))
+            logger.warning(text, owned.partition, name, seconds, extra=log_fields(owned.partition, task=name))
 
     # Between batches.
 
     def take_up_share(self) -> None:
-        """Open lanes for new leases, close lost ones, release what is more than the share."""
+        """Open owned partitions for new leases, close lost ones, release what is more than the share."""
         share = self._share
         if share is self._followed:
             return
         self.outage.renewed(share)
         self.settle()
-        held_before = set(self.lanes)
-        held = {unit: token for unit, token in share.owned.items() if (unit, token) not in self._gone}
-        for lane in list(self.lanes.values()):
-            if held.get(lane.unit) != lane.lease.token:
-                self.close_lane(lane)
+        held_before = set(self.owned_partitions)
+        held = {partition: token for partition, token in share.owned.items() if (partition, token) not in self._gone}
+        for owned in list(self.owned_partitions.values()):
+            if held.get(owned.partition) != owned.lease.token:
+                self.close_partition(owned)
         surplus = share.surplus(self._gone)
         if surplus:
-            for unit, token in surplus.items():
-                held.pop(unit, None)
-                self._gone.add((unit, token))
-                if unit in self.lanes:
-                    self.close_lane(self.lanes[unit])
+            for partition, token in surplus.items():
+                held.pop(partition, None)
+                self._gone.add((partition, token))
+                if partition in self.owned_partitions:
+                    self.close_partition(self.owned_partitions[partition])
             release(self.client, self.names, self.worker, surplus)
-        for unit, token in held.items():
-            if unit not in self.lanes:
-                self.lanes[unit] = Lane(Lease(unit, token))
-        for unit, lane in self.lanes.items():
-            lane.told(share.revisions.get(unit, 0), unit in share.paused)
-        self.stepping.policies.follow(share.policies)
-        if set(self.lanes) != held_before:
-            logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.lanes))) or "none")
+        for partition, token in held.items():
+            if partition not in self.owned_partitions:
+                self.owned_partitions[partition] = OwnedPartition(Lease(partition, token))
+        for partition, owned in self.owned_partitions.items():
+            owned.notify(share.edit_versions.get(partition, 0), partition in share.paused)
+        self.step_runner.policies.follow(share.policies)
+        if set(self.owned_partitions) != held_before:
+            logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.owned_partitions))) or "none")
         self._followed = share
 
-    def read_parked(self, lane: Lane) -> None:
-        load_parked(self.client, self.names, lane)
+    def read_parked(self, owned: OwnedPartition) -> None:
+        load_parked(self.client, self.names, owned)
 
-    def close_lane(self, lane: Lane) -> None:
-        """No more of this unit under this token; nothing is written."""
-        self._gone.add((lane.unit, lane.lease.token))
-        self.lanes.pop(lane.unit, None)
-        self.watch.drop(lane.unit)
+    def close_partition(self, owned: OwnedPartition) -> None:
+        """No more of this partition under this token; nothing is written."""
+        self._gone.add((owned.partition, owned.lease.token))
+        self.owned_partitions.pop(owned.partition, None)
+        self.blocking_read.drop(owned.partition)
 
-    def next_lane(self) -> Lane | None:
+    def next_partition(self) -> OwnedPartition | None:
         """The partition to work on now: of those with something to do, the one that has had the least time."""
-        return self._turns.next(lane for lane in self.lanes.values() if lane.is_ready() and not self.is_under_way(lane))
+        return self._turns.next(owned for owned in self.owned_partitions.values() if owned.is_ready() and not self.is_under_way(owned))
 
-    def is_under_way(self, lane: Lane) -> bool:
-        return self.under_way is not None and self.under_way.lane is lane
+    def is_under_way(self, owned: OwnedPartition) -> bool:
+        return self.under_way is not None and self.under_way.owned is owned
 
     def wait(self) -> None:
         """Nothing is ready: wait for a message, until something delayed is due, or until another thread wakes the loop."""
-        idle, seconds = idle_lanes(self.lanes.values())
-        if any(lane.partition is not None for lane in idle):
+        idle, seconds = idle_partitions(self.owned_partitions.values())
+        if any(owned.number is not None for owned in idle):
             prepare(self.installation.computations)
         flush_in = self.reports.flush_if_due()
         self.listen(idle, seconds if flush_in is None else min(seconds, flush_in))
@@ -437,30 +437,30 @@ class PartitionLoop(threading.Thread):
         if now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
             self.reports.flush_if_due()
-            idle, _ = idle_lanes(lane for lane in self.lanes.values() if not self.is_under_way(lane))
-            self.listen([lane for lane in idle if not lane.is_ready()], 0.0)
+            idle, _ = idle_partitions(owned for owned in self.owned_partitions.values() if not self.is_under_way(owned))
+            self.listen([owned for owned in idle if not owned.is_ready()], 0.0)
 
-    def listen(self, idle: list[Lane], seconds: float) -> None:
+    def listen(self, idle: list[OwnedPartition], seconds: float) -> None:
         """Wait at most `seconds` for messages on the idle partitions."""
-        for lane in idle:
-            if not self.watch.is_watching(lane.unit):
-                lane.watched_at = lane.position
-        for unit, head in self.watch.wait([lane.unit for lane in idle], seconds).items():
-            lane = self.lanes[unit]
+        for owned in idle:
+            if not self.blocking_read.is_watching(owned.partition):
+                owned.watched_at = owned.commit_number
+        for partition, head in self.blocking_read.wait([owned.partition for owned in idle], seconds).items():
+            owned = self.owned_partitions[partition]
             if isinstance(head, redis.ResponseError):
-                self.give_rest(lane, head)
-            elif lane.messages or self.is_under_way(lane):
+                self.give_rest(owned, head)
+            elif owned.messages or self.is_under_way(owned):
                 pass  # its next messages are known, or come with the commit's answer
-            elif head is not None and lane.watched_at == lane.position:
-                lane.messages = [head]
+            elif head is not None and owned.watched_at == owned.commit_number:
+                owned.messages = [head]
             else:
-                lane.unknown = True
+                owned.unknown = True
 
     def rest(self, error: Exception) -> None:
         """The server does not answer, or refuses: say so once, and wait, each time a little longer."""
         seconds = self.outage.goes_on(error, self._share, quietly=self._finishing)
-        self.watch.close()
-        for lane in self.lanes.values():
-            lane.unknown = True  # the server may come back with older data: each is peeked at before it goes on
+        self.blocking_read.close()
+        for owned in self.owned_partitions.values():
+            owned.unknown = True  # the server may come back with older data: each is peeked at before it goes on
         if not self._dropping:
             time.sleep(seconds)

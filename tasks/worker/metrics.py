@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from celery_partitions.operating.scraping import GroupCollector
-from celery_partitions.producer.installation import Installation
+from celery_partitions.admin.prometheus import GroupCollector
+from celery_partitions.runtime.installation import Installation
 
 logger = logging.getLogger("celery.worker.partitions")
 

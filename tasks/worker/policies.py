@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from celery_partitions.admin.policies import default_policy
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.policy import PolicyChange, RetryPolicy, effective_policy
-from celery_partitions.operating.policies import default_policy
 from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")

@@ -17,20 +17,20 @@ import msgspec
 from celery import Celery
 from celery.worker import state as worker_state
 
+from celery_partitions.model.items import DeadLetterItem, ReplyRequest, Skipped, Work
 from celery_partitions.model.keys import shown_key
 from celery_partitions.model.messages import details_of
-from celery_partitions.model.outcome import Failure, Outcome, Parking
-from celery_partitions.model.reading import Asked, Broken, Skipped, Work
-from celery_partitions.worker.committing import UnderWay
-from celery_partitions.worker.logs import told, told_of
-from celery_partitions.worker.measuring import Measuring
+from celery_partitions.model.outcome import Failure, Outcome, Park
+from celery_partitions.worker.logs import log_fields, log_fields_of
+from celery_partitions.worker.measurer import Measurer
+from celery_partitions.worker.planned_commit import UnderWay
 
 logger = logging.getLogger("celery.worker.partitions")
 
 #: A monitor's table shows no more of the arguments than this.
-MOST_ARGUMENT_CHARACTERS = 200
+MAX_ARGUMENT_CHARACTERS = 200
 #: Log lines about failures, and about dead letters, of one batch: a flood of garbage must not drown the log.
-MOST_LINES = 5
+MAX_LINES = 5
 #: Events wait this long for company. Sending some takes 0.4 ms and 5 µs more for each, in the loop's thread: four times a second
 #: few messages meet it; twenty times a second it was what the 99th percentile of latency was made of (1.9 ms against 1.4).
 FLUSH_SECONDS = 0.25
@@ -47,15 +47,15 @@ class Reports:
         node: str,
         events_per_second: float,
         enabled: Callable[[], bool],
-        ordinary: Container[str],
-        measuring: Measuring | None = None,
+        plain_task: Container[str],
+        measurer: Measurer | None = None,
     ) -> None:
         self.app, self.node, self.rate, self.enabled = app, node, events_per_second, enabled
         #: Names of the Celery tasks that are no computations.
-        self.ordinary_tasks = ordinary
-        self.measuring = measuring
+        self.plain_tasks = plain_task
+        self.measurer = measurer
         self._connection = app.connection_for_write()
-        #: Also given to Celery's tracer for ordinary tasks.
+        #: Also given to Celery's tracer for plain tasks.
         self.dispatcher = app.events.Dispatcher(
             self._connection, hostname=node, buffer_group={"task"}, buffer_limit=10_000, buffer_while_offline=False
         )
@@ -64,35 +64,35 @@ class Reports:
 
     def committed(self, under_way: UnderWay) -> None:
         """An outcome is in Redis: count it, tell its failures and dead letters in the log, and a sample to monitors."""
-        unit, outcome, position = under_way.lane.unit, under_way.outcome, under_way.planned.commit.position or 0
+        partition, outcome, commit_number = under_way.owned.partition, under_way.outcome, under_way.planned.commit.commit_number or 0
         counted = Counter(map(_task_name, outcome.done))
-        if self.measuring is not None:
-            self.measuring.committed(under_way, counted)
+        if self.measurer is not None:
+            self.measurer.committed(under_way, counted)
         for name, count in counted.items():
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
-        for failure in outcome.failures[:MOST_LINES]:
-            self.log_failure(unit, failure, outcome.parked.get(failure.item.key))
+        for failure in outcome.failures[:MAX_LINES]:
+            self.log_failure(partition, failure, outcome.parked.get(failure.item.key))
         if outcome.pause:
             text = "partition %s: paused by a failure policy; it waits for an operator to resume it"
-            logger.error(text, unit, extra=told(unit))
-        for number, (broken, attempts) in enumerate(outcome.dead[:MOST_LINES]):
-            self.log_letter(unit, f"{unit}-{position}-{number}", broken, attempts)
-        untold = max(0, len(outcome.failures) - MOST_LINES) + max(0, len(outcome.dead) - MOST_LINES)
+            logger.error(text, partition, extra=log_fields(partition))
+        for number, (dead_letter_item, attempts) in enumerate(outcome.dead[:MAX_LINES]):
+            self.log_dead_letter(partition, f"{partition}-{commit_number}-{number}", dead_letter_item, attempts)
+        untold = max(0, len(outcome.failures) - MAX_LINES) + max(0, len(outcome.dead) - MAX_LINES)
         if untold:
             text = "partition %s: and %d more failures and dead letters in this batch"
-            logger.warning(text, unit, untold, extra=told(unit, untold=untold))
+            logger.warning(text, partition, untold, extra=log_fields(partition, untold=untold))
         if self.enabled():
             self.tell(outcome)
 
-    def fenced(self, unit: str) -> None:
-        """A commit was refused, because the unit is another worker's."""
+    def fenced(self, partition: str) -> None:
+        """A commit was refused, because the partition is another worker's."""
         text = "partition %s: another worker has taken over; its batch is left to it"
-        logger.warning(text, unit, extra=told(unit))
-        if self.measuring is not None:
-            self.measuring.fenced(unit)
+        logger.warning(text, partition, extra=log_fields(partition))
+        if self.measurer is not None:
+            self.measurer.fenced(partition)
 
-    def log_failure(self, unit: str, failure: Failure, parking: Parking | None) -> None:
+    def log_failure(self, partition: str, failure: Failure, parking: Park | None) -> None:
         item = failure.item
         logger.warning(
             "%s of key %r raised %s (message %s, try %d); %s",
@@ -102,26 +102,26 @@ class Reports:
             item.envelope.headers.id,
             failure.attempt,
             _what_follows(parking),
-            extra=told_of(unit, item, attempt=failure.attempt, error=failure.error),
+            extra=log_fields_of(partition, item, attempt=failure.attempt, error=failure.error),
         )
 
-    def log_letter(self, unit: str, letter: str, broken: Broken, attempts: int) -> None:
+    def log_dead_letter(self, partition: str, dead_letter: str, dead_letter_item: DeadLetterItem, attempts: int) -> None:
         logger.warning(
             "dead letter %s: %s: %s (task %s, message %s)",
-            letter,
-            broken.reason,
-            broken.error,
-            broken.task,
-            broken.message_id,
-            extra=told(
-                unit,
-                key=broken.key,
-                message_id=broken.message_id,
-                task=broken.task,
+            dead_letter,
+            dead_letter_item.reason,
+            dead_letter_item.error,
+            dead_letter_item.task,
+            dead_letter_item.message_id,
+            extra=log_fields(
+                partition,
+                key=dead_letter_item.key,
+                message_id=dead_letter_item.message_id,
+                task=dead_letter_item.task,
                 attempt=attempts,
-                letter=letter,
-                reason=broken.reason,
-                error=broken.error,
+                dead_letter=dead_letter,
+                reason=dead_letter_item.reason,
+                error=dead_letter_item.error,
             ),
         )
 
@@ -154,7 +154,7 @@ class Reports:
     def tell_done(self, work: Work, began: float, runtime: float) -> None:
         self.send("task-received", work, timestamp=began, **self.description(work))
         self.send("task-started", work, timestamp=began)
-        told = work.value[:MOST_ARGUMENT_CHARACTERS] if isinstance(work, Asked) else "None"
+        told = work.value[:MAX_ARGUMENT_CHARACTERS] if isinstance(work, ReplyRequest) else "None"
         self.send("task-succeeded", work, timestamp=began + runtime, runtime=runtime, result=told)
 
     def tell_failed(self, failure: Failure) -> None:
@@ -174,8 +174,8 @@ class Reports:
             arguments = headers.argsrepr
         return {
             "name": work.computation.name,
-            "args": f"key={shown_key(work.key)} {arguments[:MOST_ARGUMENT_CHARACTERS]}",
-            "kwargs": keywords[:MOST_ARGUMENT_CHARACTERS],
+            "args": f"key={shown_key(work.key)} {arguments[:MAX_ARGUMENT_CHARACTERS]}",
+            "kwargs": keywords[:MAX_ARGUMENT_CHARACTERS],
             "root_id": headers.root_id,
             "parent_id": headers.parent_id,
             "retries": 0,
@@ -188,7 +188,7 @@ class Reports:
 
     def flush_if_due(self) -> float | None:
         """Send what is waiting, if it has waited long enough; else say for how many seconds it may wait (None: nothing)."""
-        waits = [self.flush_events_if_due(), None if self.measuring is None else self.measuring.write_if_due()]
+        waits = [self.flush_events_if_due(), None if self.measurer is None else self.measurer.write_if_due()]
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
     def flush_events_if_due(self) -> float | None:
@@ -210,8 +210,8 @@ class Reports:
             logger.info("task events could not be sent (%s); they are dropped", error)
 
     def close(self) -> None:
-        if self.measuring is not None:
-            self.measuring.write()
+        if self.measurer is not None:
+            self.measurer.write()
         self.flush()
         self.dispatcher.close()
         self._connection.release()
@@ -226,7 +226,7 @@ def _called_with(body: bytes) -> tuple[str, str]:
         return body.decode("utf-8", "replace"), "{}"
 
 
-def _what_follows(parking: Parking | None) -> str:
+def _what_follows(parking: Park | None) -> str:
     if parking is None:
         return "no retry is left"
     if parking.seconds is None:

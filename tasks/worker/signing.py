@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 
+from celery_partitions.admin.permissions import is_local
 from celery_partitions.model.errors import SetupError
-from celery_partitions.operating.permissions import is_local
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 
 
 def check_signing(installation: Installation) -> str | None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 import redis
 
+from celery_partitions.model.items import DeadLetterItem, Item, Work
+from celery_partitions.model.message_writer import Cause
 from celery_partitions.model.outcome import Outcome, States
-from celery_partitions.model.reading import Broken, Item, Work
 from celery_partitions.model.step import StepRules, step
-from celery_partitions.model.writing import Cause
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
 from celery_partitions.store.names import INGRESS
 from celery_partitions.worker.loop import PartitionLoop
@@ -43,8 +43,8 @@ def trace_loop(loop: PartitionLoop) -> None:
     if tracing is None:
         return
     traced = TracedSteps(tracing)
-    loop.stepping.step = traced.step
-    loop.stepping.writer.make_cause = traced.make_cause
+    loop.step_runner.step = traced.step
+    loop.step_runner.writer.make_cause = traced.make_cause
     loop.store = TracedStore(loop.store, traced)
 
 
@@ -53,7 +53,7 @@ class _Try:
     """A message that was given to the step, and its span."""
 
     index: int
-    item: Work | Broken
+    item: Work | DeadLetterItem
     span: Span
     #: Nanoseconds since the epoch.
     ended: int = 0
@@ -62,8 +62,8 @@ class _Try:
 class _Watched(Sequence[Item]):
     """The items of one step."""
 
-    def __init__(self, tracing: Tracing, items: Sequence[Item], unit: str, attempt: int) -> None:
-        self.tracing, self.items, self.unit, self.attempt = tracing, items, unit, attempt
+    def __init__(self, tracing: Tracing, items: Sequence[Item], partition: str, attempt: int) -> None:
+        self.tracing, self.items, self.partition, self.attempt = tracing, items, partition, attempt
         self.tries: list[_Try] = []
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class _Watched(Sequence[Item]):
     def __iter__(self) -> Iterator[Item]:
         tracing = self.tracing
         for index, item in enumerate(self.items):
-            if not isinstance(item, Work | Broken):
+            if not isinstance(item, Work | DeadLetterItem):
                 yield item
                 continue
             context = self.begin(index, item)
@@ -90,11 +90,11 @@ class _Watched(Sequence[Item]):
                 tracing.leave(token)
                 self.tries[-1].ended = time.time_ns()
 
-    def begin(self, index: int, item: Work | Broken) -> Any:
+    def begin(self, index: int, item: Work | DeadLetterItem) -> Any:
         """Begin the span of a message; the context that it is to run in."""
         task = item.computation.name if isinstance(item, Work) else item.task or "unknown"
         attempt = self.attempt if index == 0 else 1
-        span, context = self.tracing.process(task, self.unit, item.raw, item.key, attempt)
+        span, context = self.tracing.process(task, self.partition, item.raw, item.key, attempt)
         self.tries.append(_Try(index, item, span))
         return context
 
@@ -104,35 +104,35 @@ class TracedSteps:
 
     def __init__(self, tracing: Tracing) -> None:
         self.tracing = tracing
-        #: The spans of each unit's last step, which its commit links to.
+        #: The spans of each partition's last step, which its commit links to.
         self.spans: dict[str, list[Span]] = {}
 
     def step(self, items: Sequence[Item], states: States, rules: StepRules, **more: Any) -> Outcome:
         """`celery_partitions.model.step.step`, with a span for each message that is called, or can't be taken."""
-        unit = INGRESS if rules.partition < 0 else str(rules.partition)
-        watched = _Watched(self.tracing, items, unit, more.get("attempt", 1))
+        partition = INGRESS if rules.partition < 0 else str(rules.partition)
+        watched = _Watched(self.tracing, items, partition, more.get("attempt", 1))
         first = items[0] if items else None
         if more.get("failed") is not None and isinstance(first, Work):  # it is not called again
             watched.begin(0, first)
         outcome = step(watched, states, rules, **more)
-        self.spans[unit] = self.judged(watched, outcome)
+        self.spans[partition] = self.judged(watched, outcome)
         return outcome
 
     def judged(self, watched: _Watched, outcome: Outcome) -> list[Span]:
         """End the spans of what was tried, with what became of it."""
         done = {id(work) for work in outcome.done}
         failures = {id(failure.item): failure for failure in outcome.failures}
-        dead = {broken.raw: broken for broken, _ in outcome.dead}
+        dead = {dead_letter_item.raw: dead_letter_item for dead_letter_item, _ in outcome.dead}
         spans = []
         for one in watched.tries:
-            item, failure, letter = one.item, failures.get(id(one.item)), dead.get(one.item.raw)
+            item, failure, dead_letter = one.item, failures.get(id(one.item)), dead.get(one.item.raw)
             if one.index >= outcome.taken and failure is None:
                 continue  # the step ended before it; a span that is not ended tells nobody anything
             ended = one.ended or None
             if id(item) in done:
                 self.tracing.end(one.span, "done", None, None, ended)
-            elif letter is not None:
-                self.tracing.end(one.span, letter.reason, letter.error, failure, ended)
+            elif dead_letter is not None:
+                self.tracing.end(one.span, dead_letter.reason, dead_letter.error, failure, ended)
             elif failure is not None:
                 self.tracing.end(one.span, "retried", failure.error, failure, ended)
             else:
@@ -159,39 +159,39 @@ class TracedStore(CommitStore):
             replicas=plain.replicas,
         )
         self.tracing, self.spans = traced.tracing, traced.spans
-        #: By unit: what is under way.
+        #: By partition: what is under way.
         self._open: dict[str, tuple[Commit, Span]] = {}
 
     def begin(self, commit: Commit) -> CommitUnderWay:
-        unit = commit.lease.unit
-        if unit not in self._open or self._open[unit][0] is not commit:
-            self._end(unit, "given-up", "no answer came")
-            span = self.tracing.commit(unit, commit.taken, self.spans.pop(unit, []))
+        partition = commit.lease.partition
+        if partition not in self._open or self._open[partition][0] is not commit:
+            self._end(partition, "given-up", "no answer came")
+            span = self.tracing.commit(partition, commit.taken, self.spans.pop(partition, []))
             if span is not None:
-                self._open[unit] = commit, span
+                self._open[partition] = commit, span
         return super().begin(commit)
 
     def finish(self, under_way: CommitUnderWay) -> Reply:
-        unit = under_way.commit.lease.unit
+        partition = under_way.commit.lease.partition
         try:
             reply = super().finish(under_way)
         except redis.ResponseError as error:
-            self._end(unit, "refused", str(error))
+            self._end(partition, "refused", str(error))
             raise
-        self._answered(unit, reply)
+        self._answered(partition, reply)
         return reply
 
     def send(self, commit: Commit) -> Reply:
         reply = super().send(commit)
-        if commit.position is not None:  # a peek asks for no position
-            self._answered(commit.lease.unit, reply)
+        if commit.commit_number is not None:  # a peek asks for no commit number
+            self._answered(commit.lease.partition, reply)
         return reply
 
-    def _answered(self, unit: str, reply: Reply) -> None:
+    def _answered(self, partition: str, reply: Reply) -> None:
         written = reply.status in ("ok", "already")
-        self._end(unit, reply.status, None if written else "not written: its messages are still in their queue")
+        self._end(partition, reply.status, None if written else "not written: its messages are still in their queue")
 
-    def _end(self, unit: str, outcome: str, error: str | None) -> None:
-        _, span = self._open.pop(unit, (None, None))
+    def _end(self, partition: str, outcome: str, error: str | None) -> None:
+        _, span = self._open.pop(partition, (None, None))
         if span is not None:
             self.tracing.end(span, outcome, error, None)

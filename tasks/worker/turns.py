@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.owned import OwnedPartition
 
 #: A turn counts as at least this long: about what its commit costs the server.
-LEAST_TURN_SECONDS = 0.0005
+MIN_TURN_SECONDS = 0.0005
 
 
 class Turns:
@@ -22,17 +22,17 @@ class Turns:
         #: What the partition that had the last turn had used when it began.
         self._now = 0.0
 
-    def next(self, ready: Iterable[Lane]) -> Lane | None:
+    def next(self, ready: Iterable[OwnedPartition]) -> OwnedPartition | None:
         """The partition whose turn it is; None when none is ready."""
-        lane = min(ready, key=_used_seconds, default=None)
-        if lane is not None:
-            self._now = lane.used_seconds = max(self._now, lane.used_seconds)
-        return lane
+        owned = min(ready, key=_used_seconds, default=None)
+        if owned is not None:
+            self._now = owned.used_seconds = max(self._now, owned.used_seconds)
+        return owned
 
-    def charge(self, lane: Lane, seconds: float) -> None:
+    def charge(self, owned: OwnedPartition, seconds: float) -> None:
         """A turn of the partition took this long."""
-        lane.used_seconds += max(seconds, LEAST_TURN_SECONDS)
+        owned.used_seconds += max(seconds, MIN_TURN_SECONDS)
 
 
-def _used_seconds(lane: Lane) -> float:
-    return lane.used_seconds
+def _used_seconds(owned: OwnedPartition) -> float:
+    return owned.used_seconds

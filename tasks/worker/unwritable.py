@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import redis
 
-from celery_partitions.model.errors import say
+from celery_partitions.model.errors import describe
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.scripts import digest_of
-from celery_partitions.worker.flushing import NotDelivered
-from celery_partitions.worker.lane import Batch, Lane, Verdict
+from celery_partitions.worker.owned import Batch, OwnedPartition, Verdict
+from celery_partitions.worker.sink_delivery import NotDelivered
 
 #: What Redis begins an error with when its own condition is the reason; inside a script's error they stand anywhere.
 _OF_THE_SERVER = re.compile(
@@ -33,32 +33,32 @@ def lies_in_the_outcome(error: Exception) -> bool:
     return not isinstance(error, redis.RedisError | OSError | NotDelivered)
 
 
-def narrowed(lane: Lane, batch: Batch) -> Batch:
-    """The batch, or its beginning, while the lane looks for such a message; condemned when it is the one."""
+def narrowed(owned: OwnedPartition, batch: Batch) -> Batch:
+    """The batch, or its beginning, while the owned partition looks for such a message; condemned when it is the one."""
     if not batch.messages:
         return batch
-    if lane.unwritable is not None and digest_of(batch.messages[0]) == lane.unwritable[0]:
-        return replace(batch, messages=batch.messages[:1], condemned=lane.unwritable[1])
-    return batch if lane.largest_batch is None else replace(batch, messages=batch.messages[: lane.largest_batch])
+    if owned.unwritable is not None and digest_of(batch.messages[0]) == owned.unwritable[0]:
+        return replace(batch, messages=batch.messages[:1], condemned=owned.unwritable[1])
+    return batch if owned.largest_batch is None else replace(batch, messages=batch.messages[: owned.largest_batch])
 
 
-def narrow(lane: Lane, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
+def narrow(owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
     """The outcome of the batch (None: there is none) can't be written: take less of it next time. False: that would not help."""
     if batch.condemned is not None or not batch.messages or not lies_in_the_outcome(error):
         return False
-    lane.forget_all()
+    owned.forget_all()
     count = len(batch.messages) if outcome is None else max(1, outcome.taken)
     if count > 1:
-        lane.largest_batch = count // 2
+        owned.largest_batch = count // 2
     else:
-        lane.unwritable = digest_of(batch.messages[0]), Verdict("unwritable", f"what it did can't be written: {say(error)}")
+        owned.unwritable = digest_of(batch.messages[0]), Verdict("unwritable", f"what it did can't be written: {describe(error)}")
     return True
 
 
-def widen(lane: Lane, batch_messages: int) -> None:
-    """A commit of the lane was written."""
-    lane.unwritable = None
-    if lane.largest_batch is not None:
-        lane.largest_batch *= 2
-        if lane.largest_batch >= batch_messages:
-            lane.largest_batch = None
+def widen(owned: OwnedPartition, batch_messages: int) -> None:
+    """A commit of the owned partition was written."""
+    owned.unwritable = None
+    if owned.largest_batch is not None:
+        owned.largest_batch *= 2
+        if owned.largest_batch >= batch_messages:
+            owned.largest_batch = None

@@ -65,7 +65,7 @@ class Run:
         self.say(
             f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes that were not "
             f"answered; {self.found.processed:,} applied to {len(self.found.applied):,} keys, "
-            f"{len(self.found.letters):,} dead letters, {len(self.found.notes):,} ordinary tasks run; "
+            f"{len(self.found.dead_letters):,} dead letters, {len(self.found.notes):,} ordinary tasks run; "
             f"{len(stage.workers)} workers, {len(stage.retired)} of them started anew"
         )
         self.say(

@@ -27,7 +27,7 @@ __all__ = ["ALWAYS", "COMPUTATIONS", "Act", "History", "app", "flow", "note", "p
 
 #: Of `Act.raises`: at every try.
 ALWAYS = -1
-#: A message that raises is tried so often in all, and its letter tells so.
+#: A message that raises is tried so often in all, and its dead letter tells so.
 TRIES = 2
 #: Longer than any message but one that hangs. A frozen worker's takes longer too: it fails, and is tried again.
 LIMIT_SECONDS = 0.5
@@ -83,9 +83,9 @@ def hang(how: str) -> None:
                 pass
 
 
-GIVE_UP = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, then="dead_letter")
+GIVE_UP = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, exhausted="dead_letter")
 #: Used up as soon, but tried on in its place.
-GO_ON = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, longest_backoff_seconds=0.3, then="park")
+GO_ON = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, longest_backoff_seconds=0.3, exhausted="park")
 
 
 @state_computation(name="play", state=History, key=act_key, on_error=GIVE_UP)
@@ -161,6 +161,6 @@ COMPUTATIONS = (play, play_on, play_once, *map(pipeline.stage, ("start", "middle
 
 @app.task(name="note", ignore_result=True)
 def note(number: int) -> None:
-    """An ordinary Celery task in a partition's queue; runs at least once. A line of the file is written whole."""
+    """A plain Celery task in a partition's queue; runs at least once. A line of the file is written whole."""
     with Path(os.environ["CHAOS_NOTES"]).open("a") as notes:
         notes.write(f"{number}\n")

@@ -26,5 +26,5 @@ def keep(stage: Stage, said: Sequence[str], found: Found | None) -> Path:
     if found is not None:
         rows = "".join(f"{key} {' '.join(map(str, row))}\n" for key, row in sorted(found.applied.items()))
         (folder / "applied.log").write_text(rows)
-        (folder / "letters.log").write_text("".join(f"{letter}\n" for letter in found.letters))
+        (folder / "letters.log").write_text("".join(f"{dead_letter}\n" for dead_letter in found.dead_letters))
     return folder

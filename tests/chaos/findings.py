@@ -18,7 +18,7 @@ def look(live: LiveGroup, notes: Path, complaints: Sequence[str] = ()) -> Found:
     return Found(
         applied={key: row for one in COMPUTATIONS for key, row in live.numbers(one).items()},
         notes=[int(line) for line in lines],
-        letters=live.letters(),
+        dead_letters=live.dead_letters(),
         processed=live.processed(),
         outputs={
             STREAM: [_output(fields[b"message"]) for _, fields in entries],

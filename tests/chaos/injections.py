@@ -44,7 +44,7 @@ def carry_out(injection: Injection, stage: Stage) -> Done:
             stage.producers[_number(injection)].raising.append(injection.times)
             return Done(f"producer {injection.target}: {injection.times} messages that raise, once or always")
         case "killer":
-            stage.producers[_number(injection)].killers.append(injection.times)
+            stage.producers[_number(injection)].poison_messages.append(injection.times)
             return Done(f"producer {injection.target}: a message that ends whatever worker runs it")
         case "hang":
             stage.producers[_number(injection)].hanging.append(injection.times)
@@ -128,9 +128,9 @@ def _flush_scripts(stage: Stage) -> Done:
 def _by_operator(injection: Injection, operator: Operator) -> Done:
     match injection.kind:
         case "pause partition":
-            unit = str(_number(injection))
-            text = f"partition {unit} is paused for {injection.seconds} s ({operator.pause(unit)})"
-            return Done(text, (f"partition {unit} is resumed", lambda: operator.resume(unit)))
+            partition = str(_number(injection))
+            text = f"partition {partition} is paused for {injection.seconds} s ({operator.pause(partition)})"
+            return Done(text, (f"partition {partition} is resumed", lambda: operator.resume(partition)))
         case "drain worker":
             worker = _number(injection)
             text = f"worker {worker} is drained for {injection.seconds} s ({operator.drain(worker)})"

@@ -45,7 +45,7 @@ class SentAct:
 
 @dataclass(frozen=True, slots=True)
 class SentNote:
-    """A message of the ordinary task `note`."""
+    """A message of the plain task `note`."""
 
     number: int
     pack: str | None = None

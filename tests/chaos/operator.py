@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import redis
 
-from celery_partitions.operating.audit import Audit
-from celery_partitions.operating.draining import drain, undrain
-from celery_partitions.operating.parked_keys import ParkedKeys
-from celery_partitions.operating.pausing import pause, resume
-from celery_partitions.store.names import Names, units
+from celery_partitions.admin.audit import Audit
+from celery_partitions.admin.drain import drain, undrain
+from celery_partitions.admin.parked_keys import ParkedKeys
+from celery_partitions.admin.pause import pause, resume
+from celery_partitions.store.names import Names, partitions_and_ingress
 from tests.chaos.application import play
 from tests.fundamentals.live import LiveGroup
 
@@ -31,11 +31,11 @@ class Operator:
         self.names: Names = live.names
         self.partitions: int = live.settings.partitions
 
-    def pause(self, unit: str) -> str:
-        return self._said(lambda: f"it was {'not ' if pause(self.client, self.names, [unit], by=BY) else ''}paused before")
+    def pause(self, partition: str) -> str:
+        return self._said(lambda: f"it was {'not ' if pause(self.client, self.names, [partition], by=BY) else ''}paused before")
 
-    def resume(self, unit: str) -> str:
-        return self._said(lambda: f"it was {'' if resume(self.client, self.names, [unit], by=BY) else 'not '}paused")
+    def resume(self, partition: str) -> str:
+        return self._said(lambda: f"it was {'' if resume(self.client, self.names, [partition], by=BY) else 'not '}paused")
 
     def drain(self, worker: int) -> str:
         return self._said(lambda: drain(self.client, self.names, node_of(worker), by=BY))
@@ -57,7 +57,7 @@ class Operator:
 
     def settle(self, workers: list[int]) -> None:
         """Whatever came late: nothing is paused, nobody drained."""
-        resume(self.client, self.names, units(self.partitions), by=BY)
+        resume(self.client, self.names, partitions_and_ingress(self.partitions), by=BY)
         for worker in workers:
             undrain(self.client, self.names, node_of(worker), by=BY)
 

@@ -35,7 +35,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: Workers there are at the beginning, numbered from 0; a later one has the next number.
 WORKERS = 3
-MOST_WORKERS = 4
+MAX_WORKERS = 4
 #: Ways to the server that workers take in turn, by their number; each can be cut by itself.
 LINES = 2
 PRODUCERS = 2
@@ -111,7 +111,7 @@ class _Schedule:
         """The kind, or the opposite where there are too few or too many workers for it."""
         if kind in ("kill", "leave", "quit") and len(self.present) < 2:
             return "join"
-        return "kill" if kind == "join" and len(self.present) >= MOST_WORKERS else kind
+        return "kill" if kind == "join" and len(self.present) >= MAX_WORKERS else kind
 
     def make(self, at: float, kind: Kind) -> Injection:
         choose = self.random.choice

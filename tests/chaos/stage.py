@@ -157,11 +157,11 @@ class Stage:
             )
 
     def share_out(self) -> None:
-        """Wait until every unit has an owner, in fair shares. Raises `AssertionError` when that does not come."""
+        """Wait until every partition has an owner, in fair shares. Raises `AssertionError` when that does not come."""
         self.live.wait_owned(by=len(self.workers.keys() - self.ended), timeout=STUCK_SECONDS)
 
     def waiting(self) -> list[tuple[int, int, int, int]]:
-        """Queued, parked, delayed and processed of each unit; nothing when no unit has anything to do."""
+        """Queued, parked, delayed and processed of each partition; nothing when no partition has anything to do."""
         status = self.live.group.status()
         busy = any(row.length or row.parked or row.delayed for row in status)
         return [(row.length, row.parked, row.delayed, row.processed) for row in status] if busy else []

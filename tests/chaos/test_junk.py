@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from celery_partitions.model.reading import Stray
+from celery_partitions.model.items import Misrouted
 from tests.chaos.application import play
 from tests.chaos.junk import JUNK
 from tests.model.build import read
@@ -16,7 +16,7 @@ from tests.model.build import read
 @pytest.mark.parametrize(("reason", "make"), JUNK)
 def test_refused_for_its_reason(reason: str, make: Callable[[int], bytes], partition: int | None) -> None:
     (item,) = read([play.computation], [make(7)], partition=partition)
-    if isinstance(item, Stray):  # the ingress does not ask when it is due
+    if isinstance(item, Misrouted):  # the ingress does not ask when it is due
         (item,) = read([play.computation], [item.raw], partition=item.partition)
     assert getattr(item, "reason", item) == reason
 

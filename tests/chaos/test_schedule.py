@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.schedule import KINDS, LINES, MOST_WORKERS, PARTITIONS, PRODUCERS, WORKERS, Injection, make_schedule
+from tests.chaos.schedule import KINDS, LINES, MAX_WORKERS, PARTITIONS, PRODUCERS, WORKERS, Injection, make_schedule
 
 SEEDS = range(20)
 ENDS_A_WORKER = ("kill", "leave", "quit")
@@ -52,7 +52,7 @@ def test_workers_are_there_when_they_are_harmed(seed: int) -> None:
             assert injection.target in present
         if injection.kind in ENDS_A_WORKER:
             present.remove(target_of(injection))
-        assert 1 <= len(present) <= MOST_WORKERS
+        assert 1 <= len(present) <= MAX_WORKERS
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.dead_letters import DeadLetter
 from tests.chaos.application import ALWAYS, TRIES
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
 from tests.chaos.verdict import RAISED, Found, judge
 from tests.model.build import raw_message
 
 
-def letter_of(number: int, **other: Any) -> DeadLetter:
-    return letter(raw_message("play", {"key": "a", "number": number}), **{"reason": RAISED, "attempts": TRIES, **other})
+def dead_letter_of(number: int, **other: Any) -> DeadLetter:
+    return dead_letter(raw_message("play", {"key": "a", "number": number}), **{"reason": RAISED, "attempts": TRIES, **other})
 
 
-def letter(raw: bytes, reason: str, attempts: int = 0) -> DeadLetter:
+def dead_letter(raw: bytes, reason: str, attempts: int = 0) -> DeadLetter:
     text = base64.b64encode(raw).decode()
-    fields = {"id": "0-1-0", "unit": "0", "error": "…", "trace": "", "task": None, "message_id": None, "key": None}
+    fields = {"id": "0-1-0", "partition": "0", "error": "…", "trace": "", "task": None, "message_id": None, "key": None}
     return DeadLetter(**fields, reason=reason, attempts=attempts, died_at=0.0, raw=text)
 
 
 def found(applied: Mapping[str, Sequence[int]], **other: Any) -> Found:
-    return Found(**{"notes": [], "letters": [], "processed": sum(map(len, applied.values())), **other}, applied=applied)
+    return Found(**{"notes": [], "dead_letters": [], "processed": sum(map(len, applied.values())), **other}, applied=applied)
 
 
 def kinds(sent: Sequence[Sent], what: Found) -> list[str]:
@@ -39,8 +39,8 @@ ACTS = [SentAct("a", 0), SentAct("b", 1), SentAct("a", 2), SentAct("b", 3), Sent
 
 def test_what_was_sent_passes() -> None:
     sent = [*ACTS, SentAct("a", 5, ALWAYS), SentAct("b", 6, 1), SentJunk(b"junk", "not-json"), SentNote(7)]
-    letters = [letter_of(5), letter(b"junk", "not-json")]
-    assert kinds(sent, found({"a": [0, 2, 4], "b": [1, 3, 6]}, letters=letters, notes=[7, 7])) == []
+    dead_letters = [dead_letter_of(5), dead_letter(b"junk", "not-json")]
+    assert kinds(sent, found({"a": [0, 2, 4], "b": [1, 3, 6]}, dead_letters=dead_letters, notes=[7, 7])) == []
     assert kinds([], found({})) == []
 
 
@@ -60,21 +60,21 @@ def test_a_history_that_is_not_what_was_sent(applied: dict[str, list[int]], kind
 
 def test_the_message_after_one_that_died_may_not_be_lost_with_it() -> None:
     sent = [SentAct("a", 0), SentAct("a", 1, ALWAYS), SentAct("a", 2)]
-    assert kinds(sent, found({"a": [0]}, letters=[letter_of(1)])) == ["loss"]
+    assert kinds(sent, found({"a": [0]}, dead_letters=[dead_letter_of(1)])) == ["loss"]
 
 
 def test_one_that_always_raises_must_not_change_the_state() -> None:
     sent = [SentAct("a", 0), SentAct("a", 1, ALWAYS)]
-    assert kinds(sent, found({"a": [0, 1]}, letters=[letter_of(1)])) == ["foreign"]
+    assert kinds(sent, found({"a": [0, 1]}, dead_letters=[dead_letter_of(1)])) == ["foreign"]
 
 
 def test_one_that_ends_its_worker_dies_of_that_alone() -> None:
     sent = [SentAct("a", 0), SentAct("a", 1, kills=True)]
-    assert kinds(sent, found({"a": [0]}, letters=[letter_of(1, reason="kills-the-worker", attempts=0)])) == []
-    assert kinds(sent, found({"a": [0]})) == ["letter"]
-    assert "letter" in kinds(sent, found({"a": [0]}, letters=[letter_of(1)]))
-    blamed = [letter_of(1, reason="kills-the-worker"), letter_of(0, reason="kills-the-worker")]
-    assert kinds(sent, found({}, letters=blamed)) == ["loss", "letter"]
+    assert kinds(sent, found({"a": [0]}, dead_letters=[dead_letter_of(1, reason="kills-the-worker", attempts=0)])) == []
+    assert kinds(sent, found({"a": [0]})) == ["dead_letter"]
+    assert "dead_letter" in kinds(sent, found({"a": [0]}, dead_letters=[dead_letter_of(1)]))
+    blamed = [dead_letter_of(1, reason="kills-the-worker"), dead_letter_of(0, reason="kills-the-worker")]
+    assert kinds(sent, found({}, dead_letters=blamed)) == ["loss", "dead_letter"]
 
 
 FLOWS = [SentAct("a", number, ALWAYS if number == 5 else 0, flows=True) for number in range(7)]
@@ -85,12 +85,12 @@ PASSED = [number for number in ALL if number != 5]
 def flowed(outputs: Sequence[int], ids: Sequence[str] = ()) -> Found:
     applied = {"a": ALL, "turned a": ALL, "back a": PASSED}
     played = [("a", number) for number in outputs]
-    return found(applied, letters=[letter_of(5)], outputs={"played": played}, output_ids=ids)
+    return found(applied, dead_letters=[dead_letter_of(5)], outputs={"played": played}, output_ids=ids)
 
 
 def test_what_goes_through_the_pipeline_is_in_every_stage_up_to_where_it_dies_and_in_the_sinks() -> None:
     assert kinds(FLOWS, flowed(PASSED)) == []
-    assert kinds(FLOWS, found({"a": PASSED, "turned a": PASSED, "back a": PASSED}, letters=[letter_of(5)])) == ["loss"]
+    assert kinds(FLOWS, found({"a": PASSED, "turned a": PASSED, "back a": PASSED}, dead_letters=[dead_letter_of(5)])) == ["loss"]
 
 
 @pytest.mark.parametrize(
@@ -130,36 +130,36 @@ def test_pushes_in_doubt_are_judged_each_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "letters",
+    "dead_letters",
     [
         pytest.param([], id="none"),
-        pytest.param([letter_of(5), letter_of(5)], id="two"),
-        pytest.param([letter_of(5, attempts=1)], id="too early"),
-        pytest.param([letter_of(5, reason="unreadable-state")], id="for another reason"),
-        pytest.param([letter_of(5), letter_of(0)], id="of one that does not raise"),
+        pytest.param([dead_letter_of(5), dead_letter_of(5)], id="two"),
+        pytest.param([dead_letter_of(5, attempts=1)], id="too early"),
+        pytest.param([dead_letter_of(5, reason="unreadable-state")], id="for another reason"),
+        pytest.param([dead_letter_of(5), dead_letter_of(0)], id="of one that does not raise"),
     ],
 )
-def test_letters_of_messages_that_raise(letters: list[DeadLetter]) -> None:
-    assert "letter" in kinds([*ACTS, SentAct("a", 5, ALWAYS)], found({"a": [0, 2, 4], "b": [1, 3]}, letters=letters))
+def test_dead_letters_of_messages_that_raise(dead_letters: list[DeadLetter]) -> None:
+    assert "dead_letter" in kinds([*ACTS, SentAct("a", 5, ALWAYS)], found({"a": [0, 2, 4], "b": [1, 3]}, dead_letters=dead_letters))
 
 
 @pytest.mark.parametrize(
-    "letters",
+    "dead_letters",
     [
         pytest.param([], id="none"),
-        pytest.param([letter(b"junk", "not-json"), letter(b"junk", "not-json")], id="two"),
-        pytest.param([letter(b"junk", "wrong-type")], id="for another reason"),
-        pytest.param([letter(b"junk", "not-json"), letter(b"other", "not-json")], id="of what nobody sent"),
+        pytest.param([dead_letter(b"junk", "not-json"), dead_letter(b"junk", "not-json")], id="two"),
+        pytest.param([dead_letter(b"junk", "wrong-type")], id="for another reason"),
+        pytest.param([dead_letter(b"junk", "not-json"), dead_letter(b"other", "not-json")], id="of what nobody sent"),
     ],
 )
-def test_letters_of_malformed_messages(letters: list[DeadLetter]) -> None:
-    assert "letter" in kinds([SentJunk(b"junk", "not-json")], found({}, letters=letters))
+def test_dead_letters_of_malformed_messages(dead_letters: list[DeadLetter]) -> None:
+    assert "dead_letter" in kinds([SentJunk(b"junk", "not-json")], found({}, dead_letters=dead_letters))
 
 
-def test_a_malformed_message_in_doubt_may_have_a_letter() -> None:
+def test_a_malformed_message_in_doubt_may_have_a_dead_letter() -> None:
     sent = [SentJunk(b"junk", "not-json", pack="push")]
     assert kinds(sent, found({})) == []
-    assert kinds(sent, found({}, letters=[letter(b"junk", "not-json")])) == []
+    assert kinds(sent, found({}, dead_letters=[dead_letter(b"junk", "not-json")])) == []
 
 
 def test_ordinary_tasks_run_at_least_once() -> None:
@@ -180,4 +180,4 @@ def test_what_is_left_and_what_workers_did() -> None:
 
 
 def test_a_body_is_read_as_producers_write_it() -> None:
-    assert json.loads(base64.b64decode(letter_of(3).raw))["headers"]["task"] == "play"
+    assert json.loads(base64.b64decode(dead_letter_of(3).raw))["headers"]["task"] == "play"

@@ -35,12 +35,12 @@ WAYS: tuple[Way, ...] = get_args(Way)
 #: `play`'s messages are the others.
 NAME_OF = {"stubborn": play_on.name, "again": play_once.name, "flow": flow.name}
 #: Of the ways that never give up, so many messages raise, at most so often.
-RAISING_SHARE, MOST_RAISES = 0.03, 4
+RAISING_SHARE, MAX_RAISES = 0.03, 4
 #: A message to the computation that drops duplicates is pushed so often at most.
-MOST_PUSHES = 3
+MAX_PUSHES = 3
 #: Keys of each way, and so many messages to a key before it is left for a new one: its state is its history.
 KEYS = 8
-MOST_A_KEY = 200
+MAX_A_KEY = 200
 #: How long a message takes to compute: so long that workers are seldom idle, and faults fall into batches.
 ACT_SECONDS = (0.0, 0.002, 0.005)
 #: Messages of a push, and the pause after it: a few hundred a second, which the workers can follow between faults.
@@ -70,7 +70,7 @@ class Producer(threading.Thread):
         self.malformed: deque[int] = deque()
         self.raising: deque[int] = deque()
         #: And how many that end their worker.
-        self.killers: deque[int] = deque()
+        self.poison_messages: deque[int] = deque()
         #: And how many that hang at their first try.
         self.hanging: deque[int] = deque()
         self._ended = threading.Event()
@@ -108,12 +108,12 @@ class Producer(threading.Thread):
     def acts(self, way: Way, messages: int) -> Iterator[Act]:
         playing = way not in NAME_OF
         raising = self.raising.popleft() if self.raising and playing else 0
-        killing = self.killers.popleft() if self.killers and playing else 0
+        killing = self.poison_messages.popleft() if self.poison_messages and playing else 0
         hanging = self.hanging.popleft() if self.hanging and way == "stubborn" else 0
         for place in range(messages):
             raises = self.random.choice((1, ALWAYS)) if place < raising else 0
             if not playing and self.random.random() < RAISING_SHARE:
-                raises = self.random.randint(1, MOST_RAISES) if way == "stubborn" else 1
+                raises = self.random.randint(1, MAX_RAISES) if way == "stubborn" else 1
                 if way == "flow":
                     raises = self.random.choice((1, 1, ALWAYS))
             seconds = self.random.choice(ACT_SECONDS)
@@ -125,7 +125,7 @@ class Producer(threading.Thread):
         place = self.random.randrange(KEYS)
         key = self._keys[way][place]
         self._used[key] = self._used.get(key, 0) + 1
-        if self._used[key] == MOST_A_KEY:
+        if self._used[key] == MAX_A_KEY:
             self._keys[way][place] = self.new_key(way)
         return key
 
@@ -175,15 +175,15 @@ class Producer(threading.Thread):
         return []
 
     def push_acts(self, way: Way, acts: Sequence[Act]) -> list[Act]:
-        unit = "0" if way == "astray" else INGRESS
+        partition = "0" if way == "astray" else INGRESS
         raws = [self.raw_act(act, way) for act in acts]
         sent = [sent_act(act, flows=way == "flow") for act in acts]
-        return [] if self.push(unit, raws, sent) else list(acts)
+        return [] if self.push(partition, raws, sent) else list(acts)
 
     def push_again(self, acts: Sequence[Act]) -> list[Act]:
         """The same bytes until they are known to be in, and once or twice more, known or not; in order all the same."""
         raws = [self.raw_act(act, "again") for act in acts]
-        pushes, is_in = self.random.randint(1, MOST_PUSHES), False
+        pushes, is_in = self.random.randint(1, MAX_PUSHES), False
         while pushes > 0 or not is_in:
             is_in = bool(self.is_pushed(INGRESS, raws)) or is_in
             pushes -= 1
@@ -198,8 +198,8 @@ class Producer(threading.Thread):
         numbers = [next(_numbers) for _ in range(messages)]
         dues = [datetime.now(UTC) + timedelta(seconds=self.random.uniform(0, LONGEST_DELAY_SECONDS)) for _ in numbers]
         raws = [self.raw_act(Act(key, number), eta=due.isoformat()) for number, due in zip(numbers, dues, strict=True)]
-        unit = str(partition_of(key, self.live.settings.partitions))
-        self.push(unit, raws, [SentAct(key, number, ordered=False) for number in numbers])
+        partition = str(partition_of(key, self.live.settings.partitions))
+        self.push(partition, raws, [SentAct(key, number, ordered=False) for number in numbers])
 
     def send_notes(self, messages: int) -> None:
         numbers = [next(_numbers) for _ in range(messages)]
@@ -208,8 +208,8 @@ class Producer(threading.Thread):
 
     def send_junk(self, messages: int) -> None:
         made = [(reason, make(next(_numbers))) for reason, make in self.random.choices(JUNK, k=messages)]
-        unit = self.random.choice((INGRESS, self.some_partition()))
-        self.push(unit, [raw for _, raw in made], [SentJunk(raw, reason) for reason, raw in made])
+        partition = self.random.choice((INGRESS, self.some_partition()))
+        self.push(partition, [raw for _, raw in made], [SentJunk(raw, reason) for reason, raw in made])
 
     def some_partition(self) -> str:
         return str(self.random.randrange(self.live.settings.partitions))
@@ -218,9 +218,9 @@ class Producer(threading.Thread):
         name = NAME_OF.get(way, play.name)
         return raw_message(name, asdict(act), f"act-{act.number}", sent_at=time.time(), **headers)
 
-    def push(self, unit: str, raws: Sequence[bytes], sent: Sequence[Sent]) -> bool:
+    def push(self, partition: str, raws: Sequence[bytes], sent: Sequence[Sent]) -> bool:
         """One LPUSH, and the ledger's lines; False when it may be in or not: all or none."""
-        is_in = self.is_pushed(unit, raws)
+        is_in = self.is_pushed(partition, raws)
         if is_in is None:
             pack = f"push {next(_numbers)}"
             self.sent += [in_doubt(one, pack) for one in sent]
@@ -228,10 +228,10 @@ class Producer(threading.Thread):
             self.sent += sent
         return is_in is not None
 
-    def is_pushed(self, unit: str, raws: Sequence[bytes]) -> bool | None:
+    def is_pushed(self, partition: str, raws: Sequence[bytes]) -> bool | None:
         """One LPUSH, as a foreign producer; None when there is no answer."""
         try:
-            self.live.client.lpush(self.live.names.queue(unit), *raws)
+            self.live.client.lpush(self.live.names.queue(partition), *raws)
         except redis.ResponseError:
             return False
         except (redis.RedisError, OSError):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.dead_letters import DeadLetter
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
 from tests.support.history import HistoryError, by_key, history_errors
 
@@ -24,9 +24,9 @@ class Found:
 
     #: Key → the numbers that its state holds.
     applied: Mapping[str, Sequence[int]]
-    #: Numbers of the ordinary tasks that ran, as often as they ran.
+    #: Numbers of the plain tasks that ran, as often as they ran.
     notes: Sequence[int]
-    letters: Sequence[DeadLetter]
+    dead_letters: Sequence[DeadLetter]
     #: What the partitions counted.
     processed: int
     #: The pipeline's sinks: name → (key, number) of its elements, the oldest first.
@@ -41,7 +41,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is not as promised. `kind`: one of the history's, that and `output`, or `letter`, `note`, `count`, `left`,
+    """One thing that is not as promised. `kind`: one of the history's, that and `output`, or `dead_letter`, `note`, `count`, `left`,
     `worker`."""
 
     kind: str
@@ -57,7 +57,7 @@ def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
     return [
         *_history([one for one in certain if isinstance(one, SentAct)], found),
         *_outputs([one for one in certain if isinstance(one, SentAct) and one.is_put_out], found),
-        *_letters(certain, found.letters, tries),
+        *_dead_letters(certain, found.dead_letters, tries),
         *_notes(certain, sent, found.notes),
         *_count(found),
         *(Violation("left", text) for text in found.left),
@@ -68,22 +68,22 @@ def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
 def what_is_in(sent: Iterable[Sent], found: Found) -> list[Sent]:
     """What is known to have been in the queues, and each pack in doubt of which anything is to be seen: then all was in."""
     numbers = {number for applied in found.applied.values() for number in applied} | set(found.notes)
-    numbers |= {number for letter in found.letters if (number := number_of(letter)) is not None}
-    raws = {raw_of(letter) for letter in found.letters}
+    numbers |= {number for dead_letter in found.dead_letters if (number := number_of(dead_letter)) is not None}
+    raws = {raw_of(dead_letter) for dead_letter in found.dead_letters}
     sent = list(sent)
     seen = {one.pack for one in sent if (one.raw in raws if isinstance(one, SentJunk) else one.number in numbers)}
     return [one for one in sent if one.pack is None or one.pack in seen]
 
 
-def raw_of(letter: DeadLetter) -> bytes:
-    return base64.b64decode(letter.raw)
+def raw_of(dead_letter: DeadLetter) -> bytes:
+    return base64.b64decode(dead_letter.raw)
 
 
-def number_of(letter: DeadLetter) -> int | None:
+def number_of(dead_letter: DeadLetter) -> int | None:
     """The number of the message that died, where a computation was begun with it."""
-    if letter.reason not in (RAISED, "kills-the-worker"):
+    if dead_letter.reason not in (RAISED, "kills-the-worker"):
         return None
-    args, _, _ = json.loads(base64.b64decode(json.loads(raw_of(letter))["body"]))
+    args, _, _ = json.loads(base64.b64decode(json.loads(raw_of(dead_letter))["body"]))
     return int(args[0]["number"])
 
 
@@ -118,26 +118,26 @@ def _outputs(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
         yield Violation("output duplicate", "two outputs have one id")
 
 
-def _letters(certain: Sequence[Sent], letters: Sequence[DeadLetter], tries: int) -> Iterator[Violation]:
+def _dead_letters(certain: Sequence[Sent], dead_letters: Sequence[DeadLetter], tries: int) -> Iterator[Violation]:
     """A dead letter for each message that is malformed, always raises or ends its worker, one each, and none besides."""
     junk = {one.raw: one.reason for one in certain if isinstance(one, SentJunk)}
     doomed = {one.number: one.dies_of for one in certain if isinstance(one, SentAct) and one.dies_of}
     died: Counter[int] = Counter()
     refused: Counter[bytes] = Counter()
-    for letter in letters:
-        raw, number = raw_of(letter), number_of(letter)
+    for dead_letter in dead_letters:
+        raw, number = raw_of(dead_letter), number_of(dead_letter)
         if raw in junk:
             refused[raw] += 1
-            if letter.reason != junk[raw]:
-                yield Violation("letter", f"{raw!r:.80} died of {letter.reason}, not of {junk[raw]}")
-        elif number is not None and doomed.get(number) == letter.reason:
+            if dead_letter.reason != junk[raw]:
+                yield Violation("dead_letter", f"{raw!r:.80} died of {dead_letter.reason}, not of {junk[raw]}")
+        elif number is not None and doomed.get(number) == dead_letter.reason:
             died[number] += 1
-            if letter.reason == RAISED and letter.attempts != tries:
-                yield Violation("letter", f"{number} was given up after {letter.attempts} tries, not {tries}")
+            if dead_letter.reason == RAISED and dead_letter.attempts != tries:
+                yield Violation("dead_letter", f"{number} was given up after {dead_letter.attempts} tries, not {tries}")
         else:
-            yield Violation("letter", f"{letter.id} should not have died: {letter.reason}, {letter.error}: {raw!r:.200}")
-    yield from _once("letter", "malformed messages", junk, refused)
-    yield from _once("letter", "messages that always raise or end their worker", doomed, died)
+            yield Violation("dead_letter", f"{dead_letter.id} should not have died: {dead_letter.reason}, {dead_letter.error}: {raw!r:.200}")
+    yield from _once("dead_letter", "malformed messages", junk, refused)
+    yield from _once("dead_letter", "messages that always raise or end their worker", doomed, died)
 
 
 def _once(kind: str, what: str, wanted: Iterable[int | bytes], counted: Counter[int] | Counter[bytes]) -> Iterator[Violation]:
@@ -150,7 +150,7 @@ def _once(kind: str, what: str, wanted: Iterable[int | bytes], counted: Counter[
 
 
 def _notes(certain: Sequence[Sent], sent: Sequence[Sent], ran: Sequence[int]) -> Iterator[Violation]:
-    """Each ordinary task at least once."""
+    """Each plain task at least once."""
     never = {one.number for one in certain if isinstance(one, SentNote)} - set(ran)
     if never:
         yield Violation("note", f"{len(never)} ordinary tasks never ran: {sorted(never)[:SHOWN]}")

@@ -12,10 +12,10 @@ from celery import Celery
 from click.testing import CliRunner, Result
 
 from celery_partitions.cli.commands import partitions
+from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.reading import Broken
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.commits import commands_of
 from celery_partitions.store.names import Names
 from celery_partitions_config.settings import Settings
@@ -64,13 +64,13 @@ def put_state(app: Celery, client: redis.Redis) -> Callable[[str, float], None]:
 
 
 @pytest.fixture
-def bury(client: redis.Redis) -> Callable[..., str]:
-    """Make one dead letter of a unit; returns its id."""
+def add_dead_letter(client: redis.Redis) -> Callable[..., str]:
+    """Make one dead letter of a partition; returns its id."""
 
-    def bury(unit: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
-        outcome = Outcome(dead=[(Broken(raw, reason, f"error {number}", "the trace", **more), 1)])
-        for command in commands_of(outcome, Names("partition"), unit, number, 5.0):
+    def add_dead_letter(partition: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
+        outcome = Outcome(dead=[(DeadLetterItem(raw, reason, f"error {number}", "the trace", **more), 1)])
+        for command in commands_of(outcome, Names("partition"), partition, number, 5.0):
             client.execute_command(*command)
-        return f"{unit}-{number}-0"
+        return f"{partition}-{number}-0"
 
-    return bury
+    return add_dead_letter

@@ -14,34 +14,34 @@ Bury = Callable[..., str]
 
 
 @pytest.fixture
-def letters(bury: Bury) -> list[str]:
+def dead_letters(add_dead_letter: Bury) -> list[str]:
     """Two of partition 1 and one of the ingress, with another reason."""
     raw = b'{"a": 1} \xff'
-    one = bury("1", 0, raw=raw, task="update", message_id="id-1", key="AAPL")
-    return [one, bury("1", 1, raw=b"second"), bury("ingress", 0, reason="not-json", raw=b"third")]
+    one = add_dead_letter("1", 0, raw=raw, task="update", message_id="id-1", key="AAPL")
+    return [one, add_dead_letter("1", 1, raw=b"second"), add_dead_letter("ingress", 0, reason="not-json", raw=b"third")]
 
 
 def left(run: Run) -> list[str]:
     return sorted(row["id"] for row in json.loads(run("dead-letters", "list", "--json").stdout))
 
 
-def test_list_shows_each_with_id_reason_and_error(run: Run, letters: list[str]) -> None:
+def test_list_shows_each_with_id_reason_and_error(run: Run, dead_letters: list[str]) -> None:
     heading, *lines = run("dead-letters", "list").stdout.splitlines()
     assert heading.split() == ["id", "fingerprint", "reason", "task", "key", "in", "place", "error"]
-    assert sorted(line.split()[0] for line in lines) == sorted(letters)
+    assert sorted(line.split()[0] for line in lines) == sorted(dead_letters)
     assert any("not-json" in line and "error 0" in line for line in lines)
 
 
-def test_list_json_has_all_of_each_and_the_message_as_text(run: Run, letters: list[str]) -> None:
+def test_list_json_has_all_of_each_and_the_message_as_text(run: Run, dead_letters: list[str]) -> None:
     rows = {row["id"]: row for row in json.loads(run("dead-letters", "list", "--json").stdout)}
-    assert rows.keys() == set(letters)
+    assert rows.keys() == set(dead_letters)
     one = rows["1-0-0"]
-    assert (one["unit"], one["task"], one["message_id"], one["key"]) == ("1", "update", "id-1", "AAPL")
+    assert (one["partition"], one["task"], one["message_id"], one["key"]) == ("1", "update", "id-1", "AAPL")
     assert (one["reason"], one["error"], one["trace"], one["attempts"]) == ("bad-key", "error 0", "the trace", 1)
     assert one["message"] == '{"a": 1} \\xff'
 
 
-def test_list_can_be_narrowed(run: Run, letters: list[str]) -> None:
+def test_list_can_be_narrowed(run: Run, dead_letters: list[str]) -> None:
     rows = json.loads(run("dead-letters", "list", "--json", "--reason", "not-json").stdout)
     assert [row["id"] for row in rows] == ["ingress-0-0"]
     assert len(json.loads(run("dead-letters", "list", "--json", "--limit", "2").stdout)) == 2
@@ -51,7 +51,7 @@ def test_an_empty_list_is_a_list(run: Run) -> None:
     assert json.loads(run("dead-letters", "list", "--json").stdout) == []
 
 
-def test_show_has_the_reason_the_trace_and_the_message(run: Run, letters: list[str]) -> None:
+def test_show_has_the_reason_the_trace_and_the_message(run: Run, dead_letters: list[str]) -> None:
     shown = run("dead-letters", "show", "1-0-0").stdout
     for text in ("bad-key", "error 0", "the trace", "AAPL", '{"a": 1} \\xff'):
         assert text in shown
@@ -59,7 +59,7 @@ def test_show_has_the_reason_the_trace_and_the_message(run: Run, letters: list[s
 
 
 def test_retry_puts_the_named_ones_back_at_the_end_of_their_queue(
-    run: Run, letters: list[str], client: redis.Redis
+    run: Run, dead_letters: list[str], client: redis.Redis
 ) -> None:
     client.lpush("partition.1", "younger")
     result = run("dead-letters", "retry", "1-1-0", "1-0-0")
@@ -68,9 +68,9 @@ def test_retry_puts_the_named_ones_back_at_the_end_of_their_queue(
     assert left(run) == ["ingress-0-0"]
 
 
-def test_retry_puts_all_back_in_the_order_in_which_they_died(run: Run, bury: Bury, client: redis.Redis) -> None:
+def test_retry_puts_all_back_in_the_order_in_which_they_died(run: Run, add_dead_letter: Bury, client: redis.Redis) -> None:
     for number in range(40):
-        bury("1", number, raw=b"%d" % number)
+        add_dead_letter("1", number, raw=b"%d" % number)
     run("dead-letters", "retry", "--reason", "bad-key")
     assert client.lrange("partition.1", 0, -1)[::-1] == [b"%d" % number for number in range(40)]
 
@@ -78,14 +78,14 @@ def test_retry_puts_all_back_in_the_order_in_which_they_died(run: Run, bury: Bur
 @pytest.mark.parametrize(("chosen", "count"), [(["--all"], 3), (["--reason", "bad-key"], 2), (["--reason", "no"], 0)])
 @pytest.mark.parametrize(("command", "said"), [(["retry"], "retried"), (["discard", "--yes"], "discarded")])
 def test_retry_and_discard_take_all_or_those_with_a_reason(
-    run: Run, letters: list[str], command: list[str], said: str, chosen: list[str], count: int
+    run: Run, dead_letters: list[str], command: list[str], said: str, chosen: list[str], count: int
 ) -> None:
     result = run("dead-letters", *command, *chosen, "--json")
     assert (result.exit_code, json.loads(result.stdout)[said]) == (0, count)
     assert len(left(run)) == 3 - count
 
 
-def test_like_failures_are_chosen_by_their_fingerprint(run: Run, letters: list[str]) -> None:
+def test_like_failures_are_chosen_by_their_fingerprint(run: Run, dead_letters: list[str]) -> None:
     rows = {row["id"]: row["fingerprint"] for row in json.loads(run("dead-letters", "list", "--json").stdout)}
     assert rows["1-1-0"] != rows["ingress-0-0"]
     listed = json.loads(run("dead-letters", "list", "--json", "--fingerprint", rows["ingress-0-0"]).stdout)
@@ -96,10 +96,10 @@ def test_like_failures_are_chosen_by_their_fingerprint(run: Run, letters: list[s
     assert left(run) == ["1-0-0", "ingress-0-0"]
 
 
-def test_like_failures_are_listed_together(run: Run, bury: Bury) -> None:
+def test_like_failures_are_listed_together(run: Run, add_dead_letter: Bury) -> None:
     for number in range(3):
-        bury("1", number, raw=b"x")
-    bury("ingress", 0, reason="not-json")
+        add_dead_letter("1", number, raw=b"x")
+    add_dead_letter("ingress", 0, reason="not-json")
     (first, second) = json.loads(run("dead-letters", "list", "--grouped", "--json").stdout)
     assert (first["count"], first["newest"]["reason"], second["count"]) == (3, "bad-key", 1)
     assert (second["newest"]["id"], second["in_place"]) == ("ingress-0-0", 0)
@@ -108,54 +108,54 @@ def test_like_failures_are_listed_together(run: Run, bury: Bury) -> None:
     assert [line.split()[:2] for line in lines] == [[first["fingerprint"], "3"], [second["fingerprint"], "1"]]
 
 
-def test_what_a_message_brings_can_not_move_the_cursor(run: Run, bury: Bury) -> None:
-    bury("1", 0, task="\x1b[31mred\n[bold]", key="a\tb")
+def test_what_a_message_brings_can_not_move_the_cursor(run: Run, add_dead_letter: Bury) -> None:
+    add_dead_letter("1", 0, task="\x1b[31mred\n[bold]", key="a\tb")
     assert "\x1b" not in run("dead-letters", "show", "1-0-0").stdout
     (_, line) = run("dead-letters", "list").stdout.splitlines()
     assert "\\x1b[31mred\\n[bold]" in line and "a\\tb" in line
 
 
-def test_discard_where_nobody_can_be_asked_is_refused(run: Run, letters: list[str]) -> None:
+def test_discard_where_nobody_can_be_asked_is_refused(run: Run, dead_letters: list[str]) -> None:
     result = run("dead-letters", "discard", "1-0-0", stdin="y\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Delete 1 dead letter for good?" in result.stderr and "say --yes" in result.stderr
-    assert left(run) == sorted(letters)
+    assert left(run) == sorted(dead_letters)
 
 
-def test_discarded_messages_go_nowhere(run: Run, letters: list[str], client: redis.Redis) -> None:
+def test_discarded_messages_go_nowhere(run: Run, dead_letters: list[str], client: redis.Redis) -> None:
     run("dead-letters", "discard", "--all", "--yes")
     assert not client.exists("partition.1", "partition")
 
 
 @pytest.mark.parametrize("command", [["show"], ["retry"], ["discard", "--yes"]])
 def test_an_id_that_is_none_is_exit_code_1_and_nothing_is_done(
-    run: Run, letters: list[str], command: list[str]
+    run: Run, dead_letters: list[str], command: list[str]
 ) -> None:
     first = [] if command == ["show"] else ["1-0-0"]
     result = run("dead-letters", *command, *first, "1-9-9")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "there is no dead letter '1-9-9'" in result.stderr
-    assert left(run) == sorted(letters)
+    assert left(run) == sorted(dead_letters)
 
 
 @pytest.mark.parametrize("command", ["retry", "discard"])
-def test_naming_none_is_wrong_usage(run: Run, letters: list[str], command: str) -> None:
+def test_naming_none_is_wrong_usage(run: Run, dead_letters: list[str], command: str) -> None:
     result = run("dead-letters", command)
     assert result.exit_code == 2
     assert "--all" in result.stderr
-    assert left(run) == sorted(letters)
+    assert left(run) == sorted(dead_letters)
 
 
 @pytest.mark.parametrize("command", [["retry"], ["discard", "--yes"]])
 @pytest.mark.parametrize("more", [["--reason", "not-json"], ["--fingerprint", "00000000"], ["--all"]])
 def test_ids_with_another_choice_are_wrong_usage_and_nothing_is_done(
-    run: Run, letters: list[str], command: list[str], more: list[str]
+    run: Run, dead_letters: list[str], command: list[str], more: list[str]
 ) -> None:
-    """The other choice was left out of account: a letter of another reason was deleted."""
+    """The other choice was left out of account: a dead letter of another reason was deleted."""
     result = run("dead-letters", *command, "1-0-0", *more)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "ids stand alone" in result.stderr
-    assert left(run) == sorted(letters)
+    assert left(run) == sorted(dead_letters)
 
 
 def test_a_record_that_is_not_ours_can_be_seen_and_discarded_by_its_id(run: Run, client: redis.Redis) -> None:
@@ -166,11 +166,11 @@ def test_a_record_that_is_not_ours_can_be_seen_and_discarded_by_its_id(run: Run,
     assert left(run) == []
 
 
-def test_a_queue_that_can_not_be_written_is_one_line_and_the_letter_stays(
-    run: Run, letters: list[str], client: redis.Redis
+def test_a_queue_that_can_not_be_written_is_one_line_and_the_dead_letter_stays(
+    run: Run, dead_letters: list[str], client: redis.Redis
 ) -> None:
     client.set("partition.1", "text")
     result = run("dead-letters", "retry", "1-0-0")
     assert result.exit_code == 1
     assert "WRONGTYPE" in result.stderr and len(result.stderr.splitlines()) == 1
-    assert left(run) == sorted(letters)
+    assert left(run) == sorted(dead_letters)

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from celery_partitions.admin.drain import drain, undrain
+from celery_partitions.admin.exporter import Exporter
+from celery_partitions.admin.parked_keys import ParkedKey
+from celery_partitions.admin.pause import pause, resume
+from celery_partitions.admin.transfer import Message, StateRecord, read_records
+from celery_partitions.admin.workers import read_workers
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.messages import open_envelope
 from celery_partitions.model.policy import PolicyChange
-from celery_partitions.operating.draining import drain, undrain
-from celery_partitions.operating.exporting import Exporter
-from celery_partitions.operating.parked_keys import ParkedKey
-from celery_partitions.operating.pausing import pause, resume
-from celery_partitions.operating.transfer import Message, StateRecord, read_records
-from celery_partitions.operating.workers import read_workers
 from tests.fundamentals.application import Attempt, Deed, Sequence, Step, fail, record, witness
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.server import RedisServer
@@ -38,7 +38,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
         "PARTITIONS_LEASE_SECONDS": 60,
         "PARTITIONS_RETRY_ATTEMPTS": 1,
         "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.1,
-        "PARTITIONS_RETRY_THEN": "hold",
+        "PARTITIONS_RETRY_EXHAUSTED": "hold",
     }
     with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("live"), **env) as live:
         live.start_workers(2)
@@ -51,7 +51,7 @@ def key() -> str:
     return f"live-{next(_numbers)}"
 
 
-def unit_of(key: str) -> str:
+def partition_of_queue(key: str) -> str:
     return str(partition_of(key, 4))
 
 
@@ -112,40 +112,40 @@ def test_a_held_key_is_mended_and_retried_in_its_place(live: LiveGroup, key: str
     assert live.group.parked_keys.retry(key, by="me") == "ok"
     assert (live.numbers_of(fail, key), held(live, key).waiting) == ([1], 2)
     # What a new release of the computation would do, here by another message in the same place.
-    mailbox: Any = live.names.mailbox(unit_of(key), key)
+    mailbox: Any = live.names.mailbox(partition_of_queue(key), key)
     message = json.loads(live.client.lindex(mailbox, -1))  # type: ignore[arg-type]
     mended = base64.b64decode(message["body"]).replace(b"true", b"false")
     live.client.lset(mailbox, -1, json.dumps({**message, "body": base64.b64encode(mended).decode()}))
-    (letter,) = [letter for letter in live.letters() if letter.key == key]
-    assert live.group.dead_letters.retry([letter], by="me") == 1
+    (dead_letter,) = [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key]
+    assert live.group.dead_letters.retry([dead_letter], by="me") == 1
     becomes(live, fail, key, [1, 2, 3])
-    assert [letter for letter in live.letters() if letter.key == key] == []
+    assert [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key] == []
 
 
-@pytest.mark.parametrize(("action", "letters"), [("skip", 1), ("discard", 0)])
-def test_skip_and_discard_let_the_key_go_on_in_order(live: LiveGroup, key: str, action: str, letters: int) -> None:
+@pytest.mark.parametrize(("action", "dead_letters"), [("skip", 1), ("discard", 0)])
+def test_skip_and_discard_let_the_key_go_on_in_order(live: LiveGroup, key: str, action: str, dead_letters: int) -> None:
     live.send(fail, [Attempt(key, 1), Attempt(key, 2, fail=True), Attempt(key, 3), Attempt(key, 4)])
     held(live, key)
     assert getattr(live.group.parked_keys, action)(key, by="me") == "ok"
     becomes(live, fail, key, [1, 3, 4])
     live.send(fail, [Attempt(key, 5)])
     becomes(live, fail, key, [1, 3, 4, 5])
-    found = [letter for letter in live.letters() if letter.key == key]
-    assert [letter.in_place for letter in found] == [False] * letters
+    found = [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key]
+    assert [dead_letter.in_place for dead_letter in found] == [False] * dead_letters
     assert live.group.parked_keys.get(key) is None
 
 
-def test_a_letter_in_place_is_discarded_with_its_message(live: LiveGroup, key: str) -> None:
+def test_a_dead_letter_in_place_is_discarded_with_its_message(live: LiveGroup, key: str) -> None:
     live.send(fail, [Attempt(key, 1, fail=True), Attempt(key, 2)])
     held(live, key)
-    letters = [letter for letter in live.letters() if letter.key == key]
-    assert [letter.in_place for letter in letters] == [True]
-    assert live.group.dead_letters.discard(letters, by="me") == 1
+    dead_letters = [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key]
+    assert [dead_letter.in_place for dead_letter in dead_letters] == [True]
+    assert live.group.dead_letters.discard(dead_letters, by="me") == 1
     becomes(live, fail, key, [2])
 
 
 def test_a_policy_counts_at_once(live: LiveGroup, key: str) -> None:
-    live.group.policies.change("fail", PolicyChange(attempts=0, then="dead_letter"), by="me")
+    live.group.policies.change("fail", PolicyChange(attempts=0, exhausted="dead_letter"), by="me")
     try:
         wait_until(lambda: sent_and_given_up(live, key), PATIENCE_SECONDS, every=0.1)
     finally:
@@ -157,23 +157,23 @@ def test_a_policy_counts_at_once(live: LiveGroup, key: str) -> None:
 def sent_and_given_up(live: LiveGroup, key: str) -> bool:
     """Send a message that fails; whether the first try was the last. (A change is told, and may come a moment later.)"""
     message = live.send_task("fail", {"key": f"{key}-{next(_numbers)}", "number": 1, "fail": True})
-    letter = live.letter_of(message)
-    return (letter.attempts, letter.in_place) == (1, False)
+    dead_letter = live.dead_letter_of(message)
+    return (dead_letter.attempts, dead_letter.in_place) == (1, False)
 
 
 def test_a_paused_partition_rests_and_goes_on_where_it_was(live: LiveGroup, key: str) -> None:
-    unit = unit_of(key)
+    partition = partition_of_queue(key)
     live.send(record, [Step(key, 0)])
     becomes(live, record, key, [0])
-    assert pause(live.client, live.names, [unit], by="me") == [unit]
+    assert pause(live.client, live.names, [partition], by="me") == [partition]
     # Told, not polled: the messages before the worker has heard of it may still be taken.
     number = settled(live, key)
     live.send(record, [Step(key, one) for one in range(number, number + 5)])
-    other = next(f"{key}-{one}" for one in count() if unit_of(f"{key}-{one}") != unit)
+    other = next(f"{key}-{one}" for one in count() if partition_of_queue(f"{key}-{one}") != partition)
     live.send(record, [Step(other, 1)])
     becomes(live, record, other, [1])
     assert live.numbers_of(record, key) == list(range(number))
-    assert resume(live.client, live.names, [unit], by="me") == [unit]
+    assert resume(live.client, live.names, [partition], by="me") == [partition]
     becomes(live, record, key, list(range(number + 5)))
 
 
@@ -184,7 +184,7 @@ def settled(live: LiveGroup, key: str) -> int:
         try:
             wait_until(lambda number=number: len(live.numbers_of(record, key)) > number, timeout=0.3)  # type: ignore[misc]
         except AssertionError:
-            live.client.lpop(live.names.queue(unit_of(key)))
+            live.client.lpop(live.names.queue(partition_of_queue(key)))
             return number
     raise AssertionError
 

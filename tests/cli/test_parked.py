@@ -11,7 +11,7 @@ import redis
 
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.store.names import Names
-from celery_partitions.store.parking import Parked
+from celery_partitions.store.parked_keys import ParkedKeyRecord
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
 
@@ -24,11 +24,11 @@ def park(client: redis.Redis) -> Park:
     """Park a key with messages `<key>-1`, `<key>-2`, …"""
 
     def park(key: str, messages: int = 2, task: str = update.name, **fact: object) -> None:
-        unit = str(partition_of(key, 4))
+        partition = str(partition_of(key, 4))
         known = {"due": 2e12, "attempt": 2, "error": f"ValueError: {key!a:.20}", "task": task, "since": 5.0, **fact}
-        client.hset(NAMES.parked(unit), key_bytes(key), msgspec.json.encode(Parked(**known)))  # type: ignore[arg-type]
+        client.hset(NAMES.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKeyRecord(**known)))  # type: ignore[arg-type]
         for number in range(1, messages + 1):
-            client.lpush(NAMES.mailbox(unit, key), key_bytes(f"{key}-{number}"))  # type: ignore[arg-type]
+            client.lpush(NAMES.mailbox(partition, key), key_bytes(f"{key}-{number}"))  # type: ignore[arg-type]
 
     return park
 
@@ -58,15 +58,15 @@ def test_retry_makes_it_due_now(run: Run, park: Park, client: redis.Redis) -> No
     assert isinstance(due, float) and abs(due - client.time()[0]) < 60
 
 
-@pytest.mark.parametrize(("command", "said", "letters"), [("skip", "skipped", 1), ("discard", "discarded", 0)])
+@pytest.mark.parametrize(("command", "said", "dead_letters"), [("skip", "skipped", 1), ("discard", "discarded", 0)])
 def test_skip_and_discard_let_the_key_go_on_with_the_next(
-    run: Run, park: Park, client: redis.Redis, command: str, said: str, letters: int
+    run: Run, park: Park, client: redis.Redis, command: str, said: str, dead_letters: int
 ) -> None:
     park("a")
     assert json.loads(run("parked", command, "a", "--yes", "--json").stdout) == {said: 1}
     mailbox = NAMES.mailbox(str(partition_of("a", 4)), "a")
     assert client.lrange(mailbox, 0, -1) == [b"a-2"]  # type: ignore[arg-type]
-    assert len(json.loads(run("dead-letters", "list", "--json").stdout)) == letters
+    assert len(json.loads(run("dead-letters", "list", "--json").stdout)) == dead_letters
     again = run("parked", command, "a", "--yes")
     assert again.exit_code == 1
     assert "has not been tried yet" in again.stderr
@@ -94,16 +94,16 @@ def test_a_key_that_is_not_parked_is_refused_and_nothing_done(run: Run, park: Pa
     assert run("parked", *command, "a", "--all").exit_code == 2
 
 
-def test_an_in_place_letter_is_retried_in_its_place(run: Run, park: Park, client: redis.Redis) -> None:
-    park("a", letter="x-1", due=None)
-    unit = str(partition_of("a", 4))
-    letter = {"id": "x-1", "unit": unit, "reason": "computation-failed", "error": "e", "trace": "", "task": update.name}
+def test_an_in_place_dead_letter_is_retried_in_its_place(run: Run, park: Park, client: redis.Redis) -> None:
+    park("a", dead_letter="x-1", due=None)
+    partition = str(partition_of("a", 4))
+    dead_letter = {"id": "x-1", "partition": partition, "reason": "computation-failed", "error": "e", "trace": "", "task": update.name}
     more = {"message_id": "i", "key": "a", "attempts": 4, "died_at": 1.0, "raw": "YS0x", "in_place": True}
-    client.hset(NAMES.dead(unit), "x-1", json.dumps({**letter, **more}))
+    client.hset(NAMES.dead(partition), "x-1", json.dumps({**dead_letter, **more}))
     result = run("dead-letters", "retry", "x-1")
     assert (result.exit_code, result.stdout) == (0, "1 tried in place\n")
     assert listed(run)["a"]["due"] is not None
-    assert not client.exists(NAMES.queue(unit))
+    assert not client.exists(NAMES.queue(partition))
 
 
 def test_keys_parked_are_those_of_the_computation(run: Run, park: Park) -> None:

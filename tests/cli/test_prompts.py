@@ -47,7 +47,7 @@ def test_a_yes_does_it_and_anything_else_does_not(
 def test_nothing_is_done_where_nobody_can_be_asked(
     run: Run,
     put_state: PutState,
-    bury: Callable[..., str],
+    add_dead_letter: Callable[..., str],
     client: redis.Redis,
     words: list[str],
     tmp_path: Path,
@@ -55,10 +55,10 @@ def test_nothing_is_done_where_nobody_can_be_asked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     put_state("AAPL", 191.5)
-    bury("1", 0)
-    unit = partition_of("AAPL", 4)
-    client.hset(f"{{partition.{unit}}}:parked", "AAPL", '{"due": null, "attempt": 1}')
-    client.lpush(f"{{partition.{unit}}}:mailbox:AAPL", "m")
+    add_dead_letter("1", 0)
+    partition = partition_of("AAPL", 4)
+    client.hset(f"{{partition.{partition}}}:parked", "AAPL", '{"due": null, "attempt": 1}')
+    client.lpush(f"{{partition.{partition}}}:mailbox:AAPL", "m")
     assert run("export", "exported").exit_code == 0
     Path("there").write_text("mine")
     before = {name: client.dump(name) for name in client.scan_iter()}

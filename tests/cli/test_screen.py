@@ -35,7 +35,7 @@ def row(number: int | None, **more: Any) -> dict[str, Any]:
 
 
 def found(rows: list[dict[str, Any]], **totals: Any) -> dict[str, Any]:
-    summed = {**row(0), "units": len(rows), "held": len(rows), "workers": 2, **totals}
+    summed = {**row(0), "partitions": len(rows), "held": len(rows), "workers": 2, **totals}
     return {"at": 0.0, "totals": summed, "partitions": rows}
 
 

@@ -165,7 +165,7 @@ def test_a_queue_of_another_type_says_what_is_in_and_what_is_not(run: Run, clien
 def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(
     run: Run, file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celery_partitions.cli.files.MOST_MESSAGE_BYTES", 1_000)
+    monkeypatch.setattr("celery_partitions.cli.files.MAX_MESSAGE_BYTES", 1_000)
     for name in ("endless.csv", "endless.jsonl"):
         result = run("send", update.name, file(name, JSONL.splitlines()[0] + "\n" + "x" * 1_001))
         assert result.exit_code == 1

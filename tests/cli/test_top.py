@@ -55,14 +55,14 @@ def test_json_is_a_line_for_each_look_until_ctrl_c(redis_url: str, client: redis
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         client.lpush("partition.1", "a", "b")
-        while not (later := json.loads(process.stdout.readline()))["totals"]["waiting"]:
+        while not (delayed := json.loads(process.stdout.readline()))["totals"]["waiting"]:
             pass
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait() == 0
     assert first["totals"]["in_per_second"] is None
-    assert later["totals"]["in_per_second"] > 0
-    assert [row["unit"] for row in later["partitions"]] == ["0", "1", "2", "3", "ingress"]
+    assert delayed["totals"]["in_per_second"] > 0
+    assert [row["partition"] for row in delayed["partitions"]] == ["0", "1", "2", "3", "ingress"]
 
 
 def test_who_reads_may_leave(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def file(tmp_path: Path, put_state: PutState, client: redis.Redis, run: Run) -> 
         put_state(key, number)
     assert run("send", update.name, "-", stdin='{"symbol": "a", "price": 5}\n{"symbol": "b", "price": 6}').exit_code == 0
     path = str(tmp_path / "all.jsonl")
-    # Each unit has a record of its facts; two states, two messages.
+    # Each partition has a record of its facts; two states, two messages.
     assert json.loads(run("export", path, "--json").stdout) == {"records": 9, "paused": []}
     return path
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions_config.settings import SETTINGS, Settings, SettingsError, misspelt, resolve
 from tests.producer.conftest import MakeApp, make_app
 
@@ -84,7 +84,7 @@ def test_the_hosts_own_variables_change_nothing(text: str) -> None:
     environ = {**short, **kubernetes, "PARTITION_GROUP": text}
     del environ["REDIS_URL"], environ["PARTITIONS"]
     assert Settings.from_environment(environ) == Settings()
-    code = "import celery_partitions as c; c.app.finalize(); from celery_partitions.producer.declarations import installation_of; print(installation_of(c.app).settings)"
+    code = "import celery_partitions as c; c.app.finalize(); from celery_partitions.runtime.registry import installation_of; print(installation_of(c.app).settings)"
     assert python(code, environ).strip() == repr(Settings(redis_url=os.environ["REDIS_URL"], partitions=4))
 
 

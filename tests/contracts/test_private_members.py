@@ -228,7 +228,7 @@ def test_the_member_is_what_we_take_it_for(contract: Contract) -> None:
 
 
 def test_a_connections_socket_can_be_waited_for(redis_url: str) -> None:
-    """`redis.Connection._sock`, for tasks/worker/watch.py: there is no public way to its file descriptor."""
+    """`redis.Connection._sock`, for tasks/worker/blocking_read.py: there is no public way to its file descriptor."""
     with redis.Redis.from_url(redis_url) as client:
         connection: Any = client.connection_pool.get_connection()
         assert connection._sock.fileno() > 0, "redis-py's Connection has no _sock: worker/watch.py waits on it"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from tests.dashboard.conftest import LOGIN
-from tests.dashboard.trouble import hold, make_letters
+from tests.dashboard.trouble import hold, make_dead_letters
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import accounts
 from tests.support.applications.accounts import Payment, pay
@@ -57,7 +57,7 @@ def main() -> None:
 def flow(live: LiveGroup) -> None:
     """Payments that come in waves, some trouble among them."""
     choose, until = random.Random(5), time.monotonic() + FLOW_SECONDS
-    make_letters(live, "bob", "carol", "mallory")
+    make_dead_letters(live, "bob", "carol", "mallory")
     hold(live, "erin")
     for customer in CUSTOMERS[:1]:
         live.send(pay, [Payment(customer, 120, "rent"), Payment(customer, -15, "bread and milk")])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from celery_partitions.operating.pausing import resume
+from celery_partitions.admin.pause import resume
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import accounts
 from tests.support.browser import Visit, chromium_path, running_chromium
@@ -63,7 +63,7 @@ def chromium() -> Iterator[Browser]:
 def resumed(live: LiveGroup) -> Iterator[None]:
     """For a test that pauses: nothing is paused after it, however it ends."""
     yield
-    resume(live.client, live.names, [str(unit) for unit in range(PARTITIONS)], by="a test")
+    resume(live.client, live.names, [str(partition) for partition in range(PARTITIONS)], by="a test")
 
 
 @pytest.fixture

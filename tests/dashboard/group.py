@@ -7,13 +7,13 @@ from typing import Any
 import redis
 from celery import Celery
 
+from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.reading import Broken
-from celery_partitions.operating.group import Group
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.group import Group
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.commits import commands_of
-from celery_partitions.store.parking import Parked, park
+from celery_partitions.store.parked_keys import ParkedKeyRecord, park
 from tests.dashboard.declared import Account, pay
 
 
@@ -27,28 +27,28 @@ class Filled:
         self.group: Group = installation.group
         self.names = self.group.names
 
-    def unit(self, key: str) -> str:
+    def partition(self, key: str) -> str:
         return str(partition_of(key, self.group.settings.partitions))
 
     def state(self, key: str, **fields: Any) -> None:
         self.stored(key, self.group.codec.dump(pay.computation, key, Account(**fields)))
 
     def stored(self, key: str, data: bytes, name: str = pay.name) -> None:
-        self.client.hset(self.names.facts_of_group, f"computation:{name}", 1)
-        self.client.hset(self.names.states(self.unit(key), name), key_bytes(key), data)  # type: ignore[arg-type]
+        self.client.hset(self.names.group_meta, f"computation:{name}", 1)
+        self.client.hset(self.names.states(self.partition(key), name), key_bytes(key), data)  # type: ignore[arg-type]
 
     def park(self, key: str, error: str = "ValueError: no", *, since: float = 5.0) -> None:
         """A key held behind a message that failed."""
-        fact = Parked(due=None, attempt=2, error=error, trace="the trace", message_id="m", task=pay.name, since=since)
-        self.client.execute_command(*park(self.names, self.unit(key), key, fact))
-        self.client.lpush(self.names.mailbox(self.unit(key), key), b'{"headers": {"task": "t", "id": "m"}}')  # type: ignore[arg-type]
+        fact = ParkedKeyRecord(due=None, attempt=2, error=error, trace="the trace", message_id="m", task=pay.name, since=since)
+        self.client.execute_command(*park(self.names, self.partition(key), key, fact))
+        self.client.lpush(self.names.mailbox(self.partition(key), key), b'{"headers": {"task": "t", "id": "m"}}')  # type: ignore[arg-type]
 
-    def bury(self, unit: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
+    def add_dead_letter(self, partition: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
         more = {"error": f"error {number}", "trace": "the trace", **more}
-        outcome = Outcome(dead=[(Broken(raw, reason, **more), 1)])
-        for command in commands_of(outcome, self.names, unit, number, 5.0):
+        outcome = Outcome(dead=[(DeadLetterItem(raw, reason, **more), 1)])
+        for command in commands_of(outcome, self.names, partition, number, 5.0):
             self.client.execute_command(*command)
-        return f"{unit}-{number}-0"
+        return f"{partition}-{number}-0"
 
     def who(self) -> list[tuple[str, str]]:
         """What the audit says, newest first."""

@@ -33,7 +33,7 @@ def test_a_parked_key(served: Served, filled: Filled, what: str, left: int) -> N
     body = {"key": "a", "message_id": seen["message_id"], "since": seen["since"]}
     assert served.post(f"/api/partitions/key/{what}", {**body, "since": 4.0}).status == 409, "another one failed"
     assert served.post(f"/api/partitions/key/{what}", body).status == 200
-    assert filled.client.llen(filled.names.mailbox(filled.unit("a"), "a")) == left  # type: ignore[arg-type]
+    assert filled.client.llen(filled.names.mailbox(filled.partition("a"), "a")) == left  # type: ignore[arg-type]
     assert filled.who()[0] == ("me", f"parked {what}")
     assert served.post(f"/api/partitions/key/{what}", {"key": "b"}).status == 409
 
@@ -78,7 +78,7 @@ def test_merging_with_a_state_that_can_not_be_read_is_refused(served: Served, fi
     answer = served.post("/api/partitions/key/state", merging)
     assert answer.status == 409
     assert "can't be kept" in answer.json["error"] and "format byte 09" in answer.json["error"]
-    assert filled.client.hget(filled.names.states(filled.unit("a"), pay.name), "a") == b"\x09nonsense"
+    assert filled.client.hget(filled.names.states(filled.partition("a"), pay.name), "a") == b"\x09nonsense"
     assert filled.who() == []
 
 
@@ -123,8 +123,8 @@ def test_a_key_that_is_no_text(served: Served, filled: Filled) -> None:
 
 
 def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
-    ids = [filled.bury("1", number) for number in range(4)]
-    other = filled.bury("2", 1, reason="unknown-task")
+    ids = [filled.add_dead_letter("1", number) for number in range(4)]
+    other = filled.add_dead_letter("2", 1, reason="unknown-task")
     act = "/api/partitions/dead-letters/"
     assert served.post(act + "retry", {"ids": [ids[0], "none such"]}).json == {
         "retried": 1,
@@ -135,7 +135,7 @@ def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
     assert filled.client.llen("partition.1") == 1
     group = served.ask("/api/partitions/dead-letters").json["groups"][0]
     assert served.post(act + "discard", {"fingerprint": group["fingerprint"]}).json["discarded"] == 3
-    assert [letter.id for letter in filled.group.dead_letters.all()] == [other]
+    assert [dead_letter.id for dead_letter in filled.group.dead_letters.all()] == [other]
     for wrong in ({}, {"all": True, "ids": [other]}, {"all": True, "text": "x"}):
         assert served.post(act + "discard", wrong).status == 400
     assert served.post(act + "discard", {"all": True}).json["discarded"] == 1
@@ -144,7 +144,7 @@ def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
 
 def test_dead_letters_go_back_in_the_order_in_which_they_died(served: Served, filled: Filled) -> None:
     for number in range(40):
-        filled.bury("1", number, raw=b"%d" % number)
+        filled.add_dead_letter("1", number, raw=b"%d" % number)
     assert served.post("/api/partitions/dead-letters/retry", {"all": True}).json["retried"] == 40
     assert filled.client.lrange("partition.1", 0, -1)[::-1] == [b"%d" % number for number in range(40)]
 

@@ -8,9 +8,9 @@ from urllib.parse import quote, unquote
 import msgspec
 import pytest
 
-from celery_partitions.model.measurements import Measurements
-from celery_partitions.model.recent_commits import RecentCommit
 from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.recent_commits import RecentCommit
+from celery_partitions.store.telemetry import Measurements
 from tests.dashboard.declared import Payment, pay
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
@@ -20,20 +20,20 @@ __all__ = ["filled", "make_app", "served", "shop"]
 
 
 def test_the_overview_has_a_row_for_each_queue(served: Served, filled: Filled) -> None:
-    filled.bury("1", 1)
+    filled.add_dead_letter("1", 1)
     found = served.ask("/api/partitions")
     assert found.headers["Content-Type"] == "application/json; charset=UTF-8"
-    assert [row["unit"] for row in found.json["partitions"]] == ["0", "1", "2", "3", "ingress"]
+    assert [row["partition"] for row in found.json["partitions"]] == ["0", "1", "2", "3", "ingress"]
     assert found.json["partitions"][1]["dead_letters"] == found.json["totals"]["dead_letters"] == 1
 
 
 def test_a_partition_tells_its_messages_and_keys(served: Served, filled: Filled) -> None:
-    unit = filled.unit("a")
+    partition = filled.partition("a")
     filled.state("a", balance=3)
     filled.park("a")
     for amount in range(60):
         pay.delay(Payment("a", amount))
-    found = served.ask(f"/api/partitions/{unit}").json
+    found = served.ask(f"/api/partitions/{partition}").json
     assert found["waiting"] == 60 and found["sampled"] == 60
     assert [message["text"] for message in found["messages"]][:2] == [
         '{"account":"a","amount":0}',
@@ -46,27 +46,27 @@ def test_a_partition_tells_its_messages_and_keys(served: Served, filled: Filled)
 
 
 def test_a_partition_tells_its_last_commits(served: Served, filled: Filled) -> None:
-    commits = [RecentCommit(at=5.0, position=number, worker="w@h", token=7, taken=2, processed=2) for number in (1, 2)]
+    commits = [RecentCommit(at=5.0, commit_number=number, worker="w@h", token=7, taken=2, processed=2) for number in (1, 2)]
     add_measurements(filled.client, filled.names, {"1": Measurements()}, {"1": commits})
     found = served.ask("/api/partitions/1").json["commits"]
-    assert [one["position"] for one in found] == [2, 1]
+    assert [one["commit_number"] for one in found] == [2, 1]
     assert (found[0]["processed"], found[0]["failed"], found[0]["commit_seconds"], found[0]["error"]) == (2, 0, None, "")
     assert served.ask("/api/partitions/0").json["commits"] == []
 
 
 def test_a_partition_that_is_not_there(served: Served) -> None:
-    for unit in ("4", "007", "9999999999999999"):
-        answer = served.ask(f"/api/partitions/{unit}")
+    for partition in ("4", "007", "9999999999999999"):
+        answer = served.ask(f"/api/partitions/{partition}")
         assert answer.status == 404 and "there are 4" in answer.json["error"]
 
 
-@pytest.mark.parametrize("unit", ["abc", "4", "007", "%C2%B2", "9" * 5000])
-def test_dead_letters_of_a_partition_that_is_not_there(served: Served, unit: str) -> None:
+@pytest.mark.parametrize("partition", ["abc", "4", "007", "%C2%B2", "9" * 5000])
+def test_dead_letters_of_a_partition_that_is_not_there(served: Served, partition: str) -> None:
     """The query says it, not the address, which has digits only."""
-    answer = served.ask(f"/api/partitions/dead-letters?unit={unit}")
+    answer = served.ask(f"/api/partitions/dead-letters?partition={partition}")
     assert answer.status == 404 and "there are 4" in answer.json["error"]
-    assert served.ask(f"/partitions/dead-letters?unit={unit}").status == 404
-    answer = served.post("/api/partitions/dead-letters/retry", {"unit": unquote(unit)})
+    assert served.ask(f"/partitions/dead-letters?partition={partition}").status == 404
+    answer = served.post("/api/partitions/dead-letters/retry", {"partition": unquote(partition)})
     assert answer.status == 404 and "there are 4" in answer.json["error"]
 
 
@@ -76,7 +76,7 @@ def test_a_key_tells_its_state_and_what_waits_for_it(served: Served, filled: Fil
     pay.delay(Payment("a", 7))
     found = served.ask("/api/partitions/keys/a").json
     assert found == served.ask("/api/partitions/keys?key=a").json | {"at": found["at"]}
-    assert str(found["partition"]) == filled.unit("a")
+    assert str(found["partition"]) == filled.partition("a")
     [state] = found["states"]
     assert (state["computation"], state["type"], state["form"], state["verified"]) == (
         pay.name,
@@ -110,7 +110,7 @@ def test_a_key_may_be_any_bytes(served: Served, filled: Filled) -> None:
 
 def test_what_is_not_signed_by_us_is_not_unpickled(served: Served, filled: Filled) -> None:
     filled.state("a", balance=3)
-    data = filled.client.hget(filled.names.states(filled.unit("a"), pay.name), "a")
+    data = filled.client.hget(filled.names.states(filled.partition("a"), pay.name), "a")
     assert isinstance(data, bytes)
     for forged, form, verified in ((b"\x01" + data[17:], "unsigned", None), (data[:-1] + b"!", "signed", False)):
         filled.stored("a", forged)
@@ -127,7 +127,7 @@ def test_a_computation_that_this_process_does_not_have(served: Served, filled: F
 
 
 def test_dead_letters_are_grouped_and_found_by_key_id_and_text(served: Served, filled: Filled) -> None:
-    ids = [filled.bury("1", number, key="blue", message_id="one") for number in range(12)]
+    ids = [filled.add_dead_letter("1", number, key="blue", message_id="one") for number in range(12)]
     body = base64.b64encode(b'[[{"account": "secret words"}], {}, {}]').decode()
     raw = msgspec.json.encode(
         {
@@ -136,22 +136,22 @@ def test_dead_letters_are_grouped_and_found_by_key_id_and_text(served: Served, f
             "properties": {"body_encoding": "base64", "delivery_tag": "x", "delivery_info": {"exchange": ""}},
         }
     )
-    other = filled.bury("ingress", 1, reason="unknown-task", raw=raw, key=None, message_id="two")
+    other = filled.add_dead_letter("ingress", 1, reason="unknown-task", raw=raw, key=None, message_id="two")
     found = served.ask("/api/partitions/dead-letters").json
     assert (found["total"], found["found"], found["found_groups"]) == (13, 13, 2)
     assert [(group["count"], group["reason"]) for group in found["groups"]] == [(12, "bad-key"), (1, "unknown-task")]
-    assert len(found["groups"][0]["letters"]) == 10
+    assert len(found["groups"][0]["dead_letters"]) == 10
     alone = served.ask(f"/api/partitions/dead-letters?fingerprint={found['groups'][0]['fingerprint']}").json
-    assert len(alone["groups"][0]["letters"]) == 12
+    assert len(alone["groups"][0]["dead_letters"]) == 12
     for query, expected in (
         ("q=BLUE", 12),
         (f"q={ids[11]}", 1),
         ("q=secret%20words", 1),
         ("q=two", 1),
         (f"q={other}", 1),
-        ("unit=ingress", 1),
-        ("reason=bad-key&unit=1", 12),
-        ("reason=bad-key&unit=2", 0),
+        ("partition=ingress", 1),
+        ("reason=bad-key&partition=1", 12),
+        ("reason=bad-key&partition=2", 0),
         ("q=nowhere", 0),
     ):
         assert served.ask(f"/api/partitions/dead-letters?{query}").json["found"] == expected, query

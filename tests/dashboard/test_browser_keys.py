@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.dashboard.conftest import LOGIN, Visiting
-from tests.dashboard.trouble import account, balance, hold, letters_of, unit_of, wait_balance
+from tests.dashboard.trouble import account, balance, dead_letters_of, hold, partition_of_queue, wait_balance
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, deliver, pay
 
@@ -38,7 +38,7 @@ def test_a_key_is_found_and_its_state_is_a_tree(visit: Visiting, live: LiveGroup
     page.get_by_label("Key", exact=True).fill(key)
     page.get_by_role("button", name="Find key").click()
     expect(page.get_by_role("heading", name=key)).to_be_visible()
-    expect(page.get_by_role("link", name=f"partition.{unit_of(live, key)}", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name=f"partition.{partition_of_queue(live, key)}", exact=True)).to_be_visible()
     tree = page.get_by_role("region", name="State in pay")
     for words in ("state Account", "balance int 20", "owner Owner", "emails list", "notes list, 2", "1 str 'bread'"):
         expect(tree).to_contain_text(words, use_inner_text=True)
@@ -53,7 +53,7 @@ def test_a_key_that_is_no_text_is_found_by_base64(visit: Visiting) -> None:
     page.get_by_label("Key", exact=True).fill(given)
     page.get_by_label("base64").check()
     page.get_by_role("button", name="Find key").click()
-    expect(page.locator("#key-facts")).to_contain_text(given)
+    expect(page.locator("#key-meta")).to_contain_text(given)
     expect(page.locator("#no-state")).to_be_visible()
 
 
@@ -129,10 +129,10 @@ def test_a_state_is_forgotten(visit: Visiting, live: LiveGroup, key: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("action", "yes", "left", "letters"), [("Retry", None, 8, 0), ("Skip", "Skip", 1, 1), ("Discard", "Delete", 1, 0)]
+    ("action", "yes", "left", "dead_letters"), [("Retry", None, 8, 0), ("Skip", "Skip", 1, 1), ("Discard", "Delete", 1, 0)]
 )
 def test_a_parked_message(
-    visit: Visiting, live: LiveGroup, key: str, action: str, yes: str | None, left: int, letters: int
+    visit: Visiting, live: LiveGroup, key: str, action: str, yes: str | None, left: int, dead_letters: int
 ) -> None:
     """Retried, it is applied in its place; skipped, it is a dead letter; discarded, it is gone. The key goes on."""
     hold(live, key)
@@ -146,4 +146,4 @@ def test_a_parked_message(
     page.evaluate("window.partitions.refresh()")
     expect(parked).to_have_count(0)
     expect(page.get_by_role("region", name="State in deliver")).to_contain_text(f"balance int {left}", use_inner_text=True)
-    assert len(letters_of(live, key)) == letters
+    assert len(dead_letters_of(live, key)) == dead_letters

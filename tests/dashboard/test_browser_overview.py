@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.dashboard.conftest import LOGIN, PARTITIONS, Visiting
-from tests.dashboard.trouble import hold, make_letters, unit_of, wait_balance
+from tests.dashboard.trouble import hold, make_dead_letters, partition_of_queue, wait_balance
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, pay
 
@@ -19,8 +19,8 @@ def total(page: Page, name: str) -> Locator:
     return page.locator(f"[data-total='{name}']")
 
 
-def cell(page: Page, unit: str, field: str) -> Locator:
-    return page.locator(f"#unit-{unit} [data-field='{field}']")
+def cell(page: Page, partition: str, field: str) -> Locator:
+    return page.locator(f"#unit-{partition} [data-field='{field}']")
 
 
 def number(locator: Locator) -> int:
@@ -41,40 +41,40 @@ def test_it_shows_a_row_for_each_queue_with_its_owner(visit: Visiting) -> None:
 def test_its_numbers_move_while_messages_flow(visit: Visiting, live: LiveGroup, key: str) -> None:
     one = visit()
     page = one.open("/partitions")
-    unit = unit_of(live, key)
+    partition = partition_of_queue(live, key)
     expect(page.locator("#live-status")).to_have_text("Live")
-    expect(cell(page, unit, "keys")).to_have_text(re.compile(r"^\d"))
-    before = number(cell(page, unit, "keys").locator("span"))
+    expect(cell(page, partition, "keys")).to_have_text(re.compile(r"^\d"))
+    before = number(cell(page, partition, "keys").locator("span"))
     live.send(pay, [Payment(f"{key}-{account}", 1) for account in range(400)])
     expect(total(page, "done_per_second")).to_have_text(NOT_ZERO)
-    assert number(cell(page, unit, "keys").locator("span")) > before
+    assert number(cell(page, partition, "keys").locator("span")) > before
     assert page.locator("#chart-flow polyline.line-done").count() == 1
     assert one.loads == 1, "it was loaded again"
 
 
 def test_it_tells_of_trouble(visit: Visiting, live: LiveGroup, key: str) -> None:
     page = visit().open("/partitions")
-    unit = unit_of(live, key)
-    make_letters(live, key)
+    partition = partition_of_queue(live, key)
+    make_dead_letters(live, key)
     hold(live, key)
     for field in ("dead_letters", "parked"):
-        expect(cell(page, unit, field)).to_have_text(NOT_ZERO)
-        expect(cell(page, unit, field)).to_have_class(re.compile("partitions-bad"))
+        expect(cell(page, partition, field)).to_have_text(NOT_ZERO)
+        expect(cell(page, partition, field)).to_have_class(re.compile("partitions-bad"))
 
 
 @pytest.mark.usefixtures("resumed")
 def test_pause_and_resume(visit: Visiting, live: LiveGroup, key: str) -> None:
     page = visit().open("/partitions")
-    unit = unit_of(live, key)
-    page.get_by_role("button", name=f"Pause partition.{unit}", exact=True).click()
+    partition = partition_of_queue(live, key)
+    page.get_by_role("button", name=f"Pause partition.{partition}", exact=True).click()
     agree(page)
-    expect(cell(page, unit, "paused")).to_contain_text("paused")
-    assert live.status()[f"partition.{unit}"].paused
+    expect(cell(page, partition, "paused")).to_contain_text("paused")
+    assert live.status()[f"partition.{partition}"].paused
     live.send(pay, [Payment(key, 5)])
-    expect(cell(page, unit, "waiting").locator("span")).to_have_text("1")
-    page.get_by_role("button", name=f"Resume partition.{unit}", exact=True).click()
+    expect(cell(page, partition, "waiting").locator("span")).to_have_text("1")
+    page.get_by_role("button", name=f"Resume partition.{partition}", exact=True).click()
     agree(page)
-    expect(cell(page, unit, "paused")).to_contain_text("running")
+    expect(cell(page, partition, "paused")).to_contain_text("running")
     wait_balance(live, pay, key, 5)
     assert LOGIN.partition(":")[0] in str(live.group.audit.last(2))
 

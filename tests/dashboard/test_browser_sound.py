@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.dashboard.conftest import Visiting
-from tests.dashboard.trouble import hold, make_letters, unit_of, wait_balance
+from tests.dashboard.trouble import hold, make_dead_letters, partition_of_queue, wait_balance
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, pay
 from tests.support.browser import DESK, PHONE, left_out_of_the_keyboard, wider_than_the_window
@@ -20,7 +20,7 @@ HOSTILE = """<img src=x onerror="window.hacked=1">"'></script><script>window.hac
 #: A key that is one long word: nothing to break it at.
 LONG = "account-" + "x" * 120
 
-PAGES = ["overview", "unit", "key", "held", "letters", "find"]
+PAGES = ["overview", "partition", "key", "held", "dead_letters", "find"]
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +28,15 @@ def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
     """The pages by name, with something to be seen on each of them: hostile, long, held and dead."""
     live.send(pay, [Payment(HOSTILE, 10, HOSTILE), Payment(LONG, 10, "x" * 300)])
     live.send(pay, [Payment(f"account {number}", number) for number in range(300)])
-    make_letters(live, HOSTILE, LONG, *(f"account {number}" for number in range(5)), text=HOSTILE, note=HOSTILE)
+    make_dead_letters(live, HOSTILE, LONG, *(f"account {number}" for number in range(5)), text=HOSTILE, note=HOSTILE)
     hold(live, HOSTILE + "held", text=HOSTILE)
     wait_balance(live, pay, HOSTILE, 10)
     yield {
         "overview": "/partitions",
-        "unit": f"/partition/{unit_of(live, HOSTILE)}",
+        "partition": f"/partition/{partition_of_queue(live, HOSTILE)}",
         "key": "/partitions/key?key=" + quote(HOSTILE, safe=""),
         "held": "/partitions/key?key=" + quote(HOSTILE + "held", safe=""),
-        "letters": "/partitions/dead-letters",
+        "dead_letters": "/partitions/dead-letters",
         "find": "/partitions/key",
     }
 
@@ -59,7 +59,7 @@ def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> N
         assert page.evaluate("window.hacked") is None
         if name == "overview":
             assert cut_off(page, "#partitions-table") == (size is PHONE), size_name
-        if name in ("key", "held", "letters"):
+        if name in ("key", "held", "dead_letters"):
             expect(page.get_by_text(HOSTILE).first).to_be_attached()
         assert wider_than_the_window(page) == [], size_name
         one.screenshot(f"{name}-{size_name}")
@@ -67,7 +67,7 @@ def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> N
             assert left_out_of_the_keyboard(page) == []
 
 
-@pytest.mark.parametrize("name", ["overview", "key", "letters"])
+@pytest.mark.parametrize("name", ["overview", "key", "dead_letters"])
 def test_dark_is_dark(visit: Visiting, shown: dict[str, str], name: str) -> None:
     one = visit(dark=True)
     page = one.open(shown[name])

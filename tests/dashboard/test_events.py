@@ -28,7 +28,7 @@ __all__ = ["filled", "make_app", "served", "shop"]
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample each tenth of a second."""
-    monkeypatch.setattr(live_module, "LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(live_module, "MIN_SECONDS", 0.1)
 
 
 def events(served: Served, path: str = "/partitions/events") -> Iterator[tuple[str, Any]]:
@@ -59,7 +59,7 @@ def test_the_first_event_has_the_history_and_the_next_ones_the_rows(
     kinds = [next(stream) for _ in range(4)]
     assert {kind for kind, _ in kinds} == {"overview"}
     first, *others = [overview for _, overview in kinds]
-    assert [row["unit"] for row in first["partitions"]] == ["0", "1", "2", "3", "ingress"]
+    assert [row["partition"] for row in first["partitions"]] == ["0", "1", "2", "3", "ingress"]
     assert all(row["history"] == [] for one in others for row in one["partitions"])
     stream.close()  # type: ignore[attr-defined]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.operating.metrics import PREFIX, families
-from celery_partitions.operating.overview import Overview
+from celery_partitions.admin.metrics import PREFIX, families
+from celery_partitions.admin.overview import Overview
 
 DASHBOARD: dict[str, Any] = json.loads(resources.files("celery_partitions_config").joinpath("grafana-dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
-from celery_partitions.model.measurements import Measurements
-from celery_partitions.model.recent_commits import RecentCommit
 from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.recent_commits import RecentCommit
+from celery_partitions.store.telemetry import Measurements
 from celery_partitions_config.settings import Settings
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
@@ -63,18 +63,18 @@ def test_every_page_has_the_entry(served: Served, filled: Filled, path: str, act
 
 
 def test_nothing_that_is_shown_becomes_a_part_of_the_page(served: Served, filled: Filled) -> None:
-    unit = filled.unit(HOSTILE)
+    partition = filled.partition(HOSTILE)
     filled.state(HOSTILE, balance=1, notes=[HOSTILE])
     filled.park(HOSTILE, error=HOSTILE)
-    filled.bury(
-        unit, 1, raw=HOSTILE.encode(), error=HOSTILE, trace=HOSTILE, key=HOSTILE, message_id=HOSTILE, task=HOSTILE
+    filled.add_dead_letter(
+        partition, 1, raw=HOSTILE.encode(), error=HOSTILE, trace=HOSTILE, key=HOSTILE, message_id=HOSTILE, task=HOSTILE
     )
-    filled.client.lpush(filled.names.queue(unit), HOSTILE)
-    commit = RecentCommit(at=5.0, position=1, worker=HOSTILE, token=7, taken=1, failed=1, error=HOSTILE)
-    add_measurements(filled.client, filled.names, {unit: Measurements()}, {unit: [commit]})
+    filled.client.lpush(filled.names.queue(partition), HOSTILE)
+    commit = RecentCommit(at=5.0, commit_number=1, worker=HOSTILE, token=7, taken=1, failed=1, error=HOSTILE)
+    add_measurements(filled.client, filled.names, {partition: Measurements()}, {partition: [commit]})
     coded = quote(HOSTILE, safe="")
     paths = [
-        f"/partition/{unit}",
+        f"/partition/{partition}",
         f"/partitions/key?key={coded}",
         "/partitions/dead-letters",
         f"/partitions/dead-letters?q={coded}&reason={coded}&fingerprint={coded}",
@@ -101,8 +101,8 @@ def test_nothing_that_is_shown_becomes_a_part_of_the_page(served: Served, filled
 def test_tables_have_captions_buttons_names_and_inputs_labels(served: Served, filled: Filled) -> None:
     filled.state("a", balance=1)
     filled.park("a")
-    filled.bury("1", 1)
-    for path in ("/partitions", f"/partition/{filled.unit('a')}", "/partitions/key?key=a", "/partitions/dead-letters"):
+    filled.add_dead_letter("1", 1)
+    for path in ("/partitions", f"/partition/{filled.partition('a')}", "/partitions/key?key=a", "/partitions/dead-letters"):
         page = served.ask(path).text
         assert page.count("<table") == page.count("<caption"), path
         tags = Parsed(page).tags
@@ -133,6 +133,6 @@ def test_a_redis_that_is_away(make_app: MakeApp, server_factory: Callable[..., R
 
 
 def test_a_process_that_came_with_another_n_says_so(served: Served, filled: Filled) -> None:
-    filled.client.hset(filled.names.facts_of_group, "partitions", 7)
+    filled.client.hset(filled.names.group_meta, "partitions", 7)
     answer = served.ask("/partition/1")
     assert answer.status == 409 and "7" in answer.text and "Traceback" not in answer.text

@@ -121,7 +121,7 @@ def test_nothing_is_shown_or_done_without_the_login(flower: FlowerProcess, guard
 
 
 def test_with_the_login_pages_answer(flower: FlowerProcess, ours: list[Address]) -> None:
-    """What is there with a 200; what must be named (a key, a unit) may be missing."""
+    """What is there with a 200; what must be named (a key, a partition) may be missing."""
     answers = {one.path: flower.ask("GET", one.path, login=LOGIN)[0] for one in ours if "GET" in one.methods}
     assert {path: status for path, status in answers.items() if status not in (200, 400, 404)} == {}
     assert {path: status for path, status in answers.items() if path in ("/partitions", "/api/partitions")} == {

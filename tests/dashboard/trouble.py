@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from celery_partitions.model.keys import partition_of
-from celery_partitions.store.letters import DeadLetter
+from celery_partitions.store.dead_letters import DeadLetter
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.applications.accounts import BROKEN, Account, Payment, deliver, pay
 from tests.support.wait import wait_until
@@ -22,19 +22,19 @@ def broken(live: LiveGroup, text: str = "the bank is closed") -> Iterator[None]:
         live.client.delete(BROKEN)
 
 
-def make_letters(live: LiveGroup, *keys: str, text: str = "the bank is closed", note: str = "") -> list[DeadLetter]:
+def make_dead_letters(live: LiveGroup, *keys: str, text: str = "the bank is closed", note: str = "") -> list[DeadLetter]:
     """One dead letter for each key, of a payment of 7 that would succeed now."""
     with broken(live, text):
         live.send(pay, [Payment(key, 7, note, may_fail=True) for key in keys])
         return wait_until(
-            lambda: found if len(found := letters_of(live, *keys)) == len(keys) else None,
+            lambda: found if len(found := dead_letters_of(live, *keys)) == len(keys) else None,
             PATIENCE_SECONDS,
             message="no dead letters",
         )
 
 
-def letters_of(live: LiveGroup, *keys: str) -> list[DeadLetter]:
-    return [letter for letter in live.letters() if letter.key in keys]
+def dead_letters_of(live: LiveGroup, *keys: str) -> list[DeadLetter]:
+    return [dead_letter for dead_letter in live.dead_letters() if dead_letter.key in keys]
 
 
 def hold(live: LiveGroup, key: str, text: str = "the bank is closed") -> None:
@@ -64,5 +64,5 @@ def wait_balance(live: LiveGroup, computation: object, key: str, wanted: int) ->
     wait_until(lambda: balance(live, computation, key) == wanted, PATIENCE_SECONDS, message=f"the balance of {key} is not {wanted}")
 
 
-def unit_of(live: LiveGroup, key: str) -> str:
+def partition_of_queue(live: LiveGroup, key: str) -> str:
     return str(partition_of(key, live.settings.partitions))

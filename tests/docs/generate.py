@@ -15,11 +15,11 @@ import click
 from tornado.web import URLSpec
 
 import celery_partitions
+from celery_partitions.admin.metrics import families
 from celery_partitions.cli.commands import partitions
 from celery_partitions.cli.reference import settings_table
 from celery_partitions.dashboard.urls import HANDLERS
 from celery_partitions.model.errors import PartitionError
-from celery_partitions.operating.metrics import families
 from tests.docs.pages import page_name, page_paths
 
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -31,7 +31,7 @@ from click.testing import CliRunner
 
 from celery_partitions import app
 from celery_partitions.cli.commands import partitions
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.registry import installation_of
 from tests.docs.pages import EXAMPLE_URL, Block
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT

@@ -13,7 +13,7 @@ from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 
 #: Many commits, and a lease that a test can wait for.
-BRITTLE = {"PARTITIONS_LEASE_SECONDS": 1, "PARTITIONS_BATCH_MESSAGES": 20, "PARTITIONS_REDIS_TIMEOUT_SECONDS": 2, "PARTITIONS_RETRY_THEN": "dead_letter"}
+BRITTLE = {"PARTITIONS_LEASE_SECONDS": 1, "PARTITIONS_BATCH_MESSAGES": 20, "PARTITIONS_REDIS_TIMEOUT_SECONDS": 2, "PARTITIONS_RETRY_EXHAUSTED": "dead_letter"}
 
 
 @pytest.fixture

@@ -16,19 +16,19 @@ from itertools import count
 from typing import Any
 
 from celery_partitions.store.scripts import script
-from celery_partitions.worker.lane import Lane, StateCache
 from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.owned import OwnedPartition, StateCache
 from tests.fundamentals.application import app
 
 __all__ = ["BREAKS", "app"]
 
 #: By name: what is replaced in `commit.lua`, and by what. Each text must stand there exactly once.
 BREAKS: Mapping[str, Mapping[str, str]] = {
-    "no fence": {"if facts[3] ~= token then": "if false then"},
+    "no fence": {"if meta[3] ~= token then": "if false then"},
     "trims one too many": {"redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, -taken - 2)"},
     "commits again on a retry": {
-        # Neither the position nor the head of the queue tells that this commit was written before.
-        "if position ~= '' and at ~= position then": "if false then",
+        # Neither the commit number nor the head of the queue tells that this commit was written before.
+        "if commit_number ~= '' and at ~= commit_number then": "if false then",
         "or redis.sha1hex(oldest) ~= ARGV[5] or redis.sha1hex(youngest) ~= ARGV[6]": "",
     },
     "forgets the states": {
@@ -95,22 +95,22 @@ def die_at(method: str, moment: str, times: int) -> None:
 
 
 def keep_states_over_leases() -> None:
-    """What a worker had in memory of a unit stays there when it loses the unit, and counts when it gets it back."""
+    """What a worker had in memory of a partition stays there when it loses the partition, and counts when it gets it back."""
     kept: dict[str, StateCache] = {}
-    close_lane, make_lane = PartitionLoop.close_lane, Lane.__init__
+    close_partition, make_owned = PartitionLoop.close_partition, OwnedPartition.__init__
 
-    def close(self: PartitionLoop, lane: Lane) -> None:
-        kept[lane.unit] = lane.cache
-        close_lane(self, lane)
+    def close(self: PartitionLoop, owned: OwnedPartition) -> None:
+        kept[owned.partition] = owned.cache
+        close_partition(self, owned)
 
-    def make(self: Lane, *args: Any, **kwargs: Any) -> None:
-        make_lane(self, *args, **kwargs)
-        self.cache = kept.pop(self.unit, self.cache)
+    def make(self: OwnedPartition, *args: Any, **kwargs: Any) -> None:
+        make_owned(self, *args, **kwargs)
+        self.cache = kept.pop(self.partition, self.cache)
 
-    PartitionLoop.close_lane = close  # type: ignore[method-assign]
-    Lane.__init__ = make  # type: ignore[method-assign]
+    PartitionLoop.close_partition = close  # type: ignore[method-assign]
+    OwnedPartition.__init__ = make  # type: ignore[method-assign]
     # The peek of a new lease drops what is in memory too.
-    Lane.is_where_it_was = lambda self, reply: True  # type: ignore[method-assign]
+    OwnedPartition.is_where_it_was = lambda self, reply: True  # type: ignore[method-assign]
 
 
 if os.environ.get("KEEP_STATES"):

@@ -46,14 +46,14 @@ def overtaken(live: LiveGroup, engine: Engine) -> None:
     """A worker stands still in its batch; the next owner is in the same batch when the first goes on and commits.
 
     One partition. The first worker commits after each message, the second after all three, so that the positions of
-    their commits are the same and what they took is not. `PARTITIONS_DEATHS=0`: the second does not run them one by one.
+    their commits are the same and what they took is not. `PARTITIONS_MAX_WORKER_CRASHES=0`: the second does not run them one by one.
     """
-    first = live.start_worker(module=engines.__name__, PARTITIONS_BATCH_SECONDS=0.001, PARTITIONS_DEATHS=0, **engine).wait_ready()
+    first = live.start_worker(module=engines.__name__, PARTITIONS_BATCH_SECONDS=0.001, PARTITIONS_MAX_WORKER_CRASHES=0, **engine).wait_ready()
     live.wait_owned(by=1)
     live.send(witness, [Deed("key", number, seconds=1.0) for number in range(3)])
     live.wait_witnessed(f"{first.pid}:0")
     first.stop_process()
-    second = live.start_worker(module=engines.__name__, PARTITIONS_BATCH_SECONDS=60, PARTITIONS_DEATHS=0, **engine)
+    second = live.start_worker(module=engines.__name__, PARTITIONS_BATCH_SECONDS=60, PARTITIONS_MAX_WORKER_CRASHES=0, **engine)
     live.wait_witnessed(f"{second.pid}:1")
     first.continue_process()
     live.wait_drained()
@@ -61,7 +61,7 @@ def overtaken(live: LiveGroup, engine: Engine) -> None:
 
 
 def lost_and_held_again(live: LiveGroup, engine: Engine) -> None:
-    """A worker stands still past its lease; another changes the states and leaves; the first holds the unit again."""
+    """A worker stands still past its lease; another changes the states and leaves; the first holds the partition again."""
     traffic = Traffic(live)
     first = live.start_worker(module=engines.__name__, **engine).wait_ready()
     live.wait_owned(by=1)

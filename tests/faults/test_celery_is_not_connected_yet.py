@@ -15,7 +15,7 @@ def test_an_ordinary_task_runs_all_the_same(live: LiveGroup, proxy: Proxy) -> No
     live.send_task("ordinary witness", 7, queue="partition.2")
     worker = live.start_worker(REDIS_URL=proxy.url())
     live.wait_drained()
-    assert live.letters() == []
+    assert live.dead_letters() == []
     assert [line.partition(":")[2] for line in live.witnessed()] == ["7"]
     assert cut.fired
     assert not worker.is_ready()  # else it was not before Celery's consumer, and proves nothing

@@ -31,13 +31,13 @@ def pair(server_factory: Callable[..., RedisServer]) -> tuple[RedisServer, Redis
     return master, replica
 
 
-def commit(lease: Lease, position: int) -> Commit:
-    return Commit(lease, position, None, None, 0, b"", b"", [["HINCRBY", NAMES.facts("0"), "processed", 1]], 0)
+def commit(lease: Lease, commit_number: int) -> Commit:
+    return Commit(lease, commit_number, None, None, 0, b"", b"", [["HINCRBY", NAMES.meta("0"), "processed", 1]], 0)
 
 
-def position_on(server: RedisServer) -> int:
+def commit_number_on(server: RedisServer) -> int:
     with server.client() as client:
-        return int(client.hget(NAMES.facts("0"), "commit_number") or 0)  # type: ignore[arg-type]
+        return int(client.hget(NAMES.meta("0"), "commit_number") or 0)  # type: ignore[arg-type]
 
 
 def test_a_commits_answer_comes_when_the_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
@@ -46,18 +46,18 @@ def test_a_commits_answer_comes_when_the_replica_has_it(pair: tuple[RedisServer,
         lease = Lease("0", balance(client, NAMES, "one", lease_seconds=60, partitions=1).owned["0"])
         store = CommitStore(client, NAMES, batch_messages=10, batch_bytes=1000, replicas=Replicas(1, 30_000))
         store.send(commit(lease, 0))
-        for position in (1, 2):
+        for commit_number in (1, 2):
             replica.pause()
             resuming = threading.Timer(0.3, replica.resume)
             resuming.start()
-            under_way = store.begin(commit(lease, position))
+            under_way = store.begin(commit(lease, commit_number))
             assert store.finish(under_way).status == "ok"
-            assert position_on(replica) == position + 1
+            assert commit_number_on(replica) == commit_number + 1
             resuming.join()
         client.script_flush()
         assert store.finish(store.begin(commit(lease, 3))).status == "ok"
         assert store.send(commit(lease, 3)).status == "already"
-        assert position_on(replica) == 4
+        assert commit_number_on(replica) == 4
 
 
 def test_without_a_replica_in_time_it_is_said_once_and_work_goes_on(
@@ -70,12 +70,12 @@ def test_without_a_replica_in_time_it_is_said_once_and_work_goes_on(
         client.script_load("return 1")
         store.send(commit(lease, 0))
         replica.pause()
-        for position in (1, 2, 3):
-            assert store.finish(store.begin(commit(lease, position))).status == "ok"
+        for commit_number in (1, 2, 3):
+            assert store.finish(store.begin(commit(lease, commit_number))).status == "ok"
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "on 0 of 1 replicas after 50 ms" in caplog.text
         replica.resume()
-        wait_until(lambda: position_on(replica) == 4)
+        wait_until(lambda: commit_number_on(replica) == 4)
         store.replicas = Replicas(1, 30_000)
         store.replicas._behind = True
         assert store.finish(store.begin(commit(lease, 4))).status == "ok"

@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_restarted_empty(own_server: RedisServer, make_live: Callable[..., LiveGroup], busy: bool) -> None:
-    """Units change hands first: their holders' tokens, and those that a worker gave up, are then given by no new server."""
+    """Partitions change hands first: their holders' tokens, and those that a worker gave up, are then given by no new server."""
     live = make_live(own_server.url())
     live.start_workers(1)
     live.start_workers(1)
@@ -32,7 +32,7 @@ def test_restarted_empty(own_server: RedisServer, make_live: Callable[..., LiveG
     live.wait_owned(by=2)
     after.check()
     assert all(worker.running for worker in live.workers)
-    assert live.client.hget(live.names.facts_of_group, "partitions") == b"4"
+    assert live.client.hget(live.names.group_meta, "partitions") == b"4"
     assert sum(row.keys for row in live.group.status()) == 16, "the computations are not known any more"
 
 
@@ -63,7 +63,7 @@ def test_a_worker_holds_nothing_of_an_emptied_server_that_has_another_n_now(
     own_proxy.refuse()
     own_proxy.cut()
     live.client.flushall()
-    live.client.hset(live.names.facts_of_group, "partitions", 3)
+    live.client.hset(live.names.group_meta, "partitions", 3)
     own_proxy.accept()
     wait_until(lambda: "has 3 partitions" in worker.log(), timeout=30, message="the worker did not say so")
     assert live.client.hgetall(live.names.owners) == {}

@@ -47,7 +47,7 @@ def test_a_commit_that_does_not_do_exactly_what_it_says_is_caught(live: LiveGrou
     assert caught.value.kind == "loss"
 
 
-def test_a_worker_that_gets_a_unit_back_reads_its_states_anew(
+def test_a_worker_that_gets_a_partition_back_reads_its_states_anew(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
     lost_and_held_again(make_live(redis_url, PARTITIONS=1), SOUND)

@@ -25,9 +25,9 @@ def check(live: LiveGroup, sent: list[Attempt]) -> None:
     live.wait_drained()
     wanted = {key: [one.number for one in sent if one.key == key and not one.fail] for key in KEYS}
     check_history(wanted, live.numbers(fail))
-    died = sorted(int(letter.error.split()[1]) for letter in live.letters())
+    died = sorted(int(dead_letter.error.split()[1]) for dead_letter in live.dead_letters())
     assert died == sorted(one.number for one in sent if one.fail)
-    assert {letter.attempts for letter in live.letters()} <= {2}
+    assert {dead_letter.attempts for dead_letter in live.dead_letters()} <= {2}
 
 
 def test_killed_while_keys_are_parked(make_live: Callable[..., LiveGroup], redis_url: str) -> None:

@@ -43,4 +43,4 @@ class Traffic:
         self.live.wait_drained()
         check_history(by_key(self.sent), self.live.numbers(sleep))
         assert self.live.processed() == len(self.sent)
-        assert self.live.letters() == []
+        assert self.live.dead_letters() == []

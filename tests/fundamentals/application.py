@@ -14,7 +14,7 @@ import redis
 from celery.exceptions import Reject
 
 from celery_partitions import app, key_extractor, state_computation
-from tests.support.applications.ordinary import plain
+from tests.support.applications.plain_tasks import plain
 from tests.support.applications.sequences import Sequence, Step, record
 from tests.support.applications.slow import Attempt, Nap, fail, sleep
 
@@ -30,8 +30,8 @@ __all__ = [
     "come_again",
     "fail",
     "meet",
-    "ordinary_witness",
     "plain",
+    "plain_task_witness",
     "record",
     "sleep",
     "witness",
@@ -108,7 +108,7 @@ def slow_plain_task(seconds: float) -> None:
 
 
 @app.task(name="ordinary witness")
-def ordinary_witness(number: int) -> int:
-    """Says as `witness` does; an ordinary Celery task."""
+def plain_task_witness(number: int) -> int:
+    """Says as `witness` does; a plain Celery task."""
     redis_client().rpush(WITNESSED, f"{os.getpid()}:{number}")
     return number

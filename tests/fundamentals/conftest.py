@@ -18,7 +18,7 @@ ENV = {
     "PARTITIONS_LEASE_SECONDS": 10,
     "PARTITIONS_RETRY_ATTEMPTS": 1,
     "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.3,
-    "PARTITIONS_RETRY_THEN": "dead_letter",
+    "PARTITIONS_RETRY_EXHAUSTED": "dead_letter",
 }
 
 _numbers = count()

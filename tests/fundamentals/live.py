@@ -12,11 +12,11 @@ import redis
 from celery import Celery
 
 from celery_partitions import StateComputation
-from celery_partitions.operating.status import UnitStatus
+from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.producer.bulk import send_many
-from celery_partitions.producer.declarations import declared
-from celery_partitions.producer.installation import Installation
-from celery_partitions.store.letters import DeadLetter
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import declared
+from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions_config.celeryconfig import celery_options
 from celery_partitions_config.settings import Settings
 from tests.fundamentals import application
@@ -101,7 +101,7 @@ class LiveGroup:
         state = self.group.states.get(computation.computation, key)
         return [] if state is None else list(state.numbers)
 
-    def status(self) -> dict[str, UnitStatus]:
+    def status(self) -> dict[str, PartitionStatus]:
         return {row.queue: row for row in self.group.status()}
 
     def processed(self) -> int:
@@ -110,13 +110,13 @@ class LiveGroup:
     def owners(self) -> dict[str, str | None]:
         return {row.queue: row.owner for row in self.group.status()}
 
-    def letters(self) -> list[DeadLetter]:
+    def dead_letters(self) -> list[DeadLetter]:
         return list(self.group.dead_letters.all())
 
-    def letter_of(self, message_id: str) -> DeadLetter:
+    def dead_letter_of(self, message_id: str) -> DeadLetter:
         """The dead letter of a message, once there is one."""
         return wait_until(
-            lambda: next((letter for letter in self.letters() if letter.message_id == message_id), None),
+            lambda: next((dead_letter for dead_letter in self.dead_letters() if dead_letter.message_id == message_id), None),
             PATIENCE_SECONDS,
             message="no dead letter",
         )
@@ -129,14 +129,14 @@ class LiveGroup:
         wait_until(lambda: line in self.witnessed(), PATIENCE_SECONDS, message=f"{line!r} was not said")
 
     def wait_owned(self, by: int, timeout: float = PATIENCE_SECONDS) -> None:
-        """Until every unit has an owner, `by` owners hold something, and their shares differ by no more than one."""
+        """Until every partition has an owner, `by` owners hold something, and their shares differ by no more than one."""
 
         def fair() -> bool:
             owners = self.owners()
             held = {owner: list(owners.values()).count(owner) for owner in owners.values()}
             return None not in held and len(held) == by and max(held.values()) - min(held.values()) <= 1
 
-        wait_until(fair, timeout, message="the units are not shared out")
+        wait_until(fair, timeout, message="the partitions are not shared out")
 
     def wait_drained(self, timeout: float = PATIENCE_SECONDS) -> None:
         """Until nothing is queued, parked or delayed."""

@@ -41,19 +41,19 @@ def test_a_message_that_fails_for_good_becomes_a_dead_letter_and_leaves_the_stat
     shared.send(fail, [Attempt(key, 1)])
     message = shared.send_task("fail", {"key": key, "number": 2, "fail": True})
     shared.send(fail, [Attempt(key, 3)])
-    letter = shared.letter_of(message)
-    assert (letter.reason, letter.key, letter.attempts) == ("computation-failed", key, 2)
-    assert letter.error == "ValueError: 2 was told to fail"
-    assert "raise ValueError" in letter.trace
+    dead_letter = shared.dead_letter_of(message)
+    assert (dead_letter.reason, dead_letter.key, dead_letter.attempts) == ("computation-failed", key, 2)
+    assert dead_letter.error == "ValueError: 2 was told to fail"
+    assert "raise ValueError" in dead_letter.trace
     wait_until(lambda: shared.numbers_of(fail, key) == [1, 3])
 
 
 def test_a_dead_letter_can_be_sent_again(shared: LiveGroup, key: str) -> None:
     message = shared.send_task("fail", {"key": key, "number": 1, "fail": True})
-    letter = shared.letter_of(message)
-    assert shared.group.dead_letters.retry([letter]) == 1
-    again = shared.letter_of(message)
-    assert again.id != letter.id
+    dead_letter = shared.dead_letter_of(message)
+    assert shared.group.dead_letters.retry([dead_letter]) == 1
+    again = shared.dead_letter_of(message)
+    assert again.id != dead_letter.id
     assert shared.group.dead_letters.discard([again]) == 1
 
 
@@ -68,13 +68,13 @@ def test_a_dead_letter_can_be_sent_again(shared: LiveGroup, key: str) -> None:
     ],
 )
 def test_what_is_no_message_becomes_a_dead_letter(shared: LiveGroup, key: str, raw: bytes, reason: str) -> None:
-    before = {letter.id for letter in shared.letters()}
+    before = {dead_letter.id for dead_letter in shared.dead_letters()}
     shared.client.lpush(queue_of(key), raw)
     shared.send(record, [Step(key, BEHIND)])
     wait_until(lambda: shared.numbers_of(record, key) == [BEHIND])
-    (letter,) = [letter for letter in shared.letters() if letter.id not in before]
-    assert letter.reason == reason
-    assert shared.group.dead_letters.discard([letter]) == 1
+    (dead_letter,) = [dead_letter for dead_letter in shared.dead_letters() if dead_letter.id not in before]
+    assert dead_letter.reason == reason
+    assert shared.group.dead_letters.discard([dead_letter]) == 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_message_that_fits_no_computation_becomes_a_dead_letter(
 ) -> None:
     message = shared.send_task(task, *arguments, queue=queue_of(key))
     shared.send(record, [Step(key, BEHIND)])
-    assert shared.letter_of(message).reason == reason
+    assert shared.dead_letter_of(message).reason == reason
     wait_until(lambda: shared.numbers_of(record, key) == [BEHIND])
 
 
@@ -134,7 +134,7 @@ def test_messages_to_the_ingress_are_forwarded_in_order(shared: LiveGroup, key: 
 
 def test_a_dead_letter_keeps_the_whole_message(shared: LiveGroup, key: str) -> None:
     message = shared.send_task("no such task", {"nested": [1, {"a": None}]}, queue=queue_of(key))
-    letter = shared.letter_of(message)
-    raw = json.loads(b64decode(letter.raw))
+    dead_letter = shared.dead_letter_of(message)
+    raw = json.loads(b64decode(dead_letter.raw))
     assert raw["headers"]["id"] == message
-    assert letter.task == "no such task"
+    assert dead_letter.task == "no such task"

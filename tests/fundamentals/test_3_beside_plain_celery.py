@@ -1,4 +1,4 @@
-"""An ordinary Celery task on a partition's queue: run by Celery, in its turn."""
+"""A plain Celery task on a partition's queue: run by Celery, in its turn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from celery_partitions import partition_of
 from tests.fundamentals.application import WITNESSED, Deed, witness
 from tests.fundamentals.live import LiveGroup
-from tests.support.applications.ordinary import PLAIN_RAN
+from tests.support.applications.plain_tasks import PLAIN_RAN
 from tests.support.wait import wait_until
 
 

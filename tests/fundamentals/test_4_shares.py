@@ -41,7 +41,7 @@ def test_the_share_of_a_killed_worker_is_taken_when_its_lease_has_ended(make_liv
 
 
 def test_nothing_moves_without_need(make_live: Callable[..., LiveGroup]) -> None:
-    """Of five units the first of two workers keeps three, or two; when a third joins, at most two units move."""
+    """Of five partitions the first of two workers keeps three, or two; when a third joins, at most two partitions move."""
     live = make_live(PARTITIONS_LEASE_SECONDS=60)
     live.start_workers(2)
     before = live.owners()

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import redis
 
-from celery_partitions.store.letters import DeadLetter
-from celery_partitions.store.parking import Parked, mailbox_lengths, read_parked
+from celery_partitions.store.dead_letters import DeadLetter
+from celery_partitions.store.parked_keys import ParkedKeyRecord, mailbox_lengths, read_parked
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble
 from tests.support.applications.trouble import BROKEN, Trouble, policed
@@ -22,8 +22,8 @@ SENT = [Trouble("k", 1), Trouble("k", 2, "fail"), Trouble("k", 3), Trouble("othe
 
 @pytest.fixture
 def start(make_live: Callable[..., LiveGroup]) -> Callable[..., LiveGroup]:
-    def start(then: str, **env: object) -> LiveGroup:
-        live = make_live(**{**QUICK, "PARTITIONS_RETRY_THEN": then, **env})
+    def start(exhausted: str, **env: object) -> LiveGroup:
+        live = make_live(**{**QUICK, "PARTITIONS_RETRY_EXHAUSTED": exhausted, **env})
         live.client.set(BROKEN, 1)
         live.start_worker(module=trouble.__name__)
         live.send(policed, SENT)
@@ -32,15 +32,15 @@ def start(make_live: Callable[..., LiveGroup]) -> Callable[..., LiveGroup]:
     return start
 
 
-def parked(live: LiveGroup, key: str = "k") -> Parked | None:
+def parked(live: LiveGroup, key: str = "k") -> ParkedKeyRecord | None:
     return read_parked(live.client, live.names, "0").get(key)
 
 
-def letter_in_place(live: LiveGroup) -> DeadLetter:
+def dead_letter_in_place(live: LiveGroup) -> DeadLetter:
     """The dead letter that tells of message 2 in its place."""
-    (letter,) = wait_until(live.letters, 30)
-    assert (letter.in_place, letter.key, letter.error) == (True, "k", "ValueError: 2 was told to fail")
-    return letter
+    (dead_letter,) = wait_until(live.dead_letters, 30)
+    assert (dead_letter.in_place, dead_letter.key, dead_letter.error) == (True, "k", "ValueError: 2 was told to fail")
+    return dead_letter
 
 
 def waits_behind_2(live: LiveGroup) -> None:
@@ -50,20 +50,20 @@ def waits_behind_2(live: LiveGroup) -> None:
     assert mailbox_lengths(live.client, live.names, "0", ["k"]) == {"k": 2}
 
 
-def test_park_tries_again_until_it_works_and_the_letter_goes(start: Callable[..., LiveGroup]) -> None:
+def test_park_tries_again_until_it_works_and_the_dead_letter_goes(start: Callable[..., LiveGroup]) -> None:
     live = start("park", PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.2)
-    letter_in_place(live)
+    dead_letter_in_place(live)
     waits_behind_2(live)
-    wait_until(lambda: (parked(live) or Parked(0, 0)).attempt > 4)
-    assert letter_in_place(live).attempts >= 3
+    wait_until(lambda: (parked(live) or ParkedKeyRecord(0, 0)).attempt > 4)
+    assert dead_letter_in_place(live).attempts >= 3
     live.client.delete(BROKEN)
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 2, 3])
-    wait_until(lambda: not live.letters() and parked(live) is None)
+    wait_until(lambda: not live.dead_letters() and parked(live) is None)
 
 
 def test_hold_waits_for_an_operator(start: Callable[..., LiveGroup]) -> None:
     live = start("hold")
-    letter_in_place(live)
+    dead_letter_in_place(live)
     waits_behind_2(live)
     fact = parked(live)
     assert fact is not None and fact.due is None
@@ -71,25 +71,25 @@ def test_hold_waits_for_an_operator(start: Callable[..., LiveGroup]) -> None:
     fact.due, fact.attempt = 0.0, 1
     tell(live, lambda pipe: pipe.hset(live.names.parked("0"), "k", msgspec.json.encode(fact)))
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 2, 3])
-    wait_until(lambda: not live.letters())
+    wait_until(lambda: not live.dead_letters())
 
 
 def test_dead_letter_lets_the_key_go_on(start: Callable[..., LiveGroup]) -> None:
     live = start("dead_letter")
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 3], 30)
-    (letter,) = live.letters()
-    assert not letter.in_place and parked(live) is None
+    (dead_letter,) = live.dead_letters()
+    assert not dead_letter.in_place and parked(live) is None
 
 
 def test_stop_pauses_the_partition_until_it_is_resumed(start: Callable[..., LiveGroup]) -> None:
     live = start("stop")
-    letter_in_place(live)
+    dead_letter_in_place(live)
     wait_until(lambda: live.status()["partition.0"].paused)
     live.send(policed, [Trouble("late", 5)])
     waits_behind_2(live)
     assert live.numbers_of(policed, "late") == []
     live.client.delete(BROKEN)
-    tell(live, lambda pipe: pipe.hdel(live.names.facts("0"), "paused"))
+    tell(live, lambda pipe: pipe.hdel(live.names.meta("0"), "paused"))
     wait_until(lambda: live.numbers_of(policed, "late") == [5])
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 2, 3])
 
@@ -97,8 +97,8 @@ def test_stop_pauses_the_partition_until_it_is_resumed(start: Callable[..., Live
 def test_a_full_mailbox_makes_dead_letters_of_later_messages(start: Callable[..., LiveGroup]) -> None:
     live = start("hold", PARTITIONS_MAILBOX_MESSAGES=3)
     live.send(policed, [Trouble("k", number) for number in (6, 7, 8)])
-    wait_until(lambda: len(live.letters()) == 3, 30)
-    assert sorted(letter.reason for letter in live.letters()) == ["computation-failed", "mailbox-full", "mailbox-full"]
+    wait_until(lambda: len(live.dead_letters()) == 3, 30)
+    assert sorted(dead_letter.reason for dead_letter in live.dead_letters()) == ["computation-failed", "mailbox-full", "mailbox-full"]
     assert mailbox_lengths(live.client, live.names, "0", ["k"]) == {"k": 3}
 
 
@@ -106,25 +106,25 @@ def test_a_full_mailbox_stops_the_partition_where_the_policy_is_stop(start: Call
     live = start("stop", PARTITIONS_MAILBOX_MESSAGES=2, PARTITIONS_RETRY_ATTEMPTS=5, PARTITIONS_RETRY_BACKOFF_SECONDS=30)
     live.send(policed, [Trouble("k", 6), Trouble("k", 7)])
     wait_until(lambda: live.status()["partition.0"].paused, 30)
-    assert not live.letters()
+    assert not live.dead_letters()
     assert live.status()["partition.0"].length == 2
 
 
 def test_an_operator_changes_the_policy_while_it_runs(start: Callable[..., LiveGroup]) -> None:
     live = start("hold")
-    letter_in_place(live)
-    live.client.hset(live.names.policies, "policed", '{"attempts": 0, "then": "dead_letter"}')
+    dead_letter_in_place(live)
+    live.client.hset(live.names.policies, "policed", '{"attempts": 0, "exhausted": "dead_letter"}')
     live.client.publish(live.names.changed, "")
     wait_until(lambda: "policy of 'policed' was changed" in live.workers[0].log_tail())
     live.send(policed, [Trouble("third", 9, "fail"), Trouble("third", 10)])
     wait_until(lambda: live.numbers_of(policed, "third") == [10])
-    assert [letter.in_place for letter in live.letters() if letter.key == "third"] == [False]
+    assert [dead_letter.in_place for dead_letter in live.dead_letters() if dead_letter.key == "third"] == [False]
 
 
 def tell(live: LiveGroup, change: Callable[[redis.client.Pipeline], object]) -> None:
-    """As an operator's commands do: the change, the revision that tells of it, and the word that it is there."""
+    """As an operator's commands do: the change, the edit version that tells of it, and the word that it is there."""
     with live.client.pipeline(transaction=True) as pipe:
         change(pipe)
-        pipe.hincrby(live.names.facts("0"), "edit_version", 1)
+        pipe.hincrby(live.names.meta("0"), "edit_version", 1)
         pipe.publish(live.names.changed, "")
         pipe.execute()

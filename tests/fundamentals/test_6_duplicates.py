@@ -19,13 +19,13 @@ def send(live: LiveGroup, messages: list[Trouble]) -> None:
 
 
 def deduplicated(live: LiveGroup) -> int:
-    counts = (live.client.hget(live.names.facts(unit), "deduplicated") for unit in ("0", "1"))
+    counts = (live.client.hget(live.names.meta(partition), "deduplicated") for partition in ("0", "1"))
     return sum(int(count or 0) for count in counts)
 
 
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
-    live = make_live(PARTITIONS=2, PARTITIONS_LEASE_SECONDS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS=2, PARTITIONS_LEASE_SECONDS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     live.start_worker(module=trouble.__name__)
     return live
 
@@ -59,10 +59,10 @@ def test_one_id_in_two_keys_partitions_is_two_messages(live: LiveGroup) -> None:
 
 def test_a_dead_letter_that_is_sent_again_is_no_duplicate_of_itself(live: LiveGroup) -> None:
     send(live, [Trouble("k", 1, "fail")])
-    letter = live.letter_of("id-1")
-    assert live.group.dead_letters.retry([letter]) == 1
-    again = live.letter_of("id-1")
-    assert again.id != letter.id and deduplicated(live) == 0
+    dead_letter = live.dead_letter_of("id-1")
+    assert live.group.dead_letters.retry([dead_letter]) == 1
+    again = live.dead_letter_of("id-1")
+    assert again.id != dead_letter.id and deduplicated(live) == 0
 
 
 def test_delay_takes_an_id_too(live: LiveGroup) -> None:

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from celery_partitions.model import guarded_pickle, unpickling
-from celery_partitions.model.unpickling import PLAIN, Allowed, signed_loader, unsigned_loader
+from celery_partitions.model import guarded_pickle, restricted_pickle
+from celery_partitions.model.restricted_pickle import PLAIN, Allowed, signed_loader, unsigned_loader
 from tests.model import pickled
 from tests.model.pickled import State
 
@@ -110,7 +110,7 @@ _CLASSES_WATCHED += [value for value in PLAIN.values() if isinstance(value, type
     enum.Enum,
     enum.EnumMeta,
 ]
-_MODULES_WATCHED = [pickled, builtins, os, pickle, collections, fractions, pathlib, sys, unpickling, guarded_pickle]
+_MODULES_WATCHED = [pickled, builtins, os, pickle, collections, fractions, pathlib, sys, restricted_pickle, guarded_pickle]
 #: Caches that ordinary use fills.
 _CACHES = {"__warningregistry__", "_value2member_map_", "__abc_impl", "_abc_impl", "__annotations_cache__", "__static_attributes__"}
 _CHANGING = {(sys, "last_value"), (sys, "last_exc"), (sys, "last_traceback"), (sys, "last_type"), (builtins, "_")}

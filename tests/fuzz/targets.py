@@ -15,32 +15,32 @@ from typing import Any
 import click
 import msgspec
 
+from celery_partitions.admin.dead_letters import _read, fingerprint, raw_text
+from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
+from celery_partitions.admin.transfer import read_header, read_records
 from celery_partitions.cli.context import shown_key, typed_key
 from celery_partitions.cli.files import read_messages
 from celery_partitions.model.computation import declare
-from celery_partitions.model.editing import plain_fields, plain_value, state_from_json
 from celery_partitions.model.errors import MessageError, SetupError, StateError
-from celery_partitions.model.keying import key_in
+from celery_partitions.model.items import DeadLetterItem, Reading, condemned, read_batch
+from celery_partitions.model.message_key import key_in
+from celery_partitions.model.message_writer import TIMER_BODY
 from celery_partitions.model.messages import details_of, name_of
-from celery_partitions.model.reading import Broken, Reading, condemned, read_batch
+from celery_partitions.model.restricted_pickle import unsigned_loader
 from celery_partitions.model.state import StateClass
 from celery_partitions.model.step import step
-from celery_partitions.model.unpickling import unsigned_loader
-from celery_partitions.model.writing import TIMER_BODY
-from celery_partitions.operating.dead_letters import _read, fingerprint, raw_text
-from celery_partitions.operating.transfer import read_header, read_records
 from celery_partitions.pipeline.sinks import RedisStream
 from celery_partitions.pipeline.windows import count_windows
 from celery_partitions.store.codec import SIGNED, UNSIGNED, StateCodec
 from celery_partitions.store.commits import commands_of
 from celery_partitions.store.names import Names
-from celery_partitions.store.parking import Parked
+from celery_partitions.store.parked_keys import ParkedKeyRecord
 from tests.fuzz import pickle_programs
 from tests.model import pickled, piped
 from tests.model.build import CODEC, raw_envelope, rules, slots_for
 from tests.model.pickled import State
 from tests.model.test_timers import Gather
-from tests.properties.test_reading_anything import COMPUTATIONS, Trade
+from tests.properties.test_items_of_anything import COMPUTATIONS, Trade
 
 NAMES = Names("partition")
 _BEGUN = piped.begin(event_time=lambda value: value).key_by(str).to(piped.logging("log"))
@@ -81,10 +81,10 @@ def messages(data: bytes) -> None:
     items = read_batch(raws, READING, now=1_000.0, revoked={"id"})
     assert [item.raw for item in items] == raws
     for item in items:
-        assert not isinstance(item, Broken) or item.reason not in ("unforeseen", "bad-message"), item
+        assert not isinstance(item, DeadLetterItem) or item.reason not in ("unforeseen", "bad-message"), item
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
-    parked = {key: Parked(5.0, 2, letter="0-1-p0") for key in outcome.parked}
+    parked = {key: ParkedKeyRecord(5.0, 2, dead_letter="0-1-p0") for key in outcome.parked}
     commands_of(outcome, NAMES, "0", 1, 1_000.0, parked)
     for raw, item in zip(raws, items, strict=True):
         name_of(raw)
@@ -111,7 +111,7 @@ def stages(data: bytes) -> None:
             raw_envelope(b'[[{"__pickle__":"' + base64.b64encode(data) + b'"}],{},{}]', headers={"task": task, "partition_key": "k"}),
         ]
     for item in piped.read(PIPELINE, raws):
-        assert not isinstance(item, Broken) or item.reason not in ("unforeseen", "bad-message"), item
+        assert not isinstance(item, DeadLetterItem) or item.reason not in ("unforeseen", "bad-message"), item
     outcome = piped.run(PIPELINE, raws, now=1_000.0)
     assert outcome.taken == len(raws)
     commands_of(outcome, NAMES, "0", 1, 1_000.0)
@@ -127,7 +127,7 @@ def states(data: bytes) -> None:
     with suppress(StateError):
         SIGNING.load(STATED, "key", SIGNED + data)
         raise AssertionError("bytes that nobody signed were unpickled")
-    SIGNING.facts("stated", "key", data)
+    SIGNING.meta("stated", "key", data)
     with suppress(StateError):
         state = CODEC.load(STATED, "key", UNSIGNED + data)
         assert isinstance(state, State)
@@ -160,10 +160,10 @@ def operators(data: bytes) -> None:
         with suppress(click.UsageError, MessageError):
             shown_key(typed_key(text, in_base64))
     for row in (data, b'{"raw": "' + base64.b64encode(data) + b'"}'):
-        letter = _read(data, row, "0")
-        fingerprint(letter)
-        raw_text(letter)
-        msgspec.json.encode(letter)
+        dead_letter = _read(data, row, "0")
+        fingerprint(dead_letter)
+        raw_text(dead_letter)
+        msgspec.json.encode(dead_letter)
 
 
 pickled.Shared()
@@ -214,7 +214,7 @@ def seeds(target: str) -> list[bytes]:
             b"symbol,price\nA,1.5\nB,2\n",
             msgspec.json.encode(Trade("A", 1.5)) + b"\n",
             b'{"kind":"header","format":"celery-partitions export","version":1,"group":"g","partitions":4,"at":1.0}\n'
-            b'{"kind":"message","unit":"0","message":"eA=="}\n{"kind":"end","records":1}\n',
+            b'{"kind":"message","partition":"0","message":"eA=="}\n{"kind":"end","records":1}\n',
         ],
         "operators": [trading, base64.b64encode(b"key"), b"0-1-0"],
     }[target]

@@ -93,9 +93,9 @@ def test_compressed_by_a_celery_app_without_our_code(live: LiveGroup, queue: str
 def test_pickled_messages_are_refused_unread(live: LiveGroup, queue: str, key: str) -> None:
     with Celery("foreign", broker=live.settings.redis_url, set_as_current=False) as foreign:
         message = foreign.send_task("record", args=[{"key": key, "number": 1}], queue=queue, serializer="pickle")
-    (letter,) = wait_until(lambda: [x for x in live.letters() if message.id in base64.b64decode(x.raw).decode()])
-    assert letter.reason == "content-type"
-    live.group.dead_letters.discard([letter])
+    (dead_letter,) = wait_until(lambda: [x for x in live.dead_letters() if message.id in base64.b64decode(x.raw).decode()])
+    assert dead_letter.reason == "content-type"
+    live.group.dead_letters.discard([dead_letter])
 
 
 @pytest.mark.parametrize("priority", [3, 6, 9])

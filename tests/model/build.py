@@ -8,9 +8,9 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.items import Item, Reading, Work, read_batch
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
-from celery_partitions.model.policy import RetryPolicy, Then, effective_policy
-from celery_partitions.model.reading import Item, Reading, Work, read_batch
+from celery_partitions.model.policy import Exhausted, RetryPolicy, effective_policy
 from celery_partitions.model.step import StepRules, step
 from celery_partitions.store.codec import StateCodec
 
@@ -51,11 +51,11 @@ def read(
     *,
     partition: int | None = 0,
     partitions: int = 1,
-    ordinary: Container[str] = (),
+    plain_task: Container[str] = (),
     now: float = 1_000.0,
     revoked: Container[str] = (),
 ) -> list[Item]:
-    reading = Reading({each.name: each for each in computations}, ordinary, partition, partitions)
+    reading = Reading({each.name: each for each in computations}, plain_task, partition, partitions)
     return read_batch(raws, reading, now=now, revoked=revoked)
 
 
@@ -76,12 +76,12 @@ def rules(
     *,
     retries: int = 3,
     backoff: float = 2.0,
-    then: Then = "dead_letter",
+    exhausted: Exhausted = "dead_letter",
     mailbox_messages: int = 1000,
     seconds: float = 1.0,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> StepRules:
-    default = RetryPolicy(retries, backoff, then=then)
+    default = RetryPolicy(retries, backoff, exhausted=exhausted)
     return StepRules(
         partition=0,
         policy_of=lambda computation: effective_policy(default, computation.on_error, None),

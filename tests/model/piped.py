@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.items import Item, Reading, Work, read_batch
+from celery_partitions.model.message_writer import MessageWriter
 from celery_partitions.model.outcome import Delivery, Emission, Hop, Outcome, Push, Slot, Timer, Unreadable
-from celery_partitions.model.policy import RetryPolicy, Then, effective_policy
-from celery_partitions.model.reading import Item, Reading, Work, read_batch
+from celery_partitions.model.policy import Exhausted, RetryPolicy, effective_policy
 from celery_partitions.model.step import StepRules, step
-from celery_partitions.model.writing import MessageWriter
-from celery_partitions.pipeline.building import Built, build
+from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline, Source
 from celery_partitions.pipeline.sinks import RedisStream
 from celery_partitions.store.codec import StateCodec
@@ -103,7 +103,7 @@ def run(
     codec: StateCodec = SIGNING,
     stored: Mapping[str, Mapping[str, bytes]] | None = None,
     retries: int = 0,
-    then: Then = "dead_letter",
+    exhausted: Exhausted = "dead_letter",
     now: float = 0.0,
     call_limited: Any = None,
     **how: Any,
@@ -115,7 +115,7 @@ def run(
         if isinstance(item, Work):
             for one in item.computation.stateful:
                 _load(one, item.key, slots.setdefault(one.name, {}), stored or {}, codec)
-    default = RetryPolicy(retries, 2.0, then=then)
+    default = RetryPolicy(retries, 2.0, exhausted=exhausted)
     options = {} if call_limited is None else {"call_limited": call_limited}
     rules = StepRules(
         partition=0,

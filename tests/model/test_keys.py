@@ -10,13 +10,13 @@ import pytest
 
 from celery_partitions.model.errors import KeyExtractionError
 from celery_partitions.model.keys import (
-    MOST_KEY_BYTES,
+    MAX_KEY_BYTES,
     key_bytes,
     key_text,
     keys_shown_as,
+    normalize_key,
     partition_of,
     shown_key,
-    spell_key,
 )
 
 
@@ -61,33 +61,33 @@ class Loud(str):
     ],
 )
 def test_every_kind_of_key_has_one_spelling(value: object, spelled: str) -> None:
-    assert spell_key(value) == spelled
-    assert type(spell_key(value)) is str
+    assert normalize_key(value) == spelled
+    assert type(normalize_key(value)) is str
 
 
 @pytest.mark.parametrize("value", [None, 1.0, float("nan"), (), ["a"], {}, object(), Colour.HALF, memoryview(b"a")])
 def test_what_is_no_key_is_refused_by_its_type(value: object) -> None:
     with pytest.raises(KeyExtractionError, match="must be str, bytes, int"):
-        spell_key(value)
+        normalize_key(value)
 
 
 @pytest.mark.parametrize("value", ["x" * 4096, "é" * 2048, b"\xff" * 4096, int("9" * 4096)])
 def test_a_key_of_4096_bytes_is_taken_and_of_one_more_is_not(value: object) -> None:
-    assert len(key_bytes(spell_key(value))) == MOST_KEY_BYTES
+    assert len(key_bytes(normalize_key(value))) == MAX_KEY_BYTES
     longer = value * 10 if isinstance(value, int) else value + value[:1]  # type: ignore[operator, index]
     with pytest.raises(KeyExtractionError, match="more than 4096 bytes"):
-        spell_key(longer)
+        normalize_key(longer)
 
 
 def test_an_int_too_long_for_python_to_write_is_refused_as_too_long() -> None:
     with pytest.raises(KeyExtractionError, match="more than 4096 bytes"):
-        spell_key(10**5000)
+        normalize_key(10**5000)
 
 
 def test_any_bytes_are_a_key_and_come_back_as_the_same_bytes() -> None:
     every_byte = bytes(range(256))
-    assert key_bytes(spell_key(every_byte)) == every_byte
-    assert key_text(every_byte) == spell_key(every_byte)
+    assert key_bytes(normalize_key(every_byte)) == every_byte
+    assert key_text(every_byte) == normalize_key(every_byte)
 
 
 @pytest.mark.parametrize("value", ["\ud800", "a\udbffb", "\ud83d\ude00"])

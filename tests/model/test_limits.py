@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from celery_partitions.model.computation import declare
-from celery_partitions.model.errors import MOST_ERROR_CHARACTERS, say
-from celery_partitions.model.messages import MOST_BYTES, name_of
-from celery_partitions.model.reading import Broken, Reading, Work, condemned, read_batch
+from celery_partitions.model.errors import MAX_ERROR_CHARACTERS, describe
+from celery_partitions.model.items import DeadLetterItem, Reading, Work, condemned, read_batch
+from celery_partitions.model.messages import MAX_BYTES, name_of
 from tests.model.build import raw_envelope, raw_message, read
 
 
@@ -30,11 +30,11 @@ def record_trade(trade: Trade, state: dict[str, Any]) -> None:
 
 ANY = declare(lambda message, state: None, name="any", state=dict, key=lambda message: "k")
 TYPED = declare(record_trade, name="typed", state=dict, key=lambda trade: trade.symbol)
-MOST = 10_000
+MAX = 10_000
 
 
-def read_one(raw: bytes, most_bytes: int = MOST) -> Any:
-    reading = Reading({"any": ANY, "typed": TYPED}, (), 0, 1, most_bytes)
+def read_one(raw: bytes, max_bytes: int = MAX) -> Any:
+    reading = Reading({"any": ANY, "typed": TYPED}, (), 0, 1, max_bytes)
     (item,) = read_batch([raw], reading, now=0.0, revoked=())
     return item
 
@@ -48,27 +48,27 @@ def test_a_message_of_more_bytes_than_allowed_is_not_decoded() -> None:
     raw = raw_message("any", "x" * 6_000)
     assert isinstance(read_one(raw, len(raw)), Work)
     item = read_one(raw, len(raw) - 1)
-    assert isinstance(item, Broken)
+    assert isinstance(item, DeadLetterItem)
     assert (item.reason, item.raw) == ("too-large", raw)
     assert item.error == f"a message of {len(raw)} bytes; at most {len(raw) - 1} are decoded (PARTITIONS_MESSAGE_BYTES)"
 
 
 def test_a_huge_message_costs_nothing_to_refuse_even_when_it_is_condemned() -> None:
-    raw = b"[" + b"[]," * (MOST_BYTES // 3) + b"[]]"
+    raw = b"[" + b"[]," * (MAX_BYTES // 3) + b"[]]"
     tracemalloc.start()
     try:
-        item = read_one(raw, MOST_BYTES)
-        letter = condemned(item, "killed three workers")
+        item = read_one(raw, MAX_BYTES)
+        dead_letter = condemned(item, "killed three workers")
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
-    assert item.reason == "too-large" and letter.raw is raw
+    assert item.reason == "too-large" and dead_letter.raw is raw
 
 
 @pytest.mark.parametrize("pressed", [gzip.compress(b"[[" + b" " * 1_000_000), gzip.compress(bytes(50_000_000))])
 def test_a_compressed_body_may_not_grow_beyond_it(pressed: bytes) -> None:
     item = read_one(raw_envelope(pressed, headers={"task": "any", "compression": "gzip"}), 500_000)
-    assert (type(item), item.reason) == (Broken, "too-large")
+    assert (type(item), item.reason) == (DeadLetterItem, "too-large")
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
@@ -85,8 +85,8 @@ def test_a_message_may_not_be_nested_beyond_the_interpreters_limit(opening: byte
         "header": in_body(b"1").replace(b'"m0"', deep),
         "protocol 1": raw_envelope(b'{"task":"any","args":' + deep + b"}", headers={"task": None}),
     }[where]
-    item = read_one(raw, MOST_BYTES)
-    assert (type(item), item.reason) == (Broken, "not-json")
+    item = read_one(raw, MAX_BYTES)
+    assert (type(item), item.reason) == (DeadLetterItem, "not-json")
     assert item.error.endswith("maximum recursion depth exceeded while deserializing an object")
 
 
@@ -96,12 +96,12 @@ def test_a_message_may_be_nested_less_deep() -> None:
 
 
 def test_what_is_long_in_a_refused_message_is_told_short() -> None:
-    item = read_one(raw_message("x" * 5_000, 1, "i" * 5_000), MOST_BYTES)
+    item = read_one(raw_message("x" * 5_000, 1, "i" * 5_000), MAX_BYTES)
     assert item.reason == "unknown-task"
     assert len(item.task) == len(item.message_id) == 1_000
-    assert len(item.error) < MOST_ERROR_CHARACTERS + 100 and "characters left out" in item.error
-    assert name_of(b'"' + b" " * MOST_BYTES + b'"') == (None, None)
-    assert len(say(ValueError("x" * 1_000_000))) < MOST_ERROR_CHARACTERS + 100
+    assert len(item.error) < MAX_ERROR_CHARACTERS + 100 and "characters left out" in item.error
+    assert name_of(b'"' + b" " * MAX_BYTES + b'"') == (None, None)
+    assert len(describe(ValueError("x" * 1_000_000))) < MAX_ERROR_CHARACTERS + 100
 
 
 #: JSON text of a message → what an untyped computation is given.
@@ -140,15 +140,15 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "value"), TAKEN.items(), ids=lambda part: repr(part)[:30])
 def test_odd_values_are_taken_as_one_value(text: bytes, value: Any) -> None:
-    item = read_one(in_body(text), MOST_BYTES)
+    item = read_one(in_body(text), MAX_BYTES)
     assert isinstance(item, Work)
     assert item.message == value and type(item.message) is type(value)
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=lambda part: repr(part)[:30])
 def test_what_is_no_json_or_no_value_is_refused(text: bytes, reason: str) -> None:
-    item = read_one(in_body(text), MOST_BYTES)
-    assert (type(item), item.reason) == (Broken, reason)
+    item = read_one(in_body(text), MAX_BYTES)
+    assert (type(item), item.reason) == (DeadLetterItem, reason)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_what_is_no_json_or_no_value_is_refused(text: bytes, reason: str) -> Non
     ],
 )
 def test_the_same_in_a_typed_message(text: bytes, reason: str) -> None:
-    item = read_one(in_body(text, "typed"), MOST_BYTES)
-    assert (type(item), item.reason) == (Broken, reason)
+    item = read_one(in_body(text, "typed"), MAX_BYTES)
+    assert (type(item), item.reason) == (DeadLetterItem, reason)
 
 
 def test_of_a_name_said_twice_the_last_counts_in_envelope_and_message() -> None:
@@ -171,4 +171,4 @@ def test_of_a_name_said_twice_the_last_counts_in_envelope_and_message() -> None:
     assert isinstance(item, Work) and item.key == "B"
     twice = in_body(b'{"symbol":"A"}', "typed").replace(b'"task": "typed"', b'"task": "typed", "task": "none"')
     (item,) = read([TYPED], [twice])
-    assert (type(item), item.reason, item.task) == (Broken, "unknown-task", "none")
+    assert (type(item), item.reason, item.task) == (DeadLetterItem, "unknown-task", "none")

@@ -12,10 +12,10 @@ from celery_partitions.model.computation import declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.policy import (
     AfterFailure,
+    Exhausted,
     GiveUp,
     PolicyChange,
     RetryPolicy,
-    Then,
     TryAgain,
     Wait,
     after_failure,
@@ -43,28 +43,28 @@ def test_jitter_is_a_fraction_of_the_wait_either_way(random: float, seconds: flo
 
 
 @pytest.mark.parametrize(
-    ("then", "after"),
+    ("exhausted", "after"),
     [("park", Wait(4.0, False)), ("hold", Wait(None, False)), ("stop", Wait(0.0, True)), ("dead_letter", GiveUp())],
 )
-def test_what_follows_the_last_retry(then: Then, after: AfterFailure) -> None:
-    policy = RetryPolicy(attempts=2, backoff_seconds=1.0, then=then)
+def test_what_follows_the_last_retry(exhausted: Exhausted, after: AfterFailure) -> None:
+    policy = RetryPolicy(attempts=2, backoff_seconds=1.0, exhausted=exhausted)
     assert follows(policy, 2) == TryAgain(2.0)
     assert follows(policy, 3) == after
 
 
 def test_an_error_that_is_not_worth_a_retry_has_used_them_up_at_once() -> None:
-    policy = RetryPolicy(only=(ConnectionError,), then="dead_letter")
+    policy = RetryPolicy(only=(ConnectionError,), exhausted="dead_letter")
     assert isinstance(follows(policy, 1, ConnectionResetError()), TryAgain)
     assert follows(policy, 1, ValueError()) == GiveUp()
     assert follows(RetryPolicy(attempts=2, only=(ConnectionError,)), 1) == Wait(4.0, False)  # as after the last
 
 
 def test_an_operators_change_is_over_what_is_declared_and_that_over_the_settings() -> None:
-    settings, own = RetryPolicy(7, 1.0, then="hold"), RetryPolicy(2, 5.0)
+    settings, own = RetryPolicy(7, 1.0, exhausted="hold"), RetryPolicy(2, 5.0)
     assert effective_policy(settings, None, None) == settings
     assert effective_policy(settings, own, None) == own
-    assert effective_policy(settings, "stop", None) == RetryPolicy(7, 1.0, then="stop")
-    assert effective_policy(settings, own, PolicyChange(attempts=0, then="hold")) == RetryPolicy(0, 5.0, then="hold")
+    assert effective_policy(settings, "stop", None) == RetryPolicy(7, 1.0, exhausted="stop")
+    assert effective_policy(settings, own, PolicyChange(attempts=0, exhausted="hold")) == RetryPolicy(0, 5.0, exhausted="hold")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_an_operators_change_is_over_what_is_declared_and_that_over_the_settings
         {"attempts": -1},
         {"backoff_seconds": -0.1},
         {"jitter": 1.5},
-        {"then": "explode"},
+        {"exhausted": "explode"},
         {"only": (ValueError, "TypeError")},
     ],
 )

@@ -77,7 +77,7 @@ class Status(enum.Enum):
 
 
 class Constants:
-    unit: ClassVar[str] = "EUR"
+    partition: ClassVar[str] = "EUR"
     status = Status.NEW
     logger = logging.getLogger(__name__)
     lock: ClassVar[Any] = threading.Lock()

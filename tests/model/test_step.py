@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from celery_partitions.model.computation import Context
+from celery_partitions.model.items import PlainTask
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.outcome import Unreadable
-from celery_partitions.model.reading import Ordinary
 from celery_partitions.model.step import step
 from tests.model import counting
 from tests.model.build import CODEC, raw_message, read, rules, run, slots_for, state_after
@@ -101,9 +101,9 @@ def test_a_step_takes_at_least_one_message_however_slow() -> None:
 
 
 def test_an_ordinary_task_ends_the_step_before_it() -> None:
-    items = read([LOG], [log(0), raw_message("mail", 1), log(2)], ordinary={"mail"})
+    items = read([LOG], [log(0), raw_message("mail", 1), log(2)], plain_task={"mail"})
     outcome = step(items, slots_for(items, {}), rules())
-    assert outcome.taken == 1 and isinstance(outcome.ordinary, Ordinary)
+    assert outcome.taken == 1 and isinstance(outcome.plain_task, PlainTask)
     assert state_after(outcome, LOG, "k").entries == [0]
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_work_is_passed_on_in_order_and_taken() -> None:
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
     assert [broken.raw for broken, _ in outcome.dead] == [b"rubbish", raws[-2]]
-    assert [(later.raw, later.due) for later in outcome.later] == [(delayed, 5_000)]
+    assert [(delayed.raw, delayed.due) for delayed in outcome.delayed] == [(delayed, 5_000)]
     assert [(skipped.raw, skipped.why) for skipped in outcome.skipped] == [(expired, "expired")]
     applied = [work.raw for work in outcome.done]
     assert applied == [raw for n, raw in enumerate(mine) if partition_of(f"k{n}", 2) == 0]

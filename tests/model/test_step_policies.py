@@ -21,9 +21,9 @@ def nothing_seen() -> Iterator[None]:
 SENT = [log(0), log(1, "raise"), log(2), log(3, key="other")]
 
 
-@pytest.mark.parametrize(("then", "seconds"), [("park", 2.0), ("hold", None)])
-def test_the_message_keeps_its_place_and_its_key_waits(then: str, seconds: float | None) -> None:
-    outcome = run([LOG], SENT, by=rules(retries=0, then=then))  # type: ignore[arg-type]
+@pytest.mark.parametrize(("exhausted", "seconds"), [("park", 2.0), ("hold", None)])
+def test_the_message_keeps_its_place_and_its_key_waits(exhausted: str, seconds: float | None) -> None:
+    outcome = run([LOG], SENT, by=rules(retries=0, exhausted=exhausted))  # type: ignore[arg-type]
     failure, waits, used_up = outcome.parked["k"]
     assert (failure.item.raw, waits, used_up) == (SENT[1], seconds, True)
     assert outcome.mailed == {"k": SENT[1:3]} and not outcome.dead and not outcome.pause
@@ -31,19 +31,19 @@ def test_the_message_keeps_its_place_and_its_key_waits(then: str, seconds: float
 
 
 def test_stop_ends_the_step_behind_the_message_and_pauses() -> None:
-    outcome = run([LOG], SENT, by=rules(retries=0, then="stop"))
+    outcome = run([LOG], SENT, by=rules(retries=0, exhausted="stop"))
     assert outcome.pause and outcome.taken == 2
     assert outcome.mailed == {"k": SENT[1:2]} and outcome.parked["k"].seconds == 0.0
     assert list(outcome.states["log"]) == ["k"]
 
 
 def test_stop_in_a_mailbox_leaves_the_message_at_its_head() -> None:
-    outcome = run([LOG], SENT[1:3], by=rules(retries=1, then="stop"), mailbox_of="k", attempt=2, parked={"k"})
+    outcome = run([LOG], SENT[1:3], by=rules(retries=1, exhausted="stop"), mailbox_of="k", attempt=2, parked={"k"})
     assert outcome.pause and outcome.taken == 0 and not outcome.mailed
 
 
 def test_before_the_retries_are_used_up_no_policy_pauses() -> None:
-    outcome = run([LOG], SENT, by=rules(retries=1, then="stop"))
+    outcome = run([LOG], SENT, by=rules(retries=1, exhausted="stop"))
     assert not outcome.pause and not outcome.parked["k"].used_up and outcome.taken == 4
 
 
@@ -65,7 +65,7 @@ def test_a_full_mailbox_counts_what_this_step_put_there() -> None:
 
 def test_a_full_mailbox_pauses_the_partition_before_the_message_where_the_policy_is_stop() -> None:
     raws = [log(0, key="other"), log(1), log(2, key="other")]
-    by = rules(mailbox_messages=3, then="stop")
+    by = rules(mailbox_messages=3, exhausted="stop")
     outcome = run([LOG], raws, by=by, parked={"k"}, mailbox_lengths={"k": 3})
     assert outcome.pause and outcome.taken == 1 and not outcome.dead
     assert not any(outcome.mailed.values())

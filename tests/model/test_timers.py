@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from celery_partitions.model.message_writer import TIMER_BODY
 from celery_partitions.model.outcome import Delivery, Outcome, Timer
-from celery_partitions.model.writing import TIMER_BODY
-from celery_partitions.pipeline.building import Built
+from celery_partitions.pipeline.builder import Built
 from celery_partitions.pipeline.sinks import RedisList
 from celery_partitions.pipeline.windows import Aggregation, count_windows, range_windows, seconds
 from tests.model.build import raw_envelope
@@ -143,7 +143,7 @@ def test_a_timer_to_what_sets_none_is_a_dead_letter() -> None:
     app = built(begin().key_by(lambda value: "k").to(stage(lambda value: value, "plain")).to_sink(RedisList("out")))
     raw = raw_envelope(TIMER_BODY, headers={"task": "plain", "partition_key": "k"})
     (item,) = read(app, [raw])
-    assert type(item).__name__ == "Broken" and "a timer, and 'plain' sets none" in item.error
+    assert type(item).__name__ == "DeadLetterItem" and "a timer, and 'plain' sets none" in item.error
 
 
 def test_a_timer_for_a_key_whose_state_is_gone_does_nothing() -> None:

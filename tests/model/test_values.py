@@ -211,13 +211,13 @@ def forged() -> dict[str, bytes]:
 @pytest.mark.parametrize("how", forged())
 def test_what_is_forged_or_moved_is_a_dead_letter_and_never_unpickled(how: str) -> None:
     (item,) = read(hopping(), [forged()[how]])
-    assert type(item).__name__ == "Broken"
+    assert type(item).__name__ == "DeadLetterItem"
     assert item.reason in ("bad-signature", "wrong-arguments"), item
 
 
 def test_a_signed_pickle_of_what_is_not_allowed_is_a_dead_letter() -> None:
     (item,) = read(hopping(), [hop_with(SIGNING.dump_value("log", "m:0", Touchy()))])
-    assert type(item).__name__ == "Broken" and "mkdir" in item.error
+    assert type(item).__name__ == "DeadLetterItem" and "mkdir" in item.error
 
 
 def test_a_pickle_in_a_message_to_a_source_without_a_config_is_what_json_says() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from celery_partitions.producer.bulk import send_many
-from celery_partitions.producer.declarations import declared
 from celery_partitions.producer.pipelines import SourcePipeline
+from celery_partitions.runtime.registry import declared
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import pipelines
 

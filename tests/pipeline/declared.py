@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from celery_partitions.pipeline.framing import decoder, encoder
+from celery_partitions.pipeline.frames import decoder, encoder
 
 
 @decoder(header_length=4, length_fmt=">I")

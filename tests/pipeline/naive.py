@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from celery_partitions.pipeline.windowing import RangeWindows
+from celery_partitions.pipeline.window_stage import RangeWindows
 from celery_partitions.pipeline.windows import Aggregation
 
 

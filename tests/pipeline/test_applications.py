@@ -15,8 +15,8 @@ import pytest
 from celery_partitions import build_application, source
 from celery_partitions.model.errors import DeclarationError, OneKeyWarning, SetupError
 from celery_partitions.pipeline.sinks import RedisList
-from celery_partitions.producer.declarations import declared
 from celery_partitions.producer.pipelines import applications
+from celery_partitions.runtime.registry import declared
 from tests.model.piped import logging, stage
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from celery_partitions.model.computation import Computation, declare
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.pipeline.building import Built, build
+from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline
 from celery_partitions.pipeline.sinks import RedisList, RedisStream, TaskSink
 from tests.model.piped import Log, begin, headers_of, logging, payloads, raws_of, read, run, send, stage, states

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from celery_partitions.admin.pause import pause, resume
 from celery_partitions.cli.commands import partitions
 from celery_partitions.model.errors import KeyExtractionError
-from celery_partitions.operating.pausing import pause, resume
-from celery_partitions.producer.declarations import _installations
+from celery_partitions.runtime.registry import _installations
 from tests.fundamentals.live import PATIENCE_SECONDS
 from tests.model.build import raw_message
 from tests.pipeline.conftest import LivePipelines
@@ -111,14 +111,14 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     # A dead letter of a hop: sent again, it is put out once, under the id that it would have had.
     live.trouble("tally")
     live.order("ann", "milk", 5)
-    live.wait(live.letters, "no dead letter")
-    (letter,) = live.letters()
-    assert (letter.task, letter.key, letter.reason, letter.attempts) == ("tally", "milk", "computation-failed", 1)
-    assert letter.message_id is not None and letter.message_id.endswith(":0")
+    live.wait(live.dead_letters, "no dead letter")
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.task, dead_letter.key, dead_letter.reason, dead_letter.attempts) == ("tally", "milk", "computation-failed", 1)
+    assert dead_letter.message_id is not None and dead_letter.message_id.endswith(":0")
     live.trouble("tally", is_on=False)
-    assert live.run("dead-letters", "retry", letter.id).exit_code == 0
+    assert live.run("dead-letters", "retry", dead_letter.id).exit_code == 0
     live.wait(lambda: live.tallied()[-1] == ["milk", 5], "the letter was not sent again")
-    assert live.ids()[-1] == f"{letter.message_id}:0".encode() and not live.letters()
+    assert live.ids()[-1] == f"{dead_letter.message_id}:0".encode() and not live.dead_letters()
 
     # A source drops what it has seen; but what died of it is tried again. Its message has the source's name.
     raw = live.raw("ann", "milk", 7, "an id")
@@ -126,18 +126,18 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     live.wait(lambda: live.tallied()[-1] == ["milk", 12], "no output")
     live.trouble("check")
     live.push(live.raw("ann", "milk", 1, "another"))
-    live.wait(live.letters, "no dead letter")
-    (letter,) = live.letters()
-    assert (letter.task, letter.message_id, letter.key) == ("orders in", "another", "ann") and "check was told" in letter.error
+    live.wait(live.dead_letters, "no dead letter")
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.task, dead_letter.message_id, dead_letter.key) == ("orders in", "another", "ann") and "check was told" in dead_letter.error
     live.trouble("check", is_on=False)
-    assert live.run("dead-letters", "retry", letter.id).exit_code == 0
+    assert live.run("dead-letters", "retry", dead_letter.id).exit_code == 0
     live.wait(lambda: live.tallied()[-1] == ["milk", 13], "the letter was not sent again")
     live.push(live.raw("ann", "milk", 1, "another"))
     live.wait_drained()
     assert [amount for _, amount in live.tallied()][1:] == [7, 101, 5, 12, 13]
 
     # A stage's policy is changed while the worker runs: its key is held, and retried in its place.
-    assert live.said("policy", "check", "--then", "hold")["policy"]["then"] == "hold"
+    assert live.said("policy", "check", "--exhausted", "hold")["policy"]["exhausted"] == "hold"
     live.wait(lambda: "the policy of 'check' was changed" in live.workers[0].log(), "the worker does not follow")
     live.trouble("check")
     for amount in (1, 2):
@@ -164,16 +164,16 @@ def test_hops_and_timers_pass_an_export_and_import(
     live.order("ann", "tea", 1)
     live.wait(lambda: live.tallied() == [["tea", 1]], "no output")
     # Its first stage alone goes on: the second's key is in a partition that rests.
-    unit = _unit(live, "tea")
-    pause(live.client, live.names, [unit], by="me")
+    partition = _partition(live, "tea")
+    pause(live.client, live.names, [partition], by="me")
     customers = [f"customer {number}" for number in range(40)]
-    customers = [one for one in customers if _unit(live, one) != unit][:6]
+    customers = [one for one in customers if _partition(live, one) != partition][:6]
     for number, one in enumerate(customers):
         live.order(one, "tea", 10**number)
-    live.wait(lambda: live.status()[f"partition.{unit}"].length == 6, "the hops did not come")
+    live.wait(lambda: live.status()[f"partition.{partition}"].length == 6, "the hops did not come")
     worker.terminate()
     worker.wait()
-    resume(live.client, live.names, [unit], by="me")
+    resume(live.client, live.names, [partition], by="me")
     file = tmp_path / "export"
     assert len(live.said("export", str(file), "--yes")["paused"]) == 5  # a pipeline's partitions rest together
     after = make_orders(PARTITIONS=partitions_after)
@@ -181,7 +181,7 @@ def test_hops_and_timers_pass_an_export_and_import(
     assert result.exit_code == 0, result.output
     assert "whose key can't be had" not in result.output
     assert sum(row.length for row in after.group.status()) == 6
-    assert after.status()[f"partition.{_unit(after, 'tea')}"].length == 6
+    assert after.status()[f"partition.{_partition(after, 'tea')}"].length == 6
     after.start()
     after.wait(lambda: len(after.tallied()) == 7, "the hops were lost")
     assert [amount for _, amount in after.tallied()][-1] == 1 + 111_111
@@ -191,7 +191,7 @@ def test_hops_and_timers_pass_an_export_and_import(
     assert gathered == after.tallied()
 
 
-def _unit(live: Orders, key: str) -> str:
+def _partition(live: Orders, key: str) -> str:
     return str(live.installation.message_writer("test").partition_of(key))
 
 
@@ -225,9 +225,9 @@ def test_messages_to_a_stage_without_a_key_are_dead_letters_wherever_they_are_pu
     for raw in good:
         live.client.lpush("partition", raw)
     live.start()
-    live.wait(lambda: len(live.tallied()) == 2 and len(live.letters()) == len(wanted), "not all were taken")
-    assert {letter.message_id for letter in live.letters()} == wanted
-    for letter in live.letters():
-        assert letter.reason == "bad-key" and ("is a stage of pipeline orders" in letter.error or "key" in letter.error)
+    live.wait(lambda: len(live.tallied()) == 2 and len(live.dead_letters()) == len(wanted), "not all were taken")
+    assert {dead_letter.message_id for dead_letter in live.dead_letters()} == wanted
+    for dead_letter in live.dead_letters():
+        assert dead_letter.reason == "bad-key" and ("is a stage of pipeline orders" in dead_letter.error or "key" in dead_letter.error)
     assert live.said("state", "get", "tally", "tea")["state"] == {"amount": 2}
     live.wait_drained()

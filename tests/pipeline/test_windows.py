@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.restricted_pickle import Allowed, unsigned_loader
 from celery_partitions.model.state import StateClass
-from celery_partitions.model.unpickling import Allowed, unsigned_loader
 from celery_partitions.pipeline import windows as w
-from celery_partitions.pipeline.windowing import to_ns, to_seconds
+from celery_partitions.pipeline.window_stage import to_ns, to_seconds
 from tests.pipeline.naive import Engine, Gather
 
 
@@ -69,9 +69,9 @@ class OldStyle:
 SECOND = w.seconds(1)
 
 
-def test_units_are_whole_nanoseconds() -> None:
-    assert [unit(2) for unit in (w.nanoseconds, w.microseconds, w.milliseconds)] == [2, 2_000, 2_000_000]
-    assert [unit(2) for unit in (w.seconds, w.minutes, w.hours)] == [2 * 10**9, 120 * 10**9, 7_200 * 10**9]
+def test_partitions_are_whole_nanoseconds() -> None:
+    assert [partition(2) for partition in (w.nanoseconds, w.microseconds, w.milliseconds)] == [2, 2_000, 2_000_000]
+    assert [partition(2) for partition in (w.seconds, w.minutes, w.hours)] == [2 * 10**9, 120 * 10**9, 7_200 * 10**9]
     assert w.seconds(0.1) == 10**8 and type(w.seconds(0.1)) is int
 
 

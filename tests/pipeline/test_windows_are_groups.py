@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celery_partitions.pipeline.windowing import RangeWindows
+from celery_partitions.pipeline.window_stage import RangeWindows
 from celery_partitions.pipeline.windows import LateDataPolicy, range_windows, seconds
 from tests.pipeline.naive import Engine, Gather, GatherAnew, Naive
 

@@ -11,7 +11,7 @@ from celery import Celery
 from kombu import pools
 
 from celery_partitions import install
-from celery_partitions.producer.declarations import _installations, installation_of
+from celery_partitions.runtime.registry import _installations, installation_of
 from celery_partitions_config.settings import Settings
 
 MakeApp = Callable[..., Celery]

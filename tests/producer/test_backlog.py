@@ -12,7 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from celery_partitions import PartitionError, QueueFull, SendInterrupted
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import note, partition, queues

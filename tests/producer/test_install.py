@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 
 from celery_partitions import DeclarationError, SetupError, computation, install, state_computation
-from celery_partitions.producer.declarations import _installations, current_installation, declared, installation_of
+from celery_partitions.runtime.registry import _installations, current_installation, declared, installation_of
 from celery_partitions.store.client import connect
 from celery_partitions_config.settings import Settings, resolve
 from tests.model.pickled import Rebuilt

@@ -184,7 +184,7 @@ def test_a_key_prefix_of_the_apps_transport_is_kept(make_app: MakeApp, settings:
     queue = f"partition.{partition('AAPL')}"
     assert queues(client) == {f"shop:{queue}": 2}
     assert [take(app, queue).decode()[0][0]["price"] for _ in range(2)] == [1.0, 2.0]
-    assert client.hget(Names("partition", "shop:").facts_of_group, "partitions") == b"4"
+    assert client.hget(Names("partition", "shop:").group_meta, "partitions") == b"4"
 
 
 def test_another_group_has_its_own_queues(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.items import Reading, Work, read_batch
+from celery_partitions.model.message_writer import MessageWriter
 from celery_partitions.model.outcome import Delivery, Hop, Outcome, Slot, Unreadable
 from celery_partitions.model.policy import RetryPolicy
-from celery_partitions.model.reading import Reading, Work, read_batch
 from celery_partitions.model.step import StepRules, step
-from celery_partitions.model.writing import MessageWriter
-from celery_partitions.pipeline.building import Built
+from celery_partitions.pipeline.builder import Built
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import Names
 from celery_partitions.store.outputs import commands_of_outputs
@@ -71,9 +71,9 @@ class FlowWorld:
         key = self.computations[source].key_of(value)
         self.push(self.writer.partition_of(key), raw_message(source, value, message_id))
 
-    def turn(self, at: Partition, most: int, ticks: int, *, lost: bool = False) -> None:
+    def turn(self, at: Partition, limit: int, ticks: int, *, lost: bool = False) -> None:
         """One batch of a queue; `lost`: the commit is refused, and nothing of it may be left."""
-        source = at.queue[:most]
+        source = at.queue[:limit]
         outcome = self._step(at, source, ticks, parked=at.mailboxes)
         if lost:
             at.memory.clear()
@@ -82,9 +82,9 @@ class FlowWorld:
         del at.queue[: outcome.taken]
         self._commit(at, outcome)
 
-    def retry(self, at: Partition, key: str, most: int, ticks: int) -> None:
+    def retry(self, at: Partition, key: str, limit: int, ticks: int) -> None:
         """One batch of a parked key's mailbox."""
-        source, attempt = at.mailboxes[key][:most], at.attempts[key]
+        source, attempt = at.mailboxes[key][:limit], at.attempts[key]
         outcome = self._step(at, source, ticks, parked=at.mailboxes, mailbox_of=key, attempt=attempt)
         assert not outcome.mailed
         del at.mailboxes[key][: outcome.taken]
@@ -107,7 +107,7 @@ class FlowWorld:
         clock = iter(range(1_000_000))
         rules = StepRules(
             partition=at.number,
-            policy_of=lambda _: RetryPolicy(self.retries, 1.0, then="dead_letter"),
+            policy_of=lambda _: RetryPolicy(self.retries, 1.0, exhausted="dead_letter"),
             mailbox_messages=10_000,
             pickling=CODEC.pickling(),
             clock=lambda: float(next(clock)),
@@ -143,7 +143,7 @@ class FlowWorld:
         for command, where, *values in commands_of_outputs(outcome.emitted, NAMES, str(at.number), at.commits, 0):
             if command == "LPUSH":
                 for raw in values:
-                    self.push(int(NAMES.unit_of(where) or ""), raw)
+                    self.push(int(NAMES.partition_of_queue(where) or ""), raw)
             else:
                 assert command == "XADD"
                 self.streams[where].append((values[-1], values[-5]))

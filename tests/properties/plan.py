@@ -60,9 +60,9 @@ class World:
     done: list[bytes] = field(default_factory=list)
     memory: dict[str, dict[str, Slot | Unreadable]] = field(default_factory=dict)
 
-    def turn(self, most: int, ticks: int, *, lost: bool = False) -> None:
+    def turn(self, limit: int, ticks: int, *, lost: bool = False) -> None:
         """One batch of the queue; `lost`: the commit is refused, and nothing of it may be left."""
-        source = self.queue[:most]
+        source = self.queue[:limit]
         outcome = self._step(source, ticks, parked=self.mailboxes)
         if lost:
             self.memory.clear()
@@ -71,10 +71,10 @@ class World:
         del self.queue[: outcome.taken]
         self._commit(outcome)
 
-    def retry(self, key: str, most: int, ticks: int) -> None:
+    def retry(self, key: str, limit: int, ticks: int) -> None:
         """One batch of a parked key's mailbox."""
         outcome = self._step(
-            self.mailboxes[key][:most], ticks, parked=self.mailboxes, mailbox_of=key, attempt=self.attempts[key]
+            self.mailboxes[key][:limit], ticks, parked=self.mailboxes, mailbox_of=key, attempt=self.attempts[key]
         )
         assert not outcome.mailed
         del self.mailboxes[key][: outcome.taken]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_partitions.model.errors import KeyExtractionError
-from celery_partitions.model.keys import key_bytes, key_text, partition_of, spell_key
+from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
 
 text = st.text(max_size=200)
 keys = st.one_of(text, st.binary(max_size=200), st.integers(), st.booleans(), st.uuids())
@@ -21,19 +21,19 @@ any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=50
 def test_every_key_has_a_partition_below_n_and_always_the_same(key: object, partitions: int) -> None:
     where = partition_of(key, partitions)
     assert 0 <= where < partitions
-    assert partition_of(spell_key(key), partitions) == where
-    assert crc32(key_bytes(spell_key(key))) % partitions == where
+    assert partition_of(normalize_key(key), partitions) == where
+    assert crc32(key_bytes(normalize_key(key))) % partitions == where
 
 
 @given(keys)
 def test_a_spelled_key_comes_back_from_redis_as_it_went(key: object) -> None:
-    spelled = spell_key(key)
-    assert key_text(key_bytes(spelled)) == spelled == spell_key(spelled)
+    spelled = normalize_key(key)
+    assert key_text(key_bytes(spelled)) == spelled == normalize_key(spelled)
 
 
 @given(st.binary(max_size=200))
 def test_bytes_keep_their_bytes(key: bytes) -> None:
-    assert key_bytes(spell_key(key)) == key
+    assert key_bytes(normalize_key(key)) == key
 
 
 @given(text, text)
@@ -55,7 +55,7 @@ def test_text_with_surrogates_is_refused_or_has_bytes_of_its_own(one: str, other
 
 @given(st.integers() | st.uuids() | st.text(max_size=20))
 def test_a_number_a_uuid_and_their_text_are_one_key(value: int | UUID | str) -> None:
-    assert spell_key(value) == spell_key(str(value)) == spell_key(str(value).encode())
+    assert normalize_key(value) == normalize_key(str(value)) == normalize_key(str(value).encode())
 
 
 @given(
@@ -63,4 +63,4 @@ def test_a_number_a_uuid_and_their_text_are_one_key(value: int | UUID | str) -> 
 )
 def test_everything_else_is_refused(value: object) -> None:
     with pytest.raises(KeyExtractionError):
-        spell_key(value)
+        normalize_key(value)

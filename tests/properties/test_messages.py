@@ -109,9 +109,9 @@ def test_a_typed_message_arrives_as_it_was_sent(kind: Any, values: dict[str, Any
 @given(values=fields)
 def test_a_typed_message_of_a_stock_celery_client_arrives_the_same(kind: Any, values: dict[str, Any]) -> None:
     codec = MessageCodec(kind, "trade")
-    by_position = kombu_dumps([[values], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    by_commit_number = kombu_dumps([[values], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     by_name = kombu_dumps([[], {"trade": values}, {}])
-    assert codec.decode(by_position.encode()) == codec.decode(by_name.encode()) == kind(**values)
+    assert codec.decode(by_commit_number.encode()) == codec.decode(by_name.encode()) == kind(**values)
 
 
 @given(plain)

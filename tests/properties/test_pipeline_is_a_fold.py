@@ -39,13 +39,13 @@ turns = st.lists(
 
 def drain(world: FlowWorld, plan: list[tuple[int, int, int, str]]) -> None:
     """Turn as planned, then in plain turns until nothing waits."""
-    for number, most, ticks, what in plan:
+    for number, limit, ticks, what in plan:
         at = world.partitions[number % len(world.partitions)]
         parked = sorted(at.mailboxes)
         if what == "mailbox" and parked:
-            world.retry(at, parked[most % len(parked)], most, ticks)
+            world.retry(at, parked[limit % len(parked)], limit, ticks)
         elif at.queue:
-            world.turn(at, most, ticks, lost=what == "lost")
+            world.turn(at, limit, ticks, lost=what == "lost")
     for _ in range(5_000):
         if not world.waiting():
             return

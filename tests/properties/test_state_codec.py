@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from celery_partitions.model.computation import Computation, declare
 from celery_partitions.model.errors import StateError
-from celery_partitions.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec, StoredFacts
+from celery_partitions.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec, StoredMeta
 from tests.model.foreign import Foreign
 
 
@@ -78,7 +78,7 @@ def test_a_signed_state_can_not_be_moved_to_another_key_or_computation(
 
 
 @given(st.data(), secrets)
-def test_a_name_and_a_key_can_not_lend_each_other_letters(data: st.DataObject, secret: bytes) -> None:
+def test_a_name_and_a_key_can_not_lend_each_other_dead_letters(data: st.DataObject, secret: bytes) -> None:
     whole = data.draw(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=2, max_size=20))
     first, second = sorted(data.draw(st.lists(st.integers(1, len(whole)), min_size=2, max_size=2, unique=True)))
     assume(whole[:first].strip())
@@ -169,7 +169,7 @@ def test_what_can_be_seen_without_a_key(state: dict[str, Any], key: str, signing
     codec = StateCodec(tuple(signing_keys))
     stored = codec.dump(COUNT, key, state)
     form = "signed" if signing_keys else "unsigned"
-    assert StateCodec().facts("count", key, stored) == StoredFacts(len(stored), form, None)
-    assert codec.facts("count", key, stored) == StoredFacts(len(stored), form, True if signing_keys else None)
-    assert codec.facts("count", key + "x", stored).verified is (False if signing_keys else None)
-    assert codec.facts("count", key, b"").form == "unknown"
+    assert StateCodec().meta("count", key, stored) == StoredMeta(len(stored), form, None)
+    assert codec.meta("count", key, stored) == StoredMeta(len(stored), form, True if signing_keys else None)
+    assert codec.meta("count", key + "x", stored).verified is (False if signing_keys else None)
+    assert codec.meta("count", key, b"").form == "unknown"

@@ -33,12 +33,12 @@ def nothing_seen() -> Iterator[None]:
 
 def drain(world: World, plan_of_turns: list[tuple[int, int, str]]) -> None:
     """Turn as planned, then in plain turns until nothing waits."""
-    for most, ticks, what in plan_of_turns:
+    for limit, ticks, what in plan_of_turns:
         parked = sorted(world.mailboxes)
         if what == "mailbox" and parked:
-            world.retry(parked[most % len(parked)], most, ticks)
+            world.retry(parked[limit % len(parked)], limit, ticks)
         elif world.queue:
-            world.turn(most, ticks, lost=what == "lost")
+            world.turn(limit, ticks, lost=what == "lost")
     for _ in range(2_000):
         if world.queue:
             world.turn(5, 3)

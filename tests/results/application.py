@@ -1,4 +1,4 @@
-"""What the tests of results compute: a computation that answers, one that fails, and ordinary tasks beside them.
+"""What the tests of results compute: a computation that answers, one that fails, and plain tasks beside them.
 
 A message is `{"key": …, "number": …}`, and so is what most of them return, so that each can follow each.
 """
@@ -15,7 +15,7 @@ from celery_partitions import Context, RetryPolicy, app, computation, key_extrac
 
 __all__ = ["RAN", "Refused", "add", "app", "close_up", "gather", "held", "quiet", "refuse", "spell", "tried"]
 
-#: The list that ordinary tasks append `<name>:<what they were given>` to.
+#: The list that plain tasks append `<name>:<what they were given>` to.
 RAN = "ran"
 
 
@@ -50,7 +50,7 @@ def quiet(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
     return {"key": message["key"], "number": sum(state.numbers)}
 
 
-@state_computation("results.refuse", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, then="dead_letter"))
+@state_computation("results.refuse", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, exhausted="dead_letter"))
 def refuse(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
     """Raises for a number below zero."""
     state.numbers.append(message["number"])
@@ -68,7 +68,7 @@ def tried(message: dict[str, Any], state: Numbers, context: Context) -> dict[str
     return {"key": message["key"], "number": sum(state.numbers)}
 
 
-@state_computation("results.held", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, then="hold"))
+@state_computation("results.held", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, exhausted="hold"))
 def held(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
     """Raises until the key `mended` is there."""
     state.numbers.append(message["number"])

@@ -15,8 +15,8 @@ from celery import Celery
 from celery.canvas import Signature
 
 from celery_partitions import install
-from celery_partitions.producer.declarations import installation_of
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions_config.celeryconfig import celery_options
 from tests.fundamentals.conftest import ENV
 from tests.fundamentals.live import LiveGroup
@@ -29,7 +29,7 @@ _numbers = count()
 
 
 class Client:
-    """One group, and the names of `application`'s ordinary tasks as signatures of its app."""
+    """One group, and the names of `application`'s plain tasks as signatures of its app."""
 
     def __init__(self, live: LiveGroup, app: Celery) -> None:
         self.live, self.app = live, app

@@ -65,13 +65,13 @@ def meet_before_commit(others: int) -> None:
     sound = PartitionLoop.commit
     first = count()
 
-    def commit(self: PartitionLoop, lane: Any, batch: Any, items: Any, outcome: Any) -> None:
+    def commit(self: PartitionLoop, owned: Any, batch: Any, items: Any, outcome: Any) -> None:
         if outcome.answered and next(first) == 0:
             redis = client()
             redis.rpush("meeting", "here")
             while redis.llen("meeting") < others:
                 redis.blpop("never", timeout=0.01)
-        sound(self, lane, batch, items, outcome)
+        sound(self, owned, batch, items, outcome)
 
     PartitionLoop.commit = commit  # type: ignore[method-assign]
 

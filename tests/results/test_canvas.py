@@ -1,4 +1,4 @@
-"""Links, chains, groups and chords in which computations and ordinary tasks are mixed."""
+"""Links, chains, groups and chords in which computations and plain tasks are mixed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_chain_through_computations_and_ordinary_tasks(here: Client, key: str)
         result = result.parent
         ids.append(result.id)
     wanted = ["SUCCESS", "PENDING", "SUCCESS", "SUCCESS", "SUCCESS"]
-    # Celery's tracer sends what follows an ordinary task before it stores that task's result.
+    # Celery's tracer sends what follows a plain task before it stores that task's result.
     wait_until(lambda: [here.meta(one)["status"] for one in ids] == wanted)
     metas = [here.meta(one) for one in ids]
     assert metas[0]["parent_id"] == ids[1]
@@ -134,7 +134,7 @@ def test_a_value_that_the_next_one_can_not_take_is_a_failure_of_its_message(here
     result = chain(refuse.s(message(key, 3)), gather.s()).apply_async()
     with pytest.raises(Exception, match="Expected `array`, got `object`"):
         result.parent.get(timeout=PATIENCE)
-    assert here.live.letter_of(result.parent.id).reason == "computation-failed"
+    assert here.live.dead_letter_of(result.parent.id).reason == "computation-failed"
     assert refuse.delay(message(key, 1)).get(timeout=PATIENCE)["number"] == 1
 
 

@@ -34,7 +34,7 @@ def keys_of(partition: int, partitions: int) -> list[str]:
 
 
 def send_flows(here: Client, flows: int) -> list[Any]:
-    """Chords of computations that have links and a body; no ordinary task, which a kill of a stock consumer may lose."""
+    """Chords of computations that have links and a body; no plain task, which a kill of a stock consumer may lose."""
     results = []
     for number in range(flows):
         header = [add.s(message(f"key-{number}", 1)).set(link=quiet.s()), add.s(message(f"x-{number}", 2 * number))]
@@ -52,7 +52,7 @@ def check_flows(here: Client, results: list[Any], patience: float = PATIENCE) ->
         assert add.state(f"key-{number}").numbers == [1]  # type: ignore[union-attr]
     ran = sorted(here.ran("gather"))
     assert ran == sorted(f"gather:{sorted([1, 2 * number])}" for number in range(len(results)))
-    assert here.live.letters() == []
+    assert here.live.dead_letters() == []
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -120,7 +120,7 @@ def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_its_message
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue="wrong"))
     after = add.apply_async([message("b", 1)])
     assert after.get(timeout=PATIENCE)["number"] == 1
-    assert "another type" in here.live.letter_of(bad.id).error
+    assert "another type" in here.live.dead_letter_of(bad.id).error
     assert quiet.state("a") is None
 
 
@@ -130,7 +130,7 @@ def test_what_follows_is_not_pushed_where_the_partitions_keep_something_else(mak
     here.start_worker("-Q", "partition")
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue=queue))
     assert add.delay(message("b", 1)).get(timeout=PATIENCE)["number"] == 1
-    assert "a name that the partitions keep for themselves" in here.live.letter_of(bad.id).error
+    assert "a name that the partitions keep for themselves" in here.live.dead_letter_of(bad.id).error
     assert here.live.client.type(queue) in (b"none", b"hash")
     assert quiet.state("a") is None
 

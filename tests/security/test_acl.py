@@ -75,7 +75,7 @@ def test_a_worker_serves_its_partitions_ordinary_tasks_and_remote_control(live: 
     wait_until(lambda: live.numbers_of(record, "worked") == [1, 2], timeout=30)
     assert len(live.app.control.ping(timeout=5, limit=1)) == 1
     message = live.send_task("no such task", 1, queue="partition.1")
-    assert live.group.dead_letters.discard([live.letter_of(message)]) == 1
+    assert live.group.dead_letters.discard([live.dead_letter_of(message)]) == 1
     second = live.start_worker().wait_ready()
     live.wait_owned(by=2)
     second.terminate()
@@ -112,7 +112,7 @@ def test_a_reader_sees_and_the_commands_that_only_show_work(live: LiveGroup, ser
     with LiveGroup(server.url("reader"), tmp_path, PARTITIONS=2) as reader:
         assert reader.numbers_of(record, "seen") == [1]
         assert None not in reader.owners().values()
-        assert reader.letters() == []
+        assert reader.dead_letters() == []
     assert "seen" in as_user(server, "reader", "print(*record.keys())")
 
 
@@ -195,6 +195,6 @@ def test_flower_runs_as_the_dashboard(live: LiveGroup, server: Server, tmp_path:
         assert "No permissions" not in flower.log()
         # The partitions are shown, and nothing is done to them.
         status, found = flower.get("/api/partitions", login="me:secret")
-        assert status == 200 and [row["unit"] for row in json.loads(found)["partitions"]] == ["0", "1", "ingress"]
+        assert status == 200 and [row["partition"] for row in json.loads(found)["partitions"]] == ["0", "1", "ingress"]
         for path in ("/partition/0", "/partitions/key?key=a", "/partitions/dead-letters"):
             assert flower.get(path, login="me:secret")[0] == 200, path

@@ -83,9 +83,9 @@ def test_only_the_messages_of_such_keys_are_refused(
     live.wait_drained()
     assert live.numbers_of(record, "good") == [0, 1, 2]
     assert live.numbers_of(record, "new") == [1, 2]
-    letters = live.letters()
-    assert sorted(letter.key or "" for letter in letters) == sorted([*bad, *bad])
-    assert {letter.reason for letter in letters} == {"unreadable-state"}
+    dead_letters = live.dead_letters()
+    assert sorted(dead_letter.key or "" for dead_letter in dead_letters) == sorted([*bad, *bad])
+    assert {dead_letter.reason for dead_letter in dead_letters} == {"unreadable-state"}
     assert {key: stored(live, key) for key in bad} == bad
     assert worker.running and not trap.exists()
 
@@ -106,21 +106,21 @@ def test_keys_are_rotated_while_workers_run(make_live: MakeLive, redis_url: str)
     serve(OLD, 1, ["often", "seldom"])
     both = serve(f"{NEW},{OLD}", 2, ["often"])
     assert both.numbers(record) == {"often": [1, 2], "seldom": [1]}
-    assert codec(NEW).facts(record.name, "often", stored(both, "often") or b"").verified
-    assert not codec(NEW).facts(record.name, "seldom", stored(both, "seldom") or b"").verified
+    assert codec(NEW).meta(record.name, "often", stored(both, "often") or b"").verified
+    assert not codec(NEW).meta(record.name, "seldom", stored(both, "seldom") or b"").verified
 
     new = serve(NEW, 3, ["often", "seldom"])
     assert new.numbers_of(record, "often") == [1, 2, 3]
     with pytest.raises(StateError, match="signature is wrong"):
         new.numbers_of(record, "seldom")
-    (letter,) = new.letters()
-    assert (letter.key, letter.reason) == ("seldom", "unreadable-state")
+    (dead_letter,) = new.dead_letters()
+    assert (dead_letter.key, dead_letter.reason) == ("seldom", "unreadable-state")
 
-    # The old key once more, and the letter is applied after all.
-    assert new.group.dead_letters.retry([letter]) == 1
+    # The old key once more, and the dead letter is applied after all.
+    assert new.group.dead_letters.retry([dead_letter]) == 1
     last = serve(f"{NEW},{OLD}", 4, ["seldom"])
     assert last.numbers(record) == {"often": [1, 2, 3], "seldom": [1, 3, 4]}
-    assert codec(NEW).facts(record.name, "seldom", stored(last, "seldom") or b"").verified
+    assert codec(NEW).meta(record.name, "seldom", stored(last, "seldom") or b"").verified
 
 
 def test_unsigned_states_from_before_a_key_was_set_are_not_unpickled(make_live: MakeLive, redis_url: str) -> None:
@@ -128,5 +128,5 @@ def test_unsigned_states_from_before_a_key_was_set_are_not_unpickled(make_live: 
     put(live, "key", codec().dump(COMPUTATION, "key", of(0)))
     live.start_workers(1)
     live.send(record, [Step("key", 1)])
-    letter = wait_until(lambda: next(iter(live.letters()), None), timeout=30)
-    assert "is not signed, and PARTITIONS_STATE_SIGNING_KEY is set" in letter.error
+    dead_letter = wait_until(lambda: next(iter(live.dead_letters()), None), timeout=30)
+    assert "is not signed, and PARTITIONS_STATE_SIGNING_KEY is set" in dead_letter.error

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import pytest
 
 from celery_partitions.model.errors import MessageError
-from celery_partitions.store.letters import APART_BYTES, DeadLetter
+from celery_partitions.store.dead_letters import APART_BYTES, DeadLetter
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
-#: Far more than a message may have, and than a letter holds in itself.
+#: Far more than a message may have, and than a dead letter holds in itself.
 HUGE = b'{"headers": {"task": "record", "id": "huge"}, "body": "' + bytes(50_000_000) + b'"}'
 
 
-def the_letter(live: LiveGroup) -> DeadLetter:
-    return wait_until(lambda: next(iter(live.letters()), None), timeout=60, message="no dead letter")
+def the_dead_letter(live: LiveGroup) -> DeadLetter:
+    return wait_until(lambda: next(iter(live.dead_letters()), None), timeout=60, message="no dead letter")
 
 
 def test_a_huge_message_becomes_a_dead_letter_and_its_queue_flows_on(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
@@ -26,13 +26,13 @@ def test_a_huge_message_becomes_a_dead_letter_and_its_queue_flows_on(make_live: 
     live.client.lpush("partition.0", HUGE)
     live.send(record, [Step("key", 1)])
     worker = live.start_workers(1)[0]
-    letter = the_letter(live)
-    assert (letter.reason, letter.apart, letter.raw) == ("too-large", True, "")
-    assert live.group.dead_letters.raw(letter) == HUGE
+    dead_letter = the_dead_letter(live)
+    assert (dead_letter.reason, dead_letter.apart, dead_letter.raw) == ("too-large", True, "")
+    assert live.group.dead_letters.raw(dead_letter) == HUGE
     wait_until(lambda: live.numbers_of(record, "key") == [1])
 
-    assert live.group.dead_letters.retry([letter]) == 1
-    again = wait_until(lambda: next((one for one in live.letters() if one.id != letter.id), None), timeout=60)
+    assert live.group.dead_letters.retry([dead_letter]) == 1
+    again = wait_until(lambda: next((one for one in live.dead_letters() if one.id != dead_letter.id), None), timeout=60)
     assert live.group.dead_letters.raw(again) == HUGE
     assert live.client.hlen(live.names.dead_raw("0")) == 1
     assert live.group.dead_letters.discard([again]) == 1
@@ -40,14 +40,14 @@ def test_a_huge_message_becomes_a_dead_letter_and_its_queue_flows_on(make_live: 
     assert worker.running
 
 
-def test_a_message_between_the_limits_is_a_letter_like_others(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+def test_a_message_between_the_limits_is_a_dead_letter_like_others(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_MESSAGE_BYTES=5_000)
     live.start_workers(1)
     raw = HUGE[:20_000]
     live.client.lpush("partition.0", raw)
-    letter = the_letter(live)
-    assert (letter.reason, letter.apart) == ("too-large", False)
-    assert live.group.dead_letters.raw(letter) == raw
+    dead_letter = the_dead_letter(live)
+    assert (dead_letter.reason, dead_letter.apart) == ("too-large", False)
+    assert live.group.dead_letters.raw(dead_letter) == raw
 
 
 def test_a_python_producer_refuses_what_no_worker_would_decode(make_live: Callable[..., LiveGroup], redis_url: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_partitions_config.celeryconfig import celery_options
-from celery_partitions_config.parsers import MOST_MESSAGE_BYTES
+from celery_partitions_config.parsers import MAX_MESSAGE_BYTES
 from celery_partitions_config.settings import Settings, SettingsError
 
 
@@ -43,8 +43,8 @@ def test_what_allows_everything_wants_signed_states() -> None:
     assert Settings.from_environment({"PARTITIONS_STATE_MODULES": "*", "PARTITIONS_STATE_SIGNING_KEY": "k" * 32}).state_modules == ("*",)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", str(MOST_MESSAGE_BYTES + 1), "8MB"])
-def test_a_limit_that_a_letter_could_not_keep_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["0", "-1", str(MAX_MESSAGE_BYTES + 1), "8MB"])
+def test_a_limit_that_a_dead_letter_could_not_keep_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_MESSAGE_BYTES"):
         Settings.from_environment({"PARTITIONS_MESSAGE_BYTES": text})
 

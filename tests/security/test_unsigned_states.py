@@ -10,8 +10,8 @@ import pytest
 from celery import Celery
 
 from celery_partitions.model.errors import SetupError
-from celery_partitions.producer.declarations import declared
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.runtime.registry import declared
 from celery_partitions.worker.signing import check_signing
 from celery_partitions_config.settings import Settings
 from tests.fundamentals.application import Step, record

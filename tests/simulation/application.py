@@ -12,7 +12,7 @@ from celery_partitions.model.computation import Computation, declare, key_extrac
 from tests.support.applications.sequences import Sequence
 
 #: A Celery task that is no computation.
-ORDINARY = "plain"
+PLAIN_TASK = "plain"
 
 
 @dataclass

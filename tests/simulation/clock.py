@@ -76,11 +76,11 @@ _INSTEAD: list[tuple[object, object]] = [
 ]
 #: The same, of modules whose other functions are used elsewhere too.
 _ONLY_IN: dict[str, list[tuple[object, object]]] = {
-    "celery_partitions.worker.watch": [
+    "celery_partitions.worker.blocking_read": [
         (selectors, SimpleNamespace(DefaultSelector=network.Selector, EVENT_READ=selectors.EVENT_READ)),
         (socket, SimpleNamespace(socketpair=network.socketpair)),
     ],
-    "celery_partitions.worker.leasekeeper": [(threading, SimpleNamespace(Event=Event, Thread=threading.Thread))],
+    "celery_partitions.worker.lease_keeper": [(threading, SimpleNamespace(Event=Event, Thread=threading.Thread))],
 }
 
 

@@ -26,7 +26,7 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
     "counts tokens, which a server that lost data gives again": {
         "math.max(before + 1, time[1] * 1000000 + time[2])": "before + 1"
     },
-    "writes over an operator's change": {"if revision ~= '' and edits ~= revision then": "if false then"},
+    "writes over an operator's change": {"if edit_version ~= '' and edits ~= edit_version then": "if false then"},
     "leaves a parked key's messages in their mailbox": {
         _RUN: f"if ARGV[i + 1] ~= 'LPUSH' or not string.find(ARGV[i + 2], ':mailbox:', 1, true) then {_RUN} end"
     },

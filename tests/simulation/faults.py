@@ -49,7 +49,7 @@ class Faults(Scene):
     def during(self, number: int) -> None:
         """In a computation: it ends the process, raises, or takes long, and everything else goes on."""
         self.world.check_alive()
-        if number in self.killers:
+        if number in self.poison_messages:
             self.tell(f"{self.world.who()} is ended by {number}", "killer")
             self.world.die()
         if not self.stormy:
@@ -67,7 +67,7 @@ class Faults(Scene):
             self.joined += 1
             name = f"worker-{self.joined}"
             self.tell(f"{name} joins", "join")
-            self.workers.append(Worker(self.world, self.installation, name, self.ran_ordinary))
+            self.workers.append(Worker(self.world, self.installation, name, self.ran_plain_task))
 
     def kill(self) -> None:
         if (worker := self.some_worker()) is not None:
@@ -123,7 +123,7 @@ class Faults(Scene):
         """The server's disk has what it holds now; `lose` brings it back to that."""
         self.tell("the server saves", "save")
         self.saved = copy.deepcopy((self.server.keyspace.data, self.server.keyspace.ends)), self.judge.remember()
-        self.saved_ordinary = set(self.ordinary)
+        self.saved_plain_task = set(self.plain_task)
 
     def lose(self) -> None:
         """The server is killed, and comes back with what its disk has: queues and states are from one moment."""
@@ -134,7 +134,7 @@ class Faults(Scene):
             self.server.keyspace.data, self.server.keyspace.ends = copy.deepcopy((data, ends))
             self.server.keyspace.touched.clear()
             self.judge.went_back(known)
-            self.ordinary = set(self.saved_ordinary)
+            self.plain_task = set(self.saved_plain_task)
 
     def flush_scripts(self) -> None:
         self.tell("the scripts are forgotten", "script flush")

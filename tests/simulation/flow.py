@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from celery_partitions.model.computation import Computation, declare
-from celery_partitions.pipeline.building import build
+from celery_partitions.pipeline.builder import build
 from celery_partitions.pipeline.graph import Pipeline, Source
 from celery_partitions.pipeline.sinks import RedisList, RedisStream
 from celery_partitions.pipeline.windows import Aggregation, count_windows

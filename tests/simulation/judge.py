@@ -15,7 +15,7 @@ from typing import Any
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.store.codec import StateCodec
-from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, units
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress
 from tests.simulation.flow import GATHERED, LIST, STREAM, id_of_output, number_of, outputs_of, told_in_stream
 from tests.simulation.server import Server, Session
 from tests.support.history import check_history, check_history_so_far
@@ -38,7 +38,7 @@ class Judge:
 
     def __init__(self, server: Server, names: Names, codec: StateCodec, computations: dict[str, Computation]) -> None:
         self.keyspace, self.names, self.codec, self.computations = server.keyspace, names, codec, computations
-        self.units = [unit.encode() for unit in units(3)]
+        self.partitions = [partition.encode() for partition in partitions_and_ingress(3)]
         #: What each state must come to hold, in order; without what became a dead letter.
         self.wanted: dict[Place, list[int]] = {}
         self.place_of: dict[int, Place] = {}
@@ -59,11 +59,11 @@ class Judge:
         self._given: dict[tuple[bytes, int], bytes] = {}
         self._positions: dict[bytes, int] = {}
         self._states = {
-            names.states(unit.decode(), name).encode(): name for unit in self.units for name in computations
+            names.states(partition.decode(), name).encode(): name for partition in self.partitions for name in computations
         }
-        self._last = {names.states(unit.decode(), "last").encode() for unit in self.units}
-        self._dead = {names.dead(unit.decode()).encode() for unit in self.units}
-        self._facts = {names.facts(unit.decode()).encode(): unit for unit in self.units}
+        self._last = {names.states(partition.decode(), "last").encode() for partition in self.partitions}
+        self._dead = {names.dead(partition.decode()).encode() for partition in self.partitions}
+        self._meta = {names.meta(partition.decode()).encode(): partition for partition in self.partitions}
 
     # What is done from outside.
 
@@ -111,16 +111,16 @@ class Judge:
         """After each request, on what it wrote."""
         touched, self.keyspace.touched = self.keyspace.touched, set()
         for key in sorted(touched & self._dead):
-            self._look_at_letters(key)
+            self._look_at_dead_letters(key)
         for key in sorted(touched & self._states.keys()):
             self._look_at_states(key, self._states[key])
         if STREAM.encode() in touched or LIST.encode() in touched or touched & self._last:
             self._look_at_outputs()
         if session is not None:
-            for key in sorted(touched & self._facts.keys()):
-                self._look_at_position(key, self._facts[key], session)
-        for key in sorted(touched & self._facts.keys()):
-            self._look_at_lease(key, self._facts[key])
+            for key in sorted(touched & self._meta.keys()):
+                self._look_at_position(key, self._meta[key], session)
+        for key in sorted(touched & self._meta.keys()):
+            self._look_at_lease(key, self._meta[key])
 
     def _look_at_states(self, hash_key: bytes, name: str) -> None:
         for field, stored in self.keyspace.data.get(hash_key, {}).items():
@@ -172,61 +172,61 @@ class Judge:
                 raise Violation(f"windows of {key!r}: {gathered} was gathered of {self.put_out.get(key)}")
         told[LIST] = len(windows)
 
-    def _look_at_letters(self, hash_key: bytes) -> None:
-        for letter_id, row in self.keyspace.data.get(hash_key, {}).items():
-            letter: dict[str, Any] = json.loads(row)
-            if letter.get("in_place"):
+    def _look_at_dead_letters(self, hash_key: bytes) -> None:
+        for dead_letter_id, row in self.keyspace.data.get(hash_key, {}).items():
+            dead_letter: dict[str, Any] = json.loads(row)
+            if dead_letter.get("in_place"):
                 continue
-            if letter["reason"] == "unreadable-state":
-                raise Violation(f"a state that nobody spoiled could not be read: {letter['error']}")
-            text = letter["message_id"]
+            if dead_letter["reason"] == "unreadable-state":
+                raise Violation(f"a state that nobody spoiled could not be read: {dead_letter['error']}")
+            text = dead_letter["message_id"]
             number = None if text is None else number_of(text)
-            what = number if number in self.place_of else base64.b64decode(letter["raw"])
+            what = number if number in self.place_of else base64.b64decode(dead_letter["raw"])
             assert what is not None
-            letters = self.dead.setdefault(what, set())
-            if letter_id in letters:
+            dead_letters = self.dead.setdefault(what, set())
+            if dead_letter_id in dead_letters:
                 continue
-            if letters:
-                raise Violation(f"duplicate: {what!r} has two dead letters, {sorted(letters)} and {letter_id!r}")
-            letters.add(letter_id)
+            if dead_letters:
+                raise Violation(f"duplicate: {what!r} has two dead letters, {sorted(dead_letters)} and {dead_letter_id!r}")
+            dead_letters.add(dead_letter_id)
             if isinstance(what, int):
                 place = self.place_of[what]
                 if what in self.applied.get(place, ()) or what not in self.wanted[place]:
                     raise Violation(f"duplicate at {place}: {what} was applied, and is a dead letter")
                 self.wanted[place].remove(what)
 
-    def _look_at_position(self, key: bytes, unit: bytes, session: Session) -> None:
-        position = int(self.keyspace.data.get(key, {}).get(b"commit_number", b"0"))
-        if position == self._positions.get(unit, 0):
+    def _look_at_position(self, key: bytes, partition: bytes, session: Session) -> None:
+        commit_number = int(self.keyspace.data.get(key, {}).get(b"commit_number", b"0"))
+        if commit_number == self._positions.get(partition, 0):
             return
-        if position != self._positions.get(unit, 0) + 1:
-            raise Violation(f"position of unit {unit!r} went from {self._positions.get(unit, 0)} to {position}")
-        self._positions[unit] = position
-        holder = self._given.get((unit, self._tokens.get(unit, 0)))
+        if commit_number != self._positions.get(partition, 0) + 1:
+            raise Violation(f"position of partition {partition!r} went from {self._positions.get(partition, 0)} to {commit_number}")
+        self._positions[partition] = commit_number
+        holder = self._given.get((partition, self._tokens.get(partition, 0)))
         if holder != session.owner.encode():
-            raise Violation(f"lease: {session.owner} commits to unit {unit!r}, whose token {holder!r} holds")
+            raise Violation(f"lease: {session.owner} commits to partition {partition!r}, whose token {holder!r} holds")
 
-    def _look_at_lease(self, key: bytes, unit: bytes) -> None:
+    def _look_at_lease(self, key: bytes, partition: bytes) -> None:
         meta = self.keyspace.data.get(key, {})
         if b"token" not in meta:
             return
         token, holder = int(meta[b"token"]), meta.get(b"holder")
-        if token < self._tokens.get(unit, 0):
-            raise Violation(f"lease: the token of unit {unit!r} went back to {token}")
-        self._tokens[unit] = token
-        if holder is not None and self._given.setdefault((unit, token), holder) != holder:
-            was = self._given[unit, token]
-            raise Violation(f"lease: token {token} of unit {unit!r} was given to {was!r} and to {holder!r}")
+        if token < self._tokens.get(partition, 0):
+            raise Violation(f"lease: the token of partition {partition!r} went back to {token}")
+        self._tokens[partition] = token
+        if holder is not None and self._given.setdefault((partition, token), holder) != holder:
+            was = self._given[partition, token]
+            raise Violation(f"lease: token {token} of partition {partition!r} was given to {was!r} and to {holder!r}")
 
     # At the end.
 
     def is_drained(self) -> bool:
         """Nothing is queued, delayed or parked."""
         waiting = []
-        for unit in map(bytes.decode, self.units):
-            queue = self.names.queue(unit)
+        for partition in map(bytes.decode, self.partitions):
+            queue = self.names.queue(partition)
             waiting += [queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)]
-            waiting += [self.names.later(unit), self.names.parked(unit)]
+            waiting += [self.names.delayed(partition), self.names.parked(partition)]
         return not any(name.encode() in self.keyspace.data for name in waiting)
 
     def check_end(self) -> None:
@@ -256,16 +256,16 @@ class Judge:
             raise Violation(f"{applied} messages were applied, and {self._counted(b'processed')} were counted")
 
     def _counted(self, what: bytes) -> int:
-        return sum(int(self.keyspace.data.get(facts, {}).get(what, b"0")) for facts in self._facts)
+        return sum(int(self.keyspace.data.get(meta, {}).get(what, b"0")) for meta in self._meta)
 
     def _lost_timers(self) -> list[str]:
         """The keys of timers that are dead letters: whoever tried them was killed."""
         found = []
         for key in self._dead:
             for row in self.keyspace.data.get(key, {}).values():
-                letter = json.loads(row)
-                if letter["task"] == "gather" and not letter["message_id"].startswith("garbage"):
-                    found.append(letter["key"] or json.loads(base64.b64decode(letter["raw"]))["headers"]["partition_key"])
+                dead_letter = json.loads(row)
+                if dead_letter["task"] == "gather" and not dead_letter["message_id"].startswith("garbage"):
+                    found.append(dead_letter["key"] or json.loads(base64.b64decode(dead_letter["raw"]))["headers"]["partition_key"])
         return found
 
 
@@ -278,8 +278,8 @@ def check_shares(holders: Iterable[bytes], alive: set[str], partitions: int) -> 
     held = dict.fromkeys(alive, 0)
     for holder in holders:
         if holder.decode() not in held:
-            return f"{holder!r} is gone, and holds a unit"
+            return f"{holder!r} is gone, and holds a partition"
         held[holder.decode()] += 1
     if sum(held.values()) != partitions + 1:
-        return f"{partitions + 1 - sum(held.values())} units have no owner"
+        return f"{partitions + 1 - sum(held.values())} partitions have no owner"
     return None if max(held.values()) - min(held.values()) <= 1 else f"shares differ by more than one: {held}"

@@ -1,6 +1,6 @@
 """Connections, sockets and selectors as redis-py and the worker's loop use them, on the simulated world.
 
-Everything above is the real thing: redis-py's client, pipelines and subscriptions, `CommitStore`, `Watch`.
+Everything above is the real thing: redis-py's client, pipelines and subscriptions, `CommitStore`, `BlockingRead`.
 """
 
 from __future__ import annotations
@@ -205,10 +205,10 @@ class Socket:
         self.other.received += data
         return len(data)
 
-    def recv(self, most: int) -> bytes:
+    def recv(self, limit: int) -> bytes:
         if not self.received:
             raise BlockingIOError
-        data, self.received = self.received[:most], self.received[most:]
+        data, self.received = self.received[:limit], self.received[limit:]
         return data
 
     def setblocking(self, flag: bool) -> None: ...

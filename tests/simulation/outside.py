@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from celery_partitions.operating.pausing import pause, resume
+from celery_partitions.admin.pause import pause, resume
 from celery_partitions.store.names import INGRESS, PRIORITY_SUFFIXES
-from tests.simulation.application import ORDINARY, raw_deed, raw_message
+from tests.simulation.application import PLAIN_TASK, raw_deed, raw_message
 from tests.simulation.flow import SOURCE, number_of
 from tests.simulation.judge import Place
 from tests.simulation.scene import Scene
 
 
 class Producers(Scene):
-    """Numbered messages by all ways to their queue, garbage, and ordinary tasks."""
+    """Numbered messages by all ways to their queue, garbage, and plain tasks."""
 
     def push(self, queue: str, raw: bytes) -> None:
         self.server.outside(b"LPUSH", queue.encode(), raw)
@@ -29,12 +29,12 @@ class Producers(Scene):
             self.push(self.way_of(key), raw_deed(name, key, self.numbers))
             self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
 
-    def send_killer(self) -> None:
+    def send_poison_message(self) -> None:
         """A message that ends the process that runs it, until it is a dead letter."""
-        if self.settings.deaths:
+        if self.settings.max_worker_crashes:
             key = self.random.choice(self.keys)
             self.numbers += 1
-            self.killers.add(self.numbers)
+            self.poison_messages.add(self.numbers)
             self.judge.sent("record", key, self.numbers)
             self.push(self.way_of(key), raw_deed("record", key, self.numbers))
             self.tell(f"{self.numbers}, a killer, is sent to {key}", "killer sent")
@@ -86,12 +86,12 @@ class Producers(Scene):
         self.push(self.names.queue(self.home_of(str(self.numbers))), raw)
         self.tell("garbage is sent", "garbage")
 
-    def send_ordinary(self) -> None:
+    def send_plain_task(self) -> None:
         self.numbers += 1
-        raw = raw_message(ORDINARY, [], f"ordinary-{self.numbers}")
-        self.ordinary.add(raw)
+        raw = raw_message(PLAIN_TASK, [], f"ordinary-{self.numbers}")
+        self.plain_task.add(raw)
         self.push(self.names.queue(self.home_of(str(self.numbers))), raw)
-        self.tell("an ordinary task is sent", "ordinary")
+        self.tell("an ordinary task is sent", "plain_task")
 
 
 class Operators(Producers):
@@ -121,14 +121,14 @@ class Operators(Producers):
             assert editor.set(seen, seen.state, by="me") == "ok"
 
     def pause(self) -> None:
-        unit = str(self.random.randrange(self.settings.partitions))
-        self.tell(f"an operator pauses partition {unit}", "pause")
-        pause(self.client, self.names, [unit], by="me")
+        partition = str(self.random.randrange(self.settings.partitions))
+        self.tell(f"an operator pauses partition {partition}", "pause")
+        pause(self.client, self.names, [partition], by="me")
 
     def resume(self) -> None:
         """Paused partitions go on, and held keys are tried again."""
-        units = [str(number) for number in range(self.settings.partitions)]
-        if resumed := resume(self.client, self.names, units, by="me"):
+        partitions = [str(number) for number in range(self.settings.partitions)]
+        if resumed := resume(self.client, self.names, partitions, by="me"):
             self.tell(f"an operator resumes partitions {resumed}", "resume")
         for parked in list(self.group.parked_keys.all()):
             if parked.fact.due is None:
@@ -153,19 +153,19 @@ class Operators(Producers):
                 self.judge.discarded(number)
             assert getattr(keys, action)(key, by="me") == "ok"
 
-    def retry_letter(self) -> None:
+    def retry_dead_letter(self) -> None:
         """An operator sends a dead letter again, where that puts it behind all that was sent to its key."""
         straight = {key for key in self.keys if self.way_of(key) == self.names.queue(self.home_of(key))}
         straight |= {key for _, key in self.judge.wanted if key.startswith(("next-", "last-"))}
-        for number, letters in list(self.judge.dead.items()):
+        for number, dead_letters in list(self.judge.dead.items()):
             place = self.judge.place_of.get(number) if isinstance(number, int) else None
             if place is None or place[1] not in straight:
                 continue
-            letter = self.group.dead_letters.get(min(letters).decode())
-            if letter is not None:
+            dead_letter = self.group.dead_letters.get(min(dead_letters).decode())
+            if dead_letter is not None:
                 self.tell(f"an operator retries {number!r}", "retry letter")
                 self.judge.sent_again(int(number))
-                assert self.group.dead_letters.retry([letter]) == 1
+                assert self.group.dead_letters.retry([dead_letter]) == 1
             return
 
 

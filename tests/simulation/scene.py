@@ -7,7 +7,7 @@ from zlib import crc32
 
 from celery import Celery
 
-from celery_partitions.producer.installation import Installation
+from celery_partitions.runtime.installation import Installation
 from celery_partitions_config.settings import Settings
 from tests.simulation.application import declared
 from tests.simulation.flow import flow
@@ -36,9 +36,9 @@ class Scene:
             retry_attempts=pick((0, 1, 3)),
             retry_backoff_seconds=pick((0.05, 0.5)),
             retry_longest_backoff_seconds=1.0,
-            retry_then=pick(("park", "park", "dead_letter", "dead_letter", "hold", "stop")),
+            retry_exhausted=pick(("park", "park", "dead_letter", "dead_letter", "hold", "stop")),
             mailbox_messages=pick((2, 10_000, 10_000)),
-            deaths=pick((0, 1, 3)),
+            max_worker_crashes=pick((0, 1, 3)),
         )
         self.deduplicates = pick((False, True))
         computations = {
@@ -54,9 +54,9 @@ class Scene:
         self.workers: list[Worker] = []
         #: What the server's disk and the judge have, when `save` was last called.
         self.saved: tuple[Any, dict[str, Any]] | None = None
-        self.saved_ordinary: set[bytes] = set()
-        self.ordinary: set[bytes] = set()
-        self.ran_ordinary: list[bytes] = []
+        self.saved_plain_task: set[bytes] = set()
+        self.plain_task: set[bytes] = set()
+        self.ran_plain_task: list[bytes] = []
         self.numbers = 0
         self.joined = 0
         self.steps = 0
@@ -69,7 +69,7 @@ class Scene:
         self.slow_rate = pick((0.0, 0.05))
         #: Of the messages, so many go into the pipeline, where each becomes five.
         self.flow_share = pick((0.0, 0.0, 0.1, 0.4))
-        self.killers: set[int] = set()
+        self.poison_messages: set[int] = set()
         self.keys = [f"key-{number}" for number in range(pick((1, 3, 6)))]
 
     def tell(self, text: str, kind: str) -> None:

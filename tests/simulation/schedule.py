@@ -30,7 +30,7 @@ CALM_SECONDS, CALM_STEPS = 600.0, 30_000
 ACTIONS = {
     "send_delayed": 3,
     "send_garbage": 3,
-    "send_ordinary": 3,
+    "send_plain_task": 3,
     "join": 5,
     "kill": 4,
     "leave": 3,
@@ -44,9 +44,9 @@ ACTIONS = {
     "lose": 1,
     "forget": 3,
     "edit": 4,
-    "retry_letter": 3,
+    "retry_dead_letter": 3,
     "change_parked": 3,
-    "send_killer": 1,
+    "send_poison_message": 1,
     "resend": 3,
     "pause": 1,
     "resume": 2,
@@ -194,19 +194,19 @@ class Schedule(Faults, Operators):
         return check_shares(owners.values(), alive, self.settings.partitions)
 
     def check_rest(self) -> None:
-        """What workers have in memory is what Redis has; ordinary tasks ran."""
-        if not_run := self.ordinary - set(self.ran_ordinary) - self.judge.dead.keys():
+        """What workers have in memory is what Redis has; plain tasks ran."""
+        if not_run := self.plain_task - set(self.ran_plain_task) - self.judge.dead.keys():
             raise Violation(f"loss: an ordinary task never ran: {sorted(not_run)[0]!r}")
         data = self.server.keyspace.data
         for worker in self.running():
             assert worker.loop is not None
-            for unit, lane in worker.loop.lanes.items():
-                meta = data[self.names.facts(unit).encode()]
-                if meta[b"token"] != b"%d" % lane.lease.token or lane.unknown:
+            for partition, owned in worker.loop.owned_partitions.items():
+                meta = data[self.names.meta(partition).encode()]
+                if meta[b"token"] != b"%d" % owned.lease.token or owned.unknown:
                     continue
-                for name, key, slot in worker.cached(lane):
-                    held = data.get(self.names.states(unit, name).encode(), {}).get(key.encode())
-                    if slot.stored != held and b"%d" % lane.revision == meta.get(b"edit_version", b"0"):
+                for name, key, slot in worker.cached(owned):
+                    held = data.get(self.names.states(partition, name).encode(), {}).get(key.encode())
+                    if slot.stored != held and b"%d" % owned.edit_version == meta.get(b"edit_version", b"0"):
                         raise Violation(f"{worker.name} holds an old state of {name}:{key} in memory")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from celery_partitions.store.scripts import LuaScript, script
 
 #: Longer values are cut.
-MOST_CHARACTERS = 46
+MAX_CHARACTERS = 46
 
 
 @cache
@@ -41,9 +41,9 @@ def _short(value: Any) -> str:
     if not isinstance(value, bytes):
         return repr(value)
     text = value.decode("utf-8", "backslashreplace")
-    if len(text) == 40 and all(letter in "0123456789abcdef" for letter in text):
+    if len(text) == 40 and all(dead_letter in "0123456789abcdef" for dead_letter in text):
         return text[:6]
     if value[:7] == b'{"body"':
         at = value.find(b'"id": ')
         return f"<message {value[at + 6 : at + 20].split(b',')[0].decode()}>"
-    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.calling import _Run
+from celery_partitions.model.caller import _Run
 from celery_partitions.model.outcome import Delivery, Emission, Hop, Outcome, Timer
-from celery_partitions.model.replaying import Replay
+from celery_partitions.model.rollback import Replay
 from celery_partitions.store import commits
 from celery_partitions.store.leases import Share
 from celery_partitions.store.names import Names
 from celery_partitions.store.outputs import commands_of_outputs
-from celery_partitions.worker.lane import Lane
 from celery_partitions.worker.loop import PartitionLoop
+from celery_partitions.worker.owned import OwnedPartition
 from tests.simulation.engines import BREAKS, broken
 from tests.simulation.schedule import run
 
@@ -63,23 +63,23 @@ def test_an_engine_that_is_broken_in_its_scripts_is_caught(name: str) -> None:
 
 
 def test_states_kept_after_a_refusal_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forget_less(lane: Lane) -> None:
-        lane.messages = []
-        lane.unknown = lane.parked_unknown = True
+    def forget_less(owned: OwnedPartition) -> None:
+        owned.messages = []
+        owned.unknown = owned.parked_unknown = True
 
-    monkeypatch.setattr(Lane, "forget_all", forget_less)
+    monkeypatch.setattr(OwnedPartition, "forget_all", forget_less)
     assert is_caught()
 
 
 def test_states_kept_although_an_operator_changed_something_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The revision that a peek or a repeated commit tells is taken over, and what was read before it is kept."""
-    sound = Lane.take_reply
+    """The edit version that a peek or a repeated commit tells is taken over, and what was read before it is kept."""
+    sound = OwnedPartition.take_reply
 
-    def take_reply(lane: Lane, reply: Any) -> None:
-        lane.revision = reply.revision
-        sound(lane, reply)
+    def take_reply(owned: OwnedPartition, reply: Any) -> None:
+        owned.edit_version = reply.edit_version
+        sound(owned, reply)
 
-    monkeypatch.setattr(Lane, "take_reply", take_reply)
+    monkeypatch.setattr(OwnedPartition, "take_reply", take_reply)
     assert is_caught(focus="forget") or is_caught(focus="change_parked")
 
 
@@ -87,10 +87,10 @@ def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pyte
     """Right after the commit, as fast as may be: the worker can die between the two."""
     sound = PartitionLoop.commit
 
-    def commit(loop: PartitionLoop, lane: Lane, batch: Any, items: Any, outcome: Outcome) -> None:
-        commands = commands_of_outputs(outcome.emitted, loop.names, lane.unit, lane.position, 1000)
+    def commit(loop: PartitionLoop, owned: OwnedPartition, batch: Any, items: Any, outcome: Outcome) -> None:
+        commands = commands_of_outputs(outcome.emitted, loop.names, owned.partition, owned.commit_number, 1000)
         outcome.emitted = []
-        sound(loop, lane, batch, items, outcome)
+        sound(loop, owned, batch, items, outcome)
         for command in commands:
             loop.client.execute_command(*command)
 
@@ -125,23 +125,23 @@ def test_outputs_in_another_order_are_caught(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("kind", [Hop, Timer, Delivery])
 def test_outputs_that_are_lost_now_and_then_are_caught(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
-    def lose(emitted: list[Emission], names: Names, unit: str, position: int, number: int) -> list[list[Any]]:
-        kept = [one for one in emitted if not isinstance(one, kind) or position % 7]
-        return commands_of_outputs(kept, names, unit, position, number)
+    def lose(emitted: list[Emission], names: Names, partition: str, commit_number: int, number: int) -> list[list[Any]]:
+        kept = [one for one in emitted if not isinstance(one, kind) or commit_number % 7]
+        return commands_of_outputs(kept, names, partition, commit_number, number)
 
     monkeypatch.setattr(commits, "commands_of_outputs", lose)
     assert is_caught()
 
 
 def test_a_release_that_is_sent_only_once_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it is lost, the unit is nobody's: this worker has done with it, and Redis says that it is this worker's."""
+    """When it is lost, the partition is nobody's: this worker has done with it, and Redis says that it is this worker's."""
     sound = PartitionLoop.take_up_share
 
     def take_up_share(loop: PartitionLoop) -> None:
-        known = {unit: token for unit, token in loop._share.owned.items() if (unit, token) not in loop._gone}
+        known = {partition: token for partition, token in loop._share.owned.items() if (partition, token) not in loop._gone}
         told = loop._share
         if known != told.owned:
-            loop._share = Share(known, tuple(unit for unit in told.give_up if unit in known), told.next_end_seconds)
+            loop._share = Share(known, tuple(partition for partition in told.give_up if partition in known), told.next_end_seconds)
         sound(loop)
 
     monkeypatch.setattr(PartitionLoop, "take_up_share", take_up_share)

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery_partitions.model.outcome import Slot
-from celery_partitions.producer.installation import Installation
-from celery_partitions.worker.committing import UnderWay
-from celery_partitions.worker.lane import Lane
-from celery_partitions.worker.leasekeeper import LeaseKeeper
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.worker.lease_keeper import LeaseKeeper
 from celery_partitions.worker.loop import PartitionLoop
-from celery_partitions.worker.ordinary import OrdinaryRun
-from tests.simulation.application import ORDINARY
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.plain_tasks import PlainTaskRun
+from celery_partitions.worker.planned_commit import UnderWay
+from tests.simulation.application import PLAIN_TASK
 from tests.simulation.world import Process, World
 
 
 class Reports:
     """Where the loop reports to: nobody watches. What Celery's monitors get of it is tested elsewhere."""
 
-    ordinary_tasks = frozenset({ORDINARY})
+    plain_tasks = frozenset({PLAIN_TASK})
 
     def committed(self, under_way: UnderWay) -> None: ...
 
@@ -33,12 +33,12 @@ class Reports:
 
 
 class Worker:
-    """One worker process. `ran_ordinary` collects the ordinary Celery tasks that were run."""
+    """One worker process. `ran_plain_task` collects the plain Celery tasks that were run."""
 
-    def __init__(self, world: World, installation: Installation, name: str, ran_ordinary: list[bytes]) -> None:
+    def __init__(self, world: World, installation: Installation, name: str, ran_plain_task: list[bytes]) -> None:
         self.world, self.name = world, name
         self.process = Process(name, clock_offset=world.random.uniform(-1e6, 1e6))
-        self._installation, self._ran_ordinary = installation, ran_ordinary
+        self._installation, self._ran_plain_task = installation, ran_plain_task
         #: It was told to end.
         self.leaving = False
         self.loop: PartitionLoop | None = None
@@ -48,7 +48,7 @@ class Worker:
         """What the boot step does."""
         installation = self._installation
         settings, names = installation.settings, installation.group.names
-        self.loop = PartitionLoop(installation, self.name, Reports(), self._run_ordinary, frozenset())  # type: ignore[arg-type]
+        self.loop = PartitionLoop(installation, self.name, Reports(), self._run_plain_task, frozenset())  # type: ignore[arg-type]
         self.keeper = LeaseKeeper(settings, names, self.name, (), self.loop.follow)
         self.loop.on_refusal = self.keeper.wake
         self._loop_thread = self.world.spawn(self.process, "loop", self.loop.run)
@@ -59,9 +59,9 @@ class Worker:
         until = None if timeout is None else self.world.now + timeout
         self.world.wait(lambda: self._keeper_thread.ended, until)
 
-    def _run_ordinary(self, raw: bytes) -> OrdinaryRun:
-        self._ran_ordinary.append(raw)
-        return OrdinaryRun([])
+    def _run_plain_task(self, raw: bytes) -> PlainTaskRun:
+        self._ran_plain_task.append(raw)
+        return PlainTaskRun([])
 
     @property
     def running(self) -> bool:
@@ -84,9 +84,9 @@ class Worker:
         self.world.wait(None, self.world.now + self.world.random.choice((0.0, 0.3)))
         self.process.dead = True
 
-    def cached(self, lane: Lane) -> Iterator[tuple[str, str, Slot]]:
-        """The states of a lane in memory: computation, key, state."""
-        for tables in (lane.cache.young, lane.cache._old):
+    def cached(self, owned: OwnedPartition) -> Iterator[tuple[str, str, Slot]]:
+        """The states of an owned partition in memory: computation, key, state."""
+        for tables in (owned.cache.young, owned.cache._old):
             for name, table in tables.items():
                 for key, slot in table.items():
                     if isinstance(slot, Slot):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celery_partitions.producer.bulk import send_many
-from celery_partitions.producer.declarations import declared
+from celery_partitions.runtime.registry import declared
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import ends
 from tests.support.ends import EndProcess

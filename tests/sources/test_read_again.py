@@ -11,9 +11,9 @@ from typing import Any
 
 from celery_partitions import FileSource
 from celery_partitions.sources.file import FileReader
-from celery_partitions.sources.leased import LeasedSource
-from celery_partitions.sources.running import find_source
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.leased_source import LeasedSource
+from celery_partitions.sources.runner import find_source
+from celery_partitions.sources.stop_signal import Stop
 from tests.sources.conftest import LiveEnds
 from tests.support.wait import wait_until
 
@@ -94,8 +94,8 @@ def test_a_file_is_read_once_through_kills(make_ends: Make, tmp_path: Path) -> N
     source = live.start_end("source", "lines of a file")
     assert source.wait(40) == 0
     assert numbers(live) == list(range(1, COUNT + 2))
-    (letter,) = live.letters()
-    assert (letter.reason, letter.task, live.group.dead_letters.raw(letter)) == ("not-decoded", "lines of a file", b"no JSON")
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.reason, dead_letter.task, live.group.dead_letters.raw(dead_letter)) == ("not-decoded", "lines of a file", b"no JSON")
     with path.open("ab") as file:
         file.write(b"\n" + lines(COUNT + 2, COUNT + 5))
     assert live.start_end("source", "lines of a file").wait(20) == 0
@@ -162,12 +162,12 @@ def test_a_stream_is_read_once_through_kills(make_ends: Make) -> None:
         pipe.execute()
     kill_midway(live, "entries", 0.3)
     source = live.start_end("source", "entries")
-    wait_until(lambda: queued(live) == COUNT and live.letters(), 30)
+    wait_until(lambda: queued(live) == COUNT and live.dead_letters(), 30)
     live.client.xadd("entries in", {"message": '{"key": "key-1", "number": 30001}'})
     wait_until(lambda: queued(live) == COUNT + 1)
     assert numbers(live) == list(range(1, COUNT + 2))
-    (letter,) = live.letters()
-    assert live.group.dead_letters.raw(letter) == b'{"other":"field"}'
+    (dead_letter,) = live.dead_letters()
+    assert live.group.dead_letters.raw(dead_letter) == b'{"other":"field"}'
     assert live.client.xpending("entries in", "entries")["pending"] == 0
     assert source.end() == 0
 

@@ -63,13 +63,13 @@ def test_what_is_no_message_is_a_dead_letter_and_the_connection_goes_on(make_end
     source.wait_for("is closed")
     with sender(port) as connection:
         connection.sendall(pairs([4]) + framed("cut off")[:7])
-    wait_until(lambda: queued(live) == 3 and len(live.letters()) == 4)
-    letters = {letter.reason: letter for letter in live.letters()}
-    raws = sorted((letter.reason, live.group.dead_letters.raw(letter)) for letter in live.letters() if letter.reason != "bad-key")
+    wait_until(lambda: queued(live) == 3 and len(live.dead_letters()) == 4)
+    dead_letters = {dead_letter.reason: dead_letter for dead_letter in live.dead_letters()}
+    raws = sorted((dead_letter.reason, live.group.dead_letters.raw(dead_letter)) for dead_letter in live.dead_letters() if dead_letter.reason != "bad-key")
     assert raws == [("bad-frame", framed("cut off")[:7]), ("bad-frame", long + pairs([3])), ("not-decoded", b"undecodable")]
-    assert "ValueError" in letters["not-decoded"].error
+    assert "ValueError" in dead_letters["not-decoded"].error
     # One without a key is a whole message: a retry takes it to the ingress, whose worker says the same.
-    assert live.group.dead_letters.retry([letters["bad-key"]]) == 1
+    assert live.group.dead_letters.retry([dead_letters["bad-key"]]) == 1
     assert live.client.llen("partition") == 1
     assert source.end() == 0
 

@@ -15,9 +15,9 @@ import pytest
 
 from celery_partitions import FileSource, GenSourceConfig, RedisList, StreamSource, build_application, source
 from celery_partitions.sources.file import FileReader
-from celery_partitions.sources.leased import LeasedSource
-from celery_partitions.sources.running import find_source, run_leased
-from celery_partitions.sources.stopping import EndAtOnce, Stop
+from celery_partitions.sources.leased_source import LeasedSource
+from celery_partitions.sources.runner import find_source, run_leased
+from celery_partitions.sources.stop_signal import EndAtOnce, Stop
 from celery_partitions.sources.stream import StreamReader
 from tests.sources.conftest import LiveEnds
 from tests.sources.test_read_again import numbers, queued
@@ -102,9 +102,9 @@ def test_an_entry_that_is_nested_too_deeply_is_a_dead_letter_and_the_stream_goes
     wait_until(lambda: queued(live) == 12)
     assert again.end() == 0
     assert numbers(live) == list(range(1, 13))
-    (letter,) = live.letters()
-    assert (letter.reason, live.group.dead_letters.raw(letter)) == ("not-decoded", b'{"message":"%b"}' % NESTED.encode())
-    assert "RecursionError" in letter.error
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.reason, live.group.dead_letters.raw(dead_letter)) == ("not-decoded", b'{"message":"%b"}' % NESTED.encode())
+    assert "RecursionError" in dead_letter.error
     assert live.client.xpending("entries in", "entries")["pending"] == 0
 
 
@@ -133,8 +133,8 @@ def test_a_message_class_that_exits_makes_a_dead_letter(make_ends: Make, stop: S
     exiting_file.path.write_text('{"number":1}\n{"number":2}\n{"number":3}\n' + NESTED + '\n{"number":4}\n')
     run_leased(live.installation, *find_source("lines that exit"), stop)
     assert numbers(live) == [1, 3, 4]
-    letters = {letter.reason: letter for letter in live.letters()}
-    assert {reason: live.group.dead_letters.raw(letter) for reason, letter in letters.items()} == {
+    dead_letters = {dead_letter.reason: dead_letter for dead_letter in live.dead_letters()}
+    assert {reason: live.group.dead_letters.raw(dead_letter) for reason, dead_letter in dead_letters.items()} == {
         "unforeseen": b'{"number":2}',
         "not-decoded": NESTED.encode(),
     }
@@ -144,8 +144,8 @@ def test_a_value_that_can_not_be_shown_is_a_dead_letter_and_the_generator_goes_o
     live = make_ends()
     run_leased(live.installation, *find_source("values that can't be shown"), stop)
     assert numbers(live) == [1, 2]
-    (letter,) = live.letters()
-    assert live.group.dead_letters.raw(letter) == b"a Unshown, whose __repr__ raises ZeroDivisionError"
+    (dead_letter,) = live.dead_letters()
+    assert live.group.dead_letters.raw(dead_letter) == b"a Unshown, whose __repr__ raises ZeroDivisionError"
 
 
 def test_a_message_that_was_being_read_when_the_process_was_told_twice_to_end_is_read_again(
@@ -184,4 +184,4 @@ def test_a_message_that_was_being_read_when_the_process_was_told_twice_to_end_is
         again = begin(reader, stop)
         reader.fill(again.outbox)
         again.send(ends=False)
-    assert numbers(live) == [1, 2] and live.letters() == []
+    assert numbers(live) == [1, 2] and live.dead_letters() == []

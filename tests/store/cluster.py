@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import redis
 
 from celery_partitions.store.leases import Share, balance, leases_of, release
-from celery_partitions.store.names import INGRESS, Names, units
+from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 
 #: Longer than any test.
 LEASE_SECONDS = 3600.0
@@ -81,27 +81,27 @@ class Cluster:
         raise AssertionError(f"the shares do not come to rest: {self.owners()}")
 
     def owners(self) -> dict[str, str]:
-        """Unit → the living worker that holds it."""
+        """Partition → the living worker that holds it."""
         held: Mapping[bytes, bytes] = self.client.hgetall(self.names.owners)  # type: ignore[assignment]
-        found = {unit.decode(): worker.decode() for unit, worker in held.items()}
-        return {unit: worker for unit, worker in found.items() if worker in self.workers}
+        found = {partition.decode(): worker.decode() for partition, worker in held.items()}
+        return {partition: worker for partition, worker in found.items() if worker in self.workers}
 
     def loads(self) -> tuple[dict[str, int], dict[str, int]]:
         """How many partitions each worker holds, and how many with the ingress."""
         alone, together = dict.fromkeys(self.workers, 0), dict.fromkeys(self.workers, 0)
-        for unit, worker in self.owners().items():
+        for partition, worker in self.owners().items():
             together[worker] += 1
-            alone[worker] += unit != INGRESS
+            alone[worker] += partition != INGRESS
         return alone, together
 
     def check_tokens(self) -> None:
-        """A unit's token grows whenever its owner changes, and never shrinks."""
-        rows = {unit: self.client.hget(self.names.facts(unit), "token") for unit in units(self.partitions)}
-        tokens = {unit: int(token) for unit, token in rows.items() if token is not None}  # type: ignore[arg-type]
+        """A partition's token grows whenever its owner changes, and never shrinks."""
+        rows = {partition: self.client.hget(self.names.meta(partition), "token") for partition in partitions_and_ingress(self.partitions)}
+        tokens = {partition: int(token) for partition, token in rows.items() if token is not None}  # type: ignore[arg-type]
         owners: Mapping[bytes, bytes] = self.client.hgetall(self.names.owners)  # type: ignore[assignment]
-        holders = {unit.decode(): worker.decode() for unit, worker in owners.items()}
-        for unit, token in tokens.items():
-            assert token >= self._tokens.get(unit, 0)
-            if holders.get(unit) != self._owners.get(unit):
-                assert token > self._tokens.get(unit, 0), f"{unit} has changed hands with the same token"
+        holders = {partition.decode(): worker.decode() for partition, worker in owners.items()}
+        for partition, token in tokens.items():
+            assert token >= self._tokens.get(partition, 0)
+            if holders.get(partition) != self._owners.get(partition):
+                assert token > self._tokens.get(partition, 0), f"{partition} has changed hands with the same token"
         self._tokens, self._owners = tokens, holders

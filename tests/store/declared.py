@@ -39,8 +39,8 @@ def commit_of(
     lease: Lease,
     taken: list[bytes],
     *,
-    position: int | None = 0,
-    revision: int | None = None,
+    commit_number: int | None = 0,
+    edit_version: int | None = None,
     mailbox_of: str | None = None,
     commands: list[list[Any]] | None = None,
     ask: int = 100,
@@ -48,8 +48,8 @@ def commit_of(
     """A commit that takes `taken`, oldest first."""
     return Commit(
         lease=lease,
-        position=position,
-        revision=revision,
+        commit_number=commit_number,
+        edit_version=edit_version,
         mailbox_of=mailbox_of,
         taken=len(taken),
         oldest=taken[0] if taken else b"",

@@ -7,7 +7,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_partitions.store.names import INGRESS, Names, units
+from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 from tests.store.cluster import Cluster
 
 #: The database is emptied for each example.
@@ -22,15 +22,15 @@ def cluster(client: redis.Redis, names: Names, partitions: int, seed: int = 0) -
 
 
 def check_fair(cluster: Cluster) -> None:
-    """Every unit is held, and no worker holds two more than another."""
-    assert cluster.owners().keys() == set(units(cluster.partitions))
+    """Every partition is held, and no worker holds two more than another."""
+    assert cluster.owners().keys() == set(partitions_and_ingress(cluster.partitions))
     for loads in cluster.loads():
         assert max(loads.values()) - min(loads.values()) <= 1, loads
 
 
 def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
     """Partitions (not the ingress) whose owner is another one."""
-    return {unit for unit, worker in after.items() if unit != INGRESS and before.get(unit) != worker}
+    return {partition for partition, worker in after.items() if partition != INGRESS and before.get(partition) != worker}
 
 
 @pytest.mark.parametrize("workers", range(1, 10))
@@ -81,7 +81,7 @@ def test_no_partition_moves_without_need(
         if join and len(group.workers) < 9:
             new = group.join()
             group.settle()
-            assert {group.owners()[unit] for unit in moved(before, group.owners())} <= {new}
+            assert {group.owners()[partition] for partition in moved(before, group.owners())} <= {new}
             assert len(moved(before, group.owners())) == partitions // len(group.workers)
         elif len(group.workers) > 1:
             gone = group.random.choice(sorted(group.workers))
@@ -97,11 +97,11 @@ def test_shares_at_rest_stay_where_they_are(client: redis.Redis, names: Names) -
     for _ in range(3):
         group.join()
     group.settle()
-    before = group.owners(), [client.hget(names.facts(unit), "token") for unit in units(7)]
+    before = group.owners(), [client.hget(names.meta(partition), "token") for partition in partitions_and_ingress(7)]
     for _ in range(5):
         for worker in group.workers:
             assert group.ask(worker).give_up == ()
-    assert (group.owners(), [client.hget(names.facts(unit), "token") for unit in units(7)]) == before
+    assert (group.owners(), [client.hget(names.meta(partition), "token") for partition in partitions_and_ingress(7)]) == before
 
 
 def test_a_worker_that_was_thought_dead_and_not_replaced_goes_on_with_its_tokens(
@@ -128,7 +128,7 @@ def test_a_worker_that_comes_back_after_it_was_replaced_starts_with_nothing_of_b
     group.workers[late] = ()
     group.settle()
     check_fair(group)
-    assert all(token > before[unit] for unit, token in group.ask(late).owned.items())
+    assert all(token > before[partition] for partition, token in group.ask(late).owned.items())
 
 
 def test_pinned_partitions_go_to_their_worker_and_the_rest_is_shared_by_the_others(
@@ -140,7 +140,7 @@ def test_pinned_partitions_go_to_their_worker_and_the_rest_is_shared_by_the_othe
     pinned = group.join("2", "5")
     group.settle()
     owners = group.owners()
-    assert {unit for unit, worker in owners.items() if worker == pinned} == {"2", "5"}
+    assert {partition for partition, worker in owners.items() if worker == pinned} == {"2", "5"}
     assert {alone for worker, alone in group.loads()[0].items() if worker != pinned} == {3}
     assert owners[INGRESS] in (one, two)
 
@@ -176,7 +176,7 @@ def test_of_two_workers_pinned_to_one_partition_the_second_stands_by(client: red
     pins=st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=4, unique=True), max_size=3),
     general=st.integers(1, 4),
 )
-def test_with_pins_every_unit_is_held_by_who_may_and_the_shared_ones_fairly(
+def test_with_pins_every_partition_is_held_by_who_may_and_the_shared_ones_fairly(
     client: redis.Redis, names: Names, partitions: int, seed: int, pins: list[list[int]], general: int
 ) -> None:
     group = cluster(client, names, partitions, seed)
@@ -187,10 +187,10 @@ def test_with_pins_every_unit_is_held_by_who_may_and_the_shared_ones_fairly(
         group.step(group.random.choice(sorted(group.workers)))
     group.settle()
     owners = group.owners()
-    assert owners.keys() == set(units(partitions))
-    named = {unit for wanted in group.workers.values() for unit in wanted}
-    for unit, worker in owners.items():
-        assert (unit in group.workers[worker]) if unit in named else (group.workers[worker] == ())
+    assert owners.keys() == set(partitions_and_ingress(partitions))
+    named = {partition for wanted in group.workers.values() for partition in wanted}
+    for partition, worker in owners.items():
+        assert (partition in group.workers[worker]) if partition in named else (group.workers[worker] == ())
     for loads in group.loads():
         shared = [count for worker, count in loads.items() if not group.workers[worker]]
         assert max(shared) - min(shared) <= 1

@@ -25,22 +25,22 @@ def test_a_lease_is_renewed_on_a_full_server(server_factory: Callable[..., Redis
 
 def test_a_renewal_brings_prioritised_messages_into_the_queue_in_their_order(client: redis.Redis) -> None:
     names = Names("partition")
-    for unit in ("0", "ingress"):
-        client.lpush(names.queue(unit) + PRIORITY_SUFFIXES[0], b"first", b"second")
+    for partition in ("0", "ingress"):
+        client.lpush(names.queue(partition) + PRIORITY_SUFFIXES[0], b"first", b"second")
     balance(client, names, "a/1", lease_seconds=60, partitions=1)
-    assert [client.lrange(names.queue(unit), 0, -1) for unit in ("0", "ingress")] == [[b"second", b"first"]] * 2
+    assert [client.lrange(names.queue(partition), 0, -1) for partition in ("0", "ingress")] == [[b"second", b"first"]] * 2
 
 
 @pytest.mark.parametrize("name", ["partition.0\x06\x163", "{partition}:policies"])
-def test_a_foreign_value_under_a_name_of_one_unit_takes_nobodys_share(client: redis.Redis, names: Names, name: str) -> None:
+def test_a_foreign_value_under_a_name_of_one_partition_takes_nobodys_share(client: redis.Redis, names: Names, name: str) -> None:
     client.set(name, "foreign")
     share = balance(client, names, "one", lease_seconds=60, partitions=2)
     assert share.owned.keys() == {"0", "1", "ingress"}
     assert share.owned == leases_of(client, names, "one")
-    assert (share.policies, share.paused, share.revisions["0"]) == ({}, frozenset(), 0)
+    assert (share.policies, share.paused, share.edit_versions["0"]) == ({}, frozenset(), 0)
 
 
-def test_a_foreign_value_in_place_of_a_unit_s_meta_keeps_that_unit_from_being_held(client: redis.Redis, names: Names) -> None:
+def test_a_foreign_value_in_place_of_a_partition_s_meta_keeps_that_partition_from_being_held(client: redis.Redis, names: Names) -> None:
     client.set("{partition.0}:meta", "foreign")
     share = balance(client, names, "one", lease_seconds=60, partitions=2)
     assert share.owned.keys() == {"1", "ingress"}

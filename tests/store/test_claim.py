@@ -1,4 +1,4 @@
-"""claim.lua: the fencing token is given out where the unit's data is, whatever the group's advice says."""
+"""claim.lua: the fencing token is given out where the partition's data is, whatever the group's advice says."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import script
 
 
-def claim(client: redis.Redis, names: Names, worker: str, since: int, suspect: int = 0) -> list[bytes | int]:
-    answer: list[bytes | int] = script("claim").run(client, [names.facts("0")], [worker, since, suspect])
+def claim(client: redis.Redis, names: Names, worker: str, since: int, to_isolate: int = 0) -> list[bytes | int]:
+    answer: list[bytes | int] = script("claim").run(client, [names.meta("0")], [worker, since, to_isolate])
     return answer
 
 
 def meta(client: redis.Redis, names: Names) -> dict[bytes, bytes]:
-    return client.hgetall(names.facts("0"))  # type: ignore[return-value]
+    return client.hgetall(names.meta("0"))  # type: ignore[return-value]
 
 
 def test_each_claim_gives_a_higher_token(client: redis.Redis, names: Names) -> None:
@@ -32,22 +32,22 @@ def test_a_claim_for_an_earlier_assignment_is_refused_and_changes_nothing(client
 
 
 def test_a_holder_that_did_not_release_may_have_died_over_a_message(client: redis.Redis, names: Names) -> None:
-    claim(client, names, "one", 1, suspect=20)
-    claim(client, names, "one", 1, suspect=20)
-    assert b"suspect" not in meta(client, names)
-    claim(client, names, "two", 2, suspect=20)
-    assert meta(client, names)[b"suspect"] == b"20"
+    claim(client, names, "one", 1, to_isolate=20)
+    claim(client, names, "one", 1, to_isolate=20)
+    assert b"to_isolate" not in meta(client, names)
+    claim(client, names, "two", 2, to_isolate=20)
+    assert meta(client, names)[b"to_isolate"] == b"20"
 
 
-def test_who_finds_a_released_unit_suspects_nothing(client: redis.Redis, names: Names) -> None:
+def test_who_finds_a_released_partition_suspects_nothing(client: redis.Redis, names: Names) -> None:
     token = int(claim(client, names, "one", 1)[1])
     assert release(client, names, "one", {"0": token}) == 1
-    claim(client, names, "two", 2, suspect=20)
-    assert b"suspect" not in meta(client, names)
+    claim(client, names, "two", 2, to_isolate=20)
+    assert b"to_isolate" not in meta(client, names)
 
 
-def test_a_slow_worker_does_not_take_a_unit_back_from_the_next_one(client: redis.Redis, names: Names) -> None:
-    """It was assigned the unit, then stood still until its lease had ended; its claim comes after the next worker's."""
+def test_a_slow_worker_does_not_take_a_partition_back_from_the_next_one(client: redis.Redis, names: Names) -> None:
+    """It was assigned the partition, then stood still until its lease had ended; its claim comes after the next worker's."""
     balance(client, names, "slow", lease_seconds=60, partitions=1)
     assigned = int(client.hget(names.since, "0") or 0)
     client.zadd(names.workers, {"slow": 1})
@@ -67,15 +67,15 @@ def test_a_group_that_lost_its_data_assigns_again_until_the_claim_is_taken(clien
     assert balance(client, names, "one", lease_seconds=60, partitions=1).owned == second.owned
 
 
-def test_a_unit_whose_data_is_lost_is_claimed_again(client: redis.Redis, names: Names) -> None:
+def test_a_partition_whose_data_is_lost_is_claimed_again(client: redis.Redis, names: Names) -> None:
     before = balance(client, names, "one", lease_seconds=60, partitions=1).owned
-    client.delete(names.facts("0"))
+    client.delete(names.meta("0"))
     after = balance(client, names, "one", lease_seconds=60, partitions=1).owned
     assert after["ingress"] == before["ingress"] and after["0"] > before["0"]
 
 
 def test_a_release_that_did_not_reach_the_group_is_made_up_for(client: redis.Redis, names: Names) -> None:
     held = balance(client, names, "one", lease_seconds=60, partitions=1).owned
-    script("release").run(client, [names.facts("0"), names.tries("0")], ["one", held["0"]])
+    script("release").run(client, [names.meta("0"), names.isolation("0")], ["one", held["0"]])
     assert leases_of(client, names, "one").keys() == {"ingress"}
     assert balance(client, names, "one", lease_seconds=60, partitions=1).owned["0"] > held["0"]

@@ -35,7 +35,7 @@ def test_ok_drops_the_batch_writes_the_commands_and_answers_with_the_next_batch(
     store: CommitStore, lease: Lease
 ) -> None:
     reply = store.send(commit_of(lease, [b"m0", b"m1"], commands=WRITE))
-    assert (reply.status, reply.position, reply.revision) == ("ok", 1, 0)
+    assert (reply.status, reply.commit_number, reply.edit_version) == ("ok", 1, 0)
     assert reply.messages == [b"m2", b"m3", b"m4"]
     assert queued(store, QUEUE) == [b"m2", b"m3", b"m4"]
     assert store.client.hget(STATE, "k") == b"new"
@@ -63,14 +63,14 @@ def test_a_commit_sent_again_answers_already_and_writes_nothing_again(store: Com
     before = everything(store.client)
     again = store.send(commit)
     assert (first.status, again.status) == ("ok", "already")
-    assert (again.position, again.messages) == (first.position, first.messages)
+    assert (again.commit_number, again.messages) == (first.commit_number, first.messages)
     assert everything(store.client) == before
 
 
 def test_already_is_answered_even_when_the_next_message_looks_the_same(store: CommitStore, lease: Lease) -> None:
     fill(store, QUEUE, [b"m5", b"m5"])
     store.send(commit_of(lease, [b"m0", b"m1", b"m2", b"m3", b"m4"]))
-    commit = commit_of(lease, [b"m5"], position=1)
+    commit = commit_of(lease, [b"m5"], commit_number=1)
     assert [store.send(commit).status, store.send(commit).status] == ["ok", "already"]
     assert queued(store, QUEUE) == [b"m5"]
 
@@ -90,7 +90,7 @@ def test_fenced_when_another_owner_has_taken_over(
 def test_fenced_after_the_worker_itself_has_released(
     client: redis.Redis, names: Names, store: CommitStore, lease: Lease
 ) -> None:
-    assert release(client, names, "one", {lease.unit: lease.token}) == 1
+    assert release(client, names, "one", {lease.partition: lease.token}) == 1
     assert store.send(commit_of(lease, [b"m0"])).status == "fenced"
     assert store.peek(lease).status == "fenced"
 
@@ -119,24 +119,24 @@ def test_moved_when_the_queue_is_gone(store: CommitStore, lease: Lease) -> None:
     assert not store.client.exists(STATE, QUEUE)
 
 
-@pytest.mark.parametrize(("position", "written"), [(0, 2), (2, 0), (7, 0)])
+@pytest.mark.parametrize(("commit_number", "written"), [(0, 2), (2, 0), (7, 0)])
 def test_moved_when_the_position_is_not_the_one_known(
-    store: CommitStore, lease: Lease, position: int, written: int
+    store: CommitStore, lease: Lease, commit_number: int, written: int
 ) -> None:
     for number in range(written):
-        store.send(commit_of(lease, [b"m%d" % number], position=number))
+        store.send(commit_of(lease, [b"m%d" % number], commit_number=number))
     before = everything(store.client)
-    assert store.send(commit_of(lease, [b"m%d" % written], position=position)).status == "moved"
+    assert store.send(commit_of(lease, [b"m%d" % written], commit_number=commit_number)).status == "moved"
     assert everything(store.client) == before
 
 
 def test_stale_when_a_state_was_changed_from_outside(store: CommitStore, lease: Lease) -> None:
     store.client.hincrby("{partition.2}:meta", "edit_version", 1)
     before = everything(store.client)
-    reply = store.send(commit_of(lease, [b"m0"], revision=0, commands=WRITE))
-    assert (reply.status, reply.revision) == ("stale", 1)
+    reply = store.send(commit_of(lease, [b"m0"], edit_version=0, commands=WRITE))
+    assert (reply.status, reply.edit_version) == ("stale", 1)
     assert everything(store.client) == before
-    assert store.send(commit_of(lease, [b"m0"], revision=1, commands=WRITE)).status == "ok"
+    assert store.send(commit_of(lease, [b"m0"], edit_version=1, commands=WRITE)).status == "ok"
 
 
 WRONG = {
@@ -165,7 +165,7 @@ def test_wrongtype_when_the_commit_itself_would_make_one_name_two_types(
     client: redis.Redis, store: CommitStore, lease: Lease
 ) -> None:
     commands = [["LPUSH", "both", b"element"], ["HSET", "a-hash", "k", b"v"], ["XADD", "both", "*", "message", b"entry"]]
-    reply = store.send(commit_of(lease, [], position=0, commands=commands))
+    reply = store.send(commit_of(lease, [], commit_number=0, commands=commands))
     assert (reply.status, reply.culprit) == ("wrongtype", "both")
     assert not client.exists("both", "a-hash")
 
@@ -207,7 +207,7 @@ def test_a_peek_writes_nothing_and_tells_position_and_revision(store: CommitStor
     store.client.hincrby("{partition.2}:meta", "edit_version", 3)
     before = everything(store.client)
     reply = store.peek(lease)
-    assert (reply.status, reply.position, reply.revision) == ("ok", 1, 3)
+    assert (reply.status, reply.commit_number, reply.edit_version) == ("ok", 1, 3)
     assert reply.messages == [b"m1", b"m2", b"m3", b"m4"]
     assert reply.next_due is None
     assert everything(store.client) == before
@@ -221,5 +221,5 @@ def test_messages_of_a_mailbox_leave_the_mailbox_and_the_next_batch_is_the_queue
     reply = store.send(commit_of(lease, [b"p0"], mailbox_of="k\udcff", ask=2))
     assert (reply.status, reply.messages) == ("ok", [b"m0", b"m1"])
     assert queued(store, mailbox) == [b"p1"]
-    moved = store.send(commit_of(lease, [b"m0"], position=1, mailbox_of="k\udcff"))
+    moved = store.send(commit_of(lease, [b"m0"], commit_number=1, mailbox_of="k\udcff"))
     assert moved.status == "moved"

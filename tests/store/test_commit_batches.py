@@ -12,7 +12,7 @@ from tests.store.declared import commit_of, fill, queued
 from tests.support.wait import wait_until
 
 QUEUE = "partition.2"
-LATER = "{partition.2}:later"
+DELAYED = "{partition.2}:later"
 
 
 def sized(client: redis.Redis, names: Names, *, messages: int = 1_000_000, size: int = 10**9) -> CommitStore:
@@ -23,21 +23,21 @@ def numbered(count: int) -> list[bytes]:
     return [b"%06d" % number for number in range(count)]
 
 
-@pytest.mark.parametrize("most", [1, 15, 16, 17, 144, 145, 2192, 4999, 5000, 9000])
+@pytest.mark.parametrize("limit", [1, 15, 16, 17, 144, 145, 2192, 4999, 5000, 9000])
 def test_a_batch_is_the_oldest_messages_up_to_the_count_asked_for(
-    client: redis.Redis, names: Names, lease: Lease, most: int
+    client: redis.Redis, names: Names, lease: Lease, limit: int
 ) -> None:
     messages = numbered(5000)
-    store = sized(client, names, messages=most)
+    store = sized(client, names, messages=limit)
     fill(store, QUEUE, messages)
-    assert store.peek(lease).messages == messages[:most]
+    assert store.peek(lease).messages == messages[:limit]
 
 
 def test_a_commit_may_ask_for_less_than_a_batch_or_for_none(client: redis.Redis, names: Names, lease: Lease) -> None:
     store = sized(client, names)
     fill(store, QUEUE, numbered(10))
     assert store.send(commit_of(lease, [b"000000"], ask=3)).messages == numbered(4)[1:]
-    assert store.send(commit_of(lease, [b"000001"], position=1, ask=0)).messages == []
+    assert store.send(commit_of(lease, [b"000001"], commit_number=1, ask=0)).messages == []
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_message_larger_than_the_batch_goes_alone(client: redis.Redis, names: 
     fill(store, QUEUE, [b"small", huge, b"after"])
     assert store.peek(lease).messages == [b"small"]
     assert store.send(commit_of(lease, [b"small"])).messages == [huge]
-    assert store.send(commit_of(lease, [huge], position=1)).messages == [b"after"]
+    assert store.send(commit_of(lease, [huge], commit_number=1)).messages == [b"after"]
 
 
 def test_messages_are_bytes_as_they_were_whatever_is_in_them(client: redis.Redis, names: Names, lease: Lease) -> None:
@@ -72,29 +72,29 @@ def test_messages_are_bytes_as_they_were_whatever_is_in_them(client: redis.Redis
 def test_a_delayed_message_is_in_the_reply_of_the_first_peek_after_it_is_due(store: CommitStore, lease: Lease) -> None:
     now = store.peek(lease).now
     due = round((now + 0.15) * 1000)
-    store.client.zadd(LATER, {b"1.0:late:r": due})
+    store.client.zadd(DELAYED, {b"1.0:late:r": due})
     fill(store, QUEUE, [b"m0"])
     early = store.peek(lease)
     assert early.next_due == due / 1000
     reply = wait_until(lambda: (r := store.peek(lease)).next_due is None and r)
     assert reply.now >= due / 1000
     assert reply.messages == [b"m0", b"late:r"]
-    assert not store.client.exists(LATER)
+    assert not store.client.exists(DELAYED)
 
 
 def test_due_messages_join_the_queues_end_earliest_first_and_once(store: CommitStore, lease: Lease) -> None:
-    store.client.zadd(LATER, {b"3.0:second": 2000, b"2.0:first": 1000, b"9.1:second": 2000, b"4.0:far": 10**15})
+    store.client.zadd(DELAYED, {b"3.0:second": 2000, b"2.0:first": 1000, b"9.1:second": 2000, b"4.0:far": 10**15})
     fill(store, QUEUE, [b"m0"])
     reply = store.peek(lease)
     assert reply.messages == [b"m0", b"first", b"second", b"second"]
     assert reply.next_due == 10**12
     assert store.peek(lease).messages == reply.messages
-    assert store.client.zcard(LATER) == 1
+    assert store.client.zcard(DELAYED) == 1
 
 
 def test_a_commit_answers_with_messages_that_became_due_meanwhile(store: CommitStore, lease: Lease) -> None:
     fill(store, QUEUE, [b"m0"])
-    store.client.zadd(LATER, {b"0.0:due": 1})
+    store.client.zadd(DELAYED, {b"0.0:due": 1})
     assert store.send(commit_of(lease, [b"m0"])).messages == [b"due"]
 
 
@@ -103,7 +103,7 @@ def test_more_due_messages_than_one_call_moves_come_with_the_next_and_say_so(
 ) -> None:
     store = sized(client, names)
     entries = {b"1.%04d:%04d" % (number, number): 1000 + number for number in range(1500)}
-    client.zadd(LATER, entries)
+    client.zadd(DELAYED, entries)
     first = store.peek(lease)
     assert first.next_due is not None and first.next_due <= first.now
     second = store.peek(lease)
@@ -127,6 +127,6 @@ def test_messages_with_a_priority_join_the_queue_the_urgent_lists_first_each_in_
 
 def test_a_fenced_worker_moves_nothing_into_the_queue(store: CommitStore, lease: Lease) -> None:
     fill(store, QUEUE + PRIORITY_SUFFIXES[0], [b"3a"])
-    store.client.zadd(LATER, {b"0.0:due": 1})
-    assert store.peek(Lease(lease.unit, lease.token + 1)).status == "fenced"
+    store.client.zadd(DELAYED, {b"0.0:due": 1})
+    assert store.peek(Lease(lease.partition, lease.token + 1)).status == "fenced"
     assert not store.client.exists(QUEUE)

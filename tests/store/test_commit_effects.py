@@ -10,14 +10,21 @@ import msgspec
 import redis
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.items import DeadLetterItem, Delayed, Skipped, Work
 from celery_partitions.model.messages import Headers, open_envelope
-from celery_partitions.model.outcome import Failure, Outcome, Parking
-from celery_partitions.model.reading import Broken, Later, Skipped, Work
+from celery_partitions.model.outcome import Failure, Outcome, Park
 from celery_partitions.store.commits import CommitStore, commands_of
+from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.letters import DeadLetter
 from celery_partitions.store.names import Names
-from celery_partitions.store.parking import Parked, mailbox_lengths, park, read_mailbox, read_parked, unpark
+from celery_partitions.store.parked_keys import (
+    ParkedKeyRecord,
+    mailbox_lengths,
+    park,
+    read_mailbox,
+    read_parked,
+    unpark,
+)
 from tests.store.declared import commit_of, computation, fill, queued
 
 #: Seconds since the epoch that no test lives to see.
@@ -34,19 +41,19 @@ def write(
     lease: Lease,
     outcome: Outcome,
     *,
-    position: int = 0,
+    commit_number: int = 0,
     now: float = 50.0,
-    parked: dict[str, Parked] | None = None,
+    parked: dict[str, ParkedKeyRecord] | None = None,
 ) -> str:
-    commands = commands_of(outcome, store.names, lease.unit, position, now, parked or {})
-    return store.send(commit_of(lease, [], position=position, commands=commands)).status
+    commands = commands_of(outcome, store.names, lease.partition, commit_number, now, parked or {})
+    return store.send(commit_of(lease, [], commit_number=commit_number, commands=commands)).status
 
 
 def work(key: str) -> Work:
     return Work(RAW, computation(), key, {}, open_envelope(RAW))
 
 
-def facts(store: CommitStore) -> dict[bytes, bytes]:
+def meta(store: CommitStore) -> dict[bytes, bytes]:
     """Without what the lease is made of."""
     found: dict[bytes, bytes] = store.client.hgetall("{partition.2}:meta")  # type: ignore[assignment]
     return {name: value for name, value in found.items() if name not in (b"token", b"holder", b"since")}
@@ -58,14 +65,14 @@ def test_ten_thousand_states_are_written_in_one_commit(store: CommitStore, lease
     commands = commands_of(Outcome(states={"totals": states}), store.names, "2", 0, 0.0)
     assert store.send(commit_of(lease, [RAW], commands=commands)).status == "ok"
     assert store.client.hgetall("{partition.2}:state:totals") == {k.encode(): v for k, v in states.items()}
-    assert facts(store)[b"commit_number"] == b"1"
+    assert meta(store)[b"commit_number"] == b"1"
 
 
 def test_twenty_thousand_messages_are_forwarded_mailed_and_delayed_in_one_commit_in_order(
     store: CommitStore, lease: Lease
 ) -> None:
     raws = [b"%05d" % number for number in range(20_000)]
-    outcome = Outcome(forwarded={1: raws}, mailed={"k": raws}, later=[Later(raw, FAR) for raw in raws])
+    outcome = Outcome(forwarded={1: raws}, mailed={"k": raws}, delayed=[Delayed(raw, FAR) for raw in raws])
     assert write(store, lease, outcome) == "ok"
     assert queued(store, "partition.1") == raws
     assert queued(store, "{partition.2}:mailbox:k") == raws
@@ -89,25 +96,25 @@ def test_messages_delayed_to_one_moment_come_back_in_their_order_over_many_commi
     store: CommitStore, lease: Lease
 ) -> None:
     sent = [b"%03d" % number for number in range(240)]
-    for position in range(12):
-        batch = sent[position * 20 : position * 20 + 20]
-        assert write(store, lease, Outcome(later=[Later(raw, 1.0) for raw in batch]), position=position) == "ok"
+    for commit_number in range(12):
+        batch = sent[commit_number * 20 : commit_number * 20 + 20]
+        assert write(store, lease, Outcome(delayed=[Delayed(raw, 1.0) for raw in batch]), commit_number=commit_number) == "ok"
         assert store.client.zcard("{partition.2}:later") == 0
-    assert store.send(commit_of(lease, [], position=None, ask=1000)).messages == sent
+    assert store.send(commit_of(lease, [], commit_number=None, ask=1000)).messages == sent
 
 
 def test_messages_delayed_together_keep_their_order_until_they_are_due(store: CommitStore, lease: Lease) -> None:
     sent = [b"%03d" % number for number in range(240)]
     random.Random(1).shuffle(sent)
-    for position in range(12):
-        batch = sent[position * 20 : position * 20 + 20]
-        write(store, lease, Outcome(later=[Later(raw, FAR + 0.0004) for raw in batch]), position=position)
+    for commit_number in range(12):
+        batch = sent[commit_number * 20 : commit_number * 20 + 20]
+        write(store, lease, Outcome(delayed=[Delayed(raw, FAR + 0.0004) for raw in batch]), commit_number=commit_number)
     entries: list[bytes] = store.client.zrange("{partition.2}:later", 0, -1)  # type: ignore[assignment]
     assert [entry.partition(b":")[2] for entry in entries] == sent
 
 
 def test_two_equal_messages_delayed_to_one_moment_are_both_kept(store: CommitStore, lease: Lease) -> None:
-    write(store, lease, Outcome(later=[Later(b"same", 1.0), Later(b"same", 1.0)]))
+    write(store, lease, Outcome(delayed=[Delayed(b"same", 1.0), Delayed(b"same", 1.0)]))
     assert store.peek(lease).messages == [b"same", b"same"]
 
 
@@ -116,14 +123,14 @@ def test_counters_count_what_was_done_once_however_often_the_commit_is_sent(stor
     outcome = Outcome(
         done=[item, item],
         failures=[Failure(item, "ValueError: no", "trace", 1)],
-        dead=[(Broken(b"x", "not-json", "error"), 0)],
+        dead=[(DeadLetterItem(b"x", "not-json", "error"), 0)],
         forwarded={1: [b"a"], 3: [b"b", b"c"]},
-        later=[Later(b"l", FAR)],
+        delayed=[Delayed(b"l", FAR)],
         skipped=[Skipped(b"s", Headers("t", "i"), "revoked")],
     )
     commit = commit_of(lease, [], commands=commands_of(outcome, store.names, "2", 0, 0.0))
     assert [store.send(commit).status, store.send(commit).status] == ["ok", "already"]
-    assert facts(store) == {
+    assert meta(store) == {
         b"commit_number": b"1",
         b"processed": b"2",
         b"failed": b"1",
@@ -142,17 +149,17 @@ def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: Comm
     raw = b"\xff\x00 not json"
     outcome = Outcome(
         dead=[
-            (Broken(raw, "not-json", "error", "trace", "totals", "id-1", "\udcffé"), 4),
-            (Broken(b"y", "unknown-task", "error"), 0),
+            (DeadLetterItem(raw, "not-json", "error", "trace", "totals", "id-1", "\udcffé"), 4),
+            (DeadLetterItem(b"y", "unknown-task", "error"), 0),
         ]
     )
-    write(store, lease, outcome, position=0, now=12.5)
+    write(store, lease, outcome, commit_number=0, now=12.5)
     rows: dict[bytes, bytes] = store.client.hgetall("{partition.2}:dead")  # type: ignore[assignment]
-    letter: dict[str, Any] = msgspec.json.decode(rows[b"2-0-0"])
-    assert base64.b64decode(letter.pop("raw")) == raw
-    assert letter == {
+    dead_letter: dict[str, Any] = msgspec.json.decode(rows[b"2-0-0"])
+    assert base64.b64decode(dead_letter.pop("raw")) == raw
+    assert dead_letter == {
         "id": "2-0-0",
-        "unit": "2",
+        "partition": "2",
         "reason": "not-json",
         "error": "error",
         "trace": "trace",
@@ -171,8 +178,8 @@ def test_a_parked_key_says_when_it_is_tried_again_which_try_that_is_and_why(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     failure = Failure(work("\udcff"), "ValueError: no", "the trace", 2)
-    fact = Parked(104.0, 3, "ValueError: no", "the trace", message_id="id-1", task="totals", since=90.0)
-    outcome = Outcome(parked={"\udcff": Parking(failure, 4.0, False)}, mailed={"\udcff": [b"a", b"b"]})
+    fact = ParkedKeyRecord(104.0, 3, "ValueError: no", "the trace", message_id="id-1", task="totals", since=90.0)
+    outcome = Outcome(parked={"\udcff": Park(failure, 4.0, False)}, mailed={"\udcff": [b"a", b"b"]})
     write(store, lease, outcome, parked={"\udcff": fact})
     assert read_parked(client, names, "2") == {"\udcff": fact}
     assert read_mailbox(client, names, "2", "\udcff", 1) == ([b"a"], 2)
@@ -185,12 +192,12 @@ def test_a_key_whose_retries_are_used_up_has_a_dead_letter_that_says_that_its_me
     store: CommitStore, lease: Lease
 ) -> None:
     failure = Failure(work("k"), "ValueError: no", "the trace", 4)
-    fact = Parked(None, 5, letter="2-0-p0")
-    write(store, lease, Outcome(parked={"k": Parking(failure, None, True)}, mailed={"k": [RAW]}), parked={"k": fact})
+    fact = ParkedKeyRecord(None, 5, dead_letter="2-0-p0")
+    write(store, lease, Outcome(parked={"k": Park(failure, None, True)}, mailed={"k": [RAW]}), parked={"k": fact})
     rows: dict[bytes, bytes] = store.client.hgetall("{partition.2}:dead")  # type: ignore[assignment]
-    letter = msgspec.json.decode(rows[b"2-0-p0"], type=DeadLetter)
-    assert (letter.in_place, letter.reason, letter.key, letter.message_id) == (True, "computation-failed", "k", "id-1")
-    assert (base64.b64decode(letter.raw), letter.attempts, letter.error) == (RAW, 4, "ValueError: no")
+    dead_letter = msgspec.json.decode(rows[b"2-0-p0"], type=DeadLetter)
+    assert (dead_letter.in_place, dead_letter.reason, dead_letter.key, dead_letter.message_id) == (True, "computation-failed", "k", "id-1")
+    assert (base64.b64decode(dead_letter.raw), dead_letter.attempts, dead_letter.error) == (RAW, 4, "ValueError: no")
 
 
 def test_a_policy_pauses_the_partition_in_the_commit_and_its_answer_has_no_messages(
@@ -210,20 +217,20 @@ def test_a_key_is_unparked_or_kept_by_the_commit_that_takes_from_its_mailbox(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     failure = Failure(work("k"), "ValueError: no", "", 1)
-    outcome = Outcome(parked={"k": Parking(failure, 4.0, False)}, mailed={"k": [b"a", b"b"]})
-    write(store, lease, outcome, parked={"k": Parked(54.0, 2)})
-    keep = [park(names, "2", "k", Parked(7.0, 1))]
-    assert store.send(commit_of(lease, [b"a"], position=1, mailbox_of="k", commands=keep)).status == "ok"
-    assert read_parked(client, names, "2") == {"k": Parked(7.0, 1)}
+    outcome = Outcome(parked={"k": Park(failure, 4.0, False)}, mailed={"k": [b"a", b"b"]})
+    write(store, lease, outcome, parked={"k": ParkedKeyRecord(54.0, 2)})
+    keep = [park(names, "2", "k", ParkedKeyRecord(7.0, 1))]
+    assert store.send(commit_of(lease, [b"a"], commit_number=1, mailbox_of="k", commands=keep)).status == "ok"
+    assert read_parked(client, names, "2") == {"k": ParkedKeyRecord(7.0, 1)}
     end = [unpark(names, "2", "k")]
-    assert store.send(commit_of(lease, [b"b"], position=2, mailbox_of="k", commands=end)).status == "ok"
+    assert store.send(commit_of(lease, [b"b"], commit_number=2, mailbox_of="k", commands=end)).status == "ok"
     assert read_parked(client, names, "2") == {}
     assert not client.exists(names.mailbox("2", "k"))
 
 
 def test_a_parking_record_that_is_not_ours_is_due_at_once(client: redis.Redis, names: Names) -> None:
     client.hset(names.parked("2"), mapping={"a": b"not json", "b": b'{"due": "x"}', "c": b"\xff"})
-    assert read_parked(client, names, "2") == dict.fromkeys("abc", Parked(0.0, 1))
+    assert read_parked(client, names, "2") == dict.fromkeys("abc", ParkedKeyRecord(0.0, 1))
 
 
 def test_computations_are_told_apart_by_name_alone(store: CommitStore, lease: Lease) -> None:

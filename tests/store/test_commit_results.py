@@ -25,8 +25,8 @@ def do(store: CommitStore, lease: Lease) -> Any:
     """Commit some commands."""
 
     def commit(*commands: list[Any]) -> str:
-        position = store.peek(lease).position
-        return store.send(commit_of(lease, [], position=position, commands=list(commands))).status
+        commit_number = store.peek(lease).commit_number
+        return store.send(commit_of(lease, [], commit_number=commit_number, commands=list(commands))).status
 
     return commit
 

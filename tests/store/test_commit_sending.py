@@ -33,7 +33,7 @@ def test_the_answer_of_a_commit_that_was_begun_is_the_answer_of_one_that_was_sen
     commit = commit_of(lease, [b"m0"])
     under_way = store.begin(commit)
     reply = store.finish(under_way)
-    assert (reply.status, reply.position, reply.messages) == ("ok", 1, [b"m1"])
+    assert (reply.status, reply.commit_number, reply.messages) == ("ok", 1, [b"m1"])
     assert store.send(commit).status == "already"
 
 
@@ -50,10 +50,10 @@ def test_a_commit_sent_to_a_server_without_the_script_is_written_once(store: Com
     assert store.send(commit_of(lease, [b"m0"])).status == "ok"
 
 
-def test_two_units_commits_may_be_under_way_at_once(
+def test_two_partitions_commits_may_be_under_way_at_once(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
-    client.hset(names.facts("3"), "token", 9)
+    client.hset(names.meta("3"), "token", 9)
     fill(store, QUEUE, [b"m0"])
     fill(store, "partition.3", [b"x0"])
     first, second = store.begin(commit_of(lease, [b"m0"])), store.begin(commit_of(Lease("3", 9), [b"x0"]))

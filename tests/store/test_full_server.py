@@ -9,10 +9,10 @@ import redis
 
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.isolation import IsolatedTry, begin_isolated_try
 from celery_partitions.store.leases import Lease, fix_partitions
 from celery_partitions.store.names import Names
-from celery_partitions.store.outputs import later_entry
-from celery_partitions.store.tries import Tried, begin_try
+from celery_partitions.store.outputs import delayed_entry
 from tests.store.declared import commit_of, fill, queued
 from tests.support.server import RedisServer
 
@@ -32,8 +32,8 @@ def fill_up(client: redis.Redis) -> None:
 
 
 def test_a_peek_brings_what_is_due(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> None:
-    due, entry = later_entry(1.0, b"due", 0, 0)
-    client.zadd(names.later("2"), {entry: due})
+    due, entry = delayed_entry(1.0, b"due", 0, 0)
+    client.zadd(names.delayed("2"), {entry: due})
     fill(store, "partition.2", [b"first"])
     fill_up(client)
     assert store.peek(lease).messages == [b"first", b"due"]
@@ -42,7 +42,7 @@ def test_a_peek_brings_what_is_due(client: redis.Redis, names: Names, store: Com
 
 def test_a_message_is_run_alone(client: redis.Redis, names: Names, lease: Lease) -> None:
     fill_up(client)
-    assert begin_try(client, names, lease, ["digest"], 1) == Tried(1, 0, 0, None)
+    assert begin_isolated_try(client, names, lease, ["digest"], 1) == IsolatedTry(1, 0, 0, None)
 
 
 def test_a_process_that_starts_learns_n(client: redis.Redis, names: Names) -> None:

@@ -9,7 +9,7 @@ import redis
 from redis.client import PubSub
 
 from celery_partitions.model.errors import SetupError
-from celery_partitions.operating.group import Group
+from celery_partitions.runtime.group import Group
 from celery_partitions.store.leases import Share, balance, fix_partitions, leases_of, release, remember_computations
 from celery_partitions.store.names import INGRESS, Names
 from celery_partitions_config.settings import Settings
@@ -60,7 +60,7 @@ def test_a_lease_that_is_not_renewed_ends_by_the_servers_clock(client: redis.Red
     before = look(client, names, "one", lease_seconds=0.05).owned
     share = wait_until(lambda: (s := look(client, names, "two")).owned and s)
     assert share.owned.keys() == before.keys() == {"0", "1", "2", "3", INGRESS}
-    assert all(share.owned[unit] > token for unit, token in before.items())
+    assert all(share.owned[partition] > token for partition, token in before.items())
     assert client.zrange(names.workers, 0, -1) == [b"two"]
 
 
@@ -84,7 +84,7 @@ def test_what_is_too_much_is_told_and_kept_until_it_is_released(client: redis.Re
     assert share.owned == held
     assert len(share.give_up) == 2
     assert look(client, names, "two").owned == {}
-    release(client, names, "one", {unit: held[unit] for unit in share.give_up})
+    release(client, names, "one", {partition: held[partition] for partition in share.give_up})
     assert set(look(client, names, "two").owned) == set(share.give_up)
 
 
@@ -100,7 +100,7 @@ def test_a_release_counts_only_leases_that_are_still_the_workers(client: redis.R
 def test_a_release_makes_the_token_grow(client: redis.Redis, names: Names) -> None:
     held = look(client, names, "one").owned
     release(client, names, "one", {"0": held["0"]})
-    assert client.hget(names.facts("0"), "token") == b"%d" % (held["0"] + 1)
+    assert client.hget(names.meta("0"), "token") == b"%d" % (held["0"] + 1)
     assert look(client, names, "one").owned["0"] > held["0"] + 1
 
 
@@ -131,7 +131,7 @@ def test_joins_releases_leaves_and_found_deaths_are_published_and_renewals_are_n
     assert said(changes) == [b"two", b"two"]
 
 
-def test_since_says_when_the_owner_took_the_unit(client: redis.Redis, names: Names) -> None:
+def test_since_says_when_the_owner_took_the_partition(client: redis.Redis, names: Names) -> None:
     look(client, names, "one")
     seconds, micros = client.time()  # type: ignore[misc]
     took = int(client.hget(names.since, "2") or 0)
@@ -149,14 +149,14 @@ def test_two_groups_in_one_server_know_nothing_of_each_other(client: redis.Redis
 def test_the_first_process_fixes_n_and_the_same_n_is_welcome(client: redis.Redis, names: Names) -> None:
     fix_partitions(client, names, 8)
     fix_partitions(client, names, 8)
-    assert client.hget(names.facts_of_group, "partitions") == b"8"
+    assert client.hget(names.group_meta, "partitions") == b"8"
 
 
 def test_another_n_is_refused_with_both_numbers_and_the_mend(client: redis.Redis, names: Names) -> None:
     fix_partitions(client, names, 8)
     with pytest.raises(SetupError, match=r"has 8 partitions .* PARTITIONS=12\. Start it with PARTITIONS=8"):
         fix_partitions(client, names, 12)
-    assert client.hget(names.facts_of_group, "partitions") == b"8"
+    assert client.hget(names.group_meta, "partitions") == b"8"
     fix_partitions(client, Names("other"), 12)
 
 
@@ -166,7 +166,7 @@ def test_a_group_refuses_everything_until_n_fits(client: redis.Redis, names: Nam
     for use in (group.check, group.status, lambda: group.states, lambda: group.dead_letters):
         with pytest.raises(SetupError, match="8"):
             use()
-    client.hset(names.facts_of_group, "partitions", settings.partitions)
+    client.hset(names.group_meta, "partitions", settings.partitions)
     group.check()
     group.client.close()
 
@@ -186,10 +186,10 @@ def test_a_producer_that_may_only_push_is_trusted_with_n(
 
 def test_computations_are_remembered_for_those_who_have_not_their_code(client: redis.Redis, names: Names) -> None:
     remember_computations(client, names, [])
-    assert not client.exists(names.facts_of_group)
+    assert not client.exists(names.group_meta)
     remember_computations(client, names, ["one", "two words"])
     remember_computations(client, names, ["one"])
-    assert client.hkeys(names.facts_of_group) == [b"computation:one", b"computation:two words"]
+    assert client.hkeys(names.group_meta) == [b"computation:one", b"computation:two words"]
 
 
 def test_a_token_of_a_server_that_lost_its_data_is_never_given_again(client: redis.Redis, names: Names) -> None:
@@ -199,14 +199,14 @@ def test_a_token_of_a_server_that_lost_its_data_is_never_given_again(client: red
     second = look(client, names, "two").owned
     assert second.keys() == first.keys() and not set(second.values()) & set(first.values())
 
-    snapshot = client.dump(names.facts("0"))
+    snapshot = client.dump(names.meta("0"))
     assert release(client, names, "two", {"0": second["0"]}) == 1
     third = look(client, names, "three", pins=("0",)).owned["0"]
-    client.restore(names.facts("0"), 0, snapshot, replace=True)  # type: ignore[arg-type]
+    client.restore(names.meta("0"), 0, snapshot, replace=True)  # type: ignore[arg-type]
     client.delete(names.owners)
     assert look(client, names, "four", pins=("0",)).owned["0"] > third
 
 
 def test_a_token_grows_though_the_clock_went_back(client: redis.Redis, names: Names) -> None:
-    client.hset(names.facts("0"), "token", 2**52)
+    client.hset(names.meta("0"), "token", 2**52)
     assert look(client, names, "one").owned["0"] == 2**52 + 1

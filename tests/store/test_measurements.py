@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import redis
 
-from celery_partitions.model.measurements import LATENCY_SECONDS, LastError, Measurements
-from celery_partitions.model.recent_commits import MOST_KEPT, RecentCommit
 from celery_partitions.store.measurements import (
     add_measurements,
-    ask_measurements,
     measurements_in,
     read_recent_commits,
+    request_measurements,
 )
 from celery_partitions.store.names import Names
+from celery_partitions.store.recent_commits import MAX_KEPT, RecentCommit
+from celery_partitions.store.telemetry import LATENCY_SECONDS, LastError, Measurements
 
 
 def measured(seconds: float = 0.02, **more: object) -> Measurements:
@@ -22,13 +22,13 @@ def measured(seconds: float = 0.02, **more: object) -> Measurements:
     return found
 
 
-def read(client: redis.Redis, names: Names, unit: str) -> Measurements:
+def read(client: redis.Redis, names: Names, partition: str) -> Measurements:
     with client.pipeline() as pipe:
-        ask_measurements(pipe, names, ["0", "1", "ingress"])
-        return measurements_in(pipe.execute(raise_on_error=False)[0], ["0", "1", "ingress"])[unit]
+        request_measurements(pipe, names, ["0", "1", "ingress"])
+        return measurements_in(pipe.execute(raise_on_error=False)[0], ["0", "1", "ingress"])[partition]
 
 
-def test_it_adds_up_unit_by_unit(client: redis.Redis, names: Names) -> None:
+def test_it_adds_up_partition_by_partition(client: redis.Redis, names: Names) -> None:
     first, error = measured(takeovers=1, cache_hits=5), LastError("no", 7.25, "k", None)
     add_measurements(client, names, {"0": first, "ingress": measured(fenced=1)})
     assert read(client, names, "0") == first
@@ -70,11 +70,11 @@ def test_a_key_of_another_type_measures_nothing(client: redis.Redis, names: Name
         add_measurements(client, names, {"0": measured()})
 
 
-def commit(position: int, **more: object) -> RecentCommit:
-    return RecentCommit(at=5.5, position=position, worker="w@h", token=7, taken=1, **more)  # type: ignore[arg-type]
+def commit(commit_number: int, **more: object) -> RecentCommit:
+    return RecentCommit(at=5.5, commit_number=commit_number, worker="w@h", token=7, taken=1, **more)  # type: ignore[arg-type]
 
 
-def test_the_last_commits_of_each_unit_are_kept_newest_first(client: redis.Redis, names: Names) -> None:
+def test_the_last_commits_of_each_partition_are_kept_newest_first(client: redis.Redis, names: Names) -> None:
     first, second = commit(1, processed=1, commit_seconds=0.001), commit(2, failed=1, error="no")
     add_measurements(client, names, {"0": measured(), "1": measured(fenced=1)}, {"0": [first], "1": [commit(9)]})
     add_measurements(client, names, {"ingress": measured(), "0": measured()}, {"0": [second]})
@@ -82,9 +82,9 @@ def test_the_last_commits_of_each_unit_are_kept_newest_first(client: redis.Redis
     assert read_recent_commits(client, names, "1") == [commit(9)]
     assert read_recent_commits(client, names, "ingress") == []
     assert (read(client, names, "0").latency.count, read(client, names, "1").fenced) == (6, 1)
-    add_measurements(client, names, {"0": measured()}, {"0": [commit(number) for number in range(3, 3 + MOST_KEPT)]})
-    assert read_recent_commits(client, names, "0") == [commit(number) for number in range(2 + MOST_KEPT, 2, -1)]
-    assert client.llen(names.commits("0")) == MOST_KEPT
+    add_measurements(client, names, {"0": measured()}, {"0": [commit(number) for number in range(3, 3 + MAX_KEPT)]})
+    assert read_recent_commits(client, names, "0") == [commit(number) for number in range(2 + MAX_KEPT, 2, -1)]
+    assert client.llen(names.commits("0")) == MAX_KEPT
 
 
 def test_a_commit_that_can_not_be_read_is_left_out(client: redis.Redis, names: Names) -> None:

@@ -6,31 +6,31 @@ import pytest
 from redis.crc import key_slot
 
 from celery_partitions.model.errors import SetupError
-from celery_partitions.store.names import INGRESS, Names, units
+from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 
 NAMES = Names("partition")
 
 
-def keys_of(names: Names, unit: str) -> list[str | bytes]:
+def keys_of(names: Names, partition: str) -> list[str | bytes]:
     return [
-        names.queue(unit),
-        names.facts(unit),
-        names.states(unit, "update stock"),
-        names.later(unit),
-        names.parked(unit),
-        names.mailbox(unit, "a {braced} key \udcff"),
-        names.dead(unit),
-        names.dead_raw(unit),
-        names.tries(unit),
-        names.commits(unit),
-        names.seen(unit, "update stock", "young"),
-        names.seen(unit, "update stock", "old"),
+        names.queue(partition),
+        names.meta(partition),
+        names.states(partition, "update stock"),
+        names.delayed(partition),
+        names.parked(partition),
+        names.mailbox(partition, "a {braced} key \udcff"),
+        names.dead(partition),
+        names.dead_raw(partition),
+        names.isolation(partition),
+        names.commits(partition),
+        names.deduplication(partition, "update stock", "young"),
+        names.deduplication(partition, "update stock", "old"),
     ]
 
 
 def keys_of_group(names: Names) -> list[str]:
     return [
-        names.facts_of_group,
+        names.group_meta,
         names.workers,
         names.pins,
         names.owners,
@@ -64,15 +64,15 @@ GROUPS = [
 
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names.root)
 def test_one_slot_for_all_keys_of_a_partition(names: Names) -> None:
-    for unit in units(4):
-        assert len(slots(keys_of(names, unit))) == 1
+    for partition in partitions_and_ingress(4):
+        assert len(slots(keys_of(names, partition))) == 1
     assert len(slots([*keys_of(names, INGRESS), *keys_of_group(names)])) == 1
 
 
 def test_the_prefix_is_inside_the_braces() -> None:
     prefixed = Names("partition", "shop:")
     assert prefixed.states("3", "update stock") == "{shop:partition.3}:state:update stock"
-    assert prefixed.facts_of_group == "{shop:partition}:group"
+    assert prefixed.group_meta == "{shop:partition}:group"
 
 
 @pytest.mark.parametrize("prefix", ["a}b:", "{}:"])
@@ -83,7 +83,7 @@ def test_a_prefix_that_would_break_the_hash_tag_is_refused(prefix: str) -> None:
 
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names.root)
 def test_a_group_owns_its_keys_and_no_others(names: Names) -> None:
-    own = [key for unit in units(4) for key in keys_of(names, unit)] + keys_of_group(names) + [f"{names.queue('3')}\x06\x163"]
+    own = [key for partition in partitions_and_ingress(4) for key in keys_of(names, partition)] + keys_of_group(names) + [f"{names.queue('3')}\x06\x163"]
     assert all(names.owns(as_bytes(key)) for key in own)
     others = [Names("partitions"), Names("partition.x"), Names("other", names.prefix), Names(names.sink_group("out"), names.prefix)]
     foreign = [key for other in others for key in [*keys_of(other, "0"), *keys_of(other, INGRESS), *keys_of_group(other)]]
@@ -91,6 +91,6 @@ def test_a_group_owns_its_keys_and_no_others(names: Names) -> None:
 
 
 def test_no_queue_is_named_as_another_key() -> None:
-    other_keys = [*keys_of(NAMES, "3")[1:], *keys_of_group(NAMES), Names(NAMES.sink_group("out")).facts("0")]
+    other_keys = [*keys_of(NAMES, "3")[1:], *keys_of_group(NAMES), Names(NAMES.sink_group("out")).meta("0")]
     assert all(NAMES.is_no_queue(as_bytes(key).decode("utf-8", "surrogateescape")) for key in other_keys)
     assert not any(map(NAMES.is_no_queue, ["partition", "partition.3", "partition.sink.out.0", "celery", "{celery}:x"]))

@@ -50,10 +50,10 @@ def reader(client: redis.Redis, names: Names) -> StateReader:
 
 def put(reader: StateReader, key: str, state: object, codec: StateCodec | None = None, name: str = "totals") -> None:
     """Store a state where the worker would."""
-    unit = str(partition_of(key, reader.partitions))
+    partition = str(partition_of(key, reader.partitions))
     field = key.encode("utf-8", "surrogateescape")
     stored = (codec or reader.codec).seal(TOTALS.name, key, pickle.dumps(state, 5))
-    reader.client.hset(reader.names.states(unit, name), field, stored)  # type: ignore[arg-type]
+    reader.client.hset(reader.names.states(partition, name), field, stored)  # type: ignore[arg-type]
 
 
 def test_a_state_is_read_by_key_whatever_the_keys_type(reader: StateReader) -> None:
@@ -106,13 +106,13 @@ def test_forget_deletes_the_state_and_bumps_the_partitions_revision(reader: Stat
     put(reader, "b", total(1))
     assert reader.forget(TOTALS, "a") is True
     assert (reader.get(TOTALS, "a"), reader.get(TOTALS, "b").amount) == (None, 1)
-    facts = reader.names.facts(str(partition_of("a", 4)))
-    assert reader.client.hgetall(facts) == {b"edit_version": b"1"}
+    meta = reader.names.meta(str(partition_of("a", 4)))
+    assert reader.client.hgetall(meta) == {b"edit_version": b"1"}
 
 
 def test_forget_of_a_key_without_state_says_so_and_still_refuses_what_a_worker_holds(reader: StateReader) -> None:
     assert reader.forget(TOTALS, "a") is False
-    assert reader.client.hget(reader.names.facts(str(partition_of("a", 4))), "edit_version") == b"1"
+    assert reader.client.hget(reader.names.meta(str(partition_of("a", 4))), "edit_version") == b"1"
 
 
 def test_a_worker_that_holds_a_forgotten_state_can_not_write_it_back(
@@ -121,10 +121,10 @@ def test_a_worker_that_holds_a_forgotten_state_can_not_write_it_back(
     key = next(f"k{n}" for n in range(100) if partition_of(f"k{n}", 4) == 2)
     put(reader, key, total(1))
     fill(store, "partition.2", [b"m0"])
-    known = store.peek(lease).revision
+    known = store.peek(lease).edit_version
     reader.forget(TOTALS, key)
     write = [["HSET", reader.names.states("2", "totals"), key, b"old"]]
-    assert store.send(commit_of(lease, [b"m0"], revision=known, commands=write)).status == "stale"
+    assert store.send(commit_of(lease, [b"m0"], edit_version=known, commands=write)).status == "stale"
     assert reader.get(TOTALS, key) is None
 
 
@@ -133,13 +133,13 @@ def test_a_batchs_states_are_loaded_with_a_zero_state_for_new_keys(
 ) -> None:
     other = computation("other")
     put(reader, "c", total(5))
-    unit = str(partition_of("c", 4))
+    partition = str(partition_of("c", 4))
     loaded = load_slots(
-        client, names, StateCodec(), unit, {"totals": (TOTALS, ["c", "new", "newer"]), "other": (other, ["c"])}
+        client, names, StateCodec(), partition, {"totals": (TOTALS, ["c", "new", "newer"]), "other": (other, ["c"])}
     )
     slots = loaded["totals"]
     assert isinstance(slots["c"], Slot) and slots["c"].state.amount == 5
-    assert slots["c"].stored == client.hget(names.states(unit, "totals"), "c")
+    assert slots["c"].stored == client.hget(names.states(partition, "totals"), "c")
     new, newer, foreign = slots["new"], slots["newer"], loaded["other"]["c"]
     assert isinstance(new, Slot) and isinstance(newer, Slot) and isinstance(foreign, Slot)
     assert (new.stored, new.state.amount, foreign.stored) == (None, 0, None)
@@ -150,10 +150,10 @@ def test_a_state_that_can_not_be_read_is_its_own_keys_trouble_only(
     reader: StateReader, client: redis.Redis, names: Names
 ) -> None:
     put(reader, "good", total(5))
-    unit = str(partition_of("good", 4))
-    client.hset(names.states(unit, "totals"), mapping={"empty": b"", "text": b"text", "cut": b"\x01\x80\x05"})
+    partition = str(partition_of("good", 4))
+    client.hset(names.states(partition, "totals"), mapping={"empty": b"", "text": b"text", "cut": b"\x01\x80\x05"})
     keys = ["empty", "good", "text", "cut"]
-    slots = load_slots(client, names, StateCodec(), unit, {"totals": (TOTALS, keys)})["totals"]
+    slots = load_slots(client, names, StateCodec(), partition, {"totals": (TOTALS, keys)})["totals"]
     assert [type(slots[key]) for key in keys] == [Unreadable, Slot, Unreadable, Unreadable]
 
 
@@ -186,8 +186,8 @@ def test_nothing_is_unpickled_from_redis_unless_its_signature_is_right(
     safe = StateReader(client, names, StateCodec((b"the key of this group",)), 4)
     with pytest.raises(StateError, match="not unpickled"):
         safe.get(TOTALS, "a")
-    unit = str(partition_of("a", 4))
-    slots = load_slots(client, names, safe.codec, unit, {"totals": (TOTALS, ["a"])})
+    partition = str(partition_of("a", 4))
+    slots = load_slots(client, names, safe.codec, partition, {"totals": (TOTALS, ["a"])})
     assert isinstance(slots["totals"]["a"], Unreadable)
     assert not trap.exists()
 

@@ -25,7 +25,7 @@ from celery_partitions import (
     source,
     state_computation,
 )
-from celery_partitions.model.policy import Then
+from celery_partitions.model.policy import Exhausted
 from tests.support.applications import pipelines
 
 __all__ = ["app", "pipelines"]
@@ -60,10 +60,10 @@ def first_of(pair: tuple[str, int]) -> str:
 # Failures: a pipeline for each policy. An amount of 13 always fails, one of 7 twice, 17 spoils the state, 19 fails a stage later.
 
 
-def _failing(then: Then, attempts: int, backoff_seconds: float) -> None:
-    policy = RetryPolicy(attempts=attempts, backoff_seconds=backoff_seconds, jitter=0, then=then)
+def _failing(exhausted: Exhausted, attempts: int, backoff_seconds: float) -> None:
+    policy = RetryPolicy(attempts=attempts, backoff_seconds=backoff_seconds, jitter=0, exhausted=exhausted)
 
-    @state_computation(f"add or {then}", state=Known, on_error=policy)
+    @state_computation(f"add or {exhausted}", state=Known, on_error=policy)
     def add(amount: Amount, known: Known, context: Context) -> list[object]:
         known.seen.append(amount.amount)
         if amount.amount == 13 or (amount.amount == 7 and context.attempt < 3):
@@ -72,17 +72,17 @@ def _failing(then: Then, attempts: int, backoff_seconds: float) -> None:
             known.seen.append(lambda: None)  # type: ignore[arg-type]
         return [amount.key, amount.amount]
 
-    @state_computation(f"after {then}", state=Total, on_error=policy)
+    @state_computation(f"after {exhausted}", state=Total, on_error=policy)
     def after(told: list[object], total: Total) -> list[object]:
         total.total += 1
         if told[1] == 19:
             raise ValueError("19 is too much")
         return [told[0], total.total]
 
-    beginning = source(f"amounts or {then}", type=Amount)
+    beginning = source(f"amounts or {exhausted}", type=Amount)
     middle = beginning.key_by(key_of).to(add)
-    told, ended = middle.to_sink(RedisList(f"told or {then}")), middle.to(after).to_sink(RedisList(f"added or {then}"))
-    build_application(f"failing: {then}", told.merge(ended))
+    told, ended = middle.to_sink(RedisList(f"told or {exhausted}")), middle.to(after).to_sink(RedisList(f"added or {exhausted}"))
+    build_application(f"failing: {exhausted}", told.merge(ended))
 
 
 _failing("dead_letter", 2, 0.05)
@@ -94,7 +94,7 @@ class Stopped:
     tries = 0
 
 
-@state_computation("add or stop", state=Total, on_error=RetryPolicy(attempts=0, then="stop"))
+@state_computation("add or stop", state=Total, on_error=RetryPolicy(attempts=0, exhausted="stop"))
 def add_or_stop(amount: Amount, total: Total, context: Context) -> list[object]:
     total.total += amount.amount
     if amount.amount == 13 and context.attempt == 1:
@@ -108,7 +108,7 @@ build_application("failing: stop", stopping.key_by(key_of).to(add_or_stop).to_si
 # A multi: elements that are None are dropped, None ends the path, and what is no list is an error.
 
 
-@computation_multi("spread out", on_error=RetryPolicy(attempts=0, then="dead_letter"))
+@computation_multi("spread out", on_error=RetryPolicy(attempts=0, exhausted="dead_letter"))
 def spread_out(amount: Amount) -> list[Amount | None] | None:
     match amount.amount:
         case 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_partitions.model.editing import plain_value
+from celery_partitions.admin.state_json import plain_value
 from celery_partitions.testing import View
 from tests.support.applications.pipelines import Number, Order, Quote
 from tests.testing.applications import Amount
@@ -44,9 +44,9 @@ def seen(scenario: Scenario, view: View) -> dict[str, Any]:
             outputs[key_of(output)].append(output)
         found[f"outputs to {sink}"] = dict(outputs)
     mine = (*scenario.tasks, *(source for source, _ in scenario.sends))
-    letters = [letter for letter in view.dead_letters if letter.task in mine]
+    dead_letters = [dead_letter for dead_letter in view.dead_letters if dead_letter.task in mine]
     found["dead letters"] = sorted(
-        (one.task or "", one.key or "", one.reason, one.error, one.attempts, one.in_place) for one in letters
+        (one.task or "", one.key or "", one.reason, one.error, one.attempts, one.in_place) for one in dead_letters
     )
     found["parked"] = {
         key: (one.fact.error, one.fact.attempt, one.waiting, one.fact.due is None)

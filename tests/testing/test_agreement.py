@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.operating.pausing import resume
+from celery_partitions.admin.pause import resume
 from celery_partitions.producer.pipelines import applications
-from celery_partitions.store.names import units
+from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions.testing import CRASH_POINTS, CrashPoint, harness
 from celery_partitions.testing.live import PartitionWorkers
 from celery_partitions_config.settings import Settings
@@ -122,6 +122,6 @@ def test_they_agree_on_a_partition_that_stops_and_is_resumed(live: PartitionWork
     live.wait_until(lambda: live.paused == [paused] and live.parked["stopped"].waiting == 1)
     assert seen(STOPPED, live) == stopped
     group = live.installation.group
-    resume(group.client, group.names, units(live.installation.settings.partitions), by="test")
+    resume(group.client, group.names, partitions_and_ingress(live.installation.settings.partitions), by="test")
     live.wait_until(lambda: is_over(live))
     assert seen(STOPPED, live) == resumed

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.calling import _Run
+from celery_partitions.model.caller import _Run
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.replaying import Replay
+from celery_partitions.model.rollback import Replay
 from celery_partitions.store import commits
 from celery_partitions.worker import loop
-from celery_partitions.worker.committing import PlannedCommit
-from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.planned_commit import PlannedCommit
 from tests.testing.scenarios import SCENARIOS
 from tests.testing.test_agreement import in_memory
 
@@ -62,10 +62,10 @@ def timers_are_forgotten(patch: Patch) -> None:
 def later_messages_overtake_a_parked_one(patch: Patch) -> None:
     sound = loop.PartitionLoop.step
 
-    def step(self: Any, lane: Lane, batch: Any, items: Any) -> Outcome:
-        lane.parked, parked = ({} if batch.mailbox_of is None else lane.parked), lane.parked
-        outcome = sound(self, lane, batch, items)
-        lane.parked = parked
+    def step(self: Any, owned: OwnedPartition, batch: Any, items: Any) -> Outcome:
+        owned.parked, parked = ({} if batch.mailbox_of is None else owned.parked), owned.parked
+        outcome = sound(self, owned, batch, items)
+        owned.parked = parked
         return outcome
 
     patch.setattr(loop.PartitionLoop, "step", step)
@@ -76,7 +76,7 @@ def commits_do_not_say_where_they_belong(patch: Patch) -> None:
 
     def plan(*args: Any, **named: Any) -> PlannedCommit | None:
         planned = sound(*args, **named)
-        return None if planned is None else replace(planned, commit=replace(planned.commit, position=None))
+        return None if planned is None else replace(planned, commit=replace(planned.commit, commit_number=None))
 
     patch.setattr(loop, "plan_commit", plan)
 

@@ -21,8 +21,8 @@ from celery_partitions import (
     source,
     state_computation,
 )
-from celery_partitions.producer.declarations import declared
 from celery_partitions.producer.pipelines import applications
+from celery_partitions.runtime.registry import declared
 from celery_partitions.testing import CRASH_POINTS, CrashPoint, HarnessError, harness
 from celery_partitions_config.settings import Settings
 from tests.docs.test_testing import Payment, pay
@@ -134,7 +134,7 @@ def test_retries_come_each_at_its_time() -> None:
         h.advance(milliseconds=99)
         assert not h.dead_letters
         h.advance(milliseconds=1)
-        assert [(letter.key, letter.attempts) for letter in h.dead_letters] == [("a", 3)]
+        assert [(dead_letter.key, dead_letter.attempts) for dead_letter in h.dead_letters] == [("a", 3)]
         assert h.parked == {}
 
 
@@ -157,12 +157,12 @@ def test_what_a_dead_worker_had_called_is_called_again_and_counts_once(at: Crash
 
 
 def test_a_message_over_which_workers_died_again_and_again_is_a_dead_letter() -> None:
-    with harness(of_its_own, settings=Settings(deaths=3)) as h:
+    with harness(of_its_own, settings=Settings(max_worker_crashes=3)) as h:
         for _ in range(3):
             h.crash("in the step")
         h.send_many([Amount("a", 1), Amount("a", 2)])
-        (letter,) = h.dead_letters
-        assert letter.reason == "kills-the-worker"
+        (dead_letter,) = h.dead_letters
+        assert dead_letter.reason == "kills-the-worker"
         assert h.state(of_its_own).seen == [2]
 
 

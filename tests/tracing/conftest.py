@@ -11,7 +11,7 @@ from celery import Celery, signals
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions.tracing.spans import Tracing
 from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp, make_app

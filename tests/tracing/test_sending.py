@@ -17,10 +17,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.semconv._incubating.attributes import messaging_attributes
 
 from celery_partitions import MessageError, partition_of
-from celery_partitions.producer.declarations import installation_of
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions.sources.outbox import Outbox, Run
 from celery_partitions.sources.patience import Patience
-from celery_partitions.sources.stopping import Stop
+from celery_partitions.sources.stop_signal import Stop
 from celery_partitions.tracing.spans import Tracing
 from celery_partitions.worker.tracing import check_tracing
 from celery_partitions_config.settings import Settings

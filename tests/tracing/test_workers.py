@@ -69,8 +69,8 @@ def test_a_trace_goes_through_a_pipeline(live: LiveGroup, traced_app: Celery, pr
     assert set(commits) == {checked.span, tallied.span}
     assert all(commit.attributes["celery_partitions.outcome"] == "ok" for commit in commits.values())
     assert tallied.attributes["messaging.message.conversation_id"] == created.attributes["messaging.message.id"]
-    (ordinary,) = live.client.lrange("elsewhere", 0, -1)
-    _, trace_id, span_id, _ = json.loads(ordinary)["headers"]["traceparent"].split("-")
+    (plain_task,) = live.client.lrange("elsewhere", 0, -1)
+    _, trace_id, span_id, _ = json.loads(plain_task)["headers"]["traceparent"].split("-")
     assert (int(trace_id, 16), int(span_id, 16)) == (upload.trace, tallied.span)
     assert live.client.lrange("traced out", 0, -1) == [b'"hat"']
 
@@ -84,7 +84,7 @@ def test_each_try_is_a_span_and_the_last_says_it_is_dead(live: LiveGroup, traced
     assert [span.attributes["celery_partitions.outcome"] for span in tries] == ["retried", "computation-failed"]
     assert {span.parent for span in tries} == {spans()[0].span}
     assert tries[1].exceptions == [["ValueError", "7 is refused"]]
-    assert live.letter_of(message_id)
+    assert live.dead_letter_of(message_id)
 
 
 def test_what_follows_a_reply_is_of_its_trace(live: LiveGroup, traced_app: Celery, spans: Spans, file: Path) -> None:

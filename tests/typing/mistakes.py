@@ -41,8 +41,8 @@ def update_stock(stock: Stock, state: StockPrice) -> None:
 @computation("notify", key=extract_symbol)
 def notify(stock: Stock, context: Context) -> None:
     context.attempt = 2  # type: ignore[misc]
-    later: float = context.sent_at  # type: ignore[assignment]
-    print(later)
+    delayed: float = context.sent_at  # type: ignore[assignment]
+    print(delayed)
 
 
 print(update_stock.state("A").price)  # type: ignore[union-attr]

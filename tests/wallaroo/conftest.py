@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 import celery_partitions.wallaroo as wallaroo
-from celery_partitions.producer.declarations import declared
 from celery_partitions.producer.pipelines import applications
+from celery_partitions.runtime.registry import declared
 from tests.wallaroo.live import APPLICATIONS, Receiver, Run
 
 

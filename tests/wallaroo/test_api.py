@@ -149,9 +149,9 @@ def test_addresses_that_are_none(given: list[str]) -> None:
 
 def test_sources_take_the_forms_of_all_versions() -> None:
     older = wallaroo.TCPSourceConfig("h", "1", decode, parallelism=4)
-    later = wallaroo.TCPSourceConfig("n", "h", 1, decode, True, 10)
+    delayed = wallaroo.TCPSourceConfig("n", "h", 1, decode, True, 10)
     assert (older.name, older.host, older.port) == (None, "h", 1)
-    assert (later.name, later.host, later.port, later.parallelism) == ("n", "h", 1, 10)
+    assert (delayed.name, delayed.host, delayed.port, delayed.parallelism) == ("n", "h", 1, 10)
     sinks = wallaroo.TCPSinkConfig("h", "1", encode), wallaroo.TCPSinkConfig("n", "h", 1, encode)
     assert [(sink.host, sink.port, sink.sink_name) for sink in sinks] == [("h", 1, "h:1"), ("h", 1, "n")]
 

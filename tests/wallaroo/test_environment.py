@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_partitions.wallaroo.arguments import Options
-from celery_partitions.wallaroo.running import RunError, environment_of_run
+from celery_partitions.wallaroo.runner import RunError, environment_of_run
 from celery_partitions_config.settings import Settings, SettingsError
 
 OPTIONS = Options("shop.votes", 3, 60.0)
@@ -22,7 +22,7 @@ def test_a_run_of_its_own_has_a_key_and_a_group_that_no_other_has() -> None:
     assert one.group.startswith("wallaroo-shop-votes-") and one.group != other.group
     assert one.partitions == 6 and one.state_modules == ("*",)
     assert one.wallaroo_arguments == ARGUMENTS
-    assert (one.retry_attempts, one.retry_then) == (0, "dead_letter")
+    assert (one.retry_attempts, one.retry_exhausted) == (0, "dead_letter")
 
 
 def test_with_a_signing_key_states_outlive_the_run() -> None:

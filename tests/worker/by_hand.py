@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from celery_partitions.store.leases import balance
-from celery_partitions.worker.lane import Lane
 from celery_partitions.worker.loop import PartitionLoop
-from celery_partitions.worker.ordinary import OrdinaryRun
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.reports import Reports
 from tests.fundamentals.live import LiveGroup
 
 
-def no_task(raw: bytes) -> OrdinaryRun:
+def no_task(raw: bytes) -> PlainTaskRun:
     raise AssertionError(f"a plain task: {raw!r}")
 
 
@@ -23,24 +23,24 @@ class LoopByHand(PartitionLoop):
     def take_turns(self, limit: int = 1000) -> int:
         """Work until nothing is ready. Returns the number of turns; raises for a partition with a fault that is no message's."""
         for turn in range(limit):
-            lane = self.next_lane()
-            if lane is None and self.under_way is None:
+            owned = self.next_partition()
+            if owned is None and self.under_way is None:
                 return turn
-            if lane is not None:
-                self.work(lane)
+            if owned is not None:
+                self.work(owned)
             self.settle()
-            faults = [lane.fault for lane in self.lanes.values() if lane.fault]
+            faults = [owned.fault for owned in self.owned_partitions.values() if owned.fault]
             assert not faults
         raise AssertionError(f"something is still ready after {limit} turns")
 
     @property
-    def lane(self) -> Lane:
-        return self.lanes["0"]
+    def owned(self) -> OwnedPartition:
+        return self.owned_partitions["0"]
 
     def look_again(self) -> None:
         """As a message's arrival does."""
-        for lane in self.lanes.values():
-            lane.unknown = True
+        for owned in self.owned_partitions.values():
+            owned.unknown = True
 
 
 @contextmanager
@@ -53,6 +53,6 @@ def loop_by_hand(live: LiveGroup) -> Iterator[LoopByHand]:
     try:
         yield loop
     finally:
-        loop.watch.destroy()
+        loop.blocking_read.destroy()
         reports.close()
         loop.client.close()

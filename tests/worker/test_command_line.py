@@ -53,7 +53,7 @@ def test_a_pinned_worker_gets_its_partitions_from_one_that_has_all(live: LiveGro
 
 
 def test_other_queues_are_consumed_beside_the_partitions(live: LiveGroup) -> None:
-    live.start_worker("-Q", "partition,emails").wait_ready()
+    live.start_worker("-Q", "partition, emails").wait_ready()
     result = live.app.send_task("plain", args=[5], queue="emails")
     assert result.get(timeout=20) == 5
     assert held(live) == ALL
@@ -110,7 +110,7 @@ def test_an_app_that_lets_no_queue_be_made_by_its_name_has_the_partitions(live: 
 def test_a_partitions_number_is_written_without_zeros(live: LiveGroup) -> None:
     worker = live.start_worker("-Q", "partition.02").wait_ready()
     assert held(live) == set() and worker.running
-    assert [live.names.unit_of(name) for name in ("partition.02", "partition.00", "partition.0", "partition.10")] == [
+    assert [live.names.partition_of_queue(name) for name in ("partition.02", "partition.00", "partition.0", "partition.10")] == [
         None, None, "0", "10"
     ]  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_a_worker_of_an_installed_app_serves_partitions_when_asked(live: LiveGro
     refused = live.start_worker("-Q", "partition", "-c", "2", module=foreign.__name__)
     assert refused.wait(timeout=60) not in (0, None)
     assert "needs the solo pool" in refused.log()
-    live.start_worker("-Q", "partition,celery", "-P", "solo", "-c", "1", module=foreign.__name__).wait_ready()
+    live.start_worker("-Q", "partition, celery", "-P", "solo", "-c", "1", module=foreign.__name__).wait_ready()
     wait_until(lambda: held(live) == ALL)
     live.send_task("total", 3, queue="partition")
     wait_until(lambda: live.processed() == 1)

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from celery_partitions.admin.pause import pause, resume
 from celery_partitions.model.keys import partition_of
-from celery_partitions.operating.pausing import pause, resume
 from tests.fundamentals.application import Attempt, Nap, Step, fail, record, sleep
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.wait import wait_until
@@ -45,7 +45,7 @@ class Busy:
 
 @pytest.fixture
 def busy(make_live: Callable[..., LiveGroup]) -> Iterator[Busy]:
-    live = make_live(PARTITIONS=PARTITIONS, PARTITIONS_LEASE_SECONDS=3, PARTITIONS_RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS=PARTITIONS, PARTITIONS_LEASE_SECONDS=3, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     (worker,) = live.start_workers(1)
     yield Busy(live, worker)
 

@@ -18,7 +18,7 @@ import pytest
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.keys import key_text
 from celery_partitions.model.messages import MessageCodec
-from celery_partitions.worker.logs import EscapingCelerys, JsonFormatter, told
+from celery_partitions.worker.logs import EscapingCelerys, JsonFormatter, log_fields
 from tests.fundamentals.application import fail, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
@@ -57,7 +57,7 @@ def line(
 
 def test_a_line_has_the_text_and_the_fields() -> None:
     found = line(
-        "%s: %d", "text", 7, level=logging.WARNING, extra=told("2", key="k", message_id="m", task="t", attempt=3)
+        "%s: %d", "text", 7, level=logging.WARNING, extra=log_fields("2", key="k", message_id="m", task="t", attempt=3)
     )
     assert found.pop("ts").endswith("Z")
     assert found == {
@@ -73,8 +73,8 @@ def test_a_line_has_the_text_and_the_fields() -> None:
 
 
 def test_what_is_not_known_is_left_out_and_the_ingress_has_its_name() -> None:
-    assert told("ingress", message_id=None) == {"partition": "ingress"}
-    assert told(key=key_text(b"\xff")) == {"key": "\\xff"}
+    assert log_fields("ingress", message_id=None) == {"partition": "ingress"}
+    assert log_fields(key=key_text(b"\xff")) == {"key": "\\xff"}
 
 
 class Awkward:
@@ -144,15 +144,15 @@ def test_arguments_that_do_not_fit_are_counted(body: object) -> None:
 
 
 def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(PARTITIONS_LOG_FORMAT="json", PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.05, PARTITIONS_RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS_LOG_FORMAT="json", PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.05, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     worker = live.start_worker().wait_ready()
     live.app.send_task(
         record.name, args=[{"key": SECRET.replace("1", "2"), "number": SECRET}], task_id="unfit", queue="partition.0"
     )
     live.app.send_task(fail.name, args=[{"key": "k", "number": 7, "fail": True}], task_id="failing")
-    live.letter_of("unfit")
-    letter = live.letter_of("failing")
-    wait_until(lambda: letter.id in worker.log_path.read_text())  # what is committed is told after it
+    live.dead_letter_of("unfit")
+    dead_letter = live.dead_letter_of("failing")
+    wait_until(lambda: dead_letter.id in worker.log_path.read_text())  # what is committed is told after it
     worker.terminate()
     text = worker.log_path.read_text()
     assert SECRET not in text
@@ -162,9 +162,9 @@ def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: 
     assert {"celery.worker.partitions", "celery.apps.worker"} <= {one["logger"] for one in lines}
     told = [one for one in lines if one.get("message_id") == "failing"]
     assert [(one["partition"], one["key"], one["task"], one["attempt"]) for one in told] == [
-        (int(letter.unit), "k", fail.name, attempt) for attempt in (1, 2, 2)
+        (int(dead_letter.partition), "k", fail.name, attempt) for attempt in (1, 2, 2)
     ]
-    assert told[-1]["letter"] == letter.id
+    assert told[-1]["dead_letter"] == dead_letter.id
     unfit = next(one for one in lines if one.get("message_id") == "unfit")
     assert (unfit["partition"], unfit["reason"], unfit["level"]) == (0, "wrong-type", "WARNING")
     assert unfit["error"].endswith(" - at `$.number`")
@@ -226,14 +226,14 @@ def test_the_text_of_an_exception_can_not_look_like_a_line() -> None:
 
 
 def test_no_message_writes_a_line_of_its_own_into_a_workers_log(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_THEN="dead_letter")
+    live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     worker = live.start_worker().wait_ready()
     hostile = "\n[2026-01-01 00:00:00,000: INFO/MainProcess] forged\x1b[2J"
     send = functools.partial(live.app.send_task, queue="partition.0")
     send(fail.name, args=[{"key": "k" + hostile, "number": 7, "fail": True}], task_id="failing" + hostile)
     send(record.name, args=[{"key": "k", "number": "no number"}], task_id="unfit" + hostile)
     send("unknown" + hostile, args=[1], task_id="unknown task" + hostile)
-    send("plain", args=[5], task_id="ordinary" + hostile)
+    send("plain", args=[5], task_id="plain_task" + hostile)
     send("plain", args=[5, 6, 7], task_id="ordinary and failing" + hostile)
     send(record.name, args=[{"key": "k", "number": 1}], eta="soon" + hostile)
     live.wait_drained()

@@ -1,4 +1,4 @@
-"""A loop driven by hand, without its thread: a peek that finds the unit elsewhere than it was left drops what is in memory."""
+"""A loop driven by hand, without its thread: a peek that finds the partition elsewhere than it was left drops what is in memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_partitions.store.leases import balance
-from celery_partitions.worker.lane import Lane
 from celery_partitions.worker.loop import PartitionLoop
-from celery_partitions.worker.ordinary import OrdinaryRun
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.reports import Reports
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 
 
-def no_task(raw: bytes) -> OrdinaryRun:
+def no_task(raw: bytes) -> PlainTaskRun:
     raise AssertionError(f"an ordinary task: {raw!r}")
 
 
@@ -31,53 +31,53 @@ def loop(make_live: Callable[..., LiveGroup]) -> Iterator[PartitionLoop]:
     work(loop)
     assert cached(loop) == [0]
     yield loop
-    loop.watch.destroy()
+    loop.blocking_read.destroy()
     reports.close()
     loop.client.close()
 
 
-def lane_of(loop: PartitionLoop) -> Lane:
-    return loop.lanes["0"]
+def owned_of(loop: PartitionLoop) -> OwnedPartition:
+    return loop.owned_partitions["0"]
 
 
 def work(loop: PartitionLoop) -> None:
-    loop.work(lane_of(loop))
+    loop.work(owned_of(loop))
     loop.settle()
 
 
 def cached(loop: PartitionLoop) -> list[int] | None:
-    slot = lane_of(loop).cache.young.get("record", {}).get("key")
+    slot = owned_of(loop).cache.young.get("record", {}).get("key")
     return None if slot is None else slot.state.numbers  # type: ignore[union-attr]
 
 
 def test_states_are_kept_where_nothing_has_changed(loop: PartitionLoop) -> None:
-    lane_of(loop).unknown = True
+    owned_of(loop).unknown = True
     work(loop)
     assert cached(loop) == [0]
 
 
 def test_a_server_that_lost_the_last_commit(loop: PartitionLoop) -> None:
     """The message of that commit is in the queue again, its state as it was before: it is applied once."""
-    lane, client, names = lane_of(loop), loop.client, loop.names
-    client.hincrby(names.facts("0"), "commit_number", -1)
+    owned, client, names = owned_of(loop), loop.client, loop.names
+    client.hincrby(names.meta("0"), "commit_number", -1)
     client.hdel(names.states("0", "record"), "key")
-    lane.unknown = True
+    owned.unknown = True
     work(loop)
     assert cached(loop) is None
 
 
 def test_an_operator_changed_a_state_and_the_peek_came_before_the_news(loop: PartitionLoop) -> None:
     loop.installation.group.states.forget(loop.installation.computations["record"], "key")
-    lane_of(loop).unknown = True
+    owned_of(loop).unknown = True
     work(loop)
     assert cached(loop) is None
 
 
 def test_the_same_when_the_peek_is_for_a_delayed_message(loop: PartitionLoop) -> None:
     """Whose queue is not read in that turn: what waits for parked keys has to be read first."""
-    lane = lane_of(loop)
+    owned = owned_of(loop)
     loop.installation.group.states.forget(loop.installation.computations["record"], "key")
-    lane.next_due = lane.server_now()
-    assert loop.take_batch(lane) is None
+    owned.next_due = owned.server_now()
+    assert loop.take_batch(owned) is None
     assert cached(loop) is None
-    assert lane.parked_unknown
+    assert owned.parked_unknown

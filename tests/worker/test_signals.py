@@ -60,7 +60,7 @@ def test_quit_drops_the_computation_under_way_and_another_worker_does_it_again(m
     assert live.numbers_of(witness, "key") == []
     assert sum(row.length for row in live.status().values()) == 3
     assert set(live.owners().values()) == {None}
-    assert live.letters() == []
+    assert live.dead_letters() == []
     other = live.start_worker()
     live.wait_witnessed(f"{other.pid}:0")
 

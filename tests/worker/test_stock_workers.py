@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 
 from celery_partitions import install
-from celery_partitions.producer.declarations import installation_of, remove_installation
+from celery_partitions.runtime.registry import installation_of, remove_installation
 from celery_partitions_config.settings import Settings
 from tests.support.worker import ROOT, WorkerProcess
 

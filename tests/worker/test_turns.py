@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from celery_partitions.store.leases import Lease
-from celery_partitions.worker.lane import Lane
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.turns import Turns
 
 
-def made(*names: str) -> dict[str, Lane]:
-    return {name: Lane(Lease(name, 1)) for name in names}
+def made(*names: str) -> dict[str, OwnedPartition]:
+    return {name: OwnedPartition(Lease(name, 1)) for name in names}
 
 
-def take(turns: Turns, ready: Mapping[str, Lane], seconds: Mapping[str, float], times: int) -> list[str]:
+def take(turns: Turns, ready: Mapping[str, OwnedPartition], seconds: Mapping[str, float], times: int) -> list[str]:
     """Who had the turns, when each of a partition's takes so long."""
     had = []
     for _ in range(times):
-        lane = turns.next(ready.values())
-        assert lane is not None
-        turns.charge(lane, seconds.get(lane.unit, 0.0))
-        had.append(lane.unit)
+        owned = turns.next(ready.values())
+        assert owned is not None
+        turns.charge(owned, seconds.get(owned.partition, 0.0))
+        had.append(owned.partition)
     return had
 
 
@@ -43,9 +43,9 @@ def test_a_slow_one_has_fewer_turns() -> None:
 
 
 def test_one_that_was_idle_goes_first_and_has_saved_nothing_up() -> None:
-    turns, lanes = Turns(), made("0", "1", "idle")
-    busy = {name: lanes[name] for name in ("0", "1")}
+    turns, owned_partitions = Turns(), made("0", "1", "idle")
+    busy = {name: owned_partitions[name] for name in ("0", "1")}
     take(turns, busy, {"0": 0.2, "1": 0.2}, 100)
-    had = take(turns, lanes, dict.fromkeys(lanes, 0.2), 6)
+    had = take(turns, owned_partitions, dict.fromkeys(owned_partitions, 0.2), 6)
     assert had[0] == "idle"
     assert had.count("idle") == 2

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_partitions.store.letters import DeadLetter
-from celery_partitions.worker.ordinary import OrdinaryRun
+from celery_partitions.store.dead_letters import DeadLetter
+from celery_partitions.worker.plain_tasks import PlainTaskRun
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.server import RedisServer
@@ -41,7 +41,7 @@ def step_of(number: int) -> bytes:
 
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
-    return make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_THEN="dead_letter")
+    return make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
 
 
 @pytest.fixture
@@ -54,25 +54,25 @@ def put(live: LiveGroup, *raws: bytes) -> None:
     live.client.lpush(live.names.queue("0"), *raws)
 
 
-def only_letter(live: LiveGroup) -> DeadLetter:
-    (letter,) = live.letters()
-    return letter
+def only_dead_letter(live: LiveGroup) -> DeadLetter:
+    (dead_letter,) = live.dead_letters()
+    return dead_letter
 
 
 def test_a_plain_task_whose_body_cant_be_decoded(live: LiveGroup) -> None:
     live.start_worker()
     put(live, step_of(1), raw_message("celery.backend_cleanup", NO_UUID), step_of(2))
     wait_until(lambda: live.numbers_of(record, "key") == [1, 2], PATIENCE_SECONDS)
-    assert only_letter(live).reason == "task-failed"
+    assert only_dead_letter(live).reason == "task-failed"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_plain_task_fails_with_hostile_text(live: LiveGroup, loop: LoopByHand, text: str) -> None:
-    loop.run_ordinary = lambda raw: OrdinaryRun([], text, text)
+    loop.run_plain_task = lambda raw: PlainTaskRun([], text, text)
     put(live, step_of(1), raw_message("celery.backend_cleanup", "[[], {}, {}]"), step_of(2))
     loop.take_turns()
     assert live.numbers_of(record, "key") == [1, 2]
-    assert only_letter(live).reason == "task-failed"
+    assert only_dead_letter(live).reason == "task-failed"
 
 
 hostile = st.sampled_from(HOSTILE) | st.text(st.characters(), max_size=20)
@@ -113,7 +113,7 @@ signatures = st.fixed_dictionaries(
 @given(raws=st.lists(hostile_messages(), min_size=1, max_size=6), error=hostile)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_nothing_that_a_message_says_stops_its_partition(live: LiveGroup, loop: LoopByHand, raws: list[bytes], error: str) -> None:
-    loop.run_ordinary = lambda raw: OrdinaryRun([], error, error)
+    loop.run_plain_task = lambda raw: PlainTaskRun([], error, error)
     put(live, *raws, step_of(1))
     loop.look_again()
     loop.take_turns()
@@ -129,7 +129,7 @@ def test_an_outcome_that_is_too_large_for_a_commit(live: LiveGroup, loop: LoopBy
     assert loop.take_turns() > 4
     assert live.numbers_of(record, "key-0") == [0, 200]
     assert len(live.numbers(record)) == 200
-    assert live.letters() == []
+    assert live.dead_letters() == []
 
 
 def test_a_commit_on_which_the_server_closes_the_connection(
@@ -137,13 +137,13 @@ def test_a_commit_on_which_the_server_closes_the_connection(
 ) -> None:
     """Its limits may be lower than usual. This is no outage: the other partitions go on, and so does this one."""
     server = server_factory(config={"proto-max-bulk-len": "1mb"})
-    live = make_live(REDIS_URL=server.url(), PARTITIONS=2, PARTITIONS_MESSAGE_BYTES=10_000_000, PARTITIONS_RETRY_THEN="dead_letter")
+    live = make_live(REDIS_URL=server.url(), PARTITIONS=2, PARTITIONS_MESSAGE_BYTES=10_000_000, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     worker = live.start_worker(module="tests.worker.growing").wait_ready()
     for number in (1, 2, 3):
         live.app.send_task("grow", args=[{"key": "key", "size": 2_000_000 if number == 2 else number}])
-    wait_until(lambda: live.letters(), PATIENCE_SECONDS)
+    wait_until(lambda: live.dead_letters(), PATIENCE_SECONDS)
     wait_until(lambda: live.processed() == 2, PATIENCE_SECONDS)
-    assert only_letter(live).reason == "unwritable"
+    assert only_dead_letter(live).reason == "unwritable"
     assert worker.running
 
 
@@ -158,4 +158,4 @@ def test_many_links_to_keys_that_are_no_lists_cost_one_more_turn(live: LiveGroup
     put(live, raw_message("record", json.dumps([[{"key": "key", "number": 1}], {}, {"callbacks": callbacks}])), step_of(2))
     assert loop.take_turns() <= 6
     assert live.numbers_of(record, "key") == [2]
-    assert only_letter(live).reason == "computation-failed"
+    assert only_dead_letter(live).reason == "computation-failed"

@@ -29,15 +29,15 @@
 
   function makeRow(data) {
     const row = document.createElement("tr");
-    row.id = "unit-" + data.unit;
-    row.dataset.unit = data.unit;
+    row.id = "partition-" + data.partition;
+    row.dataset.partition = data.partition;
     const parts = {row};
     const queue = document.createElement("th");
     queue.scope = "row";
     const link = add(queue, "a");
-    link.href = page.dataset.unitPage + encodeURIComponent(data.unit);
+    link.href = page.dataset.partitionPage + encodeURIComponent(data.partition);
     link.textContent = data.queue;
-    if (data.unit === "ingress") { add(queue, "small", "partitions-muted d-block").textContent = "ingress"; }
+    if (data.partition === "ingress") { add(queue, "small", "partitions-muted d-block").textContent = "ingress"; }
     row.append(queue);
     const owner = cell(row, "owner", "owner");
     parts.owner = add(owner, "a");
@@ -85,7 +85,7 @@
     put(parts.oldest, data.oldest_age_seconds === null ? "" : span(data.oldest_age_seconds) + " old");
     put(parts.in, rate(data.in_per_second));
     put(parts.done, rate(data.done_per_second));
-    charts.sparkline(parts.spark, series.get(data.unit), at);
+    charts.sparkline(parts.spark, series.get(data.partition), at);
     parts.spark.setAttribute("aria-label", "in " + rate(data.in_per_second) + "/s, done " + rate(data.done_per_second) + "/s");
     put(parts.latency, latency(data));
     put(parts.keys, count(data.keys));
@@ -103,7 +103,7 @@
       const what = data.paused ? "resume" : "pause";
       put(parts.button, data.paused ? "Resume" : "Pause");
       parts.button.setAttribute("aria-label", (data.paused ? "Resume " : "Pause ") + data.queue);
-      parts.button.dataset.post = data.unit + "/" + what;
+      parts.button.dataset.post = data.partition + "/" + what;
     }
   }
 
@@ -116,7 +116,7 @@
     for (const node of document.querySelectorAll("[data-total]")) { put(node, values[node.dataset.total]); }
     const states = all.state_bytes ? ", states of " + size(all.state_bytes) : "";
     put(document.getElementById("overview-summary"),
-      count(all.held) + " of " + count(all.units) + " queues held by " + count(all.workers) +
+      count(all.held) + " of " + count(all.partitions) + " queues held by " + count(all.workers) +
       (all.workers === 1 ? " worker" : " workers") + (all.paused ? ", " + count(all.paused) + " paused" : "") + states);
   }
 
@@ -135,9 +135,9 @@
     if (note) { note.remove(); }
     series.set("", live.continued(series.get(""), overview.totals, overview.at));
     for (const data of overview.partitions) {
-      series.set(data.unit, live.continued(series.get(data.unit), data, overview.at));
-      if (!rows.has(data.unit)) { rows.set(data.unit, makeRow(data)); }
-      fill(rows.get(data.unit), data, overview.at);
+      series.set(data.partition, live.continued(series.get(data.partition), data, overview.at));
+      if (!rows.has(data.partition)) { rows.set(data.partition, makeRow(data)); }
+      fill(rows.get(data.partition), data, overview.at);
     }
     totals(overview.totals);
     draw();

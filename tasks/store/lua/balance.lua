@@ -1,13 +1,13 @@
 -- Say that a worker lives; renew its leases; assign it what is free of its share; tell what it holds too much.
 -- Fair to within one over partitions, and over partitions with the ingress; nothing moves without need.
--- This is advice: a worker holds a unit only when `claim` on the unit's own keys has given it a fencing token.
+-- This is advice: a worker holds a partition only when `claim` on the partition's own keys has given it a fencing token.
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 policies (hash)  6 draining (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
 -- Returns {next, assigned, give_up, policies}
 --   next      ms until the first lease of another worker ends, -1 when there is no other
---   assigned  {unit, since, unit, …} what this worker is to hold now; since: of the assignment, grows with each one
---   give_up   {unit, …} of those, what it should release
+--   assigned  {partition, since, partition, …} what this worker is to hold now; since: of the assignment, grows with each one
+--   give_up   {partition, …} of those, what it should release
 --   policies  {computation, JSON, …} what operators changed
 -- Publishes on `changed` when a worker joined or was found dead. The policies are touched by pcall: a foreign type under their name
 -- must not take its share from a worker.
@@ -52,9 +52,9 @@ for i = 1, #members, 2 do
     -- An operator drains it: it has no share of anything, and what it holds it gives up below.
     if worker == me then draining = true end
   elseif pins then
-    for unit in string.gmatch(pins, '[^,]+') do
-      pinned_to[unit] = pinned_to[unit] or {}
-      pinned_to[unit][worker] = true
+    for partition in string.gmatch(pins, '[^,]+') do
+      pinned_to[partition] = pinned_to[partition] or {}
+      pinned_to[partition][worker] = true
     end
   else
     general[#general + 1] = worker
@@ -67,12 +67,12 @@ for i = 1, #held, 2 do
   if alive[held[i + 1]] then owner[held[i]] = held[i + 1] end
 end
 
-local function assign(unit)
+local function assign(partition)
   -- By the clock, so that a server that comes back with older data does not assign with a number that it gave before.
-  local last = tonumber(redis.call('HGET', KEYS[4], unit) or '0')
-  redis.call('HSET', KEYS[4], unit, string.format('%.0f', math.max(last + 1, micros)))
-  redis.call('HSET', KEYS[3], unit, me)
-  owner[unit] = me
+  local last = tonumber(redis.call('HGET', KEYS[4], partition) or '0')
+  redis.call('HSET', KEYS[4], partition, string.format('%.0f', math.max(last + 1, micros)))
+  redis.call('HSET', KEYS[3], partition, me)
+  owner[partition] = me
 end
 
 local give_up = {}
@@ -80,23 +80,23 @@ local give_up = {}
 -- Pinned partitions: to a worker pinned to them, whoever came first.
 local shared, is_general = {}, my_pins == '' and not draining
 for number = 0, n - 1 do
-  local unit = tostring(number)
-  local wanted = pinned_to[unit]
+  local partition = tostring(number)
+  local wanted = pinned_to[partition]
   if not wanted then
-    shared[#shared + 1] = unit
+    shared[#shared + 1] = partition
   elseif wanted[me] then
-    if not owner[unit] then assign(unit) end
+    if not owner[partition] then assign(partition) end
   end
-  if owner[unit] == me and ((wanted and not wanted[me]) or (not wanted and not is_general)) then
-    give_up[#give_up + 1] = unit
+  if owner[partition] == me and ((wanted and not wanted[me]) or (not wanted and not is_general)) then
+    give_up[#give_up + 1] = partition
   end
 end
 
 if is_general and #general > 0 then
   local holds = {}
   for _, worker in ipairs(general) do holds[worker] = 0 end
-  for _, unit in ipairs(shared) do
-    local worker = owner[unit]
+  for _, partition in ipairs(shared) do
+    local worker = owner[partition]
     if worker and holds[worker] then holds[worker] = holds[worker] + 1 end
   end
   -- One more than the base goes to those that hold the most already, last to the ingress's holder.
@@ -118,9 +118,9 @@ if is_general and #general > 0 then
       mine = mine - 1
     end
   end
-  for _, unit in ipairs(shared) do
-    if mine < share and not owner[unit] then
-      assign(unit)
+  for _, partition in ipairs(shared) do
+    if mine < share and not owner[partition] then
+      assign(partition)
       mine = mine + 1
     end
   end
@@ -136,10 +136,10 @@ elseif owner.ingress == me then
 end
 
 local assigned = {}
-for unit, worker in pairs(owner) do
+for partition, worker in pairs(owner) do
   if worker == me then
-    assigned[#assigned + 1] = unit
-    assigned[#assigned + 1] = redis.call('HGET', KEYS[4], unit)
+    assigned[#assigned + 1] = partition
+    assigned[#assigned + 1] = redis.call('HGET', KEYS[4], partition)
   end
 end
 if changed then

@@ -1,16 +1,16 @@
--- Take a unit that `balance` has assigned, and get the fencing token for it: commits with any earlier token are refused from then on.
+-- Take a partition that `balance` has assigned, and get the fencing token for it: commits with any earlier token are refused from then on.
 --
 -- KEYS  1 meta (hash)
 -- ARGV  1 worker id  2 since: number of the assignment  3 how many messages are to be noted before they run when the last holder died
 --       (0: none)
--- Returns {status, token, revision, paused}, or {"superseded", since}
---   status   "ok", or "superseded": the unit was claimed already for a later assignment, whose number is `since`. This worker was slow, or
+-- Returns {status, token, edit_version, paused}, or {"superseded", since}
+--   status   "ok", or "superseded": the partition was claimed already for a later assignment, whose number is `since`. This worker was slow, or
 --            the group has lost data. Nothing is written
 --   paused   1 or 0
--- `balance` assigns a unit again only when the lease of its holder has ended or it was released, so a claim for a later assignment never
--- takes the unit from a holder whose lease goes on.
+-- `balance` assigns a partition again only when the lease of its holder has ended or it was released, so a claim for a later assignment never
+-- takes the partition from a holder whose lease goes on.
 
-local me, since, suspect = ARGV[1], ARGV[2], ARGV[3]
+local me, since, to_isolate = ARGV[1], ARGV[2], ARGV[3]
 local found = redis.call('HMGET', KEYS[1], 'token', 'holder', 'since', 'edit_version', 'paused')
 local holder, last = found[2], found[3] or '0'
 if tonumber(last) > tonumber(since) then
@@ -19,8 +19,8 @@ end
 -- A server that is full refuses a script's first write, unless it is one that frees.
 redis.call('HDEL', KEYS[1], '')
 -- A holder that ends as it should releases first; one that did not may have been ended by a message.
-if holder and holder ~= me and suspect ~= '0' then
-  redis.call('HSET', KEYS[1], 'suspect', suspect)
+if holder and holder ~= me and to_isolate ~= '0' then
+  redis.call('HSET', KEYS[1], 'to_isolate', to_isolate)
 end
 -- By the clock, and not counted: a server that comes back empty, or with older data, would count to a token that it gave
 -- before, and a worker that still has that one could write.

@@ -3,8 +3,8 @@
 --
 -- KEYS  1 queue (list)  2 meta (hash)  3 later (zset)  4 source: the list the messages were read from, the queue or a key's mailbox
 --       5 parked (hash)  6, 7, 8 the priority lists of the queue  9… what the commands touch
--- ARGV  1 token  2 position: how many commits this unit has had, as the worker knows it; "" does not ask
---       3 revision of the states, as the worker knows it; "" does not ask
+-- ARGV  1 token  2 commit_number: how many commits this partition has had, as the worker knows it; "" does not ask
+--       3 edit_version of the states, as the worker knows it; "" does not ask
 --       4 taken: messages that leave the source  5 SHA-1 of the oldest of them  6 SHA-1 of the youngest
 --       7 most messages and 8 most bytes of the next batch (at least one message; 0 messages: none)
 --       9… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments), or a word of
@@ -14,16 +14,16 @@
 --                                     a Celery chord's part, counted once by member and score; with the last part the chord is
 --                                     claimed with the token, and the message put at the head of the queue. A claimed chord, or
 --                                     one under whose names foreign types lie, is left
--- Returns {status, position, revision, now, next due, paused, suspect, message, message, …}
---   status    "ok"        written; position is one more
+-- Returns {status, commit_number, edit_version, now, next due, paused, to_isolate, message, message, …}
+--   status    "ok"        written; commit_number is one more
 --             "already"   this very commit was written before: its reply was lost; nothing is written again
 --             "fenced"    another owner has taken over (or this worker has released); nothing is written
---             "moved"     the head of the source, or the position, is not what the worker took; nothing is written
+--             "moved"     the head of the source, or the commit_number, is not what the worker took; nothing is written
 --             "stale"     an operator changed a state meanwhile; nothing is written
---             "wrongtype" the queue, or a key that a command is to write, holds another type, or may not be touched (revision: its name);
+--             "wrongtype" the queue, or a key that a command is to write, holds another type, or may not be touched (edit_version: its name);
 --                         nothing is written
 --   now       ms, this server's clock       next due   ms when the next delayed message is due, -1 none
---   paused    1 while the partition is paused: no messages then       suspect    messages to be run one by one
+--   paused    1 while the partition is paused: no messages then       to_isolate    messages to be run one by one
 --   messages  oldest first
 
 -- A foreign value under a name that a message chose, or one that this user may not touch, must not keep the commit from being
@@ -80,16 +80,16 @@ local function count_part(w)
 end
 
 local queue, source = KEYS[1], KEYS[4]
-local token, position, revision = ARGV[1], ARGV[2], ARGV[3]
+local token, commit_number, edit_version = ARGV[1], ARGV[2], ARGV[3]
 local taken = tonumber(ARGV[4])
 local most, most_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local facts = redis.call('HMGET', KEYS[2], 'commit_number', 'edit_version', 'token')
-local at, edits = facts[1] or '0', facts[2] or '0'
+local meta = redis.call('HMGET', KEYS[2], 'commit_number', 'edit_version', 'token')
+local at, edits = meta[1] or '0', meta[2] or '0'
 
-if facts[3] ~= token then
+if meta[3] ~= token then
   return { 'fenced', at, edits, now, -1, 0, 0 }
 end
 
@@ -99,8 +99,8 @@ if kind ~= 'list' and kind ~= 'none' then
 end
 
 local status = 'ok'
-if position ~= '' and at ~= position then
-  if tonumber(at) == tonumber(position) + 1 then
+if commit_number ~= '' and at ~= commit_number then
+  if tonumber(at) == tonumber(commit_number) + 1 then
     status = 'already'
   else
     return { 'moved', at, edits, now, -1, 0, 0 }
@@ -109,7 +109,7 @@ end
 
 local writes = #ARGV >= 9 or taken > 0
 if status == 'ok' and writes then
-  if revision ~= '' and edits ~= revision then
+  if edit_version ~= '' and edits ~= edit_version then
     return { 'stale', at, edits, now, -1, 0, 0 }
   end
   if taken > 0 then
@@ -164,7 +164,7 @@ if status == 'ok' and writes then
     i = i + words + 1
   end
   at = tostring(redis.call('HINCRBY', KEYS[2], 'commit_number', 1))
-elseif status == 'ok' and position == '' then
+elseif status == 'ok' and commit_number == '' then
   at = tostring(tonumber(at))
 end
 
@@ -187,9 +187,9 @@ for i = 6, 8 do
   while type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
 end
 
-facts = redis.call('HMGET', KEYS[2], 'paused', 'suspect')
-local paused = facts[1] ~= false
-local reply = { status, at, edits, now, next_due, paused and 1 or 0, tonumber(facts[2] or '0') or 0 }
+meta = redis.call('HMGET', KEYS[2], 'paused', 'to_isolate')
+local paused = meta[1] ~= false
+local reply = { status, at, edits, now, next_due, paused and 1 or 0, tonumber(meta[2] or '0') or 0 }
 if most > 0 and not paused then
   -- By chunks from the oldest on, so that a queue of huge messages is not read whole.
   local from, chunk, bytes, count = 0, 16, 0, 0
@@ -211,7 +211,7 @@ if most > 0 and not paused then
   end
   -- Whatever a worker died over has left: it stood at the head of the queue, or of a mailbox.
   if count == 0 and reply[7] > 0 and redis.call('EXISTS', KEYS[5]) == 0 then
-    redis.call('HDEL', KEYS[2], 'suspect')
+    redis.call('HDEL', KEYS[2], 'to_isolate')
     reply[7] = 0
   end
 end

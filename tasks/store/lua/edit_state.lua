@@ -1,7 +1,7 @@
--- Put another state in a key's place, or delete it, if it still is what the operator saw. The revision tells a worker that
+-- Put another state in a key's place, or delete it, if it still is what the operator saw. The edit_version tells a worker that
 -- holds the old one: its next commit is refused as stale, and it applies its messages to the new one.
 --
--- KEYS  1 state (hash)  2 facts (hash)  3 audit (stream)
+-- KEYS  1 state (hash)  2 meta (hash)  3 audit (stream)
 -- ARGV  1 key  2 SHA-1 of the state that the operator saw; "" there was none  3 "set" or "delete"  4 new state
 --       5 channel `changed`  6 records the audit keeps, about  7 who  8 what  9 detail (JSON)
 -- Returns "ok", or "changed": the state is another one meanwhile, and nothing was written.

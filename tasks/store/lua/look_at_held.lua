@@ -1,10 +1,10 @@
--- What a worker should know of the units that are assigned to it. One call for many units.
+-- What a worker should know of the partitions that are assigned to it. One call for many partitions.
 --
--- KEYS  for each unit: meta (hash), queue (list), and the priority lists of the queue
--- ARGV  1 worker id  2 how many keys a unit has
--- Returns {token, revision, paused, token, …} for each unit; token "": this worker does not hold it; paused 1 or 0.
+-- KEYS  for each partition: meta (hash), queue (list), and the priority lists of the queue
+-- ARGV  1 worker id  2 how many keys a partition has
+-- Returns {token, edit_version, paused, token, …} for each partition; token "": this worker does not hold it; paused 1 or 0.
 -- What lies in the priority lists joins their queues' ends: a blocking peek does not see those lists. All by pcall: a foreign type under
--- a name of one unit must not keep the others from being held.
+-- a name of one partition must not keep the others from being held.
 
 local me, width, answer = ARGV[1], tonumber(ARGV[2]), {}
 for first = 1, #KEYS, width do

@@ -1,12 +1,12 @@
--- Add what a worker measured to what the group has, unit by unit: nothing is lost when a unit changes hands in between.
+-- Add what a worker measured to what the group has, partition by partition: nothing is lost when a partition changes hands in between.
 --
--- KEYS  1 measurements (hash), then a unit's commits (list) for each unit
--- ARGV  1 how many commits of a unit are kept, then for each unit in the same order: unit, JSON of what was measured since the
---       last call (tasks/model/measurements.py), n, n times JSON of a commit, oldest first (tasks/model/recent_commits.py)
+-- KEYS  1 measurements (hash), then a partition's commits (list) for each partition
+-- ARGV  1 how many commits of a partition are kept, then for each partition in the same order: partition, JSON of what was measured since the
+--       last call (tasks/store/telemetry.py), n, n times JSON of a commit, oldest first (tasks/store/recent_commits.py)
 -- Returns nothing. What stands there and can't be read, or has other bounds, begins anew.
 
 local at = 2
-for unit = 2, #KEYS do
+for partition = 2, #KEYS do
   local ok, found = pcall(cjson.decode, redis.call('HGET', KEYS[1], ARGV[at]) or '{}')
   if not ok or type(found) ~= 'table' then found = {} end
   for name, value in pairs(cjson.decode(ARGV[at + 1])) do
@@ -26,8 +26,8 @@ for unit = 2, #KEYS do
   redis.call('HSET', KEYS[1], ARGV[at], cjson.encode(found))
   local commits = tonumber(ARGV[at + 2])
   for number = 1, commits do
-    redis.call('LPUSH', KEYS[unit], ARGV[at + 2 + number])
+    redis.call('LPUSH', KEYS[partition], ARGV[at + 2 + number])
   end
-  if commits > 0 then redis.call('LTRIM', KEYS[unit], 0, ARGV[1] - 1) end
+  if commits > 0 then redis.call('LTRIM', KEYS[partition], 0, ARGV[1] - 1) end
   at = at + 3 + commits
 end

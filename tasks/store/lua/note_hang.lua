@@ -9,5 +9,5 @@ if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 0
 end
 redis.call('HSET', KEYS[2], ARGV[2], 'hang:' .. ARGV[3])
-redis.call('HSET', KEYS[1], 'suspect', ARGV[4])
+redis.call('HSET', KEYS[1], 'to_isolate', ARGV[4])
 return 1

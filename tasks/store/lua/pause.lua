@@ -1,10 +1,10 @@
--- Pause units, or let them go on.
+-- Pause partitions, or let them go on.
 --
--- KEYS  1 audit (stream)  2… the facts (hash) of each unit
+-- KEYS  1 audit (stream)  2… the meta (hash) of each partition
 -- ARGV  1 "pause" or "resume"  2 for whom, as the field `paused` has it: "1" for operators (and failure policies), who decide; another
 --       word for an export, which pauses what goes on, and lets go on only what is still paused for it
 --       3 channel `changed`  4 records the audit keeps, about  5 who  6 what  7 detail (JSON)
--- Returns the numbers, from 1 on, of the units that were not so before. One that rests for an export is not paused for an operator.
+-- Returns the numbers, from 1 on, of the partitions that were not so before. One that rests for an export is not paused for an operator.
 -- Publishes on `changed` when there is one.
 
 local decides = ARGV[2] == '1'

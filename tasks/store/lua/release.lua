@@ -1,8 +1,8 @@
--- Give a unit up. Its token grows: a commit of this worker that is still on its way is refused from then on.
+-- Give a partition up. Its token grows: a commit of this worker that is still on its way is refused from then on.
 --
 -- KEYS  1 meta (hash)  2 tries (hash)
 -- ARGV  1 worker id  2 token
--- Returns 1, or 0 when the unit was not this worker's under this token.
+-- Returns 1, or 0 when the partition was not this worker's under this token.
 
 local me, token = ARGV[1], ARGV[2]
 local found = redis.call('HMGET', KEYS[1], 'token', 'holder')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celery_partitions.pipeline.framing import Decoder, Encoder, decoder, encoder
+from celery_partitions.pipeline.frames import Decoder, Encoder, decoder, encoder
 from celery_partitions.wallaroo.experimental import connectors as connectors
 from celery_partitions.wallaroo.experimental.connectors import (
     AtLeastOnceSourceConnector,

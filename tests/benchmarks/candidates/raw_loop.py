@@ -1,6 +1,6 @@
 """The raw loop: the least that keeps state in Redis by batches, with none of our features.
 
-No lease, no fence, no position, no retry, no dead letter, no check of anything; one list, one process. It
+No lease, no fence, no commit number, no retry, no dead letter, no check of anything; one list, one process. It
 fills its own queue with the messages that stock Celery writes, empties it, checks the result and prints one
 line of JSON: messages/s from the first commit to the last. With `--fill-keys` every key has a state in Redis
 before that.

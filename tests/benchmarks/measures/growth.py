@@ -15,7 +15,7 @@ END_FRACTION = 0.1
 def measure(bench: Bench) -> list[Row]:
     size = bench.size
     few, many = f"{size.keys:,} keys", f"{size.many_keys:,} keys"
-    least, most = f"{PARTITIONS} partitions", f"{size.many_partitions} partitions"
+    least, limit = f"{PARTITIONS} partitions", f"{size.many_partitions} partitions"
     shallow, deep = "last tenth", "first tenth"
 
     def drained(**changed: int) -> float:
@@ -42,7 +42,7 @@ def measure(bench: Bench) -> list[Row]:
     keys = alternate(bench.rounds, {few: drained, many: lambda: with_many_keys_there(size.many_keys)})
     raw = alternate(bench.rounds, {few: lambda: raw_loop(size.keys), many: lambda: raw_loop(size.many_keys)})
     partitions = alternate(
-        bench.rounds, {least: drained, most: lambda: drained(partitions=size.many_partitions)}
+        bench.rounds, {least: drained, limit: lambda: drained(partitions=size.many_partitions)}
     )
 
     ends: dict[str, Callable[[], float]] = deep_queue(bench, shallow, deep)
@@ -56,7 +56,7 @@ def measure(bench: Bench) -> list[Row]:
         f"keys changed {size.keys:,} → {size.many_keys:,}": (keys, few, many, at_most, random_keys),
         f"the same in the raw loop, {size.keys:,} → {size.many_keys:,}": (raw, few, many, None, random_keys),
         f"partitions {PARTITIONS} → {size.many_partitions}": (
-            partitions, least, most, at_most, "One worker owns them all.",
+            partitions, least, limit, at_most, "One worker owns them all.",
         ),
         f"queue depth: last tenth → first tenth of {size.depth:,}": (
             depth, shallow, deep, at_most, "Both ends of one run that empties the queue.",

@@ -11,9 +11,9 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from celery_partitions.operating.group import Group
-from celery_partitions.operating.history import KEPT_SECONDS, LEAST_SECONDS
-from celery_partitions.operating.watching import Watch
+from celery_partitions.admin.history import KEPT_SECONDS, MIN_SECONDS
+from celery_partitions.admin.watcher import Watcher
+from celery_partitions.runtime.group import Group
 from celery_partitions_config.settings import Settings
 from tests.benchmarks.bench import Bench, partition_queues
 from tests.benchmarks.samples import Row, Samples, Target, alternate
@@ -29,7 +29,7 @@ def measure(bench: Bench) -> list[Row]:
     bench.run("partitioned_client.py", "fill-keys", "--keys", keys, **settings)
     with bench.worker("partitioned", **settings) as worker:
         bench.watch(partition_queues(partitions), [worker])
-    watch = Watch(Group(Settings(redis_url=bench.redis_url, partitions=partitions)), every_seconds=0)
+    watch = Watcher(Group(Settings(redis_url=bench.redis_url, partitions=partitions)), every_seconds=0)
     remember(watch)
     server: list[float] = []
 
@@ -83,10 +83,10 @@ def measure(bench: Bench) -> list[Row]:
             samples={"flowing": answered["while a worker applies messages"]},
         ),
         Row(
-            measure=f"the server's time that a look each {LEAST_SECONDS:g} s takes, {told}",
+            measure=f"the server's time that a look each {MIN_SECONDS:g} s takes, {told}",
             unit="%",
-            ours=of_server.median / (LEAST_SECONDS * 10),
-            score=of_server.median / (LEAST_SECONDS * 10),
+            ours=of_server.median / (MIN_SECONDS * 10),
+            score=of_server.median / (MIN_SECONDS * 10),
             target=Target("at most", 2.0, " %"),
             note=f"Its processor time (INFO cpu) over {LOOKS} looks: {of_server.median:.2f} ms each.",
             samples={"ms a look": of_server},
@@ -94,15 +94,15 @@ def measure(bench: Bench) -> list[Row]:
     ]
 
 
-def remember(watch: Watch) -> None:
+def remember(watch: Watcher) -> None:
     """Give a watch the five minutes of history that it has after five minutes."""
     overview = watch.look()  # connects, and learns of the computations
-    points = int(KEPT_SECONDS / LEAST_SECONDS)
+    points = int(KEPT_SECONDS / MIN_SECONDS)
     for number in range(points):
-        watch.history.add(dataclasses.replace(overview, at=overview.at - (points - number) * LEAST_SECONDS))
+        watch.history.add(dataclasses.replace(overview, at=overview.at - (points - number) * MIN_SECONDS))
 
 
-def look(watch: Watch) -> float:
+def look(watch: Watcher) -> float:
     """Seconds that one look takes."""
     began = time.perf_counter()
     msgspec.json.encode(watch.to_json())
@@ -111,5 +111,5 @@ def look(watch: Watch) -> float:
 
 def used_seconds(client: redis.Redis) -> float:
     """The server's processor time so far."""
-    facts = cast(dict[str, Any], client.info("cpu"))
-    return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
+    meta = cast(dict[str, Any], client.info("cpu"))
+    return float(meta["used_cpu_user"]) + float(meta["used_cpu_sys"])

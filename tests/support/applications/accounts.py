@@ -58,13 +58,13 @@ def _apply(payment: Payment, state: Account) -> None:
         state.notes.append(payment.note)
 
 
-@state_computation("pay", state=Account, key=account_of, on_error=RetryPolicy(0, then="dead_letter"))
+@state_computation("pay", state=Account, key=account_of, on_error=RetryPolicy(0, exhausted="dead_letter"))
 def pay(payment: Payment, state: Account) -> None:
     """What fails is a dead letter at once, and its key goes on."""
     _apply(payment, state)
 
 
-@state_computation("deliver", state=Account, key=account_of, on_error=RetryPolicy(0, then="hold"))
+@state_computation("deliver", state=Account, key=account_of, on_error=RetryPolicy(0, exhausted="hold"))
 def deliver(payment: Payment, state: Account) -> None:
     """What fails holds its key until an operator acts."""
     _apply(payment, state)

@@ -24,7 +24,7 @@ from celery_partitions import (
     source,
     state_computation,
 )
-from celery_partitions.pipeline.framing import decoder, encoder
+from celery_partitions.pipeline.frames import decoder, encoder
 
 __all__ = ["app", "called", "entries", "file_lines", "frames", "sent", "tcp"]
 

@@ -27,7 +27,7 @@ from celery_partitions import (
 
 __all__ = ["app", "application", "orders"]
 
-AT_ONCE = RetryPolicy(0, then="dead_letter")
+AT_ONCE = RetryPolicy(0, exhausted="dead_letter")
 
 
 @dataclass

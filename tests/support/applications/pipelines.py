@@ -149,7 +149,7 @@ def key_of_number(message: Number) -> str:
 
 
 @key_extractor
-def key_of_seen(message: Seen) -> str:
+def deduplication_key(message: Seen) -> str:
     return message.key
 
 
@@ -161,7 +161,7 @@ def key_turned(message: Seen) -> str:
 numbers_in = source("numbers")
 first = numbers_in.key_by(key_of_number).to(first_window)
 second = first.key_by(key_turned).to(next_window)
-third = second.key_by(key_of_seen).to(next_window)
+third = second.key_by(deduplication_key).to(next_window)
 windows = build_application(
     "windows",
     first.to_sink(RedisList("one hop")).merge(second.to_sink(RedisList("two hops"))).merge(third.to_sink(RedisList("three hops"))),

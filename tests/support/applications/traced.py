@@ -76,7 +76,7 @@ def payer(bill: Bill) -> str:
     return bill.customer
 
 
-@state_computation("traced refuse", state=Count, key=payer, on_error=RetryPolicy(1, 0.1, then="dead_letter"))
+@state_computation("traced refuse", state=Count, key=payer, on_error=RetryPolicy(1, 0.1, exhausted="dead_letter"))
 def refuse(bill: Bill, count: Count) -> None:
     raise ValueError(f"{bill.amount} is refused")
 

@@ -52,7 +52,7 @@ def kill(trouble: Trouble, state: Sequence) -> None:
     state=Sequence,
     key=trouble_key,
     time_limit=0.3,
-    on_error=RetryPolicy(attempts=1, backoff_seconds=0.1, then="dead_letter"),
+    on_error=RetryPolicy(attempts=1, backoff_seconds=0.1, exhausted="dead_letter"),
 )
 def limited(trouble: Trouble, state: Sequence) -> None:
     state.numbers.append(trouble.number)

@@ -1,0 +1,222 @@
+"""Dead letters, as an operator handles them: list, group, show, retry, discard."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import redis
+
+from celery_partitions.admin.audit import Audit
+from celery_partitions.admin.parked_keys import ParkedKeys
+from celery_partitions.model.deduplication import normalize_id
+from celery_partitions.store.dead_letters import DeadLetter
+from celery_partitions.store.names import Names, partitions_and_ingress
+from celery_partitions.store.scripts import script
+
+#: Frames of the language, of installed packages and of the step are not where a user's failure is.
+_FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line \d+, in (?P<function>.*)\n(?:    (?P<line>.*))?', re.MULTILINE)
+_NOT_OWN = re.compile(r"site-packages|dist-packages|lib/python3|<frozen |(?:tasks|celery_partitions)/(?:model|worker|store)/")
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"[0-9]+")
+#: Of one reading round trip, about: a dead letter has up to 1.3 MB.
+PAGE_BYTES = 4_000_000
+#: Letters of one reading round trip while nothing is known of their size, and of any.
+FIRST_PAGE, MAX_OF_A_PAGE = 8, 100
+#: Ids that an audit record names of one action on many dead letters.
+MAX_IDS = 100
+
+
+class DeadLetterPlace(NamedTuple):
+    """Where a dead letter is and when it died, without its message: of these any number can be kept."""
+
+    id: str
+    partition: str
+    died_at: float
+    in_place: bool
+
+    @classmethod
+    def of(cls, dead_letter: DeadLetter) -> DeadLetterPlace:
+        return cls(dead_letter.id, dead_letter.partition, dead_letter.died_at, dead_letter.in_place)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterGroup:
+    """Letters of like failures."""
+
+    fingerprint: str
+    count: int
+    #: Of those, how many wait in their place.
+    in_place: int
+    newest: DeadLetter
+    oldest_died_at: float
+
+
+class DeadLetters:
+    """The dead letters of a group."""
+
+    def __init__(self, client: redis.Redis, names: Names, partitions: int) -> None:
+        self.client, self.names, self.partitions = client, names, partitions
+        self.audit = Audit(client, names)
+        self.parked = ParkedKeys(client, names, partitions, self.audit)
+
+    def all(self) -> Iterator[DeadLetter]:
+        """Every dead letter, scanned, in no order."""
+        for partition in partitions_and_ingress(self.partitions):
+            cursor, count = 0, FIRST_PAGE
+            while True:
+                cursor, rows = cast(Any, self.client.hscan(self.names.dead(partition), cursor, count=count))
+                for field, row in rows.items():
+                    yield _read(field, row, partition)
+                if cursor == 0:
+                    break
+                size = sum(map(len, rows.values()))
+                fitting = len(rows) * PAGE_BYTES // size if size else MAX_OF_A_PAGE
+                count = max(1, min(fitting, 2 * count, MAX_OF_A_PAGE))
+
+    def count(self) -> int:
+        """How many there are."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for partition in partitions_and_ingress(self.partitions):
+                pipe.hlen(self.names.dead(partition))
+            return sum(pipe.execute())
+
+    def get(self, dead_letter_id: str) -> DeadLetter | None:
+        """One dead letter by its id; None when there is none (any more)."""
+        field = dead_letter_id.encode("utf-8", "surrogateescape")
+        all_partitions = partitions_and_ingress(self.partitions)
+        with self.client.pipeline(transaction=False) as pipe:
+            for partition in all_partitions:
+                pipe.hget(self.names.dead(partition), cast(str, field))
+            rows = pipe.execute()
+        return next(
+            (_read(field, row, partition) for partition, row in zip(all_partitions, rows, strict=True) if row is not None), None
+        )
+
+    def whole(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace]) -> Iterator[DeadLetter]:
+        """Those that are still there, as they are now, with few of their messages in memory at a time."""
+        for start in range(0, len(dead_letters), FIRST_PAGE):
+            page = [(one.id.encode("utf-8", "surrogateescape"), one.partition) for one in dead_letters[start : start + FIRST_PAGE]]
+            with self.client.pipeline(transaction=False) as pipe:
+                for field, partition in page:
+                    pipe.hget(self.names.dead(partition), cast(str, field))
+                rows = pipe.execute()
+            for (field, partition), row in zip(page, rows, strict=True):
+                if row is not None:
+                    yield _read(field, row, partition)
+
+    def retry(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
+        """Try each again, in the order given (`died`): `in_place` ones where they stand, others at the end of the queue they died in.
+
+        Returns how many were still dead letters.
+        """
+        self._record(by, "dead-letters retry", dead_letters)
+        back = 0
+        for dead_letter in self.whole(dead_letters):
+            if dead_letter.in_place:
+                parked = self.parked.of_dead_letter(dead_letter)
+                back += parked is not None and self.parked.retry(parked.key, by=by) == "ok"
+                continue
+            names, partition, task = self.names, dead_letter.partition, dead_letter.task or ""
+            back += script("retry_dead_letter").run(
+                self.client,
+                [
+                    names.dead(partition),
+                    names.queue(partition),
+                    names.deduplication(partition, task, "young"),
+                    names.deduplication(partition, task, "old"),
+                    names.dead_raw(partition),
+                ],
+                [dead_letter.id, base64.b64decode(dead_letter.raw), normalize_id(dead_letter.message_id or "")],
+            )
+        return back
+
+    def discard(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
+        """Delete them for good, and the messages of those that are in their place. Returns how many were there."""
+        self._record(by, "dead-letters discard", dead_letters)
+        gone = 0
+        for dead_letter in self.whole(dead_letters):
+            parked = self.parked.of_dead_letter(dead_letter) if dead_letter.in_place else None
+            if parked is not None:
+                gone += self.parked.discard(parked.key, by=by, of=parked.fact) == "ok"
+            else:
+                if dead_letter.apart:
+                    self.client.hdel(self.names.dead_raw(dead_letter.partition), dead_letter.id)
+                gone += int(self.client.hdel(self.names.dead(dead_letter.partition), dead_letter.id))
+        return gone
+
+    def raw(self, dead_letter: DeadLetter) -> bytes:
+        """The message itself, which may be hundreds of megabytes where it is kept apart."""
+        if not dead_letter.apart:
+            return base64.b64decode(dead_letter.raw)
+        return cast(bytes, self.client.hget(self.names.dead_raw(dead_letter.partition), dead_letter.id) or b"")
+
+    def _record(self, by: str, what: str, dead_letters: Sequence[DeadLetter | DeadLetterPlace]) -> None:
+        if dead_letters:
+            detail = {"dead_letters": len(dead_letters), "ids": [dead_letter.id for dead_letter in dead_letters[:MAX_IDS]]}
+            self.audit.add(self.client, by, what, detail)
+
+
+def died(dead_letter: DeadLetter | DeadLetterPlace) -> tuple[float, list[tuple[int, str]]]:
+    """To sort by, so that the dead letters of a key go back in their order: when a dead letter died, and the numbers in its id.
+
+    A commit's dead letters died at one moment, and have its commit number and their number in it.
+    """
+    numbers = _NUMBER.findall(dead_letter.id)
+    return dead_letter.died_at, [(len(number), number) for number in numbers]  # as text: an id that is not ours may be of any length
+
+
+def fingerprint(dead_letter: DeadLetter) -> str:
+    """Eight hex digits that like failures share: reason, computation, the error's type, and where in one's own code.
+
+    Where: file, function and text of the line, not its number, so that an edit above it does not part the group.
+    """
+    where = ""
+    for frame in _FRAME.finditer(dead_letter.trace):
+        if not where or not _NOT_OWN.search(frame["file"]):
+            file = "/".join(frame["file"].replace("\\", "/").rsplit("/", 2)[-2:])
+            where = f"{file} {frame['function']} {(frame['line'] or '').strip()}"
+    kind = dead_letter.error.partition(":")[0] if where else _VARYING.sub("?", dead_letter.error)[:200]
+    words = "\n".join((dead_letter.reason, dead_letter.task or "", kind, where))
+    return sha1(words.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:8]
+
+
+def grouped(dead_letters: Iterable[DeadLetter]) -> list[DeadLetterGroup]:
+    """Like failures together, the most frequent first. Keeps one dead letter a group in memory."""
+    found: dict[str, DeadLetterGroup] = {}
+    for dead_letter in dead_letters:
+        name = fingerprint(dead_letter)
+        before = found.get(name) or DeadLetterGroup(name, 0, 0, dead_letter, dead_letter.died_at)
+        found[name] = DeadLetterGroup(
+            name,
+            before.count + 1,
+            before.in_place + dead_letter.in_place,
+            max(before.newest, dead_letter, key=lambda one: one.died_at),
+            min(before.oldest_died_at, dead_letter.died_at),
+        )
+    return sorted(found.values(), key=lambda group: (-group.count, group.fingerprint))
+
+
+def raw_text(dead_letter: DeadLetter) -> str:
+    """The raw message as text, for people; of one that is kept apart only that it is."""
+    if dead_letter.apart:
+        return f"(kept apart, because it is long: field {dead_letter.id} of the hash dead:raw of its partition)"
+    return base64.b64decode(dead_letter.raw).decode("utf-8", "backslashreplace")
+
+
+def _read(field: bytes, row: bytes, partition: str) -> DeadLetter:
+    try:
+        dead_letter = msgspec.json.decode(row, type=DeadLetter)
+        base64.b64decode(dead_letter.raw, validate=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
+        # Somebody else wrote into the hash: show it, so that it can be discarded.
+        raw = base64.b64encode(row).decode()
+        name = field.decode("utf-8", "backslashreplace")
+        return DeadLetter(name, partition, "unreadable-record", "not written by a worker", "", None, None, None, 0, 0.0, raw)
+    return dead_letter

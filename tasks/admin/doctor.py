@@ -1,0 +1,249 @@
+"""What an operator should know of the server, the group and this process before it costs messages: each with its mend.
+
+A check never raises for what it finds. What the server does not tell (a managed one, a restricted user) is said, and not held
+against it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal, cast
+
+import redis
+
+from celery_partitions.admin.permissions import is_local, needs_no_password, refused_commands, who_am_i
+from celery_partitions.admin.status import PartitionStatus, read_status
+from celery_partitions.admin.workers import WorkerStatus, read_workers
+from celery_partitions.store.client import UNWELL
+from celery_partitions.store.names import Names
+from celery_partitions.store.server import Finding, look_at_server
+from celery_partitions_config.settings import Resolved, Settings
+
+Verdict = Literal["ok", "warn", "bad"]
+
+#: Producers' clocks decide when an `eta` is due and what has expired, the server's clock decides about leases.
+SKEW_TO_WARN_SECONDS, BAD_SKEW_SECONDS = 1.0, 60.0
+#: Of the server's memory in use: above the first there is time to act, above the second hardly.
+MEMORY_TO_WARN, BAD_MEMORY = 0.75, 0.9
+#: What this was made with; older ones lack what is used.
+LIBRARIES = {"celery": (5, 7), "kombu": (5, 7), "redis": (8,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor's."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+
+
+def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check]:
+    """All checks, in the order in which an operator wants them."""
+    before = time.time()
+    try:
+        seconds, micros = client.time()
+        info: dict[str, Any] = client.info()
+    except UNWELL as error:
+        return [Check("server", "bad", f"can't be reached: {error}. Start it, or correct REDIS_URL"), *_libraries()]
+    except redis.ResponseError as error:
+        return [Check("server", "bad", f"refuses to be asked: {error}. Give the user TIME and INFO"), *_libraries()]
+    skew = seconds + micros / 1e6 - (before + time.time()) / 2
+    return [
+        *_server(client, info),
+        *_fsync(client, info),
+        judge_clock(skew),
+        judge_memory(info),
+        judge_replicas(settings, info),
+        *_scripts(client),
+        _user(client, settings, names),
+        judge_connection(settings),
+        judge_signing(settings),
+        *_group(client, names, settings),
+        *_libraries(),
+    ]
+
+
+def judge_settings(resolved: Resolved, misspelt: Mapping[str, str]) -> list[Check]:
+    """Values that can't be used, and variables that look like a setting's (`misspelt`: with the name that was meant)."""
+    checks = [Check("settings", "bad", str(error)) for error in resolved.refused.values()]
+    checks += [Check("settings", "warn", f"{name} is not a setting. Did you mean {meant}?") for name, meant in misspelt.items()]
+    return checks or [Check("settings", "ok", "every value can be used (celery -A APP partitions settings lists them)")]
+
+
+def _server(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
+    """What a worker looks at when it starts; a subject that it has nothing to say of is well."""
+    found: dict[str, Finding] = {finding.subject: finding for finding in look_at_server(client)}
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    well = {
+        "version": f"{name} {info.get('valkey_version') or info.get('redis_version')}",
+        "eviction": "nothing is evicted",
+        "role": "a master",
+        "persistence": "append-only file" if info.get("aof_enabled") else "snapshots: a crash loses what came after the last",
+    }
+    for subject, text in well.items():
+        finding = found.get(subject)
+        if finding is None:
+            yield Check(subject, "ok", text)
+        else:
+            yield Check(subject, "bad" if finding.refuse else "warn", finding.text)
+
+
+def _fsync(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
+    for what, mark in (("append-only file", "aof_last_write_status"), ("snapshot", "rdb_last_bgsave_status")):
+        if info.get(mark, "ok") != "ok":
+            yield Check("fsync", "bad", f"the last write of the {what} failed: look at the disk, and at the server's log")
+    if not info.get("aof_enabled"):
+        return
+    policy = _configured(client, "appendfsync")
+    match policy:
+        case "always":
+            yield Check("fsync", "ok", "always: what was answered is on the disk")
+        case "everysec":
+            yield Check("fsync", "ok", "everysec: a power failure can lose the last second or two")
+        case "no":
+            mend = "set appendfsync everysec, or always"
+            yield Check("fsync", "warn", f"no: a power failure can lose what the system had not written, some 30 s; {mend}")
+        case _:
+            yield Check("fsync", "ok", "the server does not say")
+
+
+def judge_clock(skew_seconds: float) -> Check:
+    """`skew_seconds`: the server's clock minus this process's."""
+    size = abs(skew_seconds)
+    if size <= SKEW_TO_WARN_SECONDS:
+        return Check("clock", "ok", f"{size * 1000:.0f} ms between this machine and the server")
+    text = (
+        f"this machine is {size:.1f} s {'behind' if skew_seconds > 0 else 'ahead of'} the server: eta and expires of what it "
+        "sends are off by that. Have both set by NTP"
+    )
+    return Check("clock", "bad" if size > BAD_SKEW_SECONDS else "warn", text)
+
+
+def judge_memory(info: Mapping[str, Any]) -> Check:
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    whole = limit or int(info.get("total_system_memory", 0))
+    if not whole:
+        return Check("memory", "ok", f"{used / 2**20:,.0f} MiB used; the server does not say of how much")
+    part = used / whole
+    of = "maxmemory" if limit else "the machine's memory (no maxmemory)"
+    text = f"{used / 2**20:,.0f} MiB used, {part:.0%} of {of}"
+    if part <= MEMORY_TO_WARN:
+        return Check("memory", "ok", text)
+    mend = "a full server refuses producers; start workers, set PARTITIONS_QUEUE_MAX_LENGTH, or give it more"
+    return Check("memory", "bad" if part > BAD_MEMORY else "warn", f"{text}: {mend}")
+
+
+def judge_replicas(settings: Settings, info: Mapping[str, Any]) -> Check:
+    count, wanted = int(info.get("connected_slaves", 0)), settings.wait_replicas
+    if wanted > count:
+        text = f"PARTITIONS_WAIT_REPLICAS is {wanted}, and {count} are connected: each commit waits {settings.wait_milliseconds} ms in vain"
+        return Check("replicas", "bad", f"{text}. Connect replicas, or set PARTITIONS_WAIT_REPLICAS=0")
+    if wanted:
+        return Check("replicas", "ok", f"{count} connected; a commit waits until {wanted} have it")
+    if count:
+        return Check("replicas", "ok", f"{count} connected; a failover can lose what they have not yet (PARTITIONS_WAIT_REPLICAS is 0)")
+    return Check("replicas", "ok", "none")
+
+
+def _scripts(client: redis.Redis) -> Iterator[Check]:
+    try:
+        client.eval("return 1", 0)
+    except redis.ResponseError as error:
+        yield Check("scripts", "bad", f"refused: {error}. Allow EVAL and EVALSHA: a commit is a script")
+    else:
+        yield Check("scripts", "ok", "allowed")
+
+
+def _user(client: redis.Redis, settings: Settings, names: Names) -> Check:
+    user = who_am_i(client)
+    if user is None:
+        return Check("user", "ok", "the server does not say who this is")
+    refused = refused_commands(client, user, names)
+    if refused:
+        text = f"{user!r} may not do what a worker does: {', '.join(refused)}. See Security in the README"
+        return Check("user", "bad", text)
+    if user == "default" and not is_local(settings.redis_url) and needs_no_password(client):
+        text = "anybody who reaches the server is in: give the user default a password, or turn it off"
+        return Check("user", "bad", text)
+    if refused is None:
+        return Check("user", "ok", f"{user!r}; the server does not say what it may do")
+    return Check("user", "ok", f"{user!r} may do what a worker does")
+
+
+def judge_connection(settings: Settings) -> Check:
+    if settings.redis_url.startswith("rediss://"):
+        if settings.redis_tls_verify:
+            return Check("TLS", "ok", "on, and the server's certificate is verified")
+        mend = "set PARTITIONS_REDIS_TLS_CA_FILE to the CA that signed it, and PARTITIONS_REDIS_TLS_VERIFY=1"
+        return Check("TLS", "warn", f"on, but anybody could be the server (PARTITIONS_REDIS_TLS_VERIFY=0): {mend}")
+    if is_local(settings.redis_url):
+        return Check("TLS", "ok", "off; the server is on this machine")
+    return Check("TLS", "warn", "off, and the server is elsewhere: who is between reads and writes. Use rediss://")
+
+
+def judge_signing(settings: Settings) -> Check:
+    keys = len(settings.state_signing_keys)
+    if keys:
+        return Check("signing", "ok", f"states are signed ({keys} {'key' if keys == 1 else 'keys'})")
+    mend = "set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32)"
+    return Check("signing", "warn", f"states are not signed: who can write to Redis chooses what is unpickled; {mend}")
+
+
+def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Check]:
+    try:
+        found = client.hget(names.group_meta, "partitions")
+        count = settings.partitions if found is None else int(cast(bytes, found))
+        rows, workers = read_status(client, names, count), read_workers(client, names)
+    except (redis.ResponseError, ValueError) as error:
+        yield Check("partitions", "bad", f"the group {names.group!r} can't be read: {error}")
+        return
+    if found is None:
+        yield Check("partitions", "ok", f"not fixed yet; the first process that uses the group makes it {count}")
+    elif count != settings.partitions:
+        text = f"the group has {count}, and PARTITIONS is {settings.partitions}: no process of these settings starts"
+        yield Check("partitions", "bad", f"{text}. Set PARTITIONS={count}, or use another PARTITIONS_GROUP")
+    else:
+        yield Check("partitions", "ok", f"{count}, here and in Redis")
+    yield judge_workers(rows, workers, names)
+
+
+def judge_workers(rows: list[PartitionStatus], workers: list[WorkerStatus], names: Names) -> Check:
+    if not workers:
+        return Check("workers", "warn", "none: nothing is taken from the queues. Start some")
+    said = f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'}"
+    ownerless = [row.queue for row in rows if row.owner is None]
+    if not ownerless:
+        return Check("workers", "ok", f"{said}; everything has an owner")
+    text = f"{said}, and nobody has {', '.join(ownerless[:5])}{' …' if len(ownerless) > 5 else ''}"
+    if all(worker.pinned for worker in workers):
+        mend = f"all workers are pinned to others: start one with -Q {names.group}"
+    elif all(worker.draining or worker.pinned for worker in workers):
+        mend = "the workers are being drained: start another, or undrain one"
+    else:
+        mend = "look again in a few seconds: they may be on their way to a new owner"
+    return Check("workers", "bad", f"{text}. {mend}")
+
+
+def _libraries() -> Iterator[Check]:
+    old, said = [], []
+    for name, least in LIBRARIES.items():
+        found = version(name)
+        said.append(f"{name} {found}")
+        if tuple(int(part) for part in found.split(".")[: len(least)] if part.isdigit()) < least:
+            old.append(f"{name} {'.'.join(map(str, least))}")
+    if old:
+        yield Check("libraries", "bad", f"{', '.join(said)}: needed are at least {', '.join(old)}")
+    else:
+        yield Check("libraries", "ok", ", ".join(said))
+
+
+def _configured(client: redis.Redis, name: str) -> str | None:
+    try:
+        answer = cast(dict[str, str], client.config_get(name))
+    except redis.ResponseError:
+        return None
+    return answer.get(name)

@@ -1,0 +1,71 @@
+"""How keys, parked keys, dead letters and messages look in JSON: the same from the commands and from the dashboard."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+from celery_partitions.admin.dead_letters import fingerprint, raw_text
+from celery_partitions.admin.parked_keys import ParkedKey
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.keys import key_bytes, shown_key
+from celery_partitions.model.messages import details_of, name_of, open_envelope
+from celery_partitions.store.dead_letters import DeadLetter
+
+#: Of one message, in a list of them.
+MAX_TEXT_CHARACTERS = 4_000
+
+
+def json_key(key: str) -> dict[str, str]:
+    """A key in JSON: as text, and in base64 when it is none."""
+    text = shown_key(key)
+    return {"key": text} if text == key else {"key": text, "key_base64": base64.b64encode(key_bytes(key)).decode()}
+
+
+def json_parked(one: ParkedKey) -> dict[str, Any]:
+    """All that is known of a parked key."""
+    fact = msgspec.structs.asdict(one.fact)
+    return {
+        **json_key(one.key),
+        "partition": one.partition,
+        "waiting": one.waiting,
+        "held": one.fact.due is None,
+        **fact,
+    }
+
+
+def json_dead_letter(dead_letter: DeadLetter) -> dict[str, Any]:
+    """All of a dead letter, its message as text too."""
+    return {**msgspec.structs.asdict(dead_letter), "fingerprint": fingerprint(dead_letter), "message": raw_text(dead_letter)}
+
+
+def json_message(raw: bytes) -> dict[str, Any]:
+    """A raw message of a queue: task, id, when it was sent, and what it carries as text; never unpickled, never refused."""
+    task, message_id = name_of(raw)
+    try:
+        content = open_envelope(raw).body
+    except MessageError:
+        content = raw
+    sent_at = details_of(raw).sent_at
+    text = _arguments(content[: 4 * MAX_TEXT_CHARACTERS])
+    return {
+        "task": task,
+        "message_id": message_id,
+        "sent_at": sent_at if isinstance(sent_at, int | float) and not isinstance(sent_at, bool) else None,
+        "bytes": len(raw),
+        "text": text if len(text) <= MAX_TEXT_CHARACTERS else text[:MAX_TEXT_CHARACTERS] + "…",
+    }
+
+
+def _arguments(content: bytes) -> str:
+    """The one argument that a computation's message has; all of the body where it has more, or is something else."""
+    try:
+        body = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return content.decode("utf-8", "backslashreplace")
+    match body:
+        case [[one], {}, *_] if not body[1]:
+            return msgspec.json.encode(one).decode()
+    return content.decode()

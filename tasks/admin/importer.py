@@ -1,0 +1,235 @@
+"""Import: the records of an export into a group that holds nothing, with the same N or another one.
+
+No worker may live meanwhile. Every partition is paused until all is written, so that what was cut short is not worked on.
+With another N each record goes where its key belongs: this is how N is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from celery_partitions.admin.audit import Audit
+from celery_partitions.admin.status import read_status
+from celery_partitions.admin.transfer import (
+    DeadLetterMessage,
+    DeadLetterRecord,
+    DelayedRecord,
+    ExportedParkedKey,
+    Header,
+    Mail,
+    Message,
+    PartitionMeta,
+    Policy,
+    Record,
+    SeenIds,
+    StateRecord,
+    read_header,
+    read_records,
+)
+from celery_partitions.admin.workers import read_workers
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import SetupError
+from celery_partitions.model.keys import key_text, partition_of
+from celery_partitions.model.message_key import key_in
+from celery_partitions.store.dead_letters import DeadLetter
+from celery_partitions.store.leases import fix_partitions
+from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
+from celery_partitions.store.parked_keys import read_record
+
+#: Commands of one writing round trip.
+PAGE = 500
+#: Facts that are the partition's own, and no counters.
+_OWN_META = ("commit_number", "paused", "token", "since")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import has written."""
+
+    records: int
+    #: N of the file, and of the group.
+    from_partitions: int
+    to_partitions: int
+    #: Messages without a key that can be had here, which went to a partition by their old one's number.
+    without_key: int
+    #: Records of ids seen, which another N can't use.
+    left_out: int
+
+
+class Importer:
+    """Reads one export into a group."""
+
+    def __init__(
+        self, client: redis.Redis, names: Names, partitions: int, computations: Mapping[str, Computation], path: Path
+    ) -> None:
+        self.client, self.names, self.partitions, self.path = client, names, partitions, path
+        self.computations = computations
+        self.header: Header = read_header(path)
+        self._without_key = self._left_out = 0
+        #: In-place dead letters, which stay with their parked keys: id → key.
+        self._waiting: dict[str, bytes] = {}
+
+    def refuse_workers(self) -> None:
+        """Raises `SetupError` while a worker of the group lives: it would work on half of a file."""
+        alive = read_workers(self.client, self.names)
+        if alive:
+            nodes = ", ".join(worker.node for worker in alive)
+            raise SetupError(f"an import wants the group's workers stopped, and these live: {nodes}")
+
+    def holds(self) -> dict[str, int]:
+        """What the group holds already, counted; empty when there is nothing."""
+        rows = read_status(self.client, self.names, self.partitions)
+        counts = {
+            "messages": sum(row.length + row.delayed for row in rows),
+            "states": sum(row.keys for row in rows),
+            "parked keys": sum(row.parked for row in rows),
+            "dead letters": sum(row.dead for row in rows),
+        }
+        return {what: count for what, count in counts.items() if count}
+
+    def erase(self) -> int:
+        """Delete all that the group has but the audit, N included; returns how many Redis keys. Workers must not live."""
+        self.refuse_workers()
+        found = [
+            name
+            for pattern in self.names.patterns()
+            for name in self.client.scan_iter(match=pattern, count=PAGE)
+            if name != self.names.audit.encode() and self.names.owns(name)
+        ]
+        for start in range(0, len(found), PAGE):
+            self.client.unlink(*found[start : start + PAGE])
+        return len(found)
+
+    def check_file(self) -> None:
+        """Raises `SetupError` when the file is not whole: before anything is deleted for it."""
+        self._look_over()
+
+    def run(self, *, by: str) -> Imported:
+        """Check the whole file, then write it. Raises `SetupError`, and nothing is written, when it is not whole."""
+        self.refuse_workers()
+        records, computations, commit_number = self._look_over()
+        fix_partitions(self.client, self.names, self.partitions)
+        all_partitions = partitions_and_ingress(self.partitions)
+        detail = {
+            "file": str(self.path),
+            "records": records,
+            "group": self.header.group,
+            "partitions": self.header.partitions,
+        }
+        with self.client.pipeline(transaction=True) as pipe:
+            Audit(self.client, self.names).add(pipe, by, "import", detail)
+            for partition in all_partitions:
+                pipe.hset(self.names.meta(partition), "paused", 1)
+            for name in computations:
+                pipe.hset(self.names.group_meta, self.names.computation_field(name), 1)
+            pipe.execute()
+        stay_paused: set[str] = set()
+        self._write(stay_paused)
+        with self.client.pipeline(transaction=True) as pipe:
+            for partition in all_partitions:
+                # Ids of dead letters and the order of delayed messages are made of it: it must not begin anew.
+                pipe.hset(self.names.meta(partition), "commit_number", commit_number)
+                pipe.hincrby(self.names.meta(partition), "edit_version", 1)
+                if partition not in stay_paused:
+                    pipe.hdel(self.names.meta(partition), "paused")
+            pipe.publish(self.names.changed, "")
+            pipe.execute()
+        return Imported(records, self.header.partitions, self.partitions, self._without_key, self._left_out)
+
+    def _look_over(self) -> tuple[int, set[str], int]:
+        """How many records, their computations, and the highest commit number, here or there. Writes nothing."""
+        count, computations, commit_number = 0, set(), 0
+        for record in read_records(self.path):
+            count += 1
+            match record:
+                case StateRecord() | SeenIds():
+                    computations.add(record.computation)
+                case PartitionMeta():
+                    commit_number = max(commit_number, int(record.values.get("commit_number", 0)))
+        for partition in partitions_and_ingress(self.partitions):
+            commit_number = max(commit_number, int(cast(Any, self.client.hget(self.names.meta(partition), "commit_number")) or 0))
+        return count, computations, commit_number
+
+    def _write(self, stay_paused: set[str]) -> None:
+        pipe = self.client.pipeline(transaction=False)
+        for record in read_records(self.path):
+            for command in self._commands(record, stay_paused):
+                pipe.execute_command(*command)
+            if len(pipe) >= PAGE:
+                pipe.execute()
+        pipe.execute()
+
+    def _commands(self, record: Record, stay_paused: set[str]) -> Iterator[list[Any]]:
+        names = self.names
+        match record:
+            case PartitionMeta():
+                partition = self._numbered(record.partition)
+                if record.values.get("paused"):
+                    stay_paused.add(partition)
+                for name, value in record.values.items():
+                    if name.startswith("seen:"):
+                        if self.header.partitions == self.partitions:
+                            yield ["HSET", names.meta(partition), name, value]
+                    elif name not in _OWN_META and value.lstrip("-").isdigit():
+                        yield ["HINCRBY", names.meta(partition), name, value]
+            case StateRecord():
+                partition = self._of_key(record.key)
+                yield ["HSET", names.states(partition, record.computation), record.key, record.state]
+            case ExportedParkedKey():
+                dead_letter_id = read_record(record.record).dead_letter
+                if dead_letter_id is not None:
+                    self._waiting[dead_letter_id] = record.key
+                yield ["HSET", names.parked(self._of_key(record.key)), record.key, record.record]
+            case Mail():
+                yield ["LPUSH", names.mailbox(self._of_key(record.key), key_text(record.key)), record.message]
+            case DelayedRecord():
+                partition = self._of_message(record.partition, record.entry.partition(b":")[2])
+                yield ["ZADD", names.delayed(partition), record.due, record.entry]
+            case DeadLetterRecord():
+                yield self._dead_letter(record)
+            case DeadLetterMessage():
+                yield ["HSET", names.dead_raw(self._numbered(record.partition)), record.id, record.message]
+            case SeenIds():
+                if self.header.partitions == self.partitions:
+                    ids = names.deduplication(record.partition, record.computation, record.age)
+                    yield ["SADD", ids, *record.ids]
+                    if record.expire_ms > 0:
+                        yield ["PEXPIRE", ids, record.expire_ms]
+                else:
+                    self._left_out += 1
+            case Message():
+                yield ["LPUSH", names.queue(self._of_message(record.partition, record.message)), record.message]
+            case Policy():
+                yield ["HSET", names.policies, record.computation, record.change]
+
+    def _dead_letter(self, record: DeadLetterRecord) -> list[Any]:
+        try:
+            dead_letter = msgspec.json.decode(record.dead_letter, type=DeadLetter)
+            raw = msgspec.convert(dead_letter.raw, bytes)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # not ours: kept as it is
+            return ["HSET", self.names.dead(self._numbered(record.partition)), record.id, record.dead_letter]
+        key = self._waiting.get(dead_letter.id)
+        dead_letter.partition = self._of_message(record.partition, raw) if key is None else self._of_key(key)
+        return ["HSET", self.names.dead(dead_letter.partition), record.id, msgspec.json.encode(dead_letter)]
+
+    def _of_key(self, key: bytes) -> str:
+        return str(partition_of(key, self.partitions))
+
+    def _of_message(self, partition: str, raw: bytes) -> str:
+        """With the same N where it was; with another its key's partition."""
+        if partition == INGRESS or self.header.partitions == self.partitions:
+            return partition
+        found = key_in(raw, self.computations)
+        if found is None:
+            self._without_key += 1
+            return self._numbered(partition)
+        return self._of_key(found[1].encode("utf-8", "surrogateescape"))
+
+    def _numbered(self, partition: str) -> str:
+        return partition if partition == INGRESS else str(int(partition) % self.partitions)

@@ -1,0 +1,145 @@
+"""A group's numbers for Prometheus: every name that is exported, with what it means. From an overview; reads nothing.
+
+All but `celery_partitions_up` have the labels `group` and `partition` (a number, or `ingress`), and no others: never a key. Counters and
+histograms count since the group began: they are kept in Redis, and outlive every worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from celery_partitions.admin.overview import Overview, PartitionOverview
+from celery_partitions.store.telemetry import (
+    BATCH_MESSAGES,
+    COMMIT_SECONDS,
+    COMPUTATION_SECONDS,
+    LATENCY_SECONDS,
+    Histogram,
+)
+
+PREFIX = "celery_partitions_"
+#: Whether the group could be read; of the label `group` alone.
+UP = PREFIX + "up"
+LABELS = ("group", "partition")
+
+
+class _Counter(NamedTuple):
+    #: Without the prefix and `_total`, which both are added.
+    name: str
+    help: str
+    of: Callable[[PartitionOverview], int]
+
+
+class _Gauge(NamedTuple):
+    name: str
+    help: str
+    #: None: not known, and not exported.
+    of: Callable[[PartitionOverview], float | None]
+
+
+class _Histogram(NamedTuple):
+    name: str
+    help: str
+    bounds: Sequence[float]
+    of: Callable[[PartitionOverview], Histogram]
+
+
+COUNTERS = (
+    _Counter("messages_processed", "Messages applied to their key's state.", lambda partition: partition.status.processed),
+    _Counter("messages_failed", "Tries of messages whose computation raised.", lambda partition: partition.failed),
+    _Counter("messages_retried", "Tries of messages after one that failed.", lambda partition: partition.measurements.retried),
+    _Counter("messages_forwarded", "Messages put into the queue of their key's partition.", lambda partition: partition.forwarded),
+    _Counter("messages_emitted", "Outputs of pipelines.", lambda partition: partition.emitted),
+    _Counter("messages_deduplicated", "Messages dropped because their id had been seen.", lambda partition: partition.deduplicated),
+    _Counter("messages_skipped", "Messages dropped because they had expired or were revoked.", lambda partition: partition.skipped),
+    _Counter("messages_dead_lettered", "Messages that became dead letters.", lambda partition: partition.dead_lettered),
+    _Counter(
+        "lease_takeovers", "Times that a worker began to hold the partition.", lambda partition: partition.measurements.takeovers
+    ),
+    _Counter(
+        "fenced_commits",
+        "Commits refused because another worker had taken the partition over.",
+        lambda partition: partition.measurements.fenced,
+    ),
+    _Counter(
+        "state_cache_hits", "States that were needed and in a worker's memory.", lambda partition: partition.measurements.cache_hits
+    ),
+    _Counter(
+        "state_cache_misses", "States that were needed and read from Redis.", lambda partition: partition.measurements.cache_misses
+    ),
+)
+GAUGES = (
+    _Gauge("queue_length", "Messages in the partition's queue.", lambda partition: partition.status.length),
+    _Gauge("delayed_messages", "Messages that wait for their eta.", lambda partition: partition.status.delayed),
+    _Gauge(
+        "oldest_message_age_seconds",
+        "Since the oldest message of the queue was sent, by its sender's clock; 0 without one, absent when it does not say.",
+        lambda partition: partition.oldest_age_seconds if partition.status.length else 0.0,
+    ),
+    _Gauge("dead_letters", "Dead letters kept.", lambda partition: partition.status.dead),
+    _Gauge("parked_keys", "Keys whose messages wait for a retry or an operator.", lambda partition: partition.status.parked),
+    _Gauge("state_keys", "Keys that have a state.", lambda partition: partition.status.keys),
+    _Gauge("paused", "1 while an operator or a failure policy has paused the partition.", lambda partition: partition.status.paused),
+    _Gauge("leases_held", "1 while a worker holds the partition.", lambda partition: partition.status.owner is not None),
+)
+STATE_BYTES = PREFIX + "state_bytes"
+STATE_BYTES_HELP = "Memory that the partition's states take in Redis, estimated; weighed every 30 s."
+HISTOGRAMS = (
+    _Histogram(
+        "end_to_end_seconds",
+        "From a message's sending, by its sender's clock, to its commit; a few messages of each batch stand for all of it.",
+        LATENCY_SECONDS,
+        lambda partition: partition.measurements.latency,
+    ),
+    _Histogram("batch_messages", "Messages of a commit.", BATCH_MESSAGES, lambda partition: partition.measurements.batch),
+    _Histogram(
+        "commit_seconds",
+        "From sending a commit to taking its answer; a worker of several partitions computes meanwhile.",
+        COMMIT_SECONDS,
+        lambda partition: partition.measurements.commit,
+    ),
+    _Histogram(
+        "computation_seconds",
+        "Computing a message: its batch's time divided by the batch's messages.",
+        COMPUTATION_SECONDS,
+        lambda partition: partition.measurements.computation,
+    ),
+)
+
+
+def families(group: str, overview: Overview | None, state_bytes: Mapping[str, int]) -> Iterator[Metric]:
+    """All metrics of a group. None: it could not be read, and only that is told. `state_bytes`: as they were last weighed."""
+    up = GaugeMetricFamily(UP, "1 when the group could be read from Redis; 0: nothing else of it is told.", labels=["group"])
+    up.add_metric([group], 0.0 if overview is None else 1.0)
+    yield up
+    partitions = () if overview is None else overview.partitions
+    labelled = [((group, partition.partition), partition) for partition in partitions]
+    for counter in COUNTERS:
+        counted = CounterMetricFamily(PREFIX + counter.name, counter.help, labels=LABELS)
+        for labels, partition in labelled:
+            counted.add_metric(labels, counter.of(partition))
+        yield counted
+    for gauge in GAUGES:
+        now = GaugeMetricFamily(PREFIX + gauge.name, gauge.help, labels=LABELS)
+        for labels, partition in labelled:
+            value = gauge.of(partition)
+            if value is not None:
+                now.add_metric(labels, float(value))
+        yield now
+    weighed = GaugeMetricFamily(STATE_BYTES, STATE_BYTES_HELP, labels=LABELS)
+    for labels, partition in labelled:
+        if partition.partition in state_bytes:
+            weighed.add_metric(labels, state_bytes[partition.partition])
+    yield weighed
+    for histogram in HISTOGRAMS:
+        spread = HistogramMetricFamily(PREFIX + histogram.name, histogram.help, labels=LABELS)
+        edges = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        for labels, partition in labelled:
+            found = histogram.of(partition)
+            spread.add_metric(labels, list(zip(edges, accumulate(found.counts), strict=True)), found.total)
+        yield spread

@@ -1,0 +1,183 @@
+"""All that a page or a terminal shows of a group: one pipelined read, whatever N is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_partitions.admin.status import (
+    HOLDERS_ANSWERS,
+    Holders,
+    PartitionStatus,
+    holders_in,
+    partition_answers,
+    partition_status,
+    request_holders,
+    request_partition,
+)
+from celery_partitions.runtime.group import Group
+from celery_partitions.store.measurements import measurements_in, request_measurements
+from celery_partitions.store.names import Names, partitions_and_ingress
+from celery_partitions.store.oldest import oldest_sent, request_oldest
+from celery_partitions.store.telemetry import Measurements
+
+#: Counters of a partition's `meta`, beside those that a status has.
+COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead")
+#: Of a hash, `MEMORY USAGE` weighs so many fields and reckons the rest by them.
+WEIGHED_FIELDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionOverview:
+    """One partition, or the ingress."""
+
+    partition: str
+    #: Queue, owner, messages waiting, keys, parked keys, dead letters, paused, delayed messages.
+    status: PartitionStatus
+    #: Seconds its owner has held it; None when nobody does.
+    lease_age_seconds: float | None
+    #: Seconds since the oldest message of the queue was sent, by the sender's clock; None without one, or when it does not say.
+    oldest_age_seconds: float | None
+    #: Bytes of the server's memory that its states take, reckoned; None where that was not asked.
+    state_bytes: int | None
+    # What follows counts since the group began.
+    #: Messages whose computation raised, each time it did.
+    failed: int
+    #: Messages that were put into their key's queue.
+    forwarded: int
+    #: Outputs of pipelines.
+    emitted: int
+    #: Messages dropped because their id had been seen.
+    deduplicated: int
+    #: Messages that had expired, or were revoked.
+    skipped: int
+    #: Messages that became dead letters, those retried or discarded since included.
+    dead_lettered: int
+    #: What its workers measured; nothing, all zero, before they did.
+    measurements: Measurements = field(default_factory=Measurements)
+
+    @property
+    def left(self) -> int:
+        """Messages that left for good: applied, forwarded, expired, revoked, duplicates, dead."""
+        return self.status.processed + self.forwarded + self.skipped + self.deduplicated + self.dead_lettered
+
+    @property
+    def present(self) -> int:
+        """Messages that wait, in the queue or for their `eta`."""
+        return self.status.length + self.status.delayed
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A group at one moment."""
+
+    #: Seconds since the epoch, by the server's clock.
+    at: float
+    #: The partitions in order, then the ingress.
+    partitions: tuple[PartitionOverview, ...]
+
+
+def read_overview(group: Group, *, state_bytes: bool = False, only: Collection[str] | None = None) -> Overview:
+    """A group as it stands, in one round trip; two when a computation has run that this process had not seen.
+
+    `only`: of no other partitions.
+    `state_bytes`: weigh the states too, which costs the server a walk over some of each hash: every 30 seconds is enough.
+    Raises redis-py's errors, and `SetupError` when this process and the group don't agree on N.
+    """
+    group.check()
+    wanted = [partition for partition in partitions_and_ingress(group.settings.partitions) if only is None or partition in only]
+    while True:
+        known = group.computations_seen
+        answers = _ask(group, wanted, known, state_bytes)
+        group_meta = answers[HOLDERS_ANSWERS]
+        seen = group.names.computations_in(group_meta) if isinstance(group_meta, dict) else ()
+        if seen == known:
+            return _overview(group, wanted, known, state_bytes, answers)
+        group.computations_seen = seen
+
+
+def _ask(group: Group, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool) -> list[Any]:
+    names = group.names
+    with group.client.pipeline(transaction=False) as pipe:
+        request_holders(pipe, names)
+        pipe.hgetall(names.group_meta)
+        pipe.hgetall(names.since)
+        request_oldest(pipe, [names.queue(partition) for partition in wanted])
+        request_measurements(pipe, names, wanted)
+        for partition in wanted:
+            request_partition(pipe, names, partition, computations, COUNTERS)
+            for computation in computations if state_bytes else ():
+                pipe.memory_usage(names.states(partition, computation), samples=WEIGHED_FIELDS)
+        return pipe.execute(raise_on_error=False)
+
+
+def _overview(
+    group: Group, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool, answers: list[Any]
+) -> Overview:
+    holders = holders_in(answers[:HOLDERS_ANSWERS])
+    _, since, oldest, measured, *rows = answers[HOLDERS_ANSWERS:]
+    sent = oldest_sent(oldest, len(wanted))
+    measurements = measurements_in(measured, wanted)
+    width = partition_answers(computations)
+    step = width + (len(computations) if state_bytes else 0)
+    found = []
+    for number, partition in enumerate(wanted):
+        row = rows[number * step : (number + 1) * step]
+        found.append(
+            _partition(
+                group.names,
+                partition,
+                holders,
+                row[:width],
+                lease_age=_lease_age(partition, holders, since),
+                sent=sent[number],
+                weights=row[width:] if state_bytes else None,
+                measurements=measurements[partition],
+            )
+        )
+    return Overview(holders.now, tuple(found))
+
+
+def _partition(
+    names: Names,
+    partition: str,
+    holders: Holders,
+    row: Sequence[Any],
+    *,
+    lease_age: float | None,
+    sent: float | None,
+    weights: Sequence[Any] | None,
+    measurements: Measurements,
+) -> PartitionOverview:
+    status, counters = partition_status(names, partition, holders, row)
+    failed, forwarded, emitted, deduplicated, skipped, dead_lettered = map(int_or_zero, counters or [None] * len(COUNTERS))
+    return PartitionOverview(
+        partition=partition,
+        status=status,
+        lease_age_seconds=lease_age,
+        oldest_age_seconds=None if sent is None else max(0.0, holders.now - sent),
+        state_bytes=None if weights is None else sum(one for one in weights if isinstance(one, int)),
+        failed=failed,
+        forwarded=forwarded,
+        emitted=emitted,
+        deduplicated=deduplicated,
+        skipped=skipped,
+        dead_lettered=dead_lettered,
+        measurements=measurements,
+    )
+
+
+def _lease_age(partition: str, holders: Holders, since: Any) -> float | None:
+    taken = since.get(partition.encode()) if isinstance(since, dict) else None
+    if taken is None or partition not in holders.workers:
+        return None
+    return max(0.0, holders.now - int_or_zero(taken) / 1_000_000)
+
+
+def int_or_zero(value: bytes | None) -> int:
+    """A counter; what is no number counts as nothing."""
+    try:
+        return int(value or 0)
+    except ValueError:
+        return 0

@@ -1,0 +1,92 @@
+"""An overview and its history in JSON: what the page's API, its event stream and `top --json` all say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from celery_partitions.admin.history import POINTS, TOTAL, Flow, History
+from celery_partitions.admin.overview import Overview, PartitionOverview
+
+#: What is summed up in the totals.
+_SUMMED = (
+    "waiting",
+    "delayed",
+    "keys",
+    "parked",
+    "dead_letters",
+    "processed",
+    "failed",
+    "forwarded",
+    "emitted",
+    "deduplicated",
+)
+
+
+def to_json(overview: Overview, history: History, *, points: int = POINTS) -> dict[str, Any]:
+    """`at`, `totals`, and `partitions`: a row each, the ingress last. `points`: of each row's history; 0: none."""
+    rows = [row_of(partition, history, points=points) for partition in overview.partitions]
+    return {"at": overview.at, "totals": _totals(rows, history, points), "partitions": rows}
+
+
+def row_of(partition: PartitionOverview, history: History, *, points: int = POINTS) -> dict[str, Any]:
+    """One partition. What is not known is null; rates are before the second overview."""
+    status = partition.status
+    return {
+        "queue": status.queue,
+        "partition": partition.partition,
+        "owner": status.owner,
+        "lease_age_seconds": _rounded(partition.lease_age_seconds),
+        "waiting": status.length,
+        "delayed": status.delayed,
+        "oldest_age_seconds": _rounded(partition.oldest_age_seconds),
+        **_rates(history.now(partition.partition)),
+        "history": history.series(partition.partition, points) if points else [],
+        **_latencies(history, partition.partition),
+        "keys": status.keys,
+        "state_bytes": partition.state_bytes if partition.state_bytes is not None else history.state_bytes(partition.partition),
+        "parked": status.parked,
+        "dead_letters": status.dead,
+        "last_error": msgspec.to_builtins(partition.measurements.last_error),
+        "paused": status.paused,
+        "processed": status.processed,
+        "failed": partition.failed,
+        "forwarded": partition.forwarded,
+        "emitted": partition.emitted,
+        "deduplicated": partition.deduplicated,
+    }
+
+
+def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[str, Any]:
+    """The whole group. A forwarded message counts once in its rates; `held` partitions have an owner, of which there are `workers`."""
+    owners = [row["owner"] for row in rows if row["owner"] is not None]
+    return {
+        **{name: sum(row[name] for row in rows) for name in _SUMMED},
+        "oldest_age_seconds": max(
+            (row["oldest_age_seconds"] for row in rows if row["oldest_age_seconds"] is not None), default=None
+        ),
+        **_rates(history.now(TOTAL)),
+        "history": history.series(TOTAL, points) if points else [],
+        **_latencies(history, TOTAL),
+        "state_bytes": history.state_bytes(TOTAL),
+        "partitions": len(rows),
+        "held": len(owners),
+        "workers": len(set(owners)),
+        "paused": sum(row["paused"] for row in rows),
+    }
+
+
+def _latencies(history: History, partition: str | None) -> dict[str, float | None]:
+    return {f"latency_p{percent}_seconds": _rounded(history.latency(percent / 100, partition), 6) for percent in (50, 99)}
+
+
+def _rates(flow: Flow | None) -> dict[str, float | None]:
+    return {
+        "in_per_second": None if flow is None else flow.in_per_second,
+        "done_per_second": None if flow is None else flow.done_per_second,
+    }
+
+
+def _rounded(seconds: float | None, digits: int = 3) -> float | None:
+    return None if seconds is None else round(seconds, digits)

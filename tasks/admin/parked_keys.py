@@ -1,0 +1,200 @@
+"""Parked keys, as an operator handles them: list, retry, skip, discard."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import msgspec
+import redis
+
+from celery_partitions.admin.audit import Audit
+from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
+from celery_partitions.model.messages import name_of
+from celery_partitions.store.dead_letters import DeadLetter
+from celery_partitions.store.names import Names
+from celery_partitions.store.parked_keys import ParkedKeyRecord, read_record
+from celery_partitions.store.scripts import digest_of, script
+
+#: `not-failed`: the first message that waits has not been tried yet, so that it is none to be taken out. `changed`: another
+#: message has failed since the operator looked, or the key never stands still.
+Answer = Literal["ok", "changed", "not-parked", "not-failed"]
+
+#: An operator's action is tried again when a worker changes the key between the look and the script.
+TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """A key whose messages wait."""
+
+    key: str
+    partition: int
+    fact: ParkedKeyRecord
+    #: Messages in its mailbox, the one that failed included.
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    record: bytes
+    fact: ParkedKeyRecord
+    head: bytes | None
+
+
+class ParkedKeys:
+    """The parked keys of a group. A key can be parked only in its own partition."""
+
+    def __init__(self, client: redis.Redis, names: Names, partitions: int, audit: Audit) -> None:
+        self.client, self.names, self.partitions, self.audit = client, names, partitions, audit
+
+    def all(self) -> Iterator[ParkedKey]:
+        """Every parked key, scanned, in no order."""
+        for partition in range(self.partitions):
+            yield from self.of_partition(partition)
+
+    def of_partition(self, partition: int) -> Iterator[ParkedKey]:
+        """The parked keys of one partition, scanned, in no order."""
+        rows: dict[bytes, bytes] = {}
+        for field, record in self.client.hscan_iter(self.names.parked(str(partition)), count=500):
+            rows[field] = record
+            if len(rows) >= 500:
+                yield from self._with_lengths(partition, rows)
+                rows = {}
+        yield from self._with_lengths(partition, rows)
+
+    def _with_lengths(self, partition: int, rows: dict[bytes, bytes]) -> Iterator[ParkedKey]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for field in rows:
+                pipe.llen(cast(str, self.names.mailbox(str(partition), key_text(field))))
+            lengths = pipe.execute()
+        for (field, record), length in zip(rows.items(), lengths, strict=True):
+            yield ParkedKey(key_text(field), partition, read_record(record), length)
+
+    def get(self, key: object) -> ParkedKey | None:
+        """How a key is parked; None when it is not."""
+        spelled = normalize_key(key)
+        partition = self._partition(spelled)
+        record = self.client.hget(self.names.parked(partition), cast(str, key_bytes(spelled)))
+        if record is None:
+            return None
+        return next(self._with_lengths(int(partition), {key_bytes(spelled): cast(bytes, record)}))
+
+    def of_dead_letter(self, dead_letter: DeadLetter) -> ParkedKey | None:
+        """The key whose first waiting message an in-place dead letter tells of; None when there is none (any more)."""
+        for parked in self.all() if dead_letter.key is None else self._likely(dead_letter.key):
+            if parked.fact.dead_letter == dead_letter.id:
+                return parked
+        return None
+
+    def _likely(self, shown: str) -> Iterator[ParkedKey]:
+        """The key as the dead letter shows it first; a key that is no text is shown otherwise than it is spelled."""
+        found = self.get(shown)
+        if found is not None:
+            yield found
+        yield from self.all()
+
+    def retry(self, key: object, *, by: str) -> Answer:
+        """Try the key's first message now, in its place, with all of its retries before it."""
+        return self._edit(normalize_key(key), "retry", by)
+
+    def skip(self, key: object, *, by: str, of: ParkedKeyRecord | None = None) -> Answer:
+        """The failed message becomes an ordinary dead letter, and the key goes on with the next one.
+
+        `of`: as the operator saw the key; when another message has failed since, nothing is done.
+        """
+        return self._edit(normalize_key(key), "skip", by, of)
+
+    def discard(self, key: object, *, by: str, of: ParkedKeyRecord | None = None) -> Answer:
+        """The failed message, and the dead letter that tells of it, are deleted for good; the key goes on with the next.
+
+        `of`: as for `skip`.
+        """
+        return self._edit(normalize_key(key), "discard", by, of)
+
+    def _edit(self, key: str, action: str, by: str, of: ParkedKeyRecord | None = None) -> Answer:
+        for _ in range(TRIES):
+            seen = self._see(key)
+            if seen is None:
+                return "not-parked"
+            if of is not None and (of.message_id, of.since) != (seen.fact.message_id, seen.fact.since):
+                return "changed"
+            if action != "retry" and (seen.head is None or not (seen.fact.error or seen.fact.dead_letter)):
+                return "not-failed"
+            if self._try(key, action, seen, by) == "ok":
+                return "ok"
+        return "changed"
+
+    def _partition(self, key: str) -> str:
+        return str(partition_of(key, self.partitions))
+
+    def _see(self, key: str) -> _Seen | None:
+        partition = self._partition(key)
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.hget(self.names.parked(partition), cast(str, key_bytes(key)))
+            pipe.lindex(cast(str, self.names.mailbox(partition, key)), -1)
+            record, head = pipe.execute()
+        return None if record is None else _Seen(record, read_record(record), head)
+
+    def _try(self, key: str, action: str, seen: _Seen, by: str) -> str:
+        partition, names = self._partition(key), self.names
+        seconds, micros = self.client.time()
+        now = seconds + micros / 1_000_000
+        written = self._skipped_dead_letter(key, seen, now) if action == "skip" else None
+        if action == "retry":
+            left = msgspec.structs.replace(seen.fact, due=now, attempt=1)
+        else:
+            left = ParkedKeyRecord(due=now, attempt=1, since=now)
+        detail = {
+            "key": key_bytes(key).decode("utf-8", "backslashreplace"),
+            "partition": int(partition),
+            "message_id": seen.fact.message_id,
+            "error": seen.fact.error,
+            "dead_letter": seen.fact.dead_letter if written is None else written.id,
+        }
+        answer: bytes = script("edit_parked").run(
+            self.client,
+            [names.parked(partition), names.mailbox(partition, key), names.meta(partition), names.dead(partition), names.audit],
+            [
+                key_bytes(key),
+                digest_of(seen.record),
+                "" if seen.head is None else digest_of(seen.head),
+                "keep" if action == "retry" else "take",
+                msgspec.json.encode(left),
+                "" if written is None else written.id,
+                b"" if written is None else msgspec.json.encode(written),
+                (seen.fact.dead_letter or "") if action == "discard" else "",
+                names.changed,
+                *self.audit.words(by, f"parked {action}", detail),
+            ],
+        )
+        return answer.decode()
+
+    def _skipped_dead_letter(self, key: str, seen: _Seen, now: float) -> DeadLetter:
+        """The in-place dead letter made an ordinary one; a new one when the retries were not used up yet."""
+        partition, raw = self._partition(key), seen.head or b""
+        if seen.fact.dead_letter is not None:
+            row = self.client.hget(self.names.dead(partition), seen.fact.dead_letter)
+            if row is not None:
+                try:
+                    dead_letter = msgspec.json.decode(cast(bytes, row), type=DeadLetter)
+                    return msgspec.structs.replace(dead_letter, in_place=False)
+                except msgspec.DecodeError:
+                    pass
+        task, message_id = name_of(raw)
+        return DeadLetter(
+            id=seen.fact.dead_letter or f"{partition}-skipped-{uuid.uuid4().hex[:12]}",
+            partition=partition,
+            reason="skipped",
+            error=seen.fact.error,
+            trace=seen.fact.trace,
+            task=task,
+            message_id=message_id,
+            key=key_bytes(key).decode("utf-8", "backslashreplace"),
+            attempts=max(0, seen.fact.attempt - 1),
+            died_at=now,
+            raw=base64.b64encode(raw).decode(),
+        )

@@ -1,0 +1,40 @@
+"""Pausing partitions: a paused one keeps its owner, its messages and its parked keys, and nothing of it is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import redis
+
+from celery_partitions.admin.audit import Audit
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
+
+#: For whom a partition is paused: an operator, or a failure policy, which decide; or an export, which undoes nothing of theirs.
+For = Literal["1", "export"]
+OPERATORS: For = "1"
+EXPORT: For = "export"
+
+
+def pause(client: redis.Redis, names: Names, partitions: Sequence[str], *, by: str, whose: For = OPERATORS) -> list[str]:
+    """Pause partitions; the batch under way is the last. Returns those that were not paused before, or only for an export."""
+    return _set_paused(client, names, partitions, True, by, whose)
+
+
+def resume(client: redis.Redis, names: Names, partitions: Sequence[str], *, by: str, whose: For = OPERATORS) -> list[str]:
+    """Let paused partitions go on, at once. Returns those that were paused; for an export only what still is so for it."""
+    return _set_paused(client, names, partitions, False, by, whose)
+
+
+def _set_paused(
+    client: redis.Redis, names: Names, partitions: Sequence[str], paused: bool, by: str, whose: For
+) -> list[str]:
+    queues = [names.queue_name(partition) for partition in partitions]
+    words = Audit(client, names).words(by, "pause" if paused else "resume", {"queues": queues})
+    changed: list[int] = script("pause").run(
+        client,
+        [names.audit, *(names.meta(partition) for partition in partitions)],
+        ["pause" if paused else "resume", whose, names.changed, *words],
+    )
+    return [partitions[number - 1] for number in changed]

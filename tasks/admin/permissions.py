@@ -1,0 +1,93 @@
+"""What the user of a connection may do, asked of the server; and whether the server can be reached from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+
+from celery_partitions.store.names import Names
+from celery_partitions.store.scripts import script
+
+
+def who_am_i(client: redis.Redis) -> str | None:
+    """The user's name; None where the server does not say."""
+    try:
+        return str(_text(client.execute_command("ACL", "WHOAMI")))
+    except redis.ResponseError:
+        return None
+
+
+def refused_commands(client: redis.Redis, user: str, names: Names) -> list[str] | None:
+    """What of a worker's commands the user may not send, or not for these keys and channels.
+
+    None where nobody can be asked: before Redis 7, or a user who may not ask.
+    """
+    refused = set()
+    for command in worker_commands(names):
+        try:
+            answer = client.execute_command("ACL", "DRYRUN", user, *command)
+        except redis.ResponseError:
+            return None
+        if _text(answer) != "OK":
+            refused.add(str(command[0]))
+    return sorted(refused)
+
+
+def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
+    """Samples of what a worker sends, by itself or in scripts."""
+    queue, meta, states = names.queue("0"), names.meta("0"), names.states("0", "any")
+    digest = script("commit").digest
+    return (
+        ("BLMOVE", queue, queue, "RIGHT", "RIGHT", "1"),
+        ("LRANGE", queue, "0", "1"),
+        ("LTRIM", queue, "0", "1"),
+        ("LPUSH", queue, "x"),
+        ("HMGET", states, "key"),
+        ("HSET", states, "key", "x"),
+        ("HINCRBY", meta, "commit_number", "1"),
+        ("HSET", names.owners, "0", "x"),
+        ("ZADD", names.workers, "1", "x"),
+        ("ZADD", names.delayed("0"), "1", "x"),
+        ("HSET", names.parked("0"), "key", "x"),
+        ("LPUSH", names.mailbox("0", "key"), "x"),
+        ("HSET", names.dead("0"), "id", "x"),
+        ("HSET", names.isolation("0"), "x", "1:0:0"),
+        ("SADD", names.deduplication("0", "any", "young"), "x"),
+        ("HSETNX", names.group_meta, "partitions", "1"),
+        ("HSET", names.measurements, "0", "x"),
+        ("LPUSH", names.commits("0"), "x"),
+        ("HGETALL", names.policies),
+        ("PUBLISH", names.changed, "x"),
+        ("SUBSCRIBE", names.changed),
+        ("EVALSHA", digest, "1", queue),
+        ("TIME",),
+    )
+
+
+def needs_no_password(client: redis.Redis) -> bool:
+    """Whether anybody is the user `default`; False where the server does not say."""
+    try:
+        meta: Any = client.acl_getuser("default")
+    except redis.ResponseError:
+        return False
+    flags = meta.get("flags", []) if isinstance(meta, dict) else []
+    return "nopass" in flags and "off" not in flags
+
+
+def is_local(redis_url: str) -> bool:
+    """Whether the server is on this machine only, by its address."""
+    return all(
+        part.startswith(("unix:", "redis+socket:")) or _host(part) in ("localhost", "::1") or _host(part).startswith("127.")
+        for part in redis_url.split(";")
+    )
+
+
+def _host(url: str) -> str:
+    return urlsplit(url if "://" in url else f"sentinel://{url}").hostname or "127.0.0.1"
+
+
+def _text(answer: Any) -> Any:
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer

@@ -1,0 +1,69 @@
+"""Failure policies as operators changed them while the workers run: each a JSON `PolicyChange`, read with the leases."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from celery_partitions.admin.audit import Audit
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.policy import PolicyChange, RetryPolicy, effective_policy
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
+
+
+class Policies:
+    """The changed policies of a group, by computation name."""
+
+    def __init__(self, client: redis.Redis, names: Names, audit: Audit) -> None:
+        self.client, self.names, self.audit = client, names, audit
+
+    def get(self, computation: str) -> PolicyChange:
+        """What is changed of a computation's policy; nothing of it where nothing is, or where it can't be read."""
+        text = cast("bytes | None", self.client.hget(self.names.policies, computation))
+        if text is None:
+            return PolicyChange()
+        try:
+            return msgspec.json.decode(text, type=PolicyChange)
+        except msgspec.DecodeError:
+            return PolicyChange()
+
+    def change(self, computation: str, change: PolicyChange, *, by: str) -> None:
+        """Put a change in the place of what was changed before. Workers follow at once."""
+        self._write(computation, change, by)
+
+    def reset(self, computation: str, *, by: str) -> None:
+        """The declared policy counts again."""
+        self._write(computation, None, by)
+
+    def _write(self, computation: str, change: PolicyChange | None, by: str) -> None:
+        detail: dict[str, Any] = {
+            "computation": computation,
+            "old": msgspec.to_builtins(self.get(computation)),
+            "new": None if change is None else msgspec.to_builtins(change),
+        }
+        with self.client.pipeline(transaction=True) as pipe:
+            self.audit.add(pipe, by, "policy", detail)
+            if change is None:
+                pipe.hdel(self.names.policies, computation)
+            else:
+                pipe.hset(self.names.policies, computation, cast(str, msgspec.json.encode(change)))
+            pipe.publish(self.names.changed, "")
+            pipe.execute()
+
+
+def default_policy(settings: Settings) -> RetryPolicy:
+    """The policy of a computation that declares none."""
+    return RetryPolicy(
+        attempts=settings.retry_attempts,
+        backoff_seconds=settings.retry_backoff_seconds,
+        longest_backoff_seconds=settings.retry_longest_backoff_seconds,
+        exhausted=settings.retry_exhausted,
+    )
+
+
+def declared_policy(settings: Settings, computation: Computation) -> RetryPolicy:
+    """A computation's policy without an operator's change."""
+    return effective_policy(default_policy(settings), computation.on_error, None)

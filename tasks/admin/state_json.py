@@ -1,0 +1,251 @@
+"""A state object made from JSON by an operator, with its class as the schema; and a state object as plain values.
+
+Dataclasses, `msgspec.Struct`s, attrs classes and pydantic models say their fields. A plain class's fields are its annotations,
+its class attributes, and what its zero state has; the type of one that has no annotation is that of its first value.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import enum
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from celery_partitions.model.errors import StateError, describe, encodable
+from celery_partitions.model.state import StateClass
+
+#: Types that JSON's values can be made into, when all that is known of a field is its first value.
+_PLAIN = (bool, int, float, str, bytes, list, dict, set, tuple, frozenset)
+
+_CONTAINERS = (dict, list, collections.deque)
+#: Of nested values that are shown.
+MAX_DEPTH = 20
+
+
+def state_from_json(state_class: StateClass[Any], text: str | bytes, base: Any = None) -> Any:
+    """A new state object from a JSON object. Fields it does not name are as in `base`, or as in the zero state.
+
+    `base` is not changed. Raises `StateError` with the path of what does not fit: an unknown field, a wrong type.
+    """
+    try:
+        given = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise StateError(f"not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise StateError(f"a state is given as a JSON object, not {type(given).__name__}")
+    cls = state_class.cls
+    try:
+        made = _whole(cls, given, base) if _says_its_fields(cls) else _by_attributes(state_class, given, base)
+    except msgspec.ValidationError as error:
+        raise StateError(f"{cls.__qualname__}: {error}") from None
+    except StateError:
+        raise
+    except Exception as error:  # the class's own checks, or a type that JSON can't be made into
+        raise StateError(f"{cls.__qualname__}: {describe(error)}") from error
+    _refuse_unknown(given, made, "$")
+    return state_class.complete(made)
+
+
+def plain_fields(state: Any) -> dict[str, Any]:
+    """The fields of a state object by name, class attributes that it has not changed included."""
+    cls = type(state)
+    names = _field_names(cls)
+    if names is None:
+        names = [*_class_attributes(cls), *getattr(state, "__dict__", {}), *_slots(cls)]
+    return {name: getattr(state, name) for name in dict.fromkeys(names) if hasattr(state, name)}
+
+
+def plain_value(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Anything as what JSON can show: objects by their fields, what has none by its repr. Bounded in depth."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float):
+        return float.__float__(value)  # of a subclass, as numpy's are, no encoder knows what to make
+    if isinstance(value, int):
+        return int.__int__(value) if _has_digits(value) else text_of(value)
+    if isinstance(value, str):
+        return encodable(value)
+    if depth == 0:
+        return "…"
+    if isinstance(value, Mapping):
+        return {text_of(name, str): plain_value(one, depth - 1) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | collections.deque):
+        return [plain_value(one, depth - 1) for one in value]
+    fields = {} if isinstance(value, type) else plain_fields(value)
+    if fields and not isinstance(value, enum.Enum):
+        return plain_value(fields, depth - 1)
+    try:
+        plain = msgspec.to_builtins(value)
+    except Exception:
+        return text_of(value)
+    return plain_value(plain, depth - 1)
+
+
+def text_of(value: Any, normalize: Callable[[Any], str] = repr) -> str:
+    """What people see of a value. Never raises, whatever its class does, and can always be encoded."""
+    try:
+        return encodable(normalize(value))
+    except Exception as error:
+        if isinstance(value, int):
+            return f"(an int of {value.bit_length():,} bits)"
+        return f"(can't be shown: {type(error).__name__})"
+
+
+def _has_digits(value: int) -> bool:
+    """Python writes no int of more than 4300 digits, and neither do JSON's encoders."""
+    try:
+        return bool(int.__repr__(value))
+    except ValueError:
+        return False
+
+
+def _says_its_fields(cls: type) -> bool:
+    return _field_names(cls) is not None
+
+
+def _field_names(cls: type) -> list[str] | None:
+    """As Python names them; None for a plain class."""
+    if issubclass(cls, msgspec.Struct):
+        return list(cls.__struct_fields__)
+    if dataclasses.is_dataclass(cls):
+        return [field.name for field in dataclasses.fields(cls)]
+    if hasattr(cls, "__attrs_attrs__"):
+        return [field.name for field in cls.__attrs_attrs__]
+    if hasattr(cls, "__pydantic_validator__"):
+        return list(typing.cast(Any, cls).model_fields)
+    return None
+
+
+def _whole(cls: type, given: dict[str, Any], base: Any) -> Any:
+    if hasattr(cls, "__pydantic_validator__"):
+        model = typing.cast(Any, cls)
+        return model.model_validate({**({} if base is None else base.model_dump()), **given})
+    before = {} if base is None else msgspec.to_builtins(base, str_keys=True)
+    return msgspec.convert({**before, **given}, cls)
+
+
+def _by_attributes(state_class: StateClass[Any], given: dict[str, Any], base: Any) -> Any:
+    fresh = state_class.new()
+    made = fresh if base is None else _copy(base, fresh)
+    types = _types_of(state_class.cls, fresh)
+    form = msgspec.defstruct(
+        state_class.cls.__name__,
+        [(name, kind, msgspec.UNSET) for name, kind in types.items() if name.isidentifier()],
+        forbid_unknown_fields=True,
+    )
+    for name, value in _set_fields(msgspec.convert(given, form)):
+        setattr(made, name, _like(getattr(fresh, name, None), value))
+    return made
+
+
+def _like(first: Any, value: Any) -> Any:
+    """A list or dict as the container that the zero state has there: a deque with its bound, a defaultdict with its default."""
+    kind = type(first)
+    if kind in _PLAIN or not isinstance(first, _CONTAINERS) or not isinstance(value, list | dict):
+        return value
+    container: Any = copy.copy(first)
+    container.clear()
+    (container.update if isinstance(value, dict) else container.extend)(value)
+    return container
+
+
+def _set_fields(form: msgspec.Struct) -> Iterator[tuple[str, Any]]:
+    for name in form.__struct_fields__:
+        value = getattr(form, name)
+        if value is not msgspec.UNSET:
+            yield name, value
+
+
+def _copy(base: Any, fresh: Any) -> Any:
+    for name in (*getattr(base, "__dict__", {}), *_slots(type(base))):
+        if hasattr(base, name):
+            setattr(fresh, name, getattr(base, name))
+    return fresh
+
+
+def _types_of(cls: type, fresh: Any) -> dict[str, Any]:
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception:  # a name that is not there at run time
+        hints = {}
+    types: dict[str, Any] = {
+        name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar
+    }
+    shared = hints.keys() - types.keys()
+    for name in (*_class_attributes(cls), *getattr(fresh, "__dict__", {}), *_slots(cls)):
+        if name not in types and name not in shared:
+            types[name] = _type_of(getattr(fresh, name, None))
+    return types
+
+
+def _type_of(value: Any) -> Any:
+    if value is None:
+        return Any
+    kind = type(value)
+    if isinstance(value, enum.Enum) or kind in _PLAIN:
+        return kind
+    if isinstance(value, collections.deque):
+        return list
+    return next((plain for plain in _PLAIN if issubclass(kind, plain)), kind)
+
+
+def _class_attributes(cls: type) -> Iterator[str]:
+    for base in reversed(cls.__mro__[:-1]):
+        for name, value in vars(base).items():
+            if not name.startswith("__") and not callable(value) and not hasattr(type(value), "__get__"):
+                yield name
+
+
+def _slots(cls: type) -> list[str]:
+    found = []
+    for base in cls.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        found += [slots] if isinstance(slots, str) else list(slots)
+    return [name for name in found if not name.startswith("__")]
+
+
+def _refuse_unknown(given: Any, made: Any, path: str) -> None:
+    """Raise `StateError` for a field that JSON has and the object made of it has not: it would be lost in silence."""
+    if isinstance(given, list) and isinstance(made, list | tuple):
+        for number, (one, other) in enumerate(zip(given, made, strict=False)):
+            _refuse_unknown(one, other, f"{path}[{number}]")
+    if not isinstance(given, dict):
+        return
+    if isinstance(made, Mapping):
+        inside = {str(name): value for name, value in made.items()}
+    else:
+        names = _names_in_json(type(made))
+        if names is None:
+            return
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            known = ", ".join(names) or "none"
+            raise StateError(
+                f"{type(made).__qualname__} has no field {unknown[0]!r} (at {path}.{unknown[0]}); it has {known}"
+            )
+        inside = {name: getattr(made, python) for name, python in names.items()}
+    for name, value in given.items():
+        if name in inside:
+            _refuse_unknown(value, inside[name], f"{path}.{name}")
+
+
+def _names_in_json(cls: type) -> dict[str, str] | None:
+    """A field's name in JSON → in Python; None for a class that does not say its fields."""
+    if issubclass(cls, msgspec.Struct):
+        return dict(zip(cls.__struct_encode_fields__, cls.__struct_fields__, strict=True))
+    names = _field_names(cls)
+    if names is None:
+        return None
+    found = {name: name for name in names}
+    if hasattr(cls, "__pydantic_validator__"):
+        fields = typing.cast(Any, cls).model_fields
+        found.update({field.alias: name for name, field in fields.items() if field.alias})
+    return found
+
+
+__all__ = ["plain_fields", "plain_value", "state_from_json", "text_of"]

@@ -1,0 +1,140 @@
+"""What can be seen of a group from outside: one pipelined read, whatever N is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """One partition, or the ingress."""
+
+    queue: str
+    #: The node name of the worker that holds it; None when nobody does.
+    owner: str | None
+    #: Messages waiting in the queue, those with a priority included.
+    length: int
+    #: Messages applied since the group began.
+    processed: int
+    #: Keys that have a state, over all computations.
+    keys: int
+    #: Keys whose messages wait for a retry.
+    parked: int
+    #: Dead letters.
+    dead: int
+    paused: bool
+    #: Messages that wait for their `eta`.
+    delayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Who holds what, at one moment."""
+
+    #: Seconds since the epoch, by the server's clock.
+    now: float
+    #: Partition → worker id, of leases that have not ended.
+    workers: dict[str, str]
+
+
+#: Answers to `request_holders`.
+HOLDERS_ANSWERS = 3
+#: The counters of `meta` that a status is made of.
+_META = ("processed", "paused")
+
+
+def read_status(client: redis.Redis, names: Names, partitions: int) -> list[PartitionStatus]:
+    """Each partition in order, then the ingress."""
+    computations = names.computations_in(cast(list[bytes], client.hkeys(names.group_meta)))
+    all_partitions = partitions_and_ingress(partitions)
+    with client.pipeline(transaction=False) as pipe:
+        request_holders(pipe, names)
+        for partition in all_partitions:
+            request_partition(pipe, names, partition, computations)
+        answers = pipe.execute(raise_on_error=False)
+    holders = holders_in(answers[:HOLDERS_ANSWERS])
+    width = partition_answers(computations)
+    found = []
+    for number, partition in enumerate(all_partitions):
+        begin = HOLDERS_ANSWERS + number * width
+        found.append(partition_status(names, partition, holders, answers[begin : begin + width])[0])
+    return found
+
+
+def request_holders(pipe: redis.client.Pipeline, names: Names) -> None:
+    """Put the question who holds what into a pipeline: `HOLDERS_ANSWERS` answers."""
+    pipe.hgetall(names.owners)
+    pipe.zrange(names.workers, 0, -1, withscores=True)
+    pipe.time()
+
+
+def holders_in(answers: Sequence[Any]) -> Holders:
+    """The answers to `request_holders`. Raises the server's refusal, without which nothing can be said."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    owners, members, (seconds, micros) = answers
+    now = seconds * 1000 + micros // 1000
+    alive = {worker for worker, until in members if until >= now}
+    held = {partition.decode(): worker.decode() for partition, worker in owners.items() if worker in alive}
+    return Holders(now=seconds + micros / 1_000_000, workers=held)
+
+
+def partition_answers(computations: Sequence[str]) -> int:
+    """How many answers `request_partition` has."""
+    return 1 + len(PRIORITY_SUFFIXES) + 4 + len(computations)
+
+
+def request_partition(
+    pipe: redis.client.Pipeline, names: Names, partition: str, computations: Sequence[str], more: Sequence[str] = ()
+) -> None:
+    """Put the questions about one partition into a pipeline. `more`: further counters of its `meta`."""
+    queue = names.queue(partition)
+    for name in (queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)):
+        pipe.llen(name)
+    pipe.hmget(names.meta(partition), [*_META, *more])
+    pipe.hlen(names.parked(partition))
+    pipe.hlen(names.dead(partition))
+    pipe.zcard(names.delayed(partition))
+    for computation in computations:
+        pipe.hlen(names.states(partition, computation))
+
+
+def partition_status(names: Names, partition: str, holders: Holders, row: Sequence[Any]) -> tuple[PartitionStatus, list[bytes | None]]:
+    """The answers to `request_partition` as a status, and the further counters as they were asked for (none of a `meta` that is no hash)."""
+    lengths, (meta, parked, dead, delayed), keys = row[:4], row[4:8], row[8:]
+    worker = holders.workers.get(partition)
+    processed, paused, *more = meta if isinstance(meta, list) else (None, None)
+    status = PartitionStatus(
+        queue=names.queue_name(partition),
+        owner=None if worker is None else node_name(worker),
+        length=sum(map(_count, lengths)),
+        processed=int(processed or 0),
+        keys=sum(map(_count, keys)),
+        parked=_count(parked),
+        dead=_count(dead),
+        paused=paused is not None,
+        delayed=_count(delayed),
+    )
+    return status, more
+
+
+def _count(answer: Any) -> int:
+    """A key of a wrong type answers with an error: nothing that could be counted is there."""
+    return answer if isinstance(answer, int) else 0
+
+
+def worker_id(node: str, unique: str) -> str:
+    """A worker's id among the lease holders: unique even where two processes have one node name."""
+    return f"{node}/{unique}"
+
+
+def node_name(worker: str) -> str:
+    """The Celery node name in a worker id."""
+    return worker.rpartition("/")[0]

@@ -1,0 +1,57 @@
+"""The workers of a group, as their leases tell of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import redis
+
+from celery_partitions.admin.status import node_name
+from celery_partitions.store.names import Names
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One living worker of partitions."""
+
+    #: Its Celery node name.
+    node: str
+    #: The queues that it holds.
+    queues: list[str]
+    #: The queues that it was pinned to (`-Q`); none: its share of all.
+    pinned: list[str]
+    draining: bool
+    #: Until its leases end, unless it renews them.
+    lease_seconds: float
+
+
+def read_workers(client: redis.Redis, names: Names) -> list[WorkerStatus]:
+    """The workers whose leases hold, by node name."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.zrange(names.workers, 0, -1, withscores=True)
+        pipe.hgetall(names.owners)
+        pipe.hgetall(names.pins)
+        pipe.hkeys(names.draining)
+        pipe.time()
+        members, owners, pins, draining, (seconds, micros) = pipe.execute()
+    now = seconds * 1000 + micros // 1000
+    found = []
+    for worker, until in members:
+        if until < now:
+            continue
+        held = sorted((partition.decode() for partition, owner in owners.items() if owner == worker), key=_in_order)
+        pinned = [partition for partition in pins.get(worker, b"").decode().split(",") if partition]
+        found.append(
+            WorkerStatus(
+                node_name(worker.decode()),
+                [names.queue_name(partition) for partition in held],
+                [names.queue_name(partition) for partition in pinned],
+                worker in draining,
+                round((until - now) / 1000, 3),
+            )
+        )
+    return sorted(found, key=lambda worker: worker.node)
+
+
+def _in_order(partition: str) -> tuple[bool, int]:
+    return (False, int(partition)) if partition.isdigit() else (True, 0)

@@ -1,0 +1,41 @@
+"""`partitions send`: a file's rows as messages."""
+
+from __future__ import annotations
+
+import click
+
+from celery_partitions.cli.context import computation_named, installation_in
+from celery_partitions.cli.files import read_messages
+from celery_partitions.cli.output import json_option, print_done, refusals
+from celery_partitions.producer.bulk import WhenFull, send_many
+
+
+@click.command(short_help="Send the rows of a CSV or JSON lines file.")
+@click.argument("name")
+@click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="By the file's name unless said.")
+@click.option("--progress/--no-progress", default=None, help="A progress bar; by default on a terminal.")
+@click.option(
+    "--when-full",
+    type=click.Choice(["block", "raise"]),
+    default="block",
+    show_default=True,
+    help="At a queue without room (PARTITIONS_QUEUE_MAX_LENGTH): wait for it, or stop.",
+)
+@json_option
+@click.pass_context
+@refusals
+def send(
+    context: click.Context,
+    name: str,
+    file: str,
+    form: str | None,
+    progress: bool | None,
+    when_full: WhenFull,
+    as_json: bool,
+) -> None:
+    """Send each row of FILE (CSV with a header, or JSON lines; - for standard input) as a message of NAME."""
+    installation = installation_in(context)
+    computation = computation_named(installation, name, with_state=False)
+    sent = send_many(installation, computation, read_messages(file, form, computation), progress, when_full=when_full)
+    print_done(as_json, {"sent": sent}, f"{sent:,} messages sent to {name!r}")

@@ -1,0 +1,152 @@
+"""What the pages of a partition and of a key show. Blocks: called in Flower's executor. Everything returned is plain, for JSON too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, cast
+
+import msgspec
+
+from celery_partitions.admin.documents import json_key, json_message, json_parked
+from celery_partitions.admin.hot_keys import oldest_of
+from celery_partitions.admin.overview_json import row_of
+from celery_partitions.admin.state_json import plain_value
+from celery_partitions.admin.watcher import Watcher
+from celery_partitions.dashboard.tree import tree_of
+from celery_partitions.model.keys import key_bytes, key_text, partition_of
+from celery_partitions.model.message_key import key_in
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.store.measurements import read_recent_commits
+from celery_partitions.store.names import INGRESS
+from celery_partitions.store.parked_keys import read_mailbox
+from celery_partitions.store.scripts import digest_of
+
+#: Messages of one list.
+MAX_MESSAGES = 50
+#: Of a queue's oldest messages, looked at for those of one key, and for the hottest keys.
+SAMPLED_MESSAGES = 1_000
+#: Of each state hash, drawn at random to find large states.
+SAMPLED_STATES = 500
+#: A larger state is shown as a tree, which is bounded, and not as JSON to be edited.
+MAX_STATE_BYTES = 500_000
+MAX_KEYS = 10
+MAX_PARKED = 100
+
+
+def look_at_partition(watch: Watcher, installation: Installation, partition: str) -> dict[str, Any]:
+    """A partition, or the ingress: its row, what waits, its last commits, and its hottest, largest and parked keys."""
+    overview = watch.look()
+    group = installation.group
+    row = next(one for one in overview.partitions if one.partition == partition)
+    raws = list(oldest_of(group.client, group.names.queue(partition), SAMPLED_MESSAGES))
+    keys = [key_in(raw, installation.computations) for raw in raws]
+    counts = Counter(one for one in keys if one is not None)
+    parked = []
+    if partition != INGRESS:
+        parked = list(islice(group.parked_keys.of_partition(int(partition)), MAX_PARKED))
+    return {
+        **row_of(row, watch.history),
+        "at": overview.at,
+        "sampled": len(raws),
+        "hottest": [
+            {"computation": name, **json_key(key), "messages": count}
+            for (name, key), count in counts.most_common(MAX_KEYS)
+        ],
+        "largest": largest_states(installation, partition),
+        "parked_keys": [json_parked(one) for one in sorted(parked, key=lambda one: one.fact.since)],
+        "messages": [_with_key(raw, installation) for raw in raws[:MAX_MESSAGES]],
+        "commits": [msgspec.structs.asdict(one) for one in read_recent_commits(group.client, group.names, partition)],
+    }
+
+
+def largest_states(installation: Installation, partition: str) -> list[dict[str, Any]]:
+    """The largest states among some hundred of each computation's in a partition: all of them where there are no more."""
+    group = installation.group
+    client, rows = group.client, []
+    for name in computations_of(installation):
+        states = group.names.states(partition, name)
+        keys = cast(list[bytes], client.hrandfield(states, SAMPLED_STATES))
+        with client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hstrlen(states, cast(str, key))
+            sizes = pipe.execute()
+        rows += [(size, name, key_text(key)) for key, size in zip(keys, sizes, strict=True)]
+    largest = sorted(rows, reverse=True)[:MAX_KEYS]
+    return [{"computation": name, **json_key(key), "bytes": size} for size, name, key in largest]
+
+
+def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[str, Any]:
+    """A key: where it is, its state in each computation, and the messages that wait for it."""
+    group = installation.group
+    number = partition_of(key, installation.settings.partitions)
+    partition = str(number)
+    overview = watch.look()
+    at = next(one for one in overview.partitions if one.partition == partition)
+    names, client = group.names, group.client
+    parked = group.parked_keys.get(key)
+    mailbox = read_mailbox(client, names, partition, key, MAX_MESSAGES)[0] if parked is not None else []
+    raws = list(oldest_of(client, names.queue(partition), SAMPLED_MESSAGES))
+    waiting = [raw for raw in raws if (key_in(raw, installation.computations) or ("", None))[1] == key]
+    return {
+        **json_key(key),
+        "partition": number,
+        "queue": at.status.queue,
+        "owner": at.status.owner,
+        "paused": at.status.paused,
+        "at": overview.at,
+        "states": [_state(installation, name, key) for name in computations_of(installation, key)],
+        "stateless": [name for name in stateful(installation) if not _has_state(installation, name, key)],
+        "queue_length": at.status.length,
+        "looked_at": len(raws),
+        "waiting": len(waiting),
+        "messages": [json_message(raw) for raw in waiting[:MAX_MESSAGES]],
+        "parked": None
+        if parked is None
+        else {**json_parked(parked), "messages": [json_message(raw) for raw in mailbox]},
+    }
+
+
+def stateful(installation: Installation) -> list[str]:
+    """Computations of this process that keep states."""
+    return sorted(one.name for one in installation.computations.values() if one.state is not None)
+
+
+def computations_of(installation: Installation, key: str | None = None) -> list[str]:
+    """Every computation that ever ran in the group; with a key those that have a state for it."""
+    group = installation.group
+    names = sorted(group.names.computations_in(cast(list[bytes], group.client.hkeys(group.names.group_meta))))
+    if key is None:
+        return names
+    return [name for name in sorted({*names, *stateful(installation)}) if _has_state(installation, name, key)]
+
+
+def _has_state(installation: Installation, name: str, key: str) -> bool:
+    group = installation.group
+    partition = str(partition_of(key, installation.settings.partitions))
+    return bool(group.client.hexists(group.names.states(partition, name), cast(str, key_bytes(key))))
+
+
+def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
+    """Typed where this process has the code and may unpickle; else what can be seen of the bytes."""
+    group = installation.group
+    computation = installation.computations.get(name)
+    found: dict[str, Any] = {"computation": name, "type": None, "state": None, "tree": None, "digest": "", "error": ""}
+    found["whole"] = False
+    meta = group.states.meta(name, key)
+    found |= {"bytes": None, "form": None, "verified": None} if meta is None else asdict(meta)
+    if computation is None or computation.state is None:
+        return {**found, "error": "this process does not have the computation, so the state is not unpickled"}
+    seen = group.state_editor.see(computation, key)
+    found |= {"digest": "" if seen.stored is None else digest_of(seen.stored), "error": seen.error}
+    if seen.state is not None:
+        found |= {"type": type(seen.state).__qualname__, "tree": asdict(tree_of(seen.state))}
+        found["whole"] = len(seen.stored or b"") <= MAX_STATE_BYTES
+        found["state"] = plain_value(seen.plain) if found["whole"] else None
+    return found
+
+
+def _with_key(raw: bytes, installation: Installation) -> dict[str, Any]:
+    found = key_in(raw, installation.computations)
+    return {**json_message(raw), **({"key": None} if found is None else json_key(found[1]))}

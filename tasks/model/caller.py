@@ -1,0 +1,266 @@
+"""Calling what a message is for: one computation, or the stages of its pipeline that run under its key, to the outputs.
+
+The stages of a message run depth-first: an output goes through all that follows before the next output of the same stage.
+What a stage returned is written, or given on, at once: what its computation does to it later changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from celery_partitions.model.computation import (
+    Computation,
+    Context,
+    HopNode,
+    Node,
+    SinkNode,
+    StageNode,
+    extracted_key,
+)
+from celery_partitions.model.errors import MessageError
+from celery_partitions.model.items import Work
+from celery_partitions.model.message_writer import TIMER_BODY, Cause, MessageWriter, unescape
+from celery_partitions.model.messages import MAX_SECONDS, details_of
+from celery_partitions.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
+from celery_partitions.model.restricted_pickle import copied
+from celery_partitions.model.sinks import QueueSink
+from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calling:
+    """What calls need beside states."""
+
+    partition: int
+    pickling: Pickling
+    #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
+    call_limited: Callable[[Computation, Work, list[Any]], Any]
+    #: Makes the messages of outputs; None where no pipeline is.
+    writer: MessageWriter | None
+    #: The time, seconds since the epoch by the server's clock.
+    now: float
+
+
+class Caller:
+    """Calls computations of one step. `touched`: the states that they were given."""
+
+    def __init__(self, states: States, calling: Calling) -> None:
+        self.states, self.calling = states, calling
+        self.touched: dict[Computation, dict[str, Slot]] = {}
+        #: The computation that was called last: the one whose failure it is.
+        self.at: Computation | None = None
+        #: What the computation of the last message returned; None of a pipeline's.
+        self.returned: Any = None
+
+    def call(self, item: Work, attempt: int) -> list[Emission] | None:
+        """Call what the message is for; its outputs, None where it can have none. Raises what user code raises."""
+        computation = self.at = item.computation
+        if computation.role == "task":
+            self.returned = self.call_one(computation, item, item.message, attempt)
+            return None
+        self.returned = None
+        return _Run(self, item, attempt).outputs
+
+    def call_one(self, computation: Computation, item: Work, value: Any, attempt: int) -> Any:
+        """Call one computation with a value, and the state of the item's key; what it returned."""
+        self.at = computation
+        arguments = [value]
+        if computation.state is not None:
+            arguments.append(self.state(computation, item.key))
+        if computation.takes_context:
+            sent_at = details_of(item.raw).sent_at
+            sent_at = sent_at if isinstance(sent_at, int | float) else None
+            message_id = item.envelope.headers.id
+            arguments.append(Context(item.key, message_id, self.calling.partition, sent_at, attempt))
+        if computation.time_limit_seconds is None:
+            return computation.function(*arguments)
+        return self.calling.call_limited(computation, item, arguments)
+
+    def state(self, computation: Computation, key: str) -> Any:
+        """The key's state object, which is touched from now on."""
+        slot: Any = self.states[computation.name][key]  # it was looked whether it is readable
+        touched = self.touched.get(computation)
+        if touched is None:
+            touched = self.touched[computation] = {}
+        touched[key] = slot
+        return slot.state
+
+
+class _Run:
+    """One message's way through its stages."""
+
+    def __init__(self, caller: Caller, item: Work, attempt: int) -> None:
+        self.caller, self.calling, self.item, self.attempt = caller, caller.calling, item, attempt
+        writer = self.calling.writer
+        assert writer is not None
+        self.writer = writer
+        self.outputs: list[Emission] = []
+        self._cause: Cause | None = None
+        event_time = item.computation.event_time
+        #: What the source's `event_time=` gave, before any stage could change the message; seconds since the epoch.
+        self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
+        if item.message is TIMER:
+            stage = cast(StageNode, item.computation.roots[0])
+            self.give_each(stage.then, self.gather(stage.computation, None, fires=True), stage.computation)
+        else:
+            self.give(item.computation.roots, item.message, item.computation)
+
+    @property
+    def cause(self) -> Cause:
+        """Read when something is put out: most messages put nothing out."""
+        if self._cause is None:
+            details = details_of(self.item.raw)
+            make = self.writer.make_cause
+            self._cause = make(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
+        return self._cause
+
+    def next_id(self) -> bytes:
+        """The id of the next output, as it stands between the quotes of JSON."""
+        return self.cause.id_of(len(self.outputs))
+
+    @property
+    def event_time(self) -> float | None:
+        """The time of the message, as its source told it; seconds since the epoch."""
+        if self._event_time is None and self.item.computation.has_event_time:
+            told = details_of(self.item.raw).event_time
+            self._event_time = seconds_given(told)
+        return self._event_time
+
+    def give(self, nodes: list[Node], value: Any, giver: Computation) -> None:
+        """Give an output of `giver` to all that takes it. What is written is written first; each stage but the last gets a copy,
+        and the last too where the giver could still have the value in its state."""
+        if len(nodes) == 1 and giver.state is None:
+            self.caller.at = giver
+            self.give_to(nodes[0], value)
+            return
+        stages = []
+        for node in nodes:
+            if isinstance(node, StageNode):
+                stages.append(node)
+            else:
+                self.caller.at = giver  # a key extractor's or an encoder's failure is that of the stage whose output it got
+                self.give_to(node, value)
+        for stage in stages:
+            is_last_owner = stage is stages[-1] and giver.state is None
+            self.give_to(stage, value if is_last_owner or is_unchangeable(value) else copied(value))
+
+    def give_each(self, nodes: list[Node], values: Any, giver: Computation) -> None:
+        if values is None:
+            return
+        if type(values) is not list:
+            raise TypeError(f"{giver.name!r} must return a list of outputs, or None, not {type(values).__name__}")
+        for value in values:
+            if value is not None:
+                self.give(nodes, value, giver)
+
+    def give_to(self, node: Node, value: Any) -> None:
+        # `match` would take three times as long, and this is done for each stage of each message.
+        if isinstance(node, StageNode):
+            computation, then = node.computation, node.then
+            if computation.windows is not None:
+                self.give_each(then, self.gather(computation, value), computation)
+                return
+            returned = self.caller.call_one(computation, self.item, value, self.attempt)
+            if computation.multi:
+                self.give_each(then, returned, computation)
+            elif returned is not None and then:
+                self.give(then, returned, computation)
+        elif isinstance(node, HopNode):
+            self.outputs.append(self.hop(node, value))
+        else:
+            self.deliver(node, value)
+
+    def hop(self, node: HopNode, value: Any) -> Hop:
+        stage, message_id = node.stage, self.next_id()
+        if stage.takes_values:
+            dump = self.calling.pickling.dump_value
+            key = extracted_key(node.extract, value)
+            body = dump_value(stage.codec, value, lambda: dump(stage.name, unescape(message_id), value))
+        else:
+            body, message = stage.codec.encode(value)
+            key = extracted_key(node.extract, message)
+        partition = self.writer.partition_of(key)
+        raw = self.cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key)
+        if len(raw) > self.writer.max_bytes:
+            raise MessageError(
+                f"the message to {stage.name!r} has {len(raw)} bytes; workers decode at most {self.writer.max_bytes} "
+                "(PARTITIONS_MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                reason="too-large",
+            )
+        return Hop(partition, raw)
+
+    def deliver(self, node: SinkNode, value: Any) -> None:
+        sink = node.sink
+        payload = None if sink.encode is None else sink.encode(value)
+        if payload is None and sink.encode is not None:
+            return
+        key = self.item.key if node.extract is None else extracted_key(node.extract, value)
+        if not isinstance(sink, QueueSink):
+            told_id = f"{self.item.envelope.headers.id}:{len(self.outputs)}"
+            self.outputs.append(Delivery(sink, told_id, key, cast(bytes, payload)))
+            return
+        message_id = self.next_id()
+        queue, template = self.writer.to_sink(sink)
+        if payload is None:
+            dump = self.calling.pickling.dump_value
+            body = dump_value(ANY_VALUE, value, lambda: dump(sink.task, unescape(message_id), value))
+        else:
+            body = b"[[" + payload + b"],{},{}]"
+        keyed = key if sink.has_process else None
+        self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
+
+    def gather(self, computation: Computation, value: Any, fires: bool = False) -> list[Any]:
+        """Windows: put a value in, or let those close whose timer is due; and set the next timer."""
+        windows, key, now = computation.windows, self.item.key, self.calling.now
+        assert windows is not None
+        self.caller.at = computation
+        state = self.caller.state(computation, key)
+        if fires:
+            # Another's place was taken by an earlier one: if each set the next, there would be more and more.
+            if state.timer_at is None or state.timer_at == seconds_given(details_of(self.item.raw).timer):
+                state.timer_at = None
+            outputs = windows.fire(state, key, now)
+        else:
+            outputs = windows.take(state, value, key, self.event_time, now)
+        due = windows.due(state)
+        # One that is overdue may have become a dead letter.
+        if due is not None and (state.timer_at is None or due < state.timer_at or state.timer_at < now):
+            state.timer_at = due
+            message_id = self.cause.id_of_next_timer() if fires else self.next_id()
+            partition = self.calling.partition
+            template = self.writer.to_stage(computation.name, partition)
+            self.outputs.append(Timer(due, self.cause.fill(template, message_id, TIMER_BODY, key, timer=due)))
+        return outputs
+
+
+#: Values of these kinds are the same for all who have them.
+_ATOMS = frozenset((str, int, float, bool, bytes, complex, type(None)))
+
+
+def is_unchangeable(value: Any) -> bool:
+    """Whether nobody who has the value can change it: known at once of the kinds that are given on most."""
+    kind = type(value)
+    return kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value))
+
+
+def seconds_of(value: Any) -> float:
+    """A time that `event_time=` gave: seconds since the epoch, or a datetime (UTC when it has no zone). Raises `TypeError`, and
+    `ValueError` for a number that is no time."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not -MAX_SECONDS <= value <= MAX_SECONDS:
+            raise ValueError(f"event_time must give seconds since the epoch, not {value!r:.40}")
+        return float(value)
+    raise TypeError(f"event_time must give seconds since the epoch or a datetime, not {type(value).__name__}")
+
+
+def seconds_given(value: object) -> float | None:
+    """A time that a header tells; None for what is none."""
+    try:
+        return None if isinstance(value, datetime) else seconds_of(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,50 @@
+"""Messages that a producer sent twice under one id: found by the ids seen before, and within the batch. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from hashlib import blake2b
+
+from celery_partitions.model.items import Item, Skipped, Work
+
+#: An id is remembered as it is (a UUID has 36 characters), a longer one by its hash: memory has a bound whatever producers send.
+LONGEST_ID_BYTES = 40
+HASH_BYTES = 16
+
+
+def normalize_id(message_id: str) -> bytes:
+    """What is remembered of a message id. The first byte tells an id from the hash of one."""
+    spelled = message_id.encode("utf-8", "surrogatepass")
+    if len(spelled) <= LONGEST_ID_BYTES:
+        return b"=" + spelled
+    return b"#" + blake2b(spelled, digest_size=HASH_BYTES).digest()
+
+
+def ids_to_look_for(items: Iterable[Item]) -> dict[str, list[str]]:
+    """The ids of messages whose computation wants duplicates dropped, by computation name."""
+    wanted: dict[str, list[str]] = {}
+    for item in items:
+        if isinstance(item, Work) and item.computation.deduplicate_seconds is not None:
+            wanted.setdefault(item.computation.name, []).append(item.envelope.headers.id)
+    return wanted
+
+
+def drop_duplicates(items: Iterable[Item], seen: Mapping[str, Container[str]]) -> list[Item]:
+    """The items, with each message whose id was seen, or stands in the batch before it, skipped."""
+    now: dict[str, set[str]] = {name: set() for name in seen}
+    kept: list[Item] = []
+    for item in items:
+        if isinstance(item, Work) and item.computation.deduplicate_seconds is not None:
+            name, message_id = item.computation.name, item.envelope.headers.id
+            if message_id in seen[name] or message_id in now[name]:
+                kept.append(Skipped(item.raw, item.envelope.headers, "duplicate"))
+                continue
+            now[name].add(message_id)
+        kept.append(item)
+    return kept
+
+
+def ids_to_remember(taken: Sequence[Item], dead: Container[bytes]) -> dict[str, list[str]]:
+    """The ids that the commit of these items makes seen. `dead`: raw messages that became dead letters; those may be sent
+    again."""
+    return ids_to_look_for(item for item in taken if item.raw not in dead)

@@ -1,0 +1,123 @@
+"""Undoing a failed try: the key's states made again from bytes, and the messages that went well before applied again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from celery_partitions.model.caller import Caller
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import MessageError, describe, trace_of, without_frames
+from celery_partitions.model.items import ReplyRequest, Work, decoded
+from celery_partitions.model.outcome import Delivery, Emission, Failure, Pickling, Slot, States, Unreadable
+
+#: A commit stops the server for some 3 µs an output, and Redis takes a million words in one command, about ten an output.
+SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000
+#: Of one message, which is in one commit in any case. Redis takes 1 GB in one command.
+MAX_OUTPUTS, MAX_OUTPUT_BYTES = 50_000, 256_000_000
+
+
+class Replay:
+    """Of one step. Each call of a computation goes through it, so that it knows what to make again.
+
+    `done`: the step's messages that went well, in order. `answer`: keeps what was returned for a message that asks.
+    """
+
+    def __init__(self, caller: Caller, states: States, pickling: Pickling, done: list[Work], answer: Callable[[ReplyRequest, Any], None]) -> None:
+        self.answer = answer
+        self.caller, self.states, self.pickling, self.done = caller, states, pickling, done
+        #: What each message in `done` put out, by the `id` of its item.
+        self.emitted: dict[int, list[Emission]] = {}
+        #: How much of the outputs that one commit should have was put out: 1 is all.
+        self.share = 0.0
+        #: Where a replay begins, by scope and key: the bytes of states, and how many of `done` they include.
+        self.checkpoints: dict[tuple[str, str], tuple[dict[Computation, bytes], int]] = {}
+
+    def call(self, item: Work, stands_for: Work, attempt: int) -> None:
+        """Call what the message is for; what it puts out is kept for the item that it stands for (in a replay: the earlier)."""
+        emitted = self.caller.call(item, attempt)
+        if emitted:
+            count = len(emitted)
+            size = sum(len(one.payload if isinstance(one, Delivery) else one.raw) for one in emitted)
+            if count > MAX_OUTPUTS or size > MAX_OUTPUT_BYTES:
+                raise MessageError(
+                    f"one message put out {count} outputs of {size} bytes; at most {MAX_OUTPUTS} of {MAX_OUTPUT_BYTES} bytes "
+                    "are taken, in one commit"
+                )
+            self.share += max(count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES)
+        if emitted is not None:
+            self.emitted[id(stands_for)] = emitted
+        if type(stands_for) is ReplyRequest:
+            self.answer(stands_for, self.caller.returned)
+
+    def outputs(self) -> list[Emission]:
+        """What the messages in `done` put out, in order."""
+        if not self.emitted:
+            return []
+        return [one for work in self.done for one in self.emitted.get(id(work), ())]
+
+    def checkpoint(self, item: Work) -> None:
+        """The item, which is about to be done, need not be applied again. Raises when its states can't be pickled and read back."""
+        self.checkpoints[item.computation.scope, item.key] = self.readable(item), len(self.done) + 1
+
+    def run(self, item: Work) -> Failure | None:
+        """Make the states of the item's key again as the good messages of this step left them, from their last known bytes.
+
+        Returns the failure of a message that went well at first and raises now; the states are then as before it. Raises
+        when a state's own bytes can't be read back.
+        """
+        scope, key = item.computation.scope, item.key
+        slots = self.slots_of(scope, key)
+        if not slots:
+            return None
+        saved, included = self.checkpoints.get((scope, key), ({}, 0))
+        self.restore(key, slots, saved)
+        for index in range(included, len(self.done)):
+            earlier = self.done[index]
+            if earlier.key != key or earlier.computation.scope != scope or not earlier.computation.stateful:
+                continue
+            self.caller.at = earlier.computation
+            try:
+                fresh = decoded(earlier.computation, earlier.envelope, self.pickling.load_value)
+                again = Work(earlier.raw, earlier.computation, key, fresh, earlier.envelope)
+                self.call(again, earlier, 1)
+                saved = self.readable(again)
+            except BaseException as error:
+                slots.update(self.slots_of(scope, key))
+                self.restore(key, slots, saved)
+                return failure_of(earlier, error, 1, self.caller.at or earlier.computation)
+            self.checkpoints[scope, key] = saved, index + 1
+        return None
+
+    def slots_of(self, scope: str, key: str) -> dict[Computation, Slot]:
+        """The key's states of a scope that this step has touched."""
+        return {stage: slots[key] for stage, slots in self.caller.touched.items() if stage.scope == scope and key in slots}
+
+    def restore(self, key: str, slots: dict[Computation, Slot], saved: dict[Computation, bytes]) -> None:
+        """Make the objects again from the bytes in `saved`, or from those in Redis; the latter count as untouched."""
+        for stage, slot in slots.items():
+            assert stage.state is not None
+            stored = saved.get(stage, slot.stored)
+            try:
+                slot.state = stage.state.new() if stored is None else self.pickling.load(stage, key, stored)
+            except Exception as error:
+                cast(dict[str, Any], self.states[stage.name])[key] = Unreadable(describe(error))
+                raise
+            if stage in saved:
+                self.caller.touched[stage][key] = slot
+            else:
+                self.caller.touched[stage].pop(key, None)
+
+    def readable(self, item: Work) -> dict[Computation, bytes]:
+        """The bytes of the key's touched states, known to make states again: some objects pickle, and do not unpickle."""
+        pickling, made = self.pickling, {}
+        for stage, slot in self.slots_of(item.computation.scope, item.key).items():
+            self.caller.at = stage  # the one whose failure it is, if it is one
+            made[stage] = pickling.dump(stage, item.key, slot.state)
+            pickling.load(stage, item.key, made[stage])
+        return made
+
+
+def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
+    """A try that raised, in the computation `at`."""
+    return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error))

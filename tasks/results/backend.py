@@ -1,0 +1,74 @@
+"""Whether results can be part of a commit: the app's result backend must be the broker's own Redis, and its database."""
+
+from __future__ import annotations
+
+import redis
+from celery import Celery
+from celery.app import backends
+from celery.backends.redis import RedisBackend
+
+from celery_partitions.model.errors import SetupError
+from celery_partitions.results.recorder import Recorder, RecordingBackend
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.store.client import UNWELL
+
+
+def recording_backend(app: Celery, recorder: Recorder) -> RecordingBackend:
+    """A recording backend of the class, and with the options, of the app's own."""
+    base, url = backends.by_url(app.backend_cls or app.conf.result_backend, app.loader)
+    made: RecordingBackend = type("RecordingBackend", (RecordingBackend, base), {})(app=app, url=url)
+    made.recorder = recorder
+    return made
+
+
+def why_not_own_backend(installation: Installation) -> str | None:
+    """Why results can't go into the commits of the broker's Redis; None when they can. May ask both servers who they are."""
+    backend = installation.app.backend
+    if not isinstance(backend, RedisBackend):
+        return f"the result backend is {backend.as_uri() or type(backend).__name__}, and results of computations are part of a commit in the broker's Redis"
+    client = installation.group.client
+    mine = client.connection_pool.connection_kwargs
+    theirs = backend.client.connection_pool.connection_kwargs
+    text = f"the result backend {backend.as_uri()} is not the database of the broker"
+    if int(mine.get("db") or 0) != int(theirs.get("db") or 0):
+        return text
+    places = [(one.get("host"), one.get("port"), one.get("path")) for one in (mine, theirs)]
+    if places[0] == places[1] and any(places[0]):
+        return None
+    here = _run_id(client)
+    try:
+        there = _run_id(backend.client)
+    except UNWELL as error:  # the broker's server does answer
+        return f"{text}: it does not answer ({error})"
+    return None if here == there else text
+
+
+def check_backend(installation: Installation) -> None:
+    """Raise `SetupError` when a computation is declared with `reply=True` and its results can't be part of a commit."""
+    replying = sorted(name for name, one in installation.computations.items() if one.replies)
+    if replying:
+        why = why_not_own_backend(installation)
+        if why is not None:
+            raise SetupError(
+                f"computation {replying[0]!r} is declared with reply=True, and {why}. Set result_backend to the broker's URL, or "
+                "leave reply= out"
+            )
+        _try_to_answer(installation, replying[0])
+
+
+def _try_to_answer(installation: Installation, name: str) -> None:
+    """A commit can't fail for a result's sake, so that a user who may not write it is told at the start."""
+    key = installation.app.backend.get_key_for_task(f"trial of {installation.group.names.group}")
+    client = installation.group.client
+    try:
+        client.setex(key, 1, "null")
+        client.publish(key, "null")
+    except redis.exceptions.NoPermissionError as error:
+        raise SetupError(
+            f"computation {name!r} is declared with reply=True, and this Redis user may not store results and publish them "
+            f"({error}): it needs the keys and channels celery-task-meta-*"
+        ) from None
+
+
+def _run_id(client: redis.Redis) -> str:
+    return str(client.info("server")["run_id"])

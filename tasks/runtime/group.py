@@ -1,0 +1,88 @@
+"""A partition group as one process uses it: settings, names, a connection, and what is built on them."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from functools import cached_property
+
+import redis
+
+from celery_partitions.admin.audit import Audit
+from celery_partitions.admin.dead_letters import DeadLetters
+from celery_partitions.admin.parked_keys import ParkedKeys
+from celery_partitions.admin.policies import Policies
+from celery_partitions.admin.state_editor import StateEditor
+from celery_partitions.admin.status import PartitionStatus, read_status
+from celery_partitions.store.client import connect
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.leases import fix_partitions
+from celery_partitions.store.names import Names
+from celery_partitions.store.states import StateReader
+from celery_partitions_config.settings import Settings
+
+
+class Group:
+    """Made once a process and app; connects when first asked for something."""
+
+    def __init__(self, settings: Settings, prefix: str = "") -> None:
+        self.settings = settings
+        self.names = Names(settings.group, prefix)
+        self.codec = StateCodec(settings.state_signing_keys, settings.state_modules)
+        #: The computations that had run in the group when `read_overview` last asked: with them it asks once.
+        self.computations_seen: tuple[str, ...] = ()
+        self._checked = False
+        self._lock = threading.Lock()
+
+    @cached_property
+    def client(self) -> redis.Redis:
+        return connect(self.settings)
+
+    def check(self) -> None:
+        """Make sure, once, that this process and the group agree on N. Raises `SetupError` when they don't.
+
+        A producer that may do no more than push (an ACL) can't ask, and is trusted.
+        """
+        if self._checked:
+            return
+        with self._lock:
+            with suppress(redis.exceptions.NoPermissionError):
+                fix_partitions(self.client, self.names, self.settings.partitions)
+            self._checked = True
+
+    @property
+    def states(self) -> StateReader:
+        self.check()
+        return StateReader(self.client, self.names, self.codec, self.settings.partitions)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        self.check()
+        return DeadLetters(self.client, self.names, self.settings.partitions)
+
+    @property
+    def parked_keys(self) -> ParkedKeys:
+        self.check()
+        return ParkedKeys(self.client, self.names, self.settings.partitions, self.audit)
+
+    @property
+    def state_editor(self) -> StateEditor:
+        return StateEditor(self.states, self.audit)
+
+    @property
+    def policies(self) -> Policies:
+        self.check()
+        return Policies(self.client, self.names, self.audit)
+
+    @property
+    def audit(self) -> Audit:
+        return Audit(self.client, self.names)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the server's clock."""
+        seconds, micros = self.client.time()
+        return float(seconds + micros / 1_000_000)
+
+    def status(self) -> list[PartitionStatus]:
+        self.check()
+        return read_status(self.client, self.names, self.settings.partitions)

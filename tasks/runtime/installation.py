@@ -1,0 +1,215 @@
+"""What `install` puts on a Celery app: where its broker is, its group in Redis, and the way of a message to its queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import redis
+from celery import Celery
+from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import MessageError, SetupError
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.message_writer import MessageWriter
+from celery_partitions.runtime.group import Group
+from celery_partitions.runtime.published_form import publish_as_read
+from celery_partitions.runtime.queue_limit import Backlog
+from celery_partitions.store.client import refuse_failover
+from celery_partitions.store.names import Names
+from celery_partitions.tracing.switch import tracing_for
+from celery_partitions_config.celeryconfig import broker_options, broker_url
+from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Resolved, Settings, resolve, variables
+
+if TYPE_CHECKING:
+    from celery_partitions.tracing.spans import Tracing
+
+#: What Celery writes around a body, generously.
+ENVELOPE_BYTES = 3_000
+
+_REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
+
+
+class Installation:
+    """One Celery app with partitions: its settings, its group in Redis, and the declared computations."""
+
+    def __init__(
+        self, app: Celery, settings: Settings | None, computations: Mapping[str, Computation], *, by_default: bool
+    ) -> None:
+        self.app = app
+        #: The settings given in code, and the variables as they were then. The app's configuration comes later.
+        self._code, self._environment = settings, variables()
+        #: Whether a worker started without -Q serves partitions.
+        self.by_default = by_default
+        #: Every computation declared in this process, by name.
+        self.computations = computations
+        self._queues: dict[str, Queue] = {}
+
+    @cached_property
+    def group(self) -> Group:
+        """The group in Redis; made when first needed, because it wants the app's configuration."""
+        options = self.app.conf.broker_transport_options or {}
+        return Group(self.settings, options.get("global_keyprefix", ""))
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        """The settings with their origins, before the app's broker is considered. Loads the app's configuration."""
+        return resolve(self._code, self._environment, self.app.conf)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, on the app's own broker. Values that only workers use may be defaults: workers call `resolved.check` first.
+
+        Raises `SettingsError` for a value that can't be used, and `SetupError` when the app's broker is not Redis, or the code
+        names another Redis.
+        """
+        settings, broker = self.resolved.check("producers"), refuse_other_brokers(self.app.conf.broker_url)
+        if broker and _place(broker_url(settings.redis_url)) != _place(broker):
+            if self.resolved.sources["redis_url"] == "code":
+                raise SetupError(
+                    "the app's broker_url and the redis_url in its Settings name two different servers or databases, but queues and "
+                    "states must be in one. Leave redis_url out, or make broker_url the same"
+                )
+            # REDIS_URL may belong to something else, such as the cache.
+            settings = replace(settings, redis_url=broker)
+        return self._with_the_apps_master(settings)
+
+    @property
+    def state_modules(self) -> tuple[str, ...]:
+        """What states may contain besides the classes of their own module."""
+        return self.resolved.check("producers").state_modules
+
+    def _with_the_apps_master(self, settings: Settings) -> Settings:
+        """One sentinel knows many masters; kombu takes the one that the app's transport options name, and so must our client."""
+        if not settings.redis_url.startswith("sentinel://"):
+            return settings
+        options = self.app.conf.broker_transport_options or {}
+        master = options.get("master_name") or settings.redis_sentinel_master
+        if settings.redis_sentinel_master not in (master, DEFAULT_SENTINEL_MASTER):
+            raise SetupError(
+                f"PARTITIONS_REDIS_SENTINEL_MASTER is {settings.redis_sentinel_master!r} and master_name in the app's broker_transport_options "
+                f"{master!r}, and queue and state must be in one Redis. Unset PARTITIONS_REDIS_SENTINEL_MASTER, or make master_name the same"
+            )
+        sentinel_kwargs = options.get("sentinel_kwargs") or dict(settings.redis_sentinel_kwargs)
+        return replace(settings, redis_sentinel_master=master, redis_sentinel_kwargs=tuple(sentinel_kwargs.items()))
+
+    @cached_property
+    def tracing(self) -> Tracing | None:
+        """What makes spans; None when PARTITIONS_TRACING is off. Raises `SetupError` where it is on and OpenTelemetry is not installed."""
+        return tracing_for(self.settings, self.group.names)
+
+    def use_redis_url(self) -> None:
+        """For an app that names no broker: REDIS_URL's place is it, with what it takes to connect there."""
+        conf = self.app.conf
+        for name, value in broker_options(self.resolved.check("producers")).items():
+            if name.startswith("broker_") and not conf.get(name):
+                conf[name] = value
+
+    def partition_of_queue(self, computation: Computation, message: Any) -> str:
+        """The partition of a decoded message. Raises `KeyExtractionError`."""
+        return str(partition_of(computation.key_of(message), self.settings.partitions))
+
+    def check_size(self, body: bytes) -> None:
+        """Raise `MessageError` for a body that would make a message which no worker decodes."""
+        if len(body) * 4 // 3 + ENVELOPE_BYTES > self.settings.message_bytes:
+            raise MessageError(
+                f"a message of {len(body)} bytes of JSON, a third more in the queue; workers decode at most "
+                f"{self.settings.message_bytes} (PARTITIONS_MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                reason="too-large",
+            )
+
+    def refuse_eager(self) -> None:
+        """Raise `SetupError` where the app runs its tasks in the producer: a computation needs its partition, and would be lost."""
+        if self.app.conf.task_always_eager:
+            raise SetupError(
+                "task_always_eager is on, and a computation runs only in a partition's worker, in its key's order. Turn it off; "
+                "tests run computations and pipelines in memory with celery_partitions.testing.harness"
+            )
+
+    def queue(self, partition: str) -> Queue:
+        """The Celery queue of a partition, in the shape that foreign producers write it in."""
+        name = self.group.names.queue_name(partition)
+        if name not in self._queues:
+            self._queues[name] = Queue(name, Exchange(name), routing_key=name)
+        return self._queues[name]
+
+    def message_writer(self, origin: str) -> MessageWriter:
+        """What makes the messages of outputs; `origin`: who sends them."""
+        names = self.group.names
+        return MessageWriter(
+            partitions=self.settings.partitions,
+            queue_of=lambda number: names.queue_name(str(number)),
+            queue_of_task=self.queue_of_task,
+            queue_of_sink=lambda name: Names(names.sink_group(name)).queue_name("0"),
+            origin=origin,
+            max_bytes=self.settings.message_bytes,
+        )
+
+    def queue_of_task(self, name: str) -> str:
+        """The queue where the app's routes put a plain task without arguments, as Celery names it."""
+        options = self.app.amqp.router.route({}, name, (), {})
+        queue = options.get("queue")
+        if queue is None:
+            return str(self.app.conf.task_default_queue)
+        return str(getattr(queue, "name", queue))
+
+    def queue_with_room(self, partition: str) -> Queue:
+        """The queue of a partition that one more message is sent to. Raises as `make_sure_of_room`."""
+        self.make_sure_of_room(partition)
+        return self.queue(partition)
+
+    def make_sure_of_room(self, partition: str) -> None:
+        """Before one more message is sent to a partition. Raises `SetupError` if the group has another N, `QueueFull`, and Celery's
+        `OperationalError` if the broker can't be reached: these looks come before the push, and callers know only that error."""
+        try:
+            self.group.check()
+            Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({partition: 1})
+        except (redis.RedisError, OSError) as error:
+            raise OperationalError(str(error)) from error
+
+    def route(
+        self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **more: Any
+    ) -> dict[str, Any] | None:
+        """Celery's router hook: `send_task` of a computation, from anywhere in Python, goes to its key's queue.
+
+        Called by Celery for every task that is sent, before it is serialised; an explicit `queue=` beats it. Raises
+        `MessageError` for a message that does not fit or has no key, `QueueFull` when its queue has no room.
+
+        `options` is changed in place (`publish_as_read`): Celery gives those of this one send, which beat a router's answer.
+        """
+        computation, queue = self.computations.get(name), options.get("queue")
+        if computation is not None or (queue and self._is_ours(queue)):
+            publish_as_read(options, self.app.conf.task_compression)
+        if computation is None or queue:
+            return None
+        message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
+        body, decoded = computation.codec.encode(message)
+        self.check_size(body)
+        return {"queue": self.queue_with_room(self.partition_of_queue(computation, decoded))}
+
+    def _is_ours(self, queue: Queue | str) -> bool:
+        # `self.group` raises where the app's broker can't be used, and a plain task must not fail for that.
+        names = Names(self.resolved.settings.group)
+        return names.partition_of_queue(str(getattr(queue, "name", queue))) is not None
+
+
+def _place(url: str) -> str:
+    """A Redis URL without the database that is meant when none is said."""
+    return url.removesuffix("/0").removesuffix("/")
+
+
+def refuse_other_brokers(broker: str | Sequence[str] | None) -> str:
+    """An app's broker URL (Celery takes a list, too) as one text, "" for none. Raises `SetupError` where it is not one Redis."""
+    url = broker or "" if broker is None or isinstance(broker, str) else ";".join(broker)
+    scheme = urlsplit(url or "redis://").scheme
+    if scheme not in _REDIS_SCHEMES:
+        raise SetupError(
+            f"partitions live in Redis, and this app's broker is {scheme}://. Give the app a redis:// broker_url"
+        )
+    refuse_failover(url)
+    return url

@@ -1,0 +1,85 @@
+"""Dead letters as they lie in Redis: messages that were not taken, kept until an operator acts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from celery_partitions.model.errors import encodable
+from celery_partitions.model.items import DeadLetterItem
+from celery_partitions.model.keys import shown_key
+from celery_partitions.model.outcome import Failure
+from celery_partitions.store.names import Names
+
+#: A longer message is kept apart from its dead letter, as it is: in base64 the longest that a server takes (512 MB) would be
+#: one that it does not take, and could never leave its queue.
+APART_BYTES = 1_000_000
+
+dump_dead_letter = msgspec.json.Encoder().encode
+
+
+class DeadLetter(msgspec.Struct):
+    """A message that was not taken, kept until an operator acts. `raw` is the message itself, base64 (see `apart`)."""
+
+    id: str
+    partition: str
+    reason: str
+    error: str
+    trace: str
+    task: str | None
+    message_id: str | None
+    key: str | None
+    attempts: int
+    died_at: float
+    raw: str
+    #: The message is not gone from its place: its key is parked behind it. A retry is in its place.
+    in_place: bool = False
+    #: The message is kept apart (`names.dead_raw`), because it is long; `raw` is empty.
+    apart: bool = False
+
+
+def dead_letter_of(dead_letter_item: DeadLetterItem, dead_letter_id: str, partition: str, attempts: int, now: float) -> DeadLetter:
+    """Of a message that leaves its queue. `now`: seconds since the epoch, by the server's clock."""
+    apart = len(dead_letter_item.raw) > APART_BYTES
+    return DeadLetter(
+        id=dead_letter_id,
+        partition=partition,
+        reason=dead_letter_item.reason,
+        error=encodable(dead_letter_item.error),
+        trace=encodable(dead_letter_item.trace),
+        task=None if dead_letter_item.task is None else encodable(dead_letter_item.task),
+        message_id=None if dead_letter_item.message_id is None else encodable(dead_letter_item.message_id),
+        key=None if dead_letter_item.key is None else shown_key(dead_letter_item.key),
+        attempts=attempts,
+        died_at=now,
+        raw="" if apart else base64.b64encode(dead_letter_item.raw).decode(),
+        apart=apart,
+    )
+
+
+def dead_letter_commands(names: Names, partition: str, dead: Iterable[tuple[str, DeadLetterItem]], now: float) -> list[list[Any]]:
+    """The commands that write dead letters, each under an id, of what was tried by no worker."""
+    commands: list[list[Any]] = []
+    for dead_letter_id, dead_letter_item in dead:
+        dead_letter = dead_letter_of(dead_letter_item, dead_letter_id, partition, 0, now)
+        commands.append(["HSET", names.dead(partition), dead_letter.id, dump_dead_letter(dead_letter)])
+        if dead_letter.apart:
+            commands.append(["HSET", names.dead_raw(partition), dead_letter.id, dead_letter_item.raw])
+    if commands:
+        commands.append(["HINCRBY", names.meta(partition), "dead", sum(command[1] == names.dead(partition) for command in commands)])
+    return commands
+
+
+def dead_letter_in_place(failure: Failure, dead_letter_id: str, partition: str, now: float) -> DeadLetter:
+    """Of a message whose retries are used up, and which keeps its place."""
+    item = failure.item
+    headers = item.envelope.headers
+    reason = "computation-failed"
+    dead_letter_item = DeadLetterItem(item.raw, reason, failure.error, failure.trace, headers.task, headers.id, item.key)
+    dead_letter = dead_letter_of(dead_letter_item, dead_letter_id, partition, failure.attempt, now)
+    dead_letter.in_place = True
+    dead_letter.apart, dead_letter.raw = False, base64.b64encode(item.raw).decode()  # it was read, so it is not that long
+    return dead_letter

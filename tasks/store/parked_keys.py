@@ -1,0 +1,73 @@
+"""Parked keys as Redis has them: what each waits for, and the mailbox in which its messages wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from celery_partitions.model.keys import key_bytes, key_text
+from celery_partitions.store.names import Names
+
+_json = msgspec.json.Encoder().encode
+
+
+class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
+    """A parked key: when its next try is due, which try that is, and why. The failed message is its mailbox's oldest."""
+
+    #: Server's seconds; None: held until an operator acts.
+    due: float | None
+    attempt: int
+    error: str = ""
+    trace: str = ""
+    #: The dead letter that tells of the failed message, once its retries are used up.
+    dead_letter: str | None = None
+    message_id: str | None = None
+    task: str | None = None
+    #: Server's seconds when the failed message failed first.
+    since: float = 0.0
+
+
+def park(names: Names, partition: str, key: str, fact: ParkedKeyRecord) -> list[Any]:
+    """The command that parks a key, or tells anew of a parked one."""
+    return ["HSET", names.parked(partition), key_bytes(key), _json(fact)]
+
+
+def unpark(names: Names, partition: str, key: str) -> list[Any]:
+    """The command that ends a key's parking; goes with the commit that empties its mailbox."""
+    return ["HDEL", names.parked(partition), key_bytes(key)]
+
+
+def read_parked(client: redis.Redis, names: Names, partition: str) -> dict[str, ParkedKeyRecord]:
+    """The partition's parked keys. Read when a lease begins, and after an operator's change; else the holder knows."""
+    rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(partition)))
+    return {key_text(key): read_record(record) for key, record in rows.items()}
+
+
+def read_record(record: bytes) -> ParkedKeyRecord:
+    """A parked key's record; one that is not ours reads as due at once."""
+    try:
+        return msgspec.json.decode(record, type=ParkedKeyRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ParkedKeyRecord(due=0.0, attempt=1)
+
+
+def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]) -> dict[str, int]:
+    """How many messages wait for each of the keys; one whose mailbox is no list has none that could be counted."""
+    asked = list(keys)
+    with client.pipeline(transaction=False) as pipe:
+        for key in asked:
+            pipe.llen(cast(str, names.mailbox(partition, key)))
+        lengths = pipe.execute(raise_on_error=False)
+    return {key: length if isinstance(length, int) else 0 for key, length in zip(asked, lengths, strict=True)}
+
+
+def read_mailbox(client: redis.Redis, names: Names, partition: str, key: str, limit: int) -> tuple[list[bytes], int]:
+    """A parked key's oldest messages, oldest first, and how many there are in all."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.lrange(cast(str, names.mailbox(partition, key)), -limit, -1)
+        pipe.llen(cast(str, names.mailbox(partition, key)))
+        raws, length = pipe.execute()
+    return raws[::-1], length

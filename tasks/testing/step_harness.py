@@ -1,0 +1,88 @@
+"""Computations in your own tests: the pure step, in memory, with no Redis and no worker.
+
+    result = apply(update_stock, [Stock("AAPL", 1.0), Stock("AAPL", 2.0)])
+    assert result.states["AAPL"].price == 2.0
+
+What is as in a worker: messages go through JSON, the key extractor decides, each key has its own state, states are pickled
+and come back, a computation that raises leaves the state as it was. What is not: retries are not waited for (`failures` has
+the first try of each message that raised, and later messages of its key are in `waiting`), and there is one partition.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from celery_partitions.model.items import Work
+from celery_partitions.model.messages import DeliveryInfo, Envelope, Headers, Properties
+from celery_partitions.model.outcome import Slot
+from celery_partitions.model.policy import RetryPolicy
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.producer.handle import OrderedComputation
+from celery_partitions.store.codec import StateCodec
+from celery_partitions_config.settings import Settings
+
+
+@dataclass
+class Applied:
+    """What came of the messages."""
+
+    #: Key → state, after the last message that went well; keys whose first message raised have none.
+    states: dict[str, Any] = field(default_factory=dict)
+    #: (message, error) of each message that raised.
+    failures: list[tuple[Any, str]] = field(default_factory=list)
+    #: Messages that wait behind a failed one of their key.
+    waiting: list[Any] = field(default_factory=list)
+
+
+def apply(
+    computation: OrderedComputation[Any, Any], messages: Iterable[Any], states: Mapping[str, Any] | None = None
+) -> Applied:
+    """Apply messages (objects or dicts) in order, on `states` (key → state object, not changed) where they are given.
+
+    Raises `MessageError` for a message that does not fit, as a producer would.
+    """
+    declared = computation.computation
+    codec = StateCodec(state_modules=Settings.from_environment().state_modules)
+    work = [_work(declared, message, number) for number, message in enumerate(messages)]
+    slots: dict[str, Any] = {}
+    if declared.state is not None:
+        for item in work:
+            if item.key not in slots:
+                given = None if states is None else states.get(item.key)
+                stored = None if given is None else codec.dump(declared, item.key, given)
+                state = declared.state.new() if stored is None else codec.load(declared, item.key, stored)
+                slots[item.key] = Slot(state, stored)
+    rules = StepRules(
+        partition=0,
+        policy_of=lambda _: RetryPolicy(attempts=1),
+        mailbox_messages=sys.maxsize,
+        pickling=codec.pickling(),
+        clock=time.perf_counter,
+        random=lambda: 0.5,
+        seconds=float("inf"),
+    )
+    outcome = step(work, {declared.name: slots}, rules)
+    changed = outcome.states.get(declared.name, {})
+    result = Applied()
+    for key, slot in slots.items():
+        stored = changed.get(key, slot.stored)
+        if stored is not None:
+            result.states[key] = codec.load(declared, key, stored)
+    result.failures = [(failure.item.message, failure.error) for failure in outcome.failures]
+    failed = {failure.item.raw for failure in outcome.failures}
+    by_raw = {item.raw: item.message for item in work}
+    result.waiting = [by_raw[raw] for raws in outcome.mailed.values() for raw in raws if raw not in failed]
+    return result
+
+
+def _work(declared: Any, message: Any, number: int) -> Work:
+    body, decoded = declared.codec.encode(message)
+    envelope = Envelope(body, Headers(declared.name, f"test-{number}"), Properties("", DeliveryInfo("")))
+    raw = msgspec.json.encode({"number": number})
+    return Work(raw, declared, declared.key_of(decoded), decoded, envelope)

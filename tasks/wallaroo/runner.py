@@ -1,0 +1,216 @@
+"""A run: a server if there is none, the application's processes, and their end, in which nothing that was read is left."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from itertools import islice
+
+import redis
+
+from celery_partitions.admin.workers import read_workers
+from celery_partitions.pipeline.sinks import TCPSinkConfig
+from celery_partitions.pipeline.sources import TCPSourceConfig
+from celery_partitions.producer.pipelines import Application
+from celery_partitions.runtime.group import Group
+from celery_partitions.sources.stop_signal import Stop
+from celery_partitions.testing.server import embedded_server, free_port
+from celery_partitions.wallaroo.arguments import Options
+from celery_partitions.wallaroo.children import SHORT_LIVES, Child, ended_by
+from celery_partitions.wallaroo.unfinished import Waiting, look
+from celery_partitions_config.settings import Settings
+
+#: Between two looks at the processes; a dead one is not missed for longer.
+LOOK_SECONDS = 0.1
+#: Between two looks at the queues, at the end.
+DRAIN_LOOK_SECONDS = 0.03
+
+CELERY = (sys.executable, "-m", "celery", "-q", "-A", "celery_partitions.wallaroo.application")
+
+
+class RunError(RuntimeError):
+    """The run can't go on; the text says why."""
+
+
+def run(application: Application, options: Options, arguments: Sequence[str], stop: Stop) -> int:
+    """Run the application until `stop`; the exit code. Raises `RunError`, `ServerError`, `SettingsError`."""
+    with ExitStack() as stack:
+        environment = environment_of_run(os.environ, options, arguments)
+        if not environment.get("REDIS_URL"):
+            environment["REDIS_URL"] = stack.enter_context(embedded_server(environment, free_port()))
+        processes = Processes(application, options, environment)
+        stack.callback(processes.end)
+        processes.start()
+        processes.watch(stop)
+        return processes.drain()
+
+
+def environment_of_run(given: Mapping[str, str], options: Options, arguments: Sequence[str]) -> dict[str, str]:
+    """What all processes run with. Raises `SettingsError` for a variable that can't be used, `RunError` for two that don't fit.
+
+    Without a PARTITIONS_STATE_SIGNING_KEY the run has one of its own, which nobody knows after it; on a server that was there
+    before it has a partition group of its own too.
+    """
+    environment = {name: value for name, value in given.items() if name != "CELERY_BROKER_URL" and value}
+    name = "wallaroo-" + options.module.replace(".", "-")
+    if not environment.get("PARTITIONS_STATE_SIGNING_KEY"):
+        if environment.get("REDIS_URL") and "PARTITIONS_GROUP" in environment:
+            raise RunError("PARTITIONS_GROUP is set, and PARTITIONS_STATE_SIGNING_KEY is not: what this run writes there no later one could read. Set both, or none")
+        environment["PARTITIONS_STATE_SIGNING_KEY"] = secrets.token_hex(32)
+        name += "-" + secrets.token_hex(4)
+        environment.setdefault("PARTITIONS", str(max(4, 2 * options.workers)))
+    defaults = {
+        "PARTITIONS_GROUP": name,
+        # A message may be made of anything the application imports; the signature says that it is the run's.
+        "PARTITIONS_STATE_MODULES": "*",
+        # An exception costs its message, and its key goes on.
+        "PARTITIONS_RETRY_ATTEMPTS": "0",
+        "PARTITIONS_RETRY_EXHAUSTED": "dead_letter",
+    }
+    environment = {
+        **defaults,
+        **environment,
+        "PARTITIONS_WALLAROO_ARGUMENTS": shlex.join(arguments),
+        # What an application prints is seen at once.
+        "PYTHONUNBUFFERED": "1",
+    }
+    Settings.from_environment(environment)
+    return environment
+
+
+class Processes:
+    """The processes of one run, and the group that they work on."""
+
+    def __init__(self, application: Application, options: Options, environment: Mapping[str, str]) -> None:
+        self.application, self.options = application, options
+        self.is_private = not os.environ.get("PARTITIONS_STATE_SIGNING_KEY")
+        self.group = Group(Settings.from_environment(environment))
+        self.sink_names = [name for name, sink in application.sinks.items() if sink.has_process]
+        tcp = [name for name, config in application.source_configs.items() if isinstance(config, TCPSourceConfig)]
+        # In one process what was sent to one of them is not overtaken by what is sent to another after it.
+        together = [tcp, *([name] for name in application.source_configs if name not in tcp)]
+        self.sources = [
+            Child(
+                f"source {', '.join(map(repr, names))}",
+                [*CELERY, "partitions", "source", "-l", "WARNING", "--", *names],
+                environment,
+                may_end=True,
+            )
+            for names in together
+            if names
+        ]
+        self.sinks = [
+            Child(f"sink {name!r}", [*CELERY, "partitions", "sink", "-l", "WARNING", "--", name], environment)
+            for name in self.sink_names
+        ]
+        node = options.module.replace(".", "-")
+        self.workers = [
+            Child(
+                f"worker {number}",
+                [*CELERY, "worker", "-l", "WARNING", "--without-gossip", "--without-mingle", "-n", f"{node}-{number}@%h"],
+                environment,
+            )
+            for number in range(1, options.workers + 1)
+        ]
+        self.ended: set[str] = set()
+
+    def start(self) -> None:
+        """All at once: what a source reads waits in its queue until a worker is there."""
+        for child in (*self.sources, *self.workers, *self.sinks):
+            child.start()
+        say(f"{self.application.name}: {self.options.workers} worker{'s' * (self.options.workers > 1)} on {self.group.settings.redis_url}")
+        for name, source in self.application.source_configs.items():
+            say(f"  source {name!r}" + (f" listens on {source.host}:{source.port}" if isinstance(source, TCPSourceConfig) else ""))
+        for name, sink in self.application.sinks.items():
+            say(f"  sink {name!r}" + (f" connects to {sink.host}:{sink.port}" if isinstance(sink, TCPSinkConfig) else ""))
+
+    def watch(self, stop: Stop) -> None:
+        """Until the run is told to end: start again what dies, and say once when all workers are at work."""
+        ready = False
+        while not stop.wait(LOOK_SECONDS):
+            self.look_after((*self.sources, *self.workers, *self.sinks))
+            if not ready and self.count_ready() >= self.options.workers:
+                ready = True
+                say("ready: all workers are at work")
+
+    def count_ready(self) -> int:
+        try:
+            return len([worker for worker in read_workers(self.group.client, self.group.names) if worker.queues])
+        except redis.RedisError:
+            return 0  # the processes say it, and go on when it answers
+
+    def look_after(self, children: Sequence[Child]) -> None:
+        """Start again what has died. Raises `RunError` for what dies again and again."""
+        for child in children:
+            code = child.code()
+            if code is None or child.title in self.ended:
+                continue
+            if code == 0 and child.may_end:
+                self.ended.add(child.title)
+                say(f"{child.title} has ended")
+            elif child.revive(code):
+                say(f"{child.title} has died ({ended_by(code)}), and was started again")
+            else:
+                raise RunError(f"{child.title} can't be started: {SHORT_LIVES} times it ended at once, with {ended_by(code)}; its own words are above")
+
+    def drain(self) -> int:
+        """Stop the sources, let all that they read be worked off and delivered, then stop the rest; the exit code."""
+        until = time.monotonic() + self.options.drain_seconds
+        say("ending: the sources stop, and what they read is worked off")
+        for source in self.sources:
+            source.ask_to_end()
+        while any(source.code() is None for source in self.sources) and time.monotonic() < until:
+            self.rest()
+        left = self.look()
+        while left is None or left:
+            if time.monotonic() > until:
+                say(f"after {self.options.drain_seconds:g} s there still wait: {left or 'nobody knows what, for Redis does not answer'}")
+                return 1
+            self.rest()
+            left = self.look()
+        self.end()
+        if left.dead:
+            say(f"all is worked off, but for {left.dead} dead letters (messages that were refused, or whose computation raised)")
+        self.forget()
+        return 0
+
+    def rest(self) -> None:
+        self.look_after((*self.workers, *self.sinks))
+        time.sleep(DRAIN_LOOK_SECONDS)
+
+    def look(self) -> Waiting | None:
+        """What waits; None when Redis does not answer."""
+        try:
+            return look(self.group.client, self.group.names, self.group.settings.partitions, self.sink_names)
+        except redis.RedisError:
+            return None
+
+    def forget(self) -> None:
+        """Delete a group that nobody can read any more, as its signing key ends with the run."""
+        if not self.is_private:
+            return
+        client = self.group.client
+        with suppress(redis.RedisError):
+            for pattern in self.group.names.patterns():
+                keys = client.scan_iter(pattern, count=1000)
+                while some := list(islice(keys, 500)):
+                    client.unlink(*some)
+
+    def end(self) -> None:
+        """Stop all that runs. Harmless when done twice."""
+        children = (*self.sources, *self.workers, *self.sinks)
+        for child in children:
+            child.ask_to_end()
+        for child in children:
+            child.end()
+
+
+def say(text: str) -> None:
+    """To people, beside what the application prints."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,50 @@
+"""What is not worked off yet, of an application: seen all at one moment, as a message that moves on would else be missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import redis
+
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Messages on partition queues, and outputs on those of sinks; a parked key counts as one."""
+
+    messages: int
+    outputs: dict[str, int]
+    #: Dead letters, of both.
+    dead: int
+
+    def __bool__(self) -> bool:
+        return bool(self.messages or any(self.outputs.values()))
+
+    def __str__(self) -> str:
+        parts = [f"{count} outputs for {sink}" for sink, count in self.outputs.items() if count]
+        return ", ".join([f"{self.messages} messages", *parts] if self.messages else parts) or "nothing"
+
+
+def look(client: redis.Redis, names: Names, partitions: int, sinks: Sequence[str]) -> Waiting:
+    """Look at the queues of a group, and at those of its sinks that have a process. Messages of timers are not counted: an open
+    window is no work."""
+    groups = [(names, partitions_and_ingress(partitions)), *((Names(names.sink_group(sink), names.prefix), partitions_and_ingress(1)) for sink in sinks)]
+    with client.pipeline(transaction=True) as pipe:
+        for group, own in groups:
+            for partition in own:
+                queue = group.queue(partition)
+                for name in (queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)):
+                    pipe.llen(name)
+                pipe.hlen(group.parked(partition))
+                pipe.hlen(group.dead(partition))
+        answers = iter(pipe.execute())
+    counts, dead = [], 0
+    for _, own in groups:
+        count = 0
+        for _ in own:
+            count += sum(next(answers) for _ in range(2 + len(PRIORITY_SUFFIXES)))
+            dead += next(answers)
+        counts.append(count)
+    return Waiting(counts[0], dict(zip(sinks, counts[1:], strict=True)), dead)

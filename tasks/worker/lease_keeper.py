@@ -1,0 +1,129 @@
+"""The thread that keeps this worker's leases: renews them while the loop computes, and learns when the share changes."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import redis
+
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.client import connect
+from celery_partitions.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE, Share, balance, leases_of, release
+from celery_partitions.store.names import Names
+from celery_partitions.worker.backoff import LONGEST_SECONDS, Backoff
+from celery_partitions_config.settings import Settings
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+class LeaseKeeper(threading.Thread):
+    """Calls `on_share` with the worker's share whenever it was told anew; from its own thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        names: Names,
+        worker: str,
+        pins: Sequence[str],
+        on_share: Callable[[Share], None],
+        introduce: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(name="lease-keeper", daemon=True)
+        self.settings, self.names, self.worker, self.pins = settings, names, worker, pins
+        self.on_share = on_share
+        #: Called with each new connection: the server may have come back empty. Raises `SetupError` when it is another group's.
+        self.introduce = introduce
+        self.client = connect(settings)
+        self.ended = threading.Event()
+        self._lost_since: float | None = None
+        self._refused = ""
+        self._faults: dict[str, str] = {}
+        # Never longer than between two renewals: leases that have not ended when the server is back shall not end after.
+        self._backoff = Backoff(random.random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            try:
+                with self.client.pubsub(ignore_subscribe_messages=True) as changes:
+                    changes.subscribe(self.names.changed)
+                    self.introduce()
+                    while not self.ended.is_set():
+                        share = self.balance()
+                        self.on_share(share)
+                        self.listen(changes, share)
+            except SetupError as error:
+                self.on_share(Share({}, (), None))  # what was held is the group's no more
+                self.say_refused(error)
+                self.ended.wait(self._backoff.next_seconds())
+            except (redis.RedisError, OSError) as error:
+                self.say_lost(error)
+                self.ended.wait(self._backoff.next_seconds())
+            except Exception:
+                logger.exception("partitions: the lease keeper goes on after an error of its own")
+                self.ended.wait(self._backoff.next_seconds())
+
+    def balance(self) -> Share:
+        share = balance(
+            self.client,
+            self.names,
+            self.worker,
+            lease_seconds=self.settings.lease_seconds,
+            partitions=self.settings.partitions,
+            pins=self.pins,
+            isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
+        )
+        if self._lost_since is not None:
+            logger.warning("partitions: Redis answers again, after %.1f s", time.monotonic() - self._lost_since)
+            self._lost_since = None
+        self._backoff.worked()
+        for partition, fault in share.faults.items():
+            if self._faults.get(partition) != fault:
+                logger.error("partition %s: it can't be claimed (%s); trying until it can", partition, fault)
+        self._faults = dict(share.faults)
+        return share
+
+    def listen(self, changes: redis.client.PubSub, share: Share) -> None:
+        """Wait until the leases want renewing, another worker's end is due, or somebody says that things changed."""
+        seconds = self.settings.lease_seconds / RENEWALS_PER_LEASE
+        if share.next_end_seconds is not None:
+            seconds = min(seconds, max(share.next_end_seconds, 0) + GRACE_SECONDS)
+        until = time.monotonic() + seconds
+        while not self.ended.is_set() and (left := until - time.monotonic()) > 0:
+            if changes.get_message(timeout=left) is not None:
+                # Several changes often come at once: one look at the end serves all.
+                while changes.get_message(timeout=0) is not None:
+                    pass
+                return
+
+    def say_lost(self, error: Exception) -> None:
+        if self._lost_since is None and not self.ended.is_set():
+            self._lost_since = time.monotonic()
+            logger.warning("partitions: Redis does not answer the lease keeper (%s); trying until it does", error)
+
+    def say_refused(self, error: SetupError) -> None:
+        if str(error) != self._refused:
+            self._refused = str(error)
+            logger.error("partitions: nothing is held until this is mended: %s", error)
+
+    def wake(self) -> None:
+        """Make the keeper look again at once, by the way it learns of all changes."""
+        with suppress(redis.RedisError, OSError):  # it looks again by itself, after a third of a lease
+            self.client.publish(self.names.changed, self.worker)
+
+    def leave(self) -> None:
+        """End the thread and give up every lease and the membership: others take over at once."""
+        self.ended.set()
+        self.wake()
+        self.join(timeout=self.settings.redis_timeout_seconds)
+        try:
+            mine = leases_of(self.client, self.names, self.worker)
+            release(self.client, self.names, self.worker, mine, leave=True)
+        except (redis.RedisError, OSError) as error:
+            logger.warning("partitions: leases could not be released (%s); they end by themselves", error)
+        finally:
+            self.client.close()

@@ -1,0 +1,193 @@
+"""What a worker measures while it works: collected after each commit, added to the group's in Redis once a second.
+
+Best effort: what could not be written is written a second later, and a worker that is killed takes a second's with it. The counts that
+must be right (`meta`) are written in the commits themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import redis
+
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import encodable, shortened
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.messages import MAX_SECONDS, details_of
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.store.leases import Share
+from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.names import Names
+from celery_partitions.store.recent_commits import MAX_KEPT, RecentCommit
+from celery_partitions.store.telemetry import (
+    BATCH_MESSAGES,
+    COMMIT_SECONDS,
+    COMPUTATION_SECONDS,
+    LATENCY_SECONDS,
+    LastError,
+    Measurements,
+)
+from celery_partitions.worker.planned_commit import UnderWay
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: What was measured waits this long, and goes out in one call of some 0.2 ms.
+WRITE_SECONDS = 1.0
+#: Messages of a batch that are asked when they were sent: each costs about 2 µs, as its headers are read a second time.
+MAX_SAMPLED = 4
+#: An error is kept up to this length; a dead letter has all of it.
+MAX_ERROR_CHARACTERS = 500
+#: And beside a commit up to this: twenty of them are read for one page.
+MAX_COMMIT_ERROR_CHARACTERS = 200
+
+
+class Measurer:
+    """Called by the loop's thread, but for `follow`. Never raises for its own sake."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        names: Names,
+        computations: Mapping[str, Computation],
+        node: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client, self.names, self.computations, self.clock = client, names, computations, clock
+        #: The worker's node name.
+        self.node = node
+        #: Since the last write; the newest commits of each partition, oldest first.
+        self.fresh: dict[str, Measurements] = {}
+        self.commits: dict[str, deque[RecentCommit]] = {}
+        self._share = self._followed = Share({}, (), None)
+        self._written_at = clock()
+        self._fault = ""
+
+    def follow(self, share: Share) -> None:
+        """The worker's share, told anew; by the lease keeper's thread."""
+        self._share = share
+
+    def committed(self, under_way: UnderWay, done: Mapping[str, int]) -> None:
+        """A commit's answer is here. `done`: how many messages of each computation were applied."""
+        owned, outcome = under_way.owned, under_way.outcome
+        found, now = self._of(owned.partition), owned.server_now()
+        commit_seconds = None
+        if under_way.sent is not None:  # else it was sent again after an outage, which tells nothing of commits
+            commit_seconds = time.perf_counter() - under_way.sent.begun
+            found.commit.observe(COMMIT_SECONDS, commit_seconds)
+        if outcome.taken:
+            found.batch.observe(BATCH_MESSAGES, outcome.taken)
+        found.retried += under_way.planned.retried
+        count = len(outcome.done)
+        if count:
+            found.computation.observe(COMPUTATION_SECONDS, (outcome.ended - outcome.began[0]) / count, count)
+            self._observe_latency(found, outcome, now)
+            needed = sum(self._states_of(name) * many for name, many in done.items())
+            found.cache_hits += max(0, needed - owned.cache.missed)
+        found.cache_misses += owned.cache.missed
+        owned.cache.missed = 0
+        if outcome.dead or outcome.failures:
+            found.last_error = _last_error(outcome, now)
+        commits = self.commits.get(owned.partition)
+        if commits is None:
+            commits = self.commits[owned.partition] = deque(maxlen=MAX_KEPT)
+        commits.append(self._commit(under_way, now, commit_seconds))
+
+    def fenced(self, partition: str) -> None:
+        """A commit was refused: another worker has taken over."""
+        self._of(partition).fenced += 1
+
+    def write_if_due(self) -> float | None:
+        """Write what was measured if it has waited long enough; else say for how many seconds it may wait (None: nothing)."""
+        self._count_takeovers()
+        if not self.fresh:
+            return None
+        left = self._written_at + WRITE_SECONDS - self.clock()
+        if left > 0:
+            return left
+        return self.write()
+
+    def write(self) -> float | None:
+        """Write now. Where that fails, seconds until it is tried again; what was measured is kept till then."""
+        self._written_at = self.clock()
+        self._count_takeovers()
+        if not self.fresh:
+            return None
+        try:
+            add_measurements(self.client, self.names, self.fresh, self.commits)
+        except (redis.RedisError, OSError) as error:
+            if str(error) != self._fault:  # said once, however long it lasts
+                self._fault = str(error)
+                logger.info("what was measured could not be written (%s); it is kept, and written later", error)
+            return WRITE_SECONDS
+        self.fresh, self.commits, self._fault = {}, {}, ""
+        return None
+
+    def _commit(self, under_way: UnderWay, now: float, seconds: float | None) -> RecentCommit:
+        outcome, planned = under_way.outcome, under_way.planned.commit
+        return RecentCommit(
+            at=now,
+            commit_number=planned.commit_number or 0,
+            worker=self.node,
+            token=planned.lease.token,
+            taken=outcome.taken,
+            processed=len(outcome.done),
+            failed=len(outcome.failures),
+            dead=len(outcome.dead),
+            forwarded=sum(map(len, outcome.forwarded.values())),
+            emitted=len(outcome.emitted),
+            skipped=len(outcome.skipped),
+            states=sum(map(len, outcome.states.values())),
+            computation_seconds=outcome.ended - outcome.began[0] if outcome.done else 0.0,
+            commit_seconds=seconds,
+            error=shortened(_error_of(outcome)[0], MAX_COMMIT_ERROR_CHARACTERS) if outcome.dead or outcome.failures else "",
+        )
+
+    def _of(self, partition: str) -> Measurements:
+        found = self.fresh.get(partition)
+        if found is None:
+            found = self.fresh[partition] = Measurements()
+        return found
+
+    def _states_of(self, name: str) -> int:
+        computation = self.computations.get(name)
+        return 0 if computation is None else len(computation.stateful)
+
+    def _count_takeovers(self) -> None:
+        share = self._share
+        if share is not self._followed:
+            for partition, token in share.owned.items():
+                if self._followed.owned.get(partition) != token:
+                    self._of(partition).takeovers += 1
+            self._followed = share
+
+    def _observe_latency(self, found: Measurements, outcome: Outcome, now: float) -> None:
+        """A few messages, evenly over the batch, each for those around it."""
+        done, count = outcome.done, len(outcome.done)
+        samples = min(count, MAX_SAMPLED)
+        for number in range(samples):
+            start, end = count * number // samples, count * (number + 1) // samples
+            work = done[(start + end) // 2]
+            if work.envelope.headers.eta is not None:
+                continue
+            details = details_of(work.raw)
+            sent_at = details.sent_at
+            if isinstance(sent_at, int | float) and 0 <= sent_at <= MAX_SECONDS and details.timer is None:
+                found.latency.observe(LATENCY_SECONDS, max(0.0, now - sent_at), end - start)
+
+
+def _last_error(outcome: Outcome, now: float) -> LastError:
+    text, key, message_id = _error_of(outcome)
+    told = None if key is None else key_bytes(key).decode("utf-8", "backslashreplace")
+    return LastError(shortened(text, MAX_ERROR_CHARACTERS), now, told, None if message_id is None else encodable(message_id))
+
+
+def _error_of(outcome: Outcome) -> tuple[str, str | None, str | None]:
+    """Of an outcome that has one, the last error; its message's key and id."""
+    if outcome.dead:
+        dead_letter_item, _ = outcome.dead[-1]
+        return dead_letter_item.error, dead_letter_item.key, dead_letter_item.message_id
+    failure = outcome.failures[-1]
+    return failure.error, failure.item.key, failure.item.envelope.headers.id

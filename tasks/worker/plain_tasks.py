@@ -1,0 +1,134 @@
+"""A plain Celery task that lies in a partition's queue, run by Celery's own request and tracer, in its turn."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from celery import signals
+from celery.app.trace import build_tracer
+from celery.exceptions import TaskRevokedError
+from celery.utils.imports import symbol_by_name
+from celery.worker import state as worker_state
+from celery.worker.request import create_request_cls
+from kombu.message import Message
+
+from celery_partitions.model.errors import describe, trace_of
+from celery_partitions.model.items import DeadLetterItem, PlainTask
+from celery_partitions.model.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTaskRun:
+    """What came of it."""
+
+    #: What goes to the end of the queue again: the message itself, where the task asked to be requeued.
+    again: list[bytes]
+    #: Why Celery could not run it, if it could not, and the traceback.
+    error: str | None = None
+    trace: str = ""
+
+
+def outcome_of(run: PlainTaskRun, item: PlainTask, queue: str) -> Outcome:
+    """What a run means for the queue that its message stood at the head of, as Redis names it."""
+    outcome = Outcome(taken=1, commands=[["LPUSH", queue, raw] for raw in run.again])
+    if run.error is not None:
+        headers = item.headers
+        outcome.dead.append((DeadLetterItem(item.raw, "task-failed", run.error, run.trace, headers.task, headers.id), 1))
+    return outcome
+
+
+class PlainTaskRunner:
+    """Runs one message at a time, in the loop's thread. Its signals, events, result and retries are Celery's.
+
+    A task that asks for a retry publishes its own message anew, as in any Celery worker, behind younger ones.
+    """
+
+    def __init__(self, worker: Any, dispatcher: Any) -> None:
+        self.worker, self.dispatcher = worker, dispatcher
+        self.app = worker.app
+        self._requests: dict[str, Any] = {}
+
+    def __call__(self, raw: bytes) -> PlainTaskRun:
+        """Run it; never raises. A failing task is Celery's own matter; what Celery can't run at all is a dead letter."""
+        again: list[bytes] = []
+        try:
+            self._run(raw, again)
+        except TaskRevokedError:
+            pass
+        except BaseException as error:  # SystemExit out of a task is that task's failure, not the worker's end
+            return PlainTaskRun(again, describe(error), trace_of(error))
+        return PlainTaskRun(again)
+
+    def _run(self, raw: bytes, again: list[bytes]) -> None:
+        message = _kombu_message(raw)
+        name = message.headers["task"]
+        task = self.app.tasks[name]
+        if task.__trace__ is None:
+            # Celery's consumer makes the tracers once it has connected; the loop may have reached the server before it.
+            task.__trace__ = build_tracer(name, task, self.app.loader, self.worker.hostname, app=self.app)
+        request = self._request_class(name, task)(
+            message,
+            on_ack=lambda *_: None,
+            on_reject=lambda _log, _errors, requeue=False: again.append(raw) if requeue else None,
+            app=self.app,
+            hostname=self.worker.hostname,
+            eventer=self.dispatcher,
+            task=task,
+            connection_errors=(),
+            body=message.body,
+            headers={**message.headers, "eta": None},
+            decoded=False,
+            utc=True,
+        )
+        if (request.expires or request.id in worker_state.revoked) and request.revoked():
+            return
+        signals.task_received.send(sender=self.worker.consumer, request=request)
+        request.send_event(
+            "task-received",
+            name=request.name,
+            args=request.argsrepr,
+            kwargs=request.kwargsrepr,
+            root_id=request.root_id,
+            parent_id=request.parent_id,
+            retries=request.request_dict.get("retries", 0),
+            eta=None,
+            expires=request.expires and request.expires.isoformat(),
+        )
+        worker_state.task_reserved(request)
+        request.execute_using_pool(self.worker.pool)
+
+    def _request_class(self, name: str, task: Any) -> Any:
+        if name not in self._requests:
+            base = symbol_by_name(task.Request)
+            self._requests[name] = create_request_cls(
+                base, task, self.worker.pool, self.worker.hostname, self.dispatcher, app=self.app
+            )
+        return self._requests[name]
+
+
+def _kombu_message(raw: bytes) -> Message:
+    """What kombu would have made of it; protocol 1 is written as protocol 2."""
+    content = msgspec.json.decode(raw)
+    properties, headers = content["properties"], content["headers"]
+    body: Any = content["body"]
+    if properties.get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    if "task" not in headers:
+        old = msgspec.json.decode(body)
+        headers = {**old, **headers}
+        for name in ("args", "kwargs"):
+            headers.pop(name, None)
+        body = msgspec.json.encode([old.get("args") or [], old.get("kwargs") or {}, {}])
+    return Message(
+        body=body,
+        delivery_tag=properties.get("delivery_tag"),
+        content_type=content.get("content-type", "application/json"),
+        content_encoding=content.get("content-encoding", "utf-8"),
+        headers=headers,
+        properties=properties,
+        delivery_info=properties.get("delivery_info") or {},
+        accept={"application/json"},
+    )

@@ -1,0 +1,119 @@
+"""From a step's outcome to the commit that writes it, and to what will be true of its owned partition once it is written. Nothing is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery_partitions.model.deduplication import ids_to_remember
+from celery_partitions.model.items import Item
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.store.commits import Commit, CommitUnderWay, commands_of
+from celery_partitions.store.deduplication import remember
+from celery_partitions.store.names import Names
+from celery_partitions.store.outputs import split
+from celery_partitions.store.parked_keys import ParkedKeyRecord, park, unpark
+from celery_partitions.worker.owned import Batch, OwnedPartition
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCommit:
+    """A commit, and how the owned partition's parked keys stand after it."""
+
+    commit: Commit
+    parked: dict[str, ParkedKeyRecord]
+    #: The key whose mailbox it empties.
+    ended: str | None
+    #: Messages of it that were tried again.
+    retried: int = 0
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """A commit that was sent, and what it means for its owned partition once it is written."""
+
+    owned: OwnedPartition
+    batch: Batch
+    outcome: Outcome
+    planned: PlannedCommit
+    sent: CommitUnderWay | None
+
+
+def plan_commit(
+    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, *, limit: int, max_ids: int
+) -> PlannedCommit | None:
+    """The commit of an outcome, asking for at most `limit` messages next; None when there is nothing to write.
+
+    `max_ids`: message ids that may be remembered for one computation.
+    """
+    now = owned.server_now()
+    parked = _parked_after(owned, batch, outcome, now)
+    commands = commands_of(outcome, names, owned.partition, owned.commit_number, now, parked)
+    if owned.seen and outcome.taken:
+        fresh = ids_to_remember(items[: outcome.taken], {dead_letter_item.raw for dead_letter_item, _ in outcome.dead})
+        commands += remember(names, owned.partition, owned.seen, fresh, now, max_ids)
+    commands += _notes_of_suspects(names, owned, batch, outcome)
+    ended = None
+    key = batch.mailbox_of
+    if key is not None and outcome.taken:
+        dead_letter = owned.parked[key].dead_letter
+        if dead_letter is not None:  # the message that it tells of has left its place
+            commands.append(["HDEL", names.dead(owned.partition), dead_letter])
+        if key not in parked and outcome.taken >= batch.length:
+            ended = key
+            commands.append(unpark(names, owned.partition, key))
+        elif key not in parked:  # the next message was not tried yet: due at once
+            parked[key] = ParkedKeyRecord(now, 1)
+            commands.append(park(names, owned.partition, key, parked[key]))
+    elif key is not None and key not in parked and batch.length == 0:
+        ended = key
+        commands.append(unpark(names, owned.partition, key))
+    if not commands and not outcome.taken:
+        return None
+    taken = batch.messages[: outcome.taken]
+    commit = Commit(
+        lease=owned.lease,
+        commit_number=owned.commit_number,
+        edit_version=owned.edit_version,
+        mailbox_of=key,
+        taken=len(taken),
+        oldest=taken[0] if taken else b"",
+        youngest=taken[-1] if taken else b"",
+        commands=commands,
+        ask=1 if batch.alone and owned.to_isolate > 1 else owned.ask_after(len(taken), len(batch.messages), limit),
+    )
+    return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
+
+
+def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKeyRecord]:
+    """What Redis is to say of the keys that the outcome parks, or keeps parked."""
+    parked = {}
+    for number, (key, (failure, seconds, used_up)) in enumerate(outcome.parked.items()):
+        failed_again = key == batch.mailbox_of and outcome.taken == 0
+        before = owned.parked[key] if failed_again else None
+        dead_letter = None if before is None else before.dead_letter
+        headers = failure.item.envelope.headers
+        parked[key] = ParkedKeyRecord(
+            due=None if seconds is None else now + seconds,
+            attempt=failure.attempt + 1,
+            error=failure.error,
+            trace=failure.trace,
+            dead_letter=f"{owned.partition}-{owned.commit_number}-p{number}" if used_up and dead_letter is None else dead_letter,
+            message_id=headers.id,
+            task=headers.task,
+            since=now if before is None else before.since,
+        )
+    return parked
+
+
+def _notes_of_suspects(names: Names, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> list[list[Any]]:
+    """While messages are noted before they run: their notes go, and fewer are left."""
+    if not batch.noted:
+        return []
+    commands = list(split(["HDEL", names.isolation(owned.partition)], batch.noted))
+    if batch.mailbox_of is None and outcome.taken:
+        left = owned.to_isolate - outcome.taken
+        meta = names.meta(owned.partition)
+        commands.append(["HSET", meta, "to_isolate", left] if left > 0 else ["HDEL", meta, "to_isolate"])
+    return commands

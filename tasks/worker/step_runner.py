@@ -1,0 +1,74 @@
+"""What a worker's steps are bounded by: policies, time limits, pickling; and the end of a process that hangs in one."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.items import ReplyRequest, Work
+from celery_partitions.model.message_writer import MessageWriter
+from celery_partitions.model.outcome import Pickling
+from celery_partitions.model.step import StepRules, step
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from celery_partitions.worker.logs import log_fields_of
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.policies import Policies
+from celery_partitions.worker.process_replacement import replace_process
+from celery_partitions.worker.time_limits import TimeLimits
+from celery_partitions_config.settings import Settings
+
+logger = logging.getLogger("celery.worker.partitions")
+
+
+class StepRunner:
+    """Made once a loop; used by its thread, but for `hangs`."""
+
+    def __init__(
+        self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter, answer: Callable[[str, ReplyRequest], None]
+    ) -> None:
+        self.settings, self.names, self.worker, self.pickling, self.writer = settings, names, worker, pickling, writer
+        self.answer = answer
+        self.step = step
+        self.policies = Policies(settings)
+        self.limits = TimeLimits(self.hangs)
+
+    def rules_for(self, owned: OwnedPartition) -> StepRules:
+        """The rules of the owned partition's next step."""
+        return StepRules(
+            partition=-1 if owned.number is None else owned.number,
+            policy_of=self.policies.of,
+            mailbox_messages=self.settings.mailbox_messages,
+            pickling=self.pickling,
+            clock=time.perf_counter,
+            random=random.random,
+            seconds=self.settings.batch_seconds,
+            call_limited=partial(self.call_limited, owned),
+            writer=self.writer,
+            answer=partial(self.answer, owned.partition),
+            now=owned.server_now(),
+        )
+
+    def call_limited(self, owned: OwnedPartition, computation: Computation, item: Work, arguments: list[object]) -> object:
+        """Call a computation that has a time limit."""
+        seconds = computation.time_limit_seconds
+        assert seconds is not None
+        return self.limits.call(computation.function, arguments, seconds, (owned.lease, item))
+
+    def hangs(self, about: tuple[Lease, Work], why: str) -> None:
+        """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""
+        lease, item = about
+        logger.error(
+            "partition %s: %s of key %r %s (message %s) and can't be interrupted: this process is replaced",
+            lease.partition,
+            item.computation.name,
+            item.key,
+            why,
+            item.envelope.headers.id,
+            extra=log_fields_of(lease.partition, item),
+        )
+        replace_process(self.settings, self.names, self.worker, lease, item.raw, why)

@@ -1,0 +1,189 @@
+"""Each thing that the doctor finds, on a server that has it, and what it says to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from celery_partitions.admin.doctor import (
+    Check,
+    examine,
+    judge_clock,
+    judge_connection,
+    judge_memory,
+    judge_workers,
+)
+from celery_partitions.admin.permissions import is_local
+from celery_partitions.admin.status import read_status
+from celery_partitions.admin.workers import WorkerStatus
+from celery_partitions.store.leases import balance
+from celery_partitions.store.names import Names
+from celery_partitions_config.settings import Settings
+from tests.support.server import RedisServer
+from tests.support.wait import wait_until
+
+Factory = Callable[..., RedisServer]
+NAMES = Names("partition")
+
+
+def look(client: redis.Redis, **settings: Any) -> dict[str, Check]:
+    return {check.subject: check for check in examine(Settings(partitions=4, **settings), client, NAMES)}
+
+
+def of(server: RedisServer, **settings: Any) -> dict[str, Check]:
+    with server.client() as client:
+        return look(client, redis_url=server.url(), **settings)
+
+
+def test_a_server_that_is_as_it_should_be(server_factory: Factory) -> None:
+    server = server_factory(appendonly=True, appendfsync="always")
+    with server.client() as client:
+        balance(client, NAMES, "celery@host/1", lease_seconds=60, partitions=4)
+    found = of(server, state_signing_keys=(b"0123456789abcdef",))
+    assert {check.verdict for check in found.values()} == {"ok"}, found
+    assert "always" in found["fsync"].text and "signed (1 key)" in found["signing"].text
+
+
+@pytest.mark.parametrize(
+    ("config", "subject", "verdict", "mend"),
+    [
+        ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, "eviction", "bad", "noeviction"),
+        ({"maxmemory-policy": "volatile-lru"}, "eviction", "warn", "noeviction"),
+        ({}, "persistence", "warn", "appendonly yes"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "fsync", "warn", "appendfsync everysec"),
+        ({"appendonly": "yes", "appendfsync": "everysec"}, "fsync", "ok", "last second"),
+    ],
+)
+def test_how_the_server_is_configured(
+    server_factory: Factory, config: dict[str, str], subject: str, verdict: str, mend: str
+) -> None:
+    found = of(server_factory(config=config))[subject]
+    assert found.verdict == verdict
+    assert mend in found.text
+
+
+def test_a_replica_that_a_url_names(server_factory: Factory) -> None:
+    master = server_factory()
+    replica = server_factory(config={"replicaof": f"{master.host} {master.port}"})
+    assert of(replica)["role"].verdict == "bad"
+    assert of(master, wait_replicas=2)["replicas"].verdict == "bad"
+    wait_until(lambda: "1 connected" in of(master)["replicas"].text)
+    assert of(master, wait_replicas=1)["replicas"].verdict == "ok"
+
+
+def test_a_server_that_refuses_to_save(server_factory: Factory) -> None:
+    server = server_factory(config={"save": "3600 1"})
+    with server.client() as client:
+        shutil.rmtree(server.directory)  # nothing can be written there any more
+        client.bgsave()
+        wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+    assert of(server)["fsync"].verdict == "bad"
+
+
+@pytest.mark.parametrize(
+    ("skew", "verdict", "said"),
+    [(0.2, "ok", "200 ms"), (5.0, "warn", "5.0 s behind"), (-5.0, "warn", "5.0 s ahead"), (-90.0, "bad", "NTP")],
+)
+def test_clocks(skew: float, verdict: str, said: str) -> None:
+    found = judge_clock(skew)
+    assert found.verdict == verdict
+    assert said in found.text
+
+
+@pytest.mark.parametrize(("used", "verdict"), [(50, "ok"), (80, "warn"), (95, "bad")])
+@pytest.mark.parametrize("limit", ["maxmemory", "total_system_memory"])
+def test_memory(used: int, verdict: str, limit: str) -> None:
+    found = judge_memory({"used_memory": used * 2**20, limit: 100 * 2**20})
+    assert found.verdict == verdict
+    assert f"{used}%" in found.text
+
+
+def test_another_n(client: redis.Redis) -> None:
+    assert "not fixed yet" in look(client)["partitions"].text
+    client.hset(NAMES.group_meta, "partitions", 6)
+    found = look(client)["partitions"]
+    assert found.verdict == "bad"
+    assert "PARTITIONS=6" in found.text
+
+
+def worker(pinned: list[str], draining: bool = False) -> WorkerStatus:
+    return WorkerStatus("celery@host", [], pinned, draining, 5.0)
+
+
+def test_partitions_that_nobody_holds(client: redis.Redis) -> None:
+    assert look(client)["workers"].verdict == "warn"
+    balance(client, NAMES, "celery@host/1", lease_seconds=60, partitions=4, pins=("0", "1", "2", "3"))
+    found = look(client)["workers"]
+    assert found.verdict == "bad"
+    assert "nobody has partition." in found.text and "-Q partition" in found.text
+    rows = read_status(client, NAMES, 4)
+    assert "drained" in judge_workers(rows, [worker([], draining=True)], NAMES).text
+    assert "few seconds" in judge_workers(rows, [worker([])], NAMES).text
+    balance(client, NAMES, "celery@host/2", lease_seconds=60, partitions=4)
+    assert look(client)["workers"] == Check("workers", "ok", "2 workers; everything has an owner")
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("redis://127.0.0.1/0", True),
+        ("redis://localhost:6379", True),
+        ("unix:///run/redis.sock", True),
+        ("redis://[::1]:6379/0", True),
+        ("sentinel://127.0.0.1:26379;sentinel://10.0.0.5:26379", False),
+        ("redis://:secret@cache.example.org/0", False),
+    ],
+)
+def test_which_servers_are_on_this_machine(url: str, local: bool) -> None:
+    assert is_local(url) is local
+    assert judge_connection(Settings(redis_url=url)).verdict == ("ok" if local else "warn")
+
+
+def test_tls() -> None:
+    url = "rediss://cache.example.org/0"
+    assert judge_connection(Settings(redis_url=url)).verdict == "ok"
+    assert judge_connection(Settings(redis_url=url, redis_tls_verify=False)).verdict == "warn"
+
+
+def test_a_user_who_may_not_do_what_a_worker_does(server_factory: Factory) -> None:
+    server = server_factory()
+    with server.client() as admin:
+        rules = ("on", ">secret", "~partition*", "~{partition*", "&*", "+@all", "-zadd", "-lpush")
+        admin.execute_command("ACL", "SETUSER", "limited", *rules)
+        if "redis_version" in admin.info() and int(str(admin.info()["redis_version"]).split(".")[0]) < 7:
+            pytest.skip("before Redis 7 nobody can be asked what a user may do")
+    with server.client(username="limited", password="secret") as client:
+        found = look(client)["user"]
+    assert found.verdict == "bad"
+    assert "LPUSH, ZADD" in found.text
+
+
+def test_a_user_who_may_not_run_scripts(server_factory: Factory) -> None:
+    server = server_factory()
+    with server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-eval")
+    with server.client(username="limited", password="secret") as client:
+        assert look(client)["scripts"].verdict == "bad"
+
+
+def test_a_user_who_may_ask_nothing(server_factory: Factory) -> None:
+    server = server_factory()
+    with server.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-info", "-acl", "-config")
+    with server.client(username="limited", password="secret") as client:
+        assert look(client)["server"].verdict == "bad"
+        admin_rules = "+info"
+        with server.client() as admin:
+            admin.execute_command("ACL", "SETUSER", "limited", admin_rules)
+        found = look(client)["user"]
+        assert found.verdict == "ok" and "does not say" in found.text
+
+
+def test_a_server_that_anybody_can_use_from_elsewhere(client: redis.Redis) -> None:
+    """By its address; the client of this test is a local one."""
+    assert look(client, redis_url="redis://cache.example.org/0")["user"].verdict == "bad"
+    assert look(client, redis_url="redis://127.0.0.1/0")["user"].verdict == "ok"

@@ -1,0 +1,177 @@
+"""Rates and sparklines out of overviews, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_partitions.admin.history import Flow, History
+from celery_partitions.admin.overview import Overview, PartitionOverview
+from celery_partitions.admin.overview_json import to_json
+from celery_partitions.admin.status import PartitionStatus
+from celery_partitions.store.telemetry import LATENCY_SECONDS, LastError, Measurements
+
+#: A moment on which a span of any number of points begins.
+START = 1_700_000_100.0
+
+
+def partition(
+    name: str,
+    *,
+    processed: int = 0,
+    length: int = 0,
+    forwarded: int = 0,
+    delayed: int = 0,
+    weight: int | None = None,
+    measured: Measurements | None = None,
+) -> PartitionOverview:
+    status = PartitionStatus(f"q.{name}", None, length, processed, 0, 0, 0, paused=False, delayed=delayed)
+    return PartitionOverview(
+        partition=name,
+        status=status,
+        lease_age_seconds=None,
+        oldest_age_seconds=None,
+        state_bytes=weight,
+        failed=0,
+        forwarded=forwarded,
+        emitted=0,
+        deduplicated=0,
+        skipped=0,
+        dead_lettered=0,
+        measurements=measured or Measurements(),
+    )
+
+
+def at(seconds: float, *partitions: PartitionOverview) -> Overview:
+    return Overview(START + seconds, partitions)
+
+
+def fed(*overviews: Overview, **options: float) -> History:
+    history = History(**options)
+    for overview in overviews:
+        history.add(overview)
+    return history
+
+
+def test_nothing_is_known_before_the_second_overview() -> None:
+    history = History()
+    assert (history.now("1"), history.series("1"), history.state_bytes()) == (None, [], None)
+    history.add(at(0, partition("1", processed=9)))
+    assert (history.now("1"), history.now(), history.series("1")) == (None, None, [])
+
+
+def test_a_rate_is_what_came_and_left_over_the_time_between() -> None:
+    history = fed(at(0, partition("1", processed=100, length=50)), at(2, partition("1", processed=160, length=70)))
+    assert history.now("1") == Flow(START + 2, (60 + 20) / 2, 60 / 2, 70)
+    assert history.now("2") is None, "a partition that was not there"
+
+
+def test_a_message_that_is_put_aside_came_once() -> None:
+    history = fed(at(0, partition("1")), at(2, partition("1", delayed=10)), at(4, partition("1", length=10)))
+    assert [flow.in_per_second for flow in history.series("1", 150)] == [5, 0]
+
+
+def test_a_forwarded_message_is_one_in_the_total() -> None:
+    history = fed(at(0, partition("0"), partition("in")), at(2, partition("0", processed=10), partition("in", forwarded=10)))
+    rates = [(flow.in_per_second, flow.done_per_second) for flow in map(history.now, ("0", "in", None)) if flow]
+    assert rates == [(5, 5), (5, 5), (5, 5)]
+
+
+def test_overviews_in_quick_succession_replace_each_other() -> None:
+    history = fed(*(at(number / 10, partition("1", processed=number)) for number in range(101)))
+    assert len(history._points) <= 7
+    assert history.now("1") == Flow(START + 10, 10, 10, 0)
+    assert all(flow.done_per_second == pytest.approx(10) for flow in history.series("1"))
+
+
+def test_only_the_last_minutes_are_kept() -> None:
+    history = fed(*(at(2.0 * number, partition("1", processed=20 * number)) for number in range(1000)))
+    series = history.series("1")
+    assert len(history._points) <= 153
+    assert 60 <= len(series) <= 62
+    assert series[0].at >= START + 2 * 999 - 300
+    assert series[-1].at == START + 2 * 999
+    assert {flow.done_per_second for flow in series} == {10}
+
+
+def test_a_point_once_over_stays_as_it_is() -> None:
+    history = History()
+    before: list[Flow] = []
+    for number in range(100):
+        history.add(at(2.0 * number, partition("1", processed=number * number)))
+        series = history.series("1", 60)
+        assert series[: len(before) - 1] == before[:-1]
+        before = series
+
+
+def test_counters_that_were_deleted_and_a_clock_that_was_set_back_make_no_negative_rate() -> None:
+    history = fed(at(0, partition("1", processed=100)), at(2, partition("1", processed=0)))
+    assert history.now("1") == Flow(START + 2, 0, 0, 0)
+    history.add(at(-50, partition("1", processed=10)))
+    assert history.now("1") is None
+    history.add(at(-48, partition("1", processed=20)))
+    assert history.now("1") == Flow(START - 48, 5, 5, 0)
+
+
+def latencies(*seconds: float) -> Measurements:
+    found = Measurements()
+    for one in seconds:
+        found.latency.observe(LATENCY_SECONDS, one)
+    return found
+
+
+def test_latencies_are_of_the_kept_minutes() -> None:
+    slow, quick = [20.0] * 100, [0.004] * 100
+    history = fed(at(0, partition("1", measured=latencies(*slow))))
+    assert history.latency(0.5, "1") == 20.0, "at first those since the group began"
+    history.add(at(2, partition("1", measured=latencies(*slow))))
+    assert history.latency(0.5, "1") is None, "none since"
+    history.add(at(4, partition("1", measured=latencies(*slow, *quick)), partition("2", measured=latencies(*[0.3] * 100))))
+    assert history.latency(0.5, "1") == pytest.approx(0.00375)
+    assert history.latency(0.99) == pytest.approx(0.495), "of all partitions"
+    assert history.latency(0.5, "3") is None
+    for number in range(400):
+        history.add(at(6 + 2 * number, partition("1", measured=latencies(*slow, *quick))))
+    assert history.latency(0.99, "1") is None, "five minutes later"
+    assert len(history._latencies) <= 12
+
+
+def test_the_rows_are_as_agreed() -> None:
+    measured = latencies(*[0.003] * 100)
+    measured.last_error = LastError("ValueError: why", 5.0, "k", "m")
+    history = fed(
+        at(0, partition("0", weight=70), partition("ingress", weight=7)),
+        at(2, partition("0", processed=10, length=3), partition("ingress")),
+    )
+    last = at(4, partition("0", processed=20, length=4, measured=measured), partition("ingress"))
+    history.add(last)
+    found = to_json(last, history, points=150)
+    assert found["at"] == START + 4
+    assert found["partitions"][0] == {
+        "queue": "q.0",
+        "partition": "0",
+        "owner": None,
+        "lease_age_seconds": None,
+        "waiting": 4,
+        "delayed": 0,
+        "oldest_age_seconds": None,
+        "in_per_second": 5.5,
+        "done_per_second": 5.0,
+        "history": [(START + 2, 6.5, 5.0, 3), (START + 4, 5.5, 5.0, 4)],
+        "latency_p50_seconds": 0.00375,
+        "latency_p99_seconds": 0.004975,
+        "keys": 0,
+        "state_bytes": 70,
+        "parked": 0,
+        "dead_letters": 0,
+        "last_error": {"text": "ValueError: why", "at": 5.0, "key": "k", "message_id": "m"},
+        "paused": False,
+        "processed": 20,
+        "failed": 0,
+        "forwarded": 0,
+        "emitted": 0,
+        "deduplicated": 0,
+    }
+    totals = found["totals"]
+    assert (totals["waiting"], totals["done_per_second"], totals["state_bytes"], totals["partitions"]) == (4, 5.0, 77, 2)
+    assert (totals["held"], totals["workers"], totals["paused"], totals["history"][-1][3]) == (0, 0, 0, 4)
+    assert to_json(last, history, points=0)["partitions"][0]["history"] == []

@@ -1,0 +1,132 @@
+"""The numbers for Prometheus: their names, their labels, and what becomes of a scrape when Redis does not answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from celery_partitions.admin.metrics import PREFIX
+from celery_partitions.admin.prometheus import GroupCollector
+from celery_partitions.runtime.group import Group
+from celery_partitions.store.leases import balance, remember_computations
+from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.names import Names
+from celery_partitions.store.telemetry import LATENCY_SECONDS, Measurements
+from celery_partitions_config.settings import Settings
+from tests.support.server import RedisServer
+
+
+@pytest.fixture
+def group(settings: Settings, client: redis.Redis) -> Group:
+    return Group(settings)
+
+
+def registered(collector: GroupCollector) -> CollectorRegistry:
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(collector)
+    return registry
+
+
+def value(registry: CollectorRegistry, name: str, partition: str = "1", **labels: str) -> float | None:
+    return registry.get_sample_value(PREFIX + name, {"group": "partition", "partition": partition, **labels})
+
+
+def test_every_number_of_a_partition(group: Group, client: redis.Redis, names: Names) -> None:
+    remember_computations(client, names, ["one"])
+    counters = {"processed": 70, "failed": 6, "forwarded": 5, "emitted": 4, "deduplicated": 3, "skipped": 2, "dead": 1}
+    client.hset(names.meta("1"), mapping={**counters, "paused": 1})
+    client.lpush("partition.1", "no message")
+    client.hset(names.states("1", "one"), mapping={"k": "1" * 5000})
+    client.hset(names.parked("1"), mapping={"k": "{}", "l": "{}"})
+    client.hset(names.dead("1"), mapping={"1-0-0": "{}"})
+    client.zadd(names.delayed("1"), {"x": 1})
+    balance(client, names, "node@host/u", lease_seconds=60, partitions=4, pins=["1"])
+    measured = Measurements(takeovers=8, fenced=9, cache_hits=10, cache_misses=11, retried=12)
+    measured.latency.observe(LATENCY_SECONDS, 0.02, 7)
+    add_measurements(client, names, {"1": measured})
+    registry = registered(GroupCollector(group))
+    found = {
+        name: value(registry, name)
+        for name in (
+            "messages_processed_total", "messages_failed_total", "messages_forwarded_total", "messages_emitted_total",
+            "messages_deduplicated_total", "messages_skipped_total", "messages_dead_lettered_total", "lease_takeovers_total",
+            "fenced_commits_total", "state_cache_hits_total", "state_cache_misses_total", "messages_retried_total",
+            "queue_length", "delayed_messages", "dead_letters", "parked_keys", "state_keys", "paused", "leases_held",
+        )
+    }  # fmt: skip
+    assert list(found.values()) == [70, 6, 5, 4, 3, 2, 1, 8, 9, 10, 11, 12, 1, 1, 1, 2, 1, 1, 1]
+    assert value(registry, "oldest_message_age_seconds") is None, "its oldest message does not say when it was sent"
+    assert value(registry, "oldest_message_age_seconds", "0") == 0
+    assert value(registry, "leases_held", "0") == 0
+    assert (value(registry, "state_bytes") or 0) > 5000
+    assert value(registry, "end_to_end_seconds_bucket", le="0.01") == 0
+    assert value(registry, "end_to_end_seconds_bucket", le="0.025") == 7
+    assert value(registry, "end_to_end_seconds_bucket", le="+Inf") == value(registry, "end_to_end_seconds_count") == 7
+    assert value(registry, "end_to_end_seconds_sum") == pytest.approx(0.14)
+    assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 1
+
+
+def test_both_formats_can_be_read_and_no_label_is_a_key(group: Group) -> None:
+    registry = registered(GroupCollector(group))
+    old = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    new = list(read_openmetrics(generate_openmetrics(registry).decode()))
+    for one in [*old, *new]:
+        assert one.documentation
+        for sample in one.samples:
+            assert sample.name.startswith(PREFIX)
+            assert sample.labels.keys() <= {"group", "partition", "le"}
+            assert sample.labels.get("partition", "0") in {"0", "1", "2", "3", "ingress"}
+
+
+def test_only_what_is_asked_for_is_told_even_nothing(group: Group) -> None:
+    held: list[str] = ["2", "ingress"]
+    collector = GroupCollector(group, only=lambda: held)
+    registry = registered(collector)
+    assert value(registry, "queue_length", "2") == value(registry, "queue_length", "ingress") == 0
+    assert value(registry, "queue_length", "1") is None
+    empty = registered(GroupCollector(group, only=list))
+    assert value(empty, "queue_length", "1") is None
+    assert empty.get_sample_value(PREFIX + "up", {"group": "partition"}) == 1
+
+
+def test_who_asks_at_once_costs_one_read(group: Group, client: redis.Redis) -> None:
+    registry = registered(GroupCollector(group))
+    assert value(registry, "queue_length") == 0
+    client.lpush("partition.1", "one")
+    assert value(registry, "queue_length") == 0, "a second old at most"
+
+
+def test_a_group_that_can_not_be_read_is_told_and_nothing_else(
+    group: Group, client: redis.Redis, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.hset(names.group_meta, "partitions", 7)
+    registry = registered(GroupCollector(group))
+    assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 0
+    assert value(registry, "queue_length") is None
+    assert "has 7 partitions" in caplog.text
+
+
+def test_a_server_that_hangs_holds_nobody_for_long(server_factory: Callable[..., RedisServer]) -> None:
+    own_server = server_factory()
+    collector = GroupCollector(Group(Settings(redis_url=own_server.url())), wait_seconds=0.2)
+    registry = registered(collector)
+    assert value(registry, "queue_length") == 0
+    own_server.pause()
+    began = time.monotonic()
+    collector._read_at = 0.0  # a second later
+    assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 0
+    assert time.monotonic() - began < 2
+    own_server.resume()
+    assert collector._under_way is not None
+    collector._under_way.join()
+    assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 1
+    own_server.kill()
+    collector._read_at = 0.0
+    assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 0

@@ -1,0 +1,250 @@
+"""States made from JSON, with the class as schema; and states as plain values."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
+from celery_partitions.model.errors import StateError
+from celery_partitions.model.state import StateClass
+
+
+@dataclass
+class Line:
+    name: str = ""
+    amount: int = 0
+
+
+@dataclass
+class Account:
+    total: float = 0.0
+    lines: list[Line] = field(default_factory=list)
+
+
+class Struct(msgspec.Struct, omit_defaults=True, rename="camel"):
+    total_price: float = 0.0
+    lines: list[Line] = []
+
+
+@attrs.define
+class Attrs:
+    total: float = 0.0
+    lines: list[Line] = attrs.Factory(list)
+
+
+class Model(pydantic.BaseModel):
+    total: float = 0.0
+    lines: list[Line] = []
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Plain:
+    total = 0.0
+    count = 0
+    tags: list[str] = []  # noqa: RUF012
+    when: datetime | None = None
+    colour = Colour.RED
+    anything = None
+    limit: ClassVar[int] = 5
+
+    def __init__(self) -> None:
+        self.made: set[int] = set()
+        self.recent: deque[int] = deque()
+        self.prices: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def twice(self) -> float:
+        return self.total * 2
+
+
+class Slots:
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+
+class Strict:
+    total = 0.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if value < 0:
+            raise ValueError("below zero")
+        super().__setattr__(name, value)
+
+
+def made(cls: type, given: object, base: Any = None) -> Any:
+    return state_from_json(StateClass(cls), json.dumps(given), base)
+
+
+@pytest.mark.parametrize("cls", [Account, Attrs, Model, Plain, Slots])
+def test_each_kind_of_class_is_its_own_schema(cls: type) -> None:
+    state = made(cls, {"total": 5})
+    assert type(state) is cls
+    assert (state.total, type(state.total)) == (5.0, float)
+
+
+def test_nested_values_get_their_types() -> None:
+    for cls in (Account, Attrs, Model):
+        assert made(cls, {"lines": [{"name": "a", "amount": 2}]}).lines == [Line("a", 2)]
+
+
+def test_a_plain_class_has_the_fields_of_its_zero_state() -> None:
+    state = made(
+        Plain,
+        {
+            "count": 3,
+            "tags": ["a"],
+            "when": "2026-11-24T15:00:00",
+            "made": [1, 1],
+            "colour": "red",
+            "anything": {"x": [1]},
+            "recent": [1, 2],
+            "prices": {"a": 1.5},
+        },
+    )
+    assert (state.count, state.tags, state.when, state.made) == (3, ["a"], datetime(2026, 11, 24, 15), {1})
+    assert (state.colour, state.anything) == (Colour.RED, {"x": [1]})
+    assert (state.recent, type(state.recent)) == (deque([1, 2]), deque)
+    state.prices["new"] += 1
+    assert state.prices == {"a": 1.5, "new": 1.0}
+
+
+def test_fields_that_are_not_named_have_their_first_value_and_are_the_keys_own() -> None:
+    state = made(Plain, {"count": 3})
+    assert (state.total, state.tags) == (0.0, [])
+    assert state.tags is not Plain.tags
+    assert made(Account, {"total": 1}).lines == []
+
+
+@pytest.mark.parametrize("cls", [Account, Struct, Attrs, Model, Plain, Slots])
+def test_with_a_base_fields_that_are_not_named_stay_and_the_base_is_not_changed(cls: type) -> None:
+    name = "totalPrice" if cls is Struct else "total"
+    base = made(cls, {name: 7})
+    before = plain_fields(base)
+    assert plain_fields(made(cls, {}, base)) == before
+    assert plain_fields(made(cls, {name: 8}, base)) != before
+    assert plain_fields(base) == before
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "words"),
+    [
+        (Account, {"total": "x"}, ["$.total", "float"]),
+        (Account, {"totl": 1}, ["$.totl", "total, lines"]),
+        (Account, {"lines": [{}, {"name": "a", "amont": 1}]}, ["$.lines[1].amont", "name, amount"]),
+        (Struct, {"total_price": 1}, ["$.total_price", "totalPrice"]),
+        (Attrs, {"lines": [{"amount": "x"}]}, ["$.lines[0].amount"]),
+        (Model, {"total": "x"}, ["total"]),
+        (Model, {"totl": 1}, ["$.totl"]),
+        (Plain, {"count": 1.5}, ["$.count", "int"]),
+        (Plain, {"counts": 1}, ["counts"]),
+        (Plain, {"limit": 1}, ["limit"]),
+        (Plain, {"twice": 1}, ["twice"]),
+        (Plain, {"tags": [1]}, ["$.tags[0]", "str"]),
+        (Plain, {"colour": "blue"}, ["$.colour"]),
+        (Slots, {"totl": 1}, ["totl"]),
+        (Strict, {"total": -1}, ["below zero"]),
+        (Account, [1], ["JSON object, not list"]),
+        (Account, None, ["JSON object, not NoneType"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_path(cls: type, given: object, words: list[str]) -> None:
+    with pytest.raises(StateError) as refused:
+        made(cls, given)
+    assert [word for word in words if word not in str(refused.value)] == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "nonsense", b"\xff", "[" * 100_000])
+def test_what_is_not_json_is_refused(text: str | bytes) -> None:
+    with pytest.raises(StateError, match="not JSON"):
+        state_from_json(StateClass(Account), text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["total", "lines", "name", "tags", "x", ""]), inner),
+    max_leaves=8,
+)
+
+
+@given(cls=st.sampled_from([Account, Struct, Attrs, Model, Plain, Slots, Strict]), value=JSON, merge=st.booleans())
+def test_whatever_json_says_it_is_a_state_of_the_class_or_refused(cls: type, value: object, merge: bool) -> None:
+    try:
+        state = made(cls, value, cls() if merge else None)
+    except StateError:
+        return
+    assert type(state) is cls
+    msgspec.json.encode(plain_value(state))
+
+
+def test_fields_of_a_state_include_class_attributes_that_it_has_not_changed() -> None:
+    fields = plain_fields(made(Plain, {"count": 3}))
+    assert (fields["count"], fields["total"], fields["tags"]) == (3, 0.0, [])
+    assert "twice" not in fields
+    assert plain_fields(Slots()) == {"total": 0.0}
+
+
+class Odd(enum.Enum):
+    LONG = 10**5000
+
+
+class Rude:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Own(int):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class OwnFloat(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (10**5000, "(an int of 16,610 bits)"),
+        ([-(10**5000)], ["(an int of 16,610 bits)"]),
+        ({10**5000: 1}, {"(an int of 16,610 bits)": 1}),
+        (Odd.LONG, "(an int of 16,610 bits)"),
+        (2**70, 2**70),
+        (Rude(), "(can't be shown: RuntimeError)"),
+        (Own(3), 3),
+        (OwnFloat(0.5), 0.5),
+    ],
+    ids=["long", "inside", "name", "enum", "exact", "rude", "own int", "own float"],
+)
+def test_what_can_not_be_written_is_shown_by_what_is_known_of_it(value: Any, shown: Any) -> None:
+    assert plain_value(value) == shown
+    msgspec.json.encode(plain_value(value), enc_hook=plain_value)
+    assert type(plain_value(value)) in (int, float, str, list, dict)
+
+
+def test_anything_is_shown_as_json_has_it() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    value = {1: Line("a", 2), "x\udcff": {3}, "loop": loop, "odd": object, "e": Colour.RED, "d": deque([1])}
+    shown = plain_value(value)
+    assert (shown["1"], shown["x\\udcff"], shown["e"], shown["d"]) == ({"name": "a", "amount": 2}, [3], "red", [1])
+    assert "object" in shown["odd"]
+    msgspec.json.encode(shown)

@@ -1,0 +1,71 @@
+"""Dead letters of up to a megabyte each, looked at and acted on by a Flower that has less memory than they take."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from celery_partitions.dashboard import dead_letters as dead_letters_module
+from celery_partitions.dashboard.dead_letters import DeadLetterQuery, find_dead_letters, picked
+from tests.dashboard.group import Filled
+from tests.dashboard.served import Served
+from tests.dashboard.serving import filled, make_app, served, shop
+
+__all__ = ["filled", "make_app", "served", "shop"]
+
+DEAD_LETTERS = 80
+#: In base64 75 MB of all.
+RAW = b"x" * 700_000
+#: Some pages of a few megabytes, and what is made of one dead letter to search in it.
+MAX_BYTES = 40_000_000
+
+
+@pytest.fixture
+def large(filled: Filled) -> Filled:
+    for number in range(DEAD_LETTERS):
+        filled.add_dead_letter("1", number, raw=RAW)
+    return filled
+
+
+@pytest.fixture
+def peak_of() -> Iterator[Callable[[Callable[[], object]], int]]:
+    """The most bytes that a call has had at a time."""
+
+    def measure(act: Callable[[], object]) -> int:
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        act()
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    yield measure
+    tracemalloc.stop()
+
+
+def test_they_are_not_in_memory_together(large: Filled, peak_of: Callable[[Callable[[], object]], int]) -> None:
+    store = large.group.dead_letters
+    assert peak_of(lambda: find_dead_letters(large.installation, DeadLetterQuery())) < MAX_BYTES
+    assert peak_of(lambda: find_dead_letters(large.installation, DeadLetterQuery(text="nowhere"))) < MAX_BYTES
+    assert peak_of(lambda: store.retry(picked(store, [], DeadLetterQuery(reason="bad-key")), by="me")) < MAX_BYTES
+    assert (store.count(), large.client.llen("partition.1")) == (0, DEAD_LETTERS)
+
+
+def test_the_rest_of_very_many_bytes_is_only_counted(
+    served: Served, large: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters_module, "MAX_SCANNED_BYTES", 10_000_000)
+    found = served.ask("/api/partitions/dead-letters").json
+    assert (found["total"], len(found["groups"][0]["dead_letters"])) == (DEAD_LETTERS, 10)
+    assert found["scanned"] == found["found"] == found["groups"][0]["count"] == 11
+    assert "80 dead letters, of which 11 were looked at" in served.ask("/partitions/dead-letters").text
+    assert served.post("/api/partitions/dead-letters/discard", {"all": True}).json["discarded"] == DEAD_LETTERS
+
+
+def test_the_newest_of_a_group_are_shown_with_their_messages(served: Served, filled: Filled) -> None:
+    for number in range(30):
+        filled.add_dead_letter("1", number, raw=b"message %d" % number)
+    group = served.ask("/api/partitions/dead-letters").json["groups"][0]
+    assert [dead_letter["message"] for dead_letter in group["dead_letters"]] == [f"message {number}" for number in range(29, 19, -1)]
+    assert (group["count"], group["error"], group["reason"]) == (30, "error 29", "bad-key"), "as the newest one has them"

@@ -1,0 +1,152 @@
+"""A message that ends the process, or never returns: it becomes a dead letter, and its neighbours count once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
+from tests.support.applications import trouble
+from tests.support.applications.trouble import Trouble, kill, limited
+from tests.support.history import check_history
+from tests.support.wait import wait_until
+
+KEYS = ["a", "b", "c"]
+
+
+def sent(poison_messages: dict[int, str], messages: int = 60) -> list[Trouble]:
+    return [Trouble(KEYS[number % 3], number, poison_messages.get(number, "")) for number in range(messages)]
+
+
+def wanted(messages: list[Trouble], without: set[int]) -> dict[str, list[int]]:
+    return {key: [one.number for one in messages if one.key == key and one.number not in without] for key in KEYS}
+
+
+@pytest.mark.parametrize("how", ["exit", "segfault"])
+def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_deaths(
+    make_live: Callable[..., LiveGroup], redis_url: str, how: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
+    messages = sent({20: how})
+    live.send(kill, messages)
+    for _ in range(3):
+        assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without={20}), live.numbers(kill))
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.reason, dead_letter.key, dead_letter.task) == ("kills-the-worker", "c", "kill")
+    assert dead_letter.error.startswith("3 workers died")
+    assert not live.client.exists(live.names.isolation("0"))
+    assert not live.client.hexists(live.names.meta("0"), "to_isolate")
+
+
+def test_after_a_death_the_backlog_is_committed_in_large_batches(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    """Only the batch that was under way can hold a killer: one commit a message would take minutes."""
+    live = make_live(redis_url, PARTITIONS=2, PARTITIONS_BATCH_MESSAGES=2000)
+    live.send(kill, sent({0: "exit"}, 1))
+    assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    messages = [Trouble(f"key-{number % 10}", number) for number in range(6000)]
+    live.send(kill, messages)
+    for _ in range(2):
+        assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    assert [dead_letter.reason for dead_letter in live.dead_letters()] == ["kills-the-worker"]
+    assert sum(map(len, live.numbers(kill).values())) == 6000
+    commits = sum(int(live.client.hget(live.names.meta(partition), "commit_number") or 0) for partition in "01")
+    assert commits < 300
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_message_that_holds_the_interpreter_lock_past_its_lease_is_a_dead_letter(
+    make_live: Callable[..., LiveGroup], redis_url: str, workers: int
+) -> None:
+    """No worker dies, but each loses its leases to another one, over and over."""
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
+    for _ in range(workers):
+        live.start_worker(module=trouble.__name__).wait_ready()
+    messages = sent({20: "hold"})
+    live.send(kill, messages)
+    live.wait_drained()
+    check_history(wanted(messages, without={20}), live.numbers(kill))
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.reason, dead_letter.key) in {("stalls-the-worker", "c"), ("kills-the-worker", "c")}
+    assert "stood still" in dead_letter.error or "interpreter lock" in dead_letter.error
+    assert all(worker.running for worker in live.workers)
+
+
+def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50, PARTITIONS_MAX_WORKER_CRASHES=2)
+    messages = sent({10: "exit", 11: "exit"})
+    live.send(kill, messages)
+    for _ in range(3):
+        assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without={10, 11}), live.numbers(kill))
+    assert {dead_letter.reason for dead_letter in live.dead_letters()} == {"kills-the-worker"} and len(live.dead_letters()) == 2
+
+
+def test_workers_that_die_for_another_reason_condemn_nobody(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
+    messages: list[Trouble] = []
+    for start in range(0, 300, 60):
+        fresh = [Trouble(KEYS[number % 3], number) for number in range(start, start + 60)]
+        messages += fresh
+        worker = live.start_worker(module=trouble.__name__).wait_ready()
+        live.send(kill, fresh)
+        wait_until(lambda: live.processed() > start + 5, PATIENCE_SECONDS, every=0.001)  # noqa: B023
+        worker.kill()
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without=set()), live.numbers(kill))
+    assert live.dead_letters() == []
+
+
+@pytest.mark.parametrize("how", ["spin", "sleep"])
+def test_a_computation_past_its_time_limit_failed_and_the_partition_goes_on(
+    make_live: Callable[..., LiveGroup], redis_url: str, how: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
+    messages = sent({20: how}, 30)
+    worker = live.start_worker(module=trouble.__name__).wait_ready()
+    live.send(limited, messages)
+    live.wait_drained()
+    check_history(wanted(messages, without={20}), live.numbers(limited))
+    (dead_letter,) = live.dead_letters()
+    assert (dead_letter.reason, dead_letter.attempts) == ("computation-failed", 2)
+    assert dead_letter.error == "TimeLimitExceeded: took longer than its time limit of 0.3 s"
+    assert worker.running
+    assert ("this process is replaced" in worker.log_path.read_text()) == (how == "sleep")
+
+
+def test_a_computation_that_ends_well_after_its_limit_counts(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    live = make_live(redis_url, PARTITIONS=1)
+    live.start_worker(module=trouble.__name__)
+    live.send(limited, sent({5: "swallow"}, 12))
+    live.wait_drained()
+    check_history(wanted(sent({}, 12), without=set()), live.numbers(limited))
+    assert live.dead_letters() == []
+
+
+def test_a_worker_that_was_told_to_end_is_not_begun_anew_over_a_hang(
+    make_live: Callable[..., LiveGroup], redis_url: str
+) -> None:
+    """It ends; what hung counts as failed at the next owner, and its neighbours once."""
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=1)
+    messages = sent({1: "sleep"}, 3)
+    worker = live.start_worker(module=trouble.__name__).wait_ready()
+    live.send(limited, messages)
+    wait_until(lambda: live.processed() == 1, PATIENCE_SECONDS, every=0.001)
+    worker.terminate()
+    assert worker.wait() == 0
+    assert "this process is replaced" in worker.log_path.read_text()
+    live.start_worker(module=trouble.__name__)
+    live.wait_drained()
+    check_history(wanted(messages, without={1}), live.numbers(limited))

@@ -1,0 +1,93 @@
+"""Ids seen: known for a window at least, gone after two, and never more than may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from celery_partitions.model.computation import Computation, declare
+from celery_partitions.store.commits import CommitStore
+from celery_partitions.store.deduplication import read_seen_ids, remember
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
+from tests.store.declared import commit_of
+
+WINDOW_SECONDS = 100.0
+
+
+class Nothing:
+    pass
+
+
+ONCE: Computation = declare(
+    lambda message, state: None, name="once", state=Nothing, key=lambda _: "k", deduplicate=WINDOW_SECONDS
+)
+
+
+class Ids:
+    """One partition's ids, as its worker asks for and remembers them."""
+
+    def __init__(self, store: CommitStore, lease: Lease) -> None:
+        self.store, self.lease, self.commit_number = store, lease, 0
+
+    def come(self, *ids: str, now: float, limit: int = 1000) -> set[str]:
+        """Messages of these ids come, and are taken; returns those that were seen before."""
+        seen = read_seen_ids(self.store.client, self.store.names, "2", {"once": (ONCE, ids)})
+        fresh = [one for one in ids if one not in seen["once"].ids]
+        commands = remember(self.store.names, "2", seen, {"once": fresh} if fresh else {}, now, limit)
+        if commands:
+            assert self.store.send(commit_of(self.lease, [], commit_number=self.commit_number, commands=commands)).status == "ok"
+            self.commit_number += 1
+        return set(seen["once"].ids)
+
+
+@pytest.fixture
+def ids(store: CommitStore, lease: Lease) -> Ids:
+    return Ids(store, lease)
+
+
+def test_an_id_is_seen_from_its_commit_on(ids: Ids) -> None:
+    assert ids.come("a", "b", now=0.0) == set()
+    assert ids.come("a", "c", now=1.0) == {"a"}
+    assert ids.come("a", "b", "c", "d", now=2.0) == {"a", "b", "c"}
+
+
+def test_an_id_is_known_for_a_window_and_forgotten_after_two(ids: Ids) -> None:
+    ids.come("a", now=1_000.0)
+    assert ids.come("b", now=1_000.0 + WINDOW_SECONDS) == set()  # the young set is old now
+    assert ids.come("a", now=1_001.0 + WINDOW_SECONDS) == {"a"}
+    assert ids.come("c", now=1_001.0 + 2 * WINDOW_SECONDS) == set()
+    assert ids.come("a", now=1_002.0 + 2 * WINDOW_SECONDS) == set()
+
+
+def test_long_ids_are_told_apart_and_take_no_more_room(ids: Ids, client: redis.Redis, names: Names) -> None:
+    one, other = "x" * 10_000, "x" * 9_999 + "y"
+    ids.come(one, now=1.0)
+    assert ids.come(one, other, now=2.0) == {one}
+    assert max(map(len, client.smembers(names.deduplication("2", "once", "young")))) < 50  # type: ignore[arg-type]
+
+
+def test_no_more_ids_are_remembered_than_may_be(ids: Ids, client: redis.Redis, names: Names) -> None:
+    for number in range(50):
+        ids.come(*(f"{number}-{one}" for one in range(10)), now=1.0, limit=100)
+        counts: list[Any] = [client.scard(names.deduplication("2", "once", age)) for age in ("young", "old")]  # type: ignore[arg-type]
+        assert sum(counts) <= 100
+    assert ids.come("49-0", "0-0", now=1.0) == {"49-0"}
+
+
+def test_a_partition_that_gets_no_more_messages_forgets_too(ids: Ids, client: redis.Redis, names: Names) -> None:
+    ids.come("a", now=1.0)
+    left = client.pttl(names.deduplication("2", "once", "young"))
+    assert 1.9 * WINDOW_SECONDS * 1000 < left <= 2 * WINDOW_SECONDS * 1000  # type: ignore[operator]
+
+
+def test_what_expired_between_reading_and_the_commit_does_not_fail_it(ids: Ids, client: redis.Redis, names: Names) -> None:
+    ids.come("a", now=1.0)
+    seen = read_seen_ids(client, names, "2", {"once": (ONCE, ["b"])})
+    client.delete(names.deduplication("2", "once", "young"))
+    commands = remember(names, "2", seen, {"once": ["b"]}, 1.0 + WINDOW_SECONDS, 1000)
+    assert ids.store.send(commit_of(ids.lease, [], commit_number=1, commands=commands)).status == "ok"
+    ids.commit_number = 2
+    assert ids.come("b", now=2.0 + WINDOW_SECONDS) == {"b"}
