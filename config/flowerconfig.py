@@ -1,4 +1,4 @@
-"""Flower's settings: `celery -A APP flower --conf=config/flowerconfig.py`.
+"""Flower's settings: `celery -A APP partitions flower` gives this file to Flower.
 
 Flower shows messages and results, and can end workers and revoke tasks. So it listens where only this machine reaches it,
 or has a login; else it refuses to start. Flower runs this file after it has read the environment (`FLOWER_…`) and the

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery_partitions.cli.audit import audit
 from celery_partitions.cli.dead_letters import dead_letters
 from celery_partitions.cli.doctor import doctor
+from celery_partitions.cli.flower import flower
 from celery_partitions.cli.keys import keys
 from celery_partitions.cli.parked import parked
 from celery_partitions.cli.pause import drain, pause, resume, undrain
@@ -27,6 +28,7 @@ for command in (
     top,
     doctor,
     settings,
+    flower,
     workers,
     keys,
     state,

@@ -69,11 +69,6 @@ def test_flower_listens_on_the_port_that_the_platform_gives(procfile: dict[str, 
     assert "--address=0.0.0.0" in in_shell(procfile["web"], APP="shop.orders")
 
 
-def test_flower_reads_a_file_that_is_there(procfile: dict[str, str]) -> None:
-    (conf,) = (word for word in shlex.split(procfile["web"]) if word.startswith("--conf="))
-    assert (ROOT / conf.removeprefix("--conf=")).is_file()
-
-
 def test_every_service_has_a_health_check(compose: dict[str, Any]) -> None:
     assert [name for name, service in compose["services"].items() if "healthcheck" not in service] == []
 

@@ -65,19 +65,31 @@ def test_with_a_login_it_listens_where_it_is_told_and_asks_for_it(start_flower: 
     assert flower.get("/api/workers", host=ELSEWHERE)[0] == 401
 
 
-def test_it_has_the_pages_of_the_partitions_from_any_project(redis_url: str, tmp_path: Path) -> None:
-    """As the README says it: the settings file is found in the installed package. Without it Flower is as it was."""
+def test_it_has_the_pages_of_the_partitions_from_any_project_and_stock_flower_has_not(redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text("from celery_partitions import app\nfrom celery_partitions.demo import stocks\n__all__ = ['app', 'stocks']\n")
-    find = "import importlib.util as u; print(u.find_spec('celery_partitions_config.flowerconfig').origin)"
-    path = [str(ROOT), str(tmp_path)]
-    env = {"REDIS_URL": redis_url, "PYTHONPATH": os.pathsep.join(path)}
-    found = subprocess.run([sys.executable, "-c", find], cwd=tmp_path, env={**os.environ, **env}, capture_output=True)
-    conf = found.stdout.decode().strip()
-    (tmp_path / "none.py").touch()
-    words = (f"--conf={tmp_path / 'none.py'}", "--address=127.0.0.1")
-    plain = FlowerProcess("project", *words, directory=tmp_path, env=env)
-    with FlowerProcess("project", f"--conf={conf}", directory=tmp_path, env=env) as with_ours, plain:
-        assert with_ours.wait_ready().get("/partitions")[0] == 200
-        assert b">Partitions</a>" in with_ours.get("/workers")[1]
+    env = {"REDIS_URL": redis_url, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    plain = FlowerProcess("project", "--address=127.0.0.1", directory=tmp_path, env=env, command=("flower",))
+    with FlowerProcess("project", directory=tmp_path, env=env) as ours, plain:
+        assert ours.wait_ready().get("/partitions")[0] == 200
+        assert b">Partitions</a>" in ours.get("/workers")[1]
         assert plain.wait_ready().get("/partitions")[0] == 404
         assert b"Partitions" not in plain.get("/workers")[1]
+
+
+NO_FLOWER = "import sys; sys.modules['flower'] = sys.modules['flower.command'] = None; from celery.__main__ import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--conf=mine.py"], "from celery.__main__ import main; main()", "--conf is taken: Flower reads our configuration from it"),
+        ([], NO_FLOWER, "Flower is not installed: pip install 'celery-partitions[flower]'"),
+    ],
+)
+def test_what_it_can_not_do_it_says_in_one_line(redis_url: str, words: list[str], code: str, said: str) -> None:
+    arguments = ["-A", "celery_partitions.demo.stocks", "partitions", "flower", *words]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, env={**os.environ, "REDIS_URL": redis_url}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {said}")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,14 +22,14 @@ READY_SECONDS = 40.0
 
 
 class FlowerProcess:
-    """`celery -A module flower` with our configuration file, `words` after it, and `env` added to the environment.
+    """`celery -A module partitions flower`, or another `command`, `words` after it, and `env` added to the environment.
 
     It starts when the object is made; as a context manager it is killed at the end.
     """
 
-    def __init__(self, module: str, *words: str, directory: Path, env: dict[str, str]) -> None:
+    def __init__(self, module: str, *words: str, directory: Path, env: dict[str, str], command: Sequence[str] = ("partitions", "flower")) -> None:
         self.port = free_port()
-        flower = [sys.executable, "-m", "celery", "-A", module, "flower", "--conf=config/flowerconfig.py"]
+        flower = [sys.executable, "-m", "celery", "-A", module, *command]
         self.log_path = directory / f"flower-{self.port}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(

@@ -182,7 +182,7 @@ def flower(bench: Bench, name: str, **settings: object) -> Iterator[Flower]:
     """Flower, once it answers; `name`: of its log."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
-    words = ("flower", "--conf=config/flowerconfig.py", f"--port={port}", "--logging=warning")
+    words = ("partitions", "flower", f"--port={port}", "--logging=warning")
     with bench.celery("partitioned", f"flower-{name}", *words, FLOWER_UNAUTHENTICATED_API="true", **settings) as started:
         process = started.process
         wait_until(lambda: process.poll() is not None or answers(base), READY_SECONDS, message="Flower does not answer")

@@ -1,0 +1,29 @@
+"""`partitions flower`: stock Flower, with the pages of the partitions."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import click
+
+
+@click.command(short_help="Run Flower with the Partitions pages.", context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[FLOWER OPTIONS]…")
+@click.pass_context
+def flower(context: click.Context, options: tuple[str, ...]) -> None:
+    """Run Flower with the Partitions pages: `celery -A shop partitions flower --port=5555 --basic-auth=user:password`.
+
+    All options are those of `celery flower`, and so are its variables (FLOWER_BASIC_AUTH, …). Without a login it listens on this
+    machine only.
+    """
+    if any(word.lstrip("-").partition("=")[0] == "conf" for word in options):
+        raise click.UsageError("--conf is taken: Flower reads our configuration from it. Use other options, or FLOWER_ variables")
+    try:
+        from flower.command import flower as stock  # noqa: PLC0415 - the extra [flower] may be missing, and nothing else needs it
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "flower":
+            raise
+        raise click.ClickException("Flower is not installed: pip install 'celery-partitions[flower]'") from None
+    conf = find_spec("celery_partitions_config.flowerconfig")
+    assert conf is not None and conf.origin is not None
+    context.invoke(stock, tornado_argv=(f"--conf={conf.origin}", *options))
