@@ -173,7 +173,10 @@ class PartitionLoop(threading.Thread):
             if batch is None or not self.set_apart(owned, batch, outcome, error):
                 self.give_rest(owned, error)
         finally:
-            self._turns.charge(owned, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self._turns.charge(owned, seconds)
+            retry = batch is not None and batch.mailbox_of is not None
+            owned.charge_turn(seconds, retry=retry, at_most=self.settings.batch_seconds)
 
     def set_apart(self, owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
         """Look for the message whose outcome can't be written. False: the reason is no message."""
@@ -206,7 +209,7 @@ class PartitionLoop(threading.Thread):
             self.read_parked(owned)
         if owned.paused:
             return None
-        key = owned.due_key()
+        key = owned.due_key() if owned.is_turn_of_retries() else None
         if key is not None:
             limit = self.settings.batch_messages // 10 or 1
             messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
@@ -287,7 +290,12 @@ class PartitionLoop(threading.Thread):
             raise
         if reply.status == "wrongtype" and self.avoid_bad_queues(under_way, reply.culprit):
             owned.forget_all()
-        elif self.judge(owned, reply):
+            return
+        # A retry that asked for none leaves the queue's messages as they are known.
+        kept = [] if under_way.planned.commit.ask else owned.messages
+        if self.judge(owned, reply):
+            if kept and not owned.unknown:
+                owned.messages = kept
             self.outage.over()
             widen(owned, self.settings.batch_messages)
             planned = under_way.planned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from celery_partitions.model.items import Item, Reading, Work
@@ -124,8 +125,10 @@ class OwnedPartition:
     parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
     parked_unknown: bool = True
-    #: When the first of them is due, and which; keys that an operator holds never are.
-    first_due: tuple[float, str] | None = None
+    #: When they are due, and which, as a heap; keys that an operator holds never are. An entry that `parked` contradicts is out of date.
+    dues: list[tuple[float, str]] = field(default_factory=list)
+    #: How many seconds retries of parked keys have had more than the queue, while both had something to do.
+    retries_lead: float = 0.0
     #: Ids seen before, of the batch's computations that drop duplicates.
     seen: dict[str, SeenIds] = field(default_factory=dict)
     #: Nothing is taken until an operator resumes the partition.
@@ -197,11 +200,29 @@ class OwnedPartition:
         """What Redis says of the partition's parked keys."""
         self.parked, self.mailbox_lengths = parked, mailbox_lengths
         self.parked_unknown = False
-        self._find_first_due()
+        self.dues = [(fact.due, key) for key, fact in parked.items() if fact.due is not None]
+        heapify(self.dues)
 
-    def _find_first_due(self) -> None:
-        dues = ((fact.due, key) for key, fact in self.parked.items() if fact.due is not None)
-        self.first_due = min(dues, default=None)
+    @property
+    def first_due(self) -> tuple[float, str] | None:
+        """When the first parked key is due, and which."""
+        while self.dues:
+            due, key = self.dues[0]
+            known = self.parked.get(key)
+            if known is not None and known.due == due:
+                return due, key
+            heappop(self.dues)
+        return None
+
+    def is_turn_of_retries(self) -> bool:
+        """Whether a parked key goes before the queue now: the queue has at least half of the time, when it has messages."""
+        return not self.messages or self.retries_lead <= 0
+
+    def charge_turn(self, seconds: float, *, retry: bool, at_most: float) -> None:
+        """A turn took this long. `at_most`: so much the queue's turns save up for retries."""
+        others_wait = bool(self.messages) if retry else self.due_key() is not None
+        lead = self.retries_lead + (seconds if retry else -seconds)
+        self.retries_lead = max(-at_most, min(lead, at_most)) if others_wait else 0.0
 
     def due_key(self) -> str | None:
         """A parked key whose retry is due, the longest overdue first."""
@@ -255,8 +276,9 @@ class OwnedPartition:
         if ended is not None:
             self.parked.pop(ended, None)
             self.mailbox_lengths.pop(ended, None)
-        if parked or ended is not None:
-            self._find_first_due()
+        for key, fact in parked.items():
+            if fact.due is not None:
+                heappush(self.dues, (fact.due, key))
 
 
 def idle_partitions(owned_partitions: Iterable[OwnedPartition]) -> tuple[list[OwnedPartition], float]:

@@ -81,9 +81,16 @@ def plan_commit(
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
         commands=commands,
-        ask=1 if batch.alone and owned.to_isolate > 1 else owned.ask_after(len(taken), len(batch.messages), limit),
+        ask=_ask(owned, batch, len(taken), limit),
     )
     return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
+
+
+def _ask(owned: OwnedPartition, batch: Batch, taken: int, limit: int) -> int:
+    """How many messages of the queue the commit is to answer with."""
+    if batch.mailbox_of is not None and owned.messages:
+        return 0  # they are here already
+    return 1 if batch.alone and owned.to_isolate > 1 else owned.ask_after(taken, len(batch.messages), limit)
 
 
 def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKeyRecord]:

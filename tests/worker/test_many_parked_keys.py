@@ -1,0 +1,94 @@
+"""Thousands of parked keys: the queue keeps its turns, and a retry costs the same however many keys are parked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from celery_partitions.store.leases import Lease
+from celery_partitions.store.parked_keys import ParkedKeyRecord
+from celery_partitions.worker.owned import OwnedPartition
+from tests.fundamentals.application import Attempt, Step, fail, record
+from tests.fundamentals.live import LiveGroup
+from tests.worker.by_hand import LoopByHand, loop_by_hand
+
+KEYS = 300
+
+
+@pytest.fixture
+def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
+    """A parked key is tried again at once, for ever."""
+    return make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.001)
+
+
+@pytest.fixture
+def loop(live: LiveGroup, caplog: pytest.LogCaptureFixture) -> Iterator[LoopByHand]:
+    with loop_by_hand(live) as loop:
+        live.send(fail, [Attempt(f"key-{number}", 0, fail=True) for number in range(KEYS)])
+        loop.work(loop.owned)
+        loop.settle()
+        assert len(loop.owned.parked) == KEYS
+        caplog.clear()
+        yield loop
+
+
+def turn(loop: LoopByHand) -> None:
+    owned = loop.owned
+    loop.work(owned)
+    loop.settle()
+
+
+def test_the_queue_does_not_wait_for_the_retries(live: LiveGroup, loop: LoopByHand) -> None:
+    live.send(record, [Step("innocent", number) for number in range(100)])
+    loop.owned.unknown = True
+    turns = 0
+    while live.numbers_of(record, "innocent") != list(range(100)):
+        turn(loop)
+        turns += 1
+    assert turns < 10
+
+
+def test_retries_do_not_wait_for_a_queue_that_is_never_empty(live: LiveGroup, loop: LoopByHand) -> None:
+    retried = 0
+    for number in range(100):
+        live.send(record, [Step("innocent", number)])
+        loop.owned.unknown = True
+        attempts = sum(known.attempt for known in loop.owned.parked.values())
+        turn(loop)
+        retried += sum(known.attempt for known in loop.owned.parked.values()) - attempts
+    assert retried > 5
+
+
+def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand) -> None:
+    live.send(record, [Step("innocent", number) for number in range(100)])
+    loop.owned.unknown = True
+    asked = []
+    for _ in range(6):
+        owned = loop.owned
+        owned.retries_lead = -1.0
+        loop.work(owned)
+        assert loop.under_way is not None
+        assert loop.under_way.planned.commit.mailbox_of is not None
+        asked.append(loop.under_way.planned.commit.ask)
+        loop.settle()
+        assert len(owned.messages) == 100
+    assert set(asked) == {0}
+
+
+def owned_of(**dues: float | None) -> OwnedPartition:
+    owned = OwnedPartition(Lease("0", 1))
+    owned.take_parked({key: ParkedKeyRecord(due, 1) for key, due in dues.items()}, dict.fromkeys(dues, 1))
+    return owned
+
+
+def test_the_longest_overdue_key_is_first() -> None:
+    assert owned_of(a=3.0, b=1.0, held=None, c=2.0).first_due == (1.0, "b")
+    assert owned_of(held=None).first_due is None
+
+
+def test_a_key_that_was_parked_again_or_is_parked_no_more_is_not_due_at_its_old_time() -> None:
+    owned = owned_of(a=1.0, b=2.0, c=3.0)
+    owned.parked["a"] = ParkedKeyRecord(9.0, 2)
+    del owned.parked["b"]
+    assert owned.first_due == (3.0, "c")
