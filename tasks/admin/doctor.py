@@ -14,12 +14,13 @@ from typing import Any, Literal, cast
 
 import redis
 
+from celery_partitions.admin.known_flaws import describe_flaws
 from celery_partitions.admin.permissions import is_local, needs_no_password, refused_commands, who_am_i
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
-from celery_partitions.store.server import Finding, look_at_server
+from celery_partitions.store.server import NO_LUA, Finding, has_no_lua, look_at_server
 from celery_partitions_config.settings import Resolved, Settings
 
 Verdict = Literal["ok", "warn", "bad"]
@@ -54,6 +55,7 @@ def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check
     skew = seconds + micros / 1e6 - (before + time.time()) / 2
     return [
         *_server(client, info),
+        judge_flaws(info),
         *_fsync(client, info),
         judge_clock(skew),
         judge_memory(info),
@@ -111,6 +113,12 @@ def _fsync(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
             yield Check("fsync", "ok", "the server does not say")
 
 
+def judge_flaws(info: Mapping[str, Any]) -> Check:
+    """A warning only: the number of a version does not say what its packager has patched."""
+    text = describe_flaws(info)
+    return Check("flaws", "ok", "none known that let a client run code") if text is None else Check("flaws", "warn", text)
+
+
 def judge_clock(skew_seconds: float) -> Check:
     """`skew_seconds`: the server's clock minus this process's."""
     size = abs(skew_seconds)
@@ -153,7 +161,8 @@ def _scripts(client: redis.Redis) -> Iterator[Check]:
     try:
         client.eval("return 1", 0)
     except redis.ResponseError as error:
-        yield Check("scripts", "bad", f"refused: {error}. Allow EVAL and EVALSHA: a commit is a script")
+        text = f"refused: {error}. Allow EVAL and EVALSHA: a commit is a script"
+        yield Check("scripts", "bad", NO_LUA if has_no_lua(error) else text)
     else:
         yield Check("scripts", "ok", "allowed")
 

@@ -9,13 +9,18 @@ import redis
 
 OLDEST_VERSION = (6, 2)
 
+NO_LUA = (
+    "the server has no Lua: since 9.1 it is a module of Valkey, and this server runs without it. Load the module lua, "
+    "or use a build that has it: a commit is a script"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing about the server, with its mend."""
 
     #: One word: what it is about.
-    subject: Literal["version", "eviction", "role", "persistence"]
+    subject: Literal["version", "eviction", "role", "persistence", "scripts"]
     text: str
     #: A worker refuses to start on it; else it warns.
     refuse: bool
@@ -47,7 +52,17 @@ def look_at_server(client: redis.Redis) -> list[Finding]:
     if not int(info.get("aof_enabled", 0)) and _never_saves(client):
         text = "persistence is off: a restart of the server loses queues and states. Set appendonly yes"
         findings.append(Finding("persistence", text, False))
+    try:
+        client.eval("return 1", 0)
+    except redis.ResponseError as error:
+        if has_no_lua(error):
+            findings.append(Finding("scripts", NO_LUA, refuse=True))
     return findings
+
+
+def has_no_lua(error: redis.ResponseError) -> bool:
+    """Whether the server refused a script because it has nothing to run it with."""
+    return "scripting engine" in str(error)
 
 
 def _never_saves(client: redis.Redis) -> bool:

@@ -1,0 +1,84 @@
+"""Versions of Redis and Valkey through which whoever may send commands can run code on the server.
+
+As known at the end of July 2026. A line (8.6, 7.2, …) that is older than the newest one with a fix, and has none, gets none.
+Sources: the release notes of redis/redis (October 2025; 8.6.3, May 2026; 8.8.1, July 2026) and of valkey-io/valkey (8.1.4, 8.1.7, 9.1.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Line = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """One set of fixes that were released together."""
+
+    what: str
+    advisories: str
+    #: Line → the first patch release of it that is fixed. Newer lines never had the flaw.
+    fixed: Mapping[Line, int]
+
+
+REDIS = (
+    Flaw(
+        "RESTORE of a stream, or of a t-digest",
+        "release notes of July 2026",
+        {(6, 2): 23, (7, 2): 15, (7, 4): 10, (8, 2): 8, (8, 4): 5, (8, 6): 5, (8, 8): 1},
+    ),
+    Flaw(
+        "unblocked clients, RESTORE, Lua",
+        "CVE-2026-23479, CVE-2026-25243, CVE-2026-23631",
+        {(6, 2): 22, (7, 2): 14, (7, 4): 9, (8, 2): 6, (8, 4): 3, (8, 6): 3},
+    ),
+    Flaw("Lua", "CVE-2025-49844", {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2}),
+)
+VALKEY = (
+    Flaw(
+        "RESTORE of a stream, CLIENT KILL with TLS",
+        "CVE-2026-63639, CVE-2026-56684",
+        {(7, 2): 14, (8, 0): 10, (8, 1): 9, (9, 0): 5, (9, 1): 1},
+    ),
+    Flaw(
+        "unblocked clients, RESTORE, Lua",
+        "CVE-2026-23479, CVE-2026-25243, CVE-2026-23631",
+        {(7, 2): 13, (8, 0): 9, (8, 1): 7, (9, 0): 4},
+    ),
+    Flaw("Lua", "CVE-2025-49844", {(7, 2): 11, (8, 0): 6, (8, 1): 4}),
+)
+
+
+def flaws_of(info: Mapping[str, Any]) -> list[Flaw]:
+    """The known flaws of a server, by what INFO says of its version; none for a version that can't be read."""
+    valkey = info.get("valkey_version")
+    version = _numbers(str(valkey or info.get("redis_version") or ""))
+    if version is None:
+        return []
+    line, patch = version[:2], version[2]
+    return [
+        flaw for flaw in (VALKEY if valkey else REDIS) if line <= max(flaw.fixed) and patch < flaw.fixed.get(line, patch + 1)
+    ]
+
+
+def describe_flaws(info: Mapping[str, Any]) -> str | None:
+    """What an operator should know and do; None for a server without known flaws."""
+    flaws = flaws_of(info)
+    if not flaws:
+        return None
+    name = f"Valkey {info['valkey_version']}" if info.get("valkey_version") else f"Redis {info.get('redis_version')}"
+    fixed = ", ".join(f"{major}.{minor}.{patch}" for (major, minor), patch in sorted(flaws[0].fixed.items()))
+    known = "; ".join(f"{flaw.what} ({flaw.advisories})" for flaw in flaws)
+    return (
+        f"whoever may send commands to {name} can run code on its machine: {known}. Upgrade to {fixed} or newer, unless the packager of "
+        "this version has patched it (Debian and others do, and keep the number)"
+    )
+
+
+def _numbers(version: str) -> tuple[int, int, int] | None:
+    parts = version.split("-")[0].split(".")
+    if len(parts) < 3 or not all(part.isdigit() for part in parts[:3]):
+        return None
+    return int(parts[0]), int(parts[1]), int(parts[2])
