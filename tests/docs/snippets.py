@@ -122,8 +122,6 @@ class Session:
                 unknown = [word.partition("=")[0] for word in rest if word.startswith("-") and word.partition("=")[0] not in known]
                 if unknown:
                     raise Failed(f"celery worker has no {unknown}")
-            case ["celery", "-A", _, "flower", *_]:
-                pass  # tests/deployment starts it
             case ["redis-cli", *command]:
                 with self._one_more_message():
                     self.group.client.execute_command(*command)
