@@ -78,7 +78,7 @@ class Exporter:
             try:
                 seconds, micros = self.client.time()
                 at = seconds + micros / 1_000_000
-                write_line(stream, Header(FORMAT, VERSION, self.names.group, self.partitions, at))
+                write_line(stream, Header(FORMAT, VERSION, self.names.group, self.partitions, at, self.names.root))
                 with self._resting(partitions if pause_all else []):
                     records = self._write_policies(stream)
                     records += self._write_partitions(stream, partitions) if pause_all else self._write_each(stream, partitions)

@@ -34,9 +34,10 @@ from celery_partitions.admin.transfer import (
 )
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import SetupError
+from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_text, partition_of
 from celery_partitions.model.message_key import key_in
+from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import fix_partitions
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
@@ -66,9 +67,17 @@ class Importer:
     """Reads one export into a group."""
 
     def __init__(
-        self, client: redis.Redis, names: Names, partitions: int, computations: Mapping[str, Computation], path: Path
+        self,
+        client: redis.Redis,
+        names: Names,
+        partitions: int,
+        computations: Mapping[str, Computation],
+        path: Path,
+        codec: StateCodec | None = None,
     ) -> None:
         self.client, self.names, self.partitions, self.path = client, names, partitions, path
+        #: Signs anew what another group signed.
+        self.codec = codec or StateCodec(group=names.root)
         self.computations = computations
         self.header: Header = read_header(path)
         self._without_key = self._left_out = 0
@@ -148,7 +157,10 @@ class Importer:
         for record in read_records(self.path):
             count += 1
             match record:
-                case StateRecord() | SeenIds():
+                case StateRecord():
+                    computations.add(record.computation)
+                    self._state(record)
+                case SeenIds():
                     computations.add(record.computation)
                 case PartitionMeta():
                     commit_number = max(commit_number, int(record.values.get("commit_number", 0)))
@@ -180,7 +192,7 @@ class Importer:
                         yield ["HINCRBY", names.meta(partition), name, value]
             case StateRecord():
                 partition = self._of_key(record.key)
-                yield ["HSET", names.states(partition, record.computation), record.key, record.state]
+                yield ["HSET", names.states(partition, record.computation), record.key, self._state(record)]
             case ExportedParkedKey():
                 dead_letter_id = read_record(record.record).dead_letter
                 if dead_letter_id is not None:
@@ -230,6 +242,24 @@ class Importer:
             self._without_key += 1
             return self._numbered(partition)
         return self._of_key(found[1].encode("utf-8", "surrogateescape"))
+
+    def _state(self, record: StateRecord) -> bytes:
+        """As this group stores it: a state of another group is signed anew. One that could not be read there can't be read here either.
+
+        Raises `SetupError` where states are signed and this process has no key.
+        """
+        if self.header.root == self.names.root:
+            return record.state
+        key = key_text(record.key)
+        if not self.codec.has_keys and self.codec.meta(record.computation, key, record.state).form == "signed":
+            raise SetupError(
+                f"{self.path} was written by group {self.header.root!r}, whose states are signed for that group. Set "
+                "PARTITIONS_STATE_SIGNING_KEY to its key, so that they can be signed for this one"
+            )
+        try:
+            return self.codec.moved(record.computation, key, record.state, self.header.root)
+        except StateError:
+            return record.state
 
     def _numbered(self, partition: str) -> str:
         return partition if partition == INGRESS else str(int(partition) % self.partitions)

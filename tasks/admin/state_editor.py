@@ -10,7 +10,7 @@ from celery_partitions.admin.state_json import plain_fields
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.keys import key_bytes, normalize_key, partition_of
-from celery_partitions.store.codec import SIGNED, UNSIGNED
+from celery_partitions.store.record import UNSIGNED
 from celery_partitions.store.scripts import digest_of, script
 from celery_partitions.store.states import StateReader
 
@@ -73,7 +73,8 @@ class StateEditor:
         Raises `StateError` when the group's states are signed and this process has no key to sign with.
         """
         data = self.states.codec.dump(seen.computation, seen.key, state)
-        if data[:1] == UNSIGNED and (seen.stored or b"")[:1] == SIGNED:
+        before = None if seen.stored is None else self.states.codec.meta(seen.computation.name, seen.key, seen.stored)
+        if data[:1] == UNSIGNED and before is not None and before.form == "signed":
             raise StateError(
                 "the state is signed, and PARTITIONS_STATE_SIGNING_KEY is not set: no worker would take an unsigned one"
             )

@@ -26,6 +26,8 @@ class Header(msgspec.Struct, tag="header", tag_field="kind"):
     group: str
     partitions: int
     at: float
+    #: What the group's queues began with there: its states are signed for that.
+    root: str
 
 
 class PartitionMeta(msgspec.Struct, tag="facts", tag_field="kind"):

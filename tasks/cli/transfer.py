@@ -75,7 +75,9 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
     """
     installation = installation_in(context)
     group = installation.group
-    importer = Importer(group.client, group.names, installation.settings.partitions, installation.computations, file)
+    importer = Importer(
+        group.client, group.names, installation.settings.partitions, installation.computations, file, group.codec
+    )
     importer.refuse_workers()
     erased = 0
     if replace:

@@ -28,7 +28,7 @@ class Group:
     def __init__(self, settings: Settings, prefix: str = "") -> None:
         self.settings = settings
         self.names = Names(settings.group, prefix)
-        self.codec = StateCodec(settings.state_signing_keys, settings.state_modules)
+        self.codec = StateCodec(settings.state_signing_keys, settings.state_modules, self.names.root)
         #: The computations that had run in the group when `read_overview` last asked: with them it asks once.
         self.computations_seen: tuple[str, ...] = ()
         self._checked = False

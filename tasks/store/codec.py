@@ -1,12 +1,7 @@
-"""State bytes: one format byte, a signature when there is a key for it, and the pickle (protocol 5).
+"""States as bytes: a pickle (protocol 5) in a record of the engine's own (`record`), signed when there is a secret.
 
-    01 | pickle                 unsigned
-    02 | tag, 16 bytes | pickle  signed
-
-The tag is keyed BLAKE2b over the computation's name, the key and the pickle, each with its length, so a value can't be
-moved to another key. Once a signing key is set nothing is unpickled before its tag was found right (law 8); and then
-only what names nothing but plain data and what is allowed (`celery_partitions.model.restricted_pickle`).
-Source: RFC 7693 (BLAKE2), keyed mode.
+Once a signing key is set nothing is unpickled before its signature was found right (law 8); and then only what names nothing but plain
+data and what is allowed (`celery_partitions.model.restricted_pickle`).
 """
 
 from __future__ import annotations
@@ -14,15 +9,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
-from hmac import compare_digest
 from typing import Any
 
 import msgspec
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import StateError, describe
-from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.message_writer import json_text
 from celery_partitions.model.outcome import Pickling
 from celery_partitions.model.restricted_pickle import (
@@ -35,12 +27,7 @@ from celery_partitions.model.restricted_pickle import (
 )
 from celery_partitions.model.state import StateClass
 from celery_partitions.model.values import is_exact
-
-UNSIGNED = b"\x01"
-SIGNED = b"\x02"
-#: Of a position only: JSON, which needs no signature, because nothing runs when it is read.
-JSON = b"\x03"
-TAG_BYTES = 16
+from celery_partitions.store.record import SIGNED, SIGNED_JSON, UNSIGNED, UNSIGNED_JSON, Kind, Record, Signer, split
 
 #: The opcode by which a pickle of protocol 4 and later names something. Data may have that byte too, so there are
 #: at most as many names in a pickle as there are of these.
@@ -66,11 +53,14 @@ class StateCodec:
     """Bytes of states for one process; `signing_keys`: the first signs, all verify, none means unsigned.
 
     `state_modules`: what states may be made of beside plain data and their own module's classes (PARTITIONS_STATE_MODULES).
+    `group`: what the group's queues begin with. A state that another group signed is refused.
     """
 
-    def __init__(self, signing_keys: tuple[bytes, ...] = (), state_modules: tuple[str, ...] = ()) -> None:
-        # BLAKE2b takes keys of up to 64 bytes; a longer secret is hashed to that.
-        self._keys = tuple(key if len(key) <= 64 else blake2b(key).digest() for key in signing_keys)
+    def __init__(
+        self, signing_keys: tuple[bytes, ...] = (), state_modules: tuple[str, ...] = (), group: str = ""
+    ) -> None:
+        self._keys, self._group = signing_keys, group
+        self._signers: dict[tuple[Kind, str], Signer] = {}
         # What is not signed may never name whatever it likes.
         self._modules = (
             state_modules if signing_keys else tuple(entry for entry in state_modules if entry != EVERYTHING)
@@ -83,6 +73,11 @@ class StateCodec:
         self._value_loaders: dict[Computation, Callable[[bytes], Any]] = {}
         #: How many names a pickle may have of which it is known beforehand that they can be read back.
         self._harmless: dict[StateClass[Any], int] = {}
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether states are signed."""
+        return bool(self._keys)
 
     def dump(self, computation: Computation, key: str, state: Any) -> bytes:
         """Called for each changed state of a batch, in the worker. Raises what pickle raises, and `StateError` for a state
@@ -99,10 +94,17 @@ class StateCodec:
         return self.seal(computation.name, key, data)
 
     def seal(self, name: str, key: str, data: bytes) -> bytes:
-        """A pickle as it is stored: with its format byte, and its signature when there is a key."""
+        """A pickle as it is stored: in its record, signed when there is a key."""
         if not self._keys:
             return UNSIGNED + data
-        return SIGNED + _tag(self._keys[0], name, key, data) + data
+        return self._signer("state", name).seal(key, data)
+
+    def moved(self, name: str, key: str, stored: bytes, group: str) -> bytes:
+        """The bytes of this group for a state that another group wrote. Raises `StateError` for one that it did not sign."""
+        if not self._keys and stored[:1] == UNSIGNED:
+            return stored
+        record = self._verified(Signer(self._keys, "state", group, name), key, stored)
+        return self._signer("state", name).seal(key, record.payload, header=record.header)
 
     def load(self, computation: Computation, key: str, stored: bytes) -> Any:
         """The state object in `stored`. Raises `StateError` for a wrong tag, unknown format, or a pickle that is bad or
@@ -118,25 +120,44 @@ class StateCodec:
 
     def verified(self, name: str, key: str, stored: bytes) -> bytes:
         """The pickle inside, once its tag is right. Unpickles nothing."""
-        form = stored[:1]
-        if form == UNSIGNED:
-            if self._keys:
-                raise StateError("the state is not signed, and PARTITIONS_STATE_SIGNING_KEY is set: it is not unpickled")
+        if not self._keys and stored[:1] == UNSIGNED:
             return stored[1:]
-        if form != SIGNED:
-            raise StateError(f"the state has the unknown format byte {form.hex() or 'nothing'}")
+        return self._verified(self._signer("state", name), key, stored).payload
+
+    def _verified(self, signer: Signer, key: str, stored: bytes, *, json: bool = False) -> Record:
+        try:
+            record = split(stored)
+        except StateError as error:
+            raise StateError(f"{signer.what} can't be read: {error}") from error
+        if record.form not in (UNSIGNED, SIGNED, *((UNSIGNED_JSON, SIGNED_JSON) if json else ())):
+            raise StateError(f"{signer.what} has the unknown format byte {record.form.hex()}")
+        if record.form in (UNSIGNED, UNSIGNED_JSON):
+            if self._keys:
+                raise StateError(f"{signer.what} is not signed, and PARTITIONS_STATE_SIGNING_KEY is set: it is not unpickled")
+            return record
         if not self._keys:
-            raise StateError("the state is signed, and PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled")
-        data = stored[1 + TAG_BYTES :]
-        if not self._signed_by_us(name, key, stored):
-            raise StateError("the state's signature is wrong: it is not unpickled")
-        return data
+            raise StateError(f"{signer.what} is signed, and PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled")
+        if not signer.verifies(key, record):
+            raise StateError(f"{signer.what}'s signature is wrong: it is not unpickled")
+        return record
 
     def meta(self, name: str, key: str, stored: bytes) -> StoredMeta:
         """What can be seen of stored bytes, by anyone: unpickles nothing."""
-        form = {UNSIGNED: "unsigned", SIGNED: "signed"}.get(stored[:1], "unknown")
-        verified = self._signed_by_us(name, key, stored) if form == "signed" and self._keys else None
+        try:
+            record = split(stored)
+        except StateError:
+            return StoredMeta(len(stored), "unknown", None)
+        form = {UNSIGNED: "unsigned", SIGNED: "signed"}.get(record.form, "unknown")
+        verified = self._signer("state", name).verifies(key, record) if form == "signed" and self._keys else None
         return StoredMeta(len(stored), form, verified)
+
+    def _signer(self, kind: Kind, name: str) -> Signer:
+        found = self._signers.get((kind, name))
+        if found is None:
+            # A value in a message may go to another group, a sink's: its message's id binds it.
+            group = "" if kind == "message" else self._group
+            found = self._signers[kind, name] = Signer(self._keys, kind, group, name)
+        return found
 
     def pickling(self) -> Pickling:
         """What the pure step is given."""
@@ -151,13 +172,14 @@ class StateCodec:
             data = pickle.dumps(value, 5)
         except Exception as error:
             raise StateError(f"it can't be pickled: {describe(error)}") from error
-        return self.seal(_of_messages(task), message_id, data)
+        return self._signer("message", task).seal(message_id, data)
 
     def load_value(self, computation: Computation, message_id: str, stored: bytes) -> Any:
         """The value that `dump_value` wrote. Raises `StateError`, always without a signing key: unpickles nothing unsigned."""
         if not self._keys:
             raise StateError("it is pickled, and PARTITIONS_STATE_SIGNING_KEY is not set")
-        return self._unpickled_value(computation, self.verified(_of_messages(computation.name), message_id, stored))
+        record = self._verified(self._signer("message", computation.name), message_id, stored)
+        return self._unpickled_value(computation, record.payload)
 
     def _unpickled_value(self, computation: Computation, data: bytes) -> Any:
         loads = self._value_loaders.get(computation)
@@ -170,15 +192,16 @@ class StateCodec:
             raise StateError(f"it can't be unpickled: {describe(error)}") from error
 
     def dump_position(self, source: Computation, value: Any) -> bytes:
-        """The value that a source has reached: JSON where that gives it back exactly, else a pickle, as states are. Raises `StateError`
-        for what could not be read back."""
+        """The value that a source has reached, signed as states are: JSON where that gives it back exactly, else a pickle. Raises
+        `StateError` for what could not be read back."""
+        signer = self._signer("position", source.name)
         if is_exact(value):
             try:
-                return JSON + json_text(value)
+                return signer.seal("", json_text(value), json=True)
             except UnicodeEncodeError:
                 pass  # a lone surrogate
         try:
-            stored = self.seal(_of_positions(source.name), "", pickle.dumps(value, 5))
+            stored = signer.seal("", pickle.dumps(value, 5))
         except Exception as error:
             raise StateError(f"it can't be pickled: {describe(error)}") from error
         self.load_position(source, stored)
@@ -186,13 +209,10 @@ class StateCodec:
 
     def load_position(self, source: Computation, stored: bytes) -> Any:
         """The value that `dump_position` wrote. Raises `StateError`."""
-        if stored[:1] == JSON:
-            return msgspec.json.decode(stored[1:])
-        return self._unpickled_value(source, self.verified(_of_positions(source.name), "", stored))
-
-    def _signed_by_us(self, name: str, key: str, stored: bytes) -> bool:
-        tag, data = stored[1 : 1 + TAG_BYTES], stored[1 + TAG_BYTES :]
-        return any(compare_digest(tag, _tag(secret, name, key, data)) for secret in self._keys)
+        record = self._verified(self._signer("position", source.name), "", stored, json=True)
+        if record.form in (UNSIGNED_JSON, SIGNED_JSON):
+            return msgspec.json.decode(record.payload)
+        return self._unpickled_value(source, record.payload)
 
     def _unpickled(self, name: str, wanted: StateClass[Any], data: bytes, made: Loaders, make: MakeLoader) -> Any:
         loads = made.get(wanted)
@@ -206,22 +226,7 @@ class StateCodec:
             raise StateError(f"state of {name!r} can't be unpickled: {describe(error)}") from error
 
 
-def _of_messages(task: str) -> str:
-    """The scope of signatures of values, which no computation's states can have: a name has no NUL."""
-    return f"message\0{task}"
-
-
-def _of_positions(source: str) -> str:
-    """The scope of signatures of what a source has reached."""
-    return f"position\0{source}"
-
-
 def _same_source(one: type, other: type) -> bool:
     """The same class twice: of a script that is `__main__` here, and was imported by its name in the worker."""
     return one.__qualname__ == other.__qualname__ and "__main__" in (one.__module__, other.__module__)
 
-
-def _tag(secret: bytes, name: str, key: str, data: bytes) -> bytes:
-    scope, spelled = name.encode(), key_bytes(key)
-    head = b"%d:%b%d:%b" % (len(scope), scope, len(spelled), spelled)
-    return blake2b(head + data, digest_size=TAG_BYTES, key=secret).digest()

@@ -20,9 +20,10 @@ from celery_partitions.admin.importer import Importer
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.pause import pause
 from celery_partitions.admin.status import read_status
-from celery_partitions.model.errors import SetupError
+from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commits import CommitStore, commands_of
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease, balance, fix_partitions, release, remember_computations
@@ -131,6 +132,23 @@ def test_into_another_group(client: redis.Redis, names: Names, file: Path) -> No
     Importer(client, other, 4, COMPUTATIONS, file).run(by="me")
     rows = zip(read_status(client, names, 4), read_status(client, other, 4), strict=True)
     assert all((a.length, a.keys, a.parked, a.dead, a.delayed) == (b.length, b.keys, b.parked, b.dead, b.delayed) for a, b in rows)
+
+
+def test_signed_states_are_signed_anew_for_another_group(client: redis.Redis, names: Names, file: Path) -> None:
+    secrets, other = (b"a secret",), Names("other", "shop:")
+    there, here = (StateCodec(secrets, group=one.root) for one in (names, other))
+    states = names.states("0", "totals")
+    client.hset(states, "good", there.seal("totals", "good", b"N."))  # type: ignore[arg-type]
+    client.hset(states, "forged", StateCodec((b"x",), group=names.root).seal("totals", "forged", b"N."))  # type: ignore[arg-type]
+    client.hset(names.group_meta, names.computation_field("totals"), 1)
+    exported(client, names, 4, file)
+    with pytest.raises(SetupError, match="PARTITIONS_STATE_SIGNING_KEY"):
+        Importer(client, other, 4, COMPUTATIONS, file).run(by="me")
+    Importer(client, other, 4, COMPUTATIONS, file, here).run(by="me")
+    found = {key: client.hget(other.states(str(partition_of(key, 4)), "totals"), key) for key in ("good", "forged")}
+    assert here.verified("totals", "good", found["good"] or b"") == b"N."  # type: ignore[arg-type]
+    with pytest.raises(StateError, match="signature is wrong"):
+        here.verified("totals", "forged", found["forged"] or b"")  # type: ignore[arg-type]
 
 
 def test_an_in_place_dead_letter_stays_with_its_key_even_where_its_message_can_not_be_read(

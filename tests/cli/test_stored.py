@@ -26,7 +26,7 @@ class Springs:
 
 
 def put(client: redis.Redis, *secrets: bytes, data: bytes | None = None) -> int:
-    stored = StateCodec(secrets).seal(update.name, "AAPL", data or pickle.dumps(Last(), 5))
+    stored = StateCodec(secrets, group="partition").seal(update.name, "AAPL", data or pickle.dumps(Last(), 5))
     client.hset(HASH, "AAPL", stored)  # type: ignore[arg-type]
     return len(stored)
 

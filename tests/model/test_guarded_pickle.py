@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from celery_partitions.model.computation import declare
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.restricted_pickle import Allowed, unsigned_loader
-from celery_partitions.store.codec import UNSIGNED, StateCodec
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.record import UNSIGNED
 from tests.fuzz.pickle_programs import changes, named, process, text
 from tests.model import pickled
 from tests.model.pickled import (

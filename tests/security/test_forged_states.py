@@ -11,7 +11,8 @@ import pytest
 
 from celery_partitions import partition_of
 from celery_partitions.model.errors import StateError
-from celery_partitions.store.codec import SIGNED, TAG_BYTES, UNSIGNED, StateCodec
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.record import SIGNED, TAG_BYTES, UNSIGNED
 from tests.fundamentals.application import Sequence, Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
@@ -51,8 +52,8 @@ def of(number: int) -> Sequence:
     return state
 
 
-def codec(*secrets: str) -> StateCodec:
-    return StateCodec(tuple(secret.encode() for secret in secrets))
+def codec(*secrets: str, group: str = "partition") -> StateCodec:
+    return StateCodec(tuple(secret.encode() for secret in secrets), group=group)
 
 
 @pytest.mark.parametrize("secret", [None, OLD])
@@ -74,6 +75,7 @@ def test_only_the_messages_of_such_keys_are_refused(
     }
     if secret is not None:
         bad["moved"] = good
+        bad["of another group"] = codec(secret, group="orders").dump(COMPUTATION, "of another group", of(0))
         bad["unsigned"] = UNSIGNED + springing
         bad["signed for another key"] = SIGNED + good[1 : 1 + TAG_BYTES] + springing
     for key, raw in {"good": good, **bad}.items():
