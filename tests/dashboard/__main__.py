@@ -50,7 +50,7 @@ def main() -> None:
                 take(one, name)
             phone = Visit(chromium, base, login=LOGIN, size=PHONE)
             phone.open("/partitions")
-            phone.page.wait_for_selector("#unit-0")
+            phone.page.wait_for_selector("#partition-0")
             take(phone, "phone")
 
 

@@ -20,7 +20,7 @@ def total(page: Page, name: str) -> Locator:
 
 
 def cell(page: Page, partition: str, field: str) -> Locator:
-    return page.locator(f"#unit-{partition} [data-field='{field}']")
+    return page.locator(f"#partition-{partition} [data-field='{field}']")
 
 
 def number(locator: Locator) -> int:
@@ -32,7 +32,7 @@ def test_it_shows_a_row_for_each_queue_with_its_owner(visit: Visiting) -> None:
     page.get_by_role("link", name="Partitions", exact=True).click()
     expect(page.locator("#partitions-table tbody tr")).to_have_count(PARTITIONS + 1)
     expect(page.get_by_text("5 of 5 queues held by 2 workers")).to_be_visible()
-    owner = page.locator("#unit-0").get_by_role("link", name=re.compile("(one|two)@dashboard"))
+    owner = page.locator("#partition-0").get_by_role("link", name=re.compile("(one|two)@dashboard"))
     name = owner.text_content()
     owner.click()
     expect(page).to_have_title(re.compile(str(name)))
