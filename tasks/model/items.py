@@ -34,7 +34,7 @@ from celery_partitions.model.messages import (
     open_slowly,
     open_usual,
 )
-from celery_partitions.model.reply_request import is_reply_request
+from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request
 from celery_partitions.model.values import TIMER, load_value
 
 
@@ -49,12 +49,10 @@ class Work(msgspec.Struct, gc=False):
 
 
 class ReplyRequest(Work, gc=False):
-    """Work whose message wants its result stored, or names what follows it."""
+    """Work whose message asks for its result, or names what follows it."""
 
     #: The returned value as JSON (kombu's), as it was when it was returned.
     value: str = "null"
-    #: Redis commands that tell the value and push what follows; written if the message counts as done.
-    commands: list[list[Any]] = []
 
 
 class Misrouted(msgspec.Struct, gc=False):
@@ -259,7 +257,7 @@ def _not_now(
 
 
 def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask:
-    if headers.task in reading.plain_task:
+    if headers.task == FOLLOW_UP or headers.task in reading.plain_task:
         return PlainTask(raw, headers)
     raise MessageError(f"no task named {headers.task!r} is registered here", reason="unknown-task")
 

@@ -64,6 +64,8 @@ class Details(msgspec.Struct, gc=False):
     event_time: Any = None
     #: Of a timer: for when it was set, seconds since the epoch.
     timer: Any = None
+    #: Of a follow-up: proves that a worker of this group wrote it.
+    seal: Any = None
 
 
 class _Detailed(msgspec.Struct):

@@ -75,6 +75,44 @@ class Delivery(msgspec.Struct, gc=False):
 Emission = Hop | Timer | Push | Delivery
 
 
+class Reply(msgspec.Struct, gc=False):
+    """A Celery result: stored for a time (seconds; None or 0: for ever) and published, unless a success is stored already."""
+
+    key: bytes
+    meta: bytes | str
+    seconds: int | None
+
+
+class SetResultKey(msgspec.Struct, gc=False):
+    """A key of Celery's result backend gets a value, for a time (seconds; None or 0: for ever)."""
+
+    key: bytes | str
+    value: Any
+    seconds: int | None
+
+
+class DeleteResultKeys(msgspec.Struct, gc=False):
+    """Keys of Celery's result backend go."""
+
+    keys: list[bytes | str]
+
+
+class FollowUp(msgspec.Struct, gc=False):
+    """The message that has a worker send what follows another message. It goes to the head of the partition's own queue."""
+
+    raw: bytes
+
+
+class Requeue(msgspec.Struct, gc=False):
+    """A message that goes to the end of the partition's own queue again."""
+
+    raw: bytes
+
+
+#: What a commit writes beside what a step decided: results, what follows, and what plain tasks ask for.
+Effect = Push | Reply | SetResultKey | DeleteResultKeys | FollowUp | Requeue
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A try that raised; `stage`: the computation in which."""
@@ -124,9 +162,9 @@ class Outcome:
     #: What the messages in `done` put out, in order.
     emitted: list[Emission] = field(default_factory=list)
     ended: float = 0.0
-    #: Some of `done` are `ReplyRequest`: what they made goes into the commit.
+    #: Some of `done` are `ReplyRequest`: they get replies.
     answered: bool = False
-    #: Redis commands that go into the commit beside what the fields above mean: what failures tell, and what follows them.
-    commands: list[list[Any]] = field(default_factory=list)
+    #: What the commit writes beside the fields above, in this order.
+    effects: list[Effect] = field(default_factory=list)
     #: The next message is a plain Celery task: run it, then go on.
     plain_task: PlainTask | None = None

@@ -28,19 +28,16 @@ from celery_partitions.model.items import (
     Work,
 )
 from celery_partitions.model.message_writer import MessageWriter
+from celery_partitions.model.messages import MAX_BYTES
 from celery_partitions.model.outcome import Failure, Outcome, Park, Pickling, Slot, States, Unreadable
 from celery_partitions.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
-from celery_partitions.model.reply_request import reply_text
+from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
 
 
 def call_unlimited(computation: Computation, item: Work, arguments: list[Any]) -> Any:
     """Call the computation with no limit on its time."""
     return computation.function(*arguments)
-
-
-def answer_nobody(item: ReplyRequest) -> None:
-    """Where nobody waits for results, and nothing follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +57,8 @@ class StepRules:
     seconds: float
     #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
     call_limited: Callable[[Computation, Work, list[Any]], Any] = call_unlimited
-    #: Makes an item's `commands` out of its `value`; what it raises is the message's failure.
-    answer: Callable[[ReplyRequest], None] = answer_nobody
+    #: The longest message that a worker decodes (MESSAGE_BYTES); it bounds the values that are sent on.
+    message_bytes: int = MAX_BYTES
     #: Makes the messages of outputs; None where no pipeline is.
     writer: MessageWriter | None = None
     #: Seconds since the epoch by the server's clock: what windows take for the time.
@@ -196,11 +193,9 @@ class _Step:
         return self.run()  # read otherwise than then: revoked meanwhile, say
 
     def answer(self, item: ReplyRequest, value: Any) -> None:
-        """Keep the value as it is now: the computation may change it later."""
-        item.value = reply_text(item.computation, value)
-        self.rules.answer(item)
-        size = sum(len(word) for command in item.commands for word in command if isinstance(word, str | bytes))
-        self.replay.share += size / SHARED_OUTPUT_BYTES
+        """Keep the value as it is now: the computation may change it later. Raises `ReplyError`."""
+        item.value = reply_text(item.computation, value, longest_value(item.envelope.body, item.raw, self.rules.message_bytes))
+        self.replay.share += (len(item.value) + len(item.raw)) / SHARED_OUTPUT_BYTES
         self.out.answered = True
 
     def unreadable(self, item: Work) -> str | None:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import redis
-from celery import Celery
-from celery.app import backends
 from celery.backends.redis import RedisBackend
 
 from celery_partitions.model.errors import SetupError
-from celery_partitions.results.recorder import Recorder, RecordingBackend
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import UNWELL
-
-
-def recording_backend(app: Celery, recorder: Recorder) -> RecordingBackend:
-    """A recording backend of the class, and with the options, of the app's own."""
-    base, url = backends.by_url(app.backend_cls or app.conf.result_backend, app.loader)
-    made: RecordingBackend = type("RecordingBackend", (RecordingBackend, base), {})(app=app, url=url)
-    made.recorder = recorder
-    return made
 
 
 def why_not_own_backend(installation: Installation) -> str | None:

@@ -10,7 +10,6 @@ from typing import Any, Literal, cast
 
 import redis
 
-from celery_partitions.model.items import ReplyRequest
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.client import UNWELL
@@ -18,7 +17,7 @@ from celery_partitions.store.dead_letters import dead_letter_in_place, dead_lett
 from celery_partitions.store.declared_keys import declare, keys_in, refused_keys
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
-from celery_partitions.store.outputs import commands_of_outputs, delayed_entry, split
+from celery_partitions.store.outputs import commands_of_effects, commands_of_outputs, delayed_entry, split
 from celery_partitions.store.parked_keys import ParkedKeyRecord, park
 from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.scripts import digest_of, script
@@ -194,7 +193,7 @@ class CommitStore:
             forbidden = next((key for key in keys_in(command) if key in refused), None)
             if forbidden is None:
                 kept.append(command)
-            elif command[0] not in ("REPLY", "CHORD"):
+            elif command[0] != "REPLY":
                 reply = self.peek(commit.lease)
                 name = forbidden.decode("utf-8", "replace") if isinstance(forbidden, bytes) else forbidden
                 return replace(reply, status="wrongtype", culprit=name, messages=[]) if reply.status == "ok" else reply
@@ -258,12 +257,6 @@ def _reply(answer: list[Any]) -> Reply:
     )
 
 
-def pushed_to(outcome: Outcome) -> set[str]:
-    """The queues onto which what follows the outcome's messages is pushed."""
-    commands = [command for item in outcome.done if type(item) is ReplyRequest for command in item.commands]
-    return {command[1] for command in commands + outcome.commands if command[0] == "LPUSH" and isinstance(command[1], str)}
-
-
 def commands_of(
     outcome: Outcome,
     names: Names,
@@ -311,9 +304,8 @@ def commands_of(
     ]
     if outcome.pause:
         commands.append(["HSET", names.meta(partition), "paused", 1])
-    if outcome.answered:
-        commands += [command for item in outcome.done if type(item) is ReplyRequest for command in item.commands]
-    commands += outcome.commands
+    if outcome.effects:
+        commands += commands_of_effects(outcome.effects, names, partition)
     counts = {
         "processed": len(outcome.done),
         "emitted": len(outcome.emitted),

@@ -14,7 +14,7 @@ import redis
 from celery_partitions.store.scripts import script
 
 #: How many operands of a command are keys, where it is not one. The scripts have the same table.
-KEYS_OF = {"RENAME": 2, "CHORD": 7}
+KEYS_OF = {"RENAME": 2}
 
 
 def keys_in(command: Sequence[Any]) -> Sequence[Any]:

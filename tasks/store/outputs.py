@@ -7,7 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 from celery_partitions.model.keys import key_bytes
-from celery_partitions.model.outcome import Delivery, Emission, Hop, Push, Timer
+from celery_partitions.model.outcome import (
+    DeleteResultKeys,
+    Delivery,
+    Effect,
+    Emission,
+    FollowUp,
+    Hop,
+    Push,
+    Reply,
+    Requeue,
+    SetResultKey,
+    Timer,
+)
 from celery_partitions.model.sinks import ListSink, StreamSink
 from celery_partitions.store.names import Names
 
@@ -61,3 +73,27 @@ def commands_of_outputs(
     commands += [command for where, payloads in lists.items() for command in split(["LPUSH", where], payloads)]
     commands += split(["ZADD", names.delayed(partition)], timers)
     return commands + entries
+
+
+def commands_of_effects(effects: Sequence[Effect], names: Names, partition: str) -> list[list[Any]]:
+    """The commands of what goes with an outcome, in its order; follow-ups are run first to last, before anything younger."""
+    commands: list[list[Any]] = []
+    follow_ups: list[bytes] = []
+    for one in effects:
+        match one:
+            case Reply(key, meta, seconds):
+                commands.append(["REPLY", key, meta, seconds or 0])
+            case Push(queue, raw):
+                commands.append(["LPUSH", names.prefix + queue, raw])
+            case SetResultKey(key, value, seconds):
+                commands.append(["SET", key, value, *(["EX", seconds] if seconds else [])])
+            case DeleteResultKeys(keys):
+                commands += [["DEL", key] for key in keys]
+            case FollowUp(raw):
+                follow_ups.append(raw)
+            case Requeue(raw):
+                commands.append(["LPUSH", names.queue(partition), raw])
+            case _:
+                assert_never(one)
+    commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
+    return commands

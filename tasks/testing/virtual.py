@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from celery_partitions.model.items import Item
-from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.outcome import Effect, Outcome
 from celery_partitions.model.step import StepRules, call_unlimited, step
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, Reply
@@ -73,6 +73,13 @@ class _Silent:
     def close(self) -> None: ...
 
 
+class _NoReplies:
+    """Nobody waits for results here."""
+
+    def of(self, *_: object) -> list[Effect]:
+        return []
+
+
 class _Stepping:
     """The rules of a worker's steps, but for what comes from outside: time and chance."""
 
@@ -110,6 +117,7 @@ class VirtualLoop(PartitionLoop):
             batch_messages=self.settings.batch_messages,
             batch_bytes=self.settings.batch_bytes,
         )
+        self.replies = cast(Any, _NoReplies())
         self.step_runner = cast(Any, _Stepping(self.step_runner.rules_for, self._tick))
         #: Crashes that are to come, in this order.
         self.crashes: list[CrashPoint] = []

@@ -29,7 +29,6 @@ from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.leases import Share, fix_partitions, remember_computations
 from celery_partitions.store.names import INGRESS
-from celery_partitions.store.results import START_CHORD
 from celery_partitions.store.server import look_at_server
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.control import list_owned_queues
@@ -168,7 +167,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce)
         trace_loop(self.loop)
-        self.loop.replies.prepare()
+        self.loop.follow_ups.prepare()
         self.loop.on_refusal = self.keeper.wake
         collect_seldom()
         self.loop.stalls.start()
@@ -269,7 +268,7 @@ class PlainTasks:
         self.tasks, self.computations = app.tasks, installation.computations
 
     def __contains__(self, name: object) -> bool:
-        return name == START_CHORD or (name in self.tasks and name not in self.computations)
+        return name in self.tasks and name not in self.computations
 
 
 def _events_wanted(worker: Any) -> bool:

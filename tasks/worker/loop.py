@@ -18,16 +18,15 @@ import redis
 from celery_partitions.model.errors import describe
 from celery_partitions.model.items import Item, PlainTask, Reading, Skipped, condemned, read_batch
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.results.failure_replies import FailureReplies
 from celery_partitions.results.replies import Replies
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import UNWELL, connect
-from celery_partitions.store.commits import Commit, CommitStore, CommitTooLarge, CommitUnderWay, Reply, pushed_to
+from celery_partitions.store.commits import Commit, CommitStore, CommitTooLarge, CommitUnderWay, Reply
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
-from celery_partitions.store.results import START_CHORD
 from celery_partitions.worker.blocking_read import BlockingRead
 from celery_partitions.worker.deduplication import drop_known_duplicates
+from celery_partitions.worker.follow_up import FollowUps, is_follow_up
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.outage import Outage
@@ -96,10 +95,10 @@ class PartitionLoop(threading.Thread):
         self.outage = Outage()
         #: Started by the boot step.
         self.stalls = StallDetector()
-        self.replies = Replies(installation, reports.node)
-        self.failure_replies = FailureReplies(self.replies)
+        self.follow_ups = FollowUps(installation, reports.node, self.store)
+        self.replies = Replies(installation, self.follow_ups)
         writer = installation.message_writer(worker)
-        self.step_runner = StepRunner(self.settings, self.names, worker, self.codec.pickling(), writer, self.replies.answer)
+        self.step_runner = StepRunner(self.settings, self.names, worker, self.codec.pickling(), writer)
 
     # What other threads call.
 
@@ -160,7 +159,7 @@ class PartitionLoop(threading.Thread):
             self.load_states(owned, items)
             outcome = self.step(owned, batch, items)
             if outcome.plain_task is not None and outcome.taken == 0:
-                outcome = self.run_celery_task(owned, outcome.plain_task)
+                outcome = self.run_celery_task(owned, items)
             owned.stalled = self.stalls.longest_seconds() > self.settings.lease_seconds / 2
             flush(self.installation.computations, outcome)
             self.commit(owned, batch, items, outcome)
@@ -255,8 +254,8 @@ class PartitionLoop(threading.Thread):
 
     def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Write the outcome; take the next batch from the answer."""
-        if outcome.dead or outcome.parked or outcome.skipped:
-            outcome.commands += self.failure_replies.commands_of(owned, batch, outcome)
+        if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
+            outcome.effects += self.replies.of(owned, batch, outcome)
         limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
         planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids)
         if planned is not None:
@@ -288,9 +287,6 @@ class PartitionLoop(threading.Thread):
         except BaseException:
             owned.forget_all()
             raise
-        if reply.status == "wrongtype" and self.avoid_bad_queues(under_way, reply.culprit):
-            owned.forget_all()
-            return
         # A retry that asked for none leaves the queue's messages as they are known.
         kept = [] if under_way.planned.commit.ask else owned.messages
         if self.judge(owned, reply):
@@ -327,16 +323,6 @@ class PartitionLoop(threading.Thread):
             else:
                 return reply
 
-    def avoid_bad_queues(self, under_way: UnderWay, culprit: str) -> bool:
-        """Whether a commit was refused for what follows its messages. Then all of that is looked at, and these messages fail."""
-        queues = pushed_to(under_way.outcome)
-        if culprit not in queues:
-            return False
-        self.replies.avoid(culprit)
-        for queue in self.store.no_lists(queues):
-            self.replies.avoid(queue)
-        return True
-
     def judge(self, owned: OwnedPartition, reply: Reply) -> bool:
         """What an answer of the commit script means for the owned partition; True: it is written, and the next batch is here."""
         match reply.status:
@@ -352,7 +338,6 @@ class PartitionLoop(threading.Thread):
             case "wrongtype":
                 text = "partition %s: Redis key %s holds another type, or may not be written; mend or delete it, or let this user write it"
                 logger.error(text, owned.partition, reply.culprit, extra=log_fields(owned.partition))
-                self.replies.avoid(reply.culprit)
                 owned.forget_all()
                 owned.rest_until = time.monotonic() + REST_SECONDS
             case _:
@@ -366,14 +351,17 @@ class PartitionLoop(threading.Thread):
         self.close_partition(owned)
         self.on_refusal()
 
-    def run_celery_task(self, owned: OwnedPartition, item: PlainTask) -> Outcome:
-        """A plain Celery task, run where it stands in the order, by Celery's own tracer; at least once."""
-        if item.headers.task == START_CHORD:
-            return self.replies.start_chord(owned.partition, item)
+    def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
+        """A plain Celery task, run where it stands in the order, by Celery's own tracer; at least once. Follow-ups that stand
+        together are run together."""
+        if is_follow_up(items[0]):
+            return self.follow_ups.run(items)
+        item = items[0]
+        assert isinstance(item, PlainTask)
         began = time.monotonic()
         run = self.run_plain_task(item.raw)
         self.warn_if_slow(owned, item, time.monotonic() - began)
-        return outcome_of(run, item, self.names.queue(owned.partition))
+        return outcome_of(run, item)
 
     def warn_if_slow(self, owned: OwnedPartition, item: PlainTask, seconds: float) -> None:
         """All partitions of a worker wait while it runs a plain task. Say so once for each task."""

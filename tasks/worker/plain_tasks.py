@@ -17,7 +17,7 @@ from kombu.message import Message
 
 from celery_partitions.model.errors import describe, trace_of
 from celery_partitions.model.items import DeadLetterItem, PlainTask
-from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.outcome import Outcome, Requeue
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class PlainTaskRun:
     trace: str = ""
 
 
-def outcome_of(run: PlainTaskRun, item: PlainTask, queue: str) -> Outcome:
-    """What a run means for the queue that its message stood at the head of, as Redis names it."""
-    outcome = Outcome(taken=1, commands=[["LPUSH", queue, raw] for raw in run.again])
+def outcome_of(run: PlainTaskRun, item: PlainTask) -> Outcome:
+    """What a run means for the queue that its message stood at the head of."""
+    outcome = Outcome(taken=1, effects=[Requeue(raw) for raw in run.again])
     if run.error is not None:
         headers = item.headers
         outcome.dead.append((DeadLetterItem(item.raw, "task-failed", run.error, run.trace, headers.task, headers.id), 1))

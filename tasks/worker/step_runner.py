@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 from functools import partial
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.items import ReplyRequest, Work
+from celery_partitions.model.items import Work
 from celery_partitions.model.message_writer import MessageWriter
 from celery_partitions.model.outcome import Pickling
 from celery_partitions.model.step import StepRules, step
@@ -29,10 +28,9 @@ class StepRunner:
     """Made once a loop; used by its thread, but for `hangs`."""
 
     def __init__(
-        self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter, answer: Callable[[str, ReplyRequest], None]
+        self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter
     ) -> None:
         self.settings, self.names, self.worker, self.pickling, self.writer = settings, names, worker, pickling, writer
-        self.answer = answer
         self.step = step
         self.policies = Policies(settings)
         self.limits = TimeLimits(self.hangs)
@@ -49,7 +47,7 @@ class StepRunner:
             seconds=self.settings.batch_seconds,
             call_limited=partial(self.call_limited, owned),
             writer=self.writer,
-            answer=partial(self.answer, owned.partition),
+            message_bytes=self.settings.message_bytes,
             now=owned.server_now(),
         )
 

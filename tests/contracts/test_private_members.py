@@ -25,7 +25,7 @@ import msgspec
 import pytest
 import redis
 from celery import Celery
-from celery.app import backends, trace
+from celery.app import trace
 from celery.app.amqp import AMQP, Queues
 from celery.backends.redis import RedisBackend
 from celery.events import EventDispatcher
@@ -89,21 +89,6 @@ def calls(caller: Any, *names: str) -> Callable[[], object]:
     return check
 
 
-def task_stack() -> None:
-    task = app().tasks["celery.backend_cleanup"]
-    celery_state._task_stack.push(task)
-    try:
-        assert celery.current_task.name == task.name
-    finally:
-        celery_state._task_stack.pop()
-
-
-def thread_backend() -> None:
-    made, backend = app(), object()
-    made._local.backend = backend
-    assert made.backend is backend
-
-
 def group_buffer() -> None:
     dispatcher = EventDispatcher(None, app=app(), hostname="a@b", enabled=False, buffer_group={"task"}, buffer_limit=10)
     assert not any(dispatcher._group_buffer.values())
@@ -119,7 +104,7 @@ def written_priorities() -> None:
 
 
 def put_of_a_channel() -> None:
-    """`basic_publish` with the default exchange gives one message to `_put`, and looks at its priority by `_get_message_priority`."""
+    """`basic_publish` with the default exchange gives one message to `_put`."""
 
     class Channel(virtual.Channel):
         def __init__(self) -> None: ...
@@ -127,7 +112,7 @@ def put_of_a_channel() -> None:
         connection = type("Connection", (), {"_used_channel_ids": []})
 
         def _put(self, queue: str, message: Any, **_: Any) -> None:
-            put.append((queue, self._get_message_priority(message)))
+            put.append((queue, message["properties"]["priority"]))
 
         def _inplace_augment_message(self, *_: Any) -> None: ...
 
@@ -137,10 +122,18 @@ def put_of_a_channel() -> None:
 
 
 def chord_scripts() -> None:
-    found = inspect.getsource(RedisBackend.on_chord_part_return)
-    for name in ("_chord_part_return_script", "_chord_claim_extend_script", "_chord_cleanup_script"):
-        assert f"self.{name}(" in found, f"on_chord_part_return does not call {name}"
-    assert "readycount, totaldiff, chord_size_bytes, claimed" in found, "the part's script returns something else"
+    """Celery registers its three scripts of chords with the backend's client, and calls them with the operands that we take apart."""
+    source = inspect.getsource(RedisBackend)
+    for name in ("CHORD_PART_RETURN_LUA", "CHORD_CLAIM_EXTEND_LUA", "CHORD_CLEANUP_LUA"):
+        assert f"self.client.register_script({name})" in source, f"{name} is not registered with the client"
+    found = " ".join(inspect.getsource(RedisBackend.on_chord_part_return).split())
+    for text in (
+        "readycount, totaldiff, chord_size_bytes, claimed = self._chord_part_return_script(",
+        "keys=[jkey, tkey, skey, dkey, self.get_key_for_group(gid), ckey], args=[tid, encoded, 1 if self._chord_zset else 0, "
+        "group_index, self.chord_expires or 0, self._chord_result_expires, claim_expires, claim_token], client=client,",
+        "keys=[ckey, jkey, tkey, skey, dkey], args=[claim_token, done_expires], client=client,",
+    ):
+        assert text in found, f"on_chord_part_return has no {text}"
 
 
 def flowers_last_handler() -> None:
@@ -164,35 +157,22 @@ def flowers_application() -> None:
 
 
 CONTRACTS = [
-    Contract("celery._state._task_stack", "results/recorder.py", "the stack that celery.current_task reads", task_stack),
     Contract("celery._state.get_current_worker_task", "producer/direct.py", "None outside a worker's task", lambda: holds(celery_state.get_current_worker_task() is None)),
-    Contract("Celery._local", "results/recorder.py", "app.backend is app._local.backend of the thread", thread_backend),
     Contract("EventDispatcher._group_buffer", "worker/reports.py", "events that wait, a list for each group", group_buffer),
-    Contract("RedisBackend._create_client", "results/recorder.py", "makes a client of connparams", calls(RedisBackend.client.func, "_create_client", "self.connparams")),  # type: ignore[attr-defined]
-    Contract("RedisBackend._MAX_STR_VALUE_SIZE", "results/recorder.py", "the longest value", lambda: holds(isinstance(RedisBackend._MAX_STR_VALUE_SIZE, int))),
-    Contract("RedisBackend._get_result_meta", "results/recorder.py", "makes what is stored", takes(RedisBackend._get_result_meta, "result", "state", "traceback", "request")),
-    Contract("RedisBackend._set_with_state", "results/recorder.py", "stores it", takes(RedisBackend._set_with_state, "key", "value", "state")),
-    Contract("RedisBackend._store_result", "results/recorder.py", "is called by store_result", calls(RedisBackend.store_result, "self._store_result,")),
-    Contract("RedisBackend._store_result", "results/recorder.py", "takes what we take", takes(RedisBackend._store_result, "task_id", "result", "state", "traceback", "request")),
-    Contract("RedisBackend._chord_zset", "results/recorder.py", "whether a chord's parts are ordered", calls(RedisBackend.on_chord_part_return, "self._chord_zset")),
-    Contract("RedisBackend._chord_result_expires", "results/recorder.py", "how long a chord's parts are kept", calls(RedisBackend.on_chord_part_return, "self._chord_result_expires")),
-    Contract("RedisBackend._chord_part_return_script", "results/recorder.py", "counts a chord's parts", chord_scripts),
-    Contract("RedisBackend._chord_claim_extend_script", "results/recorder.py", "keeps the claim of who starts a chord", chord_scripts),
-    Contract("RedisBackend._chord_cleanup_script", "results/recorder.py", "ends a chord", chord_scripts),
-    Contract("RedisBackend._client", "results/recorder.py", "a name that the backend does not use itself", lambda: holds(not hasattr(RedisBackend, "_client"))),
+    Contract("celery.backends.redis.CHORD_PART_RETURN_LUA", "results/recorder.py", "counts a chord's parts", chord_scripts),
+    Contract("RedisBackend.set", "results/recorder.py", "stores and publishes in one pipeline", calls(RedisBackend._set, "pipe.setex(", "pipe.set(", "pipe.publish(")),
+    Contract("Task.bind", "results/follow_ups.py", "binds a task that is in no registry", takes(celery.Task.bind, "app")),
     Contract("AMQP.send_task_message", "results/recorder.py", "publishes every message of an app", takes(AMQP(app()).send_task_message, "producer", "name", "message")),
     Contract("AMQP.create_task_message", "producer/direct.py", "makes a message's headers and body", lambda: holds(len(AMQP(app()).create_task_message("1", "n", (), {}).body) == 3)),
     Contract("Queues.deselect", "worker/bootstep.py", "takes queues out of what kombu consumes", takes(Queues.deselect, "exclude")),
     Contract("task.__trace__", "worker/plain_tasks.py", "the tracer that a pool runs", calls(trace, "task.__trace__")),
     Contract("celery.app.trace.build_tracer", "worker/plain_tasks.py", "makes a task's tracer", takes(trace.build_tracer, "name", "task", "loader", "hostname", "app")),
     Contract("celery.worker.request.create_request_cls", "worker/plain_tasks.py", "makes a task's request class", takes(request.create_request_cls, "base", "task", "pool", "hostname", "eventer", "app")),
-    Contract("celery.app.backends.by_url", "results/backend.py", "finds the class of a backend", takes(backends.by_url, "backend", "loader")),
     Contract("celery.worker.control.Panel", "worker/control.py", "inspect_command registers the function by its name", lambda: holds(control.Panel.data["active_queues"].__name__ == "active_queues")),
     Contract("celery.worker.control.active_queues", "worker/control.py", "lists what the worker consumes", takes(control.active_queues, "state")),
     Contract("celery.worker.state", "worker/bootstep.py", "revoked, should_terminate and maybe_shutdown", lambda: holds(all(hasattr(worker_state, name) for name in ("revoked", "should_terminate", "maybe_shutdown")))),
     Contract("Consumer.connect", "worker/consumer.py", "connects to the broker, without arguments", takes(Consumer.connect)),
     Contract("virtual.Channel._put", "results/recorder.py", "gets each published message", put_of_a_channel),
-    Contract("virtual.Channel._get_message_priority", "results/recorder.py", "a message's priority", put_of_a_channel),
     Contract("virtual.Channel._queue_bind", "results/recorder.py", "is called for a declared queue", calls(virtual.Channel.queue_bind, "self._queue_bind(")),
     Contract("virtual.Channel._new_queue", "results/recorder.py", "is called for a declared queue", calls(virtual.Channel.queue_declare, "self._new_queue(")),
     Contract("virtual.Channel._size", "results/recorder.py", "is called for a declared queue", calls(virtual.Channel.queue_declare, "self._size(")),

@@ -66,50 +66,41 @@ def test_who_names_what_follows(name: str, separators: tuple[str, str]) -> None:
     assert is_asked(SILENT, json.dumps(embed, separators=separators), ignore_result=True)
 
 
-def answered(raws: list[bytes], **how: Any) -> tuple[Any, list[tuple[str, str]]]:
-    """The outcome, and (id, value) of each answer in the order they were made."""
-    told: list[tuple[str, str]] = []
-
-    def answer(item: ReplyRequest) -> None:
-        told.append((item.envelope.headers.id, item.value))
-        item.commands = [["TOLD", item.value]]
-
-    by = dataclasses.replace(how.pop("by", rules(retries=0)), answer=answer)
-    return run([ANSWERS], raws, by=by, **how), told
+def answers(outcome: Any) -> list[tuple[str, str]]:
+    """(id, value) of what was done."""
+    return [(item.envelope.headers.id, item.value) for item in outcome.done]
 
 
 def test_the_value_is_written_when_it_is_returned() -> None:
-    outcome, told = answered([message(1), message(2)])
-    assert told == [("id-1", "[1]"), ("id-2", "[1, 2]")]
+    outcome = run([ANSWERS], [message(1), message(2)])
     assert outcome.answered
-    assert [item.commands for item in outcome.done] == [[["TOLD", "[1]"]], [["TOLD", "[1, 2]"]]]
+    assert answers(outcome) == [("id-1", "[1]"), ("id-2", "[1, 2]")]
 
 
-def test_after_a_replay_each_tells_once_what_its_state_is() -> None:
-    outcome, told = answered([message(1), message(2, fail=True), message(3)])
-    assert [item.commands for item in outcome.done] == [[["TOLD", "[1]"]], [["TOLD", "[1, 3]"]]]
-    assert [one for one, _ in told] == ["id-1", "id-1", "id-3"]
+def test_after_a_replay_each_tells_what_its_state_is() -> None:
+    outcome = run([ANSWERS], [message(1), message(2, fail=True), message(3)], by=rules(retries=0))
+    assert answers(outcome) == [("id-1", "[1]"), ("id-3", "[1, 3]")]
     error = outcome.failures[0].exception
     assert error is not None and (error.args, error.__traceback__) == (("told to",), None)
 
 
-def test_a_value_that_is_no_json_fails_its_message_and_undoes_its_state() -> None:
-    outcome, _ = answered([message(1), message(2, odd=True), message(3)])
+@pytest.mark.parametrize("mailbox_of", [None, "k"])
+def test_a_value_that_is_no_json_fails_its_message_and_undoes_its_state(mailbox_of: str | None) -> None:
+    outcome = run([ANSWERS], [message(1), message(2, odd=True), message(3)], by=rules(retries=0), mailbox_of=mailbox_of)
     assert state_after(outcome, ANSWERS, "k").numbers == [1, 3]
     assert isinstance(outcome.failures[0].exception, ReplyError)
     assert [broken.message_id for broken, _ in outcome.dead] == ["id-2"]
 
 
-@pytest.mark.parametrize("mailbox_of", [None, "k"])
-def test_what_can_not_be_told_fails_its_message_and_undoes_its_state(mailbox_of: str | None) -> None:
-    def refuse(item: ReplyRequest) -> None:
-        if item.message["n"] == 2:
-            raise LookupError("no such queue")
-
-    by = dataclasses.replace(rules(retries=0), answer=refuse)
-    outcome = run([ANSWERS], [message(1), message(2), message(3)], by=by, mailbox_of=mailbox_of)
-    assert state_after(outcome, ANSWERS, "k").numbers == [1, 3]
-    assert [(broken.message_id, broken.error) for broken, _ in outcome.dead] == [("id-2", "LookupError: no such queue")]
+@pytest.mark.parametrize("something_follows", [False, True])
+def test_a_value_that_is_too_long_to_be_sent_fails_its_message(something_follows: bool) -> None:
+    embed = '{"chain": [{"task": "next"}]}' if something_follows else "{}"
+    bodies = [f'[[{{"key": "k", "n": "{"x" * length}"}}], {{}}, {embed}]' for length in (1, 600)]
+    raws = [raw_envelope(body.encode(), headers={"task": "append", "id": f"id-{len(body)}"}) for body in bodies]
+    outcome = run([ANSWERS], raws, by=dataclasses.replace(rules(retries=0), message_bytes=6_300 if something_follows else 500))
+    assert [broken.message_id for broken, _ in outcome.dead] == [f"id-{len(bodies[1])}"]
+    assert "Keep large data elsewhere" in outcome.dead[0][0].error
+    assert state_after(outcome, ANSWERS, "k").numbers == ["x"]
 
 
 def test_who_does_not_ask_is_not_answered() -> None:

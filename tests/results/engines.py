@@ -18,12 +18,6 @@ __all__ = ["BREAKS", "app"]
 
 #: By name: what is replaced in `commit.lua`, and by what.
 BREAKS: Mapping[str, tuple[str, str]] = {
-    "counts a part twice": ("if had == 1 then", "if true then"),
-    "starts a chord with each part": (
-        "if not wanted or ready ~= wanted + tonumber(text(added) or '0') then return end",
-        "redis.call('DEL', claim)",
-    ),
-    "claims nothing": ("  if claimed and claimed.ok then\n", "  if true then\n"),
     "wakes nobody": ("  redis.pcall('PUBLISH', key, value)\n", ""),
     "tells over a success": ("""if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end""", ""),
 }
@@ -60,23 +54,23 @@ def break_replies(name: str) -> None:
     commit.digest = sha1(commit.text).hexdigest()
 
 
-def meet_before_commit(others: int) -> None:
-    """The first commit that writes something waits until as many workers have come to theirs."""
-    sound = PartitionLoop.commit
+def meet_before_follow_up(others: int) -> None:
+    """The first follow-up waits until as many workers have come to theirs."""
+    sound = PartitionLoop.run_celery_task
     first = count()
 
-    def commit(self: PartitionLoop, owned: Any, batch: Any, items: Any, outcome: Any) -> None:
-        if outcome.answered and next(first) == 0:
+    def run_celery_task(self: PartitionLoop, owned: Any, items: Any) -> Any:
+        if next(first) == 0:
             redis = client()
             redis.rpush("meeting", "here")
             while redis.llen("meeting") < others:
                 redis.blpop("never", timeout=0.01)
-        sound(self, owned, batch, items, outcome)
+        return sound(self, owned, items)
 
-    PartitionLoop.commit = commit  # type: ignore[method-assign]
+    PartitionLoop.run_celery_task = run_celery_task  # type: ignore[method-assign]
 
 
 if _name := os.environ.get("BROKEN_REPLIES"):
     break_replies(_name)
-if _others := os.environ.get("MEET_BEFORE_COMMIT"):
-    meet_before_commit(int(_others))
+if _others := os.environ.get("MEET_BEFORE_FOLLOW_UP"):
+    meet_before_follow_up(int(_others))

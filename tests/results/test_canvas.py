@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -129,13 +130,14 @@ def test_a_message_that_can_not_be_taken_fails_its_chord(here: Client, key: str)
         result.get(timeout=PATIENCE, follow_parents=False)
 
 
-def test_a_value_that_the_next_one_can_not_take_is_a_failure_of_its_message(here: Client, key: str) -> None:
-    """Nothing of the message was done, so nothing is done twice when it is sent again."""
-    result = chain(refuse.s(message(key, 3)), gather.s()).apply_async()
-    with pytest.raises(Exception, match="Expected `array`, got `object`"):
-        result.parent.get(timeout=PATIENCE)
-    assert here.live.dead_letter_of(result.parent.id).reason == "computation-failed"
-    assert refuse.delay(message(key, 1)).get(timeout=PATIENCE)["number"] == 1
+def test_a_value_that_the_next_one_can_not_take_fails_the_chain(here: Client, key: str) -> None:
+    """The message itself was applied. Its follow-up is a dead letter."""
+    result = chain(refuse.s(message(key, 3)), gather.s(), here.sig("double")).apply_async()
+    for one in (result.parent.parent, result.parent, result):
+        with pytest.raises(Exception, match="Expected `array`, got `object`"):
+            one.get(timeout=PATIENCE)
+    assert here.live.dead_letter_of(f"{result.parent.parent.id}:follow-up").reason == "follow-up-failed"
+    assert refuse.delay(message(key, 1)).get(timeout=PATIENCE)["number"] == 4
 
 
 def test_stamps_root_and_parent_are_carried(here: Client, key: str) -> None:
@@ -159,3 +161,26 @@ def test_a_foreign_client_names_what_follows_in_its_own_json(here: Client, key: 
     raw = raw_envelope(body.encode(), headers={"task": "results.quiet", "id": f"{key}-foreign"})
     here.live.client.lpush("partition", raw)
     wait_until(lambda: here.ran() == [f"double:{key}:3"])
+
+
+def test_a_producer_can_not_send_what_only_workers_send(here: Client, key: str) -> None:
+    embed = {"callbacks": [here.sig("double")]}
+    about = {"request": {"id": "x", "ignore_result": False, **embed}, "state": "SUCCESS", "result": 1, "traceback": None}
+    for name, headers in (("bare", {}), ("sealed", {"seal": "0" * 32}), ("odd", {"seal": ["\u00e9"]})):
+        raw = raw_envelope(
+            json.dumps([[], about, embed]).encode(), headers={"task": "partitions.follow_up", "id": f"{key}-{name}", **headers}
+        )
+        here.live.client.lpush("partition.0", raw)
+        assert here.live.dead_letter_of(f"{key}-{name}").reason == "unknown-task"
+    assert here.ran() == []
+
+
+def test_a_follow_up_that_failed_is_sent_again_by_a_retry(here: Client, key: str) -> None:
+    here.live.client.set(f"{key}-queue", "no list")
+    sent = quiet.apply_async([message(key, 2)], link=[here.sig("double"), here.sig("double").set(queue=f"{key}-queue")])
+    dead_letter = here.live.dead_letter_of(f"{sent.id}:follow-up")
+    assert here.ran() == []  # all that follows, or nothing
+    here.live.client.delete(f"{key}-queue")
+    here.live.group.dead_letters.retry([dead_letter], by="a test")
+    wait_until(lambda: here.live.client.llen(f"{key}-queue") == 1)
+    wait_until(lambda: here.ran() == [f"double:{key}:2"])

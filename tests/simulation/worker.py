@@ -28,6 +28,8 @@ class Reports:
 
     def close(self) -> None: ...
 
+    node = "simulated"
+
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 

@@ -1,4 +1,4 @@
-"""REPLY and CHORD, the words of commit.lua that store a result and count a chord's part."""
+"""The effects that go with an outcome: results, follow-ups, and what Celery stores and sends in them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import redis
 
+from celery_partitions.model.outcome import DeleteResultKeys, FollowUp, Push, Reply, Requeue, SetResultKey
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.results import ChordKeys, chord_part, reply
+from celery_partitions.store.outputs import commands_of_effects
 from tests.store.declared import commit_of, fill, queued
 
 QUEUE = "partition.2"
@@ -17,38 +18,23 @@ KEY = b"celery-task-meta-x"
 SUCCESS = b'{"status": "SUCCESS", "result": 1}'
 RETRY = b'{"status": "RETRY", "result": null}'
 
-KEYS = ChordKeys(*(b"g" + suffix for suffix in (b".j", b".t", b".s", b".d", b"", b".c")))
-
-
 @pytest.fixture
 def do(store: CommitStore, lease: Lease) -> Any:
-    """Commit some commands."""
+    """Commit some effects."""
 
-    def commit(*commands: list[Any]) -> str:
+    def commit(*effects: Any) -> str:
         commit_number = store.peek(lease).commit_number
-        return store.send(commit_of(lease, [], commit_number=commit_number, commands=list(commands))).status
+        commands = commands_of_effects(effects, store.names, lease.partition)
+        return store.send(commit_of(lease, [], commit_number=commit_number, commands=commands)).status
 
     return commit
-
-
-def part(member: str, score: int | str = 0, **other: Any) -> list[Any]:
-    options: dict[str, Any] = {
-        "result": f"r {member}",
-        "ordered": True,
-        "expires_seconds": 60,
-        "group_expires_seconds": 120,
-        "token": "ours",
-        "queue": QUEUE,
-        "start": b"start",
-    }
-    return chord_part(KEYS, member=member, score=score, **{**options, **other})
 
 
 def test_a_result_is_stored_for_its_time_and_published(do: Any, client: redis.Redis) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(KEY)
         pubsub.get_message(timeout=1)
-        assert do(reply(KEY, SUCCESS, 100)) == "ok"
+        assert do(Reply(KEY, SUCCESS, 100)) == "ok"
         heard = pubsub.get_message(timeout=5)
     assert heard is not None
     assert heard["data"] == SUCCESS
@@ -57,63 +43,41 @@ def test_a_result_is_stored_for_its_time_and_published(do: Any, client: redis.Re
 
 
 def test_a_result_may_be_for_ever(do: Any, client: redis.Redis) -> None:
-    do(reply(KEY, SUCCESS, None))
+    do(Reply(KEY, SUCCESS, None))
     assert client.ttl(KEY) == -1
 
 
 def test_a_success_stays_and_everything_else_is_told_over(do: Any, client: redis.Redis) -> None:
-    do(reply(KEY, RETRY, 100))
-    do(reply(KEY, SUCCESS, 100))
-    do(reply(KEY, RETRY, 100))
+    do(Reply(KEY, RETRY, 100))
+    do(Reply(KEY, SUCCESS, 100))
+    do(Reply(KEY, RETRY, 100))
     assert client.get(KEY) == SUCCESS
 
 
-def test_the_last_part_pushes_the_start_to_the_head_of_the_queue_once(
+def test_follow_ups_are_pushed_to_the_head_of_the_queue_the_first_to_run_first(
     do: Any, store: CommitStore, client: redis.Redis
 ) -> None:
-    client.set("g.s", 2)
     fill(store, QUEUE, [b"m"])
-    do(part("a", 1), part("a", 1))
-    assert queued(store, QUEUE) == [b"m"]
-    do(part("b", 0))
-    do(part("b", 0), part("c", 2))
-    assert queued(store, QUEUE)[0] == b"start"
-    assert queued(store, QUEUE).count(b"start") == 1
-    assert client.zrange("g.j", 0, -1)[:2] == [b"r b", b"r a"]  # type: ignore[index]
-    assert client.get("g.c") == b"ours"
-    assert all(0 < client.ttl(f"g{one}") <= 60 for one in (".j", ".s", ".d", ".c"))  # type: ignore[operator]
+    assert do(FollowUp(b"first"), FollowUp(b"second"), Requeue(b"last")) == "ok"
+    assert queued(store, QUEUE) == [b"first", b"second", b"m", b"last"]
 
 
-def test_parts_without_an_order(do: Any, store: CommitStore, client: redis.Redis) -> None:
-    client.set("g.s", 1)
-    client.set("g.t", 1)
-    do(part("a", "+inf", ordered=False))
-    do(part("b", "+inf", ordered=False))
-    assert client.lrange("g.j", 0, -1) == [b"r a", b"r b"]
-    assert queued(store, QUEUE) == [b"start"]
+def test_keys_of_celerys_result_backend(do: Any, client: redis.Redis) -> None:
+    client.set("a", 1)
+    client.set("b", 1)
+    assert do(DeleteResultKeys([b"a", "b"]), SetResultKey("c", "done", 100), SetResultKey(b"d", 1, None)) == "ok"
+    assert client.mget("a", "b", "c", "d") == [None, None, b"done", b"1"]
+    assert (90 < client.ttl("c") <= 100, client.ttl("d")) == (True, -1)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("claim", [b"a stock worker's", b"done"])
-def test_a_chord_that_somebody_starts_or_has_started_is_left(
-    do: Any, store: CommitStore, client: redis.Redis, claim: bytes
-) -> None:
-    client.set("g.s", 1)
-    client.set("g.c", claim)
-    assert do(part("a")) == "ok"
-    assert queued(store, QUEUE) == []
-    assert client.get("g.c") == claim
-    assert client.exists("g.j") == (claim != b"done")
-
-
-@pytest.mark.parametrize("suffix", [".j", ".t", ".s", ".d", ".c"])
-def test_a_foreign_value_under_one_of_its_names_keeps_no_commit_back(
-    do: Any, store: CommitStore, client: redis.Redis, suffix: str
-) -> None:
-    client.set("g.s", 1)
-    client.delete(f"g{suffix}")
-    client.xadd(f"g{suffix}", {"foreign": "1"})
-    assert do(part("a"), ["HSET", "{partition.2}:state:x", "k", "v"]) == "ok"
-    assert client.hget("{partition.2}:state:x", "k") == b"v"
+@pytest.mark.parametrize("kind", ["stream", "hash"])
+def test_a_foreign_value_under_a_results_name_keeps_no_commit_back(do: Any, client: redis.Redis, kind: str) -> None:
+    if kind == "stream":
+        client.xadd(KEY, {"foreign": "1"})
+    else:
+        client.hset(KEY.decode(), "foreign", "1")
+    assert do(Reply(KEY, SUCCESS, 100), Push("stock", b"x")) == "ok"
+    assert client.lrange("stock", 0, -1) == [b"x"]
 
 
 def test_what_the_user_may_not_touch_is_refused_before_anything_is_written(
@@ -126,6 +90,6 @@ def test_what_the_user_may_not_touch_is_refused_before_anything_is_written(
         narrow = CommitStore(user, store.names, batch_messages=100, batch_bytes=1000)
         answer = narrow.send(commit_of(lease, [b"m"], commands=[["LPUSH", "foreign", "x"]]))
         assert (answer.status, answer.culprit, queued(store, QUEUE)) == ("wrongtype", "foreign", [b"m"])
-        assert narrow.send(commit_of(lease, [b"m"], commands=[reply(KEY, SUCCESS, 100), part("a")])).status == "ok"
+        assert narrow.send(commit_of(lease, [b"m"], commands=[["REPLY", KEY, SUCCESS, 100]])).status == "ok"
     client.execute_command("ACL", "DELUSER", "narrow")
     assert not client.exists(KEY)

@@ -157,5 +157,5 @@ def test_many_links_to_keys_that_are_no_lists_cost_one_more_turn(live: LiveGroup
     ]
     put(live, raw_message("record", json.dumps([[{"key": "key", "number": 1}], {}, {"callbacks": callbacks}])), step_of(2))
     assert loop.take_turns() <= 6
-    assert live.numbers_of(record, "key") == [2]
-    assert only_dead_letter(live).reason == "computation-failed"
+    assert live.numbers_of(record, "key") == [1, 2]
+    assert only_dead_letter(live).reason == "follow-up-failed"

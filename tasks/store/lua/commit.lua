@@ -10,10 +10,6 @@
 --       9… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments), or a word of
 --       this script (its keys by number too):
 --         REPLY key value seconds     a Celery result: set (for so long; 0: for ever) and published, unless a success is there
---         CHORD results added size counted group claim queue  member result ordered score seconds seconds(group) token message
---                                     a Celery chord's part, counted once by member and score; with the last part the chord is
---                                     claimed with the token, and the message put at the head of the queue. A claimed chord, or
---                                     one under whose names foreign types lie, is left
 -- Returns {status, commit_number, edit_version, now, next due, paused, to_isolate, message, message, …}
 --   status    "ok"        written; commit_number is one more
 --             "already"   this very commit was written before: its reply was lost; nothing is written again
@@ -41,42 +37,6 @@ local function tell(key, value, seconds)
     redis.pcall('SET', key, value)
   end
   redis.pcall('PUBLISH', key, value)
-end
-
-local function count_part(w)
-  local results, added, size, counted, group, claim = w[1], w[2], w[3], w[4], w[5], w[6]
-  local queue, member, ordered = w[7], w[8] .. ':' .. w[11], w[10] == '1'
-  if text(claim) == 'done' then return end
-  local had = redis.pcall('SADD', counted, member)
-  if type(had) ~= 'number' then return end
-  if had == 1 then
-    if ordered then
-      redis.pcall('ZADD', results, w[11], w[9])
-    else
-      redis.pcall('RPUSH', results, w[9])
-    end
-  end
-  if tonumber(w[12]) > 0 then
-    for _, key in ipairs({ results, added, size, counted }) do
-      redis.pcall('EXPIRE', key, w[12])
-    end
-    if tonumber(w[13]) > 0 then
-      redis.pcall('EXPIRE', group, w[13])
-    end
-  end
-  local ready = redis.pcall(ordered and 'ZCARD' or 'LLEN', results)
-  local wanted = tonumber(text(size) or '')
-  if not wanted or ready ~= wanted + tonumber(text(added) or '0') then return end
-  -- For as long as the chord's data is kept: the message that is pushed now is what starts the body, and nobody else.
-  local claimed
-  if tonumber(w[12]) > 0 then
-    claimed = redis.pcall('SET', claim, w[14], 'NX', 'EX', w[12])
-  else
-    claimed = redis.pcall('SET', claim, w[14], 'NX')
-  end
-  if claimed and claimed.ok then
-    redis.call('RPUSH', queue, w[15])
-  end
 end
 
 local queue, source = KEYS[1], KEYS[4]
@@ -122,7 +82,7 @@ if status == 'ok' and writes then
   local type_of = {
     HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream'
   }
-  local key_words, i, becomes = { RENAME = 2, CHORD = 7 }, 9, {}
+  local key_words, i, becomes = { RENAME = 2 }, 9, {}
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     for at = i + 2, i + 1 + (key_words[ARGV[i + 1]] or 1) do ARGV[at] = KEYS[tonumber(ARGV[at])] end
@@ -139,7 +99,7 @@ if status == 'ok' and writes then
     -- Nor is it undone where this user may not do what a command says (Redis 7 can tell): the name of the key is among its
     -- first words. What may fail by itself is not looked at.
     local command = ARGV[i + 1]
-    if redis.acl_check_cmd and command ~= 'REPLY' and command ~= 'CHORD'
+    if redis.acl_check_cmd and command ~= 'REPLY'
       and not redis.acl_check_cmd(unpack(ARGV, i + 1, i + math.min(words, 5))) then
       return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
     end
@@ -155,8 +115,6 @@ if status == 'ok' and writes then
     local command = ARGV[i + 1]
     if command == 'REPLY' then
       tell(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-    elseif command == 'CHORD' then
-      count_part({ unpack(ARGV, i + 2, i + words) })
     -- What is to be renamed may have expired since it was read.
     elseif command ~= 'RENAME' or redis.call('EXISTS', ARGV[i + 2]) == 1 then
       redis.call(unpack(ARGV, i + 1, i + words))

@@ -1,0 +1,20 @@
+"""What proves that a worker of the group wrote a follow-up: a secret in the group's hash, which producers have no need to read."""
+
+from __future__ import annotations
+
+import secrets
+from typing import cast
+
+import redis
+
+from celery_partitions.store.names import Names
+
+_FIELD = "follow-up secret"
+
+
+def follow_up_secret(client: redis.Redis, names: Names) -> bytes:
+    """The group's secret; the first worker that asks makes it."""
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hsetnx(names.group_meta, _FIELD, secrets.token_hex(32))
+        pipe.hget(names.group_meta, _FIELD)
+        return cast(bytes, pipe.execute()[1])
