@@ -1,6 +1,6 @@
 """What whoever waits for a message is told: its result, in the message's own commit, or by its follow-up.
 
-A result that nothing follows is stored by the commit. What follows a message is sent by its follow-up (`celery_partitions.worker.follow_up`),
+A result that nothing follows is stored by the commit. What follows a message is sent by its follow-up (`celery_partitions.results.follow_ups`),
 which also stores the result of a success: Celery stores it with its children, and those are known when they are sent.
 """
 
@@ -22,9 +22,9 @@ from celery_partitions.model.messages import details_of, name_of, open_envelope
 from celery_partitions.model.outcome import Effect, Outcome, Reply
 from celery_partitions.model.reply_request import FOLLOW_UP, NOTHING_FOLLOWS, wants_reply
 from celery_partitions.results.failure_replies import Failed, endings
+from celery_partitions.results.follow_ups import FollowUps
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import UNWELL
-from celery_partitions.worker.follow_up import FollowUps
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import Batch, OwnedPartition
 

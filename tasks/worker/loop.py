@@ -18,6 +18,7 @@ import redis
 from celery_partitions.model.errors import describe
 from celery_partitions.model.items import Item, PlainTask, Reading, Skipped, condemned, read_batch
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.results.follow_ups import FollowUps, is_follow_up
 from celery_partitions.results.replies import Replies
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import UNWELL, connect
@@ -26,7 +27,6 @@ from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.worker.blocking_read import BlockingRead
 from celery_partitions.worker.deduplication import drop_known_duplicates
-from celery_partitions.worker.follow_up import FollowUps, is_follow_up
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.outage import Outage
