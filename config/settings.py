@@ -47,7 +47,7 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_SENTINEL_MASTER = "mymaster"
 
 #: Which processes read a setting. `workers` are also the processes of sources and sinks.
-UsedBy = Literal["all", "producers", "workers", "wallaroo"]
+UsedBy = Literal["all", "producers", "workers", "dashboard", "wallaroo"]
 #: Where a value came from, in the order of precedence.
 Source = Literal["code", "environment", "app configuration", "default"]
 
@@ -135,7 +135,7 @@ class Settings:
         "JSON can take 25 times its size in memory.",
     )
     dashboard_hosts: tuple[str, ...] = setting(
-        (), parse_hosts,
+        (), parse_hosts, used_by="dashboard",
         help="Names, separated by commas, under which Flower may be opened while it has no login, besides localhost and its address.",
     )
     tracing: bool = setting(
@@ -256,7 +256,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """The settings of a process that uses all of them; raises `SettingsError` for the first value that can't be used."""
-        return resolve(environ=environ).check("workers")
+        return resolve(environ=environ).check("workers", "dashboard", "wallaroo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +302,14 @@ class Resolved:
     #: By field.
     refused: Mapping[str, SettingsError]
 
-    def check(self, used_by: Literal["producers", "workers"]) -> Settings:
+    def check(self, *used_by: UsedBy) -> Settings:
         """The settings; raises `SettingsError` for the first value that can't be used.
 
-        A producer does not fail over the settings of workers: it does not use them.
+        Only values that this process uses count: those of "all", of "producers" (every process sends), and of `used_by`. So a producer
+        does not fail over the settings of workers.
         """
         for name, error in self.refused.items():
-            if used_by == "workers" or SETTINGS[name].used_by in ("all", "producers"):
+            if SETTINGS[name].used_by in ("all", "producers", *used_by):
                 raise error
         return self.settings
 

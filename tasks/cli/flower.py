@@ -6,10 +6,14 @@ from importlib.util import find_spec
 
 import click
 
+from celery_partitions.cli.context import app_installation
+from celery_partitions.cli.output import refusals
+
 
 @click.command(short_help="Run Flower with the Partitions pages.", context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[FLOWER OPTIONS]…")
 @click.pass_context
+@refusals
 def flower(context: click.Context, options: tuple[str, ...]) -> None:
     """Run Flower with the Partitions pages: `celery -A shop partitions flower --port=5555 --basic-auth=user:password`.
 
@@ -18,6 +22,7 @@ def flower(context: click.Context, options: tuple[str, ...]) -> None:
     """
     if any(word.lstrip("-").partition("=")[0] == "conf" for word in options):
         raise click.UsageError("--conf is taken: Flower reads our configuration from it. Use other options, or FLOWER_ variables")
+    app_installation(context).resolved.check("dashboard")
     try:
         from flower.command import flower as stock  # noqa: PLC0415 - the extra [flower] may be missing, and nothing else needs it
     except ModuleNotFoundError as error:

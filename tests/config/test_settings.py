@@ -22,10 +22,11 @@ from tests.producer.conftest import MakeApp, make_app
 __all__ = ["make_app"]
 
 URL = "redis://127.0.0.1:1/0"
-WORKERS_ONLY = [one for one in SETTINGS.values() if one.used_by in ("workers", "wallaroo") and one.parse is not str]
+WORKERS_ONLY = [one for one in SETTINGS.values() if one.used_by == "workers" and one.parse is not str]
 #: What a host may have in its environment for a purpose of its own.
 GARBAGE = ("%(message)s", "jaeger", "tcp://10.0.0.1:9090")
-#: In no order of ours: no parser takes it.
+WORKERS_VARIABLES = {one.variable for one in WORKERS_ONLY}
+#: No parser takes it.
 NONSENSE = "'?"
 
 
@@ -94,10 +95,8 @@ def test_a_producer_does_not_fail_over_a_workers_setting_and_a_worker_does(one: 
     assert getattr(resolved.check("producers"), one.field) == one.default
     with pytest.raises(SettingsError, match=f"^{one.variable}="):
         resolved.check("workers")
-    assert one.variable in WORKERS_VARIABLES
-
-
-WORKERS_VARIABLES = {one.variable for one in WORKERS_ONLY}
+    with pytest.raises(SettingsError, match=f"^{one.variable}="):
+        Settings.from_environment({one.variable: NONSENSE})
 
 
 def test_a_producer_sends_and_a_worker_refuses_with_one_line(redis_url: str, tmp_path: Path) -> None:
@@ -111,6 +110,13 @@ def test_a_producer_sends_and_a_worker_refuses_with_one_line(redis_url: str, tmp
     assert worker.returncode == 1
     assert worker.stderr.strip().splitlines()[-1].startswith("Error: PARTITIONS_")
     assert "Traceback" not in worker.stderr
+
+
+def test_what_only_flower_uses_stops_only_flower() -> None:
+    resolved = resolve(environ={"PARTITIONS_DASHBOARD_HOSTS": "http://flower.example.com"})
+    assert resolved.check("workers").dashboard_hosts == ()
+    with pytest.raises(SettingsError, match=r"^PARTITIONS_DASHBOARD_HOSTS="):
+        resolved.check("dashboard")
 
 
 @pytest.mark.parametrize(
