@@ -123,15 +123,16 @@ def state_computation(
     up, is raised there. A message may say otherwise (`apply_async(ignore_result=…)`).
     """
 
-    def decorate(function: Callable[P, R]) -> StateComputation[P, R, S]:
-        declaration = declare(
-            function, name=name, state=state, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate, reply=reply
-        )
-        if key is not None:
-            add_computation(declaration)
-        return StateComputation(declaration)
-
-    return decorate
+    return _decorator(
+        StateComputation,
+        name=name,
+        state=state,
+        key=key,
+        on_error=on_error,
+        time_limit=time_limit,
+        deduplicate=deduplicate,
+        reply=reply,
+    )
 
 
 def state_computation_multi(
@@ -143,12 +144,7 @@ def state_computation_multi(
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """As `state_computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""
 
-    def decorate(function: Callable[P, R]) -> StateComputation[P, R, S]:
-        return StateComputation(
-            declare(function, name=name, state=state, key=None, multi=True, on_error=on_error, time_limit=time_limit)
-        )
-
-    return decorate
+    return _decorator(StateComputation, name=name, state=state, multi=True, on_error=on_error, time_limit=time_limit)
 
 
 def computation(
@@ -167,15 +163,15 @@ def computation(
     `deduplicate` and `reply` are as in `state_computation`. Raises `DeclarationError`.
     """
 
-    def decorate(function: Callable[P, R]) -> OrderedComputation[P, R]:
-        declaration = declare(
-            function, name=name, state=None, key=key, on_error=on_error, time_limit=time_limit, deduplicate=deduplicate, reply=reply
-        )
-        if key is not None:
-            add_computation(declaration)
-        return OrderedComputation(declaration)
-
-    return decorate
+    return _decorator(
+        OrderedComputation,
+        name=name,
+        key=key,
+        on_error=on_error,
+        time_limit=time_limit,
+        deduplicate=deduplicate,
+        reply=reply,
+    )
 
 
 def computation_multi(
@@ -186,10 +182,23 @@ def computation_multi(
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """As `computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""
 
-    def decorate(function: Callable[P, R]) -> OrderedComputation[P, R]:
-        return OrderedComputation(
-            declare(function, name=name, state=None, key=None, multi=True, on_error=on_error, time_limit=time_limit)
-        )
+    return _decorator(OrderedComputation, name=name, multi=True, on_error=on_error, time_limit=time_limit)
+
+
+def _decorator(
+    handle: type[OrderedComputation[..., Any]],
+    *,
+    state: type | None = None,
+    key: Callable[[Any], Any] | None = None,
+    **declared: Any,
+) -> Callable[[Callable[..., Any]], Any]:
+    """What the four decorators do: declare the function, and register it. A stage has no key: its pipeline registers it."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        declaration = declare(function, state=state, key=key, **declared)
+        if key is not None:
+            add_computation(declaration)
+        return handle(declaration)
 
     return decorate
 
