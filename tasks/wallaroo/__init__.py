@@ -5,9 +5,10 @@ imports `celery_partitions.wallaroo`.
 
     computations  the decorators               arguments  the command line, --in and --out
     ends          sources, sinks, codecs       pipelines  source(), build_application()
-    older         the builder of 0.1 to 0.5 (sharing: states that lines share)
-    loading       an application by its module · application: it as a Celery app, for the runner's processes
-    running       the processes, and their end · waiting: what is not worked off yet
+    older         the builder of 0.1 to 0.5 (composition: states that lines share)
+    loader        an application by its module       application  it as a Celery app, for the runner's processes
+    runner        the processes, and their end       unfinished   what is not worked off yet
+    absent        what is not supported
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from celery_partitions.pipeline.windows import (
     range_windows,
     seconds,
 )
-from celery_partitions.wallaroo import experimental
+from celery_partitions.wallaroo.absent import CONNECTORS, KAFKA, AbsentModule, refuse
 from celery_partitions.wallaroo.arguments import tcp_parse_input_addrs, tcp_parse_output_addrs
 from celery_partitions.wallaroo.computations import (
     Computation,
@@ -48,16 +49,6 @@ from celery_partitions.wallaroo.computations import (
     state_computation_multi,
 )
 from celery_partitions.wallaroo.ends import GenSourceConfig, TCPSinkConfig, TCPSourceConfig
-from celery_partitions.wallaroo.kafka import (
-    CustomKafkaSinkCLIParser,
-    CustomKafkaSourceCLIParser,
-    DefaultKafkaSinkCLIParser,
-    DefaultKafkaSourceCLIParser,
-    KafkaSinkConfig,
-    KafkaSourceConfig,
-    kafka_parse_sink_options,
-    kafka_parse_source_options,
-)
 from celery_partitions.wallaroo.older import ApplicationBuilder
 from celery_partitions.wallaroo.pipelines import build_application, source
 
@@ -66,8 +57,14 @@ _ARGS: tuple[str, ...] = ()
 
 # `import wallaroo` finds it here; also in a test of an application, whose conftest imports `celery_partitions.wallaroo`.
 sys.modules["wallaroo"] = sys.modules[__name__]
-sys.modules["wallaroo.experimental"] = experimental
-sys.modules["wallaroo.experimental.connectors"] = experimental.connectors
+experimental = AbsentModule("wallaroo.experimental", CONNECTORS)
+sys.modules |= {"wallaroo.experimental": experimental, "wallaroo.experimental.connectors": experimental}
+
+
+def __getattr__(name: str) -> Any:
+    if "kafka" in name.lower():
+        refuse(f"wallaroo.{name}", KAFKA)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def serialize(value: Any) -> bytes:
@@ -90,15 +87,9 @@ __all__ = [
     "ApplicationBuilder",
     "Computation",
     "ComputationMulti",
-    "CustomKafkaSinkCLIParser",
-    "CustomKafkaSourceCLIParser",
     "Decoder",
-    "DefaultKafkaSinkCLIParser",
-    "DefaultKafkaSourceCLIParser",
     "Encoder",
     "GenSourceConfig",
-    "KafkaSinkConfig",
-    "KafkaSourceConfig",
     "KeyExtractor",
     "Pipeline",
     "StateComputation",
@@ -114,10 +105,7 @@ __all__ = [
     "deserialize",
     "dt_to_timestamp",
     "encoder",
-    "experimental",
     "hours",
-    "kafka_parse_sink_options",
-    "kafka_parse_source_options",
     "key_extractor",
     "microseconds",
     "milliseconds",
