@@ -30,7 +30,7 @@ class Header(msgspec.Struct, tag="header", tag_field="kind"):
     root: str
 
 
-class PartitionMeta(msgspec.Struct, tag="facts", tag_field="kind"):
+class PartitionMeta(msgspec.Struct, tag="meta", tag_field="kind"):
     """A partition's commit number, counters, and whether it is paused."""
 
     partition: str

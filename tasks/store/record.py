@@ -1,4 +1,4 @@
-"""The bytes of a record that the engine owns: what stands around a pickled state, and around a source's commit number.
+"""The bytes of a record that the engine owns: what stands around a pickled state, and around a source's position.
 
     format   1 byte   what the payload is, and whether it is signed; with HEADER added when a header follows
     header            only then: its length (4 bytes, big-endian), and a MessagePack map
