@@ -18,9 +18,11 @@ from celery_partitions.admin.known_flaws import describe_flaws
 from celery_partitions.admin.permissions import is_local, needs_no_password, refused_commands, who_am_i
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.admin.workers import WorkerStatus, read_workers
+from celery_partitions.model.errors import SetupError
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
 from celery_partitions.store.server import NO_LUA, Finding, has_no_lua, look_at_server
+from celery_partitions.store.topology import refuse_other_layout
 from celery_partitions_config.settings import Resolved, Settings
 
 Verdict = Literal["ok", "warn", "bad"]
@@ -204,9 +206,13 @@ def judge_signing(settings: Settings) -> Check:
 
 def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Check]:
     try:
-        found = client.hget(names.group_meta, "partitions")
-        count = settings.partitions if found is None else int(cast(bytes, found))
+        layout, found = cast(list[bytes | None], client.hmget(names.group_meta, ["layout", "partitions"]))
+        count = settings.partitions if found is None else int(found)
+        refuse_other_layout(names, layout)
         rows, workers = read_status(client, names, count), read_workers(client, names)
+    except SetupError as error:
+        yield Check("partitions", "bad", str(error))
+        return
     except (redis.ResponseError, ValueError) as error:
         yield Check("partitions", "bad", f"the group {names.group!r} can't be read: {error}")
         return

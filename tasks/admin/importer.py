@@ -39,9 +39,9 @@ from celery_partitions.model.keys import key_text, partition_of
 from celery_partitions.model.message_key import key_in
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.dead_letters import DeadLetter
-from celery_partitions.store.leases import fix_partitions
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 from celery_partitions.store.parked_keys import read_record
+from celery_partitions.store.topology import agree_on_topology
 
 #: Commands of one writing round trip.
 PAGE = 500
@@ -123,7 +123,7 @@ class Importer:
         """Check the whole file, then write it. Raises `SetupError`, and nothing is written, when it is not whole."""
         self.refuse_workers()
         records, computations, commit_number = self._look_over()
-        fix_partitions(self.client, self.names, self.partitions)
+        agree_on_topology(self.client, self.names, self.partitions)
         all_partitions = partitions_and_ingress(self.partitions)
         detail = {
             "file": str(self.path),

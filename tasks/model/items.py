@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal
-from zlib import crc32
 
 import msgspec
 
@@ -23,7 +22,7 @@ from celery_partitions.model.errors import (
     shortened,
     trace_of,
 )
-from celery_partitions.model.keys import SHORT_KEY, key_bytes, key_text, normalize_key
+from celery_partitions.model.keys import SHORT_KEY, key_text, normalize_key, partition_of_normalized
 from celery_partitions.model.messages import (
     MAX_BYTES,
     NOT_USUAL,
@@ -184,7 +183,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
                 key = normalize_key(key)
             where = places.get(key)
             if where is None:
-                where = places[key] = crc32(key_bytes(key)) % partitions
+                where = places[key] = partition_of_normalized(key, partitions)
             if where != partition:
                 append(Misrouted(raw, where))
                 continue
@@ -233,13 +232,13 @@ def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading:
     """A message that a stage, or the process of a source, has written."""
     if computation.role == "stage":
         key = key_in_header(computation, envelope.headers.partition_key)
-        where = crc32(key_bytes(key)) % reading.partitions
+        where = partition_of_normalized(key, reading.partitions)
         if where != reading.partition:
             return Misrouted(raw, where)
         return Work(raw, computation, key, decoded(computation, envelope, reading.load_value), envelope)
     message = decoded(computation, envelope, reading.load_value)
     key = computation.key_of(message)
-    where = crc32(key_bytes(key)) % reading.partitions
+    where = partition_of_normalized(key, reading.partitions)
     return Work(raw, computation, key, message, envelope) if where == reading.partition else Misrouted(raw, where)
 
 

@@ -89,4 +89,9 @@ def keys_shown_as(text: str) -> list[str]:
 
 def partition_of(key: object, partitions: int) -> int:
     """The partition, 0 … `partitions`-1, of a key: CRC-32 (IEEE, as in zlib) of its UTF-8 bytes, modulo N."""
-    return crc32(key_bytes(normalize_key(key))) % partitions
+    return partition_of_normalized(normalize_key(key), partitions)
+
+
+def partition_of_normalized(key: str, partitions: int) -> int:
+    """The same for a key that `normalize_key` has made. The only place where the number is computed."""
+    return crc32(key_bytes(key)) % partitions

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from zlib import crc32
 
 import msgspec
 
-from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.keys import key_bytes, partition_of_normalized
 from celery_partitions.model.messages import MAX_BYTES
 from celery_partitions.model.sinks import QueueSink
 
@@ -158,7 +157,7 @@ class MessageWriter:
 
     def partition_of(self, key: str) -> int:
         """The partition of a spelled key."""
-        return crc32(key_bytes(key)) % self.partitions
+        return partition_of_normalized(key, self.partitions)
 
     def to_stage(self, stage: str, partition: int) -> MessageTemplate:
         """The template of messages to a stage in a partition."""

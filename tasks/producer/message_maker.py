@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
-from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.keys import partition_of_normalized
 from celery_partitions.model.message_writer import MessageTemplate, escape, unescape
 from celery_partitions.model.values import dump_value
 from celery_partitions.runtime.installation import Installation
@@ -44,7 +43,7 @@ class MessageMaker:
         `KeyExtractionError` for one that has no key."""
         body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
         self._check_size(body)
-        partition = crc32(key_bytes(self._key_of(decoded))) % self.partitions
+        partition = partition_of_normalized(self._key_of(decoded), self.partitions)
         return partition, self._templates[partition].fill(name, sent_at, body)
 
     def make_without_key(self, message: Any, name: bytes, sent_at: bytes) -> bytes:
@@ -72,7 +71,7 @@ class TracedMaker(MessageMaker):
         body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
         self._check_size(body)
         key = self._key_of(decoded)
-        partition = crc32(key_bytes(key)) % self.partitions
+        partition = partition_of_normalized(key, self.partitions)
         queue = self._names.queue_name(str(partition))
         carrier = self._tracing.created(self.computation.name, queue, unescape(name), lambda: key)
         more = b',"parent_id":null' + encode_headers(carrier)

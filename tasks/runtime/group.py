@@ -16,9 +16,9 @@ from celery_partitions.admin.state_editor import StateEditor
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.store.client import connect
 from celery_partitions.store.codec import StateCodec
-from celery_partitions.store.leases import fix_partitions
 from celery_partitions.store.names import Names
 from celery_partitions.store.states import StateReader
+from celery_partitions.store.topology import agree_on_topology
 from celery_partitions_config.settings import Settings
 
 
@@ -47,7 +47,7 @@ class Group:
             return
         with self._lock:
             with suppress(redis.exceptions.NoPermissionError):
-                fix_partitions(self.client, self.names, self.settings.partitions)
+                agree_on_topology(self.client, self.names, self.settings.partitions)
             self._checked = True
 
     @property

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import redis
 
-from celery_partitions.model.errors import SetupError
 from celery_partitions.store.names import Names, queue_lists
 from celery_partitions.store.scripts import script
 
@@ -174,28 +173,6 @@ def leases_of(client: redis.Redis, names: Names, worker: str) -> dict[str, int]:
         for partition, answer in zip(assigned, answers, strict=True)
         if isinstance(answer, list) and answer[1] == worker.encode()
     }
-
-
-def fix_partitions(client: redis.Redis, names: Names, partitions: int) -> None:
-    """Write N for the group if nobody has; raise `SetupError` when the group has another N.
-
-    Called once by each process before it sends or takes anything. Changing N would move keys away from their states.
-    """
-    with client.pipeline(transaction=False) as pipe:
-        pipe.hsetnx(names.group_meta, "partitions", partitions)
-        pipe.hget(names.group_meta, "partitions")
-        written, number = pipe.execute(raise_on_error=False)
-    # A server that is full refuses to write, and a user may not be allowed to: what is there already can be read all the same.
-    refusal = number if isinstance(number, Exception) else written if number is None else None
-    if refusal is not None:
-        raise refusal
-    found = int(number)
-    if found != partitions:
-        raise SetupError(
-            f"partition group {names.group!r} has {found} partitions in this Redis, and this process was started with "
-            f"PARTITIONS={partitions}. Start it with PARTITIONS={found}, or use another PARTITIONS_GROUP. N is changed by `partitions export` "
-            "and `partitions import --replace`"
-        )
 
 
 def remember_computations(client: redis.Redis, names: Names, computations: Iterable[str]) -> None:

@@ -8,35 +8,42 @@ Of each partition, here of `partition.3`:
 
 partition.3                         list   the queue; the oldest message is on the right
 partition.3\\x06\\x16<3|6|9>          list   where kombu's default options put messages with a priority (in another slot)
-{partition.3}:meta                  hash   token (fencing token; grows with each claim and each release; µs, server clock), holder (worker id),
-                                           since (number of the holder's assignment), commit_number, edit_version, paused, suspect (how many messages to note before they run, after
-                                           a worker died), seen:<computation> (when its young ids began, ms), counters (processed, …)
-{partition.3}:state:<computation>   hash   key → state bytes
+{partition.3}:meta                  hash   token: fencing token; grows with each claim and each release (µs, server clock)
+                                           holder: id of the worker that was given the token; none after a release
+                                           since: number of the holder's assignment, as in {partition}:since
+                                           commit_number: how many commits it has had
+                                           edit_version: how many edits of operators it has had
+                                           paused: 1, or who paused it
+                                           to_isolate: how many messages to note before they run, after a worker died
+                                           seen:<computation>: when its young ids began (ms)
+                                           counters: processed, failed, emitted, …
+{partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
 {partition.3}:later                 zset   due (ms) → `<commit number>.<index>:<raw message>`
-{partition.3}:parked                hash   key → JSON {due, attempt, error, dead letter, …}
+{partition.3}:parked                hash   key → JSON {due, attempt, error, dead_letter, …}
 {partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is on the right
 {partition.3}:dead                  hash   dead letter id → JSON
 {partition.3}:dead:raw              hash   dead letter id → the message itself, where it is too long for the JSON
 {partition.3}:tries                 hash   SHA-1 of a message that runs after a worker died → `<token>:<deaths>:<stalls>`, or
                                            `hang:<why>`
-{partition.3}:commits               list   JSON of the newest commits (model/recent_commits.py); the newest is on the left
+{partition.3}:commits               list   JSON of the newest commits (store/recent_commits.py); the newest is on the left
 {partition.3}:seen:<age>:<computation>
                                     set    message ids, for a computation that drops duplicates; age: young, old
 
 Of the group `partition`; the ingress has the keys above as well, for example `{partition}:meta`:
 
-{partition}:group                   hash   partitions = N; computation:<name> = 1 for each that ever ran
+{partition}:group                   hash   layout (store/topology.py); partitions = N; epoch, which grows when N changes; computation:<name> = 1
+                                           for each that ever ran
 {partition}:workers                 zset   worker id → when its leases end (ms, server clock)
 {partition}:pins                    hash   worker id → the partitions it was pinned to, comma-separated
-{partition}:owners                  hash   partition → the worker that it is assigned to (a partition is a partition's number, or `ingress`)
+{partition}:owners                  hash   partition → the worker that it is assigned to (a partition is written as its number, or `ingress`)
 {partition}:since                   hash   partition → when it was assigned (µs, server clock); grows with each assignment
 {partition}:changed                 channel: membership, ownership, or something that an operator changed
 {partition}:policies                hash   computation → JSON, what an operator changed of its failure policy
 {partition}:audit                   stream what operators did: at (its id), who, what, detail (JSON); bounded
-{partition}:measurements            hash   partition → JSON, what workers measured (model/measurements.py)
+{partition}:measurements            hash   partition → JSON, what workers measured (store/telemetry.py)
 {partition}:draining                hash   worker id → when an operator told it to give its partitions up (ms)
-{partition}:source:<name>           hash   how far a source's process is: number (of pushes), commit number, ended; owner, token, until (ms)
-{partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source that has no commit number; expires
+{partition}:source:<name>           hash   how far a source's process is: number (of pushes), position, ended; owner, token, until (ms)
+{partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source that has no position; expires
 
 partition.sink.<name>               the group, of one partition, of a sink that a process delivers to: all names above, again
 """
@@ -128,6 +135,11 @@ class Names:
     @property
     def group_meta(self) -> str:
         return self._group_key("group")
+
+    @property
+    def older_group_meta(self) -> str:
+        """Where layout 1, which no release has, kept the same."""
+        return f"{self.root}:group"
 
     @staticmethod
     def computation_field(name: str) -> str:

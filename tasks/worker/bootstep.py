@@ -27,9 +27,10 @@ from celery_partitions.model.errors import SetupError
 from celery_partitions.results.backend import check_backend
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import installation_of
-from celery_partitions.store.leases import Share, fix_partitions, remember_computations
+from celery_partitions.store.leases import Share, remember_computations
 from celery_partitions.store.names import INGRESS
 from celery_partitions.store.server import look_at_server
+from celery_partitions.store.topology import agree_on_topology
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.control import list_owned_queues
 from celery_partitions.worker.garbage import collect_seldom
@@ -212,7 +213,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.installation is not None
         group = self.installation.group
         with suppress(redis.exceptions.OutOfMemoryError):  # a full server has not lost anything
-            fix_partitions(group.client, group.names, self.installation.settings.partitions)
+            agree_on_topology(group.client, group.names, self.installation.settings.partitions)
             remember_computations(group.client, group.names, self.installation.computations)
 
     def stop(self, worker: Any) -> None:

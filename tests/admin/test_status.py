@@ -5,8 +5,9 @@ from __future__ import annotations
 import redis
 
 from celery_partitions.admin.status import PartitionStatus, node_name, read_status, worker_id
-from celery_partitions.store.leases import balance, fix_partitions, remember_computations
+from celery_partitions.store.leases import balance, remember_computations
 from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.topology import agree_on_topology
 
 
 def of(client: redis.Redis, names: Names, partition: str) -> PartitionStatus:
@@ -23,7 +24,7 @@ def test_an_untouched_group_has_every_partition_in_order_then_the_ingress_all_id
 
 
 def test_everything_is_counted(client: redis.Redis, names: Names) -> None:
-    fix_partitions(client, names, 3)
+    agree_on_topology(client, names, 3)
     remember_computations(client, names, ["one", "two"])
     client.lpush("partition.1", "a", "b")
     client.lpush("partition.1\x06\x163", "c")

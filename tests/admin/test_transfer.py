@@ -26,9 +26,10 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commits import CommitStore, commands_of
 from celery_partitions.store.dead_letters import DeadLetter
-from celery_partitions.store.leases import Lease, balance, fix_partitions, release, remember_computations
+from celery_partitions.store.leases import Lease, balance, release, remember_computations
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 from celery_partitions.store.parked_keys import ParkedKeyRecord
+from celery_partitions.store.topology import agree_on_topology
 from tests.store.declared import commit_of, computation
 from tests.store.test_states import KEYS
 
@@ -52,7 +53,7 @@ def key_and_number(raw: bytes) -> tuple[str, int]:
 
 def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
     """A bit of all that a group can hold."""
-    fix_partitions(client, names, partitions)
+    agree_on_topology(client, names, partitions)
     remember_computations(client, names, ["totals"])
     for number, key in enumerate(KEYS):
         client.hset(names.states(str(partition_of(key, partitions)), "totals"), key_bytes(key), b"\x01%d" % number)  # type: ignore[arg-type]
@@ -319,7 +320,7 @@ def test_what_an_operator_or_a_policy_pauses_while_an_export_rests_stays_paused(
 
 
 def test_messages_that_come_while_a_queue_is_read_do_not_shift_it(client: redis.Redis, names: Names, file: Path) -> None:
-    fix_partitions(client, names, 4)
+    agree_on_topology(client, names, 4)
     client.lpush(names.queue("0"), *(b"%d" % number for number in range(2500)))
 
     class Pushing(redis.Redis):

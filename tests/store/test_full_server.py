@@ -10,9 +10,10 @@ import redis
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.isolation import IsolatedTry, begin_isolated_try
-from celery_partitions.store.leases import Lease, fix_partitions
+from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.store.outputs import delayed_entry
+from celery_partitions.store.topology import agree_on_topology
 from tests.store.declared import commit_of, fill, queued
 from tests.support.server import RedisServer
 
@@ -46,17 +47,17 @@ def test_a_message_is_run_alone(client: redis.Redis, names: Names, lease: Lease)
 
 
 def test_a_process_that_starts_learns_n(client: redis.Redis, names: Names) -> None:
-    fix_partitions(client, names, 4)
+    agree_on_topology(client, names, 4)
     fill_up(client)
-    fix_partitions(client, names, 4)
+    agree_on_topology(client, names, 4)
     with pytest.raises(SetupError, match="PARTITIONS=4"):
-        fix_partitions(client, names, 5)
+        agree_on_topology(client, names, 5)
 
 
 def test_a_group_that_nobody_has_begun_can_not_begin(client: redis.Redis) -> None:
     fill_up(client)
     with pytest.raises(redis.exceptions.OutOfMemoryError):
-        fix_partitions(client, Names("new"), 4)
+        agree_on_topology(client, Names("new"), 4)
 
 
 def test_a_commit_is_written(client: redis.Redis, store: CommitStore, lease: Lease) -> None:

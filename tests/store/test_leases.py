@@ -10,8 +10,9 @@ from redis.client import PubSub
 
 from celery_partitions.model.errors import SetupError
 from celery_partitions.runtime.group import Group
-from celery_partitions.store.leases import Share, balance, fix_partitions, leases_of, release, remember_computations
+from celery_partitions.store.leases import Share, balance, leases_of, release, remember_computations
 from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.topology import agree_on_topology
 from celery_partitions_config.settings import Settings
 from tests.support.wait import wait_until
 
@@ -147,21 +148,21 @@ def test_two_groups_in_one_server_know_nothing_of_each_other(client: redis.Redis
 
 
 def test_the_first_process_fixes_n_and_the_same_n_is_welcome(client: redis.Redis, names: Names) -> None:
-    fix_partitions(client, names, 8)
-    fix_partitions(client, names, 8)
+    agree_on_topology(client, names, 8)
+    agree_on_topology(client, names, 8)
     assert client.hget(names.group_meta, "partitions") == b"8"
 
 
 def test_another_n_is_refused_with_both_numbers_and_the_mend(client: redis.Redis, names: Names) -> None:
-    fix_partitions(client, names, 8)
+    agree_on_topology(client, names, 8)
     with pytest.raises(SetupError, match=r"has 8 partitions .* PARTITIONS=12\. Start it with PARTITIONS=8"):
-        fix_partitions(client, names, 12)
+        agree_on_topology(client, names, 12)
     assert client.hget(names.group_meta, "partitions") == b"8"
-    fix_partitions(client, Names("other"), 12)
+    agree_on_topology(client, Names("other"), 12)
 
 
 def test_a_group_refuses_everything_until_n_fits(client: redis.Redis, names: Names, settings: Settings) -> None:
-    fix_partitions(client, names, 8)
+    agree_on_topology(client, names, 8)
     group = Group(settings)
     for use in (group.check, group.status, lambda: group.states, lambda: group.dead_letters):
         with pytest.raises(SetupError, match="8"):

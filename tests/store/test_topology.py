@@ -1,0 +1,42 @@
+"""A group's number of partitions, and the layout of its keys: processes agree on them, or stop and say what to do."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from celery_partitions.admin.doctor import _group
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.names import Names
+from celery_partitions.store.topology import LAYOUT, Topology, agree_on_topology
+from celery_partitions_config.settings import Settings
+
+
+def test_the_first_process_writes_n_and_the_layout(client: redis.Redis, names: Names) -> None:
+    assert agree_on_topology(client, names, 4) == agree_on_topology(client, names, 4) == Topology(0, 4)
+    assert client.hgetall(names.group_meta) == {b"layout": b"%d" % LAYOUT, b"partitions": b"4"}
+
+
+@pytest.mark.parametrize("layout", ["1", str(LAYOUT + 1), "no number"])
+def test_another_layout_is_refused_with_what_to_do(client: redis.Redis, names: Names, layout: str) -> None:
+    client.hset(names.group_meta, mapping={"layout": layout, "partitions": 4})
+    with pytest.raises(SetupError, match=f"has layout {layout} .* knows layout {LAYOUT}.* export FILE.* import FILE --replace"):
+        agree_on_topology(client, names, 4)
+    assert client.hgetall(names.group_meta) == {b"layout": layout.encode(), b"partitions": b"4"}
+    (check,) = _group(client, names, Settings())
+    assert check.verdict == "bad" and f"has layout {layout}" in check.text
+
+
+def test_a_group_with_keys_of_the_layout_before_is_refused_and_nothing_is_written(client: redis.Redis, names: Names) -> None:
+    client.hset("partition:group", "partitions", 4)
+    with pytest.raises(SetupError, match=r"older layout of keys .* export FILE.* delete the keys that begin with 'partition:'"):
+        agree_on_topology(client, names, 4)
+    assert client.keys() == [b"partition:group"]
+    client.delete("partition:group")
+    agree_on_topology(client, names, 4)
+
+
+@pytest.mark.parametrize("write", [("SET", "partition:group", "x"), ("HSET", "partition:group", "name", "theirs")])
+def test_a_key_of_somebody_else_is_no_older_layout(client: redis.Redis, names: Names, write: tuple[str, ...]) -> None:
+    client.execute_command(*write)
+    assert agree_on_topology(client, names, 4).partitions == 4
