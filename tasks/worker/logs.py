@@ -12,20 +12,19 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from celery import current_task, signals
 from celery.utils.log import get_multiprocessing_logger
+from pythonjsonlogger import json
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.defaults import unknown_default
 
-from celery_partitions.model.errors import encodable
 from celery_partitions.model.escaping import escape, escape_lines
 from celery_partitions.model.items import Work
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.store.names import INGRESS
 
-#: What every record has; all else was given as `extra=`.
-_OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
-#: Celery's own: of a plain task's arguments and result (`data`), and its formatter's names for what we name otherwise.
-_NOT_TOLD = frozenset({"data", "task_id", "task_name"})
+#: Celery's fields that we do not log: a plain task's arguments and result (`data`), and its names for our `message_id` and `task`.
+_NOT_LOGGED = ("data", "task_id", "task_name")
 _ESCAPED = "celery-partitions-escaped"
 _COLLECTED = "celery-partitions-json"
 
@@ -120,52 +119,33 @@ def _escape_in(logger: logging.Logger, **_: Any) -> None:
 _celerys = EscapingCelerys()
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ts (ISO 8601, UTC), level, logger, event (the text), what was given as `extra=`, and trace.
+class JsonFormatter(json.JsonFormatter):
+    """One JSON object a line: ts (ISO 8601, UTC), level, logger, event (the text), what was given as `extra=`, trace and stack.
 
     Within a plain Celery task, `task` and `message_id` are that task's.
     """
 
-    def format(self, record: logging.LogRecord) -> str:
+    def __init__(self) -> None:
+        own = {"levelname": "level", "name": "logger", "message": "event"}
+        super().__init__(
+            list(own),
+            rename_fields=own | {"exc_info": "trace", "stack_info": "stack"},
+            reserved_attrs=[*RESERVED_ATTRS, *_NOT_LOGGED, *own.values(), "ts"],
+        )
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, Any] = {
-            "ts": at.replace("+00:00", "Z"),
-            "level": record.levelname,
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        given = {
-            name: value
-            for name, value in record.__dict__.items()
-            if name not in _OF_EVERY_RECORD and name not in _NOT_TOLD and name not in line
-        }
+        log_data["ts"] = at.replace("+00:00", "Z")
         request = getattr(current_task, "request", None)
         if request is not None and request.id:
-            line |= {"task": current_task.name, "message_id": request.id}
-        line |= given
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            line["stack"] = self.formatStack(record.stack_info)
-        return _encoded(line)
+            log_data |= {"task": current_task.name, "message_id": request.id}
+        super().add_fields(log_data, record, message_dict)
 
-
-def _encoded(line: dict[str, Any]) -> str:
-    try:
-        return msgspec.json.encode(line, enc_hook=repr).decode()
-    except Exception:  # a lone surrogate, a key that is no text, a `__repr__` that raises: a log line raises for nobody's sake
-        return msgspec.json.encode({encodable(str(name)): _plain(value) for name, value in line.items()}).decode()
-
-
-def _plain(value: object) -> object:
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) < 2**63 else str(value)
-    try:
-        return encodable(str(value))
-    except Exception as error:
-        return f"(a {type(value).__name__} whose text can't be had: {type(error).__name__})"
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        try:
+            return super().jsonify_log_record(log_data)
+        except Exception:  # a key that is no text, a circle: logging must not raise
+            return super().jsonify_log_record({str(name): unknown_default(value) for name, value in log_data.items()})
 
 
 def write_json_lines(handlers: Iterable[logging.Handler]) -> None:

@@ -82,7 +82,7 @@ class Awkward:
         raise RuntimeError
 
 
-@pytest.mark.parametrize("value", ["\ud800", float("nan"), 2**70, Awkward(), {1: Awkward()}, b"\xff", object()])
+@pytest.mark.parametrize("value", ["\ud800", float("nan"), 2**70, Awkward(), {1: Awkward()}, {(1, 2): 3}, b"\xff", object()])
 def test_nothing_given_breaks_a_line(value: object) -> None:
     found = line("text", extra={"given": value})
     assert found["event"] == "text"
