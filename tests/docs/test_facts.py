@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 
+import msgspec
+
+from celery_partitions.dashboard import actions
 from celery_partitions.store import names
 from tests.docs.pages import page_paths
 from tests.support.worker import ROOT
@@ -33,3 +36,11 @@ def test_every_extra_that_is_named_exists() -> None:
     text = "\n".join(path.read_text() for path in page_paths())
     named = {one for found in re.findall(r"celery-partitions\[([a-z,]+)\]", text) for one in found.split(",")}
     assert named <= extras
+
+
+def test_the_guide_lists_every_field_that_a_request_may_have() -> None:
+    guide = (ROOT / "tasks/dashboard/README.md").read_text()
+    table = guide[guide.index("Bodies of POST requests") : guide.index("An error is")]
+    bodies = [one for one in vars(actions).values() if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+    fields = {name for body in bodies for name in body.__struct_fields__}
+    assert set(re.findall(r'"([a-z0-9_]+)"', table)) == fields
