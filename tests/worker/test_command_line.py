@@ -53,7 +53,7 @@ def test_a_pinned_worker_gets_its_partitions_from_one_that_has_all(live: LiveGro
 
 
 def test_other_queues_are_consumed_beside_the_partitions(live: LiveGroup) -> None:
-    live.start_worker("-Q", "partition, emails").wait_ready()
+    live.start_worker("-Q", "partition,emails").wait_ready()
     result = live.app.send_task("plain", args=[5], queue="emails")
     assert result.get(timeout=20) == 5
     assert held(live) == ALL
@@ -119,7 +119,7 @@ def test_a_worker_of_an_installed_app_serves_partitions_when_asked(live: LiveGro
     refused = live.start_worker("-Q", "partition", "-c", "2", module=foreign.__name__)
     assert refused.wait(timeout=60) not in (0, None)
     assert "needs the solo pool" in refused.log()
-    live.start_worker("-Q", "partition, celery", "-P", "solo", "-c", "1", module=foreign.__name__).wait_ready()
+    live.start_worker("-Q", "partition,celery", "-P", "solo", "-c", "1", module=foreign.__name__).wait_ready()
     wait_until(lambda: held(live) == ALL)
     live.send_task("total", 3, queue="partition")
     wait_until(lambda: live.processed() == 1)
