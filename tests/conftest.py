@@ -86,9 +86,10 @@ def server_factory() -> Iterator[Callable[..., RedisServer]]:
 
 @pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    """A proxy before `redis_server`. Take `redis_url` or `client` too: they empty the database."""
+    """A proxy before `redis_server`. Take `redis_url` or `client` too: they empty the database. A fault that never happens fails the test."""
     with Proxy(redis_server.host, redis_server.port) as proxy:
         yield proxy
+        proxy.check_faults()
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ class Stage:
     def calm(self) -> None:
         """No more faults: what is prepared and has not happened will not."""
         for fault in self.faults:
-            fault.remaining = 0
+            fault.cancel()
         Operator(self.live).settle(list(self.workers))
 
     def end_producers(self) -> None:

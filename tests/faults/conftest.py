@@ -46,6 +46,7 @@ def own_server(server_factory: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def own_proxy(own_server: RedisServer) -> Iterator[Proxy]:
-    """A proxy before `own_server`: workers go through it, the test does not."""
+    """A proxy before `own_server`: workers go through it, the test does not. A fault that never happens fails the test."""
     with Proxy(own_server.host, own_server.port) as proxy:
         yield proxy
+        proxy.check_faults()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from celery_partitions.producer.bulk import send_many
+from celery_partitions.runtime.registry import add_installation, remove_installation
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble
 from tests.support.applications.trouble import Trouble, once
@@ -48,6 +49,7 @@ def test_ids_are_known_to_the_next_owner(live: LiveGroup) -> None:
     send(live, [*messages, Trouble("k", 10)])
     live.start_worker(module=trouble.__name__)
     wait_until(lambda: live.numbers_of(once, "k") == list(range(11)), 30)
+    assert deduplicated(live) == 10
 
 
 def test_one_id_in_two_keys_partitions_is_two_messages(live: LiveGroup) -> None:
@@ -61,12 +63,26 @@ def test_a_dead_letter_that_is_sent_again_is_no_duplicate_of_itself(live: LiveGr
     send(live, [Trouble("k", 1, "fail")])
     dead_letter = live.dead_letter_of("id-1")
     assert live.group.dead_letters.retry([dead_letter]) == 1
+    # It fails again: had it been dropped as a duplicate, there would be no dead letter.
     again = live.dead_letter_of("id-1")
     assert again.id != dead_letter.id and deduplicated(live) == 0
 
 
 def test_delay_takes_an_id_too(live: LiveGroup) -> None:
+    add_installation(live.installation)  # the one that `delay` uses
+    try:
+        for _ in range(2):
+            once.delay(Trouble("k", 1), message_id="mine")
+        once.delay(Trouble("k", 2))
+    finally:
+        remove_installation(live.installation)
+    wait_until(lambda: live.numbers_of(once, "k") == [1, 2], 30)
+    wait_until(lambda: deduplicated(live) == 1)
+
+
+def test_celerys_task_id_is_the_id(live: LiveGroup) -> None:
     for _ in range(2):
         live.send_task("once", {"key": "k", "number": 1}, task_id="mine")
     live.send_task("once", {"key": "k", "number": 2})
     wait_until(lambda: live.numbers_of(once, "k") == [1, 2], 30)
+    wait_until(lambda: deduplicated(live) == 1)

@@ -48,7 +48,7 @@ def test_cut_before_the_first_push_arrived(distant: Proxy, client: redis.Redis) 
     error = interrupted(CHUNK_MESSAGES + 1, taken)
     assert fault.fired == 1
     assert (error.sent, error.unknown, error.refused) == (0, taken, [])
-    assert len(taken) == CHUNK_MESSAGES
+    assert 0 < len(taken) <= CHUNK_MESSAGES  # a slow machine sends a chunk before it is full
     assert count_in(client) == 0
 
 
@@ -77,8 +77,8 @@ def test_cut_in_a_later_chunk_what_was_answered_is_known_to_be_in(
     with pytest.raises(SendInterrupted) as told:
         note.send_many(cutting())
     error = told.value
-    # On a machine that stands still meanwhile a chunk goes out before it is full (CHUNK_SECONDS).
     assert (error.unknown, error.refused) == ([*first, *taken][error.sent :], [])
+    # A slow machine sends a chunk before it is full. The fault is set when the first two full chunks are taken, and at most one is on its way.
     assert CHUNK_MESSAGES <= error.sent <= 2 * CHUNK_MESSAGES
     assert 0 < len(error.unknown) <= CHUNK_MESSAGES
     assert error.sent <= count_in(client) <= error.sent + len(error.unknown)
@@ -129,13 +129,13 @@ def test_what_a_queue_of_another_type_refused_is_named_exactly_and_the_rest_of_t
     taken: list[Any] = []
     error = interrupted(3 * CHUNK_MESSAGES, taken)
     refused = [message for message in taken if partition(message["key"]) == wrong]
-    assert len(taken) == CHUNK_MESSAGES
+    assert refused
     assert (error.unknown, error.refused) == ([], refused)
     assert error.sent == len(taken) - len(refused) == count_in(client)
     assert "WRONGTYPE" in str(error)
     client.delete(f"partition.{wrong}")
     assert note.send_many(error.refused) == len(refused)
-    assert count_in(client) == CHUNK_MESSAGES
+    assert count_in(client) == len(taken)
 
 
 def test_a_server_that_is_full_refuses_and_nothing_is_lost(make_app: MakeApp, server_factory: Any) -> None:

@@ -97,6 +97,11 @@ class Proxy:
         """
         return self._add(Fault(marker, lose="reply", remaining=times))
 
+    def check_faults(self) -> None:
+        """Raise `AssertionError` for a fault that never met its request: the test passed without it. `Fault.cancel` takes one back."""
+        unmet = [fault for fault in self._traffic.faults if fault.remaining and not fault.fired]
+        assert not unmet, f"these faults never happened: {unmet}"
+
     def close(self) -> None:
         """Drop every connection, stop listening and end the thread. Harmless when done twice."""
         if self._thread.is_alive():
