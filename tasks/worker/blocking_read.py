@@ -1,28 +1,35 @@
-"""Waiting for work without polling: one blocking peek a partition, all of them in one selector.
+"""Waiting for messages without polling, in one selector with the pipe that wakes the loop.
 
-`BLMOVE queue queue RIGHT RIGHT` waits for a message and leaves the list as it was: taking the oldest message and putting
-it back at the same end is one atomic no-op. Its answer is the head of the queue.
-Source: Redis documentation of LMOVE/BLMOVE, "if source and destination are the same".
+Usually one connection waits for all partitions of a worker (`tracked_read`). Where the server does not offer that, or a user may not ask
+for it, each idle partition has a connection of its own: `BLMOVE queue queue RIGHT RIGHT` waits for a message and leaves the list as it
+was, because it puts the oldest message back at the same end. Source: Redis documentation of LMOVE, "if source and destination are the same".
 """
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
 import redis
 
 from celery_partitions.store.names import Names
+from celery_partitions.worker.tracked_read import NotOffered, TrackedRead
 
-#: How long one blocking peek waits at the server. Long, so that an idle worker is quiet; bounded, so that a connection
-#: that died silently is noticed.
+logger = logging.getLogger("celery.worker.partitions")
+
+#: How long one BLMOVE waits at the server. Long, so that an idle worker is quiet; bounded, so that a connection that died silently is
+#: noticed.
 BLOCK_SECONDS = 30
+
+Found = dict[str, bytes | redis.ResponseError | None]
 
 
 class BlockingRead:
-    """The blocking peeks of one worker. Used by the loop's thread; `wake` by any."""
+    """The waiting of one worker. Used by the loop's thread; `wake` by any."""
 
     def __init__(self, client: redis.Redis, names: Names) -> None:
         self.client, self.names = client, names
@@ -31,6 +38,8 @@ class BlockingRead:
         self._waker.setblocking(False)
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._tracked: TrackedRead | None = TrackedRead(client, names, self._selector)
+        #: Without it: the connection that waits for each partition.
         self._peeks: dict[str, Any] = {}
 
     def wake(self) -> None:
@@ -38,38 +47,50 @@ class BlockingRead:
         with suppress(OSError):  # full: it is awake already; closed: nobody waits
             self._waker.send(b"!")
 
-    def wait(self, partitions: list[str], seconds: float | None) -> dict[str, bytes | redis.ResponseError | None]:
+    def wait(self, partitions: list[str], seconds: float) -> Found:
         """Wait until a queue of `partitions` has a message, `wake`, or `seconds`; returns partition → oldest message.
 
-        With `seconds` 0 nothing waits, and a `wake` stays for the next wait. None for a partition whose peek ended with nothing; the server's refusal where its queue can't be peeked (another type
-        lies there). Raises redis-py's errors and OSError when a connection broke.
+        With `seconds` 0 nothing waits, and a `wake` stays for the next wait. None for a partition whose queue has to be looked at; the
+        server's refusal where it can't be (another type lies there). Raises redis-py's errors and OSError when a connection broke.
         """
-        for partition in partitions:
-            if partition not in self._peeks:
-                self._begin(partition)
-        found: dict[str, bytes | redis.ResponseError | None] = {}
-        for event, _ in self._selector.select(seconds):
-            if event.data is None:
-                if seconds != 0:
-                    self._drain()
-            else:
-                found[event.data] = self._end(event.data)
-        return found
+        until = time.monotonic() + seconds
+        while True:
+            self._begin(partitions)
+            found: Found = {}
+            left = max(0.0, until - time.monotonic())
+            woken = False
+            for event, _ in self._selector.select(left if self._tracked is None else min(left, self._tracked.patience_seconds())):
+                if event.data is None:
+                    woken = True
+                elif isinstance(event.data, TrackedRead):
+                    found |= event.data.read()
+                else:
+                    found[event.data] = self._end(event.data)
+            if self._tracked is not None:
+                self._tracked.check_alive()
+            if woken and seconds != 0:
+                self._drain()
+            if found or woken or time.monotonic() >= until:
+                return found
 
     def is_watching(self, partition: str) -> bool:
-        """Whether a blocking peek of the partition is pending."""
-        return partition in self._peeks
+        """Whether a message of the partition would end the wait."""
+        return partition in self._peeks or (self._tracked is not None and self._tracked.is_watching(partition))
 
     def drop(self, partition: str) -> None:
-        """No more waiting for a partition: its connection is closed, which ends the peek at the server."""
+        """No more waiting for a partition."""
+        if self._tracked is not None:
+            self._tracked.drop(partition)
         connection = self._peeks.pop(partition, None)
-        if connection is not None:
+        if connection is not None:  # closing it ends the BLMOVE at the server
             self._selector.unregister(connection._sock)
             connection.disconnect()
             self.client.connection_pool.release(connection)
 
     def close(self) -> None:
         """End all waiting, for good or until the next `wait`."""
+        if self._tracked is not None:
+            self._tracked.close()
         for partition in list(self._peeks):
             self.drop(partition)
 
@@ -80,7 +101,19 @@ class BlockingRead:
         self._waker.close()
         self._woken.close()
 
-    def _begin(self, partition: str) -> None:
+    def _begin(self, partitions: list[str]) -> None:
+        if self._tracked is not None:
+            try:
+                self._tracked.watch(partitions)
+            except NotOffered as refusal:
+                logger.info("partitions: each idle partition has a connection of its own, because %s", refusal)
+                self._tracked = None
+        if self._tracked is None:
+            for partition in partitions:
+                if partition not in self._peeks:
+                    self._begin_peek(partition)
+
+    def _begin_peek(self, partition: str) -> None:
         connection: Any = self.client.connection_pool.get_connection()
         queue = self.names.queue(partition)
         try:

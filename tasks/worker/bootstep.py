@@ -177,14 +177,17 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.metrics = serve_metrics(installation, lambda: list(self.loop.owned_partitions))
 
     def reach_server(self, worker: Any) -> None:
-        """Look the server over; where it does not answer yet, wait for it as Celery does for its broker."""
+        """Check the server. While it does not answer, or refuses, wait for it as Celery does for its broker."""
+        said = ""
         while True:
             try:
                 self.check_server()
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            except (redis.RedisError, OSError) as error:
                 if worker.app.conf.broker_connection_retry_on_startup is False:
                     raise
-                logger.warning("partitions: Redis does not answer (%s); trying until it does", error)
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("partitions: Redis can't be used yet (%s); the worker waits until it can", error)
             else:
                 return
             time.sleep(STARTUP_BACKOFF_SECONDS)

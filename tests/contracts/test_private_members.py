@@ -217,8 +217,23 @@ def test_a_connections_socket_can_be_waited_for(redis_url: str) -> None:
         client.connection_pool.release(connection)
 
 
+def test_a_connections_parser_tells_of_changed_keys(redis_url: str) -> None:
+    """`redis.Connection._parser`, for tasks/worker/tracked_read.py: redis-py's own cache takes the news away from its user."""
+    with redis.Redis.from_url(redis_url) as client, redis.Redis.from_url(redis_url) as other:
+        connection: Any = client.connection_pool.get_connection()
+        connection.send_command("CLIENT", "TRACKING", "ON")
+        assert connection.read_response() == b"OK"
+        connection._parser.set_invalidation_push_handler(lambda push: push[1])
+        connection.send_command("LRANGE", "a queue", -1, -1)
+        assert connection.read_response(push_request=True) == []
+        other.lpush("a queue", "a message")
+        assert connection.read_response(push_request=True) == [b"a queue"]
+        connection.disconnect()
+        client.connection_pool.release(connection)
+
+
 def test_each_private_name_that_we_use_of_another_library_has_a_contract() -> None:
-    known = {part for one in CONTRACTS for part in one.member.split(".")} | {"_sock"}
+    known = {part for one in CONTRACTS for part in one.member.split(".")} | {"_sock", "_parser"}
     assert dict(sorted(used_privates(known))) == {}
 
 

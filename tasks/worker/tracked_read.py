@@ -1,0 +1,144 @@
+"""One connection that waits for messages on all queues of a worker.
+
+Redis remembers which keys a connection with `CLIENT TRACKING ON` has read, and tells it once when one of them changes: the server's side of
+client-side caching. So an empty queue is read once, and its next message announces itself. Source: Redis documentation, "Client-side
+caching reference"; it needs protocol 3, in which such news come on the connection that asked.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from celery_partitions.store.client import UNWELL
+from celery_partitions.store.names import Names
+
+#: A queue is read again after this long, in case the news of it was lost.
+READ_AGAIN_SECONDS = 30.0
+
+
+class NotOffered(Exception):
+    """This server, or this user's rights, do not allow it; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Changed:
+    """Keys that changed; None: all of them may have."""
+
+    keys: list[bytes] | None
+
+
+class TrackedRead:
+    """Made once a loop, used by its thread. `selector` learns of its connection."""
+
+    def __init__(self, client: redis.Redis, names: Names, selector: selectors.BaseSelector) -> None:
+        self.client, self.names, self.selector = client, names, selector
+        self._connection: Any = None
+        #: Partitions whose queue was asked for, in the order of the answers to come; None: nobody wants the answer any more.
+        self._asked: deque[str | None] = deque()
+        self._asked_at = 0.0
+        #: Partitions whose queue was empty, and when that was asked.
+        self._empty: dict[str, float] = {}
+        self._partition_of: dict[bytes, str] = {}
+
+    def watch(self, partitions: list[str]) -> None:
+        """From now on `read` tells of messages on these partitions. Raises `NotOffered`, and redis-py's errors."""
+        now = time.monotonic()
+        fresh = [one for one in partitions if one not in self._asked and now - self._empty.get(one, float("-inf")) > READ_AGAIN_SECONDS]
+        if not fresh:
+            return
+        if self._connection is None:
+            self._connect()
+        for partition in fresh:
+            self._partition_of[self.names.queue(partition).encode()] = partition
+            self._empty.pop(partition, None)
+        asks = [("LRANGE", self.names.queue(partition), -1, -1) for partition in fresh]
+        if not self._asked:
+            self._asked_at = now
+        self._connection.send_packed_command(self._connection.pack_commands(asks))
+        self._asked.extend(fresh)
+
+    def read(self) -> dict[str, bytes | redis.ResponseError | None]:
+        """What has come, without waiting: partition → its oldest message; None: it has news; or the server's refusal."""
+        found: dict[str, bytes | redis.ResponseError | None] = {}
+        while self._connection.can_read(timeout=0):
+            try:
+                answer = self._connection.read_response(push_request=True)
+            except UNWELL:
+                raise
+            except redis.ResponseError as refusal:
+                answer = refusal
+            match answer:
+                case _Changed(keys):
+                    found |= dict.fromkeys(self._news_of(keys))
+                case list() | redis.ResponseError():
+                    self._asked_at = time.monotonic()
+                    partition = self._asked.popleft()
+                    if partition is None:
+                        continue
+                    if isinstance(answer, redis.ResponseError):
+                        found[partition] = answer
+                    elif answer:
+                        found[partition] = answer[0]
+                    else:
+                        self._empty[partition] = self._asked_at
+        return found
+
+    def patience_seconds(self) -> float:
+        """How long to wait before `watch` and `check_alive` are called again."""
+        return float(self._connection.socket_timeout or READ_AGAIN_SECONDS) if self._asked else READ_AGAIN_SECONDS
+
+    def check_alive(self) -> None:
+        """Raise `TimeoutError` when an answer is overdue."""
+        if self._asked and time.monotonic() - self._asked_at > self.patience_seconds():
+            raise redis.TimeoutError("no answer on the connection that waits for messages")
+
+    def is_watching(self, partition: str) -> bool:
+        return partition in self._empty or partition in self._asked
+
+    def drop(self, partition: str) -> None:
+        """Nobody wants to know of the partition any more."""
+        self._empty.pop(partition, None)
+        if partition in self._asked:
+            self._asked = deque(None if one == partition else one for one in self._asked)
+
+    def close(self) -> None:
+        """Close the connection; the next `watch` makes another."""
+        connection, self._connection = self._connection, None
+        self._asked.clear()
+        self._empty.clear()
+        if connection is not None:
+            self.selector.unregister(connection._sock)
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+
+    def _news_of(self, keys: list[bytes] | None) -> list[str]:
+        """The partitions whose queue was empty and has changed. One that was asked for since has its answer yet to come."""
+        changed = list(self._empty) if keys is None else [self._partition_of.get(key, "") for key in keys]
+        return [partition for partition in changed if self._empty.pop(partition, None) is not None]
+
+    @staticmethod
+    def _check_protocol(connection: Any) -> None:
+        if str(getattr(connection, "protocol", 2)) != "3":
+            raise NotOffered("the connection does not speak protocol 3")
+
+    def _connect(self) -> None:
+        connection: Any = self.client.connection_pool.get_connection()
+        try:
+            self._check_protocol(connection)
+            connection.send_command("CLIENT", "TRACKING", "ON")
+            connection.read_response()
+        except BaseException as error:
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+            if isinstance(error, redis.ResponseError) and not isinstance(error, UNWELL):
+                raise NotOffered(f"the server refuses CLIENT TRACKING ({error})") from error
+            raise
+        connection._parser.set_invalidation_push_handler(lambda push: _Changed(push[1]))
+        self._connection = connection
+        self.selector.register(connection._sock, selectors.EVENT_READ, self)
