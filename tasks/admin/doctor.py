@@ -31,6 +31,8 @@ Verdict = Literal["ok", "warn", "bad"]
 SKEW_TO_WARN_SECONDS, BAD_SKEW_SECONDS = 1.0, 60.0
 #: Of the server's memory in use: above the first there is time to act, above the second hardly.
 MEMORY_TO_WARN, BAD_MEMORY = 0.75, 0.9
+#: Of a worker that owns partitions: 4 of the loop and the lease keeper each at most, the others are Celery's. A test counts them.
+CONNECTIONS_PER_WORKER = 16
 #: What this was made with; older ones lack what is used.
 LIBRARIES = {"celery": (5, 7), "kombu": (5, 7), "redis": (8,)}
 
@@ -61,6 +63,7 @@ def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check
         *_fsync(client, info),
         judge_clock(skew),
         judge_memory(info),
+        judge_clients(info),
         judge_replicas(settings, info),
         *_scripts(client),
         _user(client, settings, names),
@@ -145,6 +148,19 @@ def judge_memory(info: Mapping[str, Any]) -> Check:
         return Check("memory", "ok", text)
     mend = "a full server refuses producers; start workers, set PARTITIONS_QUEUE_MAX_LENGTH, or give it more"
     return Check("memory", "bad" if part > BAD_MEMORY else "warn", f"{text}: {mend}")
+
+
+def judge_clients(info: Mapping[str, Any]) -> Check:
+    """Whether more workers can connect. `maxclients` is told by Redis 7 and newer."""
+    used, limit = int(info.get("connected_clients", 0)), int(info.get("maxclients", 0))
+    text = f"{used:,} connected; a worker takes up to {CONNECTIONS_PER_WORKER}, however many partitions it owns"
+    if not limit:
+        return Check("connections", "ok", text)
+    free = limit - used
+    text = f"{used:,} of {limit:,} connections are used; a worker takes up to {CONNECTIONS_PER_WORKER}"
+    if free >= CONNECTIONS_PER_WORKER:
+        return Check("connections", "ok", text)
+    return Check("connections", "warn", f"{text}. No other worker fits: raise maxclients, or the plan's limit")
 
 
 def judge_replicas(settings: Settings, info: Mapping[str, Any]) -> Check:

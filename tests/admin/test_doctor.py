@@ -10,8 +10,10 @@ import pytest
 import redis
 
 from celery_partitions.admin.doctor import (
+    CONNECTIONS_PER_WORKER,
     Check,
     examine,
+    judge_clients,
     judge_clock,
     judge_connection,
     judge_memory,
@@ -100,6 +102,15 @@ def test_memory(used: int, verdict: str, limit: str) -> None:
     found = judge_memory({"used_memory": used * 2**20, limit: 100 * 2**20})
     assert found.verdict == verdict
     assert f"{used}%" in found.text
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "verdict"), [(5, 0, "ok"), (5, 10_000, "ok"), (84, 100, "ok"), (85, 100, "warn")]
+)
+def test_connections(used: int, limit: int, verdict: str) -> None:
+    found = judge_clients({"connected_clients": used, "maxclients": limit})
+    assert found.verdict == verdict
+    assert str(CONNECTIONS_PER_WORKER) in found.text
 
 
 def test_another_n(client: redis.Redis) -> None:

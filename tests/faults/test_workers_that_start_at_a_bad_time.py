@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from celery_partitions.admin.doctor import CONNECTIONS_PER_WORKER
 from tests.faults.traffic import Traffic
 from tests.fundamentals import application
 from tests.fundamentals.application import Step, record
@@ -68,11 +69,14 @@ def test_two_workers_of_sixteen_partitions_with_twenty_connections(
     workers[1].wait_ready(PATIENCE_SECONDS)
 
 
-def test_a_worker_waits_for_messages_of_all_its_partitions_on_one_connection(live: LiveGroup) -> None:
+def test_a_worker_waits_for_messages_of_all_its_partitions_on_one_connection(redis_url: str, make_live: MakeLive) -> None:
+    live = make_live(redis_url, PARTITIONS=16)
+    before = len(live.client.client_list())
     live.start_workers(1)
     traffic = Traffic(live)
     traffic.send(100)
     traffic.check()
+    assert len(live.client.client_list()) <= before + CONNECTIONS_PER_WORKER
     tracking = [row for row in live.client.client_list() if "t" in row["flags"]]
     assert len(tracking) == 1
     assert not [row for row in live.client.client_list() if row["cmd"] == "blmove"]
