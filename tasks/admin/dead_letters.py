@@ -1,12 +1,11 @@
-"""Dead letters, as an operator handles them: list, group, show, retry, discard."""
+"""Dead letters, as an operator handles them: list, show, retry, discard; and the fingerprint that like failures share."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from hashlib import sha1
 from typing import Any, NamedTuple, cast
 
@@ -44,18 +43,6 @@ class DeadLetterPlace(NamedTuple):
     @classmethod
     def of(cls, dead_letter: DeadLetter) -> DeadLetterPlace:
         return cls(dead_letter.id, dead_letter.partition, dead_letter.died_at, dead_letter.in_place)
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetterGroup:
-    """Letters of like failures."""
-
-    fingerprint: str
-    count: int
-    #: Of those, how many wait in their place.
-    in_place: int
-    newest: DeadLetter
-    oldest_died_at: float
 
 
 class DeadLetters:
@@ -185,22 +172,6 @@ def fingerprint(dead_letter: DeadLetter) -> str:
     kind = dead_letter.error.partition(":")[0] if where else _VARYING.sub("?", dead_letter.error)[:200]
     words = "\n".join((dead_letter.reason, dead_letter.task or "", kind, where))
     return sha1(words.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:8]
-
-
-def grouped(dead_letters: Iterable[DeadLetter]) -> list[DeadLetterGroup]:
-    """Like failures together, the most frequent first. Keeps one dead letter a group in memory."""
-    found: dict[str, DeadLetterGroup] = {}
-    for dead_letter in dead_letters:
-        name = fingerprint(dead_letter)
-        before = found.get(name) or DeadLetterGroup(name, 0, 0, dead_letter, dead_letter.died_at)
-        found[name] = DeadLetterGroup(
-            name,
-            before.count + 1,
-            before.in_place + dead_letter.in_place,
-            max(before.newest, dead_letter, key=lambda one: one.died_at),
-            min(before.oldest_died_at, dead_letter.died_at),
-        )
-    return sorted(found.values(), key=lambda group: (-group.count, group.fingerprint))
 
 
 def raw_text(dead_letter: DeadLetter) -> str:

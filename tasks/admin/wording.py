@@ -9,11 +9,6 @@ from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters
 from celery_partitions.store.dead_letters import DeadLetter
 
 
-def counted(count: int, what: str) -> str:
-    """`1 message`, `1,200 messages`."""
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
 def retry_dead_letters(store: DeadLetters, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str) -> tuple[dict[str, Any], str]:
     """Try dead letters again: what came of it, as facts for scripts and as a sentence."""
     in_place = store.retry([dead_letter for dead_letter in dead_letters if dead_letter.in_place], by=by)

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import click
 import msgspec
 
-from celery_partitions.admin.dead_letters import DeadLetterPlace, died, fingerprint, grouped, raw_text
+from celery_partitions.admin.dead_letter_query import DeadLetterQuery, grouped
+from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters, fingerprint, raw_text
 from celery_partitions.admin.documents import json_dead_letter
-from celery_partitions.admin.wording import counted, retry_dead_letters
+from celery_partitions.admin.numbers import ago, counted
+from celery_partitions.admin.wording import retry_dead_letters
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
-from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals, span
+from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals
 from celery_partitions.model.escaping import escape
-from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.dead_letters import DeadLetter
 
 #: Of an error, in a table.
 MAX_ERROR_CHARACTERS = 80
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which dead letters a command is about."""
-
-    ids: tuple[str, ...] = ()
-    everything: bool = False
-    reason: str | None = None
-    fingerprint: str | None = None
 
 
 def _narrowed(command: Any) -> Any:
@@ -64,11 +55,11 @@ def list_dead_letters(
 ) -> None:
     """Dead letters with id, fingerprint, reason and error; --grouped: how many there are of each fingerprint."""
     installation = installation_in(context)
-    dead_letters = _found(installation, Choice(reason=reason, fingerprint=wanted_fingerprint))
+    query = DeadLetterQuery(reason=reason or "", fingerprint=wanted_fingerprint or "")
     if in_groups:
-        _list_groups(dead_letters, installation.group.now(), limit, as_json)
+        _list_groups(installation.group.dead_letters, query, installation.group.now(), limit, as_json)
         return
-    shown = [dead_letter for dead_letter, _ in zip(dead_letters, range(limit), strict=False)]
+    shown = list(islice(filter(query.fits, installation.group.dead_letters.all()), limit))
     if as_json:
         print_json([json_dead_letter(one) for one in shown])
         return
@@ -90,8 +81,8 @@ def list_dead_letters(
     )
 
 
-def _list_groups(dead_letters: Iterable[DeadLetter], now: float, limit: int, as_json: bool) -> None:
-    groups = grouped(dead_letters)[:limit]
+def _list_groups(dead_letters: DeadLetters, query: DeadLetterQuery, now: float, limit: int, as_json: bool) -> None:
+    groups = grouped(filter(query.fits, dead_letters.all()))[:limit]
     if as_json:
         print_json(
             [
@@ -100,7 +91,7 @@ def _list_groups(dead_letters: Iterable[DeadLetter], now: float, limit: int, as_
                     "count": group.count,
                     "in_place": group.in_place,
                     "oldest_died_at": group.oldest_died_at,
-                    "newest": json_dead_letter(group.newest),
+                    "newest": next(map(json_dead_letter, dead_letters.whole(group.newest)), None),
                 }
                 for group in groups
             ]
@@ -112,10 +103,10 @@ def _list_groups(dead_letters: Iterable[DeadLetter], now: float, limit: int, as_
             (
                 group.fingerprint,
                 group.count,
-                f"{span(now - group.newest.died_at)} ago",
-                group.newest.id,
-                group.newest.reason,
-                f"{group.newest.task or '-'}: {group.newest.error[:MAX_ERROR_CHARACTERS]}",
+                ago(group.newest_died_at, now),
+                group.newest[0].id,
+                group.reason,
+                f"{group.task or '-'}: {group.error[:MAX_ERROR_CHARACTERS]}",
             )
             for group in groups
         ],
@@ -130,7 +121,7 @@ def _list_groups(dead_letters: Iterable[DeadLetter], now: float, limit: int, as_
 @refusals
 def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool) -> None:
     """All of one dead letter: the reason, the traceback, the raw message."""
-    dead_letter = next(_found(installation_in(context), Choice(ids=(dead_letter_id,))))
+    dead_letter = _named(installation_in(context).group.dead_letters, dead_letter_id)
     if as_json:
         print_json(json_dead_letter(dead_letter))
         return
@@ -161,7 +152,7 @@ def retry(
     younger messages of its key: the order of that key is then another one.
     """
     installation = installation_in(context)
-    dead_letters = _picked(installation, Choice(dead_letter_ids, everything, reason, wanted_fingerprint))
+    dead_letters = _picked(installation.group.dead_letters, dead_letter_ids, everything, reason, wanted_fingerprint)
     facts, text = retry_dead_letters(installation.group.dead_letters, dead_letters, by=who())
     print_done(as_json, facts, text)
 
@@ -183,31 +174,28 @@ def discard(
 ) -> None:
     """Delete dead letters and their messages for good; a key that is parked behind one goes on with the next."""
     installation = installation_in(context)
-    dead_letters = _picked(installation, Choice(dead_letter_ids, everything, reason, wanted_fingerprint))
+    dead_letters = _picked(installation.group.dead_letters, dead_letter_ids, everything, reason, wanted_fingerprint)
     if dead_letters:
         confirm(f"Delete {counted(len(dead_letters), 'dead letter')} for good?", yes)
     gone = installation.group.dead_letters.discard(dead_letters, by=who())
     print_done(as_json, {"discarded": gone}, f"{gone} deleted")
 
 
-def _picked(installation: Installation, choice: Choice) -> list[DeadLetterPlace]:
-    if choice == Choice():
+def _picked(
+    dead_letters: DeadLetters, ids: tuple[str, ...], everything: bool, reason: str | None, wanted_fingerprint: str | None
+) -> list[DeadLetterPlace]:
+    query = DeadLetterQuery(reason=reason or "", fingerprint=wanted_fingerprint or "")
+    if not (ids or everything or query.anything):
         raise click.UsageError("name the dead letters: ids, --reason REASON, --fingerprint FINGERPRINT, or --all")
-    if choice.ids and choice != Choice(choice.ids):
+    if not ids:
+        return query.places(dead_letters)
+    if everything or query.anything:
         raise click.UsageError("ids stand alone: without --reason, --fingerprint and --all")
-    found = list(map(DeadLetterPlace.of, _found(installation, choice)))
-    return found if choice.ids else sorted(found, key=died)
+    return [DeadLetterPlace.of(_named(dead_letters, one)) for one in ids]
 
 
-def _found(installation: Installation, choice: Choice) -> Iterator[DeadLetter]:
-    dead_letters = installation.group.dead_letters
-    if choice.ids:
-        for dead_letter_id in choice.ids:
-            dead_letter = dead_letters.get(dead_letter_id)
-            if dead_letter is None:
-                raise click.ClickException(f"there is no dead letter {dead_letter_id!r}")
-            yield dead_letter
-        return
-    for dead_letter in dead_letters.all():
-        if choice.reason in (None, dead_letter.reason) and choice.fingerprint in (None, fingerprint(dead_letter)):
-            yield dead_letter
+def _named(dead_letters: DeadLetters, dead_letter_id: str) -> DeadLetter:
+    dead_letter = dead_letters.get(dead_letter_id)
+    if dead_letter is None:
+        raise click.ClickException(f"there is no dead letter {dead_letter_id!r}")
+    return dead_letter

@@ -44,14 +44,6 @@ def print_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
         click.echo(escape_lines(text))
 
 
-def span(seconds: float) -> str:
-    """A time's length for people, in one partition."""
-    for size, partition in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {partition}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Sequence[str] = ()) -> None:
     """A table as wide as its content needs; numbers to the right. `whole`: columns that a narrow terminal does not fold."""
     table = Table(box=None, pad_edge=False, header_style="bold")

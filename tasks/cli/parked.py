@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from celery_partitions.admin.documents import json_parked
+from celery_partitions.admin.numbers import counted, span
 from celery_partitions.admin.parked_keys import Answer, ParkedKey, ParkedKeys
-from celery_partitions.admin.wording import counted
 from celery_partitions.cli.context import (
     ANY_BYTES,
     base64_option,
@@ -20,7 +20,7 @@ from celery_partitions.cli.context import (
     who,
     yes_option,
 )
-from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals, span
+from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals
 from celery_partitions.model.escaping import escape
 
 #: Of an error, in a table.

@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from celery_partitions.admin.wording import counted
-from celery_partitions.cli.numbers import age, moment, number, size, sparkline
+from celery_partitions.admin.numbers import counted, number, size, span
+from celery_partitions.cli.sparkline import sparkline
 from celery_partitions.model.escaping import escape
 
 Row = Mapping[str, Any]
@@ -54,19 +54,24 @@ def _error(row: Row) -> str:
     return "" if error is None else escape(str(error["text"]))
 
 
+def _latency(seconds: float | None) -> str:
+    """Empty where nothing was measured: no message came."""
+    return "" if seconds is None else span(seconds)
+
+
 #: In the order in which they stand.
 COLUMNS = (
     Column("queue", 0, _queue, right=False),
     Column("", 8, _state, right=False),
     Column("owner", 0, lambda row: escape(row["owner"] or "-"), right=False),
-    Column("held", 6, lambda row: age(row["lease_age_seconds"])),
+    Column("held", 6, lambda row: span(row["lease_age_seconds"])),
     Column("waiting", 8, lambda row: number(row["waiting"])),
-    Column("oldest", 6, lambda row: age(row["oldest_age_seconds"])),
+    Column("oldest", 6, lambda row: span(row["oldest_age_seconds"])),
     Column("in/s", 7, lambda row: number(row["in_per_second"])),
     Column("done/s", 7, lambda row: number(row["done_per_second"])),
     Column("5 min", MIN_SPARK, lambda row: sparkline(done_of(row), MAX_SPARK), right=False),
-    Column("p50", 6, lambda row: moment(row["latency_p50_seconds"], "")),
-    Column("p99", 6, lambda row: moment(row["latency_p99_seconds"], "")),
+    Column("p50", 6, lambda row: _latency(row["latency_p50_seconds"])),
+    Column("p99", 6, lambda row: _latency(row["latency_p99_seconds"])),
     Column("keys", 8, lambda row: number(row["keys"])),
     Column("state", 7, lambda row: size(row["state_bytes"])),
     Column("delayed", 7, lambda row: number(row["delayed"])),
@@ -130,7 +135,7 @@ def _totals(found: Mapping[str, Any], width: int, trouble: str) -> list[Text]:
         f"done {number(totals['done_per_second'])}/s {sparkline(done_of(totals), 20)}".rstrip(),
     ]
     if totals["latency_p99_seconds"] is not None:
-        facts.append(f"p50 {moment(totals['latency_p50_seconds'])}, p99 {moment(totals['latency_p99_seconds'])}")
+        facts.append(f"p50 {span(totals['latency_p50_seconds'])}, p99 {span(totals['latency_p99_seconds'])}")
     weight = f", {size(totals['state_bytes'])}" if totals["state_bytes"] else ""
     facts.append(f"keys {number(totals['keys'])}{weight}")
     alarms = [

@@ -10,7 +10,7 @@ import click
 
 from celery_partitions.admin.exporter import Exporter
 from celery_partitions.admin.importer import Importer
-from celery_partitions.admin.wording import counted
+from celery_partitions.admin.numbers import counted
 from celery_partitions.cli.context import confirm, installation_in, who, yes_option
 from celery_partitions.cli.output import json_option, print_done, refusals
 from celery_partitions.runtime.installation import Installation

@@ -12,11 +12,12 @@ import msgspec
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
+from celery_partitions.admin.dead_letter_query import DeadLetterQuery
+from celery_partitions.admin.dead_letters import DeadLetterPlace
 from celery_partitions.admin.pause import pause, resume
 from celery_partitions.admin.state_editor import SeenState
 from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
 from celery_partitions.admin.wording import retry_dead_letters
-from celery_partitions.dashboard.dead_letters import DeadLetterQuery, picked
 from celery_partitions.dashboard.handlers import Action
 from celery_partitions.model.errors import StateError
 from celery_partitions.runtime.installation import Installation
@@ -180,7 +181,10 @@ class DeadLettersAction(Action):
 
     def _act(self, what: str, ids: list[str], common: DeadLetterQuery) -> dict[str, Any]:
         dead_letters = self.installation.group.dead_letters
-        found = picked(dead_letters, ids, common)
+        if ids:
+            found = [DeadLetterPlace.of(one) for one in map(dead_letters.get, ids) if one is not None]
+        else:
+            found = common.places(dead_letters)
         if what == "discard":
             gone = dead_letters.discard(found, by=self.who)
             return {"discarded": gone, "message": f"{gone:,} deleted"}

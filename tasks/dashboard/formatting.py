@@ -1,4 +1,4 @@
-"""How values look in the pages: times, sizes, addresses. Pure; the templates escape what comes out."""
+"""How values look in the pages: sentences and addresses; numbers are in `admin/numbers.py`. Pure; the templates escape what comes out."""
 
 from __future__ import annotations
 
@@ -6,41 +6,10 @@ import json
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from celery_partitions.admin.wording import counted
+from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, size, span
 
 #: Flower refuses to search for less.
 _SHORTEST_SEARCH = 3
-
-
-def span(seconds: float | None) -> str:
-    """A time's length in one partition, as the live rows have it."""
-    if seconds is None:
-        return "–"
-    if 0 < seconds < 0.001:
-        return f"{max(1, round(1_000_000 * seconds))} µs"
-    if seconds < 1:
-        return f"{1000 * max(0.0, seconds):.3g} ms"
-    for size, partition in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {partition}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def size(number: int | None) -> str:
-    """Bytes, in one partition."""
-    if number is None:
-        return "–"
-    value = float(number)
-    for partition in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.3g} {partition}"
-        value /= 1000
-    return f"{value:.3g} GB"
-
-
-def ago(then: float | None, now: float) -> str:
-    """How long ago; nothing is said of a time that is not known."""
-    return "–" if not then else f"{span(max(0.0, now - then))} ago"
 
 
 def due(at: float | None, now: float) -> str:
@@ -50,14 +19,10 @@ def due(at: float | None, now: float) -> str:
     return f"in {span(at - now)}" if at > now else "now"
 
 
-def count(number: int | None) -> str:
-    return "–" if number is None else f"{number:,}"
-
-
 def what_came(commit: dict[str, Any]) -> str:
     """What a commit's messages became: `10 processed, 1 failed`."""
     kinds = ("processed", "emitted", "forwarded", "failed", "dead", "skipped")
-    return ", ".join(f"{commit[kind]:,} {kind}" for kind in kinds if commit[kind]) or "–"
+    return ", ".join(f"{commit[kind]:,} {kind}" for kind in kinds if commit[kind]) or UNKNOWN
 
 
 def key_body(one: dict[str, Any]) -> dict[str, Any]:

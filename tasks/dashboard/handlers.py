@@ -17,8 +17,8 @@ from flower.api import BaseApiHandler
 from flower.views import BaseHandler
 from tornado.web import HTTPError
 
+from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.state_json import plain_value
-from celery_partitions.dashboard.dead_letters import DeadLetterQuery
 from celery_partitions.dashboard.live import Live, live_of, said
 from celery_partitions.model.errors import KeyExtractionError, PartitionError
 from celery_partitions.model.keys import key_text, normalize_key

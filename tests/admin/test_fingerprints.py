@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.admin.dead_letters import fingerprint, grouped
+from celery_partitions.admin.dead_letter_query import grouped
+from celery_partitions.admin.dead_letters import fingerprint
 from celery_partitions.store.dead_letters import DeadLetter
 
 TRACE = """Traceback (most recent call last):
@@ -74,6 +75,6 @@ def test_groups_are_counted_with_the_newest_as_example() -> None:
         dead_letter("4", at=9.0, reason="bad-key"),
     ]
     first, second = grouped(iter(dead_letters))
-    assert (first.count, first.in_place, first.newest.id, first.oldest_died_at) == (3, 1, "2", 1.0)
-    assert (second.count, second.newest.id, second.fingerprint) == (1, "4", fingerprint(dead_letters[3]))
+    assert (first.count, first.in_place, first.newest[0].id, first.oldest_died_at) == (3, 1, "2", 1.0)
+    assert (second.count, second.newest[0].id, second.fingerprint) == (1, "4", fingerprint(dead_letters[3]))
     assert grouped([]) == []

@@ -7,6 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.admin.test_numbers import SIZES, SPANS
 from tests.dashboard.conftest import LOGIN, PARTITIONS, Visiting
 from tests.dashboard.trouble import hold, make_dead_letters, partition_of_queue, wait_balance
 from tests.fundamentals.live import LiveGroup
@@ -50,6 +51,13 @@ def test_its_numbers_move_while_messages_flow(visit: Visiting, live: LiveGroup, 
     assert number(cell(page, partition, "keys").locator("span")) > before
     assert page.locator("#chart-flow polyline.line-done").count() == 1
     assert one.loads == 1, "it was loaded again"
+
+
+def test_numbers_look_as_the_commands_write_them(visit: Visiting) -> None:
+    page = visit().open("/partitions")
+    for name, cases in (("span", SPANS), ("size", SIZES)):
+        values = [value for value, _ in cases]
+        assert page.evaluate(f"(values) => values.map(window.partitions.{name})", values) == [text for _, text in cases]
 
 
 def test_it_tells_of_trouble(visit: Visiting, live: LiveGroup, key: str) -> None:

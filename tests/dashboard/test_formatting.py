@@ -1,4 +1,4 @@
-"""What pages are made of, without a server: trees of states, times, addresses, Flower's navigation and remembered tasks."""
+"""What pages are made of, without a server: trees of states, addresses, Flower's navigation and remembered tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import flower
 import pytest
 from flower.utils.search import parse_query
 
-from celery_partitions.dashboard.formatting import key_body, key_query, size, span, tasks_query
+from celery_partitions.dashboard.formatting import key_body, key_query, tasks_query
 from celery_partitions.dashboard.loader import with_entry
 from celery_partitions.dashboard.recent_tasks import of_key, of_partition
 from celery_partitions.dashboard.tree import MAX_CHILDREN, MAX_NODES, Node, tree_of
@@ -50,28 +50,6 @@ def test_a_tree_is_bounded_and_never_raises() -> None:
     assert tree_of(10**5000).text == "(an int of 16,610 bits)"
     assert tree_of("\ud800").text == "'\\ud800'"
     assert len(tree_of("x" * 100_000).text) < 3_000
-
-
-def test_times_and_sizes() -> None:
-    assert [span(one) for one in (None, 0, 0.00004, 0.0123, 3.21, 90, 300, 8000, 200_000)] == [
-        "–",
-        "0 ms",
-        "40 µs",
-        "12.3 ms",
-        "3.2 s",
-        "90 s",
-        "5 min",
-        "2 h",
-        "2 d",
-    ]
-    assert [size(one) for one in (None, 0, 999, 1500, 2_000_000, 3_000_000_000)] == [
-        "–",
-        "0 B",
-        "999 B",
-        "1.5 kB",
-        "2 MB",
-        "3 GB",
-    ]
 
 
 def test_a_key_in_an_address_and_in_an_action() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.dashboard import dead_letters as dead_letters_module
-from celery_partitions.dashboard.dead_letters import DeadLetterQuery, find_dead_letters, picked
+from celery_partitions.dashboard.dead_letters import find_dead_letters
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.dashboard.serving import filled, make_app, served, shop
@@ -48,7 +49,7 @@ def test_they_are_not_in_memory_together(large: Filled, peak_of: Callable[[Calla
     store = large.group.dead_letters
     assert peak_of(lambda: find_dead_letters(large.installation, DeadLetterQuery())) < MAX_BYTES
     assert peak_of(lambda: find_dead_letters(large.installation, DeadLetterQuery(text="nowhere"))) < MAX_BYTES
-    assert peak_of(lambda: store.retry(picked(store, [], DeadLetterQuery(reason="bad-key")), by="me")) < MAX_BYTES
+    assert peak_of(lambda: store.retry(DeadLetterQuery(reason="bad-key").places(store), by="me")) < MAX_BYTES
     assert (store.count(), large.client.llen("partition.1")) == (0, DEAD_LETTERS)
 
 

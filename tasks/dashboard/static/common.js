@@ -1,4 +1,4 @@
-// What every page of the partitions uses: how numbers look, actions, confirmations, and looking again.
+// What every page of the partitions uses: how numbers look (as admin/numbers.py makes them; a test compares), actions, confirmations, and looking again.
 // Text goes into the page by textContent and attributes only: keys and messages are anybody's.
 (function () {
   "use strict";
@@ -7,22 +7,27 @@
 
   function span(seconds) {
     if (seconds === null || seconds === undefined) { return "–"; }
-    if (seconds > 0 && seconds < 0.001) { return Math.max(1, Math.round(1e6 * seconds)) + " µs"; }
-    if (seconds < 1) { return Number((1000 * Math.max(0, seconds)).toPrecision(3)) + " ms"; }
-    for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
-      if (seconds >= 2 * size) { return Math.round(seconds / size) + " " + unit; }
+    if (seconds <= 0) { return "0 s"; }
+    for (const [length, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+      if (seconds >= 2 * length) { return Math.round(seconds / length) + " " + unit; }
     }
-    return (seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)) + " s";
+    if (seconds >= 0.9995) { return short(seconds) + " s"; }
+    if (seconds >= 0.0009995) { return short(1000 * seconds) + " ms"; }
+    return Math.max(1, Math.round(1e6 * seconds)) + " µs";
+  }
+
+  function short(value) {
+    return String(value < 9.95 ? Number(value.toFixed(1)) : Math.round(value));
   }
 
   function size(bytes) {
     if (bytes === null || bytes === undefined) { return "–"; }
     let value = bytes;
-    for (const unit of ["B", "kB", "MB"]) {
-      if (value < 1000) { return Number(value.toPrecision(3)) + " " + unit; }
+    for (const unit of ["B", "kB", "MB", "GB"]) {
+      if (value < 999.5) { return Number(value.toPrecision(3)) + " " + unit; }
       value /= 1000;
     }
-    return Number(value.toPrecision(3)) + " GB";
+    return (value < 999.5 ? Number(value.toPrecision(3)) : Math.round(value)) + " TB";
   }
 
   function count(value) {
@@ -31,7 +36,7 @@
 
   function rate(value) {
     if (value === null || value === undefined) { return "–"; }
-    return value > 0 && value < 10 ? value.toFixed(1) : count(value);
+    return value > 0 && value < 9.95 ? value.toFixed(1) : count(value);
   }
 
   // Marks that turn the direction of text, as JSON writes them: a key in a question must not change how the question reads.

@@ -1,0 +1,97 @@
+"""Which dead letters an operator means, and like failures together: the same for the commands and the pages."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import heappush, heappushpop
+from typing import Any
+
+from celery_partitions.admin.dead_letters import DeadLetterPlace, DeadLetters, died, fingerprint, raw_text
+from celery_partitions.admin.documents import json_message
+from celery_partitions.store.dead_letters import DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterQuery:
+    """All four must fit; an empty one fits every dead letter."""
+
+    #: In key, id, message id, task, error, traceback or the message; upper and lower case are the same.
+    text: str = ""
+    partition: str = ""
+    reason: str = ""
+    fingerprint: str = ""
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.text or self.partition or self.reason or self.fingerprint)
+
+    def fits(self, dead_letter: DeadLetter) -> bool:
+        """Whether a dead letter is one of those that are meant."""
+        if self.partition not in ("", dead_letter.partition) or self.reason not in ("", dead_letter.reason):
+            return False
+        if self.fingerprint not in ("", fingerprint(dead_letter)):
+            return False
+        wanted = self.text.casefold()
+        if not wanted:
+            return True
+        one = dead_letter
+        fields = (one.key, one.id, one.message_id, one.task, one.error, one.trace)
+        return any(wanted in (field or "").casefold() for field in fields) or wanted in _message(one).casefold()
+
+    def places(self, dead_letters: DeadLetters) -> list[DeadLetterPlace]:
+        """Where all that fit are, the first that died first."""
+        return sorted((DeadLetterPlace.of(one) for one in dead_letters.all() if self.fits(one)), key=died)
+
+
+class DeadLetterGroup:
+    """Like failures: counted, and the places of the newest `limit`. Keeps no message in memory."""
+
+    def __init__(self, fingerprint: str, limit: int) -> None:
+        self.fingerprint, self.limit = fingerprint, limit
+        self.count, self.in_place = 0, 0
+        self.oldest_died_at = math.inf
+        self.newest_died_at = 0.0
+        #: Of the newest.
+        self.reason, self.error = "", ""
+        self.task: str | None = None
+        self._last: Any = ()
+        self._newest: list[tuple[Any, DeadLetterPlace]] = []
+
+    def add(self, dead_letter: DeadLetter) -> None:
+        self.count += 1
+        self.in_place += dead_letter.in_place
+        self.oldest_died_at = min(self.oldest_died_at, dead_letter.died_at)
+        order = died(dead_letter)
+        if order > self._last:
+            self._last, self.newest_died_at = order, dead_letter.died_at
+            self.reason, self.task, self.error = dead_letter.reason, dead_letter.task, dead_letter.error
+        (heappush if len(self._newest) < self.limit else heappushpop)(self._newest, (order, DeadLetterPlace.of(dead_letter)))
+
+    @property
+    def newest(self) -> list[DeadLetterPlace]:
+        """The newest first."""
+        return [place for _, place in sorted(self._newest, reverse=True)]
+
+
+def grouped(dead_letters: Iterable[DeadLetter], limit: int = 1) -> list[DeadLetterGroup]:
+    """Like failures together, the most frequent first; of each the newest `limit`."""
+    found: dict[str, DeadLetterGroup] = {}
+    for one in dead_letters:
+        name = fingerprint(one)
+        group = found.get(name)
+        if group is None:
+            group = found[name] = DeadLetterGroup(name, limit)
+        group.add(one)
+    return sorted(found.values(), key=lambda group: (-group.count, group.fingerprint))
+
+
+def message_text(dead_letter: DeadLetter) -> str:
+    """What the message's body says, which is base64 in most messages; empty when the message is kept apart."""
+    return "" if dead_letter.apart else str(json_message(base64.b64decode(dead_letter.raw))["text"])
+
+
+def _message(dead_letter: DeadLetter) -> str:
+    return raw_text(dead_letter) + message_text(dead_letter)
