@@ -23,12 +23,8 @@ def flower(context: click.Context, options: tuple[str, ...]) -> None:
     if any(word.lstrip("-").partition("=")[0] == "conf" for word in options):
         raise click.UsageError("--conf is taken: Flower reads our configuration from it. Use other options, or FLOWER_ variables")
     app_installation(context).resolved.check("dashboard")
-    try:
-        from flower.command import flower as stock  # noqa: PLC0415 - the extra [flower] may be missing, and nothing else needs it
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "flower":
-            raise
-        raise click.ClickException("Flower is not installed: pip install 'celery-partitions[flower]'") from None
+    from flower.command import flower as stock  # noqa: PLC0415 - no other command needs Flower, and it loads a web server
+
     conf = find_spec("celery_partitions_config.flowerconfig")
     assert conf is not None and conf.origin is not None
     context.invoke(stock, tornado_argv=(f"--conf={conf.origin}", *options))
