@@ -7,6 +7,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
+from celery_partitions.producer.task import ComputationTask
 from celery_partitions.producer.tracing import carry_traces
 from celery_partitions.runtime.installation import Installation, refuse_other_brokers
 from celery_partitions.runtime.registry import add_installation, declared, installation_of
@@ -33,7 +34,7 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
     # By name: only a worker loads the code of workers.
     app.steps["worker"].add("celery_partitions.worker.bootstep:PartitionStep")
     signals.celeryd_init.connect(_prepare_worker, dispatch_uid="celery-partitions")
-    add_installation(installation)
+    add_installation(installation, ComputationTask)
     return app
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+import redis
 
 from celery_partitions.admin.status import (
     HOLDERS_ANSWERS,
@@ -16,11 +18,11 @@ from celery_partitions.admin.status import (
     request_holders,
     request_partition,
 )
-from celery_partitions.runtime.group import Group
 from celery_partitions.store.measurements import measurements_in, request_measurements
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.oldest import oldest_sent, request_oldest
 from celery_partitions.store.telemetry import Measurements
+from celery_partitions_config.settings import Settings
 
 #: Counters of a partition's `meta`, beside those that a status has.
 COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead")
@@ -78,7 +80,22 @@ class Overview:
     partitions: tuple[PartitionOverview, ...]
 
 
-def read_overview(group: Group, *, state_bytes: bool = False, only: Collection[str] | None = None) -> Overview:
+class Readable(Protocol):
+    """What is read of a group (`runtime/group.py`)."""
+
+    names: Names
+    settings: Settings
+    #: The computations that had run in the group at the last read: with them one read is enough.
+    computations_seen: tuple[str, ...]
+
+    @property
+    def client(self) -> redis.Redis: ...
+
+    def check(self) -> None:
+        """Raises `SetupError` when this process and the group do not agree on the number of partitions."""
+
+
+def read_overview(group: Readable, *, state_bytes: bool = False, only: Collection[str] | None = None) -> Overview:
     """A group as it stands, in one round trip; two when a computation has run that this process had not seen.
 
     `only`: of no other partitions.
@@ -97,7 +114,7 @@ def read_overview(group: Group, *, state_bytes: bool = False, only: Collection[s
         group.computations_seen = seen
 
 
-def _ask(group: Group, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool) -> list[Any]:
+def _ask(group: Readable, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool) -> list[Any]:
     names = group.names
     with group.client.pipeline(transaction=False) as pipe:
         request_holders(pipe, names)
@@ -113,7 +130,7 @@ def _ask(group: Group, wanted: Sequence[str], computations: Sequence[str], state
 
 
 def _overview(
-    group: Group, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool, answers: list[Any]
+    group: Readable, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool, answers: list[Any]
 ) -> Overview:
     holders = holders_in(answers[:HOLDERS_ANSWERS])
     _, since, oldest, measured, *rows = answers[HOLDERS_ANSWERS:]

@@ -11,8 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from celery_partitions.admin.metrics import families
-from celery_partitions.admin.overview import Overview, read_overview
-from celery_partitions.runtime.group import Group
+from celery_partitions.admin.overview import Overview, Readable, read_overview
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class GroupCollector(Collector):
     """
 
     def __init__(
-        self, group: Group, *, only: Callable[[], Collection[str]] | None = None, wait_seconds: float = WAIT_SECONDS
+        self, group: Readable, *, only: Callable[[], Collection[str]] | None = None, wait_seconds: float = WAIT_SECONDS
     ) -> None:
         self.group, self.only, self.wait_seconds = group, only, wait_seconds
         self._lock = threading.Lock()

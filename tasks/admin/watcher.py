@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_partitions.admin.history import MIN_SECONDS, POINTS, History
-from celery_partitions.admin.overview import Overview, read_overview
+from celery_partitions.admin.overview import Overview, Readable, read_overview
 from celery_partitions.admin.overview_json import to_json
-from celery_partitions.runtime.group import Group
 
 #: Weighing states costs the server a walk, and they grow slowly; while there are more than twice as many as were weighed, sooner.
 WEIGH_SECONDS = 30.0
@@ -20,7 +19,7 @@ class Watcher:
     """Kept for as long as a process shows a group. Any thread may look; the read blocks, so never in an event loop."""
 
     def __init__(
-        self, group: Group, *, every_seconds: float = MIN_SECONDS, clock: Callable[[], float] = time.monotonic
+        self, group: Readable, *, every_seconds: float = MIN_SECONDS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.group, self.every_seconds, self.clock = group, every_seconds, clock
         self.history = History(least_seconds=max(every_seconds, MIN_SECONDS))

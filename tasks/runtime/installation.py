@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import redis
-from celery import Celery
+from celery import Celery, Task
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
@@ -37,6 +37,9 @@ _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 
 class Installation:
     """One Celery app with partitions: its settings, its group in Redis, and the declared computations."""
+
+    #: What its app makes of a computation: a subclass of this.
+    task_class: type[Task] = Task
 
     def __init__(
         self, app: Celery, settings: Settings | None, computations: Mapping[str, Computation], *, by_default: bool

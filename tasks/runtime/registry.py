@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 
 from celery_partitions.model.computation import Computation, name_of_function
 from celery_partitions.model.errors import DeclarationError, SetupError
-from celery_partitions.producer.task import ComputationTask
 from celery_partitions.runtime.installation import Installation
 
 #: Every computation declared in this process, by name.
@@ -18,13 +17,14 @@ _installations: list[Installation] = []
 _default: list[Callable[[], Celery]] = []
 
 
-def add_installation(installation: Installation) -> None:
-    """From now on the installation's app knows every declared computation; it is the one that handles use.
+def add_installation(installation: Installation, task_class: type[Task]) -> None:
+    """From now on the installation's app knows every declared computation, as tasks of `task_class`. Handles use this installation.
 
     Raises `DeclarationError` for a state class that its settings let no worker read back.
     """
     for computation in declared.values():
         _check_state(installation, computation)
+    installation.task_class = task_class
     _installations.append(installation)
 
     def register_all(**_: Any) -> None:
@@ -71,10 +71,10 @@ def _check_state(installation: Installation, computation: Computation) -> None:
 
 def _register(installation: Installation, computation: Computation) -> None:
     """Make the computation a Celery task of the app, so that every Celery tool knows its name."""
-    app, function = installation.app, computation.function
+    app, task_class, function = installation.app, installation.task_class, computation.function
     made = type(
         name_of_function(function),
-        (ComputationTask,),
+        (task_class,),
         {
             "name": computation.name,
             "installation": installation,
@@ -84,7 +84,7 @@ def _register(installation: Installation, computation: Computation) -> None:
             "__module__": function.__module__,
         },
     )
-    if isinstance(app.tasks.get(computation.name), ComputationTask):
+    if isinstance(app.tasks.get(computation.name), task_class):
         app.tasks.unregister(computation.name)  # its module was imported again: nothing to warn of
     app.register_task(made())
 

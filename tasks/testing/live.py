@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from celery import Celery
 
 from celery_partitions.producer.bulk import send_many
+from celery_partitions.producer.task import ComputationTask
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import add_installation, declared, remove_installation
 from celery_partitions.testing.lifeline import lifeline
@@ -81,7 +82,7 @@ class PartitionWorkers(View):
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        add_installation(self.installation)
+        add_installation(self.installation, ComputationTask)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

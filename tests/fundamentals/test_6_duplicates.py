@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from celery_partitions.producer.bulk import send_many
+from celery_partitions.producer.task import ComputationTask
 from celery_partitions.runtime.registry import add_installation, remove_installation
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble
@@ -69,7 +70,7 @@ def test_a_dead_letter_that_is_sent_again_is_no_duplicate_of_itself(live: LiveGr
 
 
 def test_delay_takes_an_id_too(live: LiveGroup) -> None:
-    add_installation(live.installation)  # the one that `delay` uses
+    add_installation(live.installation, ComputationTask)  # the one that `delay` uses
     try:
         for _ in range(2):
             once.delay(Trouble("k", 1), message_id="mine")
