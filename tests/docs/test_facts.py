@@ -44,3 +44,13 @@ def test_the_guide_lists_every_field_that_a_request_may_have() -> None:
     bodies = [one for one in vars(actions).values() if isinstance(one, type) and issubclass(one, msgspec.Struct)]
     fields = {name for body in bodies for name in body.__struct_fields__}
     assert set(re.findall(r'"([a-z0-9_]+)"', table)) == fields
+
+
+def test_the_table_of_folders_has_the_order_of_the_import_contract() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    place = {name.rpartition(".")[2]: number for number, layer in enumerate(contract) for name in re.findall(r"[\w.]+", layer)}
+    guide = (ROOT / "tasks/README.md").read_text()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", guide[guide.index("## Folders") : guide.index("## Where")], re.MULTILINE)
+    folders = [name for row in rows for name in re.findall(r"\w+", row)]
+    assert sorted(folders, key=lambda name: place[name]) == folders
+    assert {path.parent.name for path in (ROOT / "tasks").glob("*/__init__.py")} == set(folders)
