@@ -163,15 +163,26 @@ class Settings:
     )
     batch_bytes: int = setting(
         4_000_000, parse_count, used_by="workers",
-        help="The most bytes of messages in one commit. One message is always taken.",
+        help="The most bytes of messages in one commit, as they are in the queue. Decompressed and decoded they may take 8 times as much "
+        "memory; a batch ends before that. One message is always taken.",
     )
     batch_seconds: float = setting(
         0.2, parse_seconds, used_by="workers",
         help="After this time a batch stops and commits what it has computed.",
     )
+    batch_state_bytes: int = setting(
+        32_000_000, parse_count, used_by="workers",
+        help="About how many bytes the stored states of one batch's keys may have together. As objects they take several times as much. The "
+        "states of one message are always loaded.",
+    )
     state_cache_keys: int = setting(
         100_000, parse_count, used_by="workers",
         help="How many states a worker keeps in memory, over all its partitions.",
+    )
+    state_cache_bytes: int = setting(
+        256_000_000, parse_count, used_by="workers",
+        help="How many bytes the states in a worker's memory may have, counted as they are stored, over all its partitions. As objects "
+        "they take several times as much.",
     )
     retry_attempts: int = setting(
         3, parse_count_or_zero, used_by="workers",

@@ -7,6 +7,7 @@ that can't be taken becomes a `DeadLetterItem`.
 from __future__ import annotations
 
 import binascii
+import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal
 
@@ -107,6 +108,13 @@ def no_values(computation: Computation, message_id: str, signed: bytes) -> Any:
     raise StateError("no signature can be checked here")
 
 
+#: Python objects take about so many times the bytes of their JSON: numbers and short texts; the worst (`[[],[],…`) takes 25 times.
+MEMORY_PER_BYTE = 8
+#: About what one element of JSON takes in memory, beside its text.
+MEMORY_PER_ELEMENT = 64
+#: A message with fewer bytes is not looked at: of such ones the bytes in the queue are bound enough.
+LARGE_BYTES = 1_000
+
 #: Keys whose partition is remembered between batches, for a partition: about 10 MB.
 MAX_PLACES = 100_000
 
@@ -123,6 +131,9 @@ class Reading(msgspec.Struct, frozen=True):
     partitions: int
     #: A longer message is not decoded (PARTITIONS_MESSAGE_BYTES).
     max_bytes: int = MAX_BYTES
+    #: Reading stops before the messages, decompressed and decoded, take more than `MEMORY_PER_BYTE` times so many bytes
+    #: (PARTITIONS_BATCH_BYTES). One message is always read.
+    batch_bytes: int = sys.maxsize
     #: Opens the signed pickles of messages between stages.
     load_value: LoadValue = no_values
     #: The partitions of keys met before; saves the checksum. Bounded by `read_batch`.
@@ -137,9 +148,13 @@ def condemned(item: Item, error: str, reason: str = "kills-the-worker") -> DeadL
 
 
 def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str]) -> list[Item]:
-    """One item for each raw message, in order. Called for each batch, so the usual message takes the shortest way. `now`: seconds since the epoch by the server's clock."""
+    """One item for each raw message, in order; fewer, of the first ones, when all together would take too much memory.
+
+    Called for each batch, so the usual message takes the shortest way. `now`: seconds since the epoch by the server's clock.
+    """
     computations, partition, partitions = reading.computations, reading.partition, reading.partitions
     any_revoked, max_bytes = bool(revoked), reading.max_bytes
+    room = reading.batch_bytes * MEMORY_PER_BYTE
     places = reading.places
     if len(places) > MAX_PLACES:
         places.clear()
@@ -150,10 +165,16 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             append(DeadLetterItem(raw, "too-large", f"a message of {len(raw)} bytes; at most {max_bytes} are decoded (PARTITIONS_MESSAGE_BYTES)"))
             continue
         try:
+            is_large = len(raw) > LARGE_BYTES
             try:
                 envelope = open_usual(raw)
             except NOT_USUAL:
                 envelope = open_slowly(raw, max_bytes)
+                is_large = True  # it may be compressed
+            if is_large:
+                room -= memory_of(envelope.body)
+                if room < 0 and items:
+                    break
             headers = envelope.headers
             if headers.expires is not None or headers.eta is not None or any_revoked:
                 other = _not_now(raw, headers, now, revoked, partition)
@@ -199,6 +220,11 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
         except (Exception, SystemExit) as error:  # nothing that a message does may stop its queue
             append(_dead_letter_item(raw, _unforeseen(error)))
     return items
+
+
+def memory_of(body: bytes) -> int:
+    """About how many bytes a body of JSON takes as Python objects."""
+    return len(body) + MEMORY_PER_ELEMENT * (body.count(b",") + body.count(b"[") + body.count(b"{"))
 
 
 def decoded(computation: Computation, envelope: Envelope, open_value: LoadValue) -> Any:

@@ -45,6 +45,18 @@ def load_slots(
     return loaded
 
 
+def state_sizes(
+    client: redis.Redis, names: Names, partition: str, wanted: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, int]]:
+    """The bytes of stored states, by computation name and key, in one round trip; 0 where there is none, or none can be read."""
+    with client.pipeline(transaction=False) as pipe:
+        for name, keys in wanted.items():
+            for key in keys:
+                pipe.hstrlen(names.states(partition, name), cast(str, key_bytes(key)))
+        sizes = iter(pipe.execute(raise_on_error=False))
+    return {name: {key: size if isinstance(size := next(sizes), int) else 0 for key in keys} for name, keys in wanted.items()}
+
+
 def is_wrong_type(error: redis.ResponseError) -> bool:
     """Whether a key holds another type: that stays until somebody mends it. Other refusals (busy, no permission) pass."""
     return str(error).startswith("WRONGTYPE")

@@ -169,6 +169,9 @@ class Keyspace:
     def do_hget(self, key: bytes, field: bytes) -> bytes | None:
         return (self.find(key, dict) or {}).get(field)
 
+    def do_hstrlen(self, key: bytes, field: bytes) -> int:
+        return len(self.do_hmget(key, field)[0] or b"")
+
     def do_hmget(self, key: bytes, field: bytes, *fields: bytes) -> list[bytes | None]:
         held = self.find(key, dict) or {}
         return [held.get(each) for each in (field, *fields)]

@@ -219,7 +219,7 @@ class VirtualLoop(PartitionLoop):
         if batch is None:
             return None
         items = super().read(owned, batch)
-        self.load_states(owned, items)
+        items = self.load_states(owned, items)
         self._ticks = 2  # this one does not die
         outcome = super().step(owned, batch, items)
         limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids

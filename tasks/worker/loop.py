@@ -156,7 +156,7 @@ class PartitionLoop(threading.Thread):
             batch = alone(self.client, self.names, owned, batch, self.settings)
             self.stalls.reset()
             items = self.read(owned, batch)
-            self.load_states(owned, items)
+            items = self.load_states(owned, items)
             outcome = self.step(owned, batch, items)
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
@@ -229,7 +229,7 @@ class PartitionLoop(threading.Thread):
             known, plain_task = self.installation.computations, self.reports.plain_tasks
             limit = self.settings.message_bytes
             owned.reading = Reading(
-                known, plain_task, owned.number, self.settings.partitions, limit, self.codec.load_value
+                known, plain_task, owned.number, self.settings.partitions, limit, self.settings.batch_bytes, self.codec.load_value
             )
         items = read_batch(batch.messages, owned.reading, now=owned.server_now(), revoked=self.revoked)
         items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
@@ -237,8 +237,10 @@ class PartitionLoop(threading.Thread):
             return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
         return items
 
-    def load_states(self, owned: OwnedPartition, items: list[Item]) -> None:
-        load_states(self.client, self.names, self.codec, self.installation.computations, owned, items)
+    def load_states(self, owned: OwnedPartition, items: list[Item]) -> list[Item]:
+        """The items whose states are in memory now: the first ones, where all states together would be too large."""
+        limit = self.settings.batch_state_bytes
+        return load_states(self.client, self.names, self.codec, self.installation.computations, owned, items, limit)
 
     def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
         return self.step_runner.step(
@@ -297,7 +299,8 @@ class PartitionLoop(threading.Thread):
             planned = under_way.planned
             owned.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             held = sum(one.number is not None for one in self.owned_partitions.values())
-            owned.cache.trim(self.settings.state_cache_keys // max(1, held))
+            held = max(1, held)
+            owned.cache.trim(self.settings.state_cache_keys // held, self.settings.state_cache_bytes // held)
             self.reports.committed(under_way)
             self.reports.flush_if_due()
 

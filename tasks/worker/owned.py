@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -25,10 +25,10 @@ Table = dict[str, "Slot | Unreadable"]
 
 
 class StateCache:
-    """States in memory while the lease is held, bounded, in two generations.
+    """States in memory while the lease is held, bounded by their number and their bytes, in two generations.
 
-    A hit in the younger costs nothing; one in the older moves the state to the younger. When both together are full the
-    older is dropped and the younger becomes it: what was used least recently goes.
+    A hit in the younger costs nothing; one in the older moves the state to the younger. When both together are full, or
+    the younger has half of the bytes, the older is dropped and the younger becomes it: what was used least recently goes. Bytes are counted as they are in Redis.
     """
 
     def __init__(self) -> None:
@@ -37,6 +37,9 @@ class StateCache:
         self._has_unreadable = False
         #: So many states were not here and were read since that was last asked.
         self.missed = 0
+        self._young_bytes = self._old_bytes = 0
+        #: The bytes of the largest state that was met; None before any was.
+        self.largest: int | None = None
 
     def missing(self, items: Iterable[Item]) -> dict[str, list[str]]:
         """The keys of the items whose state is not in memory, by computation name; the others are in `young` now."""
@@ -58,6 +61,9 @@ class StateCache:
                         missing.setdefault(name, {})[key] = None
                     else:
                         young[key] = slot
+                        size = _bytes_of(slot)
+                        self._young_bytes += size
+                        self._old_bytes -= size
         return {name: list(keys) for name, keys in missing.items()}
 
     def add(self, loaded: Mapping[str, Table]) -> None:
@@ -65,6 +71,9 @@ class StateCache:
         for name, slots in loaded.items():
             self.young[name].update(slots)
             self.missed += len(slots)
+            sizes = list(map(_bytes_of, slots.values()))
+            self._young_bytes += sum(sizes)
+            self.largest = max(self.largest or 0, max(sizes, default=0))
             self._has_unreadable = self._has_unreadable or any(type(slot) is Unreadable for slot in slots.values())
 
     def may_hold_unreadable(self, so: bool) -> None:
@@ -78,17 +87,48 @@ class StateCache:
             for key, stored in changed.items():
                 slot = table.get(key)
                 if type(slot) is Slot:
+                    self._young_bytes += len(stored) - _bytes_of(slot)
                     slot.stored = stored
+                    if self.largest is None or len(stored) > self.largest:
+                        self.largest = len(stored)
 
-    def trim(self, limit: int) -> None:
-        """After a commit: keep at most about `limit` states, and none that could not be read (it may be mended)."""
+    def fitting(self, items: Sequence[Item], sizes: Mapping[str, Mapping[str, int]], limit: int) -> int:
+        """How many of the items, from the first, have states of at most `limit` bytes together; at least one.
+
+        `sizes`: by computation name and key, of states that are not in memory.
+        """
+        met: set[tuple[str, str]] = set()
+        for count, item in enumerate(items):
+            if not isinstance(item, Work):
+                continue
+            for stage in item.computation.stateful:
+                place = stage.name, item.key
+                if place not in met:
+                    met.add(place)
+                    slot = self.young.get(stage.name, {}).get(item.key)
+                    limit -= sizes.get(stage.name, {}).get(item.key, 0) if slot is None else _bytes_of(slot)
+            if limit < 0 and count:
+                return count
+        return len(items)
+
+    def trim(self, limit: int, max_bytes: int) -> None:
+        """After a commit: keep at most about `limit` states of `max_bytes` together, and none that could not be read (it may be
+        mended)."""
         if self._has_unreadable:
             for table in self.young.values():
                 for key in [key for key, slot in table.items() if type(slot) is Unreadable]:
                     del table[key]
             self._has_unreadable = False
-        if sum(map(len, self.young.values())) + sum(map(len, self._old.values())) > limit:
+        count = sum(map(len, self.young.values())) + sum(map(len, self._old.values()))
+        if count > limit or self._young_bytes * 2 > max_bytes:
             self._old, self.young = self.young, {}
+            self._old_bytes, self._young_bytes = self._young_bytes, 0
+            if self._old_bytes > max_bytes:
+                self._old, self._old_bytes = {}, 0
+
+
+def _bytes_of(slot: Slot | Unreadable) -> int:
+    return len(slot.stored) if type(slot) is Slot and slot.stored is not None else 0
 
 
 class Verdict(NamedTuple):

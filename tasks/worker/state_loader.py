@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import redis
 
@@ -12,9 +12,16 @@ from celery_partitions.model.items import Item
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import mailbox_lengths, read_parked
-from celery_partitions.store.states import is_wrong_type, load_slots
+from celery_partitions.store.states import is_wrong_type, load_slots, state_sizes
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import OwnedPartition
+
+#: So many states are read without asking for their sizes.
+FEW_KEYS = 8
+#: A state that was not read yet is taken to be at most so many times as large as the largest that was.
+UNSEEN_MAY_BE_LARGER = 16
+#: A message of a pipeline has hardly ever more stages with states before the next hop; only then sizes are added up.
+MAX_STATES_OF_A_MESSAGE = 4
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -25,13 +32,25 @@ def load_states(
     codec: StateCodec,
     computations: Mapping[str, Computation],
     owned: OwnedPartition,
-    items: Iterable[Item],
-) -> None:
-    """In one round trip, or none."""
-    missing = owned.cache.missing(items)
+    items: list[Item],
+    max_bytes: int,
+) -> list[Item]:
+    """Load what is not in memory, in one round trip, or none. The items to step: those, from the first, whose states fit.
+
+    Where states of this partition may be large, Redis is asked for their sizes before they are read.
+    """
+    cache = owned.cache
+    missing = cache.missing(items)
+    count = sum(map(len, missing.values()))
+    if count > FEW_KEYS and (cache.largest is None or count * cache.largest * UNSEEN_MAY_BE_LARGER > max_bytes):
+        items = items[: cache.fitting(items, state_sizes(client, names, owned.partition, missing), max_bytes)]
+        missing = cache.missing(items)
     if missing:
         wanted = {name: (computations[name], keys) for name, keys in missing.items()}
-        owned.cache.add(load_slots(client, names, codec, owned.partition, wanted))
+        cache.add(load_slots(client, names, codec, owned.partition, wanted))
+    if cache.largest and len(items) * cache.largest > max_bytes // MAX_STATES_OF_A_MESSAGE:
+        items = items[: cache.fitting(items, {}, max_bytes)]
+    return items
 
 
 def load_parked(client: redis.Redis, names: Names, owned: OwnedPartition) -> None:
