@@ -46,6 +46,8 @@ def test_it_answers_during_a_long_computation(live: LiveGroup) -> None:
 
 def test_it_is_shut_down_by_remote_control(live: LiveGroup) -> None:
     worker = live.start_workers(1)[0]
+    # A broadcast is lost while nobody has subscribed, and a worker is ready a moment before it has.
+    wait_until(lambda: live.app.control.ping(timeout=1, limit=1), 30)
     live.app.control.shutdown()
     assert worker.wait() == 0
     assert set(live.owners().values()) == {None}
