@@ -1,16 +1,16 @@
 """Ordered, exactly-once, stateful message processing on the Celery and Redis you already run.
 
-The river, from a producer to a committed state:
+The path of a message, from a producer to a committed state:
 
-    producer          any Celery client: a JSON message, LPUSHed on a Redis list           celery_partitions.producer
-      key extractor     in the producer's router, or in the ingress partition              celery_partitions.model.keys
-        partition queue   one Redis list each; its order is the order                      celery_partitions.store.names
-          worker            one lease holder a queue; peeks a batch, removes nothing       celery_partitions.worker.loop
-            read              raw messages → what is to become of each                     celery_partitions.model.items
-            states            those of the batch's keys that are not in memory             celery_partitions.store.states
-            step              pure: messages × states → new states, failures               celery_partitions.model.step
-          commit            one script: check the lease; drop the batch; write the states  celery_partitions.store.commits
-        next stage        an output is a message on another queue, or in a sink          celery_partitions.model.caller
+    producer          any Celery client pushes a JSON message on a Redis list                celery_partitions.producer
+      key extractor     runs in the producer's router, or in the ingress partition           celery_partitions.model.keys
+        partition queue   one Redis list each; list order is message order                   celery_partitions.store.names
+          worker            owns the queue by a lease; reads a batch and removes nothing     celery_partitions.worker.loop
+            read              decides for each raw message what to do with it                celery_partitions.model.items
+            states            loads the states that are not in memory yet                    celery_partitions.store.states
+            step              pure: messages and states → new states, outputs, failures      celery_partitions.model.step
+          commit            one script: check the lease, remove the batch, write its effects celery_partitions.store.commits
+        next stage        an output is a message on another queue, or an entry in a sink   celery_partitions.model.caller
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ if TYPE_CHECKING:
 
 if __name__ == "celery_partitions":
     use_by_default(make_app)
-    # Importing the module `celery_partitions.app` put it here under the name of the Celery app; `__getattr__` gives that instead.
+    # The module `celery_partitions.app` is an attribute here since its import, under the name that is promised to the Celery app.
     del globals()["app"]
 else:
-    # `celery -A tasks` in a checkout: the public names, under the folder's name. No module is loaded under two names, so it has none.
+    # `celery -A tasks` in a checkout: the public names, under the folder's name. It has no submodules, so nothing is loaded twice.
     __path__ = []
 
 __all__ = [
@@ -137,7 +137,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`celery_partitions.app` is made when it is first asked for, so that a project with its own app never gets a second one."""
+    """Create `celery_partitions.app` on first use, so that a project with its own app never gets a second one."""
     if name == "app":
         return make_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The composition root: settings → Celery app. `celery -A celery_partitions worker` runs it; so does a module that imports `app`."""
+"""`celery_partitions.app`: a ready Celery app, made from the settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celery_partitions_config.settings import resolve
 
 @cache
 def make_app() -> Celery:
-    """The app of this process, made from the environment. Raises `SettingsError` for a variable that can't be used."""
+    """This process's app, made from the environment on the first call. Raises `SettingsError` for an invalid variable."""
     settings = resolve().check("producers")
     app = Celery("celery_partitions")
     app.config_from_object(celery_options(settings))

@@ -1,4 +1,4 @@
-"""`install(app)`: what makes any Celery app one with partitions. Everything else the app has stays as it is."""
+"""`install(app)` adds partitions to any Celery app, and changes nothing else of it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from celery_partitions_config.settings import Settings, resolve
 
 
 def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
-    """Give a Celery app partitions; returns the app. Called once, where the app is made.
+    """Add partitions to a Celery app, and return it. Call it once, where you create the app; a second call changes nothing.
 
-    `settings`: name those that you want to fix in code; each other setting comes from the environment, or else from the app's
+    It adds a router for computations and a boot step for workers. It opens no connection.
+
+    `settings`: the settings that you want to fix in code. Each other setting comes from the environment, or else from the app's
     configuration (`app.conf.partitions_lease_seconds`). Queues and states are on the app's own broker; an app without a `broker_url`
-    uses `REDIS_URL`. `by_default`: whether a worker started without -Q serves partitions; otherwise `-Q partition` makes it serve
-    them. Raises `SettingsError` for a variable that can't be used, and `SetupError` for a broker that is not Redis.
+    uses `REDIS_URL`. `by_default`: whether a worker that is started without -Q serves partitions. By default only workers started with
+    `-Q partition` do. Raises `SettingsError` for an invalid setting, and `SetupError` for a broker that is not Redis.
     """
     if installation_of(app) is not None:
         return app
     resolve(settings).check("producers")
     installation = Installation(app, settings, declared, by_default=by_default)
-    # Again after each `config_from_object`, which begins a new configuration.
+    # Each `config_from_object` replaces the configuration, so this runs after every one.
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
         _configure(installation)
-    # By name: only a worker loads the code of workers.
+    # As text, so that only workers import the worker's code.
     app.steps["worker"].add("celery_partitions.worker.bootstep:PartitionStep")
     signals.celeryd_init.connect(_prepare_worker, dispatch_uid="celery-partitions")
     add_installation(installation, ComputationTask)
@@ -39,14 +41,14 @@ def install(app: Celery, settings: Settings | None = None, *, by_default: bool =
 
 
 def _prepare_worker(**arguments: Any) -> None:
-    """`celeryd_init`, which is sent in the process of a worker."""
+    """Handles `celeryd_init`, which Celery sends in a worker's process only."""
     from celery_partitions.worker.bootstep import note_command_line  # noqa: PLC0415 - a producer must not load the worker
 
     note_command_line(**arguments)
 
 
 def _configure(installation: Installation) -> None:
-    """Once the app's configuration is there: route computations, and read where the broker is."""
+    """When the app's configuration is loaded: add the router, and find the broker."""
     conf = installation.app.conf
     if installation.resolved.settings.tracing:
         carry_traces(installation)
@@ -56,12 +58,12 @@ def _configure(installation: Installation) -> None:
     routes = list(before) if isinstance(before, list | tuple) else [before]
     if installation.route not in routes:
         conf.task_routes = [installation.route, *routes]
-        if "amqp" in vars(installation.app):  # else it does not exist yet, and reads the routes when it is made
+        if "amqp" in vars(installation.app):  # otherwise it reads the routes when it is created
             installation.app.amqp.flush_routes()
     if installation.by_default and not conf.task_queues:
-        # Monitors and `celery purge` know a queue by this list before they have asked a worker.
+        # Monitors and `celery purge` learn the queues from this list when no worker runs.
         default = conf.task_default_queue
         ours = [installation.queue(partition) for partition in partitions_and_ingress(installation.settings.partitions)]
         conf.task_queues = [Queue(default, Exchange(default), routing_key=default), *ours]
-    # Celery only logs what a late configuration raises; the first use of the settings raises it again.
+    # Celery only logs an error raised here; the first use of the settings raises it again.
     refuse_other_brokers(conf.broker_url)

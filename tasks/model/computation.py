@@ -1,5 +1,4 @@
-"""A computation as declared: its function, its state class, its key extractor, what follows a failure, and, in a pipeline, the
-stages that a message of it runs through."""
+"""A declared computation: its function, state class, key extractor and failure policy, and in a pipeline its following stages."""
 
 from __future__ import annotations
 
@@ -24,30 +23,30 @@ _NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a computation may ask about the message it is given (its last parameter, if it has one more)."""
+    """Facts about the message that a computation is processing. Passed if the function has one more parameter."""
 
     key: str
     message_id: str
     partition: int
-    #: Seconds since the epoch by the producer's clock; None when the producer did not say.
+    #: Seconds since the epoch by the producer's clock; None if the producer did not send it.
     sent_at: float | None
-    #: 1 at first, one more with each retry.
+    #: 1 for the first try, 2 for the first retry, and so on.
     attempt: int
 
 
 class Windows(Protocol):
-    """What the step asks of a stage that gathers messages in windows. Times are seconds since the epoch."""
+    """What the step needs from a stage that collects messages in windows. Times are seconds since the epoch."""
 
     def take(self, state: Any, value: Any, key: str, event_time: float | None, now: float) -> list[Any]:
-        """Put a value into its windows; the outputs of those that close."""
+        """Put a value into its windows. Returns the outputs of the windows that close."""
         ...
 
     def fire(self, state: Any, key: str, now: float) -> list[Any]:
-        """A timer is due: the outputs of the windows that close."""
+        """Called when a timer is due. Returns the outputs of the windows that close."""
         ...
 
     def due(self, state: Any) -> float | None:
-        """When it wants `fire` to be called next, by the server's clock."""
+        """When `fire` must be called next, by the server's clock; None if never."""
         ...
 
 
@@ -56,7 +55,7 @@ Role = Literal["task", "source", "stage"]
 
 @dataclass(slots=True, eq=False)
 class StageNode:
-    """A stage of a pipeline: a computation, and what takes that which it returns."""
+    """A stage of a pipeline: a computation, and the nodes that receive what it returns."""
 
     computation: Computation
     then: list[Node] = field(default_factory=list)
@@ -64,16 +63,16 @@ class StageNode:
 
 @dataclass(slots=True, eq=False)
 class HopNode:
-    """The way to a stage under another key: a message on that key's partition queue."""
+    """An edge to a stage under another key: a message on the queue of that key's partition."""
 
-    #: Gives the key.
+    #: Returns the new key.
     extract: Callable[[Any], Any]
     stage: Computation
 
 
 @dataclass(slots=True, eq=False)
 class SinkNode:
-    """The end of a pipeline; `extract`: the key that it is told, where that is another than the stage's."""
+    """The end of a pipeline. `extract`: returns the key that the sink gets; None: the stage's key."""
 
     sink: Sink
     extract: Callable[[Any], Any] | None = None
@@ -84,48 +83,48 @@ Node = StageNode | HopNode | SinkNode
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Computation:
-    """One declared computation. Built by `declare`; the same in every process that imports the user's module."""
+    """One declared computation, built by `declare`. It is the same in every process that imports your module."""
 
     name: str
     function: Callable[..., Any]
     extract: Callable[[Any], Any]
     codec: MessageCodec
-    #: None for a stateless, ordered computation.
+    #: None for a computation without state.
     state: StateClass[Any] | None
     takes_context: bool
-    #: Whether a call is just `function(message, state)`: known beforehand, for the step's inner loop.
+    #: Whether a call is exactly `function(message, state)`. Computed here for the step's inner loop.
     plain_call: bool
-    #: None: as the settings say; a word: the settings' retries, and then that.
+    #: None: the settings' policy. A word: the settings' retries, and this when none are left.
     on_error: RetryPolicy | Exhausted | None = None
-    #: So many seconds one call may take; None: any.
+    #: The longest that one call may take, in seconds; None: no limit.
     time_limit_seconds: float | None = None
-    #: A message whose id was seen within so many seconds changes nothing; None: ids are not looked at.
+    #: A message whose id was seen within this many seconds has no effect; None: ids are not checked.
     deduplicate_seconds: float | None = None
-    #: Whether a message that does not say is answered: the returned value is stored as its Celery result.
+    #: Whether the returned value is stored as the message's Celery result, unless the message says otherwise.
     replies: bool = False
-    #: `task`: stands alone, and producers send to it. `source`: producers send to it, and its pipeline's stages take the message.
-    #: `stage`: gets its messages from the stage before it.
+    #: `task`: producers send to it. `source`: producers send to it, and its pipeline's stages receive the message. `stage`: it receives
+    #: its messages from another stage.
     role: Role = "task"
-    #: It returns a list, whose elements go on one by one.
+    #: It returns a list, whose elements go to the next stage one by one.
     multi: bool = False
-    #: What it does instead of calling `function`; its state is what the windows hold.
+    #: The windows that process its messages in the place of `function`. Its state is the windows' content.
     windows: Windows | None = None
-    #: The time of a source's message, seconds since the epoch; None: when it arrives.
+    #: Returns the event time of a source's message, in seconds since the epoch; None: the time of arrival.
     event_time: Callable[[Any], Any] | None = None
-    #: Whether some source of its pipeline says the time of its messages.
+    #: Whether any source of its pipeline has an event time.
     has_event_time: bool = False
-    #: Called with the messages of a batch that went well, in order, before the batch is committed: what delivers to the outside. What
-    #: it raises leaves the batch in its queue, to be tried again; it is no failure of a message.
+    #: Delivers to the outside: called with the successful messages of a batch, in order, before the commit. If it raises, the batch stays
+    #: in its queue and is tried again; no message counts as failed.
     flush: Callable[[Sequence[Any]], None] | None = None
-    #: Called while its worker has nothing to do: what `flush` needs can be made ready. It raises nothing.
+    #: Called while the worker is idle, to prepare what `flush` needs. It must not raise.
     prepare: Callable[[], None] | None = None
-    #: Its messages may hold any Python value (`celery_partitions.model.values`), not only what JSON can.
+    #: Its messages may hold any Python value (`celery_partitions.model.values`), not only JSON.
     takes_values: bool = False
-    #: What is applied again together when a message of a key fails: computations of one pipeline share states.
+    #: Computations with the same scope are rolled back together when a message of a key fails, because they share states.
     scope: str = ""
-    #: Modules whose classes a value between stages may be made of.
+    #: Modules whose classes may appear in values between stages.
     modules: tuple[str, ...] = ()
-    #: What a message of a source or a stage is given to, in this order; filled when the pipeline is built.
+    #: The nodes that receive a message of a source or a stage, in this order. Filled when the pipeline is built.
     roots: list[Node] = field(default_factory=list)
     #: Every computation whose state a message of this one may change.
     stateful: list[Computation] = field(default_factory=list)
@@ -137,11 +136,11 @@ class Computation:
 
     @property
     def limited(self) -> Computation | None:
-        """The first of the stages under it that has a time limit: of a message that hung, the one in which it did."""
+        """The first of its stages that has a time limit. A message that hung is attributed to this stage."""
         return next(_limited(self.roots), None)
 
     def key_of(self, message: Any) -> str:
-        """The message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
+        """The message's normalized key. Raises `KeyExtractionError` if the extractor raises, or returns something that is not a key."""
         return extracted_key(self.extract, message)
 
 
@@ -154,7 +153,7 @@ def _limited(nodes: list[Node]) -> Iterator[Computation]:
 
 
 def extracted_key(extract: Callable[[Any], Any], message: Any) -> str:
-    """A message's key, spelled. Raises `KeyExtractionError` when the extractor raises or gives what is no key."""
+    """A message's normalized key. Raises `KeyExtractionError` if the extractor raises, or returns something that is not a key."""
     try:
         key = extract(message)
     except (Exception, SystemExit) as error:
@@ -163,10 +162,10 @@ def extracted_key(extract: Callable[[Any], Any], message: Any) -> str:
 
 
 def key_extractor(function: F) -> F:
-    """Declare a function of one message that returns its key: str, bytes, int, bool, UUID or an Enum of those.
+    """Declare a function of one message that returns its key: str, bytes, int, bool, UUID, or an Enum of those.
 
-    It runs in the producer and again in the worker, so it must give the same key for the same message. What it raises
-    is raised at a Python producer, and makes a dead letter of a message that comes from another one.
+    It runs in the producer and again in the worker, so it must return the same key for the same message. If it raises, a Python
+    producer gets the error; a message from any other producer becomes a dead letter. Raises `DeclarationError`.
     """
     _positional(function, "a key extractor", (1,), "(message)")
     return function
@@ -184,15 +183,15 @@ def declare(
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
 ) -> Computation:
-    """Look a declaration over and make its `Computation`. Raises `DeclarationError` with the mend.
+    """Check a declaration and make its `Computation`. Raises `DeclarationError` that says what to change.
 
-    Without a `key` it is a stage, to be used in pipelines; `multi`: it returns a list of outputs.
+    Without a `key` it is a stage for pipelines. `multi`: it returns a list of outputs.
     """
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError("a computation needs a name=, the task name that producers send")
+        raise DeclarationError("a computation needs a name: @computation(name=…), the task name that producers send")
     check_name("the computation", name)
     if key is not None and not callable(key):
-        raise DeclarationError(f"computation {name!r}: key= wants a key extractor, a function of one message")
+        raise DeclarationError(f"computation {name!r}: key= must be a key extractor, a function of one message")
     if state is None:
         parameters = _positional(function, f"computation {name!r}", (1, 2), "(message) or (message, context)")
     else:
@@ -200,10 +199,10 @@ def declare(
             function, f"state computation {name!r}", (2, 3), "(message, state) or (message, state, context)"
         )
     if any(is_kind(function) for is_kind in _NOT_PLAIN):
-        # Calling one runs nothing of its body: every message would be taken, and nothing done.
-        raise DeclarationError(f"computation {name!r} is async or a generator; a computation is a plain function")
+        # Calling one would run nothing of its body: messages would be removed, and nothing done.
+        raise DeclarationError(f"computation {name!r} is async or a generator. Make it a plain function (def)")
     if reply and key is None:
-        raise DeclarationError(f"computation {name!r}: reply=True wants a key=; what a stage returns goes on in its pipeline")
+        raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
     takes_context = len(parameters) == (2 if state is None else 3)
     return Computation(
         name=name,
@@ -224,7 +223,7 @@ def declare(
 
 
 def _codec(function: Callable[..., Any], parameter: str, *, is_stage: bool) -> MessageCodec:
-    """Between stages any Python value can go, so that an annotation need not be one that JSON can be made into."""
+    """The codec of the first parameter. A stage can receive any Python value, so its annotation need not have a form in JSON."""
     annotation = first_annotation(function, parameter)
     try:
         return MessageCodec(annotation, parameter)
@@ -241,7 +240,7 @@ def _no_key(name: str) -> Callable[[Any], Any]:
 
     def no_key(message: Any) -> Any:
         raise KeyExtractionError(
-            f"{name!r} is a stage of a pipeline: send to the pipeline's source; or give it a key= to send to it"
+            f"{name!r} is a stage of a pipeline, because it has no key=. Send to the pipeline's source, or declare it with key=…"
         )
 
     return no_key
@@ -250,31 +249,31 @@ def _no_key(name: str) -> Callable[[Any], Any]:
 def _looked_over(name: str, on_error: RetryPolicy | Exhausted | None) -> RetryPolicy | Exhausted | None:
     if on_error is None or isinstance(on_error, RetryPolicy) or on_error in EXHAUSTED_CHOICES:
         return on_error
-    raise DeclarationError(f"computation {name!r}: on_error= wants a RetryPolicy or one of {', '.join(EXHAUSTED_CHOICES)}")
+    raise DeclarationError(f"computation {name!r}: on_error must be a RetryPolicy or one of {', '.join(EXHAUSTED_CHOICES)}")
 
 
 def name_of_function(function: Callable[..., Any]) -> str:
-    """Of a function, or of the class of an object that can be called."""
+    """The name of a function, or of a callable object's class."""
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) -> float | None:
-    """Seconds of a parameter that may be a timedelta. Raises `DeclarationError` for what is not above zero."""
+    """A parameter in seconds, given as a timedelta or a number. Raises `DeclarationError` unless it is above zero."""
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise DeclarationError(f"computation {name!r}: {parameter}= wants a timedelta, or seconds, above zero")
+        raise DeclarationError(f"computation {name!r}: {parameter} must be a timedelta or a number of seconds, above zero")
     return float(seconds)
 
 
 def _positional(function: Callable[..., Any], what: str, counts: tuple[int, ...], form: str) -> list[str]:
-    """The names of a function's positional parameters; raises `DeclarationError` when there are not that many.
+    """The names of a function's positional parameters. Raises `DeclarationError` unless their number is one of `counts`.
 
-    Those that have a default may be more: nobody gives them.
+    Parameters with a default value may come on top: they keep it.
     """
     if not callable(function):
-        raise DeclarationError(f"{what}: decorate a function, not {function!r}")
+        raise DeclarationError(f"{what}: expected a function, got {function!r}")
     try:
         by_name = inspect.signature(function).parameters
     except ValueError as error:

@@ -1,42 +1,42 @@
 """The errors of the product, drawn once:
 
 PartitionError
-├── DeclarationError      a computation, key extractor or state class that can't work; raised when declared
-├── MessageError          a message that can't be taken; at the producer it is raised, at a worker a dead letter
-│   └── KeyExtractionError  its key can't be had
-├── ReplyError            a returned value that was asked for can't be JSON; a failure as any other
-├── TimeLimitExceeded     a computation took longer than its time_limit; raised inside it, and a failure as any other
-├── StateError            a stored state that can't be read (wrong tag, unknown format, unpicklable)
-├── SetupError            this process and the server, or the group, don't fit; the message says the mend
-├── QueueFull             a partition's queue has as many messages as PARTITIONS_QUEUE_MAX_LENGTH allows; nothing was sent
-├── SendInterrupted       `send_many` lost the connection; says what is known to be in  (celery_partitions.producer.bulk)
-├── FrameError            bytes of a TCP source are no payload as its decoder declares  (celery_partitions.pipeline.frames)
-└── Stopped, Refused      a source's process is to end, or was overtaken by another; never leave it  (celery_partitions.sources)
+├── DeclarationError      a computation, key extractor or state class that cannot work; raised at import
+├── MessageError          an invalid message; raised at a Python producer, a dead letter at a worker
+│   └── KeyExtractionError  the key extractor failed, or returned something that is not a key
+├── ReplyError            a returned value is not JSON, and the message asks for it; counts as a failure
+├── TimeLimitExceeded     a computation exceeded its time_limit; raised inside it, counts as a failure
+├── StateError            a stored state cannot be read (wrong signature, unknown format, unpickling failed)
+├── SetupError            this process does not fit the server or the group; the message says what to do
+├── QueueFull             the queue is at PARTITIONS_QUEUE_MAX_LENGTH; the message was not sent
+├── SendInterrupted       `send_many` could not go on; says which messages are in  (celery_partitions.producer.bulk)
+├── FrameError            bytes of a TCP source do not fit its decoder  (celery_partitions.pipeline.frames)
+└── Stopped, Refused      internal to a source's process: told to stop, or replaced  (celery_partitions.sources)
 """
 
 from __future__ import annotations
 
 import traceback
 
-#: What is kept of an error's text, and of a traceback's.
+#: Longer error texts and tracebacks lose their middle.
 MAX_ERROR_CHARACTERS = 4_000
 MAX_TRACE_CHARACTERS = 40_000
 
 
 class PartitionError(Exception):
-    """Base of all that this product raises on purpose."""
+    """Base class of all errors that celery-partitions raises."""
 
 
 class OneKeyWarning(UserWarning):
-    """A stage of a pipeline has one key, and so no parallelism."""
+    """A pipeline stage has only one key, so it cannot run in parallel."""
 
 
 class DeclarationError(PartitionError, TypeError):
-    """A declaration that can't work; raised at import of the user's module."""
+    """A declaration that cannot work. Raised when your module is imported."""
 
 
 class MessageError(PartitionError, ValueError):
-    """A message that can't be taken. `reason` is the dead letter's reason, one of a few fixed words."""
+    """An invalid message. `reason` is the reason that its dead letter would have, one of a few fixed words."""
 
     def __init__(self, message: str, *, reason: str = "bad-message") -> None:
         super().__init__(message)
@@ -44,35 +44,35 @@ class MessageError(PartitionError, ValueError):
 
 
 class KeyExtractionError(MessageError):
-    """The key extractor raised, or returned what can't be a key."""
+    """The key extractor raised, or returned something that cannot be a key."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="bad-key")
 
 
 class ReplyError(PartitionError, TypeError):
-    """A computation returned what can't be JSON, and its message asks for the value."""
+    """A computation returned a value that is not JSON, and the message asks for its result."""
 
 
 class TimeLimitExceeded(PartitionError):
-    """Raised inside a computation that took longer than its `time_limit`; it may clean up, and must end."""
+    """Raised inside a computation that exceeded its `time_limit`. The computation may clean up, and must then return."""
 
 
 class StateError(PartitionError):
-    """A stored state that can't be read. It is left as it is, and never unpickled."""
+    """A stored state that cannot be read. It stays in Redis unchanged, and is not unpickled."""
 
 
 class SetupError(PartitionError):
-    """This process and what it found don't fit together; the text says what to do."""
+    """This process does not fit the server or the partition group. The text says what to do."""
 
 
 class QueueFull(PartitionError):
-    """A partition's queue is as long as it may be. Raised at the producer; the message was not sent."""
+    """A partition's queue has reached its limit. Raised at the producer; the message was not sent."""
 
     def __init__(self, queue: str, length: int, limit: int) -> None:
         super().__init__(
             f"{queue} holds {length:,} messages, and PARTITIONS_QUEUE_MAX_LENGTH is {limit:,}: the message was not sent. Send it again "
-            "when the workers have caught up, start more of them, or raise the limit; send_many waits by itself"
+            "when the workers have caught up, start more workers, or raise the limit. send_many waits automatically"
         )
         self.queue, self.length, self.limit = queue, length, limit
 
@@ -81,24 +81,24 @@ class QueueFull(PartitionError):
 
 
 def describe(error: BaseException) -> str:
-    """`Type: text` of a user's exception. Never raises, whatever its `__str__` does, and can always be encoded."""
+    """`Type: text` for any exception. Never raises, even if `__str__` does; the text can always be encoded as UTF-8."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception as worse:
-        text = f"{type(error).__name__} (whose text can't be had: its __str__ raises {type(worse).__name__})"
+        text = f"{type(error).__name__} (no text: its __str__ raises {type(worse).__name__})"
     return shortened(encodable(text))
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback of a user's exception, with the same promise."""
+    """The traceback of any exception, with the same guarantee."""
     try:
         return shortened(encodable("".join(traceback.format_exception(error))), MAX_TRACE_CHARACTERS)
     except Exception as worse:
-        return f"no traceback can be had: {type(worse).__name__}"
+        return f"no traceback: {type(worse).__name__}"
 
 
 def without_frames(error: BaseException) -> BaseException:
-    """The exception, and those behind it, without their tracebacks: those hold all that the failed call and its step held."""
+    """The exception and its causes without their tracebacks, which would keep every object of the failed call alive."""
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
     while left:
@@ -111,12 +111,12 @@ def without_frames(error: BaseException) -> BaseException:
 
 
 def shortened(text: str, limit: int = MAX_ERROR_CHARACTERS) -> str:
-    """A long text without its middle. An error often quotes a message, and is kept, sent and shown several times."""
+    """Text of at most `limit` characters: a longer one loses its middle. Errors often quote a whole message."""
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]} … ({len(text) - limit} characters left out) … {text[-(limit // 2) :]}"
 
 
 def encodable(text: str) -> str:
-    """Text without lone surrogates, which JSON and Redis can't be given."""
+    """Text with lone surrogates escaped. JSON and Redis accept only valid Unicode."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -11,14 +11,14 @@ MAX_NAME_CHARACTERS = 200
 
 
 def check_name(what: str, name: object) -> None:
-    """Raise `DeclarationError` for what is no usable name. `what`: what has the name, for the error's text."""
+    """Raise `DeclarationError` for an invalid name. `what`: whose name it is, for the error's text."""
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError(f"{what} needs a name, and {name!r:.80} is none")
+        raise DeclarationError(f"{what} needs a name, a text that is not empty, not {name!r:.80}")
     if len(name) > MAX_NAME_CHARACTERS:
         raise DeclarationError(
             f"{what} {name[:40]!r}…: its name has {len(name):,} characters. Give it a name of at most {MAX_NAME_CHARACTERS}"
         )
     if not name.isprintable():
         raise DeclarationError(
-            f"{what} {name!r}: its name has characters that can't be printed (line breaks, control characters). Leave them out"
+            f"{what} {name!r}: its name contains line breaks or control characters. Remove them"
         )

@@ -1,7 +1,7 @@
-"""What follows a computation that raises: retries, and what becomes of the message and its key when they are used up.
+"""What happens when a computation raises: retries, and what follows when no retries are left.
 
-During retries only the message's own key waits, parked; its later messages queue up behind it. `after_failure` is the
-whole decision, as a value; the step acts on it.
+During retries only the message's own key waits: it is parked, and its later messages wait behind it. `after_failure` returns
+the decision as a value; the step acts on it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ EXHAUSTED_CHOICES: tuple[Exhausted, ...] = get_args(Exhausted)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and when a failed message is tried again, and what then.
+    """When a failed message is retried, how often, and what happens after the last retry.
 
-    `attempts`: retries after the first try. `backoff_seconds`: the wait before the first retry; it doubles with each, up to
-    `longest_backoff_seconds`. `jitter`: that fraction of each wait, at random, is added or taken away, so that keys that
-    failed together do not come back together. `only`: the exceptions that are worth a retry; others count as used up at once.
+    `attempts`: the number of retries after the first try. `backoff_seconds`: the wait before the first retry; it doubles with each
+    retry, up to `longest_backoff_seconds`. `jitter`: each wait varies randomly by up to this fraction, so that keys that failed
+    together do not retry together. `only`: retry only these exceptions; any other counts as if no retries were left.
 
-    `exhausted`, when retries are used up (but for `dead_letter`, a dead letter tells of the message, which keeps its place):
+    `exhausted`: what happens when no retries are left. Except for `dead_letter`, the message keeps its place, and a dead letter
+    reports it:
 
-    - `park`: the key goes on waiting, and the message is tried again at the longest wait, until it succeeds or an operator acts.
-    - `dead_letter`: the message leaves to the dead letters; its key goes on with the next message.
+    - `park`: the key keeps waiting. The message is retried at the longest wait until it succeeds or an operator acts.
+    - `dead_letter`: the message becomes a dead letter. The key goes on with its next message.
     - `hold`: the key waits until an operator acts.
-    - `stop`: the key waits, and the whole partition pauses; once it is resumed the message is tried at once.
+    - `stop`: the key waits, and the whole partition is paused. When it is resumed, the message is tried immediately.
 
-    Raises `DeclarationError` for values that can't be used.
+    Raises `DeclarationError` for invalid values.
     """
 
     attempts: int = 3
@@ -46,22 +47,22 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts < 0 or self.backoff_seconds < 0 or self.longest_backoff_seconds < 0:
-            raise DeclarationError("a retry policy's attempts and seconds can't be below zero")
+            raise DeclarationError("RetryPolicy: attempts and seconds must not be negative")
         if not 0 <= self.jitter <= 1:
-            raise DeclarationError(f"jitter is a fraction of the wait, 0 to 1, not {self.jitter!r}")
+            raise DeclarationError(f"RetryPolicy: jitter must be from 0 to 1, not {self.jitter!r}")
         if self.exhausted not in EXHAUSTED_CHOICES:
-            raise DeclarationError(f"then={self.exhausted!r}: say one of {', '.join(EXHAUSTED_CHOICES)}")
+            raise DeclarationError(f"RetryPolicy: exhausted must be one of {', '.join(EXHAUSTED_CHOICES)}, not {self.exhausted!r}")
         if not all(isinstance(one, type) and issubclass(one, BaseException) for one in self.only):
-            raise DeclarationError("only= wants a tuple of exception classes")
+            raise DeclarationError("RetryPolicy: only must be a tuple of exception classes")
 
     def wait_after(self, attempt: int, random: float) -> float:
-        """Seconds between the `attempt`-th try (1 is the first) and the next; `random`: 0 to 1."""
+        """Seconds between try number `attempt` (the first is 1) and the next. `random`: from 0 to 1."""
         seconds = min(self.longest_backoff_seconds, self.backoff_seconds * 2 ** min(attempt - 1, 64))
         return float(seconds * (1 + self.jitter * (2 * random - 1)))
 
 
 class PolicyChange(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """What an operator changed of a computation's policy while it runs; None leaves a field as it is declared."""
+    """An operator's change of a computation's policy. None keeps what the code declares."""
 
     attempts: int | None = None
     backoff_seconds: float | None = None
@@ -73,7 +74,7 @@ class PolicyChange(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tru
 def effective_policy(
     default: RetryPolicy, declared: RetryPolicy | Exhausted | None, change: PolicyChange | None
 ) -> RetryPolicy:
-    """The settings' policy, unless the computation declares one; and over either an operator's change."""
+    """The policy in force: the computation's, else the settings', with the operator's change applied."""
     if isinstance(declared, RetryPolicy):
         policy = declared
     else:
@@ -86,14 +87,14 @@ def effective_policy(
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """A retry is left: the key is parked for so many seconds."""
+    """A retry is left: park the key for `seconds`."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Retries are used up, and the key waits: for so many seconds, or (None) until an operator acts."""
+    """No retry is left, and the key waits: for `seconds`, or until an operator acts (None)."""
 
     seconds: float | None
     pause: bool
@@ -101,14 +102,14 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The message goes to the dead letters; its key goes on."""
+    """No retry is left: the message becomes a dead letter, and its key goes on."""
 
 
 AfterFailure = TryAgain | Wait | GiveUp
 
 
 def after_failure(policy: RetryPolicy, error: BaseException, attempt: int, random: Callable[[], float]) -> AfterFailure:
-    """What follows the `attempt`-th try of a message that raised `error`."""
+    """The decision after try number `attempt` of a message raised `error`."""
     if attempt <= policy.attempts and isinstance(error, policy.only):
         return TryAgain(policy.wait_after(attempt, random()))
     match policy.exhausted:

@@ -1,8 +1,7 @@
-"""`send_many`: the messages that `delay` would send, at a hundred thousand a second.
+"""`send_many`: sends the messages that `delay` would send, at a hundred thousand a second.
 
-Messages are taken from the iterable in chunks; a chunk's messages for one partition go in one LPUSH, so the order per
-key is the order of the iterable. Memory is a chunk's, however long the iterable. Whatever ends the sending (the iterable's own
-exception, Ctrl-C), what was taken is pushed or told of.
+It takes messages from the iterable in chunks, and pushes the messages of each partition with one LPUSH. So the order per key is the
+order of the iterable, and memory holds one chunk. If the iterable raises, or on Ctrl-C, the messages already taken are pushed or reported.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from celery_partitions.producer.message_maker import maker_for, own_id, random_i
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.queue_limit import Backlog
 
-#: Messages of one round trip: enough to hide it, few enough to say exactly what is unknown when it breaks.
+#: Messages per round trip: enough to hide its latency, and few enough to list exactly what is unknown when it fails.
 CHUNK_MESSAGES = 1000
-#: Bytes of one round trip, where messages are large.
+#: Bytes per round trip, for large messages.
 CHUNK_BYTES = 8_000_000
-#: A slow iterable (a live stream): a message goes out at once when the round trip before it ended so long ago. One that came sooner
-#: waits for the next message, or the end: while the iterable is asked for that, nothing else runs here.
+#: For slow iterables (a live stream): a message is sent immediately if the last round trip ended this long ago. A message that came
+#: sooner is sent with the next one, because nothing else runs while the iterable is waited for.
 CHUNK_SECONDS = 0.05
 
 
@@ -34,23 +33,23 @@ WhenFull = Literal["block", "raise"]
 
 
 class SendInterrupted(PartitionError):
-    """`send_many` could not go on. The messages of the iterable are, in order: `sent` known to be in their queues, then
-    `unknown` and `refused`; the iterable stands behind those.
+    """`send_many` could not go on. The messages taken from the iterable are, in order: `sent` that are in their queues, then
+    `unknown` and `refused`. The iterable continues after those.
 
-    Sending `unknown` again may double them; leaving them may lose them.
+    Sending `unknown` again may duplicate messages, unless the computation has `deduplicate=`. Not sending them may lose messages.
     """
 
     def __init__(self, cause: BaseException | str, sent: int, unknown: Sequence[Any], refused: Sequence[Any]) -> None:
         self._cause = str(cause) or type(cause).__name__
         super().__init__(
-            f"{self._cause}: {sent} messages are known to be in, {len(unknown)} may be (error.unknown), "
-            f"{len(refused)} are known not to be (error.refused); later ones were not taken from the iterable"
+            f"{self._cause}: {sent} messages are in their queues, {len(unknown)} may be (error.unknown), "
+            f"{len(refused)} are not (error.refused); later messages were not taken from the iterable"
         )
-        #: How many messages are known to be in their queues.
+        #: The number of messages that are known to be in their queues.
         self.sent = sent
-        #: Messages whose push was under way when the connection broke.
+        #: Messages that were being pushed when the connection broke.
         self.unknown = list(unknown)
-        #: Messages that the server refused, or that were not sent.
+        #: Messages that the server refused, or that were not pushed.
         self.refused = list(refused)
 
     def __reduce__(self) -> tuple[type[SendInterrupted], tuple[str, int, list[Any], list[Any]]]:
@@ -66,20 +65,19 @@ def send_many(
     id_of: Callable[[Any], str] | None = None,
     when_full: WhenFull = "block",
 ) -> int:
-    """Send every message of an iterable, which may be endless; returns how many.
+    """Send every message of an iterable, which may be endless. Returns the number of messages.
 
-    `progress`: a progress bar on standard error; None: when that is a terminal. `id_of`: the id of each message, unique to it,
-    by which a second sending is found (`deduplicate=`), and the result of a computation with `reply=True`; None: a random one, and
-    no results. Raises `MessageError` for a message
-    that does not fit (those before it are in), and `SendInterrupted` when the connection breaks. What the iterable raises, and
-    Ctrl-C, goes on up when what was taken before is in; where that can't be, or is not known, its `__cause__` is a
-    `SendInterrupted` that says so.
+    `progress`: whether to show a progress bar on standard error; None: if that is a terminal. `id_of`: returns a message's own unique
+    id, for `deduplicate=` and for the result of a computation with `reply=True`; None: random ids, and no results. `when_full`: if a
+    queue is at its limit (`PARTITIONS_QUEUE_MAX_LENGTH`), "block" waits for room, and "raise" raises `SendInterrupted` from `QueueFull`.
+    Producers that send at the same time may together exceed the limit by one chunk each.
 
-    An iterable that may be quiet after a message keeps that one back until it goes on, when it came within 0.05 s of the last
-    round trip. Send what must not wait with `delay`, or each burst with a call of its own.
+    Raises `MessageError` for an invalid message, after sending those before it, and `SendInterrupted` if the connection breaks. An
+    exception of the iterable, or Ctrl-C, is raised after the messages taken before it are sent. If that fails, its `__cause__` is a
+    `SendInterrupted`.
 
-    `when_full`: what is done when a queue has no room (`PARTITIONS_QUEUE_MAX_LENGTH`): "block" waits for it, "raise" raises `SendInterrupted`
-    from `QueueFull`. Producers that send at the same time may together go past the limit by what each had under way.
+    A message that comes within 0.05 s of the last round trip is sent together with the next one. If the iterable then waits, so does
+    the message. Send messages that must not wait with `delay`, or call `send_many` for each burst.
     """
     try:
         installation.group.check()
@@ -102,15 +100,15 @@ def send_many(
 
 @dataclass(slots=True)
 class _Chunk:
-    """Messages of one round trip. Each list grows by one whole entry at a time, so that a signal in between leaves it right."""
+    """The messages of one round trip. Each list grows by one whole entry at a time, so that a signal between two steps is harmless."""
 
-    #: As they were taken from the iterable; the last may not be made yet.
+    #: As taken from the iterable. The last one may have no entry in `made` yet.
     messages: list[Any] = field(default_factory=list)
-    #: The partition of each message, and the raw message.
+    #: Partition and raw message of each.
     made: list[tuple[int, bytes]] = field(default_factory=list)
     #: Bytes of all raw messages.
     written: int = 0
-    #: Whether the server may have some of them; then, whether what it has is known and was counted or told.
+    #: "under way": the server may have some of them. "settled": it is known which, and they are counted or reported.
     state: Literal["taken", "under way", "settled"] = "taken"
 
 

@@ -1,4 +1,4 @@
-"""What the decorators return: a declared computation that can be sent to, asked for its states, and called in a test."""
+"""The decorators, and what they return: a computation that you can send to, read states from, and call in a test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class OrderedComputation(Sending, Generic[P, R]):
-    """A declared computation: messages of one key in order, one at a time. Calling it calls the plain function."""
+    """A declared computation. Workers apply the messages of a key in order, one at a time. Calling it calls your plain function."""
 
     def __init__(self, computation: Computation) -> None:
         self.computation = computation
@@ -44,22 +44,22 @@ class OrderedComputation(Sending, Generic[P, R]):
         return cast(R, self.computation.function(*args, **kwargs))
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """Celery's signature of a call, for chains, groups and chords. A message is looked over and made JSON: raises `MessageError`."""
+        """Celery's signature of a call, for chains, groups and chords. Raises `MessageError` for an invalid message."""
         return self.task.s(*self._plain(args), **self._plain_by_name(kwargs))
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
-        """Celery's immutable signature of a call: what was returned before it is not given to it."""
+        """Celery's immutable signature of a call: it does not receive the result of the task before it."""
         return self.task.si(*self._plain(args), **self._plain_by_name(kwargs))
 
     def _plain(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A message as the JSON that stands in another message's body; Celery knows no dataclasses."""
+        """The message as plain JSON values, because Celery cannot encode dataclasses inside another message's body."""
         if len(args) != 1:
             return args
         body, _ = self.computation.codec.encode(args[0])
         return (msgspec.json.decode(body)[0][0],)
 
     def _plain_by_name(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The same of a message that is given by the parameter's name."""
+        """The same for a message that is passed by keyword."""
         return {
             name: self._plain((value,))[0] if name == self.computation.codec.parameter else value
             for name, value in kwargs.items()
@@ -73,25 +73,25 @@ class OrderedComputation(Sending, Generic[P, R]):
 
 
 class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
-    """A declared state computation: beside that, the states of its keys can be read from anywhere."""
+    """A declared computation with state. You can read the states of its keys from any process."""
 
     def state(self, key: object) -> S | None:
-        """A copy of the key's state as last committed; None when the key was never seen. Changing it changes nothing.
+        """A copy of the key's last committed state; None for an unknown key. Changing the copy has no effect.
 
-        Raises `StateError` when it can't be read.
+        Reads Redis once. Raises `StateError` if the state cannot be read, and redis-py's errors.
         """
         return cast("S | None", current_installation().group.states.get(self.computation, key))
 
     def states(self, keys: Iterable[object]) -> dict[str, S]:
-        """Key, spelled as text → state, for the keys that have one."""
+        """The states of several keys, in one round trip: normalized key → state. Unknown keys are left out."""
         return current_installation().group.states.get_many(self.computation, keys)
 
     def keys(self) -> Iterator[str]:
-        """Every key with a state, scanned, never all in memory. While keys come and go one may be given twice."""
+        """Iterate over every key with a state, by scanning. If keys change meanwhile, a key may appear twice."""
         return current_installation().group.states.keys(self.name)
 
     def forget(self, key: object) -> bool:
-        """Delete the key's state; the key's next message finds a new one. Returns whether there was a state."""
+        """Delete the key's state. The key's next message starts with a new one. Returns whether there was a state."""
         return current_installation().group.states.forget(self.computation, key)
 
 
@@ -107,20 +107,24 @@ def state_computation(
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
-    `name`: what producers send. `state`: a class that can be made with no arguments and pickled; one object per key.
-    `key`: the key extractor; without one it is a stage for pipelines, where `key_by` gives the key, and what it returns goes on (None:
-    nothing). The function runs in a partition worker, once for each message in the order of its key, and
-    changes the state in place; it runs again after a crash, a failure of the commit, or a retry, on the state that was
-    committed, so what it does outside its state happens at least once.
+    The function runs in a partition worker, in a thread of that process, for each message, in the order of the message's key. It
+    changes the state in place. After a crash, a refused commit or a retry it runs again, on the last committed state. So its effects
+    outside the state happen at least once.
 
-    `on_error`: what follows when it raises: a `RetryPolicy`, or only what follows the last retry ("park", "dead_letter",
-    "hold", "stop"); None: as the settings say. `time_limit`, seconds: a call that takes longer has `TimeLimitExceeded` raised in
-    it, and failed; one that can't be interrupted has its process replaced. `deduplicate`, seconds: a message whose id was seen
-    so long ago, or a little longer, changes nothing. Raises `DeclarationError`.
+    `name`: the task name that producers send. `state`: a class that can be created without arguments and pickled; each key has one
+    object. `key`: the key extractor. Without one the function is a stage for pipelines: `key_by` gives the key, and what the function
+    returns goes to the next stage (None goes nowhere).
 
-    `reply`: what the function returns, JSON by Celery's rules, is stored as the message's result in the commit that writes its
-    state, so that `update.delay(message).get()` is a request to the key, answered in its order; what it raised, when it was given
-    up, is raised there. A message may say otherwise (`apply_async(ignore_result=…)`).
+    `on_error`: a `RetryPolicy`, or only what happens after the last retry ("park", "dead_letter", "hold", "stop"). None: as set by
+    `PARTITIONS_RETRY_…`. `time_limit`: seconds or a timedelta; a longer call is interrupted by `TimeLimitExceeded` and counts as failed.
+    If it cannot be interrupted, the worker process is replaced. `deduplicate`: seconds or a timedelta; a message whose id was
+    seen within this time has no effect.
+
+    `reply`: store what the function returns (it must be JSON) as the message's Celery result, in the commit that writes the state.
+    `update.delay(message).get()` then is a request to the key, answered in the key's order. If the message is given up, `get()`
+    raises its error. A message can override this (`apply_async(ignore_result=…)`).
+
+    Raises `DeclarationError`.
     """
 
     return _decorator(
@@ -142,7 +146,7 @@ def state_computation_multi(
     on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
-    """As `state_computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""
+    """Like `state_computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
     return _decorator(StateComputation, name=name, state=state, multi=True, on_error=on_error, time_limit=time_limit)
 
@@ -158,9 +162,9 @@ def computation(
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
-    It runs in a partition worker, at least once for each message, in the order of its key. Without a `key` it is a stage for pipelines,
-    and what it returns goes on (None: nothing). `on_error`, `time_limit` and
-    `deduplicate` and `reply` are as in `state_computation`. Raises `DeclarationError`.
+    It runs in a partition worker, at least once for each message, in the order of the message's key. Without a `key` it is a stage for
+    pipelines: what it returns goes to the next stage (None goes nowhere). The other parameters are those of `state_computation`.
+    Raises `DeclarationError`.
     """
 
     return _decorator(
@@ -180,7 +184,7 @@ def computation_multi(
     on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
-    """As `computation`, for a stage of a pipeline that returns a list: each element goes on, in order, None left out."""
+    """Like `computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
     return _decorator(OrderedComputation, name=name, multi=True, on_error=on_error, time_limit=time_limit)
 
@@ -192,7 +196,7 @@ def _decorator(
     key: Callable[[Any], Any] | None = None,
     **declared: Any,
 ) -> Callable[[Callable[..., Any]], Any]:
-    """What the four decorators do: declare the function, and register it. A stage has no key: its pipeline registers it."""
+    """What the four decorators share: declare the function and register it. A stage has no key; its pipeline registers it."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         declaration = declare(function, state=state, key=key, **declared)

@@ -1,4 +1,4 @@
-"""What everything that messages are sent to can do: a computation, and the source of a pipeline."""
+"""What a computation and the source of a pipeline share: messages can be sent to them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from celery_partitions.runtime.registry import current_installation
 
 
 class Sending(ABC):
-    """Called in any producer's process; nothing here waits for a worker."""
+    """Methods for producers. They run in the producer's process and never wait for a worker."""
 
     @abstractmethod
     def _receiver(self) -> Computation:
-        """What takes the messages. May raise `SetupError`: nothing does yet."""
+        """The computation that receives the messages. Raises `SetupError` before there is one."""
 
     @property
     def task(self) -> Task:
-        """The Celery task of this name in the app in use."""
+        """The Celery task of this name in the current app."""
         return current_installation().app.tasks[self._receiver().name]
 
     def delay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
-        """Send one message, an object or its dict; `message_id`: an id of your own, unique to the message, by which a second
-        sending is found (`deduplicate=`). Raises `MessageError` when it does not fit."""
+        """Send one message, an object or its dict. `message_id`: a unique id of your own; with `deduplicate=`, a second message with
+        this id has no effect. Raises as `apply_async` does."""
         if self._receiver().codec.parameter == "message_id" and message_id is not None:
             return self.task.apply_async(args, {**kwargs, "message_id": message_id})
         return self.task.apply_async(args, kwargs, task_id=message_id)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
-        """Send one message with Celery's options: `countdown`, `eta`, `expires`, `task_id`, `headers`, …"""
+        """Send one message with Celery's options: `countdown`, `eta`, `expires`, `task_id`, `headers`, …
+
+        Raises `MessageError` for an invalid message, `KeyExtractionError`, `QueueFull`, `SetupError`, and kombu's `OperationalError` if
+        the broker cannot be reached.
+        """
         return self.task.apply_async(args, kwargs, **options)
 
     def send_many(
@@ -45,7 +49,7 @@ class Sending(ABC):
         id_of: Callable[[Any], str] | None = None,
         when_full: WhenFull = "block",
     ) -> int:
-        """Send every message of an iterable in bulk, in order; see `celery_partitions.producer.bulk.send_many`."""
+        """Send every message of an iterable in bulk, in order. See `celery_partitions.producer.bulk.send_many`."""
         installation = current_installation()
         installation.refuse_eager()
         return send_many(installation, self._receiver(), messages, progress, id_of=id_of, when_full=when_full)

@@ -99,5 +99,5 @@ def test_limits_are_timedeltas_or_seconds() -> None:
     "wrong", [{"on_error": "explode"}, {"time_limit": 0}, {"time_limit": "1"}, {"deduplicate": -1}, {"time_limit": True}]
 )
 def test_a_declaration_that_can_not_be_is_refused_and_says_what_is_wanted(wrong: dict[str, Any]) -> None:
-    with pytest.raises(DeclarationError, match="wants"):
+    with pytest.raises(DeclarationError, match="must be"):
         declared(**wrong)

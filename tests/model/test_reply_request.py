@@ -110,5 +110,5 @@ def test_who_does_not_ask_is_not_answered() -> None:
 
 
 def test_a_stage_has_nobody_to_reply_to() -> None:
-    with pytest.raises(DeclarationError, match="reply=True wants a key="):
+    with pytest.raises(DeclarationError, match="reply=True needs a key="):
         declare(append, name="append", state=Numbers, key=None, reply=True)

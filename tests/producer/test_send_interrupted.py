@@ -82,7 +82,7 @@ def test_cut_in_a_later_chunk_what_was_answered_is_known_to_be_in(
     assert CHUNK_MESSAGES <= error.sent <= 2 * CHUNK_MESSAGES
     assert 0 < len(error.unknown) <= CHUNK_MESSAGES
     assert error.sent <= count_in(client) <= error.sent + len(error.unknown)
-    assert f"{error.sent} messages are known to be in, {len(error.unknown)} may be" in str(error)
+    assert f"{error.sent} messages are in their queues, {len(error.unknown)} may be" in str(error)
 
 
 def test_nobody_is_reached_nothing_is_known_to_be_in(distant: Proxy, client: redis.Redis) -> None:
