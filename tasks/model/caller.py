@@ -6,10 +6,10 @@ What a stage returned is written, or given on, at once: what its computation doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from celery_partitions.model.computation import (
     Computation,
@@ -29,6 +29,20 @@ from celery_partitions.model.restricted_pickle import copied
 from celery_partitions.model.sinks import QueueSink
 from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
 
+T = TypeVar("T")
+
+
+class Call(NamedTuple):
+    """What a step wants done: call this computation with these arguments, for this message."""
+
+    computation: Computation
+    item: Work
+    arguments: list[Any]
+
+
+#: Code that asks for calls, is sent what each returned (or is thrown what it raised), and ends with a T.
+Calls = Generator[Call, Any, T]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calling:
@@ -36,8 +50,8 @@ class Calling:
 
     partition: int
     pickling: Pickling
-    #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
-    call_limited: Callable[[Computation, Work, list[Any]], Any]
+    #: Whether computations without a time limit are called here, and not asked for.
+    inline: bool
     #: Makes the messages of outputs; None where no pipeline is.
     writer: MessageWriter | None
     #: The time, seconds since the epoch by the server's clock.
@@ -54,18 +68,30 @@ class Caller:
         self.at: Computation | None = None
         #: What the computation of the last message returned; None of a pipeline's.
         self.returned: Any = None
+        self._inline = calling.inline
 
-    def call(self, item: Work, attempt: int) -> list[Emission] | None:
+    def call(self, item: Work, attempt: int) -> Calls[list[Emission] | None]:
         """Call what the message is for; its outputs, None where it can have none. Raises what user code raises."""
         computation = self.at = item.computation
         if computation.role == "task":
-            self.returned = self.call_one(computation, item, item.message, attempt)
+            arguments = self.arguments(computation, item, item.message, attempt)
+            self.returned = computation.function(*arguments) if self.is_inline(computation) else (yield Call(computation, item, arguments))
             return None
         self.returned = None
-        return _Run(self, item, attempt).outputs
+        run = _Run(self, item, attempt)
+        if item.message is TIMER:
+            stage = cast(StageNode, computation.roots[0])
+            yield from run.give_each(stage.then, run.gather(stage.computation, None, fires=True), stage.computation)
+        else:
+            yield from run.give(computation.roots, item.message, computation)
+        return run.outputs
 
-    def call_one(self, computation: Computation, item: Work, value: Any, attempt: int) -> Any:
-        """Call one computation with a value, and the state of the item's key; what it returned."""
+    def is_inline(self, computation: Computation) -> bool:
+        """Whether the computation is called at once."""
+        return self._inline and computation.time_limit_seconds is None
+
+    def arguments(self, computation: Computation, item: Work, value: Any, attempt: int) -> list[Any]:
+        """What one computation is called with for a value: the value, the state of the item's key, the context. It is called next."""
         self.at = computation
         arguments = [value]
         if computation.state is not None:
@@ -75,9 +101,7 @@ class Caller:
             sent_at = sent_at if isinstance(sent_at, int | float) else None
             message_id = item.envelope.headers.id
             arguments.append(Context(item.key, message_id, self.calling.partition, sent_at, attempt))
-        if computation.time_limit_seconds is None:
-            return computation.function(*arguments)
-        return self.calling.call_limited(computation, item, arguments)
+        return arguments
 
     def state(self, computation: Computation, key: str) -> Any:
         """The key's state object, which is touched from now on."""
@@ -102,11 +126,6 @@ class _Run:
         event_time = item.computation.event_time
         #: What the source's `event_time=` gave, before any stage could change the message; seconds since the epoch.
         self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
-        if item.message is TIMER:
-            stage = cast(StageNode, item.computation.roots[0])
-            self.give_each(stage.then, self.gather(stage.computation, None, fires=True), stage.computation)
-        else:
-            self.give(item.computation.roots, item.message, item.computation)
 
     @property
     def cause(self) -> Cause:
@@ -129,12 +148,11 @@ class _Run:
             self._event_time = seconds_given(told)
         return self._event_time
 
-    def give(self, nodes: list[Node], value: Any, giver: Computation) -> None:
+    def give(self, nodes: list[Node], value: Any, giver: Computation) -> Calls[None]:
         """Give an output of `giver` to all that takes it. What is written is written first; each stage but the last gets a copy,
         and the last too where the giver could still have the value in its state."""
-        if len(nodes) == 1 and giver.state is None:
-            self.caller.at = giver
-            self.give_to(nodes[0], value)
+        if len(nodes) == 1 and giver.state is None and isinstance(nodes[0], StageNode):
+            yield from self.give_to(nodes[0], value)
             return
         stages = []
         for node in nodes:
@@ -142,33 +160,37 @@ class _Run:
                 stages.append(node)
             else:
                 self.caller.at = giver  # a key extractor's or an encoder's failure is that of the stage whose output it got
-                self.give_to(node, value)
+                self.emit(node, value)
         for stage in stages:
             is_last_owner = stage is stages[-1] and giver.state is None
-            self.give_to(stage, value if is_last_owner or is_unchangeable(value) else copied(value))
+            yield from self.give_to(stage, value if is_last_owner or is_unchangeable(value) else copied(value))
 
-    def give_each(self, nodes: list[Node], values: Any, giver: Computation) -> None:
+    def give_each(self, nodes: list[Node], values: Any, giver: Computation) -> Calls[None]:
         if values is None:
             return
         if type(values) is not list:
             raise TypeError(f"{giver.name!r} must return a list of outputs, or None, not {type(values).__name__}")
         for value in values:
             if value is not None:
-                self.give(nodes, value, giver)
+                yield from self.give(nodes, value, giver)
 
-    def give_to(self, node: Node, value: Any) -> None:
-        # `match` would take three times as long, and this is done for each stage of each message.
-        if isinstance(node, StageNode):
-            computation, then = node.computation, node.then
-            if computation.windows is not None:
-                self.give_each(then, self.gather(computation, value), computation)
-                return
-            returned = self.caller.call_one(computation, self.item, value, self.attempt)
-            if computation.multi:
-                self.give_each(then, returned, computation)
-            elif returned is not None and then:
-                self.give(then, returned, computation)
-        elif isinstance(node, HopNode):
+    def give_to(self, stage: StageNode, value: Any) -> Calls[None]:
+        computation, then, caller = stage.computation, stage.then, self.caller
+        if computation.windows is not None:
+            yield from self.give_each(then, self.gather(computation, value), computation)
+            return
+        arguments = caller.arguments(computation, self.item, value, self.attempt)
+        returned = computation.function(*arguments) if caller.is_inline(computation) else (yield Call(computation, self.item, arguments))
+        if computation.multi:
+            yield from self.give_each(then, returned, computation)
+        elif returned is not None and then:
+            if len(then) == 1 and not isinstance(then[0], StageNode):  # as `give` does, without one more generator
+                self.emit(then[0], returned)
+            else:
+                yield from self.give(then, returned, computation)
+
+    def emit(self, node: HopNode | SinkNode, value: Any) -> None:
+        if isinstance(node, HopNode):
             self.outputs.append(self.hop(node, value))
         else:
             self.deliver(node, value)

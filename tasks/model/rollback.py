@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from celery_partitions.model.caller import Caller
+from celery_partitions.model.caller import Caller, Calls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError, describe, trace_of, without_frames
 from celery_partitions.model.items import ReplyRequest, Work, decoded
@@ -33,9 +33,9 @@ class Replay:
         #: Where a replay begins, by scope and key: the bytes of states, and how many of `done` they include.
         self.checkpoints: dict[tuple[str, str], tuple[dict[Computation, bytes], int]] = {}
 
-    def call(self, item: Work, stands_for: Work, attempt: int) -> None:
+    def call(self, item: Work, stands_for: Work, attempt: int) -> Calls[None]:
         """Call what the message is for; what it puts out is kept for the item that it stands for (in a replay: the earlier)."""
-        emitted = self.caller.call(item, attempt)
+        emitted = yield from self.caller.call(item, attempt)
         if emitted:
             count = len(emitted)
             size = sum(len(one.payload if isinstance(one, Delivery) else one.raw) for one in emitted)
@@ -60,7 +60,7 @@ class Replay:
         """The item, which is about to be done, need not be applied again. Raises when its states can't be pickled and read back."""
         self.checkpoints[item.computation.scope, item.key] = self.readable(item), len(self.done) + 1
 
-    def run(self, item: Work) -> Failure | None:
+    def run(self, item: Work) -> Calls[Failure | None]:
         """Make the states of the item's key again as the good messages of this step left them, from their last known bytes.
 
         Returns the failure of a message that went well at first and raises now; the states are then as before it. Raises
@@ -80,8 +80,10 @@ class Replay:
             try:
                 fresh = decoded(earlier.computation, earlier.envelope, self.pickling.load_value)
                 again = Work(earlier.raw, earlier.computation, key, fresh, earlier.envelope)
-                self.call(again, earlier, 1)
+                yield from self.call(again, earlier, 1)
                 saved = self.readable(again)
+            except GeneratorExit:  # the step is dropped
+                raise
             except BaseException as error:
                 slots.update(self.slots_of(scope, key))
                 self.restore(key, slots, saved)

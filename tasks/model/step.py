@@ -14,7 +14,7 @@ from itertools import compress
 from types import MappingProxyType
 from typing import Any, assert_never, cast
 
-from celery_partitions.model.caller import Caller, Calling
+from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import TimeLimitExceeded, describe
 from celery_partitions.model.items import (
@@ -35,11 +35,6 @@ from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
 
 
-def call_unlimited(computation: Computation, item: Work, arguments: list[Any]) -> Any:
-    """Call the computation with no limit on its time."""
-    return computation.function(*arguments)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRules:
     """What bounds a step."""
@@ -55,8 +50,9 @@ class StepRules:
     random: Callable[[], float]
     #: By `clock`: past this the step ends with what it has (always at least one message).
     seconds: float
-    #: Calls a computation that has a time limit, and raises `TimeLimitExceeded` in it.
-    call_limited: Callable[[Computation, Work, list[Any]], Any] = call_unlimited
+    #: Whether the machine itself calls computations that have no time limit. It asks for all others. The outcome is the same; most
+    #: computations take less time than asking for them.
+    inline: bool = True
     #: The longest message that a worker decodes (MESSAGE_BYTES); it bounds the values that are sent on.
     message_bytes: int = MAX_BYTES
     #: Makes the messages of outputs; None where no pipeline is.
@@ -65,18 +61,9 @@ class StepRules:
     now: float = 0.0
 
 
-def step(
-    items: Sequence[Item],
-    states: States,
-    rules: StepRules,
-    *,
-    parked: Container[str] = (),
-    mailbox_lengths: Mapping[str, int] = MappingProxyType({}),
-    mailbox_of: str | None = None,
-    attempt: int = 1,
-    failed: str | None = None,
-) -> Outcome:
-    """Apply `items` in order.
+class StepMachine:
+    """A step without I/O. Ask for its next `call`, tell it what the computation returned or raised, and go on until it wants no more
+    calls; then take its `outcome`.
 
     `parked`: keys whose messages wait; theirs are mailed. `mailbox_lengths`: how many wait already. `mailbox_of`: the items
     are the mailbox of that parked key and the first of them is at its `attempt`-th try; then a failure that is to be tried
@@ -84,8 +71,66 @@ def step(
     counts as failed and is not called.
     The states' objects are changed in place; after a refused commit the caller drops them.
     """
-    doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt)
-    return doing.run() if failed is None else doing.fail_first(failed)
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        states: States,
+        rules: StepRules,
+        *,
+        parked: Container[str] = (),
+        mailbox_lengths: Mapping[str, int] = MappingProxyType({}),
+        mailbox_of: str | None = None,
+        attempt: int = 1,
+        failed: str | None = None,
+    ) -> None:
+        doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt)
+        self._calls = doing.run() if failed is None else doing.fail_first(failed)
+        self._outcome: Outcome | None = None
+        #: What is to be called next; None: the step is done.
+        self.call: Call | None = None
+        self._go_on(lambda: next(self._calls))
+
+    def returned(self, value: Any) -> None:
+        """The computation of `call` returned this."""
+        self._go_on(lambda: self._calls.send(value))
+
+    def raised(self, error: BaseException) -> None:
+        """The computation of `call` raised this."""
+        self._go_on(lambda: self._calls.throw(error))
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the step decided, once there are no more calls."""
+        if self._outcome is None:
+            raise RuntimeError(f"the step has no outcome yet: {self.call} is to be called")
+        return self._outcome
+
+    def _go_on(self, to_next: Callable[[], Call]) -> None:
+        try:
+            self.call = to_next()
+        except StopIteration as end:
+            self.call, self._outcome = None, end.value
+
+
+def call_directly(call: Call) -> Any:
+    """Call the computation here, with no limit on its time."""
+    return call.computation.function(*call.arguments)
+
+
+def step(
+    items: Sequence[Item], states: States, rules: StepRules, *, call: Callable[[Call], Any] = call_directly, **how: Any
+) -> Outcome:
+    """The outcome of a step whose calls are made one after the other, by `call`. `how`: as for `StepMachine`."""
+    machine = StepMachine(items, states, rules, **how)
+    while machine.call is not None:
+        try:
+            value = call(machine.call)
+        except BaseException as error:  # whatever a user's function raises is that message's failure
+            machine.raised(error)
+        else:
+            machine.returned(value)
+    return machine.outcome
 
 
 class _Step:
@@ -106,7 +151,7 @@ class _Step:
         calling = Calling(
             partition=rules.partition,
             pickling=rules.pickling,
-            call_limited=rules.call_limited,
+            inline=rules.inline,
             writer=rules.writer,
             now=rules.now,
         )
@@ -114,13 +159,14 @@ class _Step:
         self.touched = self.caller.touched
         self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer)
 
-    def run(self) -> Outcome:
+    def run(self) -> Calls[Outcome]:
         out, clock, parked_now = self.out, self.rules.clock, self.out.parked
         done, began, waiting = out.done.append, out.began.append, self.parked
         careful = self.mailbox_of is not None
         current: Computation | None = None
         table: Mapping[str, Slot | Unreadable] = {}
         touched: dict[str, Slot] = {}
+        inline = self.rules.inline
         now = clock()
         until = now + self.rules.seconds
         taken = 0
@@ -150,7 +196,10 @@ class _Step:
                         self.add_dead_letter(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
                         continue
                     touched[key] = slot
-                    value = computation.function(item.message, slot.state)
+                    if inline:
+                        value = computation.function(item.message, slot.state)
+                    else:
+                        value = yield Call(computation, item, [item.message, slot.state])
                     if type(item) is ReplyRequest:
                         self.answer(item, value)
                         if self.replay.share >= 1:
@@ -160,13 +209,15 @@ class _Step:
                     if unreadable is not None:
                         self.add_dead_letter(item, "unreadable-state", unreadable, "", 1)
                         continue
-                    self.replay.call(item, item, self.attempt)
+                    yield from self.replay.call(item, item, self.attempt)
                     if self.replay.share >= 1:
                         until = now - 1  # the next step goes on; a commit has a size
                 if careful:
                     self.replay.checkpoint(item)
+            except GeneratorExit:  # the step is dropped
+                raise
             except BaseException as error:  # whatever a user's function raises is that message's failure
-                if not self.fail(item, error):
+                if not (yield from self.fail(item, error)):
                     break
                 if out.pause:
                     out.taken = taken
@@ -177,20 +228,20 @@ class _Step:
             now = clock()
         else:
             out.taken = taken
-        self.pickle_touched()
+        yield from self.pickle_touched()
         out.emitted = self.replay.outputs()
         out.ended = clock()
         return out
 
-    def fail_first(self, text: str) -> Outcome:
+    def fail_first(self, text: str) -> Calls[Outcome]:
         """The first item counts as failed; nothing is called."""
         item = self.items[0]
         if isinstance(item, Work):
             self.caller.at = item.computation.limited
-            self.out.taken = int(self.fail(item, TimeLimitExceeded(text)))
+            self.out.taken = int((yield from self.fail(item, TimeLimitExceeded(text))))
             self.out.ended = self.rules.clock()
             return self.out
-        return self.run()  # read otherwise than then: revoked meanwhile, say
+        return (yield from self.run())  # read otherwise than then: revoked meanwhile, say
 
     def answer(self, item: ReplyRequest, value: Any) -> None:
         """Keep the value as it is now: the computation may change it later. Raises `ReplyError`."""
@@ -229,12 +280,12 @@ class _Step:
                 assert_never(item)
         return True
 
-    def fail(self, item: Work, error: BaseException) -> bool:
+    def fail(self, item: Work, error: BaseException) -> Calls[bool]:
         """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
         at = self.failed_at(item)
         failure = failure_of(item, error, self.attempt, at)
         try:
-            undone = self.replay.run(item)
+            undone = yield from self.replay.run(item)
         except Exception as unreadable:
             self.give_up(item, unreadable)
             self.add_dead_letter(item, "unreadable-state", describe(unreadable), failure.trace, failure.attempt)
@@ -318,7 +369,7 @@ class _Step:
         headers = item.envelope.headers
         self.out.dead.append((DeadLetterItem(item.raw, reason, error, trace, headers.task, headers.id, item.key), attempts))
 
-    def pickle_touched(self) -> None:
+    def pickle_touched(self) -> Calls[None]:
         """New bytes of every state that changed. Of one that can't be pickled, the message that spoiled it fails."""
         dump = self.rules.pickling.dump
         for stage, slots in list(self.touched.items()):  # mending calls computations, which may go another way
@@ -327,18 +378,18 @@ class _Step:
                 try:
                     after = dump(stage, key, slot.state)
                 except Exception:
-                    self.roll_back(stage, key)
+                    yield from self.roll_back(stage, key)
                     continue
                 if after != slot.stored:
                     changed[key] = after
 
-    def roll_back(self, spoiled: Computation, key: str) -> None:
+    def roll_back(self, spoiled: Computation, key: str) -> Calls[None]:
         """The key's state can't be pickled: fail the message that made it so, and pickle what is left of the key's states."""
         scope = spoiled.scope
         last = next(work for work in reversed(self.out.done) if work.key == key and work.computation.scope == scope)
         before = self.replay.slots_of(scope, key)
         try:
-            undone = self.replay.run(last)
+            undone = yield from self.replay.run(last)
         except Exception as unreadable:
             self.give_up(last, unreadable)
             return

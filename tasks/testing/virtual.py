@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
+from celery_partitions.model.caller import Call
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Effect, Outcome
-from celery_partitions.model.step import StepRules, call_unlimited, step
+from celery_partitions.model.step import StepRules, call_directly, step
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, Reply
 from celery_partitions.store.leases import Lease
@@ -85,6 +86,10 @@ class _Stepping:
 
     step = staticmethod(step)
 
+    @staticmethod
+    def call(owned: OwnedPartition, call: Call) -> object:
+        return call_directly(call)
+
     def __init__(self, rules_for: Callable[[OwnedPartition], StepRules], clock: Callable[[], float]) -> None:
         self._rules_for, self._clock = rules_for, clock
 
@@ -94,7 +99,6 @@ class _Stepping:
             clock=self._clock,
             random=lambda: 0.5,
             seconds=float("inf"),
-            call_limited=call_unlimited,
         )
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
+from functools import partial
 from typing import assert_never
 
 import redis
@@ -247,6 +248,7 @@ class PartitionLoop(threading.Thread):
             items,
             owned.cache.young,
             self.step_runner.rules_for(owned),
+            call=partial(self.step_runner.call, owned),
             parked=owned.parked,
             mailbox_lengths=owned.mailbox_lengths,
             mailbox_of=batch.mailbox_of,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from functools import partial
 
-from celery_partitions.model.computation import Computation
+from celery_partitions.model.caller import Call
 from celery_partitions.model.items import Work
 from celery_partitions.model.message_writer import MessageWriter
 from celery_partitions.model.outcome import Pickling
-from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.step import StepRules, call_directly, step
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.worker.logs import log_fields_of
@@ -45,17 +44,17 @@ class StepRunner:
             clock=time.perf_counter,
             random=random.random,
             seconds=self.settings.batch_seconds,
-            call_limited=partial(self.call_limited, owned),
             writer=self.writer,
             message_bytes=self.settings.message_bytes,
             now=owned.server_now(),
         )
 
-    def call_limited(self, owned: OwnedPartition, computation: Computation, item: Work, arguments: list[object]) -> object:
-        """Call a computation that has a time limit."""
-        seconds = computation.time_limit_seconds
-        assert seconds is not None
-        return self.limits.call(computation.function, arguments, seconds, (owned.lease, item))
+    def call(self, owned: OwnedPartition, call: Call) -> object:
+        """Do what a step asks for: call a computation that has a time limit."""
+        seconds = call.computation.time_limit_seconds
+        if seconds is None:
+            return call_directly(call)
+        return self.limits.call(call.computation.function, call.arguments, seconds, (owned.lease, call.item))
 
     def hangs(self, about: tuple[Lease, Work], why: str) -> None:
         """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""

@@ -105,7 +105,6 @@ def run(
     retries: int = 0,
     exhausted: Exhausted = "dead_letter",
     now: float = 0.0,
-    call_limited: Any = None,
     **how: Any,
 ) -> Outcome:
     """Read and step a batch of messages of one partition; nothing is stored before, unless said."""
@@ -116,7 +115,6 @@ def run(
             for one in item.computation.stateful:
                 _load(one, item.key, slots.setdefault(one.name, {}), stored or {}, codec)
     default = RetryPolicy(retries, 2.0, exhausted=exhausted)
-    options = {} if call_limited is None else {"call_limited": call_limited}
     rules = StepRules(
         partition=0,
         policy_of=lambda computation: effective_policy(default, computation.on_error, None),
@@ -127,7 +125,6 @@ def run(
         seconds=1.0,
         writer=writer(),
         now=now,
-        **options,
     )
     return step(items, slots, rules, **how)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from celery_partitions.model.caller import Call
 from celery_partitions.model.computation import Context
 from celery_partitions.model.errors import TimeLimitExceeded
 from celery_partitions.model.policy import RetryPolicy
@@ -308,12 +309,12 @@ def test_what_a_key_extractor_or_encoder_raises_is_a_failure_of_the_stage_that_r
 
 
 def test_a_stage_has_a_time_limit_and_a_policy_of_its_own() -> None:
-    def stuck(computation: Any, item: Any, arguments: list[Any]) -> Any:
-        raise TimeLimitExceeded(f"{computation.name} took too long")
+    def stuck(call: Call) -> Any:
+        raise TimeLimitExceeded(f"{call.computation.name} took too long")
 
     slow = stage(same, "slow", time_limit=0.5, on_error="stop")
     app = built(begin().key_by(only_first).to(logging("log")).to(slow).to_sink(OUT))
-    outcome = run(app, [send(1), send(2, "n")], call_limited=stuck)
+    outcome = run(app, [send(1), send(2, "n")], call=stuck)
     assert outcome.pause and outcome.parked["k"].failure.stage == "slow" and outcome.taken == 1
     assert not states(app, outcome)
 

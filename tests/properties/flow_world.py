@@ -50,6 +50,7 @@ class FlowWorld:
     partitions: list[Partition]
     retries: int
     keeps_states: bool
+    inline: bool = True
     streams: dict[str, list[tuple[str, bytes]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -114,6 +115,7 @@ class FlowWorld:
             random=lambda: 0.5,
             seconds=float(ticks),
             writer=self.writer,
+            inline=self.inline,
         )
         return step(items, slots, rules, **how)
 

@@ -6,7 +6,7 @@ and everything else must be in the state in queue order: `expected` says so in a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
@@ -53,6 +53,7 @@ class World:
     queue: list[bytes]
     retries: int
     keeps_states: bool
+    inline: bool = True
     mailboxes: dict[str, list[bytes]] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     stored: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class World:
                 table.update({key: slot for key, slot in self.memory.get(name, {}).items() if key in table})
                 self.memory.setdefault(name, {}).update(table)
         clock = iter(range(1_000_000))
-        by = rules(retries=self.retries, clock=lambda: float(next(clock)), seconds=float(ticks))
+        by = replace(rules(retries=self.retries, clock=lambda: float(next(clock)), seconds=float(ticks)), inline=self.inline)
         return step(items, slots, by, **how)
 
     def _commit(self, outcome: Outcome) -> None:

@@ -34,7 +34,7 @@ def break_replies(name: str) -> None:
         run = _Step.run
 
         def run_and_answer(self: _Step) -> Any:
-            out = run(self)
+            out = yield from run(self)
             for step, item, value in kept:
                 sound(step, item, value)
             kept.clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.caller import _Run
+from celery_partitions.model.caller import Caller, _Run
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.rollback import Replay
 from celery_partitions.store import commits
@@ -26,23 +26,35 @@ def outputs_of_undone_messages_stay(patch: Patch) -> None:
 
 
 def outputs_of_failed_messages_stay(patch: Patch) -> None:
-    sound = _Run.__init__
+    call, init = Caller.call, _Run.__init__
 
-    def leaky(self: Any, caller: Any, item: Any, attempt: int) -> None:
-        kept = caller.__dict__.setdefault("kept", [])
+    def leaky(self: Any, item: Any, attempt: int) -> Any:
+        kept = self.__dict__.setdefault("kept", [])
         try:
-            sound(self, caller, item, attempt)
+            outputs = yield from call(self, item, attempt)
         except BaseException:
-            kept += self.outputs
+            kept += self.run.outputs if self.run is not None else []
             raise
-        self.outputs[:0] = kept
-        kept.clear()
+        if outputs is not None:
+            outputs[:0] = kept
+            kept.clear()
+        return outputs
 
-    patch.setattr(_Run, "__init__", leaky)
+    def known(self: Any, caller: Any, item: Any, attempt: int) -> None:
+        caller.run = None
+        init(self, caller, item, attempt)
+        caller.run = self
+
+    patch.setattr(Caller, "call", leaky)
+    patch.setattr(_Run, "__init__", known)
 
 
 def failed_messages_are_not_undone(patch: Patch) -> None:
-    patch.setattr(Replay, "run", lambda self, item: None)
+    def no_rollback(self: Any, item: Any) -> Any:
+        return
+        yield
+
+    patch.setattr(Replay, "run", no_rollback)
 
 
 def outputs_change_places(patch: Patch) -> None:
