@@ -53,6 +53,8 @@ class ReplyRequest(Work, gc=False):
 
     #: The returned value as JSON (kombu's), as it was when it was returned.
     value: str = "null"
+    #: Headers of what follows, each with a comma before it: the trace that its call belongs to.
+    trace_headers: bytes = b""
 
 
 class Misrouted(msgspec.Struct, gc=False):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from hmac import compare_digest
@@ -99,8 +100,8 @@ class FollowUps:
             self._trace = build_tracer(FOLLOW_UP, self._task, self.app.loader, self.node, app=self.app)
             self._secret = follow_up_secret(self.installation.group.client, self.installation.group.names)
 
-    def make(self, partition: str, request: dict[str, Any], state: str, result: str, traceback: str | None) -> FollowUp:
-        """`request`: the message as Celery's tracer knows it. `result`: as JSON."""
+    def make(self, partition: str, request: dict[str, Any], state: str, result: str, traceback: str | None, more_headers: bytes = b"") -> FollowUp:
+        """`request`: the message as Celery's tracer knows it. `result`: as JSON. `more_headers`: each with a comma before it."""
         self.prepare()
         if not self.app.conf.result_extended:
             request = {**request, "args": [], "kwargs": {}}  # nobody asks for them, and they may be long
@@ -108,7 +109,7 @@ class FollowUps:
         body = f"[[],{about},{{}}]".encode()
         template = MessageTemplate(FOLLOW_UP, self.installation.group.names.queue_name(partition), self.node)
         seal = b',"seal":' + json_text(self.seal(body))
-        return FollowUp(template.fill(json_text(f"{request['id']}:follow-up")[1:-1], b"null", body, seal))
+        return FollowUp(template.fill(json_text(f"{request['id']}:follow-up")[1:-1], b"null", body, seal + more_headers))
 
     def seal(self, body: bytes) -> str:
         return blake2b(body, key=self._secret, digest_size=16).hexdigest()
@@ -154,7 +155,8 @@ class FollowUps:
     def traced(self, item: PlainTask, request: dict[str, Any], ending: Ending) -> tuple[list[Effect], BaseException | None]:
         """What Celery's tracer sends and stores for a message that ended so; and why it can't, if it can't."""
         self._task.ending, self._task.store = ending, not request["ignore_result"]
-        with recorded(item.headers.id) as recording:
+        tracing = self.installation.tracing
+        with recorded(item.headers.id) as recording, nullcontext() if tracing is None else tracing.continued(item.raw):
             _, info, *_ = self._trace(request["id"], request["args"], request["kwargs"], {**request, "hostname": self.node})
         error = info.retval if info is not None and info.state == states.FAILURE else None
         if error is None:

@@ -65,7 +65,7 @@ class Replies:
         request = {**request_of(item.raw), "ignore_result": not wants}
         if wants and self.stores and not any(map(request.get, ("callbacks", "chain", "chord"))):
             return self.reply(headers.id, request.get("group"), request.get("parent_id"), states.SUCCESS, item.value, None)
-        return self.follow_ups.make(partition, request, states.SUCCESS, item.value, None)
+        return self.follow_ups.make(partition, request, states.SUCCESS, item.value, None, item.trace_headers)
 
     def of_failure(self, partition: str, failed: Failed) -> list[Effect]:
         """What is told of a message that did not go well."""

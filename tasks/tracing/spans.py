@@ -138,6 +138,15 @@ class Tracing:
         span = self.tracer.start_span(f"process {task}", context, SpanKind.CONSUMER, attributes, links)
         return span, trace.set_span_in_context(span, context)
 
+    @contextmanager
+    def continued(self, raw: bytes) -> Iterator[None]:
+        """Within the context that a message carries: what is sent belongs to it."""
+        token = self.enter(propagate.extract(texts_of(headers_of(raw), self.fields), _NOTHING))
+        try:
+            yield
+        finally:
+            self.leave(token)
+
     @staticmethod
     def enter(context: Context) -> Token[Context]:
         """Make a context the current one, until `leave`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import redis
 
-from celery_partitions.model.items import DeadLetterItem, Item, Work
+from celery_partitions.model.items import DeadLetterItem, Item, ReplyRequest, Work
 from celery_partitions.model.message_writer import Cause
 from celery_partitions.model.outcome import Outcome, States
 from celery_partitions.model.step import StepRules, step
@@ -87,6 +87,8 @@ class _Watched(Sequence[Item]):
             try:
                 yield item
             finally:  # the next is asked for, or nobody asks any more
+                if type(item) is ReplyRequest:
+                    item.trace_headers = tracing.current_headers()
                 tracing.leave(token)
                 self.tries[-1].ended = time.time_ns()
 
