@@ -16,7 +16,7 @@ from celery_partitions_config.settings import Settings
 #: The largest group that is noted at once. Its messages run alone when a worker died over it; a smaller one would cost more commits.
 LARGEST_GROUP = 200
 #: So often a message may stop its whole process for longer than a lease. The next owner knows of the first time only which group it was.
-STALLS_ALLOWED = 2
+STALLS_ALLOWED = 3
 
 
 class LeaseLost(Exception):

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Run:
     def judge(self) -> list[Violation]:
         """Harm, calm, drain, look, and compare."""
         stage = self.stage
-        for producer in stage.producers:
+        for producer in (*stage.producers, stage.prober):
             producer.start()
         self.harm()
         stage.calm()
@@ -60,14 +61,16 @@ class Run:
             except AssertionError as error:
                 stuck.append(Violation("left", str(error)))
         stage.end_workers()
-        self.found = look(stage.live, stage.notes, stage.complaints)
-        sent = [one for producer in stage.producers for one in producer.sent]
+        self.found = replace(look(stage.live, stage.notes, stage.complaints), late=stage.prober.late)
+        sent = [one for producer in (*stage.producers, stage.prober) for one in producer.sent]
         self.say(
             f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes that were not "
             f"answered; {self.found.processed:,} applied to {len(self.found.applied):,} keys, "
             f"{len(self.found.dead_letters):,} dead letters, {len(self.found.notes):,} ordinary tasks run; "
             f"{len(stage.workers)} workers, {len(stage.retired)} of them started anew"
         )
+        longest = max(stage.prober.waits, default=0.0)
+        self.say(f"{len(stage.prober.waits)} messages beside a partition that is never idle waited up to {longest:.1f} s while they were healthy")
         self.say(
             f"{sum(fault.fired for fault in stage.faults)} requests and replies lost; workers met "
             + ", ".join(f"{times} {what}" for what, times in stage.noticed().items())

@@ -5,6 +5,7 @@ The state of a key is the history of its messages. The sleep is the work that is
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ TRIES = 2
 #: Longer than any message but one that hangs. A frozen worker's takes longer too: it fails, and is tried again.
 LIMIT_SECONDS = 0.5
 HANG_SECONDS = 60.0
+#: Longer than a lease of the run.
+HOLD_SECONDS = 2.0
 #: How a worker ends over a message that ends it.
 EXIT_CODE = 3
 
@@ -46,7 +49,8 @@ class Act:
     seconds: float = 0.0
     #: Ends the worker's process.
     kills: bool = False
-    #: At its first try it takes longer than its time limit, in C ("sleep") or in Python ("spin").
+    #: At its first try it takes longer than its time limit, in C ("sleep") or in Python ("spin"). "hold": at every try it holds the
+    #: interpreter lock for longer than a lease.
     hangs: str = ""
 
 
@@ -67,7 +71,9 @@ def act_out(act: Act, state: History, context: Context) -> None:
     state.numbers.append(act.number)
     if act.kills:
         os._exit(EXIT_CODE)
-    if context.attempt == 1:
+    if act.hangs == "hold":
+        ctypes.PyDLL(None).usleep(int(HOLD_SECONDS * 1e6))
+    elif context.attempt == 1:
         hang(act.hangs)
     if act.raises == ALWAYS or context.attempt <= act.raises:
         raise ValueError(f"{act.number} raises at try {context.attempt}")

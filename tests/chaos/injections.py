@@ -44,8 +44,16 @@ def carry_out(injection: Injection, stage: Stage) -> Done:
             stage.producers[_number(injection)].raising.append(injection.times)
             return Done(f"producer {injection.target}: {injection.times} messages that raise, once or always")
         case "killer":
-            stage.producers[_number(injection)].poison_messages.append(injection.times)
-            return Done(f"producer {injection.target}: a message that ends whatever worker runs it")
+            # One in two into a deep backlog.
+            sender = stage.producers[0] if _number(injection) == 0 else stage.prober
+            sender.poison_messages.append(injection.times)
+            return Done(f"{sender.name}: a message that ends whatever worker runs it")
+        case "hold":
+            stage.producers[_number(injection)].holding.append(injection.times)
+            return Done(f"producer {injection.target}: a message that holds the interpreter lock")
+        case "crowd":
+            stage.prober.crowds.append(injection.times)
+            return Done(f"{injection.times} keys whose messages always raise")
         case "hang":
             stage.producers[_number(injection)].hanging.append(injection.times)
             return Done(f"producer {injection.target}: a message that takes longer than its time limit")

@@ -9,6 +9,8 @@ from tests.chaos.application import play
 from tests.model.build import raw_envelope, raw_message
 
 PLAY = play.computation.name
+#: kombu can't decode it, and says so in a text that can't be encoded.
+UNDECODABLE = b'[[{"__type__": "uuid", "__value__": {"\\ud800": 1}}], {}, {}]'
 
 
 def _body(number: int, *more: object) -> bytes:
@@ -30,5 +32,7 @@ JUNK: list[tuple[str, Callable[[int], bytes]]] = [
     ("unknown-task", lambda number: _of_play(number, task="nobody's")),
     ("wrong-type", lambda number: raw_message(PLAY, {"key": "junk", "number": f"not {number}"})),
     ("wrong-arguments", lambda number: raw_envelope(_body(number, 2), headers={"task": PLAY})),
+    ("task-failed", lambda number: raw_envelope(UNDECODABLE, headers={"task": "celery.backend_cleanup", "id": f"junk-{number}"})),
+    ("unknown-task", lambda number: _of_play(number, task="\x1b[31mnobody's\r\n\u202e\x00")),
     ("bad-time", lambda number: _of_play(number, eta="tomorrow")),
 ]

@@ -15,6 +15,9 @@ class SentAct:
     number: int
     raises: int = 0
     kills: bool = False
+    #: It holds the interpreter lock: applied, or the dead letter that `judge` has found.
+    holds: bool = False
+    held_up: str | None = None
     #: False for one with an `eta`: it takes its place when it is due.
     ordered: bool = True
     #: It goes into the pipeline.
@@ -27,6 +30,8 @@ class SentAct:
         """The reason that its dead letter must give; None: it must have none."""
         if self.kills:
             return "kills-the-worker"
+        if self.held_up:
+            return self.held_up
         return "computation-failed" if self.raises == ALWAYS else None
 
     @property

@@ -25,6 +25,8 @@ Kind = Literal[
     "raising",
     "killer",
     "hang",
+    "hold",
+    "crowd",
     "pause partition",
     "drain worker",
     "forget state",
@@ -68,8 +70,8 @@ class Injection:
 
 
 #: Requests that are lost, or whose replies are: by what stands in them. A commit with effects; any script (peeks and
-#: leases too); the scripts of leases; the blocking peek.
-MARKERS = (b"HINCRBY", b"HINCRBY", b"HINCRBY", b"HINCRBY", b"EVALSHA", b":workers", b"BLMOVE")
+#: leases too); the scripts of leases; the read that waits for messages.
+MARKERS = (b"HINCRBY", b"HINCRBY", b"HINCRBY", b"HINCRBY", b"EVALSHA", b":workers", b"LRANGE")
 #: In leases. A silent owner loses its partitions after 2/3 to 1: half of the silences end about then, when the next owner
 #: has the same batch in hand.
 SILENCES = ((0.3, 3.0), (0.7, 1.3))
@@ -143,8 +145,10 @@ class _Schedule:
                 return Injection(at, kind, choose(self.present), self.silence())
             case "forget state":
                 return Injection(at, kind, times=self.random.randint(1, 8))
-            case "killer" | "hang":
+            case "killer" | "hang" | "hold":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=1)
+            case "crowd":
+                return Injection(at, kind, times=self.random.randint(200, 500))
             case "malformed" | "raising":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=self.random.randint(1, 8))
             case "resend":

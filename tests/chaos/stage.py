@@ -11,6 +11,7 @@ from typing import Self
 
 from tests.chaos import application
 from tests.chaos.operator import Operator, node_of
+from tests.chaos.prober import Prober
 from tests.chaos.schedule import LEASE_SECONDS, LINES, PARTITIONS, PRODUCERS, WORKERS
 from tests.chaos.traffic import Producer
 from tests.fundamentals.live import LiveGroup
@@ -89,6 +90,8 @@ class Stage:
                 live = enter(LiveGroup(self.producers_line.url(), self.directory, **ENV))
                 live.group.check()
                 self.producers.append(Producer(number, self.seed, live))
+            #: With nothing in between: a message waits for workers, and not for the producers' line.
+            self.prober = Prober(self.seed, enter(LiveGroup(self.server.url(), self.directory, **{**ENV, **IMPATIENT})))
             for number in range(WORKERS):
                 self.start_worker(number)
             for worker in self.workers.values():
@@ -102,7 +105,7 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for producer in self.producers:
+            for producer in (*self.producers, self.prober):
                 if producer.is_alive():
                     producer.end()
         finally:
@@ -144,7 +147,7 @@ class Stage:
         Operator(self.live).settle(list(self.workers))
 
     def end_producers(self) -> None:
-        for producer in self.producers:
+        for producer in (*self.producers, self.prober):
             producer.end()
 
     def drain(self) -> None:

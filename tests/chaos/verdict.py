@@ -6,7 +6,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celery_partitions.store.dead_letters import DeadLetter
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
@@ -14,6 +14,8 @@ from tests.support.history import HistoryError, by_key, history_errors
 
 #: The reason that a dead letter gives when the computation raised at every try.
 RAISED = "computation-failed"
+#: The reasons of messages that ended their workers, or stopped them.
+BLAMED = ("kills-the-worker", "stalls-the-worker")
 #: How many of a kind are named.
 SHOWN = 5
 
@@ -37,12 +39,14 @@ class Found:
     left: Sequence[str] = ()
     #: What workers did that none should, in words.
     complaints: Sequence[str] = ()
+    #: Messages that waited for longer than they may, in words.
+    late: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One thing that is not as promised. `kind`: one of the history's, that and `output`, or `dead_letter`, `note`, `count`, `left`,
-    `worker`."""
+    `worker`, `late`."""
 
     kind: str
     text: str
@@ -53,6 +57,8 @@ class Violation:
 
 def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
     """All violations. `tries`: how often a message is tried before it is given up."""
+    reasons = {number_of(one): one.reason for one in found.dead_letters if one.reason in BLAMED}
+    sent = [replace(one, held_up=reasons.get(one.number)) if isinstance(one, SentAct) and one.holds else one for one in sent]
     certain = what_is_in(sent, found)
     return [
         *_history([one for one in certain if isinstance(one, SentAct)], found),
@@ -62,6 +68,7 @@ def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
         *_count(found),
         *(Violation("left", text) for text in found.left),
         *(Violation("worker", text) for text in found.complaints),
+        *(Violation("late", text) for text in found.late),
     ]
 
 
@@ -81,7 +88,7 @@ def raw_of(dead_letter: DeadLetter) -> bytes:
 
 def number_of(dead_letter: DeadLetter) -> int | None:
     """The number of the message that died, where a computation was begun with it."""
-    if dead_letter.reason not in (RAISED, "kills-the-worker"):
+    if dead_letter.reason not in (RAISED, *BLAMED):
         return None
     args, _, _ = json.loads(base64.b64decode(json.loads(raw_of(dead_letter))["body"]))
     return int(args[0]["number"])

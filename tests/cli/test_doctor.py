@@ -9,7 +9,7 @@ from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
 
 SUBJECTS = {
-    "settings", "version", "flaws", "eviction", "role", "persistence", "clock", "memory", "replicas", "scripts", "user", "TLS", "signing",
+    "settings", "version", "flaws", "eviction", "role", "persistence", "clock", "memory", "connections", "replicas", "scripts", "user", "TLS", "signing",
     "partitions", "workers", "libraries",
 }  # fmt: skip
 

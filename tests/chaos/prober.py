@@ -1,0 +1,107 @@
+"""Judges liveness: while one partition is never idle, how long does a message on any partition wait?"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from itertools import count
+
+import redis
+
+from celery_partitions.model.keys import partition_of
+from tests.chaos.application import ALWAYS, Act, play
+from tests.chaos.ledger import SentAct
+from tests.chaos.traffic import Producer, next_number, sent_act
+from tests.fundamentals.live import LiveGroup
+
+#: The partition that is never idle, and how many messages wait there at least.
+BUSY_PARTITION = "0"
+BACKLOG = 400
+#: How long one of them takes.
+BUSY_SECONDS = 0.003
+#: Between two looks at whether a message was applied.
+LOOK_SECONDS = 0.1
+#: A message waits no longer while its partition is healthy: it has the same owner all the time, is not paused, and the server answers.
+#: Longer than the longest freeze of a worker, messages that hold the interpreter lock one after the other, and a machine with much to do.
+MAX_WAIT_SECONDS = 20.0
+
+
+class Prober(Producer):
+    """Keeps one partition busy, sends one message at a time to each other partition, and waits until they are applied."""
+
+    def __init__(self, seed: int, live: LiveGroup) -> None:
+        super().__init__(99, seed, live)
+        self.name = "prober"
+        #: How many messages that always raise are asked for, each of a key of its own.
+        self.crowds: deque[int] = deque()
+        #: How long messages waited while the server answered, and which of them for too long, in words.
+        self.waits: list[float] = []
+        self.late: list[str] = []
+        self._salt = count()
+
+    def send_some(self) -> None:
+        try:
+            self.keep_busy()
+            for partition in range(self.live.settings.partitions):
+                if str(partition) != BUSY_PARTITION:
+                    self.probe(str(partition))
+        except (redis.RedisError, OSError):
+            return
+
+    def keep_busy(self) -> None:
+        if self.crowds:
+            self.send_to(BUSY_PARTITION, [Act(self.key_in(BUSY_PARTITION), next_number(), ALWAYS) for _ in range(self.crowds.popleft())])
+        if int(self.live.client.llen(self.live.names.queue(BUSY_PARTITION))) < BACKLOG:  # type: ignore[arg-type]
+            keys = [self.key_in(BUSY_PARTITION) for _ in range(20)]
+            acts = [Act(self.random.choice(keys), next_number(), seconds=BUSY_SECONDS) for _ in range(BACKLOG)]
+            for _ in range(self.poison_messages.popleft() if self.poison_messages else 0):
+                acts[self.random.randrange(len(acts))].kills = True
+            self.send_to(BUSY_PARTITION, acts)
+
+    def send_to(self, partition: str, acts: list[Act]) -> bool:
+        return self.push(partition, [self.raw_act(act) for act in acts], [sent_act(act) for act in acts])
+
+    def probe(self, partition: str) -> None:
+        act = Act(self.key_in(partition), next_number())
+        if not self.send_to(partition, [act]) or self.sent[-1] != SentAct(act.key, act.number):
+            return
+        since, owner = time.monotonic(), self.owner_of(partition)
+        while not self._ended.is_set():
+            try:
+                is_applied = self.is_applied(act)
+            except (redis.RedisError, OSError):
+                is_applied = False
+            before, owner = owner, self.owner_of(partition)
+            if owner is None or owner != before:  # it is not healthy, or not for long
+                since = time.monotonic()
+            waited = time.monotonic() - since
+            if is_applied or waited > MAX_WAIT_SECONDS:
+                self.waits.append(waited)
+                if not is_applied:
+                    self.late.append(f"message {act.number} on partition {partition} waited for {waited:.0f} s, and {owner} owned it")
+                return
+            self.keep_busy_quietly()
+            self._ended.wait(LOOK_SECONDS)
+
+    def keep_busy_quietly(self) -> None:
+        try:
+            self.keep_busy()
+        except (redis.RedisError, OSError):
+            return
+
+    def owner_of(self, partition: str) -> str | None:
+        """Who works on the partition; None: nobody, or the server does not answer."""
+        try:
+            status = self.live.status()[self.live.names.queue(partition)]
+        except (redis.RedisError, OSError):
+            return None
+        return None if status.paused else status.owner
+
+    def is_applied(self, act: Act) -> bool:
+        state = self.live.group.states.get(play.computation, act.key)
+        return state is not None and act.number in state.numbers
+
+    def key_in(self, partition: str) -> str:
+        """A new key of that partition."""
+        number = int(partition)
+        return next(key for n in self._salt if partition_of(key := f"probe-{n}", self.live.settings.partitions) == number)
