@@ -46,7 +46,7 @@ NOTICES = {
     "batches left to another worker": "another worker has taken over",
     "batches begun anew": "changed from outside",
     "messages that could not be interrupted": "this process is replaced",
-    "servers that did not answer": "partitions: Redis does not answer (",
+    "servers that did not answer": "Redis can't be used yet (",
 }
 
 #: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own. A

@@ -123,7 +123,7 @@ def test_not_there_yet_when_a_worker_starts(own_server: RedisServer, make_live: 
     own_server.stop()
     worker = live.start_worker()
     wait_until(
-        lambda: "Cannot connect" in worker.log() or "does not answer" in worker.log() or not worker.running, timeout=60
+        lambda: "Cannot connect" in worker.log() or "can't be used yet" in worker.log() or not worker.running, timeout=60
     )
     own_server.start()
     traffic.check()
