@@ -1,4 +1,4 @@
-"""`partitions audit`: what operators did."""
+"""`partitions audit`: the log of operators' actions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
 
 
-@click.command(short_help="What operators did: when, who, old and new.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The last so many.")
+@click.command(short_help="Show what operators did and when.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show at most this many records.")
 @json_option
 @click.pass_context
 @refusals
 def audit(context: click.Context, limit: int, as_json: bool) -> None:
-    """What operators did, the newest first: when (UTC), who, what, and the old and new values.
+    """Show what operators did, newest first: time (UTC), user, action, and the old and new values.
 
-    Redis keeps about the last 10,000 records. Who: the user of the operating system and the host, as the command saw them.
+    The user is the operating system user and the host that the command ran as. Redis keeps about the last 10,000 records.
     """
     group = installation_in(context).group
     group.check()

@@ -1,4 +1,4 @@
-"""What the commands share: the app's installation, its computations, keys as they are typed, who is asking, and asking back."""
+"""Helpers that the commands share: the app's installation, its computations, typed keys, the user's name, confirmation."""
 
 from __future__ import annotations
 
@@ -18,78 +18,78 @@ from celery_partitions.runtime.registry import installation_of
 from celery_partitions.sinks.group import sink_installation
 from celery_partitions_config.command import SINK
 
-#: The type of what is a key: not text alone, as `refusals` wants of other words.
+#: The type of a key argument. A key may be any bytes; `refusals` requires UTF-8 of every other argument.
 ANY_BYTES = click.UNPROCESSED
 
 key_argument = click.argument("key", type=ANY_BYTES)
 base64_option = click.option(
-    "--base64", "in_base64", is_flag=True, help="KEY is given in base64: for a key that is no text."
+    "--base64", "in_base64", is_flag=True, help="KEY is base64, for a key that is not UTF-8 text."
 )
-yes_option = click.option("--yes", is_flag=True, help="Don't ask.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def installation_in(context: click.Context) -> Installation:
-    """The installation on the app that `-A` names, or that of a sink's group (`--sink`). Raises `ClickException` when it has none."""
+    """The installation of the app that `-A` names, or of a sink's group (`--sink`). Raises `ClickException` if there is none."""
     installation, sink = app_installation(context), context.meta.get(SINK)
     return installation if sink is None else sink_installation(installation, sink)
 
 
 def app_installation(context: click.Context) -> Installation:
-    """The installation on the app that `-A` names. Raises `ClickException` when it has none."""
+    """The installation of the app that `-A` names. Raises `ClickException` if there is none."""
     app = context.obj.app
     app.finalize(auto=True)
     app.loader.import_default_modules()
     found = installation_of(app)
     if found is None:
         raise click.ClickException(
-            f"the app {app.main!r} has no partitions: call celery_partitions.install(app) where it is made, or use -A celery_partitions"
+            f"the app {app.main!r} has no partitions. Call celery_partitions.install(app) where the app is created, or use -A celery_partitions"
         )
     return found
 
 
 def computation_named(installation: Installation, name: str, *, with_state: bool) -> Computation:
-    """A computation of the app by its name. Raises `ClickException` that lists what there is."""
+    """The app's computation with this name. Raises `ClickException` that lists the app's computations if there is none."""
     found = installation.computations.get(name)
     if found is None:
         known = ", ".join(repr(one) for one in sorted(installation.computations)) or "none"
-        raise click.ClickException(f"no computation is named {name!r}; this app has: {known}")
+        raise click.ClickException(f"this app has no computation named {name!r}. Its computations: {known}")
     if with_state and found.state is None:
         raise click.ClickException(f"the computation {name!r} has no state")
     return found
 
 
 def typed_key(key: str, in_base64: bool) -> str:
-    """A key as it was typed: text (bytes that are no text come from the shell as they are), or base64 of its bytes."""
+    """The key that the user typed: text, raw bytes from the shell, or base64 of its bytes."""
     if not in_base64:
         return key
     try:
         return key_text(base64.b64decode(key, validate=True))
-    except ValueError as error:  # binascii's own, and that of text beyond ASCII
+    except ValueError as error:  # binascii's own, and the one for text outside ASCII
         raise click.UsageError(f"KEY is not base64: {error}") from None
 
 
 def shown_key(key: str) -> str:
-    """A key on one line of a terminal: what is no text, and control characters, escaped."""
+    """A key on one line of a terminal, with control characters and bytes that are not UTF-8 escaped."""
     return escape(key_bytes(key).decode("utf-8", "backslashreplace"))
 
 
 def who() -> str:
-    """The user of the operating system and the host, for the audit."""
+    """The operating system user and the host, for the audit."""
     number = os.getuid()
     try:
         user = pwd.getpwuid(number).pw_name
-    except KeyError:  # a container's user without a name
+    except KeyError:  # a container may run as a user id without a name
         user = str(number)
     return f"{user}@{socket.gethostname()}"
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask before something that can't be undone; anything but a yes ends the command with exit code 1.
+    """Ask before an action that cannot be undone. Any answer but yes ends the command with exit code 1.
 
-    Where nobody can answer it is refused, so that a script never waits, and never does it by accident.
+    Without a terminal the action is refused: a script never waits for an answer and never destroys data by accident.
     """
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():  # None: closed, by `<&-`
-        raise click.ClickException(f"{question} Nobody can be asked here (standard input is no terminal): say --yes")
+        raise click.ClickException(f"{question} Cannot ask for confirmation (stdin is not a terminal). Pass --yes.")
     click.confirm(question, abort=True, err=True)

@@ -1,4 +1,4 @@
-"""`partitions dead-letters`: messages that could not be taken, one by one or by what they have in common."""
+"""`partitions dead-letters`: list, show, retry and discard dead letters, one by one or grouped by failure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from celery_partitions.cli.output import json_option, print_done, print_json, pr
 from celery_partitions.model.escaping import escape
 from celery_partitions.store.dead_letters import DeadLetter
 
-#: Of an error, in a table.
+#: Length of an error message in a table.
 MAX_ERROR_CHARACTERS = 80
 
 
 def _narrowed(command: Any) -> Any:
-    command = click.option("--reason", help="Only those with this reason.")(command)
-    return click.option("--fingerprint", "wanted_fingerprint", metavar="FINGERPRINT", help="Only those of like failures.")(command)
+    command = click.option("--reason", help="Only dead letters with this reason.")(command)
+    return click.option("--fingerprint", "wanted_fingerprint", metavar="FINGERPRINT", help="Only dead letters with this fingerprint.")(command)
 
 
 def _chosen(command: Callable[..., None]) -> Any:
@@ -34,26 +34,26 @@ def _chosen(command: Callable[..., None]) -> Any:
     return _narrowed(command)
 
 
-@click.group(name="dead-letters", short_help="Messages that could not be taken.")
+@click.group(name="dead-letters", short_help="List, retry or discard messages that were given up.")
 def dead_letters() -> None:
-    """Messages that could not be taken: list, show, retry, discard.
+    """List, show, retry and discard dead letters: messages that were given up.
 
-    Like failures (reason, computation, type of the error, place in the code) share a fingerprint of eight hex digits. A dead letter
-    that is in its place tells of a message whose key is parked behind it.
+    Similar failures (same reason, computation, error type and place in the code) share a fingerprint of eight hex digits.
+    A dead letter that is "in place" still holds its message's position in the order: the key is parked behind it.
     """
 
 
-@dead_letters.command(name="list", short_help="One by one, or like failures together.")
+@dead_letters.command(name="list", short_help="List dead letters, or groups of similar ones.")
 @_narrowed
-@click.option("--grouped", "in_groups", is_flag=True, help="Like failures together: how many, the newest, an example.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option("--grouped", "in_groups", is_flag=True, help="Group similar failures: count, newest, an example.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many rows.")
 @json_option
 @click.pass_context
 @refusals
 def list_dead_letters(
     context: click.Context, reason: str | None, wanted_fingerprint: str | None, in_groups: bool, limit: int, as_json: bool
 ) -> None:
-    """Dead letters with id, fingerprint, reason and error; --grouped: how many there are of each fingerprint."""
+    """List dead letters with id, fingerprint, reason and error. With --grouped, count them by fingerprint."""
     installation = installation_in(context)
     query = DeadLetterQuery(reason=reason or "", fingerprint=wanted_fingerprint or "")
     if in_groups:
@@ -114,13 +114,13 @@ def _list_groups(dead_letters: DeadLetters, query: DeadLetterQuery, now: float, 
     )
 
 
-@dead_letters.command(name="show", short_help="All of one: traceback, raw message.")
+@dead_letters.command(name="show", short_help="Show one with its traceback and raw message.")
 @click.argument("dead_letter_id", metavar="ID")
 @json_option
 @click.pass_context
 @refusals
 def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool) -> None:
-    """All of one dead letter: the reason, the traceback, the raw message."""
+    """Show one dead letter with its reason, traceback and raw message."""
     dead_letter = _named(installation_in(context).group.dead_letters, dead_letter_id)
     if as_json:
         print_json(json_dead_letter(dead_letter))
@@ -133,7 +133,7 @@ def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool)
     click.echo("\n" + escape(raw_text(dead_letter)))
 
 
-@dead_letters.command(short_help="Try them again.")
+@dead_letters.command(short_help="Retry dead letters.")
 @_chosen
 @json_option
 @click.pass_context
@@ -146,10 +146,10 @@ def retry(
     wanted_fingerprint: str | None,
     as_json: bool,
 ) -> None:
-    """Try dead letters again.
+    """Retry dead letters.
 
-    One whose key is parked behind it is tried IN ITS PLACE. Any other goes to the END of the queue it died in, behind
-    younger messages of its key: the order of that key is then another one.
+    If the key is parked behind the dead letter, the message is retried IN PLACE and the order of its key is kept. Any other
+    message goes to the END of the queue it came from, behind newer messages of its key. This changes the order of that key.
     """
     installation = installation_in(context)
     dead_letters = _picked(installation.group.dead_letters, dead_letter_ids, everything, reason, wanted_fingerprint)
@@ -157,7 +157,7 @@ def retry(
     print_done(as_json, facts, text)
 
 
-@dead_letters.command(short_help="Delete them for good.")
+@dead_letters.command(short_help="Delete dead letters permanently.")
 @_chosen
 @yes_option
 @json_option
@@ -172,11 +172,11 @@ def discard(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Delete dead letters and their messages for good; a key that is parked behind one goes on with the next."""
+    """Delete dead letters and their messages permanently. A key parked behind one continues with its next message."""
     installation = installation_in(context)
     dead_letters = _picked(installation.group.dead_letters, dead_letter_ids, everything, reason, wanted_fingerprint)
     if dead_letters:
-        confirm(f"Delete {counted(len(dead_letters), 'dead letter')} for good?", yes)
+        confirm(f"Delete {counted(len(dead_letters), 'dead letter')} permanently?", yes)
     gone = installation.group.dead_letters.discard(dead_letters, by=who())
     print_done(as_json, {"discarded": gone}, f"{gone} deleted")
 
@@ -186,11 +186,11 @@ def _picked(
 ) -> list[DeadLetterPlace]:
     query = DeadLetterQuery(reason=reason or "", fingerprint=wanted_fingerprint or "")
     if not (ids or everything or query.anything):
-        raise click.UsageError("name the dead letters: ids, --reason REASON, --fingerprint FINGERPRINT, or --all")
+        raise click.UsageError("select the dead letters: pass ids, --reason REASON, --fingerprint FINGERPRINT, or --all")
     if not ids:
         return query.places(dead_letters)
     if everything or query.anything:
-        raise click.UsageError("ids stand alone: without --reason, --fingerprint and --all")
+        raise click.UsageError("ids cannot be combined with --reason, --fingerprint or --all")
     return [DeadLetterPlace.of(_named(dead_letters, one)) for one in ids]
 
 

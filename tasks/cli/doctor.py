@@ -1,4 +1,4 @@
-"""`partitions doctor`: is everything as it should be?"""
+"""`partitions doctor`: health checks, with fixes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from celery_partitions.cli.output import json_option, print_json, print_table, r
 from celery_partitions_config.settings import misspelt
 
 
-@click.command(short_help="Look the server, the group and this process over.")
+@click.command(short_help="Check the server, the group and the settings.")
 @json_option
 @click.pass_context
 @refusals
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Look over the server, the group and the settings of this process; each line is ok, warn or bad, with the mend.
+    """Check the Redis server, the partition group and the settings of this process. Each line is ok, warn or bad, with the fix.
 
-    Exit code 1 when something is bad.
+    The exit code is 1 if any check is bad.
     """
     installation = installation_in(context)
     group = installation.group

@@ -1,4 +1,4 @@
-"""Messages out of a file, row by row: JSON lines, or CSV whose header names the message's fields."""
+"""Reads messages from a file, row by row: JSON lines, or CSV whose header names the message's fields."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from celery_partitions_config.parsers import MAX_MESSAGE_BYTES
 
 
 def read_messages(file: str, form: str | None, computation: Computation) -> Iterator[Any]:
-    """The rows of a file (`-`: standard input) as messages that can be sent. Raises `MessageError` that names the line.
+    """The rows of a file (`-`: standard input) as messages, ready to send. Raises `MessageError` that names the line.
 
-    CSV has only text: a row's cells are made what the message's fields want; an empty cell of a field that may be null is null.
+    CSV has only text, so each cell is converted to its field's type. An empty cell is null if the field may be null.
     """
     form = form or ("csv" if file.endswith(".csv") else "jsonl")
     try:
@@ -35,7 +35,7 @@ def read_messages(file: str, form: str | None, computation: Computation) -> Iter
 
 
 class _Lines:
-    """A stream's lines as text, which knows the number of the last one given."""
+    """A stream's lines as text. `number` is the number of the last line read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -45,7 +45,7 @@ class _Lines:
         while line := self._stream.readline(MAX_MESSAGE_BYTES + 1):
             self.number += 1
             if len(line) > MAX_MESSAGE_BYTES:
-                raise MessageError(f"a line of more than {MAX_MESSAGE_BYTES} bytes", reason="too-large")
+                raise MessageError(f"the line is longer than {MAX_MESSAGE_BYTES} bytes", reason="too-large")
             yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
 
 
@@ -68,7 +68,7 @@ def _rows(stream: BinaryIO, form: str, computation: Computation) -> Iterator[Any
 def _from_csv(lines: _Lines, codec: MessageCodec) -> Iterator[Any]:
     for row in csv.DictReader(lines):
         if None in row or None in row.values():
-            raise MessageError("more or fewer cells than the header has")
+            raise MessageError("the row has more or fewer cells than the header")
         yield codec.from_text(row)
 
 

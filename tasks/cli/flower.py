@@ -1,4 +1,4 @@
-"""`partitions flower`: stock Flower, with the pages of the partitions."""
+"""`partitions flower`: stock Flower with the Partitions pages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from celery_partitions.cli.output import refusals
 def flower(context: click.Context, options: tuple[str, ...]) -> None:
     """Run Flower with the Partitions pages: `celery -A shop partitions flower --port=5555 --basic-auth=user:password`.
 
-    All options are those of `celery flower`, and so are its variables (FLOWER_BASIC_AUTH, …). Without a login it listens on this
-    machine only.
+    Takes the options and environment variables of `celery flower` (FLOWER_BASIC_AUTH, …). Without a login it listens on
+    localhost only.
     """
     if any(word.lstrip("-").partition("=")[0] == "conf" for word in options):
-        raise click.UsageError("--conf is taken: Flower reads our configuration from it. Use other options, or FLOWER_ variables")
+        raise click.UsageError("--conf cannot be used: Flower reads our configuration through it. Use other options, or FLOWER_ variables")
     app_installation(context).resolved.check("dashboard")
-    from flower.command import flower as stock  # noqa: PLC0415 - no other command needs Flower, and it loads a web server
+    from flower.command import flower as stock  # noqa: PLC0415 - Flower loads a web server, and no other command needs it
 
     conf = find_spec("celery_partitions_config.flowerconfig")
     assert conf is not None and conf.origin is not None

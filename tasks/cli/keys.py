@@ -1,4 +1,4 @@
-"""`partitions keys`: the keys of a computation; those that wait, and those with the most messages waiting."""
+"""`partitions keys`: the keys of a computation: all, parked, or those with the most waiting messages."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from celery_partitions.cli.output import print_json, print_table, refusals
 from celery_partitions.cli.parked import print_parked
 from celery_partitions.runtime.installation import Installation
 
-#: Shown when the sample's keys are not limited.
+#: How many hot keys are shown without `--limit`.
 HOT_KEYS = 20
 
 
-@click.command(short_help="The keys of a computation: all, parked, hot.")
+@click.command(short_help="List the keys of a computation: all, parked or hot.")
 @click.argument("name")
 @click.option(
-    "--parked", is_flag=True, help="Keys that wait after a failure: since when, which try, why, how many messages."
+    "--parked", is_flag=True, help="Only keys that wait after a failure: since when, attempt, error, waiting messages."
 )
-@click.option("--hot", is_flag=True, help="Keys with the most messages waiting at the head of the queues.")
+@click.option("--hot", is_flag=True, help="Keys with the most messages near the head of the queues.")
 @click.option(
     "--sample",
     type=click.IntRange(1, 100_000),
     default=1000,
     show_default=True,
-    help="With --hot: look at so many of each partition's oldest messages.",
+    help="With --hot: read this many of each partition's oldest messages.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many (with --hot 20 unless said).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; without --parked and --hot a JSON string a line.")
+@click.option("--limit", type=click.IntRange(min=1), help="Show at most this many keys (default with --hot: 20).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON. Without --parked and --hot, print one JSON string per line.")
 @click.pass_context
 @refusals
 def keys(
     context: click.Context, name: str, parked: bool, hot: bool, sample: int, limit: int | None, as_json: bool
 ) -> None:
-    """The keys of the computation NAME.
+    """List the keys of the computation NAME.
 
-    Without an option: every key that has a state, one a line, as they are scanned; the cost grows with their number, and
-    no worker waits for it.
+    Without an option, list every key that has a state, one per line, in no particular order. The cost grows with the number
+    of keys; workers are not blocked.
 
-    --hot reads the --sample oldest messages of each partition's queue (and no more than 4 MB of each), finds the key of each
-    by the key extractor, and counts. It knows nothing of what lies behind the sample.
+    --hot reads the --sample oldest messages of each partition's queue (at most 4 MB of each), extracts their keys and counts
+    them. It does not see messages behind the sample.
     """
     installation = installation_in(context)
     if parked and hot:
-        raise click.UsageError("say --parked or --hot, not both")
+        raise click.UsageError("--parked and --hot cannot be combined")
     if hot:
         _hot(installation, name, sample, limit or HOT_KEYS, as_json)
     elif parked:
@@ -84,7 +84,7 @@ def _hot(installation: Installation, name: str, sample: int, limit: int, as_json
         rows = [{**asdict(one), **json_key(one.key)} for one in found.keys]
         print_json({"sampled": found.sampled, "waiting": found.waiting, "keys": rows})
         return
-    click.echo(f"{found.sampled:,} of {found.waiting:,} waiting messages looked at")
+    click.echo(f"{found.sampled:,} of {found.waiting:,} waiting messages sampled")
     print_table(
         ("key", "partition", "messages", "% of the sample"),
         [

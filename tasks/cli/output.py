@@ -1,4 +1,4 @@
-"""How the commands print: a table for people, JSON for scripts, one line on standard error when something is refused."""
+"""How the commands print: a table for people, JSON for scripts, one line on standard error for an error."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def print_json(value: Any) -> None:
-    """One JSON document; what JSON has no form for is shown by its fields, or its repr."""
+    """Print one JSON document. A value that JSON cannot represent is shown by its fields, or by its repr."""
     text = msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_value), indent=2).decode()
     click.echo(_CONTROLS_OF_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
-#: JSON itself escapes those below U+0020.
+#: JSON itself escapes the control characters below U+0020.
 _CONTROLS_OF_TERMINALS = re.compile("[\x7f-\x9f]")
 
 
 def print_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
-    """What a command did: facts for scripts, or a sentence."""
+    """Print what a command did: `facts` as JSON for scripts, or the sentence `text`."""
     if as_json:
         print_json(facts)
     else:
@@ -45,7 +45,7 @@ def print_done(as_json: bool, facts: dict[str, Any], text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Sequence[str] = ()) -> None:
-    """A table as wide as its content needs; numbers to the right. `whole`: columns that a narrow terminal does not fold."""
+    """Print a table, numbers aligned to the right. `whole` names the columns that a narrow terminal does not fold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         right = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
@@ -62,21 +62,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], whole:
 
 
 def _refuse_what_is_no_text(parameter: click.Parameter, given: object) -> None:
-    """Raise `UsageError` for bytes from the shell that are no UTF-8: Python made lone surrogates of them, which neither Redis nor
-    JSON can be given. Only files and keys, whose type is not `STRING`, may be any bytes."""
+    """Raise `UsageError` for bytes from the shell that are not UTF-8. Python turns them into lone surrogates, which neither Redis
+    nor JSON accepts. Only files and keys, whose type is not `STRING`, may be any bytes."""
     words = given if isinstance(given, tuple) else (given,)
     if parameter.type is click.STRING and any(isinstance(word, str) and encodable(word) != word for word in words):
-        raise click.BadParameter("it is not UTF-8 text", param=parameter)
+        raise click.BadParameter("not valid UTF-8", param=parameter)
 
 
 def _of_a_file(error: Exception) -> str:
-    """An error of the operating system in its own words: a full disk, a directory that is not there."""
+    """The text of an operating system error (a full disk, a missing directory), with the file's name."""
     name, words = getattr(error, "filename", None), getattr(error, "strerror", None) or str(error)
     return words if name is None else f"{name}: {words}"
 
 
 def refusals(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn the errors that an operator can mend into one line and exit code 1; words that are no text are wrong usage."""
+    """Turn the errors that an operator can fix into one line and exit code 1. An argument that is not UTF-8 is wrong usage."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -88,7 +88,7 @@ def refusals(command: Callable[P, R]) -> Callable[P, R]:
             raise click.ClickException(escape_lines("; ".join([str(error), *getattr(error, "__notes__", ())]))) from error
         except (redis.RedisError, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # who read the output has gone; click ends without a word. Of a connection redis-py makes its own errors
+                raise  # the reader of the output has gone: click exits silently. redis-py wraps a connection's own EPIPE
             of_redis = isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
             raise click.ClickException(escape_lines(f"Redis: {error}" if of_redis else _of_a_file(error))) from error
 

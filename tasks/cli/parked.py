@@ -1,4 +1,4 @@
-"""`partitions parked`: keys that wait after a failure, and what can be done about one."""
+"""`partitions parked`: list, retry, skip and discard the failed messages of parked keys."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from celery_partitions.cli.context import (
 from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals
 from celery_partitions.model.escaping import escape
 
-#: Of an error, in a table.
+#: Length of an error message in a table.
 MAX_ERROR_CHARACTERS = 60
 
 
-@click.group(short_help="Keys that wait after a failure.")
+@click.group(short_help="List keys that wait after a failure; retry or skip.")
 def parked() -> None:
-    """Keys that wait after a failure: list, retry, skip, discard.
+    """List, retry, skip and discard parked keys: keys that wait after a failure.
 
-    Only the key waits: its messages stand in a mailbox of its own, in order, and the first of them is the one that failed.
+    Only that key waits, not its partition. Its messages wait in a mailbox, in order; the first one is the message that failed.
     """
 
 
 def print_parked(found: Sequence[ParkedKey], now: float) -> None:
-    """The table of parked keys. `now`: seconds, by the server's clock."""
+    """Print the table of parked keys. `now`: seconds, by the server's clock."""
     print_table(
         ("key", "partition", "waiting", "for", "try", "due", "error"),
         [
@@ -61,14 +61,16 @@ def _due(due: float | None, now: float) -> str:
     return f"in {span(due - now)}" if due > now else "now"
 
 
-@parked.command(name="list", short_help="Parked keys, the longest waiting first.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@parked.command(name="list", short_help="List parked keys, longest waiting first.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show at most this many keys.")
 @json_option
 @click.pass_context
 @refusals
 def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
-    """Parked keys of all partitions, the longest waiting first: messages waiting, since when, which try, when it is due
-    (or held, until an operator acts), and the error."""
+    """List the parked keys of all partitions, longest waiting first.
+
+    Columns: waiting messages, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
+    """
     group = installation_in(context).group
     found = sorted(group.parked_keys.all(), key=lambda one: one.fact.since)[:limit]
     if as_json:
@@ -83,20 +85,20 @@ def _chosen(command: Any) -> Any:
     return click.option("--all", "everything", is_flag=True, help="Every parked key.")(command)
 
 
-@parked.command(short_help="Try them now, in their place.")
+@parked.command(short_help="Retry the failed message now, in place.")
 @_chosen
 @json_option
 @click.pass_context
 @refusals
 def retry(context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, as_json: bool) -> None:
-    """Try each KEY's first message now, in its place, with all of its retries before it again."""
+    """Retry each KEY's failed message now, in place. Its count of attempts starts again from zero."""
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     count = _each(chosen, lambda one: keys.retry(one.key, by=who()))
-    print_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} tried now")
+    print_done(as_json, {"retried": count}, f"{counted(count, 'parked key')} will be retried now")
 
 
-@parked.command(short_help="The failed message to the dead letters; the key goes on.")
+@parked.command(short_help="Make the failed message a dead letter; continue.")
 @_chosen
 @yes_option
 @json_option
@@ -105,18 +107,18 @@ def retry(context: click.Context, typed: tuple[str, ...], in_base64: bool, every
 def skip(
     context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, yes: bool, as_json: bool
 ) -> None:
-    """Put each KEY's first message, the one that failed, with the dead letters, and let the key go on with the next one.
+    """Make each KEY's failed message a dead letter, and continue with the key's next message.
 
-    The message can be sent again later, but then it comes behind younger messages of its key.
+    The dead letter can be retried later, but it then runs after newer messages of its key.
     """
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
-    confirm(f"Skip the failed message of {_named(chosen)}? The key goes on without it.", yes)
+    confirm(f"Skip the failed message of {_named(chosen)}? The key continues without it.", yes)
     count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one.fact))
-    print_done(as_json, {"skipped": count}, f"{counted(count, 'message')} put with the dead letters; the keys go on")
+    print_done(as_json, {"skipped": count}, f"{counted(count, 'message')} moved to the dead letters; the keys continue")
 
 
-@parked.command(short_help="Delete the failed message; the key goes on.")
+@parked.command(short_help="Delete the failed message; continue.")
 @_chosen
 @yes_option
 @json_option
@@ -125,17 +127,17 @@ def skip(
 def discard(
     context: click.Context, typed: tuple[str, ...], in_base64: bool, everything: bool, yes: bool, as_json: bool
 ) -> None:
-    """Delete each KEY's first message, the one that failed, for good, and let the key go on with the next one."""
+    """Delete each KEY's failed message permanently, and continue with the key's next message."""
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
-    confirm(f"Delete the failed message of {_named(chosen)} for good?", yes)
+    confirm(f"Delete the failed message of {_named(chosen)} permanently?", yes)
     count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one.fact))
-    print_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys go on")
+    print_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys continue")
 
 
 def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everything: bool) -> list[ParkedKey]:
     if bool(typed) == everything:
-        raise click.UsageError("name the keys, or say --all")
+        raise click.UsageError("name the keys, or pass --all")
     if everything:
         return list(keys.all())
     chosen = []
@@ -155,18 +157,19 @@ def _named(chosen: Sequence[ParkedKey]) -> str:
 
 
 def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> int:
-    """Do it to each; returns to how many. Of several, those that changed meanwhile are left out; one alone is refused."""
+    """Apply `act` to each key and return how many succeeded. Among several, a key that changed meanwhile is skipped; a single key
+    that changed is an error."""
     count = 0
     for one in chosen:
         answer = act(one)
         count += answer == "ok"
         if answer != "ok" and len(chosen) == 1:
-            raise click.ClickException(f"the key {shown_key(one.key)!r} {_REFUSALS[answer]}; nothing was done")
+            raise click.ClickException(f"the key {shown_key(one.key)!r} {_REFUSALS[answer]}; nothing was changed")
     return count
 
 
 _REFUSALS: dict[Answer, str] = {
-    "not-parked": "is parked no more",
-    "not-failed": "waits with a message that has not been tried yet",
-    "changed": "changed meanwhile: look again",
+    "not-parked": "is no longer parked",
+    "not-failed": "waits with a message that has not failed yet",
+    "changed": "changed meanwhile. List it again and retry",
 }

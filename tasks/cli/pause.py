@@ -1,4 +1,4 @@
-"""`partitions pause`, `resume`, `drain` and `undrain`: work that rests, and workers that hand over."""
+"""`partitions pause`, `resume`, `drain` and `undrain`: stop work on a partition, move partitions off a worker."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from celery_partitions.store.names import INGRESS, partitions_and_ingress
 
 def _queues(command: Callable[..., None]) -> Any:
     command = click.argument("queues", metavar="[QUEUE]...", nargs=-1)(command)
-    return click.option("--all", "everything", is_flag=True, help="Every partition, and the ingress.")(command)
+    return click.option("--all", "everything", is_flag=True, help="Every partition and the ingress.")(command)
 
 
-@click.command(short_help="Let partitions rest.")
+@click.command(short_help="Pause partitions.")
 @_queues
 @json_option
 @click.pass_context
 @refusals
 def pause(context: click.Context, queues: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Let partitions rest: QUEUE is a queue's name, a partition's number, or `ingress`.
+    """Pause partitions. QUEUE is a queue's name, a partition's number, or `ingress`.
 
-    The batch under way is the last one. Messages still come in, and wait in order; the worker keeps the partition. It stays
-    paused, whatever workers come and go, until `resume`.
+    The worker finishes the current batch and keeps the partition. New messages wait in order. The partition stays paused
+    until `resume`, even if workers restart.
     """
     installation = installation_in(context)
     group = installation.group
@@ -39,13 +39,13 @@ def pause(context: click.Context, queues: tuple[str, ...], everything: bool, as_
     _say(installation, as_json, "paused", done)
 
 
-@click.command(short_help="Let paused partitions go on.")
+@click.command(short_help="Resume paused partitions.")
 @_queues
 @json_option
 @click.pass_context
 @refusals
 def resume(context: click.Context, queues: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Let paused partitions go on: QUEUE is a queue's name, a partition's number, or `ingress`."""
+    """Resume paused partitions. QUEUE is a queue's name, a partition's number, or `ingress`."""
     installation = installation_in(context)
     group = installation.group
     chosen = _chosen(installation, queues, everything)
@@ -57,7 +57,7 @@ def _chosen(installation: Installation, queues: tuple[str, ...], everything: boo
     installation.group.check()
     known = partitions_and_ingress(installation.settings.partitions)
     if bool(queues) == everything:
-        raise click.UsageError("name the queues or partitions, or say --all")
+        raise click.UsageError("name the queues or partitions, or pass --all")
     if everything:
         return known
     found = []
@@ -66,7 +66,7 @@ def _chosen(installation: Installation, queues: tuple[str, ...], everything: boo
         if partition not in known:
             names = installation.group.names
             raise click.ClickException(
-                f"{queue!r} is none of this group's queues: {names.queue_name('0')} to {names.queue_name(known[-2])}, "
+                f"{queue!r} is not a queue of this group. Its queues: {names.queue_name('0')} to {names.queue_name(known[-2])}, "
                 f"and {names.queue_name(INGRESS)}"
             )
         found.append(partition)
@@ -75,24 +75,24 @@ def _chosen(installation: Installation, queues: tuple[str, ...], everything: boo
 
 def _say(installation: Installation, as_json: bool, what: str, done: list[str]) -> None:
     queues = [installation.group.names.queue_name(partition) for partition in done]
-    print_done(as_json, {what: queues}, f"{what}: {', '.join(queues)}" if queues else f"all of them were {what} already")
+    print_done(as_json, {what: queues}, f"{what}: {', '.join(queues)}" if queues else f"all of them were already {what}")
 
 
-@click.command(short_help="Let a worker give all its partitions up.")
+@click.command(short_help="Move all partitions off a worker.")
 @click.argument("node")
 @json_option
 @click.pass_context
 @refusals
 def drain(context: click.Context, node: str, as_json: bool) -> None:
-    """Let the worker NODE (as `workers` shows it) give all its partitions up after its batch, and take no more.
+    """Make the worker NODE (as `workers` shows it) give up all its partitions after its current batch, and take no more.
 
-    Other workers take them over at once; when there is none they wait. It lasts until `undrain`, or until the worker ends: one
-    that is started anew takes its share.
+    Other workers take them over immediately; without another worker the partitions wait. This lasts until `undrain` or until
+    the worker stops. A restarted worker takes its share again.
     """
     _set_draining(context, node, admin_drain.drain, "drained", as_json)
 
 
-@click.command(short_help="Let it take its share again.")
+@click.command(short_help="Let a drained worker take partitions again.")
 @click.argument("node")
 @json_option
 @click.pass_context
@@ -110,7 +110,7 @@ def _set_draining(
     answer = act(group.client, group.names, node, by=who())
     if answer == "unknown":
         known = ", ".join(worker.node for worker in read_workers(group.client, group.names)) or "none"
-        raise click.ClickException(f"no worker of partitions is named {node!r}; there are: {known}")
+        raise click.ClickException(f"no partition worker is named {node!r}. Workers: {known}")
     changed = answer == "ok"
-    text = f"{node} is {what}" if changed else f"{node} is {what} already"
+    text = f"{node} is {what}" if changed else f"{node} is already {what}"
     print_done(as_json, {"node": node, "changed": changed}, text)

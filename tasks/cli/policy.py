@@ -1,4 +1,4 @@
-"""`partitions policy`: a computation's failure policy, looked at and changed while the workers run."""
+"""`partitions policy`: show a computation's failure policy, and change it while the workers run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_partitions.runtime.installation import Installation
 
 
 class _Number(click.FloatRange):
-    """A float range that NaN, which is neither below nor above, is not in."""
+    """A float range that refuses NaN, which is neither below nor above a bound."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -28,16 +28,16 @@ class _Number(click.FloatRange):
 _SECONDS = _Number(min=0, max=1e9)
 
 
-@click.command(short_help="The failure policy of a computation; change it.")
+@click.command(short_help="Show or change a computation's failure policy.")
 @click.argument("name")
-@click.option("--attempts", type=click.IntRange(0, 1_000_000), help="Retries after the first try.")
-@click.option("--backoff", type=_SECONDS, help="Seconds before the first retry; they double with each.")
-@click.option("--longest-backoff", type=_SECONDS, help="Seconds: no wait is longer.")
+@click.option("--attempts", type=click.IntRange(0, 1_000_000), help="Number of retries after the first attempt.")
+@click.option("--backoff", type=_SECONDS, help="Seconds before the first retry. Doubles with each retry.")
+@click.option("--longest-backoff", type=_SECONDS, help="Upper bound of the wait, in seconds.")
 @click.option(
-    "--jitter", type=_Number(0, 1), help="That fraction of each wait is added or taken away at random."
+    "--jitter", type=_Number(0, 1), help="Random change of each wait, as a fraction of it: 0.1 means ±10 %."
 )
-@click.option("--exhausted", type=click.Choice(EXHAUSTED_CHOICES), help="What follows the last retry.")
-@click.option("--reset", is_flag=True, help="As it is declared.")
+@click.option("--exhausted", type=click.Choice(EXHAUSTED_CHOICES), help="What happens after the last retry.")
+@click.option("--reset", is_flag=True, help="Restore the policy declared in code.")
 @json_option
 @click.pass_context
 @refusals
@@ -52,10 +52,10 @@ def policy(
     reset: bool,
     as_json: bool,
 ) -> None:
-    """The failure policy of the computation NAME; with options, change it while the workers run.
+    """Show the failure policy of the computation NAME. With options, change it while the workers run.
 
-    A change counts for all workers at once, adds to earlier ones, and stays until --reset. Keys that are parked
-    already follow it from their next failure on.
+    A change applies to all workers immediately, is merged with earlier changes, and stays until --reset. Keys that are already
+    parked follow it from their next failure.
     """
     installation = installation_in(context)
     computation_named(installation, name, with_state=False)
@@ -63,7 +63,7 @@ def policy(
     policies = installation.group.policies
     if reset:
         if asked != PolicyChange():
-            raise click.UsageError("--reset stands alone")
+            raise click.UsageError("--reset cannot be combined with other changes")
         policies.reset(name, by=who())
     elif asked != PolicyChange():
         policies.change(name, _over(policies.get(name), asked), by=who())

@@ -1,4 +1,4 @@
-"""Reference pages of the guides, as Markdown, from what the code knows: `python -m celery_partitions.cli.reference settings`."""
+"""Generates reference pages of the guides as Markdown: `python -m celery_partitions.cli.reference settings`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def settings_table() -> str:
 
 
 def shown_value(one: Setting, value: Any) -> str:
-    """A value as it would be written in the environment, without secrets; "" for one that is not set."""
+    """A value as written in the environment, with secrets hidden. "" if it is not set."""
     match value:
         case None | () | "":
             return ""
@@ -36,7 +36,7 @@ def shown_value(one: Setting, value: Any) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL, or several, as it may be shown."""
+    """A URL, or several, with the passwords replaced by ***."""
     return re.sub(r"\bpassword=[^&;]*", "password=***", re.sub(r"//([^:@/;]*):[^;]*@", r"//\1:***@", url))
 
 

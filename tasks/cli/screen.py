@@ -1,4 +1,4 @@
-"""How `partitions top` draws a group: totals, and as many columns and rows as the terminal has room for. No I/O."""
+"""Draws the screen of `partitions top`: totals, then as many columns and rows as fit the terminal. No I/O."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from celery_partitions.model.escaping import escape
 Row = Mapping[str, Any]
 Sort = Literal["backlog", "rate", "oldest", "name"]
 
-#: Between two columns.
+#: Spaces between two columns.
 GAP = 2
-#: Longer names are cut: a queue of a sink's group, a node on a host with a long name.
+#: Longer queue and node names are cut.
 MAX_NAME = 28
-#: A sparkline takes what is left of the line, from this to that; shorter it says nothing, longer than its points neither.
+#: A sparkline takes the rest of the line, within these bounds: a shorter one is unreadable, a longer one has no more points.
 MIN_SPARK, MAX_SPARK = 8, 30
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `width` in characters, 0: as wide as what stands in it, up to `MAX_NAME`."""
+    """One column. `width` is in characters; 0 means as wide as its content, up to `MAX_NAME`."""
 
     name: str
     width: int
     cell: Callable[[Row], str]
     right: bool = True
-    #: What is more than nothing here waits for an operator.
+    #: A value above zero needs an operator.
     alarm: bool = False
 
 
@@ -43,7 +43,7 @@ def _queue(row: Row) -> str:
 
 
 def _state(row: Row) -> str:
-    """What an operator is to see first; nothing where all is well."""
+    """The trouble that an operator must see first; empty if there is none."""
     if row["paused"]:
         return "paused"
     return "" if row["owner"] else "no owner"
@@ -55,11 +55,11 @@ def _error(row: Row) -> str:
 
 
 def _latency(seconds: float | None) -> str:
-    """Empty where nothing was measured: no message came."""
+    """Empty if no message was measured."""
     return "" if seconds is None else span(seconds)
 
 
-#: In the order in which they stand.
+#: All columns, from left to right.
 COLUMNS = (
     Column("queue", 0, _queue, right=False),
     Column("", 8, _state, right=False),
@@ -79,25 +79,25 @@ COLUMNS = (
     Column("dead", 6, lambda row: number(row["dead_letters"]), alarm=True),
     Column("last error", 20, _error, right=False),
 )
-#: The columns that a narrow terminal keeps, the dearest first.
+#: The order in which columns get room on a narrow terminal.
 DEAREST = (
     "queue", "waiting", "done/s", "", "in/s", "oldest", "5 min", "dead", "parked", "p99",
     "owner", "keys", "last error", "p50", "state", "delayed", "held",
 )  # fmt: skip
 
 
-#: Columns that are left out where no row has anything in them.
+#: Columns that are left out if no row has a value.
 OFTEN_EMPTY = {"", "5 min", "p50", "p99", "last error"}
 
 
 def draw(
     found: Mapping[str, Any], *, sort: Sort | None, width: int, height: int | None, trouble: str = ""
 ) -> RenderableType:
-    """What `celery_partitions.admin.overview_json.to_json` told, drawn. `height` None: every row. `trouble`: why it is not of now."""
+    """Draw what `celery_partitions.admin.overview_json.to_json` returned. `height` None: every row. `trouble`: why the data is old."""
     rows: list[Row] = found["partitions"]
     head = [*_totals(found, width, trouble), Text()]
-    room = None if height is None else max(1, height - len(head) - 1)  # one for the table's own head
-    if sort is None:  # of a few rows each keeps its place; of many those that need a look are on the screen
+    room = None if height is None else max(1, height - len(head) - 1)  # one line for the table's header
+    if sort is None:  # rows that all fit keep their places; otherwise the largest backlogs are shown
         sort = "name" if room is None or len(rows) <= room else "backlog"
     rows = in_order(rows, sort)
     left_out = 0
@@ -110,7 +110,7 @@ def draw(
 
 
 def in_order(rows: Sequence[Row], sort: Sort) -> list[Row]:
-    """The rows, those with the most first; rows that are alike stay as they come: the partitions by number, the ingress last."""
+    """The rows, largest first. Equal rows keep their order: partitions by number, the ingress last."""
     match sort:
         case "name":
             return list(rows)
@@ -123,7 +123,7 @@ def in_order(rows: Sequence[Row], sort: Sort) -> list[Row]:
 
 
 def _totals(found: Mapping[str, Any], width: int, trouble: str) -> list[Text]:
-    """One line at 140 columns, a few at 80: a line breaks between two facts."""
+    """The totals, in as many lines as they need. A line breaks only between two facts."""
     totals = found["totals"]
     unowned = totals["partitions"] - totals["held"]
     facts = [
@@ -159,7 +159,7 @@ def _totals(found: Mapping[str, Any], width: int, trouble: str) -> list[Text]:
 
 
 def _table(rows: Sequence[Row], every: Sequence[Row], width: int) -> Table:
-    """`every`: also the rows that are not shown, so that no column grows and shrinks as they come and go."""
+    """`every` includes the rows that are not shown, so that column widths stay the same when rows move in and out of view."""
     widths = columns_for(every, width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     chosen = [column for column in COLUMNS if column.name in widths]
@@ -180,7 +180,7 @@ def _cell(column: Column, row: Row, width: int) -> Text:
 
 
 def columns_for(rows: Sequence[Row], width: int) -> dict[str, int]:
-    """The columns that fit, and how wide each is. What is left over goes to the sparkline, then to the last error."""
+    """The columns that fit, with their widths. Room left over goes to the sparkline, then to the last error."""
     by_name = {column.name: column for column in COLUMNS}
     widths: dict[str, int] = {}
     left = width
@@ -193,7 +193,7 @@ def columns_for(rows: Sequence[Row], width: int) -> dict[str, int]:
             continue
         widths[name] = wide
         left -= wide + GAP
-    left += GAP  # none after the last
+    left += GAP  # no gap after the last column
     for name, limit in (("5 min", MAX_SPARK), ("last error", width)):
         if name in widths and left > 0:
             more = min(left, limit - widths[name])
@@ -203,5 +203,5 @@ def columns_for(rows: Sequence[Row], width: int) -> dict[str, int]:
 
 
 def done_of(row: Row) -> list[float]:
-    """What was done each second, over the kept minutes."""
+    """Messages processed per second, over the minutes that are kept."""
     return [done for _, _, done, _ in row["history"]]

@@ -1,4 +1,4 @@
-"""`partitions send`: a file's rows as messages."""
+"""`partitions send`: send the rows of a file as messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from celery_partitions.producer.bulk import WhenFull, send_many
 @click.command(short_help="Send the rows of a CSV or JSON lines file.")
 @click.argument("name")
 @click.argument("file", type=click.Path(allow_dash=True, dir_okay=False))
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="By the file's name unless said.")
-@click.option("--progress/--no-progress", default=None, help="A progress bar; by default on a terminal.")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="Format of FILE. Default: by the file's extension.")
+@click.option("--progress/--no-progress", default=None, help="Show a progress bar. Default: only on a terminal.")
 @click.option(
     "--when-full",
     type=click.Choice(["block", "raise"]),
     default="block",
     show_default=True,
-    help="At a queue without room (PARTITIONS_QUEUE_MAX_LENGTH): wait for it, or stop.",
+    help="When a queue has reached PARTITIONS_QUEUE_MAX_LENGTH: wait for room, or stop with an error.",
 )
 @json_option
 @click.pass_context
@@ -34,7 +34,10 @@ def send(
     when_full: WhenFull,
     as_json: bool,
 ) -> None:
-    """Send each row of FILE (CSV with a header, or JSON lines; - for standard input) as a message of NAME."""
+    """Send each row of FILE as a message to the computation NAME.
+
+    FILE is CSV with a header, or JSON lines; - reads standard input.
+    """
     installation = installation_in(context)
     computation = computation_named(installation, name, with_state=False)
     sent = send_many(installation, computation, read_messages(file, form, computation), progress, when_full=when_full)

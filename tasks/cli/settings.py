@@ -1,4 +1,4 @@
-"""`partitions settings`: the settings that the app runs with, and where each comes from."""
+"""`partitions settings`: the app's settings, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from celery_partitions.runtime.installation import Installation
 from celery_partitions_config.settings import SETTINGS, SettingsError, misspelt
 
 
-@click.command(short_help="The settings, their values and where they come from.")
+@click.command(short_help="List the settings, their values and their sources.")
 @json_option
 @click.pass_context
 @refusals
 def settings(context: click.Context, as_json: bool) -> None:
-    """List every setting with its value and the place that the value comes from: code, environment, app configuration or default.
+    """List every setting with its value and its source: code, environment, app configuration or default.
 
-    Secrets are hidden. Exit code 1 when a value can't be used.
+    Secrets are hidden. The exit code is 1 if a value is not valid.
     """
     installation = app_installation(context)
     rows, refused = settings_rows(installation), installation.resolved.refused
@@ -42,7 +42,7 @@ def settings(context: click.Context, as_json: bool) -> None:
 
 
 def settings_rows(installation: Installation) -> list[dict[str, Any]]:
-    """A row for each setting. Asks no server."""
+    """A row for each setting. Does not connect to a server."""
     resolved = installation.resolved
     try:
         used = installation.settings
@@ -52,7 +52,7 @@ def settings_rows(installation: Installation) -> list[dict[str, Any]]:
     for one in SETTINGS.values():
         value, source = getattr(used, one.field), resolved.sources[one.field]
         if value != getattr(resolved.settings, one.field):
-            source = "app configuration"  # its broker_url, or the master in its broker_transport_options
+            source = "app configuration"  # the app's broker_url, or master_name in its broker_transport_options
         error = resolved.refused.get(one.field)
         rows.append(
             {

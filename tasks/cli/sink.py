@@ -1,4 +1,4 @@
-"""`partitions sink`: the process that delivers to a sink outside Redis."""
+"""`partitions sink`: run the process that delivers to a sink outside Redis."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from celery_partitions.sinks.group import sink_installation
 from celery_partitions.sinks.runner import keep_standard_output, run_sink
 
 
-@click.command(short_help="Deliver a pipeline's outputs: to a function, TCP, a file, standard output.")
+@click.command(short_help="Deliver a pipeline's outputs to a function, TCP, a file or stdout.")
 @click.argument("name")
-@click.option("-l", "--loglevel", default="INFO", show_default=True, help="What is logged, on standard error.")
+@click.option("-l", "--loglevel", default="INFO", show_default=True, help="Lowest level to log, on standard error.")
 @click.pass_context
 @refusals
 def sink(context: click.Context, name: str, loglevel: str) -> None:
     """Deliver the outputs of the sink NAME, in order per key, at least once, until SIGTERM or SIGINT.
 
-    It is a partition worker of the sink's own group. One holds its lease, others of the same name stand by. Sinks in Redis (a
-    task, a stream, a list) need no process. `partitions --sink NAME status`, and any other command, shows the sink's group.
+    The process is a partition worker of the sink's own group. One process holds the lease; others with the same NAME stand by.
+    Sinks in Redis (a task, a stream, a list) need no process. `partitions --sink NAME status` and other commands show the
+    sink's group.
 
-    While the peer of a TCP sink is away, or a file can't be written, messages wait. What a function raises follows the failure
-    policy: its key waits and is tried again.
+    Messages wait while the peer of a TCP sink is down or a file cannot be written. If a sink function raises, the failure
+    policy applies: the key is parked and retried.
     """
     installation = app_installation(context)
     installation.resolved.check("workers")

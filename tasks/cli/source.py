@@ -1,4 +1,4 @@
-"""`partitions source`: the process that reads a source."""
+"""`partitions source`: run the process that reads a source."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from celery_partitions.sources.runner import run_sources
 from celery_partitions.worker.logs import Escaping, JsonFormatter
 
 
-@click.command(short_help="Read a pipeline's source: TCP, generator, file, Redis stream.")
+@click.command(short_help="Read a pipeline's source: TCP, generator, file or Redis stream.")
 @click.argument("names", metavar="NAME…", nargs=-1, required=True)
-@click.option("-l", "--loglevel", default="INFO", show_default=True, help="What is logged, on standard error.")
+@click.option("-l", "--loglevel", default="INFO", show_default=True, help="Lowest level to log, on standard error.")
 @click.pass_context
 @refusals
 def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> None:
-    """Read the source NAME and put its messages on the partition queues, until SIGTERM or SIGINT; exits 0 then.
+    """Read the source NAME and send its messages to the partition queues until SIGTERM or SIGINT. It then exits with code 0.
 
-    A source without a config has no process: producers send to it. While a partition's queue holds PARTITIONS_QUEUE_MAX_LENGTH messages
-    (100,000 where that is not set) nothing more is read. What can't be decoded, or has no key, is a dead letter of the ingress.
+    A source without a config needs no process: producers send to it. Reading pauses while a partition's queue holds
+    PARTITIONS_QUEUE_MAX_LENGTH messages (100,000 if not set). Input that cannot be decoded or keyed becomes a dead letter of
+    the ingress.
 
-    Several TCP sources can be read by one process: then a connection to one does not overtake what was sent to another before it came.
-    Of a TCP source several processes may run, on ports or hosts of their own. A generator, a file and a stream are read by one; a
-    second one stands by.
+    One process can read several TCP sources: messages on a new connection to one source do not overtake messages sent to
+    another source before it connected. Several processes may read the same TCP source, each on its own port or host. One
+    process at a time reads a generator, a file or a stream; a second one stands by.
     """
     installation = app_installation(context)
     settings = installation.resolved.check("workers")
@@ -35,7 +36,7 @@ def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> Non
 
 
 def log_to_standard_error(level: str, *, as_json: bool) -> None:
-    """Standard output is for what the command says."""
+    """Log to standard error; standard output is for the command's own output."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("[%(asctime)s: %(levelname)s] %(message)s")
     handler.setFormatter(JsonFormatter() if as_json else text)
@@ -46,4 +47,4 @@ def log_to_standard_error(level: str, *, as_json: bool) -> None:
     try:
         logger.setLevel(level.upper())
     except ValueError:
-        raise click.UsageError(f"--loglevel: {level!r} is no level; say DEBUG, INFO, WARNING or ERROR") from None
+        raise click.UsageError(f"--loglevel: {level!r} is not a log level; expected DEBUG, INFO, WARNING or ERROR") from None

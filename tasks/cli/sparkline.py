@@ -1,4 +1,4 @@
-"""A series as a line of bars."""
+"""Draws a series of numbers as a line of bars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(series: Sequence[float], width: int) -> str:
-    """The series in at most `width` characters, from nothing to its own highest. As long as it is short, one a point."""
+    """The series in at most `width` characters, scaled from zero to its highest value. A short series has one character a point."""
     count = len(series)
     if count > width:
         cuts = [number * count // width for number in range(width + 1)]

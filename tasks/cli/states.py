@@ -1,4 +1,4 @@
-"""`partitions state`: a key's state, looked at, set and deleted."""
+"""`partitions state`: get, set and delete a key's state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from celery_partitions.cli.context import (
 from celery_partitions.cli.output import json_option, print_json, refusals
 from celery_partitions.runtime.installation import Installation
 
-#: With --yes: a busy key's state is looked at and written again so often.
+#: With --yes, how often a change is attempted when the state keeps changing meanwhile.
 TRIES = 20
 
 
@@ -36,12 +36,12 @@ class _StateGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_StateGroup, short_help="A key's state: get, set, delete.")
+@click.group(cls=_StateGroup, short_help="Get, set or delete a key's state.")
 def state() -> None:
-    """A key's state in a state computation: get, set, delete. `state NAME KEY` is `state get NAME KEY`."""
+    """Get, set or delete a key's state in a state computation. `state NAME KEY` is short for `state get NAME KEY`."""
 
 
-@state.command(name="get", short_help="The state, as last committed.")
+@state.command(name="get", short_help="Show the state as last committed.")
 @click.argument("name")
 @key_argument
 @base64_option
@@ -49,7 +49,7 @@ def state() -> None:
 @click.pass_context
 @refusals
 def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_json: bool) -> None:
-    """The state of KEY in the state computation NAME, as last committed."""
+    """Show the state of KEY in the state computation NAME, as last committed."""
     seen = _see(installation_in(context), name, typed_key(key, in_base64))
     if seen.stored is None:
         raise click.ClickException(f"{name!r} has no state for the key {shown_key(seen.key)!r}")
@@ -63,12 +63,12 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
     _print_fields(seen)
 
 
-@state.command(name="set", short_help="Make it from JSON; asks first.")
+@state.command(name="set", short_help="Set the state from JSON; asks first.")
 @click.argument("name")
 @key_argument
 @click.argument("new", metavar="JSON")
 @click.option(
-    "--merge", is_flag=True, help="Fields that JSON does not name stay as they are, instead of their first value."
+    "--merge", is_flag=True, help="Keep the current value of fields missing from JSON, instead of resetting them to their defaults."
 )
 @base64_option
 @yes_option
@@ -78,11 +78,11 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
 def set_state(
     context: click.Context, name: str, key: str, new: str, merge: bool, in_base64: bool, yes: bool, as_json: bool
 ) -> None:
-    """Make JSON, an object, the state of KEY in the state computation NAME. The state class is its schema.
+    """Set the state of KEY in the state computation NAME to JSON, an object. The state class is the schema.
 
-    A field that the class does not have, or of a wrong type, is refused with its path; so is --merge with a state that can't be
-    read. Shows the old state and the new one, and asks. When the state changes between that and the answer, nothing is written.
-    A worker that holds the key applies its messages to the new state. The audit keeps who, when, old and new.
+    An unknown field or a value of the wrong type is refused, with the field's path. --merge is refused if the current state
+    cannot be read. The command shows the old and the new state and asks. If the state changes before you answer, nothing is
+    written. The worker that owns the partition continues from the new state. The audit records user, time, old and new state.
     """
     installation = installation_in(context)
     computation = computation_named(installation, name, with_state=True)
@@ -99,7 +99,7 @@ def set_state(
     raise _changed(seen)
 
 
-@state.command(name="delete", short_help="Delete it; asks first.")
+@state.command(name="delete", short_help="Delete the state; asks first.")
 @click.argument("name")
 @key_argument
 @base64_option
@@ -108,9 +108,9 @@ def set_state(
 @click.pass_context
 @refusals
 def delete_state(context: click.Context, name: str, key: str, in_base64: bool, yes: bool, as_json: bool) -> None:
-    """Delete the state of KEY in the state computation NAME: the key's next message finds the zero state.
+    """Delete the state of KEY in the state computation NAME. The key's next message starts from a new state object.
 
-    Shows the state, and asks. A worker that holds the key applies its messages to the zero state. The audit keeps the old one.
+    The command shows the state and asks. The audit records the old state.
     """
     installation = installation_in(context)
     for _ in range(TRIES if yes else 1):
@@ -132,7 +132,7 @@ def _see(installation: Installation, name: str, key: str) -> SeenState:
 
 def _changed(seen: SeenState) -> click.ClickException:
     return click.ClickException(
-        f"the state of {shown_key(seen.key)!r} changed meanwhile; nothing was written. Look again, or pause partition "
+        f"the state of {shown_key(seen.key)!r} changed meanwhile; nothing was written. Try again, or pause partition "
         f"{seen.partition} first"
     )
 

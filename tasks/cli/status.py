@@ -1,4 +1,4 @@
-"""`partitions status` and `partitions workers`: how things stand."""
+"""`partitions status` and `partitions workers`: the partitions and the workers at this moment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
 
 
-@click.command(short_help="Who owns each partition, how far behind it is.")
+@click.command(short_help="Show each partition's owner, backlog and counts.")
 @json_option
 @click.pass_context
 @refusals
 def status(context: click.Context, as_json: bool) -> None:
-    """Who owns each partition and the ingress, and how far behind it is."""
+    """Show the owner, the backlog and the counts of each partition and of the ingress."""
     rows = installation_in(context).group.status()
     if as_json:
         print_json(rows)
@@ -38,12 +38,12 @@ def status(context: click.Context, as_json: bool) -> None:
     )
 
 
-@click.command(short_help="The workers, what each holds, who is drained.")
+@click.command(short_help="List the workers and the partitions that each owns.")
 @json_option
 @click.pass_context
 @refusals
 def workers(context: click.Context, as_json: bool) -> None:
-    """The workers of partitions: what each holds, was pinned to, and whether it is being drained."""
+    """List the partition workers: the queues that each owns, the queues it is pinned to, and whether it is being drained."""
     group = installation_in(context).group
     group.check()
     rows = read_workers(group.client, group.names)

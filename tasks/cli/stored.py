@@ -1,4 +1,4 @@
-"""`partitions stored`: what can be seen of a key's state without unpickling it."""
+"""`partitions stored`: facts about a key's stored state that need no unpickling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery_partitions.model.keys import partition_of
 _SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
 
 
-@click.command(short_help="What Redis holds of a state; unpickles nothing.")
+@click.command(short_help="Show a stored state's size and signature, without unpickling it.")
 @click.argument("name")
 @key_argument
 @base64_option
@@ -22,9 +22,9 @@ _SIGNED = {True: "by a key of this process", False: "by no key of this process",
 @click.pass_context
 @refusals
 def stored(context: click.Context, name: str, key: str, in_base64: bool, as_json: bool) -> None:
-    """What can be seen of the state of KEY in the state computation NAME without unpickling it: size, and who signed it.
+    """Show the size and the signature of the state of KEY in the state computation NAME, without unpickling it.
 
-    For a process that lacks the signing key, or a state that can't be read. NAME need not be a computation of this app.
+    Use it in a process without the signing key, or for a state that cannot be read. NAME need not be a computation of this app.
     """
     installation, key = installation_in(context), typed_key(key, in_base64)
     found = installation.group.states.meta(name, key)

@@ -1,4 +1,4 @@
-"""`partitions top`: the group as it flows, until Ctrl-C; lines of JSON for scripts; one table where nobody looks at a terminal."""
+"""`partitions top`: a live view of the group; JSON lines for scripts; one table if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import refusals
 from celery_partitions.cli.screen import Sort, draw
 
-#: A table in a pipe or a file is as wide as it wants.
+#: Width of the table when the output is a pipe or a file.
 PIPED_WIDTH = 200
 
 
-@click.command(short_help="The partitions as they flow, live.")
+@click.command(short_help="Watch the partitions live.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between updates.",
 )
 @click.option(
     "--sort",
     type=click.Choice(["backlog", "rate", "oldest", "name"]),
-    help="What stands on top; by default the name, or the backlog when there are more rows than lines.",
+    help="Sort order. Default: name, or backlog if not all rows fit the screen.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each look, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per update, for scripts.")
 @click.pass_context
 @refusals
 def top(context: click.Context, interval: float, sort: Sort | None, as_json: bool) -> None:
-    """The partitions as they flow: rates, sparklines of the last five minutes, backlog, latency, what waits for an operator.
+    """Watch the partitions live: rates, sparklines of the last five minutes, backlog, latency, parked keys and dead letters.
 
-    Until Ctrl-C. As many columns as the terminal has room for. Where the output is no terminal the table is printed
-    once, after one interval. Rates and sparklines are since the command was started.
+    Stop it with Ctrl-C. A narrow terminal shows fewer columns. If the output is not a terminal, the table is printed once,
+    after one interval. Rates and sparklines start when the command starts.
     """
     watch = Watcher(installation_in(context).group, every_seconds=0)
     try:
@@ -55,7 +55,7 @@ def top(context: click.Context, interval: float, sort: Sort | None, as_json: boo
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
-        # Who read has gone; Python must not fail once more when it flushes at the end.
+        # The reader has gone; Python must not fail again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -66,7 +66,7 @@ def _print_lines(watch: Watcher, interval: float) -> None:
 
 
 def print_line(found: dict[str, Any]) -> None:
-    """One JSON document on one line, at once."""
+    """Print one JSON document on one line, and flush it."""
     sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
     sys.stdout.flush()
 
@@ -88,5 +88,5 @@ def _show(watch: Watcher, interval: float, sort: Sort | None) -> None:
             time.sleep(interval)
             try:
                 found, trouble = watch.to_json(), ""
-            except (redis.RedisError, OSError) as error:  # shown, and asked again
+            except (redis.RedisError, OSError) as error:  # shown; the next update tries again
                 trouble = f"Redis: {error}"

@@ -1,4 +1,4 @@
-"""`partitions export` and `import`: all that a group holds, to a file and back; also how N is changed."""
+"""`partitions export` and `import`: a whole group to a file and back; also used to change the number of partitions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from celery_partitions.cli.output import json_option, print_done, refusals
 from celery_partitions.runtime.installation import Installation
 
 
-@click.command(name="export", short_help="States, queues, dead letters to a file.")
+@click.command(name="export", short_help="Write the whole group to a file.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--pause-all", is_flag=True, help="Let all partitions rest meanwhile: consistent over them too.")
+@click.option("--pause-all", is_flag=True, help="Pause all partitions during the export, for a snapshot that is consistent across them.")
 @yes_option
 @json_option
 @click.pass_context
@@ -26,19 +26,20 @@ from celery_partitions.runtime.installation import Installation
 def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool, as_json: bool) -> None:
     """Write states, queues, parked keys and their mailboxes, delayed messages, dead letters and changed policies to FILE.
 
-    Each partition is written as it was at one moment. It is read in pages, so that the server serves others meanwhile; one that
-    is too busy is paused while it is read, and goes on afterwards (when this command is killed meanwhile: `resume`). Over
-    partitions a message that is forwarded meanwhile may be in the file twice, never not at all; --pause-all excludes that. With
-    a pipeline all partitions rest in any case: its messages go from any of them to any other.
+    Each partition is a consistent snapshot. It is read in pages, so that Redis can serve others meanwhile. A partition that is
+    too busy is paused while it is read and then resumed; if this command is killed meanwhile, run `resume`.
 
-    The file is JSON lines with values in base64, for its owner only. Signed states stay signed.
+    A message that moves between partitions during the export may be in the file twice, but is never missing. --pause-all
+    prevents that. If the app has a pipeline, all partitions are always paused, because its messages move between partitions.
+
+    The file is JSON lines with base64 values, readable by its owner only. Signed states stay signed.
     """
     installation = installation_in(context)
     group = installation.group
     group.check()
     pause_all = pause_all or _has_stages(installation)
     if file.exists():
-        confirm(f"{file} exists. Write over it?", yes)
+        confirm(f"{file} exists. Overwrite it?", yes)
     exporter = Exporter(group.client, group.names, group.settings.partitions, by=who())
     records = exporter.write(file, pause_all=pause_all)
     paused = [group.names.queue_name(partition) for partition in exporter.paused]
@@ -55,23 +56,24 @@ def _has_stages(installation: Installation) -> bool:
     return any(one.role == "stage" and one.name in ran for one in installation.computations.values())
 
 
-@click.command(name="import", short_help="Such a file into an empty group; also how N is changed.")
+@click.command(name="import", short_help="Load an export into an empty group (also used to change the number of partitions).")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--replace", is_flag=True, help="Delete all that the group holds first, its number of partitions included."
+    "--replace", is_flag=True, help="First delete everything in the group, including its number of partitions."
 )
 @yes_option
 @json_option
 @click.pass_context
 @refusals
 def import_group(context: click.Context, file: Path, replace: bool, yes: bool, as_json: bool) -> None:
-    """Write what `export` wrote to FILE into this group, whose workers must be stopped.
+    """Load FILE, written by `export`, into this group. Stop the group's workers first.
 
-    The group must be empty; --yes adds to what is there (a key's state is replaced, messages come behind those that
-    wait). With another number of partitions each state and message goes where its key belongs. To change N: stop the
-    workers, `export`, set PARTITIONS, `import --replace`, start the workers.
+    The group should be empty. Otherwise the command asks before it adds to it: imported states replace states of the same key,
+    and imported messages go behind waiting ones. If the number of partitions differs, each state and message goes to the
+    partition of its key. To change the number of partitions: stop the workers, `export`, set PARTITIONS,
+    `import --replace`, start the workers.
 
-    An unsigned state in the file is a pickle like any other: import only what you trust.
+    Unsigned states in the file are pickles: import only files that you trust.
     """
     installation = installation_in(context)
     group = installation.group
@@ -82,7 +84,7 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
     erased = 0
     if replace:
         importer.check_file()
-        confirm(f"Delete all that the group {group.names.group!r} holds, and put {file} in its place?", yes)
+        confirm(f"Delete everything in the group {group.names.group!r} and load {file} instead?", yes)
         erased = importer.erase()
     group.check()
     there = importer.holds()
@@ -92,7 +94,7 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
     done = importer.run(by=who())
     text = f"{done.records:,} records of {done.from_partitions} partitions written to {done.to_partitions}"
     if done.without_key:
-        text += f"; {done.without_key:,} messages whose key can't be had here went by their old partition's number"
+        text += f"; {done.without_key:,} messages went to partition (old number mod new N), because this app cannot compute their key"
     if done.left_out:
-        text += "; ids seen, for dropping duplicates, can't be carried to another N"
+        text += "; the ids for deduplication were left out, because the number of partitions changed"
     print_done(as_json, {**asdict(done), "erased": erased}, text)

@@ -118,7 +118,7 @@ def test_what_a_message_brings_can_not_move_the_cursor(run: Run, add_dead_letter
 def test_discard_where_nobody_can_be_asked_is_refused(run: Run, dead_letters: list[str]) -> None:
     result = run("dead-letters", "discard", "1-0-0", stdin="y\n")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "Delete 1 dead letter for good?" in result.stderr and "say --yes" in result.stderr
+    assert "Delete 1 dead letter permanently?" in result.stderr and "Pass --yes" in result.stderr
     assert left(run) == sorted(dead_letters)
 
 
@@ -154,7 +154,7 @@ def test_ids_with_another_choice_are_wrong_usage_and_nothing_is_done(
     """The other choice was left out of account: a dead letter of another reason was deleted."""
     result = run("dead-letters", *command, "1-0-0", *more)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "ids stand alone" in result.stderr
+    assert "ids cannot be combined" in result.stderr
     assert left(run) == sorted(dead_letters)
 
 

@@ -69,7 +69,7 @@ def test_skip_and_discard_let_the_key_go_on_with_the_next(
     assert len(json.loads(run("dead-letters", "list", "--json").stdout)) == dead_letters
     again = run("parked", command, "a", "--yes")
     assert again.exit_code == 1
-    assert "has not been tried yet" in again.stderr
+    assert "has not failed yet" in again.stderr
     assert client.lrange(mailbox, 0, -1) == [b"a-2"]  # type: ignore[arg-type]
 
 
@@ -122,7 +122,7 @@ def test_hot_keys_say_what_was_looked_at(run: Run) -> None:
     assert (found["sampled"], found["waiting"]) == (32, 32)
     assert [(row["key"], row["messages"]) for row in found["keys"]] == [("hot", 30), ("cold", 2)]
     said, heading, first, _ = run("keys", note.name, "--hot").stdout.splitlines()
-    assert said == "32 of 32 waiting messages looked at"
+    assert said == "32 of 32 waiting messages sampled"
     assert (heading.split()[0], first.split()) == ("key", ["hot", str(partition_of("hot", 4)), "30", "94"])
     assert len(json.loads(run("keys", note.name, "--hot", "--json", "--limit", "1").stdout)["keys"]) == 1
     assert json.loads(run("keys", note.name, "--hot", "--json", "--sample", "10").stdout)["sampled"] < 32

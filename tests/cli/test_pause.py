@@ -28,7 +28,7 @@ def test_pause_and_resume_by_queue_number_and_ingress(run: Run) -> None:
 def test_pause_all_and_what_is_so_already(run: Run) -> None:
     run("pause", "2")
     assert json.loads(run("pause", "--all", "--json").stdout)["paused"] == ["partition.0", "partition.1", "partition.3", "partition"]
-    assert run("pause", "--all").stdout == "all of them were paused already\n"
+    assert run("pause", "--all").stdout == "all of them were already paused\n"
     assert len(json.loads(run("resume", "--all", "--json").stdout)["resumed"]) == 5
 
 
@@ -45,7 +45,7 @@ def test_a_queue_that_is_none_is_refused_and_naming_none_is_wrong_usage(run: Run
 def test_drain_and_undrain_a_worker_by_its_node_name(run: Run, client: redis.Redis) -> None:
     balance(client, Names("partition"), "celery@host/1", lease_seconds=60, partitions=4)
     assert json.loads(run("drain", "celery@host", "--json").stdout) == {"node": "celery@host", "changed": True}
-    assert run("drain", "celery@host").stdout == "celery@host is drained already\n"
+    assert run("drain", "celery@host").stdout == "celery@host is already drained\n"
     (row,) = json.loads(run("workers", "--json").stdout)
     assert (row["node"], row["draining"], len(row["queues"])) == ("celery@host", True, 5)
     assert "yes" in run("workers").stdout

@@ -64,6 +64,6 @@ def test_nothing_is_done_where_nobody_can_be_asked(
     before = {name: client.dump(name) for name in client.scan_iter()}
     result = run(*words, stdin="y\n")
     assert result.exit_code == 1
-    assert "say --yes" in result.stderr
+    assert "Pass --yes" in result.stderr
     assert {name: client.dump(name) for name in client.scan_iter()} == before
     assert Path("there").read_text() == "mine"

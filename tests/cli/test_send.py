@@ -169,7 +169,7 @@ def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(
     for name in ("endless.csv", "endless.jsonl"):
         result = run("send", update.name, file(name, JSONL.splitlines()[0] + "\n" + "x" * 1_001))
         assert result.exit_code == 1
-        assert "line 2: a line of more than 1000 bytes" in result.stderr
+        assert "line 2: the line is longer than 1000 bytes" in result.stderr
 
 
 def test_a_full_queue_stops_a_file_where_it_is_not_to_wait(

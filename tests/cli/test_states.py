@@ -48,7 +48,7 @@ def test_a_state_that_can_not_be_read_is_said_in_one_line(run: Run, client: redi
 def test_an_unknown_name_is_refused_with_the_names_there_are(run: Run, command: list[str]) -> None:
     result = run(*command)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "no computation is named 'unknown'" in result.stderr
+    assert "this app has no computation named 'unknown'" in result.stderr
     assert repr(update.name) in result.stderr and repr(note.name) in result.stderr
 
 

@@ -63,7 +63,7 @@ def test_a_server_that_is_not_there_is_one_line(make_app: MakeApp, run: Run) -> 
 def test_an_app_without_partitions_is_told_how_to_have_them(run: Run) -> None:
     result = run("status", app=Celery("plain", broker="memory://", set_as_current=False))
     assert result.exit_code == 1
-    assert "'plain' has no partitions: call celery_partitions.install(app)" in result.stderr
+    assert "'plain' has no partitions. Call celery_partitions.install(app)" in result.stderr
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["status", "--nonsense"], ["state"], ["dead-letters", "nonsense"]])
