@@ -30,10 +30,10 @@ from celery_partitions.producer.message_maker import maker_for
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.queue_limit import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
 from celery_partitions.sources.patience import Patience, Stopped
+from celery_partitions.store.commands import split
 from celery_partitions.store.dead_letters import dead_letter_commands
 from celery_partitions.store.leases import RENEWALS_PER_LEASE
 from celery_partitions.store.names import INGRESS
-from celery_partitions.store.outputs import split
 from celery_partitions.store.sources import RUN_SECONDS, push_from_source
 
 logger = logging.getLogger("celery.partitions.source")

@@ -16,7 +16,7 @@ from celery_partitions.sources.leased_source import Filled
 from celery_partitions.sources.outbox import Outbox, Refused
 from celery_partitions.sources.patience import Patience
 from celery_partitions.sources.stop_signal import Stop
-from celery_partitions.store.outputs import split
+from celery_partitions.store.commands import split
 from celery_partitions.store.sources import Entry, make_group, read_stream
 
 #: A wait for new entries is no longer, so that the process ends soon after it was told to.

@@ -1,24 +1,18 @@
-"""The commit: an outcome of the pure step made into one script call, and the script's answer made into a value."""
+"""The commit: one script call, and the script's answer made into a value. `commands.py` makes the commands that it carries."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import redis
 
-from celery_partitions.model.keys import key_bytes
-from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.client import UNWELL
-from celery_partitions.store.dead_letters import dead_letter_in_place, dead_letter_of, dump_dead_letter
-from celery_partitions.store.declared_keys import declare, keys_in, refused_keys
+from celery_partitions.store.commands import declare, keys_in, refused_keys
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
-from celery_partitions.store.outputs import commands_of_effects, commands_of_outputs, delayed_entry, split
-from celery_partitions.store.parked_keys import ParkedKeyRecord, park
 from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.scripts import digest_of, script
 from celery_partitions_config.settings import Settings
@@ -137,9 +131,9 @@ class CommitStore:
         return CommitUnderWay(commit, connection, begun)
 
     @staticmethod
-    def _check_size(size: int, limit: int, partition: str) -> None:
+    def _check_size(size: int, limit: int, of_what: str) -> None:
         if size > limit:
-            raise CommitTooLarge(f"a commit of {size:,} {partition}; at most {limit:,} are sent")
+            raise CommitTooLarge(f"a commit of {size:,} {of_what}; at most {limit:,} are sent")
 
     def is_refused(self, commit: Commit) -> bool:
         """Whether it is the commit on which connections break: it is large, and the server answers otherwise."""
@@ -255,66 +249,3 @@ def _reply(answer: list[Any]) -> Reply:
         paused=bool(paused),
         to_isolate=to_isolate,
     )
-
-
-def commands_of(
-    outcome: Outcome,
-    names: Names,
-    partition: str,
-    commit_number: int,
-    now: float,
-    parked: Mapping[str, ParkedKeyRecord] = MappingProxyType({}),
-) -> list[list[Any]]:
-    """The Redis commands that are an outcome's effects. `commit_number` makes dead letters' ids; `now`: server's seconds.
-
-    `parked`: what is to be written of the outcome's parked keys.
-    """
-    commands: list[list[Any]] = []
-    for computation, states in outcome.states.items():
-        fields = (word for key, state in states.items() for word in (key_bytes(key), state))
-        commands += split(["HSET", names.states(partition, computation)], fields)
-    for number, raws in outcome.forwarded.items():
-        commands += split(["LPUSH", names.queue(str(number))], raws)
-    for key, raws in outcome.mailed.items():
-        commands += split(["LPUSH", names.mailbox(partition, key)], raws)
-    if outcome.delayed:
-        entries = (
-            word
-            for number, delayed in enumerate(outcome.delayed)
-            for word in delayed_entry(delayed.due, delayed.raw, commit_number, number)
-        )
-        commands += split(["ZADD", names.delayed(partition)], entries)
-    if outcome.emitted:
-        commands += commands_of_outputs(outcome.emitted, names, partition, commit_number, len(outcome.delayed))
-    commands += [park(names, partition, key, fact) for key, fact in parked.items()]
-    dead_letters = [
-        dead_letter_of(dead_letter_item, f"{partition}-{commit_number}-{number}", partition, attempts, now)
-        for number, (dead_letter_item, attempts) in enumerate(outcome.dead)
-    ]
-    for key, (failure, _, used_up) in outcome.parked.items():
-        dead_letter_id = parked[key].dead_letter
-        if used_up and dead_letter_id is not None:
-            dead_letters.append(dead_letter_in_place(failure, dead_letter_id, partition, now))
-    dead_lettered = (word for dead_letter in dead_letters for word in (dead_letter.id, dump_dead_letter(dead_letter)))
-    commands += split(["HSET", names.dead(partition)], dead_lettered)
-    commands += [
-        ["HSET", names.dead_raw(partition), dead_letter.id, dead_letter_item.raw]
-        for dead_letter, (dead_letter_item, _) in zip(dead_letters, outcome.dead, strict=False)  # those in place come after
-        if dead_letter.apart
-    ]
-    if outcome.pause:
-        commands.append(["HSET", names.meta(partition), "paused", 1])
-    if outcome.effects:
-        commands += commands_of_effects(outcome.effects, names, partition)
-    counts = {
-        "processed": len(outcome.done),
-        "emitted": len(outcome.emitted),
-        "failed": len(outcome.failures),
-        "dead": len(outcome.dead),
-        "forwarded": sum(map(len, outcome.forwarded.values())),
-        "delayed": len(outcome.delayed),
-        "skipped": sum(one.why != "duplicate" for one in outcome.skipped),
-        "deduplicated": sum(one.why == "duplicate" for one in outcome.skipped),
-    }
-    commands += [["HINCRBY", names.meta(partition), name, count] for name, count in counts.items() if count]
-    return commands

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import redis
 
-from celery_partitions.store.declared_keys import declare, refused_keys
+from celery_partitions.store.commands import declare, refused_keys
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import script
 

@@ -26,8 +26,8 @@ from celery_partitions.store.client import UNWELL, connect
 from celery_partitions.store.commits import Commit, CommitStore, CommitTooLarge, CommitUnderWay, Reply
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
+from celery_partitions.worker.batch_loader import drop_known_duplicates, load_parked, load_states
 from celery_partitions.worker.blocking_read import BlockingRead
-from celery_partitions.worker.deduplication import drop_known_duplicates
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.outage import Outage
@@ -37,7 +37,6 @@ from celery_partitions.worker.planned_commit import UnderWay, plan_commit
 from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.sink_delivery import NotDelivered, flush, prepare
 from celery_partitions.worker.stalls import StallDetector
-from celery_partitions.worker.state_loader import load_parked, load_states
 from celery_partitions.worker.step_runner import StepRunner
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrow, narrowed, widen

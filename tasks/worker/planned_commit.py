@@ -9,10 +9,10 @@ from typing import Any
 from celery_partitions.model.deduplication import ids_to_remember
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.store.commits import Commit, CommitUnderWay, commands_of
+from celery_partitions.store.commands import commands_of, split
+from celery_partitions.store.commits import Commit, CommitUnderWay
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
-from celery_partitions.store.outputs import split
 from celery_partitions.store.parked_keys import ParkedKeyRecord, park, unpark
 from celery_partitions.worker.owned import Batch, OwnedPartition
 

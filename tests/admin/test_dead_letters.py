@@ -11,7 +11,8 @@ import redis
 from celery_partitions.admin.dead_letters import DeadLetters, died, raw_text
 from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.store.commits import CommitStore, commands_of
+from celery_partitions.store.commands import commands_of
+from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names

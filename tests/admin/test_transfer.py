@@ -24,7 +24,8 @@ from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.codec import StateCodec
-from celery_partitions.store.commits import CommitStore, commands_of
+from celery_partitions.store.commands import commands_of
+from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease, balance, release, remember_computations
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress

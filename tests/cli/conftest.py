@@ -16,7 +16,7 @@ from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.registry import installation_of
-from celery_partitions.store.commits import commands_of
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
 from celery_partitions_config.settings import Settings
 from tests.cli.declared import Last, update

@@ -12,7 +12,7 @@ from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.registry import installation_of
-from celery_partitions.store.commits import commands_of
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.parked_keys import ParkedKeyRecord, park
 from tests.dashboard.declared import Account, pay
 

@@ -32,7 +32,7 @@ from celery_partitions.model.step import step
 from celery_partitions.pipeline.sinks import RedisStream
 from celery_partitions.pipeline.windows import count_windows
 from celery_partitions.store.codec import StateCodec
-from celery_partitions.store.commits import commands_of
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.store.record import SIGNED, UNSIGNED

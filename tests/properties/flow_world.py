@@ -18,8 +18,8 @@ from celery_partitions.model.policy import RetryPolicy
 from celery_partitions.model.step import StepRules, step
 from celery_partitions.pipeline.builder import Built
 from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.commands import commands_of_outputs
 from celery_partitions.store.names import Names
-from celery_partitions.store.outputs import commands_of_outputs
 from tests.model.build import raw_message
 
 NAMES = Names("partition")

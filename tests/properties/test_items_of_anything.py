@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from celery_partitions.model.computation import declare
 from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, Work
 from celery_partitions.model.step import step
-from celery_partitions.store.commits import commands_of
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import ParkedKeyRecord
 from tests.model.build import read, rules, slots_for

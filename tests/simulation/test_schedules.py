@@ -14,10 +14,10 @@ import pytest
 from celery_partitions.model.caller import _Run
 from celery_partitions.model.outcome import Delivery, Emission, Hop, Outcome, Timer
 from celery_partitions.model.rollback import Replay
-from celery_partitions.store import commits
+from celery_partitions.store import commands
+from celery_partitions.store.commands import commands_of_outputs
 from celery_partitions.store.leases import Share
 from celery_partitions.store.names import Names
-from celery_partitions.store.outputs import commands_of_outputs
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
 from tests.simulation.engines import BREAKS, broken
@@ -119,7 +119,7 @@ def test_outputs_in_another_order_are_caught(monkeypatch: pytest.MonkeyPatch) ->
     def reverse(emitted: list[Emission], *others: Any) -> list[list[Any]]:
         return commands_of_outputs(emitted[::-1], *others)
 
-    monkeypatch.setattr(commits, "commands_of_outputs", reverse)
+    monkeypatch.setattr(commands, "commands_of_outputs", reverse)
     assert is_caught()
 
 
@@ -129,7 +129,7 @@ def test_outputs_that_are_lost_now_and_then_are_caught(monkeypatch: pytest.Monke
         kept = [one for one in emitted if not isinstance(one, kind) or commit_number % 7]
         return commands_of_outputs(kept, names, partition, commit_number, number)
 
-    monkeypatch.setattr(commits, "commands_of_outputs", lose)
+    monkeypatch.setattr(commands, "commands_of_outputs", lose)
     assert is_caught()
 
 

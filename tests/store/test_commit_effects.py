@@ -13,7 +13,8 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.items import DeadLetterItem, Delayed, Skipped, Work
 from celery_partitions.model.messages import Headers, open_envelope
 from celery_partitions.model.outcome import Failure, Outcome, Park
-from celery_partitions.store.commits import CommitStore, commands_of
+from celery_partitions.store.commands import commands_of
+from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names

@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from celery_partitions.model.outcome import DeleteResultKeys, FollowUp, Push, Reply, Requeue, SetResultKey
+from celery_partitions.store.commands import commands_of_effects
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.outputs import commands_of_effects
 from tests.store.declared import commit_of, fill, queued
 
 QUEUE = "partition.2"

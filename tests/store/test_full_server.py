@@ -8,11 +8,11 @@ import pytest
 import redis
 
 from celery_partitions.model.errors import SetupError
+from celery_partitions.store.commands import delayed_entry
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.isolation import IsolatedTry, begin_isolated_try
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
-from celery_partitions.store.outputs import delayed_entry
 from celery_partitions.store.topology import agree_on_topology
 from tests.store.declared import commit_of, fill, queued
 from tests.support.server import RedisServer

@@ -11,7 +11,7 @@ import pytest
 from celery_partitions.model.caller import Caller, _Run
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.rollback import Replay
-from celery_partitions.store import commits
+from celery_partitions.store import commands
 from celery_partitions.worker import loop
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.planned_commit import PlannedCommit
@@ -58,17 +58,17 @@ def failed_messages_are_not_undone(patch: Patch) -> None:
 
 
 def outputs_change_places(patch: Patch) -> None:
-    sound = commits.commands_of_outputs
-    patch.setattr(commits, "commands_of_outputs", lambda emitted, *rest: sound(emitted[::-1], *rest))
+    sound = commands.commands_of_outputs
+    patch.setattr(commands, "commands_of_outputs", lambda emitted, *rest: sound(emitted[::-1], *rest))
 
 
 def timers_are_forgotten(patch: Patch) -> None:
-    sound = commits.commands_of_outputs
+    sound = commands.commands_of_outputs
 
     def forgetful(emitted: Any, *rest: Any) -> Any:
         return sound([one for one in emitted if type(one).__name__ != "Timer"], *rest)
 
-    patch.setattr(commits, "commands_of_outputs", forgetful)
+    patch.setattr(commands, "commands_of_outputs", forgetful)
 
 
 def later_messages_overtake_a_parked_one(patch: Patch) -> None:

@@ -1,4 +1,4 @@
-"""What a batch needs from Redis before its step: the partition's parked keys, and the states that are not in memory."""
+"""What a batch needs from Redis before its step: parked keys, the ids that were seen before, and the states that are not in memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Mapping
 import redis
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.deduplication import drop_duplicates, ids_to_look_for
 from celery_partitions.model.items import Item
 from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.deduplication import read_seen_ids
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import mailbox_lengths, read_parked
 from celery_partitions.store.states import is_wrong_type, load_slots, state_sizes
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.owned import Batch, OwnedPartition
 
 #: So many states are read without asking for their sizes.
 FEW_KEYS = 8
@@ -64,3 +66,25 @@ def load_parked(client: redis.Redis, names: Names, owned: OwnedPartition) -> Non
         logger.error(text, owned.partition, error, extra=log_fields(owned.partition))  # noqa: TRY400
         parked = {}
     owned.take_parked(parked, mailbox_lengths(client, names, owned.partition, parked))
+
+
+def drop_known_duplicates(
+    client: redis.Redis,
+    names: Names,
+    computations: Mapping[str, Computation],
+    owned: OwnedPartition,
+    batch: Batch,
+    items: list[Item],
+) -> list[Item]:
+    """The items. A computation with `deduplicate` skips those whose id was seen before.
+
+    `owned.seen` keeps what was found, for the commit. Messages of a mailbox were looked up when they came into the queue.
+    """
+    owned.seen = {}
+    if batch.mailbox_of is not None or all(one.deduplicate_seconds is None for one in computations.values()):
+        return items
+    wanted = {name: (computations[name], ids) for name, ids in ids_to_look_for(items).items()}
+    if not wanted:
+        return items
+    owned.seen = read_seen_ids(client, names, owned.partition, wanted)
+    return drop_duplicates(items, {name: one.ids for name, one in owned.seen.items()})
