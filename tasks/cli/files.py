@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from celery_partitions.cli.csv_rows import nullable_of, with_nulls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.messages import MessageCodec
@@ -66,10 +67,11 @@ def _rows(stream: BinaryIO, form: str, computation: Computation) -> Iterator[Any
 
 
 def _from_csv(lines: _Lines, codec: MessageCodec) -> Iterator[Any]:
+    nullable = nullable_of(codec.annotation)
     for row in csv.DictReader(lines):
         if None in row or None in row.values():
             raise MessageError("the row has more or fewer cells than the header")
-        yield codec.from_text(row)
+        yield codec.from_text(with_nulls(row, nullable))
 
 
 def _from_json(lines: _Lines) -> Iterator[Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import binascii
 import contextlib
-import functools
 import inspect
 import types
 import typing
@@ -22,7 +21,6 @@ from typing import Any, Literal
 import msgspec
 from kombu.utils.json import object_hook
 
-from celery_partitions.model.csv_rows import Nullable, nullable_of, with_nulls
 from celery_partitions.model.errors import DeclarationError, MessageError, describe
 from celery_partitions.model.redaction import unquoted, unquoted_of_pydantic
 
@@ -311,22 +309,14 @@ class MessageCodec:
         except Exception as error:  # the model's own validators
             raise self._misfit(error) from error
 
-    def from_text(self, row: dict[str, str]) -> Any:
-        """A message out of text cells (CSV), each made what its field wants, empty ones null where null is allowed.
-
-        Raises `MessageError` with the field's path.
-        """
+    def from_text(self, cells: dict[str, str | None]) -> Any:
+        """A message out of texts, each converted to its field's type. Raises `MessageError` with the field's path."""
         if self._validate is None and self._wanted is Any:
-            return row
-        cells = with_nulls(row, self._nullable)
+            return cells
         if self._validate is not None:
             return self._validated(cells)
         with self._misfits():
             return msgspec.convert(cells, self._wanted, strict=False)
-
-    @functools.cached_property
-    def _nullable(self) -> Nullable:
-        return nullable_of(self.annotation)
 
     def from_arguments(self, args: Any, kwargs: Any) -> Any:
         """The one message among a task call's arguments. Raises `MessageError` when it is not exactly one."""

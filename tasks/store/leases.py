@@ -1,4 +1,4 @@
-"""Leases: which worker holds which partition (a partition, or the ingress), and by which fencing token.
+"""Leases: which worker holds which partition, and by which fencing token.
 
 Who should hold what is decided at the group's keys (`balance`). It is advice. A worker holds a partition only when a claim on the partition's own
 keys has given it a fencing token, and a commit is refused when that is not the partition's token any more. A worker's leases hold as long as its

@@ -61,7 +61,7 @@ class Dropped(Exception):
 
 
 class PartitionLoop(threading.Thread):
-    """Owns the owned partitions. Told its share by the lease keeper (`follow`), and to end by the boot step (`finish`, `drop`)."""
+    """The loop of the partitions that this worker owns. Told its share by the lease keeper (`follow`), and to end by the boot step (`finish`, `drop`)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One partition (partition or ingress) in its holder's hands: the lease, what was peeked, what waits, the states in memory."""
+"""One partition in its holder's hands: the lease, what was peeked, what waits, the states in memory."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def test_a_type_that_json_can_not_be_made_into_is_refused_when_declared(annotati
 
 
 def test_cells_of_text_become_what_the_fields_want() -> None:
-    assert codec(Stock).from_text({"symbol": "7", "price": "1.5", "at": ""}) == Stock("7", 1.5, None)
+    assert codec(Stock).from_text({"symbol": "7", "price": "1.5", "at": None}) == Stock("7", 1.5, None)
     assert codec(ModelStock).from_text({"symbol": "A", "price": "1.5"}) == ModelStock(symbol="A", price=1.5)
     assert codec().from_text({"price": "1.5"}) == {"price": "1.5"}
     with pytest.raises(MessageError, match="price"):

@@ -10,8 +10,14 @@ import msgspec
 import pydantic
 import pytest
 
+from celery_partitions.cli.csv_rows import nullable_of, with_nulls
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.messages import MessageCodec
+
+
+def message_of(annotation: Any, row: dict[str, str]) -> Any:
+    """As `partitions send` reads a row."""
+    return MessageCodec(annotation, "row").from_text(with_nulls(row, nullable_of(annotation)))
 
 
 @dataclass
@@ -73,7 +79,7 @@ class ModelByEither(pydantic.BaseModel, populate_by_name=True):
     ],
 )
 def test_empty_cells_are_null_where_null_may_be(annotation: Any, row: dict[str, str], message: Any) -> None:
-    assert MessageCodec(annotation, "noted").from_text(row) == message
+    assert message_of(annotation, row) == message
 
 
 @dataclass
@@ -84,7 +90,7 @@ class BothMayBeNull:
 
 @pytest.mark.parametrize("price", ["", "1.5"])
 def test_a_cell_is_the_same_whatever_stands_in_the_others(price: str) -> None:
-    assert MessageCodec(BothMayBeNull, "noted").from_text({"note": "", "price": price}).note is None
+    assert message_of(BothMayBeNull, {"note": "", "price": price}).note is None
 
 
 class Buy(msgspec.Struct, tag="buy"):
@@ -97,7 +103,7 @@ class Sell(msgspec.Struct, tag="sell"):
 
 @pytest.mark.parametrize(("row", "message"), [({"type": "buy", "price": ""}, Buy(None)), ({"type": "sell", "price": ""}, Sell(""))])
 def test_of_tagged_structs_the_rows_own_decides(row: dict[str, str], message: Buy | Sell) -> None:
-    assert MessageCodec(Buy | Sell, "order").from_text(row) == message
+    assert message_of(Buy | Sell, row) == message
 
 
 class ModelStrict(pydantic.BaseModel):
@@ -112,7 +118,7 @@ class Priced:
 @pytest.mark.parametrize("annotation", [Priced, ModelStrict])
 def test_an_empty_cell_of_a_field_that_may_not_be_null_is_refused_with_its_path(annotation: Any) -> None:
     with pytest.raises(MessageError, match=r"\$\.price"):
-        MessageCodec(annotation, "priced").from_text({"price": ""})
+        message_of(annotation, {"price": ""})
 
 
 @dataclass
@@ -125,5 +131,5 @@ class Raises:
 
 def test_what_the_message_class_itself_raises_is_a_refusal_with_its_cause() -> None:
     with pytest.raises(MessageError, match="KeyError: 1") as caught:
-        MessageCodec(Raises, "priced").from_text({"price": "1.5"})
+        message_of(Raises, {"price": "1.5"})
     assert isinstance(caught.value.__cause__, KeyError)
