@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 import redis
@@ -110,13 +111,19 @@ def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iter
     held, left = {}, list(assigned)
     while left:
         some, left = left[:PARTITIONS_IN_ONE_LOOK], left[PARTITIONS_IN_ONE_LOOK:]
-        keys = [key for partition in some for key in (names.meta(partition), *queue_lists(names, partition))]
+        keys = _keys_of(names, tuple(some))
         answer = script("look_at_held").run(client, keys, [worker, len(keys) // len(some)])
         for at, partition in enumerate(some):
             token, edit_version, paused = answer[3 * at : 3 * at + 3]
             if token:
                 held[partition] = _Held(int(token), int(edit_version), bool(paused))
     return held
+
+
+@lru_cache(maxsize=64)
+def _keys_of(names: Names, some: tuple[str, ...]) -> list[str]:
+    """The KEYS of `look_at_held`. Kept, because a share seldom changes."""
+    return [key for partition in some for key in (names.meta(partition), *queue_lists(names, partition))]
 
 
 def _claim(
