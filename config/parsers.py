@@ -105,6 +105,10 @@ def parse_hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def parse_file(text: str) -> str:
     if not Path(text).is_file():
         raise ValueError("the file does not exist")

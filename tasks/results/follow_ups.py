@@ -93,7 +93,7 @@ class FollowUps:
         """Ask the servers what has to be known, once: an outage is an outage here, and not a failure of a message."""
         if not self._secret:
             self.stores_here = why_not_own_backend(self.installation) is None
-            record_messages(self.app, self.installation.group.names)
+            record_messages(self.app, self.installation.group.names, self.installation.settings.follow_up_queues)
             task: Any = type("FollowUpTask", (_FollowUpTask,), {})
             task.bind(self.app)
             self._task = task()

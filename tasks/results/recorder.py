@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from celery import Celery
 from celery.backends.redis import CHORD_CLAIM_EXTEND_LUA, CHORD_CLEANUP_LUA, CHORD_PART_RETURN_LUA
 from kombu.connection import Connection
+from kombu.entity import Queue
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
@@ -98,6 +99,8 @@ class RecordingChannel(virtual.Channel):
     do_restore = False
     #: Whether a queue's name is that of something else that the group keeps in Redis.
     is_taken: Callable[[str], bool]
+    #: Whether a message may send what follows it to that queue.
+    is_allowed: Callable[[str], bool]
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
         if exchange:
@@ -111,6 +114,11 @@ class RecordingChannel(virtual.Channel):
         assert recording is not None
         if self.is_taken(queue):
             raise SetupError(f"what follows a computation is pushed onto a queue, and {queue!r:.80} is a name that the partitions keep for themselves")
+        if not self.is_allowed(queue):
+            raise SetupError(
+                f"what follows a computation is to go to queue {queue!r:.80}, which the app does not name. Whoever can send a message could "
+                "make the worker write there; if it is yours, name it in task_queues, in task_routes or in PARTITIONS_FOLLOW_UP_QUEUES"
+            )
         options = self.connection.client.transport_options
         steps = options.get("priority_steps") or PRIORITY_STEPS
         step = steps[bisect(steps, int(message["properties"].get("priority") or 0)) - 1]
@@ -130,14 +138,50 @@ class _RecordingTransport(virtual.Transport):
     driver_type = "redis"
 
 
-def record_messages(app: Celery, names: Names) -> None:
-    """Make the app's messages go to the recording, where one is on. Called once for an app; harmless when called again."""
+def known_queues(app: Celery, names: Names, more: Iterable[str] = ()) -> Callable[[str], bool]:
+    """Whether a queue is one that the app names: its task_queues, its default queue, what its routes name, the group's own queues, and
+    `more` ("*": all).
+
+    Asked for before the first follow-up: Celery adds each queue that is sent to to the app's queues.
+    """
+    known = {app.conf.task_default_queue, *app.amqp.queues, *more, *_queues_of_routes(app.conf.task_routes)}
+    return lambda queue: "*" in known or queue in known or names.partition_of_queue(queue) is not None
+
+
+def _queues_of_routes(routes: Any) -> Iterator[str]:
+    """The queues that `task_routes` names; what a function will answer is not known."""
+    match routes:
+        case Queue():
+            yield routes.name
+        case Mapping():
+            for name, route in routes.items():
+                if isinstance(route, str):
+                    if name == "queue" or not _is_destination(routes):
+                        yield route
+                else:
+                    yield from _queues_of_routes(route)
+        case list() | tuple():
+            for route in routes:
+                yield from _queues_of_routes(route)
+
+
+def _is_destination(route: Mapping[str, Any]) -> bool:
+    """Whether it is what a route leads to, and no table of routes."""
+    return bool(route.keys() & {"queue", "exchange", "routing_key"})
+
+
+def record_messages(app: Celery, names: Names, more_queues: Iterable[str] = ()) -> None:
+    """Make the app's messages go to the recording, where one is on. Called once for an app; harmless when called again.
+
+    `more_queues`: where they may go beside the queues that the app names.
+    """
     send = app.amqp.send_task_message
     if getattr(send, "records", False):
         return
     options = dict(app.conf.broker_transport_options or {})
     channel = Connection(transport=_RecordingTransport, transport_options=options).channel()
     channel.is_taken = names.is_no_queue
+    channel.is_allowed = known_queues(app, names, more_queues)
     recorder = app.amqp.Producer(channel, auto_declare=False)
 
     def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:

@@ -26,6 +26,8 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
 _numbers = count()
+#: A queue that the app does not name, and to which what follows a message may go all the same.
+APART = "apart"
 
 
 class Client:
@@ -89,7 +91,7 @@ def connected(live: LiveGroup) -> Iterator[Client]:
 @pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
     with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("results"), **ENV) as live:
-        workers = [live.start_worker(module=application.__name__) for _ in range(2)]
+        workers = [live.start_worker(module=application.__name__, PARTITIONS_FOLLOW_UP_QUEUES=APART) for _ in range(2)]
         for worker in workers:
             worker.wait_ready()
         live.wait_owned(by=2)

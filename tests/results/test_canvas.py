@@ -11,7 +11,7 @@ from celery.exceptions import ChordError
 
 from tests.model.build import raw_envelope
 from tests.results.application import Refused, add, gather, quiet, refuse, tried
-from tests.results.conftest import Client
+from tests.results.conftest import APART, Client
 from tests.support.wait import wait_until
 
 PATIENCE = 20
@@ -176,11 +176,11 @@ def test_a_producer_can_not_send_what_only_workers_send(here: Client, key: str) 
 
 
 def test_a_follow_up_that_failed_is_sent_again_by_a_retry(here: Client, key: str) -> None:
-    here.live.client.set(f"{key}-queue", "no list")
-    sent = quiet.apply_async([message(key, 2)], link=[here.sig("double"), here.sig("double").set(queue=f"{key}-queue")])
+    here.live.client.set(APART, "no list")
+    sent = quiet.apply_async([message(key, 2)], link=[here.sig("double"), here.sig("double").set(queue=APART)])
     dead_letter = here.live.dead_letter_of(f"{sent.id}:follow-up")
     assert here.ran() == []  # all that follows, or nothing
-    here.live.client.delete(f"{key}-queue")
+    here.live.client.delete(APART)
     here.live.group.dead_letters.retry([dead_letter], by="a test")
-    wait_until(lambda: here.live.client.llen(f"{key}-queue") == 1)
+    wait_until(lambda: here.live.client.llen(APART) == 1)
     wait_until(lambda: here.ran() == [f"double:{key}:2"])

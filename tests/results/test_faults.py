@@ -124,7 +124,7 @@ def test_a_chord_of_a_stock_worker_and_ours(make_client: MakeClient, last: str) 
 
 
 def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_what_follows_only(make_client: MakeClient) -> None:
-    here = make_client(PARTITIONS_RETRY_ATTEMPTS=0)
+    here = make_client(PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_FOLLOW_UP_QUEUES="wrong")
     here.live.client.set("wrong", "x")
     here.start_worker("-Q", "partition")
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue="wrong"))
