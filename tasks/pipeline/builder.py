@@ -22,7 +22,7 @@ from celery_partitions.model.errors import DeclarationError, KeyExtractionError
 from celery_partitions.model.names_given import check_name
 from celery_partitions.model.sinks import ListSink, Sink, StreamSink
 from celery_partitions.pipeline.annotations import check_types, codec_of_source
-from celery_partitions.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use
+from celery_partitions.pipeline.graph import Collect, End, GraphNode, KeyBy, Pipeline, Source, Use, nodes_before
 from celery_partitions.pipeline.sinks import ComputationSink, SinkConfig
 from celery_partitions.pipeline.sources import SourceConfig
 
@@ -60,7 +60,7 @@ def build(name: str, pipeline: Pipeline) -> Built:
 class _Building:
     def __init__(self, name: str, pipeline: Pipeline) -> None:
         self.name, self.scope = name, f"pipeline {name}"
-        self.nodes = _in_order(pipeline.ends)
+        self.nodes = nodes_before(pipeline.ends)
         self.after: dict[GraphNode, list[GraphNode]] = defaultdict(list)
         for node in self.nodes:
             for before in node.inputs:
@@ -286,18 +286,6 @@ class _Building:
     def warn(self, stage: str, why: str) -> None:
         text = f"application {self.name!r}: stage {stage!r} has one key, and so one state object and no parallelism: {why}"
         self.warnings[text] = None
-
-
-def _in_order(ends: Iterable[GraphNode]) -> list[GraphNode]:
-    """Every node from which an end is reached, in the order of writing down."""
-    found: set[GraphNode] = set()
-    waiting = list(ends)
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += node.inputs
-    return sorted(found, key=lambda node: node.number)
 
 
 def _states_under(roots: Iterable[Node]) -> list[Computation]:

@@ -168,6 +168,18 @@ def _of_windows(windows: RangeWindows | CountWindows) -> Computation:
     )
 
 
+def nodes_before(ends: Iterable[GraphNode]) -> list[GraphNode]:
+    """The ends and every node that leads to one, in the order of writing down: each node comes after its inputs."""
+    found: set[GraphNode] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.inputs
+    return sorted(found, key=lambda node: node.number)
+
+
 #: Functions of one argument, which can't be asked for that.
 _OF_THE_LANGUAGE = (type, types.BuiltinFunctionType, operator.itemgetter, operator.attrgetter, operator.methodcaller)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.pipeline.graph import End, GraphNode, Pipeline, Source, Use
+from celery_partitions.pipeline.graph import End, GraphNode, Pipeline, Source, Use, nodes_before
 from celery_partitions.pipeline.sinks import ComputationSink, SinkConfig
 from celery_partitions.pipeline.sinks import TCPSinkConfig as AnyTCPSink
 from celery_partitions.pipeline.sources import SourceConfig
@@ -39,7 +39,7 @@ def build_application(name: str, pipeline: Pipeline) -> Application:
 
 def told_apart(pipeline: Pipeline) -> Pipeline:
     """The same pipeline with no name used for two things. Stages keep theirs."""
-    nodes = _nodes(pipeline)
+    nodes = nodes_before([*pipeline.ends, *pipeline.open_ends])
     taken = {node.name or node.computation.name for node in nodes if isinstance(node, Use)}
     sinks: dict[str, SinkConfig] = {}
     copies: dict[GraphNode, GraphNode] = {}
@@ -55,18 +55,6 @@ def told_apart(pipeline: Pipeline) -> Pipeline:
             copies[node] = replace(node, inputs=inputs)
     ends = tuple(copies[end] for end in pipeline.ends)
     return Pipeline(tuple(copies[node] for node in pipeline.open_ends), tuple(end for end in ends if isinstance(end, End)))
-
-
-def _nodes(pipeline: Pipeline) -> list[GraphNode]:
-    """All nodes, each after what it has its messages from: a node's number is greater than those before it."""
-    found: set[GraphNode] = set()
-    waiting: list[GraphNode] = [*pipeline.ends, *pipeline.open_ends]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += node.inputs
-    return sorted(found, key=lambda node: node.number)
 
 
 def _sink(config: SinkConfig | ComputationSink, known: dict[str, SinkConfig]) -> SinkConfig | ComputationSink:

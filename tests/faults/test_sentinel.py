@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ import redis
 
 from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
-from tests.support.server import RedisServer, free_port, server_binary
+from tests.support.sentinel import running_sentinel
+from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
 Factory = Callable[..., RedisServer]
@@ -44,31 +43,9 @@ class Watched:
 def watched(server_factory: Factory, tmp_path: Path) -> Iterator[Watched]:
     master = server_factory(appendonly=True)
     replica = server_factory(appendonly=True, config={"replicaof": f"{master.host} {master.port}"})
-    port = free_port()
-    configuration = tmp_path / "sentinel.conf"
-    configuration.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
-        f"sentinel monitor prices {master.host} {master.port} 1\n"
-        "sentinel down-after-milliseconds prices 500\nsentinel failover-timeout prices 5000\n"
-    )
-    with ExitStack() as stack:
-        process = subprocess.Popen(
-            [server_binary(), str(configuration), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        asking = stack.enter_context(redis.Redis(port=port))
-
-        def knows_the_replica() -> bool:
-            try:
-                return bool(asking.execute_command("SENTINEL", "REPLICAS", "prices"))
-            except (redis.ConnectionError, redis.ResponseError):
-                if process.poll() is not None:
-                    pytest.skip("this server's binary is no sentinel")
-                return False
-
-        wait_until(knows_the_replica, timeout=30, message="the sentinel does not see the replica")
-        yield Watched(master, replica, asking, port)
+    options = ("down-after-milliseconds prices 500", "failover-timeout prices 5000")
+    with running_sentinel(master, tmp_path, *options, until=("REPLICAS",)) as (sentinel, port):
+        yield Watched(master, replica, sentinel, port)
 
 
 def answers(client: redis.Redis) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import pytest
+
 from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
 from tests.support.server import RedisServer
@@ -27,28 +29,26 @@ def test_paused_past_lease_and_timeout(own_server: RedisServer, make_live: Calla
     assert all(worker.running for worker in workers)
 
 
-def test_restarted(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
+def restart(server: RedisServer) -> None:
+    server.restart()
+
+
+def kill_and_start(server: RedisServer) -> None:
+    server.kill()
+    server.start()
+
+
+@pytest.mark.parametrize("come_back", [restart, kill_and_start])
+def test_the_server_ends_and_comes_back(
+    own_server: RedisServer, make_live: Callable[..., LiveGroup], come_back: Callable[[RedisServer], None]
+) -> None:
     live = make_live(own_server.url())
     traffic = Traffic(live)
     workers = live.start_workers(2)
     traffic.send(1500)
     for processed in (200, 700):
         traffic.wait_processed(processed)
-        own_server.restart()
-        traffic.check_so_far()
-    traffic.check()
-    assert all(worker.running for worker in workers)
-
-
-def test_killed_and_started_again(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(own_server.url())
-    traffic = Traffic(live)
-    workers = live.start_workers(2)
-    traffic.send(1500)
-    for processed in (200, 700):
-        traffic.wait_processed(processed)
-        own_server.kill()
-        own_server.start()
+        come_back(own_server)
         traffic.check_so_far()
     traffic.check()
     assert all(worker.running for worker in workers)

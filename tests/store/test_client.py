@@ -6,7 +6,6 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from celery_partitions.model.errors import SetupError
 from celery_partitions.store.client import connect
 from celery_partitions_config.settings import Settings
 from tests.support.proxy import Proxy
-from tests.support.server import RedisServer, free_port, server_binary
-from tests.support.wait import wait_until
+from tests.support.sentinel import running_sentinel
+from tests.support.server import RedisServer, free_port
 
 Factory = Callable[..., RedisServer]
 
@@ -59,27 +58,7 @@ def test_socket_urls_in_redis_pys_spelling_and_in_celerys(
 def sentinel(server_factory: Factory, tmp_path: Path) -> Iterator[str]:
     """`host:port` of a sentinel that watches a master named `prices`, with a password."""
     master = server_factory(config={"requirepass": "secret"})
-    port = free_port()
-    configuration = tmp_path / "sentinel.conf"
-    configuration.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
-        f"sentinel monitor prices {master.host} {master.port} 1\nsentinel auth-pass prices secret\n"
-    )
-    with ExitStack() as stack:
-        process = subprocess.Popen(
-            [server_binary(), str(configuration), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        asking = stack.enter_context(redis.Redis(port=port))
-
-        def watches() -> bool:
-            try:
-                return asking.execute_command("SENTINEL", "CKQUORUM", "prices") is not None
-            except (redis.ConnectionError, redis.ResponseError):
-                return False
-
-        wait_until(watches)
+    with running_sentinel(master, tmp_path, "auth-pass prices secret", until=("CKQUORUM",)) as (_, port):
         yield f"127.0.0.1:{port}"
 
 
