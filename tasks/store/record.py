@@ -7,6 +7,9 @@
 
 A record without a header costs nothing for it. The tag covers what the record is of (`Signer`), the format, the header and the payload,
 so nobody can move a record to another key, computation or group, or change its header.
+
+A signature does not say when a record was written. Whoever can write to Redis can put back an older record of the same key, with its right
+signature, and so roll that key back. Only access rights of the server (ACL) keep them from it.
 """
 
 from __future__ import annotations
