@@ -46,7 +46,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory, distributions: Distributions) -> Path:
     """A virtual environment that holds the wheel and the frameworks, and nothing of this checkout."""
-    words = (str(distributions.wheel), *FRAMEWORKS)
+    words = (f"{distributions.wheel}[testing]", *FRAMEWORKS)
     return _once(tmp_path_factory, "environment", lambda folder: make_environment(folder, *words))
 
 

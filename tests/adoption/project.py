@@ -30,6 +30,12 @@ class Process:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    def kill(self) -> None:
+        """Kill the whole group. Harmless when it is gone already."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
     def wait_for(self, text: str) -> Self:
         """Return once it has printed `text`. Raises `AssertionError` with what it printed instead."""
         wait_until(lambda: text in self.log() or self.popen.poll() is not None, SECONDS, message=f"no {text!r}")
@@ -77,8 +83,9 @@ class Project:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._stack.callback(_kill, popen)
-        return Process(popen, log_path)
+        process = Process(popen, log_path)
+        self._stack.callback(process.kill)
+        return process
 
     def run(self, command: str, **variables: str) -> str:
         """Run a command line in the shell until it ends; its standard output. Raises `AssertionError` if it fails."""
@@ -101,9 +108,3 @@ class Project:
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         path = os.pathsep.join([str(self.environment / "bin"), os.environ.get("PATH", os.defpath)])
         return {**kept, "PATH": path, **more}
-
-
-def _kill(popen: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(popen.pid, signal.SIGKILL)
-    popen.wait()

@@ -1,4 +1,4 @@
-"""`make demo` and `make dev`, as a newcomer sees them."""
+"""`make dev` as a newcomer sees it. tests/adoption/test_readme.py runs `make demo`."""
 
 from __future__ import annotations
 
@@ -25,17 +25,6 @@ pytestmark = [pytest.mark.timeout(4 * SECONDS)]
 def environment() -> dict[str, str]:
     """Of a shell in which nothing is set."""
     return {**{name: value for name, value in os.environ.items() if name != "REDIS_URL"}, "PORT": str(free_port())}
-
-
-def test_the_demo_checks_its_result_and_ends_with_what_to_try_next() -> None:
-    demo = [sys.executable, "-m", "celery_partitions.demo"]
-    done = subprocess.run(demo, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=2 * SECONDS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "12154/12154" in done.stderr, "the progress bar does not know its total"
-    *_, verdict, _, _, one, two, three = done.stdout.splitlines()
-    assert verdict == "All states are what plain Python makes of the same messages."
-    targets = [line.split()[:2] for line in (one, two, three)]
-    assert targets == [["make", "dev"], ["make", "test"], ["make", "bench"]]
 
 
 @pytest.fixture
