@@ -58,7 +58,7 @@ class Mail(msgspec.Struct, tag="mail", tag_field="kind"):
     message: bytes
 
 
-class DelayedRecord(msgspec.Struct, tag="later", tag_field="kind"):
+class DelayedRecord(msgspec.Struct, tag="delayed", tag_field="kind"):
     """A delayed message. `entry`: `<commit number>.<number>:<raw message>`; `due` in ms."""
 
     partition: str

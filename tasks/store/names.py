@@ -18,12 +18,12 @@ partition.3\\x06\\x16<3|6|9>          list   where kombu's default options put m
                                            seen:<computation>: when its young ids began (ms)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
-{partition.3}:later                 zset   due (ms) → `<commit number>.<index>:<raw message>`
+{partition.3}:delayed               zset   due (ms) → `<commit number>.<index>:<raw message>`
 {partition.3}:parked                hash   key → JSON {due, attempt, error, dead_letter, …}
 {partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is on the right
 {partition.3}:dead                  hash   dead letter id → JSON
 {partition.3}:dead:raw              hash   dead letter id → the message itself, where it is too long for the JSON
-{partition.3}:tries                 hash   SHA-1 of a message that runs after a worker died → `<token>:<deaths>:<stalls>`, or
+{partition.3}:isolation             hash   SHA-1 of a message that runs after a worker died → `<token>:<deaths>:<stalls>`, or
                                            `hang:<why>`
 {partition.3}:commits               list   JSON of the newest commits (store/recent_commits.py); the newest is on the left
 {partition.3}:seen:<age>:<computation>
@@ -208,7 +208,7 @@ class Names:
         return self._key(partition, f"state:{computation}")
 
     def delayed(self, partition: str) -> str:
-        return self._key(partition, "later")
+        return self._key(partition, "delayed")
 
     def parked(self, partition: str) -> str:
         return self._key(partition, "parked")
@@ -224,7 +224,7 @@ class Names:
         return self._key(partition, "dead:raw")
 
     def isolation(self, partition: str) -> str:
-        return self._key(partition, "tries")
+        return self._key(partition, "isolation")
 
     def commits(self, partition: str) -> str:
         return self._key(partition, "commits")

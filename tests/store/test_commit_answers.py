@@ -170,7 +170,7 @@ def test_wrongtype_when_the_commit_itself_would_make_one_name_two_types(
     assert not client.exists("both", "a-hash")
 
 
-FOREIGN = [f"{QUEUE}\x06\x163", f"{QUEUE}\x06\x169", "{partition.2}:later"]
+FOREIGN = [f"{QUEUE}\x06\x163", f"{QUEUE}\x06\x169", "{partition.2}:delayed"]
 
 
 @pytest.mark.parametrize(("key", "kind"), list(itertools.product(FOREIGN, ["string", "set"])))

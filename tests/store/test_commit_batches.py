@@ -12,7 +12,7 @@ from tests.store.declared import commit_of, fill, queued
 from tests.support.wait import wait_until
 
 QUEUE = "partition.2"
-DELAYED = "{partition.2}:later"
+DELAYED = "{partition.2}:delayed"
 
 
 def sized(client: redis.Redis, names: Names, *, messages: int = 1_000_000, size: int = 10**9) -> CommitStore:

@@ -77,7 +77,7 @@ def test_twenty_thousand_messages_are_forwarded_mailed_and_delayed_in_one_commit
     assert write(store, lease, outcome) == "ok"
     assert queued(store, "partition.1") == raws
     assert queued(store, "{partition.2}:mailbox:k") == raws
-    assert store.client.zcard("{partition.2}:later") == 20_000
+    assert store.client.zcard("{partition.2}:delayed") == 20_000
 
 
 def test_states_go_to_the_hash_of_their_computation_and_keys_keep_their_bytes(store: CommitStore, lease: Lease) -> None:
@@ -100,7 +100,7 @@ def test_messages_delayed_to_one_moment_come_back_in_their_order_over_many_commi
     for commit_number in range(12):
         batch = sent[commit_number * 20 : commit_number * 20 + 20]
         assert write(store, lease, Outcome(delayed=[Delayed(raw, 1.0) for raw in batch]), commit_number=commit_number) == "ok"
-        assert store.client.zcard("{partition.2}:later") == 0
+        assert store.client.zcard("{partition.2}:delayed") == 0
     assert store.send(commit_of(lease, [], commit_number=None, ask=1000)).messages == sent
 
 
@@ -110,7 +110,7 @@ def test_messages_delayed_together_keep_their_order_until_they_are_due(store: Co
     for commit_number in range(12):
         batch = sent[commit_number * 20 : commit_number * 20 + 20]
         write(store, lease, Outcome(delayed=[Delayed(raw, FAR + 0.0004) for raw in batch]), commit_number=commit_number)
-    entries: list[bytes] = store.client.zrange("{partition.2}:later", 0, -1)  # type: ignore[assignment]
+    entries: list[bytes] = store.client.zrange("{partition.2}:delayed", 0, -1)  # type: ignore[assignment]
     assert [entry.partition(b":")[2] for entry in entries] == sent
 
 

@@ -27,7 +27,7 @@ SCRIPTS = {path.name.removesuffix(".lua"): path.read_text() for path in resource
 KEYS_OF = {"TIME": 0, "PUBLISH": 0, "LMOVE": 2, "RENAME": 2}
 #: What a partition and the group keep, as the last part of a key's name.
 KINDS = (
-    "meta", "state:play", "later", "parked", "mailbox:stuck", "dead", "tries", "commits", "seen:young:play once",
+    "meta", "state:play", "delayed", "parked", "mailbox:stuck", "dead", "isolation", "commits", "seen:young:play once",
     "group", "workers", "owners", "since", "policies", "audit", "measurements", "source:numbers",
 )  # fmt: skip
 

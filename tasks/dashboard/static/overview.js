@@ -81,7 +81,7 @@
       parts.owner.removeAttribute("href");
     }
     put(parts.lease, data.lease_age_seconds === null ? "" : "for " + span(data.lease_age_seconds));
-    put(parts.waiting, count(data.waiting) + (data.delayed ? " + " + count(data.delayed) + " later" : ""));
+    put(parts.waiting, count(data.waiting) + (data.delayed ? " + " + count(data.delayed) + " delayed" : ""));
     put(parts.oldest, data.oldest_age_seconds === null ? "" : span(data.oldest_age_seconds) + " old");
     put(parts.in, rate(data.in_per_second));
     put(parts.done, rate(data.done_per_second));
