@@ -103,4 +103,4 @@ def test_our_pages_run_no_inline_script_or_style_and_nothing_from_elsewhere(app:
 def test_a_name_with_more_than_a_name_is_refused(text: str) -> None:
     resolved = resolve(environ={"PARTITIONS_DASHBOARD_HOSTS": text})
     with pytest.raises(SettingsError, match="names without http://"):
-        resolved.check("producers")
+        resolved.check("dashboard")
