@@ -26,13 +26,13 @@ def json_key(key: str) -> dict[str, str]:
 
 def json_parked(one: ParkedKey) -> dict[str, Any]:
     """All that is known of a parked key."""
-    fact = msgspec.structs.asdict(one.fact)
+    record = msgspec.structs.asdict(one.record)
     return {
         **json_key(one.key),
         "partition": one.partition,
         "waiting": one.waiting,
-        "held": one.fact.due is None,
-        **fact,
+        "held": one.record.due is None,
+        **record,
     }
 
 

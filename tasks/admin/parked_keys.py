@@ -33,15 +33,15 @@ class ParkedKey:
 
     key: str
     partition: int
-    fact: ParkedKeyRecord
+    record: ParkedKeyRecord
     #: Messages in its mailbox, the one that failed included.
     waiting: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    record: bytes
-    fact: ParkedKeyRecord
+    stored: bytes
+    record: ParkedKeyRecord
     head: bytes | None
 
 
@@ -86,7 +86,7 @@ class ParkedKeys:
     def of_dead_letter(self, dead_letter: DeadLetter) -> ParkedKey | None:
         """The key whose first waiting message an in-place dead letter tells of; None when there is none (any more)."""
         for parked in self.all() if dead_letter.key is None else self._likely(dead_letter.key):
-            if parked.fact.dead_letter == dead_letter.id:
+            if parked.record.dead_letter == dead_letter.id:
                 return parked
         return None
 
@@ -120,9 +120,9 @@ class ParkedKeys:
             seen = self._see(key)
             if seen is None:
                 return "not-parked"
-            if of is not None and (of.message_id, of.since) != (seen.fact.message_id, seen.fact.since):
+            if of is not None and (of.message_id, of.since) != (seen.record.message_id, seen.record.since):
                 return "changed"
-            if action != "retry" and (seen.head is None or not (seen.fact.error or seen.fact.dead_letter)):
+            if action != "retry" and (seen.head is None or not (seen.record.error or seen.record.dead_letter)):
                 return "not-failed"
             if self._try(key, action, seen, by) == "ok":
                 return "ok"
@@ -145,28 +145,28 @@ class ParkedKeys:
         now = seconds + micros / 1_000_000
         written = self._skipped_dead_letter(key, seen, now) if action == "skip" else None
         if action == "retry":
-            left = msgspec.structs.replace(seen.fact, due=now, attempt=1)
+            left = msgspec.structs.replace(seen.record, due=now, attempt=1)
         else:
             left = ParkedKeyRecord(due=now, attempt=1, since=now)
         detail = {
             "key": key_bytes(key).decode("utf-8", "backslashreplace"),
             "partition": int(partition),
-            "message_id": seen.fact.message_id,
-            "error": seen.fact.error,
-            "dead_letter": seen.fact.dead_letter if written is None else written.id,
+            "message_id": seen.record.message_id,
+            "error": seen.record.error,
+            "dead_letter": seen.record.dead_letter if written is None else written.id,
         }
         answer: bytes = script("edit_parked").run(
             self.client,
             [names.parked(partition), names.mailbox(partition, key), names.meta(partition), names.dead(partition), names.audit],
             [
                 key_bytes(key),
-                digest_of(seen.record),
+                digest_of(seen.stored),
                 "" if seen.head is None else digest_of(seen.head),
                 "keep" if action == "retry" else "take",
                 msgspec.json.encode(left),
                 "" if written is None else written.id,
                 b"" if written is None else msgspec.json.encode(written),
-                (seen.fact.dead_letter or "") if action == "discard" else "",
+                (seen.record.dead_letter or "") if action == "discard" else "",
                 names.changed,
                 *self.audit.words(by, f"parked {action}", detail),
             ],
@@ -176,8 +176,8 @@ class ParkedKeys:
     def _skipped_dead_letter(self, key: str, seen: _Seen, now: float) -> DeadLetter:
         """The in-place dead letter made an ordinary one; a new one when the retries were not used up yet."""
         partition, raw = self._partition(key), seen.head or b""
-        if seen.fact.dead_letter is not None:
-            row = self.client.hget(self.names.dead(partition), seen.fact.dead_letter)
+        if seen.record.dead_letter is not None:
+            row = self.client.hget(self.names.dead(partition), seen.record.dead_letter)
             if row is not None:
                 try:
                     dead_letter = msgspec.json.decode(cast(bytes, row), type=DeadLetter)
@@ -186,15 +186,15 @@ class ParkedKeys:
                     pass
         task, message_id = name_of(raw)
         return DeadLetter(
-            id=seen.fact.dead_letter or f"{partition}-skipped-{uuid.uuid4().hex[:12]}",
+            id=seen.record.dead_letter or f"{partition}-skipped-{uuid.uuid4().hex[:12]}",
             partition=partition,
             reason="skipped",
-            error=seen.fact.error,
-            trace=seen.fact.trace,
+            error=seen.record.error,
+            trace=seen.record.trace,
             task=task,
             message_id=message_id,
             key=key_bytes(key).decode("utf-8", "backslashreplace"),
-            attempts=max(0, seen.fact.attempt - 1),
+            attempts=max(0, seen.record.attempt - 1),
             died_at=now,
             raw=base64.b64encode(raw).decode(),
         )

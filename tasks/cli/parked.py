@@ -44,10 +44,10 @@ def print_parked(found: Sequence[ParkedKey], now: float) -> None:
                 shown_key(one.key),
                 one.partition,
                 one.waiting,
-                span(now - one.fact.since) if one.fact.since else "-",
-                one.fact.attempt,
-                _due(one.fact.due, now),
-                one.fact.error[:MAX_ERROR_CHARACTERS],
+                span(now - one.record.since) if one.record.since else "-",
+                one.record.attempt,
+                _due(one.record.due, now),
+                one.record.error[:MAX_ERROR_CHARACTERS],
             )
             for one in found
         ],
@@ -72,7 +72,7 @@ def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     Columns: waiting messages, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
     """
     group = installation_in(context).group
-    found = sorted(group.parked_keys.all(), key=lambda one: one.fact.since)[:limit]
+    found = sorted(group.parked_keys.all(), key=lambda one: one.record.since)[:limit]
     if as_json:
         print_json([json_parked(one) for one in found])
     else:
@@ -114,7 +114,7 @@ def skip(
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Skip the failed message of {_named(chosen)}? The key continues without it.", yes)
-    count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one.fact))
+    count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one.record))
     print_done(as_json, {"skipped": count}, f"{counted(count, 'message')} moved to the dead letters; the keys continue")
 
 
@@ -131,7 +131,7 @@ def discard(
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Delete the failed message of {_named(chosen)} permanently?", yes)
-    count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one.fact))
+    count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one.record))
     print_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys continue")
 
 
@@ -153,7 +153,7 @@ def _named(chosen: Sequence[ParkedKey]) -> str:
     if len(chosen) != 1:
         return counted(len(chosen), "key")
     (one,) = chosen
-    return f"the key {shown_key(one.key)!r} ({escape(one.fact.error)[:MAX_ERROR_CHARACTERS]})"
+    return f"the key {shown_key(one.key)!r} ({escape(one.record.error)[:MAX_ERROR_CHARACTERS]})"
 
 
 def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> int:

@@ -109,11 +109,11 @@ class ParkedAction(Action):
         seen = keys.get(key)
         if seen is None:
             return "not-parked"
-        if asked.since is not None and (asked.message_id, asked.since) != (seen.fact.message_id, seen.fact.since):
+        if asked.since is not None and (asked.message_id, asked.since) != (seen.record.message_id, seen.record.since):
             return "changed"
         if what == "retry":
             return keys.retry(key, by=self.who)
-        return (keys.skip if what == "skip" else keys.discard)(key, by=self.who, of=seen.fact)
+        return (keys.skip if what == "skip" else keys.discard)(key, by=self.who, of=seen.record)
 
 
 class SetState(Action):

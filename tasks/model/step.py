@@ -281,7 +281,7 @@ class _Step:
         return True
 
     def fail(self, item: Work, error: BaseException) -> Calls[bool]:
-        """Undo what the failed try did, then park its key or bury it. False ends the step before the message."""
+        """Undo what the failed try did, then park its key or make a dead letter of the message. False ends the step before the message."""
         at = self.failed_at(item)
         failure = failure_of(item, error, self.attempt, at)
         try:
@@ -300,17 +300,17 @@ class _Step:
                 self.add_dead_letter(item, "computation-failed", failure.error, failure.trace, failure.attempt)
                 return True
             case TryAgain(seconds):
-                parking = Park(failure, seconds, used_up=False)
+                park = Park(failure, seconds, used_up=False)
             case Wait(seconds=wait, pause=pause):
-                parking = Park(failure, wait, used_up=True)
+                park = Park(failure, wait, used_up=True)
                 self.out.pause = self.out.pause or pause
             case _:
                 assert_never(follows)
         if self.mailbox_of is not None:
             # By the mailbox's name: the key extractor may have changed since the message was parked.
-            self.out.parked[self.mailbox_of] = parking
+            self.out.parked[self.mailbox_of] = park
             return False
-        self.out.parked[item.key] = parking
+        self.out.parked[item.key] = park
         self.out.mailed.setdefault(item.key, []).append(item.raw)
         return True
 

@@ -84,7 +84,7 @@ def commands_of(
         commands += split(["ZADD", names.delayed(partition)], entries)
     if outcome.emitted:
         commands += commands_of_outputs(outcome.emitted, names, partition, commit_number, len(outcome.delayed))
-    commands += [park(names, partition, key, fact) for key, fact in parked.items()]
+    commands += [park(names, partition, key, record) for key, record in parked.items()]
     dead_letters = [
         dead_letter_of(dead_letter_item, f"{partition}-{commit_number}-{number}", partition, attempts, now)
         for number, (dead_letter_item, attempts) in enumerate(outcome.dead)

@@ -30,9 +30,9 @@ class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
     since: float = 0.0
 
 
-def park(names: Names, partition: str, key: str, fact: ParkedKeyRecord) -> list[Any]:
+def park(names: Names, partition: str, key: str, record: ParkedKeyRecord) -> list[Any]:
     """The command that parks a key, or tells anew of a parked one."""
-    return ["HSET", names.parked(partition), key_bytes(key), _json(fact)]
+    return ["HSET", names.parked(partition), key_bytes(key), _json(record)]
 
 
 def unpark(names: Names, partition: str, key: str) -> list[Any]:

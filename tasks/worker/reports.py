@@ -92,7 +92,7 @@ class Reports:
         if self.measurer is not None:
             self.measurer.fenced(partition)
 
-    def log_failure(self, partition: str, failure: Failure, parking: Park | None) -> None:
+    def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
         item = failure.item
         logger.warning(
             "%s of key %r raised %s (message %s, try %d); %s",
@@ -101,7 +101,7 @@ class Reports:
             failure.error,
             item.envelope.headers.id,
             failure.attempt,
-            _what_follows(parking),
+            _what_follows(park),
             extra=log_fields_of(partition, item, attempt=failure.attempt, error=failure.error),
         )
 
@@ -226,9 +226,9 @@ def _called_with(body: bytes) -> tuple[str, str]:
         return body.decode("utf-8", "replace"), "{}"
 
 
-def _what_follows(parking: Park | None) -> str:
-    if parking is None:
+def _what_follows(park: Park | None) -> str:
+    if park is None:
         return "no retry is left"
-    if parking.seconds is None:
+    if park.seconds is None:
         return "no retry is left, and the key waits for an operator"
-    return f"the key waits; the next try is in {parking.seconds:.1f} s"
+    return f"the key waits; the next try is in {park.seconds:.1f} s"

@@ -65,7 +65,7 @@ def test_parked_keys_are_listed_with_what_waits(parked: ParkedKeys) -> None:
     found = {one.key: one for one in parked.all()}
     assert found.keys() == {*KEYS, "held"}
     assert all(one.partition == partition_of(key, 4) and one.waiting == 3 for key, one in found.items())
-    assert (found["held"].fact.due, found["a"].fact) == (None, FACT)
+    assert (found["held"].record.due, found["a"].record) == (None, FACT)
     assert parked.get("a") == found["a"]
     assert parked.get("unknown") is None
 
@@ -79,7 +79,7 @@ def test_hundreds_of_parked_keys_are_scanned_each_once(parked: ParkedKeys) -> No
 def test_a_record_that_is_not_ours_is_a_parked_key_too(parked: ParkedKeys, client: redis.Redis) -> None:
     client.hset(parked.names.parked("2"), KEY, b"\xff{")
     found = parked.get(KEY)
-    assert found is not None and (found.fact.attempt, found.waiting) == (1, 0)
+    assert found is not None and (found.record.attempt, found.waiting) == (1, 0)
     assert parked.retry(KEY, by="me") == "ok"
     assert parked.get(KEY) is None, "nothing waits for it"
 
@@ -91,9 +91,9 @@ def test_retry_makes_the_first_message_due_now_in_its_place_with_all_its_tries(
     park(parked, key, dead_letter="x-1", due=None)
     assert parked.retry(key, by="me") == "ok"
     found = parked.get(key)
-    assert found is not None and found.fact.due is not None
-    assert abs(found.fact.due - parked.client.time()[0]) < 60
-    assert (found.fact.attempt, found.fact.dead_letter, found.fact.since) == (1, "x-1", 5.0)
+    assert found is not None and found.record.due is not None
+    assert abs(found.record.due - parked.client.time()[0]) < 60
+    assert (found.record.attempt, found.record.dead_letter, found.record.since) == (1, "x-1", 5.0)
     assert mailbox(parked, store, key) == [b"failed", b"next", b"last"]
     assert dead_letters(parked)["x-1"].in_place, "the engine deletes it when the message succeeds"
 
@@ -109,7 +109,7 @@ def test_skip_makes_the_in_place_dead_letter_an_ordinary_one_and_the_key_goes_on
     assert (dead_letter.in_place, dead_letter.reason, base64.b64decode(dead_letter.raw)) == (False, "computation-failed", b"failed")
     found = parked.get(key)
     assert found is not None
-    assert (found.fact.attempt, found.fact.dead_letter, found.fact.error, found.fact.message_id) == (1, None, "", None)
+    assert (found.record.attempt, found.record.dead_letter, found.record.error, found.record.message_id) == (1, None, "", None)
 
 
 def test_skip_before_the_retries_are_used_up_makes_a_dead_letter(parked: ParkedKeys) -> None:
@@ -238,7 +238,7 @@ def test_retry_of_an_in_place_dead_letter_is_in_its_place(parked: ParkedKeys, st
     assert store_of_dead_letters.retry(list(dead_letters(parked).values()), by="me") == 1
     assert (mailbox(parked, store), queued(store, "partition.2")) == ([b"failed", b"next", b"last"], [])
     found = parked.get(KEY)
-    assert found is not None and found.fact.due is not None
+    assert found is not None and found.record.due is not None
 
 
 def test_discard_of_an_in_place_dead_letter_lets_the_key_go_on(parked: ParkedKeys, store: CommitStore) -> None:

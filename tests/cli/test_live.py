@@ -71,7 +71,7 @@ def held(live: LiveGroup, key: str) -> ParkedKey:
 
     def look() -> ParkedKey | None:
         found = live.group.parked_keys.get(key)
-        return found if found is not None and found.fact.due is None else None
+        return found if found is not None and found.record.due is None else None
 
     return wait_until(look, PATIENCE_SECONDS, message="the key is not held")
 

@@ -131,7 +131,7 @@ class Operators(Producers):
         if resumed := resume(self.client, self.names, partitions, by="me"):
             self.tell(f"an operator resumes partitions {resumed}", "resume")
         for parked in list(self.group.parked_keys.all()):
-            if parked.fact.due is None:
+            if parked.record.due is None:
                 self.tell(f"an operator retries the held {parked.key}", "release")
                 assert self.group.parked_keys.retry(parked.key, by="me") == "ok"
 
@@ -140,7 +140,7 @@ class Operators(Producers):
         parked = sorted(self.group.parked_keys.all(), key=lambda one: one.key)
         if parked:
             chosen = self.random.choice(parked)
-            key, fact = chosen.key, chosen.fact
+            key, fact = chosen.key, chosen.record
             keys, action = self.group.parked_keys, self.random.choice(("retry", "skip", "discard"))
             if action != "retry" and not fact.error:
                 return

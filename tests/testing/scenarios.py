@@ -49,9 +49,9 @@ def seen(scenario: Scenario, view: View) -> dict[str, Any]:
         (one.task or "", one.key or "", one.reason, one.error, one.attempts, one.in_place) for one in dead_letters
     )
     found["parked"] = {
-        key: (one.fact.error, one.fact.attempt, one.waiting, one.fact.due is None)
+        key: (one.record.error, one.record.attempt, one.waiting, one.record.due is None)
         for key, one in view.parked.items()
-        if one.fact.task in mine
+        if one.record.task in mine
     }
     return found
 

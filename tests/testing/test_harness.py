@@ -127,10 +127,10 @@ def test_retries_come_each_at_its_time() -> None:
     with harness(applications["failing: dead_letter"]) as h:
         h.send(Amount("a", 13))
         parked = h.parked["a"]
-        assert (parked.fact.attempt, parked.fact.error) == (2, "ValueError: 13 is unlucky")
-        assert parked.fact.due == pytest.approx(h.now + 0.05)
+        assert (parked.record.attempt, parked.record.error) == (2, "ValueError: 13 is unlucky")
+        assert parked.record.due == pytest.approx(h.now + 0.05)
         h.advance(milliseconds=50)
-        assert h.parked["a"].fact.attempt == 3
+        assert h.parked["a"].record.attempt == 3
         h.advance(milliseconds=99)
         assert not h.dead_letters
         h.advance(milliseconds=1)
@@ -185,7 +185,7 @@ def test_values_that_json_has_not_want_a_signing_key_as_in_a_worker() -> None:
     told = applications["branch"]
     with harness(told, settings=Settings()) as h:
         h.send(Amount("a", 1))
-        assert "PARTITIONS_STATE_SIGNING_KEY" in h.parked["a"].fact.error
+        assert "PARTITIONS_STATE_SIGNING_KEY" in h.parked["a"].record.error
     with harness(told, settings=Settings(state_signing_keys=(b"sixteen characters",))) as h:
         h.send(Amount("a", 1))
         assert h.outputs("shout") == [("a", 2)]
