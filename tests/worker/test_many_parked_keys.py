@@ -19,7 +19,7 @@ KEYS = 300
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
     """A parked key is tried again at once, for ever."""
-    return make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.001)
+    return make_live(PARTITIONS=1, PARTITIONS_BATCH_SECONDS=60, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.001)
 
 
 @pytest.fixture
