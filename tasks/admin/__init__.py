@@ -1,1 +1,1 @@
-"""What an operator sees of a running group and does to it: functions that return values, for the commands and the dashboard."""
+"""Operations on a running group: functions that return values, used by the commands and the dashboard."""

@@ -1,4 +1,4 @@
-"""The record of what operators did: who, when, what, and what was there before and after. A bounded stream in Redis."""
+"""The audit: who did what and when, with the old and the new value. A bounded stream in Redis."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from celery_partitions.admin.state_json import plain_value
 from celery_partitions.model.errors import encodable
 from celery_partitions.store.names import Names
 
-#: Older records go; at some hundred bytes each, a megabyte or two.
+#: Older records are deleted. A record takes some hundred bytes, so the audit takes a megabyte or two.
 MAX_RECORDS = 10_000
-#: Of one value in a record, characters of its JSON; a longer one is cut, and says so.
+#: The longest JSON of one value in a record. A longer one is cut and ends with "…".
 MAX_VALUE_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One thing that an operator did."""
+    """One action of an operator."""
 
     #: Seconds since the epoch, by the server's clock.
     at: float
@@ -30,17 +30,17 @@ class AuditRecord:
 
 
 class Audit:
-    """The audit of a group. `words` makes the end of a script's ARGV; `add` writes where there is no script."""
+    """The audit of a group. A script that changes something writes the record itself, from `words`; without a script use `add`."""
 
     def __init__(self, client: redis.Redis, names: Names) -> None:
         self.client, self.names = client, names
 
     def words(self, who: str, what: str, detail: dict[str, Any]) -> list[Any]:
-        """How many records to keep, who, what, detail: the arguments of a script that writes its own record."""
+        """The last ARGV of a script that writes its own record: how many records to keep, who, what, detail."""
         return [MAX_RECORDS, encodable(who), what, msgspec.json.encode(detail)]
 
     def add(self, client: redis.Redis, who: str, what: str, detail: dict[str, Any]) -> None:
-        """Write a record; `client` may be a MULTI pipeline that does the thing too."""
+        """Write a record. `client` may be a MULTI pipeline that also makes the change."""
         limit, *values = self.words(who, what, detail)
         fields: Any = dict(zip(("who", "what", "detail"), values, strict=True))
         client.xadd(self.names.audit, fields, maxlen=limit, approximate=True)
@@ -52,7 +52,7 @@ class Audit:
 
 
 def shortened(value: Any) -> Any:
-    """A value as a record keeps it: plain and whole, or the beginning of its JSON."""
+    """The value in the form that a record keeps: plain values, or the beginning of their JSON if it is too long."""
     plain = plain_value(value)
     text = msgspec.json.encode(plain).decode()
     return plain if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"

@@ -1,4 +1,4 @@
-"""Which dead letters an operator means, and like failures together: the same for the commands and the pages."""
+"""Selects dead letters and groups similar ones, for the commands and for the pages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from celery_partitions.store.dead_letters import DeadLetter
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQuery:
-    """All four must fit; an empty one fits every dead letter."""
+    """A dead letter fits if all four fields match. An empty field matches every dead letter."""
 
-    #: In key, id, message id, task, error, traceback or the message; upper and lower case are the same.
+    #: Searched in key, id, message id, task, error, traceback and message. Case does not matter.
     text: str = ""
     partition: str = ""
     reason: str = ""
@@ -29,7 +29,7 @@ class DeadLetterQuery:
         return bool(self.text or self.partition or self.reason or self.fingerprint)
 
     def fits(self, dead_letter: DeadLetter) -> bool:
-        """Whether a dead letter is one of those that are meant."""
+        """Whether the dead letter matches the query."""
         if self.partition not in ("", dead_letter.partition) or self.reason not in ("", dead_letter.reason):
             return False
         if self.fingerprint not in ("", fingerprint(dead_letter)):
@@ -42,19 +42,19 @@ class DeadLetterQuery:
         return any(wanted in (field or "").casefold() for field in fields) or wanted in _message(one).casefold()
 
     def places(self, dead_letters: DeadLetters) -> list[DeadLetterPlace]:
-        """Where all that fit are, the first that died first."""
+        """The places of all dead letters that match, oldest first."""
         return sorted((DeadLetterPlace.of(one) for one in dead_letters.all() if self.fits(one)), key=died)
 
 
 class DeadLetterGroup:
-    """Like failures: counted, and the places of the newest `limit`. Keeps no message in memory."""
+    """Similar failures: their number, and the places of the newest `limit`. Keeps no message in memory."""
 
     def __init__(self, fingerprint: str, limit: int) -> None:
         self.fingerprint, self.limit = fingerprint, limit
         self.count, self.in_place = 0, 0
         self.oldest_died_at = math.inf
         self.newest_died_at = 0.0
-        #: Of the newest.
+        #: Those of the newest dead letter.
         self.reason, self.error = "", ""
         self.task: str | None = None
         self._last: Any = ()
@@ -72,12 +72,12 @@ class DeadLetterGroup:
 
     @property
     def newest(self) -> list[DeadLetterPlace]:
-        """The newest first."""
+        """The places of the newest dead letters, newest first."""
         return [place for _, place in sorted(self._newest, reverse=True)]
 
 
 def grouped(dead_letters: Iterable[DeadLetter], limit: int = 1) -> list[DeadLetterGroup]:
-    """Like failures together, the most frequent first; of each the newest `limit`."""
+    """Group similar failures, the most frequent first. Each group keeps the places of its newest `limit` dead letters."""
     found: dict[str, DeadLetterGroup] = {}
     for one in dead_letters:
         name = fingerprint(one)
@@ -89,7 +89,7 @@ def grouped(dead_letters: Iterable[DeadLetter], limit: int = 1) -> list[DeadLett
 
 
 def message_text(dead_letter: DeadLetter) -> str:
-    """What the message's body says, which is base64 in most messages; empty when the message is kept apart."""
+    """The decoded body of the message (most bodies are base64). Empty if the message is stored separately."""
     return "" if dead_letter.apart else str(json_message(base64.b64decode(dead_letter.raw))["text"])
 
 

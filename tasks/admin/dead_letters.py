@@ -1,4 +1,4 @@
-"""Dead letters, as an operator handles them: list, show, retry, discard; and the fingerprint that like failures share."""
+"""Operators' actions on dead letters: list, show, retry, discard; and the fingerprint that similar failures share."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.scripts import script
 
-#: Frames of the language, of installed packages and of the step are not where a user's failure is.
+#: A traceback's frames. Those of Python, of installed packages and of our own step are not the user's code.
 _FRAME = re.compile(r'^  File "(?P<file>[^"\n]*)", line \d+, in (?P<function>.*)\n(?:    (?P<line>.*))?', re.MULTILINE)
 _NOT_OWN = re.compile(r"site-packages|dist-packages|lib/python3|<frozen |(?:tasks|celery_partitions)/(?:model|worker|store)/")
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
 _NUMBER = re.compile(r"[0-9]+")
-#: Of one reading round trip, about: a dead letter has up to 1.3 MB.
+#: About this much is read in one round trip. A dead letter may take 1.3 MB.
 PAGE_BYTES = 4_000_000
-#: Letters of one reading round trip while nothing is known of their size, and of any.
+#: Dead letters in the first round trip, when their size is not known yet, and in any.
 FIRST_PAGE, MAX_OF_A_PAGE = 8, 100
-#: Ids that an audit record names of one action on many dead letters.
+#: How many ids an audit record lists for one action.
 MAX_IDS = 100
 
 
 class DeadLetterPlace(NamedTuple):
-    """Where a dead letter is and when it died, without its message: of these any number can be kept."""
+    """A dead letter's place and time, without its message: small enough to keep any number in memory."""
 
     id: str
     partition: str
@@ -54,7 +54,7 @@ class DeadLetters:
         self.parked = ParkedKeys(client, names, partitions, self.audit)
 
     def all(self) -> Iterator[DeadLetter]:
-        """Every dead letter, scanned, in no order."""
+        """Every dead letter, in no particular order. Scans Redis page by page."""
         for partition in partitions_and_ingress(self.partitions):
             cursor, count = 0, FIRST_PAGE
             while True:
@@ -68,14 +68,14 @@ class DeadLetters:
                 count = max(1, min(fitting, 2 * count, MAX_OF_A_PAGE))
 
     def count(self) -> int:
-        """How many there are."""
+        """The number of dead letters."""
         with self.client.pipeline(transaction=False) as pipe:
             for partition in partitions_and_ingress(self.partitions):
                 pipe.hlen(self.names.dead(partition))
             return sum(pipe.execute())
 
     def get(self, dead_letter_id: str) -> DeadLetter | None:
-        """One dead letter by its id; None when there is none (any more)."""
+        """The dead letter with this id; None if there is none (any more)."""
         field = dead_letter_id.encode("utf-8", "surrogateescape")
         all_partitions = partitions_and_ingress(self.partitions)
         with self.client.pipeline(transaction=False) as pipe:
@@ -87,7 +87,7 @@ class DeadLetters:
         )
 
     def whole(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace]) -> Iterator[DeadLetter]:
-        """Those that are still there, as they are now, with few of their messages in memory at a time."""
+        """The dead letters that still exist, read again in small pages, so that few messages are in memory together."""
         for start in range(0, len(dead_letters), FIRST_PAGE):
             page = [(one.id.encode("utf-8", "surrogateescape"), one.partition) for one in dead_letters[start : start + FIRST_PAGE]]
             with self.client.pipeline(transaction=False) as pipe:
@@ -99,9 +99,10 @@ class DeadLetters:
                     yield _read(field, row, partition)
 
     def retry(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
-        """Try each again, in the order given (`died`): `in_place` ones where they stand, others at the end of the queue they died in.
+        """Retry each, in the given order (sort by `died`). An `in_place` one is retried in its original position; any other goes to
+        the end of the queue it came from.
 
-        Returns how many were still dead letters.
+        Returns how many of them still existed.
         """
         self._record(by, "dead-letters retry", dead_letters)
         back = 0
@@ -125,7 +126,7 @@ class DeadLetters:
         return back
 
     def discard(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
-        """Delete them for good, and the messages of those that are in their place. Returns how many were there."""
+        """Delete them permanently, including the waiting messages of `in_place` ones. Returns how many still existed."""
         self._record(by, "dead-letters discard", dead_letters)
         gone = 0
         for dead_letter in self.whole(dead_letters):
@@ -139,7 +140,7 @@ class DeadLetters:
         return gone
 
     def raw(self, dead_letter: DeadLetter) -> bytes:
-        """The message itself, which may be hundreds of megabytes where it is kept apart."""
+        """The message itself. One that is stored separately may take hundreds of megabytes."""
         if not dead_letter.apart:
             return base64.b64decode(dead_letter.raw)
         return cast(bytes, self.client.hget(self.names.dead_raw(dead_letter.partition), dead_letter.id) or b"")
@@ -151,18 +152,18 @@ class DeadLetters:
 
 
 def died(dead_letter: DeadLetter | DeadLetterPlace) -> tuple[float, list[tuple[int, str]]]:
-    """To sort by, so that the dead letters of a key go back in their order: when a dead letter died, and the numbers in its id.
+    """The sort key that keeps the order of a key's messages: the time of the dead letter, then the numbers in its id.
 
-    A commit's dead letters died at one moment, and have its commit number and their number in it.
+    All dead letters of one commit have the same time. Their ids contain the commit number and their number in the commit.
     """
     numbers = _NUMBER.findall(dead_letter.id)
-    return dead_letter.died_at, [(len(number), number) for number in numbers]  # as text: an id that is not ours may be of any length
+    return dead_letter.died_at, [(len(number), number) for number in numbers]  # compared as text, because a foreign id may have any number of digits
 
 
 def fingerprint(dead_letter: DeadLetter) -> str:
-    """Eight hex digits that like failures share: reason, computation, the error's type, and where in one's own code.
+    """Eight hex digits that similar failures share: same reason, computation, error type and place in the user's code.
 
-    Where: file, function and text of the line, not its number, so that an edit above it does not part the group.
+    The place is file, function and text of the line. The line number is left out, so that an edit above it keeps the group together.
     """
     where = ""
     for frame in _FRAME.finditer(dead_letter.trace):
@@ -175,9 +176,9 @@ def fingerprint(dead_letter: DeadLetter) -> str:
 
 
 def raw_text(dead_letter: DeadLetter) -> str:
-    """The raw message as text, for people; of one that is kept apart only that it is."""
+    """The raw message as text for people, or a note that it is stored separately."""
     if dead_letter.apart:
-        return f"(kept apart, because it is long: field {dead_letter.id} of the hash dead:raw of its partition)"
+        return f"(too long to show, and stored separately: field {dead_letter.id} of the hash dead:raw of its partition)"
     return base64.b64decode(dead_letter.raw).decode("utf-8", "backslashreplace")
 
 
@@ -186,7 +187,7 @@ def _read(field: bytes, row: bytes, partition: str) -> DeadLetter:
         dead_letter = msgspec.json.decode(row, type=DeadLetter)
         base64.b64decode(dead_letter.raw, validate=True)
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
-        # Somebody else wrote into the hash: show it, so that it can be discarded.
+        # Not written by us. Show it, so that an operator can discard it.
         raw = base64.b64encode(row).decode()
         name = field.decode("utf-8", "backslashreplace")
         return DeadLetter(name, partition, "unreadable-record", "not written by a worker", "", None, None, None, 0, 0.0, raw)

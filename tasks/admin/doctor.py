@@ -1,7 +1,7 @@
-"""What an operator should know of the server, the group and this process before it costs messages: each with its mend.
+"""Health checks of the server, the group and this process, each with its fix.
 
-A check never raises for what it finds. What the server does not tell (a managed one, a restricted user) is said, and not held
-against it.
+A check never raises for what it finds. What a server refuses to report (a managed server, a restricted user) counts as ok, and the
+text says so.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from celery_partitions_config.settings import Resolved, Settings
 
 Verdict = Literal["ok", "warn", "bad"]
 
-#: Producers' clocks decide when an `eta` is due and what has expired, the server's clock decides about leases.
+#: Producers' clocks decide when an `eta` is due and when a message expires. The server's clock decides about leases.
 SKEW_TO_WARN_SECONDS, BAD_SKEW_SECONDS = 1.0, 60.0
-#: Of the server's memory in use: above the first there is time to act, above the second hardly.
+#: Shares of the server's memory in use. Above the first there is time to act; above the second there is hardly any.
 MEMORY_TO_WARN, BAD_MEMORY = 0.75, 0.9
-#: Of a worker that owns partitions: 4 of the loop and the lease keeper each at most, the others are Celery's. A test counts them.
+#: Connections of one worker: at most 4 each for the loop and the lease keeper, the rest are Celery's. A test counts them.
 CONNECTIONS_PER_WORKER = 16
-#: What this was made with; older ones lack what is used.
+#: The oldest versions that have everything we use.
 LIBRARIES = {"celery": (5, 7), "kombu": (5, 7), "redis": (8,)}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the doctor's."""
+    """One line of the report."""
 
     subject: str
     verdict: Verdict
@@ -47,15 +47,15 @@ class Check:
 
 
 def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check]:
-    """All checks, in the order in which an operator wants them."""
+    """Run all checks; the most basic ones come first."""
     before = time.time()
     try:
         seconds, micros = client.time()
         info: dict[str, Any] = client.info()
     except UNWELL as error:
-        return [Check("server", "bad", f"can't be reached: {error}. Start it, or correct REDIS_URL"), *_libraries()]
+        return [Check("server", "bad", f"not reachable: {error}. Start it, or correct REDIS_URL"), *_libraries()]
     except redis.ResponseError as error:
-        return [Check("server", "bad", f"refuses to be asked: {error}. Give the user TIME and INFO"), *_libraries()]
+        return [Check("server", "bad", f"refuses TIME or INFO: {error}. Allow both commands for this Redis user"), *_libraries()]
     skew = seconds + micros / 1e6 - (before + time.time()) / 2
     return [
         *_server(client, info),
@@ -75,21 +75,21 @@ def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check
 
 
 def judge_settings(resolved: Resolved, misspelt: Mapping[str, str]) -> list[Check]:
-    """Values that can't be used, and variables that look like a setting's (`misspelt`: with the name that was meant)."""
+    """Check for values that are not valid and for misspelt variables (`misspelt`: variable → the name that was probably meant)."""
     checks = [Check("settings", "bad", str(error)) for error in resolved.refused.values()]
     checks += [Check("settings", "warn", f"{name} is not a setting. Did you mean {meant}?") for name, meant in misspelt.items()]
-    return checks or [Check("settings", "ok", "every value can be used (celery -A APP partitions settings lists them)")]
+    return checks or [Check("settings", "ok", "every value is valid (celery -A APP partitions settings lists them)")]
 
 
 def _server(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
-    """What a worker looks at when it starts; a subject that it has nothing to say of is well."""
+    """The checks that a worker makes when it starts. A subject without a finding is ok."""
     found: dict[str, Finding] = {finding.subject: finding for finding in look_at_server(client)}
     name = "Valkey" if "valkey_version" in info else "Redis"
     well = {
         "version": f"{name} {info.get('valkey_version') or info.get('redis_version')}",
         "eviction": "nothing is evicted",
         "role": "a master",
-        "persistence": "append-only file" if info.get("aof_enabled") else "snapshots: a crash loses what came after the last",
+        "persistence": "append-only file" if info.get("aof_enabled") else "snapshots: a crash loses everything since the last one",
     }
     for subject, text in well.items():
         finding = found.get(subject)
@@ -102,36 +102,36 @@ def _server(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
 def _fsync(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
     for what, mark in (("append-only file", "aof_last_write_status"), ("snapshot", "rdb_last_bgsave_status")):
         if info.get(mark, "ok") != "ok":
-            yield Check("fsync", "bad", f"the last write of the {what} failed: look at the disk, and at the server's log")
+            yield Check("fsync", "bad", f"the last write of the {what} failed. Check the disk and the server's log")
     if not info.get("aof_enabled"):
         return
     policy = _configured(client, "appendfsync")
     match policy:
         case "always":
-            yield Check("fsync", "ok", "always: what was answered is on the disk")
+            yield Check("fsync", "ok", "always: every confirmed write is on disk")
         case "everysec":
             yield Check("fsync", "ok", "everysec: a power failure can lose the last second or two")
         case "no":
-            mend = "set appendfsync everysec, or always"
-            yield Check("fsync", "warn", f"no: a power failure can lose what the system had not written, some 30 s; {mend}")
+            fix = "Set appendfsync everysec, or always"
+            yield Check("fsync", "warn", f"no: a power failure can lose about the last 30 seconds. {fix}")
         case _:
             yield Check("fsync", "ok", "the server does not say")
 
 
 def judge_flaws(info: Mapping[str, Any]) -> Check:
-    """A warning only: the number of a version does not say what its packager has patched."""
+    """Warn about known flaws. It is only a warning, because a packager may have patched a version without changing its number."""
     text = describe_flaws(info)
-    return Check("flaws", "ok", "none known that let a client run code") if text is None else Check("flaws", "warn", text)
+    return Check("flaws", "ok", "no known flaw lets a client run code on the server") if text is None else Check("flaws", "warn", text)
 
 
 def judge_clock(skew_seconds: float) -> Check:
     """`skew_seconds`: the server's clock minus this process's."""
     size = abs(skew_seconds)
     if size <= SKEW_TO_WARN_SECONDS:
-        return Check("clock", "ok", f"{size * 1000:.0f} ms between this machine and the server")
+        return Check("clock", "ok", f"this machine and the server differ by {size * 1000:.0f} ms")
     text = (
-        f"this machine is {size:.1f} s {'behind' if skew_seconds > 0 else 'ahead of'} the server: eta and expires of what it "
-        "sends are off by that. Have both set by NTP"
+        f"this machine is {size:.1f} s {'behind' if skew_seconds > 0 else 'ahead of'} the server, so eta and expires of its "
+        "messages are wrong by that much. Synchronize both clocks with NTP"
     )
     return Check("clock", "bad" if size > BAD_SKEW_SECONDS else "warn", text)
 
@@ -140,38 +140,38 @@ def judge_memory(info: Mapping[str, Any]) -> Check:
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     whole = limit or int(info.get("total_system_memory", 0))
     if not whole:
-        return Check("memory", "ok", f"{used / 2**20:,.0f} MiB used; the server does not say of how much")
+        return Check("memory", "ok", f"{used / 2**20:,.0f} MiB used; the server does not report its limit")
     part = used / whole
     of = "maxmemory" if limit else "the machine's memory (no maxmemory)"
     text = f"{used / 2**20:,.0f} MiB used, {part:.0%} of {of}"
     if part <= MEMORY_TO_WARN:
         return Check("memory", "ok", text)
-    mend = "a full server refuses producers; start workers, set PARTITIONS_QUEUE_MAX_LENGTH, or give it more"
-    return Check("memory", "bad" if part > BAD_MEMORY else "warn", f"{text}: {mend}")
+    fix = "A full server refuses messages. Start more workers, set PARTITIONS_QUEUE_MAX_LENGTH, or give it more memory"
+    return Check("memory", "bad" if part > BAD_MEMORY else "warn", f"{text}. {fix}")
 
 
 def judge_clients(info: Mapping[str, Any]) -> Check:
-    """Whether more workers can connect. `maxclients` is told by Redis 7 and newer."""
+    """Check that another worker can connect. Redis reports `maxclients` from version 7."""
     used, limit = int(info.get("connected_clients", 0)), int(info.get("maxclients", 0))
-    text = f"{used:,} connected; a worker takes up to {CONNECTIONS_PER_WORKER}, however many partitions it owns"
+    text = f"{used:,} connected; a worker uses up to {CONNECTIONS_PER_WORKER}, however many partitions it owns"
     if not limit:
         return Check("connections", "ok", text)
     free = limit - used
-    text = f"{used:,} of {limit:,} connections are used; a worker takes up to {CONNECTIONS_PER_WORKER}"
+    text = f"{used:,} of {limit:,} connections are in use; a worker uses up to {CONNECTIONS_PER_WORKER}"
     if free >= CONNECTIONS_PER_WORKER:
         return Check("connections", "ok", text)
-    return Check("connections", "warn", f"{text}. No other worker fits: raise maxclients, or the plan's limit")
+    return Check("connections", "warn", f"{text}. There is no room for another worker. Raise maxclients, or your provider's limit")
 
 
 def judge_replicas(settings: Settings, info: Mapping[str, Any]) -> Check:
     count, wanted = int(info.get("connected_slaves", 0)), settings.wait_replicas
     if wanted > count:
-        text = f"PARTITIONS_WAIT_REPLICAS is {wanted}, and {count} are connected: each commit waits {settings.wait_milliseconds} ms in vain"
+        text = f"PARTITIONS_WAIT_REPLICAS is {wanted}, but {count} are connected: each commit waits {settings.wait_milliseconds} ms in vain"
         return Check("replicas", "bad", f"{text}. Connect replicas, or set PARTITIONS_WAIT_REPLICAS=0")
     if wanted:
         return Check("replicas", "ok", f"{count} connected; a commit waits until {wanted} have it")
     if count:
-        return Check("replicas", "ok", f"{count} connected; a failover can lose what they have not yet (PARTITIONS_WAIT_REPLICAS is 0)")
+        return Check("replicas", "ok", f"{count} connected; a failover can lose commits that they have not received (PARTITIONS_WAIT_REPLICAS is 0)")
     return Check("replicas", "ok", "none")
 
 
@@ -179,7 +179,7 @@ def _scripts(client: redis.Redis) -> Iterator[Check]:
     try:
         client.eval("return 1", 0)
     except redis.ResponseError as error:
-        text = f"refused: {error}. Allow EVAL and EVALSHA: a commit is a script"
+        text = f"refused: {error}. Allow EVAL and EVALSHA, which every commit needs"
         yield Check("scripts", "bad", NO_LUA if has_no_lua(error) else text)
     else:
         yield Check("scripts", "ok", "allowed")
@@ -188,36 +188,36 @@ def _scripts(client: redis.Redis) -> Iterator[Check]:
 def _user(client: redis.Redis, settings: Settings, names: Names) -> Check:
     user = who_am_i(client)
     if user is None:
-        return Check("user", "ok", "the server does not say who this is")
+        return Check("user", "ok", "the server does not report the user's name")
     refused = refused_commands(client, user, names)
     if refused:
-        text = f"{user!r} may not do what a worker does: {', '.join(refused)}. See Security in the README"
+        text = f"{user!r} may not use commands that a worker needs: {', '.join(refused)}. See Security in the README"
         return Check("user", "bad", text)
     if user == "default" and not is_local(settings.redis_url) and needs_no_password(client):
-        text = "anybody who reaches the server is in: give the user default a password, or turn it off"
+        text = "anyone who can reach the server can use it without a password. Set a password for the user default, or turn that user off"
         return Check("user", "bad", text)
     if refused is None:
-        return Check("user", "ok", f"{user!r}; the server does not say what it may do")
-    return Check("user", "ok", f"{user!r} may do what a worker does")
+        return Check("user", "ok", f"{user!r}; the server does not report its permissions")
+    return Check("user", "ok", f"{user!r} has all permissions that a worker needs")
 
 
 def judge_connection(settings: Settings) -> Check:
     if settings.redis_url.startswith("rediss://"):
         if settings.redis_tls_verify:
             return Check("TLS", "ok", "on, and the server's certificate is verified")
-        mend = "set PARTITIONS_REDIS_TLS_CA_FILE to the CA that signed it, and PARTITIONS_REDIS_TLS_VERIFY=1"
-        return Check("TLS", "warn", f"on, but anybody could be the server (PARTITIONS_REDIS_TLS_VERIFY=0): {mend}")
+        fix = "Set PARTITIONS_REDIS_TLS_CA_FILE to the CA that signed its certificate, and PARTITIONS_REDIS_TLS_VERIFY=1"
+        return Check("TLS", "warn", f"on, but the server's certificate is not verified (PARTITIONS_REDIS_TLS_VERIFY=0). {fix}")
     if is_local(settings.redis_url):
         return Check("TLS", "ok", "off; the server is on this machine")
-    return Check("TLS", "warn", "off, and the server is elsewhere: who is between reads and writes. Use rediss://")
+    return Check("TLS", "warn", "off, and the server is on another machine: anyone on the network path can read and change the traffic. Use rediss://")
 
 
 def judge_signing(settings: Settings) -> Check:
     keys = len(settings.state_signing_keys)
     if keys:
         return Check("signing", "ok", f"states are signed ({keys} {'key' if keys == 1 else 'keys'})")
-    mend = "set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32)"
-    return Check("signing", "warn", f"states are not signed: who can write to Redis chooses what is unpickled; {mend}")
+    fix = "Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32)"
+    return Check("signing", "warn", f"states are not signed: anyone who can write to Redis can run code in a worker. {fix}")
 
 
 def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Check]:
@@ -230,33 +230,33 @@ def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Ch
         yield Check("partitions", "bad", str(error))
         return
     except (redis.ResponseError, ValueError) as error:
-        yield Check("partitions", "bad", f"the group {names.group!r} can't be read: {error}")
+        yield Check("partitions", "bad", f"cannot read the group {names.group!r}: {error}")
         return
     if found is None:
-        yield Check("partitions", "ok", f"not fixed yet; the first process that uses the group makes it {count}")
+        yield Check("partitions", "ok", f"not set yet; the first process that uses the group sets it to {count}")
     elif count != settings.partitions:
-        text = f"the group has {count}, and PARTITIONS is {settings.partitions}: no process of these settings starts"
+        text = f"the group has {count}, but PARTITIONS is {settings.partitions}: no process starts with these settings"
         yield Check("partitions", "bad", f"{text}. Set PARTITIONS={count}, or use another PARTITIONS_GROUP")
     else:
-        yield Check("partitions", "ok", f"{count}, here and in Redis")
+        yield Check("partitions", "ok", f"{count}, the same here and in Redis")
     yield judge_workers(rows, workers, names)
 
 
 def judge_workers(rows: list[PartitionStatus], workers: list[WorkerStatus], names: Names) -> Check:
     if not workers:
-        return Check("workers", "warn", "none: nothing is taken from the queues. Start some")
+        return Check("workers", "warn", "none: no messages are processed. Start a worker")
     said = f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'}"
     ownerless = [row.queue for row in rows if row.owner is None]
     if not ownerless:
-        return Check("workers", "ok", f"{said}; everything has an owner")
-    text = f"{said}, and nobody has {', '.join(ownerless[:5])}{' …' if len(ownerless) > 5 else ''}"
+        return Check("workers", "ok", f"{said}; every partition has an owner")
+    text = f"{said}, but no owner for {', '.join(ownerless[:5])}{' …' if len(ownerless) > 5 else ''}"
     if all(worker.pinned for worker in workers):
-        mend = f"all workers are pinned to others: start one with -Q {names.group}"
+        fix = f"All workers are pinned to other partitions: start one with -Q {names.group}"
     elif all(worker.draining or worker.pinned for worker in workers):
-        mend = "the workers are being drained: start another, or undrain one"
+        fix = "The workers are being drained: start another one, or undrain one"
     else:
-        mend = "look again in a few seconds: they may be on their way to a new owner"
-    return Check("workers", "bad", f"{text}. {mend}")
+        fix = "Run this again in a few seconds: the partitions may be moving to a new owner"
+    return Check("workers", "bad", f"{text}. {fix}")
 
 
 def _libraries() -> Iterator[Check]:
@@ -267,7 +267,7 @@ def _libraries() -> Iterator[Check]:
         if tuple(int(part) for part in found.split(".")[: len(least)] if part.isdigit()) < least:
             old.append(f"{name} {'.'.join(map(str, least))}")
     if old:
-        yield Check("libraries", "bad", f"{', '.join(said)}: needed are at least {', '.join(old)}")
+        yield Check("libraries", "bad", f"{', '.join(said)}. Upgrade to at least {', '.join(old)}")
     else:
         yield Check("libraries", "ok", ", ".join(said))
 

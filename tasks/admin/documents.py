@@ -1,4 +1,4 @@
-"""How keys, parked keys, dead letters and messages look in JSON: the same from the commands and from the dashboard."""
+"""The JSON form of keys, parked keys, dead letters and messages, for the commands and the dashboard."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from celery_partitions.model.keys import key_bytes, shown_key
 from celery_partitions.model.messages import details_of, name_of, open_envelope
 from celery_partitions.store.dead_letters import DeadLetter
 
-#: Of one message, in a list of them.
+#: The longest text of one message in a list.
 MAX_TEXT_CHARACTERS = 4_000
 
 
 def json_key(key: str) -> dict[str, str]:
-    """A key in JSON: as text, and in base64 when it is none."""
+    """A key in JSON: as text, and also in base64 if it is not UTF-8 text."""
     text = shown_key(key)
     return {"key": text} if text == key else {"key": text, "key_base64": base64.b64encode(key_bytes(key)).decode()}
 
 
 def json_parked(one: ParkedKey) -> dict[str, Any]:
-    """All that is known of a parked key."""
+    """All facts about a parked key."""
     record = msgspec.structs.asdict(one.record)
     return {
         **json_key(one.key),
@@ -37,12 +37,12 @@ def json_parked(one: ParkedKey) -> dict[str, Any]:
 
 
 def json_dead_letter(dead_letter: DeadLetter) -> dict[str, Any]:
-    """All of a dead letter, its message as text too."""
+    """All fields of a dead letter, with its message also as text."""
     return {**msgspec.structs.asdict(dead_letter), "fingerprint": fingerprint(dead_letter), "message": raw_text(dead_letter)}
 
 
 def json_message(raw: bytes) -> dict[str, Any]:
-    """A raw message of a queue: task, id, when it was sent, and what it carries as text; never unpickled, never refused."""
+    """A queue's raw message as task, id, time of sending, and content as text. Never unpickles, and never raises for any content."""
     task, message_id = name_of(raw)
     try:
         content = open_envelope(raw).body
@@ -60,7 +60,7 @@ def json_message(raw: bytes) -> dict[str, Any]:
 
 
 def _arguments(content: bytes) -> str:
-    """The one argument that a computation's message has; all of the body where it has more, or is something else."""
+    """The single argument of a computation's message, as JSON. The whole body if it has another form."""
     try:
         body = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

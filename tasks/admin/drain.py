@@ -1,4 +1,4 @@
-"""Draining a worker: it gives all its partitions up and takes no more."""
+"""Draining a worker: it gives up all its partitions and takes no more."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Answer = Literal["ok", "already", "unknown"]
 
 
 def drain(client: redis.Redis, names: Names, node: str, *, by: str) -> Answer:
-    """A worker gives up what it holds after its batch, and takes no more until `undrain`, or until it ends.
+    """Make a worker give up its partitions after its current batch. It takes no more until `undrain`, or until it stops.
 
-    A worker that is started later under the same node name is not drained.
+    A worker started later with the same node name is not drained.
     """
     return _set_draining(client, names, node, "drain", by)
 
 
 def undrain(client: redis.Redis, names: Names, node: str, *, by: str) -> Answer:
-    """The worker takes its share again."""
+    """Let the worker take its share of the partitions again."""
     return _set_draining(client, names, node, "undrain", by)
 
 

@@ -1,9 +1,9 @@
-"""Export: all that a group holds into a file, each partition as it was at one moment.
+"""Export: writes a whole group to a file, with a consistent snapshot of each partition.
 
-A partition's states, parked keys, delayed messages and dead letters change only by commits and by operators, and both leave
-a trace in the partition's `Witness`. So it is read in pages, which stop no server; when the witness is the same after as
-before, nothing changed meanwhile. A partition that is too busy for that is paused while it is read. Its queue only grows
-meanwhile, at the other end: the messages there at the beginning are those exported.
+Only commits and operators change a partition's states, parked keys, delayed messages and dead letters, and both change the
+partition's `Witness`. So a partition is read in pages, which do not block the server. If the witness is the same before and after,
+nothing changed. A partition that is too busy for that is paused while it is read. Its queue can only grow at the other end
+meanwhile: the export has the messages that were there at the beginning.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from celery_partitions.model.errors import SetupError
 from celery_partitions.model.keys import key_text
 from celery_partitions.store.names import INGRESS, PRIORITY_SUFFIXES, Names
 
-#: Values of one reading round trip.
+#: Values read in one round trip.
 PAGE = 1000
-#: A paused partition comes to rest with the batch under way; more changes than this have another cause.
+#: A paused partition changes at most until its current batch ends. More changes than this have another cause.
 TRIES = 20
-#: Of the facts: what an import gives another partition.
+#: Fields of meta that belong to the running partition and are not exported.
 _NOT_EXPORTED = ("edit_version", "to_isolate", "token", "holder", "since")
 AGES: tuple[Literal["young", "old"], ...] = ("young", "old")
 
 
 class Witness(NamedTuple):
-    """What is another one after anything changed in a partition, but for messages that came to its queue."""
+    """Differs after any change of a partition, except for new messages in its queue."""
 
     commit_number: bytes | None
     edit_version: bytes | None
@@ -58,22 +58,22 @@ class Witness(NamedTuple):
 
 
 class Exporter:
-    """Writes one export. `paused` are the partitions that it had to pause."""
+    """Writes one export. `paused` lists the partitions that it had to pause."""
 
     def __init__(self, client: redis.Redis, names: Names, partitions: int, *, by: str) -> None:
         self.client, self.names, self.partitions, self.by = client, names, partitions, by
         self.paused: list[str] = []
 
     def write(self, path: Path, *, pause_all: bool) -> int:
-        """Write the file; returns how many records it has. It appears when it is whole.
+        """Write the file and return its number of records. The file appears at `path` only when it is complete.
 
-        `pause_all`: all partitions rest while it is written, so that it is consistent over them too: a pipeline's messages go
-        from any partition to any other. Without, a message that is forwarded from one partition to another meanwhile may be in the
-        file twice. The ingress is read first, so that none is missing.
+        `pause_all` pauses all partitions while the file is written, so that the snapshot is consistent across them. A pipeline needs
+        that, because its messages move between partitions. Without it, a message forwarded meanwhile may be in the file twice. The
+        ingress is read first, so that no message is missing.
         """
         partitions = [INGRESS, *map(str, range(self.partitions))]
         part = path.with_name(path.name + ".part")
-        # Only for its owner: states and messages are in it.
+        # Readable by its owner only, because it contains states and messages.
         with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as stream:
             try:
                 seconds, micros = self.client.time()
@@ -91,7 +91,8 @@ class Exporter:
 
     @contextmanager
     def _resting(self, partitions: list[str]) -> Iterator[None]:
-        """Paused while the block runs; what was paused before stays so, and what an operator or a failure policy pauses meanwhile."""
+        """Pause the partitions while the block runs. Those that were paused before, or that an operator or a failure policy pauses
+        meanwhile, stay paused."""
         mine = pause(self.client, self.names, partitions, by=self.by, whose=EXPORT) if partitions else []
         self.paused += mine
         try:
@@ -110,8 +111,8 @@ class Exporter:
         return sum(self._write_partition(stream, partition) for partition in partitions)
 
     def _write_partitions(self, stream: BinaryIO, partitions: list[str]) -> int:
-        """Write all as they were at one moment: a batch that was under way when they were paused may have put a message into the
-        queue of a partition that was written already."""
+        """Write a snapshot of all partitions together. It is written again if anything changed: a batch that was running when the
+        partitions were paused may have sent a message to a partition that was already written."""
         start = stream.tell()
         for _ in range(TRIES):
             before = [self._witness(partition) for partition in partitions]
@@ -120,7 +121,7 @@ class Exporter:
                 return records
             stream.seek(start)
             stream.truncate()
-        raise SetupError("the partitions do not come to rest though they are paused; nothing is exported")
+        raise SetupError("the partitions keep changing although they are paused; nothing was exported. Try again")
 
     def _write_partition(self, stream: BinaryIO, partition: str) -> int:
         records = self._try_partition(stream, partition)
@@ -132,12 +133,12 @@ class Exporter:
                         break
         if records is None:
             raise SetupError(
-                f"{self.names.queue_name(partition)} does not come to rest though it is paused; nothing is exported"
+                f"{self.names.queue_name(partition)} keeps changing although it is paused; nothing was exported. Try again"
             )
         return records
 
     def _try_partition(self, stream: BinaryIO, partition: str) -> int | None:
-        """Write a partition's records; None, and nothing written, when it changed meanwhile."""
+        """Write a partition's records and return their number. If the partition changed meanwhile, write nothing and return None."""
         start = stream.tell()
         before = self._witness(partition)
         records = 0
@@ -189,14 +190,14 @@ class Exporter:
                 for number in range(0, len(ids), PAGE):
                     yield SeenIds(partition, name, age, ids[number : number + PAGE], left)
         queue = names.queue(partition)
-        for suffix in PRIORITY_SUFFIXES:  # as each renewal of a lease does
+        for suffix in PRIORITY_SUFFIXES:  # each renewal of a lease does the same
             while client.lmove(queue + suffix, queue, "RIGHT", "LEFT"):
                 pass
         for message in self._list(queue):
             yield Message(partition, message)
 
     def _list(self, name: Any) -> Iterator[bytes]:
-        """A list's values, the oldest first; those that it has at the beginning."""
+        """The values that the list has at the beginning, oldest first."""
         length = self.client.llen(name)
         for start in range(0, length, PAGE):
             page = cast(list[bytes], self.client.lrange(name, -min(start + PAGE, length), -start - 1))

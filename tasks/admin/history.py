@@ -1,4 +1,4 @@
-"""The last five minutes of a group: from overviews, how many messages came and were done with each second."""
+"""The last five minutes of a group, computed from overviews: messages in and done per second, latencies."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from celery_partitions.store.telemetry import LATENCY_SECONDS, Histogram, merged
 
 #: How far back the sparklines go.
 KEPT_SECONDS = 300.0
-#: Overviews that come faster replace the youngest: memory is bounded, and no rate is of a moment too short to mean anything.
+#: An overview that comes sooner replaces the last one. This bounds memory, and rates are not measured over too short a time.
 MIN_SECONDS = 2.0
-#: Points of a sparkline unless told otherwise: one for five seconds.
+#: Default number of points of a sparkline: one per five seconds.
 POINTS = 60
-#: Latencies are of the kept minutes, which begin anew so often.
+#: Latencies cover the kept minutes. The start of that window moves in steps of this length.
 LATENCY_STEP_SECONDS = 30.0
-#: Numbers of points that are asked for by turns in one process are few.
+#: Series are cached for at most this many different numbers of points; one process asks for few.
 MAX_DRAWN = 8
-#: In place of a partition: the whole group.
+#: Used in place of a partition for the whole group.
 TOTAL = None
 
 
 class Flow(NamedTuple):
-    """What flowed until a moment, since the point before; in JSON `[t, in, done, waiting]`. To a tenth."""
+    """The flow between the previous point and this one; in JSON `[t, in, done, waiting]`. Rounded to a tenth."""
 
     #: Seconds since the epoch, by the server's clock.
     at: float
-    #: Messages a second that came. A message that an operator, a retry or a timer puts into the queue comes too.
+    #: Messages per second that arrived, including those that an operator, a retry or a timer put into the queue.
     in_per_second: float
-    #: Messages a second that left for good: applied, forwarded, expired, revoked, duplicates, dead.
+    #: Messages per second that left for good: applied, forwarded, expired, revoked, duplicates, dead letters.
     done_per_second: float
     #: Messages in the queue at that moment.
     waiting: int
 
 
 class _Counts(NamedTuple):
-    #: Messages that came, and that left, each up to a constant.
+    #: Messages that arrived and that left, each up to a constant.
     came: int
     left: int
     waiting: int
@@ -52,27 +52,27 @@ class _Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    #: The youngest point then.
+    #: The newest point when this was computed.
     last: _Point | None
-    #: By the moments of two points that follow each other, oldest first.
+    #: Flows by the times of two successive points, oldest first.
     flows: dict[tuple[float, float], dict[str | None, Flow]]
 
 
 class History:
-    """Fed with overviews, in order; the moment of each is its own, by the server's clock. One thread at a time."""
+    """Takes overviews in order; each has its own time, by the server's clock. Not thread-safe."""
 
     def __init__(self, *, kept_seconds: float = KEPT_SECONDS, least_seconds: float = MIN_SECONDS) -> None:
         self.kept_seconds, self.least_seconds = kept_seconds, least_seconds
         self._points: deque[_Point] = deque()
         self._bytes: dict[str, int] = {}
-        #: By how many points: what was drawn last.
+        #: The last computed series, by number of points.
         self._drawn: dict[int, _Drawn] = {}
-        #: Cumulative latencies at moments of the kept minutes, oldest first; and the youngest.
+        #: Cumulative latencies at several times of the kept minutes, oldest first; then the newest ones.
         self._latencies: deque[tuple[float, dict[str | None, Histogram]]] = deque()
         self._latency: dict[str | None, Histogram] = {}
 
     def add(self, overview: Overview) -> None:
-        """Take the youngest overview in. When the server's clock was set back, what was before is forgotten."""
+        """Add the newest overview. If the server's clock was set back, all earlier overviews are forgotten."""
         points = self._points
         if points and overview.at < points[-1].at:
             points.clear()
@@ -81,7 +81,7 @@ class History:
         if len(points) > 1 and points[-1].at - points[-2].at < self.least_seconds:
             points.pop()
         points.append(_Point(overview.at, _counted(overview)))
-        # One point is older: the rate of the oldest that is shown needs it.
+        # Keep one point that is older than the window: the rate of the oldest shown point needs it.
         while len(points) > 2 and points[1].at < overview.at - self.kept_seconds:
             points.popleft()
         self._measure(overview)
@@ -99,9 +99,9 @@ class History:
             known.popleft()
 
     def latency(self, share: float, partition: str | None = TOTAL) -> float | None:
-        """Seconds from a message's sending to its commit, which `share` (0 to 1) of the messages of the kept minutes took at most.
+        """The quantile `share` (0 to 1) of the seconds from sending to commit, over the messages of the kept minutes.
 
-        None when there were none. At the first overview those since the group began count.
+        None without messages. After the first overview it covers all messages since the group began.
         """
         if partition not in self._latency:
             return None
@@ -111,7 +111,7 @@ class History:
         return found.quantile(LATENCY_SECONDS, share)
 
     def now(self, partition: str | None = TOTAL) -> Flow | None:
-        """What flows, over at least `least_seconds` when there is as much; None before the second overview."""
+        """The current flow, measured over at least `least_seconds` if possible. None before the second overview."""
         if len(self._points) < 2:
             return None
         last = self._points[-1]
@@ -121,14 +121,14 @@ class History:
         return _flow(partition, before, last)
 
     def series(self, partition: str | None = TOTAL, points: int = POINTS) -> list[Flow]:
-        """The kept minutes, oldest first, in at most `points` points (and the one that is not over).
+        """The kept minutes, oldest first, in at most `points` points, plus the one that is still in progress.
 
-        A point once over stays as it is, so that a line drawn of them does not tremble.
+        A finished point never changes, so that a line drawn from them does not flicker.
         """
         return [flows[partition] for flows in self._flows(points) if partition in flows]
 
     def _flows(self, points: int) -> Iterable[dict[str | None, Flow]]:
-        """From point to point, oldest first; those between points that are over are reckoned once."""
+        """The flows between successive points, oldest first. Those between finished points are computed once."""
         drawn = self._drawn.get(points)
         last = self._points[-1] if self._points else None
         if drawn is None or drawn.last is not last:
@@ -144,13 +144,13 @@ class History:
         return drawn.flows.values()
 
     def state_bytes(self, partition: str | None = TOTAL) -> int | None:
-        """The bytes of the states as they were last weighed; None when they never were."""
+        """The states' size in bytes when it was last measured; None if it never was."""
         if partition is TOTAL:
             return sum(self._bytes.values()) if self._bytes else None
         return self._bytes.get(partition)
 
     def _thinned(self, points: int) -> Iterator[_Point]:
-        """The youngest point of each of the equal spans that the kept time is cut into."""
+        """The newest point of each of `points` equal parts of the kept time."""
         span = self.kept_seconds / max(1, points)
         held: _Point | None = None
         for point in self._points:
@@ -167,7 +167,7 @@ def _counted(overview: Overview) -> dict[str | None, _Counts]:
     for partition in overview.partitions:
         own = _Counts(partition.present + partition.left, partition.left, partition.status.length)
         counts[partition.partition] = own
-        # A message that is forwarded comes and leaves twice, and is one.
+        # A forwarded message arrives twice and leaves twice, but counts once in the total.
         came += own.came - partition.forwarded
         left += own.left - partition.forwarded
         waiting += own.waiting
@@ -181,7 +181,7 @@ def _flows_between(before: _Point, after: _Point) -> dict[str | None, Flow]:
 
 
 def _flow(partition: str | None, before: _Point, after: _Point) -> Flow | None:
-    """None of a partition that was not there, or of two points at one moment. Counters that fell were deleted: nothing flowed."""
+    """None if the partition is not in both points, or if they have the same time. Counters that fell were deleted: the flow is 0."""
     seconds = after.at - before.at
     if seconds <= 0 or partition not in before.counts or partition not in after.counts:
         return None

@@ -1,4 +1,4 @@
-"""Hot keys: which keys the messages at the head of the queues are for. A sample, bounded in messages and bytes."""
+"""Hot keys: the keys with the most messages at the head of the queues. A sample, bounded in messages and bytes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.message_key import key_in
 from celery_partitions.store.names import Names
 
-#: Of each queue's head, read in one go.
+#: Messages read from a queue in one round trip.
 PAGE = 200
-#: Of each queue's head, at most so many bytes (and the page that goes beyond).
+#: Reading from a queue stops after the page that exceeds this many bytes.
 MAX_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class HotKey:
-    """A key with messages in the sample."""
+    """A key that has messages in the sample."""
 
     key: str
     partition: int
-    #: Messages of it among the sampled ones.
+    #: Its messages in the sample.
     messages: int
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was looked at, and what was found."""
+    """The size of the sample, and the keys found in it."""
 
     #: Messages read, of all computations.
     sampled: int
@@ -67,7 +67,7 @@ def hot_keys(
 
 
 def oldest_of(client: redis.Redis, queue: str, limit: int) -> Iterator[bytes]:
-    """A queue's `limit` oldest messages, the oldest first; fewer when they are large."""
+    """A queue's `limit` oldest messages, oldest first; fewer if they are large."""
     start = size = 0
     while start < limit and size < MAX_BYTES:
         page = min(PAGE, limit - start)

@@ -1,7 +1,7 @@
-"""Import: the records of an export into a group that holds nothing, with the same N or another one.
+"""Import: loads an export into a group, with the same number of partitions (N) or another one.
 
-No worker may live meanwhile. Every partition is paused until all is written, so that what was cut short is not worked on.
-With another N each record goes where its key belongs: this is how N is changed.
+All workers must be stopped. Every partition is paused until the whole file is written, so that no worker starts on an incomplete
+import. With another N each record goes to the partition of its key: this is how N is changed.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 from celery_partitions.store.parked_keys import read_record
 from celery_partitions.store.topology import agree_on_topology
 
-#: Commands of one writing round trip.
+#: Commands sent in one round trip.
 PAGE = 500
-#: Facts that are the partition's own, and no counters.
+#: Fields of meta that are not counters, and are not added up.
 _OWN_META = ("commit_number", "paused", "token", "since")
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import has written."""
+    """The result of an import."""
 
     records: int
     #: N of the file, and of the group.
     from_partitions: int
     to_partitions: int
-    #: Messages without a key that can be had here, which went to a partition by their old one's number.
+    #: Messages whose key this app cannot compute. They went to partition (old number mod new N).
     without_key: int
-    #: Records of ids seen, which another N can't use.
+    #: Records of deduplication ids, which were left out because N differs.
     left_out: int
 
 
@@ -76,23 +76,23 @@ class Importer:
         codec: StateCodec | None = None,
     ) -> None:
         self.client, self.names, self.partitions, self.path = client, names, partitions, path
-        #: Signs anew what another group signed.
+        #: Signs the states of another group for this one.
         self.codec = codec or StateCodec(group=names.root)
         self.computations = computations
         self.header: Header = read_header(path)
         self._without_key = self._left_out = 0
-        #: In-place dead letters, which stay with their parked keys: id → key.
+        #: In-place dead letters (id → key): they must go to the partition of their parked key.
         self._waiting: dict[str, bytes] = {}
 
     def refuse_workers(self) -> None:
-        """Raises `SetupError` while a worker of the group lives: it would work on half of a file."""
+        """Raise `SetupError` if a worker of the group is running: it would process an incomplete import."""
         alive = read_workers(self.client, self.names)
         if alive:
             nodes = ", ".join(worker.node for worker in alive)
-            raise SetupError(f"an import wants the group's workers stopped, and these live: {nodes}")
+            raise SetupError(f"stop the group's workers before an import. Running: {nodes}")
 
     def holds(self) -> dict[str, int]:
-        """What the group holds already, counted; empty when there is nothing."""
+        """What the group already holds, as counts by kind. Empty if it holds nothing."""
         rows = read_status(self.client, self.names, self.partitions)
         counts = {
             "messages": sum(row.length + row.delayed for row in rows),
@@ -103,7 +103,10 @@ class Importer:
         return {what: count for what, count in counts.items() if count}
 
     def erase(self) -> int:
-        """Delete all that the group has but the audit, N included; returns how many Redis keys. Workers must not live."""
+        """Delete everything of the group, including N, except the audit. Returns the number of deleted Redis keys.
+
+        Raises `SetupError` if a worker is running.
+        """
         self.refuse_workers()
         found = [
             name
@@ -116,11 +119,11 @@ class Importer:
         return len(found)
 
     def check_file(self) -> None:
-        """Raises `SetupError` when the file is not whole: before anything is deleted for it."""
+        """Raise `SetupError` if the file is incomplete or damaged. Called before anything is deleted."""
         self._look_over()
 
     def run(self, *, by: str) -> Imported:
-        """Check the whole file, then write it. Raises `SetupError`, and nothing is written, when it is not whole."""
+        """Check the whole file, then write it. If it is incomplete or damaged, raise `SetupError` and write nothing."""
         self.refuse_workers()
         records, computations, commit_number = self._look_over()
         agree_on_topology(self.client, self.names, self.partitions)
@@ -142,7 +145,7 @@ class Importer:
         self._write(stay_paused)
         with self.client.pipeline(transaction=True) as pipe:
             for partition in all_partitions:
-                # Ids of dead letters and the order of delayed messages are made of it: it must not begin anew.
+                # Dead letters' ids and the order of delayed messages use the commit number: it must not start again at zero.
                 pipe.hset(self.names.meta(partition), "commit_number", commit_number)
                 pipe.hincrby(self.names.meta(partition), "edit_version", 1)
                 if partition not in stay_paused:
@@ -152,7 +155,7 @@ class Importer:
         return Imported(records, self.header.partitions, self.partitions, self._without_key, self._left_out)
 
     def _look_over(self) -> tuple[int, set[str], int]:
-        """How many records, their computations, and the highest commit number, here or there. Writes nothing."""
+        """The number of records, their computations, and the highest commit number in the file or in Redis. Writes nothing."""
         count, computations, commit_number = 0, set(), 0
         for record in read_records(self.path):
             count += 1
@@ -224,7 +227,7 @@ class Importer:
         try:
             dead_letter = msgspec.json.decode(record.dead_letter, type=DeadLetter)
             raw = msgspec.convert(dead_letter.raw, bytes)
-        except (msgspec.DecodeError, UnicodeDecodeError):  # not ours: kept as it is
+        except (msgspec.DecodeError, UnicodeDecodeError):  # not written by us: kept unchanged
             return ["HSET", self.names.dead(self._numbered(record.partition)), record.id, record.dead_letter]
         key = self._waiting.get(dead_letter.id)
         dead_letter.partition = self._of_message(record.partition, raw) if key is None else self._of_key(key)
@@ -234,7 +237,7 @@ class Importer:
         return str(partition_of(key, self.partitions))
 
     def _of_message(self, partition: str, raw: bytes) -> str:
-        """With the same N where it was; with another its key's partition."""
+        """The same partition if N is the same, else the partition of the message's key."""
         if partition == INGRESS or self.header.partitions == self.partitions:
             return partition
         found = key_in(raw, self.computations)
@@ -244,17 +247,18 @@ class Importer:
         return self._of_key(found[1].encode("utf-8", "surrogateescape"))
 
     def _state(self, record: StateRecord) -> bytes:
-        """As this group stores it: a state of another group is signed anew. One that could not be read there can't be read here either.
+        """The state in this group's form: a state of another group is signed again. A state that could not be read in the other group
+        is kept unchanged.
 
-        Raises `SetupError` where states are signed and this process has no key.
+        Raises `SetupError` if the state is signed and this process has no key.
         """
         if self.header.root == self.names.root:
             return record.state
         key = key_text(record.key)
         if not self.codec.has_keys and self.codec.meta(record.computation, key, record.state).form == "signed":
             raise SetupError(
-                f"{self.path} was written by group {self.header.root!r}, whose states are signed for that group. Set "
-                "PARTITIONS_STATE_SIGNING_KEY to its key, so that they can be signed for this one"
+                f"{self.path} was written by group {self.header.root!r}, and its states are signed for that group. Set "
+                "PARTITIONS_STATE_SIGNING_KEY to that group's key, so that this command can sign them for this group"
             )
         try:
             return self.codec.moved(record.computation, key, record.state, self.header.root)

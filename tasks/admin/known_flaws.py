@@ -1,6 +1,6 @@
-"""Versions of Redis and Valkey through which whoever may send commands can run code on the server.
+"""Versions of Redis and Valkey with a flaw that lets anyone who may send commands run code on the server.
 
-As known at the end of July 2026. A line (8.6, 7.2, …) that is older than the newest one with a fix, and has none, gets none.
+As known at the end of July 2026. A release line (8.6, 7.2, …) that is not listed and is older than the newest listed line gets no fix.
 Sources: the release notes of redis/redis (October 2025; 8.6.3, May 2026; 8.8.1, July 2026) and of valkey-io/valkey (8.1.4, 8.1.7, 9.1.1).
 """
 
@@ -15,11 +15,11 @@ Line = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One set of fixes that were released together."""
+    """A set of fixes that were released together."""
 
     what: str
     advisories: str
-    #: Line → the first patch release of it that is fixed. Newer lines never had the flaw.
+    #: Release line → its first fixed patch release. Newer lines never had the flaw.
     fixed: Mapping[Line, int]
 
 
@@ -52,7 +52,7 @@ VALKEY = (
 
 
 def flaws_of(info: Mapping[str, Any]) -> list[Flaw]:
-    """The known flaws of a server, by what INFO says of its version; none for a version that can't be read."""
+    """The known flaws of a server, by the version that INFO reports. None for a version that cannot be parsed."""
     valkey = info.get("valkey_version")
     version = _numbers(str(valkey or info.get("redis_version") or ""))
     if version is None:
@@ -64,7 +64,7 @@ def flaws_of(info: Mapping[str, Any]) -> list[Flaw]:
 
 
 def describe_flaws(info: Mapping[str, Any]) -> str | None:
-    """What an operator should know and do; None for a server without known flaws."""
+    """The known flaws and what to do about them; None for a server without known flaws."""
     flaws = flaws_of(info)
     if not flaws:
         return None
@@ -72,8 +72,8 @@ def describe_flaws(info: Mapping[str, Any]) -> str | None:
     fixed = ", ".join(f"{major}.{minor}.{patch}" for (major, minor), patch in sorted(flaws[0].fixed.items()))
     known = "; ".join(f"{flaw.what} ({flaw.advisories})" for flaw in flaws)
     return (
-        f"whoever may send commands to {name} can run code on its machine: {known}. Upgrade to {fixed} or newer, unless the packager of "
-        "this version has patched it (Debian and others do, and keep the number)"
+        f"anyone who may send commands to {name} can run code on its machine: {known}. Upgrade to {fixed} or newer, unless your "
+        "distribution has patched this version (Debian and others patch without changing the number)"
     )
 
 

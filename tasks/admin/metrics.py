@@ -1,7 +1,7 @@
-"""A group's numbers for Prometheus: every name that is exported, with what it means. From an overview; reads nothing.
+"""A group's Prometheus metrics: every exported name and its help text. Made from an overview; reads nothing itself.
 
-All but `celery_partitions_up` have the labels `group` and `partition` (a number, or `ingress`), and no others: never a key. Counters and
-histograms count since the group began: they are kept in Redis, and outlive every worker.
+All metrics but `celery_partitions_up` have the labels `group` and `partition` (a number, or `ingress`) and no others: never a key.
+Counters and histograms count since the group began. They are kept in Redis, so a worker's restart does not reset them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from celery_partitions.store.telemetry import (
 )
 
 PREFIX = "celery_partitions_"
-#: Whether the group could be read; of the label `group` alone.
+#: Whether the group could be read. It has only the label `group`.
 UP = PREFIX + "up"
 LABELS = ("group", "partition")
 
 
 class _Counter(NamedTuple):
-    #: Without the prefix and `_total`, which both are added.
+    #: Without the prefix and `_total`, which are added.
     name: str
     help: str
     of: Callable[[PartitionOverview], int]
@@ -38,7 +38,7 @@ class _Counter(NamedTuple):
 class _Gauge(NamedTuple):
     name: str
     help: str
-    #: None: not known, and not exported.
+    #: None if the value is not known; it is then not exported.
     of: Callable[[PartitionOverview], float | None]
 
 
@@ -51,26 +51,26 @@ class _Histogram(NamedTuple):
 
 COUNTERS = (
     _Counter("messages_processed", "Messages applied to their key's state.", lambda partition: partition.status.processed),
-    _Counter("messages_failed", "Tries of messages whose computation raised.", lambda partition: partition.failed),
-    _Counter("messages_retried", "Tries of messages after one that failed.", lambda partition: partition.measurements.retried),
-    _Counter("messages_forwarded", "Messages put into the queue of their key's partition.", lambda partition: partition.forwarded),
+    _Counter("messages_failed", "Attempts in which the computation raised.", lambda partition: partition.failed),
+    _Counter("messages_retried", "Retries of messages after a failed attempt.", lambda partition: partition.measurements.retried),
+    _Counter("messages_forwarded", "Messages forwarded to the queue of their key's partition.", lambda partition: partition.forwarded),
     _Counter("messages_emitted", "Outputs of pipelines.", lambda partition: partition.emitted),
-    _Counter("messages_deduplicated", "Messages dropped because their id had been seen.", lambda partition: partition.deduplicated),
-    _Counter("messages_skipped", "Messages dropped because they had expired or were revoked.", lambda partition: partition.skipped),
+    _Counter("messages_deduplicated", "Messages dropped because their id had been seen before.", lambda partition: partition.deduplicated),
+    _Counter("messages_skipped", "Messages dropped because they had expired or had been revoked.", lambda partition: partition.skipped),
     _Counter("messages_dead_lettered", "Messages that became dead letters.", lambda partition: partition.dead_lettered),
     _Counter(
-        "lease_takeovers", "Times that a worker began to hold the partition.", lambda partition: partition.measurements.takeovers
+        "lease_takeovers", "Times that a worker took over the partition.", lambda partition: partition.measurements.takeovers
     ),
     _Counter(
         "fenced_commits",
-        "Commits refused because another worker had taken the partition over.",
+        "Commits refused because another worker had taken over the partition.",
         lambda partition: partition.measurements.fenced,
     ),
     _Counter(
-        "state_cache_hits", "States that were needed and in a worker's memory.", lambda partition: partition.measurements.cache_hits
+        "state_cache_hits", "Needed states that were in the worker's memory.", lambda partition: partition.measurements.cache_hits
     ),
     _Counter(
-        "state_cache_misses", "States that were needed and read from Redis.", lambda partition: partition.measurements.cache_misses
+        "state_cache_misses", "Needed states that were read from Redis.", lambda partition: partition.measurements.cache_misses
     ),
 )
 GAUGES = (
@@ -78,34 +78,34 @@ GAUGES = (
     _Gauge("delayed_messages", "Messages that wait for their eta.", lambda partition: partition.status.delayed),
     _Gauge(
         "oldest_message_age_seconds",
-        "Since the oldest message of the queue was sent, by its sender's clock; 0 without one, absent when it does not say.",
+        "Seconds since the oldest message in the queue was sent, by its sender's clock. 0 if the queue is empty, absent if the message has no time.",
         lambda partition: partition.oldest_age_seconds if partition.status.length else 0.0,
     ),
-    _Gauge("dead_letters", "Dead letters kept.", lambda partition: partition.status.dead),
+    _Gauge("dead_letters", "Dead letters that are kept.", lambda partition: partition.status.dead),
     _Gauge("parked_keys", "Keys whose messages wait for a retry or an operator.", lambda partition: partition.status.parked),
     _Gauge("state_keys", "Keys that have a state.", lambda partition: partition.status.keys),
     _Gauge("paused", "1 while an operator or a failure policy has paused the partition.", lambda partition: partition.status.paused),
     _Gauge("leases_held", "1 while a worker holds the partition.", lambda partition: partition.status.owner is not None),
 )
 STATE_BYTES = PREFIX + "state_bytes"
-STATE_BYTES_HELP = "Memory that the partition's states take in Redis, estimated; weighed every 30 s."
+STATE_BYTES_HELP = "Estimated memory that the partition's states take in Redis, measured every 30 s."
 HISTOGRAMS = (
     _Histogram(
         "end_to_end_seconds",
-        "From a message's sending, by its sender's clock, to its commit; a few messages of each batch stand for all of it.",
+        "From sending a message, by its sender's clock, to its commit. Measured on a few messages of each batch.",
         LATENCY_SECONDS,
         lambda partition: partition.measurements.latency,
     ),
-    _Histogram("batch_messages", "Messages of a commit.", BATCH_MESSAGES, lambda partition: partition.measurements.batch),
+    _Histogram("batch_messages", "Messages per commit.", BATCH_MESSAGES, lambda partition: partition.measurements.batch),
     _Histogram(
         "commit_seconds",
-        "From sending a commit to taking its answer; a worker of several partitions computes meanwhile.",
+        "From sending a commit to handling its reply. A worker of several partitions computes meanwhile.",
         COMMIT_SECONDS,
         lambda partition: partition.measurements.commit,
     ),
     _Histogram(
         "computation_seconds",
-        "Computing a message: its batch's time divided by the batch's messages.",
+        "Time to compute one message: the batch's time divided by its messages.",
         COMPUTATION_SECONDS,
         lambda partition: partition.measurements.computation,
     ),
@@ -113,8 +113,9 @@ HISTOGRAMS = (
 
 
 def families(group: str, overview: Overview | None, state_bytes: Mapping[str, int]) -> Iterator[Metric]:
-    """All metrics of a group. None: it could not be read, and only that is told. `state_bytes`: as they were last weighed."""
-    up = GaugeMetricFamily(UP, "1 when the group could be read from Redis; 0: nothing else of it is told.", labels=["group"])
+    """All metrics of a group. `overview` None: the group could not be read, and only that is exported. `state_bytes`: sizes as last
+    measured."""
+    up = GaugeMetricFamily(UP, "1 if the group could be read from Redis. If 0, its other metrics are absent.", labels=["group"])
     up.add_metric([group], 0.0 if overview is None else 1.0)
     yield up
     partitions = () if overview is None else overview.partitions

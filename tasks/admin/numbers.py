@@ -1,15 +1,15 @@
-"""Numbers as people read them, in the commands and on the pages. `dashboard/static/common.js` does the same in the browser."""
+"""Formats numbers for people, in the commands and on the pages. `dashboard/static/common.js` does the same in the browser."""
 
 from __future__ import annotations
 
-#: Where a number is not known.
+#: Shown for a number that is not known.
 UNKNOWN = "–"
 
 _LONG = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
 def span(seconds: float | None) -> str:
-    """How long something takes or took, in one unit: `40 µs`, `12 ms`, `3.2 s`, `90 s`, `5 min`, `2 h`, `2 d`. At most 7 characters."""
+    """A duration in one unit: `40 µs`, `12 ms`, `3.2 s`, `90 s`, `5 min`, `2 h`, `2 d`. At most 7 characters."""
     if seconds is None:
         return UNKNOWN
     if seconds <= 0:
@@ -29,22 +29,22 @@ def _short(value: float) -> str:
 
 
 def ago(then: float | None, now: float) -> str:
-    """How long ago a time was."""
+    """How long ago `then` was."""
     return f"{span(now - then)} ago" if then else UNKNOWN
 
 
 def size(count: float | None) -> str:
-    """Bytes in one unit; a kB is a thousand. At most 7 characters below 1000 TB."""
+    """A number of bytes in one unit; 1 kB is 1000 bytes. At most 7 characters below 1000 TB."""
     return UNKNOWN if count is None else _scaled(count, ("B", "kB", "MB", "GB", "TB"), " ")
 
 
 def count(value: float | None) -> str:
-    """All digits, in threes."""
+    """All digits, with a comma after each three."""
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def number(value: float | None) -> str:
-    """At most 7 characters: `12`, `12,345`, `1.23M`; a rate below ten with its tenth."""
+    """At most 7 characters: `12`, `12,345`, `1.23M`; a fraction below ten has one decimal."""
     if value is None:
         return UNKNOWN
     if value < 9.95 and value != int(value):

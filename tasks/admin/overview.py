@@ -1,4 +1,4 @@
-"""All that a page or a terminal shows of a group: one pipelined read, whatever N is."""
+"""Everything that a page or a terminal shows about a group, in one pipelined read for any number of partitions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from celery_partitions.store.oldest import oldest_sent, request_oldest
 from celery_partitions.store.telemetry import Measurements
 from celery_partitions_config.settings import Settings
 
-#: Counters of a partition's `meta`, beside those that a status has.
+#: Counters in a partition's `meta`, in addition to those of a status.
 COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead")
-#: Of a hash, `MEMORY USAGE` weighs so many fields and reckons the rest by them.
+#: `MEMORY USAGE` measures this many fields of a hash and estimates the rest from them.
 WEIGHED_FIELDS = 5
 
 
@@ -37,31 +37,31 @@ class PartitionOverview:
     partition: str
     #: Queue, owner, messages waiting, keys, parked keys, dead letters, paused, delayed messages.
     status: PartitionStatus
-    #: Seconds its owner has held it; None when nobody does.
+    #: Seconds since its owner took it; None without an owner.
     lease_age_seconds: float | None
-    #: Seconds since the oldest message of the queue was sent, by the sender's clock; None without one, or when it does not say.
+    #: Seconds since the queue's oldest message was sent, by the sender's clock. None if there is no message, or it has no time.
     oldest_age_seconds: float | None
-    #: Bytes of the server's memory that its states take, reckoned; None where that was not asked.
+    #: Estimated bytes of the server's memory that its states take; None if that was not measured.
     state_bytes: int | None
-    # What follows counts since the group began.
-    #: Messages whose computation raised, each time it did.
+    # The following counters start when the group begins.
+    #: Attempts in which the computation raised.
     failed: int
-    #: Messages that were put into their key's queue.
+    #: Messages forwarded to the queue of their key's partition.
     forwarded: int
     #: Outputs of pipelines.
     emitted: int
-    #: Messages dropped because their id had been seen.
+    #: Messages dropped because their id had been seen before.
     deduplicated: int
-    #: Messages that had expired, or were revoked.
+    #: Messages dropped because they had expired or had been revoked.
     skipped: int
-    #: Messages that became dead letters, those retried or discarded since included.
+    #: Messages that became dead letters, including those retried or discarded since.
     dead_lettered: int
-    #: What its workers measured; nothing, all zero, before they did.
+    #: What its workers measured; all zero before the first measurement.
     measurements: Measurements = field(default_factory=Measurements)
 
     @property
     def left(self) -> int:
-        """Messages that left for good: applied, forwarded, expired, revoked, duplicates, dead."""
+        """Messages that left for good: applied, forwarded, expired, revoked, duplicates, dead letters."""
         return self.status.processed + self.forwarded + self.skipped + self.deduplicated + self.dead_lettered
 
     @property
@@ -96,11 +96,11 @@ class Readable(Protocol):
 
 
 def read_overview(group: Readable, *, state_bytes: bool = False, only: Collection[str] | None = None) -> Overview:
-    """A group as it stands, in one round trip; two when a computation has run that this process had not seen.
+    """Read a group in one round trip, or in two if it has a computation that this process has not seen yet.
 
-    `only`: of no other partitions.
-    `state_bytes`: weigh the states too, which costs the server a walk over some of each hash: every 30 seconds is enough.
-    Raises redis-py's errors, and `SetupError` when this process and the group don't agree on N.
+    `only`: read only these partitions.
+    `state_bytes`: also measure the states' size. The server then samples each hash; do it every 30 seconds at most.
+    Raises redis-py's errors, and `SetupError` if this process and the group do not agree on the number of partitions.
     """
     group.check()
     wanted = [partition for partition in partitions_and_ingress(group.settings.partitions) if only is None or partition in only]
@@ -193,7 +193,7 @@ def _lease_age(partition: str, holders: Holders, since: Any) -> float | None:
 
 
 def int_or_zero(value: bytes | None) -> int:
-    """A counter; what is no number counts as nothing."""
+    """A counter's value; 0 if it is not a number."""
     try:
         return int(value or 0)
     except ValueError:

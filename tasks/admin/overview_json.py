@@ -1,4 +1,4 @@
-"""An overview and its history in JSON: what the page's API, its event stream and `top --json` all say."""
+"""An overview and its history in JSON, for the dashboard's API, its event stream and `top --json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from celery_partitions.admin.history import POINTS, TOTAL, Flow, History
 from celery_partitions.admin.overview import Overview, PartitionOverview
 
-#: What is summed up in the totals.
+#: Fields that are added up in the totals.
 _SUMMED = (
     "waiting",
     "delayed",
@@ -25,13 +25,13 @@ _SUMMED = (
 
 
 def to_json(overview: Overview, history: History, *, points: int = POINTS) -> dict[str, Any]:
-    """`at`, `totals`, and `partitions`: a row each, the ingress last. `points`: of each row's history; 0: none."""
+    """`at`, `totals`, and `partitions`: one row each, the ingress last. `points`: length of each row's history; 0: no history."""
     rows = [row_of(partition, history, points=points) for partition in overview.partitions]
     return {"at": overview.at, "totals": _totals(rows, history, points), "partitions": rows}
 
 
 def row_of(partition: PartitionOverview, history: History, *, points: int = POINTS) -> dict[str, Any]:
-    """One partition. What is not known is null; rates are before the second overview."""
+    """One partition. A value that is not known is null, as rates are before the second overview."""
     status = partition.status
     return {
         "queue": status.queue,
@@ -59,7 +59,7 @@ def row_of(partition: PartitionOverview, history: History, *, points: int = POIN
 
 
 def _totals(rows: list[dict[str, Any]], history: History, points: int) -> dict[str, Any]:
-    """The whole group. A forwarded message counts once in its rates; `held` partitions have an owner, of which there are `workers`."""
+    """The whole group. A forwarded message counts once in the rates. `held`: partitions with an owner; `workers`: the owners."""
     owners = [row["owner"] for row in rows if row["owner"] is not None]
     return {
         **{name: sum(row[name] for row in rows) for name in _SUMMED},

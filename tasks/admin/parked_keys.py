@@ -1,4 +1,4 @@
-"""Parked keys, as an operator handles them: list, retry, skip, discard."""
+"""Operators' actions on parked keys: list, retry, skip, discard."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import ParkedKeyRecord, read_record
 from celery_partitions.store.scripts import digest_of, script
 
-#: `not-failed`: the first message that waits has not been tried yet, so that it is none to be taken out. `changed`: another
-#: message has failed since the operator looked, or the key never stands still.
+#: `not-failed`: the first waiting message has not failed, so there is nothing to skip or discard. `changed`: another message has
+#: failed since the operator looked, or the key kept changing.
 Answer = Literal["ok", "changed", "not-parked", "not-failed"]
 
-#: An operator's action is tried again when a worker changes the key between the look and the script.
+#: How often an action is attempted when a worker changes the key between the read and the script.
 TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedKey:
-    """A key whose messages wait."""
+    """A key whose messages wait after a failure."""
 
     key: str
     partition: int
     record: ParkedKeyRecord
-    #: Messages in its mailbox, the one that failed included.
+    #: Messages in its mailbox, including the one that failed.
     waiting: int
 
 
@@ -52,12 +52,12 @@ class ParkedKeys:
         self.client, self.names, self.partitions, self.audit = client, names, partitions, audit
 
     def all(self) -> Iterator[ParkedKey]:
-        """Every parked key, scanned, in no order."""
+        """Every parked key, in no particular order. Scans Redis page by page."""
         for partition in range(self.partitions):
             yield from self.of_partition(partition)
 
     def of_partition(self, partition: int) -> Iterator[ParkedKey]:
-        """The parked keys of one partition, scanned, in no order."""
+        """The parked keys of one partition, in no particular order."""
         rows: dict[bytes, bytes] = {}
         for field, record in self.client.hscan_iter(self.names.parked(str(partition)), count=500):
             rows[field] = record
@@ -75,7 +75,7 @@ class ParkedKeys:
             yield ParkedKey(key_text(field), partition, read_record(record), length)
 
     def get(self, key: object) -> ParkedKey | None:
-        """How a key is parked; None when it is not."""
+        """The parked key; None if the key is not parked."""
         spelled = normalize_key(key)
         partition = self._partition(spelled)
         record = self.client.hget(self.names.parked(partition), cast(str, key_bytes(spelled)))
@@ -84,32 +84,33 @@ class ParkedKeys:
         return next(self._with_lengths(int(partition), {key_bytes(spelled): cast(bytes, record)}))
 
     def of_dead_letter(self, dead_letter: DeadLetter) -> ParkedKey | None:
-        """The key whose first waiting message an in-place dead letter tells of; None when there is none (any more)."""
+        """The key that waits behind this in-place dead letter; None if there is none (any more)."""
         for parked in self.all() if dead_letter.key is None else self._likely(dead_letter.key):
             if parked.record.dead_letter == dead_letter.id:
                 return parked
         return None
 
     def _likely(self, shown: str) -> Iterator[ParkedKey]:
-        """The key as the dead letter shows it first; a key that is no text is shown otherwise than it is spelled."""
+        """Candidates for a dead letter's key: first the key as shown, then all. A key that is not UTF-8 text is shown escaped, so it
+        cannot be looked up."""
         found = self.get(shown)
         if found is not None:
             yield found
         yield from self.all()
 
     def retry(self, key: object, *, by: str) -> Answer:
-        """Try the key's first message now, in its place, with all of its retries before it."""
+        """Retry the key's first message now, in place. Its count of attempts starts again."""
         return self._edit(normalize_key(key), "retry", by)
 
     def skip(self, key: object, *, by: str, of: ParkedKeyRecord | None = None) -> Answer:
-        """The failed message becomes an ordinary dead letter, and the key goes on with the next one.
+        """Make the failed message an ordinary dead letter; the key continues with its next message.
 
-        `of`: as the operator saw the key; when another message has failed since, nothing is done.
+        `of`: the record that the operator saw. If another message has failed since, nothing is changed.
         """
         return self._edit(normalize_key(key), "skip", by, of)
 
     def discard(self, key: object, *, by: str, of: ParkedKeyRecord | None = None) -> Answer:
-        """The failed message, and the dead letter that tells of it, are deleted for good; the key goes on with the next.
+        """Delete the failed message and its dead letter permanently; the key continues with its next message.
 
         `of`: as for `skip`.
         """
@@ -174,7 +175,7 @@ class ParkedKeys:
         return answer.decode()
 
     def _skipped_dead_letter(self, key: str, seen: _Seen, now: float) -> DeadLetter:
-        """The in-place dead letter made an ordinary one; a new one when the retries were not used up yet."""
+        """The in-place dead letter as an ordinary one, or a new dead letter if retries were left."""
         partition, raw = self._partition(key), seen.head or b""
         if seen.record.dead_letter is not None:
             row = self.client.hget(self.names.dead(partition), seen.record.dead_letter)

@@ -1,4 +1,4 @@
-"""Pausing partitions: a paused one keeps its owner, its messages and its parked keys, and nothing of it is applied."""
+"""Pausing partitions. A paused partition keeps its owner, messages and parked keys, but no message is processed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from celery_partitions.admin.audit import Audit
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import script
 
-#: For whom a partition is paused: an operator, or a failure policy, which decide; or an export, which undoes nothing of theirs.
+#: Who paused a partition: an operator or a failure policy ("1"), or an export, which never undoes theirs.
 For = Literal["1", "export"]
 OPERATORS: For = "1"
 EXPORT: For = "export"
 
 
 def pause(client: redis.Redis, names: Names, partitions: Sequence[str], *, by: str, whose: For = OPERATORS) -> list[str]:
-    """Pause partitions; the batch under way is the last. Returns those that were not paused before, or only for an export."""
+    """Pause partitions after their current batch. Returns those that were not paused before, or only by an export."""
     return _set_paused(client, names, partitions, True, by, whose)
 
 
 def resume(client: redis.Redis, names: Names, partitions: Sequence[str], *, by: str, whose: For = OPERATORS) -> list[str]:
-    """Let paused partitions go on, at once. Returns those that were paused; for an export only what still is so for it."""
+    """Resume paused partitions immediately. Returns those that were paused; an export resumes only those that it paused itself."""
     return _set_paused(client, names, partitions, False, by, whose)
 
 

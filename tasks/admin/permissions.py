@@ -1,4 +1,4 @@
-"""What the user of a connection may do, asked of the server; and whether the server can be reached from elsewhere."""
+"""What the Redis user of a connection may do, and whether the server can be reached from other machines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celery_partitions.store.scripts import script
 
 
 def who_am_i(client: redis.Redis) -> str | None:
-    """The user's name; None where the server does not say."""
+    """The Redis user's name; None if the server does not report it."""
     try:
         return str(_text(client.execute_command("ACL", "WHOAMI")))
     except redis.ResponseError:
@@ -21,9 +21,9 @@ def who_am_i(client: redis.Redis) -> str | None:
 
 
 def refused_commands(client: redis.Redis, user: str, names: Names) -> list[str] | None:
-    """What of a worker's commands the user may not send, or not for these keys and channels.
+    """The commands of a worker that the user may not send, or not for this group's keys and channels.
 
-    None where nobody can be asked: before Redis 7, or a user who may not ask.
+    None if the server cannot tell: before Redis 7, or if the user may not run ACL DRYRUN.
     """
     refused = set()
     for command in worker_commands(names):
@@ -37,7 +37,7 @@ def refused_commands(client: redis.Redis, user: str, names: Names) -> list[str] 
 
 
 def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
-    """Samples of what a worker sends, by itself or in scripts."""
+    """One sample of each command that a worker sends, directly or in scripts."""
     queue, meta, states = names.queue("0"), names.meta("0"), names.states("0", "any")
     digest = script("commit").digest
     return (
@@ -68,7 +68,7 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
 
 
 def needs_no_password(client: redis.Redis) -> bool:
-    """Whether anybody is the user `default`; False where the server does not say."""
+    """Whether the user `default` needs no password; False if the server does not report it."""
     try:
         meta: Any = client.acl_getuser("default")
     except redis.ResponseError:
@@ -78,7 +78,7 @@ def needs_no_password(client: redis.Redis) -> bool:
 
 
 def is_local(redis_url: str) -> bool:
-    """Whether the server is on this machine only, by its address."""
+    """Whether every address in the URL is on this machine."""
     return all(
         part.startswith(("unix:", "redis+socket:")) or _host(part) in ("localhost", "::1") or _host(part).startswith("127.")
         for part in redis_url.split(";")

@@ -1,4 +1,4 @@
-"""Failure policies as operators changed them while the workers run: each a JSON `PolicyChange`, read with the leases."""
+"""Operators' changes of failure policies while workers run. Each is a JSON `PolicyChange`; workers read it with their leases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Policies:
         self.client, self.names, self.audit = client, names, audit
 
     def get(self, computation: str) -> PolicyChange:
-        """What is changed of a computation's policy; nothing of it where nothing is, or where it can't be read."""
+        """The change of a computation's policy; an empty change if there is none or it cannot be read."""
         text = cast("bytes | None", self.client.hget(self.names.policies, computation))
         if text is None:
             return PolicyChange()
@@ -31,11 +31,11 @@ class Policies:
             return PolicyChange()
 
     def change(self, computation: str, change: PolicyChange, *, by: str) -> None:
-        """Put a change in the place of what was changed before. Workers follow at once."""
+        """Replace the earlier change. Workers follow it immediately."""
         self._write(computation, change, by)
 
     def reset(self, computation: str, *, by: str) -> None:
-        """The declared policy counts again."""
+        """Restore the declared policy."""
         self._write(computation, None, by)
 
     def _write(self, computation: str, change: PolicyChange | None, by: str) -> None:

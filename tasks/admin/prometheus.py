@@ -1,4 +1,4 @@
-"""What Prometheus's client asks for a group's numbers: they are read when it does, and it never waits long."""
+"""The Prometheus collector of a group: it reads the group when it is scraped, and never blocks a scrape for long."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from celery_partitions.admin.overview import Overview, Readable, read_overview
 
 logger = logging.getLogger(__name__)
 
-#: What was read serves so long: several who ask at once cost one read.
+#: A result is reused for this long, so that simultaneous scrapes cost one read.
 FRESH_SECONDS = 1.0
-#: Weighing the states makes the server walk over some of each.
+#: Measuring the states' size makes the server sample each hash, so it is done this rarely.
 WEIGH_SECONDS = 30.0
-#: Nobody waits longer for a read, which goes on meanwhile. Longer than a read of 1000 partitions (0.2 s); shorter than what Prometheus
-#: waits (10 s), and than Flower can stand still without being missed.
+#: A scrape waits this long for a read, which then continues in its thread. It must be longer than a read of 1000 partitions (0.2 s) and
+#: shorter than Prometheus's timeout (10 s) and a stall of Flower that users would notice.
 WAIT_SECONDS = 1.0
 
 
 class GroupCollector(Collector):
-    """Of one group. A group that can't be read, or not in time, is `celery_partitions_up` 0, and nothing else is told of it.
+    """Collects one group's metrics. If the group cannot be read in time, `celery_partitions_up` is 0 and no other metric is exported.
 
-    Reads are made in a thread of their own, one at a time. `only`: asked at each read, of which partitions to tell.
+    Reads run in a thread of their own, one at a time. `only` is called at each read and names the partitions to export.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class GroupCollector(Collector):
         self._fault = ""
 
     def describe(self) -> Iterable[Metric]:
-        """The names, without a read; asked when it is registered."""
+        """The metrics' names, without a read. Called when the collector is registered."""
         return families(self.group.names.group, None, {})
 
     def collect(self) -> Iterable[Metric]:
         return families(self.group.names.group, self.latest(), self._bytes)
 
     def latest(self) -> Overview | None:
-        """The group as it is, or was a second ago; None where it can't be read in time."""
+        """The group as it was at most a second ago; None if it cannot be read in time."""
         with self._lock:
             if time.monotonic() - self._read_at <= FRESH_SECONDS:
                 return self._overview
@@ -66,10 +66,10 @@ class GroupCollector(Collector):
         only = None if self.only is None else self.only()
         try:
             found = read_overview(self.group, state_bytes=weigh, only=only)
-        except Exception as error:  # whatever it is, who asks is told that it can't be read
-            if str(error) != self._fault:  # said once, however long it lasts
+        except Exception as error:  # whatever it is, the scrape reports the group as down
+            if str(error) != self._fault:  # logged once, however long it lasts
                 self._fault = str(error)
-                logger.warning("metrics: the partitions can't be read: %s", error)
+                logger.warning("metrics: cannot read the partitions, celery_partitions_up is 0: %s", error)
             self._overview = None
         else:
             self._fault, self._overview = "", found

@@ -1,4 +1,4 @@
-"""A key's state, set or deleted by an operator: never silently overwritten by a worker that holds the old one."""
+"""Sets or deletes a key's state for an operator. A worker that has the old state in memory never overwrites the change."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ Answer = Literal["ok", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class SeenState:
-    """A key's state as an operator sees it before changing it."""
+    """A key's state as read before a change."""
 
     computation: Computation
     key: str
     partition: int
-    #: None: there is none, or it can't be read.
+    #: None if there is no state, or it cannot be read.
     state: Any | None
-    #: Its bytes; None: there is none.
+    #: The stored bytes; None if there is no state.
     stored: bytes | None
-    #: Why it can't be read; "" when it can.
+    #: Why the state cannot be read; "" if it can.
     error: str = ""
 
     @property
     def plain(self) -> Any:
-        """For people and for the audit: its fields, or why they can't be had; None when there is no state."""
+        """The fields, or why they cannot be read, for people and for the audit. None if there is no state."""
         if self.error:
             return f"unreadable: {self.error}"
         return None if self.state is None else plain_fields(self.state)
 
     def to_merge_with(self) -> Any | None:
-        """The state whose fields are to stay as they are; None when there is no state.
+        """The state whose fields a merge keeps; None if there is no state.
 
-        Raises `StateError` when it can't be read: nobody knows what would have to stay.
+        Raises `StateError` if the state cannot be read, because the fields to keep are then unknown.
         """
         if self.error:
-            raise StateError(f"its fields can't be kept, and nothing was written, for it can't be read: {self.error}")
+            raise StateError(f"cannot merge, because the current state cannot be read; nothing was written: {self.error}")
         return self.state
 
 
 class StateEditor:
-    """Set and delete states. Every change is audited in the script that makes it."""
+    """Sets and deletes states. The script that makes a change also writes its audit record."""
 
     def __init__(self, states: StateReader, audit: Audit) -> None:
         self.states, self.audit = states, audit
 
     def see(self, computation: Computation, key: object) -> SeenState:
-        """The state as last committed; one that can't be read is seen too, so that it can be replaced."""
+        """The state as last committed. A state that cannot be read is returned too, so that it can be replaced."""
         states, spelled = self.states, normalize_key(key)
         partition = partition_of(spelled, states.partitions)
         name = states.names.states(str(partition), computation.name)
@@ -68,20 +68,20 @@ class StateEditor:
             return SeenState(computation, spelled, partition, None, stored, str(error))
 
     def set(self, seen: SeenState, state: Any, *, by: str) -> Answer:
-        """Put `state` where `seen` was. `changed`: there is another one meanwhile, and nothing was written.
+        """Replace `seen` with `state`. Returns `changed`, and writes nothing, if the state changed meanwhile.
 
-        Raises `StateError` when the group's states are signed and this process has no key to sign with.
+        Raises `StateError` if the old state is signed and this process has no signing key.
         """
         data = self.states.codec.dump(seen.computation, seen.key, state)
         before = None if seen.stored is None else self.states.codec.meta(seen.computation.name, seen.key, seen.stored)
         if data[:1] == UNSIGNED and before is not None and before.form == "signed":
             raise StateError(
-                "the state is signed, and PARTITIONS_STATE_SIGNING_KEY is not set: no worker would take an unsigned one"
+                "the stored state is signed, but PARTITIONS_STATE_SIGNING_KEY is not set here. Workers would refuse an unsigned state"
             )
         return self._edit(seen, "set", data, {"new": shortened(plain_fields(state))}, by)
 
     def delete(self, seen: SeenState, *, by: str) -> Answer:
-        """Delete the state; the key's next message finds the zero state. `changed`: as for `set`."""
+        """Delete the state; the key's next message starts from a new one. `changed`: as for `set`."""
         return self._edit(seen, "delete", b"", {}, by)
 
     def _edit(self, seen: SeenState, action: str, data: bytes, more: dict[str, Any], by: str) -> Answer:

@@ -1,7 +1,7 @@
-"""A state object made from JSON by an operator, with its class as the schema; and a state object as plain values.
+"""Converts JSON to a state object, with the state class as the schema, and a state object to plain values.
 
-Dataclasses, `msgspec.Struct`s, attrs classes and pydantic models say their fields. A plain class's fields are its annotations,
-its class attributes, and what its zero state has; the type of one that has no annotation is that of its first value.
+Dataclasses, `msgspec.Struct`s, attrs classes and pydantic models declare their fields. The fields of a plain class are its
+annotations, its class attributes, and the attributes of a new object. A field without an annotation has the type of its default.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import msgspec
 from celery_partitions.model.errors import StateError, describe, encodable
 from celery_partitions.model.state import StateClass
 
-#: Types that JSON's values can be made into, when all that is known of a field is its first value.
+#: Types that JSON values are converted to if only a field's default is known.
 _PLAIN = (bool, int, float, str, bytes, list, dict, set, tuple, frozenset)
 
 _CONTAINERS = (dict, list, collections.deque)
-#: Of nested values that are shown.
+#: Values nested deeper than this are shown as "…".
 MAX_DEPTH = 20
 
 
 def state_from_json(state_class: StateClass[Any], text: str | bytes, base: Any = None) -> Any:
-    """A new state object from a JSON object. Fields it does not name are as in `base`, or as in the zero state.
+    """A new state object from a JSON object. Missing fields are taken from `base`, or have their defaults without a `base`.
 
-    `base` is not changed. Raises `StateError` with the path of what does not fit: an unknown field, a wrong type.
+    `base` is not changed. Raises `StateError` with the path of an unknown field or a value of the wrong type.
     """
     try:
         given = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateError(f"not JSON: {error}") from None
     if not isinstance(given, dict):
-        raise StateError(f"a state is given as a JSON object, not {type(given).__name__}")
+        raise StateError(f"expected a JSON object, not {type(given).__name__}")
     cls = state_class.cls
     try:
         made = _whole(cls, given, base) if _says_its_fields(cls) else _by_attributes(state_class, given, base)
@@ -45,14 +45,14 @@ def state_from_json(state_class: StateClass[Any], text: str | bytes, base: Any =
         raise StateError(f"{cls.__qualname__}: {error}") from None
     except StateError:
         raise
-    except Exception as error:  # the class's own checks, or a type that JSON can't be made into
+    except Exception as error:  # the class's own checks, or a type that JSON cannot be converted to
         raise StateError(f"{cls.__qualname__}: {describe(error)}") from error
     _refuse_unknown(given, made, "$")
     return state_class.complete(made)
 
 
 def plain_fields(state: Any) -> dict[str, Any]:
-    """The fields of a state object by name, class attributes that it has not changed included."""
+    """The fields of a state object by name, including class attributes that it has not changed."""
     cls = type(state)
     names = _field_names(cls)
     if names is None:
@@ -61,11 +61,11 @@ def plain_fields(state: Any) -> dict[str, Any]:
 
 
 def plain_value(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """Anything as what JSON can show: objects by their fields, what has none by its repr. Bounded in depth."""
+    """Any value in a form that JSON can represent: an object by its fields, or by its repr if it has none. Bounded in depth."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float):
-        return float.__float__(value)  # of a subclass, as numpy's are, no encoder knows what to make
+        return float.__float__(value)  # no encoder takes a subclass, such as numpy's floats
     if isinstance(value, int):
         return int.__int__(value) if _has_digits(value) else text_of(value)
     if isinstance(value, str):
@@ -87,17 +87,17 @@ def plain_value(value: Any, depth: int = MAX_DEPTH) -> Any:
 
 
 def text_of(value: Any, normalize: Callable[[Any], str] = repr) -> str:
-    """What people see of a value. Never raises, whatever its class does, and can always be encoded."""
+    """A value's text for people. Never raises, whatever the value's class does, and can always be encoded."""
     try:
         return encodable(normalize(value))
     except Exception as error:
         if isinstance(value, int):
             return f"(an int of {value.bit_length():,} bits)"
-        return f"(can't be shown: {type(error).__name__})"
+        return f"(cannot be shown: {type(error).__name__})"
 
 
 def _has_digits(value: int) -> bool:
-    """Python writes no int of more than 4300 digits, and neither do JSON's encoders."""
+    """False for an int of more than 4300 digits, which neither Python nor JSON encoders write."""
     try:
         return bool(int.__repr__(value))
     except ValueError:
@@ -109,7 +109,7 @@ def _says_its_fields(cls: type) -> bool:
 
 
 def _field_names(cls: type) -> list[str] | None:
-    """As Python names them; None for a plain class."""
+    """The declared fields by their Python names; None for a plain class."""
     if issubclass(cls, msgspec.Struct):
         return list(cls.__struct_fields__)
     if dataclasses.is_dataclass(cls):
@@ -144,7 +144,7 @@ def _by_attributes(state_class: StateClass[Any], given: dict[str, Any], base: An
 
 
 def _like(first: Any, value: Any) -> Any:
-    """A list or dict as the container that the zero state has there: a deque with its bound, a defaultdict with its default."""
+    """A list or dict converted to the container of the default value: a deque with its bound, a defaultdict with its factory."""
     kind = type(first)
     if kind in _PLAIN or not isinstance(first, _CONTAINERS) or not isinstance(value, list | dict):
         return value
@@ -171,7 +171,7 @@ def _copy(base: Any, fresh: Any) -> Any:
 def _types_of(cls: type, fresh: Any) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(cls)
-    except Exception:  # a name that is not there at run time
+    except Exception:  # an annotation with a name that does not exist at run time
         hints = {}
     types: dict[str, Any] = {
         name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar
@@ -210,7 +210,7 @@ def _slots(cls: type) -> list[str]:
 
 
 def _refuse_unknown(given: Any, made: Any, path: str) -> None:
-    """Raise `StateError` for a field that JSON has and the object made of it has not: it would be lost in silence."""
+    """Raise `StateError` for a field that is in the JSON but not in the object made from it. It would be lost silently."""
     if isinstance(given, list) and isinstance(made, list | tuple):
         for number, (one, other) in enumerate(zip(given, made, strict=False)):
             _refuse_unknown(one, other, f"{path}[{number}]")
@@ -226,7 +226,7 @@ def _refuse_unknown(given: Any, made: Any, path: str) -> None:
         if unknown:
             known = ", ".join(names) or "none"
             raise StateError(
-                f"{type(made).__qualname__} has no field {unknown[0]!r} (at {path}.{unknown[0]}); it has {known}"
+                f"{type(made).__qualname__} has no field {unknown[0]!r} (at {path}.{unknown[0]}); its fields: {known}"
             )
         inside = {name: getattr(made, python) for name, python in names.items()}
     for name, value in given.items():
@@ -235,7 +235,7 @@ def _refuse_unknown(given: Any, made: Any, path: str) -> None:
 
 
 def _names_in_json(cls: type) -> dict[str, str] | None:
-    """A field's name in JSON → in Python; None for a class that does not say its fields."""
+    """Field names: JSON → Python. None for a class that does not declare its fields."""
     if issubclass(cls, msgspec.Struct):
         return dict(zip(cls.__struct_encode_fields__, cls.__struct_fields__, strict=True))
     names = _field_names(cls)

@@ -1,4 +1,4 @@
-"""What can be seen of a group from outside: one pipelined read, whatever N is."""
+"""The status of a group's partitions, in one pipelined read for any number of partitions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class PartitionStatus:
     """One partition, or the ingress."""
 
     queue: str
-    #: The node name of the worker that holds it; None when nobody does.
+    #: The node name of the worker that owns it; None without an owner.
     owner: str | None
-    #: Messages waiting in the queue, those with a priority included.
+    #: Messages waiting in the queue, including those with a priority.
     length: int
     #: Messages applied since the group began.
     processed: int
@@ -35,22 +35,22 @@ class PartitionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """Who holds what, at one moment."""
+    """The owners of the partitions at one moment."""
 
     #: Seconds since the epoch, by the server's clock.
     now: float
-    #: Partition → worker id, of leases that have not ended.
+    #: Partition → worker id, for leases that have not expired.
     workers: dict[str, str]
 
 
-#: Answers to `request_holders`.
+#: How many answers `request_holders` has.
 HOLDERS_ANSWERS = 3
 #: The counters of `meta` that a status is made of.
 _META = ("processed", "paused")
 
 
 def read_status(client: redis.Redis, names: Names, partitions: int) -> list[PartitionStatus]:
-    """Each partition in order, then the ingress."""
+    """The status of each partition in order, then of the ingress."""
     computations = names.computations_in(cast(list[bytes], client.hkeys(names.group_meta)))
     all_partitions = partitions_and_ingress(partitions)
     with client.pipeline(transaction=False) as pipe:
@@ -68,14 +68,14 @@ def read_status(client: redis.Redis, names: Names, partitions: int) -> list[Part
 
 
 def request_holders(pipe: redis.client.Pipeline, names: Names) -> None:
-    """Put the question who holds what into a pipeline: `HOLDERS_ANSWERS` answers."""
+    """Add the commands that read the owners to a pipeline. They have `HOLDERS_ANSWERS` answers."""
     pipe.hgetall(names.owners)
     pipe.zrange(names.workers, 0, -1, withscores=True)
     pipe.time()
 
 
 def holders_in(answers: Sequence[Any]) -> Holders:
-    """The answers to `request_holders`. Raises the server's refusal, without which nothing can be said."""
+    """Parse the answers to `request_holders`. Raises the server's error if one of them is an error."""
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
@@ -94,7 +94,7 @@ def partition_answers(computations: Sequence[str]) -> int:
 def request_partition(
     pipe: redis.client.Pipeline, names: Names, partition: str, computations: Sequence[str], more: Sequence[str] = ()
 ) -> None:
-    """Put the questions about one partition into a pipeline. `more`: further counters of its `meta`."""
+    """Add the commands that read one partition to a pipeline. `more`: further counters of its `meta`."""
     queue = names.queue(partition)
     for name in (queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)):
         pipe.llen(name)
@@ -107,7 +107,8 @@ def request_partition(
 
 
 def partition_status(names: Names, partition: str, holders: Holders, row: Sequence[Any]) -> tuple[PartitionStatus, list[bytes | None]]:
-    """The answers to `request_partition` as a status, and the further counters as they were asked for (none of a `meta` that is no hash)."""
+    """Parse the answers to `request_partition`: the status, then the further counters in the order of `more` (empty if `meta` is not a
+    hash)."""
     lengths, (meta, parked, dead, delayed), keys = row[:4], row[4:8], row[8:]
     worker = holders.workers.get(partition)
     processed, paused, *more = meta if isinstance(meta, list) else (None, None)
@@ -126,12 +127,12 @@ def partition_status(names: Names, partition: str, holders: Holders, row: Sequen
 
 
 def _count(answer: Any) -> int:
-    """A key of a wrong type answers with an error: nothing that could be counted is there."""
+    """A count; 0 if the key has the wrong type, for which Redis answers with an error."""
     return answer if isinstance(answer, int) else 0
 
 
 def worker_id(node: str, unique: str) -> str:
-    """A worker's id among the lease holders: unique even where two processes have one node name."""
+    """A worker's id among the lease holders, unique even if two processes have the same node name."""
     return f"{node}/{unique}"
 
 

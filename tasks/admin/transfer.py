@@ -1,7 +1,7 @@
 """The file that `export` writes and `import` reads: JSON lines, bytes in base64.
 
-The first line is the `Header`; then what each partition holds, lists from the oldest on; the last line is `End`, which tells a
-whole file from a cut one. Signed states stay as they are signed: the tag is over the key, not the partition.
+The first line is the `Header`, then come the records of each partition, with lists from oldest to newest. The last line is `End`,
+which shows that the file is complete. Signed states keep their signature: it covers the key, not the partition.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ VERSION = 1
 
 
 class Header(msgspec.Struct, tag="header", tag_field="kind"):
-    """What the file is of. `at`: seconds since the epoch, by the server's clock."""
+    """Where the file comes from. `at`: seconds since the epoch, by the server's clock."""
 
     format: str
     version: int
     group: str
     partitions: int
     at: float
-    #: What the group's queues began with there: its states are signed for that.
+    #: The prefix of the group's queues there. Its states are signed for that prefix.
     root: str
 
 
@@ -51,7 +51,7 @@ class ExportedParkedKey(msgspec.Struct, tag="parked", tag_field="kind"):
 
 
 class Mail(msgspec.Struct, tag="mail", tag_field="kind"):
-    """A message of a parked key's mailbox."""
+    """A message in a parked key's mailbox."""
 
     partition: str
     key: bytes
@@ -73,7 +73,7 @@ class DeadLetterRecord(msgspec.Struct, tag="dead-letter", tag_field="kind"):
 
 
 class DeadLetterMessage(msgspec.Struct, tag="dead-letter-message", tag_field="kind"):
-    """The message of a dead letter that is kept apart from it, because it is long."""
+    """The message of a dead letter, if it is so long that it is stored separately."""
 
     partition: str
     id: bytes
@@ -81,7 +81,7 @@ class DeadLetterMessage(msgspec.Struct, tag="dead-letter-message", tag_field="ki
 
 
 class SeenIds(msgspec.Struct, tag="seen", tag_field="kind"):
-    """Message ids that a computation has seen, where it drops duplicates; for so many ms more (-1: for ever)."""
+    """Message ids that a computation has seen, for deduplication. They expire after `expire_ms` (-1: never)."""
 
     partition: str
     computation: str
@@ -91,7 +91,7 @@ class SeenIds(msgspec.Struct, tag="seen", tag_field="kind"):
 
 
 class Message(msgspec.Struct, tag="message", tag_field="kind"):
-    """A message of the partition's queue."""
+    """A message in the partition's queue."""
 
     partition: str
     message: bytes
@@ -103,7 +103,7 @@ class Policy(msgspec.Struct, tag="policy", tag_field="kind"):
 
 
 class End(msgspec.Struct, tag="end", tag_field="kind"):
-    """So many records stand between the header and this."""
+    """The last line. `records`: the number of records between the header and this line."""
 
     records: int
 
@@ -118,13 +118,13 @@ def write_line(stream: BinaryIO, value: Record | Header | End) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """The first line. Raises `SetupError` when the file is no export that can be read here."""
+    """The file's first line. Raises `SetupError` if the file is not an export of this version."""
     with path.open("rb") as stream:
         return _header(stream.readline(1_000_000))
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """What lies between the header and the end. Raises `SetupError` that names the line when the file is cut or spoiled."""
+    """The records between the header and the end. Raises `SetupError` that names the line if the file is incomplete or damaged."""
     with path.open("rb") as stream:
         _header(stream.readline(1_000_000))
         for count, line in enumerate(stream):
@@ -132,15 +132,15 @@ def read_records(path: Path) -> Iterator[Record]:
             try:
                 value = _decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise SetupError(f"{path}, line {number}: not a record of an export: {error}") from None
+                raise SetupError(f"{path}, line {number}: not a valid record: {error}. The file is damaged") from None
             if isinstance(value, End):
                 if value.records != count:
-                    raise SetupError(f"{path}: {count} records, and its end says {value.records}: it is not whole")
+                    raise SetupError(f"{path}: the file has {count} records, but its last line says {value.records}: it is incomplete")
                 return
             if isinstance(value, Header):
-                raise SetupError(f"{path}, line {number}: a second header")
+                raise SetupError(f"{path}, line {number}: a second header. The file is damaged")
             yield value
-    raise SetupError(f"{path}: its end is missing: the export was cut short")
+    raise SetupError(f"{path}: the last line is missing: the file is incomplete")
 
 
 def _header(line: bytes) -> Header:
@@ -149,7 +149,7 @@ def _header(line: bytes) -> Header:
     except (msgspec.DecodeError, UnicodeDecodeError):
         header = None
     if not isinstance(header, Header) or header.format != FORMAT:
-        raise SetupError("the file is not an export of partitions")
+        raise SetupError("the file was not written by `partitions export`")
     if header.version != VERSION:
-        raise SetupError(f"the export is of version {header.version}, and this program reads version {VERSION}")
+        raise SetupError(f"the export has format version {header.version}, but this release reads version {VERSION}")
     return header

@@ -1,4 +1,4 @@
-"""A group watched by one process: many who look share one read, and the states are weighed now and then."""
+"""Watches a group for one process: all viewers share one read, and the states' size is measured now and then."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from celery_partitions.admin.history import MIN_SECONDS, POINTS, History
 from celery_partitions.admin.overview import Overview, Readable, read_overview
 from celery_partitions.admin.overview_json import to_json
 
-#: Weighing states costs the server a walk, and they grow slowly; while there are more than twice as many as were weighed, sooner.
+#: Measuring the states' size costs the server time, and they grow slowly. It is done sooner if the number of keys has doubled.
 WEIGH_SECONDS = 30.0
 
 
 class Watcher:
-    """Kept for as long as a process shows a group. Any thread may look; the read blocks, so never in an event loop."""
+    """Reads and remembers a group while a process shows it. Any thread may call it. `look` blocks: never call it in an event loop."""
 
     def __init__(
         self, group: Readable, *, every_seconds: float = MIN_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -25,29 +25,30 @@ class Watcher:
         self.history = History(least_seconds=max(every_seconds, MIN_SECONDS))
         self._lock = threading.Lock()
         self._last: tuple[float, Overview] | None = None
-        #: Another one after each change that is known of: the one that was there when the last read began, and the last one.
+        #: Markers, replaced at each known change: the marker when the last read began, and the current one.
         self._read_at_change = self._change = object()
         self._weighed_at: float | None = None
-        #: The group's keys, when their states were weighed last.
+        #: The number of keys when the states' size was last measured.
         self._weighed_keys = 0
 
     def look(self) -> Overview:
-        """The group as it stood at most `every_seconds` ago. Raises what `read_overview` does."""
+        """The group as it was at most `every_seconds` ago. Raises what `read_overview` raises."""
         with self._lock:
             return self._look()
 
     def look_anew(self) -> None:
-        """Something was changed: the next look reads. Never blocks, so that an event loop may call it: a slow read has the lock."""
+        """Make the next `look` read Redis, after a change. Never blocks, so an event loop may call it, even while a slow read has the
+        lock."""
         self._change = object()
 
     def to_json(self, *, points: int = POINTS) -> dict[str, Any]:
-        """The group, and the last minutes, as JSON has them (`celery_partitions.admin.overview_json`)."""
+        """The group and its last minutes in the form of `celery_partitions.admin.overview_json`."""
         with self._lock:
             return to_json(self._look(), self.history, points=points)
 
     def _look(self) -> Overview:
         now = self.clock()
-        change = self._change  # before the read: of one that is made meanwhile the read may not know
+        change = self._change  # taken before the read, which may miss a change made meanwhile
         known = self._last is not None and change is self._read_at_change
         if self._last is not None and known and now - self._last[0] < self.every_seconds:
             return self._last[1]

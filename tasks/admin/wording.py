@@ -1,4 +1,4 @@
-"""What the commands and the pages say in the same words."""
+"""Actions whose result the commands and the pages report in the same words."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from celery_partitions.store.dead_letters import DeadLetter
 
 
 def retry_dead_letters(store: DeadLetters, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str) -> tuple[dict[str, Any], str]:
-    """Try dead letters again: what came of it, as facts for scripts and as a sentence."""
+    """Retry dead letters. Returns the result as facts for scripts and as a sentence."""
     in_place = store.retry([dead_letter for dead_letter in dead_letters if dead_letter.in_place], by=by)
     at_the_end = store.retry([dead_letter for dead_letter in dead_letters if not dead_letter.in_place], by=by)
-    said = [f"{in_place:,} tried in place"] if in_place else []
+    said = [f"{in_place:,} will be retried in place"] if in_place else []
     if at_the_end or not in_place:
-        said.append(f"{at_the_end:,} put back, each at the end of its queue")
+        said.append(f"{at_the_end:,} put back at the end of their queues")
     return {"retried": in_place + at_the_end, "in_place": in_place, "at_the_end": at_the_end}, "; ".join(said)

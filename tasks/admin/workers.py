@@ -1,4 +1,4 @@
-"""The workers of a group, as their leases tell of them."""
+"""The running workers of a group, read from their leases."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from celery_partitions.store.names import Names
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One living worker of partitions."""
+    """One running partition worker."""
 
     #: Its Celery node name.
     node: str
-    #: The queues that it holds.
+    #: The queues of the partitions that it owns.
     queues: list[str]
-    #: The queues that it was pinned to (`-Q`); none: its share of all.
+    #: The queues that it is pinned to (`-Q`). Empty: it takes its share of all.
     pinned: list[str]
     draining: bool
-    #: Until its leases end, unless it renews them.
+    #: Seconds until its leases expire, unless it renews them.
     lease_seconds: float
 
 
 def read_workers(client: redis.Redis, names: Names) -> list[WorkerStatus]:
-    """The workers whose leases hold, by node name."""
+    """The workers whose leases have not expired, sorted by node name."""
     with client.pipeline(transaction=False) as pipe:
         pipe.zrange(names.workers, 0, -1, withscores=True)
         pipe.hgetall(names.owners)

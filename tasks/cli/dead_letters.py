@@ -146,7 +146,7 @@ def retry(
     wanted_fingerprint: str | None,
     as_json: bool,
 ) -> None:
-    """Retry dead letters.
+    """Retry dead letters, in place where possible.
 
     If the key is parked behind the dead letter, the message is retried IN PLACE and the order of its key is kept. Any other
     message goes to the END of the queue it came from, behind newer messages of its key. This changes the order of that key.

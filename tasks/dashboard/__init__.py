@@ -1,8 +1,8 @@
-"""The partitions in Flower: pages beside its own, the same as JSON, and actions. No fork: Flower's settings file calls `add_to_flower`.
+"""The partitions in Flower: additional pages, a JSON API and actions. Flower is not forked: its settings file calls `add_to_flower`.
 
-Everything here runs in Flower's process and knows Flower and Tornado; what it shows and does it asks of `celery_partitions.admin`.
-Flower's authentication, `url_prefix` and `read_only` hold for every URL of ours. Redis is read and written in Flower's executor, never in
-its event loop.
+This package runs in Flower's process and depends on Flower and Tornado. It reads and changes the group through
+`celery_partitions.admin`. Flower's authentication, `url_prefix` and `read_only` apply to every URL of ours. Redis is read and written in
+Flower's executor, never in its event loop.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["add_to_flower"]
 
 
 def add_to_flower() -> None:
-    """Called by `config/flowerconfig.py`, before Flower makes its application. A second call changes nothing."""
+    """Add our pages to Flower. `config/flowerconfig.py` calls it before Flower creates its application. A second call does nothing."""
     if "template_loader" in flower_settings:
         return
-    # The last of Flower's handlers takes every path.
+    # Flower's last handler matches every path, so ours go before it.
     flower_handlers[-1:-1] = HANDLERS
     at = next(number for number, handler in enumerate(flower_handlers) if isinstance(handler, tuple) and handler[1] is Metrics)
     flower_handlers[at] = (flower_handlers[at][0], MetricsPage)

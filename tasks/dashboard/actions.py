@@ -1,7 +1,7 @@
-"""What an operator does from a page: each a POST with a JSON body, audited as from the command line, under the Flower user's name.
+"""The actions of the pages. Each is a POST with a JSON body, and is audited under the Flower user's name, as those of the commands.
 
-Answers: 200 `{"message": …}` and facts; 400 what does not fit; 403 read-only mode, another site's page, or Flower's Redis user may not;
-409 when what the operator saw is not there any more, and nothing was done; 503 when Redis is away.
+Answers: 200 `{"message": …}` and facts. 400: the request is not valid. 403: read-only mode, a request from another site, or Flower's
+Redis user lacks a permission. 409: what the operator saw has changed, and nothing was done. 503: Redis is not reachable.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from celery_partitions.model.errors import StateError
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.scripts import digest_of
 
-CHANGED = "it changed meanwhile; nothing was done. Look again"
+CHANGED = "the key changed meanwhile; nothing was done. Reload the page and try again"
 _NOT_DONE = {
     "changed": CHANGED,
-    "not-parked": "the key does not wait any more; nothing was done",
-    "not-failed": "the first message that waits has not been tried yet; nothing was done",
+    "not-parked": "the key is no longer parked; nothing was done",
+    "not-failed": "the key's first waiting message has not failed yet; nothing was done",
 }
 _PARKED_DONE = {
-    "retry": "tried now",
-    "skip": "the failed message is with the dead letters; the key goes on",
-    "discard": "the failed message is deleted; the key goes on",
+    "retry": "the message will be retried now",
+    "skip": "the failed message is now a dead letter; the key continues",
+    "discard": "the failed message is deleted; the key continues",
 }
 
 
 class OfKey(msgspec.Struct, forbid_unknown_fields=True):
-    """Which key; `base64`: it is given in base64."""
+    """The key, as text or in base64."""
 
     key: str
     base64: bool = False
 
 
 class OfParked(OfKey, forbid_unknown_fields=True):
-    """`message_id` and `since` as the operator saw the key; when another message has failed since, nothing is done."""
+    """`message_id` and `since` are those that the operator saw. If another message has failed since, nothing is done."""
 
     message_id: str | None = None
     since: float | None = None
 
 
 class OfState(OfKey, forbid_unknown_fields=True, kw_only=True):
-    """`digest`: of the state as the operator saw it (empty: there was none); when it is another one now, nothing is done."""
+    """`digest` is that of the state that the operator saw (empty: there was none). If the state has changed, nothing is done."""
 
     computation: str
     digest: str | None = None
 
 
 class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
-    """`state`: an object, or its JSON as text. `merge`: fields that it does not name stay. `preview`: only say the state as it is now,
-    its digest, and what it would be."""
+    """`state`: an object, or its JSON as text. `merge`: missing fields keep their values. `preview`: write nothing; answer with the
+    current state, its digest and the new state."""
 
     state: Any
     merge: bool = False
@@ -67,7 +67,7 @@ class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
 
 
 class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
-    """Which dead letters: by ids, by what they have in common, or all."""
+    """Selects dead letters: by ids, by text, partition, reason and fingerprint, or all."""
 
     ids: list[str] = []
     text: str = ""
@@ -78,7 +78,7 @@ class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Pause(Action):
-    """POST /api/partitions/UNIT/pause, …/resume: pause the partition, or resume it."""
+    """POST /api/partitions/PARTITION/pause, …/resume: pause or resume the partition."""
 
     @authenticated
     async def post(self, partition: str, what: str) -> None:
@@ -87,12 +87,12 @@ class Pause(Action):
         name = group.names.queue_name(self.known_partition(partition))
         act = pause if what == "pause" else resume
         changed = bool(await self.acting(lambda: act(group.client, group.names, [partition], by=self.who)))
-        state = "paused" if what == "pause" else "going on"
-        self.answer({"queue": name, "changed": changed, "message": f"{name} is {state}{'' if changed else ' already'}"})
+        state = "paused" if what == "pause" else "running"
+        self.answer({"queue": name, "changed": changed, "message": f"{name} is {'' if changed else 'already '}{state}"})
 
 
 class ParkedAction(Action):
-    """POST /api/partitions/key/retry, …/skip, …/discard: what to do with the failed message of a parked key."""
+    """POST /api/partitions/key/retry, …/skip, …/discard: retry, skip or discard the failed message of a parked key."""
 
     @authenticated
     async def post(self, what: str) -> None:
@@ -117,21 +117,21 @@ class ParkedAction(Action):
 
 
 class SetState(Action):
-    """POST /api/partitions/key/state: preview a new state, or write it to the state that was previewed (`digest`)."""
+    """POST /api/partitions/key/state: preview a new state, or replace the previewed state (`digest`) with it."""
 
     @authenticated
     async def post(self) -> None:
         self.check_writable()
         asked = self.asked(NewState)
         if asked.digest is None and not asked.preview:
-            raise HTTPError(400, "say the digest of the state that you saw: preview first")
+            raise HTTPError(400, "digest is missing: send preview: true first, then the digest that it returns")
         self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
 
     def _act(self, key: str, asked: NewState) -> dict[str, Any]:
         seen = see(self.installation, asked, key, stale_is_refused=not asked.preview)
         text = asked.state if isinstance(asked.state, str) else msgspec.json.encode(asked.state)
         assert seen.computation.state is not None
-        base = seen.to_merge_with() if asked.merge else None  # its StateError is a 409: nothing is wrong with what was asked
+        base = seen.to_merge_with() if asked.merge else None  # its StateError is a 409, because the request is valid
         try:
             made = state_from_json(seen.computation.state, text, base)
         except StateError as error:
@@ -150,7 +150,7 @@ class SetState(Action):
 
 
 class Forget(Action):
-    """POST /api/partitions/key/forget: delete the state; the key's next message finds a new one."""
+    """POST /api/partitions/key/forget: delete the state. The key's next message starts from a new state."""
 
     @authenticated
     async def post(self) -> None:
@@ -161,14 +161,14 @@ class Forget(Action):
     def _act(self, key: str, asked: OfState) -> dict[str, Any]:
         seen = see(self.installation, asked, key)
         if seen.stored is None:
-            raise HTTPError(409, "there is no state; nothing was done")
+            raise HTTPError(409, "the key has no state; nothing was done")
         if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
             raise HTTPError(409, changed(seen))
         return {"computation": asked.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
 
 
 class DeadLettersAction(Action):
-    """POST /api/partitions/dead-letters/retry, …/discard: retry dead letters, or delete them."""
+    """POST /api/partitions/dead-letters/retry, …/discard: retry or delete dead letters."""
 
     @authenticated
     async def post(self, what: str) -> None:
@@ -176,7 +176,7 @@ class DeadLettersAction(Action):
         asked = self.asked(OfDeadLetters)
         common = DeadLetterQuery(asked.text, self.known_partition(asked.partition) if asked.partition else "", asked.reason, asked.fingerprint)
         if sum((bool(asked.ids), common.anything, asked.all)) != 1:
-            raise HTTPError(400, "say ids, or what they have in common (text, partition, reason, fingerprint), or all: true")
+            raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint); all: true")
         self.answer(await self.acting(self._act, what, asked.ids, common))
 
     def _act(self, what: str, ids: list[str], common: DeadLetterQuery) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class DeadLettersAction(Action):
 
 
 def see(installation: Installation, asked: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:
-    """The state that is to be changed. Raises 404 for a computation that this process does not have, 409 for a stale look."""
+    """The state to change. Raises 404 if this process does not have the computation, 409 if the operator saw an older state."""
     computation = installation.computations.get(asked.computation)
     if computation is None or computation.state is None:
         raise HTTPError(404, f"this process has no state computation {asked.computation!r}")
@@ -204,8 +204,8 @@ def see(installation: Installation, asked: OfState, key: str, *, stale_is_refuse
 
 
 def changed(seen: SeenState) -> str:
-    """Why a state was not touched, and what helps."""
-    return f"the state changed meanwhile; nothing was done. Look again, or pause partition {seen.partition} first"
+    """The error text for a state that changed meanwhile."""
+    return f"the state changed meanwhile; nothing was done. Try again, or pause partition {seen.partition} first"
 
 
 def _digest(seen: SeenState) -> str:

@@ -1,4 +1,4 @@
-"""What the pages show, as JSON."""
+"""The JSON API: the same data as on the pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery_partitions.dashboard.page_data import look_at_key, look_at_partition
 
 
 class Overview(Api):
-    """GET /api/partitions: `at`, `totals`, and `partitions`: a row for each, the ingress last."""
+    """GET /api/partitions: `at`, `totals`, and `partitions` (one row each, the ingress last)."""
 
     @authenticated
     async def get(self) -> None:
@@ -22,7 +22,7 @@ class Overview(Api):
 
 
 class Partition(Api):
-    """GET /api/partitions/UNIT: its row, parked keys, oldest messages, last 20 commits, hottest and largest keys."""
+    """GET /api/partitions/PARTITION: its row, parked keys, oldest messages, last 20 commits, hottest and largest keys."""
 
     @authenticated
     async def get(self, partition: str) -> None:
@@ -37,7 +37,7 @@ class Key(Api):
         in_base64 = self.word("base64") not in ("", "0", "false")
         spelled = self.key_in_query() if key is None else self.key_of(utf8(key), in_base64)
         if spelled is None:
-            raise HTTPError(400, "which key? Say ?key=KEY")
+            raise HTTPError(400, "the key is missing: add ?key=KEY")
         self.answer(await self.reading(look_at_key, self.live.watch, self.installation, spelled))
 
 

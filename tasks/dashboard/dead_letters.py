@@ -1,4 +1,4 @@
-"""The page of dead letters. Blocks: called in Flower's executor."""
+"""The data of the dead-letter page. Blocks, so it runs in Flower's executor."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from celery_partitions.admin.documents import MAX_TEXT_CHARACTERS, json_dead_let
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.dead_letters import DeadLetter
 
-#: Looked at for one page; the count of all is known without.
+#: How many dead letters one page reads. The total is counted without reading them.
 MAX_SCANNED = 20_000
-#: Read for one page: a second's work, and a page of up to 2,000 dead letters is read again each ten seconds.
+#: How much one page reads: about a second of work. A page of up to 2,000 dead letters refreshes every ten seconds.
 MAX_SCANNED_BYTES = 100_000_000
 MAX_GROUPS = 100
-#: Shown of each group; of a group that is asked for alone, more.
+#: Dead letters shown for each group, and for a single group.
 MAX_OF_A_GROUP = 10
 MAX_OF_ONE_GROUP = 200
 
 
 class _Scan:
-    """The dead letters that fit, of the first that one page may read."""
+    """The matching dead letters among the first ones, as far as one page may read."""
 
     def __init__(self, dead_letters: DeadLetters, query: DeadLetterQuery) -> None:
         self.dead_letters, self.query, self.scanned = dead_letters, query, 0
@@ -40,7 +40,7 @@ class _Scan:
 
 
 def find_dead_letters(installation: Installation, query: DeadLetterQuery) -> dict[str, Any]:
-    """Like failures together, the most frequent first, each with its newest dead letters."""
+    """Similar failures as groups, the most frequent first, each with its newest dead letters."""
     dead_letters = installation.group.dead_letters
     total = dead_letters.count()
     scan = _Scan(dead_letters, query)

@@ -1,8 +1,8 @@
-"""The live overview: server-sent events, and for a page that gets none the same by polling.
+"""The live overview: server-sent events, or polling for a page that receives none.
 
-The first event has the last five minutes of every row; those after it have the rows alone, and the page continues the lines by itself,
-so that an event stays small whatever N is. When Redis is away an `unreachable` event says why, and `overview` events go on by
-themselves when it is back.
+The first event has the last five minutes of every row. Later events have only the current rows, and the page extends its lines itself,
+so that events stay small for any number of partitions. While Redis is not reachable, `unreachable` events give the reason; `overview`
+events resume when it is back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from celery_partitions.dashboard.live import FAILURES, said
 
 
 class Events(Common):
-    """One listener."""
+    """One client of the event stream."""
 
     _waiting: asyncio.Task[None] | None = None
 
@@ -26,7 +26,7 @@ class Events(Common):
     async def get(self) -> None:
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Accel-Buffering", "no")  # nginx would keep events until it has a buffer full
+        self.set_header("X-Accel-Buffering", "no")  # otherwise nginx buffers events
         self._waiting = asyncio.ensure_future(self._tell())
         try:
             await self._waiting
@@ -62,7 +62,7 @@ class Events(Common):
 
 
 class PageEvents(Events):
-    """What a page of ours listens to; as open as Flower's pages are."""
+    """The event stream for our pages. It needs the same login as Flower's pages."""
 
 
 class ApiEvents(Events, Api):
@@ -70,7 +70,7 @@ class ApiEvents(Events, Api):
 
 
 class PageOverview(Common):
-    """What a page of ours polls when events don't come through."""
+    """Our pages poll this if they receive no events."""
 
     @authenticated
     async def get(self) -> None:

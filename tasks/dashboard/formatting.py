@@ -1,4 +1,4 @@
-"""How values look in the pages: sentences and addresses; numbers are in `admin/numbers.py`. Pure; the templates escape what comes out."""
+"""Formats values for the pages: phrases and addresses. Numbers are in `admin/numbers.py`. No I/O; the templates escape the results."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from urllib.parse import quote, urlencode
 
 from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, size, span
 
-#: Flower refuses to search for less.
+#: The shortest text that Flower searches for.
 _SHORTEST_SEARCH = 3
 
 
 def due(at: float | None, now: float) -> str:
-    """When a parked key is tried next."""
+    """When a parked key is retried next."""
     if at is None:
-        return "held, until you act"
+        return "held until you act"
     return f"in {span(at - now)}" if at > now else "now"
 
 
 def what_came(commit: dict[str, Any]) -> str:
-    """What a commit's messages became: `10 processed, 1 failed`."""
+    """The outcome of a commit's messages: `10 processed, 1 failed`."""
     kinds = ("processed", "emitted", "forwarded", "failed", "dead", "skipped")
     return ", ".join(f"{commit[kind]:,} {kind}" for kind in kinds if commit[kind]) or UNKNOWN
 
 
 def key_body(one: dict[str, Any]) -> dict[str, Any]:
-    """How an action is told the key: as JSON has it."""
+    """The key in the body of an action."""
     return {"key": one["key_base64"], "base64": True} if "key_base64" in one else {"key": one["key"]}
 
 
@@ -37,9 +37,9 @@ def key_query(one: dict[str, Any]) -> str:
 
 
 def tasks_query(name: str, key: str) -> str:
-    """Flower's task list, searched for a key of a computation; empty when Flower can't search for that.
+    """The query of Flower's task list for one key of a computation; empty if Flower cannot search for it.
 
-    Its page takes a name in the address; what stands behind it is searched for too.
+    Flower's page takes a task name in the address, and also searches for the text after it.
     """
     if len(name) < _SHORTEST_SEARCH:
         return ""
@@ -51,12 +51,12 @@ def _quoted(text: str) -> str:
 
 
 def as_json(value: Any) -> str:
-    """For an attribute that a script reads."""
+    """JSON for an attribute that a script reads."""
     return json.dumps(value)
 
 
 def pretty(value: Any) -> str:
-    """For people, and to be edited."""
+    """Indented JSON, for reading and editing."""
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""What our handlers share: the installation, Redis in the executor, errors as people read them, and who is asking."""
+"""What our handlers share: the installation, Redis calls in the executor, readable errors, and the user's name."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from celery_partitions.store.names import partitions_and_ingress
 T = TypeVar("T")
 
 JSON_TYPE = "application/json; charset=UTF-8"
-NOT_INSTALLED = "The app that Flower was started with has no partitions: call celery_partitions.install(app) where it is made, or start Flower with -A celery_partitions"
+NOT_INSTALLED = "Flower's app has no partitions. Call celery_partitions.install(app) where the app is created, or start Flower with -A celery_partitions"
 
 
 class Common(BaseHandler):  # type: ignore[misc]
-    """Pages and API alike."""
+    """Base of all our handlers, pages and API."""
 
     @property
     def installation(self) -> Installation:
-        """Raises 404 when Flower's app has no partitions."""
+        """The installation of Flower's app. Raises 404 if the app has no partitions."""
         app = self.application.capp
         app.finalize(auto=True)
         found = installation_of(app)
@@ -50,7 +50,7 @@ class Common(BaseHandler):  # type: ignore[misc]
         return live_of(self.application, self.installation)
 
     async def blocking(self, function: Callable[..., T], *words: Any) -> T:
-        """Call what waits for Redis, elsewhere. Raises 403 for what Flower's Redis user may not do, 503 when Redis is away."""
+        """Call a blocking function in the executor. Raises 403 if Flower's Redis user lacks a permission, 503 if Redis is not reachable."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self.application.executor, functools.partial(function, *words))
@@ -62,7 +62,7 @@ class Common(BaseHandler):  # type: ignore[misc]
             raise HTTPError(409, said(error)) from error
 
     async def reading(self, function: Callable[..., T], *words: Any) -> T:
-        """As `blocking`, for what changes nothing: tried again where the connection had been lost before."""
+        """Like `blocking`, for functions that only read: calls again once if the connection was lost."""
         try:
             return await self.blocking(function, *words)
         except HTTPError as error:
@@ -71,12 +71,12 @@ class Common(BaseHandler):  # type: ignore[misc]
         return await self.blocking(function, *words)
 
     def word(self, name: str, default: str = "") -> str:
-        """An argument of the query as it is: Flower's own are made HTML, and stripped."""
+        """A query argument, unchanged. Flower's own method escapes HTML and strips spaces."""
         values = self.request.query_arguments.get(name)
         return values[-1].decode("utf-8", "replace") if values else default
 
     def key_in_query(self) -> str | None:
-        """`?key=…`, any bytes percent-encoded; with `base64=1` in base64. None without one; raises 400."""
+        """The key of `?key=…`: any bytes, percent-encoded, or base64 with `base64=1`. None if it is missing. Raises 400."""
         values = self.request.query_arguments.get("key")
         return None if not values else self.key_of(values[-1], self.word("base64") not in ("", "0", "false"))
 
@@ -89,14 +89,14 @@ class Common(BaseHandler):  # type: ignore[misc]
             raise HTTPError(400, said(error)) from error
 
     def known_partition(self, partition: str) -> str:
-        """A partition of this group, as it is spelled. Raises 404."""
+        """`partition`, if this group has it. Raises 404 if not."""
         partitions = self.installation.settings.partitions
         if partition not in partitions_and_ingress(partitions):
-            raise HTTPError(404, f"there is no partition {partition[:20]}; there are {partitions}, from 0, and ingress")
+            raise HTTPError(404, f"there is no partition {partition[:20]}; expected 0 to {partitions - 1}, or ingress")
         return partition
 
     def dead_letters_asked(self) -> DeadLetterQuery:
-        """Which dead letters the query is about."""
+        """The selection of dead letters in the query."""
         partition = self.word("partition")
         return DeadLetterQuery(
             self.word("q"), self.known_partition(partition) if partition else "", self.word("reason"), self.word("fingerprint")
@@ -104,17 +104,17 @@ class Common(BaseHandler):  # type: ignore[misc]
 
     @property
     def why_not_acting(self) -> str:
-        """Why this page can't act; empty when it can."""
+        """Why actions are not allowed; empty if they are."""
         options = self.application.options
         if options.read_only:
             return "Flower is in read-only mode."
         if not (options.basic_auth or options.auth or self.unauthenticated_api):
-            return "Flower has no login, so it acts for nobody: start it with --basic-auth=user:password."
+            return "Flower has no login. To allow actions, start it with --basic-auth=user:password."
         return ""
 
     @property
     def who(self) -> str:
-        """For the audit: the Flower user, as it signed in."""
+        """The signed-in Flower user, for the audit."""
         options = self.application.options
         if options.auth and isinstance(self.current_user, str):
             return self.current_user
@@ -125,16 +125,16 @@ class Common(BaseHandler):  # type: ignore[misc]
 
 
 class Api(Common, BaseApiHandler):  # type: ignore[misc]
-    """The JSON API. As Flower's own it answers 401 to everybody while Flower has no login, unless FLOWER_UNAUTHENTICATED_API is set."""
+    """Base of the JSON API. Like Flower's own API it answers 401 if Flower has no login, unless FLOWER_UNAUTHENTICATED_API is set."""
 
     def answer(self, value: Any) -> None:
-        """JSON; what JSON has no form for by its fields."""
+        """Finish with JSON. A value that JSON cannot represent is shown by its fields."""
         self.set_header("Content-Type", JSON_TYPE)
         self.set_header("Cache-Control", "no-store")
         self.finish(value if isinstance(value, bytes) else msgspec.json.encode(value, enc_hook=plain_value))
 
     def write_error(self, status_code: int, **more: Any) -> None:
-        """`{"error": …}`. A browser that knows the login sends it when it is asked for it."""
+        """Answer `{"error": …}`. A 401 asks for the login, so that a browser that knows it sends it."""
         error = (more.get("exc_info") or (None, None))[1]
         text = error.get_message() if isinstance(error, HTTPError) else ""
         if status_code == 401 and self.application.options.basic_auth:
@@ -143,10 +143,10 @@ class Api(Common, BaseApiHandler):  # type: ignore[misc]
 
 
 class Action(Api):
-    """Something is changed: POST only, refused in read-only mode, and asked for by no other site's page."""
+    """Base of the actions: POST only, refused in read-only mode and for pages of other sites."""
 
     def check_xsrf_cookie(self) -> None:
-        """As Flower's; and no page of another site acts where Flower has no login either."""
+        """Flower's check, and additionally refuse pages of other sites even if Flower has no login."""
         site = self.request.headers.get("Sec-Fetch-Site")
         origin = self.request.headers.get("Origin")
         foreign = (
@@ -163,14 +163,14 @@ class Action(Api):
             raise HTTPError(403, "Read only mode is enabled")
 
     async def acting(self, function: Callable[..., T], *words: Any) -> T:
-        """As `blocking`; what is looked at next is how things stand after it."""
+        """Like `blocking`, for changes: the next read of the overview shows the result."""
         try:
             return await self.blocking(function, *words)
         finally:
             self.live.watch.look_anew()
 
     def asked(self, form: type[T]) -> T:
-        """The body, JSON of a form. Raises 400 that says what does not fit."""
+        """The JSON body as a `form`. Raises 400 that names the field that is not valid."""
         try:
             return msgspec.json.decode(self.request.body or b"{}", type=form)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""One sampler in a Flower process: it reads the group every two seconds while somebody looks, and tells all who listen.
+"""The sampler of a Flower process: it reads the group every two seconds while a page is open, and wakes all event streams.
 
-It starts with the first look and stops some minutes after the last, so that a page which is opened again soon has its five
-minutes of history, and a Flower that nobody looks at asks Redis nothing.
+It starts with the first page view and stops some minutes after the last. A page that is opened again soon still has its five minutes
+of history, and a Flower that nobody uses does not read Redis.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from celery_partitions.runtime.installation import Installation
 
 logger = logging.getLogger("celery.partitions.dashboard")
 
-#: Longer than the history is: one who comes back within it finds it whole.
+#: Longer than the history, so that it is complete for a user who comes back within this time.
 IDLE_SECONDS = 2 * KEPT_SECONDS
 
-#: What a read may raise that is to be shown, and tried again.
+#: Errors of a read that are shown to the user; the read is then retried.
 FAILURES = (redis.RedisError, OSError, PartitionError)
 
 
 class Live:
-    """Made, and used, in Flower's event loop; `watch` may be used by any thread that may wait for Redis."""
+    """Created and used in Flower's event loop. `watch` may be used by any thread that may block."""
 
     def __init__(self, installation: Installation, executor: Executor, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self.watch = Watcher(installation.group)
         self.executor, self.idle_seconds = executor, idle_seconds
-        #: The last overview in JSON, without histories; None before the first.
+        #: The last overview in JSON, without histories; None before the first one.
         self.latest: bytes | None = None
-        #: Why the last read failed; empty when it did not.
+        #: Why the last read failed; empty if it succeeded.
         self.error = ""
         self._looked_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
@@ -49,13 +49,13 @@ class Live:
         return self._task is not None and not self._task.done()
 
     def touch(self) -> None:
-        """Somebody looks: sample, now and for the next minutes."""
+        """Keep sampling for the next minutes. Called at each page view."""
         self._looked_at = time.monotonic()
         if not self.running:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def whole(self) -> bytes:
-        """The overview with the histories, in JSON. Raises one of `FAILURES`."""
+        """The overview with histories, in JSON. Raises one of `FAILURES`."""
         self.touch()
         return await self._in_executor(60)
 
@@ -78,7 +78,7 @@ class Live:
             except FAILURES as error:
                 self._said(said(error))
             except Exception as error:
-                logger.exception("the partitions can't be sampled")
+                logger.exception("unexpected error while reading the partitions")
                 self._said(said(error))
             ticked, self._ticked = self._ticked, asyncio.Event()
             ticked.set()
@@ -86,7 +86,7 @@ class Live:
 
     def _said(self, error: str) -> None:
         if error and not self.error:
-            logger.warning("the partitions can't be read (%s); tried again every two seconds", error)
+            logger.warning("cannot read the partitions (%s); retrying every two seconds", error)
         self.error = error
 
     async def _in_executor(self, points: int) -> bytes:
@@ -97,7 +97,7 @@ class Live:
 
 
 def said(error: BaseException) -> str:
-    """An error for people: what is wrong, without a traceback."""
+    """An error's text for people, without a traceback."""
     what = f"{error}" or type(error).__name__
     if isinstance(error, PartitionError):
         return what
@@ -105,7 +105,7 @@ def said(error: BaseException) -> str:
 
 
 def live_of(application: Any, installation: Installation) -> Live:
-    """The sampler of a Flower application. Called in its event loop."""
+    """The sampler of a Flower application. Call it in Flower's event loop."""
     found = getattr(application, "partitions_live", None)
     if found is None:
         found = application.partitions_live = Live(installation, application.executor)

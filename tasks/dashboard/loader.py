@@ -1,4 +1,4 @@
-"""Where Flower's templates come from: ours in `partitions/`, Flower's own, and its navigation with one entry more."""
+"""Loads Flower's templates, ours in `partitions/`, and Flower's navigation bar with our entry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tornado.template import Loader, Template
 
-#: Every template of ours is named `partitions/…`.
+#: The folder of our templates, which are named `partitions/…`.
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
 
@@ -24,7 +24,7 @@ _ENTRY = """
 
 
 class PagesLoader(Loader):
-    """Flower's loader, in Flower's folder, for all of its pages."""
+    """Replaces Flower's loader for all of its pages."""
 
     def _create_template(self, name: str) -> Template:
         if name == NAVBAR:
@@ -34,12 +34,12 @@ class PagesLoader(Loader):
         return super()._create_template(name)
 
     def resolve_path(self, name: str, parent_path: str | None = None) -> str:
-        """Names are whole: what a template of ours extends or includes is not sought beside it."""
+        """Names are always full: a name in `extends` or `include` is not relative to the template."""
         return name
 
 
 def with_entry(navbar: str) -> str:
-    """Flower's navigation with Partitions behind Broker; as it is when Flower's has changed beyond that."""
+    """Flower's navigation bar with Partitions after Broker. Unchanged if a new Flower no longer has that entry."""
     broker = navbar.find(_LAST_ENTRY)
     end = navbar.find(_ENTRY_END, broker)
     if broker < 0 or end < 0:
@@ -50,7 +50,7 @@ def with_entry(navbar: str) -> str:
 
 @cache
 def static_version() -> str:
-    """Goes with every script and style sheet: another one after an upgrade, so that no browser keeps the old."""
+    """The version in the URLs of scripts and style sheets. It changes with an upgrade, so that browsers do not use cached old files."""
     digest = sha1(usedforsecurity=False)
     for path in sorted(STATIC.iterdir()):
         digest.update(path.read_bytes())

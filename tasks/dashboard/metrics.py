@@ -1,4 +1,4 @@
-"""The partitions' numbers among Flower's on `/metrics`, which is open to whoever reaches Flower, as Flower's own are."""
+"""Adds the partitions' metrics to Flower's `/metrics`, which needs no login, as in stock Flower."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _installed: dict[int, GroupCollector | None] = {}
 
 
 class MetricsPage(Metrics):  # type: ignore[misc]
-    """In the place of Flower's own. Written outside the event loop: the text of 256 partitions takes a tenth of a second."""
+    """Replaces Flower's page. The text is made outside the event loop: for 256 partitions it takes a tenth of a second."""
 
     async def get(self) -> None:
         self.application.purge_offline_worker_metrics()
@@ -32,14 +32,14 @@ class MetricsPage(Metrics):  # type: ignore[misc]
 
 
 def install_metrics(installation: Installation) -> None:
-    """Put an installation's group into what `prometheus_client` tells in this process. A second call changes nothing."""
+    """Register an installation's group with `prometheus_client` in this process. A second call does nothing."""
     if id(installation) in _installed:
         return
     try:
         collector = GroupCollector(installation.group)
-    except SetupError as error:  # no Redis, say: Flower's own numbers are told all the same
+    except SetupError as error:  # for example no Redis: Flower's own metrics still work
         _installed[id(installation)] = None
-        logger.warning("metrics: none of partitions: %s", error)
+        logger.warning("metrics: the partitions' metrics are missing: %s", error)
         return
     _installed[id(installation)] = collector
     prometheus_client.REGISTRY.register(collector)

@@ -1,4 +1,4 @@
-"""What the pages of a partition and of a key show. Blocks: called in Flower's executor. Everything returned is plain, for JSON too."""
+"""The data of the partition page and the key page. Blocks, so it runs in Flower's executor. Returns plain values, also used as JSON."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from celery_partitions.store.names import INGRESS
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.store.scripts import digest_of
 
-#: Messages of one list.
+#: Messages shown in one list.
 MAX_MESSAGES = 50
-#: Of a queue's oldest messages, looked at for those of one key, and for the hottest keys.
+#: How many of a queue's oldest messages are searched for one key, or for the hottest keys.
 SAMPLED_MESSAGES = 1_000
-#: Of each state hash, drawn at random to find large states.
+#: How many states are drawn at random from each hash to find large ones.
 SAMPLED_STATES = 500
-#: A larger state is shown as a tree, which is bounded, and not as JSON to be edited.
+#: A larger state is shown only as a tree, which is bounded, and cannot be edited as JSON.
 MAX_STATE_BYTES = 500_000
 MAX_KEYS = 10
 MAX_PARKED = 100
 
 
 def look_at_partition(watch: Watcher, installation: Installation, partition: str) -> dict[str, Any]:
-    """A partition, or the ingress: its row, what waits, its last commits, and its hottest, largest and parked keys."""
+    """A partition, or the ingress: its row, waiting messages, last commits, and its hottest, largest and parked keys."""
     overview = watch.look()
     group = installation.group
     row = next(one for one in overview.partitions if one.partition == partition)
@@ -62,7 +62,7 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
 
 
 def largest_states(installation: Installation, partition: str) -> list[dict[str, Any]]:
-    """The largest states among some hundred of each computation's in a partition: all of them where there are no more."""
+    """The largest states of a partition, among some hundred random states of each computation (all of them if there are fewer)."""
     group = installation.group
     client, rows = group.client, []
     for name in computations_of(installation):
@@ -78,7 +78,7 @@ def largest_states(installation: Installation, partition: str) -> list[dict[str,
 
 
 def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[str, Any]:
-    """A key: where it is, its state in each computation, and the messages that wait for it."""
+    """A key: its partition and owner, its state in each computation, and its waiting messages."""
     group = installation.group
     number = partition_of(key, installation.settings.partitions)
     partition = str(number)
@@ -109,12 +109,12 @@ def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[st
 
 
 def stateful(installation: Installation) -> list[str]:
-    """Computations of this process that keep states."""
+    """The computations of this process that keep states."""
     return sorted(one.name for one in installation.computations.values() if one.state is not None)
 
 
 def computations_of(installation: Installation, key: str | None = None) -> list[str]:
-    """Every computation that ever ran in the group; with a key those that have a state for it."""
+    """Every computation that ever ran in the group. With a key, only those that have a state for it."""
     group = installation.group
     names = sorted(group.names.computations_in(cast(list[bytes], group.client.hkeys(group.names.group_meta))))
     if key is None:
@@ -129,7 +129,7 @@ def _has_state(installation: Installation, name: str, key: str) -> bool:
 
 
 def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
-    """Typed where this process has the code and may unpickle; else what can be seen of the bytes."""
+    """The state with its types if this process has the code and may unpickle it, else the facts about its bytes."""
     group = installation.group
     computation = installation.computations.get(name)
     found: dict[str, Any] = {"computation": name, "type": None, "state": None, "tree": None, "digest": "", "error": ""}
@@ -137,7 +137,7 @@ def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
     meta = group.states.meta(name, key)
     found |= {"bytes": None, "form": None, "verified": None} if meta is None else asdict(meta)
     if computation is None or computation.state is None:
-        return {**found, "error": "this process does not have the computation, so the state is not unpickled"}
+        return {**found, "error": "this process does not have the computation, so it does not unpickle the state"}
     seen = group.state_editor.see(computation, key)
     found |= {"digest": "" if seen.stored is None else digest_of(seen.stored), "error": seen.error}
     if seen.state is not None:

@@ -1,4 +1,4 @@
-"""The pages: Partitions, a partition, a key, the dead letters."""
+"""The pages: all partitions, one partition, one key, the dead letters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from celery_partitions.store.names import INGRESS
 
 
 class Page(Common):
-    """A page in Flower's frame. What it shows is read before; a Redis that is away makes a page that says so and looks again."""
+    """A page in Flower's layout. Its data is read first. If Redis is not reachable, the page says so and retries."""
 
     def show(self, template: str, **values: Any) -> None:
         self.set_header("Cache-Control", "no-store")
@@ -29,7 +29,7 @@ class Page(Common):
         return {**super().get_template_namespace(), **formatting.HELPERS, "key_url": self.key_url}
 
     def key_url(self, one: dict[str, Any]) -> str:
-        """The page of a key as JSON has it."""
+        """The address of a key's page. `one`: the key in its JSON form."""
         return str(self.reverse_url("partitions-key")) + formatting.key_query(one)
 
     def write_error(self, status_code: int, **more: Any) -> None:
@@ -42,7 +42,7 @@ class Page(Common):
 
 
 class PartitionsPage(Page):
-    """GET /partitions: reads nothing by itself; the rows come with the first event."""
+    """GET /partitions. It reads nothing itself; the rows come with the first event."""
 
     @authenticated
     async def get(self) -> None:
@@ -53,7 +53,7 @@ class PartitionsPage(Page):
 
 
 class PartitionPage(Page):
-    """GET /partition/UNIT"""
+    """GET /partition/PARTITION"""
 
     @authenticated
     async def get(self, partition: str) -> None:

@@ -1,8 +1,8 @@
-"""What a browser is told about every page of Flower, and whose requests are answered where there is no login.
+"""Security headers for every page of Flower, and a check of the Host header if Flower has no login.
 
-Without a login, anybody who reaches Flower may read it; so it listens on loopback. A page of another site in a browser on that
-machine still reaches it by DNS rebinding: its own name resolves to 127.0.0.1 for a moment. Such a request names the other site
-in its Host header, so only known names are answered. A browser is also told to show no page of Flower in a frame.
+Without a login, anyone who can reach Flower can read it, so it listens on loopback. A page of another site, open in a browser on the
+same machine, could still reach it by DNS rebinding: the site's name resolves to 127.0.0.1 for a moment. Such a request has the other
+site's name in its Host header, so only known names are answered. The headers also forbid showing Flower in a frame.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tornado.web import OutputTransform, RequestHandler
 from celery_partitions.model.escaping import escape
 from celery_partitions.runtime.registry import installation_of
 
-#: Of pages of ours: no inline script or style, nothing from elsewhere.
+#: For our pages: no inline scripts or styles, and nothing from other hosts.
 STRICT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-#: Of Flower's own pages, one of which has an inline script.
+#: For Flower's own pages, one of which has an inline script.
 FLOWERS_POLICY = "object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 
 _HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # A key may be in the address of a page.
+    # The address of a page may contain a key.
     "Referrer-Policy": "same-origin",
 }
 
 
 class SafeHeaders(OutputTransform):
-    """Adds the headers to every answer of Flower's application."""
+    """Adds the headers to every response of Flower."""
 
     def __init__(self, request: HTTPServerRequest) -> None:
         pass
@@ -53,7 +53,7 @@ class SafeHeaders(OutputTransform):
 
 
 def is_known_host(host: str, known: tuple[str, ...]) -> bool:
-    """Whether a Host header names this machine's loopback, or one of `known` (names without a port)."""
+    """Whether a Host header names the loopback address or one of `known` (names without a port)."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -66,7 +66,7 @@ def is_known_host(host: str, known: tuple[str, ...]) -> bool:
 
 
 class _Guarded(RequestHandler):
-    """What `guarded` puts before a handler."""
+    """Checks the Host header before the handler runs."""
 
     def prepare(self) -> Awaitable[None] | None:
         if self._is_answered():
@@ -75,23 +75,23 @@ class _Guarded(RequestHandler):
         self.set_status(403)
         self.set_header("Content-Type", "text/plain; charset=UTF-8")
         self.finish(
-            f"Flower has no login, and this request is for {host}, which is not known to be this Flower. A page of another site "
-            "could have sent it. Open http://127.0.0.1 with Flower's port instead; or start Flower with a login "
-            "(FLOWER_BASIC_AUTH=user:password); or, if the name is yours, set PARTITIONS_DASHBOARD_HOSTS to it.\n"
+            f"Request refused: Flower has no login, and it does not know the host name {host}. A page of another site "
+            "could have sent this request. Open http://127.0.0.1 with Flower's port instead, start Flower with a login "
+            "(FLOWER_BASIC_AUTH=user:password), or, if the name is yours, set PARTITIONS_DASHBOARD_HOSTS to it.\n"
         )
         return None
 
     def _is_answered(self) -> bool:
         options: Any = self.application.options  # type: ignore[attr-defined]
         if options.basic_auth or options.auth or options.unix_socket:
-            return True  # a browser can't be led to a socket; a proxy before it has names of its own
+            return True  # no web page can reach a socket, and a proxy in front of it has its own names
         installation = installation_of(self.application.capp)  # type: ignore[attr-defined]
         hosts = () if installation is None else installation.settings.dashboard_hosts
         return is_known_host(self.request.host, (*hosts, options.address.lower()) if options.address else hosts)
 
 
 def guarded(handler: Any) -> Any:
-    """An entry of Flower's list of handlers, whose requests are looked at first."""
+    """An entry of Flower's list of handlers, with the check of the Host header added."""
     cls: type[RequestHandler] = handler.handler_class if isinstance(handler, URLSpec) else handler[1]
     if issubclass(cls, (_Guarded, Healthcheck)):
         return handler

@@ -1,4 +1,4 @@
-"""Task events of partitions as Flower remembers them: a sample, newest first. Called in Flower's event loop, which keeps them."""
+"""Recent task events of partitions from Flower's memory: a sample, newest first. Call it in Flower's event loop, which owns them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from celery_partitions.model.errors import KeyExtractionError
 from celery_partitions.model.keys import keys_shown_as, partition_of, shown_key
 from celery_partitions.runtime.installation import Installation
 
-#: Of the tasks that Flower remembers, looked at.
+#: How many of Flower's tasks are searched.
 MAX_LOOKED_AT = 10_000
 MAX_SHOWN = 25
 
-#: A worker's event says `key=KEY`, as `shown_key` has it, and then the arguments (`celery_partitions.worker.reports`).
+#: A worker's event has `key=KEY`, in the form of `shown_key`, then the arguments (`celery_partitions.worker.reports`).
 _KEY = re.compile(r"key=(.*?) [\[(]", re.DOTALL)
 
 
 def of_key(state: Any, key: str) -> list[dict[str, Any]]:
-    """Those whose message was of a key; of another that begins with this one and a space, or is shown as this one is, too."""
+    """The events of one key. May include another key that looks the same when shown, or that starts with this key and a space."""
     start = f"key={shown_key(key)} "
     return list(islice(_matching(state, lambda arguments: arguments.startswith(start)), MAX_SHOWN))
 
 
 def of_partition(state: Any, partition: int, installation: Installation) -> list[dict[str, Any]]:
-    """Those whose key is of a partition; a text that may be two keys' is of both partitions."""
+    """The events of one partition. An event whose shown key fits two keys counts for both partitions."""
     partitions = installation.settings.partitions
 
     def fits(arguments: str) -> bool:

@@ -1,4 +1,4 @@
-"""A state object as a tree for people: each value with its type. Bounded in depth and size, and never raises for what is in it."""
+"""Makes a tree of a state object for people: each value with its type. Bounded in depth and size; never raises for any content."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from celery_partitions.admin.state_json import plain_fields, text_of
 from celery_partitions.model.errors import encodable
 
 MAX_DEPTH = 20
-#: Of one container; the rest is counted.
+#: Children shown of one container; the rest is only counted.
 MAX_CHILDREN = 200
-#: Of a whole tree.
+#: Nodes in a whole tree.
 MAX_NODES = 3_000
 MAX_TEXT_CHARACTERS = 2_000
 
@@ -25,7 +25,7 @@ _PLAIN = (bool, int, float, str, bytes, bytearray, complex)
 
 @dataclass(slots=True)
 class Node:
-    """A value. It has a text, or children, and then how many are not shown."""
+    """A value with a text, or with children. `more`: the number of children that are not shown."""
 
     name: str
     type: str

@@ -1,4 +1,5 @@
-"""Every URL of ours. Pages and what they load are under /partition…, as open as Flower's pages; the API is under /api/partitions."""
+"""All our URLs. Pages and their resources are under /partition… and need the same login as Flower's pages. The API is under
+/api/partitions."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ class OwnFloat(float):
         ({10**5000: 1}, {"(an int of 16,610 bits)": 1}),
         (Odd.LONG, "(an int of 16,610 bits)"),
         (2**70, 2**70),
-        (Rude(), "(can't be shown: RuntimeError)"),
+        (Rude(), "(cannot be shown: RuntimeError)"),
         (Own(3), 3),
         (OwnFloat(0.5), 0.5),
     ],

@@ -340,14 +340,14 @@ def test_messages_that_come_while_a_queue_is_read_do_not_shift_it(client: redis.
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda lines: lines[:-1], "its end is missing"),
-        (lambda lines: lines[:5] + lines[6:], "not whole"),
+        (lambda lines: lines[:-1], "the last line is missing"),
+        (lambda lines: lines[:5] + lines[6:], "it is incomplete"),
         (lambda lines: [*lines[:5], lines[5][:20], *lines[6:]], "line 6"),
-        (lambda lines: lines[1:], "not an export"),
+        (lambda lines: lines[1:], "not written by"),
         (lambda lines: [lines[0].replace('"version":1', '"version":2'), *lines[1:]], "version 2"),
         (lambda lines: [lines[0], *lines], "second header"),
-        (lambda lines: ["nonsense"], "not an export"),
-        (lambda lines: [], "not an export"),
+        (lambda lines: ["nonsense"], "not written by"),
+        (lambda lines: [], "not written by"),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused_and_nothing_written(

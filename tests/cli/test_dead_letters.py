@@ -63,7 +63,7 @@ def test_retry_puts_the_named_ones_back_at_the_end_of_their_queue(
 ) -> None:
     client.lpush("partition.1", "younger")
     result = run("dead-letters", "retry", "1-1-0", "1-0-0")
-    assert (result.exit_code, result.stdout) == (0, "2 put back, each at the end of its queue\n")
+    assert (result.exit_code, result.stdout) == (0, "2 put back at the end of their queues\n")
     assert client.lrange("partition.1", 0, -1) == [b'{"a": 1} \xff', b"second", b"younger"]
     assert left(run) == ["ingress-0-0"]
 

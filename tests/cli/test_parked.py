@@ -101,7 +101,7 @@ def test_an_in_place_dead_letter_is_retried_in_its_place(run: Run, park: Park, c
     more = {"message_id": "i", "key": "a", "attempts": 4, "died_at": 1.0, "raw": "YS0x", "in_place": True}
     client.hset(NAMES.dead(partition), "x-1", json.dumps({**dead_letter, **more}))
     result = run("dead-letters", "retry", "x-1")
-    assert (result.exit_code, result.stdout) == (0, "1 tried in place\n")
+    assert (result.exit_code, result.stdout) == (0, "1 will be retried in place\n")
     assert listed(run)["a"]["due"] is not None
     assert not client.exists(NAMES.queue(partition))
 

@@ -76,7 +76,7 @@ def test_all_that_were_found_are_discarded(visit: Visiting, live: LiveGroup, key
     make_dead_letters(live, *keys)
     make_dead_letters(live, "another-account")
     page = visit().open(f"/partitions/dead-letters?q={key}-")
-    page.get_by_role("button", name="Discard all that were found").click()
+    page.get_by_role("button", name="Discard all dead letters found").click()
     agree(page, "Delete")
     expect(page.locator("#no-dead-letters")).to_be_visible()
     assert dead_letters_of(live, *keys) == []
@@ -90,7 +90,7 @@ def test_a_partition_shows_its_keys_and_lets_them_go_on(visit: Visiting, live: L
     page = visit().open("/partitions")
     page.get_by_role("link", name=f"partition.{partition}", exact=True).click()
     row = page.locator("#parked-keys tbody tr").filter(has_text=key)
-    expect(row).to_contain_text("held, until you act")
+    expect(row).to_contain_text("held until you act")
     row.get_by_role("button", name=f"Retry {key}").click()
     wait_balance(live, deliver, key, 8)
     look_again(page)

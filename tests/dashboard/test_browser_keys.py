@@ -61,7 +61,7 @@ def test_a_state_is_edited_old_beside_new_and_audited(visit: Visiting, live: Liv
     paid(live, key, "rent")
     page = visit().open(page_of(key))
     page.get_by_role("button", name="Edit the state in pay").click()
-    page.get_by_label("Fields that are left out stay as they are").check()
+    page.get_by_label("Keep the current values of missing fields").check()
     page.get_by_label("The state as JSON").fill('{"balance": 5000}')
     page.get_by_role("button", name="Review").click()
     expect(page.locator("#edit-old")).to_contain_text('"balance": 10,')
@@ -118,12 +118,12 @@ def test_who_works_by_keyboard_stays_where_they_are_while_the_page_looks_again(v
 def test_a_state_is_forgotten(visit: Visiting, live: LiveGroup, key: str) -> None:
     paid(live, key, "rent")
     page = visit().open(page_of(key))
-    page.get_by_role("button", name="Forget the state in pay").click()
+    page.get_by_role("button", name="Delete the state in pay").click()
     expect(page.get_by_role("dialog")).to_contain_text(key)
     page.get_by_role("button", name="Cancel").click()
     assert balance(live, pay, key) == 10, "it was forgotten though it was not agreed to"
-    page.get_by_role("button", name="Forget the state in pay").click()
-    page.get_by_role("button", name="Forget", exact=True).click()
+    page.get_by_role("button", name="Delete the state in pay").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.locator("#no-state")).to_be_visible()
     assert account(live, pay, key) is None
 

@@ -32,7 +32,7 @@ def test_it_shows_a_row_for_each_queue_with_its_owner(visit: Visiting) -> None:
     page = visit().open("/workers")
     page.get_by_role("link", name="Partitions", exact=True).click()
     expect(page.locator("#partitions-table tbody tr")).to_have_count(PARTITIONS + 1)
-    expect(page.get_by_text("5 of 5 queues held by 2 workers")).to_be_visible()
+    expect(page.get_by_text("5 of 5 queues owned by 2 workers")).to_be_visible()
     owner = page.locator("#partition-0").get_by_role("link", name=re.compile("(one|two)@dashboard"))
     name = owner.text_content()
     owner.click()

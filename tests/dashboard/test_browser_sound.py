@@ -86,7 +86,7 @@ def test_hostile_text_in_a_dialog_and_in_what_is_said_after(visit: Visiting, sho
     one.screenshot("edit-desk")
     page.get_by_role("button", name="Set state").click()
     expect(page.get_by_role("status").filter(has_text="set")).to_be_visible()
-    page.get_by_role("button", name="Forget the state in pay").click()
+    page.get_by_role("button", name="Delete the state in pay").click()
     expect(page.get_by_role("dialog")).to_contain_text("\\u202e in pay? The key")
     one.screenshot("confirm-desk")
     assert page.evaluate("window.hacked") is None
@@ -97,7 +97,7 @@ def test_the_keyboard_alone(visit: Visiting, live: LiveGroup, key: str) -> None:
     live.send(pay, [Payment(key, 10)])
     wait_balance(live, pay, key, 10)
     page = visit().open(f"/partitions/key?key={key}")
-    for name in ("Edit the state in pay", "Forget the state in pay"):
+    for name in ("Edit the state in pay", "Delete the state in pay"):
         opener = page.get_by_role("button", name=name)
         opener.focus()
         page.keyboard.press("Enter")

@@ -24,14 +24,14 @@
     return series.reduce((most, one) => columns.reduce((so, column) => Math.max(so, one[column]), most), 0);
   }
 
-  // A small number above the highest value that reads well: 1, 2, 5, 10, 20 …
+  // The smallest round number (1, 2, 5, 10, 20 …) that is not below the highest value.
   function ceiling(value) {
     if (value <= 1) { return 1; }
     const power = Math.pow(10, Math.floor(Math.log10(value)));
     return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
   }
 
-  // A row's line: made once, then only its points change.
+  // A row's line is created once; later only its points change.
   function sparkline(svg, series, now) {
     if (!svg.firstChild) {
       svg.setAttribute("viewBox", "0 0 100 24");

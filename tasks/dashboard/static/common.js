@@ -1,5 +1,5 @@
-// What every page of the partitions uses: how numbers look (as admin/numbers.py makes them; a test compares), actions, confirmations, and looking again.
-// Text goes into the page by textContent and attributes only: keys and messages are anybody's.
+// Shared by all our pages: formatting of numbers (as in admin/numbers.py; a test compares them), actions, confirmations, refreshing.
+// Text is put into the page only by textContent and attributes, because keys and messages are untrusted.
 (function () {
   "use strict";
 
@@ -39,7 +39,7 @@
     return value > 0 && value < 9.95 ? value.toFixed(1) : count(value);
   }
 
-  // Marks that turn the direction of text, as JSON writes them: a key in a question must not change how the question reads.
+  // Escape the marks that change the direction of text: a key in a question must not change how the question reads.
   function visible(text) {
     return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0"));
   }
@@ -69,7 +69,7 @@
     return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
   }
 
-  // POST to the API; answers what the server said, or throws an Error with its words.
+  // POST to the API. Returns the server's answer, or throws an Error with the server's text.
   async function post(path, body) {
     let reply;
     try {
@@ -78,14 +78,14 @@
         headers: {"Content-Type": "application/json", "X-XSRFToken": cookie("_xsrf")},
       });
     } catch (error) {
-      throw new Error("Flower can’t be reached.");
+      throw new Error("Flower is not reachable.");
     }
     const said = await reply.json().catch(() => ({}));
     if (!reply.ok) { throw new Error(said.error || reply.status + " " + reply.statusText); }
     return said;
   }
 
-  // Ask in a dialog; resolves to true only for Yes.
+  // Ask in a dialog. Resolves to true only for Yes.
   function confirmed(text, yes) {
     const dialog = document.getElementById("confirm-dialog");
     document.getElementById("confirm-text").textContent = visible(text);
@@ -97,7 +97,7 @@
     });
   }
 
-  // What has the focus in a part that is put anew, so that whoever works by keyboard stays there.
+  // Remember which control has the focus in a region that is replaced, so that keyboard users stay there.
   const CONTROLS = "a[href], button, summary";
   const nameOf = (one) => one.id || one.getAttribute("aria-label") || one.textContent;
   function placeOf(one) {
@@ -105,7 +105,7 @@
     return region && {region: region.id, name: nameOf(one)};
   }
 
-  // Look at the page again, and put what it says now where it stood: nothing else of the page changes.
+  // Load the page again and replace only its regions with data-refresh.
   async function refresh() {
     let text, reply;
     try {
@@ -134,7 +134,7 @@
     return true;
   }
 
-  // A button that acts: data-post (path), data-body (JSON), data-confirm (the question; none: not asked), data-yes.
+  // A button for an action: data-post (path), data-body (JSON), data-confirm (a question; without it nothing is asked), data-yes.
   async function act(button) {
     if (button.dataset.confirm && !await confirmed(button.dataset.confirm, button.dataset.yes)) { return; }
     button.disabled = true;
@@ -152,7 +152,7 @@
     if (button) { act(button); }
   });
 
-  // Where Redis was away when the page was asked for: the whole page again, once it is back.
+  // Redis was not reachable when the page was loaded: reload the whole page when it is back.
   if (document.getElementById("away")) {
     setInterval(async () => {
       const reply = await fetch(location.href, {credentials: "same-origin"}).catch(() => null);
@@ -160,7 +160,7 @@
     }, 3000);
   }
 
-  // A page of tables looks again by itself while nobody is in the middle of something.
+  // A page of tables refreshes itself, unless the user has a dialog open, selects text, or looks at another tab.
   const every = document.querySelector("[data-refresh-seconds]");
   if (every) {
     setInterval(() => {

@@ -1,4 +1,4 @@
-// The state of a key, edited: written, looked at old beside new, and only then set. A state that changed meanwhile is refused.
+// Editing a key's state: write it, review old and new side by side, then set it. The server refuses it if the state changed meanwhile.
 (function () {
   "use strict";
 
@@ -30,7 +30,7 @@
   async function review() {
     try {
       const change = await post("key/state", body({preview: true}));
-      edited.digest = change.digest; // of the state that is shown as the old one
+      edited.digest = change.digest; // the digest of the state shown as the old one
       step(true);
       find("edit-old").textContent = visible(JSON.stringify(change.old, null, 2));
       find("edit-new").textContent = visible(JSON.stringify(change.new, null, 2));

@@ -1,11 +1,11 @@
-// The overview as it comes: server-sent events, and where none come through (a proxy that keeps them), by asking.
+// The live overview: server-sent events, or polling if no events arrive (a proxy may buffer them).
 (function () {
   "use strict";
 
-  // Longer than three samples: an event that late does not come.
+  // Longer than three samples: if no event arrived for so long, poll.
   const PATIENCE = 7000;
   const POLL = 3000;
-  const SPAN = 5; // seconds of one point of a line, as the server has them
+  const SPAN = 5; // seconds per point of a line, the same as on the server
 
   // Calls onOverview(overview) and onState("live" | "polling" | "away", text).
   function listen(eventsUrl, pollUrl, onOverview, onState) {
@@ -35,14 +35,14 @@
           onState("away", await reply.text());
         }
       } catch (error) {
-        onState("away", "Flower can’t be reached.");
+        onState("away", "Flower is not reachable.");
       }
       polling = false;
     }
     setInterval(poll, POLL);
   }
 
-  // Continue a line with what flows now; a row that brings its history replaces it.
+  // Extend a line with the current rates. A row that has its history replaces the line.
   function continued(series, row, at) {
     if (row.history.length) { return row.history.slice(); }
     const known = series || [];

@@ -1,4 +1,4 @@
-// The page of all partitions: a row each, made once and then only changed where it changed.
+// The page of all partitions. Each row is created once; later only the cells that changed are updated.
 (function () {
   "use strict";
 
@@ -74,7 +74,7 @@
   }
 
   function fill(parts, data, at) {
-    put(parts.owner, data.owner || "nobody");
+    put(parts.owner, data.owner || "none");
     if (data.owner) {
       parts.owner.href = page.dataset.workerPage + encodeURIComponent(data.owner);
     } else {
@@ -114,9 +114,9 @@
       parked: count(all.parked), dead_letters: count(all.dead_letters),
     };
     for (const node of document.querySelectorAll("[data-total]")) { put(node, values[node.dataset.total]); }
-    const states = all.state_bytes ? ", states of " + size(all.state_bytes) : "";
+    const states = all.state_bytes ? ", " + size(all.state_bytes) + " of states" : "";
     put(document.getElementById("overview-summary"),
-      count(all.held) + " of " + count(all.partitions) + " queues held by " + count(all.workers) +
+      count(all.held) + " of " + count(all.partitions) + " queues owned by " + count(all.workers) +
       (all.workers === 1 ? " worker" : " workers") + (all.paused ? ", " + count(all.paused) + " paused" : "") + states);
   }
 
@@ -147,13 +147,13 @@
     const status = document.getElementById("live-status"), alert = document.getElementById("unreachable");
     if (status.dataset.state !== what) {
       status.dataset.state = what;
-      put(status.querySelector("[data-text]"), {live: "Live", polling: "Live, by polling", away: "Away"}[what]);
+      put(status.querySelector("[data-text]"), {live: "Live", polling: "Live, by polling", away: "Not reachable"}[what]);
       status.querySelector(".status-dot").className =
         "status-dot " + (what === "away" ? "status-dot-error" : "status-dot-live");
     }
     alert.hidden = what !== "away";
     root.classList.toggle("stale", what === "away");
-    put(alert, what === "away" ? "What is shown is old. " + text + ". It is tried again by itself." : "");
+    put(alert, what === "away" ? "These numbers are out of date. " + text + ". Retrying automatically." : "");
   }
 
   new ResizeObserver(draw).observe(document.getElementById("chart-flow"));
