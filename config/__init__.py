@@ -1,7 +1,7 @@
-"""The ground. `settings` and `celeryconfig` are values, and import nothing from `celery_partitions`.
+"""Settings and configuration. `settings` and `celeryconfig` only hold values and import nothing from `celery_partitions`.
 
-`flowerconfig` and `pytestconfig` are loaded by Flower and by pytest, not by us: the two entry points that reach up into it.
+`flowerconfig` and `pytestconfig` are entry points that Flower and pytest load; only they import from `celery_partitions`.
 """
 
 if __name__ != "celery_partitions_config":
-    raise ImportError("this folder is the package `celery_partitions_config`: import it by that name, so that nothing is loaded twice")
+    raise ImportError("this folder is the package `celery_partitions_config`. Import it by that name, or its modules would be loaded twice")

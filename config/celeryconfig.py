@@ -1,4 +1,4 @@
-"""Celery's settings for `celery_partitions.app`, made from ours. A project with its own Celery app keeps its own."""
+"""Celery's configuration for `celery_partitions.app`, made from our settings. A project with its own Celery app keeps its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery_partitions_config.settings import Settings
 
 
 def broker_options(settings: Settings) -> dict[str, Any]:
-    """The part that reaches the server: broker URL, TLS, and one Redis list per queue (no priority lists)."""
+    """The options that concern the server: broker URL, TLS, and one Redis list per queue (no priority lists)."""
     transport: dict[str, Any] = {"priority_steps": [0]}
     if settings.redis_url.startswith("sentinel://"):
         transport["master_name"] = settings.redis_sentinel_master
@@ -33,7 +33,7 @@ def broker_options(settings: Settings) -> dict[str, Any]:
 
 
 def broker_url(redis_url: str) -> str:
-    """Celery's spelling of a socket URL is redis+socket://…?virtual_host=3; redis-py's is unix://…?db=3. Take both."""
+    """The URL in Celery's form. Celery writes a socket as redis+socket://…?virtual_host=3, redis-py as unix://…?db=3; both are taken."""
     if redis_url.startswith("unix://"):
         path, _, query = redis_url.removeprefix("unix://").partition("?")
         words = [
@@ -44,15 +44,15 @@ def broker_url(redis_url: str) -> str:
 
 
 def celery_options(settings: Settings) -> dict[str, Any]:
-    """All of `celery_partitions.app`'s Celery configuration."""
+    """The whole Celery configuration of `celery_partitions.app`."""
     return {
         **broker_options(settings),
         "broker_connection_retry_on_startup": True,
-        # One computation at a time in a process is what a partition needs; scale by processes.
+        # A partition needs one computation at a time in a process. Scale with more processes.
         "worker_pool": "solo",
         "worker_concurrency": 1,
         "worker_prefetch_multiplier": 1,
-        # Flower sees tasks without -E on every command line; our own events are budgeted (PARTITIONS_EVENTS_PER_SECOND).
+        # Flower then sees tasks without -E on each command line. Our own events are limited (PARTITIONS_EVENTS_PER_SECOND).
         "worker_send_task_events": True,
         "accept_content": ["json"],
         "task_serializer": "json",

@@ -1,7 +1,7 @@
-"""The command group `celery -A APP partitions`, as Celery's entry point finds it.
+"""The command group `celery -A APP partitions`, which Celery finds by its entry point.
 
 Celery loads this module for every `celery` command of every project in the same environment, so it imports nothing but click. The
-commands are loaded when one of them is asked for.
+commands are loaded when one of them is used.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from importlib import import_module
 
 import click
 
-#: The key in a context's `meta` for the name that was given with `--sink`.
+#: The key in a click context's `meta` for the value of `--sink`.
 SINK = "celery_partitions.cli.sink"
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are added by a module that is imported when it is needed."""
+    """A group that imports its commands when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         import_module("celery_partitions.cli.commands")
@@ -27,14 +27,15 @@ class LazyGroup(click.Group):
 
 
 @click.group(name="partitions", cls=LazyGroup)
-@click.option("--sink", "sink_name", metavar="NAME", help="Use the partition group of this sink, instead of the app's.")
+@click.option("--sink", "sink_name", metavar="NAME", help="Operate on sink NAME's own queue instead of the app's partitions.")
 @click.pass_context
 def partitions(context: click.Context, sink_name: str | None) -> None:
-    """Show and operate the partitions: status, states, keys, dead letters, pausing, export; run a pipeline's sources and sinks.
+    """Show and operate the partitions: status, states, keys, dead letters, pausing, export. Run a pipeline's sources and sinks.
 
-    `partitions --sink NAME status` (or dead-letters, parked, pause, …) is about the messages that wait for a sink's process. Every
-    command that prints facts has --json. Exit codes: 0 done, 1 refused or not found, 2 wrong usage. A command that can't be undone
-    asks first; where nobody can answer, it needs --yes.
+    With --sink NAME, the commands (status, dead-letters, parked, pause, …) operate on the messages that wait for that sink.
+
+    Every command that prints facts has --json. Exit codes: 0 done, 1 refused or not found, 2 wrong usage. A command that cannot
+    be undone asks for confirmation; without a terminal it needs --yes.
     """
     if sink_name is not None:
         context.meta[SINK] = sink_name

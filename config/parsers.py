@@ -1,4 +1,4 @@
-"""Parsers of settings: each takes the text of one variable and returns its value, or raises `ValueError` that says what was expected."""
+"""Parsers of settings. Each takes the text of one variable and returns its value, or raises a `ValueError` that says what was expected."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 
 #: With more queues than this, the blocking connections of one worker would fill a small server.
 MAX_PARTITIONS = 4096
-#: Three years in seconds: no clock of a system call overflows.
+#: Three years in seconds. No system call's timeout overflows with it.
 MAX_SECONDS = 100_000_000
-#: A message may have to be written into a dead letter in base64, and a server takes 512 MB.
+#: A dead letter holds its message in base64, and Redis takes values up to 512 MB.
 MAX_MESSAGE_BYTES = 256_000_000
 
 
@@ -25,7 +25,7 @@ def parse_switch(text: str) -> bool:
 
 
 def parse_number(text: str) -> float:
-    """Zero or more."""
+    """A number from zero."""
     try:
         number = float(text)
     except ValueError:
@@ -36,7 +36,7 @@ def parse_number(text: str) -> float:
 
 
 def parse_seconds(text: str) -> float:
-    """Above zero."""
+    """A number greater than zero."""
     number = parse_number(text)
     if number == 0:
         raise ValueError("expected a number greater than 0")

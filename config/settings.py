@@ -1,8 +1,8 @@
 """Every setting of the product, declared once: its name, type, default, parser and help.
 
-From these declarations come the parsing (`resolve`), the table of the settings guide and `celery -A APP partitions settings`. This is
-the only module that reads the environment. Programs that start others (`celery_partitions.demo`, `celery_partitions.wallaroo`)
-make the environment of their children, and have it checked here.
+These declarations are used for parsing (`resolve`), for the table in the settings guide and for `celery -A APP partitions settings`.
+Only this module reads the environment. Programs that start others (`celery_partitions.demo`, `celery_partitions.wallaroo`) set the
+environment of their children and check it here.
 
 A value comes from the first of these that has one: `Settings(…)` in code, the environment variable, the configuration of the Celery
 app (the variable's name in lower case: `app.conf.partitions_lease_seconds`), the default.
@@ -54,17 +54,17 @@ Source = Literal["code", "environment", "app configuration", "default"]
 
 
 class SettingsError(ValueError):
-    """A setting has a value that can't be used. The message names the setting and says what was expected."""
+    """A setting has a value that is not valid. The message names the setting and says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a setting is, apart from its name, type and default."""
+    """The facts about a setting other than its name, type and default."""
 
     parse: Callable[[str], Any]
     help: str
     used_by: UsedBy
-    #: The environment variable, where it is not `PARTITIONS_` and the field's name.
+    #: The environment variable, if it is not `PARTITIONS_` and the field's name.
     variable: str | None
     secret: bool
 
@@ -78,7 +78,7 @@ def setting(
     variable: str | None = None,
     secret: bool = False,
 ) -> T:
-    """Declare a setting. Typed as its default, for which mypy takes it; it is a dataclass field."""
+    """Declare a setting. It returns a dataclass field, but has the default's type for mypy."""
     declaration = Declaration(parse, help, used_by, variable, secret)
     return field(default=default, repr=not secret, metadata={"setting": declaration})
 
@@ -114,7 +114,7 @@ class Settings:
     )
     redis_timeout_seconds: float = setting(
         10.0, parse_seconds,
-        help="How long Redis may take for one reply. Must be longer than the slowest script (about 0.1 s).",
+        help="How long to wait for one reply of Redis. Must be longer than the slowest script (about 0.1 s).",
     )
     state_signing_keys: tuple[bytes, ...] = setting(
         (), parse_signing_keys, variable="PARTITIONS_STATE_SIGNING_KEY", secret=True,
@@ -122,7 +122,7 @@ class Settings:
     )
     unsigned_states: bool = setting(
         False, parse_switch, used_by="workers",
-        help="Let workers start without a signing key although Redis is on another machine.",
+        help="Let workers start without a signing key even if Redis is on another machine.",
     )
     state_modules: tuple[str, ...] = setting(
         (), parse_state_modules,
@@ -160,12 +160,12 @@ class Settings:
     )
     batch_messages: int = setting(
         2000, parse_count, used_by="workers",
-        help="The most messages in one commit.",
+        help="The maximum number of messages in one commit.",
     )
     batch_bytes: int = setting(
         4_000_000, parse_count, used_by="workers",
-        help="The most bytes of messages in one commit, as they are in the queue. Decompressed and decoded they may take 8 times as much "
-        "memory; a batch ends before that. One message is always taken.",
+        help="The maximum size in bytes of the messages in one commit, as they are in the queue. Decompressed and decoded they may take 8 "
+        "times as much memory; a batch ends before that. A larger message is committed alone.",
     )
     batch_seconds: float = setting(
         0.2, parse_seconds, used_by="workers",
@@ -212,7 +212,7 @@ class Settings:
     )
     deduplicate_ids: int = setting(
         500_000, parse_count, used_by="workers",
-        help="How many message ids are remembered for one computation and partition, where it drops duplicates. 60 to 80 bytes each.",
+        help="How many message ids are remembered per computation and partition, for deduplication. 60 to 80 bytes each.",
     )
     wait_replicas: int = setting(
         0, parse_count_or_zero, used_by="workers",
@@ -229,7 +229,7 @@ class Settings:
     )
     events_per_second: float = setting(
         200.0, parse_number, used_by="workers",
-        help="How many messages a second a worker sends Celery events for (Flower shows them). It samples the rest.",
+        help="For how many messages per second a worker sends Celery events, which Flower shows. Above that it sends a sample.",
     )
     log_format: Literal["text", "json"] = setting(
         "text", parse_log_format, used_by="workers",
@@ -241,7 +241,7 @@ class Settings:
     )
     metrics_host: str = setting(
         "127.0.0.1", str, used_by="workers",
-        help="The address of that endpoint. It has no login: everyone who can reach it can read the metrics.",
+        help="The address of that endpoint. It has no login: anyone who can reach it can read the metrics.",
     )
 
     wallaroo_arguments: tuple[str, ...] = setting(
@@ -249,7 +249,7 @@ class Settings:
         help="The command line of a Wallaroo application, quoted as in a shell, for -A celery_partitions.wallaroo.application.",
     )
 
-    #: No setting: `sentinel_kwargs` of the app's own broker_transport_options (the sentinels' password, …), as pairs.
+    #: Not a setting: `sentinel_kwargs` of the app's own broker_transport_options (the sentinels' password, …), as pairs.
     redis_sentinel_kwargs: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
     #: The fields that were named when this object was made: these beat the environment.
     given: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -260,11 +260,11 @@ class Settings:
         return made
 
     def __post_init__(self) -> None:
-        """Refuse values given in code that would fail far from here; raises `SettingsError`."""
+        """Check values given in code that would otherwise fail much later. Raises `SettingsError`."""
         if not 1 <= self.partitions <= MAX_PARTITIONS:
             raise SettingsError(f"partitions={self.partitions} is not valid: expected an integer from 1 to {MAX_PARTITIONS}")
         if not self.group:
-            raise SettingsError("group='' is not valid: the queues need a name")
+            raise SettingsError("group='' is not valid: expected a name for the queues")
         for name in ("redis_timeout_seconds", "lease_seconds", "batch_seconds", "batch_messages", "batch_bytes", "message_bytes"):
             limit = MAX_SECONDS if name.endswith("_seconds") else MAX_MESSAGE_BYTES
             if not 0 < getattr(self, name) <= limit:
@@ -272,7 +272,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings of a process that uses all of them; raises `SettingsError` for the first value that can't be used."""
+        """The settings of a process that uses all of them. Raises `SettingsError` for the first value that is not valid."""
         return resolve(environ=environ).check("workers", "dashboard", "wallaroo")
 
 
@@ -310,9 +310,9 @@ SETTINGS: Mapping[str, Setting] = _table()
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Settings, where each value came from, and the values that can't be used."""
+    """Settings, the source of each value, and the values that are not valid."""
 
-    #: With the default in the place of a value that can't be used.
+    #: With the default in place of a value that is not valid.
     settings: Settings
     #: By field.
     sources: Mapping[str, Source]
@@ -320,10 +320,10 @@ class Resolved:
     refused: Mapping[str, SettingsError]
 
     def check(self, *used_by: UsedBy) -> Settings:
-        """The settings; raises `SettingsError` for the first value that can't be used.
+        """The settings. Raises `SettingsError` for the first value that is not valid.
 
-        Only values that this process uses count: those of "all", of "producers" (every process sends), and of `used_by`. So a producer
-        does not fail over the settings of workers.
+        Only settings that this process uses are checked: those of "all", of "producers" (every process sends), and of `used_by`. So a
+        producer does not fail because of a worker's setting.
         """
         for name, error in self.refused.items():
             if SETTINGS[name].used_by in ("all", "producers", *used_by):
@@ -362,13 +362,13 @@ def resolve(
 
 
 def variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Those variables of an environment (`os.environ` when None) that are settings."""
+    """The variables of an environment (`os.environ` if None) that are settings."""
     env = os.environ if environ is None else environ
     return {one.variable: env[one.variable] for one in SETTINGS.values() if one.variable in env}
 
 
 def misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables that are no settings but look like one, with the name that was probably meant."""
+    """Variables that are not settings but look like one: variable → the name that was probably meant."""
     known = {one.variable.removeprefix("PARTITIONS_"): one.variable for one in SETTINGS.values()}
     found: dict[str, str] = {}
     for name in os.environ if environ is None else environ:
@@ -380,7 +380,7 @@ def misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def _as_text(value: Any) -> str:
-    """A value of an app's configuration as it would stand in the environment; "" for none."""
+    """A value of an app's configuration, as it would be written in the environment; "" for None."""
     match value:
         case None:
             return ""
@@ -397,19 +397,19 @@ def _as_text(value: Any) -> str:
 def _cause(text: str) -> str:
     if not text.startswith(("tcp://", "udp://")):
         return ""
-    return ". Kubernetes sets such a variable for a Service of that name: rename the Service, or set enableServiceLinks: false"
+    return ". Kubernetes sets this variable for a Service of that name. Rename the Service, or set enableServiceLinks: false"
 
 
 def _contradictions(settings: Settings) -> dict[str, SettingsError]:
-    """Values that can't be used together, by the field that should change."""
+    """Values that are not valid together, by the field that should change."""
     found: dict[str, SettingsError] = {}
     if "*" in settings.state_modules and not settings.state_signing_keys:
         found["state_modules"] = SettingsError(
-            "PARTITIONS_STATE_MODULES='*' is not valid: it is for signed states only, and PARTITIONS_STATE_SIGNING_KEY is not set"
+            "PARTITIONS_STATE_MODULES='*' is not valid: it needs signed states, but PARTITIONS_STATE_SIGNING_KEY is not set"
         )
     if settings.wait_replicas and settings.wait_milliseconds >= settings.redis_timeout_seconds * 1000:
         found["wait_milliseconds"] = SettingsError(
             f"PARTITIONS_WAIT_MILLISECONDS={settings.wait_milliseconds} is not valid: expected less than PARTITIONS_REDIS_TIMEOUT_SECONDS "
-            f"({settings.redis_timeout_seconds:g} s), in which Redis has to answer"
+            f"({settings.redis_timeout_seconds:g} s), the time that Redis has for a reply"
         )
     return found

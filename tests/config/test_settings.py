@@ -129,7 +129,7 @@ def test_what_only_flower_uses_stops_only_flower() -> None:
         ("PARTITIONS_LEASE_SECONDS", "soon", "expected a number"),
         ("PARTITIONS_LOG_FORMAT", "%(message)s", "expected text or json"),
         ("PARTITIONS_GROUP", "a b", "expected letters, digits, - and _ only"),
-        ("PARTITIONS_METRICS_PORT", "tcp://10.0.0.1:9090", "expected an integer. Kubernetes sets such a variable"),
+        ("PARTITIONS_METRICS_PORT", "tcp://10.0.0.1:9090", "expected an integer. Kubernetes sets this variable"),
     ],
 )
 def test_an_error_names_the_variable_the_value_and_what_was_expected(variable: str, text: str, says: str) -> None:

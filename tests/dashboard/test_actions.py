@@ -130,7 +130,7 @@ def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
         "retried": 1,
         "in_place": 0,
         "at_the_end": 1,
-        "message": "1 put back, each at the end of its queue",
+        "message": "1 put back at the end of their queues",
     }
     assert filled.client.llen("partition.1") == 1
     group = served.ask("/api/partitions/dead-letters").json["groups"][0]

@@ -79,7 +79,7 @@ def test_it_has_the_pages_of_the_partitions_from_any_project_and_stock_flower_ha
 @pytest.mark.parametrize(
     ("words", "env", "said"),
     [
-        (["--conf=mine.py"], {}, "--conf is taken: Flower reads our configuration from it"),
+        (["--conf=mine.py"], {}, "--conf cannot be used: Flower reads our configuration through it"),
         ([], {"PARTITIONS_DASHBOARD_HOSTS": "http://example.com"}, "PARTITIONS_DASHBOARD_HOSTS='http://example.com' is not valid: expected names"),
     ],
 )
