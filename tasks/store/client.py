@@ -40,7 +40,7 @@ def connect(settings: Settings) -> redis.Redis:
         "socket_connect_timeout": settings.redis_timeout_seconds,
         "socket_keepalive": True,
         "health_check_interval": 0,
-        # A worker waits on one connection for each partition it holds; redis-py's own limit is 100.
+        # Where a server refuses CLIENT TRACKING a worker waits on one connection for each partition; redis-py's own limit is 100.
         "max_connections": MAX_CONNECTIONS,
     }
     url = settings.redis_url
