@@ -113,7 +113,8 @@ def everything(call: Call, keys: list[bytes]) -> dict[bytes, Any]:
 
 # Each command for itself, and through Lua.
 
-key = st.sampled_from([b"a", b"b", b"c"])
+KEYS = [b"a", b"b", b"c"]
+key = st.sampled_from(KEYS)
 word = st.sampled_from([b"x", b"y", b"", b"7", b"\xff\x00"])
 index = st.integers(-4, 4).map(lambda number: b"%d" % number)
 number = st.sampled_from([b"-inf", b"0", b"1", b"2.5", b"1800000000123", b"+inf"])
@@ -178,6 +179,6 @@ def test_any_commands_have_the_same_answers_and_leave_the_same(call: Call, steps
     session = Session("outside")
     server.keyspace.now = 1_000.0
     for way, words in steps:
-        asked = words if way is None else [b"EVAL", way, b"0", *words]
+        asked = words if way is None else [b"EVAL", way, b"3", *KEYS, *words]
         assert plain(asked, call(asked)) == plain(asked, server.execute(asked, session)), (way, words)
     assert everything(call, call([b"KEYS", b"*"])) == everything(server.keyspace.call, list(server.keyspace.data))
