@@ -34,8 +34,8 @@ dev: $(INSTALLED) ## run a server, workers and Flower until Ctrl-C
 test: $(WITH_TESTS) ## run all tests on all processors (ARGS="-k name" passes options to pytest)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-fast: $(WITH_TESTS) ## run the tests that start no worker: about a minute (ARGS as above)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not benchmark" $(ARGS)
+test-fast: $(WITH_TESTS) ## run the tests that need no server and no worker (ARGS as above)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not slow and not benchmark" $(ARGS)
 
 chaos: $(WITH_TESTS) ## inject random faults into a whole group, then check its history (SECONDS=60 SEED=7)
 	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

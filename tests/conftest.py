@@ -26,8 +26,11 @@ from tests.support.worker import WorkerProcess
 #: `pytester` runs a user's tests, with our fixtures in them.
 pytest_plugins = ["pytester"]
 
+TESTS = Path(__file__).parent
 #: A test that uses one of these talks to a server, and is marked so.
 SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
+#: Tests in these folders build, install, type-check, or run thousands of schedules or a browser.
+SLOW_FOLDERS = {"adoption", "chaos", "dashboard", "deployment", "docs", "interop", "simulation", "typing"}
 #: `pytest -n auto` starts no more processes than so many: each has servers and workers of its own.
 MAX_PROCESSES = 8
 
@@ -46,6 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
+        if item.path.relative_to(TESTS).parts[0] in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
