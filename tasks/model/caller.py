@@ -20,11 +20,12 @@ from celery_partitions.model.computation import (
     StageNode,
     extracted_key,
 )
+from celery_partitions.model.effects import Delivery, Emission, Hop, Push, Timer
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.items import Work
 from celery_partitions.model.message_writer import TIMER_BODY, Cause, MessageWriter, unescape
 from celery_partitions.model.messages import MAX_SECONDS, details_of
-from celery_partitions.model.outcome import Delivery, Emission, Hop, Pickling, Push, Slot, States, Timer
+from celery_partitions.model.outcome import Pickling, Slot, States
 from celery_partitions.model.restricted_pickle import copied
 from celery_partitions.model.sinks import QueueSink
 from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value

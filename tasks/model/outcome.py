@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import (
+    AddDeadLetter,
+    Count,
+    Delay,
+    Effect,
+    Emission,
+    Emit,
+    Forward,
+    Mail,
+    MoreEffects,
+    ParkedKeyRecord,
+    Pause,
+    PutParkedKey,
+    PutStates,
+)
 from celery_partitions.model.items import DeadLetterItem, Delayed, PlainTask, Skipped, Work
-from celery_partitions.model.sinks import ListSink, StreamSink
 
 
 class Slot(msgspec.Struct, gc=False):
@@ -42,77 +56,6 @@ class Pickling:
     load_value: Callable[[Computation, str, bytes], Any]
 
 
-class Hop(msgspec.Struct, gc=False):
-    """An output that is a message to a stage under another key."""
-
-    partition: int
-    raw: bytes
-
-
-class Timer(msgspec.Struct, gc=False):
-    """A message that a stage sends itself, to come at a time (seconds since the epoch)."""
-
-    due: float
-    raw: bytes
-
-
-class Push(msgspec.Struct, gc=False):
-    """An output that is a message on a Celery queue, named as Celery names it."""
-
-    queue: str
-    raw: bytes
-
-
-class Delivery(msgspec.Struct, gc=False):
-    """An output that is an element of something else in Redis."""
-
-    sink: StreamSink | ListSink
-    message_id: str
-    key: str
-    payload: bytes
-
-
-Emission = Hop | Timer | Push | Delivery
-
-
-class Reply(msgspec.Struct, gc=False):
-    """A Celery result: stored for a time (seconds; None or 0: for ever) and published, unless a success is stored already."""
-
-    key: bytes
-    meta: bytes | str
-    seconds: int | None
-
-
-class SetResultKey(msgspec.Struct, gc=False):
-    """A key of Celery's result backend gets a value, for a time (seconds; None or 0: for ever)."""
-
-    key: bytes | str
-    value: Any
-    seconds: int | None
-
-
-class DeleteResultKeys(msgspec.Struct, gc=False):
-    """Keys of Celery's result backend go."""
-
-    keys: list[bytes | str]
-
-
-class FollowUp(msgspec.Struct, gc=False):
-    """The message that has a worker send what follows another message. It goes to the head of the partition's own queue."""
-
-    raw: bytes
-
-
-class Requeue(msgspec.Struct, gc=False):
-    """A message that goes to the end of the partition's own queue again."""
-
-    raw: bytes
-
-
-#: What a commit writes beside what a step decided: results, what follows, and what plain tasks ask for.
-Effect = Push | Reply | SetResultKey | DeleteResultKeys | FollowUp | Requeue
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A try that raised; `stage`: the computation in which."""
@@ -124,6 +67,11 @@ class Failure:
     stage: str = ""
     #: What was raised, for whoever waits for the message's result.
     exception: BaseException | None = None
+
+    def dead_letter_item(self) -> DeadLetterItem:
+        """Of its message, which keeps its place."""
+        item, headers = self.item, self.item.envelope.headers
+        return DeadLetterItem(item.raw, "computation-failed", self.error, self.trace, headers.task, headers.id, item.key)
 
 
 class Park(NamedTuple):
@@ -165,6 +113,43 @@ class Outcome:
     #: Some of `done` are `ReplyRequest`: they get replies.
     answered: bool = False
     #: What the commit writes beside the fields above, in this order.
-    effects: list[Effect] = field(default_factory=list)
+    effects: list[MoreEffects] = field(default_factory=list)
     #: The next message is a plain Celery task: run it, then go on.
     plain_task: PlainTask | None = None
+
+    def written(self, partition: str, commit_number: int, parked: Mapping[str, ParkedKeyRecord]) -> Iterator[Effect]:
+        """All that the commit writes. The number of the commit makes the ids of dead letters. `parked`: how the keys are parked."""
+        for computation, states in self.states.items():
+            if states:
+                yield PutStates(computation, states)
+        for number, raws in self.forwarded.items():
+            yield Forward(number, raws)
+        for key, raws in self.mailed.items():
+            yield Mail(key, raws)
+        if self.delayed:
+            yield Delay(self.delayed)
+        if self.emitted:
+            yield Emit(self.emitted, len(self.delayed))
+        for key, record in parked.items():
+            yield PutParkedKey(key, record)
+        for number, (item, attempts) in enumerate(self.dead):
+            yield AddDeadLetter(f"{partition}-{commit_number}-{number}", item, attempts)
+        for key, park in self.parked.items():
+            dead_letter = parked[key].dead_letter
+            if park.used_up and dead_letter is not None:
+                yield AddDeadLetter(dead_letter, park.failure.dead_letter_item(), park.failure.attempt, in_place=True)
+        if self.pause:
+            yield Pause()
+        yield from self.effects
+        yield Count(
+            {
+                "processed": len(self.done),
+                "emitted": len(self.emitted),
+                "failed": len(self.failures),
+                "dead": len(self.dead),
+                "forwarded": sum(map(len, self.forwarded.values())),
+                "delayed": len(self.delayed),
+                "skipped": sum(one.why != "duplicate" for one in self.skipped),
+                "deduplicated": sum(one.why == "duplicate" for one in self.skipped),
+            }
+        )

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from celery_partitions.model.caller import Caller, Calls
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import Delivery, Emission
 from celery_partitions.model.errors import MessageError, describe, trace_of, without_frames
 from celery_partitions.model.items import ReplyRequest, Work, decoded
-from celery_partitions.model.outcome import Delivery, Emission, Failure, Pickling, Slot, States, Unreadable
+from celery_partitions.model.outcome import Failure, Pickling, Slot, States, Unreadable
 
 #: A commit stops the server for some 3 µs an output, and Redis takes a million words in one command, about ten an output.
 SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000

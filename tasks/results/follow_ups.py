@@ -23,11 +23,12 @@ from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 from kombu.utils.json import dumps, loads
 
+from celery_partitions.model.effects import FollowUp, MoreEffects, Push
 from celery_partitions.model.errors import MessageError, SetupError, describe, trace_of
 from celery_partitions.model.items import DeadLetterItem, Item, PlainTask
 from celery_partitions.model.message_writer import MessageTemplate, json_text
 from celery_partitions.model.messages import details_of, open_envelope
-from celery_partitions.model.outcome import Effect, FollowUp, Outcome, Push
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reply_request import FOLLOW_UP
 from celery_partitions.results.backend import why_not_own_backend
 from celery_partitions.results.recorder import Recording, record_messages, record_results, recorded
@@ -134,7 +135,7 @@ class FollowUps:
                 outcome.dead.append((dead_letter(item, error), 1))
         return outcome
 
-    def effects_of(self, item: PlainTask, outcome: Outcome) -> list[Effect]:
+    def effects_of(self, item: PlainTask, outcome: Outcome) -> list[MoreEffects]:
         """What one follow-up sends and stores. If what follows a success can't be sent, the message counts as failed for whoever
         waits for what follows, and the follow-up is a dead letter."""
         request, ending = self.open(item)
@@ -152,7 +153,7 @@ class FollowUps:
         _, about, _ = loads(body)
         return about["request"], Ending(about["state"], about["result"], about["traceback"])
 
-    def traced(self, item: PlainTask, request: dict[str, Any], ending: Ending) -> tuple[list[Effect], BaseException | None]:
+    def traced(self, item: PlainTask, request: dict[str, Any], ending: Ending) -> tuple[list[MoreEffects], BaseException | None]:
         """What Celery's tracer sends and stores for a message that ended so; and why it can't, if it can't."""
         self._task.ending, self._task.store = ending, not request["ignore_result"]
         tracing = self.installation.tracing

@@ -21,8 +21,8 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
+from celery_partitions.model.effects import DeleteResultKeys, MoreEffects, Push, Reply, SetResultKey
 from celery_partitions.model.errors import MessageError, SetupError
-from celery_partitions.model.outcome import DeleteResultKeys, Effect, Push, Reply, SetResultKey
 from celery_partitions.runtime.queue_limit import looks_for_room
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
@@ -41,12 +41,12 @@ class Recording:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self.effects: list[Effect] = []
+        self.effects: list[MoreEffects] = []
         #: The server did not answer a read; Celery may have taken that for a failure of the task.
         self.outage: BaseException | None = None
         self._bytes = 0
 
-    def add(self, effect: Effect) -> None:
+    def add(self, effect: MoreEffects) -> None:
         """Raises `MessageError` when what one message sends and stores is more than a commit may have."""
         self.effects.append(effect)
         words = (getattr(effect, name) for name in effect.__struct_fields__)

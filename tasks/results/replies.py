@@ -16,10 +16,11 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import TaskRevokedError
 from kombu.utils.json import dumps
 
+from celery_partitions.model.effects import MoreEffects, Reply
 from celery_partitions.model.errors import describe
 from celery_partitions.model.items import ReplyRequest
 from celery_partitions.model.messages import details_of, name_of, open_envelope
-from celery_partitions.model.outcome import Effect, Outcome, Reply
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reply_request import FOLLOW_UP, NOTHING_FOLLOWS, wants_reply
 from celery_partitions.results.failure_replies import Failed, endings
 from celery_partitions.results.follow_ups import FollowUps
@@ -40,9 +41,9 @@ class Replies:
     def __init__(self, installation: Installation, follow_ups: FollowUps) -> None:
         self.app, self.follow_ups = installation.app, follow_ups
 
-    def of(self, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> list[Effect]:
+    def of(self, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> list[MoreEffects]:
         """What an outcome's commit stores and pushes for whoever waits for its messages."""
-        effects: list[Effect] = []
+        effects: list[MoreEffects] = []
         if outcome.answered:
             effects += [self.of_value(owned.partition, item) for item in outcome.done if type(item) is ReplyRequest]
         for failed in endings(owned, batch, outcome):
@@ -55,7 +56,7 @@ class Replies:
                 logger.exception(text, owned.partition, extra=log_fields(owned.partition, message_id=name_of(failed.raw)[1]))
         return effects
 
-    def of_value(self, partition: str, item: ReplyRequest) -> Effect:
+    def of_value(self, partition: str, item: ReplyRequest) -> MoreEffects:
         """What is told of a message that went well."""
         headers = item.envelope.headers
         wants = self.keeps and wants_reply(item.computation, headers)
@@ -67,7 +68,7 @@ class Replies:
             return self.reply(headers.id, request.get("group"), request.get("parent_id"), states.SUCCESS, item.value, None)
         return self.follow_ups.make(partition, request, states.SUCCESS, item.value, None, item.trace_headers)
 
-    def of_failure(self, partition: str, failed: Failed) -> list[Effect]:
+    def of_failure(self, partition: str, failed: Failed) -> list[MoreEffects]:
         """What is told of a message that did not go well."""
         try:
             request = request_of(failed.raw)
@@ -85,7 +86,7 @@ class Replies:
         if not wants and not any(map(request.get, follows)):
             return []
         prepared = self.prepared(failed)
-        effects: list[Effect] = []
+        effects: list[MoreEffects] = []
         if wants and self.stores:
             group, parent = request.get("group"), request.get("parent_id")
             effects.append(self.reply(message_id, group, parent, failed.state, prepared, failed.traceback))

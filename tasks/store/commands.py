@@ -1,4 +1,4 @@
-"""The Redis commands of a commit: made of a step's outcome, and passed to a script as its operands.
+"""The Redis commands of a commit: made of its effects, and passed to a script as its operands. Nothing else knows how an effect is written.
 
 As operands, each key goes into KEYS once, and the commands name it by its number there. A server can only tell what a script touches
 by its KEYS: a cluster runs the script where those keys are, and an ACL checks them before the script begins.
@@ -13,27 +13,44 @@ from typing import Any, assert_never
 
 import redis
 
-from celery_partitions.model.keys import key_bytes
-from celery_partitions.model.outcome import (
+from celery_partitions.model.deduplication import normalize_id
+from celery_partitions.model.effects import (
+    AddDeadLetter,
+    Count,
+    Delay,
     DeleteResultKeys,
     Delivery,
+    DropDeadLetter,
     Effect,
     Emission,
+    Emit,
+    EndIsolation,
     FollowUp,
+    Forward,
     Hop,
-    Outcome,
+    Mail,
+    ParkedKeyRecord,
+    Pause,
     Push,
+    PutParkedKey,
+    PutStates,
+    RememberIds,
     Reply,
     Requeue,
     SetResultKey,
     Timer,
+    Unpark,
 )
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.sinks import ListSink, StreamSink
-from celery_partitions.store.dead_letters import dead_letter_in_place, dead_letter_of, dump_dead_letter
+from celery_partitions.store.dead_letters import dead_letter_of, dump_dead_letter
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import ParkedKeyRecord, park
+from celery_partitions.store.parked_keys import park, unpark
 from celery_partitions.store.scripts import script
 
+#: Ids in one SADD: Lua can't unpack many more.
+PAGE = 5000
 #: Lua's unpack fails above about 8 000 values; a command is cut before that.
 MAX_WORDS = 6000
 #: How many operands of a command are keys, where it is not one. The scripts have the same table.
@@ -63,58 +80,83 @@ def commands_of(
     now: float,
     parked: Mapping[str, ParkedKeyRecord] = MappingProxyType({}),
 ) -> list[list[Any]]:
-    """The Redis commands that are an outcome's effects. `commit_number` makes dead letters' ids; `now`: server's seconds.
+    """The Redis commands of an outcome. `parked`: what is to be written of the outcome's parked keys."""
+    return commands_of_effects(outcome.written(partition, commit_number, parked), names, partition, commit_number, now)
 
-    `parked`: what is to be written of the outcome's parked keys.
+
+def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str, commit_number: int, now: float) -> list[list[Any]]:
+    """The commands, those of one key in the order of the effects. Follow-ups run first to last, before anything younger.
+
+    `commit_number`: orders delayed messages. `now`: seconds since the epoch by the server's clock.
     """
     commands: list[list[Any]] = []
-    for computation, states in outcome.states.items():
-        fields = (word for key, state in states.items() for word in (key_bytes(key), state))
-        commands += split(["HSET", names.states(partition, computation)], fields)
-    for number, raws in outcome.forwarded.items():
-        commands += split(["LPUSH", names.queue(str(number))], raws)
-    for key, raws in outcome.mailed.items():
-        commands += split(["LPUSH", names.mailbox(partition, key)], raws)
-    if outcome.delayed:
-        entries = (
-            word
-            for number, delayed in enumerate(outcome.delayed)
-            for word in delayed_entry(delayed.due, delayed.raw, commit_number, number)
-        )
-        commands += split(["ZADD", names.delayed(partition)], entries)
-    if outcome.emitted:
-        commands += commands_of_outputs(outcome.emitted, names, partition, commit_number, len(outcome.delayed))
-    commands += [park(names, partition, key, record) for key, record in parked.items()]
-    dead_letters = [
-        dead_letter_of(dead_letter_item, f"{partition}-{commit_number}-{number}", partition, attempts, now)
-        for number, (dead_letter_item, attempts) in enumerate(outcome.dead)
-    ]
-    for key, (failure, _, used_up) in outcome.parked.items():
-        dead_letter_id = parked[key].dead_letter
-        if used_up and dead_letter_id is not None:
-            dead_letters.append(dead_letter_in_place(failure, dead_letter_id, partition, now))
-    dead_lettered = (word for dead_letter in dead_letters for word in (dead_letter.id, dump_dead_letter(dead_letter)))
-    commands += split(["HSET", names.dead(partition)], dead_lettered)
-    commands += [
-        ["HSET", names.dead_raw(partition), dead_letter.id, dead_letter_item.raw]
-        for dead_letter, (dead_letter_item, _) in zip(dead_letters, outcome.dead, strict=False)  # those in place come after
-        if dead_letter.apart
-    ]
-    if outcome.pause:
-        commands.append(["HSET", names.meta(partition), "paused", 1])
-    if outcome.effects:
-        commands += commands_of_effects(outcome.effects, names, partition)
-    counts = {
-        "processed": len(outcome.done),
-        "emitted": len(outcome.emitted),
-        "failed": len(outcome.failures),
-        "dead": len(outcome.dead),
-        "forwarded": sum(map(len, outcome.forwarded.values())),
-        "delayed": len(outcome.delayed),
-        "skipped": sum(one.why != "duplicate" for one in outcome.skipped),
-        "deduplicated": sum(one.why == "duplicate" for one in outcome.skipped),
-    }
-    commands += [["HINCRBY", names.meta(partition), name, count] for name, count in counts.items() if count]
+    follow_ups: list[bytes] = []
+    dead_letters: list[Any] = []
+    for one in effects:
+        match one:
+            case PutStates(computation, states):
+                fields = (word for key, state in states.items() for word in (key_bytes(key), state))
+                commands += split(["HSET", names.states(partition, computation)], fields)
+            case Forward(number, raws):
+                commands += split(["LPUSH", names.queue(str(number))], raws)
+            case Mail(key, raws):
+                commands += split(["LPUSH", names.mailbox(partition, key)], raws)
+            case Delay(messages):
+                entries = [delayed_entry(each.due, each.raw, commit_number, number) for number, each in enumerate(messages)]
+                commands += split(["ZADD", names.delayed(partition)], (word for entry in entries for word in entry))
+            case Emit(outputs, first_number):
+                commands += commands_of_outputs(outputs, names, partition, commit_number, first_number)
+            case PutParkedKey(key, record):
+                commands.append(park(names, partition, key, record))
+            case Unpark(key):
+                commands.append(unpark(names, partition, key))
+            case AddDeadLetter(dead_letter_id, item, attempts, in_place):
+                dead_letter = dead_letter_of(item, dead_letter_id, partition, attempts, now, in_place)
+                dead_letters += dead_letter.id, dump_dead_letter(dead_letter)
+                if dead_letter.apart:
+                    commands.append(["HSET", names.dead_raw(partition), dead_letter.id, item.raw])
+            case DropDeadLetter(dead_letter_id):
+                commands.append(["HDEL", names.dead(partition), dead_letter_id])
+            case Pause():
+                commands.append(["HSET", names.meta(partition), "paused", 1])
+            case RememberIds():
+                commands += _remember(one, names, partition, now)
+            case EndIsolation(notes, left):
+                commands += split(["HDEL", names.isolation(partition)], notes)
+                if left is not None:
+                    meta = names.meta(partition)
+                    commands.append(["HSET", meta, "to_isolate", left] if left > 0 else ["HDEL", meta, "to_isolate"])
+            case Count(counts):
+                commands += [["HINCRBY", names.meta(partition), name, count] for name, count in counts.items() if count]
+            case Reply(name, meta, seconds):
+                commands.append(["REPLY", name, meta, seconds or 0])
+            case Push(queue, raw):
+                commands.append(["LPUSH", names.prefix + queue, raw])
+            case SetResultKey(name, value, seconds):
+                commands.append(["SET", name, value, *(["EX", seconds] if seconds else [])])
+            case DeleteResultKeys(keys):
+                commands += [["DEL", name] for name in keys]
+            case FollowUp(raw):
+                follow_ups.append(raw)
+            case Requeue(raw):
+                commands.append(["LPUSH", names.queue(partition), raw])
+            case _:
+                assert_never(one)
+    commands += split(["HSET", names.dead(partition)], dead_letters)
+    commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
+    return commands
+
+
+def _remember(effect: RememberIds, names: Names, partition: str, now: float) -> list[list[Any]]:
+    name, ids = effect.computation, effect.ids
+    young, old = names.deduplication(partition, name, "young"), names.deduplication(partition, name, "old")
+    commands: list[list[Any]] = [["RENAME", young, old]] if effect.replaces else []
+    if effect.begins:
+        commands.append(["HSET", names.meta(partition), f"seen:{name}", round(now * 1000)])
+    for start in range(0, len(ids), PAGE):
+        commands.append(["SADD", young, *map(normalize_id, ids[start : start + PAGE])])
+    # So that a partition that gets no more messages forgets as well.
+    commands.append(["PEXPIRE", young, round(2 * effect.window_seconds * 1000)])
     return commands
 
 
@@ -149,30 +191,6 @@ def commands_of_outputs(
     commands += [command for where, payloads in lists.items() for command in split(["LPUSH", where], payloads)]
     commands += split(["ZADD", names.delayed(partition)], timers)
     return commands + entries
-
-
-def commands_of_effects(effects: Sequence[Effect], names: Names, partition: str) -> list[list[Any]]:
-    """The commands of what goes with an outcome, in its order; follow-ups are run first to last, before anything younger."""
-    commands: list[list[Any]] = []
-    follow_ups: list[bytes] = []
-    for one in effects:
-        match one:
-            case Reply(key, meta, seconds):
-                commands.append(["REPLY", key, meta, seconds or 0])
-            case Push(queue, raw):
-                commands.append(["LPUSH", names.prefix + queue, raw])
-            case SetResultKey(key, value, seconds):
-                commands.append(["SET", key, value, *(["EX", seconds] if seconds else [])])
-            case DeleteResultKeys(keys):
-                commands += [["DEL", key] for key in keys]
-            case FollowUp(raw):
-                follow_ups.append(raw)
-            case Requeue(raw):
-                commands.append(["LPUSH", names.queue(partition), raw])
-            case _:
-                assert_never(one)
-    commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
-    return commands
 
 
 def keys_in(command: Sequence[Any]) -> Sequence[Any]:

@@ -11,7 +11,6 @@ import msgspec
 from celery_partitions.model.errors import encodable
 from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import shown_key
-from celery_partitions.model.outcome import Failure
 from celery_partitions.store.names import Names
 
 #: A longer message is kept apart from its dead letter, as it is: in base64 the longest that a server takes (512 MB) would be
@@ -41,9 +40,9 @@ class DeadLetter(msgspec.Struct):
     apart: bool = False
 
 
-def dead_letter_of(dead_letter_item: DeadLetterItem, dead_letter_id: str, partition: str, attempts: int, now: float) -> DeadLetter:
-    """Of a message that leaves its queue. `now`: seconds since the epoch, by the server's clock."""
-    apart = len(dead_letter_item.raw) > APART_BYTES
+def dead_letter_of(dead_letter_item: DeadLetterItem, dead_letter_id: str, partition: str, attempts: int, now: float, in_place: bool = False) -> DeadLetter:
+    """`now`: seconds since the epoch, by the server's clock. `in_place`: the message keeps its place; it was read, so it is not long."""
+    apart = len(dead_letter_item.raw) > APART_BYTES and not in_place
     return DeadLetter(
         id=dead_letter_id,
         partition=partition,
@@ -56,6 +55,7 @@ def dead_letter_of(dead_letter_item: DeadLetterItem, dead_letter_id: str, partit
         attempts=attempts,
         died_at=now,
         raw="" if apart else base64.b64encode(dead_letter_item.raw).decode(),
+        in_place=in_place,
         apart=apart,
     )
 
@@ -71,15 +71,3 @@ def dead_letter_commands(names: Names, partition: str, dead: Iterable[tuple[str,
     if commands:
         commands.append(["HINCRBY", names.meta(partition), "dead", sum(command[1] == names.dead(partition) for command in commands)])
     return commands
-
-
-def dead_letter_in_place(failure: Failure, dead_letter_id: str, partition: str, now: float) -> DeadLetter:
-    """Of a message whose retries are used up, and which keeps its place."""
-    item = failure.item
-    headers = item.envelope.headers
-    reason = "computation-failed"
-    dead_letter_item = DeadLetterItem(item.raw, reason, failure.error, failure.trace, headers.task, headers.id, item.key)
-    dead_letter = dead_letter_of(dead_letter_item, dead_letter_id, partition, failure.attempt, now)
-    dead_letter.in_place = True
-    dead_letter.apart, dead_letter.raw = False, base64.b64encode(item.raw).decode()  # it was read, so it is not that long
-    return dead_letter

@@ -7,18 +7,15 @@ may be, it becomes the old one and the old one is gone: an id is known for one t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import redis
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.deduplication import normalize_id
+from celery_partitions.model.effects import RememberIds
 from celery_partitions.store.names import Names
-
-#: Ids in one SADD: Lua can't unpack many more.
-PAGE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +52,11 @@ def read_seen_ids(
     return found
 
 
-def remember(
-    names: Names, partition: str, seen: Mapping[str, SeenIds], fresh: Mapping[str, Sequence[str]], now: float, limit: int
-) -> list[list[Any]]:
-    """The commands that make `fresh` ids seen; `limit`: ids that may be remembered for one computation."""
-    commands: list[list[Any]] = []
+def remember(seen: Mapping[str, SeenIds], fresh: Mapping[str, Sequence[str]], now: float, limit: int) -> Iterator[RememberIds]:
+    """What makes `fresh` ids seen; `limit`: ids that may be remembered for one computation."""
     for name, ids in fresh.items():
         before = seen[name]
         window = before.computation.deduplicate_seconds or 0.0
-        young, old = names.deduplication(partition, name, "young"), names.deduplication(partition, name, "old")
         is_full = before.young + len(ids) > max(limit // 2, 1)
-        if before.since is None or now - before.since >= window or is_full:
-            if before.young:
-                commands.append(["RENAME", young, old])
-            commands.append(["HSET", names.meta(partition), f"seen:{name}", round(now * 1000)])
-        for start in range(0, len(ids), PAGE):
-            commands.append(["SADD", young, *map(normalize_id, ids[start : start + PAGE])])
-        # So that a partition that gets no more messages forgets as well.
-        commands.append(["PEXPIRE", young, round(2 * window * 1000)])
-    return commands
+        begins = before.since is None or now - before.since >= window or is_full
+        yield RememberIds(name, ids, window, begins, replaces=begins and before.young > 0)

@@ -8,26 +8,11 @@ from typing import Any, cast
 import msgspec
 import redis
 
+from celery_partitions.model.effects import ParkedKeyRecord as ParkedKeyRecord
 from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.store.names import Names
 
 _json = msgspec.json.Encoder().encode
-
-
-class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
-    """A parked key: when its next try is due, which try that is, and why. The failed message is its mailbox's oldest."""
-
-    #: Server's seconds; None: held until an operator acts.
-    due: float | None
-    attempt: int
-    error: str = ""
-    trace: str = ""
-    #: The dead letter that tells of the failed message, once its retries are used up.
-    dead_letter: str | None = None
-    message_id: str | None = None
-    task: str | None = None
-    #: Server's seconds when the failed message failed first.
-    since: float = 0.0
 
 
 def park(names: Names, partition: str, key: str, record: ParkedKeyRecord) -> list[Any]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from celery_partitions.model.caller import Call
+from celery_partitions.model.effects import MoreEffects
 from celery_partitions.model.items import Item
-from celery_partitions.model.outcome import Effect, Outcome
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.step import StepRules, call_directly, step
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, Reply
@@ -77,7 +78,7 @@ class _Silent:
 class _NoReplies:
     """Nobody waits for results here."""
 
-    def of(self, *_: object) -> list[Effect]:
+    def of(self, *_: object) -> list[MoreEffects]:
         return []
 
 

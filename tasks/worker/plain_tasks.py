@@ -15,9 +15,10 @@ from celery.worker import state as worker_state
 from celery.worker.request import create_request_cls
 from kombu.message import Message
 
+from celery_partitions.model.effects import Requeue
 from celery_partitions.model.errors import describe, trace_of
 from celery_partitions.model.items import DeadLetterItem, PlainTask
-from celery_partitions.model.outcome import Outcome, Requeue
+from celery_partitions.model.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

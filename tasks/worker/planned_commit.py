@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from celery_partitions.model.deduplication import ids_to_remember
+from celery_partitions.model.effects import DropDeadLetter, EndIsolation, ParkedKeyRecord, PutParkedKey, Unpark
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.store.commands import commands_of, split
+from celery_partitions.store.commands import commands_of_effects
 from celery_partitions.store.commits import Commit, CommitUnderWay
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import ParkedKeyRecord, park, unpark
 from celery_partitions.worker.owned import Batch, OwnedPartition
 
 
@@ -49,26 +48,29 @@ def plan_commit(
     """
     now = owned.server_now()
     parked = _parked_after(owned, batch, outcome, now)
-    commands = commands_of(outcome, names, owned.partition, owned.commit_number, now, parked)
+    effects = list(outcome.written(owned.partition, owned.commit_number, parked))
     if owned.seen and outcome.taken:
         fresh = ids_to_remember(items[: outcome.taken], {dead_letter_item.raw for dead_letter_item, _ in outcome.dead})
-        commands += remember(names, owned.partition, owned.seen, fresh, now, max_ids)
-    commands += _notes_of_suspects(names, owned, batch, outcome)
+        effects += remember(owned.seen, fresh, now, max_ids)
+    if batch.noted:
+        is_of_queue = batch.mailbox_of is None and outcome.taken > 0
+        effects.append(EndIsolation(batch.noted, owned.to_isolate - outcome.taken if is_of_queue else None))
     ended = None
     key = batch.mailbox_of
     if key is not None and outcome.taken:
         dead_letter = owned.parked[key].dead_letter
         if dead_letter is not None:  # the message that it tells of has left its place
-            commands.append(["HDEL", names.dead(owned.partition), dead_letter])
+            effects.append(DropDeadLetter(dead_letter))
         if key not in parked and outcome.taken >= batch.length:
             ended = key
-            commands.append(unpark(names, owned.partition, key))
+            effects.append(Unpark(key))
         elif key not in parked:  # the next message was not tried yet: due at once
             parked[key] = ParkedKeyRecord(now, 1)
-            commands.append(park(names, owned.partition, key, parked[key]))
+            effects.append(PutParkedKey(key, parked[key]))
     elif key is not None and key not in parked and batch.length == 0:
         ended = key
-        commands.append(unpark(names, owned.partition, key))
+        effects.append(Unpark(key))
+    commands = commands_of_effects(effects, names, owned.partition, owned.commit_number, now)
     if not commands and not outcome.taken:
         return None
     taken = batch.messages[: outcome.taken]
@@ -112,15 +114,3 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
             since=now if before is None else before.since,
         )
     return parked
-
-
-def _notes_of_suspects(names: Names, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> list[list[Any]]:
-    """While messages are noted before they run: their notes go, and fewer are left."""
-    if not batch.noted:
-        return []
-    commands = list(split(["HDEL", names.isolation(owned.partition)], batch.noted))
-    if batch.mailbox_of is None and outcome.taken:
-        left = owned.to_isolate - outcome.taken
-        meta = names.meta(owned.partition)
-        commands.append(["HSET", meta, "to_isolate", left] if left > 0 else ["HDEL", meta, "to_isolate"])
-    return commands

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.effects import Delivery, Emission, Hop, Push, Timer
 from celery_partitions.model.items import Item, Reading, Work, read_batch
 from celery_partitions.model.message_writer import MessageWriter
-from celery_partitions.model.outcome import Delivery, Emission, Hop, Outcome, Push, Slot, Timer, Unreadable
+from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.policy import Exhausted, RetryPolicy, effective_policy
 from celery_partitions.model.step import StepRules, step
 from celery_partitions.pipeline.builder import Built, build

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from celery_partitions.model.computation import declare
+from celery_partitions.model.effects import Hop
 from celery_partitions.model.messages import MessageCodec
-from celery_partitions.model.outcome import Hop
 from tests.model.piped import (
     OUT,
     Log,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from celery_partitions.model.effects import Delivery, Timer
 from celery_partitions.model.message_writer import TIMER_BODY
-from celery_partitions.model.outcome import Delivery, Outcome, Timer
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.pipeline.builder import Built
 from celery_partitions.pipeline.sinks import RedisList
 from celery_partitions.pipeline.windows import Aggregation, count_windows, range_windows, seconds

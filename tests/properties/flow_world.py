@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import Delivery, Hop
 from celery_partitions.model.items import Reading, Work, read_batch
 from celery_partitions.model.message_writer import MessageWriter
-from celery_partitions.model.outcome import Delivery, Hop, Outcome, Slot, Unreadable
+from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.policy import RetryPolicy
 from celery_partitions.model.step import StepRules, step
 from celery_partitions.pipeline.builder import Built

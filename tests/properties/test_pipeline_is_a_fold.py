@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from celery_partitions.model.effects import Delivery, Hop
 from celery_partitions.model.messages import write_message
-from celery_partitions.model.outcome import Delivery, Hop
 from tests.properties.flow_world import CODEC, FlowWorld, Partition, header
 from tests.properties.flows import DOINGS, Failed, Flow, Fold, build_flow, flows
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from celery_partitions.model.caller import _Run
-from celery_partitions.model.outcome import Delivery, Emission, Hop, Outcome, Timer
+from celery_partitions.model.effects import Delivery, Emission, Hop, Timer
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.rollback import Replay
 from celery_partitions.store import commands
 from celery_partitions.store.commands import commands_of_outputs

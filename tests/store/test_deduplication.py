@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from celery_partitions.model.computation import Computation, declare
+from celery_partitions.store.commands import commands_of_effects
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.deduplication import read_seen_ids, remember
 from celery_partitions.store.leases import Lease
@@ -36,7 +37,7 @@ class Ids:
         """Messages of these ids come, and are taken; returns those that were seen before."""
         seen = read_seen_ids(self.store.client, self.store.names, "2", {"once": (ONCE, ids)})
         fresh = [one for one in ids if one not in seen["once"].ids]
-        commands = remember(self.store.names, "2", seen, {"once": fresh} if fresh else {}, now, limit)
+        commands = commands_of_effects(remember(seen, {"once": fresh} if fresh else {}, now, limit), self.store.names, "2", 0, now)
         if commands:
             assert self.store.send(commit_of(self.lease, [], commit_number=self.commit_number, commands=commands)).status == "ok"
             self.commit_number += 1
@@ -87,7 +88,8 @@ def test_what_expired_between_reading_and_the_commit_does_not_fail_it(ids: Ids, 
     ids.come("a", now=1.0)
     seen = read_seen_ids(client, names, "2", {"once": (ONCE, ["b"])})
     client.delete(names.deduplication("2", "once", "young"))
-    commands = remember(names, "2", seen, {"once": ["b"]}, 1.0 + WINDOW_SECONDS, 1000)
+    now = 1.0 + WINDOW_SECONDS
+    commands = commands_of_effects(remember(seen, {"once": ["b"]}, now, 1000), names, "2", 0, now)
     assert ids.store.send(commit_of(ids.lease, [], commit_number=1, commands=commands)).status == "ok"
     ids.commit_number = 2
     assert ids.come("b", now=2.0 + WINDOW_SECONDS) == {"b"}
