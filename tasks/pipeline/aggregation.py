@@ -1,4 +1,4 @@
-"""Aggregations: what a window does with its messages, and what one must be to be taken."""
+"""Aggregations: what a window does with its messages, and the checks of a declared one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from celery_partitions.model.restricted_pickle import load_and_list
 
 
 class Aggregation:
-    """What a window does with its messages. It holds nothing itself: one object serves all keys and windows.
+    """What a window does with its messages. Subclass it. The object holds no data: it serves all keys and windows.
 
-    An accumulator is a part of the key's state: made of what pickle takes, defined at a module's top level.
+    An accumulator is stored in the key's state. It must be picklable, and its class must be at the top level of a module.
     """
 
     def name(self) -> str:
@@ -21,26 +21,26 @@ class Aggregation:
         return type(self).__name__
 
     def initial_accumulator(self) -> Any:
-        """A new accumulator, of no messages. Combined with another it changes nothing."""
+        """Return a new accumulator, without messages. Combining it with another must not change that one."""
         raise NotImplementedError
 
     def update(self, message: Any, accumulator: Any, /) -> Any:
-        """Put a message into an accumulator: change it and return None, or return what takes its place."""
+        """Add a message to an accumulator: change it and return None, or return its replacement."""
         raise NotImplementedError
 
     def combine(self, first: Any, second: Any, /) -> Any:
-        """One accumulator of the messages of both; `second`'s came later. Only sliding windows call it."""
+        """Return one accumulator for the messages of both. `second` has the later messages. Only sliding windows call this."""
         raise NotImplementedError
 
     def output(self, key: str, accumulator: Any, /) -> Any:
-        """What a closed window gives, or None for nothing. Called once for each window that has messages."""
+        """Return the output of a closed window, or None for none. Called once for each window that has messages."""
         raise NotImplementedError
 
 
 def looked_over(aggregation: Any, *, combines: bool) -> Any:
-    """The object of an aggregation, given as the class or as the object. `combines`: its windows call `combine`.
+    """The aggregation as an object; it may be given as a class. `combines`: its windows call `combine`.
 
-    Raises `DeclarationError` when it can't be made with no arguments, or has not all the methods.
+    Raises `DeclarationError` if the class cannot be created without arguments, or lacks a method.
     """
     made = aggregation
     if isinstance(aggregation, type):
@@ -48,8 +48,8 @@ def looked_over(aggregation: Any, *, combines: bool) -> Any:
             made = aggregation()
         except Exception as error:
             raise DeclarationError(
-                f"aggregation {aggregation.__qualname__} can't be made with no arguments: {error}. "
-                "Give its parameters defaults, or give over() the object"
+                f"aggregation {aggregation.__qualname__} cannot be created without arguments: {error}. "
+                "Give its parameters default values, or pass an object to over()"
             ) from error
     wanted = ["initial_accumulator", "update", "output", *(["combine"] if combines else [])]
     missing = [name for name in wanted if not _has(made, name)]
@@ -59,25 +59,25 @@ def looked_over(aggregation: Any, *, combines: bool) -> Any:
 
 
 def name_of(aggregation: Any) -> str:
-    """What it is called; by its class, if it has no `name`. Raises `DeclarationError` for what is no name."""
+    """Its `name()`, or the name of its class. Raises `DeclarationError` for an invalid name."""
     method = getattr(aggregation, "name", None)
     name = method() if callable(method) else type(aggregation).__name__
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError(f"aggregation {type(aggregation).__qualname__}: name() gives {name!r}, which is no name")
+        raise DeclarationError(f"aggregation {type(aggregation).__qualname__}: name() must return a text that is not empty, not {name!r}")
     return name
 
 
 def modules_of(aggregation: Any) -> tuple[str, ...]:
-    """The modules of the aggregation and of its accumulator's classes: what a stored accumulator may name.
+    """The modules of the aggregation and of its accumulator's classes. A stored accumulator may only name classes of these.
 
-    Raises `DeclarationError` for an accumulator that can't be made or pickled.
+    Raises `DeclarationError` for an accumulator that cannot be created or pickled.
     """
     try:
         _, names = load_and_list(pickle.dumps(aggregation.initial_accumulator(), 5))
     except Exception as error:
         raise DeclarationError(
-            f"aggregation {type(aggregation).__qualname__}: an accumulator is stored with its key, and the initial one "
-            f"can't be made, or can't be pickled: {error}. Define its class at a module's top level"
+            f"aggregation {type(aggregation).__qualname__}: its initial accumulator cannot be created or pickled, and accumulators "
+            f"are stored: {error}. Define the accumulator's class at the top level of a module"
         ) from error
     modules = {type(aggregation).__module__, *(module for module, _ in names)}
     return tuple(

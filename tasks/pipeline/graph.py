@@ -1,9 +1,9 @@
-"""A pipeline as it is written down: immutable nodes, each knowing what comes before it.
+"""A pipeline as you write it: immutable nodes, each of which knows its inputs.
 
     source ── to ── key_by ── to ── to_sink
     source ──────────┘ (merge)
 
-Each verb gives a new `Pipeline` and leaves the old as it was, so one beginning can have several continuations: they share its nodes.
+Each method returns a new `Pipeline` and leaves the old one unchanged. So a pipeline can be continued in several ways, which share its nodes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class GraphNode:
-    """One node; `number`: the order of writing down."""
+    """One node. `number`: nodes are numbered in the order in which they are created."""
 
     inputs: tuple[GraphNode, ...] = ()
     number: int = field(default_factory=lambda: next(_numbers))
@@ -37,13 +37,13 @@ class GraphNode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source(GraphNode):
-    """Where messages come from; with no `config`, from producers that send to the task of its name."""
+    """Where messages come from. Without a `config`, producers send to the task of its name."""
 
     name: str
     config: SourceConfig | None
     event_time: Callable[[Any], Any] | None
     deduplicate_seconds: float | None
-    #: What its messages are; None: what the annotations after it say.
+    #: The type of its messages; None: the annotation of the first function that receives them.
     type: Any
 
 
@@ -52,78 +52,81 @@ class Use(GraphNode):
     """A stage: one use of a computation, or windows."""
 
     computation: Computation
-    #: As the user pinned it.
+    #: The name that the user gave.
     name: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyBy(GraphNode):
-    """From here on messages have the key that `extract` gives."""
+    """From here on, `extract` returns the key of a message."""
 
     extract: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collect(GraphNode):
-    """From here on messages have one key."""
+    """From here on, all messages have the same key."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class End(GraphNode):
-    """What leaves: to each of the sinks."""
+    """An end: outputs go to each of the sinks."""
 
     sinks: tuple[SinkConfig | ComputationSink, ...]
 
 
 class Pipeline:
-    """A part of an application: from sources on, up to open ends, which the next verb continues, or to sinks."""
+    """Part of an application: it begins with sources, and ends in sinks or in open ends, which the next method continues.
+
+    Building a pipeline only describes it. Nothing runs before `build_application`.
+    """
 
     def __init__(self, open_ends: tuple[GraphNode, ...], ends: tuple[End, ...] = ()) -> None:
         self.open_ends, self.ends = open_ends, ends
 
     def to(self, computation: Any, *, name: str | None = None) -> Pipeline:
-        """Give each message to a computation, a state computation, or windows; what it returns goes on.
+        """Pass each message to a computation, a state computation, or windows. What it returns goes to the next stage.
 
-        `name`: the stage's, under which its states are stored; None: the computation's, and for a second use in one application
-        "NAME 2". Raises `DeclarationError`.
+        `name`: the name of the stage, under which its states are stored. None: the computation's name, with " 2" for a second use in
+        the same application. Raises `DeclarationError`.
         """
         declared = _stage_of(computation)
         return self._then(Use(declared, name, inputs=self._inputs("to", declared.name)))
 
     def key_by(self, key_extractor: Callable[[Any], Any]) -> Pipeline:
-        """From here on a message's key is what the extractor gives. Raises `DeclarationError`."""
+        """From here on, the extractor returns the key of a message, which may be on another partition. Raises `DeclarationError`."""
         return self._then(KeyBy(_looked_over(key_extractor), inputs=self._inputs("key_by", "key_by")))
 
     def collect(self) -> Pipeline:
-        """From here on all messages have one key: one state object, and no parallelism."""
+        """From here on, all messages have the same key: one state object, and no parallelism."""
         return self._then(Collect(inputs=self._inputs("collect", "collect")))
 
     def merge(self, other: Pipeline) -> Pipeline:
-        """The messages of both. Either both go on, or both have ended in sinks. Raises `DeclarationError`."""
+        """Join two pipelines. Both must be open, or both must end in sinks. Raises `DeclarationError`."""
         if not isinstance(other, Pipeline):
-            raise DeclarationError(f"merge() wants a pipeline, not {other!r:.80}")
+            raise DeclarationError(f"merge(): expected a pipeline, got {other!r:.80}")
         if bool(self.open_ends) != bool(other.open_ends):
-            raise DeclarationError("merge(): one of the pipelines has ended in a sink, and the other goes on")
+            raise DeclarationError("merge(): one pipeline ends in a sink and the other does not. Merge before to_sink()")
         return Pipeline(_together(self.open_ends, other.open_ends), _together(self.ends, other.ends))
 
     def to_sink(self, sink: Any) -> Pipeline:
-        """Let what comes leave to a sink; nothing can follow. Raises `DeclarationError` for what is no sink."""
+        """Send outputs to a sink. Nothing can follow. Raises `DeclarationError` if `sink` is not a sink."""
         return self.to_sinks([sink])
 
     def to_sinks(self, sinks: Iterable[Any]) -> Pipeline:
-        """Let what comes leave to each sink; to none of `[]`, where only states are wanted. Raises `DeclarationError`."""
+        """Send outputs to each sink; `[]` for a pipeline that only keeps states. Raises `DeclarationError`."""
         if isinstance(sinks, str | bytes) or not isinstance(sinks, Iterable):
-            raise DeclarationError(f"to_sinks() wants a list of sinks, not {sinks!r:.80}")
+            raise DeclarationError(f"to_sinks(): expected a list of sinks, got {sinks!r:.80}")
         configs = tuple(sink_config(sink) for sink in sinks)
         return Pipeline((), (*self.ends, End(configs, inputs=self._inputs("to_sink", "to_sink"))))
 
     def clone(self) -> Pipeline:
-        """The same pipeline again: a pipeline never changes, so that both can be continued."""
+        """The same pipeline. Pipelines never change, so you can continue both."""
         return Pipeline(self.open_ends, self.ends)
 
     def _inputs(self, verb: str, what: str) -> tuple[GraphNode, ...]:
         if not self.open_ends:
-            raise DeclarationError(f"{verb}({what!r}): the pipeline has ended in a sink; nothing can follow one")
+            raise DeclarationError(f"{verb}({what!r}): the pipeline ends in a sink already. Nothing can follow a sink")
         return self.open_ends
 
     def _then(self, node: GraphNode) -> Pipeline:
@@ -138,22 +141,22 @@ def _stage_of(given: Any) -> Computation:
     if isinstance(given, RangeWindows | CountWindows):
         return _of_windows(given)
     if isinstance(given, RangeWindowsBuilder | CountWindowsBuilder):
-        raise DeclarationError("to(): these windows have no aggregation yet: end them with .over(…)")
+        raise DeclarationError("to(): these windows have no aggregation. End them with .over(…)")
     declared = getattr(given, "computation", given)
     if not isinstance(declared, Computation):
         raise DeclarationError(
-            f"to() wants a computation, a state computation or windows, not {given!r:.80}. Decorate the function with "
+            f"to(): expected a computation, a state computation or windows, got {given!r:.80}. Decorate the function with "
             "@computation or @state_computation"
         )
     if declared.role == "task":
         raise DeclarationError(
-            f"to({declared.name!r}): it was declared with a key= of its own. In a pipeline key_by gives the key: leave key= out"
+            f"to({declared.name!r}): this computation is declared with key=. In a pipeline key_by() sets the key: remove key="
         )
     return declared
 
 
 def _of_windows(windows: RangeWindows | CountWindows) -> Computation:
-    """Windows as a stage: what they hold is its state."""
+    """Windows as a stage. Its state is the windows' content."""
     output = windows.aggregation.output
     return Computation(
         name=windows.name,
@@ -180,7 +183,7 @@ def nodes_before(ends: Iterable[GraphNode]) -> list[GraphNode]:
     return sorted(found, key=lambda node: node.number)
 
 
-#: Functions of one argument, which can't be asked for that.
+#: Functions of one argument that have no signature to check.
 _OF_THE_LANGUAGE = (type, types.BuiltinFunctionType, operator.itemgetter, operator.attrgetter, operator.methodcaller)
 
 

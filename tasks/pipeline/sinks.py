@@ -1,8 +1,8 @@
-"""Where a pipeline's outputs go, as users say it, and as the step knows it (`celery_partitions.model.sinks`).
+"""Where a pipeline's outputs go: the sinks as you declare them. The step knows them as `celery_partitions.model.sinks`.
 
-In the commit that consumed their cause outputs become elements in Redis: a message on a Celery queue, an entry of a stream, an
-element of a list. That is exactly once. What lies outside this Redis (a TCP peer, a file, a function's effects) is reached by the
-process `celery -A APP partitions sink NAME`, from a queue of its own, in order per key, at least once.
+Outputs are written to Redis in the commit that removes the message that caused them: a message on a Celery queue, an entry of a stream, an
+element of a list. That is exactly once. Anything outside this Redis (a TCP peer, a file, a function's effects) is served by the process
+`celery -A APP partitions sink NAME`, from a queue of its own, in order per key, at least once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.messages import write_message
 from celery_partitions.model.sinks import ListSink, QueueSink, Sink, StreamSink
 
-#: From an output to what goes out: bytes, text, or None for nothing.
+#: Makes the bytes or text to send from an output; None sends nothing.
 Encoder = Callable[[Any], bytes | str | None]
 
 
 class SinkConfig(ABC):
-    """Base of what `to_sink` takes, beside tasks, computations and functions."""
+    """Base class of the sinks that `to_sink` accepts, besides tasks, computations and functions."""
 
     #: Whether `partitions sink NAME` delivers its outputs.
     has_process: ClassVar[bool] = True
@@ -32,18 +32,19 @@ class SinkConfig(ABC):
     @property
     @abstractmethod
     def sink_name(self) -> str:
-        """By which the sink's process, and its place in the test kit, are called."""
+        """The name of the sink, for `partitions sink NAME` and for the test kit."""
 
     @abstractmethod
     def sink(self) -> Sink:
-        """As the step knows it."""
+        """The sink in the form that the step uses."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSink(SinkConfig):
-    """A plain Celery task, called with the output as its one argument; its message is pushed in the commit.
+    """A plain Celery task that gets the output as its only argument. The commit pushes its message.
 
-    Exactly once into its queue; from there as Celery runs tasks. `queue`: as Celery names it; None: where the app's routes put it.
+    The message is in the task's queue exactly once. From there Celery's rules apply. `queue`: the name of a Celery queue; None: where
+    the app's routes send the task.
     """
 
     has_process: ClassVar[bool] = False
@@ -61,7 +62,7 @@ class TaskSink(SinkConfig):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ComputationSink:
-    """A computation with a key of its own: the output is a hop, a message to it, exactly once, in the order of this stage's key."""
+    """A computation that is declared with key=. The output is sent to it as a message, exactly once, in the order of this stage's key."""
 
     computation: Computation
 
@@ -86,7 +87,7 @@ class RedisStream(SinkConfig):
 
     def __post_init__(self) -> None:
         if self.maxlen is not None and (type(self.maxlen) is not int or self.maxlen < 1):
-            raise DeclarationError(f"RedisStream({self.stream!r}): maxlen= wants a whole number above zero, not {self.maxlen!r:.40}")
+            raise DeclarationError(f"RedisStream({self.stream!r}): maxlen must be an integer above zero, not {self.maxlen!r:.40}")
 
     @property
     def sink_name(self) -> str:
@@ -98,7 +99,7 @@ class RedisStream(SinkConfig):
 
 @dataclass(frozen=True, slots=True)
 class RedisList(SinkConfig):
-    """A Redis list on the broker's server: `LPUSH` in the commit, exactly once; the right end is the oldest."""
+    """A Redis list on the broker's server: `LPUSH` in the commit, exactly once. The right end is the oldest."""
 
     has_process: ClassVar[bool] = False
 
@@ -115,10 +116,10 @@ class RedisList(SinkConfig):
 
 @dataclass(frozen=True, slots=True)
 class CallableSink(SinkConfig):
-    """A function, called by the sink's process with the output, and with a `Context` when it takes a second parameter.
+    """A function that the sink's process calls with the output, and with a `Context` if it takes a second parameter.
 
-    At least once, in order per key; the context's message id is the same each time, so that a receiver can drop the second. What it
-    raises follows the failure policy: its key waits and is tried again.
+    It is called at least once for each output, in order per key. `context.message_id` is the same in each repeated call, so that a receiver can
+    drop duplicates. If the function raises, the failure policy applies: the key waits, and the call is retried.
     """
 
     function: Callable[..., Any]
@@ -134,10 +135,10 @@ class CallableSink(SinkConfig):
 
 @dataclass(frozen=True, slots=True)
 class TCPSinkConfig(SinkConfig):
-    """Connects to a host and port and writes what the encoder gives, as it is (bytes or text; None sends nothing).
+    """Connects to a host and port and writes what the encoder returns, unchanged (bytes or text; None sends nothing).
 
-    The encoder runs in the partition worker. At least once, in order per key: when the connection breaks it is made again, and what
-    was written since the last commit is written once more.
+    The encoder runs in the partition worker. Delivery is at least once, in order per key: after a broken connection the sink reconnects
+    and writes again what it wrote since the last commit.
     """
 
     host: str
@@ -155,8 +156,8 @@ class TCPSinkConfig(SinkConfig):
 
 @dataclass(frozen=True, slots=True)
 class FileSink(SinkConfig):
-    """Lines of a file: what the encoder gives, or JSON without one, and a line's end. At least once, in order per key; flushed to the
-    disk before it counts as written."""
+    """Appends lines to a file: what the encoder returns, or JSON without an encoder. Delivery is at least once, in order per key. Lines are
+    flushed to the disk before the commit."""
 
     path: str | Path
     encoder: Encoder | None = None
@@ -172,7 +173,7 @@ class FileSink(SinkConfig):
 
 @dataclass(frozen=True, slots=True)
 class StdoutSink(SinkConfig):
-    """Lines on the standard output of the sink's process. At least once, in order per key."""
+    """Writes lines to the standard output of the sink's process, at least once, in order per key."""
 
     encoder: Encoder | None = None
     name: str = "stdout"
@@ -217,13 +218,13 @@ def _bytes_of(encoder: Encoder | None) -> Callable[[Any], bytes | None]:
             return made.encode()
         if isinstance(made, bytearray | memoryview):
             return bytes(made)
-        raise TypeError(f"an encoder must give bytes, text or None, not {type(made).__name__}")
+        raise TypeError(f"an encoder must return bytes, text or None, not {type(made).__name__}")
 
     return encode
 
 
 def _quoted(encode: Callable[[Any], bytes | None]) -> Callable[[Any], bytes | None]:
-    """Bytes as they stand in a message: base64 in quotes."""
+    """Bytes in the form that a message holds them: base64 in quotes."""
 
     def quoted(value: Any) -> bytes | None:
         made = encode(value)

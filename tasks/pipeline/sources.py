@@ -1,4 +1,4 @@
-"""What a source reads, as values; `celery -A APP partitions source NAME` runs the process that does (`celery_partitions.sources`)."""
+"""Configurations of sources. `celery -A APP partitions source NAME` runs the process that reads one (`celery_partitions.sources`)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from celery_partitions.model.errors import DeclarationError
 
 
 class SourceConfig:
-    """Base of what `source(name, config)` takes."""
+    """Base class of the configurations that `source(name, config)` accepts."""
 
 
 @dataclass(init=False, slots=True)
 class TCPSourceConfig(SourceConfig):
-    """Listens on a TCP port for frames: a header with the payload's length, and the payload, given to the decoder.
+    """Listens on a TCP port for frames: a header with the payload's length, then the payload, which goes to the decoder.
 
-    `TCPSourceConfig(host, port, decoder[, parallelism])`, or with a name before, which is not used: the source has one. Frames of one connection keep their order. At most
-    once: what was sent and not yet enqueued when the process is killed is lost, as TCP tells no sender of it. `parallelism` is
-    taken and not used: the partitions are what runs in parallel.
+    `TCPSourceConfig(host, port, decoder[, parallelism])`. A name before these is accepted and ignored, because the source has one.
+    Frames of one connection keep their order. Delivery is at most once: frames that are not in a queue when the process is killed are
+    lost, because TCP does not report that to the sender. `parallelism` is accepted and ignored: partitions run in parallel.
     """
 
     name: str | None
@@ -38,22 +38,23 @@ class TCPSourceConfig(SourceConfig):
         missing = [word for word in order[:3] if word not in given]
         if missing or len(rest) > len(order) or set(given) - set(order):
             raise DeclarationError(
-                "TCPSourceConfig wants (host, port, decoder[, parallelism]), or a name before them; "
+                "TCPSourceConfig: expected (host, port, decoder[, parallelism]), optionally with a name first; "
                 + (f"missing: {', '.join(missing)}" if missing else f"got {arguments!r:.80}")
             )
         self.host, self.port = str(given["host"]), _port(given["port"])
         self.decoder, self.parallelism = given["decoder"], given.get("parallelism")
         for attribute in ("header_length", "payload_length"):
             if not callable(getattr(self.decoder, attribute, None)):
-                raise DeclarationError("TCPSourceConfig: decoder= wants a function decorated with @decoder(header_length=, length_fmt=)")
+                raise DeclarationError("TCPSourceConfig: decoder must be a function decorated with @decoder(header_length=, length_fmt=)")
 
 
 @dataclass(init=False, slots=True)
 class GenSourceConfig(SourceConfig):
-    """One generator: `initial_value()` gives the first message, `apply(value)` the next after each; None ends it.
+    """Reads a generator: `initial_value()` returns the first message, `apply(value)` the one after `value`, and None ends the source.
 
-    `GenSourceConfig(gen)` or `(name, gen)`; `gen` may be a class. Exactly once: the value reached, and the generator's own attributes, are
-    written together with the messages, so a process that comes after goes on from there. Attributes that can't be pickled are not kept, which is said.
+    `GenSourceConfig(gen)` or `GenSourceConfig(name, gen)`; `gen` may be a class. Delivery is exactly once: the last value and the
+    generator's attributes are written together with the messages, and the next process continues from there. Attributes that
+    cannot be pickled are reset after a restart, and a warning is logged.
     """
 
     name: str | None
@@ -62,19 +63,19 @@ class GenSourceConfig(SourceConfig):
     def __init__(self, *arguments: Any) -> None:
         self.name, rest = _named(arguments, 1)
         if len(rest) != 1:
-            raise DeclarationError(f"GenSourceConfig wants (gen) or (name, gen), got {arguments!r:.80}")
+            raise DeclarationError(f"GenSourceConfig: expected (gen) or (name, gen), got {arguments!r:.80}")
         self.generator = rest[0]
         for method in ("initial_value", "apply"):
             if not callable(getattr(self.generator, method, None)):
-                raise DeclarationError(f"GenSourceConfig: the generator needs the methods initial_value() and apply(value); {method} is missing")
+                raise DeclarationError(f"GenSourceConfig: the generator needs the methods initial_value() and apply(value), and has no {method}")
 
 
 @dataclass(slots=True)
 class FileSource(SourceConfig):
-    """The lines of a file, each given to `decoder` (bytes without the line's end → message; None: JSON).
+    """Reads the lines of a file. `decoder` gets the bytes of a line, without its end, and returns the message; None: JSON.
 
-    Exactly once: the offset is written together with the messages. `follow`: wait for more at the end, as `tail -F` does, and go on to a
-    new file under the name when nothing more comes to the old one; a file must only grow.
+    Delivery is exactly once: the offset is written together with the messages. `follow`: wait for more lines at the end, as `tail -F`
+    does. After a rotation it reads the rest of the old file, then the new one. Files must only grow; truncation is not supported.
     """
 
     path: str | Path
@@ -84,10 +85,10 @@ class FileSource(SourceConfig):
 
 @dataclass(slots=True)
 class StreamSource(SourceConfig):
-    """The entries of a Redis stream on the broker's server, read by the consumer group of the source's name.
+    """Reads a Redis stream on the broker's server, with a consumer group that has the source's name.
 
-    An entry is `{field: text}`, or, with `field`, that field's JSON. Exactly once: it is acknowledged in the transaction
-    that enqueues its message.
+    A message is an entry as `{field: text}`, or, with `field`, the JSON in that field. Delivery is exactly once: an entry is
+    acknowledged in the transaction that enqueues its message.
     """
 
     stream: str
@@ -95,7 +96,7 @@ class StreamSource(SourceConfig):
 
 
 def _named(arguments: tuple[Any, ...], least: int) -> tuple[str | None, tuple[Any, ...]]:
-    """A name that stands before the usual arguments: a text where the others would not begin with two."""
+    """Split off an optional name before the arguments: a text, where the arguments themselves do not begin with two texts."""
     takes_name = len(arguments) > least and isinstance(arguments[0], str) and (least == 1 or isinstance(arguments[1], str))
     return (arguments[0], arguments[1:]) if takes_name else (None, arguments)
 
@@ -106,5 +107,5 @@ def _port(value: Any) -> int:
     except (TypeError, ValueError):
         port = -1
     if not 0 <= port <= 65535:
-        raise DeclarationError(f"a port is a number up to 65535, not {value!r:.40}")
+        raise DeclarationError(f"expected a port number from 0 to 65535, got {value!r:.40}")
     return port

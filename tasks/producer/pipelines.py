@@ -1,4 +1,4 @@
-"""`source` and `build_application`: what users call to write a pipeline down, and what it gives them."""
+"""`source` and `build_application`: how you begin a pipeline, and how you make it run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ applications: dict[str, Application] = {}
 
 
 class SourcePipeline(Sending, Pipeline):
-    """The beginning of a pipeline; once an application is built of it, messages are sent to it as to a computation."""
+    """The beginning of a pipeline. After `build_application` you can send messages to it, like to a computation."""
 
     def __init__(self, node: Source) -> None:
         super().__init__((node,))
@@ -34,7 +34,7 @@ class SourcePipeline(Sending, Pipeline):
         return self.node.name
 
     def _receiver(self) -> Computation:
-        """Raises `SetupError` before `build_application`."""
+        """The source as a computation. Raises `SetupError` before `build_application`."""
         found = declared.get(self.name)
         if found is None or found.role != "source":
             raise SetupError(f"source {self.name!r} belongs to no application yet: call build_application() first")
@@ -42,7 +42,7 @@ class SourcePipeline(Sending, Pipeline):
 
 
 class Application:
-    """A pipeline that was built: its sources are Celery tasks, and its stages have states."""
+    """A built pipeline. Its sources are Celery tasks, and its stages have states."""
 
     def __init__(self, built: Built) -> None:
         self._built = built
@@ -63,16 +63,16 @@ class Application:
 
     @property
     def sinks(self) -> dict[str, SinkConfig]:
-        """The sinks, by name; those that have a process are delivered by `partitions sink NAME`."""
+        """The sinks, by name. `partitions sink NAME` serves those outside Redis."""
         return dict(self._built.sinks)
 
     @property
     def source_configs(self) -> dict[str, SourceConfig]:
-        """The sources that `partitions source NAME` reads, by name."""
+        """The configurations of the sources that `partitions source NAME` reads, by name."""
         return dict(self._built.source_configs)
 
     def stage(self, name: str) -> StateComputation[Any, Any, Any]:
-        """The states of a stage: `application.stage("count 2").state("AAPL")`. Raises `DeclarationError` for a name it has not."""
+        """Access to a stage's states: `application.stage("count 2").state("AAPL")`. Raises `DeclarationError` for an unknown name."""
         found = self._built.stages.get(name)
         if found is None or found.state is None:
             known = ", ".join(repr(stage.name) for stage in self._built.stages.values() if stage.state is not None)
@@ -93,24 +93,24 @@ def source(
 ) -> SourcePipeline:
     """Begin a pipeline with the messages of a source.
 
-    `name`: without a `config` it is the Celery task that producers send; with one, `celery -A APP partitions source NAME` reads it.
-    `event_time`: gives the time of a message (seconds since the epoch, or a datetime), for windows; None: when it arrives.
-    `deduplicate`, seconds: a message whose id was seen so long ago changes nothing. `type`: of its messages, as the annotation of a
-    computation's first parameter; None: the first annotation that they meet. Raises `DeclarationError`.
+    `name`: without a `config`, the Celery task that producers send; with one, `celery -A APP partitions source NAME` reads it.
+    `event_time`: returns the time of a message for windows, in seconds since the epoch or as a datetime; None: the time of arrival.
+    `deduplicate`: seconds or a timedelta; a message whose id was seen within this time has no effect. `type`: the type of the messages,
+    like the annotation of a computation's first parameter; None: the first annotation after the source. Raises `DeclarationError`.
     """
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError("a source needs a name, the task that producers send")
+        raise DeclarationError("source(): the name must be a text that is not empty; producers send to it")
     if config is not None and not isinstance(config, SourceConfig):
-        raise DeclarationError(f"source {name!r}: config wants a TCPSourceConfig, GenSourceConfig, FileSource or StreamSource, not {config!r:.80}")
+        raise DeclarationError(f"source {name!r}: config must be a TCPSourceConfig, GenSourceConfig, FileSource or StreamSource, not {config!r:.80}")
     if event_time is not None and not callable(event_time):
-        raise DeclarationError(f"source {name!r}: event_time= wants a function of one message")
+        raise DeclarationError(f"source {name!r}: event_time must be a function of one message")
     return SourcePipeline(Source(name, config, event_time, seconds_or_none(name, "deduplicate", deduplicate), type))
 
 
 def build_application(name: str, pipeline: Pipeline) -> Application:
-    """Look a pipeline over and make it known to the Celery app. Called once, at import; every worker must have built the same.
+    """Check a pipeline and register it with the Celery app. Call it once, at import; every worker must build the same pipeline.
 
-    Raises `DeclarationError` that names the stage; warns (`OneKeyWarning`) of stages that have one key, and so no parallelism.
+    Raises `DeclarationError`, which names the stage. Warns with `OneKeyWarning` about stages that have only one key.
     """
     built = build(name, pipeline)
     for text in built.warnings:

@@ -47,7 +47,7 @@ def warned(make: Callable[[], Built]) -> tuple[Built, list[str]]:
 @pytest.mark.parametrize("maxlen", [0, -1, 1e6, True, "10"])
 def test_a_streams_length_is_a_whole_number(maxlen: Any) -> None:
     """What Redis refuses in a commit would end it half-way."""
-    with pytest.raises(DeclarationError, match=r"RedisStream\('alerts'\): maxlen="):
+    with pytest.raises(DeclarationError, match=r"RedisStream\('alerts'\): maxlen must be"):
         RedisStream("alerts", maxlen=maxlen)
     assert RedisStream("alerts", maxlen=1).maxlen == 1
 
@@ -227,10 +227,10 @@ def test_a_pipeline_must_end_in_a_sink_and_nothing_follows_one() -> None:
     refused(lambda: build("app", keyed().to(stage(same, "last"))), "no sink", "'last'")
     refused(lambda: build("app", begin("lonely")), "no sink", "'lonely'")
     ended = keyed().to_sink(OUT)
-    refused(lambda: ended.to(stage(same, "late")), "'late'", "ended in a sink")
-    refused(lambda: ended.key_by(key), "key_by", "ended in a sink")
-    refused(lambda: ended.collect(), "collect", "ended in a sink")
-    refused(lambda: ended.to_sink(OUT), "to_sink", "ended in a sink")
+    refused(lambda: ended.to(stage(same, "late")), "'late'", "ends in a sink")
+    refused(lambda: ended.key_by(key), "key_by", "ends in a sink")
+    refused(lambda: ended.collect(), "collect", "ends in a sink")
+    refused(lambda: ended.to_sink(OUT), "to_sink", "ends in a sink")
     refused(lambda: ended.merge(keyed()), "merge()")
     refused(lambda: keyed().merge(ended), "merge()")
 
@@ -306,8 +306,8 @@ def test_a_dict_becomes_a_dataclass_on_its_way_to_another_key_only() -> None:
 def test_what_is_no_pipeline_stage_or_sink_is_refused() -> None:
     standalone: Computation = declare(same, name="standalone", state=None, key=key)
     refused(lambda: begin().to(standalone), "'standalone'", "key=")
-    refused(lambda: begin().to(same), "to() wants")
-    refused(lambda: begin().to(None), "to() wants")
+    refused(lambda: begin().to(same), "to(): expected")
+    refused(lambda: begin().to(None), "to(): expected")
     refused(lambda: begin().merge(3), "merge()")  # type: ignore[arg-type]
     refused(lambda: begin().to_sink(3), "to_sink()")
     refused(lambda: begin().to_sinks("out"), "to_sinks()")
