@@ -78,7 +78,8 @@ class ForkServer:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self._owner = os.getpid()
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs, cwd=Path(__file__).parents[2])
+        # In a session of its own: it outlives a signal to the group of pytest, so that it can end the workers.
+        self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs, cwd=Path(__file__).parents[2], start_new_session=True)
         theirs.close()
         self._stream = ours.makefile("rw")
         ours.close()
@@ -132,6 +133,8 @@ def _serve() -> None:
             running.add(answer)
         print(json.dumps(answer), file=stream, flush=True)
     for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # it may not lead a group yet
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
 
