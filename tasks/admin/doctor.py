@@ -53,9 +53,9 @@ def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check
         seconds, micros = client.time()
         info: dict[str, Any] = client.info()
     except UNWELL as error:
-        return [Check("server", "bad", f"not reachable: {error}. Start it, or correct REDIS_URL"), *_libraries()]
+        return [Check("server", "bad", f"not reachable: {str(error).rstrip('.')}. Start it, or correct REDIS_URL"), *_libraries()]
     except redis.ResponseError as error:
-        return [Check("server", "bad", f"refuses TIME or INFO: {error}. Allow both commands for this Redis user"), *_libraries()]
+        return [Check("server", "bad", f"refuses TIME or INFO: {str(error).rstrip('.')}. Allow both commands for this Redis user"), *_libraries()]
     skew = seconds + micros / 1e6 - (before + time.time()) / 2
     return [
         *_server(client, info),
@@ -115,7 +115,7 @@ def _fsync(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
             fix = "Set appendfsync everysec, or always"
             yield Check("fsync", "warn", f"no: a power failure can lose about the last 30 seconds. {fix}")
         case _:
-            yield Check("fsync", "ok", "the server does not say")
+            yield Check("fsync", "ok", "the server does not report appendfsync")
 
 
 def judge_flaws(info: Mapping[str, Any]) -> Check:

@@ -1,4 +1,4 @@
-"""Rows of text, as CSV has them, for a message class: which empty cells say null."""
+"""Decides which empty cells of a CSV row are null, from the fields of the message class."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from msgspec import inspect
 
-#: Which cells of a row belong to fields that may be null.
+#: A function that returns, for a row, the names of the fields that may be null.
 Nullable = Callable[[Mapping[str, str]], Container[str]]
 
 
 def with_nulls(row: Mapping[str, str], nullable: Nullable) -> dict[str, str | None]:
-    """The row with null for each empty cell whose field may be null; other empty cells are empty texts."""
+    """The row with null for each empty cell whose field may be null. Other empty cells stay empty strings."""
     if "" not in row.values():
         return dict(row)
     names = nullable(row)
@@ -22,9 +22,10 @@ def with_nulls(row: Mapping[str, str], nullable: Nullable) -> dict[str, str | No
 
 
 def nullable_of(annotation: Any) -> Nullable:
-    """How to find the fields that may be null, by the names that they have in JSON.
+    """A function that finds the fields that may be null, by their names in JSON.
 
-    A field without a type, or `Any`, keeps its empty text: nothing says that null is meant. Of tagged structs a row's tag decides.
+    A field without a type, or with `Any`, keeps an empty string, because null may not be meant. For tagged structs the row's tag
+    selects the struct.
     """
     if hasattr(annotation, "__pydantic_validator__"):
         names = frozenset(_of_model(annotation))
@@ -45,7 +46,7 @@ def _of_model(model: Any) -> Iterator[str]:
 
 
 def _says_none(annotation: Any) -> bool:
-    annotation = getattr(annotation, "__value__", annotation)  # of `type Price = float | None`
+    annotation = getattr(annotation, "__value__", annotation)  # an alias: `type Price = float | None`
     match typing.get_origin(annotation):
         case typing.Annotated:
             return _says_none(typing.get_args(annotation)[0])
@@ -73,7 +74,7 @@ def _may_be_null(shape: inspect.Type) -> bool:
 
 
 def _members(shape: inspect.Type) -> Iterator[inspect.Type]:
-    """The types of a union, or the one type; what is said beside a type is left away."""
+    """The types of a union, or the single type. Metadata of a type is dropped."""
     match shape:
         case inspect.Metadata(type=inner):
             yield from _members(inner)

@@ -153,7 +153,7 @@
     }
     alert.hidden = what !== "away";
     root.classList.toggle("stale", what === "away");
-    put(alert, what === "away" ? "These numbers are out of date. " + text + ". Retrying automatically." : "");
+    put(alert, what === "away" ? "These numbers are out of date. " + text.replace(/\.$/, "") + ". Retrying automatically." : "");
   }
 
   new ResizeObserver(draw).observe(document.getElementById("chart-flow"));
