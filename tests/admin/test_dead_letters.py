@@ -54,7 +54,7 @@ def test_a_dead_letter_is_found_by_its_id(dead_letters: DeadLetters) -> None:
 
 
 @pytest.mark.parametrize("dead_letter_id", ["", "-", "2", "2-0-9", "9-0-0", "nobody", "\udcff"])
-def test_an_id_that_is_none_finds_nothing(dead_letters: DeadLetters, dead_letter_id: str) -> None:
+def test_an_unknown_id_finds_nothing(dead_letters: DeadLetters, dead_letter_id: str) -> None:
     assert dead_letters.get(dead_letter_id) is None
 
 
@@ -127,7 +127,7 @@ def test_a_dead_letter_whose_queue_can_not_be_written_stays_a_dead_letter(dead_l
 
 
 @pytest.mark.parametrize("row", [b"not json", b"\xff", b'{"id": 1}', b"{}"])
-def test_a_record_that_is_not_ours_is_shown_and_can_be_discarded_by_its_id(
+def test_a_foreign_record_is_shown_and_can_be_discarded_by_its_id(
     dead_letters: DeadLetters, client: redis.Redis, row: bytes
 ) -> None:
     client.hset("{partition.2}:dead", "by hand", row)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ def test_a_record_that_is_not_ours_is_shown_and_can_be_discarded_by_its_id(
     assert found(dead_letters) == ["2-0-0", "2-0-1", "2-0-2", "ingress-0-0"]
 
 
-def test_a_dead_letter_whose_raw_message_is_spoiled_is_no_record_of_ours(dead_letters: DeadLetters, client: redis.Redis) -> None:
+def test_a_dead_letter_with_a_damaged_raw_message_counts_as_a_foreign_record(dead_letters: DeadLetters, client: redis.Redis) -> None:
     row = client.hget("{partition.2}:dead", "2-0-1")
     spoiled = row.replace(base64.b64encode(RAWS[1]), b"%%%")  # type: ignore[union-attr]
     client.hset("{partition.2}:dead", "2-0-1", spoiled)

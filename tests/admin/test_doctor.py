@@ -41,7 +41,7 @@ def of(server: RedisServer, **settings: Any) -> dict[str, Check]:
         return look(client, redis_url=server.url(), **settings)
 
 
-def test_a_server_that_is_as_it_should_be(server_factory: Factory) -> None:
+def test_a_healthy_server(server_factory: Factory) -> None:
     server = server_factory(appendonly=True, appendfsync="always")
     with server.client() as client:
         balance(client, NAMES, "celery@host/1", lease_seconds=60, partitions=4)
@@ -60,7 +60,7 @@ def test_a_server_that_is_as_it_should_be(server_factory: Factory) -> None:
         ({"appendonly": "yes", "appendfsync": "everysec"}, "fsync", "ok", "last second"),
     ],
 )
-def test_how_the_server_is_configured(
+def test_a_badly_configured_server(
     server_factory: Factory, config: dict[str, str], subject: str, verdict: str, mend: str
 ) -> None:
     found = of(server_factory(config=config))[subject]
@@ -125,7 +125,7 @@ def worker(pinned: list[str], draining: bool = False) -> WorkerStatus:
     return WorkerStatus("celery@host", [], pinned, draining, 5.0)
 
 
-def test_partitions_that_nobody_holds(client: redis.Redis) -> None:
+def test_partitions_without_an_owner(client: redis.Redis) -> None:
     assert look(client)["workers"].verdict == "warn"
     balance(client, NAMES, "celery@host/1", lease_seconds=60, partitions=4, pins=("0", "1", "2", "3"))
     found = look(client)["workers"]
@@ -160,7 +160,7 @@ def test_tls() -> None:
     assert judge_connection(Settings(redis_url=url, redis_tls_verify=False)).verdict == "warn"
 
 
-def test_a_user_who_may_not_do_what_a_worker_does(server_factory: Factory) -> None:
+def test_a_user_without_a_workers_permissions(server_factory: Factory) -> None:
     server = server_factory()
     with server.client() as admin:
         rules = ("on", ">secret", "~partition*", "~{partition*", "&*", "+@all", "-zadd", "-lpush")
@@ -181,7 +181,7 @@ def test_a_user_who_may_not_run_scripts(server_factory: Factory) -> None:
         assert look(client)["scripts"].verdict == "bad"
 
 
-def test_a_user_who_may_ask_nothing(server_factory: Factory) -> None:
+def test_a_user_who_may_not_run_info_or_acl(server_factory: Factory) -> None:
     server = server_factory()
     with server.client() as admin:
         admin.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-info", "-acl", "-config")
@@ -194,7 +194,7 @@ def test_a_user_who_may_ask_nothing(server_factory: Factory) -> None:
         assert found.verdict == "ok" and "does not report" in found.text
 
 
-def test_a_server_that_anybody_can_use_from_elsewhere(client: redis.Redis) -> None:
+def test_a_remote_server_without_a_password(client: redis.Redis) -> None:
     """By its address; the client of this test is a local one."""
     assert look(client, redis_url="redis://cache.example.org/0")["user"].verdict == "bad"
     assert look(client, redis_url="redis://127.0.0.1/0")["user"].verdict == "ok"

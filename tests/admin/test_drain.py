@@ -24,7 +24,7 @@ def held_by(cluster: Cluster, worker: str) -> set[str]:
     return {partition for partition, owner in cluster.owners().items() if owner == worker}
 
 
-def test_a_drained_worker_hands_all_over_and_an_undrained_one_takes_its_share(cluster: Cluster) -> None:
+def test_a_drained_worker_gives_up_all_and_an_undrained_one_takes_its_share(cluster: Cluster) -> None:
     one, two = cluster.join(), cluster.join()
     cluster.settle()
     assert held_by(cluster, one)
@@ -36,7 +36,7 @@ def test_a_drained_worker_hands_all_over_and_an_undrained_one_takes_its_share(cl
     assert len(held_by(cluster, one)) in (2, 3)
 
 
-def test_with_no_other_worker_the_partitions_are_nobodys_until_one_comes(cluster: Cluster) -> None:
+def test_without_another_worker_the_partitions_wait_until_one_starts(cluster: Cluster) -> None:
     one = cluster.join()
     cluster.settle()
     drain(cluster.client, cluster.names, node_name(one), by="me")
@@ -60,7 +60,7 @@ def test_the_partitions_of_a_drained_pinned_worker_go_to_the_others(cluster: Clu
 
 
 @pytest.mark.parametrize("end", ["leave", "die"])
-def test_it_ends_with_the_worker(cluster: Cluster, end: str) -> None:
+def test_draining_ends_with_the_worker(cluster: Cluster, end: str) -> None:
     one, two = cluster.join(), cluster.join()
     cluster.settle()
     drain(cluster.client, cluster.names, node_name(one), by="me")

@@ -42,7 +42,7 @@ def dead_letter(
     "other",
     [{"line": 99}, {"text": "other text, 'x' 17"}, {"key": "MSFT"}, {"attempts": 1}, {"message_id": "id-1"}],
 )
-def test_a_like_failure_has_the_same(other: dict[str, Any]) -> None:
+def test_similar_failures_have_the_same_fingerprint(other: dict[str, Any]) -> None:
     assert fingerprint(dead_letter()) == fingerprint(dead_letter(**other))
     assert len(fingerprint(dead_letter())) == 8
 
@@ -51,7 +51,7 @@ def test_a_like_failure_has_the_same(other: dict[str, Any]) -> None:
     "other",
     [{"code": "round(stock)"}, {"task": "other"}, {"reason": "bad-key"}, {"error": "KeyError: no"}],
 )
-def test_an_unlike_failure_has_another(other: dict[str, Any]) -> None:
+def test_different_failures_have_different_fingerprints(other: dict[str, Any]) -> None:
     assert fingerprint(dead_letter()) != fingerprint(dead_letter(**other))
 
 

@@ -65,7 +65,7 @@ def test_a_rate_is_what_came_and_left_over_the_time_between() -> None:
     assert history.now("2") is None, "a partition that was not there"
 
 
-def test_a_message_that_is_put_aside_came_once() -> None:
+def test_a_parked_or_delayed_message_arrives_once() -> None:
     history = fed(at(0, partition("1")), at(2, partition("1", delayed=10)), at(4, partition("1", length=10)))
     assert [flow.in_per_second for flow in history.series("1", 150)] == [5, 0]
 
@@ -93,7 +93,7 @@ def test_only_the_last_minutes_are_kept() -> None:
     assert {flow.done_per_second for flow in series} == {10}
 
 
-def test_a_point_once_over_stays_as_it_is() -> None:
+def test_a_finished_point_never_changes() -> None:
     history = History()
     before: list[Flow] = []
     for number in range(100):
@@ -119,7 +119,7 @@ def latencies(*seconds: float) -> Measurements:
     return found
 
 
-def test_latencies_are_of_the_kept_minutes() -> None:
+def test_latencies_cover_the_kept_minutes() -> None:
     slow, quick = [20.0] * 100, [0.004] * 100
     history = fed(at(0, partition("1", measured=latencies(*slow))))
     assert history.latency(0.5, "1") == 20.0, "at first those since the group began"
@@ -135,7 +135,7 @@ def test_latencies_are_of_the_kept_minutes() -> None:
     assert len(history._latencies) <= 12
 
 
-def test_the_rows_are_as_agreed() -> None:
+def test_the_rows_have_the_documented_fields() -> None:
     measured = latencies(*[0.003] * 100)
     measured.last_error = LastError("ValueError: why", 5.0, "k", "m")
     history = fed(

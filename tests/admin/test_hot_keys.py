@@ -29,7 +29,7 @@ def test_keys_with_the_most_messages_come_first(client: redis.Redis) -> None:
     assert sample(client, name="other").keys == []
 
 
-def test_only_the_oldest_are_looked_at(client: redis.Redis) -> None:
+def test_only_the_oldest_messages_are_sampled(client: redis.Redis) -> None:
     put(client, "a", 250)
     young = next(f"k{number}" for number in range(99) if partition_of(f"k{number}", 4) == partition_of("a", 4))
     put(client, young, 1000)
@@ -42,5 +42,5 @@ def test_huge_messages_are_not_all_read(client: redis.Redis) -> None:
     assert 200 <= sample(client).sampled < 500
 
 
-def test_nothing_waiting_is_no_key(client: redis.Redis) -> None:
+def test_an_empty_queue_has_no_hot_key(client: redis.Redis) -> None:
     assert sample(client) == Sample(0, 0, [])

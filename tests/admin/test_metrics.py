@@ -85,7 +85,7 @@ def test_both_formats_can_be_read_and_no_label_is_a_key(group: Group) -> None:
             assert sample.labels.get("partition", "0") in {"0", "1", "2", "3", "ingress"}
 
 
-def test_only_what_is_asked_for_is_told_even_nothing(group: Group) -> None:
+def test_only_the_requested_partitions_are_exported_even_none(group: Group) -> None:
     held: list[str] = ["2", "ingress"]
     collector = GroupCollector(group, only=lambda: held)
     registry = registered(collector)
@@ -96,14 +96,14 @@ def test_only_what_is_asked_for_is_told_even_nothing(group: Group) -> None:
     assert empty.get_sample_value(PREFIX + "up", {"group": "partition"}) == 1
 
 
-def test_who_asks_at_once_costs_one_read(group: Group, client: redis.Redis) -> None:
+def test_simultaneous_scrapes_cost_one_read(group: Group, client: redis.Redis) -> None:
     registry = registered(GroupCollector(group))
     assert value(registry, "queue_length") == 0
     client.lpush("partition.1", "one")
     assert value(registry, "queue_length") == 0, "a second old at most"
 
 
-def test_a_group_that_can_not_be_read_is_told_and_nothing_else(
+def test_an_unreadable_group_exports_only_up_0(
     group: Group, client: redis.Redis, names: Names, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.hset(names.group_meta, "partitions", 7)
@@ -113,7 +113,7 @@ def test_a_group_that_can_not_be_read_is_told_and_nothing_else(
     assert "has 7 partitions" in caplog.text
 
 
-def test_a_server_that_hangs_holds_nobody_for_long(server_factory: Callable[..., RedisServer]) -> None:
+def test_a_hanging_server_does_not_block_a_scrape_for_long(server_factory: Callable[..., RedisServer]) -> None:
     own_server = server_factory()
     collector = GroupCollector(Group(Settings(redis_url=own_server.url())), wait_seconds=0.2)
     registry = registered(collector)

@@ -49,7 +49,7 @@ def test_a_span(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
-def test_what_is_not_known() -> None:
+def test_an_unknown_value() -> None:
     assert {number(None), size(None), span(None), count(None), ago(None, 5.0)} == {UNKNOWN}
     assert ago(1.0, 301.0) == "5 min ago"
 

@@ -32,7 +32,7 @@ def of(group: Group, partition: str, **options: bool) -> PartitionOverview:
     return {one.partition: one for one in read_overview(group, **options).partitions}[partition]
 
 
-def test_everything_is_told_of_a_partition(group: Group, client: redis.Redis, names: Names) -> None:
+def test_a_partition_has_all_its_numbers(group: Group, client: redis.Redis, names: Names) -> None:
     remember_computations(client, names, ["one", "two"])
     before = time.time()
     client.lpush("partition.1", message(b"%r" % (before - 50)), message(b"%r" % before))
@@ -84,14 +84,14 @@ def test_an_untouched_group_is_idle(group: Group, client: redis.Redis) -> None:
         (b'{"headers": {"argsrepr": "\\"sent_at\\": 5", "id": "x"}}', None),
     ],
 )
-def test_an_oldest_message_that_does_not_say_when_it_was_sent_has_no_age(
+def test_an_oldest_message_without_a_time_has_no_age(
     group: Group, client: redis.Redis, raw: bytes, age: float | None
 ) -> None:
     client.lpush("partition.1", raw)
     assert of(group, "1").oldest_age_seconds == age
 
 
-def test_the_age_is_found_as_any_producer_writes_it(group: Group, client: redis.Redis) -> None:
+def test_the_age_is_found_in_every_producers_format(group: Group, client: redis.Redis) -> None:
     now = time.time()
     client.lpush("partition", b'{"body": "", "headers": {"sent_at" :  %r , "id": 1}}' % (now - 100))
     client.lpush("partition.0", b'{"headers":{"sent_at":%d}}' % (now - 200))
@@ -109,13 +109,13 @@ def test_a_key_of_another_type_hides_nothing_else(group: Group, client: redis.Re
     assert (of(group, "1").left, of(group, "2").failed) == (3, 0)
 
 
-def test_what_nothing_can_be_said_without_is_an_error(group: Group, client: redis.Redis, names: Names) -> None:
+def test_an_error_in_the_owners_is_raised(group: Group, client: redis.Redis, names: Names) -> None:
     client.set(names.owners, "text")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         read_overview(group)
 
 
-def test_a_computation_that_ran_meanwhile_is_counted_at_once(group: Group, client: redis.Redis, names: Names) -> None:
+def test_a_computation_that_ran_meanwhile_is_counted_immediately(group: Group, client: redis.Redis, names: Names) -> None:
     client.hset(names.states("1", "late"), "k", "1")
     assert of(group, "1").status.keys == 0
     remember_computations(client, names, ["late"])

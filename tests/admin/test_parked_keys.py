@@ -58,7 +58,7 @@ def edit_version(parked: ParkedKeys) -> object:
     return parked.client.hget(parked.names.meta("2"), "edit_version")
 
 
-def test_parked_keys_are_listed_with_what_waits(parked: ParkedKeys) -> None:
+def test_parked_keys_are_listed_with_their_waiting_messages(parked: ParkedKeys) -> None:
     for key in KEYS:
         park(parked, key)
     park(parked, "held", due=None)
@@ -76,7 +76,7 @@ def test_hundreds_of_parked_keys_are_scanned_each_once(parked: ParkedKeys) -> No
     assert sorted(one.key for one in parked.all()) == sorted(f"k{number}" for number in range(1200))
 
 
-def test_a_record_that_is_not_ours_is_a_parked_key_too(parked: ParkedKeys, client: redis.Redis) -> None:
+def test_a_foreign_record_is_listed_as_a_parked_key(parked: ParkedKeys, client: redis.Redis) -> None:
     client.hset(parked.names.parked("2"), KEY, b"\xff{")
     found = parked.get(KEY)
     assert found is not None and (found.record.attempt, found.waiting) == (1, 0)
@@ -85,7 +85,7 @@ def test_a_record_that_is_not_ours_is_a_parked_key_too(parked: ParkedKeys, clien
 
 
 @pytest.mark.parametrize("key", [KEY, *KEYS, "a\nb"])
-def test_retry_makes_the_first_message_due_now_in_its_place_with_all_its_tries(
+def test_retry_makes_the_first_message_due_now_in_place_with_all_attempts(
     parked: ParkedKeys, store: CommitStore, key: str
 ) -> None:
     park(parked, key, dead_letter="x-1", due=None)
@@ -99,7 +99,7 @@ def test_retry_makes_the_first_message_due_now_in_its_place_with_all_its_tries(
 
 
 @pytest.mark.parametrize("key", [KEY, *KEYS, "a\nb"])
-def test_skip_makes_the_in_place_dead_letter_an_ordinary_one_and_the_key_goes_on(
+def test_skip_makes_the_in_place_dead_letter_an_ordinary_one_and_the_key_continues(
     parked: ParkedKeys, store: CommitStore, key: str
 ) -> None:
     park(parked, key, dead_letter="x-1")
@@ -130,7 +130,7 @@ def test_discard_deletes_the_message_and_its_dead_letter(parked: ParkedKeys, sto
 
 
 @pytest.mark.parametrize("action", ["skip", "discard"])
-def test_a_key_whose_last_message_goes_is_parked_no_more(parked: ParkedKeys, client: redis.Redis, action: str) -> None:
+def test_a_key_without_messages_is_no_longer_parked(parked: ParkedKeys, client: redis.Redis, action: str) -> None:
     park(parked, KEY, (b"only",), dead_letter="x-1")
     assert getattr(parked, action)(KEY, by="me") == "ok"
     assert parked.get(KEY) is None
@@ -138,7 +138,7 @@ def test_a_key_whose_last_message_goes_is_parked_no_more(parked: ParkedKeys, cli
 
 
 @pytest.mark.parametrize("action", ["retry", "skip", "discard"])
-def test_each_is_audited_and_refuses_what_a_worker_has_under_way(
+def test_each_action_is_audited_and_refuses_a_message_that_a_worker_is_processing(
     parked: ParkedKeys, store: CommitStore, lease: Lease, action: str
 ) -> None:
     park(parked, dead_letter="x-1")
@@ -166,7 +166,7 @@ def test_an_empty_mailbox_has_nothing_to_take(parked: ParkedKeys, client: redis.
 
 
 @pytest.mark.parametrize("action", ["skip", "discard"])
-def test_done_twice_the_next_message_which_has_not_failed_stays(
+def test_a_repeated_action_does_not_take_the_next_message(
     parked: ParkedKeys, store: CommitStore, action: str
 ) -> None:
     park(parked)
@@ -215,7 +215,7 @@ def test_the_message_that_is_taken_is_the_one_that_was_seen(
     assert base64.b64decode(dead_letter.raw) == b"next", "seen anew after the script said that the head is another one"
 
 
-def test_a_key_that_never_stands_still_is_said(meddler: Meddler, names: Names, parked: ParkedKeys) -> None:
+def test_a_key_that_keeps_changing_is_reported(meddler: Meddler, names: Names, parked: ParkedKeys) -> None:
     park(parked, KEY, tuple(b"%d" % number for number in range(50)))
     parked.retry(KEY, by="warm up the script")
     meddler.times = 50
@@ -232,7 +232,7 @@ def test_an_in_place_dead_letter_leads_to_its_key_whatever_the_key(parked: Parke
     assert parked.of_dead_letter(msgspec.structs.replace(found["x-0"], id="gone")) is None
 
 
-def test_retry_of_an_in_place_dead_letter_is_in_its_place(parked: ParkedKeys, store: CommitStore) -> None:
+def test_an_in_place_dead_letter_is_retried_in_place(parked: ParkedKeys, store: CommitStore) -> None:
     park(parked, dead_letter="x-1", due=None)
     store_of_dead_letters = DeadLetters(parked.client, parked.names, 4)
     assert store_of_dead_letters.retry(list(dead_letters(parked).values()), by="me") == 1
@@ -241,7 +241,7 @@ def test_retry_of_an_in_place_dead_letter_is_in_its_place(parked: ParkedKeys, st
     assert found is not None and found.record.due is not None
 
 
-def test_discard_of_an_in_place_dead_letter_lets_the_key_go_on(parked: ParkedKeys, store: CommitStore) -> None:
+def test_discarding_an_in_place_dead_letter_lets_the_key_continue(parked: ParkedKeys, store: CommitStore) -> None:
     park(parked, dead_letter="x-1", due=None)
     assert DeadLetters(parked.client, parked.names, 4).discard(list(dead_letters(parked).values()), by="me") == 1
     assert (mailbox(parked, store), dead_letters(parked)) == ([b"next", b"last"], {})

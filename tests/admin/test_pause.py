@@ -24,7 +24,7 @@ def test_a_paused_partition_gives_no_messages_and_a_resumed_one_does(
     assert store.peek(lease).messages == [b"m0", b"m1"]
 
 
-def test_the_batch_under_way_is_the_last(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> None:
+def test_the_current_batch_is_the_last(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> None:
     fill(store, "partition.2", [b"m0", b"m1"])
     reply = store.peek(lease)
     pause(client, names, ["2"], by="me")
@@ -32,7 +32,7 @@ def test_the_batch_under_way_is_the_last(client: redis.Redis, names: Names, stor
     assert (answer.status, answer.paused, answer.messages) == ("ok", True, [])
 
 
-def test_what_is_so_already_is_not_counted_nor_audited(client: redis.Redis, names: Names) -> None:
+def test_pausing_a_paused_partition_is_neither_counted_nor_audited(client: redis.Redis, names: Names) -> None:
     assert resume(client, names, ["0", "1", "ingress"], by="me") == []
     assert pause(client, names, ["1"], by="me") == ["1"]
     assert pause(client, names, ["0", "1", "ingress"], by="you") == ["0", "ingress"]
@@ -41,7 +41,7 @@ def test_what_is_so_already_is_not_counted_nor_audited(client: redis.Redis, name
     assert not client.exists(*(names.meta(partition) for partition in ("0", "1", "2", "3", "ingress")))
 
 
-def test_an_operator_s_pause_is_not_undone_by_an_export_s_end(client: redis.Redis, names: Names) -> None:
+def test_the_end_of_an_export_does_not_undo_an_operators_pause(client: redis.Redis, names: Names) -> None:
     assert pause(client, names, ["0"], by="me") == ["0"]
     assert pause(client, names, ["0", "1", "2"], by="export", whose=EXPORT) == ["1", "2"]
     assert pause(client, names, ["0", "1"], by="me") == ["1"], "it rested, but not for an operator"
@@ -50,7 +50,7 @@ def test_an_operator_s_pause_is_not_undone_by_an_export_s_end(client: redis.Redi
     assert [record.who for record in Audit(client, names).last(9)] == ["export", "me", "export", "me"]
 
 
-def test_what_a_killed_export_left_is_paused_and_is_resumed_by_an_operator(
+def test_an_operator_resumes_what_a_killed_export_left_paused(
     client: redis.Redis, names: Names, store: CommitStore, lease: Lease
 ) -> None:
     fill(store, "partition.2", [b"m0"])
@@ -62,7 +62,7 @@ def test_what_a_killed_export_left_is_paused_and_is_resumed_by_an_operator(
     assert store.peek(lease).messages == [b"m0"]
 
 
-def test_an_operator_lets_go_on_what_an_export_paused_and_pauses_it_again(client: redis.Redis, names: Names) -> None:
+def test_an_operator_resumes_what_an_export_paused_and_pauses_it_again(client: redis.Redis, names: Names) -> None:
     pause(client, names, ["1"], by="export", whose=EXPORT)
     assert resume(client, names, ["1"], by="me") == ["1"]
     assert resume(client, names, ["1"], by="export", whose=EXPORT) == []
@@ -71,7 +71,7 @@ def test_an_operator_lets_go_on_what_an_export_paused_and_pauses_it_again(client
     assert client.hget(names.meta("1"), "paused") == b"1"
 
 
-def test_workers_are_told_at_once(client: redis.Redis, names: Names) -> None:
+def test_workers_are_notified_immediately(client: redis.Redis, names: Names) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as changes:
         changes.subscribe(names.changed)
         changes.get_message(timeout=5)

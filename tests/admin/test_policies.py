@@ -36,7 +36,7 @@ def test_the_audit_has_old_and_new(policies: Policies) -> None:
     assert reset.detail == {"computation": "update", "old": {"attempts": 5}, "new": None}
 
 
-def test_workers_are_told_at_once(policies: Policies) -> None:
+def test_workers_are_notified_immediately(policies: Policies) -> None:
     with policies.client.pubsub(ignore_subscribe_messages=True) as changes:
         changes.subscribe(policies.names.changed)
         changes.get_message(timeout=5)

@@ -68,7 +68,7 @@ def test_the_audit_has_who_when_what_old_and_new(editor: StateEditor) -> None:
     assert 0 <= seconds + 1 - was_set.at < 60
 
 
-def test_a_state_that_changed_since_it_was_seen_is_left_as_it_is(editor: StateEditor) -> None:
+def test_a_state_that_changed_since_it_was_seen_is_left_unchanged(editor: StateEditor) -> None:
     seen = editor.see(TOTALS, KEY)
     editor.set(seen, total(1), by="other")
     before = edit_version(editor)
@@ -90,7 +90,7 @@ def test_what_a_worker_computed_on_the_old_state_is_refused(
     assert queued(store, "partition.2") == [b"m0"]
 
 
-def test_workers_are_told_at_once(editor: StateEditor, client: redis.Redis, names: Names) -> None:
+def test_workers_are_notified_immediately(editor: StateEditor, client: redis.Redis, names: Names) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as changes:
         changes.subscribe(names.changed)
         changes.get_message(timeout=5)
@@ -119,7 +119,7 @@ def test_a_signed_state_is_set_signed_and_never_by_a_process_without_the_key(edi
     assert safe.see(TOTALS, KEY).state.amount == 1
 
 
-def test_where_the_audit_can_not_be_written_nothing_is_done(editor: StateEditor, client: redis.Redis) -> None:
+def test_nothing_is_done_if_the_audit_cannot_be_written(editor: StateEditor, client: redis.Redis) -> None:
     client.set(editor.states.names.audit, "text")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         editor.set(editor.see(TOTALS, KEY), total(1), by="me")
@@ -139,7 +139,7 @@ def test_a_huge_value_is_cut_in_the_audit_and_the_audit_is_bounded(
     assert len(editor.audit.last(1000)) < 300
 
 
-def test_a_record_that_is_not_ours_is_shown_with_what_it_has(editor: StateEditor, client: redis.Redis) -> None:
+def test_a_foreign_record_is_shown_with_the_fields_it_has(editor: StateEditor, client: redis.Redis) -> None:
     client.xadd(editor.states.names.audit, {"who": b"\xff", "detail": "no json"})
     (record,) = editor.audit.last(5)
     assert (record.who, record.what, record.detail) == ("\\xff", "", {})

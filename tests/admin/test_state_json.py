@@ -104,7 +104,7 @@ def test_nested_values_get_their_types() -> None:
         assert made(cls, {"lines": [{"name": "a", "amount": 2}]}).lines == [Line("a", 2)]
 
 
-def test_a_plain_class_has_the_fields_of_its_zero_state() -> None:
+def test_a_plain_class_has_the_fields_of_a_new_object() -> None:
     state = made(
         Plain,
         {
@@ -125,7 +125,7 @@ def test_a_plain_class_has_the_fields_of_its_zero_state() -> None:
     assert state.prices == {"a": 1.5, "new": 1.0}
 
 
-def test_fields_that_are_not_named_have_their_first_value_and_are_the_keys_own() -> None:
+def test_missing_fields_have_their_defaults_not_shared_between_keys() -> None:
     state = made(Plain, {"count": 3})
     assert (state.total, state.tags) == (0.0, [])
     assert state.tags is not Plain.tags
@@ -133,7 +133,7 @@ def test_fields_that_are_not_named_have_their_first_value_and_are_the_keys_own()
 
 
 @pytest.mark.parametrize("cls", [Account, Struct, Attrs, Model, Plain, Slots])
-def test_with_a_base_fields_that_are_not_named_stay_and_the_base_is_not_changed(cls: type) -> None:
+def test_with_a_base_missing_fields_keep_their_values_and_the_base_is_unchanged(cls: type) -> None:
     name = "totalPrice" if cls is Struct else "total"
     base = made(cls, {name: 7})
     before = plain_fields(base)
@@ -164,14 +164,14 @@ def test_with_a_base_fields_that_are_not_named_stay_and_the_base_is_not_changed(
         (Account, None, ["JSON object, not NoneType"]),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_path(cls: type, given: object, words: list[str]) -> None:
+def test_a_wrong_field_or_type_is_refused_with_its_path(cls: type, given: object, words: list[str]) -> None:
     with pytest.raises(StateError) as refused:
         made(cls, given)
     assert [word for word in words if word not in str(refused.value)] == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "nonsense", b"\xff", "[" * 100_000])
-def test_what_is_not_json_is_refused(text: str | bytes) -> None:
+def test_invalid_json_is_refused(text: str | bytes) -> None:
     with pytest.raises(StateError, match="not JSON"):
         state_from_json(StateClass(Account), text)
 
@@ -184,7 +184,7 @@ JSON = st.recursive(
 
 
 @given(cls=st.sampled_from([Account, Struct, Attrs, Model, Plain, Slots, Strict]), value=JSON, merge=st.booleans())
-def test_whatever_json_says_it_is_a_state_of_the_class_or_refused(cls: type, value: object, merge: bool) -> None:
+def test_any_json_becomes_a_state_of_the_class_or_is_refused(cls: type, value: object, merge: bool) -> None:
     try:
         state = made(cls, value, cls() if merge else None)
     except StateError:
@@ -234,13 +234,13 @@ class OwnFloat(float):
     ],
     ids=["long", "inside", "name", "enum", "exact", "rude", "own int", "own float"],
 )
-def test_what_can_not_be_written_is_shown_by_what_is_known_of_it(value: Any, shown: Any) -> None:
+def test_a_value_that_json_cannot_write_is_described(value: Any, shown: Any) -> None:
     assert plain_value(value) == shown
     msgspec.json.encode(plain_value(value), enc_hook=plain_value)
     assert type(plain_value(value)) in (int, float, str, list, dict)
 
 
-def test_anything_is_shown_as_json_has_it() -> None:
+def test_any_value_has_a_json_form() -> None:
     loop: list[Any] = []
     loop.append(loop)
     value = {1: Line("a", 2), "x\udcff": {3}, "loop": loop, "odd": object, "e": Colour.RED, "d": deque([1])}

@@ -62,7 +62,7 @@ def test_an_owner_is_one_whose_lease_has_not_ended(client: redis.Redis, names: N
     assert of(client, names, "0").owner is None
 
 
-def test_a_key_of_another_type_counts_as_nothing_and_hides_nothing_else(client: redis.Redis, names: Names) -> None:
+def test_a_key_of_the_wrong_type_counts_as_zero_and_hides_nothing_else(client: redis.Redis, names: Names) -> None:
     client.lpush("partition.0", "a")
     for name in (names.meta("0"), names.parked("0"), names.delayed("0"), "partition.0\x06\x166"):
         client.set(name, "text")

@@ -136,7 +136,7 @@ def test_into_another_group(client: redis.Redis, names: Names, file: Path) -> No
     assert all((a.length, a.keys, a.parked, a.dead, a.delayed) == (b.length, b.keys, b.parked, b.dead, b.delayed) for a, b in rows)
 
 
-def test_signed_states_are_signed_anew_for_another_group(client: redis.Redis, names: Names, file: Path) -> None:
+def test_signed_states_are_signed_again_for_another_group(client: redis.Redis, names: Names, file: Path) -> None:
     secrets, other = (b"a secret",), Names("other", "shop:")
     there, here = (StateCodec(secrets, group=one.root) for one in (names, other))
     states = names.states("0", "totals")
@@ -169,7 +169,7 @@ def test_an_in_place_dead_letter_stays_with_its_key_even_where_its_message_can_n
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 7])
-def test_with_another_n_everything_is_where_its_key_belongs_in_its_order(
+def test_with_another_n_everything_goes_to_its_keys_partition_in_order(
     client: redis.Redis, names: Names, file: Path, partitions: int
 ) -> None:
     fill_group(client, names, 4)
@@ -208,7 +208,7 @@ def test_with_another_n_everything_is_where_its_key_belongs_in_its_order(
     assert all(int(client.hget(names.meta(partition), "commit_number") or 0) == 9 for partition in partitions_and_ingress(partitions))
 
 
-def test_the_file_is_its_owners_and_there_only_when_it_is_whole(client: redis.Redis, names: Names, file: Path) -> None:
+def test_the_file_is_readable_by_its_owner_and_appears_only_when_complete(client: redis.Redis, names: Names, file: Path) -> None:
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -254,7 +254,7 @@ def state_of_k(file: Path) -> list[bytes]:
     return [base64.b64decode(row["state"]) for row in rows if row["kind"] == "state" and row["key"] == "aw=="]
 
 
-def test_a_partition_that_changes_while_it_is_read_is_read_anew_and_paused_for_it(
+def test_a_partition_that_changes_while_it_is_read_is_paused_and_read_again(
     busy: Busy, client: redis.Redis, names: Names, file: Path
 ) -> None:
     fill_group(client, names, 4)
@@ -265,7 +265,7 @@ def test_a_partition_that_changes_while_it_is_read_is_read_anew_and_paused_for_i
     assert (busy.commits, state_of_k(file)) == (2, [b"2"])
 
 
-def test_with_pause_all_what_a_batch_under_way_puts_into_another_queue_is_in_the_file_once(
+def test_with_pause_all_an_output_of_a_running_batch_is_in_the_file_once(
     client: redis.Redis, names: Names, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch that was under way when all were paused: its hop goes to a partition that was written already."""
@@ -289,7 +289,7 @@ def test_with_pause_all_what_a_batch_under_way_puts_into_another_queue_is_in_the
     assert rows[-1] == {"kind": "end", "records": len(rows) - 2}
 
 
-def test_with_pause_all_every_partition_rests_and_those_paused_before_stay_so(
+def test_with_pause_all_every_partition_is_paused_and_those_paused_before_stay_paused(
     client: redis.Redis, names: Names, file: Path
 ) -> None:
     fill_group(client, names, 4)
@@ -297,7 +297,7 @@ def test_with_pause_all_every_partition_rests_and_those_paused_before_stay_so(
     assert [client.hget(names.meta(partition), "paused") for partition in partitions_and_ingress(4)] == [None, b"1", None, None, None]
 
 
-def test_what_an_operator_or_a_policy_pauses_while_an_export_rests_stays_paused(
+def test_what_an_operator_or_a_policy_pauses_during_an_export_stays_paused(
     client: redis.Redis, names: Names, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_group(client, names, 4)
@@ -350,7 +350,7 @@ def test_messages_that_come_while_a_queue_is_read_do_not_shift_it(client: redis.
         (lambda lines: [], "not written by"),
     ],
 )
-def test_a_file_that_is_not_whole_is_refused_and_nothing_written(
+def test_an_incomplete_file_is_refused_and_nothing_is_written(
     client: redis.Redis, names: Names, file: Path, spoil: Any, words: str
 ) -> None:
     fill_group(client, names, 4)
@@ -362,7 +362,7 @@ def test_a_file_that_is_not_whole_is_refused_and_nothing_written(
     assert contents(client) == {}
 
 
-def test_no_import_while_a_worker_lives(client: redis.Redis, names: Names, file: Path) -> None:
+def test_no_import_while_a_worker_runs(client: redis.Redis, names: Names, file: Path) -> None:
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     share = balance(client, names, "celery@here/1", lease_seconds=60, partitions=4)
@@ -391,7 +391,7 @@ def test_what_a_group_holds_is_counted_and_erase_deletes_just_that_group(
     assert client.get("partitions") == b"mine"
 
 
-def test_cut_short_the_group_stays_paused(client: redis.Redis, names: Names, file: Path) -> None:
+def test_an_interrupted_import_leaves_the_group_paused(client: redis.Redis, names: Names, file: Path) -> None:
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     client.flushdb()

@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-def test_those_who_look_within_the_interval_see_the_same(settings: Settings, client: redis.Redis) -> None:
+def test_reads_within_the_interval_return_the_same_overview(settings: Settings, client: redis.Redis) -> None:
     clock = Clock()
     watch = Watcher(Group(settings), clock=clock)
     first = watch.look()
@@ -35,7 +35,7 @@ def test_those_who_look_within_the_interval_see_the_same(settings: Settings, cli
     assert watch.to_json()["totals"]["waiting"] == 1
 
 
-def test_a_change_is_told_while_a_read_is_slow_and_the_next_look_reads(proxy: Proxy, redis_url: str) -> None:
+def test_a_change_during_a_slow_read_makes_the_next_look_read(proxy: Proxy, redis_url: str) -> None:
     """Flower tells it in its event loop, which must not wait for Redis."""
     looks: SimpleQueue[None] = SimpleQueue()
 
@@ -61,7 +61,7 @@ def test_a_change_is_told_while_a_read_is_slow_and_the_next_look_reads(proxy: Pr
         assert watch.look() is watch.look()
 
 
-def test_states_are_weighed_now_and_then(settings: Settings, client: redis.Redis, names: Names) -> None:
+def test_the_states_size_is_measured_now_and_then(settings: Settings, client: redis.Redis, names: Names) -> None:
     clock = Clock()
     watch = Watcher(Group(settings), clock=clock)
     client.hset(names.group_meta, "computation:one", 1)
@@ -81,7 +81,7 @@ def test_states_are_weighed_now_and_then(settings: Settings, client: redis.Redis
     assert isinstance(weighed_again, int) and weighed_again > 9000
 
 
-def test_states_are_weighed_soon_while_they_become_many(settings: Settings, client: redis.Redis, names: Names) -> None:
+def test_the_states_size_is_measured_sooner_while_keys_multiply(settings: Settings, client: redis.Redis, names: Names) -> None:
     clock = Clock()
     watch = Watcher(Group(settings), clock=clock)
     client.hset(names.group_meta, "computation:one", 1)

@@ -78,7 +78,7 @@ class ModelByEither(pydantic.BaseModel, populate_by_name=True):
         (Any, {"note": ""}, {"note": ""}),
     ],
 )
-def test_empty_cells_are_null_where_null_may_be(annotation: Any, row: dict[str, str], message: Any) -> None:
+def test_empty_cells_are_null_if_the_field_may_be_null(annotation: Any, row: dict[str, str], message: Any) -> None:
     assert message_of(annotation, row) == message
 
 
@@ -102,7 +102,7 @@ class Sell(msgspec.Struct, tag="sell"):
 
 
 @pytest.mark.parametrize(("row", "message"), [({"type": "buy", "price": ""}, Buy(None)), ({"type": "sell", "price": ""}, Sell(""))])
-def test_of_tagged_structs_the_rows_own_decides(row: dict[str, str], message: Buy | Sell) -> None:
+def test_the_rows_tag_selects_the_struct(row: dict[str, str], message: Buy | Sell) -> None:
     assert message_of(Buy | Sell, row) == message
 
 

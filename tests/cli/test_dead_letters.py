@@ -85,7 +85,7 @@ def test_retry_and_discard_take_all_or_those_with_a_reason(
     assert len(left(run)) == 3 - count
 
 
-def test_like_failures_are_chosen_by_their_fingerprint(run: Run, dead_letters: list[str]) -> None:
+def test_similar_failures_are_selected_by_fingerprint(run: Run, dead_letters: list[str]) -> None:
     rows = {row["id"]: row["fingerprint"] for row in json.loads(run("dead-letters", "list", "--json").stdout)}
     assert rows["1-1-0"] != rows["ingress-0-0"]
     listed = json.loads(run("dead-letters", "list", "--json", "--fingerprint", rows["ingress-0-0"]).stdout)
@@ -96,7 +96,7 @@ def test_like_failures_are_chosen_by_their_fingerprint(run: Run, dead_letters: l
     assert left(run) == ["1-0-0", "ingress-0-0"]
 
 
-def test_like_failures_are_listed_together(run: Run, add_dead_letter: Bury) -> None:
+def test_similar_failures_are_listed_together(run: Run, add_dead_letter: Bury) -> None:
     for number in range(3):
         add_dead_letter("1", number, raw=b"x")
     add_dead_letter("ingress", 0, reason="not-json")
@@ -108,14 +108,14 @@ def test_like_failures_are_listed_together(run: Run, add_dead_letter: Bury) -> N
     assert [line.split()[:2] for line in lines] == [[first["fingerprint"], "3"], [second["fingerprint"], "1"]]
 
 
-def test_what_a_message_brings_can_not_move_the_cursor(run: Run, add_dead_letter: Bury) -> None:
+def test_text_from_a_message_cannot_move_the_cursor(run: Run, add_dead_letter: Bury) -> None:
     add_dead_letter("1", 0, task="\x1b[31mred\n[bold]", key="a\tb")
     assert "\x1b" not in run("dead-letters", "show", "1-0-0").stdout
     (_, line) = run("dead-letters", "list").stdout.splitlines()
     assert "\\x1b[31mred\\n[bold]" in line and "a\\tb" in line
 
 
-def test_discard_where_nobody_can_be_asked_is_refused(run: Run, dead_letters: list[str]) -> None:
+def test_discard_without_a_terminal_is_refused(run: Run, dead_letters: list[str]) -> None:
     result = run("dead-letters", "discard", "1-0-0", stdin="y\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Delete 1 dead letter permanently?" in result.stderr and "Pass --yes" in result.stderr
@@ -128,7 +128,7 @@ def test_discarded_messages_go_nowhere(run: Run, dead_letters: list[str], client
 
 
 @pytest.mark.parametrize("command", [["show"], ["retry"], ["discard", "--yes"]])
-def test_an_id_that_is_none_is_exit_code_1_and_nothing_is_done(
+def test_an_unknown_id_is_exit_code_1_and_nothing_is_done(
     run: Run, dead_letters: list[str], command: list[str]
 ) -> None:
     first = [] if command == ["show"] else ["1-0-0"]
@@ -158,7 +158,7 @@ def test_ids_with_another_choice_are_wrong_usage_and_nothing_is_done(
     assert left(run) == sorted(dead_letters)
 
 
-def test_a_record_that_is_not_ours_can_be_seen_and_discarded_by_its_id(run: Run, client: redis.Redis) -> None:
+def test_a_foreign_record_can_be_shown_and_discarded_by_its_id(run: Run, client: redis.Redis) -> None:
     client.hset("{partition.1}:dead", "by hand", b"\x00\xff")
     (name,) = left(run)
     assert run("dead-letters", "show", name).exit_code == 0

@@ -34,7 +34,7 @@ def test_exit_code_1_where_something_is_bad(run: Run, make_app: MakeApp, setting
     assert "bad" in result.stdout and "PARTITIONS_WAIT_REPLICAS" in result.stdout
 
 
-def test_a_server_that_is_not_there_is_a_finding(run: Run, make_app: MakeApp) -> None:
+def test_an_unreachable_server_is_a_finding(run: Run, make_app: MakeApp) -> None:
     url = "redis://127.0.0.1:1/0"
     result = run("doctor", "--json", app=make_app(url, Settings(redis_url=url)))
     assert result.exit_code == 1

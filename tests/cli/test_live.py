@@ -105,7 +105,7 @@ def test_in_the_middle_of_a_batch_its_commit_is_refused_and_its_messages_are_app
     assert sum(line.endswith(f":{number}") for line in live.witnessed()) == 2, "it ran on the old state too"
 
 
-def test_a_held_key_is_mended_and_retried_in_its_place(live: LiveGroup, key: str) -> None:
+def test_a_held_key_is_repaired_and_retried_in_place(live: LiveGroup, key: str) -> None:
     live.send(fail, [Attempt(key, 1), Attempt(key, 2, fail=True), Attempt(key, 3)])
     assert held(live, key).waiting == 2
     # Nothing is mended yet: it fails again, and waits in its place.
@@ -123,7 +123,7 @@ def test_a_held_key_is_mended_and_retried_in_its_place(live: LiveGroup, key: str
 
 
 @pytest.mark.parametrize(("action", "dead_letters"), [("skip", 1), ("discard", 0)])
-def test_skip_and_discard_let_the_key_go_on_in_order(live: LiveGroup, key: str, action: str, dead_letters: int) -> None:
+def test_after_skip_or_discard_the_key_continues_in_order(live: LiveGroup, key: str, action: str, dead_letters: int) -> None:
     live.send(fail, [Attempt(key, 1), Attempt(key, 2, fail=True), Attempt(key, 3), Attempt(key, 4)])
     held(live, key)
     assert getattr(live.group.parked_keys, action)(key, by="me") == "ok"
@@ -144,7 +144,7 @@ def test_a_dead_letter_in_place_is_discarded_with_its_message(live: LiveGroup, k
     becomes(live, fail, key, [2])
 
 
-def test_a_policy_counts_at_once(live: LiveGroup, key: str) -> None:
+def test_a_policy_applies_immediately(live: LiveGroup, key: str) -> None:
     live.group.policies.change("fail", PolicyChange(attempts=0, exhausted="dead_letter"), by="me")
     try:
         wait_until(lambda: sent_and_given_up(live, key), PATIENCE_SECONDS, every=0.1)
@@ -161,7 +161,7 @@ def sent_and_given_up(live: LiveGroup, key: str) -> bool:
     return (dead_letter.attempts, dead_letter.in_place) == (1, False)
 
 
-def test_a_paused_partition_rests_and_goes_on_where_it_was(live: LiveGroup, key: str) -> None:
+def test_a_paused_partition_stops_and_resumes_where_it_was(live: LiveGroup, key: str) -> None:
     partition = partition_of_queue(key)
     live.send(record, [Step(key, 0)])
     becomes(live, record, key, [0])
@@ -189,7 +189,7 @@ def settled(live: LiveGroup, key: str) -> int:
     raise AssertionError
 
 
-def test_a_drained_worker_hands_over_and_takes_up_again(live: LiveGroup, key: str) -> None:
+def test_a_drained_worker_gives_up_its_partitions_and_takes_them_again(live: LiveGroup, key: str) -> None:
     one, two = (worker.node for worker in read_workers(live.client, live.names))
     assert drain(live.client, live.names, one, by="me") == "ok"
     wait_until(lambda: set(live.owners().values()) == {two}, PATIENCE_SECONDS)
@@ -200,7 +200,7 @@ def test_a_drained_worker_hands_over_and_takes_up_again(live: LiveGroup, key: st
     live.wait_owned(by=2)
 
 
-def test_an_export_beside_a_busy_worker_is_consistent(live: LiveGroup, key: str, tmp_path: Path) -> None:
+def test_an_export_while_a_worker_is_busy_is_consistent(live: LiveGroup, key: str, tmp_path: Path) -> None:
     """In each partition: what a state has applied, and what is queued, are together just what was sent, in order."""
     keys = [f"{key}-{number}" for number in range(8)]
     sent = 4000

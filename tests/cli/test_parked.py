@@ -37,7 +37,7 @@ def listed(run: Run) -> dict[str, dict[str, object]]:
     return {row["key"]: row for row in json.loads(run("parked", "list", "--json").stdout)}
 
 
-def test_list_has_what_waits_since_when_and_why(run: Run, park: Park) -> None:
+def test_list_has_waiting_messages_since_when_and_why(run: Run, park: Park) -> None:
     park("b", 3, since=6.0, due=None)
     park("a")
     rows = json.loads(run("parked", "list", "--json").stdout)
@@ -59,7 +59,7 @@ def test_retry_makes_it_due_now(run: Run, park: Park, client: redis.Redis) -> No
 
 
 @pytest.mark.parametrize(("command", "said", "dead_letters"), [("skip", "skipped", 1), ("discard", "discarded", 0)])
-def test_skip_and_discard_let_the_key_go_on_with_the_next(
+def test_after_skip_or_discard_the_key_continues_with_the_next_message(
     run: Run, park: Park, client: redis.Redis, command: str, said: str, dead_letters: int
 ) -> None:
     park("a")
@@ -115,7 +115,7 @@ def test_keys_parked_are_those_of_the_computation(run: Run, park: Park) -> None:
     assert run("keys", note.name, "--parked", "--hot").exit_code == 2
 
 
-def test_hot_keys_say_what_was_looked_at(run: Run) -> None:
+def test_hot_keys_report_the_size_of_the_sample(run: Run) -> None:
     rows = "\n".join(['{"key": "hot"}'] * 30 + ['{"key": "cold"}'] * 2)
     assert run("send", note.name, "-", stdin=rows).exit_code == 0
     found = json.loads(run("keys", note.name, "--hot", "--json").stdout)

@@ -25,7 +25,7 @@ def test_pause_and_resume_by_queue_number_and_ingress(run: Run) -> None:
     assert paused(run) == ["partition.3"]
 
 
-def test_pause_all_and_what_is_so_already(run: Run) -> None:
+def test_pause_all_and_partitions_already_paused(run: Run) -> None:
     run("pause", "2")
     assert json.loads(run("pause", "--all", "--json").stdout)["paused"] == ["partition.0", "partition.1", "partition.3", "partition"]
     assert run("pause", "--all").stdout == "all of them were already paused\n"
@@ -33,7 +33,7 @@ def test_pause_all_and_what_is_so_already(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])
-def test_a_queue_that_is_none_is_refused_and_naming_none_is_wrong_usage(run: Run, command: str) -> None:
+def test_an_unknown_queue_is_refused_and_naming_none_is_wrong_usage(run: Run, command: str) -> None:
     for queue in ("9", "partition.4", "other", "partition.x", "-1"):
         result = run(command, "--", "1", queue)
         assert result.exit_code == 1
@@ -91,7 +91,7 @@ def test_a_policy_is_shown_changed_and_reset(run: Run) -> None:
         (["--reset", "--attempts", "1"], 2),
     ],
 )
-def test_a_policy_that_can_not_be_is_wrong_usage(run: Run, client: redis.Redis, words: list[str], code: int) -> None:
+def test_an_invalid_policy_is_wrong_usage(run: Run, client: redis.Redis, words: list[str], code: int) -> None:
     assert run("policy", update.name, *words).exit_code == code
     assert not client.exists("{partition}:policies")
     assert run("policy", "unknown").exit_code == 1

@@ -44,7 +44,7 @@ def test_a_yes_does_it_and_anything_else_does_not(
         ["import", "exported", "--replace"],
     ],
 )
-def test_nothing_is_done_where_nobody_can_be_asked(
+def test_nothing_is_done_without_a_terminal_to_ask(
     run: Run,
     put_state: PutState,
     add_dead_letter: Callable[..., str],

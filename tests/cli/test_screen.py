@@ -69,7 +69,7 @@ def test_at_140_columns_everything_is_there() -> None:
     assert "34 ms" in rows[0] and "52 MB" in rows[0]
 
 
-def test_at_80_columns_the_dearest_are() -> None:
+def test_at_80_columns_the_most_important_ones_are() -> None:
     heading, *rows = table(lines(found(FOUR), 80))
     assert heading.split() == words("queue waiting oldest in/s done/s 5 min parked dead")
     assert [line.split()[0] for line in rows] == [
@@ -90,21 +90,21 @@ def test_no_line_is_wider_and_no_screen_longer_than_the_terminal(width: int, hei
     assert len(shown) <= max(height, len(shown) - len(table(shown)) + 3), "at least one row, and what is left out"
 
 
-def test_what_needs_a_look_is_told_on_top() -> None:
+def test_alarms_are_shown_on_top() -> None:
     totals = lines(found(FOUR, parked=3, dead_letters=2, paused=1, held=4), 80, trouble="Redis: gone\x1b[2J")
     told = " ".join(totals[: totals.index("")])
     assert "parked 3" in told and "dead 2" in told and "paused 1" in told and "no owner 1" in told
     assert "Redis: gone\\x1b[2J" in told
 
 
-def test_a_partition_that_is_paused_or_that_nobody_holds_says_so() -> None:
+def test_a_paused_or_unowned_partition_is_marked() -> None:
     _, *rows = table(lines(found([row(0, paused=True), row(1, owner=None, lease_age_seconds=None), row(2)]), 160))
     assert rows[0].split()[:2] == ["partition.0", "paused"]
     assert rows[1].split()[:5] == ["partition.1", "no", "owner", "-", "–"]
     assert rows[2].split()[:2] == ["partition.2", "celery@a-host.example"]
 
 
-def test_what_workers_wrote_can_not_move_the_cursor() -> None:
+def test_text_from_workers_cannot_move_the_cursor() -> None:
     shown = "\n".join(lines(found([row(0, owner="a\x1b[2J\nb", last_error={"text": "c\x07\nd"})]), 300))
     assert "\x1b" not in shown and "\x07" not in shown
     assert "a\\x1b[2J\\nb" in shown and "c\\x07\\nd" in shown
@@ -140,7 +140,7 @@ def test_the_order(sort: Sort, order: list[int]) -> None:
     assert [line.split()[0] for line in shown] == [f"partition.{number}" for number in order]
 
 
-def test_of_more_rows_than_lines_those_most_behind_are_shown() -> None:
+def test_if_not_all_rows_fit_the_largest_backlogs_are_shown() -> None:
     rows = [row(number, waiting=number) for number in range(100)]
     _, first, *rest, last = table(lines(found(rows), height=20))
     assert first.startswith("partition.99 ")

@@ -83,7 +83,7 @@ def test_rows_of_an_untyped_computation_are_dicts_as_they_are(run: Run, client: 
     assert sent(client) == [{"key": 1, "deep": [{"a": None}]}, {"key": "2", "text": 'a "b", c\nd'}]
 
 
-def test_an_empty_cell_is_null_only_where_null_may_be(run: Run, client: redis.Redis, file: Any) -> None:
+def test_an_empty_cell_is_null_only_if_the_field_may_be_null(run: Run, client: redis.Redis, file: Any) -> None:
     result = run("send", update.name, file("a.csv", "symbol,price,volume\nAAPL,1,\nAAPL,,\n"))
     assert result.exit_code == 1
     assert "line 3: price: Expected `float`" in result.stderr and "$.price" in result.stderr
@@ -142,7 +142,7 @@ def test_a_file_without_rows_sends_none(run: Run, client: redis.Redis, file: Any
     assert (result.exit_code, json.loads(result.stdout)) == (0, {"sent": 0})
 
 
-def test_a_file_that_is_not_there_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_a_missing_file_is_one_line(run: Run, tmp_path: Path) -> None:
     result = run("send", update.name, str(tmp_path / "none.csv"))
     assert (result.exit_code, result.stdout) == (1, "")
     assert "none.csv: No such file" in result.stderr
@@ -172,7 +172,7 @@ def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(
         assert "line 2: the line is longer than 1000 bytes" in result.stderr
 
 
-def test_a_full_queue_stops_a_file_where_it_is_not_to_wait(
+def test_a_full_queue_stops_a_file_with_when_full_raise(
     make_app: MakeApp, run: Run, client: redis.Redis, settings: Settings, file: Any
 ) -> None:
     app = make_app(settings.redis_url, Settings(redis_url=settings.redis_url, queue_max_length=2))

@@ -41,7 +41,7 @@ def run_alone(redis_url: str) -> RunAlone:
     return run_alone
 
 
-def test_output_that_nobody_reads_any_more_ends_the_command_without_a_word(
+def test_a_closed_pipe_ends_the_command_silently(
     run_alone: RunAlone, put_state: PutState
 ) -> None:
     put_state("AAPL", 191.5)
@@ -62,7 +62,7 @@ def test_output_that_can_not_be_written_says_why(run_alone: RunAlone, put_state:
     assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
 
 
-def test_with_standard_input_closed_nobody_can_be_asked(
+def test_with_standard_input_closed_a_confirmation_is_refused(
     run_alone: RunAlone, put_state: PutState, client: redis.Redis
 ) -> None:
     put_state("AAPL", 191.5)
@@ -80,7 +80,7 @@ def test_with_standard_input_closed_there_is_nothing_to_send(run_alone: RunAlone
 
 
 @pytest.mark.parametrize("command", [["export"], ["send", update.name]])
-def test_a_file_where_none_can_be_is_told_by_its_name(run: Run, tmp_path: Path, command: list[str]) -> None:
+def test_a_file_that_cannot_exist_is_named(run: Run, tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "file").touch()
     for name, why in (("none/x.csv", "No such file or directory"), ("file/x.csv", "Not a directory")):
         result = run(*command, str(tmp_path / name))
@@ -88,7 +88,7 @@ def test_a_file_where_none_can_be_is_told_by_its_name(run: Run, tmp_path: Path, 
         assert f"Error: {tmp_path / name}" in result.stderr and why in result.stderr
 
 
-def test_a_server_that_is_away_is_told_as_redis(run: Run, make_app: MakeApp) -> None:
+def test_an_unreachable_server_is_reported_as_redis(run: Run, make_app: MakeApp) -> None:
     nowhere = "redis://127.0.0.1:1/0"
     result = run("audit", app=make_app(nowhere, Settings(redis_url=nowhere)))
     assert result.exit_code == 1
@@ -107,7 +107,7 @@ def test_a_server_that_is_away_is_told_as_redis(run: Run, make_app: MakeApp) -> 
         ["policy", "\udcff"],
     ],
 )
-def test_words_that_are_no_text_are_wrong_usage(run: Run, command: list[str]) -> None:
+def test_arguments_that_are_not_utf8_are_wrong_usage(run: Run, command: list[str]) -> None:
     """As Python gives what the shell was given as the byte ff."""
     result = run(*command)
     assert (result.exit_code, result.stdout) == (2, "")

@@ -19,7 +19,7 @@ from tests.cli.declared import note, update
 PutState = Callable[[str, float], None]
 
 
-def test_get_is_what_state_alone_does(run: Run, put_state: PutState) -> None:
+def test_state_alone_is_state_get(run: Run, put_state: PutState) -> None:
     put_state("AAPL", 191.5)
     assert run("state", "get", update.name, "AAPL").stdout == run("state", update.name, "AAPL").stdout
     as_json = run("state", "get", update.name, "AAPL", "--json").stdout
@@ -27,7 +27,7 @@ def test_get_is_what_state_alone_does(run: Run, put_state: PutState) -> None:
     assert as_json == run("state", "--json", update.name, "AAPL").stdout
 
 
-def test_set_makes_a_state_and_tells_old_and_new(run: Run) -> None:
+def test_set_makes_a_state_and_prints_old_and_new(run: Run) -> None:
     result = run("state", "set", update.name, "AAPL", '{"price": 5}', "--yes", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     expected = {"computation": update.name, "key": "AAPL", "partition": partition_of("AAPL", 4)}
@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused_and_nothing_written(run: Run, client: redi
     assert list(client.scan_iter("{partition.*}:state:*")) == []
 
 
-def test_merging_keeps_the_fields_that_are_not_named(run: Run, put_state: PutState) -> None:
+def test_merging_keeps_missing_fields(run: Run, put_state: PutState) -> None:
     put_state("AAPL", 191.5)
     result = run("state", "set", update.name, "AAPL", "{}", "--merge", "--yes", "--json")
     assert json.loads(result.stdout)["new"] == {"price": 191.5}
@@ -68,7 +68,7 @@ def test_merging_with_a_state_that_can_not_be_read_is_refused_and_nothing_writte
     assert run("state", "set", update.name, "AAPL", "{}", "--yes").exit_code == 0, "replaced as a whole it can be"
 
 
-def test_delete_of_what_is_not_there_is_refused(run: Run) -> None:
+def test_deleting_a_missing_state_is_refused(run: Run) -> None:
     result = run("state", "delete", update.name, "AAPL", "--yes")
     assert result.exit_code == 1
     assert "no state for the key 'AAPL'" in result.stderr

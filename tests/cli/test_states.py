@@ -37,7 +37,7 @@ def test_a_key_without_state_is_exit_code_1(run: Run) -> None:
     assert "has no state for the key 'AAPL'" in result.stderr
 
 
-def test_a_state_that_can_not_be_read_is_said_in_one_line(run: Run, client: redis.Redis) -> None:
+def test_an_unreadable_state_is_one_line(run: Run, client: redis.Redis) -> None:
     client.hset(f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}", "AAPL", b"\x09nonsense")
     result = run("state", update.name, "AAPL")
     assert result.exit_code == 1

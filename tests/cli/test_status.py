@@ -53,14 +53,14 @@ def test_another_n_is_refused_with_both_numbers(run: Run, client: redis.Redis) -
     assert "has 6 partitions" in result.stderr and "PARTITIONS=4" in result.stderr
 
 
-def test_a_server_that_is_not_there_is_one_line(make_app: MakeApp, run: Run) -> None:
+def test_an_unreachable_server_is_one_line(make_app: MakeApp, run: Run) -> None:
     url = "redis://127.0.0.1:1/0"
     result = run("status", app=make_app(url, Settings(redis_url=url)))
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1
 
 
-def test_an_app_without_partitions_is_told_how_to_have_them(run: Run) -> None:
+def test_an_app_without_partitions_gets_instructions(run: Run) -> None:
     result = run("status", app=Celery("plain", broker="memory://", set_as_current=False))
     assert result.exit_code == 1
     assert "'plain' has no partitions. Call celery_partitions.install(app)" in result.stderr

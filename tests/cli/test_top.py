@@ -50,7 +50,7 @@ def test_in_a_pipe_it_is_one_table(run: Run, client: redis.Redis) -> None:
     assert run("top", *QUICK, "--sort", "backlog").stdout.splitlines()[3].startswith("partition.1 ")
 
 
-def test_json_is_a_line_for_each_look_until_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
+def test_json_is_one_line_per_update_until_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
     with command(redis_url, tmp_path, "top", "--json", *QUICK, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
@@ -65,7 +65,7 @@ def test_json_is_a_line_for_each_look_until_ctrl_c(redis_url: str, client: redis
     assert [row["partition"] for row in delayed["partitions"]] == ["0", "1", "2", "3", "ingress"]
 
 
-def test_who_reads_may_leave(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
+def test_the_reader_may_close_the_pipe(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with command(redis_url, tmp_path, "top", "--json", *QUICK, **pipes) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -98,7 +98,7 @@ def test_on_a_terminal_it_is_live_and_ends_with_ctrl_c(redis_url: str, client: r
     assert "Traceback" not in screen
 
 
-def test_a_server_that_is_not_there_is_one_line(make_app: MakeApp, run: Run) -> None:
+def test_an_unreachable_server_is_one_line(make_app: MakeApp, run: Run) -> None:
     url = "redis://127.0.0.1:1/0"
     for words in ((), ("--json",)):
         app: Celery = make_app(url, Settings(redis_url=url))

@@ -67,7 +67,7 @@ def test_a_bad_file_is_refused_before_anything_is_deleted(run: Run, file: str) -
     assert json.loads(run("state", update.name, "b", "--json").stdout)["state"] == {"price": 1.0}
 
 
-def test_an_export_goes_over_a_file_only_with_yes(run: Run, file: str, tmp_path: Path) -> None:
+def test_an_export_overwrites_a_file_only_with_yes(run: Run, file: str, tmp_path: Path) -> None:
     assert run("export", file, "--yes").exit_code == 0
     assert run("export", str(tmp_path / "no" / "folder")).exit_code == 1
     assert run("import", str(tmp_path / "nothing")).exit_code == 2

@@ -95,7 +95,7 @@ def test_actions_are_posts(app: Celery) -> None:
 
 @pytest.mark.parametrize("headers", [{"Sec_Fetch_Site": "cross-site"}, {"Origin": "https://elsewhere.example"}])
 @pytest.mark.parametrize("login", [True, False])
-def test_no_page_of_another_site_acts(
+def test_pages_of_other_sites_cannot_act(
     app: Celery, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], login: bool
 ) -> None:
     monkeypatch.setenv("FLOWER_UNAUTHENTICATED_API", "true")

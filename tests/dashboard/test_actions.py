@@ -38,7 +38,7 @@ def test_a_parked_key(served: Served, filled: Filled, what: str, left: int) -> N
     assert served.post(f"/api/partitions/key/{what}", {"key": "b"}).status == 409
 
 
-def test_a_state_is_looked_at_and_then_set(served: Served, filled: Filled) -> None:
+def test_a_state_is_previewed_and_then_set(served: Served, filled: Filled) -> None:
     filled.state("a", balance=3, notes=["x"])
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
     look = served.post("/api/partitions/key/state", {**body, "preview": True}).json
@@ -54,7 +54,7 @@ def test_a_state_is_looked_at_and_then_set(served: Served, filled: Filled) -> No
     assert filled.who() == [("me", "state set")]
 
 
-def test_a_state_that_changed_meanwhile_is_left_alone(served: Served, filled: Filled) -> None:
+def test_a_state_that_changed_meanwhile_is_not_overwritten(served: Served, filled: Filled) -> None:
     filled.state("a", balance=3)
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
     digest = served.post("/api/partitions/key/state", {**body, "preview": True}).json["digest"]
@@ -82,7 +82,7 @@ def test_merging_with_a_state_that_can_not_be_read_is_refused(served: Served, fi
     assert filled.who() == []
 
 
-def test_a_state_that_can_not_be_written_is_looked_at_and_forgotten(served: Served, filled: Filled) -> None:
+def test_a_state_that_json_cannot_write_is_shown_and_deleted(served: Served, filled: Filled) -> None:
     """Python writes no int of more than 4300 digits."""
     filled.state("a", balance=10**5000)
     shown = {"balance": "(an int of 16,610 bits)", "notes": []}
@@ -107,7 +107,7 @@ def test_a_state_that_can_not_be_written_is_looked_at_and_forgotten(served: Serv
         ({"key": "!", "base64": True}, 400, "base64"),
     ],
 )
-def test_what_does_not_fit_is_told(
+def test_a_bad_request_is_explained(
     served: Served, filled: Filled, change: dict[str, object], status: int, said: str
 ) -> None:
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}, "digest": "", **change}
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_told(
     assert answer.status == status and said in answer.json["error"]
 
 
-def test_a_key_that_is_no_text(served: Served, filled: Filled) -> None:
+def test_a_key_that_is_not_text(served: Served, filled: Filled) -> None:
     raw = b"\xff\x00"
     body = {"key": base64.b64encode(raw).decode(), "base64": True, "computation": pay.name, "state": {"balance": 1}}
     assert served.post("/api/partitions/key/state", {**body, "digest": ""}).status == 200
@@ -149,7 +149,7 @@ def test_dead_letters_go_back_in_the_order_in_which_they_died(served: Served, fi
     assert filled.client.lrange("partition.1", 0, -1)[::-1] == [b"%d" % number for number in range(40)]
 
 
-def test_the_redis_user_of_flower_may_only_look(served: Served, filled: Filled) -> None:
+def test_flowers_redis_user_may_only_read(served: Served, filled: Filled) -> None:
     filled.client.execute_command("ACL SETUSER default -xadd -evalsha -eval -script")
     try:
         answer = served.post("/api/partitions/1/pause")
@@ -158,7 +158,7 @@ def test_the_redis_user_of_flower_may_only_look(served: Served, filled: Filled) 
         filled.client.execute_command("ACL SETUSER default +@all")
 
 
-def test_with_oauth_an_action_wants_flowers_token_and_is_audited_under_the_address(
+def test_with_oauth_an_action_needs_flowers_token_and_is_audited_under_the_address(
     shop: Celery, filled: Filled
 ) -> None:
     with Served(shop, login=None, basic_auth=None, auth=".*@example.com") as served:

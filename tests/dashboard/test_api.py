@@ -27,7 +27,7 @@ def test_the_overview_has_a_row_for_each_queue(served: Served, filled: Filled) -
     assert found.json["partitions"][1]["dead_letters"] == found.json["totals"]["dead_letters"] == 1
 
 
-def test_a_partition_tells_its_messages_and_keys(served: Served, filled: Filled) -> None:
+def test_a_partition_shows_its_messages_and_keys(served: Served, filled: Filled) -> None:
     partition = filled.partition("a")
     filled.state("a", balance=3)
     filled.park("a")
@@ -45,7 +45,7 @@ def test_a_partition_tells_its_messages_and_keys(served: Served, filled: Filled)
     assert served.ask("/api/partitions/ingress").json["queue"] == "partition"
 
 
-def test_a_partition_tells_its_last_commits(served: Served, filled: Filled) -> None:
+def test_a_partition_shows_its_last_commits(served: Served, filled: Filled) -> None:
     commits = [RecentCommit(at=5.0, commit_number=number, worker="w@h", token=7, taken=2, processed=2) for number in (1, 2)]
     add_measurements(filled.client, filled.names, {"1": Measurements()}, {"1": commits})
     found = served.ask("/api/partitions/1").json["commits"]
@@ -70,7 +70,7 @@ def test_dead_letters_of_a_partition_that_is_not_there(served: Served, partition
     assert answer.status == 404 and "expected 0 to 3" in answer.json["error"]
 
 
-def test_a_key_tells_its_state_and_what_waits_for_it(served: Served, filled: Filled) -> None:
+def test_a_key_shows_its_state_and_waiting_messages(served: Served, filled: Filled) -> None:
     filled.state("a", balance=3, notes=["x"])
     filled.park("a")
     pay.delay(Payment("a", 7))
@@ -108,7 +108,7 @@ def test_a_key_may_be_any_bytes(served: Served, filled: Filled) -> None:
     assert served.ask("/api/partitions/keys").status == 400
 
 
-def test_what_is_not_signed_by_us_is_not_unpickled(served: Served, filled: Filled) -> None:
+def test_a_state_not_signed_by_us_is_not_unpickled(served: Served, filled: Filled) -> None:
     filled.state("a", balance=3)
     data = filled.client.hget(filled.names.states(filled.partition("a"), pay.name), "a")
     assert isinstance(data, bytes)

@@ -35,7 +35,7 @@ def flower_of_words(words: LiveGroup, tmp_path: Path) -> Iterator[FlowerProcess]
         yield flower.wait_ready()
 
 
-def test_a_message_leads_to_what_it_put_out_and_back_to_its_root(
+def test_a_message_links_to_its_outputs_and_back_to_its_root(
     words: LiveGroup, flower_of_words: FlowerProcess, visit: Visiting
 ) -> None:
     sent: list[str] = []

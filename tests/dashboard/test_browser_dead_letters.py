@@ -71,7 +71,7 @@ def test_a_group_is_retried_and_no_other(visit: Visiting, live: LiveGroup, key: 
     assert balance(live, deliver, theirs) == 0
 
 
-def test_all_that_were_found_are_discarded(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_all_found_dead_letters_are_discarded(visit: Visiting, live: LiveGroup, key: str) -> None:
     keys = [f"{key}-a", f"{key}-b"]
     make_dead_letters(live, *keys)
     make_dead_letters(live, "another-account")
@@ -84,7 +84,7 @@ def test_all_that_were_found_are_discarded(visit: Visiting, live: LiveGroup, key
     assert balance(live, pay, keys[0]) == 0
 
 
-def test_a_partition_shows_its_keys_and_lets_them_go_on(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_a_partition_shows_its_keys_and_lets_them_continue(visit: Visiting, live: LiveGroup, key: str) -> None:
     partition = partition_of_queue(live, key)
     hold(live, key)
     page = visit().open("/partitions")
@@ -101,7 +101,7 @@ def test_a_partition_shows_its_keys_and_lets_them_go_on(visit: Visiting, live: L
 
 
 @pytest.mark.usefixtures("resumed")
-def test_a_partition_is_paused_shows_what_waits_and_is_resumed(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_a_paused_partition_shows_its_waiting_messages_and_is_resumed(visit: Visiting, live: LiveGroup, key: str) -> None:
     partition = partition_of_queue(live, key)
     page = visit().open(f"/partition/{partition}")
     page.get_by_role("button", name="Pause", exact=True).click()

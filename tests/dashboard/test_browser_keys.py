@@ -47,7 +47,7 @@ def test_a_key_is_found_and_its_state_is_a_tree(visit: Visiting, live: LiveGroup
     expect(tree.get_by_text("bread")).to_be_hidden()
 
 
-def test_a_key_that_is_no_text_is_found_by_base64(visit: Visiting) -> None:
+def test_a_key_that_is_not_text_is_found_by_base64(visit: Visiting) -> None:
     page = visit().open("/partitions")
     given = base64.b64encode(b"\xff\x00key").decode()
     page.get_by_label("Key", exact=True).fill(given)
@@ -57,7 +57,7 @@ def test_a_key_that_is_no_text_is_found_by_base64(visit: Visiting) -> None:
     expect(page.locator("#no-state")).to_be_visible()
 
 
-def test_a_state_is_edited_old_beside_new_and_audited(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_a_state_is_edited_reviewed_and_audited(visit: Visiting, live: LiveGroup, key: str) -> None:
     paid(live, key, "rent")
     page = visit().open(page_of(key))
     page.get_by_role("button", name="Edit the state in pay").click()
@@ -79,7 +79,7 @@ def test_a_state_is_edited_old_beside_new_and_audited(visit: Visiting, live: Liv
     wait_balance(live, pay, key, 5001)
 
 
-def test_what_does_not_fit_the_class_is_refused_with_its_place(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_a_value_that_does_not_fit_the_class_is_refused_with_its_path(visit: Visiting, live: LiveGroup, key: str) -> None:
     paid(live, key, "rent")
     one = visit()
     one.expect_complaint("400")
@@ -103,7 +103,7 @@ def test_a_stale_edit_is_refused(visit: Visiting, live: LiveGroup, key: str) -> 
     assert balance(live, pay, key) == 11
 
 
-def test_who_works_by_keyboard_stays_where_they_are_while_the_page_looks_again(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_the_focus_and_open_folds_stay_while_the_page_refreshes(visit: Visiting, live: LiveGroup, key: str) -> None:
     paid(live, key, "rent")
     page = visit().open(page_of(key))
     tree = page.get_by_role("region", name="State in pay")
@@ -115,7 +115,7 @@ def test_who_works_by_keyboard_stays_where_they_are_while_the_page_looks_again(v
     expect(tree.get_by_text("rent")).to_be_hidden()
 
 
-def test_a_state_is_forgotten(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_a_state_is_deleted(visit: Visiting, live: LiveGroup, key: str) -> None:
     paid(live, key, "rent")
     page = visit().open(page_of(key))
     page.get_by_role("button", name="Delete the state in pay").click()

@@ -60,7 +60,7 @@ def test_numbers_look_as_the_commands_write_them(visit: Visiting) -> None:
         assert page.evaluate(f"(values) => values.map(window.partitions.{name})", values) == [text for _, text in cases]
 
 
-def test_it_tells_of_trouble(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_it_shows_trouble(visit: Visiting, live: LiveGroup, key: str) -> None:
     page = visit().open("/partitions")
     partition = partition_of_queue(live, key)
     make_dead_letters(live, key)

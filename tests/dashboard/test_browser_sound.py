@@ -76,7 +76,7 @@ def test_dark_is_dark(visit: Visiting, shown: dict[str, str], name: str) -> None
     assert too_faint(page) == []
 
 
-def test_hostile_text_in_a_dialog_and_in_what_is_said_after(visit: Visiting, shown: dict[str, str]) -> None:
+def test_hostile_text_in_a_dialog_and_in_the_message_after_it(visit: Visiting, shown: dict[str, str]) -> None:
     one = visit()
     page = one.open(shown["key"])
     page.get_by_role("button", name="Edit the state in pay").click()

@@ -64,7 +64,7 @@ def test_the_first_event_has_the_history_and_the_next_ones_the_rows(
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_all_who_listen_share_one_read(served: Served, filled: Filled, quick: None) -> None:
+def test_all_listeners_share_one_read(served: Served, filled: Filled, quick: None) -> None:
     streams = [events(served) for _ in range(3)]
     for stream in streams:
         next(stream)
@@ -76,7 +76,7 @@ def test_all_who_listen_share_one_read(served: Served, filled: Filled, quick: No
     wait_until(lambda: found._listeners == 0)
 
 
-def test_it_stops_when_nobody_looks_any_more(shop: Any, filled: Filled, quick: None) -> None:
+def test_the_sampler_stops_after_the_last_page_view(shop: Any, filled: Filled, quick: None) -> None:
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
             live = Live(filled.installation, executor, idle_seconds=0.0)
@@ -91,7 +91,7 @@ def test_it_stops_when_nobody_looks_any_more(shop: Any, filled: Filled, quick: N
     asyncio.run(run())
 
 
-def test_a_redis_that_is_away_is_told_and_so_is_its_return(
+def test_an_unreachable_redis_is_reported_and_so_is_its_return(
     make_app: MakeApp, server_factory: Callable[..., RedisServer], quick: None
 ) -> None:
     server = server_factory()

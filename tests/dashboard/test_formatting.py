@@ -67,7 +67,7 @@ def test_the_address_of_flowers_task_list_searches_for_the_key(key: str) -> None
     assert tasks_query("x", key) == "", "Flower searches for no word so short"
 
 
-def test_the_entry_stands_behind_broker_and_nowhere_where_flower_has_another_navigation() -> None:
+def test_the_entry_is_after_broker_and_absent_if_flowers_navigation_differs() -> None:
     navbar = (Path(flower.__file__).parent / "templates" / "navbar.html").read_text()
     made = with_entry(navbar)
     assert made.count("<li") == navbar.count("<li") + 1
@@ -87,7 +87,7 @@ def test_the_tasks_of_a_key_newest_first() -> None:
     assert [one["id"] for one in of_key(state, "a")] == ["3", "1"]
 
 
-def test_the_tasks_of_a_key_that_is_no_utf_8() -> None:
+def test_the_tasks_of_a_key_that_is_not_utf_8() -> None:
     """Found by how workers' events spell it: `tests/worker/test_events.py`."""
     key = "caf\udce9"
     partition = partition_of(key, 4)

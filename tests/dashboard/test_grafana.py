@@ -36,7 +36,7 @@ def test_every_name_in_it_is_exported_and_every_number_of_a_partition_is_in_it()
 
 
 @pytest.mark.parametrize(("title", "text"), EXPRESSIONS)
-def test_counters_are_rated_gauges_are_not_and_two_who_tell_of_a_partition_count_once(title: str, text: str) -> None:
+def test_counters_have_rates_and_a_partition_reported_twice_counts_once(title: str, text: str) -> None:
     for name in re.findall(rf"{PREFIX}\w+", text):
         assert (f"rate({name}{{" in text) == (exported()[name] != "gauge"), title
     assert len(re.findall(r"max by \((?:le, )?group", text)) == len(re.findall(PREFIX, text)), title

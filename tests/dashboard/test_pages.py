@@ -62,7 +62,7 @@ def test_every_page_has_the_entry(served: Served, filled: Filled, path: str, act
     assert entries == [(name, name == active) for name in ("Workers", "Tasks", "Broker", "Partitions")]
 
 
-def test_nothing_that_is_shown_becomes_a_part_of_the_page(served: Served, filled: Filled) -> None:
+def test_shown_text_never_becomes_markup(served: Served, filled: Filled) -> None:
     partition = filled.partition(HOSTILE)
     filled.state(HOSTILE, balance=1, notes=[HOSTILE])
     filled.park(HOSTILE, error=HOSTILE)
@@ -114,7 +114,7 @@ def test_tables_have_captions_buttons_names_and_inputs_labels(served: Served, fi
                 assert one.get("id") in labelled, (path, one)
 
 
-def test_a_redis_that_is_away(make_app: MakeApp, server_factory: Callable[..., RedisServer]) -> None:
+def test_an_unreachable_redis(make_app: MakeApp, server_factory: Callable[..., RedisServer]) -> None:
     server = server_factory()
     app = make_app(server.url(), Settings(redis_url=server.url(), redis_timeout_seconds=1))
     with Served(app) as served:
@@ -132,7 +132,7 @@ def test_a_redis_that_is_away(make_app: MakeApp, server_factory: Callable[..., R
             wait_until(lambda path=path: served.ask(path).status == 200)  # type: ignore[misc]
 
 
-def test_a_process_that_came_with_another_n_says_so(served: Served, filled: Filled) -> None:
+def test_a_process_with_another_n_says_so(served: Served, filled: Filled) -> None:
     filled.client.hset(filled.names.group_meta, "partitions", 7)
     answer = served.ask("/partition/1")
     assert answer.status == 409 and "7" in answer.text and "Traceback" not in answer.text

@@ -38,7 +38,7 @@ def test_loopback_and_known_names_are_known(host: str) -> None:
     ["", "evil.example", "evil.example:5555", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", "0.0.0.0", "[::2]",
      "notlocalhost", "evil@127.0.0.1.evil.example", "[", "[x", "mine.example.evil.example", "127.0.0.1@evil.example"],
 )  # fmt: skip
-def test_others_are_not(host: str) -> None:
+def test_other_names_are_unknown(host: str) -> None:
     assert not is_known_host(host, ("mine.example",))
 
 
@@ -72,7 +72,7 @@ def test_with_a_login_any_name_is_answered(app: Celery) -> None:
         assert served.ask("/partitions", Host="flower.example.com").status == 200
 
 
-def test_under_a_prefix_it_is_the_same(app: Celery) -> None:
+def test_the_check_works_under_a_prefix(app: Celery) -> None:
     with Served(app, login=None, basic_auth=None, url_prefix="shop") as served:
         assert served.ask("/shop/partitions").status == 200
         assert served.ask("/shop/workers", Host="evil.example").status == 403
@@ -100,7 +100,7 @@ def test_our_pages_run_no_inline_script_or_style_and_nothing_from_elsewhere(app:
 
 
 @pytest.mark.parametrize("text", ["http://flower.example", "flower.example:5555", "a b"])
-def test_a_name_with_more_than_a_name_is_refused(text: str) -> None:
+def test_a_host_with_a_scheme_or_a_port_is_refused(text: str) -> None:
     resolved = resolve(environ={"PARTITIONS_DASHBOARD_HOSTS": text})
     with pytest.raises(SettingsError, match="names without http://"):
         resolved.check("dashboard")

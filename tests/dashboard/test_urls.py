@@ -130,7 +130,7 @@ def test_with_the_login_pages_answer(flower: FlowerProcess, ours: list[Address])
     }
 
 
-def test_what_is_not_offered_is_refused(flower: FlowerProcess, guarded: list[Address]) -> None:
+def test_unknown_urls_and_methods_are_refused(flower: FlowerProcess, guarded: list[Address]) -> None:
     """Above all GET where an action is: a link or an image must change nothing."""
     answers = {
         (method, one.path): flower.ask(method, one.path, login=LOGIN, headers=SAME_SITE)[0]
