@@ -139,9 +139,10 @@ def open_slowly(raw: bytes, max_bytes: int = MAX_BYTES) -> Envelope:
     if not isinstance(message, dict):
         raise MessageError(f"a message must be a JSON object, not {type(message).__name__}", reason="not-a-message")
     content_type = message.get("content-type", "application/json")
-    if content_type not in ("application/json", "json"):
-        raise MessageError(f"only JSON messages are taken, not {content_type!r}", reason="content-type")
-    headers = message.get("headers")
+    if not _is_json(content_type):
+        raise MessageError(f"the content type must be application/json, in UTF-8, not {content_type!r:.200}", reason="content-type")
+    # Other languages' clients leave empty headers out, or write them as null or, in PHP, as an empty array.
+    headers = message.get("headers") or {}
     properties = message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
         raise MessageError("a message needs the objects headers and properties", reason="missing-headers")
@@ -160,6 +161,15 @@ def open_slowly(raw: bytes, max_bytes: int = MAX_BYTES) -> Envelope:
         )
     except msgspec.ValidationError as error:
         raise MessageError(f"headers or properties don't fit: {unquoted(error)}", reason="missing-headers") from None
+
+
+def _is_json(content_type: object) -> bool:
+    """Whether a content type means JSON. It may name the charset: `application/json; charset=utf-8`."""
+    if not isinstance(content_type, str):
+        return False
+    kind, _, parameters = content_type.lower().partition(";")
+    charset = parameters.replace(" ", "").replace('"', "")
+    return kind.strip() in ("application/json", "json") and charset in ("", "charset=utf-8", "charset=utf8", "charset=us-ascii")
 
 
 def _json(data: bytes, what: str) -> Any:

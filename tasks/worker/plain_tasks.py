@@ -113,7 +113,7 @@ class PlainTaskRunner:
 def _kombu_message(raw: bytes) -> Message:
     """What kombu would have made of it; protocol 1 is written as protocol 2."""
     content = msgspec.json.decode(raw)
-    properties, headers = content["properties"], content["headers"]
+    properties, headers = content["properties"], content.get("headers") or {}
     body: Any = content["body"]
     if properties.get("body_encoding") == "base64":
         body = base64.b64decode(body)
@@ -126,7 +126,7 @@ def _kombu_message(raw: bytes) -> Message:
     return Message(
         body=body,
         delivery_tag=properties.get("delivery_tag"),
-        content_type=content.get("content-type", "application/json"),
+        content_type="application/json",  # what else it may say was checked, and kombu knows no parameters
         content_encoding=content.get("content-encoding", "utf-8"),
         headers=headers,
         properties=properties,

@@ -27,13 +27,12 @@ def least_message(key: str, number: int) -> str:
 
 
 def gocelery_message(task: str, arguments: list[object]) -> str:
-    """Source: gocelery's message.go, CeleryMessage and TaskMessage."""
+    """Source: gocelery's message.go, CeleryMessage and TaskMessage; `Headers` has `omitempty`."""
     name = str(uuid4())
     body = {"id": name, "task": task, "args": arguments, "kwargs": {}, "retries": 0, "eta": None, "expires": None}
     return json.dumps(
         {
             "body": base64.b64encode(json.dumps(body).encode()).decode(),
-            "headers": {},
             "content-type": "application/json",
             "properties": {
                 "body_encoding": "base64",

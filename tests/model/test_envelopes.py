@@ -54,6 +54,29 @@ def protocol_1(**said: Any) -> bytes:
     return raw_envelope(json.dumps(content).encode(), headers={"task": None, "id": None, "lang": None})
 
 
+@pytest.mark.parametrize("empty", ["left out", None, []])
+def test_empty_headers_may_be_left_out_null_or_an_array(empty: Any) -> None:
+    """gocelery leaves them out; PHP's json_encode writes an empty map as an array."""
+    message = json.loads(protocol_1())
+    del message["headers"]
+    if empty != "left out":
+        message["headers"] = empty
+    opened = open_envelope(json.dumps(message).encode())
+    assert (opened.headers.task, opened.headers.id) == ("count", "m1")
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"', "json"])
+def test_the_content_type_may_name_the_charset(content_type: str) -> None:
+    assert open_envelope(raw_envelope(BODY, **{"content-type": content_type})).body == BODY
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-16", "application/json; version=2", "application/jsonx"])
+def test_another_charset_or_parameter_is_refused(content_type: str) -> None:
+    with pytest.raises(MessageError, match="must be application/json, in UTF-8") as caught:
+        open_envelope(raw_envelope(BODY, **{"content-type": content_type}))
+    assert caught.value.reason == "content-type"
+
+
 def test_a_protocol_1_message_becomes_the_same_envelope() -> None:
     opened = open_envelope(protocol_1(eta="2026-01-01T00:00:00", expires=None))
     assert (opened.headers.task, opened.headers.id, opened.headers.eta) == ("count", "m1", "2026-01-01T00:00:00")
