@@ -93,8 +93,11 @@ class Reports:
             self.measurer.fenced(partition)
 
     def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
+        """A retry is a warning. A message that is given up is an error with its exception, as a plain Celery task's failure is."""
         item = failure.item
-        logger.warning(
+        is_given_up = park is None or park.used_up
+        logger.log(
+            logging.ERROR if is_given_up else logging.WARNING,
             "%s of key %r raised %s (message %s, try %d); %s",
             item.computation.name,
             item.key,
@@ -102,11 +105,14 @@ class Reports:
             item.envelope.headers.id,
             failure.attempt,
             _what_follows(park),
+            exc_info=failure.exception if is_given_up else None,
             extra=log_fields_of(partition, item, attempt=failure.attempt, error=failure.error),
         )
 
     def log_dead_letter(self, partition: str, dead_letter: str, dead_letter_item: DeadLetterItem, attempts: int) -> None:
-        logger.warning(
+        """An error, unless the failure that caused it was logged as one."""
+        logger.log(
+            logging.WARNING if dead_letter_item.reason == "computation-failed" else logging.ERROR,
             "dead letter %s: %s: %s (task %s, message %s)",
             dead_letter,
             dead_letter_item.reason,

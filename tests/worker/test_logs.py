@@ -165,8 +165,12 @@ def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: 
         (int(dead_letter.partition), "k", fail.name, attempt) for attempt in (1, 2, 2)
     ]
     assert told[-1]["dead_letter"] == dead_letter.id
+    # The retry is a warning. What gives the message up is one error with its exception: that is what error trackers collect.
+    assert [one["level"] for one in told] == ["WARNING", "ERROR", "WARNING"]
+    assert ["trace" in one for one in told] == [False, True, False]
+    assert "ValueError: 7 was told to fail" in told[1]["trace"]
     unfit = next(one for one in lines if one.get("message_id") == "unfit")
-    assert (unfit["partition"], unfit["reason"], unfit["level"]) == (0, "wrong-type", "WARNING")
+    assert (unfit["partition"], unfit["reason"], unfit["level"]) == (0, "wrong-type", "ERROR")
     assert unfit["error"].endswith(" - at `$.number`")
 
 
