@@ -1,1 +1,1 @@
-"""What Redis holds, and the few atomic operations on it, as the worker's loop and producers need them."""
+"""The data in Redis, and the atomic operations on it that workers and producers need."""

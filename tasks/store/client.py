@@ -1,7 +1,7 @@
-"""Connections to Redis as the partitions want them: no hidden retries, a bounded wait for each reply.
+"""Connections to Redis, without hidden retries and with a bounded wait for each reply.
 
-redis-py retries a command up to ten times when a connection breaks, scripts too; ours never does (law 4): whoever sends
-a commit again does it knowingly.
+By default redis-py retries a command up to ten times when a connection breaks, even a script. Our client never retries (law 4),
+because only the caller knows whether a commit may be sent again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redis.sentinel import Sentinel
 from celery_partitions.model.errors import SetupError
 from celery_partitions_config.settings import Settings
 
-#: What redis-py raises when the server as a whole is unwell (gone, silent, loading, a replica since a failover), and not a key.
+#: What redis-py raises when the problem is the whole server (gone, silent, loading, a replica after a failover), not one key.
 UNWELL = (
     redis.ConnectionError,
     redis.TimeoutError,
@@ -28,12 +28,12 @@ UNWELL = (
 )
 
 
-#: No limit: more than there can be partitions, which each have one.
+#: In effect no limit: higher than any number of partitions.
 MAX_CONNECTIONS = 2**31
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """A client of the settings' server. Nothing is sent yet. Raises `SetupError` for a URL that can't be used."""
+    """A client for the server in the settings. It connects on first use. Raises `SetupError` for an invalid URL."""
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": settings.redis_timeout_seconds,
@@ -49,7 +49,7 @@ def connect(settings: Settings) -> redis.Redis:
         if url.startswith("sentinel://"):
             return _from_sentinel(settings, options)
         if url.startswith(("redis+socket://", "unix://")):
-            del options["socket_keepalive"]  # a socket file has none
+            del options["socket_keepalive"]  # unix sockets do not support it
             url = _socket(url)
         if url.startswith("rediss://"):
             url, verify = _tls(url, settings.redis_tls_verify)
@@ -59,21 +59,21 @@ def connect(settings: Settings) -> redis.Redis:
                 options["ssl_ca_certs"] = settings.redis_tls_ca_file
         return redis.Redis.from_url(url, **options)
     except ValueError as error:
-        raise SetupError(f"REDIS_URL can't be used: {error}") from None
+        raise SetupError(f"REDIS_URL is invalid: {error}. Correct it, for example redis://host:6379/0") from None
 
 
 def refuse_failover(url: str) -> None:
-    """Raise `SetupError` for several servers in a URL that is not Sentinel's: kombu takes one after the other, and redis-py would
-    take what it makes of the whole text, so that queue and state came to lie in different places."""
+    """Raise `SetupError` for a URL with several servers, except Sentinel's. kombu would use one after the other and redis-py would parse
+    the text as one URL, so queues and states could end up on different servers."""
     if ";" in url and not url.startswith("sentinel://"):
         raise SetupError(
-            "REDIS_URL, or the app's broker_url, names several servers (;), and queue and state must be in one Redis. Give it one URL; "
-            "for a failover, the sentinels that know the master: sentinel://host:26379;sentinel://other:26379"
+            "REDIS_URL, or the app's broker_url, names several servers (;), but queues and states must be in one Redis. Give one URL. "
+            "For failover, give the sentinels: sentinel://host:26379;sentinel://other:26379"
         )
 
 
 def _socket(url: str) -> str:
-    """Celery's spelling, `redis+socket:///path?virtual_host=3`, as redis-py's, `unix:///path?db=3`; both are taken."""
+    """Convert Celery's `redis+socket:///path?virtual_host=3` to redis-py's `unix:///path?db=3`. Both are accepted."""
     _, _, place = url.partition("://")
     path, mark, query = place.partition("?")
     words = [("db", value.lstrip("/")) if name == "virtual_host" else (name, value) for name, value in parse_qsl(query)]
@@ -81,7 +81,7 @@ def _socket(url: str) -> str:
 
 
 def _tls(url: str, verify: bool) -> tuple[str, bool]:
-    """Take Celery's `?ssl_cert_reqs=CERT_NONE` out of a URL; redis-py spells it otherwise."""
+    """Remove Celery's `?ssl_cert_reqs=CERT_NONE` from a URL, because redis-py has other values for it."""
     parts = urlsplit(url)
     words = [(name, value) for name, value in parse_qsl(parts.query) if name != "ssl_cert_reqs"]
     asked = dict(parse_qsl(parts.query)).get("ssl_cert_reqs", "")
@@ -91,7 +91,7 @@ def _tls(url: str, verify: bool) -> tuple[str, bool]:
 
 
 def _from_sentinel(settings: Settings, options: dict[str, Any]) -> redis.Redis:
-    """Celery's spelling: sentinel://[user:password@]host:port/db;sentinel://host:port"""
+    """Parse Celery's format: sentinel://[user:password@]host:port/db;sentinel://host:port"""
     parts = settings.redis_url.split(";")
     places = [urlsplit(part if "://" in part else f"sentinel://{part}") for part in parts if part]
     first = places[0]
@@ -111,5 +111,5 @@ def _from_sentinel(settings: Settings, options: dict[str, Any]) -> redis.Redis:
 
 
 def _unquoted(part: str | None) -> str | None:
-    """What `urlsplit` leaves as it is spelled in the URL."""
+    """Decode percent escapes, which `urlsplit` does not."""
     return None if part is None else unquote(part)

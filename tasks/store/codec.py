@@ -1,7 +1,7 @@
-"""States as bytes: a pickle (protocol 5) in a record of the engine's own (`record`), signed when there is a secret.
+"""Converts states to bytes and back: a pickle (protocol 5) inside a record (`record`), signed if there is a signing key.
 
-Once a signing key is set nothing is unpickled before its signature was found right (law 8); and then only what names nothing but plain
-data and what is allowed (`celery_partitions.model.restricted_pickle`).
+With a signing key, nothing is unpickled before its signature is verified (law 8). Even then a pickle may name only plain data
+and allowed classes (`celery_partitions.model.restricted_pickle`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from celery_partitions.model.state import StateClass
 from celery_partitions.model.values import is_exact
 from celery_partitions.store.record import SIGNED, SIGNED_JSON, UNSIGNED, UNSIGNED_JSON, Kind, Record, Signer, split
 
-#: The opcode by which a pickle of protocol 4 and later names something. Data may have that byte too, so there are
-#: at most as many names in a pickle as there are of these.
+#: The opcode with which a pickle (protocol 4 and later) names something. Data can contain the same byte, so the count of this byte is an
+#: upper bound for the number of names.
 NAMING = b"\x93"
 
 
@@ -40,20 +40,20 @@ MakeLoader = Callable[[Allowed], Callable[[bytes], Any]]
 
 @dataclass(frozen=True, slots=True)
 class StoredMeta:
-    """What can be said of stored bytes without unpickling them."""
+    """What stored bytes show without being unpickled."""
 
     bytes: int
-    #: `signed`, `unsigned`, or `unknown` (not written by this product).
+    #: `signed`, `unsigned`, or `unknown` (not written by celery-partitions).
     form: str
-    #: Whether one of this process's signing keys made the signature; None where there is no signature, or no key here.
+    #: Whether one of this process's keys made the signature. None if there is no signature, or this process has no key.
     verified: bool | None
 
 
 class StateCodec:
-    """Bytes of states for one process; `signing_keys`: the first signs, all verify, none means unsigned.
+    """Writes and reads states in one process. `signing_keys`: the first signs, all verify; without any, states are unsigned.
 
-    `state_modules`: what states may be made of beside plain data and their own module's classes (PARTITIONS_STATE_MODULES).
-    `group`: what the group's queues begin with. A state that another group signed is refused.
+    `state_modules`: what states may contain besides plain data and classes of their own module (PARTITIONS_STATE_MODULES).
+    `group`: the prefix of the group's queues. A state that another group signed is refused.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class StateCodec:
     ) -> None:
         self._keys, self._group = signing_keys, group
         self._signers: dict[tuple[Kind, str], Signer] = {}
-        # What is not signed may never name whatever it likes.
+        # An unsigned state may never name everything.
         self._modules = (
             state_modules if signing_keys else tuple(entry for entry in state_modules if entry != EVERYTHING)
         )
         self._loader: MakeLoader = signed_loader if signing_keys else unsigned_loader
         self._check: MakeLoader = signed_loader if signing_keys else readable_check
         self._loaders: Loaders = {}
-        #: Raise when a pickle that was just written could not be read back.
+        #: These raise if a pickle that was just written could not be read back.
         self._checks: Loaders = {}
         self._value_loaders: dict[Computation, Callable[[bytes], Any]] = {}
-        #: How many names a pickle may have of which it is known beforehand that they can be read back.
+        #: The number of names in a pickle that are known to be readable, so that it needs no check.
         self._harmless: dict[StateClass[Any], int] = {}
 
     @property
@@ -80,8 +80,8 @@ class StateCodec:
         return bool(self._keys)
 
     def dump(self, computation: Computation, key: str, state: Any) -> bytes:
-        """Called for each changed state of a batch, in the worker. Raises what pickle raises, and `StateError` for a state
-        that could not be read back: then the message that made it so fails, and what is stored stays readable."""
+        """Pickle a state. The worker calls this for each changed state of a batch. Raises what pickle raises, and `StateError` for a
+        state that could not be read back. Then the message that changed the state fails, and the stored state stays readable."""
         data = pickle.dumps(state, 5)
         wanted = computation.state
         assert wanted is not None
@@ -94,32 +94,34 @@ class StateCodec:
         return self.seal(computation.name, key, data)
 
     def seal(self, name: str, key: str, data: bytes) -> bytes:
-        """A pickle as it is stored: in its record, signed when there is a key."""
+        """Put a pickle into a record, signed if there is a key."""
         if not self._keys:
             return UNSIGNED + data
         return self._signer("state", name).seal(key, data)
 
     def moved(self, name: str, key: str, stored: bytes, group: str) -> bytes:
-        """The bytes of this group for a state that another group wrote. Raises `StateError` for one that it did not sign."""
+        """Sign for this group a state that `group` wrote. Raises `StateError` if `group` did not sign it."""
         if not self._keys and stored[:1] == UNSIGNED:
             return stored
         record = self._verified(Signer(self._keys, "state", group, name), key, stored)
         return self._signer("state", name).seal(key, record.payload, header=record.header)
 
     def load(self, computation: Computation, key: str, stored: bytes) -> Any:
-        """The state object in `stored`. Raises `StateError` for a wrong tag, unknown format, or a pickle that is bad or
-        names what it may not."""
+        """Unpickle a stored state. Raises `StateError` for a wrong signature, an unknown format, or a pickle that is damaged or names
+        something that is not allowed."""
         data = self.verified(computation.name, key, stored)
         wanted = computation.state
         if wanted is None:
             raise StateError(f"{computation.name!r} has no state")
         state = self._unpickled(computation.name, wanted, data, self._loaders, self._loader)
         if not (isinstance(state, wanted.cls) or _same_source(type(state), wanted.cls)):
-            raise StateError(f"state of {computation.name!r} is a {type(state).__qualname__}, not what is declared")
+            raise StateError(
+                f"state of {computation.name!r} is a {type(state).__qualname__}, but {wanted.cls.__qualname__} is declared"
+            )
         return wanted.complete(state) if wanted.completes else state
 
     def verified(self, name: str, key: str, stored: bytes) -> bytes:
-        """The pickle inside, once its tag is right. Unpickles nothing."""
+        """The pickle in a record, after its signature is verified. Unpickles nothing."""
         if not self._keys and stored[:1] == UNSIGNED:
             return stored[1:]
         return self._verified(self._signer("state", name), key, stored).payload
@@ -133,16 +135,16 @@ class StateCodec:
             raise StateError(f"{signer.what} has the unknown format byte {record.form.hex()}")
         if record.form in (UNSIGNED, UNSIGNED_JSON):
             if self._keys:
-                raise StateError(f"{signer.what} is not signed, and PARTITIONS_STATE_SIGNING_KEY is set: it is not unpickled")
+                raise StateError(f"{signer.what} is not signed, but PARTITIONS_STATE_SIGNING_KEY is set: it is not unpickled")
             return record
         if not self._keys:
-            raise StateError(f"{signer.what} is signed, and PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled")
+            raise StateError(f"{signer.what} is signed, but PARTITIONS_STATE_SIGNING_KEY is not set: it is not unpickled")
         if not signer.verifies(key, record):
             raise StateError(f"{signer.what}'s signature is wrong: it is not unpickled")
         return record
 
     def meta(self, name: str, key: str, stored: bytes) -> StoredMeta:
-        """What can be seen of stored bytes, by anyone: unpickles nothing."""
+        """Size and signature of stored bytes. Unpickles nothing and needs no key."""
         try:
             record = split(stored)
         except StateError:
@@ -154,18 +156,18 @@ class StateCodec:
     def _signer(self, kind: Kind, name: str) -> Signer:
         found = self._signers.get((kind, name))
         if found is None:
-            # A value in a message may go to another group, a sink's: its message's id binds it.
+            # A value in a message may go to another group (a sink's). So it is bound to its message's id, not to the group.
             group = "" if kind == "message" else self._group
             found = self._signers[kind, name] = Signer(self._keys, kind, group, name)
         return found
 
     def pickling(self) -> Pickling:
-        """What the pure step is given."""
+        """The functions with which a batch step, which does no I/O, reads and writes states."""
         return Pickling(self.dump, self.load, self.dump_value, self.load_value)
 
     def dump_value(self, task: str, message_id: str, value: Any) -> bytes:
-        """A value for the message of an id to a task, as a signed pickle. Raises `StateError` without a signing key, and for what
-        can't be pickled."""
+        """Pickle and sign a value for one message of a task. Raises `StateError` without a signing key, and if the value can't be
+        pickled."""
         if not self._keys:
             raise StateError("there is no key to sign a pickle with")
         try:
@@ -175,9 +177,9 @@ class StateCodec:
         return self._signer("message", task).seal(message_id, data)
 
     def load_value(self, computation: Computation, message_id: str, stored: bytes) -> Any:
-        """The value that `dump_value` wrote. Raises `StateError`, always without a signing key: unpickles nothing unsigned."""
+        """The value that `dump_value` wrote. Raises `StateError` if it can't be read, and always without a signing key."""
         if not self._keys:
-            raise StateError("it is pickled, and PARTITIONS_STATE_SIGNING_KEY is not set")
+            raise StateError("it is pickled, but PARTITIONS_STATE_SIGNING_KEY is not set")
         record = self._verified(self._signer("message", computation.name), message_id, stored)
         return self._unpickled_value(computation, record.payload)
 
@@ -192,8 +194,8 @@ class StateCodec:
             raise StateError(f"it can't be unpickled: {describe(error)}") from error
 
     def dump_position(self, source: Computation, value: Any) -> bytes:
-        """The value that a source has reached, signed as states are: JSON where that gives it back exactly, else a pickle. Raises
-        `StateError` for what could not be read back."""
+        """A source's position, signed like a state: as JSON if that restores it exactly, else as a pickle. Raises `StateError` if it could
+        not be read back."""
         signer = self._signer("position", source.name)
         if is_exact(value):
             try:
@@ -208,7 +210,7 @@ class StateCodec:
         return stored
 
     def load_position(self, source: Computation, stored: bytes) -> Any:
-        """The value that `dump_position` wrote. Raises `StateError`."""
+        """The position that `dump_position` wrote. Raises `StateError` if it can't be read."""
         record = self._verified(self._signer("position", source.name), "", stored, json=True)
         if record.form in (UNSIGNED_JSON, SIGNED_JSON):
             return msgspec.json.decode(record.payload)
@@ -227,6 +229,6 @@ class StateCodec:
 
 
 def _same_source(one: type, other: type) -> bool:
-    """The same class twice: of a script that is `__main__` here, and was imported by its name in the worker."""
+    """Whether both are the same class, loaded twice: from a script that is `__main__` here and was imported by name in the worker."""
     return one.__qualname__ == other.__qualname__ and "__main__" in (one.__module__, other.__module__)
 

@@ -1,7 +1,7 @@
-"""The Redis commands of a commit: made of its effects, and passed to a script as its operands. Nothing else knows how an effect is written.
+"""Converts a commit's effects into Redis commands, and the commands into a script's KEYS and ARGV. No other module does.
 
-As operands, each key goes into KEYS once, and the commands name it by its number there. A server can only tell what a script touches
-by its KEYS: a cluster runs the script where those keys are, and an ACL checks them before the script begins.
+Each key goes into KEYS once; commands refer to it by its number there. A server knows only from KEYS what a script touches: a cluster
+runs the script where those keys are, and an ACL checks them before the script begins.
 """
 
 from __future__ import annotations
@@ -49,25 +49,26 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import park, unpark
 from celery_partitions.store.scripts import script
 
-#: Ids in one SADD: Lua can't unpack many more.
+#: Ids in one SADD. Lua can't unpack many more.
 PAGE = 5000
-#: Lua's unpack fails above about 8 000 values; a command is cut before that.
+#: Words in one command; longer ones are split. Lua's unpack fails above about 8,000 values.
 MAX_WORDS = 6000
-#: How many operands of a command are keys, where it is not one. The scripts have the same table.
+#: Commands with more than one key, and their number of keys. The scripts have the same table.
 KEYS_OF = {"RENAME": 2}
 
 
 def split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
-    """A command with any number of arguments, as several that Lua can unpack. Pairs stay together."""
+    """Split a command into several that Lua can unpack. Pairs of arguments stay together."""
     words = list(rest)
     for start in range(0, len(words), MAX_WORDS):
         yield head + words[start : start + MAX_WORDS]
 
 
 def delayed_entry(due: float, raw: bytes, commit_number: int, number: int) -> tuple[int, bytes]:
-    """Score and member of a delayed message; `number`: which of the commit's it is.
+    """Score and member of a delayed message in the sorted set. `number`: its place among the commit's delayed messages.
 
-    Never before its time: a timer that comes early has nothing to do. Members due in the same ms stand in the order of their bytes: digits are filled up, so that it is the order of sending.
+    The time is rounded up, because a timer that fires early finds nothing to do. Redis orders members that are due in the same ms by their
+    bytes. The numbers are padded with zeros, so that this is the order of sending.
     """
     return math.ceil(due * 1000), b"%016d.%08d:" % (commit_number, number) + raw
 
@@ -80,14 +81,15 @@ def commands_of(
     now: float,
     parked: Mapping[str, ParkedKeyRecord] = MappingProxyType({}),
 ) -> list[list[Any]]:
-    """The Redis commands of an outcome. `parked`: what is to be written of the outcome's parked keys."""
+    """The Redis commands for an outcome. `parked`: the records to write for the keys that it parks."""
     return commands_of_effects(outcome.written(partition, commit_number, parked), names, partition, commit_number, now)
 
 
 def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str, commit_number: int, now: float) -> list[list[Any]]:
-    """The commands, those of one key in the order of the effects. Follow-ups run first to last, before anything younger.
+    """The Redis commands for effects. Commands for the same key keep the order of the effects.
 
-    `commit_number`: orders delayed messages. `now`: seconds since the epoch by the server's clock.
+    Follow-ups are put in front of the queue, in their order. `commit_number` orders delayed messages. `now` is the server's time, in seconds
+    since the epoch.
     """
     commands: list[list[Any]] = []
     follow_ups: list[bytes] = []
@@ -155,7 +157,7 @@ def _remember(effect: RememberIds, names: Names, partition: str, now: float) -> 
         commands.append(["HSET", names.meta(partition), f"seen:{name}", round(now * 1000)])
     for start in range(0, len(ids), PAGE):
         commands.append(["SADD", young, *map(normalize_id, ids[start : start + PAGE])])
-    # So that a partition that gets no more messages forgets as well.
+    # Without new messages, nothing else would remove the ids.
     commands.append(["PEXPIRE", young, round(2 * effect.window_seconds * 1000)])
     return commands
 
@@ -163,8 +165,8 @@ def _remember(effect: RememberIds, names: Names, partition: str, now: float) -> 
 def commands_of_outputs(
     emitted: Sequence[Emission], names: Names, partition: str, commit_number: int, first_number: int
 ) -> list[list[Any]]:
-    """The commands, those of one queue, list or stream in the order of the outputs. `first_number`: of the commit's next
-    delayed message."""
+    """The Redis commands for outputs. Commands for the same queue, list or stream keep the order of the outputs. `first_number`: the
+    number of the commit's next delayed message."""
     queues: dict[str, list[bytes]] = {}
     lists: dict[str, list[bytes]] = {}
     timers: list[Any] = []
@@ -184,7 +186,7 @@ def commands_of_outputs(
                 fields = ["message", payload, "key", key_bytes(key), "id", message_id]
                 entries.append(["XADD", where, *bound, "*", *fields])
             case Delivery():
-                raise TypeError(f"no commands are known for {one.sink!r}")
+                raise TypeError(f"no Redis commands are known for the sink {one.sink!r}")
             case _:
                 assert_never(one)
     commands = [command for queue, raws in queues.items() for command in split(["LPUSH", queue], raws)]
@@ -199,7 +201,7 @@ def keys_in(command: Sequence[Any]) -> Sequence[Any]:
 
 
 def declare(commands: Iterable[Sequence[Any]], keys: list[Any], words: list[Any]) -> None:
-    """Append the commands to a script's ARGV, `words`, and their keys to its KEYS. Each command is preceded by how many words it has."""
+    """Append commands to a script's ARGV (`words`), and their keys to its KEYS. Each command is preceded by its number of words."""
     numbers = {key: number for number, key in enumerate(keys, 1)}
     for command in commands:
         words += (len(command), command[0])
@@ -214,7 +216,8 @@ def declare(commands: Iterable[Sequence[Any]], keys: list[Any], words: list[Any]
 
 
 def refused_keys(client: redis.Redis, commands: Iterable[Sequence[Any]]) -> set[Any]:
-    """The keys of the commands that this user may not touch in a script. Asked after the server refused a call for one of its KEYS."""
+    """The keys of the commands that this Redis user may not access in a script. Called after the server refused a call because of its
+    KEYS."""
     refused = set()
     for key in dict.fromkeys(key for command in commands for key in keys_in(command)):
         try:

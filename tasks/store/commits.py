@@ -1,4 +1,4 @@
-"""The commit: one script call, and the script's answer made into a value. `commands.py` makes the commands that it carries."""
+"""The commit: one call of the script `commit`, with its answer as a value. `commands.py` makes the commands inside."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from celery_partitions_config.settings import Settings
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
 
 
-#: A commit that is larger is not sent. Redis closes the connection for a command of 1 GB (`client-query-buffer-limit`), for one word
-#: of 512 MB, and for 1,048,576 words.
+#: A larger commit is not sent. Redis closes the connection for a command of 1 GB (`client-query-buffer-limit`), for one word of
+#: 512 MB, and for 1,048,576 words.
 MAX_COMMIT_BYTES = 256_000_000
 MAX_COMMIT_WORDS = 1_000_000
-#: No server refuses a commit that is smaller: its limits can't be set lower.
+#: No server refuses a smaller commit, because its limits can't be set lower.
 ALWAYS_TAKEN_BYTES = 1_000_000
 
 
 class CommitTooLarge(Exception):
-    """A commit that the server does not take. Fewer messages make a smaller one."""
+    """The commit is larger than the server accepts. A batch with fewer messages makes a smaller one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +38,37 @@ class Reply:
 
     status: Status
     commit_number: int
-    #: Edit version of the states; for `wrongtype` nothing.
+    #: Edit version of the states; 0 for `wrongtype`.
     edit_version: int
-    #: Seconds since the epoch by the server's clock.
+    #: The server's time, in seconds since the epoch.
     now: float
-    #: When the next delayed message is due, by that clock.
+    #: When the next delayed message is due, by the same clock. None if there is none.
     next_due: float | None
     #: The next batch, oldest first.
     messages: list[bytes]
-    #: For `wrongtype`: the key that holds another type, or may not be written.
+    #: For `wrongtype`: the key that has the wrong type, or that this user may not write.
     culprit: str = ""
-    #: An operator, or a policy, has paused the partition: there are no messages.
+    #: An operator or a policy has paused the partition; `messages` is empty.
     paused: bool = False
-    #: So many messages are to be run one by one: a worker died over one of them.
+    #: The number of messages to run in isolation, because a worker died while it ran one of them.
     to_isolate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit, ready to be sent, and to be sent again after a lost reply."""
+    """One commit. It can be sent again after a lost reply."""
 
     lease: Lease
-    #: How many commits the partition has had, and its states' edit version, as the worker knows them; None does not ask.
+    #: The partition's commit number and edit version as the worker knows them. None: the script does not check them.
     commit_number: int | None
     edit_version: int | None
-    #: The mailbox the messages came from; None: the partition's queue.
+    #: The key whose mailbox the messages came from. None: they came from the partition's queue.
     mailbox_of: str | None
     taken: int
     oldest: bytes
     youngest: bytes
     commands: list[list[Any]]
-    #: How many messages of the next batch to answer with, at most.
+    #: The most messages that the answer may contain (the next batch).
     ask: int
 
 
@@ -87,23 +87,23 @@ class CommitStore:
     ) -> None:
         self.client, self.names, self.max_bytes = client, names, max_bytes
         self.batch_messages, self.batch_bytes = batch_messages, batch_bytes
-        #: What waits until a commit is on replicas; None: nothing does.
+        #: Waits until a commit is on replicas. None: commits do not wait.
         self.replicas = replicas
 
     @classmethod
     def of(cls, client: redis.Redis, names: Names, settings: Settings) -> CommitStore:
-        """As the settings bound batches, and say what replicas are waited for."""
+        """A store with the batch limits and the number of replicas in the settings."""
         wanted = settings.wait_replicas
         replicas = Replicas(wanted, settings.wait_milliseconds) if wanted else None
         batch_messages, batch_bytes = settings.batch_messages, settings.batch_bytes
         return cls(client, names, batch_messages=batch_messages, batch_bytes=batch_bytes, replicas=replicas)
 
     def peek(self, lease: Lease) -> Reply:
-        """The partition's commit number and its oldest messages. Moves due and prioritised messages into the queue."""
+        """Read the partition's commit number and its oldest messages. Moves due and prioritized messages into the queue."""
         return self.send(Commit(lease, None, None, None, 0, b"", b"", [], self.batch_messages))
 
     def send(self, commit: Commit) -> Reply:
-        """Write a commit. Sending the same one again changes nothing and answers `already`."""
+        """Write a commit and wait for the answer. Sending the same commit again changes nothing, and the answer is `already`."""
         if self.replicas is not None and commit.commit_number is not None:
             self.client.script_load(script("commit").text)
             return self.finish(self.begin(commit))
@@ -113,7 +113,7 @@ class CommitStore:
             return self._send_what_is_permitted(commit, refusal)
 
     def begin(self, commit: Commit) -> CommitUnderWay:
-        """Send a commit and do not wait for its answer; meanwhile another partition's batch can be stepped. Raises `CommitTooLarge`."""
+        """Send a commit without waiting for the answer, so that another partition's batch can run. Raises `CommitTooLarge`."""
         keys, words = self._words(commit)
         self._check_size(len(words), MAX_COMMIT_WORDS, "words")
         begun = time.perf_counter()
@@ -133,10 +133,10 @@ class CommitStore:
     @staticmethod
     def _check_size(size: int, limit: int, of_what: str) -> None:
         if size > limit:
-            raise CommitTooLarge(f"a commit of {size:,} {of_what}; at most {limit:,} are sent")
+            raise CommitTooLarge(f"the commit has {size:,} {of_what}; the limit is {limit:,}")
 
     def is_refused(self, commit: Commit) -> bool:
-        """Whether it is the commit on which connections break: it is large, and the server answers otherwise."""
+        """Whether connections break because of this commit: it is large, and the server answers other commands."""
         if sum(len(word) for word in self._words(commit)[1] if isinstance(word, str | bytes)) < ALWAYS_TAKEN_BYTES:
             return False
         try:
@@ -145,7 +145,7 @@ class CommitStore:
             return False
 
     def no_lists(self, keys: Iterable[str]) -> list[str]:
-        """Those of the keys that can't be pushed to: another type, or not this user's."""
+        """The keys that can't be pushed to, because they have another type or this user may not read them."""
         asked = list(keys)
         with self.client.pipeline(transaction=False) as pipe:
             for key in asked:
@@ -154,7 +154,7 @@ class CommitStore:
         return [key for key, found in zip(asked, types, strict=True) if found not in (b"list", b"none")]
 
     def finish(self, under_way: CommitUnderWay) -> Reply:
-        """Wait for the answer of a commit that was begun. After an error the same commit can be sent again."""
+        """Wait for the answer to a commit that `begin` sent. After an error, the same commit can be sent again."""
         connection = under_way.connection
         try:
             answer = self._read(connection)
@@ -174,10 +174,10 @@ class CommitStore:
                 return _reply(answer)
 
     def _send_what_is_permitted(self, commit: Commit, refusal: redis.ResponseError) -> Reply:
-        """After the server refused the whole script, because the user may not touch one of its KEYS. Nothing has run.
+        """Send a commit again without the keys that this user may not access. The server refused the first try, and nothing has run.
 
-        Results under a forbidden key are left out, so that a message can't hold up its partition by naming one. For any other key the
-        answer is `wrongtype`.
+        Celery results under a forbidden key are left out, so that a message can't block its partition by naming one. For any other
+        forbidden key the answer is `wrongtype`.
         """
         refused = refused_keys(self.client, commit.commands)
         if not refused:
@@ -194,7 +194,7 @@ class CommitStore:
         return self.send(replace(commit, commands=kept))
 
     def _read(self, connection: Any) -> Any:
-        """The answer, or the server's refusal; nothing more of this commit comes on the connection."""
+        """The answer, or the error that the server returned. Reads everything about this commit from the connection."""
         try:
             answer: Any = connection.read_response()
         except redis.ResponseError as refusal:
@@ -226,7 +226,7 @@ class CommitStore:
 
 @dataclass(frozen=True, slots=True)
 class CommitUnderWay:
-    """A commit whose answer is not here yet."""
+    """A commit that was sent and not yet answered."""
 
     commit: Commit
     connection: Any

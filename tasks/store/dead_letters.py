@@ -1,4 +1,4 @@
-"""Dead letters as they lie in Redis: messages that were not taken, kept until an operator acts."""
+"""Dead letters as they are stored in Redis."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import shown_key
 from celery_partitions.store.names import Names
 
-#: A longer message is kept apart from its dead letter, as it is: in base64 the longest that a server takes (512 MB) would be
-#: one that it does not take, and could never leave its queue.
+#: A longer message is stored apart from its dead letter, as raw bytes. In base64, a message near the server's limit (512 MB) would exceed
+#: that limit, and the message could never leave its queue.
 APART_BYTES = 1_000_000
 
 dump_dead_letter = msgspec.json.Encoder().encode
 
 
 class DeadLetter(msgspec.Struct):
-    """A message that was not taken, kept until an operator acts. `raw` is the message itself, base64 (see `apart`)."""
+    """A message that was given up, kept until an operator acts. `raw` is the message in base64 (see `apart`)."""
 
     id: str
     partition: str
@@ -34,14 +34,15 @@ class DeadLetter(msgspec.Struct):
     attempts: int
     died_at: float
     raw: str
-    #: The message is not gone from its place: its key is parked behind it. A retry is in its place.
+    #: The message is still first in its key's mailbox, and the key is parked. A retry runs it there.
     in_place: bool = False
-    #: The message is kept apart (`names.dead_raw`), because it is long; `raw` is empty.
+    #: The message is too long for this record: it is in `names.dead_raw`, and `raw` is empty.
     apart: bool = False
 
 
 def dead_letter_of(dead_letter_item: DeadLetterItem, dead_letter_id: str, partition: str, attempts: int, now: float, in_place: bool = False) -> DeadLetter:
-    """`now`: seconds since the epoch, by the server's clock. `in_place`: the message keeps its place; it was read, so it is not long."""
+    """`now`: the server's time, in seconds since the epoch. `in_place`: the message keeps its place (then it was decoded, so it is
+    not too long)."""
     apart = len(dead_letter_item.raw) > APART_BYTES and not in_place
     return DeadLetter(
         id=dead_letter_id,
@@ -61,7 +62,7 @@ def dead_letter_of(dead_letter_item: DeadLetterItem, dead_letter_id: str, partit
 
 
 def dead_letter_commands(names: Names, partition: str, dead: Iterable[tuple[str, DeadLetterItem]], now: float) -> list[list[Any]]:
-    """The commands that write dead letters, each under an id, of what was tried by no worker."""
+    """The commands that write dead letters, each under its id, for input that no worker has tried."""
     commands: list[list[Any]] = []
     for dead_letter_id, dead_letter_item in dead:
         dead_letter = dead_letter_of(dead_letter_item, dead_letter_id, partition, 0, now)

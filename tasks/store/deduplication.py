@@ -1,8 +1,8 @@
-"""The ids of messages seen, for computations that drop duplicates: two sets of ids, a young one and an old one.
+"""The remembered message ids of computations with deduplication: a young set and an old set.
 
-Ids go into the young set, in the commit that takes their messages. When the young set is a window old, or half as full as it
-may be, it becomes the old one and the old one is gone: an id is known for one to two windows, or for as long as
-`PARTITIONS_DEDUPLICATE_IDS` others have not come. Only the lease's holder reads and writes them, so what was read holds until its commit.
+The commit that takes a message adds its id to the young set. When the young set is one window old, or holds half of
+`PARTITIONS_DEDUPLICATE_IDS`, it replaces the old set. So an id is remembered for one to two windows, unless too many others come.
+Only the lease's holder reads and writes the sets, so what it read stays true until its commit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from celery_partitions.store.names import Names
 
 @dataclass(frozen=True, slots=True)
 class SeenIds:
-    """What is known of the ids of one computation in one partition."""
+    """The remembered ids of one computation in one partition."""
 
     computation: Computation
-    #: Of the ids asked for, those seen.
+    #: The requested ids that were seen before.
     ids: frozenset[str]
-    #: How many ids the young set holds, and when it was begun (server's seconds; None: there is none).
+    #: The size of the young set, and when it was started (seconds, server clock; None: there is no young set).
     young: int
     since: float | None
 
@@ -33,7 +33,7 @@ class SeenIds:
 def read_seen_ids(
     client: redis.Redis, names: Names, partition: str, wanted: Mapping[str, tuple[Computation, Sequence[str]]]
 ) -> dict[str, SeenIds]:
-    """Which ids were seen, by computation name, in one round trip."""
+    """Look up which ids were seen, by computation name, in one round trip."""
     with client.pipeline(transaction=False) as pipe:
         for name, (_, ids) in wanted.items():
             spelled = list(map(normalize_id, ids))
@@ -53,7 +53,7 @@ def read_seen_ids(
 
 
 def remember(seen: Mapping[str, SeenIds], fresh: Mapping[str, Sequence[str]], now: float, limit: int) -> Iterator[RememberIds]:
-    """What makes `fresh` ids seen; `limit`: ids that may be remembered for one computation."""
+    """The effects that remember the `fresh` ids. `limit`: the most ids remembered for one computation."""
     for name, ids in fresh.items():
         before = seen[name]
         window = before.computation.deduplicate_seconds or 0.0

@@ -1,4 +1,4 @@
-"""What proves that a worker of the group wrote a follow-up: a secret in the group's hash, which producers have no need to read."""
+"""The secret that proves that a worker of the group wrote a follow-up. It is in the group's hash; producers need no right to read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIELD = "follow-up secret"
 
 
 def follow_up_secret(client: redis.Redis, names: Names) -> bytes:
-    """The group's secret; the first worker that asks makes it."""
+    """The group's secret. The first worker that asks creates it."""
     with client.pipeline(transaction=False) as pipe:
         pipe.hsetnx(names.group_meta, _FIELD, secrets.token_hex(32))
         pipe.hget(names.group_meta, _FIELD)

@@ -1,8 +1,8 @@
-"""Finding the message that kills workers, or that can't be interrupted.
+"""Finds poison messages: those that kill workers or can't be interrupted.
 
-A worker's death leaves no word. So the next owner notes in Redis which messages it is about to run: first in groups, which costs
-nearly nothing. A note that an earlier owner left names the group in which its worker ended; the messages of that group are run
-alone, each with a note of its own.
+A worker that dies leaves no message. So the next owner notes in Redis which messages it is about to run. It begins with groups of
+messages, which costs almost nothing. If that worker dies too, its note tells the next owner which group was running. That owner then
+runs the messages of the group one by one, each with its own note.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from celery_partitions.store.scripts import digest_of, script
 
 @dataclass(frozen=True, slots=True)
 class IsolatedTry:
-    """What was noted now, and what came of the first message before."""
+    """The messages noted by one call, and the history of the first one."""
 
-    #: How many messages, from the oldest on, were noted, and are to be run.
+    #: The number of messages, from the oldest on, that were noted and must run now.
     count: int
-    #: How many workers ended while they ran the first message.
+    #: How many workers died while they ran the first message.
     deaths: int
-    #: How often the first message stopped its whole process until the lease had ended.
+    #: How often the first message stopped its whole process until the lease ended.
     stalls: int
-    #: The first message exceeded its time limit, and its worker had to be replaced.
+    #: The error, if the first message exceeded its time limit and its worker had to be replaced.
     hang: str | None
 
     @property
     def has_history(self) -> bool:
-        """The first message is run alone because of what came of it before."""
+        """Whether the first message runs alone, because of what happened before."""
         return bool(self.deaths or self.stalls or self.hang)
 
 
 def begin_isolated_try(client: redis.Redis, names: Names, lease: Lease, digests: Sequence[str], largest: int) -> IsolatedTry | None:
-    """Note the next messages, by their `digest_of`, at most `largest` together; None when another owner has taken over."""
+    """Note the next messages, by their `digest_of`, at most `largest` at a time. Returns None if another owner has taken over."""
     status, count, before = script("begin_isolated_try").run(
         client, [names.meta(lease.partition), names.isolation(lease.partition)], [lease.token, largest, *digests]
     )
@@ -51,14 +51,15 @@ def begin_isolated_try(client: redis.Redis, names: Names, lease: Lease, digests:
 
 
 def forgive(client: redis.Redis, names: Names, lease: Lease, digests: Iterable[str], *, stalled: bool) -> int:
-    """Take back that a worker ended over these messages. That worker calls it, which had only lost its lease. `stalled`: because the
-    whole process stood still."""
+    """Undo the suspicion that a worker died while it ran these messages. That worker calls this if it is alive and only lost its lease.
+    `stalled`: the whole process had stopped meanwhile."""
     changed: int = script("forgive").run(client, [names.isolation(lease.partition)], [lease.token, int(stalled), *digests])
     return changed
 
 
 def note_hang(client: redis.Redis, names: Names, lease: Lease, raw: bytes, why: str, isolate_messages: int) -> bool:
-    """Note that `raw` exceeded its time limit; whether the lease still held. Called right before the process is replaced."""
+    """Note that the message `raw` exceeded its time limit. Returns False if another owner has taken over. Called right before the process
+    is replaced."""
     return bool(
         script("note_hang").run(
             client,

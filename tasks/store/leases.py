@@ -1,8 +1,8 @@
-"""Leases: which worker holds which partition, and by which fencing token.
+"""Leases: which worker holds which partition, and with which fencing token.
 
-Who should hold what is decided at the group's keys (`balance`). It is advice. A worker holds a partition only when a claim on the partition's own
-keys has given it a fencing token, and a commit is refused when that is not the partition's token any more. A worker's leases hold as long as its
-entry among the workers does: one renewal renews all. Times are the server's.
+`balance` assigns partitions to workers, on the group's keys. An assignment is only advice. A worker holds a partition once it has claimed it
+on the partition's own keys and got a fencing token. A commit with any other token is refused. A worker's leases last as long as its entry in
+`names.workers`, so one renewal renews them all. All times are by the server's clock.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import redis
 from celery_partitions.store.names import Names, queue_lists
 from celery_partitions.store.scripts import script
 
-#: Renewals in one lease: two may be lost before it ends.
+#: Renewals per lease: two may fail before it ends.
 RENEWALS_PER_LEASE = 3
-#: After another holder's lease should have ended, look this much later (longer than a clock's grain).
+#: How long after the end of another worker's lease to look again. Longer than the resolution of a clock.
 GRACE_SECONDS = 0.02
-#: One call of `look_at_held` keeps the server busy for a few milliseconds at most.
+#: Partitions in one call of `look_at_held`, so that it blocks the server for a few milliseconds at most.
 PARTITIONS_IN_ONE_LOOK = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A partition and the token its holder was given."""
+    """A partition, and its holder's fencing token."""
 
     partition: str
     token: int
@@ -39,24 +39,25 @@ class Share:
 
     #: Partition → fencing token.
     owned: Mapping[str, int]
-    #: Partitions of `owned` that are more than its share, to be released after their batch.
+    #: Partitions of `owned` beyond its share. The worker releases them after their batch.
     give_up: tuple[str, ...]
-    #: Seconds until the first lease of another worker ends unless renewed; None when there is no other.
+    #: Seconds until the first lease of another worker ends, unless renewed. None if there is no other worker.
     next_end_seconds: float | None
-    #: Partition of `owned` → edit version of its states; one that grew since the last batch: an operator changed something.
+    #: Partition of `owned` → edit version. If it increased since the last batch, an operator changed something.
     edit_versions: Mapping[str, int] = field(default_factory=dict)
     #: Partitions of `owned` that are paused.
     paused: frozenset[str] = frozenset()
-    #: Computation → JSON of a `PolicyChange`, as an operator wrote it.
+    #: Computation → JSON of an operator's `PolicyChange`.
     policies: Mapping[str, bytes] = field(default_factory=dict)
-    #: Partitions that are assigned to the worker and can't be claimed → why.
+    #: Partition assigned to the worker that it can't claim → the error.
     faults: Mapping[str, str] = field(default_factory=dict)
 
     def surplus(self, gone: Container[tuple[str, int]]) -> dict[str, int]:
-        """What is to be released, partition → token: what is more than the share, and what is `gone` at the worker and its own here.
+        """The partitions to release, with their tokens: those beyond the share, and those that the worker has `gone` from.
 
-        Of that the release was lost, or the server went back to older data: nobody else would take it; released anew, it
-        gets a new token. Where the share is only older than the release, releasing it again does nothing.
+        The worker no longer runs the partitions in `gone`, but they are still its own in Redis: the release was lost, or the server went
+        back to older data. No other worker would take them, so they are released again. If this share is merely older than the release,
+        releasing again does nothing.
         """
         return {
             partition: token for partition, token in self.owned.items() if partition in self.give_up or (partition, token) in gone
@@ -73,9 +74,10 @@ def balance(
     pins: Iterable[str] = (),
     isolate_messages: int = 0,
 ) -> Share:
-    """Renew, claim what is assigned, and learn what to give up. Called every third of a lease, and when `names.changed` says so.
+    """Renew the leases, claim assigned partitions, and learn which to release. Called every third of a lease, and after a message on
+    `names.changed`.
 
-    `isolate_messages`: so many messages of a partition whose owner died without releasing it are to be run one by one.
+    `isolate_messages`: how many messages to run in isolation in a partition whose owner died without releasing it.
     """
     next_end, found, give_up, policies = script("balance").run(
         client,
@@ -107,7 +109,7 @@ class _Held:
 
 
 def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iterable[str]) -> dict[str, _Held]:
-    """What the worker holds already of the partitions assigned to it. Also moves messages with a priority into their queues."""
+    """The assigned partitions that the worker holds already. Also moves messages with a priority into their queues."""
     held, left = {}, list(assigned)
     while left:
         some, left = left[:PARTITIONS_IN_ONE_LOOK], left[PARTITIONS_IN_ONE_LOOK:]
@@ -122,14 +124,14 @@ def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iter
 
 @lru_cache(maxsize=64)
 def _keys_of(names: Names, some: tuple[str, ...]) -> list[str]:
-    """The KEYS of `look_at_held`. Kept, because a share seldom changes."""
+    """The KEYS of `look_at_held`. Cached, because a share seldom changes."""
     return [key for partition in some for key in (names.meta(partition), *queue_lists(names, partition))]
 
 
 def _claim(
     client: redis.Redis, names: Names, worker: str, assigned: Mapping[str, int], isolate_messages: int
 ) -> tuple[dict[str, _Held], dict[str, str]]:
-    """Claim each partition on its own keys, all in one round trip. Also returns what is wrong with the partitions that can't be claimed."""
+    """Claim each partition on its own keys, all in one round trip. Also returns the errors of partitions that can't be claimed."""
     calls = [([names.meta(partition)], [worker, since, isolate_messages]) for partition, since in assigned.items()]
     held, superseded, faults = {}, {}, {}
     for partition, answer in zip(assigned, script("claim").run_many(client, calls), strict=True):
@@ -139,15 +141,15 @@ def _claim(
             held[partition] = _Held(int(answer[1]), int(answer[2]), bool(answer[3]))
         else:
             superseded[partition] = int(answer[1])
-    if superseded:  # where this worker is still the one that the group wants, it is assigned anew, and later than that
+    if superseded:  # if this worker is still the assigned one, `balance` assigns the partition again, with a higher number
         _unassign(client, names, worker, superseded)
     return held, faults
 
 
 def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False) -> int:
-    """Give leases up; with `leave` the worker is no member any more. Returns how many were still its own.
+    """Release leases. With `leave`, the worker also stops being a member. Returns how many leases it still held.
 
-    The partitions' own keys come first. A worker that is assigned one of them then finds no holder, and knows that nobody died.
+    The partitions' own keys are released before the assignments. So the next worker finds no holder, and knows that nobody died.
     """
     calls = [([names.meta(partition), names.isolation(partition)], [worker, token]) for partition, token in leases.items()]
     answers = dict(zip(leases, script("release").run_many(client, calls), strict=True))
@@ -158,7 +160,7 @@ def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str,
 
 
 def _unassign(client: redis.Redis, names: Names, worker: str, after: Mapping[str, int], *, leave: bool = False) -> None:
-    """Take back assignments. `after`: partition → the number that its next assignment must be higher than."""
+    """Remove assignments. `after`: partition → a number; the next assignment gets a higher one."""
     flat: list[str | int] = [word for pair in after.items() for word in pair]
     script("unassign").run(
         client,
@@ -168,7 +170,7 @@ def _unassign(client: redis.Redis, names: Names, worker: str, after: Mapping[str
 
 
 def leases_of(client: redis.Redis, names: Names, worker: str) -> dict[str, int]:
-    """What a worker holds: partition → fencing token."""
+    """The partitions that a worker holds, with their fencing tokens."""
     owners = cast(Mapping[bytes, bytes], client.hgetall(names.owners))
     assigned = [partition.decode() for partition, owner in owners.items() if owner == worker.encode()]
     with client.pipeline(transaction=False) as pipe:
@@ -183,7 +185,7 @@ def leases_of(client: redis.Redis, names: Names, worker: str) -> dict[str, int]:
 
 
 def remember_computations(client: redis.Redis, names: Names, computations: Iterable[str]) -> None:
-    """Note which computations exist, so that status and keys can be read by a process that has not their code."""
+    """Note which computations exist, so that a process without their code can show status and keys."""
     fields: dict[Any, Any] = {names.computation_field(name): 1 for name in computations}
     if fields:
         client.hset(names.group_meta, mapping=fields)

@@ -1,4 +1,5 @@
-"""What workers measured, in Redis: one hash for a group, a partition's cumulative values as JSON in each field; and a partition's last commits."""
+"""Workers' measurements in Redis: a hash per group, with one partition's cumulative values as JSON in each field, and each partition's
+last commits."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ def add_measurements(
     fresh: Mapping[str, Measurements],
     commits: Mapping[str, Collection[RecentCommit]] = MappingProxyType({}),
 ) -> None:
-    """Add what was measured since the last call, of all partitions in one call. After a lost reply it may have been added or not.
+    """Add what was measured since the last call, for all partitions together. If the reply is lost, it may or may not have been added.
 
-    `commits`: the last ones of each of those partitions, oldest first.
+    `commits`: the last commits of each of those partitions, oldest first.
     """
     keys, words = [names.measurements], []
     for partition, one in fresh.items():
@@ -33,16 +34,16 @@ def add_measurements(
 
 
 def request_measurements(pipe: redis.client.Pipeline, names: Names, all_partitions: Sequence[str]) -> None:
-    """Put the question into a pipeline: one answer."""
+    """Add the request to a pipeline. It has one answer."""
     pipe.hmget(names.measurements, list(all_partitions))
 
 
 def measurements_in(answer: Any, all_partitions: Sequence[str]) -> dict[str, Measurements]:
-    """The answer to `request_measurements`, of every partition; nothing measured where it is a refusal."""
+    """The answer to `request_measurements`, by partition. All empty if the server refused the request."""
     texts = answer if isinstance(answer, list) else [None] * len(all_partitions)
     return {partition: load_measurements(text) for partition, text in zip(all_partitions, texts, strict=True)}
 
 
 def read_recent_commits(client: redis.Redis, names: Names, partition: str) -> list[RecentCommit]:
-    """The last commits of a partition, newest first: those that were measured, at most `MAX_KEPT`."""
+    """The partition's last measured commits, newest first, at most `MAX_KEPT`."""
     return load_commits(cast(list[bytes], client.lrange(names.commits(partition), 0, MAX_KEPT - 1)))

@@ -1,51 +1,53 @@
-"""Every key and queue name in Redis is made here. This list is the data model.
+"""Makes every key and queue name in Redis. The list below is the data model.
 
-A queue is a plain Celery queue. Every other key of a partition is `{<queue>}:<what>`: the braces are a Redis hash tag, so the queue and
-all its keys share one cluster slot. kombu's `global_keyprefix` is part of the queue's name, so it stands inside the braces too.
-The ingress is a partition as well. Its queue has the group's name, so its keys and the group's keys share a slot.
+A queue is a plain Celery queue. Every other key of a partition is `{<queue>}:<what>`. The braces are a Redis hash tag, so a queue and
+its keys share one cluster slot. kombu's `global_keyprefix` is part of the queue's name, so it is inside the braces.
+The ingress is a partition too. Its queue has the group's name, so its keys share a slot with the group's keys.
 
-Of each partition, here of `partition.3`:
+Keys of one partition, here `partition.3`:
 
-partition.3                         list   the queue; the oldest message is on the right
-partition.3\\x06\\x16<3|6|9>          list   where kombu's default options put messages with a priority (in another slot)
-{partition.3}:meta                  hash   token: fencing token; grows with each claim and each release (µs, server clock)
-                                           holder: id of the worker that was given the token; none after a release
+partition.3                         list   the queue; the oldest message is rightmost
+partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kombu's default options put them (in another slot)
+{partition.3}:meta                  hash   token: fencing token; increases with each claim and each release (µs, server clock)
+                                           holder: id of the worker that got the token; absent after a release
                                            since: number of the holder's assignment, as in {partition}:since
-                                           commit_number: how many commits it has had
-                                           edit_version: how many edits of operators it has had
-                                           paused: 1, or who paused it
-                                           to_isolate: how many messages to note before they run, after a worker died
-                                           seen:<computation>: when its young ids began (ms)
+                                           commit_number: number of commits so far
+                                           edit_version: number of operators' edits so far
+                                           paused: 1 (by an operator or a policy), or the name of whoever paused it
+                                           to_isolate: number of messages to run in isolation after a worker died
+                                           seen:<computation>: when the set of young ids was started (ms)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
 {partition.3}:delayed               zset   due (ms) → `<commit number>.<index>:<raw message>`
 {partition.3}:parked                hash   key → JSON {due, attempt, error, dead_letter, …}
-{partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is on the right
+{partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is rightmost
 {partition.3}:dead                  hash   dead letter id → JSON
-{partition.3}:dead:raw              hash   dead letter id → the message itself, where it is too long for the JSON
-{partition.3}:isolation             hash   SHA-1 of a message that runs after a worker died → `<token>:<deaths>:<stalls>`, or
-                                           `hang:<why>`
-{partition.3}:commits               list   JSON of the newest commits (store/recent_commits.py); the newest is on the left
+{partition.3}:dead:raw              hash   dead letter id → raw message, if it is too long for the JSON
+{partition.3}:isolation             hash   SHA-1 of a message that runs in isolation → `<token>:<deaths>:<stalls>`, or `hang:<why>`
+{partition.3}:commits               list   JSON of the newest commits (store/recent_commits.py); the newest is leftmost
 {partition.3}:seen:<age>:<computation>
-                                    set    message ids, for a computation that drops duplicates; age: young, old
+                                    set    message ids, for a computation with deduplication; age: young or old
 
-Of the group `partition`; the ingress has the keys above as well, for example `{partition}:meta`:
+Keys of the group `partition`. The ingress also has the keys above, for example `{partition}:meta`:
 
-{partition}:group                   hash   layout (store/topology.py); partitions = N; epoch, which grows when N changes; computation:<name> = 1
-                                           for each that ever ran
+{partition}:group                   hash   layout (store/topology.py)
+                                           partitions: N
+                                           epoch: increases when N changes
+                                           computation:<name>: 1 for each computation that ever ran
+                                           follow-up secret: proves that a worker wrote a follow-up (store/follow_ups.py)
 {partition}:workers                 zset   worker id → when its leases end (ms, server clock)
-{partition}:pins                    hash   worker id → the partitions it was pinned to, comma-separated
-{partition}:owners                  hash   partition → the worker that it is assigned to (a partition is written as its number, or `ingress`)
-{partition}:since                   hash   partition → when it was assigned (µs, server clock); grows with each assignment
-{partition}:changed                 channel: membership, ownership, or something that an operator changed
-{partition}:policies                hash   computation → JSON, what an operator changed of its failure policy
-{partition}:audit                   stream what operators did: at (its id), who, what, detail (JSON); bounded
-{partition}:measurements            hash   partition → JSON, what workers measured (store/telemetry.py)
-{partition}:draining                hash   worker id → when an operator told it to give its partitions up (ms)
-{partition}:source:<name>           hash   how far a source's process is: number (of pushes), position, ended; owner, token, until (ms)
-{partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source that has no position; expires
+{partition}:pins                    hash   worker id → the partitions pinned to it, comma-separated
+{partition}:owners                  hash   partition → id of the worker it is assigned to (the partition is its number, or `ingress`)
+{partition}:since                   hash   partition → when it was assigned (µs, server clock); increases with each assignment
+{partition}:changed                 channel: members, owners or something that an operator edits has changed
+{partition}:policies                hash   computation → JSON of an operator's changes to its failure policy
+{partition}:audit                   stream operators' actions: who, what, detail (JSON); the entry id is the time; bounded
+{partition}:measurements            hash   partition → JSON of what workers measured (store/telemetry.py)
+{partition}:draining                hash   worker id → when an operator told it to release its partitions (ms)
+{partition}:source:<name>           hash   progress of a source: number (of pushes), position, ended; its lease: owner, token, until (ms)
+{partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source without a position; expires
 
-partition.sink.<name>               the group, of one partition, of a sink that a process delivers to: all names above, again
+partition.sink.<name>               name of a group with one partition, for a sink that is outside Redis; it has all the keys above
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ INGRESS = "ingress"
 PRIORITY_SUFFIXES = ("\x06\x163", "\x06\x166", "\x06\x169")
 
 _COMPUTATION = "computation:"
-#: As it is written, without zeros before it: `partition.03` is no queue of ours.
+#: Without leading zeros: `partition.03` is not a queue of the group.
 _IS_NUMBER = re.compile(r"0|[1-9][0-9]*")
 _NUMBER_AT_END = re.compile(r"\.(?=[0-9]+$)")
 
@@ -79,8 +81,8 @@ class Names:
     def __post_init__(self) -> None:
         if "}" in self.root and _around(self.root)[0]:
             raise SetupError(
-                f"queues can't begin with {self.root!r}: a }} without a {{ and text before it breaks Redis hash tags. Change "
-                "global_keyprefix in broker_transport_options, or the group's name"
+                f"queue names can't begin with {self.root!r}: a }} without a {{ and text before it breaks Redis hash tags. "
+                "Change global_keyprefix in broker_transport_options, or the group's name"
             )
 
     @property
@@ -88,21 +90,21 @@ class Names:
         return self.prefix + self.group
 
     def queue_name(self, partition: str) -> str:
-        """The queue as Celery names it, without the key prefix that kombu adds by itself."""
+        """The queue's name in Celery, without the key prefix that kombu adds."""
         return self.group if partition == INGRESS else f"{self.group}.{partition}"
 
     def queue(self, partition: str) -> str:
         return self.prefix + self.queue_name(partition)
 
     def partition_of_queue(self, queue_name: str) -> str | None:
-        """The partition of a queue named as Celery names it; None when it is not of this group."""
+        """The partition of a queue, by its name in Celery. None if the queue belongs to another group."""
         if queue_name == self.group:
             return INGRESS
         start, _, number = queue_name.rpartition(".")
         return number if start == self.group and _IS_NUMBER.fullmatch(number) else None
 
     def is_no_queue(self, queue_name: str) -> bool:
-        """Whether a queue of this name would be one of the group's other keys, or of a sink's group. The name is as Celery has it."""
+        """Whether a queue with this name (in Celery) would collide with another key of the group, or with a sink's group."""
         full, (head, tail) = self.prefix + queue_name, _around(self.root)
         if not full.startswith(head + self.root):
             return False
@@ -110,7 +112,7 @@ class Names:
         return rest.startswith(f"{tail}:") or (rest.startswith(".") and f"{tail}:" in rest)
 
     def owns(self, key: bytes) -> bool:
-        """Whether a key of Redis is this group's. Another group's name may begin with this one's and a dot."""
+        """Whether a Redis key belongs to this group. Another group's name may begin with this one's and a dot."""
         name = key.decode("utf-8", "surrogateescape")
         head, tail = _around(self.root)
         queue = name.partition("\x06")[0]
@@ -120,7 +122,7 @@ class Names:
         return queue.startswith(self.prefix) and self.partition_of_queue(queue.removeprefix(self.prefix)) is not None
 
     def patterns(self) -> tuple[str, ...]:
-        """For SCAN: every key of the group matches one of them. Keys of other groups may match too: ask `owns`."""
+        """Patterns for SCAN. Every key of the group matches one of them. Keys of other groups may match too: check with `owns`."""
         head, tail = _around(self.root)
         start = _escaped(head + self.root)
         queues = _escaped(self.root)
@@ -138,17 +140,17 @@ class Names:
 
     @property
     def older_group_meta(self) -> str:
-        """Where layout 1, which no release has, kept the same."""
+        """The same hash in layout 1, which was never released."""
         return f"{self.root}:group"
 
     @staticmethod
     def computation_field(name: str) -> str:
-        """Of `group_meta`."""
+        """The field of `group_meta` that notes a computation."""
         return _COMPUTATION + name
 
     @staticmethod
     def computations_in(group_meta: Iterable[bytes]) -> tuple[str, ...]:
-        """The computations that ever ran in a group, by the fields of its hash."""
+        """The computations that ever ran in a group, from the fields of `group_meta`."""
         start = _COMPUTATION.encode()
         return tuple(field[len(start) :].decode("utf-8", "replace") for field in group_meta if field.startswith(start))
 
@@ -189,16 +191,16 @@ class Names:
         return self._group_key("policies")
 
     def sink_group(self, name: str) -> str:
-        """The group, of one partition, whose worker delivers to a sink that is outside Redis.
+        """The name of the one-partition group whose worker delivers to a sink outside Redis.
 
-        A name that ends as a partition's queue does, `out.0`, is escaped: it would be the queue of the sink `out`. So are braces, which
-        would be a hash tag.
+        A name that ends in a number, such as `out.0`, is escaped, because it would be the queue of the sink `out`. Braces are escaped,
+        because they would make a hash tag.
         """
         escaped = name.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
         return f"{self.group}.sink.{_NUMBER_AT_END.sub('%2E', escaped)}"
 
     def source(self, name: str, run: str | None = None) -> str:
-        """How far a source's process is; `run`: of one process of many."""
+        """The key with a source's progress. `run`: one of several processes that read the source."""
         return self._group_key(f"source:{name}") if run is None else self._group_key(f"source:{name}:{run}")
 
     def meta(self, partition: str) -> str:
@@ -214,7 +216,7 @@ class Names:
         return self._key(partition, "parked")
 
     def mailbox(self, partition: str, key: str) -> bytes:
-        """Bytes, because a key may be any bytes."""
+        """The key is bytes, because a message's key may be any bytes."""
         return self._key(partition, "mailbox:").encode() + key.encode("utf-8", "surrogateescape")
 
     def dead(self, partition: str) -> str:
@@ -234,7 +236,7 @@ class Names:
 
 
 def partitions_and_ingress(partitions: int) -> list[str]:
-    """All that can be leased: each partition, and the ingress."""
+    """Everything that can be leased: each partition, and the ingress."""
     return [str(number) for number in range(partitions)] + [INGRESS]
 
 
@@ -245,18 +247,18 @@ def _start_of_keys(queue: str) -> str:
 
 
 def queue_lists(names: Names, partition: str) -> list[str]:
-    """The queue of a partition, and the lists where kombu's default options put its messages with a priority."""
+    """A partition's queue, and the lists where kombu's default options put messages with a priority."""
     queue = names.queue(partition)
     return [queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)]
 
 
 def _around(queue: str) -> tuple[str, str]:
-    """What makes a hash tag of a queue's name. Nothing when the name has a tag of its own (`{app}:partition.3`): that decides its slot."""
+    """The braces that make a queue's name a hash tag. Empty if the name has its own tag (`{app}:partition.3`), which decides the slot."""
     start = queue.find("{")
     end = queue.find("}", start + 1) if start >= 0 else -1
     return ("", "") if end > start + 1 else ("{", "}")
 
 
 def _escaped(text: str) -> str:
-    """For SCAN, which reads some characters as patterns."""
+    """Escape the characters that SCAN reads as patterns."""
     return re.sub(r"([\[\]*?^\\])", r"\\\1", text)

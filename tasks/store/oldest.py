@@ -1,4 +1,4 @@
-"""How long the oldest message of each queue has been on its way: asked of all queues in one command."""
+"""Reads when the oldest message of each queue was sent, for all queues in one command."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from celery_partitions.store.scripts import script
 
 
 def request_oldest(pipe: redis.client.Pipeline, queues: list[str]) -> None:
-    """Put the question into a pipeline. The script goes whole: a pipeline can't send it after a server did not know it."""
+    """Add the request to a pipeline. It sends the whole script, because a pipeline can't retry if the server does not know the digest."""
     pipe.eval(script("oldest").text.decode(), len(queues), *queues)
 
 
 def oldest_sent(answer: Any, queues: int) -> list[float | None]:
-    """For each queue the seconds since the epoch, by its sender's clock; None where there is no message, or it does not say."""
-    if not isinstance(answer, list):  # a user of the server who may not run scripts
+    """For each queue, when its oldest message was sent: seconds since the epoch, by the sender's clock. None if the queue is empty or the
+    message does not say."""
+    if not isinstance(answer, list):  # this Redis user may not run scripts
         return [None] * queues
     return [_seconds(text) for text in answer]
 

@@ -1,4 +1,4 @@
-"""Parked keys as Redis has them: what each waits for, and the mailbox in which its messages wait."""
+"""Parked keys as they are stored in Redis: a record per key, and the mailbox with its messages."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _json = msgspec.json.Encoder().encode
 
 
 def park(names: Names, partition: str, key: str, record: ParkedKeyRecord) -> list[Any]:
-    """The command that parks a key, or tells anew of a parked one."""
+    """The command that parks a key, or updates its record."""
     return ["HSET", names.parked(partition), key_bytes(key), _json(record)]
 
 
 def unpark(names: Names, partition: str, key: str) -> list[Any]:
-    """The command that ends a key's parking; goes with the commit that empties its mailbox."""
+    """The command that unparks a key. It belongs to the commit that empties the key's mailbox."""
     return ["HDEL", names.parked(partition), key_bytes(key)]
 
 
 def read_parked(client: redis.Redis, names: Names, partition: str) -> dict[str, ParkedKeyRecord]:
-    """The partition's parked keys. Read when a lease begins, and after an operator's change; else the holder knows."""
+    """The partition's parked keys. Read when a lease begins, and after an operator's change. Otherwise the holder has them in memory."""
     rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(partition)))
     return {key_text(key): read_record(record) for key, record in rows.items()}
 
 
 def read_record(record: bytes) -> ParkedKeyRecord:
-    """A parked key's record; one that is not ours reads as due at once."""
+    """Decode a parked key's record. An invalid record counts as due immediately."""
     try:
         return msgspec.json.decode(record, type=ParkedKeyRecord)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -40,7 +40,7 @@ def read_record(record: bytes) -> ParkedKeyRecord:
 
 
 def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]) -> dict[str, int]:
-    """How many messages wait for each of the keys; one whose mailbox is no list has none that could be counted."""
+    """The number of messages in each key's mailbox; 0 if the mailbox has another type."""
     asked = list(keys)
     with client.pipeline(transaction=False) as pipe:
         for key in asked:
@@ -50,7 +50,7 @@ def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Ite
 
 
 def read_mailbox(client: redis.Redis, names: Names, partition: str, key: str, limit: int) -> tuple[list[bytes], int]:
-    """A parked key's oldest messages, oldest first, and how many there are in all."""
+    """A parked key's oldest messages, oldest first, and the total number of messages in its mailbox."""
     with client.pipeline(transaction=False) as pipe:
         pipe.lrange(cast(str, names.mailbox(partition, key)), -limit, -1)
         pipe.llen(cast(str, names.mailbox(partition, key)))

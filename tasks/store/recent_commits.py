@@ -1,6 +1,6 @@
-"""What is remembered of a partition's last commits, for operators to look at; as values, and as the JSON that lies in Redis.
+"""A partition's last commits, for operators to look at: as values, and as the JSON stored in Redis.
 
-Best effort, as measurements are: what must be right of a commit is what the commit itself wrote.
+Best effort, like measurements: an entry may be missing. What a commit itself wrote is always exact.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from collections.abc import Iterable
 
 import msgspec
 
-#: Of one partition, the newest are kept.
+#: Commits kept per partition, the newest.
 MAX_KEPT = 20
 
 
 class RecentCommit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One commit, as the worker that made it saw it."""
+    """One commit, as its worker saw it."""
 
-    #: Seconds since the epoch, by the server's clock, when its answer came.
+    #: When its answer came: seconds since the epoch, by the server's clock.
     at: float
-    #: How many commits the partition had had before it.
+    #: The partition's commit number before it.
     commit_number: int
-    #: Node name of the worker.
+    #: The worker's node name.
     worker: str
-    #: The fencing token it was made with.
+    #: The fencing token.
     token: int
-    #: Messages that left their queue, or the mailbox of a parked key.
+    #: Messages taken from the queue, or from the mailbox of a parked key.
     taken: int
     processed: int = 0
     failed: int = 0
@@ -36,11 +36,11 @@ class RecentCommit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     skipped: int = 0
     #: States written.
     states: int = 0
-    #: Of all its messages' computations together.
+    #: Time spent in the computations of all its messages.
     computation_seconds: float = 0.0
-    #: From sending it to taking its answer; None when it was sent again after an outage.
+    #: Time from sending it to its answer. None if it was sent again after an outage.
     commit_seconds: float | None = None
-    #: The failure or dead letter that came last in it, shortened; empty without any.
+    #: Its last failure or dead letter, shortened; empty if there is none.
     error: str = ""
 
 
@@ -53,7 +53,7 @@ def dump_commit(commit: RecentCommit) -> bytes:
 
 
 def load_commits(texts: Iterable[bytes]) -> list[RecentCommit]:
-    """From JSON, in the same order; without what is no such JSON (another version wrote it)."""
+    """Decode JSON, in the same order. Skips entries that can't be decoded, because another version wrote them."""
     found = []
     for text in texts:
         try:

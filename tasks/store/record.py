@@ -1,15 +1,15 @@
-"""The bytes of a record that the engine owns: what stands around a pickled state, and around a source's position.
+"""The binary format of a record: a pickled state, a source's position or a value in a message, with its signature.
 
-    format   1 byte   what the payload is, and whether it is signed; with HEADER added when a header follows
-    header            only then: its length (4 bytes, big-endian), and a MessagePack map
-    tag      16 bytes only when signed
+    format   1 byte   the payload's encoding, and whether it is signed; plus HEADER if a header follows
+    header            optional: its length (4 bytes, big-endian) and a MessagePack map
+    tag      16 bytes only if signed
     payload           a pickle (protocol 5), or JSON
 
-A record without a header costs nothing for it. The tag covers what the record is of (`Signer`), the format, the header and the payload,
-so nobody can move a record to another key, computation or group, or change its header.
+The tag covers the record's owner (group, computation and key; see `Signer`), the format, the header and the payload. So nobody without the
+key can move a record to another key, computation or group, or change its header.
 
-A signature does not say when a record was written. Whoever can write to Redis can put back an older record of the same key, with its right
-signature, and so roll that key back. Only access rights of the server (ACL) keep them from it.
+A signature does not prevent replay. Anyone who can write to Redis can put an older, correctly signed record of the same key back. Only
+the server's access rights (ACL) prevent that.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ SIGNED = b"\x02"
 UNSIGNED_JSON = b"\x03"
 SIGNED_JSON = b"\x04"
 _FORMS = (UNSIGNED, SIGNED, UNSIGNED_JSON, SIGNED_JSON)
-#: Added to the format when a header follows.
+#: Added to the format byte if a header follows.
 HEADER = 0x80
 
 TAG_BYTES = 16
 _LENGTH_BYTES = 4
-#: What can't be longer than this is no header.
+#: A longer header is refused.
 MAX_HEADER_BYTES = 1 << 24
 
 _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(dict[str, Any]).decode
 
-#: What a record can be: a key's state, a value inside a message, how far a source is.
+#: What a record contains: a key's state, a value in a message, or a source's position.
 Kind = Literal["state", "message", "position"]
 
 
 class Record(NamedTuple):
-    """A record taken apart; nothing is verified."""
+    """The parts of a record. Nothing is verified."""
 
-    #: Without HEADER.
+    #: The format byte, without HEADER.
     form: bytes
-    #: The format and the header, as they are stored.
+    #: The format byte and the header, as stored.
     head: bytes
     tag: bytes
     payload: bytes
 
     @property
     def header(self) -> dict[str, Any]:
-        """Read it only when the tag is right. Raises `StateError`."""
+        """The decoded header. Read it only after the tag is verified. Raises `StateError` if it can't be decoded."""
         if len(self.head) == 1:
             return {}
         try:
             return _decode(self.head[1 + _LENGTH_BYTES :])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StateError("its header can't be read") from error
+            raise StateError("its header can't be decoded") from error
 
 
 def split(stored: bytes) -> Record:
-    """Take a record apart. Raises `StateError` for one that nobody here wrote."""
+    """Split a record into its parts. Raises `StateError` for bytes that are not a record."""
     end, form = 1, stored[:1]
     if form >= b"\x80":
         form = bytes((form[0] - HEADER,))
@@ -82,22 +82,22 @@ def split(stored: bytes) -> Record:
 
 
 class Signer:
-    """Makes and checks the tags of the records of one kind and name (of a computation, say) in one group.
+    """Makes and verifies the tags of records of one kind and one name (of a computation, for example) in one group.
 
     Source: RFC 7693 (BLAKE2), keyed mode.
     """
 
     def __init__(self, secrets: tuple[bytes, ...], kind: Kind, group: str, name: str) -> None:
-        #: For errors.
+        #: The subject of error messages.
         self.what = f"the {kind}" if kind != "message" else "the value"
         scope = b"".join(b"%d:%b" % (len(part), part) for part in (kind.encode(), group.encode(), name.encode()))
-        # BLAKE2b takes keys of up to 64 bytes; a longer secret is hashed to that.
+        # BLAKE2b accepts keys of up to 64 bytes; a longer secret is hashed to 64.
         short = [secret if len(secret) <= 64 else blake2b(secret).digest() for secret in secrets]
-        #: The first signs; all verify.
+        #: One hash per secret. The first signs; all verify.
         self._begun = [blake2b(scope, digest_size=TAG_BYTES, key=secret) for secret in short]
 
     def seal(self, key: str, payload: bytes, *, json: bool = False, header: Mapping[str, Any] | None = None) -> bytes:
-        """A payload as it is stored: signed when there is a secret."""
+        """Make a record from a payload: signed if there is a secret."""
         signed, unsigned = (SIGNED_JSON, UNSIGNED_JSON) if json else (SIGNED, UNSIGNED)
         head = form = signed if self._begun else unsigned
         if header:
@@ -108,7 +108,7 @@ class Signer:
         return head + self._tag(0, key, head, payload) + payload
 
     def verifies(self, key: str, record: Record) -> bool:
-        """Whether the tag was made with one of the secrets, for this key, header and payload."""
+        """Whether one of the secrets made the tag, for this key, header and payload."""
         return any(
             compare_digest(record.tag, self._tag(number, key, record.head, record.payload)) for number in range(len(self._begun))
         )

@@ -1,4 +1,4 @@
-"""The Lua scripts of `lua/`, loaded once a process; each has one typed function in the module of its subject."""
+"""Loads the Lua scripts in `lua/`, once per process. Each script has one typed function, in the module of its subject."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from redis.exceptions import NoScriptError
 
 
 class LuaScript:
-    """One file of `lua/`. Called by its digest; sent whole when the server does not know it (a script that the server
-    does not know has not run, so this is safe)."""
+    """One file in `lua/`. Called by its digest. If the server does not know the digest, the whole script is sent; that is safe, because
+    an unknown script has not run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -22,14 +22,15 @@ class LuaScript:
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
 
     def run(self, client: redis.Redis, keys: list[Any], arguments: list[Any]) -> Any:
-        """Run it. Raises redis-py's errors."""
+        """Run the script. Raises redis-py's errors."""
         try:
             return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
         except NoScriptError:
             return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
 
     def run_many(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
-        """Run it once for each (KEYS, ARGV), in one round trip. A refusal of one call is its answer; raises redis-py's other errors."""
+        """Run the script once for each (KEYS, ARGV), in one round trip. If the server refuses a call, the error is that call's answer.
+        Raises redis-py's other errors."""
         calls = list(calls)
         answers = self._pipelined(client, calls)
         if any(isinstance(answer, NoScriptError) for answer in answers):
@@ -53,5 +54,5 @@ def script(name: str) -> LuaScript:
 
 
 def digest_of(raw: bytes) -> str:
-    """How scripts are told of a message (or a record, or a state) without sending it: its SHA-1, which Lua in Redis can make too."""
+    """The SHA-1 by which a script recognizes a message, a record or a state without receiving it. Redis' Lua can compute it too."""
     return sha1(raw, usedforsecurity=False).hexdigest()

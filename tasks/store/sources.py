@@ -1,4 +1,4 @@
-"""What Redis holds of a source's process: its lease, and how far it is. Messages and position are written in one script."""
+"""A source's lease and progress in Redis. One script writes a push's messages together with the new position."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from celery_partitions.store.scripts import script
 
 PushStatus = Literal["ok", "already", "fenced", "moved", "wrongtype"]
 
-#: A process that has no lease is remembered so long after its last push: longer than it is told to try again.
+#: How long a process without a lease is remembered after its last push. Longer than it retries a push.
 RUN_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The answer to a process that wants to read a source."""
+    """The answer to a process that wants a source's lease."""
 
-    #: Of the lease; 0: another process has it.
+    #: The lease's token. 0: another process has the lease.
     token: int
-    #: Until the lease ends, this process's or the other's.
+    #: Time until the lease ends, this process's or the other's.
     left_seconds: float
-    #: How many pushes the source has had.
+    #: The number of pushes so far.
     number: int
-    #: What the last push left; empty at first.
+    #: The position that the last push wrote; empty at first.
     position: bytes
-    #: Nothing more will come.
+    #: The source has no more input.
     ended: bool
 
 
 def hold_source(client: redis.Redis, names: Names, source: str, process: str, lease_seconds: float) -> Hold:
-    """Take the lease of a source, or renew it. Called every third of a lease."""
+    """Take or renew a source's lease. Called every third of a lease."""
     token, left, number, position, ended = script("hold_source").run(
         client, [names.source(source)], [process, round(lease_seconds * 1000)]
     )
@@ -43,7 +43,7 @@ def hold_source(client: redis.Redis, names: Names, source: str, process: str, le
 
 
 def leave_source(client: redis.Redis, names: Names, source: str, token: int) -> bool:
-    """Give the lease up; False when another process has it."""
+    """Release a source's lease. Returns False if another process has it."""
     return bool(script("leave_source").run(client, [names.source(source)], [token]))
 
 
@@ -58,10 +58,10 @@ def push_from_source(
     lease_seconds: float = RUN_SECONDS,
     ends: bool = False,
 ) -> tuple[PushStatus, str]:
-    """Write a source's messages and its position; sending the same again changes nothing and answers `already`.
+    """Write a source's messages and its position, both or neither. Sending the same push again changes nothing, and the status is `already`.
 
-    `key`: of `Names.source`. `token`: of the lease; None where many processes read, each with a key of its own. Returns the status, and for
-    `wrongtype` the key that holds another type, or may not be written.
+    `key`: from `Names.source`. `token`: the lease's token; None if several processes read the source, each with its own key. Returns the
+    status, and for `wrongtype` the key that has the wrong type or may not be written.
     """
     words: list[Any] = ["" if token is None else token, number, position, round(lease_seconds * 1000), "1" if ends else ""]
     keys: list[Any] = [key]
@@ -75,12 +75,12 @@ def push_from_source(
     return cast(PushStatus, status.decode()), culprit.decode("utf-8", "replace")
 
 
-#: An entry of a stream: its id, and its fields one after the other, field and value; None: it was deleted.
+#: A stream entry: its id, and a flat list of its fields and values; None if it was deleted.
 Entry = tuple[bytes, list[bytes] | None]
 
 
 def make_group(client: redis.Redis, stream: str, source: str) -> None:
-    """The consumer group of a source, from the stream's beginning on. Harmless when it is there."""
+    """Create a source's consumer group, from the start of the stream. Does nothing if it exists."""
     try:
         client.xgroup_create(stream, source, id="0", mkstream=True)
     except redis.ResponseError as error:
@@ -91,7 +91,7 @@ def make_group(client: redis.Redis, stream: str, source: str) -> None:
 def read_stream(
     client: redis.Redis, names: Names, source: str, token: int, stream: str, limit: int, after: bytes
 ) -> list[Entry] | None:
-    """The next entries; None when another process has the lease. `after`: the id of the last entry seen of those that were read before and
-    not acknowledged, or `>` for new ones."""
+    """The next entries of a stream. None if another process has the lease. `after`: `>` for new entries; to read again entries that were
+    read and not acknowledged, the id of the last one seen."""
     answer = script("read_stream").run(client, [names.source(source), stream], [token, source, limit, after])
     return None if answer == b"fenced" else [(entry_id, fields) for entry_id, fields in answer]

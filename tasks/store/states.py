@@ -1,4 +1,4 @@
-"""States as Redis has them: read in one round trip for a worker's batch, or by anyone, by key."""
+"""Reads states from Redis: for a worker's batch in one round trip, or by key from any process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_partitions.store.codec import StateCodec, StoredMeta
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import script
 
-#: Keys of one reading round trip outside the worker.
+#: Keys per round trip, outside the worker.
 PAGE = 1000
 
 
@@ -27,7 +27,7 @@ def load_slots(
     partition: str,
     wanted: Mapping[str, tuple[Computation, Sequence[str]]],
 ) -> dict[str, dict[str, Slot | Unreadable]]:
-    """The states of keys, by computation name, in one round trip; a key never seen gets its zero state."""
+    """Load the states of keys, by computation name, in one round trip. A key without a state gets the initial state."""
     with client.pipeline(transaction=False) as pipe:
         for name, (_, keys) in wanted.items():
             pipe.hmget(names.states(partition, name), [cast(str, key_bytes(key)) for key in keys])
@@ -48,7 +48,7 @@ def load_slots(
 def state_sizes(
     client: redis.Redis, names: Names, partition: str, wanted: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, int]]:
-    """The bytes of stored states, by computation name and key, in one round trip; 0 where there is none, or none can be read."""
+    """The sizes of stored states in bytes, by computation name and key, in one round trip. 0 if there is none or it can't be read."""
     with client.pipeline(transaction=False) as pipe:
         for name, keys in wanted.items():
             for key in keys:
@@ -58,7 +58,7 @@ def state_sizes(
 
 
 def is_wrong_type(error: redis.ResponseError) -> bool:
-    """Whether a key holds another type: that stays until somebody mends it. Other refusals (busy, no permission) pass."""
+    """Whether a key has the wrong type. That lasts until somebody fixes it; other refusals (busy, no permission) are temporary."""
     return str(error).startswith("WRONGTYPE")
 
 
@@ -69,22 +69,22 @@ def _slot(codec: StateCodec, computation: Computation, key: str, stored: bytes |
     except StateError as error:
         return Unreadable(str(error))
     except Exception as error:
-        return Unreadable(f"the first state could not be made: {type(error).__name__}: {error}")
+        return Unreadable(f"the initial state could not be created: {type(error).__name__}: {error}")
     return Slot(state, stored)
 
 
 class StateReader:
-    """States by key, from any process: what `state`, `states`, `keys` and `forget` of a computation do."""
+    """Reads and deletes states by key, from any process. A computation's `state`, `states`, `keys` and `forget` use it."""
 
     def __init__(self, client: redis.Redis, names: Names, codec: StateCodec, partitions: int) -> None:
         self.client, self.names, self.codec, self.partitions = client, names, codec, partitions
 
     def get(self, computation: Computation, key: object) -> Any | None:
-        """A copy of the key's state as last committed; None when the key was never seen."""
+        """A copy of the key's state as of the last commit. None if the key has no state. Raises `StateError` if it can't be read."""
         return self.get_many(computation, [key]).get(normalize_key(key))
 
     def get_many(self, computation: Computation, keys: Iterable[object]) -> dict[str, Any]:
-        """Spelled key → state, for the keys that have one. Raises `StateError` for one that can't be read."""
+        """Normalized key → state, for the keys that have one. Raises `StateError` for a state that can't be read."""
         found: dict[str, Any] = {}
         rest = iter(keys)
         while page := [normalize_key(key) for key in islice(rest, PAGE)]:
@@ -98,20 +98,20 @@ class StateReader:
         return found
 
     def meta(self, computation_name: str, key: object) -> StoredMeta | None:
-        """What can be seen of the key's stored state without unpickling it; None when the key was never seen."""
+        """Size and signature of the key's stored state, without unpickling it. None if the key has no state."""
         spelled = normalize_key(key)
         stored = self.client.hget(self._hash(computation_name, spelled), cast(str, key_bytes(spelled)))
         return None if stored is None else self.codec.meta(computation_name, spelled, cast(bytes, stored))
 
     def keys(self, computation_name: str) -> Iterator[str]:
-        """Every key that has a state, scanned: constant memory, each key at least once while it exists."""
+        """Iterate over the keys that have a state, in constant memory. A key that exists throughout comes at least once, maybe more often."""
         for partition in range(self.partitions):
             name = self.names.states(str(partition), computation_name)
             for field, _ in self.client.hscan_iter(name, count=PAGE):
                 yield key_text(field)
 
     def forget(self, computation: Computation, key: object) -> bool:
-        """Delete the key's state; its next message finds the zero state. Returns whether there was one."""
+        """Delete the key's state. Its next message starts from the initial state. Returns whether there was a state."""
         spelled = normalize_key(key)
         partition = str(partition_of(spelled, self.partitions))
         gone = script("forget").run(

@@ -1,6 +1,6 @@
-"""What is measured of a partition's work and Redis does not count by itself, as values: histograms with fixed bounds, and counters.
+"""A partition's measurements as values: histograms with fixed bounds, and counters that commits do not keep.
 
-Cumulative, since the group began. The JSON of `Measurements` is what lies in Redis; `lua/measure.lua` adds such values there.
+All values are cumulative since the group began. They are stored as the JSON of `Measurements`; `lua/measure.lua` adds to them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-#: Upper bounds of the histograms, shared by all that show them. One more count is of what is above the last.
+#: Upper bounds of the histograms' buckets. Each histogram has one more bucket, for values above the last bound.
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 COMMIT_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COMPUTATION_SECONDS = (1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 5e-3, 0.025, 0.1, 0.5, 2.5, 10.0)
@@ -18,11 +18,11 @@ BATCH_MESSAGES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 
 
 
 class Histogram(msgspec.Struct, gc=False):
-    """How often something was how much, by bounds that stand elsewhere."""
+    """Counts of values per bucket. The bounds are kept elsewhere, because they are always the same."""
 
-    #: One for each bound: values up to it and above the one before; then one of those above the last.
+    #: One count per bound: values up to it and above the previous one. Then one for values above the last.
     counts: list[int]
-    #: Of all values.
+    #: Sum of all values.
     total: float = 0.0
 
     @property
@@ -34,16 +34,16 @@ class Histogram(msgspec.Struct, gc=False):
         self.total += value * times
 
     def since(self, before: Histogram) -> Histogram:
-        """What came after an earlier moment; all of it when that is not of the same one (it was deleted meanwhile)."""
+        """The values since `before`. All values, if `before` is not an earlier moment of this histogram (it was deleted meanwhile)."""
         counts = [new - old for new, old in zip(self.counts, before.counts, strict=False)]
         if len(before.counts) != len(self.counts) or min(counts) < 0:
             return Histogram(list(self.counts), self.total)
         return Histogram(counts, max(0.0, self.total - before.total))
 
     def quantile(self, bounds: Sequence[float], share: float) -> float | None:
-        """The value that `share` (0 to 1) of all are up to, as if they lay evenly between two bounds; None without any.
+        """The quantile `share` (0 to 1), interpolated linearly inside a bucket. None if there are no values.
 
-        Of what is above the last bound no more is known than that: it answers with that bound.
+        For values above the last bound it returns that bound, because their size is unknown.
         """
         wanted, below = share * self.count, 0
         for number, count in enumerate(self.counts):
@@ -57,12 +57,12 @@ class Histogram(msgspec.Struct, gc=False):
 
 
 class LastError(msgspec.Struct, frozen=True, gc=False):
-    """The failure or dead letter that came last."""
+    """The last failure or dead letter."""
 
     text: str
     #: Seconds since the epoch, by the server's clock.
     at: float
-    #: None of a message that does not say them.
+    #: These are None if the message does not contain them.
     key: str | None = None
     message_id: str | None = None
 
@@ -84,25 +84,25 @@ def _computation() -> Histogram:
 
 
 class Measurements(msgspec.Struct, omit_defaults=True, gc=False):
-    """Of one partition."""
+    """The measurements of one partition."""
 
-    #: Seconds from a message's `sent_at` to the answer to its commit. Of a few messages of each batch, which stand for all of it;
-    #: of messages that say when they were sent, and were not told to wait.
+    #: Seconds from a message's `sent_at` to the answer to its commit. Sampled: a few messages of each batch represent all of them. Only
+    #: messages that have `sent_at` and were not delayed count.
     latency: Histogram = msgspec.field(default_factory=_latency)
-    #: Messages of a commit.
+    #: Messages per commit.
     batch: Histogram = msgspec.field(default_factory=_batch)
-    #: Seconds from sending a commit to taking its answer. A worker of several partitions computes another's batch meanwhile.
+    #: Seconds from sending a commit to handling its answer. A worker with several partitions runs another partition's batch meanwhile.
     commit: Histogram = msgspec.field(default_factory=_commit)
-    #: Seconds of computation for a message: a batch's, divided by its messages, as often as there are.
+    #: Seconds of computation per message: a batch's time divided by its messages, counted once for each message.
     computation: Histogram = msgspec.field(default_factory=_computation)
-    #: Times that a worker began to hold the partition, which another or none had held.
+    #: How often a worker took over the partition from another worker, or from none.
     takeovers: int = 0
     #: Commits refused because another worker had taken over.
     fenced: int = 0
-    #: States that a batch needed and that were in memory; and that were not, and were read from Redis.
+    #: States that a batch needed: found in memory (hits), or read from Redis (misses).
     cache_hits: int = 0
     cache_misses: int = 0
-    #: Messages of parked keys that were tried again.
+    #: Messages of parked keys that were retried.
     retried: int = 0
     last_error: LastError | None = None
 
@@ -122,7 +122,7 @@ def dump_measurements(found: Measurements) -> bytes:
 
 
 def load_measurements(text: bytes | None) -> Measurements:
-    """From JSON. What is no such JSON, or has other bounds (another version wrote it), counts as nothing."""
+    """Decode JSON. What can't be decoded, or has other bounds because another version wrote it, counts as empty."""
     if text is None:
         return Measurements()
     try:
@@ -136,7 +136,7 @@ def load_measurements(text: bytes | None) -> Measurements:
 
 
 def merged(parts: Iterable[Measurements]) -> Measurements:
-    """All of several partitions, as of one."""
+    """The sum of several partitions' measurements."""
     whole = Measurements()
     for part in parts:
         for name in _LENGTHS:

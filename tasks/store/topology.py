@@ -1,4 +1,4 @@
-"""What a group's processes have to agree on: how many partitions it has, and how its keys in Redis are laid out."""
+"""What all processes of a group must agree on: the number of partitions, and the layout of the keys in Redis."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import redis
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.names import Names
 
-#: The layout of keys that `names.py` describes. Raise it whenever an older release could not read, or would spoil, what this one writes.
+#: The version of the key layout in `names.py`. Increase it if an older release could not read, or would damage, what this one writes.
 LAYOUT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """How a group is divided. `epoch` grows when the number of partitions changes."""
+    """How many partitions a group has. `epoch` increases when the number changes."""
 
     epoch: int
     partitions: int
 
 
 def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Topology:
-    """Begin the group if nobody has, with N partitions. Raise `SetupError` when it has another N, or another layout of keys.
+    """Create the group with this number of partitions, if it does not exist. Raises `SetupError` if it has another number of partitions, or
+    another key layout.
 
-    Called once by each process before it sends or takes anything. Changing N would move keys away from their states.
+    Each process calls it once, before it sends or takes anything. With another number, keys would not find their states.
     """
     with client.pipeline(transaction=False) as pipe:
         pipe.hget(names.older_group_meta, "partitions")
@@ -41,26 +42,26 @@ def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Top
     refuse_other_layout(names, layout)
     if int(number) != partitions:
         raise SetupError(
-            f"partition group {names.group!r} has {int(number)} partitions in this Redis, and this process was started with "
-            f"PARTITIONS={partitions}. Start it with PARTITIONS={int(number)}, or use another PARTITIONS_GROUP. N is changed by `partitions export` "
-            "and `partitions import --replace`"
+            f"partition group {names.group!r} has {int(number)} partitions in this Redis, but this process was started with "
+            f"PARTITIONS={partitions}. Start it with PARTITIONS={int(number)}, or use another PARTITIONS_GROUP. To change the number of "
+            "partitions, use `partitions export` and `partitions import --replace`"
         )
     return Topology(int(epoch or 0), partitions)
 
 
 def refuse_other_layout(names: Names, layout: bytes | None) -> None:
-    """Raise `SetupError` for a group whose `layout` is not this release's. None: the group has not said."""
+    """Raise `SetupError` if a group's key layout is not this release's. `layout` None: unknown, which is accepted."""
     if layout is not None and layout != b"%d" % LAYOUT:
         shown = layout.decode("ascii", "backslashreplace")[:20]
         raise SetupError(
-            f"partition group {names.group!r} has layout {shown} of keys in this Redis, and this release knows layout {LAYOUT}. Start the "
-            "release that made the group. To move the group to this one: stop all its workers, `partitions export FILE` with that release, "
-            "and `partitions import FILE --replace` with this one"
+            f"partition group {names.group!r} has key layout {shown} in this Redis, but this release supports only layout {LAYOUT}. Use the "
+            "release that created the group. To move the group to this release: stop all its workers, run `partitions export FILE` with the "
+            "other release, then `partitions import FILE --replace` with this one"
         )
 
 
 def _begin(client: redis.Redis, names: Names, partitions: int) -> Any:
-    """Write the group's layout and N; another process may have been first. Raises what the server refuses."""
+    """Write the group's layout and number of partitions, unless another process was first. Raises the server's errors."""
     with client.pipeline(transaction=True) as pipe:
         pipe.hsetnx(names.group_meta, "layout", LAYOUT)
         pipe.hsetnx(names.group_meta, "partitions", partitions)
@@ -70,8 +71,7 @@ def _begin(client: redis.Redis, names: Names, partitions: int) -> Any:
 
 def _older_layout(names: Names) -> SetupError:
     return SetupError(
-        f"this Redis has partition group {names.group!r} in an older layout of keys ({names.older_group_meta!r}), which this release can't "
-        "read. Stop all its workers and write it to a file with the release that made it (`partitions export FILE`), delete the keys that "
-        f"begin with '{names.root}:', and read the file with this release (`partitions import FILE --replace`). Or use another "
-        "PARTITIONS_GROUP"
+        f"this Redis has partition group {names.group!r} in an older key layout ({names.older_group_meta!r}), which this release can't "
+        "read. To keep its data: stop all its workers, run `partitions export FILE` with the release that created it, delete the keys "
+        f"that begin with '{names.root}:', and run `partitions import FILE --replace` with this release. Or use another PARTITIONS_GROUP"
     )

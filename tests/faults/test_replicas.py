@@ -73,7 +73,7 @@ def test_without_a_replica_in_time_it_is_said_once_and_work_goes_on(
         for commit_number in (1, 2, 3):
             assert store.finish(store.begin(commit(lease, commit_number))).status == "ok"
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "on 0 of 1 replicas after 50 ms" in caplog.text
+        assert "only 0 of 1 replicas (PARTITIONS_WAIT_REPLICAS) have a commit after 50 ms" in caplog.text
         replica.resume()
         wait_until(lambda: commit_number_on(replica) == 4)
         store.replicas = Replicas(1, 30_000)

@@ -131,4 +131,4 @@ def test_unsigned_states_from_before_a_key_was_set_are_not_unpickled(make_live: 
     live.start_workers(1)
     live.send(record, [Step("key", 1)])
     dead_letter = wait_until(lambda: next(iter(live.dead_letters()), None), timeout=30)
-    assert "is not signed, and PARTITIONS_STATE_SIGNING_KEY is set" in dead_letter.error
+    assert "is not signed, but PARTITIONS_STATE_SIGNING_KEY is set" in dead_letter.error

@@ -174,7 +174,7 @@ def test_a_first_state_that_can_not_be_made_is_that_keys_trouble(
     made = computation(state=Unmakeable)
     monkeypatch.setattr(Unmakeable, "broken", True)
     slots = load_slots(client, names, StateCodec(), "0", {"totals": (made, ["a"])})
-    assert slots["totals"]["a"] == Unreadable("the first state could not be made: RuntimeError: no more")
+    assert slots["totals"]["a"] == Unreadable("the initial state could not be created: RuntimeError: no more")
 
 
 @pytest.mark.parametrize("signed_by", [None, b"another key, 16 bytes"])

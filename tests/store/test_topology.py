@@ -20,16 +20,16 @@ def test_the_first_process_writes_n_and_the_layout(client: redis.Redis, names: N
 @pytest.mark.parametrize("layout", ["1", str(LAYOUT + 1), "no number"])
 def test_another_layout_is_refused_with_what_to_do(client: redis.Redis, names: Names, layout: str) -> None:
     client.hset(names.group_meta, mapping={"layout": layout, "partitions": 4})
-    with pytest.raises(SetupError, match=f"has layout {layout} .* knows layout {LAYOUT}.* export FILE.* import FILE --replace"):
+    with pytest.raises(SetupError, match=f"has key layout {layout} .* only layout {LAYOUT}.* export FILE.* import FILE --replace"):
         agree_on_topology(client, names, 4)
     assert client.hgetall(names.group_meta) == {b"layout": layout.encode(), b"partitions": b"4"}
     (check,) = _group(client, names, Settings())
-    assert check.verdict == "bad" and f"has layout {layout}" in check.text
+    assert check.verdict == "bad" and f"layout {layout}" in check.text
 
 
 def test_a_group_with_keys_of_the_layout_before_is_refused_and_nothing_is_written(client: redis.Redis, names: Names) -> None:
     client.hset("partition:group", "partitions", 4)
-    with pytest.raises(SetupError, match=r"older layout of keys .* export FILE.* delete the keys that begin with 'partition:'"):
+    with pytest.raises(SetupError, match=r"older key layout .* export FILE.* delete the keys that begin with 'partition:'"):
         agree_on_topology(client, names, 4)
     assert client.keys() == [b"partition:group"]
     client.delete("partition:group")

@@ -1,16 +1,16 @@
--- Say that a worker lives; renew its leases; assign it what is free of its share; tell what it holds too much.
--- Fair to within one over partitions, and over partitions with the ingress; nothing moves without need.
--- This is advice: a worker holds a partition only when `claim` on the partition's own keys has given it a fencing token.
+-- Renew a worker's membership and leases, assign free partitions to it, and report what it must release.
+-- Workers' shares differ by at most one partition, also with the ingress counted. Partitions move only if that is needed.
+-- An assignment is advice: a worker holds a partition only after `claim`, on the partition's own keys, has given it a fencing token.
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 policies (hash)  6 draining (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
 -- Returns {next, assigned, give_up, policies}
---   next      ms until the first lease of another worker ends, -1 when there is no other
---   assigned  {partition, since, partition, …} what this worker is to hold now; since: of the assignment, grows with each one
---   give_up   {partition, …} of those, what it should release
---   policies  {computation, JSON, …} what operators changed
--- Publishes on `changed` when a worker joined or was found dead. The policies are touched by pcall: a foreign type under their name
--- must not take its share from a worker.
+--   next      ms until the first lease of another worker ends, -1 if there is no other
+--   assigned  {partition, since, partition, …} the partitions this worker must hold; since: the assignment's number, always increasing
+--   give_up   {partition, …} those of `assigned` that it must release
+--   policies  {computation, JSON, …} operators' changes
+-- Publishes on `changed` if a worker joined or was found dead. The policies are read with pcall, so that a key of the wrong type under
+-- their name does not keep a worker from its share.
 
 local me, lease, my_pins, n, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local time = redis.call('TIME')
@@ -18,7 +18,7 @@ local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 local changed = false
 
--- A server that is full refuses a script's first write, unless it is one that frees: leases must be renewed all the same.
+-- A full server refuses a script if its first write needs memory. Leases must be renewed even then, so begin with a deletion.
 redis.call('ZREM', KEYS[1], '')
 
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) do
@@ -36,7 +36,7 @@ if my_pins ~= '' then
   redis.call('HSET', KEYS[2], me, my_pins)
 end
 
--- Who lives, and who wants which partition by name.
+-- Which workers live, and which of them are pinned to which partition.
 local alive, general, pinned_to, draining = {}, {}, {}, false
 local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 local next_end = -1
@@ -49,7 +49,7 @@ for i = 1, #members, 2 do
   end
   local pins = redis.call('HGET', KEYS[2], worker)
   if redis.call('HEXISTS', KEYS[6], worker) == 1 then
-    -- An operator drains it: it has no share of anything, and what it holds it gives up below.
+    -- An operator drains this worker: it gets no share, and gives up below what it holds.
     if worker == me then draining = true end
   elseif pins then
     for partition in string.gmatch(pins, '[^,]+') do
@@ -68,7 +68,7 @@ for i = 1, #held, 2 do
 end
 
 local function assign(partition)
-  -- By the clock, so that a server that comes back with older data does not assign with a number that it gave before.
+  -- From the clock, so that a server that comes back with older data does not give the same number twice.
   local last = tonumber(redis.call('HGET', KEYS[4], partition) or '0')
   redis.call('HSET', KEYS[4], partition, string.format('%.0f', math.max(last + 1, micros)))
   redis.call('HSET', KEYS[3], partition, me)
@@ -77,7 +77,7 @@ end
 
 local give_up = {}
 
--- Pinned partitions: to a worker pinned to them, whoever came first.
+-- A pinned partition goes to the first worker that is pinned to it.
 local shared, is_general = {}, my_pins == '' and not draining
 for number = 0, n - 1 do
   local partition = tostring(number)
@@ -99,7 +99,7 @@ if is_general and #general > 0 then
     local worker = owner[partition]
     if worker and holds[worker] then holds[worker] = holds[worker] + 1 end
   end
-  -- One more than the base goes to those that hold the most already, last to the ingress's holder.
+  -- The workers that hold the most get one more than the base; the ingress's holder comes last.
   local base, extra = math.floor(#shared / #general), #shared % #general
   table.sort(general, function(a, b)
     if holds[a] ~= holds[b] then return holds[a] > holds[b] end
@@ -124,7 +124,7 @@ if is_general and #general > 0 then
       mine = mine + 1
     end
   end
-  -- The ingress goes where the fewest partitions are.
+  -- The ingress goes to a worker with the smallest share.
   local light = share == base
   if not owner.ingress then
     if light then assign('ingress') end

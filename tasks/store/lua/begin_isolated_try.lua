@@ -1,14 +1,13 @@
--- begin_try
--- Note which messages are about to be run, so that the next owner knows if this worker dies over them. A note with another
--- token means that its worker ended over the message: who finishes messages removes their notes in the commit.
+-- Note which messages are about to run, so that the next owner knows about them if this worker dies. The commit that finishes a message
+-- removes its note. So a note with another token means that its worker died while it ran the message.
 --
--- KEYS  1 meta (hash)  2 tries (hash)
--- ARGV  1 token  2 the largest group  3… SHA-1 of each message, oldest first
+-- KEYS  1 meta (hash)  2 isolation (hash)
+-- ARGV  1 token  2 the most messages to note  3… SHA-1 of each message, oldest first
 -- Returns {status, count, before}
 --   status  "ok", or "fenced": another owner has taken over; nothing is noted
---   count   how many messages are noted now and run next. A message with a history runs alone; others run as a group
---   before  history of the first message: "<deaths>:<stalls>", workers that ended over it and leases that ended while it
---           stopped its whole process; or "hang:<why>": it exceeded its time limit, and could not be interrupted
+--   count   number of messages noted, which run next. A message with a history runs alone; others run as a group
+--   before  history of the first message: "<deaths>:<stalls>" (workers that died while they ran it, and leases that ended while it
+--           stopped its whole process), or "hang:<why>" (it exceeded its time limit and could not be interrupted)
 
 local token, largest = ARGV[1], tonumber(ARGV[2])
 
@@ -22,7 +21,7 @@ for i = 3, #ARGV do
   local hang = string.sub(note, 1, 5) == 'hang:'
   local noted_by, deaths, stalls = string.match(note, '^([%d-]+):(%d+):(%d+)$')
   deaths, stalls = tonumber(deaths or 0), tonumber(stalls or 0)
-  -- "-": nobody has the message in hand.
+  -- Token "-": no worker runs the message.
   if noted_by and noted_by ~= token and noted_by ~= '-' then deaths = deaths + 1 end
   local alone = hang or deaths > 0 or stalls > 0
   if alone and count > 0 then break end
@@ -35,7 +34,7 @@ for i = 3, #ARGV do
   if alone or count == largest then break end
 end
 
--- A server that is full refuses a script's first write, unless it is one that frees: a message must be run all the same.
+-- A full server refuses a script if its first write needs memory. The message must run even then, so begin with a deletion.
 redis.call('HDEL', KEYS[2], '')
 for i = 1, #notes, 2 do
   redis.call('HSET', KEYS[2], notes[i], notes[i + 1])

@@ -1,29 +1,31 @@
--- THE commit (laws 1, 2, 4): all that a batch of messages did, or nothing; and the next batch.
--- With no messages and no commands it is the peek that begins a lease.
+-- The commit (laws 1, 2, 4): write everything a batch of messages did, or nothing, and return the next batch.
+-- Without messages and commands it is the peek that begins a lease.
 --
--- KEYS  1 queue (list)  2 meta (hash)  3 later (zset)  4 source: the list the messages were read from, the queue or a key's mailbox
---       5 parked (hash)  6, 7, 8 the priority lists of the queue  9… what the commands touch
--- ARGV  1 token  2 commit_number: how many commits this partition has had, as the worker knows it; "" does not ask
---       3 edit_version of the states, as the worker knows it; "" does not ask
---       4 taken: messages that leave the source  5 SHA-1 of the oldest of them  6 SHA-1 of the youngest
---       7 most messages and 8 most bytes of the next batch (at least one message; 0 messages: none)
---       9… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments), or a word of
---       this script (its keys by number too):
---         REPLY key value seconds     a Celery result: set (for so long; 0: for ever) and published, unless a success is there
+-- KEYS  1 queue (list)  2 meta (hash)  3 delayed (zset)  4 source: the list that the messages came from, the queue or a key's mailbox
+--       5 parked (hash)  6, 7, 8 the priority lists of the queue  9… the keys of the commands
+-- ARGV  1 token  2 commit_number of the partition, as the worker knows it; "": not checked
+--       3 edit_version of the partition, as the worker knows it; "": not checked
+--       4 taken: number of messages to remove from the source  5 SHA-1 of the oldest of them  6 SHA-1 of the youngest
+--       7 the most messages and 8 the most bytes of the next batch (at least one message; 0 messages: none)
+--       9… commands, each: its number of words, then the words: Redis command, the number of its key in KEYS, arguments. Or a command of
+--       this script, with its key by number too:
+--         REPLY key value seconds     set a Celery result (expires after seconds; 0: never) and publish it, unless a success is stored
 -- Returns {status, commit_number, edit_version, now, next due, paused, to_isolate, message, message, …}
---   status    "ok"        written; commit_number is one more
---             "already"   this very commit was written before: its reply was lost; nothing is written again
---             "fenced"    another owner has taken over (or this worker has released); nothing is written
---             "moved"     the head of the source, or the commit_number, is not what the worker took; nothing is written
---             "stale"     an operator changed a state meanwhile; nothing is written
---             "wrongtype" the queue, or a key that a command is to write, holds another type, or may not be touched (edit_version: its name);
---                         nothing is written
---   now       ms, this server's clock       next due   ms when the next delayed message is due, -1 none
---   paused    1 while the partition is paused: no messages then       to_isolate    messages to be run one by one
---   messages  oldest first
+--   status    "ok"        written; commit_number has increased by one
+--             "already"   this same commit was written before, and its reply was lost; nothing is written again
+--             "fenced"    another owner has taken over, or this worker has released; nothing is written
+--             "moved"     the oldest messages of the source, or the commit_number, are not what the worker expects; nothing is written
+--             "stale"     an operator changed something meanwhile; nothing is written
+--             "wrongtype" the queue, or a key of a command, has the wrong type or may not be accessed (its name is in the place of
+--                         edit_version); nothing is written
+--   now         ms, server clock
+--   next due    ms, when the next delayed message is due; -1: none
+--   paused      1 if the partition is paused; then there are no messages
+--   to_isolate  number of messages to run in isolation
+--   messages    oldest first
 
--- A foreign value under a name that a message chose, or one that this user may not touch, must not keep the commit from being
--- written, nor end it half-way: by pcall.
+-- pcall: a message chooses the key of its result. A key with the wrong type, or one that this user may not access, must neither prevent
+-- the commit nor end it half-way.
 local function text(key)
   local found = redis.pcall('GET', key)
   return type(found) == 'string' and found or nil
@@ -78,7 +80,7 @@ if status == 'ok' and writes then
       return { 'moved', at, edits, now, -1, 0, 0 }
     end
   end
-  -- A script is not undone when it fails half-way: look before writing.
+  -- Redis does not roll back a script that fails half-way. So check everything before the first write.
   local type_of = {
     HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream'
   }
@@ -88,7 +90,7 @@ if status == 'ok' and writes then
     for at = i + 2, i + 1 + (key_words[ARGV[i + 1]] or 1) do ARGV[at] = KEYS[tonumber(ARGV[at])] end
     local wanted = type_of[ARGV[i + 1]]
     if wanted then
-      -- By pcall: a key that this user may not touch is as one of another type.
+      -- pcall: a key that this user may not access counts as one of the wrong type.
       local found = redis.pcall('TYPE', ARGV[i + 2]).ok
       if found == 'none' then found = becomes[ARGV[i + 2]] or wanted end
       if found ~= wanted then
@@ -96,8 +98,8 @@ if status == 'ok' and writes then
       end
       becomes[ARGV[i + 2]] = wanted
     end
-    -- Nor is it undone where this user may not do what a command says (Redis 7 can tell): the name of the key is among its
-    -- first words. What may fail by itself is not looked at.
+    -- Check the user's permission for the command too (possible since Redis 7). The first words are enough, because they contain the key.
+    -- A failing REPLY does no harm, so it is not checked.
     local command = ARGV[i + 1]
     if redis.acl_check_cmd and command ~= 'REPLY'
       and not redis.acl_check_cmd(unpack(ARGV, i + 1, i + math.min(words, 5))) then
@@ -115,7 +117,7 @@ if status == 'ok' and writes then
     local command = ARGV[i + 1]
     if command == 'REPLY' then
       tell(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-    -- What is to be renamed may have expired since it was read.
+    -- The key to rename may have expired since the worker read it.
     elseif command ~= 'RENAME' or redis.call('EXISTS', ARGV[i + 2]) == 1 then
       redis.call(unpack(ARGV, i + 1, i + words))
     end
@@ -126,14 +128,14 @@ elseif status == 'ok' and commit_number == '' then
   at = tostring(tonumber(at))
 end
 
--- Delayed messages that are due, and messages sent with a priority, join the queue's end. By pcall: the commit is written,
--- and a foreign value under one of these names must not take its answer away.
+-- Move due delayed messages, and messages with a priority, to the end of the queue. pcall: the commit is written already, and a key of
+-- the wrong type must not lose its answer.
 local next_due = -1
 local first = redis.pcall('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[1] then
   if tonumber(first[2]) <= now then
     for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1000)) do
-      -- In this order: a server that is full refuses a script's first write, unless it is one that frees.
+      -- The removal comes first, because a full server refuses a script if its first write needs memory.
       redis.call('ZREM', KEYS[3], entry)
       redis.call('LPUSH', queue, string.sub(entry, string.find(entry, ':', 1, true) + 1))
     end
@@ -149,7 +151,7 @@ meta = redis.call('HMGET', KEYS[2], 'paused', 'to_isolate')
 local paused = meta[1] ~= false
 local reply = { status, at, edits, now, next_due, paused and 1 or 0, tonumber(meta[2] or '0') or 0 }
 if most > 0 and not paused then
-  -- By chunks from the oldest on, so that a queue of huge messages is not read whole.
+  -- Read in chunks, from the oldest on, so that huge messages are not all read.
   local from, chunk, bytes, count = 0, 16, 0, 0
   while count < most do
     chunk = math.min(chunk, most - count)
@@ -167,7 +169,7 @@ if most > 0 and not paused then
     from = from + chunk
     chunk = math.min(chunk * 8, 2048)
   end
-  -- Whatever a worker died over has left: it stood at the head of the queue, or of a mailbox.
+  -- The queue is empty and no key is parked. So the message that killed a worker is gone, because it was first in the queue or a mailbox.
   if count == 0 and reply[7] > 0 and redis.call('EXISTS', KEYS[5]) == 0 then
     redis.call('HDEL', KEYS[2], 'to_isolate')
     reply[7] = 0

@@ -1,10 +1,10 @@
--- Tell the workers of a node name to give up all they hold and take no more, or to take their share again.
--- `balance` acts on it, and forgets a worker that has ended.
+-- Tell the workers with a node name to release all partitions and take no more, or to take their share again.
+-- `balance` acts on it, and removes the entry of a worker that has ended.
 --
 -- KEYS  1 workers (zset)  2 draining (hash)  3 audit (stream)
--- ARGV  1 node name  2 "drain" or "undrain"  3 channel `changed`  4 records the audit keeps, about  5 who  6 what  7 detail (JSON)
--- Returns "ok", "already" (it is so), or "unknown" (no worker of this name lives).
--- Publishes on `changed` when something changed.
+-- ARGV  1 node name  2 "drain" or "undrain"  3 channel `changed`  4 approximate maximum length of the audit  5 who  6 what  7 detail (JSON)
+-- Returns "ok", "already" (nothing to change), or "unknown" (no live worker has this name).
+-- Publishes on `changed` if something changed.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -23,7 +23,7 @@ end
 if #changed == 0 then
   return 'already'
 end
--- The record first: where it can't be written, nothing is done.
+-- Write the audit entry first: if that fails, nothing else is done.
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', 'who', ARGV[5], 'what', ARGV[6], 'detail', ARGV[7])
 for _, worker in ipairs(changed) do
   if ARGV[2] == 'drain' then

@@ -1,19 +1,19 @@
--- What an operator does to a parked key, if it still stands as it was seen: try its first message now, or take that message out
--- and let the key go on with the next one.
+-- An operator's edit of a parked key, if the key is still as the operator saw it: retry its first message now, or remove that message and
+-- continue with the next one.
 --
 -- KEYS  1 parked (hash)  2 mailbox (list)  3 meta (hash)  4 dead (hash)  5 audit (stream)
--- ARGV  1 key  2 SHA-1 of the parked record seen  3 SHA-1 of the mailbox's oldest message seen; "" it was empty
---       4 "take" the oldest message out, or "keep" it  5 the key's record while messages are left
---       6 a dead letter to write: its id, "" none  7 the dead letter  8 the id of a dead letter to delete, "" none
---       9 channel `changed`  10 records the audit keeps, about  11 who  12 what  13 detail (JSON)
--- Returns "ok", or "changed": the key stands otherwise meanwhile (or is parked no more), and nothing was written.
--- Publishes on `changed`. The edit_version refuses what a worker has under way for the partition.
+-- ARGV  1 key  2 SHA-1 of the record that the operator saw  3 SHA-1 of the mailbox's oldest message that the operator saw; "": it was empty
+--       4 "take": remove the oldest message; "keep": leave it  5 the key's new record, if messages are left
+--       6 id of a dead letter to write, "": none  7 that dead letter  8 id of a dead letter to delete, "": none
+--       9 channel `changed`  10 approximate maximum length of the audit  11 who  12 what  13 detail (JSON)
+-- Returns "ok", or "changed": the key has changed or is not parked any more; nothing is written.
+-- Publishes on `changed`. Increases edit_version, so that a batch that a worker is running for the partition is refused.
 
 local record, head = redis.call('HGET', KEYS[1], ARGV[1]), redis.call('LINDEX', KEYS[2], -1)
 if not record or redis.sha1hex(record) ~= ARGV[2] or (head and redis.sha1hex(head) or '') ~= ARGV[3] then
   return 'changed'
 end
--- The record first: where it can't be written, nothing is done.
+-- Write the audit entry first: if that fails, nothing else is done.
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[10], '*', 'who', ARGV[11], 'what', ARGV[12], 'detail', ARGV[13])
 if ARGV[8] ~= '' then
   redis.call('HDEL', KEYS[4], ARGV[8])

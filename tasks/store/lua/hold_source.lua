@@ -1,11 +1,13 @@
--- Take, or renew, the lease of a source: one process reads it.
+-- Take or renew the lease of a source, so that only one process reads it.
 --
 -- KEYS  1 the source (hash)
 -- ARGV  1 process id  2 lease, ms
 -- Returns {token, left, number, position, ended}
---   token     of the lease, 0 when another process has it       left      ms until that one's ends
---   number    how many pushes the source has had                position  "" at first, what the last push left
---   ended     1 when there is nothing more to read
+--   token     the lease's token; 0 if another process has the lease
+--   left      ms until the lease ends, this process's or the other's
+--   number    number of pushes so far
+--   position  what the last push wrote; "" at first
+--   ended     1 if there is nothing more to read
 
 local me, lease = ARGV[1], tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -17,7 +19,7 @@ if owner and owner ~= me and left > 0 then
   return { '0', left, facts[4] or '0', '', 0 }
 end
 if owner ~= me then
-  -- Of the clock: a server that comes back with older data must not give a token anew.
+  -- From the clock, so that a server that comes back with older data does not give the same token twice.
   token = string.format('%.0f', math.max(tonumber(token) + 1, time[1] * 1000000 + time[2]))
 end
 redis.call('HSET', KEYS[1], 'owner', me, 'token', token, 'until', string.format('%.0f', now + lease))

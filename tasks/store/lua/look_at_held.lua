@@ -1,10 +1,10 @@
--- What a worker should know of the partitions that are assigned to it. One call for many partitions.
+-- Read the meta of the partitions assigned to a worker, many in one call, and move their messages with a priority to the queues.
 --
 -- KEYS  for each partition: meta (hash), queue (list), and the priority lists of the queue
--- ARGV  1 worker id  2 how many keys a partition has
--- Returns {token, edit_version, paused, token, …} for each partition; token "": this worker does not hold it; paused 1 or 0.
--- What lies in the priority lists joins their queues' ends: a blocking peek does not see those lists. All by pcall: a foreign type under
--- a name of one partition must not keep the others from being held.
+-- ARGV  1 worker id  2 number of keys per partition
+-- Returns {token, edit_version, paused, token, …}, three for each partition; token "": this worker does not hold it; paused 1 or 0.
+-- Messages in the priority lists go to the end of their queue, because a blocking peek does not see those lists. Uses pcall throughout: a
+-- key of the wrong type in one partition must not keep the worker from holding the others.
 
 local me, width, answer = ARGV[1], tonumber(ARGV[2]), {}
 for first = 1, #KEYS, width do

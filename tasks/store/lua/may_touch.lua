@@ -1,4 +1,4 @@
--- Ask whether this user may touch a key in scripts. A server refuses a call whose KEYS hold one that the user may not touch.
+-- Check whether this Redis user may access a key in scripts. If not, the server refuses the call because of its KEYS.
 --
 -- KEYS  1 the key
 -- Returns 1.

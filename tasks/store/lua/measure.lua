@@ -1,9 +1,9 @@
--- Add what a worker measured to what the group has, partition by partition: nothing is lost when a partition changes hands in between.
+-- Add a worker's measurements to the group's, partition by partition, so that nothing is lost when a partition changes its owner.
 --
--- KEYS  1 measurements (hash), then a partition's commits (list) for each partition
--- ARGV  1 how many commits of a partition are kept, then for each partition in the same order: partition, JSON of what was measured since the
+-- KEYS  1 measurements (hash), then the commits (list) of each partition
+-- ARGV  1 number of commits kept per partition, then for each partition in the same order: partition, JSON of what was measured since the
 --       last call (tasks/store/telemetry.py), n, n times JSON of a commit, oldest first (tasks/store/recent_commits.py)
--- Returns nothing. What stands there and can't be read, or has other bounds, begins anew.
+-- Returns nothing. A stored value that can't be decoded, or has other bounds, is replaced.
 
 local at = 2
 for partition = 2, #KEYS do

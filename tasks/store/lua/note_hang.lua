@@ -1,9 +1,9 @@
--- Note that a message exceeded its time limit in a process that is about to be replaced for it: the next owner counts it as
--- failed, without running it.
+-- Note that a message exceeded its time limit. The process is about to be replaced. The next owner counts the message as failed, without
+-- running it.
 --
--- KEYS  1 meta (hash)  2 tries (hash)
--- ARGV  1 token  2 SHA-1 of the message  3 why, as text  4 how many messages are to be noted before they run, to find it
--- Returns 1; 0 when another owner has taken over: nothing is noted.
+-- KEYS  1 meta (hash)  2 isolation (hash)
+-- ARGV  1 token  2 SHA-1 of the message  3 the error, as text  4 number of messages to run in isolation, so that the next owner finds it
+-- Returns 1, or 0 if another owner has taken over; then nothing is noted.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 0

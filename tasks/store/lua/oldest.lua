@@ -1,10 +1,10 @@
--- When the oldest message of each queue was sent, without sending the messages themselves, which may be of megabytes.
+-- Read when the oldest message of each queue was sent, without transferring the messages, which may be megabytes.
 --
 -- KEYS  the queues (lists)
--- Returns for each the number in its oldest message's header `sent_at`, as it is written there; "" where the queue is
--- empty, is no list, or its oldest message does not say.
+-- Returns for each queue the number in the header `sent_at` of its oldest message, as written there; "" if the queue is empty, has another
+-- type, or its oldest message has no such header.
 --
--- Quotes inside a JSON string are escaped, so that `"sent_at"` is found where it is a name, and nowhere else.
+-- JSON escapes quotes inside strings, so the text `"sent_at"` can only be a name.
 
 local found = {}
 for number, queue in ipairs(KEYS) do

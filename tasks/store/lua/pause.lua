@@ -1,11 +1,11 @@
--- Pause partitions, or let them go on.
+-- Pause or resume partitions.
 --
 -- KEYS  1 audit (stream)  2… the meta (hash) of each partition
--- ARGV  1 "pause" or "resume"  2 for whom, as the field `paused` has it: "1" for operators (and failure policies), who decide; another
---       word for an export, which pauses what goes on, and lets go on only what is still paused for it
---       3 channel `changed`  4 records the audit keeps, about  5 who  6 what  7 detail (JSON)
--- Returns the numbers, from 1 on, of the partitions that were not so before. One that rests for an export is not paused for an operator.
--- Publishes on `changed` when there is one.
+-- ARGV  1 "pause" or "resume"  2 value of the field `paused`: "1" for operators and failure policies, who override an export; another word
+--       for an export, which pauses only running partitions and resumes only those that it paused itself
+--       3 channel `changed`  4 approximate maximum length of the audit  5 who  6 what  7 detail (JSON)
+-- Returns the indexes, from 1 on, of the partitions that changed. A partition that an export paused counts as not paused for an operator.
+-- Publishes on `changed` if any changed.
 
 local decides = ARGV[2] == '1'
 
@@ -25,7 +25,7 @@ end
 if #changed == 0 then
   return changed
 end
--- The record first: where it can't be written, nothing is done.
+-- Write the audit entry first: if that fails, nothing else is done.
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'who', ARGV[5], 'what', ARGV[6], 'detail', ARGV[7])
 for _, number in ipairs(changed) do
   if ARGV[1] == 'pause' then

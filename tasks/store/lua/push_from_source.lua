@@ -1,17 +1,17 @@
--- What a source has read goes to its queues, and how far it is is written, or nothing of both.
+-- Push a source's messages to their queues and write its new position, both or neither.
 --
--- KEYS  1 the source (hash)  2… what the commands touch
--- ARGV  1 token of the lease; "" where there is none (then a number that is not known here is taken as it is)
---       2 number: how many pushes the source has had, as the process knows it  3 position after this one
---       4 lease, ms, from now on; without a lease: after so long the hash is forgotten
+-- KEYS  1 the source (hash)  2… the keys of the commands
+-- ARGV  1 token of the lease; "": no lease (then the process's number is accepted if none is stored)
+--       2 number of pushes so far, as the process knows it  3 position after this push
+--       4 ms: with a lease, until it ends; without a lease, until the hash expires
 --       5 "1": nothing more will come
---       6… commands, each: how many words, then the words (Redis command, the number of its key in KEYS, arguments)
+--       6… commands, each: its number of words, then the words: Redis command, the number of its key in KEYS, arguments
 -- Returns {status, culprit}
---   "ok"         written; number is one more
---   "already"    this very push was written before: its reply was lost; nothing is written again
+--   "ok"         written; number has increased by one
+--   "already"    this same push was written before, and its reply was lost; nothing is written again
 --   "fenced"     another process has the lease; nothing is written
---   "moved"      number is another (the server went back to older data); nothing is written
---   "wrongtype"  a key (culprit) that a command is to write holds another type, or may not be written; nothing is written
+--   "moved"      number is different (the server went back to older data); nothing is written
+--   "wrongtype"  a key of a command (culprit) has the wrong type, or may not be written; nothing is written
 
 local token, number, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local facts = redis.call('HMGET', KEYS[1], 'token', 'number')
@@ -27,7 +27,7 @@ if token ~= '' and at ~= number then
   return { 'moved', '' }
 end
 
--- A script is not undone when it fails half-way: look before writing.
+-- Redis does not roll back a script that fails half-way. So check everything before the first write.
 local type_of = { HSET = 'hash', HINCRBY = 'hash', LPUSH = 'list', XACK = 'stream' }
 local i = 6
 while i <= #ARGV do

@@ -1,9 +1,10 @@
--- The next entries of a stream for the process that has its source's lease: first those that were read and not acknowledged.
--- An entry that another process, whose lease has ended, could still take would be seen by nobody.
+-- Read the next entries of a stream, for the process that has the source's lease.
+-- The script checks the lease, because an entry given to a process whose lease has ended would be lost to the others.
 --
 -- KEYS  1 the source (hash)  2 the stream
--- ARGV  1 token  2 consumer group, and consumer  3 most entries  4 id to read after: of entries that were read before; ">": new ones
--- Returns the entries, as XREADGROUP does; {} when there is none; the text "fenced" when another process has the lease
+-- ARGV  1 token  2 name of the consumer group and the consumer  3 the most entries
+--       4 ">": new entries; an id: entries after it that were read before and not acknowledged
+-- Returns the entries, as XREADGROUP does; {} if there are none; the text "fenced" if another process has the lease
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 'fenced'

@@ -1,9 +1,9 @@
--- Take back what `balance` has assigned to a worker, and with `leave` its place among the workers.
+-- Remove assignments that `balance` made to a worker, and with "leave" its membership.
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 draining (hash)
--- ARGV  1 worker id  2 "leave" or ""  3 channel `changed`  4… partition, since, partition, since, …: the next assignment of the partition has a
+-- ARGV  1 worker id  2 "leave" or ""  3 channel `changed`  4… partition, since, partition, since, …: the partition's next assignment gets a
 --       higher number than `since`
--- Publishes on `changed` when a partition became free, or the worker left.
+-- Publishes on `changed` if a partition became free or the worker left.
 
 local me, leave, changed = ARGV[1], ARGV[2] == 'leave', false
 for i = 4, #ARGV, 2 do
