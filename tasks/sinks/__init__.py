@@ -1,1 +1,1 @@
-"""The processes that deliver to a sink outside Redis: `celery -A APP partitions sink NAME`, a partition worker of the sink's own group."""
+"""The processes that deliver to a sink outside Redis (`celery -A APP partitions sink NAME`): each serves the sink's own group."""

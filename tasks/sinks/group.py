@@ -1,4 +1,4 @@
-"""A sink that a process delivers to, as a partition group: its installation, whose one computation calls, or writes to, the other side."""
+"""A sink with a process, as a partition group of its own: its one computation calls the sink's function or writes to its peer."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from celery_partitions.producer.pipelines import Application, applications
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
 
-#: What an encoder gave, as it stands in a message.
+#: An encoder's output, as a message holds it.
 _BYTES = MessageCodec(bytes, "output")
 
 
 def sink_installation(
     installation: Installation, name: str, standard_output: Callable[[], int] = lambda: 1
 ) -> Installation:
-    """The sink's own group, beside the app's. `standard_output`: gives the file descriptor, where the sink writes there.
+    """The installation of the sink's own group. `standard_output`: returns the file descriptor for a sink that writes there.
 
-    Raises `SetupError` for a sink that has no process, naming those that have.
+    Raises `SetupError` for a sink without a process, and lists the sinks that have one.
     """
     computation = sink_computation(*find_sink(name), standard_output)
     settings = replace(
         installation.settings,
         group=installation.group.names.sink_group(name),
         partitions=1,
-        # Bytes that are written kill nobody: who dies over them was killed.
+        # Writing bytes cannot kill a worker: if one dies, something else killed it, and no message is at fault.
         max_worker_crashes=installation.settings.max_worker_crashes if computation.flush is None else 0,
     )
     return Installation(installation.app, settings, {name: computation}, by_default=True)
 
 
 def find_sink(name: str) -> tuple[Application, SinkConfig]:
-    """A sink that has a process. Raises `SetupError` that names those there are."""
+    """The sink of this name, which must have a process. Raises `SetupError`, which lists the sinks that have one."""
     known: list[str] = []
     for application in applications.values():
         config = application.sinks.get(name)
         if config is not None and config.has_process:
             return application, config
         known += [repr(one.sink_name) for one in application.sinks.values() if one.has_process]
-    there = f"sinks that have one: {', '.join(sorted(set(known))) or 'none'}"
+    there = f"sinks with a process: {', '.join(sorted(set(known))) or 'none'}"
     if any(name in application.sinks for application in applications.values()):
-        raise SetupError(f"sink {name!r} needs no process: its outputs are in their place with the commit; {there}")
+        raise SetupError(f"sink {name!r} needs no process: each commit writes its outputs directly; {there}")
     raise SetupError(f"no sink is named {name!r}; {there}")
 
 
 def sink_computation(application: Application, config: SinkConfig, standard_output: Callable[[], int]) -> Computation:
-    """What a sink's messages are for."""
+    """The computation that processes a sink's messages."""
     name = config.sink_name
     match config:
         case CallableSink(function=function):
@@ -75,7 +75,7 @@ def _writing(name: str, peer: Peer, prepare: Callable[[], None] | None = None) -
 
 
 def _keep(output: bytes) -> None:
-    """The batch's outputs are written together, by `flush`."""
+    """Does nothing: `flush` writes the outputs of a batch together."""
 
 
 def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, **more: Any) -> Computation:
@@ -96,11 +96,11 @@ def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, *
 
 
 def _no_key(message: Any) -> Any:
-    raise SetupError("a sink's messages have their key in a header")
+    raise SetupError("internal error: the key of a sink's message was not in its header")
 
 
 def _takes_context(name: str, function: Callable[..., Any]) -> bool:
-    """Whether a function wants a second argument. Raises `DeclarationError` for one that can't be called with an output."""
+    """Whether a function takes a context as second argument. Raises `DeclarationError` if it accepts neither form."""
     if not misfit(function, 1):
         return False
     if not misfit(function, 2):

@@ -1,6 +1,6 @@
-"""The other side of a sink: a TCP peer, a file, the standard output. Each takes the bytes of a batch, whole, before it is committed.
+"""Where a sink writes: a TCP peer, a file or standard output. Each gets all bytes of a batch before the batch is committed.
 
-Called by the worker's loop, in its thread. What was written and not committed is written again: at least once.
+The worker's loop calls them, in its thread. Bytes written without a commit are written again: delivery is at least once.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from celery_partitions.worker.sink_delivery import NotDelivered
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: To connect, and after which a standard output that refuses is tried again.
+#: The timeout to connect, and the wait before a failed standard output is tried again.
 PATIENCE_SECONDS = 10.0
-#: To connect while there is nothing to write, and until it is tried again.
+#: The timeout to connect while there is nothing to write, and the wait before the next try.
 PREPARE_SECONDS = 0.4
-#: A peer that takes nothing for so long is taken for gone; longer than a slow receiver's pause. The lease is kept meanwhile.
+#: A peer that accepts nothing for this long counts as gone. Longer than the pauses of a slow receiver. The lease is kept meanwhile.
 STALLED_SECONDS = 60.0
-#: The same, after the process was told to end.
+#: The same limit, once the process was asked to stop.
 LAST_TRY_SECONDS = 3.0
-#: Between two looks whether it was.
+#: How often a blocked write checks whether the process was asked to stop.
 LOOK_SECONDS = 0.5
 
 
 class Peer(Protocol):
-    """What delivers a batch."""
+    """Delivers the outputs of a batch."""
 
     def write(self, messages: Sequence[bytes]) -> None:
-        """Bring all messages out, in order. Raises `NotDelivered`."""
+        """Write all messages, in order. Raises `NotDelivered`."""
         ...
 
 
 class TCPPeer:
-    """A connection, made when the sink has its lease, and made again when it breaks. It begins with a message's start.
+    """A connection that is made once the sink has its lease, and made again after it breaks. It starts at a message boundary.
 
-    What the peer's system has not acknowledged when a connection breaks is written to the next one first, committed or not.
+    Bytes that the peer's system had not acknowledged when a connection broke are written first to the next one, even if committed.
     """
 
     def __init__(self, name: str, host: str, port: int) -> None:
         self.name, self.host, self.port = name, host, port
         self._socket: socket.socket | None = None
         self._backoff = Backoff(random.random)
-        #: What was written whole and may not have arrived: each batch, and how many bytes were written up to its end.
+        #: Batches that were written and may not have arrived: the bytes written up to the batch's end, and the batch.
         self._unsure: deque[tuple[int, bytes]] = deque()
         self._written = 0
         self._next_try = 0.0
@@ -72,14 +72,14 @@ class TCPPeer:
             _send_all(connection, data)
         except OSError as error:
             self._disconnect()
-            text = f"sink {self.name!r}: {self.host}:{self.port} does not take it ({error.strerror or error})"
+            text = f"sink {self.name!r}: cannot write to {self.host}:{self.port} ({error.strerror or error})"
             raise NotDelivered(text, self._backoff.next_seconds()) from error
         self._note(data)
         self._forget_arrived(connection)
         self._backoff.worked()
 
     def prepare(self) -> None:
-        """Connect, where that can be done at once: a peer may wait for it before it has anything sent."""
+        """Connect early, with a short timeout: a peer may wait for the connection before anything is sent."""
         if time.monotonic() < self._next_try or (self._socket is not None and not self._is_closed(self._socket)):
             return
         try:
@@ -98,7 +98,7 @@ class TCPPeer:
             self._unsure.popleft()
 
     def _is_closed(self, connection: socket.socket) -> bool:
-        """Whether the peer has left: then the next write would seem to go well. What it sends is read and dropped."""
+        """Whether the peer closed the connection: the next write would still appear to succeed. Input from the peer is discarded."""
         try:
             while data := connection.recv(65536):
                 del data
@@ -136,21 +136,21 @@ class TCPPeer:
 
 
 def _send_all(connection: socket.socket, data: bytes) -> None:
-    """However slowly the peer takes it. Raises `OSError` when the connection breaks, or the peer has stalled."""
+    """Write everything, however slow the peer is. Raises `OSError` if the connection breaks or the peer stalls."""
     rest, heard = memoryview(data), time.monotonic()
     while rest:
         try:
             sent = connection.send(rest)
         except BlockingIOError:
             if time.monotonic() - heard > (LAST_TRY_SECONDS if is_told_to_end() else STALLED_SECONDS):
-                raise TimeoutError(errno.ETIMEDOUT, "it takes nothing more") from None
+                raise TimeoutError(errno.ETIMEDOUT, "it accepts no more data") from None
             select.select([], [connection], [], LOOK_SECONDS)
         else:
             rest, heard = rest[sent:], time.monotonic()
 
 
 def _unacknowledged(connection: socket.socket) -> int:
-    """Bytes written of which the peer's system has not said that it has them; 0 where this system does not tell."""
+    """How many written bytes the peer's system has not acknowledged; 0 if this system cannot say."""
     try:
         return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
@@ -158,7 +158,7 @@ def _unacknowledged(connection: socket.socket) -> int:
 
 
 class FilePeer:
-    """Lines at a file's end, on the disk before `write` returns. A last line that a crash has torn gets its end first."""
+    """Appends lines to a file; they are on disk before `write` returns. A partial last line left by a crash is terminated first."""
 
     def __init__(self, name: str, path: str | Path) -> None:
         self.name, self.path = name, Path(path)
@@ -172,8 +172,8 @@ class FilePeer:
             _write_all(file.fileno(), lines)
             os.fsync(file.fileno())
         except OSError as error:
-            self._close()  # a part of a line may be written: opening it again mends that
-            text = f"sink {self.name!r}: {self.path} can't be written ({error.strerror or error})"
+            self._close()  # part of a line may be written: `_open` terminates it
+            text = f"sink {self.name!r}: cannot write to {self.path} ({error.strerror or error})"
             raise NotDelivered(text, self._backoff.next_seconds()) from error
         self._backoff.worked()
 
@@ -186,7 +186,7 @@ class FilePeer:
         return file
 
     def _was_moved(self, file: io.FileIO) -> bool:
-        """Whether the path names another file now, as after a rotation of logs."""
+        """Whether the path now names a different file, as after a log rotation."""
         try:
             return not os.path.samestat(os.fstat(file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -199,10 +199,7 @@ class FilePeer:
 
 
 class StdoutPeer:
-    """Lines on the process's standard output. When nobody reads it any more the process ends.
-
-    `number`: its file descriptor.
-    """
+    """Writes lines to file descriptor `number`, the process's standard output. Ends the process once nobody reads it."""
 
     def __init__(self, name: str, number: int) -> None:
         self.name, self.number = name, number
@@ -212,9 +209,9 @@ class StdoutPeer:
             _write_all(self.number, b"".join(message + b"\n" for message in messages))
         except BrokenPipeError as error:
             os.kill(os.getpid(), signal.SIGTERM)
-            raise NotDelivered(f"sink {self.name!r}: standard output was closed; this process ends", PATIENCE_SECONDS) from error
+            raise NotDelivered(f"sink {self.name!r}: standard output was closed; stopping", PATIENCE_SECONDS) from error
         except OSError as error:
-            text = f"sink {self.name!r}: standard output can't be written ({error.strerror or error})"
+            text = f"sink {self.name!r}: cannot write to standard output ({error.strerror or error})"
             raise NotDelivered(text, PATIENCE_SECONDS) from error
 
 

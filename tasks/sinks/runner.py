@@ -1,4 +1,4 @@
-"""A sink's process: an ordinary Celery worker that serves the sink's own group, and consumes nothing else."""
+"""A sink's process: an ordinary Celery worker that serves the sink's own group and consumes nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery_partitions.runtime.installation import Installation
 
 
 def run_sink(installation: Installation, name: str, loglevel: str) -> int:
-    """Deliver until the process is told to end; returns its exit code. `installation`: of `sink_installation`."""
+    """Deliver until the process is asked to stop. Returns its exit code. `installation`: from `sink_installation`."""
     node = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
     worker: Any = installation.app.Worker(
         hostname=host_format(f"sink-{node}-{uuid.uuid4().hex[:6]}@%h"),
@@ -22,7 +22,7 @@ def run_sink(installation: Installation, name: str, loglevel: str) -> int:
         concurrency=1,
         loglevel=loglevel,
         queues=[installation.group.names.group],
-        # Standard output is the sink's; a worker's banner has nothing to do there.
+        # Standard output may belong to the sink, so the worker must not print its banner.
         quiet=True,
         without_gossip=True,
         without_mingle=True,
@@ -33,7 +33,10 @@ def run_sink(installation: Installation, name: str, loglevel: str) -> int:
 
 
 def keep_standard_output() -> int:
-    """Standard output for the sink alone: its file descriptor. What else writes there (Celery does, when it ends) goes to standard error."""
+    """Reserve standard output for the sink and return its file descriptor.
+
+    Anything else that writes there (Celery does when it stops) goes to standard error.
+    """
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

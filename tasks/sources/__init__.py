@@ -1,1 +1,1 @@
-"""The processes that read a source: `celery -A APP partitions source NAME`. What they read goes to the partition queues in bulk."""
+"""The processes that read a source (`celery -A APP partitions source NAME`) and send messages to the partition queues in bulk."""

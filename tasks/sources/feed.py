@@ -1,4 +1,4 @@
-"""One TCP source of a process: where it listens, its decoder, and its way to the partition queues."""
+"""One TCP source in a process: its listening socket, its decoder and its outbox."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: Ids made at once.
+#: How many ids are generated together.
 IDS = 1000
 
 
 class Feed:
-    """Listens when made. Raises `SetupError` where it can't."""
+    """The constructor starts to listen. Raises `SetupError` if the address cannot be bound."""
 
     def __init__(self, installation: Installation, computation: Computation, config: TCPSourceConfig, stop: Stop) -> None:
         self.name, self.config = computation.name, config
@@ -36,7 +36,7 @@ class Feed:
             family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
             self.listener = socket.create_server((config.host, config.port), family=family, backlog=128)
         except OSError as error:
-            raise SetupError(f"source {self.name!r} can't listen on {config.host}:{config.port}: {error.strerror or error}") from error
+            raise SetupError(f"source {self.name!r} cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
         self.listener.setblocking(False)
 
     @property
@@ -45,11 +45,11 @@ class Feed:
         return f"{host}:{port}"
 
     def splitter(self) -> FrameSplitter:
-        """For one more connection."""
+        """A frame splitter for a new connection."""
         return FrameSplitter(self.config.decoder, self.max_bytes)  # type: ignore[arg-type]
 
     def take(self, payloads: list[bytes]) -> None:
-        """The messages of a connection's next frames."""
+        """Decode the next frames of a connection and put their messages into the outbox."""
         decode, outbox = self.config.decoder, self.outbox
         for payload in payloads:
             try:
@@ -63,7 +63,7 @@ class Feed:
                 outbox.send()
 
     def add_dead_letter(self, rest: bytes, text: str) -> None:
-        """A dead letter with what is no frame."""
+        """Record bytes that are not a valid frame as a dead letter."""
         self.outbox.add_dead_letter(rest, self.next_id(), "bad-frame", text)
 
     def next_id(self) -> bytes:
@@ -73,6 +73,6 @@ class Feed:
         return random_id(self._ids, self._next_id - 1)
 
     def send(self) -> None:
-        """Bring in what was taken."""
+        """Send the outbox to the partition queues, if it holds anything."""
         if self.outbox.has_something:
             self.outbox.send()

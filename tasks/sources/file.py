@@ -1,4 +1,4 @@
-"""A file's lines as a source. How far it is: which file (its inode), and how many bytes of it."""
+"""A file's lines as a source. Its position is the file's inode and a byte offset."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: Between two looks at the end of a file that is followed; and so long nothing may come to one that was replaced before it is left:
-#: longer than a writer takes for its last lines that is told of the new one right after the renaming.
+#: How often the end of a followed file is polled, and how long a replaced file must stay unchanged before the reader leaves it.
+#: Longer than a writer needs for its last lines after a log rotation renamed the file.
 FOLLOW_SECONDS = 0.25
 
 
@@ -36,10 +36,11 @@ class Place(msgspec.Struct):
 
 
 class FileReader:
-    """Reads a file that only grows, or gives its name to a new one. A message's id is the source's name, the inode and the line's offset.
+    """Reads an append-only file that may be replaced by a new one of the same name (log rotation).
 
-    A file that was replaced may still be written to, by a writer that was not told yet: it is left when nothing has come to it for
-    `FOLLOW_SECONDS`. Then its last line is taken without its end; what comes to it later is not seen.
+    A message's id is the source's name, the inode and the line's offset. A writer may still append to a replaced file until it
+    reopens the path. The reader therefore leaves the old file only when it has not grown for `FOLLOW_SECONDS`. It then takes an
+    unterminated last line as complete; lines appended later are not read.
     """
 
     def __init__(self, installation: Installation, computation: Computation, config: FileSource, stop: Stop) -> None:
@@ -48,7 +49,7 @@ class FileReader:
         self.max_bytes = installation.settings.message_bytes
         self.place = Place()
         self.file: BinaryIO | None = None
-        #: Where the end of a file that was replaced was seen, and when first.
+        #: The size of a replaced file, and when that size was first seen.
         self._end_seen: tuple[int, float] | None = None
         self._said_missing = False
 
@@ -72,12 +73,12 @@ class FileReader:
         return "more"
 
     def at_end(self, line: bytes, outbox: Outbox) -> Filled:
-        """There is no more, or only a line without its end, which is one where no more will come."""
+        """Handle the end of the file. `line` is empty or unterminated; it counts as complete once the file cannot grow any more."""
         assert self.file is not None
         if os.fstat(self.file.fileno()).st_size < self.place.offset:
             raise SetupError(
-                f"source {self.name!r}: {self.path} is shorter than what was read of it ({self.place.offset} bytes). A file that is read "
-                "must only grow; a new one under its name is read from its beginning"
+                f"source {self.name!r}: {self.path} was truncated: it is shorter than the {self.place.offset} bytes already read. "
+                "Only append to it, or replace it with a new file, which is read from its beginning"
             )
         if self.follow and not self.can_be_left(self.place.offset + len(line)):
             self.file.seek(self.place.offset)
@@ -91,7 +92,7 @@ class FileReader:
         return "more"
 
     def take(self, line: bytes, outbox: Outbox) -> None:
-        """One line; it is passed when it is in the outbox, so that nothing that is raised meanwhile loses it."""
+        """Take one line. The offset moves only after the line is in the outbox, so that an exception cannot lose it."""
         text = line.removesuffix(b"\n").removesuffix(b"\r")
         if text.strip():
             self.put(text, outbox)
@@ -102,20 +103,20 @@ class FileReader:
         try:
             message = self.decode(text)
         except (Exception, SystemExit) as error:
-            outbox.add_dead_letter(text, name, "not-decoded", f"a line of {self.path}: {describe(error)}", trace_of(error))
+            outbox.add_dead_letter(text, name, "not-decoded", f"cannot decode a line of {self.path}: {describe(error)}", trace_of(error))
         else:
             if message is not None:
                 outbox.put(message, name, lambda: text)
 
     def skip(self, begun: bytes, outbox: Outbox) -> None:
-        """A line that is too long: the dead letter has its beginning, and tells where it is."""
+        """Skip a line that is too long. Its dead letter holds the beginning of the line and says where the line is."""
         assert self.file is not None
         start, part = self.place.offset, begun
         end = start + len(part)
         while part and not part.endswith(b"\n"):
             part = self.file.readline(self.max_bytes)
             end += len(part)
-        text = f"a line of more than {self.max_bytes} bytes (PARTITIONS_MESSAGE_BYTES), from byte {start} to {end} of {self.path}"
+        text = f"bytes {start} to {end} of {self.path} are one line, longer than {self.max_bytes} bytes (PARTITIONS_MESSAGE_BYTES)"
         outbox.add_dead_letter(begun, self.next_id(), "too-large", text)
         self.place.offset = end
 
@@ -123,28 +124,28 @@ class FileReader:
         return escape(f"{self.name}:{self.place.inode}:{self.place.offset}")
 
     def open(self) -> bool:
-        """Whether the file is there; it stands at the place."""
+        """Open the file and seek to the position. Returns False if the file does not exist yet."""
         try:
             self.file = self.path.open("rb")
         except FileNotFoundError:
             if not self.follow:
-                raise SetupError(f"source {self.name!r}: there is no file {self.path}") from None
+                raise SetupError(f"source {self.name!r}: file {self.path} does not exist") from None
             if not self._said_missing:
                 self._said_missing = True
-                logger.warning("source %r: there is no file %s yet; waiting for it", self.name, self.path)
+                logger.warning("source %r: file %s does not exist yet; waiting for it", self.name, self.path)
             return False
         except OSError as error:
-            raise SetupError(f"source {self.name!r}: {self.path} can't be read: {error.strerror}") from error
+            raise SetupError(f"source {self.name!r}: cannot read {self.path}: {error.strerror}") from error
         inode = os.fstat(self.file.fileno()).st_ino
         if inode != self.place.inode:
             if self.place.inode:
-                logger.warning("source %r: %s is another file now; it is read from its beginning", self.name, self.path)
+                logger.warning("source %r: %s was replaced by a new file; reading it from its beginning", self.name, self.path)
             self.place = Place(inode)
         self.file.seek(self.place.offset)
         return True
 
     def can_be_left(self, end: int) -> bool:
-        """Whether the path names another file, and nothing has come to this one, which ends at `end`, since that was seen."""
+        """Whether the path names another file and this one, `end` bytes long, has not grown for `FOLLOW_SECONDS`."""
         if not self.was_replaced():
             self._end_seen = None
             return False
@@ -154,7 +155,7 @@ class FileReader:
         return now - self._end_seen[1] >= FOLLOW_SECONDS
 
     def was_replaced(self) -> bool:
-        """Whether the path names another file than the one that is read."""
+        """Whether the path now names a different file than the open one."""
         try:
             return self.path.stat().st_ino != self.place.inode
         except OSError:

@@ -1,4 +1,4 @@
-"""A generator as a source: each value is made of the one before, so that the last value, and the generator itself, are how far it is."""
+"""A generator as a source: it computes each value from the previous one, so the last value and its attributes are its position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("celery.partitions.source")
 
 
 class GeneratorReader:
-    """Positions are `<how many>:[the last value, the generator's attributes]`; a message's id is the source's name and its number, from 1."""
+    """A position is `<count>:[last value, generator's attributes]`. A message's id is the source's name and its number, from 1."""
 
     def __init__(self, installation: Installation, computation: Computation, generator: Any, stop: Stop) -> None:
         self.computation, self.stop = computation, stop
@@ -40,7 +40,7 @@ class GeneratorReader:
                 self.value, attributes = self.codec.load_position(self.computation, stored)
                 self.count = int(count)
             except StateError as error:
-                raise StateError(f"the value that source {self.computation.name!r} has reached can't be read: {error}") from error
+                raise StateError(f"source {self.computation.name!r}: cannot read its stored position: {error}") from error
 
         if attributes is not None and hasattr(self.generator, "__dict__"):
             self.generator.__dict__.clear()
@@ -64,7 +64,7 @@ class GeneratorReader:
         try:
             return b"%d:" % self.count + self._reached()
         except StateError as error:
-            raise StateError(f"source {self.computation.name!r}: how far it is can't be kept, {error}") from error
+            raise StateError(f"source {self.computation.name!r}: cannot store its position: {error}") from error
 
     def _reached(self) -> bytes:
         if self._keeps_attributes:
@@ -72,7 +72,7 @@ class GeneratorReader:
                 return self.codec.dump_position(self.computation, [self.value, self._attributes()])
             except StateError as error:
                 self._keeps_attributes = False
-                text = "source %r: the generator's own attributes can't be kept, so that a process that comes after begins with new ones: %s"
+                text = "source %r: cannot store the generator's attributes; they are reset when another process takes over: %s"
                 logger.warning(text, self.computation.name, error)
         return self.codec.dump_position(self.computation, [self.value, None])
 
@@ -84,7 +84,7 @@ class GeneratorReader:
 
 
 def shown(value: Any) -> bytes:
-    """A value for people to read, whatever its `__repr__` does."""
+    """A value as text for people. Safe even if its `__repr__` raises."""
     try:
         return repr(value).encode("utf-8", "backslashreplace")
     except Exception as error:

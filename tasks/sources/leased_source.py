@@ -1,4 +1,4 @@
-"""Sources that can be read again from where they are: one process reads, by a lease; how far it is is written with the messages."""
+"""Sources with a position (file, generator, Redis stream): the process that has the lease reads, and stores the position with the messages."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from celery_partitions.store.sources import Hold, hold_source, leave_source
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: `more`: at once; `wait`: there is nothing now; `done`: the process may end; `ended`: and nothing will ever come.
+#: `more`: call `fill` again immediately; `wait`: nothing to read now; `done`: the process may end; `ended`: and the source is finished forever.
 Filled = Literal["more", "wait", "done", "ended"]
 
 
 
 class Reader(Protocol):
-    """What reads a source. Its thread is the process's; it may raise `PartitionError`s, which end the process."""
+    """Reads one source, in the process's main thread. A `PartitionError` that it raises ends the process."""
 
     def begin(self, position: bytes, token: int) -> None:
-        """Read on from a position that `position` gave, in this process or another; empty: from the beginning."""
+        """Continue from a position that `position` returned in this process or another. Empty: start from the beginning."""
         ...
 
     def fill(self, outbox: Outbox) -> Filled:
-        """Put what is there into the outbox until that is full, and not much longer than `CHUNK_SECONDS`."""
+        """Put available messages into the outbox until it is full, for not much longer than `CHUNK_SECONDS`."""
         ...
 
     def position(self) -> bytes:
-        """How far it is, with all that was put into the outbox."""
+        """The position after everything that was put into the outbox."""
         ...
 
     def wait(self, seconds: float) -> None:
-        """Until there may be more, or the process was told to end; so long at most."""
+        """Wait until there may be more to read or the process was asked to stop, at most `seconds`."""
         ...
 
 
 class LeasedPlace:
-    """A source's place in Redis, in the hands of the process that has its lease."""
+    """A source's position in Redis, and the lease that lets this process advance it."""
 
     def __init__(self, installation: Installation, source: str, patience: Patience) -> None:
         self.group, self.source, self.patience = installation.group, source, patience
@@ -65,7 +65,7 @@ class LeasedPlace:
                 return hold
             if not said:
                 said = True
-                logger.info("source %r: another process reads it; this one stands by", self.source)
+                logger.info("source %r: another process reads it; waiting to take over", self.source)
             if self.patience.stop.wait(min(hold.left_seconds + GRACE_SECONDS, self.lease_seconds / RENEWALS_PER_LEASE)):
                 raise Stopped
 
@@ -74,7 +74,7 @@ class LeasedPlace:
             raise Refused(f"source {self.source!r}: another process reads it now")
 
     def leave(self) -> None:
-        """Let another process take it at once."""
+        """Release the lease, so that another process can take over immediately."""
         if self.token:
             self.patience.run(lambda: leave_source(self.group.client, self.group.names, self.source, self.token or 0), can_be_left=True)
 
@@ -86,7 +86,7 @@ class LeasedPlace:
 
 
 class LeasedSource:
-    """Reads a source to its end, or until the process is told to end."""
+    """Reads a source to its end, or until the process is asked to stop."""
 
     def __init__(self, installation: Installation, computation: Computation, reader: Reader, stop: Stop) -> None:
         self.name, self.reader, self.stop = computation.name, reader, stop
@@ -95,32 +95,32 @@ class LeasedSource:
         self.outbox = Outbox(installation, computation, self.place, self.patience)
 
     def run(self) -> None:
-        """Raises what the reader raises; what it had read before is sent then."""
+        """Read until the source ends or the process is asked to stop. If the reader raises, first send what it had read."""
         try:
             with suppress(Stopped):
                 while not self.read():
                     pass
         finally:
-            with suppress(Stopped):  # then the lease ends by itself
+            with suppress(Stopped):  # then the lease expires
                 self.place.leave()
         logger.info("source %r: ended; %d messages were sent", self.name, self.outbox.sent)
 
     def read(self) -> bool:
-        """Take the lease, and read on from where the source is. False when another process has it now, or the server went back."""
+        """Take the lease and read from the stored position. False if another process took over, or Redis lost data."""
         try:
             self.read_on(self.place.take())
         except Refused as error:
-            logger.warning("%s; beginning again from what it has", error)
+            logger.warning("%s; restarting from the position in Redis", error)
             return False
         return True
 
     def read_on(self, hold: Hold) -> None:
         if hold.ended:
-            logger.info("source %r has ended before: there is nothing to read", self.name)
+            logger.info("source %r ended in an earlier run: nothing to read", self.name)
             return
         self.outbox.clear()
         self.reader.begin(hold.position, hold.token)
-        logger.info("source %r: reading from %s", self.name, "where it was" if hold.position else "its beginning")
+        logger.info("source %r: reading from %s", self.name, "its stored position" if hold.position else "its beginning")
         filled: Filled = "more"
         while not self.stop.asked and filled in ("more", "wait"):
             try:

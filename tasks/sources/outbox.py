@@ -1,7 +1,7 @@
-"""What a source has read, on its way to the partition queues: in order, once, and never past what the queues may hold.
+"""Sends what a source has read to the partition queues: in order, exactly once, and never beyond the queue limit.
 
-A push is one script: messages, dead letters and how far the source is, all or nothing. After a lost reply the same push is sent again,
-which changes nothing twice; while the server does not answer nothing more is read.
+A push is one script that writes messages, dead letters and the source's position atomically. After a lost reply the same push is
+sent again; it is idempotent. The source reads nothing while Redis does not answer.
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ from celery_partitions.store.sources import RUN_SECONDS, push_from_source
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: Where `PARTITIONS_QUEUE_MAX_LENGTH` is not set: a source stops reading while a partition's queue has so many messages. A worker needs about
-#: a second for them, and 60 MB of Redis hold small ones.
+#: A source pauses while a partition's queue has this many messages, unless `PARTITIONS_QUEUE_MAX_LENGTH` is set. A worker processes
+#: them in about a second, and small ones take about 60 MB in Redis.
 SOURCE_QUEUE_MESSAGES = 100_000
 
 class Refused(PartitionError):
-    """Another process has the source now, or the server went back to older data: begin again from what Redis says."""
+    """Another process has taken over the source, or Redis lost data. Restart from the position in Redis."""
 
 
 class Place(Protocol):
-    """Where the source's progress stands."""
+    """The source's position in Redis and its lease."""
 
-    #: In Redis.
+    #: The Redis key.
     key: str
-    #: How many pushes there were.
+    #: How many pushes have been written.
     number: int
-    #: Of the lease; None: what is read can't be read again, and there is no lease.
+    #: The lease's fencing token. None: the input cannot be read again (TCP), and there is no lease.
     token: int | None
-    #: Of the lease.
+    #: How long the lease lasts.
     lease_seconds: float
 
     def renew(self) -> None:
-        """Called in each wait: keep the lease. Raises `Refused`, and redis-py's errors."""
+        """Keep the lease. Called during each wait. Raises `Refused`, and redis-py's errors."""
         ...
 
 
 @dataclass(slots=True)
 class Run:
-    """The place of one process of a source that many may read at once."""
+    """The place of one process, for a source that several processes may read at the same time."""
 
     key: str
     number: int = 0
@@ -73,7 +73,7 @@ class Run:
     lease_seconds: float = RUN_SECONDS
 
     def renew(self) -> None:
-        """There is nothing to keep."""
+        """There is no lease to renew."""
 
 
 class Outbox:
@@ -90,7 +90,7 @@ class Outbox:
         self._dead_letters: list[tuple[str, DeadLetterItem]] = []
         self._more: list[list[Any]] = []
         self._bytes = self.count = 0
-        #: Messages that are in their queues.
+        #: How many messages have been written to their queues.
         self.sent = 0
         self._said: set[str] = set()
 
@@ -103,10 +103,10 @@ class Outbox:
         return self.count >= self.limit or self._bytes > CHUNK_BYTES
 
     def put(self, message: Any, name: bytes, read: Callable[[], bytes]) -> None:
-        """One message; `name`: its id, as it stands between the quotes of JSON. `read`: the bytes it was read from.
+        """Add one message. `name`: its id, already escaped for a JSON string. `read`: returns the bytes it was read from.
 
-        One that can't be sent becomes a dead letter: where it has no key, one that can be retried. A message raises nothing here, whatever
-        its class does; `read` must not either.
+        A message that cannot be sent becomes a dead letter; one without a key can be retried. Never raises because of a message,
+        whatever its class does; `read` must not raise either.
         """
         now = b"%.6f" % time.time()
         try:
@@ -115,7 +115,7 @@ class Outbox:
             self.add_dead_letter(self._without_key(message, name, now, read), name, error.reason, str(error), trace_of(error))
         except MessageError as error:
             self.add_dead_letter(read(), name, error.reason, str(error), trace_of(error))
-        except (Exception, SystemExit) as error:  # out of its class's own code
+        except (Exception, SystemExit) as error:  # raised by the code of the message's class
             self.add_dead_letter(read(), name, "unforeseen", describe(error), trace_of(error))
         else:
             self._pushes[partition].append(raw)
@@ -125,15 +125,15 @@ class Outbox:
     def _without_key(self, message: Any, name: bytes, now: bytes, read: Callable[[], bytes]) -> bytes:
         try:
             return self.maker.make_without_key(message, name, now)
-        except Exception:  # its key extractor has changed it
+        except Exception:  # its key extractor changed the message
             return read()
 
     def add_dead_letter(self, raw: bytes, name: bytes, reason: str, error: str, trace: str = "") -> None:
-        """A dead letter, of the ingress, with what was read."""
+        """Add a dead letter of the ingress, with the bytes that were read."""
         if reason not in self._said:
             self._said.add(reason)
             logger.warning(
-                "source %r: %s (%s); it is a dead letter of the ingress, and so are others like it, which is not said again",
+                "source %r: %s (%s); it became a dead letter of the ingress. Further ones with this reason are not logged",
                 self.source,
                 error,
                 reason,
@@ -144,11 +144,11 @@ class Outbox:
         self.count += 1
 
     def add(self, command: list[Any]) -> None:
-        """A Redis command of the push."""
+        """Add a Redis command to the push."""
         self._more.append(command)
 
     def clear(self) -> None:
-        """Forget what was not sent."""
+        """Discard what was not sent."""
         for raws in self._pushes:
             raws.clear()
         self._dead_letters.clear()
@@ -156,8 +156,10 @@ class Outbox:
         self._bytes = self.count = 0
 
     def send(self, position: bytes = b"", *, ends: bool = False) -> None:
-        """Bring all in, however long that takes. Raises `Refused`; `Stopped` where what was read can be read again; and what redis-py
-        raised last where it can't, and the process was told to end while the server does not answer."""
+        """Write everything to the queues, however long that takes. Raises `Refused`.
+
+        If the process is asked to stop meanwhile: raises `Stopped` if the input can be read again, else redis-py's last error.
+        """
         wanted = {str(number): len(raws) for number, raws in enumerate(self._pushes) if raws}
         run, can_be_left = self.patience.run, self.place.token is not None
         run(lambda: self._wait_for_room(wanted), can_be_left=can_be_left)
@@ -190,9 +192,9 @@ class Outbox:
             ends=ends,
         )
         if status in ("fenced", "moved"):
-            raise Refused(f"source {self.source!r}: {'another process reads it now' if status == 'fenced' else 'Redis has older data'}")
+            raise Refused(f"source {self.source!r}: {'another process reads it now' if status == 'fenced' else 'Redis has lost data (it holds an older position)'}")
         if status == "wrongtype":
-            raise redis.ResponseError(f"Redis key {culprit} holds another type, or may not be written; mend or delete it, or let this user write it")
+            raise redis.ResponseError(f"Redis key {culprit} has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL")
 
     def _wait_for_room(self, wanted: dict[str, int]) -> None:
         seconds = FIRST_LOOK_SECONDS

@@ -1,4 +1,4 @@
-"""Waiting for a server that does not answer, or refuses: nothing is read meanwhile, and it is said once."""
+"""Retries while Redis does not answer or refuses. The source reads nothing meanwhile; the error is logged once."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ logger = logging.getLogger("celery.partitions.source")
 
 T = TypeVar("T")
 
-#: While the server does not answer and the process was told to end: so long a push of what can't be read again is tried.
+#: How long a stopping process keeps trying to push input that cannot be read again while Redis does not answer.
 LAST_TRY_SECONDS = 3.0
 
 
 class Stopped(PartitionError):
-    """The process was told to end while it waited; what it had read can be read again."""
+    """The process was asked to stop while it waited. Its input can be read again."""
 
 
 class Patience:
-    """Of one source's process."""
+    """Made once per source and process."""
 
     def __init__(self, source: str, stop: Stop) -> None:
         self.source, self.stop = source, stop
         self._trouble = ""
 
     def run(self, attempt: Callable[[], T], *, can_be_left: bool) -> T:
-        """Again and again until it works. When the process is told to end meanwhile: raises `Stopped` where the attempt can be left,
-        else, a little later, what redis-py raised last."""
+        """Call `attempt` until it works, with growing waits.
+
+        If the process is asked to stop meanwhile: raises `Stopped` if `can_be_left`, else redis-py's last error after
+        `LAST_TRY_SECONDS`.
+        """
         backoff, give_up = Backoff(random.random), None
         while True:
             try:
@@ -49,12 +52,12 @@ class Patience:
                         raise
                 if str(error) != self._trouble:
                     self._trouble = str(error)
-                    logger.warning("source %r: Redis: %s; nothing more is read until it works", self.source, error)
+                    logger.warning("source %r: Redis error: %s; reading is paused until Redis works again", self.source, error)
                 self.rest(backoff.next_seconds())
             else:
                 if self._trouble:
                     self._trouble = ""
-                    logger.warning("source %r: Redis takes messages again", self.source)
+                    logger.warning("source %r: Redis works again; reading continues", self.source)
                 return done
 
     def rest(self, seconds: float) -> None:

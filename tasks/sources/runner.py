@@ -1,4 +1,4 @@
-"""A source's process, by the source's name; of TCP sources, several in one."""
+"""Runs a source's process, by the source's name. One process may serve several TCP sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from celery_partitions.sources.tcp import TCPSources
 
 
 def find_source(name: str) -> tuple[Computation, SourceConfig]:
-    """A source that a process reads. Raises `SetupError` that names those there are."""
+    """The declared source of this name. Raises `SetupError`, which lists the sources that a process can read."""
     configs: dict[str, SourceConfig] = {}
     for application in applications.values():
         configs |= application.source_configs
@@ -28,14 +28,17 @@ def find_source(name: str) -> tuple[Computation, SourceConfig]:
     known = ", ".join(repr(one) for one in sorted(configs)) or "none"
     if any(name in application.sources for application in applications.values()):
         raise SetupError(
-            f"source {name!r} has no config: no process reads it, producers send to it, by {name}.delay(…), send_many(…) or "
-            f"`partitions send`. Sources that a process reads: {known}"
+            f"source {name!r} has no config, so no process reads it. Send to it with {name}.delay(…), send_many(…) or "
+            f"`partitions send`. Sources that a process can read: {known}"
         )
-    raise SetupError(f"no source is named {name!r}; sources that a process reads: {known}")
+    raise SetupError(f"no source is named {name!r}; sources that a process can read: {known}")
 
 
 def run_sources(installation: Installation, names: Sequence[str], say_line: Callable[[str], None]) -> None:
-    """Read a source until it ends, or the process is told to; or several TCP sources. Called in the main thread. Raises `SetupError`."""
+    """Read one source, or several TCP sources, until the source ends or a signal stops the process.
+
+    Call it in the main thread. Raises `SetupError`.
+    """
     stop = Stop()
     stop.listen()
     try:
@@ -46,7 +49,7 @@ def run_sources(installation: Installation, names: Sequence[str], say_line: Call
         feeds = []
         for computation, config in found:
             if not isinstance(config, TCPSourceConfig):
-                raise SetupError(f"source {computation.name!r} is no TCP source: only those are read several in one process")
+                raise SetupError(f"source {computation.name!r} is not a TCP source. Only TCP sources can share a process; run it alone")
             feeds.append(Feed(installation, computation, config, stop))
         TCPSources(feeds, stop).run(say_line)
     except EndAtOnce as told:
@@ -56,7 +59,7 @@ def run_sources(installation: Installation, names: Sequence[str], say_line: Call
 
 
 def run_leased(installation: Installation, computation: Computation, config: SourceConfig, stop: Stop) -> None:
-    """Read a source that one process at a time reads."""
+    """Read a source that has a lease, so that one process reads at a time."""
     match config:
         case GenSourceConfig(generator=generator):
             reader: Reader = GeneratorReader(installation, computation, generator, stop)

@@ -1,4 +1,4 @@
-"""Being told to end: SIGTERM or SIGINT let the process finish what it has read; a second one ends it at once."""
+"""Shutdown: the first SIGTERM or SIGINT lets the process finish what it has read; a second one ends it immediately."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 class EndAtOnce(KeyboardInterrupt):
-    """The process was told to end a second time. Whatever code it is raised in: no message is to be blamed for it."""
+    """A second signal ends the process now. It may be raised in any code, so no message may be blamed for it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        #: What the process exits with.
+        #: The exit code of the process.
         self.code = 128 + number
 
 
 class Stop:
-    """Whether the process was told to end. Whatever waits, waits here, or selects `reader` beside its own."""
+    """Whether the process was asked to stop. Code that waits calls `wait`, or selects `reader` together with its own sockets."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -27,18 +27,18 @@ class Stop:
         self._writer.setblocking(False)
 
     def listen(self) -> None:
-        """Take the two signals. Called once, in the main thread."""
+        """Install the handlers of both signals. Call it once, in the main thread."""
         signal.signal(signal.SIGTERM, self._told)
         signal.signal(signal.SIGINT, self._told)
 
     def ask(self) -> None:
-        """End soon. Any thread may call it."""
+        """Ask the process to stop. Any thread may call it."""
         if not self.asked:
             self.asked = True
             self._writer.send(b"x")
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until the process is told to end; whether it was."""
+        """Wait until the process is asked to stop, at most `seconds`. Returns whether it was asked."""
         if not self.asked:
             select.select([self.reader], [], [], max(0.0, seconds))
         return self.asked

@@ -19,21 +19,21 @@ from celery_partitions.sources.stop_signal import Stop
 from celery_partitions.store.commands import split
 from celery_partitions.store.sources import Entry, make_group, read_stream
 
-#: A wait for new entries is no longer, so that the process ends soon after it was told to.
+#: The longest wait for new entries, so that the process stops soon after it was asked to.
 WAIT_SECONDS = 0.5
 
 NEW = b">"
 
 
 class StreamReader:
-    """A message's id is the source's name and the entry's id, which is the position too."""
+    """Reads by a consumer group. A message's id is the source's name and the entry's id. The position is the last entry's id."""
 
     def __init__(self, installation: Installation, computation: Computation, config: StreamSource, stop: Stop) -> None:
         self.name, self.stream, self.field = computation.name, config.stream, config.field
         self.group, self.stop = installation.group, stop
         self.patience = Patience(self.name, stop)
         self.token, self.after, self.last = 0, b"0", b""
-        #: Nothing after this entry was there when it was last looked.
+        #: `wait` waits for entries after this one.
         self.watched = b"0"
 
     def begin(self, position: bytes, token: int) -> None:
@@ -44,7 +44,7 @@ class StreamReader:
     def fill(self, outbox: Outbox) -> Filled:
         entries = self.patience.run(lambda: self.read(outbox.limit), can_be_left=True)
         if not entries:
-            if self.after != NEW:  # all that was read before is done
+            if self.after != NEW:  # no entries of an earlier process are left unacknowledged
                 self.after = NEW
                 return "more"
             return "wait"
@@ -54,12 +54,12 @@ class StreamReader:
                 if fields is not None:
                     self.take(entry_id, fields, outbox)
                 taken.append(entry_id)
-        finally:  # whatever is raised: what is in the outbox is sent, and would be read again if it were not acknowledged with it
+        finally:  # after an exception the outbox is still sent: without the acknowledgements its entries would be read twice
             self.done(taken, outbox)
         return "more"
 
     def done(self, taken: list[bytes], outbox: Outbox) -> None:
-        """The entries whose messages are in the outbox: they are acknowledged, and passed, with these."""
+        """Acknowledge entries, in the push that sends their messages."""
         if not taken:
             return
         self.last = self.watched = taken[-1]
@@ -84,8 +84,8 @@ class StreamReader:
         name = escape(f"{self.name}:{entry_id.decode()}")
         try:
             message = self.message_in(pairs)
-        except Exception as error:  # RecursionError too, of what is nested deeply; no code of a user runs here, so that SystemExit is a signal's
-            outbox.add_dead_letter(shown(pairs), name, "not-decoded", f"entry {entry_id.decode()} of {self.stream}: {describe(error)}", trace_of(error))
+        except Exception as error:  # also RecursionError from deep nesting. No user code runs here: SystemExit comes from a signal
+            outbox.add_dead_letter(shown(pairs), name, "not-decoded", f"cannot decode entry {entry_id.decode()} of stream {self.stream}: {describe(error)}", trace_of(error))
         else:
             outbox.put(message, name, lambda: shown(pairs))
 
@@ -98,14 +98,14 @@ class StreamReader:
         return self.last
 
     def wait(self, seconds: float) -> None:
-        """Until something new is there; nobody takes it from the stream by that."""
+        """Wait for a new entry, without delivering it to the consumer group."""
         block = max(1, round(min(seconds, WAIT_SECONDS) * 1000))
         client = self.group.client
         found = self.patience.run(lambda: client.xread({self.stream: self.watched}, count=1, block=block), can_be_left=True)
-        if found:  # if the group has had it (somebody deleted the position), it must not be found for ever
+        if found:  # if the group already had it (the position key was deleted), this XREAD must not find it forever
             self.watched = b"$"
 
 
 def shown(pairs: dict[bytes, bytes]) -> bytes:
-    """An entry as JSON, what is no text escaped."""
+    """An entry as JSON. Bytes that are not UTF-8 are escaped."""
     return json_text({name.decode("utf-8", "backslashreplace"): value.decode("utf-8", "backslashreplace") for name, value in pairs.items()})

@@ -1,7 +1,7 @@
-"""TCP sources: one process listens, cuts what comes into frames, and gives their messages to the partition queues.
+"""TCP sources: one process listens, splits the input into frames, and sends their messages to the partition queues.
 
-One thread reads all connections in turn, so that the frames of one keep their order. A connection that was accepted later is not read
-before the older ones, of any source of the process, have nothing left of what was sent before it came.
+One thread reads all connections in turn, which keeps the order of each connection's frames. A new connection is read only after
+the older ones, of every source in the process, have no input left that was sent before the new one was accepted.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: Of one connection in one turn.
+#: The most that is read from one connection in one turn.
 READ_BYTES = 262_144
-#: An older connection from which nothing came for so long has nothing left that was sent before; longer than a
-#: round trip, in which the sender's system sends on what it had no room for.
+#: An older connection that was silent for this long has no earlier input left. Longer than a round trip, in which the sender's
+#: system transmits what did not fit into the window.
 QUIET_SECONDS = 0.05
-#: One that never falls quiet is waited for so long, if it was read empty meanwhile.
+#: The longest wait for a connection that is never silent, if it was read empty meanwhile.
 MAX_HELD_SECONDS = 1.0
-#: More than two systems keep of one connection: who has sent so much since has nothing left that was sent before.
+#: More than the two systems buffer for one connection. A sender that sent this much since then has no earlier input left.
 MAX_KEPT_BYTES = 16_000_000
-#: After the process was told to end, what has come is read for so long.
+#: How long a stopping process reads what has already arrived.
 LAST_READ_SECONDS = 3.0
-#: After the system refused a connection (no file descriptors, say).
+#: The pause after `accept` failed (for example without free file descriptors).
 REST_SECONDS = 0.1
 
-#: Linux notes for what it receives when that came, to the nanosecond; Python has no name for the option (asm-generic/socket.h).
+#: Linux records when input arrived, in nanoseconds. Python has no name for this option (asm-generic/socket.h).
 SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@ll")
 
@@ -54,22 +54,24 @@ class Connection:
     peer: str
     splitter: FrameSplitter
     accepted: float
-    #: Older connections that may have more to read that was sent before this one came, each with what it had sent then.
+    #: Older connections that may still have input sent before this one was accepted, each with the bytes it had sent by then.
     behind: list[tuple[Connection, int]] = field(default_factory=list)
-    #: When something came last, when it was read empty last, and how many bytes came.
+    #: When input last arrived, when the connection was last read empty, and how many bytes have arrived.
     heard: float = 0.0
     emptied: float = 0.0
     bytes: int = 0
     is_open: bool = True
 
     def waits(self, now: float) -> bool:
-        """Whether an older connection goes first."""
+        """Whether an older connection must be read first."""
         self.behind = [(older, had) for older, had in self.behind if older.may_be_behind(self.accepted, had, now)]
         return bool(self.behind)
 
     def may_be_behind(self, accepted: float, had: int, now: float) -> bool:
-        """Whether there may be more to read of what was sent before a moment, when it had sent `had` bytes. `now`: when it was
-        last looked whether there is something to read."""
+        """Whether this connection may have input left that was sent before time `accepted`, when it had sent `had` bytes.
+
+        `now`: when the sockets were last polled.
+        """
         if not self.is_open or self.bytes - had > MAX_KEPT_BYTES:
             return False
         if self.behind:
@@ -94,7 +96,7 @@ class TCPSources:
         self.selector.register(stop.reader, selectors.EVENT_READ)
 
     def run(self, say_line: Callable[[str], None]) -> None:
-        """Until the process is told to end."""
+        """Serve until the process is asked to stop."""
         for feed in self.feeds:
             say_line(f"listening on {feed.address}")
         try:
@@ -103,7 +105,7 @@ class TCPSources:
             self.end()
         except (redis.RedisError, OSError):
             for feed in self.feeds:
-                logger.error("source %r: %d messages that were read are lost", feed.name, feed.outbox.count)  # noqa: TRY400
+                logger.error("source %r: %d messages that were read but not written to Redis are lost", feed.name, feed.outbox.count)  # noqa: TRY400
             raise
         finally:
             self.close()
@@ -111,7 +113,7 @@ class TCPSources:
             logger.info("source %r: ended; %d messages were sent", feed.name, feed.outbox.sent)
 
     def turn(self) -> None:
-        """Wait for something, and read each connection that has something, in the order they were accepted."""
+        """Wait for input, and read each connection that has some, in the order in which they were accepted."""
         held = any(connection.behind for connection in self.connections)
         ready = {key.fileobj for key, _ in self.selector.select(QUIET_SECONDS if held else None)}
         now = time.monotonic()
@@ -126,7 +128,7 @@ class TCPSources:
                 self.selector.register(connection.socket, selectors.EVENT_READ)
 
     def accept(self, feeds: Sequence[Feed]) -> None:
-        """Take the connections that have come, in the order in which they were made as far as that can be seen."""
+        """Accept waiting connections, in the order in which they were made as far as that is known."""
         come = [(feed, accepted, peer) for feed in feeds for accepted, peer in self.accepted(feed)]
         if len(feeds) > 1:
             come.sort(key=lambda one: _first_came(one[1]))
@@ -146,20 +148,20 @@ class TCPSources:
             except BlockingIOError:
                 return found
             except OSError as error:
-                logger.warning("source %r: a connection can't be accepted: %s", feed.name, error)
+                logger.warning("source %r: cannot accept a connection: %s", feed.name, error)
                 self.stop.wait(REST_SECONDS)
                 return found
             accepted.setblocking(False)
             found.append((accepted, peer))
 
     def read(self, connection: Connection) -> bool:
-        """Take what has come, a bounded part of it; False when there is nothing left for now."""
+        """Read at most `READ_BYTES` from a connection. False if nothing is left for now."""
         try:
             data = connection.socket.recv(READ_BYTES)
         except BlockingIOError:
             return False
         except OSError as error:
-            self.drop(connection, f"broke ({error.strerror or error})")
+            self.drop(connection, f"failed ({error.strerror or error})")
             return False
         connection.heard = time.monotonic()
         connection.bytes += len(data)
@@ -174,7 +176,7 @@ class TCPSources:
         except FrameError as error:
             feed.take(error.payloads)
             feed.add_dead_letter(error.rest, f"from {connection.peer}: {error}")
-            logger.warning("source %r: the connection of %s is closed: %s", feed.name, connection.peer, error)
+            logger.warning("source %r: closing the connection from %s: %s", feed.name, connection.peer, error)
             self.forget(connection)
             return False
         feed.take(payloads)
@@ -185,10 +187,10 @@ class TCPSources:
             feed.send()
 
     def drop(self, connection: Connection, why: str) -> None:
-        """The sender is gone: what it left is no frame."""
+        """The sender is gone. An incomplete frame becomes a dead letter."""
         rest = connection.splitter.rest
         if rest:
-            connection.feed.add_dead_letter(rest, f"the connection of {connection.peer} {why} after {len(rest)} bytes of a frame")
+            connection.feed.add_dead_letter(rest, f"the connection from {connection.peer} {why} after {len(rest)} bytes of an incomplete frame")
         self.forget(connection)
 
     def forget(self, connection: Connection) -> None:
@@ -199,7 +201,7 @@ class TCPSources:
         self.connections.remove(connection)
 
     def end(self) -> None:
-        """Accept who has connected already, and nobody more; read what has come, and send it."""
+        """Accept connections that were already made, close the listeners, then read and send what has arrived."""
         self.accept(self.feeds)
         for feed in self.feeds:
             self.selector.unregister(feed.listener)
@@ -210,7 +212,7 @@ class TCPSources:
                 pass
             if connection.is_open and connection.splitter.waiting:
                 logger.warning(
-                    "source %r: %s had sent %d bytes of a frame when this process was told to end",
+                    "source %r: %s had sent %d bytes of an incomplete frame when this process stopped",
                     connection.feed.name,
                     connection.peer,
                     connection.splitter.waiting,
@@ -226,10 +228,9 @@ class TCPSources:
 
 
 def _first_came(connection: socket.socket) -> float:
-    """When the first of what waits to be read has come, by the system's clock; infinite where nothing has. Who had sent before
-    another one connected comes before it.
+    """When the first unread input arrived, by the system's clock. Infinite without input; 0 if the system does not record it.
 
-    0 where the system does not tell: then the order is that of the sources.
+    Connections are sorted by this time; among zeros the order of the sources stays.
     """
     try:
         _, notes, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(_TIMESPEC.size), socket.MSG_PEEK)

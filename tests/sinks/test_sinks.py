@@ -60,12 +60,12 @@ def test_a_tcp_peer_that_is_away_is_waited_for(make_ends: Make) -> None:
         for start in range(0, 3000, 1000):
             connection.sendall(pairs(range(start, start + 1000)))
             if not start:
-                sink.wait_for("does not take it")
+                sink.wait_for("cannot write to")
             wait_until(lambda start=start: waiting_for(live, "out") == 1000, 30)
             with receiver:
                 wait_until(lambda start=start: waiting_for(live, "out") == 0 and len(receiver.frames) == start + 1000, 30)
     assert first_seen(receiver.frames) == {f"key-{key}": list(range(key, 3000, 5)) for key in range(5)}
-    assert 1 <= sink.log().count("does not take it") <= 3  # said once, however often it tries
+    assert 1 <= sink.log().count("cannot write to") <= 3  # said once, however often it tries
     assert not list(live.group.dead_letters.all())
     assert sink.end() == 0
 
@@ -226,8 +226,8 @@ def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make, command
 
 def test_an_unknown_name_is_told_those_there_are(command: Run) -> None:
     for name in ("call", "file", "out", "stdout"):
-        assert repr(name) in command("sink", "nothing", wanted=1).partition("sinks that have one:")[2]
+        assert repr(name) in command("sink", "nothing", wanted=1).partition("sinks with a process:")[2]
     assert "needs no process" in command("sink", "lines read", wanted=1)
     assert "'frames'" in command("source", "nothing", wanted=1)
-    assert "producers send to it" in command("source", "sent to ends", wanted=1)
-    assert "sinks that have one" in command("--sink", "nothing", "status", wanted=1)
+    assert "Send to it with" in command("source", "sent to ends", wanted=1)
+    assert "sinks with a process" in command("--sink", "nothing", "status", wanted=1)

@@ -62,7 +62,7 @@ def test_a_generator_gives_each_value_once_through_kills(make_ends: Make) -> Non
     assert numbers(live) == list(range(1, COUNT + 1))
     again = live.start_end("source", "generated")
     assert again.wait() == 0
-    assert "has ended before" in again.log()
+    assert "ended in an earlier run" in again.log()
     assert queued(live) == COUNT
 
 
@@ -72,9 +72,9 @@ def test_two_processes_of_one_generator_are_one(make_ends: Make) -> None:
     first = live.start_end("source", "generated")
     wait_until(lambda: queued(live) > 5000, 30)
     second = live.start_end("source", "generated")
-    second.wait_for("stands by")
+    second.wait_for("waiting to take over")
     first.kill()
-    second.wait_for("where it was")
+    second.wait_for("its stored position")
     before = queued(live)
     live.client.delete(*live.status())  # makes room
     wait_until(lambda: queued(live) > 5000, 30)
@@ -178,8 +178,8 @@ def test_a_server_that_was_away_is_waited_for(make_ends: Make, server_factory: C
     source = live.start_end("source", "generated")
     wait_until(lambda: queued(live) > 1000, 30)
     server.kill()
-    source.wait_for("nothing more is read until it works")
+    source.wait_for("reading is paused until Redis works again")
     server.start()
-    source.wait_for("takes messages again")
+    source.wait_for("Redis works again; reading continues")
     assert source.wait(40) == 0
     assert numbers(live) == list(range(1, 50_001))

@@ -60,7 +60,7 @@ def test_what_is_no_message_is_a_dead_letter_and_the_connection_goes_on(make_end
     with sender(port) as connection:
         connection.sendall(good + framed("undecodable", "nothing", "keyless 5") + pairs([2]) + long + pairs([3]))
         assert connection.recv(1) == b""  # a frame that long: where the next one starts is not believed
-    source.wait_for("is closed")
+    source.wait_for("closing the connection from")
     with sender(port) as connection:
         connection.sendall(pairs([4]) + framed("cut off")[:7])
     wait_until(lambda: queued(live) == 3 and len(live.dead_letters()) == 4)
@@ -129,7 +129,7 @@ def test_a_server_that_was_away_is_waited_for_and_the_order_is_kept(make_ends: M
         wait_until(lambda: queued(live) == 5000)
         server.kill()
         connection.sendall(pairs(range(5000, 10_000)))
-        source.wait_for("nothing more is read until it works")
+        source.wait_for("reading is paused until Redis works again")
         server.start()
         wait_until(lambda: queued(live) == 10_000, 30)
     with Receiver(live.sink_port) as receiver:

@@ -160,5 +160,5 @@ def test_an_application_that_fails_at_its_setup_says_so_and_exits_with_2(run: St
 def test_an_input_that_cannot_be_listened_on_ends_the_run(run: Start, receiver: Receiver) -> None:
     busy = run("reverse", "--in", f"127.0.0.1:{receiver.port}", inputs=0)
     assert busy.wait() == 1
-    assert f"can't listen on 127.0.0.1:{receiver.port}" in busy.log()
+    assert f"cannot listen on 127.0.0.1:{receiver.port}" in busy.log()
     assert "source 'reverse source' can't be started" in busy.log()
