@@ -1,4 +1,4 @@
-"""What runs inside a Celery worker that was asked for partitions: two threads beside Celery's own main loop.
+"""What a Celery worker runs to serve partitions: two threads next to Celery's own main loop.
 
-The lease keeper says that the worker lives and learns its share; the loop takes batches, steps and commits.
+The lease keeper renews the worker's leases and learns its share of the partitions. The loop takes batches, steps and commits.
 """

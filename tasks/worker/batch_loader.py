@@ -1,4 +1,4 @@
-"""What a batch needs from Redis before its step: parked keys, the ids that were seen before, and the states that are not in memory."""
+"""Loads what a batch needs from Redis before its step: parked keys, ids seen before, and states that are not in memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from celery_partitions.store.states import is_wrong_type, load_slots, state_size
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import Batch, OwnedPartition
 
-#: So many states are read without asking for their sizes.
+#: Up to this many states are read without asking for their sizes first.
 FEW_KEYS = 8
-#: A state that was not read yet is taken to be at most so many times as large as the largest that was.
+#: An unread state is assumed to be at most this many times as large as the largest state read so far.
 UNSEEN_MAY_BE_LARGER = 16
-#: A message of a pipeline has hardly ever more stages with states before the next hop; only then sizes are added up.
+#: A message of a pipeline rarely passes more stateful stages before its next hop. Sizes are added up only above this bound.
 MAX_STATES_OF_A_MESSAGE = 4
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -37,9 +37,9 @@ def load_states(
     items: list[Item],
     max_bytes: int,
 ) -> list[Item]:
-    """Load what is not in memory, in one round trip, or none. The items to step: those, from the first, whose states fit.
+    """Load the missing states in at most one round trip. Returns the items to step: the first ones whose states fit `max_bytes`.
 
-    Where states of this partition may be large, Redis is asked for their sizes before they are read.
+    If states of this partition may be large, Redis is first asked for their sizes.
     """
     cache = owned.cache
     missing = cache.missing(items)
@@ -56,13 +56,13 @@ def load_states(
 
 
 def load_parked(client: redis.Redis, names: Names, owned: OwnedPartition) -> None:
-    """What Redis says of the partition's parked keys; where that can't be read, none is known, and that is said."""
+    """Load the partition's parked keys. If their Redis key has the wrong type, log that and continue with none."""
     try:
         parked = read_parked(client, names, owned.partition)
     except redis.ResponseError as error:
-        if not is_wrong_type(error):  # busy, say: without them a key's later messages would overtake those that wait
+        if not is_wrong_type(error):  # e.g. BUSY: without the parked keys, later messages of a key would overtake waiting ones
             raise
-        text = "partition %s: its parked keys can't be read: %s; mend or delete it"
+        text = "partition %s: cannot read its parked keys: %s. Delete or repair that Redis key"
         logger.error(text, owned.partition, error, extra=log_fields(owned.partition))  # noqa: TRY400
         parked = {}
     owned.take_parked(parked, mailbox_lengths(client, names, owned.partition, parked))
@@ -76,9 +76,9 @@ def drop_known_duplicates(
     batch: Batch,
     items: list[Item],
 ) -> list[Item]:
-    """The items. A computation with `deduplicate` skips those whose id was seen before.
+    """Turn duplicates for computations with `deduplicate` into skipped items, and return all items.
 
-    `owned.seen` keeps what was found, for the commit. Messages of a mailbox were looked up when they came into the queue.
+    `owned.seen` keeps the ids found, for the commit. Messages of a mailbox were checked when they were in the queue.
     """
     owned.seen = {}
     if batch.mailbox_of is not None or all(one.deduplicate_seconds is None for one in computations.values()):

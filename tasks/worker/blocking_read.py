@@ -1,8 +1,8 @@
-"""Waiting for messages without polling, in one selector with the pipe that wakes the loop.
+"""Waits for messages without polling, in one selector with the pipe that wakes the loop.
 
-Usually one connection waits for all partitions of a worker (`tracked_read`). Where the server does not offer that, or a user may not ask
-for it, each idle partition has a connection of its own: `BLMOVE queue queue RIGHT RIGHT` waits for a message and leaves the list as it
-was, because it puts the oldest message back at the same end. Source: Redis documentation of LMOVE, "if source and destination are the same".
+Usually one connection waits for all partitions of a worker (`tracked_read`). If the server or its ACL does not allow that, each idle
+partition has its own connection: `BLMOVE queue queue RIGHT RIGHT` waits for a message and leaves the list unchanged, because it
+puts the oldest message back at the same end. Source: Redis documentation of LMOVE, "if source and destination are the same".
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from celery_partitions.worker.tracked_read import NotOffered, TrackedRead
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: How long one BLMOVE waits at the server. Long, so that an idle worker is quiet; bounded, so that a connection that died silently is
-#: noticed.
+#: How long one BLMOVE waits at the server. Long, so that an idle worker causes little load; bounded, so that a silently dead
+#: connection is noticed.
 BLOCK_SECONDS = 30
 
 Found = dict[str, bytes | redis.ResponseError | None]
 
 
 class BlockingRead:
-    """The waiting of one worker. Used by the loop's thread; `wake` by any."""
+    """Waits for one worker. Used by the loop's thread; any thread may call `wake`."""
 
     def __init__(self, client: redis.Redis, names: Names) -> None:
         self.client, self.names = client, names
@@ -39,19 +39,19 @@ class BlockingRead:
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._tracked: TrackedRead | None = TrackedRead(client, names, self._selector)
-        #: Without it: the connection that waits for each partition.
+        #: Without tracking: the connection that waits for each partition.
         self._peeks: dict[str, Any] = {}
 
     def wake(self) -> None:
-        """End the wait at once."""
-        with suppress(OSError):  # full: it is awake already; closed: nobody waits
+        """End the wait immediately."""
+        with suppress(OSError):  # full: the loop is already awake; closed: nothing waits
             self._waker.send(b"!")
 
     def wait(self, partitions: list[str], seconds: float) -> Found:
         """Wait until a queue of `partitions` has a message, `wake`, or `seconds`; returns partition → oldest message.
 
-        With `seconds` 0 nothing waits, and a `wake` stays for the next wait. None for a partition whose queue has to be looked at; the
-        server's refusal where it can't be (another type lies there). Raises redis-py's errors and OSError when a connection broke.
+        With `seconds` 0 it does not wait, and a `wake` is kept for the next call. A partition maps to None if its queue must be peeked,
+        or to the server's error if its queue cannot be read (wrong type). Raises redis-py's errors and OSError if a connection breaks.
         """
         until = time.monotonic() + seconds
         while True:
@@ -74,11 +74,11 @@ class BlockingRead:
                 return found
 
     def is_watching(self, partition: str) -> bool:
-        """Whether a message of the partition would end the wait."""
+        """Whether a message on the partition would end the wait."""
         return partition in self._peeks or (self._tracked is not None and self._tracked.is_watching(partition))
 
     def drop(self, partition: str) -> None:
-        """No more waiting for a partition."""
+        """Stop waiting for a partition."""
         if self._tracked is not None:
             self._tracked.drop(partition)
         connection = self._peeks.pop(partition, None)
@@ -88,14 +88,14 @@ class BlockingRead:
             self.client.connection_pool.release(connection)
 
     def close(self) -> None:
-        """End all waiting, for good or until the next `wait`."""
+        """Close all waiting connections. The next `wait` opens new ones."""
         if self._tracked is not None:
             self._tracked.close()
         for partition in list(self._peeks):
             self.drop(partition)
 
     def destroy(self) -> None:
-        """Close everything."""
+        """Close everything for good."""
         self.close()
         self._selector.close()
         self._waker.close()
@@ -106,7 +106,7 @@ class BlockingRead:
             try:
                 self._tracked.watch(partitions)
             except NotOffered as refusal:
-                logger.info("partitions: each idle partition has a connection of its own, because %s", refusal)
+                logger.info("partitions: using one connection per idle partition, because %s", refusal)
                 self._tracked = None
         if self._tracked is None:
             for partition in partitions:
@@ -131,9 +131,9 @@ class BlockingRead:
         try:
             message: bytes | None = connection.read_response()
         except redis.exceptions.ReadOnlyError:
-            raise  # of the whole server, and not of this queue
+            raise  # an error of the whole server, not of this queue
         except redis.ResponseError as refusal:
-            # A server that becomes a replica ends all peeks so; what it is now is told by the next command.
+            # A server that becomes a replica ends all peeks with UNBLOCKED; the next command shows what it is now.
             return None if str(refusal).startswith("UNBLOCKED") else refusal
         except BaseException:
             connection.disconnect()

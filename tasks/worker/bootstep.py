@@ -1,7 +1,7 @@
-"""The boot step: what a Celery worker does about partitions when it starts and stops.
+"""The boot step: starts and stops the partition threads of a Celery worker.
 
-It belongs to the worker's blueprint, not the consumer's: Celery restarts its consumer after each lost connection, and the
-partitions must not be given up for that. Workers that were not asked for partitions are left exactly as they were.
+It belongs to the worker's blueprint, not the consumer's: Celery restarts its consumer after each lost connection, and that must
+not release the partitions. Workers that do not serve partitions are unchanged.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from celery_partitions_config.settings import SettingsError
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: Between two tries to reach a server that is not up yet when the worker starts.
+#: The pause between two tries to reach Redis when the worker starts.
 STARTUP_BACKOFF_SECONDS = 1.0
 
 
 def note_command_line(sender: Any = None, instance: Any = None, options: Any = None, **_: Any) -> None:
-    """`celeryd_init`: keep what the command line asked for, and give each process on a host its own node name."""
+    """Handle `celeryd_init`: keep the command line's options, and give each process on a host its own node name."""
     instance.partition_options = options or {}
     installation = installation_for(instance)
     if installation is None:
         return
     for queue in _listed(instance.partition_options.get("queues")):
-        # Where Celery makes no queue that was not declared (`task_create_missing_queues`), ours are.
+        # Declare our queues: with `task_create_missing_queues = False` Celery would reject them.
         if (partition := installation.group.names.partition_of_queue(queue)) is not None and queue not in instance.app.amqp.queues:
             instance.app.amqp.queues.add(installation.queue(partition))
     if requested_partitions(installation, instance) is None:
@@ -74,13 +74,13 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
 
 
 def installation_for(worker: Any) -> Installation | None:
-    """The installation that a worker serves: the one it was made with (a sink's), else its app's."""
+    """The installation that a worker serves: the one passed to it (a sink's), else its app's."""
     given: Installation | None = getattr(worker, "partition_options", {}).get("partition_installation")
     return installation_of(worker.app) if given is None else given
 
 
 def requested_partitions(installation: Installation, worker: Any) -> tuple[str, ...] | None:
-    """The partitions a worker was pinned to, `()` for a share of all, None when it was not asked for partitions."""
+    """The partitions that a worker is pinned to; `()` for a share of all; None if it serves no partitions."""
     options = getattr(worker, "partition_options", {})
     names = installation.group.names
     excluded = _listed(options.get("exclude_queues"))
@@ -99,14 +99,14 @@ def _listed(names: Any) -> list[str]:
 
 
 class WorkerRefused(ImproperlyConfigured, click.ClickException):  # type: ignore[misc]
-    """A worker that can't work as it was asked to. The command line shows the text alone, and exits with 1."""
+    """The worker cannot start with these options. The command line shows only the text and exits with 1."""
 
     def __init__(self, text: str) -> None:
         click.ClickException.__init__(self, text)
 
 
 class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Starts the lease keeper and the loop; ends them as the worker was told to end."""
+    """Starts the lease keeper and the loop, and stops them warm or cold, as the worker stops."""
 
     requires = ("celery.worker.components:Pool", "celery.worker.components:Timer")
 
@@ -115,12 +115,12 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.installation = installation_for(worker)
         self.partitions = None if self.installation is None else requested_partitions(self.installation, worker)
         self.enabled = self.partitions is not None
-        #: What `check_server` found that a worker can live with.
+        #: Warnings of `check_server`, which do not stop the worker.
         self.warnings: list[str] = []
         self.metrics: MetricsServer | None = None
 
     def create(self, worker: Any) -> PartitionStep:
-        """Refuse what can't work, and take the partitions' queues out of what kombu would consume."""
+        """Check the options and settings, and remove the partitions' queues from those that kombu consumes."""
         assert self.installation is not None
         assert self.partitions is not None
         _check_pool(worker)
@@ -131,13 +131,13 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         except (SetupError, SettingsError) as error:
             raise WorkerRefused(str(error)) from error
         except (redis.RedisError, OSError):
-            pass  # not there yet: `start` waits for it
+            pass  # Redis is not reachable yet: `start` waits for it
         if unsigned is not None:
             logger.warning("partitions: %s", unsigned)
         for partition in self.partitions:
             if int(partition) >= self.installation.settings.partitions:
                 raise WorkerRefused(
-                    f"-Q {self.installation.group.names.queue_name(partition)}: there are only "
+                    f"-Q {self.installation.group.names.queue_name(partition)}: no such partition. There are "
                     f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
         list_owned_queues(self.owned)
@@ -177,7 +177,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.metrics = serve_metrics(installation, lambda: list(self.loop.owned_partitions))
 
     def reach_server(self, worker: Any) -> None:
-        """Check the server. While it does not answer, or refuses, wait for it as Celery does for its broker."""
+        """Check the server. Wait while it does not answer or refuses, as Celery waits for its broker."""
         said = ""
         while True:
             try:
@@ -187,7 +187,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
                     raise
                 if str(error) != said:
                     said = str(error)
-                    logger.warning("partitions: Redis can't be used yet (%s); the worker waits until it can", error)
+                    logger.warning("partitions: cannot use Redis yet (%s); retrying until it works", error)
             else:
                 return
             time.sleep(STARTUP_BACKOFF_SECONDS)
@@ -206,21 +206,21 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.warnings = [finding.text for finding in findings]
 
     def follow(self, share: Share) -> None:
-        """The worker's share, told anew, in the lease keeper's thread."""
+        """Pass on the worker's new share. The lease keeper calls this in its own thread."""
         if self.loop.reports.measurer is not None:
             self.loop.reports.measurer.follow(share)
         self.loop.follow(share)
 
     def introduce(self) -> None:
-        """What a server has to know of the group before this worker takes anything from it."""
+        """Write the group's topology and computations to the server, before this worker takes anything from it."""
         assert self.installation is not None
         group = self.installation.group
-        with suppress(redis.exceptions.OutOfMemoryError):  # a full server has not lost anything
+        with suppress(redis.exceptions.OutOfMemoryError):  # a full server still has what was written before
             agree_on_topology(group.client, group.names, self.installation.settings.partitions)
             remember_computations(group.client, group.names, self.installation.computations)
 
     def stop(self, worker: Any) -> None:
-        """Warm: finish the batch, commit, release. A second signal makes it cold."""
+        """Warm shutdown: finish the batch, commit it and release the partitions. A second signal makes it cold."""
         if not self.running:
             return
         self.loop.finish()
@@ -232,7 +232,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.leave()
 
     def terminate(self, worker: Any) -> None:
-        """Cold: drop the batch, release."""
+        """Cold shutdown: drop the batch and release the partitions."""
         if not self.running:
             return
         self.loop.drop()
@@ -259,14 +259,14 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         return [self.installation.queue(partition) for partition in partitions if partition is not None]
 
     def owned_queues(self) -> list[str]:
-        """The queues of the partitions that this worker holds now, as Celery names them."""
+        """The names of the queues whose partitions this worker owns now."""
         if not self.running or self.installation is None:
             return []
         return [self.installation.group.names.queue_name(partition) for partition in list(self.loop.owned_partitions)]
 
 
 class PlainTasks:
-    """The names of the app's Celery tasks that are no computations, as they are registered."""
+    """The names of the app's Celery tasks that are not computations. Tasks registered later are included."""
 
     def __init__(self, app: Any, installation: Installation) -> None:
         self.tasks, self.computations = app.tasks, installation.computations
@@ -286,11 +286,11 @@ def _check_pool(worker: Any) -> None:
     if not (isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, SoloPool)):
         pool = getattr(worker.pool_cls, "__module__", str(worker.pool_cls)).rpartition(".")[2]
         raise WorkerRefused(
-            f"a worker of partitions needs the solo pool, and this one has {pool}: start it with -P solo -c 1, and start "
+            f"a partition worker needs the solo pool, but this one uses {pool}. Start it with -P solo -c 1, and start "
             "more workers for more parallelism"
         )
     if str(concurrency) != "1" or options.get("autoscale"):
         raise WorkerRefused(
-            f"a worker of partitions works on one message at a time, and this one was given a concurrency of {concurrency}: "
-            "start it with -P solo -c 1, and start more workers for more parallelism"
+            f"a partition worker runs one message at a time, but this one has a concurrency of {concurrency}. "
+            "Start it with -P solo -c 1, and start more workers for more parallelism"
         )

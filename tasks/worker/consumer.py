@@ -1,7 +1,7 @@
-"""Celery's own consumer in a partition worker: it outlives what kombu takes for the end of the process.
+"""Celery's own consumer in a partition worker: it reconnects after errors that would otherwise end the worker.
 
-A server that becomes a replica ends blocking commands with UNBLOCKED, and refuses writes with READONLY; a full one refuses
-with OOM. Celery's consumer takes these as errors of the program and ends the worker; here it connects anew.
+A server that becomes a replica ends blocking commands with UNBLOCKED and refuses writes with READONLY; a full one refuses
+them with OOM. Celery's consumer treats these as program errors and ends the worker; this one reconnects.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from kombu.exceptions import OperationalError
 from celery_partitions.store.client import UNWELL
 from celery_partitions.worker.backoff import Backoff
 
-#: A connection that lasted longer was no failed try.
+#: A connection that lasted longer than this counts as a success.
 LASTING_SECONDS = 10.0
 
 
 def make_patient(worker: Any, client: redis.Redis) -> None:
-    """Before the worker makes its consumer. `client` reaches the broker."""
+    """Replace the worker's consumer class. Call it before the worker creates its consumer. `client` reaches the broker."""
     worker.app.conf.broker_channel_error_retry = True
     base: Any = symbol_by_name(worker.consumer_cls)
 
     class PatientConsumer(base):  # type: ignore[misc]
-        """Outlives what a server in trouble answers, and does not try each moment: that would fill the log."""
+        """Survives the errors of a server in trouble, and waits between tries, so that it does not fill the log."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            # What kombu and redis-py raise in the middle of starting, while Celery looks for other workers, say.
+            # Errors that kombu and redis-py raise during the start, for example while Celery looks for other workers.
             self.connection_errors: tuple[type[BaseException], ...] = (*self.conninfo.connection_errors, OperationalError, redis.RedisError, OSError)
             self._backoff = Backoff(random.random)
             self._connected_at: float | None = None
@@ -53,7 +53,7 @@ def make_patient(worker: Any, client: redis.Redis) -> None:
 
 
 def is_replica(client: redis.Redis) -> bool:
-    """Whether the server says that it is one; False where it says nothing."""
+    """Whether the server reports that it is a replica; False if it does not answer."""
     try:
         return str(client.info("replication").get("role", "master")) != "master"
     except (redis.ResponseError, *UNWELL):

@@ -14,7 +14,7 @@ from kombu.entity import Queue
 
 
 def list_owned_queues(owned: Callable[[], list[Queue]]) -> None:
-    """Called once in a process, by a worker that serves partitions. Every other worker keeps Celery's own command."""
+    """Replace the command in this process. Called once, by a partition worker; other workers keep Celery's own command."""
     stock = celerys.active_queues
 
     @inspect_command()  # type: ignore[untyped-decorator]

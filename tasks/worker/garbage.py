@@ -1,25 +1,27 @@
 """Python's cyclic garbage collector in a process that keeps many states in memory.
 
-Each full collection looks at every object that may be part of a cycle, and states count among them: with a hundred thousand
-cached and random keys, collections took a quarter of a worker's time (py-spy, 1,000,000 keys; 10 % with 1,000).
+Each full collection visits every object that may be part of a cycle, including states. With a hundred thousand cached states and
+random keys, collections took a quarter of a worker's time (py-spy, 1,000,000 keys; 10 % with 1,000).
 """
 
 from __future__ import annotations
 
 import gc
 
-#: What a new Python process has. Where somebody chose other thresholds, theirs stay.
+#: The defaults of Python versions. Other thresholds were chosen by the user and stay.
 DEFAULT_THRESHOLDS = ((700, 10, 10), (2000, 10, 10), (2000, 10, 0))
-#: Objects made, less those gone, between two collections: a few batches' worth, so that cycles (a traceback is one) can
-#: hold some 10 MB before they are found.
+#: Allocations minus deallocations between two collections: a few batches' worth. Cycles (such as tracebacks) can hold about
+#: 10 MB before they are collected.
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
-#: Young collections in a middle one, and middle ones in a full one.
+#: How many young collections precede a middle one, and how many middle ones a full one.
 COLLECTIONS_BETWEEN_OLDER_ONES = 20
 
 
 def collect_seldom() -> None:
-    """Called once, when a partition worker starts and all code is loaded: that is never looked at again, and what comes later
-    seldom. Nothing changes for a process whose collector is off, or that set thresholds of its own."""
+    """Make collections rare, and exclude the code loaded so far. Called once, when a partition worker starts.
+
+    Does nothing if the collector is off or the process set its own thresholds.
+    """
     if not gc.isenabled() or gc.get_threshold() not in DEFAULT_THRESHOLDS:
         return
     gc.collect()

@@ -1,4 +1,4 @@
-"""After a worker died: the next messages are noted in Redis before they are run, to find the one that it died over."""
+"""After a worker died: records in Redis which messages run next, to find the one that kills workers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from celery_partitions.store.scripts import digest_of
 from celery_partitions.worker.owned import Batch, OwnedPartition, Verdict
 from celery_partitions_config.settings import Settings
 
-#: The largest group that is noted at once. Its messages run alone when a worker died over it; a smaller one would cost more commits.
+#: The largest group that is recorded together. If a worker dies over it, its messages run alone. A smaller group costs more commits.
 LARGEST_GROUP = 200
-#: So often a message may stop its whole process for longer than a lease. The next owner knows of the first time only which group it was.
+#: A message that stalls its whole process beyond a lease this often becomes a dead letter. After the first stall, only its group is known.
 STALLS_ALLOWED = 3
 
 
 class LeaseLost(Exception):
-    """Another worker has taken the partition over."""
+    """Another worker has taken over the partition."""
 
 
 def alone(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch, settings: Settings) -> Batch:
-    """The batch; while the owned partition's messages are suspect, only those of it that were noted now. Raises `LeaseLost`."""
+    """The batch. While the partition isolates messages: only the messages that were recorded now. Raises `LeaseLost`."""
     if not owned.to_isolate or not batch.messages or batch.condemned is not None:
         return batch
-    # Of PARTITIONS_MAX_WORKER_CRASHES deaths the first names nobody, and the second a group: with fewer than three every message runs alone.
+    # The first death names no message, the second one a group. With a limit below three, every message must run alone.
     largest = LARGEST_GROUP if settings.max_worker_crashes > 2 else 1
     digests = [digest_of(raw) for raw in batch.messages[:largest]]
     tried = begin_isolated_try(client, names, owned.lease, digests, largest)
@@ -50,18 +50,20 @@ def _condemned(tried: IsolatedTry, settings: Settings) -> Verdict | None:
     """Why the first message must not run any more."""
     if tried.stalls >= STALLS_ALLOWED:
         text = (
-            f"it stopped its whole worker process for longer than a lease ({settings.lease_seconds:g} s), {tried.stalls} times: "
-            "it holds Python's interpreter lock, as a regular expression or a C function may"
+            f"it stalled its whole worker process for longer than a lease ({settings.lease_seconds:g} s), {tried.stalls} times: "
+            "its code holds Python's interpreter lock, as a regular expression or a C function may"
         )
         return Verdict("stalls-the-worker", text)
     if settings.max_worker_crashes and tried.deaths >= max(1, settings.max_worker_crashes - 1):
-        return Verdict("kills-the-worker", f"{tried.deaths + 1} workers died or stood still while they ran it (PARTITIONS_MAX_WORKER_CRASHES)")
+        return Verdict("kills-the-worker", f"{tried.deaths + 1} workers died or hung while they ran it (PARTITIONS_MAX_WORKER_CRASHES)")
     return None
 
 
 def outlived(client: redis.Redis, names: Names, owned: OwnedPartition, *, stalled: bool) -> None:
-    """The owned partition's lease is lost, and this worker lives: it did not end over the messages that it had noted. Where Redis does
-    not answer, they keep a death too many."""
+    """Take back the death counted for the recorded messages: the partition's lease is lost, but this worker is alive.
+
+    If Redis does not answer, the messages keep one death too many.
+    """
     if owned.trying:
         with suppress(redis.ResponseError, *UNWELL):
             forgive(client, names, owned.lease, owned.trying, stalled=stalled)

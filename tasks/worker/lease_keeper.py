@@ -22,7 +22,7 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 class LeaseKeeper(threading.Thread):
-    """Calls `on_share` with the worker's share whenever it was told anew; from its own thread."""
+    """Calls `on_share` with the worker's share after each renewal, in its own thread."""
 
     def __init__(
         self,
@@ -36,14 +36,14 @@ class LeaseKeeper(threading.Thread):
         super().__init__(name="lease-keeper", daemon=True)
         self.settings, self.names, self.worker, self.pins = settings, names, worker, pins
         self.on_share = on_share
-        #: Called with each new connection: the server may have come back empty. Raises `SetupError` when it is another group's.
+        #: Called after each new connection: the server may have come back empty. Raises `SetupError` if it belongs to another group.
         self.introduce = introduce
         self.client = connect(settings)
         self.ended = threading.Event()
         self._lost_since: float | None = None
         self._refused = ""
         self._faults: dict[str, str] = {}
-        # Never longer than between two renewals: leases that have not ended when the server is back shall not end after.
+        # No wait is longer than the time between two renewals, so that leases still valid when the server returns do not expire.
         self._backoff = Backoff(random.random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
 
     def run(self) -> None:
@@ -57,14 +57,14 @@ class LeaseKeeper(threading.Thread):
                         self.on_share(share)
                         self.listen(changes, share)
             except SetupError as error:
-                self.on_share(Share({}, (), None))  # what was held is the group's no more
+                self.on_share(Share({}, (), None))  # the leases are gone from this server
                 self.say_refused(error)
                 self.ended.wait(self._backoff.next_seconds())
             except (redis.RedisError, OSError) as error:
                 self.say_lost(error)
                 self.ended.wait(self._backoff.next_seconds())
             except Exception:
-                logger.exception("partitions: the lease keeper goes on after an error of its own")
+                logger.exception("partitions: internal error in the lease keeper; it continues")
                 self.ended.wait(self._backoff.next_seconds())
 
     def balance(self) -> Share:
@@ -78,24 +78,24 @@ class LeaseKeeper(threading.Thread):
             isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
         )
         if self._lost_since is not None:
-            logger.warning("partitions: Redis answers again, after %.1f s", time.monotonic() - self._lost_since)
+            logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", time.monotonic() - self._lost_since)
             self._lost_since = None
         self._backoff.worked()
         for partition, fault in share.faults.items():
             if self._faults.get(partition) != fault:
-                logger.error("partition %s: it can't be claimed (%s); trying until it can", partition, fault)
+                logger.error("partition %s: cannot claim it (%s); retrying until it works", partition, fault)
         self._faults = dict(share.faults)
         return share
 
     def listen(self, changes: redis.client.PubSub, share: Share) -> None:
-        """Wait until the leases want renewing, another worker's end is due, or somebody says that things changed."""
+        """Wait until the leases must be renewed, another worker's lease expires, or a change is announced."""
         seconds = self.settings.lease_seconds / RENEWALS_PER_LEASE
         if share.next_end_seconds is not None:
             seconds = min(seconds, max(share.next_end_seconds, 0) + GRACE_SECONDS)
         until = time.monotonic() + seconds
         while not self.ended.is_set() and (left := until - time.monotonic()) > 0:
             if changes.get_message(timeout=left) is not None:
-                # Several changes often come at once: one look at the end serves all.
+                # Changes often come in groups: handle them together.
                 while changes.get_message(timeout=0) is not None:
                     pass
                 return
@@ -103,20 +103,20 @@ class LeaseKeeper(threading.Thread):
     def say_lost(self, error: Exception) -> None:
         if self._lost_since is None and not self.ended.is_set():
             self._lost_since = time.monotonic()
-            logger.warning("partitions: Redis does not answer the lease keeper (%s); trying until it does", error)
+            logger.warning("partitions: Redis does not answer the lease keeper (%s); retrying until it does", error)
 
     def say_refused(self, error: SetupError) -> None:
         if str(error) != self._refused:
             self._refused = str(error)
-            logger.error("partitions: nothing is held until this is mended: %s", error)
+            logger.error("partitions: no partitions are claimed until this is fixed: %s", error)
 
     def wake(self) -> None:
-        """Make the keeper look again at once, by the way it learns of all changes."""
-        with suppress(redis.RedisError, OSError):  # it looks again by itself, after a third of a lease
+        """Make the keeper check for changes immediately, by publishing a change itself."""
+        with suppress(redis.RedisError, OSError):  # it checks again by itself after a third of a lease
             self.client.publish(self.names.changed, self.worker)
 
     def leave(self) -> None:
-        """End the thread and give up every lease and the membership: others take over at once."""
+        """End the thread and release all leases and the membership, so that others take over immediately."""
         self.ended.set()
         self.wake()
         self.join(timeout=self.settings.redis_timeout_seconds)
@@ -124,6 +124,6 @@ class LeaseKeeper(threading.Thread):
             mine = leases_of(self.client, self.names, self.worker)
             release(self.client, self.names, self.worker, mine, leave=True)
         except (redis.RedisError, OSError) as error:
-            logger.warning("partitions: leases could not be released (%s); they end by themselves", error)
+            logger.warning("partitions: cannot release the leases (%s); they expire by themselves", error)
         finally:
             self.client.close()

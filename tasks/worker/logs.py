@@ -1,7 +1,7 @@
-"""What a log line of ours tells beside its text, how lines are written as JSON (`PARTITIONS_LOG_FORMAT=json`), and what no line may hold.
+"""The fields and escaping of our log lines, and their JSON format (`PARTITIONS_LOG_FORMAT=json`).
 
-An event is one line. It names partition, key and message id, never what is in a message; but the text of an exception that a user's
-own code raised is told as it is: what stands in it is the user's to say.
+One event is one line. It names partition, key and message id, and never holds message contents. The text of an exception raised by
+user code is logged as it is: users decide what it contains.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def log_fields(
     task: str | None = None,
     **more: object,
 ) -> dict[str, object]:
-    """Fields for `extra=`. `partition`: as `partition`, a number or `ingress`; `key`: as a message's key is spelled."""
+    """Fields for `extra=`. `partition`: a number as text, or `ingress`; `key`: a message's normalized key."""
     fields: dict[str, object] = {
         "partition": partition if partition is None or partition == INGRESS else int(partition),
         "key": None if key is None else key_bytes(key).decode("utf-8", "backslashreplace"),
@@ -49,15 +49,15 @@ def log_fields(
 
 
 def log_fields_of(partition: str, work: Work, **more: object) -> dict[str, object]:
-    """Fields of a message at work."""
+    """The fields for a message that is being processed."""
     return log_fields(partition, key=work.key, message_id=work.envelope.headers.id, task=work.computation.name, **more)
 
 
 class Escaping(logging.Filter):
-    """Escapes what is filled into a log line, so that text from outside begins no line of its own and sends nothing to a terminal.
+    """Escapes the arguments of a log line, so that text from outside cannot start a new line or send control codes to a terminal.
 
-    The text of a line (its format) is written by programmers and stays as it is. A traceback is indented, because the text of an
-    exception in it may have lines that look like a log's.
+    The format string stays as it is: programmers write it. A traceback is indented, because the text of its exception may contain
+    lines that look like log lines.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -74,7 +74,7 @@ class Escaping(logging.Filter):
 
 
 class EscapingCelerys(Escaping):
-    """The same for a handler of many loggers: only Celery's lines and ours. What a user's own code logs is its own."""
+    """The same for a handler shared by many loggers: escapes only Celery's lines and ours, not those of user code."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name.startswith("celery.") and record.name != "celery.redirected":
@@ -83,7 +83,7 @@ class EscapingCelerys(Escaping):
 
 
 class _Escaped:
-    """A value whose text is escaped when it is asked for."""
+    """A value whose text is escaped when it is formatted."""
 
     def __init__(self, value: object) -> None:
         self.value = value
@@ -101,12 +101,12 @@ def _escaped(value: object) -> object:
     return escape(value) if type(value) is str else _Escaped(value)
 
 
-# Wherever our own lines go, also where a project sets up logging by itself.
+# On the logger, not on a handler: our lines are escaped even in a project that sets up logging itself.
 logging.getLogger("celery.worker.partitions").addFilter(Escaping())
 
 
 def escape_celerys_lines() -> None:
-    """From now on what Celery sets up in this process escapes Celery's own lines too: they have task names and ids in them."""
+    """Make the handlers that Celery sets up from now on escape Celery's own lines: they contain task names and ids from outside."""
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(_escape_in, dispatch_uid=_ESCAPED)
 
@@ -120,9 +120,9 @@ _celerys = EscapingCelerys()
 
 
 class JsonFormatter(json.JsonFormatter):
-    """One JSON object a line: ts (ISO 8601, UTC), level, logger, event (the text), what was given as `extra=`, trace and stack.
+    """Writes each line as a JSON object: ts (ISO 8601, UTC), level, logger, event (the text), the `extra=` fields, trace and stack.
 
-    Within a plain Celery task, `task` and `message_id` are that task's.
+    Inside a plain Celery task, `task` and `message_id` are that task's.
     """
 
     def __init__(self) -> None:
@@ -144,35 +144,35 @@ class JsonFormatter(json.JsonFormatter):
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         try:
             return super().jsonify_log_record(log_data)
-        except Exception:  # a key that is no text, a circle: logging must not raise
+        except Exception:  # a non-text key or a cycle: logging must not raise
             return super().jsonify_log_record({str(name): unknown_default(value) for name, value in log_data.items()})
 
 
 def write_json_lines(handlers: Iterable[logging.Handler]) -> None:
-    """Give handlers the JSON formatter."""
+    """Set the JSON formatter on handlers."""
     formatter = JsonFormatter()
     for handler in handlers:
         handler.setFormatter(formatter)
 
 
 def collect_celerys_lines() -> None:
-    """From now on what Celery sets up in this process, a worker's and its tasks' loggers, writes JSON.
+    """Make the loggers that Celery sets up from now on (the worker's and its tasks') write JSON.
 
-    A project that sets up logging itself (the signal `setup_logging`) is left alone: Celery then sets up nothing.
+    Has no effect in a project that sets up logging itself (the signal `setup_logging`): Celery then sets up no loggers.
     """
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(_set_up, dispatch_uid=_COLLECTED)
 
 
 def begin_with_json(worker: Any) -> None:
-    """A worker that begins, and has not set up its loggers yet: its banner is no JSON, and it may warn."""
+    """Before the worker sets up its loggers: suppress its banner, which is not JSON, and write Python warnings as JSON."""
     worker.quiet = True
     write_json_lines([_of_warnings])
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(_of_warnings)
 
 
-#: Until Celery has set up its loggers.
+#: Used until Celery has set up its loggers.
 _of_warnings = logging.StreamHandler()
 
 

@@ -1,7 +1,7 @@
 """The loop of a partition worker: for each partition in turn, take a batch, read it, load its states, step, commit.
 
-It runs in a thread of its own, so that Celery's main loop goes on answering. It ends when it is told to, never by itself:
-what a message, a state or the server does to it, it says so, rests, and goes on.
+It runs in its own thread, so that Celery's main loop keeps answering. It stops only when asked to. After an error caused by a
+message, a state or the server it logs the error, waits and continues.
 """
 
 from __future__ import annotations
@@ -44,24 +44,27 @@ from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: A busy loop looks this often for messages on idle partitions: much shorter than a batch, and long beside the 10 µs that it takes.
+#: How often a busy loop checks idle partitions for messages: much shorter than a batch, and much longer than the 10 µs it takes.
 POLL_SECONDS = 0.005
-#: A commit on which the connection broke so often, while the server answers, is one that the server refuses.
+#: If the connection breaks this often during one commit while the server answers, the server refuses that commit.
 REFUSALS = 3
-#: A plain Celery task that takes longer is named in the log. Five batches of a busy partition.
+#: A plain Celery task that takes longer is logged. The time of five batches of a busy partition.
 SLOW_TASK_SECONDS = 1.0
-#: After a fault of one partition, or of the loop itself, before it is tried again. Shorter than a lease.
+#: The wait after an error of one partition, or of the loop itself. Shorter than a lease.
 REST_SECONDS = 0.5
-#: While the server does not answer and the worker was told to end: so long a commit is tried to be brought in.
+#: How long a stopping worker keeps trying to write a commit while the server does not answer.
 LAST_TRY_SECONDS = 3.0
 
 
 class Dropped(Exception):
-    """The worker was told to end at once: what is not committed stays in its queue."""
+    """The worker must stop immediately. Uncommitted messages stay in their queues."""
 
 
 class PartitionLoop(threading.Thread):
-    """The loop of the partitions that this worker owns. Told its share by the lease keeper (`follow`), and to end by the boot step (`finish`, `drop`)."""
+    """Processes the partitions that this worker owns.
+
+    The lease keeper passes it the worker's share (`follow`); the boot step stops it (`finish`, `drop`).
+    """
 
     def __init__(
         self,
@@ -86,11 +89,11 @@ class PartitionLoop(threading.Thread):
         self._gone: set[tuple[str, int]] = set()
         self._finishing = self._dropping = False
         self._turns = Turns()
-        #: Plain tasks that were named as slow.
+        #: Plain tasks that were already logged as slow.
         self._slow_tasks: set[str] = set()
         #: By the monotonic clock.
         self._next_poll = 0.0
-        #: At most one commit is under way while another partition's batch is stepped; a partition never has two.
+        #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
         self.under_way: UnderWay | None = None
         self.outage = Outage()
         #: Started by the boot step.
@@ -100,20 +103,20 @@ class PartitionLoop(threading.Thread):
         writer = installation.message_writer(worker)
         self.step_runner = StepRunner(self.settings, self.names, worker, self.codec.pickling(), writer)
 
-    # What other threads call.
+    # Called by other threads.
 
     def follow(self, share: Share) -> None:
-        """The worker's share, told anew by the lease keeper."""
+        """Take the worker's new share from the lease keeper."""
         self._share = share
         self.blocking_read.wake()
 
     def finish(self) -> None:
-        """End after the batch under way is committed."""
+        """Stop after the current batch is committed."""
         self._finishing = True
         self.blocking_read.wake()
 
     def drop(self) -> None:
-        """End without committing what is under way."""
+        """Stop without committing the current batch."""
         self._dropping = self._finishing = True
         self.blocking_read.wake()
 
@@ -136,7 +139,7 @@ class PartitionLoop(threading.Thread):
             except (redis.RedisError, OSError) as error:
                 self.rest(error)
             except Exception:
-                logger.exception("partitions: the loop goes on after an error of its own")
+                logger.exception("partitions: internal error in the loop; it continues")
                 time.sleep(REST_SECONDS)
         with suppress(Dropped, redis.RedisError, OSError):
             self.settle()
@@ -145,7 +148,7 @@ class PartitionLoop(threading.Thread):
         self.client.close()
 
     def work(self, owned: OwnedPartition) -> None:
-        """One batch of one partition, from its queue or from a parked key's mailbox, to its commit."""
+        """Process one batch of one partition, from its queue or a parked key's mailbox, up to sending its commit."""
         began = time.monotonic()
         batch = outcome = None
         try:
@@ -178,33 +181,33 @@ class PartitionLoop(threading.Thread):
             owned.charge_turn(seconds, retry=retry, at_most=self.settings.batch_seconds)
 
     def set_apart(self, owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
-        """Look for the message whose outcome can't be written. False: the reason is no message."""
+        """Search for the message whose outcome cannot be written. False: no message is at fault."""
         searching = owned.largest_batch is not None or owned.unwritable is not None
         if not narrow(owned, batch, outcome, error):
             return False
         if searching:
             return True
-        text = "partition %s: the outcome of a batch can't be written (%s); the message that causes it becomes a dead letter"
+        text = "partition %s: cannot write the outcome of a batch (%s); the message that causes this becomes a dead letter"
         known = isinstance(error, redis.RedisError | CommitTooLarge)
         logger.warning(text, owned.partition, describe(error), exc_info=not known, extra=log_fields(owned.partition))
         return True
 
     def give_rest(self, owned: OwnedPartition, error: Exception) -> None:
-        """A fault of one partition: begin again from Redis, a little later."""
+        """After an error of one partition: reload it from Redis a little later."""
         owned.forget_all()
         owned.rest_until = time.monotonic() + (error.rest_seconds if isinstance(error, NotDelivered) else REST_SECONDS)
-        if str(error) != owned.fault:  # said once, however long it lasts
+        if str(error) != owned.fault:  # log it once, however long it lasts
             owned.fault = str(error)
             known = isinstance(error, redis.RedisError | NotDelivered)
-            text = "partition %s: %s; trying until it works"
+            text = "partition %s: %s; retrying until it works"
             logger.error(text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
 
     def take_batch(self, owned: OwnedPartition) -> Batch | None:
-        """The next messages: a parked key's when its retry is due, else the queue's oldest."""
+        """The next messages: those of a parked key whose retry is due, else the oldest in the queue."""
         delayed_is_due = not owned.unknown and not owned.messages
         if owned.unknown and not self.peek(owned):
             return None
-        if owned.parked_unknown:  # after the peek, whose edit version tells whether it is out of date
+        if owned.parked_unknown:  # after the peek, whose edit version shows whether parked keys are out of date
             self.read_parked(owned)
         if owned.paused:
             return None
@@ -218,7 +221,7 @@ class PartitionLoop(threading.Thread):
         return Batch(owned.messages) if owned.messages else None
 
     def peek(self, owned: OwnedPartition) -> bool:
-        """Look at the head of the queue. What is in memory holds only while the partition is where its last commit left it."""
+        """Read the head of the queue. Memory is discarded unless the partition is as this worker's last commit left it."""
         reply = self.store.peek(owned.lease)
         if reply.status == "ok" and not owned.is_where_it_was(reply):
             owned.forget_all()
@@ -233,12 +236,12 @@ class PartitionLoop(threading.Thread):
             )
         items = read_batch(batch.messages, owned.reading, now=owned.server_now(), revoked=self.revoked)
         items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
-        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate would be no killer's dead letter
+        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate is dropped, not a dead letter
             return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
         return items
 
     def load_states(self, owned: OwnedPartition, items: list[Item]) -> list[Item]:
-        """The items whose states are in memory now: the first ones, where all states together would be too large."""
+        """Load states. Returns the items whose states are in memory: only the first ones if all states would be too large."""
         limit = self.settings.batch_state_bytes
         return load_states(self.client, self.names, self.codec, self.installation.computations, owned, items, limit)
 
@@ -256,7 +259,7 @@ class PartitionLoop(threading.Thread):
         )
 
     def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome) -> None:
-        """Write the outcome; take the next batch from the answer."""
+        """Send the commit of an outcome. Its answer will bring the next batch."""
         if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
             outcome.effects += self.replies.of(owned, batch, outcome)
         limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
@@ -266,7 +269,7 @@ class PartitionLoop(threading.Thread):
             self.under_way = UnderWay(owned, batch, outcome, planned, self.begin(planned.commit))
 
     def begin(self, commit: Commit) -> CommitUnderWay | None:
-        """Send a commit; None when that failed, and it is to be sent again."""
+        """Send a commit. None: sending failed, and it must be sent again."""
         if self._dropping:
             raise Dropped
         try:
@@ -276,7 +279,7 @@ class PartitionLoop(threading.Thread):
             return None
 
     def settle(self) -> None:
-        """Wait for the commit under way, and make true here what it made true in Redis."""
+        """Wait for the commit in flight, and update memory with what it wrote to Redis."""
         under_way, self.under_way = self.under_way, None
         if under_way is None:
             return
@@ -290,7 +293,7 @@ class PartitionLoop(threading.Thread):
         except BaseException:
             owned.forget_all()
             raise
-        # A retry that asked for none leaves the queue's messages as they are known.
+        # The commit of a retry may ask for no messages: then the known ones of the queue stay.
         kept = [] if under_way.planned.commit.ask else owned.messages
         if self.judge(owned, reply):
             if kept and not owned.unknown:
@@ -306,7 +309,7 @@ class PartitionLoop(threading.Thread):
             self.reports.flush_if_due()
 
     def answer(self, under_way: UnderWay) -> Reply:
-        """A commit's answer: after a lost reply the same commit is sent again, which changes nothing twice."""
+        """The answer to a commit. After a lost reply the same commit is sent again; it is idempotent."""
         give_up: float | None = None
         sent, failures = under_way.sent, 0
         while True:
@@ -323,12 +326,12 @@ class PartitionLoop(threading.Thread):
                 self.rest(error)
                 failures += 1
                 if failures >= REFUSALS and self.store.is_refused(under_way.planned.commit):
-                    raise CommitTooLarge("the server closes the connection on which the commit comes") from error
+                    raise CommitTooLarge("the server closes the connection when it receives the commit") from error
             else:
                 return reply
 
     def judge(self, owned: OwnedPartition, reply: Reply) -> bool:
-        """What an answer of the commit script means for the owned partition; True: it is written, and the next batch is here."""
+        """Apply an answer of the commit script to the partition. True: the commit is written and the next batch is here."""
         match reply.status:
             case "ok" | "already":
                 owned.take_reply(reply)
@@ -336,11 +339,11 @@ class PartitionLoop(threading.Thread):
             case "fenced":
                 self.lose(owned)
             case "moved" | "stale":
-                text = "partition %s: changed from outside (%s); reading it anew"
+                text = "partition %s: changed since this worker read it (%s); reloading it"
                 logger.info(text, owned.partition, reply.status, extra=log_fields(owned.partition))
                 owned.forget_all()
             case "wrongtype":
-                text = "partition %s: Redis key %s holds another type, or may not be written; mend or delete it, or let this user write it"
+                text = "partition %s: Redis key %s has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL"
                 logger.error(text, owned.partition, reply.culprit, extra=log_fields(owned.partition))
                 owned.forget_all()
                 owned.rest_until = time.monotonic() + REST_SECONDS
@@ -349,15 +352,14 @@ class PartitionLoop(threading.Thread):
         return False
 
     def lose(self, owned: OwnedPartition) -> None:
-        """Another worker has taken over: nothing of ours is written any more."""
+        """Close a partition that another worker has taken over."""
         self.reports.fenced(owned.partition)
         outlived(self.client, self.names, owned, stalled=owned.stalled)
         self.close_partition(owned)
         self.on_refusal()
 
     def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
-        """A plain Celery task, run where it stands in the order, by Celery's own tracer; at least once. Follow-ups that stand
-        together are run together."""
+        """Run a plain Celery task in its place in the order, by Celery's own tracer, at least once. Adjacent follow-ups run together."""
         if is_follow_up(items[0]):
             return self.follow_ups.run(items)
         item = items[0]
@@ -368,17 +370,17 @@ class PartitionLoop(threading.Thread):
         return outcome_of(run, item)
 
     def warn_if_slow(self, owned: OwnedPartition, item: PlainTask, seconds: float) -> None:
-        """All partitions of a worker wait while it runs a plain task. Say so once for each task."""
+        """Warn once per task name: all partitions of a worker wait while it runs a plain task."""
         name = item.headers.task
         if seconds > SLOW_TASK_SECONDS and name not in self._slow_tasks:
             self._slow_tasks.add(name)
-            text = "partition %s: the plain task %s took %.1f s, and every partition of this worker waited. Send it to a queue of its own"
+            text = "partition %s: the plain task %s took %.1f s; every partition of this worker waited. Send it to a separate queue"
             logger.warning(text, owned.partition, name, seconds, extra=log_fields(owned.partition, task=name))
 
     # Between batches.
 
     def take_up_share(self) -> None:
-        """Open owned partitions for new leases, close lost ones, release what is more than the share."""
+        """Open partitions with new leases, close lost ones, and release those beyond the share."""
         share = self._share
         if share is self._followed:
             return
@@ -411,20 +413,20 @@ class PartitionLoop(threading.Thread):
         load_parked(self.client, self.names, owned)
 
     def close_partition(self, owned: OwnedPartition) -> None:
-        """No more of this partition under this token; nothing is written."""
+        """Stop processing this partition under this token. Writes nothing."""
         self._gone.add((owned.partition, owned.lease.token))
         self.owned_partitions.pop(owned.partition, None)
         self.blocking_read.drop(owned.partition)
 
     def next_partition(self) -> OwnedPartition | None:
-        """The partition to work on now: of those with something to do, the one that has had the least time."""
+        """The ready partition that has used the least time; None if none is ready."""
         return self._turns.next(owned for owned in self.owned_partitions.values() if owned.is_ready() and not self.is_under_way(owned))
 
     def is_under_way(self, owned: OwnedPartition) -> bool:
         return self.under_way is not None and self.under_way.owned is owned
 
     def wait(self) -> None:
-        """Nothing is ready: wait for a message, until something delayed is due, or until another thread wakes the loop."""
+        """Wait for a message, a delayed message that falls due, or a wake-up by another thread."""
         idle, seconds = idle_partitions(self.owned_partitions.values())
         if any(owned.number is not None for owned in idle):
             prepare(self.installation.computations)
@@ -432,7 +434,7 @@ class PartitionLoop(threading.Thread):
         self.listen(idle, seconds if flush_in is None else min(seconds, flush_in))
 
     def poll(self) -> None:
-        """Take in the messages that came to idle partitions, without waiting. The others may never let the loop be idle."""
+        """Check idle partitions for messages without waiting, because busy partitions may never let the loop become idle."""
         now = time.monotonic()
         if now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
@@ -450,17 +452,17 @@ class PartitionLoop(threading.Thread):
             if isinstance(head, redis.ResponseError):
                 self.give_rest(owned, head)
             elif owned.messages or self.is_under_way(owned):
-                pass  # its next messages are known, or come with the commit's answer
+                pass  # its next messages are known, or arrive with the commit's answer
             elif head is not None and owned.watched_at == owned.commit_number:
                 owned.messages = [head]
             else:
                 owned.unknown = True
 
     def rest(self, error: Exception) -> None:
-        """The server does not answer, or refuses: say so once, and wait, each time a little longer."""
+        """After a server error: log it once per outage, and wait a little longer each time."""
         seconds = self.outage.goes_on(error, self._share, quietly=self._finishing)
         self.blocking_read.close()
         for owned in self.owned_partitions.values():
-            owned.unknown = True  # the server may come back with older data: each is peeked at before it goes on
+            owned.unknown = True  # the server may come back with older data: peek before continuing
         if not self._dropping:
             time.sleep(seconds)

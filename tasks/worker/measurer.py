@@ -1,7 +1,7 @@
-"""What a worker measures while it works: collected after each commit, added to the group's in Redis once a second.
+"""A worker's measurements: collected after each commit, and added to the group's in Redis once a second.
 
-Best effort: what could not be written is written a second later, and a worker that is killed takes a second's with it. The counts that
-must be right (`meta`) are written in the commits themselves.
+Best effort: after a failed write the next one follows a second later, and a killed worker loses its last second. Counts that must
+be exact (`meta`) are written by the commits themselves.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from celery_partitions.worker.planned_commit import UnderWay
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: What was measured waits this long, and goes out in one call of some 0.2 ms.
+#: How often measurements are written, in one call of about 0.2 ms.
 WRITE_SECONDS = 1.0
-#: Messages of a batch that are asked when they were sent: each costs about 2 µs, as its headers are read a second time.
+#: How many messages of a batch are sampled for latency. Each costs about 2 µs, because its headers are read a second time.
 MAX_SAMPLED = 4
-#: An error is kept up to this length; a dead letter has all of it.
+#: An error is shortened to this length; its dead letter has the full text.
 MAX_ERROR_CHARACTERS = 500
-#: And beside a commit up to this: twenty of them are read for one page.
+#: The limit for errors in the list of recent commits, of which a page reads twenty.
 MAX_COMMIT_ERROR_CHARACTERS = 200
 
 
 class Measurer:
-    """Called by the loop's thread, but for `follow`. Never raises for its own sake."""
+    """Only the loop's thread calls it, except `follow`. A failed write never raises."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Measurer:
         self.client, self.names, self.computations, self.clock = client, names, computations, clock
         #: The worker's node name.
         self.node = node
-        #: Since the last write; the newest commits of each partition, oldest first.
+        #: Measurements since the last write, and the newest commits of each partition, oldest first.
         self.fresh: dict[str, Measurements] = {}
         self.commits: dict[str, deque[RecentCommit]] = {}
         self._share = self._followed = Share({}, (), None)
@@ -66,15 +66,15 @@ class Measurer:
         self._fault = ""
 
     def follow(self, share: Share) -> None:
-        """The worker's share, told anew; by the lease keeper's thread."""
+        """Take the worker's new share. The lease keeper's thread calls this."""
         self._share = share
 
     def committed(self, under_way: UnderWay, done: Mapping[str, int]) -> None:
-        """A commit's answer is here. `done`: how many messages of each computation were applied."""
+        """Measure a commit that was answered. `done`: how many messages each computation processed."""
         owned, outcome = under_way.owned, under_way.outcome
         found, now = self._of(owned.partition), owned.server_now()
         commit_seconds = None
-        if under_way.sent is not None:  # else it was sent again after an outage, which tells nothing of commits
+        if under_way.sent is not None:  # else it was sent again after an outage, whose time is not a commit's
             commit_seconds = time.perf_counter() - under_way.sent.begun
             found.commit.observe(COMMIT_SECONDS, commit_seconds)
         if outcome.taken:
@@ -96,11 +96,11 @@ class Measurer:
         commits.append(self._commit(under_way, now, commit_seconds))
 
     def fenced(self, partition: str) -> None:
-        """A commit was refused: another worker has taken over."""
+        """Count a commit that was refused because another worker has taken over."""
         self._of(partition).fenced += 1
 
     def write_if_due(self) -> float | None:
-        """Write what was measured if it has waited long enough; else say for how many seconds it may wait (None: nothing)."""
+        """Write measurements if they are due. Returns the seconds until they are; None: there is nothing to write."""
         self._count_takeovers()
         if not self.fresh:
             return None
@@ -110,7 +110,7 @@ class Measurer:
         return self.write()
 
     def write(self) -> float | None:
-        """Write now. Where that fails, seconds until it is tried again; what was measured is kept till then."""
+        """Write now. If that fails: keep the measurements and return the seconds until the next try."""
         self._written_at = self.clock()
         self._count_takeovers()
         if not self.fresh:
@@ -118,9 +118,9 @@ class Measurer:
         try:
             add_measurements(self.client, self.names, self.fresh, self.commits)
         except (redis.RedisError, OSError) as error:
-            if str(error) != self._fault:  # said once, however long it lasts
+            if str(error) != self._fault:  # log it once, however long it lasts
                 self._fault = str(error)
-                logger.info("what was measured could not be written (%s); it is kept, and written later", error)
+                logger.info("cannot write measurements (%s); they are kept and written later", error)
             return WRITE_SECONDS
         self.fresh, self.commits, self._fault = {}, {}, ""
         return None
@@ -164,7 +164,7 @@ class Measurer:
             self._followed = share
 
     def _observe_latency(self, found: Measurements, outcome: Outcome, now: float) -> None:
-        """A few messages, evenly over the batch, each for those around it."""
+        """Sample a few messages, evenly spread over the batch; each counts for its neighbours."""
         done, count = outcome.done, len(outcome.done)
         samples = min(count, MAX_SAMPLED)
         for number in range(samples):
@@ -185,7 +185,7 @@ def _last_error(outcome: Outcome, now: float) -> LastError:
 
 
 def _error_of(outcome: Outcome) -> tuple[str, str | None, str | None]:
-    """Of an outcome that has one, the last error; its message's key and id."""
+    """The last error of an outcome, with its message's key and id. The outcome must have an error."""
     if outcome.dead:
         dead_letter_item, _ = outcome.dead[-1]
         return dead_letter_item.error, dead_letter_item.key, dead_letter_item.message_id

@@ -1,4 +1,4 @@
-"""With `PARTITIONS_METRICS_PORT`: a worker answers Prometheus, of the partitions that it holds and of its own process."""
+"""With `PARTITIONS_METRICS_PORT`: a worker serves Prometheus metrics of the partitions that it owns and of its process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 class MetricsServer:
-    """Answers in threads of its own until it is closed, or the process ends."""
+    """Answers in its own threads until it is closed or the process ends."""
 
     def __init__(self, installation: Installation, held: Callable[[], Collection[str]]) -> None:
-        """Raises `OSError` when it can't listen there."""
+        """Raises `OSError` if it cannot listen at the configured address."""
         settings = installation.settings
         registry = CollectorRegistry()
         registry.register(GroupCollector(installation.group, only=held))
@@ -32,7 +32,7 @@ class MetricsServer:
 
 
 def serve_metrics(installation: Installation, held: Callable[[], Collection[str]]) -> MetricsServer | None:
-    """None when PARTITIONS_METRICS_PORT is not set, or its port can't be had, which is said: the worker works without."""
+    """Start the server. None if PARTITIONS_METRICS_PORT is not set or the port is unavailable; then a warning is logged."""
     settings = installation.settings
     if settings.metrics_port is None:
         return None
@@ -40,7 +40,7 @@ def serve_metrics(installation: Installation, held: Callable[[], Collection[str]
         server = MetricsServer(installation, held)
     except (OSError, OverflowError) as error:
         logger.warning(
-            "metrics: not served: PARTITIONS_METRICS_HOST=%s PARTITIONS_METRICS_PORT=%d: %s; PARTITIONS_METRICS_PORT=0 lets the system pick a port for each worker",
+            "metrics: not served: PARTITIONS_METRICS_HOST=%s PARTITIONS_METRICS_PORT=%d: %s. Set PARTITIONS_METRICS_PORT=0 to let the system pick a port for each worker",
             settings.metrics_host,
             settings.metrics_port,
             error,

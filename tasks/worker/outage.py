@@ -1,4 +1,4 @@
-"""While the server does not answer as it should: said once when it begins and when it is over, with growing waits between tries."""
+"""An outage of the server: logged once when it starts and once when it ends, with growing waits between tries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 class Outage:
-    """The loop's; told of each error and of what worked."""
+    """Made once per loop, which reports each error and each success to it."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -21,21 +21,21 @@ class Outage:
         self._backoff = Backoff(random.random)
 
     def goes_on(self, error: Exception, share: Share, *, quietly: bool) -> float:
-        """The server failed now, under this share; how many seconds to wait before it is tried again."""
+        """Record that the server failed while the worker had this share. Returns the seconds to wait before the next try."""
         if self._since is None and not quietly:
             self._since, self._share = time.monotonic(), share
             kind = type(error).__name__
-            logger.warning("partitions: Redis does not answer as it should (%s: %s); trying until it does", kind, error)
+            logger.warning("partitions: Redis error (%s: %s); retrying until it works", kind, error)
         return self._backoff.next_seconds()
 
     def renewed(self, share: Share) -> None:
-        """A lease was renewed since: over. (A server that only answers peeks, a replica, renews none.)"""
+        """End the outage if a lease was renewed since it began. A replica answers peeks but renews no lease."""
         if share is not self._share:
             self.over()
 
     def over(self) -> None:
-        """Something was written."""
+        """End the outage: something was written."""
         if self._since is not None:
-            logger.warning("partitions: going on, after %.1f s", time.monotonic() - self._since)
+            logger.warning("partitions: Redis works again, after %.1f s", time.monotonic() - self._since)
             self._since = None
             self._backoff.worked()

@@ -1,4 +1,4 @@
-"""One partition in its holder's hands: the lease, what was peeked, what waits, the states in memory."""
+"""A partition that this worker owns: its lease, known messages, parked keys and states in memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.parked_keys import ParkedKeyRecord
 
-#: An idle loop looks round so often, whatever happens.
+#: The longest wait of an idle loop.
 MAX_IDLE_SECONDS = 60.0
-#: The first batch after a short one asks for at least so many messages.
+#: The least number of messages to ask for after a short batch.
 MIN_ASKED = 16
 
 
@@ -27,22 +27,23 @@ Table = dict[str, "Slot | Unreadable"]
 class StateCache:
     """States in memory while the lease is held, bounded by their number and their bytes, in two generations.
 
-    A hit in the younger costs nothing; one in the older moves the state to the younger. When both together are full, or
-    the younger has half of the bytes, the older is dropped and the younger becomes it: what was used least recently goes. Bytes are counted as they are in Redis.
+    A hit in the young generation costs nothing; a hit in the old one moves the state to the young one. When both together are full,
+    or the young one has half of the bytes, the old one is dropped and the young one replaces it. So the least recently used states
+    go first. Bytes are those of the stored state in Redis.
     """
 
     def __init__(self) -> None:
         self.young: dict[str, Table] = {}
         self._old: dict[str, Table] = {}
         self._has_unreadable = False
-        #: So many states were not here and were read since that was last asked.
+        #: How many states were read from Redis since this was last reset.
         self.missed = 0
         self._young_bytes = self._old_bytes = 0
-        #: The bytes of the largest state that was met; None before any was.
+        #: The bytes of the largest state seen; None before the first.
         self.largest: int | None = None
 
     def missing(self, items: Iterable[Item]) -> dict[str, list[str]]:
-        """The keys of the items whose state is not in memory, by computation name; the others are in `young` now."""
+        """The keys of items whose state is not in memory, by computation name. States in memory are moved to `young`."""
         missing: dict[str, dict[str, None]] = {}
         tables: list[tuple[str, Table, Table]] = []
         current = None
@@ -67,7 +68,7 @@ class StateCache:
         return {name: list(keys) for name, keys in missing.items()}
 
     def add(self, loaded: Mapping[str, Table]) -> None:
-        """Take in what was read from Redis."""
+        """Add states that were read from Redis."""
         for name, slots in loaded.items():
             self.young[name].update(slots)
             self.missed += len(slots)
@@ -77,13 +78,13 @@ class StateCache:
             self._has_unreadable = self._has_unreadable or any(type(slot) is Unreadable for slot in slots.values())
 
     def may_hold_unreadable(self, so: bool) -> None:
-        """Whether the step may have found a state unreadable after it was loaded."""
+        """Note whether the step may have found a loaded state to be unreadable."""
         self._has_unreadable = self._has_unreadable or so
 
     def committed(self, states: Mapping[str, Mapping[str, bytes]]) -> None:
-        """Remember what Redis has now."""
+        """Record the states that a commit wrote."""
         for name, changed in states.items():
-            table = self.young.get(name, {})  # empty: dropped since, because an operator changed something
+            table = self.young.get(name, {})  # empty: the cache was dropped meanwhile, because an operator changed something
             for key, stored in changed.items():
                 slot = table.get(key)
                 if type(slot) is Slot:
@@ -93,9 +94,9 @@ class StateCache:
                         self.largest = len(stored)
 
     def fitting(self, items: Sequence[Item], sizes: Mapping[str, Mapping[str, int]], limit: int) -> int:
-        """How many of the items, from the first, have states of at most `limit` bytes together; at least one.
+        """How many of the first items have states of at most `limit` bytes in total; at least one.
 
-        `sizes`: by computation name and key, of states that are not in memory.
+        `sizes`: the bytes of states that are not in memory, by computation name and key.
         """
         met: set[tuple[str, str]] = set()
         for count, item in enumerate(items):
@@ -112,8 +113,7 @@ class StateCache:
         return len(items)
 
     def trim(self, limit: int, max_bytes: int) -> None:
-        """After a commit: keep at most about `limit` states of `max_bytes` together, and none that could not be read (it may be
-        mended)."""
+        """After a commit: keep about `limit` states with at most `max_bytes` in total. Drop unreadable ones: they may be repaired."""
         if self._has_unreadable:
             for table in self.young.values():
                 for key in [key for key, slot in table.items() if type(slot) is Unreadable]:
@@ -132,7 +132,7 @@ def _bytes_of(slot: Slot | Unreadable) -> int:
 
 
 class Verdict(NamedTuple):
-    """Why a message becomes a dead letter without being run."""
+    """Why a message becomes a dead letter without running."""
 
     reason: str
     error: str
@@ -140,67 +140,66 @@ class Verdict(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Messages to step, and where they lie."""
+    """Messages to step, and where they are stored."""
 
     messages: list[bytes]
     mailbox_of: str | None = None
-    #: For a mailbox: which try the first message is at, and how many messages the mailbox has.
+    #: For a mailbox: the number of the first message's next try, and how many messages the mailbox has.
     attempt: int = 1
     length: int = 0
-    #: Its messages, by their digests, were noted in Redis before they are run: a worker died.
+    #: Digests of the messages that were recorded in Redis before they run, because a worker died.
     noted: list[str] = field(default_factory=list)
-    #: It has one message only, and so has the next batch.
+    #: This batch and the next one have only one message.
     alone: bool = False
-    #: Why the message is a dead letter, or counts as failed, without being run.
+    #: Why the message becomes a dead letter, or counts as failed, without running.
     condemned: Verdict | None = None
     failed: str | None = None
 
 
 @dataclass(slots=True)
 class OwnedPartition:
-    """A partition under a lease."""
+    """A partition whose lease this worker holds."""
 
     lease: Lease
-    #: Keys that wait, and how many messages wait for each; not yet read while `parked_unknown`.
+    #: Parked keys, and how many messages wait for each; not yet loaded while `parked_unknown`.
     parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
     parked_unknown: bool = True
-    #: When they are due, and which, as a heap; keys that an operator holds never are. An entry that `parked` contradicts is out of date.
+    #: A heap of (due time, parked key), without keys that wait for an operator. An entry that contradicts `parked` is out of date.
     dues: list[tuple[float, str]] = field(default_factory=list)
-    #: How many seconds retries of parked keys have had more than the queue, while both had something to do.
+    #: By how many seconds retries of parked keys are ahead of the queue, counted while both had work.
     retries_lead: float = 0.0
-    #: Ids seen before, of the batch's computations that drop duplicates.
+    #: Ids seen before, for the batch's computations with `deduplicate`.
     seen: dict[str, SeenIds] = field(default_factory=dict)
-    #: Nothing is taken until an operator resumes the partition.
+    #: No messages are taken until an operator resumes the partition.
     paused: bool = False
-    #: So many messages are noted before they are run.
+    #: How many messages must still be recorded before they run (isolation).
     to_isolate: int = 0
-    #: Digests of the messages that were noted, and are not committed yet.
+    #: Digests of the messages that were recorded and are not committed yet.
     trying: list[str] = field(default_factory=list)
-    #: The whole process stood still for long in the last step.
+    #: The whole process stalled for long during the last step.
     stalled: bool = False
     commit_number: int = 0
     edit_version: int = 0
     messages: list[bytes] = field(default_factory=list)
-    #: The head of the queue is unknown: peek before waiting.
+    #: The head of the queue is not known: peek before waiting.
     unknown: bool = True
     next_due: float | None = None
     #: Server's clock minus this process's monotonic clock, seconds.
     clock_offset: float = 0.0
     cache: StateCache = field(default_factory=StateCache)
-    #: How this partition's messages are read; made with the first batch.
+    #: How to read this partition's messages; created with the first batch.
     reading: Reading | None = None
-    #: By the monotonic clock: nothing is tried before (after a fault).
+    #: After an error: do nothing before this time of the monotonic clock.
     rest_until: float = 0.0
-    #: How much of the loop's time it has had (see `turns`).
+    #: How much of the loop's time the partition has used (see `turns`).
     used_seconds: float = 0.0
-    #: While a message is looked for whose outcome can't be written (see `unwritable`): how many messages are taken at most, and the one
-    #: that was found.
+    #: During the search for a message whose outcome cannot be written (see `unwritable`): the batch limit, and the message once found.
     largest_batch: int | None = None
     unwritable: tuple[str, Verdict] | None = None
-    #: The fault that was said last; "" once a commit worked again.
+    #: The error that was logged last; "" after a successful commit.
     fault: str = ""
-    #: The commit number at which the pending blocking peek was begun; its message is the head only while that holds.
+    #: The commit number when the pending blocking peek began. Its message is the queue's head only while this number is current.
     watched_at: int = -1
 
     @property
@@ -216,13 +215,13 @@ class OwnedPartition:
         return time.monotonic() + self.clock_offset
 
     def is_where_it_was(self, reply: Reply) -> bool:
-        """By the answer to a peek. If not, the server went back to older data, or an operator changed something."""
+        """Whether a peek shows the state that this worker left. If not, Redis lost data or an operator changed something."""
         return (reply.commit_number, reply.edit_version) == (self.commit_number, self.edit_version)
 
     def take_reply(self, reply: Reply) -> None:
-        """What every answer of the commit script tells."""
-        # A peek, or a commit that was sent again after a lost reply, comes after an operator's change: nobody else tells of it,
-        # and a commit with this edit version would write over what the operator wrote.
+        """Take over what every answer of the commit script contains."""
+        # A peek, or a commit that was sent again after a lost reply, may be the first to show an operator's change. Adopting its
+        # edit version without reloading would let the next commit overwrite what the operator wrote.
         is_changed, is_begun = reply.edit_version != self.edit_version, not self.unknown
         self.commit_number, self.edit_version = reply.commit_number, reply.edit_version
         self.messages = reply.messages
@@ -233,11 +232,11 @@ class OwnedPartition:
         if is_changed:
             self.cache = StateCache()
             self.parked_unknown = True
-            if is_begun:  # with parked keys that may be no more
+            if is_begun:  # based on parked keys that may be gone
                 self.forget_all()
 
     def take_parked(self, parked: dict[str, ParkedKeyRecord], mailbox_lengths: dict[str, int]) -> None:
-        """What Redis says of the partition's parked keys."""
+        """Replace the parked keys by those in Redis."""
         self.parked, self.mailbox_lengths = parked, mailbox_lengths
         self.parked_unknown = False
         self.dues = [(fact.due, key) for key, fact in parked.items() if fact.due is not None]
@@ -245,7 +244,7 @@ class OwnedPartition:
 
     @property
     def first_due(self) -> tuple[float, str] | None:
-        """When the first parked key is due, and which."""
+        """The due time and name of the parked key that is due first."""
         while self.dues:
             due, key = self.dues[0]
             known = self.parked.get(key)
@@ -255,29 +254,29 @@ class OwnedPartition:
         return None
 
     def is_turn_of_retries(self) -> bool:
-        """Whether a parked key goes before the queue now: the queue has at least half of the time, when it has messages."""
+        """Whether a parked key goes before the queue now. A queue with messages gets at least half of the time."""
         return not self.messages or self.retries_lead <= 0
 
     def charge_turn(self, seconds: float, *, retry: bool, at_most: float) -> None:
-        """A turn took this long. `at_most`: so much the queue's turns save up for retries."""
+        """Record how long a turn took. `at_most`: the largest lead, in seconds, that retries or the queue can build up."""
         others_wait = bool(self.messages) if retry else self.due_key() is not None
         lead = self.retries_lead + (seconds if retry else -seconds)
         self.retries_lead = max(-at_most, min(lead, at_most)) if others_wait else 0.0
 
     def due_key(self) -> str | None:
-        """A parked key whose retry is due, the longest overdue first."""
+        """The parked key whose retry is most overdue; None if none is due."""
         first = self.first_due
         return first[1] if first is not None and first[0] <= self.server_now() else None
 
     def seconds_to_next_due(self) -> float | None:
-        """Until a delayed message or a retry is due; None when nothing waits."""
+        """Seconds until a delayed message or a retry is due; None if there is none."""
         dues = [] if self.first_due is None else [self.first_due[0]]
         if self.next_due is not None:
             dues.append(self.next_due)
         return max(0.0, min(dues) - self.server_now()) if dues else None
 
     def is_ready(self) -> bool:
-        """Whether there is something to do now."""
+        """Whether there is work for this partition now."""
         if self.rest_until > time.monotonic() or (self.paused and not self.unknown):
             return False
         if self.messages or self.unknown or self.due_key() is not None:
@@ -285,25 +284,24 @@ class OwnedPartition:
         return self.next_due is not None and self.next_due <= self.server_now()
 
     def forget_all(self) -> None:
-        """After a refusal: nothing in memory can be trusted; begin again from Redis."""
+        """Discard what is in memory and reload it from Redis, for example after a refused commit."""
         self.cache = StateCache()
         self.messages = []
         self.unknown = self.parked_unknown = True
 
     def notify(self, edit_version: int, paused: bool) -> None:
-        """By the lease keeper: what an operator changed has to be read."""
+        """Reload the partition if an operator changed it, according to the lease keeper's share."""
         if edit_version > self.edit_version or paused != self.paused:
             self.forget_all()
 
     def ask_after(self, taken: int, offered: int, limit: int) -> int:
-        """How many messages to ask for: after a batch that ended early (slow computations, a plain task) fewer, so
-        that little is read twice."""
+        """How many messages to ask for. Fewer after a batch that ended early (slow computations, a plain task), to avoid rereading."""
         return limit if taken >= offered else max(MIN_ASKED, min(limit, taken * 2))
 
     def follow(
         self, outcome: Outcome, parked: dict[str, ParkedKeyRecord], ended: str | None, mailbox_of: str | None = None
     ) -> None:
-        """After a commit: what it made true in Redis is true here."""
+        """Update memory with what a commit wrote to Redis."""
         self.fault = ""
         self.trying = []
         self.cache.committed(outcome.states)
@@ -322,7 +320,7 @@ class OwnedPartition:
 
 
 def idle_partitions(owned_partitions: Iterable[OwnedPartition]) -> tuple[list[OwnedPartition], float]:
-    """The owned partitions whose queues may be watched for a message, and for how many seconds at most; none is ready now."""
+    """The partitions to watch for messages, and for how many seconds at most. Call it when none is ready."""
     now = time.monotonic()
     idle, until = [], [MAX_IDLE_SECONDS]
     for owned in owned_partitions:

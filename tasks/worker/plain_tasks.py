@@ -1,4 +1,4 @@
-"""A plain Celery task that lies in a partition's queue, run by Celery's own request and tracer, in its turn."""
+"""Runs a plain Celery task from a partition's queue, in its turn, by Celery's own request and tracer."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from celery_partitions.model.outcome import Outcome
 
 @dataclass(frozen=True, slots=True)
 class PlainTaskRun:
-    """What came of it."""
+    """The result of running a plain task."""
 
-    #: What goes to the end of the queue again: the message itself, where the task asked to be requeued.
+    #: The message itself if the task asked to be requeued; it goes to the end of the queue.
     again: list[bytes]
-    #: Why Celery could not run it, if it could not, and the traceback.
+    #: Why Celery could not run the task, and the traceback; None if it ran.
     error: str | None = None
     trace: str = ""
 
 
 def outcome_of(run: PlainTaskRun, item: PlainTask) -> Outcome:
-    """What a run means for the queue that its message stood at the head of."""
+    """The outcome of a run for the queue that its message came from."""
     outcome = Outcome(taken=1, effects=[Requeue(raw) for raw in run.again])
     if run.error is not None:
         headers = item.headers
@@ -42,9 +42,9 @@ def outcome_of(run: PlainTaskRun, item: PlainTask) -> Outcome:
 
 
 class PlainTaskRunner:
-    """Runs one message at a time, in the loop's thread. Its signals, events, result and retries are Celery's.
+    """Runs one message at a time, in the loop's thread. Celery handles its signals, events, result and retries.
 
-    A task that asks for a retry publishes its own message anew, as in any Celery worker, behind younger ones.
+    A task that asks for a retry publishes its message again, as in any Celery worker, behind newer ones.
     """
 
     def __init__(self, worker: Any, dispatcher: Any) -> None:
@@ -53,13 +53,13 @@ class PlainTaskRunner:
         self._requests: dict[str, Any] = {}
 
     def __call__(self, raw: bytes) -> PlainTaskRun:
-        """Run it; never raises. A failing task is Celery's own matter; what Celery can't run at all is a dead letter."""
+        """Run the task; never raises. Celery handles a failing task; a message that Celery cannot run becomes a dead letter."""
         again: list[bytes] = []
         try:
             self._run(raw, again)
         except TaskRevokedError:
             pass
-        except BaseException as error:  # SystemExit out of a task is that task's failure, not the worker's end
+        except BaseException as error:  # SystemExit raised by a task is that task's failure and must not end the worker
             return PlainTaskRun(again, describe(error), trace_of(error))
         return PlainTaskRun(again)
 
@@ -68,7 +68,7 @@ class PlainTaskRunner:
         name = message.headers["task"]
         task = self.app.tasks[name]
         if task.__trace__ is None:
-            # Celery's consumer makes the tracers once it has connected; the loop may have reached the server before it.
+            # Celery's consumer builds the tracers once it has connected; the loop may reach the server before that.
             task.__trace__ = build_tracer(name, task, self.app.loader, self.worker.hostname, app=self.app)
         request = self._request_class(name, task)(
             message,
@@ -111,7 +111,7 @@ class PlainTaskRunner:
 
 
 def _kombu_message(raw: bytes) -> Message:
-    """What kombu would have made of it; protocol 1 is written as protocol 2."""
+    """The message as kombu would decode it. Protocol 1 is converted to protocol 2."""
     content = msgspec.json.decode(raw)
     properties, headers = content["properties"], content.get("headers") or {}
     body: Any = content["body"]

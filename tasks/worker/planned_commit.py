@@ -1,4 +1,4 @@
-"""From a step's outcome to the commit that writes it, and to what will be true of its owned partition once it is written. Nothing is sent here."""
+"""Plans the commit of a step's outcome, and how it changes the owned partition once it is written. Sends nothing."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from celery_partitions.worker.owned import Batch, OwnedPartition
 
 @dataclass(frozen=True, slots=True)
 class PlannedCommit:
-    """A commit, and how the owned partition's parked keys stand after it."""
+    """A commit, and the partition's parked keys after it."""
 
     commit: Commit
     parked: dict[str, ParkedKeyRecord]
-    #: The key whose mailbox it empties.
+    #: The key whose mailbox the commit empties.
     ended: str | None
-    #: Messages of it that were tried again.
+    #: How many of its messages were retries.
     retried: int = 0
 
 
 @dataclass(slots=True)
 class UnderWay:
-    """A commit that was sent, and what it means for its owned partition once it is written."""
+    """A commit that was sent, with what is needed to update its partition once it is written."""
 
     owned: OwnedPartition
     batch: Batch
@@ -42,9 +42,9 @@ class UnderWay:
 def plan_commit(
     names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, *, limit: int, max_ids: int
 ) -> PlannedCommit | None:
-    """The commit of an outcome, asking for at most `limit` messages next; None when there is nothing to write.
+    """The commit of an outcome, which asks for at most `limit` next messages; None if there is nothing to write.
 
-    `max_ids`: message ids that may be remembered for one computation.
+    `max_ids`: how many message ids may be remembered for one computation.
     """
     now = owned.server_now()
     parked = _parked_after(owned, batch, outcome, now)
@@ -59,12 +59,12 @@ def plan_commit(
     key = batch.mailbox_of
     if key is not None and outcome.taken:
         dead_letter = owned.parked[key].dead_letter
-        if dead_letter is not None:  # the message that it tells of has left its place
+        if dead_letter is not None:  # its message is no longer in the mailbox
             effects.append(DropDeadLetter(dead_letter))
         if key not in parked and outcome.taken >= batch.length:
             ended = key
             effects.append(Unpark(key))
-        elif key not in parked:  # the next message was not tried yet: due at once
+        elif key not in parked:  # the next message was not tried yet: due immediately
             parked[key] = ParkedKeyRecord(now, 1)
             effects.append(PutParkedKey(key, parked[key]))
     elif key is not None and key not in parked and batch.length == 0:
@@ -89,14 +89,14 @@ def plan_commit(
 
 
 def _ask(owned: OwnedPartition, batch: Batch, taken: int, limit: int) -> int:
-    """How many messages of the queue the commit is to answer with."""
+    """How many messages of the queue the commit asks for."""
     if batch.mailbox_of is not None and owned.messages:
-        return 0  # they are here already
+        return 0  # they are already in memory
     return 1 if batch.alone and owned.to_isolate > 1 else owned.ask_after(taken, len(batch.messages), limit)
 
 
 def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKeyRecord]:
-    """What Redis is to say of the keys that the outcome parks, or keeps parked."""
+    """The records of the keys that the outcome parks or keeps parked."""
     parked = {}
     for number, (key, (failure, seconds, used_up)) in enumerate(outcome.parked.items()):
         failed_again = key == batch.mailbox_of and outcome.taken == 0

@@ -1,4 +1,4 @@
-"""The failure policy in force of each computation in this worker: as declared, as the settings say, as operators changed it."""
+"""Each computation's effective failure policy in this worker: settings, then declaration, then operators' changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 class Policies:
-    """Told by the lease keeper what operators changed; asked by the step for each failure."""
+    """Receives operators' changes from the lease keeper. The step asks it after each failure."""
 
     def __init__(self, settings: Settings) -> None:
         self.default = default_policy(settings)
@@ -28,7 +28,7 @@ class Policies:
         return effective_policy(self.default, computation.on_error, self._changes.get(computation.name))
 
     def follow(self, written: Mapping[str, bytes]) -> None:
-        """Take in the changes as they are in Redis; one that can't be used is said once, and not followed."""
+        """Apply the changes stored in Redis. An invalid one is logged once and ignored."""
         if written == self._written:
             return
         self._written, self._changes = dict(written), {}
@@ -37,7 +37,7 @@ class Policies:
                 change = msgspec.json.decode(text, type=PolicyChange)
                 effective_policy(self.default, None, change)
             except (msgspec.DecodeError, UnicodeDecodeError, DeclarationError) as error:
-                logger.error("the changed policy of %r can't be used: %s; it stays as declared", name, error)  # noqa: TRY400
+                logger.error("ignoring the invalid policy change of %r: %s; the declared policy applies", name, error)  # noqa: TRY400
             else:
                 self._changes[name] = change
-                logger.info("the policy of %r was changed: %s", name, text.decode())
+                logger.info("an operator changed the policy of %r: %s", name, text.decode())

@@ -1,4 +1,4 @@
-"""Replacing this process by a new one of the same command line: the last resort against code that can't be interrupted."""
+"""Replaces this process by a new one with the same command line: the last resort against code that cannot be interrupted."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 def is_told_to_end() -> bool:
-    """Whether a signal has told the worker to end. Celery keeps the exit code there, and 0 is one."""
+    """Whether a signal asked the worker to stop. Celery's flags hold the exit code, which may be 0."""
     flags = (worker_state.should_stop, worker_state.should_terminate)
     return any(flag is not None and flag is not False for flag in flags)
 
 
 def replace_process(settings: Settings, names: Names, worker: str, lease: Lease, raw: bytes, why: str) -> None:
-    """Note in Redis that the message `raw` hangs, give all leases up, and begin anew under the same process id. Never returns.
+    """Record in Redis that the message `raw` hangs, release all leases, and restart under the same process id. Never returns.
 
-    What was under way is not committed and stays in its queue. Where Redis does not answer, the leases end by themselves, and
-    the message counts as one over which a worker died. A worker that was told to end does not begin anew: it ends.
+    Uncommitted messages stay in their queues. If Redis does not answer, the leases expire by themselves and the message counts as
+    one that killed a worker. A worker that was asked to stop exits instead of restarting.
     """
     with suppress(redis.RedisError, OSError):
-        client = connect(settings)  # the loop's own connections may be in the middle of anything
+        client = connect(settings)  # the loop's own connections may be in the middle of a command
         note_hang(client, names, lease, raw, why, settings.batch_messages)
         release(client, names, worker, leases_of(client, names, worker), leave=True)
     logging.shutdown()
     if is_told_to_end():
         os._exit(0)
-    # Connections are closed with the old program: Python opens them so that they are not inherited.
+    # `exec` closes the connections: Python opens sockets as non-inheritable.
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line

@@ -1,7 +1,7 @@
-"""What a worker tells Celery's tools of the messages it committed: task events, counters, log lines.
+"""Reports committed messages to Celery's tools: task events, counters and log lines.
 
-Events cost a monitor 34 µs each, so they go out grouped, many in one message, and past the budget (PARTITIONS_EVENTS_PER_SECOND) only a sample
-of the tasks is told. Sampling is a token bucket of one second.
+An event costs a monitor 34 µs, so events are sent in groups. Beyond the budget (PARTITIONS_EVENTS_PER_SECOND) only a sample of the
+tasks is reported. The sample is limited by a token bucket of one second.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from celery_partitions.worker.planned_commit import UnderWay
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: A monitor's table shows no more of the arguments than this.
+#: Monitors show no more of the arguments than this.
 MAX_ARGUMENT_CHARACTERS = 200
-#: Log lines about failures, and about dead letters, of one batch: a flood of garbage must not drown the log.
+#: How many failures, and how many dead letters, of one batch are logged: bad input must not flood the log.
 MAX_LINES = 5
-#: Events wait this long for company. Sending some takes 0.4 ms and 5 µs more for each, in the loop's thread: four times a second
-#: few messages meet it; twenty times a second it was what the 99th percentile of latency was made of (1.9 ms against 1.4).
+#: How long events are collected before they are sent. Sending takes 0.4 ms plus 5 µs per event, in the loop's thread. Four times a
+#: second this delays few messages; twenty times a second it raised the 99th percentile of latency from 1.4 to 1.9 ms.
 FLUSH_SECONDS = 0.25
 
 _task_name = attrgetter("computation.name")
 
 
 class Reports:
-    """Called by the loop's thread only, after a commit; never raises for a monitor's sake."""
+    """Only the loop's thread calls it, after a commit. Failing to send events never raises."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Reports:
         measurer: Measurer | None = None,
     ) -> None:
         self.app, self.node, self.rate, self.enabled = app, node, events_per_second, enabled
-        #: Names of the Celery tasks that are no computations.
+        #: The names of Celery tasks that are not computations.
         self.plain_tasks = plain_task
         self.measurer = measurer
         self._connection = app.connection_for_write()
-        #: Also given to Celery's tracer for plain tasks.
+        #: Celery's tracer for plain tasks uses it too.
         self.dispatcher = app.events.Dispatcher(
             self._connection, hostname=node, buffer_group={"task"}, buffer_limit=10_000, buffer_while_offline=False
         )
@@ -63,7 +63,7 @@ class Reports:
         self._filled_at = self._flushed_at = time.monotonic()
 
     def committed(self, under_way: UnderWay) -> None:
-        """An outcome is in Redis: count it, tell its failures and dead letters in the log, and a sample to monitors."""
+        """After an outcome was written: count it, log its failures and dead letters, and send events for a sample."""
         partition, outcome, commit_number = under_way.owned.partition, under_way.outcome, under_way.planned.commit.commit_number or 0
         counted = Counter(map(_task_name, outcome.done))
         if self.measurer is not None:
@@ -74,20 +74,20 @@ class Reports:
         for failure in outcome.failures[:MAX_LINES]:
             self.log_failure(partition, failure, outcome.parked.get(failure.item.key))
         if outcome.pause:
-            text = "partition %s: paused by a failure policy; it waits for an operator to resume it"
+            text = "partition %s: paused by a failure policy until an operator resumes it"
             logger.error(text, partition, extra=log_fields(partition))
         for number, (dead_letter_item, attempts) in enumerate(outcome.dead[:MAX_LINES]):
             self.log_dead_letter(partition, f"{partition}-{commit_number}-{number}", dead_letter_item, attempts)
         untold = max(0, len(outcome.failures) - MAX_LINES) + max(0, len(outcome.dead) - MAX_LINES)
         if untold:
-            text = "partition %s: and %d more failures and dead letters in this batch"
+            text = "partition %s: %d more failures and dead letters in this batch"
             logger.warning(text, partition, untold, extra=log_fields(partition, untold=untold))
         if self.enabled():
             self.tell(outcome)
 
     def fenced(self, partition: str) -> None:
-        """A commit was refused, because the partition is another worker's."""
-        text = "partition %s: another worker has taken over; its batch is left to it"
+        """After a commit was refused because another worker owns the partition."""
+        text = "partition %s: another worker has taken over; dropping this worker's uncommitted batch"
         logger.warning(text, partition, extra=log_fields(partition))
         if self.measurer is not None:
             self.measurer.fenced(partition)
@@ -133,7 +133,7 @@ class Reports:
 
     def tell(self, outcome: Outcome) -> None:
         done, began = outcome.done, outcome.began
-        now = time.time() - time.perf_counter()  # turns the step's clock into the time of day
+        now = time.time() - time.perf_counter()  # converts the step's clock to wall-clock time
         for number in self.sample(len(done)):
             after = began[number + 1] if number + 1 < len(began) else outcome.ended
             self.tell_done(done[number], began[number] + now, after - began[number])
@@ -144,12 +144,12 @@ class Reports:
             self.tell_skipped(skipped)
 
     def sample(self, count: int) -> range:
-        """Indexes of the tasks to tell, evenly over the batch."""
+        """The indexes of the tasks to report, evenly spread over the batch."""
         granted = self.take(count)
         return range(0, count, -(-count // granted)) if granted else range(0)
 
     def take(self, wanted: int) -> int:
-        """As many tokens as there are, at most `wanted`."""
+        """Take up to `wanted` tokens; returns how many were available."""
         now = time.monotonic()
         self._tokens = min(self.rate, self._tokens + (now - self._filled_at) * self.rate)
         self._filled_at = now
@@ -193,7 +193,7 @@ class Reports:
         self.dispatcher.send(event, uuid=work.envelope.headers.id, **fields)
 
     def flush_if_due(self) -> float | None:
-        """Send what is waiting, if it has waited long enough; else say for how many seconds it may wait (None: nothing)."""
+        """Send waiting events and measurements if they are due. Returns the seconds until the next are due; None: nothing waits."""
         waits = [self.flush_events_if_due(), None if self.measurer is None else self.measurer.write_if_due()]
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
@@ -207,13 +207,13 @@ class Reports:
         return None
 
     def flush(self) -> None:
-        """Send what is waiting, in one message."""
+        """Send all waiting events in one message."""
         self._flushed_at = time.monotonic()
         try:
             self.dispatcher.flush()
         except Exception as error:
             self.dispatcher._group_buffer.clear()
-            logger.info("task events could not be sent (%s); they are dropped", error)
+            logger.info("cannot send task events (%s); they are dropped", error)
 
     def close(self) -> None:
         if self.measurer is not None:
@@ -224,7 +224,7 @@ class Reports:
 
 
 def _called_with(body: bytes) -> tuple[str, str]:
-    """A message's arguments and keyword arguments as JSON; of a body that is something else all of it."""
+    """A message's arguments and keyword arguments as JSON. For any other body: the whole body."""
     try:
         arguments, keywords, *_ = msgspec.json.decode(body)
         return msgspec.json.encode(arguments).decode(), msgspec.json.encode(keywords).decode()
@@ -236,5 +236,5 @@ def _what_follows(park: Park | None) -> str:
     if park is None:
         return "no retry is left"
     if park.seconds is None:
-        return "no retry is left, and the key waits for an operator"
-    return f"the key waits; the next try is in {park.seconds:.1f} s"
+        return "no retry is left; the key waits for an operator"
+    return f"the key waits; next try in {park.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""What leaves a batch for the outside before its commit: computations that deliver all of it at once."""
+"""Delivery to the outside before a batch is committed, by computations that write a whole batch together (sinks)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery_partitions.model.outcome import Outcome
 
 
 class NotDelivered(Exception):
-    """The other side is not there, or does not take it. The batch stays where it is and is tried again after `rest_seconds`."""
+    """The other side is unreachable or refuses the data. The batch stays in its queue and is retried after `rest_seconds`."""
 
     def __init__(self, text: str, rest_seconds: float) -> None:
         super().__init__(text)
@@ -17,7 +17,7 @@ class NotDelivered(Exception):
 
 
 def flush(computations: Mapping[str, Computation], outcome: Outcome) -> None:
-    """Called for each batch, before its commit. Raises what a computation's `flush` raises."""
+    """Deliver a batch before its commit. Raises what a computation's `flush` raises."""
     for computation in computations.values():
         if computation.flush is not None:
             messages = [work.message for work in outcome.done if work.computation is computation]
@@ -26,7 +26,7 @@ def flush(computations: Mapping[str, Computation], outcome: Outcome) -> None:
 
 
 def prepare(computations: Mapping[str, Computation]) -> None:
-    """Called by a worker that holds a partition, whenever it begins to wait for messages."""
+    """Let sinks connect early. Called whenever a worker that owns a partition starts to wait for messages."""
     for computation in computations.values():
         if computation.prepare is not None:
             computation.prepare()

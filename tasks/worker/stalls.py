@@ -1,22 +1,22 @@
-"""Notices that the whole process stood still: code held the interpreter lock, or the process was stopped."""
+"""Detects that the whole process stalled: code held the interpreter lock, or the process was stopped."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-#: Between two looks at the clock. Much shorter than the shortest sensible lease.
+#: How often the thread reads the clock. Much shorter than the shortest sensible lease.
 TICK_SECONDS = 0.25
 
 
 class StallDetector(threading.Thread):
-    """A thread that looks at the clock. When it can't, no other thread of the process can run either, the lease keeper included."""
+    """A thread that reads the clock. While it cannot run, no other thread of the process can either, nor can the lease keeper."""
 
     def __init__(self) -> None:
         super().__init__(name="stall-detector", daemon=True)
         self._ended = threading.Event()
         self._last = time.monotonic()
-        #: The longest time without a look, since `reset`, and until when.
+        #: The longest time without reading the clock since `reset`.
         self._longest = 0.0
 
     def run(self) -> None:
@@ -29,7 +29,7 @@ class StallDetector(threading.Thread):
         self._last = now
 
     def reset(self) -> None:
-        """Forget the stalls so far: what is asked for next begins now."""
+        """Forget earlier stalls."""
         self._look()
         self._longest = 0.0
 

@@ -1,4 +1,4 @@
-"""What a worker's steps are bounded by: policies, time limits, pickling; and the end of a process that hangs in one."""
+"""Runs steps with a worker's policies, time limits and pickling, and replaces a process that hangs in one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 class StepRunner:
-    """Made once a loop; used by its thread, but for `hangs`."""
+    """Made once per loop and used by its thread, except `hangs`."""
 
     def __init__(
         self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter
@@ -35,7 +35,7 @@ class StepRunner:
         self.limits = TimeLimits(self.hangs)
 
     def rules_for(self, owned: OwnedPartition) -> StepRules:
-        """The rules of the owned partition's next step."""
+        """The rules for the partition's next step."""
         return StepRules(
             partition=-1 if owned.number is None else owned.number,
             policy_of=self.policies.of,
@@ -50,17 +50,17 @@ class StepRunner:
         )
 
     def call(self, owned: OwnedPartition, call: Call) -> object:
-        """Do what a step asks for: call a computation that has a time limit."""
+        """Call a computation for a step, under its time limit if it has one."""
         seconds = call.computation.time_limit_seconds
         if seconds is None:
             return call_directly(call)
         return self.limits.call(call.computation.function, call.arguments, seconds, (owned.lease, call.item))
 
     def hangs(self, about: tuple[Lease, Work], why: str) -> None:
-        """In the watchdog's thread: a computation can't be interrupted. Leave word of it, give all up, and begin anew."""
+        """Replace the process, because a computation cannot be interrupted. Runs in the watchdog's thread."""
         lease, item = about
         logger.error(
-            "partition %s: %s of key %r %s (message %s) and can't be interrupted: this process is replaced",
+            "partition %s: %s of key %r %s (message %s) and cannot be interrupted: replacing this process",
             lease.partition,
             item.computation.name,
             item.key,

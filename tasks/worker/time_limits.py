@@ -1,8 +1,8 @@
-"""Time limits of computations: an exception raised inside one that takes too long; where that can't end it, a new process.
+"""Time limits of computations: raises an exception inside one that takes too long, or replaces the process if that does not end it.
 
-The loop's thread runs the computation, a watchdog thread looks at the clock. An exception set from outside arrives between two
-of the computation's Python instructions: a loop ends, a call that waits in C does not. For that one the process is replaced
-(the next owner counts the message as failed). Code that holds the interpreter's lock stops the watchdog too: then the lease ends.
+The loop's thread runs the computation, and a watchdog thread reads the clock. The exception arrives between two Python
+instructions of the computation: it ends a loop, but not a call that waits in C. In that case the process is replaced, and the next
+owner counts the message as failed. Code that holds the interpreter lock stops the watchdog too: then the lease expires.
 Source: `PyThreadState_SetAsyncExc` in the C API reference, "Initialization, Finalization, and Threads".
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from celery_partitions.model.errors import TimeLimitExceeded
 
-#: An exception that was set arrives within a switch of threads (5 ms); a computation may clean up for the rest of it.
+#: The exception arrives within a thread switch (5 ms). The rest is time for the computation to clean up.
 INTERRUPT_SECONDS = 1.0
 
 
@@ -28,14 +28,16 @@ class _Call:
     about: Any
     seconds: float
     until: float
-    #: The watchdog has decided to interrupt it; once `sent` the exception is on its way.
+    #: The watchdog has decided to interrupt the call; once `sent` is true, the exception is on its way.
     claimed: bool = False
     sent: bool = False
 
 
 class TimeLimits:
-    """Made once a loop. `call` is for the loop's thread only; `on_stuck(about, why)` is called in the watchdog's, for a computation
-    that can't be interrupted, and does not return."""
+    """Made once per loop. Only the loop's thread may use `call`.
+
+    The watchdog's thread calls `on_stuck(about, why)` for a computation that cannot be interrupted; it does not return.
+    """
 
     def __init__(self, on_stuck: Callable[[Any, str], None]) -> None:
         self._on_stuck = on_stuck
@@ -45,7 +47,7 @@ class TimeLimits:
         self._thread_id = 0
 
     def call(self, function: Callable[..., Any], arguments: list[Any], seconds: float, about: Any) -> Any:
-        """What the function returns. Raises `TimeLimitExceeded`, inside it, after so many seconds."""
+        """Call the function and return its result. Raises `TimeLimitExceeded` inside the function after `seconds`."""
         call = _Call(about, seconds, time.monotonic() + seconds)
         try:
             self._watch(call)
@@ -53,11 +55,11 @@ class TimeLimits:
                 return function(*arguments)
             finally:
                 self._now = None
-                # From here on the watchdog decides nothing; what it has decided must arrive before this call is over.
+                # The watchdog now makes no new decision. An exception that it already sent must arrive before this call ends.
                 while call.claimed and not call.sent:
                     time.sleep(0)
                 for _ in range(100 if call.sent else 0):
-                    pass  # each turn is a place at which the exception may arrive; the function may have had it already
+                    pass  # the exception may arrive at each turn; the function may already have received it
         except TimeLimitExceeded:
             self._now = None
             raise TimeLimitExceeded(_text(seconds)) from None

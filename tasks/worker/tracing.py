@@ -1,7 +1,7 @@
-"""With `PARTITIONS_TRACING`: what stands around a loop's steps and commits, so that they make spans. Without it nothing does.
+"""With `PARTITIONS_TRACING`: wraps a loop's steps and commits so that they create spans. Without it nothing is wrapped.
 
-The step stays as it is: it is given a sequence that begins a span when it gives a message out, and knows that the message is through
-when it is asked for the next.
+The step itself is unchanged. It iterates over a sequence that starts a span when it yields a message, and ends the message when it
+is asked for the next one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 def check_tracing(installation: Installation) -> None:
-    """Raise `SetupError` where tracing is on and can't be had; warn where it comes to nothing."""
+    """Warn if tracing is on but no tracer provider is configured. Raises `SetupError` if OpenTelemetry is not installed."""
     if installation.tracing is not None and not installation.tracing.is_configured:
-        logger.warning("partitions: PARTITIONS_TRACING is on, and no tracer provider is configured: no spans are made")
+        logger.warning("partitions: PARTITIONS_TRACING is on, but no tracer provider is configured: no spans are exported")
 
 
 def trace_loop(loop: PartitionLoop) -> None:
@@ -50,7 +50,7 @@ def trace_loop(loop: PartitionLoop) -> None:
 
 @dataclass(slots=True)
 class _Try:
-    """A message that was given to the step, and its span."""
+    """A message that the step received, and its span."""
 
     index: int
     item: Work | DeadLetterItem
@@ -86,14 +86,14 @@ class _Watched(Sequence[Item]):
             token = tracing.enter(context)
             try:
                 yield item
-            finally:  # the next is asked for, or nobody asks any more
+            finally:  # the step asks for the next message, or has ended
                 if type(item) is ReplyRequest:
                     item.trace_headers = tracing.current_headers()
                 tracing.leave(token)
                 self.tries[-1].ended = time.time_ns()
 
     def begin(self, index: int, item: Work | DeadLetterItem) -> Any:
-        """Begin the span of a message; the context that it is to run in."""
+        """Start the span of a message. Returns the context in which the message runs."""
         task = item.computation.name if isinstance(item, Work) else item.task or "unknown"
         attempt = self.attempt if index == 0 else 1
         span, context = self.tracing.process(task, self.partition, item.raw, item.key, attempt)
@@ -102,7 +102,7 @@ class _Watched(Sequence[Item]):
 
 
 class TracedSteps:
-    """Of one loop, used by its thread."""
+    """Made once per loop and used by its thread."""
 
     def __init__(self, tracing: Tracing) -> None:
         self.tracing = tracing
@@ -110,7 +110,7 @@ class TracedSteps:
         self.spans: dict[str, list[Span]] = {}
 
     def step(self, items: Sequence[Item], states: States, rules: StepRules, **more: Any) -> Outcome:
-        """`celery_partitions.model.step.step`, with a span for each message that is called, or can't be taken."""
+        """`celery_partitions.model.step.step`, with a span for each message that is processed or becomes a dead letter."""
         partition = INGRESS if rules.partition < 0 else str(rules.partition)
         watched = _Watched(self.tracing, items, partition, more.get("attempt", 1))
         first = items[0] if items else None
@@ -121,7 +121,7 @@ class TracedSteps:
         return outcome
 
     def judged(self, watched: _Watched, outcome: Outcome) -> list[Span]:
-        """End the spans of what was tried, with what became of it."""
+        """End the spans of the messages that were tried, with their outcomes."""
         done = {id(work) for work in outcome.done}
         failures = {id(failure.item): failure for failure in outcome.failures}
         dead = {dead_letter_item.raw: dead_letter_item for dead_letter_item, _ in outcome.dead}
@@ -129,7 +129,7 @@ class TracedSteps:
         for one in watched.tries:
             item, failure, dead_letter = one.item, failures.get(id(one.item)), dead.get(one.item.raw)
             if one.index >= outcome.taken and failure is None:
-                continue  # the step ended before it; a span that is not ended tells nobody anything
+                continue  # the step ended before this message; a span that is not ended is not exported
             ended = one.ended or None
             if id(item) in done:
                 self.tracing.end(one.span, "done", None, None, ended)
@@ -143,14 +143,14 @@ class TracedSteps:
         return spans
 
     def make_cause(self, message_id: str, root_id: object, sent_at: object, event_time: float | None) -> Cause:
-        """The cause of outputs, made while its message is called: they carry its span's context."""
+        """The cause of a message's outputs, made while the message runs, so that outputs carry its span's context."""
         cause = Cause(message_id, root_id, sent_at, event_time)
         cause.tell(self.tracing.current_headers())
         return cause
 
 
 class TracedStore(CommitStore):
-    """Sends commits, with a span around each: from the first try to its answer."""
+    """Sends commits, each in a span from the first try to its answer."""
 
     def __init__(self, plain: CommitStore, traced: TracedSteps) -> None:
         super().__init__(
@@ -161,7 +161,7 @@ class TracedStore(CommitStore):
             replicas=plain.replicas,
         )
         self.tracing, self.spans = traced.tracing, traced.spans
-        #: By partition: what is under way.
+        #: The commit in flight and its span, by partition.
         self._open: dict[str, tuple[Commit, Span]] = {}
 
     def begin(self, commit: Commit) -> CommitUnderWay:
@@ -185,13 +185,13 @@ class TracedStore(CommitStore):
 
     def send(self, commit: Commit) -> Reply:
         reply = super().send(commit)
-        if commit.commit_number is not None:  # a peek asks for no commit number
+        if commit.commit_number is not None:  # a peek has no commit number
             self._answered(commit.lease.partition, reply)
         return reply
 
     def _answered(self, partition: str, reply: Reply) -> None:
         written = reply.status in ("ok", "already")
-        self._end(partition, reply.status, None if written else "not written: its messages are still in their queue")
+        self._end(partition, reply.status, None if written else "not written: its messages are still in the queue")
 
     def _end(self, partition: str, outcome: str, error: str | None) -> None:
         _, span = self._open.pop(partition, (None, None))

@@ -1,8 +1,8 @@
 """One connection that waits for messages on all queues of a worker.
 
-Redis remembers which keys a connection with `CLIENT TRACKING ON` has read, and tells it once when one of them changes: the server's side of
-client-side caching. So an empty queue is read once, and its next message announces itself. Source: Redis documentation, "Client-side
-caching reference"; it needs protocol 3, in which such news come on the connection that asked.
+Redis remembers which keys a connection with `CLIENT TRACKING ON` has read, and notifies it once when one of them changes
+(client-side caching). So an empty queue is read once, and its next message triggers a notification. This needs protocol 3, which
+sends notifications on the same connection. Source: Redis documentation, "Client-side caching reference".
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ import redis
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
 
-#: A queue is read again after this long, in case the news of it was lost.
+#: A queue is read again after this long, in case a notification was lost.
 READ_AGAIN_SECONDS = 30.0
 
 
 class NotOffered(Exception):
-    """This server, or this user's rights, do not allow it; the text says why."""
+    """The server or its ACL does not allow tracking; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Changed:
-    """Keys that changed; None: all of them may have."""
+    """Keys that changed; None: any key may have changed."""
 
     keys: list[bytes] | None
 
 
 class TrackedRead:
-    """Made once a loop, used by its thread. `selector` learns of its connection."""
+    """Made once per loop and used by its thread. Registers its connection with `selector`."""
 
     def __init__(self, client: redis.Redis, names: Names, selector: selectors.BaseSelector) -> None:
         self.client, self.names, self.selector = client, names, selector
         self._connection: Any = None
-        #: Partitions whose queue was asked for, in the order of the answers to come; None: nobody wants the answer any more.
+        #: Partitions whose queue was requested, in the order of the expected answers; None: ignore that answer.
         self._asked: deque[str | None] = deque()
         self._asked_at = 0.0
-        #: Partitions whose queue was empty, and when that was asked.
+        #: Partitions whose queue was empty, and when it was read.
         self._empty: dict[str, float] = {}
         self._partition_of: dict[bytes, str] = {}
 
     def watch(self, partitions: list[str]) -> None:
-        """From now on `read` tells of messages on these partitions. Raises `NotOffered`, and redis-py's errors."""
+        """Make `read` report messages on these partitions. Raises `NotOffered`, and redis-py's errors."""
         now = time.monotonic()
         fresh = [one for one in partitions if one not in self._asked and now - self._empty.get(one, float("-inf")) > READ_AGAIN_SECONDS]
         if not fresh:
@@ -64,7 +64,7 @@ class TrackedRead:
         self._asked.extend(fresh)
 
     def read(self) -> dict[str, bytes | redis.ResponseError | None]:
-        """What has come, without waiting: partition → its oldest message; None: it has news; or the server's refusal."""
+        """What has arrived, without waiting: partition → its oldest message, None if its queue changed, or the server's error."""
         found: dict[str, bytes | redis.ResponseError | None] = {}
         while self._connection.can_read(timeout=0):
             try:
@@ -90,11 +90,11 @@ class TrackedRead:
         return found
 
     def patience_seconds(self) -> float:
-        """How long to wait before `watch` and `check_alive` are called again."""
+        """How long the caller may wait before it must call `watch` and `check_alive` again."""
         return float(self._connection.socket_timeout or READ_AGAIN_SECONDS) if self._asked else READ_AGAIN_SECONDS
 
     def check_alive(self) -> None:
-        """Raise `TimeoutError` when an answer is overdue."""
+        """Raise `TimeoutError` if an answer is overdue."""
         if self._asked and time.monotonic() - self._asked_at > self.patience_seconds():
             raise redis.TimeoutError("no answer on the connection that waits for messages")
 
@@ -102,13 +102,13 @@ class TrackedRead:
         return partition in self._empty or partition in self._asked
 
     def drop(self, partition: str) -> None:
-        """Nobody wants to know of the partition any more."""
+        """Stop watching a partition."""
         self._empty.pop(partition, None)
         if partition in self._asked:
             self._asked = deque(None if one == partition else one for one in self._asked)
 
     def close(self) -> None:
-        """Close the connection; the next `watch` makes another."""
+        """Close the connection. The next `watch` opens a new one."""
         connection, self._connection = self._connection, None
         self._asked.clear()
         self._empty.clear()
@@ -118,7 +118,7 @@ class TrackedRead:
             self.client.connection_pool.release(connection)
 
     def _news_of(self, keys: list[bytes] | None) -> list[str]:
-        """The partitions whose queue was empty and has changed. One that was asked for since has its answer yet to come."""
+        """The partitions whose empty queue has changed. A queue that was requested again since is left out: its answer is pending."""
         changed = list(self._empty) if keys is None else [self._partition_of.get(key, "") for key in keys]
         return [partition for partition in changed if self._empty.pop(partition, None) is not None]
 

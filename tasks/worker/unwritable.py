@@ -1,7 +1,7 @@
-"""A batch whose outcome can't be written, for any reason: the message that causes it is found, and becomes a dead letter.
+"""Finds the message whose outcome cannot be written to Redis, and makes it a dead letter with the reason `unwritable`.
 
-The batch is run again in halves until that message is alone. Its dead letter has the reason `unwritable`. A reason that lies in the
-server (full, read-only, not allowed) is no message's: then the partition waits, as in any outage.
+The batch is run again in halves until that message is alone. If the server itself refuses (full, read-only, no permission), no
+message is at fault: the partition waits, as in any outage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celery_partitions.store.scripts import digest_of
 from celery_partitions.worker.owned import Batch, OwnedPartition, Verdict
 from celery_partitions.worker.sink_delivery import NotDelivered
 
-#: What Redis begins an error with when its own condition is the reason; inside a script's error they stand anywhere.
+#: Error codes that blame the server's condition. In an error of a script they may stand anywhere in the text.
 _OF_THE_SERVER = re.compile(
     r"\b(OOM|MISCONF|READONLY|NOPERM|NOAUTH|NOREPLICAS|BUSY|LOADING|MASTERDOWN|CLUSTERDOWN|CROSSSLOT|MOVED|ASK|TRYAGAIN|WRONGTYPE|"
     r"NOSCRIPT|UNKILLABLE)\b|^unknown command"
@@ -26,7 +26,7 @@ _OF_THE_SERVER = re.compile(
 
 def lies_in_the_outcome(error: Exception) -> bool:
     """Whether the same outcome would fail again on a healthy server."""
-    if isinstance(error, redis.DataError):  # redis-py can't encode it
+    if isinstance(error, redis.DataError):  # redis-py cannot encode it
         return True
     if isinstance(error, redis.ResponseError):
         return type(error) is redis.ResponseError and _OF_THE_SERVER.search(str(error)) is None
@@ -34,7 +34,7 @@ def lies_in_the_outcome(error: Exception) -> bool:
 
 
 def narrowed(owned: OwnedPartition, batch: Batch) -> Batch:
-    """The batch, or its beginning, while the owned partition looks for such a message; condemned when it is the one."""
+    """The batch, shortened while the partition searches for such a message. Once found, the message is alone and condemned."""
     if not batch.messages:
         return batch
     if owned.unwritable is not None and digest_of(batch.messages[0]) == owned.unwritable[0]:
@@ -43,7 +43,10 @@ def narrowed(owned: OwnedPartition, batch: Batch) -> Batch:
 
 
 def narrow(owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
-    """The outcome of the batch (None: there is none) can't be written: take less of it next time. False: that would not help."""
+    """Take fewer messages next time, because the outcome of the batch cannot be written. `outcome`: None if the step failed.
+
+    Returns False if that would not help.
+    """
     if batch.condemned is not None or not batch.messages or not lies_in_the_outcome(error):
         return False
     owned.forget_all()
@@ -51,12 +54,12 @@ def narrow(owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: 
     if count > 1:
         owned.largest_batch = count // 2
     else:
-        owned.unwritable = digest_of(batch.messages[0]), Verdict("unwritable", f"what it did can't be written: {describe(error)}")
+        owned.unwritable = digest_of(batch.messages[0]), Verdict("unwritable", f"cannot write its outcome to Redis: {describe(error)}")
     return True
 
 
 def widen(owned: OwnedPartition, batch_messages: int) -> None:
-    """A commit of the owned partition was written."""
+    """Take more messages again, after a commit of the partition was written."""
     owned.unwritable = None
     if owned.largest_batch is not None:
         owned.largest_batch *= 2

@@ -44,14 +44,14 @@ STUCK_SECONDS = 30.0
 #: What happened to a worker → what it says of that.
 NOTICES = {
     "batches left to another worker": "another worker has taken over",
-    "batches begun anew": "changed from outside",
-    "messages that could not be interrupted": "this process is replaced",
-    "servers that did not answer": "Redis can't be used yet (",
+    "batches begun anew": "changed since this worker read it",
+    "messages that could not be interrupted": "replacing this process",
+    "servers that did not answer": "cannot use Redis yet (",
 }
 
 #: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own. A
 #: message that hangs is worth an error.
-OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*this process is replaced).*")
+OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*replacing this process).*")
 
 
 class Stage:

@@ -20,10 +20,10 @@ def test_paused_past_lease_and_timeout(own_server: RedisServer, make_live: Calla
     traffic.send(1500)
     for processed in (200, 700):
         traffic.wait_processed(processed)
-        said = [worker.log().count("does not answer") for worker in workers]
+        said = [worker.log().count("retrying until it") for worker in workers]
         own_server.pause()
         for worker, before in zip(workers, said, strict=True):
-            wait_until(lambda: worker.log().count("does not answer") > before, timeout=30, message="not noticed")  # noqa: B023
+            wait_until(lambda: worker.log().count("retrying until it") > before, timeout=30, message="not noticed")  # noqa: B023
         own_server.resume()
     traffic.check()
     assert all(worker.running for worker in workers)
@@ -123,7 +123,7 @@ def test_not_there_yet_when_a_worker_starts(own_server: RedisServer, make_live: 
     own_server.stop()
     worker = live.start_worker()
     wait_until(
-        lambda: "Cannot connect" in worker.log() or "can't be used yet" in worker.log() or not worker.running, timeout=60
+        lambda: "Cannot connect" in worker.log() or "cannot use Redis yet" in worker.log() or not worker.running, timeout=60
     )
     own_server.start()
     traffic.check()

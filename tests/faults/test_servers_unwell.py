@@ -18,7 +18,7 @@ MakeLive = Callable[..., LiveGroup]
 Factory = Callable[..., RedisServer]
 
 #: Said by the loop when the server does not do as it should, and when it does again.
-LOST, FOUND = "does not answer as it should", "partitions: going on, after"
+LOST, FOUND = "partitions: Redis error (", "partitions: Redis works again"
 
 
 def assert_said_once(workers: list[WorkerProcess]) -> None:

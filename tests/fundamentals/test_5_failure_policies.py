@@ -115,7 +115,7 @@ def test_an_operator_changes_the_policy_while_it_runs(start: Callable[..., LiveG
     dead_letter_in_place(live)
     live.client.hset(live.names.policies, "policed", '{"attempts": 0, "exhausted": "dead_letter"}')
     live.client.publish(live.names.changed, "")
-    wait_until(lambda: "policy of 'policed' was changed" in live.workers[0].log_tail())
+    wait_until(lambda: "changed the policy of 'policed'" in live.workers[0].log_tail())
     live.send(policed, [Trouble("third", 9, "fail"), Trouble("third", 10)])
     wait_until(lambda: live.numbers_of(policed, "third") == [10])
     assert [dead_letter.in_place for dead_letter in live.dead_letters() if dead_letter.key == "third"] == [False]

@@ -138,7 +138,7 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
 
     # A stage's policy is changed while the worker runs: its key is held, and retried in its place.
     assert live.said("policy", "check", "--exhausted", "hold")["policy"]["exhausted"] == "hold"
-    live.wait(lambda: "the policy of 'check' was changed" in live.workers[0].log(), "the worker does not follow")
+    live.wait(lambda: "changed the policy of 'check'" in live.workers[0].log(), "the worker does not follow")
     live.trouble("check")
     for amount in (1, 2):
         live.order("bob", "milk", amount)

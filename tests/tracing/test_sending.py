@@ -166,7 +166,7 @@ def test_a_worker_warns_where_there_is_no_provider(traced_app: Celery, caplog: p
     assert caplog.messages == []
     installation.tracing = Tracing(installation.group.names, with_keys=False)
     check_tracing(installation)
-    assert caplog.messages == ["partitions: PARTITIONS_TRACING is on, and no tracer provider is configured: no spans are made"]
+    assert caplog.messages == ["partitions: PARTITIONS_TRACING is on, but no tracer provider is configured: no spans are exported"]
 
 
 def test_off_nothing_is_made_even_in_a_span(

@@ -184,7 +184,7 @@ def test_a_commit_that_is_refused_says_so(traced: TracedSteps, store: TracedStor
     client.hset("{partition.0}:meta", "token", 2)
     run(traced, counting(), [message()])
     assert store.finish(store.begin(commit_of([message()]))).status == "fenced"
-    assert (outcomes(spans()), spans()[1].error) == (["done", "fenced"], "not written: its messages are still in their queue")
+    assert (outcomes(spans()), spans()[1].error) == (["done", "fenced"], "not written: its messages are still in the queue")
 
 
 def test_a_commit_that_is_sent_again_is_one_span(

@@ -70,11 +70,11 @@ def test_a_worker_of_other_queues_holds_no_partition(live: LiveGroup) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("-P", "threads"), "needs the solo pool, and this one has thread: start it with -P solo -c 1"),
+        (("-P", "threads"), "needs the solo pool, but this one uses thread. Start it with -P solo -c 1"),
         # Celery takes `-P prefork` for "nothing was said", and the app's own pool is solo.
-        (("-P", "prefork", "-c", "2"), "was given a concurrency of 2: start it with -P solo -c 1"),
-        (("-c", "4"), "was given a concurrency of 4: start it with -P solo -c 1"),
-        (("-Q", "partition.4"), "-Q partition.4: there are only 4 partitions, numbered from 0 (PARTITIONS)"),
+        (("-P", "prefork", "-c", "2"), "has a concurrency of 2. Start it with -P solo -c 1"),
+        (("-c", "4"), "has a concurrency of 4. Start it with -P solo -c 1"),
+        (("-Q", "partition.4"), "-Q partition.4: no such partition. There are 4 partitions, numbered from 0 (PARTITIONS)"),
     ],
 )
 def test_what_can_not_work_is_refused_with_the_mend(live: LiveGroup, arguments: tuple[str, ...], said: str) -> None:

@@ -123,9 +123,9 @@ def test_slow_plain_tasks_are_named_once_and_leave_the_others_their_share(make_l
     worker = live.start_worker().wait_ready()
     for _ in range(30):
         live.app.send_task("slow plain task", args=[1.1], queue=live.names.queue("0"))
-    wait_until(lambda: "Send it to a queue of its own" in worker.log(), PATIENCE_SECONDS)
+    wait_until(lambda: "Send it to a separate queue" in worker.log(), PATIENCE_SECONDS)
     for turn in range(3):
         live.send(record, [Step(key_in(1), turn)])
         wait_until(lambda: live.numbers_of(record, key_in(1))[-1:] == [turn], PATIENCE_SECONDS)  # noqa: B023
     assert live.client.llen(live.names.queue("0")) > 0
-    assert worker.log().count("Send it to a queue of its own") == 1
+    assert worker.log().count("Send it to a separate queue") == 1

@@ -67,7 +67,7 @@ def test_a_port_that_is_taken_is_said_and_the_worker_works(make_live: Make) -> N
     first, second = live.start_workers(2)
     logs = [worker.log() for worker in (first, second)]
     assert sorted("metrics: served at" in log for log in logs) == [False, True]
-    assert sum("metrics: not served" in log and "PARTITIONS_METRICS_PORT=0 lets" in log for log in logs) == 1
+    assert sum("metrics: not served" in log and "Set PARTITIONS_METRICS_PORT=0 to let" in log for log in logs) == 1
     live.send(record, [Step("key", 0)])
     live.wait_drained()
 
