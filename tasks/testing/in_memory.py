@@ -1,4 +1,4 @@
-"""`harness`: a pipeline, an application or a computation, run in memory."""
+"""`harness`: runs a pipeline, an application or a computation in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from celery_partitions_config.settings import DEFAULT_REDIS_URL, Settings
 
 #: When the virtual clock begins: 2026-01-01 00:00 UTC.
 BEGINNING = 1_767_225_600.0
-#: As near as two times of our days can be told apart as floats.
+#: The precision at which present-day timestamps can be compared as floats.
 _NEAR_SECONDS = 1e-6
 
 
@@ -40,16 +40,16 @@ def harness(
 ) -> Harness:
     """Run a pipeline, an application or a computation with a key in memory: `with harness(pipeline) as h:`.
 
-    It is the engine's own loop with everything that is in a worker (messages go through JSON, states are pickled, each `key_by` is
-    a hop to a partition, a batch is one commit), on a Redis inside the process, by a clock that stands still. A pipeline need
-    not be built into an application before, and is not made known to the Celery app.
+    It runs the engine's own loop, as in a worker: messages pass through JSON, states are pickled, each `key_by` is a hop to a
+    partition, and a batch is one commit. Redis is replaced by data in this process, and the clock moves only with `advance`. A
+    pipeline needs no `build_application` and is not registered with the Celery app.
 
-    `partitions`, `batch_messages`: as the settings of these names. `twice`: each batch is run by two workers, of which
-    one is too late, and each commit is sent twice: no state, output or dead letter may double (what a computation does outside
-    its state does: it is called twice). `now`: when the clock begins. `settings`: else they are read from the environment.
+    `partitions`, `batch_messages`: override the settings of these names. `now`: the start of the clock. `settings`: default from
+    the environment. `twice`: two workers run each batch, the second takes over from the first, and each commit is sent twice. No
+    state, output or dead letter may be duplicated. Side effects of your computations outside their state do occur twice.
 
-    What is not as in a worker: time limits are not kept, retries have no jitter, a batch takes no time, and what leaves to a sink
-    stays where it can be looked at (`outputs`). Raises `DeclarationError`.
+    Differences from a worker: time limits are ignored, retries have no jitter, a batch takes no time, and outputs are not delivered
+    (read them with `outputs`). Raises `DeclarationError`.
     """
     found = settings or Settings.from_environment()
     changed = {"partitions": partitions, "batch_messages": batch_messages}
@@ -64,7 +64,7 @@ def harness(
 
 
 class Harness(View):
-    """What `harness` gives. Use it as a context manager: at the end a crash that was ordered and never came is an error."""
+    """Made by `harness`. Use it as a context manager. On exit it raises `HarnessError` if a requested crash never happened."""
 
     def __init__(self, subject: Subject | Pipeline, settings: Settings, now: float, *, twice: bool) -> None:
         if isinstance(subject, Pipeline):
@@ -77,7 +77,7 @@ class Harness(View):
         app = Celery("harness", set_as_current=False)
         app.config_from_object(celery_options(settings))
         self._app = app
-        #: What the harness's Redis holds. Its `now` is the virtual clock.
+        #: The data of the harness's Redis. Its `now` is the virtual clock.
         self._keyspace = Keyspace()
         self._keyspace.now = now
         super().__init__(parts, Installation(app, settings, computations, by_default=False))
@@ -91,28 +91,28 @@ class Harness(View):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._app.close()
         if kind is None and self._loop.crashes:
-            raise HarnessError(f"the crash {self._loop.crashes[0]} never came: no batch got there")
+            raise HarnessError(f"the crash {self._loop.crashes[0]} never happened: no batch reached that point. Send a message after crash(), or remove it")
 
     @property
     def now(self) -> float:
-        """Seconds since the epoch by the virtual clock."""
+        """The virtual clock, in seconds since the epoch."""
         return self._keyspace.now
 
     def send(
         self, message: Any, source: Any = None, message_id: str | None = None, *, countdown: float | None = None
     ) -> str:
-        """Send one message, an object or its dict, and let all that follows from it be done; returns its id.
+        """Send one message (an object or its dict) and process it and everything that follows from it. Returns its id.
 
-        `source`: its name, or what `source()` gave; may be left out where there is one. A source with a config is sent what its
-        decoder or generator gives. `message_id`: None: `1`, `2`, … `countdown`: only in so many seconds (`advance`). Raises
-        `MessageError` and `KeyExtractionError` as a producer would.
+        `source`: a source's name, or the result of `source()`; optional if there is only one. For a source with a config, send what
+        its decoder or generator returns. `message_id`: default `1`, `2`, … `countdown`: deliver the message after this many seconds
+        of the virtual clock (`advance`). Raises `MessageError` and `KeyExtractionError`, as a producer does.
         """
         sent = self._enqueue(message, self.source_of(source), message_id, countdown)
         self._loop.run_until_idle()
         return sent
 
     def send_many(self, messages: Iterable[Any], source: Any = None) -> list[str]:
-        """Send messages that are all in their queues before the first is taken, so that batches have more than one; their ids."""
+        """Queue all messages before processing the first, so that batches hold several messages. Returns their ids."""
         computation = self.source_of(source)
         ids = [self._enqueue(message, computation, None, None) for message in messages]
         self._loop.run_until_idle()
@@ -121,7 +121,7 @@ class Harness(View):
     def advance(
         self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0, milliseconds: float = 0
     ) -> None:
-        """Let time go on: timers of windows, delayed messages and retries fall due, each at its time."""
+        """Advance the virtual clock. Window timers, delayed messages and retries that fall due are processed, each at its time."""
         elapsed = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
         target = self._keyspace.now + elapsed.total_seconds()
         while True:
@@ -133,24 +133,25 @@ class Harness(View):
         self._keyspace.now = max(target, self._keyspace.now)
 
     def crash(self, at: CrashPoint) -> None:
-        """Let the worker die, as by SIGKILL, in the next batch that gets to a point; another worker takes over at once.
+        """Kill the worker, as by SIGKILL, in the next batch that reaches a point. Another worker takes over immediately.
 
-        - `before reading`: the batch was taken from its queue, and nothing more was done;
-        - `before the step`: it is read, its states are loaded, and no computation has run;
-        - `in the step`: its first message has run;
-        - `before the commit`: all of it has run, and nothing is written;
-        - `after the commit`: all is written, and the worker has not seen the reply;
-        - `after the reply`: it has, and holds the next batch and states in its memory.
+        - `before reading`: the worker took the batch from its queue and did nothing else;
+        - `before the step`: it read the batch and loaded its states, but ran no computation;
+        - `in the step`: it ran the first message;
+        - `before the commit`: it ran all messages and wrote nothing;
+        - `after the commit`: everything is written, but the worker has not seen the reply;
+        - `after the reply`: it has seen the reply, and has the next batch and states in memory.
 
-        Several crashes come one after the other. As in a group, what the dead worker may have died over is run message by
-        message, and a message over which `PARTITIONS_MAX_WORKER_CRASHES` workers died is a dead letter. Raises `HarnessError` for another word.
+        Repeated calls cause several crashes, in order. As with real workers, the messages that may have killed the worker then run one
+        by one, and a message that killed `PARTITIONS_MAX_WORKER_CRASHES` workers becomes a dead letter. Raises `HarnessError` for an
+        unknown point.
         """
         if at not in CRASH_POINTS:
-            raise HarnessError(f"crash(at={at!r}): say one of {', '.join(CRASH_POINTS)}")
+            raise HarnessError(f"crash(at={at!r}): unknown point, expected one of {', '.join(CRASH_POINTS)}")
         self._loop.crashes.append(at)
 
     def resume(self) -> None:
-        """Resume the partitions that a failure has paused, as `partitions resume` does."""
+        """Resume partitions that a failure paused, as `partitions resume` does, and process their messages."""
         self._loop.resume()
         self._loop.run_until_idle()
 

@@ -1,8 +1,7 @@
-"""What Redis holds, in dicts, and the commands that the engine uses on it. The harness and the simulator run on it.
+"""Redis data in Python dicts, with the commands that the engine uses. The harness and the simulator run on it.
 
-`tests/simulation/test_backend.py` compares it with a real server: the same calls, the same answers. Answers are as a RESP2
-connection gives them: int, bytes, None, list, `Status`. The left end of a list is index 0, as in Redis. Each command is a
-method of a few lines.
+`tests/simulation/test_backend.py` compares its answers with those of a real server. Answers have the types of a RESP2 connection:
+int, bytes, None, list, `Status`. The left end of a list is index 0, as in Redis. Each command is a short method.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 
 class Status(bytes):
-    """A simple string, such as OK or the answer of TYPE."""
+    """A simple string reply, such as OK or the answer of TYPE."""
 
 
 class SortedSet(dict[bytes, float]):
@@ -26,27 +25,27 @@ class SortedSet(dict[bytes, float]):
 
 
 class Stream(list[Any]):
-    """(id, fields and values) of each entry, the oldest first. Nothing is trimmed: a bound (`MAXLEN ~`) is approximate."""
+    """(id, fields and values) of each entry, oldest first. Never trimmed, because the bound (`MAXLEN ~`) is approximate."""
 
 
-#: How TYPE names what is held.
+#: The answer of TYPE for each Python type.
 KINDS: dict[type, bytes] = {bytes: b"string", list: b"list", dict: b"hash", SortedSet: b"zset", set: b"set", Stream: b"stream"}
 
 
 class Keyspace:
-    """One database. `now`: seconds since the epoch, set by whoever owns the clock; keys expire by it."""
+    """One database. `now`: seconds since the epoch, set by the owner of the clock; keys expire by it."""
 
     def __init__(self) -> None:
         self.data: dict[bytes, Any] = {}
         self.ends: dict[bytes, int] = {}
         self.now = 0.0
-        #: Keys that were written since somebody emptied this.
+        #: Keys that were written since this set was last cleared.
         self.touched: set[bytes] = set()
-        #: Hears (channel, message) and returns how many listen.
+        #: Called with (channel, message); returns the number of subscribers.
         self.publish: Callable[[bytes, bytes], int] = lambda channel, message: 0
 
     def call(self, words: Words) -> Any:
-        """Run one command. Raises `ResponseError` as the server answers it."""
+        """Run one command. Raises `ResponseError` where a server would return an error."""
         command = _COMMANDS.get(words[0]) or _COMMANDS.get(words[0].upper())
         if command is None:
             raise ResponseError(f"unknown command '{words[0].decode('ascii', 'replace')}'")
@@ -57,13 +56,13 @@ class Keyspace:
 
     @property
     def milliseconds(self) -> int:
-        """As scripts see the clock. A float of our days is exact to a quarter of a microsecond: a time so near counts as reached."""
+        """The clock as scripts see it. Rounds up by a microsecond, because a present-day float is exact only to a quarter of one."""
         return int(self.now * 1000 + 0.001)
 
     # Keys.
 
     def find(self, key: bytes, kind: type) -> Any:
-        """What a key holds; None: nothing. Raises when that is of another type."""
+        """The value of a key; None if there is none. Raises `ResponseError` if it has another type."""
         if key in self.ends and self.ends[key] <= self.milliseconds:
             del self.ends[key], self.data[key]
         held = self.data.get(key)
@@ -72,7 +71,7 @@ class Keyspace:
         return held
 
     def make(self, key: bytes, kind: type) -> Any:
-        """What a key holds, to be written to."""
+        """The value of a key, created if missing, for writing."""
         held = self.find(key, kind)
         self.touched.add(key)
         if held is None:
@@ -216,7 +215,7 @@ class Keyspace:
 
     def do_xrange(self, key: bytes, first: bytes, last: bytes) -> list[list[Any]]:
         if (first, last) != (b"-", b"+"):
-            raise ResponseError("only a whole stream is read here")
+            raise ResponseError("the in-memory Redis supports XRANGE only from - to +")
         return [list(entry) for entry in self.find(key, Stream) or ()]
 
     def do_xlen(self, key: bytes) -> int:
@@ -356,7 +355,7 @@ def _pairs(words: tuple[bytes, ...]) -> list[tuple[bytes, bytes]]:
 
 
 def _span(length: int, start: bytes, stop: bytes) -> slice:
-    """Redis's inclusive range, negative from the end, as Python's."""
+    """A Redis range (inclusive, negative from the end) as a Python slice."""
     first, last = int(start), int(stop)
     first = max(0, first + length if first < 0 else first)
     last = last + length if last < 0 else last

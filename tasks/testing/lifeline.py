@@ -1,8 +1,8 @@
-"""Child processes that end when this process does, however this process ends.
+"""Child processes that end when this process ends, even by SIGKILL.
 
-`lifeline` runs a command under a keeper: this same file, run as a script. The keeper reads a pipe whose other end only
-this process holds. The pipe closes when the block is left, and also when this process is killed; then the keeper
-sends the command SIGTERM, SIGKILL if that is not enough, and removes the scratch folder. Linux and macOS.
+`lifeline` runs a command under a keeper process, which is this file run as a script. The keeper reads a pipe whose other end only
+this process holds. The pipe closes when the `with` block ends or this process dies. Then the keeper sends the command SIGTERM, and
+SIGKILL if that is not enough, and removes the scratch folder. Works on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-#: How long the keeper itself may take past the command's own grace: only to remove a folder.
+#: How long the keeper may take after the command's grace period, to remove a folder.
 KEEPER_SECONDS = 10.0
 
 
@@ -33,10 +33,10 @@ def lifeline(
     output: IO[bytes] | None = None,
     scratch: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` for as long as the block, in a session of its own: a Ctrl-C here reaches it only as SIGTERM.
+    """Run `command` until the block ends, in its own session, so that Ctrl-C reaches it only as SIGTERM.
 
-    Yields the keeper, which ends when the command ends, with its exit code. `grace_seconds` lie between SIGTERM and
-    SIGKILL. `output` takes stdout and stderr (None: ours). `scratch` is a folder that is removed with the command.
+    Yields the keeper, which ends with the command and has its exit code. `grace_seconds`: the time between SIGTERM and SIGKILL.
+    `output`: receives stdout and stderr; None: those of this process. `scratch`: a folder that is removed when the command has ended.
     """
     keeper = subprocess.Popen(  # noqa: S603  a command of ours
         [sys.executable, "-P", "-S", __file__, str(grace_seconds), str(scratch or ""), *command],
@@ -56,9 +56,9 @@ def lifeline(
 
 
 def leave_on_signals() -> None:
-    """Make SIGTERM and SIGHUP leave all blocks, as Ctrl-C does, so that what they started is ended.
+    """Make SIGTERM and SIGHUP leave all `with` blocks, as Ctrl-C does, so that child processes are ended.
 
-    Ctrl-C itself is set too: a shell starts background commands with it ignored.
+    Restores Ctrl-C too: a shell starts background commands with SIGINT ignored.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -73,7 +73,7 @@ def _keep(grace_seconds: float, scratch: str, command: Sequence[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  what `lifeline` was given
 
     def end_with_parent() -> None:
-        # Not sys.stdin: its lock, held here while the interpreter exits, would abort it.
+        # Not sys.stdin: this thread would hold its lock while the interpreter exits, which aborts the process.
         os.read(0, 1)
         child.terminate()
         try:

@@ -1,4 +1,4 @@
-"""Real workers of a module, for a test: sent to and looked at as a harness is, killed as a harness can't be."""
+"""Real worker processes for a test. Used like a harness, but the workers can be killed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from celery_partitions_config.settings import Settings
 
 T = TypeVar("T")
 
-#: Longer than importing Celery on a busy machine in several workers at once, and the end of a killed worker's lease.
+#: Longer than starting several workers on a busy machine, plus the lease of a killed worker.
 PATIENCE_SECONDS = 60.0
-#: A worker commits its batch within this.
+#: Longer than a worker needs to commit its batch.
 GRACE_SECONDS = 10.0
 _EVERY_SECONDS = 0.02
 _TAIL_CHARACTERS = 6_000
 
 
 class Worker:
-    """One process `celery -A MODULE worker`."""
+    """One `celery -A MODULE worker` process."""
 
     def __init__(self, keeper: subprocess.Popen[bytes], log: Path) -> None:
         self._keeper, self.log = keeper, log
@@ -46,23 +46,23 @@ class Worker:
         return self._keeper.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL, with everything it has started. Harmless when it is gone."""
+        """Send SIGKILL to the process and its children. Does nothing if it has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self._keeper.pid, signal.SIGKILL)
         self._keeper.wait()
 
     def log_tail(self) -> str:
-        """The end of what it has printed."""
+        """The last lines of its log."""
         return self.log.read_text(errors="replace")[-_TAIL_CHARACTERS:]
 
 
 class PartitionWorkers(View):
     """Workers of one module on one server, as a context manager.
 
-    While it is open, computations and sources of this process send to that server: `prices.delay(…)`, `prices.send_many(…)`,
-    and `update_stock.state("AAPL")` reads from it. `environment`: settings of the workers and of this side, by the names of
-    their variables; without `PARTITIONS_LEASE_SECONDS` it is 2, so that a killed worker's partitions soon have a new owner.
-    `root`: the workers' folder; they import from where this process does.
+    Inside the `with` block, computations and sources of this process use that server: `prices.delay(…)` and `prices.send_many(…)`
+    send to it, and `update_stock.state("AAPL")` reads from it. `environment`: settings of the workers and of this process, by
+    variable name. `PARTITIONS_LEASE_SECONDS` defaults to 2 here, so that a killed worker's partitions soon have a new owner.
+    `root`: the workers' working directory. They import from the same paths as this process.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PartitionWorkers(View):
         self.installation.group.client.close()
 
     def start(self, count: int = 1) -> list[Worker]:
-        """Start more workers, and wait until all that run share the partitions. Raises `AssertionError` with their logs."""
+        """Start more workers, and wait until all running workers share the partitions. Raises `AssertionError` with their logs."""
         started = [self._start_one() for _ in range(count)]
         self.wait_shared()
         return started
@@ -111,27 +111,27 @@ class PartitionWorkers(View):
         return self.workers[-1]
 
     def wait_shared(self, timeout: float = PATIENCE_SECONDS) -> None:
-        """Until each partition has an owner, and each running worker owns something (or there are more workers than that)."""
+        """Wait until every partition has an owner, and every running worker owns one (as far as there are enough partitions)."""
         group = self.installation.group
 
         def is_shared() -> bool:
             owners = [row.owner for row in group.status()]
             running = sum(worker.running for worker in self.workers)
             if not running:
-                raise AssertionError(f"the workers have ended\n{self.log_tails()}")
+                raise AssertionError(f"all workers have ended\n{self.log_tails()}")
             return None not in owners and len(set(owners)) == min(running, len(owners))
 
-        self.wait_until(is_shared, timeout, "the partitions are not shared out")
+        self.wait_until(is_shared, timeout, "the workers do not share all partitions")
 
     def wait_idle(self, timeout: float = PATIENCE_SECONDS) -> None:
-        """Until nothing is queued or delayed, and no key is parked."""
+        """Wait until no message is queued or delayed, and no key is parked."""
         status = self.installation.group.status
         self.wait_until(
-            lambda: not any(row.length or row.delayed or row.parked for row in status()), timeout, "there is still work"
+            lambda: not any(row.length or row.delayed or row.parked for row in status()), timeout, "messages are still waiting"
         )
 
     def wait_until(self, condition: Callable[[], T], timeout: float = PATIENCE_SECONDS, what: str = "not true") -> T:
-        """The condition's value, once it is true. Raises `AssertionError` with the workers' logs after so many seconds."""
+        """Wait until the condition is true, and return its value. Raises `AssertionError` with the workers' logs after `timeout` seconds."""
         until = time.monotonic() + timeout
         while not (value := condition()):
             if time.monotonic() > until:
@@ -140,11 +140,11 @@ class PartitionWorkers(View):
         return value
 
     def send(self, message: Any, source: Any = None, message_id: str | None = None) -> None:
-        """Send one message, as a harness does; it is not waited for."""
+        """Send one message. Unlike a harness, does not wait until it is processed."""
         self._send([message], source, message_id)
 
     def send_many(self, messages: Iterable[Any], source: Any = None) -> None:
-        """Send messages in order; they are not waited for."""
+        """Send messages in order. Does not wait until they are processed."""
         self._send(messages, source, None)
 
     def _send(self, messages: Iterable[Any], source: Any, message_id: str | None) -> None:
@@ -152,5 +152,5 @@ class PartitionWorkers(View):
         send_many(self.installation, self.source_of(source), messages, progress=False, id_of=id_of)
 
     def log_tails(self) -> str:
-        """The ends of what the workers have printed."""
+        """The last lines of each worker's log."""
         return "\n".join(f"--- {worker.log.name}\n{worker.log_tail()}" for worker in self.workers)

@@ -1,4 +1,4 @@
-"""The engine's own Lua scripts, run by a Lua 5.1 in this process on a `Keyspace`: what a Redis server does with them."""
+"""Runs the engine's own Lua scripts in this process, by Lua 5.1 on a `Keyspace`, as a Redis server does."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ try:
     from lupa.lua51 import LuaRuntime, lua_type
 except ImportError as missing:
     raise SetupError(
-        "the test kit runs the engine's Lua scripts in your process, and the package lupa is not installed: "
+        "the test kit needs the package lupa to run Lua scripts, and it is not installed: "
         "pip install 'celery-partitions[testing]'"
     ) from missing
 
 _lua = LuaRuntime(encoding=None, register_eval=False, unpack_returned_tuples=False)
 _table, _table_from = _lua.table, _lua.table_from
 
-#: What is the same in both languages.
+#: Types that need no conversion between Lua and Python.
 _SAME = (bytes, int)
 
-#: Whose turn it is: scripts are compiled once, and run on one keyspace after the other.
+#: The keyspace of the running script. Scripts are compiled once and run on different keyspaces.
 _keyspace = Keyspace()
-#: The KEYS of the script that runs: it may touch no others.
+#: The KEYS of the running script, which may use no others.
 _declared: frozenset[bytes] = frozenset()
-#: How many of a command's operands are keys, where it is not one.
+#: How many of a command's operands are keys, if not one.
 _KEYS_OF = {b"TIME": 0, b"PUBLISH": 0, b"LMOVE": 2, b"RENAME": 2}
 
 
 def run_script(keyspace: Keyspace, text: bytes, keys: Words, arguments: Words) -> Any:
-    """Run a script to its answer. Raises `ResponseError` where it fails; what it wrote before stays, as in Redis."""
+    """Run a script and return its answer. Raises `ResponseError` if it fails; earlier writes of it stay, as in Redis."""
     global _keyspace, _declared
     _keyspace, _declared = keyspace, frozenset(keys)
     answer = _from_lua(_compiled(text)(_table_from(keys), _table_from(arguments)))
@@ -54,7 +54,7 @@ def _call(*words: Any) -> Any:
     request = [word if type(word) is bytes else _word(word) for word in words]
     for key in request[1 : 1 + _KEYS_OF.get(request[0], 1)]:
         if key not in _declared:
-            raise AssertionError(f"a script touches {key!r}, which is not among its KEYS: {request[:4]}")
+            raise AssertionError(f"a script uses the key {key!r}, which is not among its KEYS: {request[:4]}")
     answer = _keyspace.call(request)
     return answer if type(answer) in _SAME else _to_lua(answer)
 
@@ -71,7 +71,7 @@ def _sha1hex(text: Any) -> bytes:
 
 
 def _word(value: Any) -> bytes:
-    """An argument as Redis sends it: numbers as text."""
+    """An argument of `redis.call` as bytes: Redis converts numbers to text."""
     if type(value) is bytes:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""A Redis inside the process: redis-py's own client, on connections that run each command at once on a `Keyspace`.
+"""A Redis inside the process: redis-py's own client, with connections that run each command immediately on a `Keyspace`.
 
-The harness gives one to the worker's loop in the place of a server. The engine's Lua scripts run in it as they stand.
+The harness's loop uses it in place of a server. It runs the engine's Lua scripts unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from celery_partitions.testing.lua import run_script
 
 
 class Database:
-    """One database and its script cache. `run` answers one command, as a RESP2 connection would; a refusal is raised."""
+    """One database and its script cache. `run` answers one command, as a RESP2 connection would, and raises error replies."""
 
     def __init__(self, keyspace: Keyspace, scripts: dict[bytes, bytes] | None = None) -> None:
         self.keyspace = keyspace
@@ -50,12 +50,12 @@ class Database:
 
 
 def client_of(keyspace: Keyspace) -> redis.Redis:
-    """A client whose commands run in the process. It never fails to connect, and nothing else can reach its data."""
+    """A client whose commands run in this process, on data that nothing else can reach. It never fails to connect."""
     return redis.Redis(connection_pool=_Pool(Database(keyspace)))  # type: ignore[arg-type]
 
 
 class _Pool:
-    """As much of redis-py's pool as its client asks for."""
+    """The part of redis-py's connection pool that its client uses."""
 
     def __init__(self, database: Database) -> None:
         self.connection_kwargs = {"protocol": 2}
@@ -65,7 +65,7 @@ class _Pool:
         return self._connection
 
     def release(self, connection: _Connection) -> None:
-        """Answers that nobody read are forgotten, as with a connection that is closed."""
+        """Discards unread answers, as if the connection was closed."""
         connection.disconnect()
 
     def get_encoder(self) -> Encoder:
@@ -80,7 +80,7 @@ class _Pool:
 
 
 class _Connection:
-    """As much of redis-py's connection as its client and the engine ask for."""
+    """The part of redis-py's connection that its client and the engine use."""
 
     retry = Retry(NoBackoff(), 0)
     host, port, db, health_check_interval = "memory", 0, 0, 0
@@ -112,7 +112,7 @@ class _Connection:
         self._answers += [self._answer(words) for words in commands]
 
     def send_command(self, *words: Any, **_: Any) -> None:
-        # The client spells a command of two words as one.
+        # redis-py passes a command of two words as one string.
         name, *rest = words
         self.send_packed_command(self.pack_commands([[*str(name).split(), *rest]]))
 

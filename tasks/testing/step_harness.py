@@ -1,11 +1,11 @@
-"""Computations in your own tests: the pure step, in memory, with no Redis and no worker.
+"""`apply`: runs one computation in your tests, in memory, without Redis or a worker.
 
     result = apply(update_stock, [Stock("AAPL", 1.0), Stock("AAPL", 2.0)])
     assert result.states["AAPL"].price == 2.0
 
-What is as in a worker: messages go through JSON, the key extractor decides, each key has its own state, states are pickled
-and come back, a computation that raises leaves the state as it was. What is not: retries are not waited for (`failures` has
-the first try of each message that raised, and later messages of its key are in `waiting`), and there is one partition.
+As in a worker: messages pass through JSON, the key extractor chooses the key, each key has its own state, states are pickled and
+unpickled, and a computation that raises leaves the state unchanged. Unlike a worker: messages are not retried (`failures` has each
+message that raised, and later messages of its key are in `waiting`), and there is only one partition.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from celery_partitions_config.settings import Settings
 
 @dataclass
 class Applied:
-    """What came of the messages."""
+    """The result of `apply`."""
 
-    #: Key → state, after the last message that went well; keys whose first message raised have none.
+    #: Key → state after the last successful message. A key whose first message raised has none.
     states: dict[str, Any] = field(default_factory=dict)
     #: (message, error) of each message that raised.
     failures: list[tuple[Any, str]] = field(default_factory=list)
-    #: Messages that wait behind a failed one of their key.
+    #: Messages that wait behind a failed message of their key.
     waiting: list[Any] = field(default_factory=list)
 
 
 def apply(
     computation: OrderedComputation[Any, Any], messages: Iterable[Any], states: Mapping[str, Any] | None = None
 ) -> Applied:
-    """Apply messages (objects or dicts) in order, on `states` (key → state object, not changed) where they are given.
+    """Apply messages (objects or dicts) in order. `states`: key → initial state object; these objects are not changed.
 
-    Raises `MessageError` for a message that does not fit, as a producer would.
+    Raises `MessageError` for an invalid message, as a producer does.
     """
     declared = computation.computation
     codec = StateCodec(state_modules=Settings.from_environment().state_modules)

@@ -1,4 +1,4 @@
-"""What a group holds, as a test asks for it: states, outputs, dead letters, parked keys; in memory or on a real server."""
+"""What a test can read of a group, in memory or on a real server: states, outputs, dead letters and parked keys."""
 
 from __future__ import annotations
 
@@ -23,74 +23,74 @@ from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import declared
 from celery_partitions.store.dead_letters import DeadLetter
 
-#: What a test may be about.
+#: What a test can run.
 Subject = Application | Built | OrderedComputation[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The computations and sinks that a test may ask for, by name."""
+    """The computations and sinks that a test can use, by name."""
 
-    #: What can be sent to.
+    #: Computations that accept messages.
     sources: Mapping[str, Computation]
-    #: What may have a state.
+    #: Computations that may have a state.
     stages: Mapping[str, Computation]
     sinks: Mapping[str, SinkConfig]
 
     @classmethod
     def of(cls, subject: Subject) -> Parts:
-        """Of an application or a computation. Raises `DeclarationError` for a stage without its pipeline."""
+        """The parts of an application or a computation. Raises `DeclarationError` for a stage without its pipeline."""
         if isinstance(subject, OrderedComputation):
             one = subject.computation
             if one.role != "task":
-                raise DeclarationError(f"{one.name!r} has no key=: it is a stage. Give its pipeline, or call the function itself")
+                raise DeclarationError(f"{one.name!r} has no key=, so it is a stage. Pass its pipeline, or call the function itself")
             return cls({one.name: one}, {one.name: one}, {})
         after = _computations_after([*subject.sources.values(), *subject.stages.values()])
         return cls(subject.sources, {**subject.stages, **after}, subject.sinks)
 
     @classmethod
     def of_process(cls) -> Parts:
-        """Everything that was declared in this process."""
+        """Everything declared in this process."""
         sources = {name: one for name, one in declared.items() if one.role != "stage"}
         sinks = {name: sink for application in applications.values() for name, sink in application.sinks.items()}
         return cls(sources, declared, sinks)
 
 
 class View:
-    """What became of the messages of `parts`, in the group of `installation`."""
+    """The results of processing messages of `parts` in the group of `installation`."""
 
     def __init__(self, parts: Parts, installation: Installation) -> None:
         self.parts, self.installation = parts, installation
 
     def state(self, stage: Any, key: object = None) -> Any:
-        """A copy of a key's state as last committed; None when the key was never seen.
+        """A copy of a key's last committed state; None if the key has none.
 
-        `stage`: its name, or what was declared. `key` may be left out where no more than one key has a state. Raises
-        `DeclarationError` for a stage that is not there, and for several keys.
+        `stage`: a stage's name, or the declared computation. `key`: optional if at most one key has a state. Raises
+        `DeclarationError` for an unknown stage, or if `key` is missing and several keys have a state.
         """
         if key is not None:
             return self.installation.group.states.get(self._stateful(stage), key)
         states = self.states(stage)
         if len(states) > 1:
-            raise DeclarationError(f"stage {_name_of(stage)!r} has the states of {', '.join(map(repr, states))}: say of which key")
+            raise DeclarationError(f"stage {_name_of(stage)!r} has states of several keys, pass one as key=: {', '.join(map(repr, states))}")
         return next(iter(states.values()), None)
 
     def states(self, stage: Any) -> dict[str, Any]:
-        """Key, spelled as text → state, of every key that has one."""
+        """All states of a stage: normalized key → state."""
         computation, states = self._stateful(stage), self.installation.group.states
         return states.get_many(computation, dict.fromkeys(states.keys(computation.name)))
 
     def outputs(self, sink: Any) -> list[Any]:
-        """What left to a sink (its name, or what was given to `to_sink`), in order.
+        """The outputs for a sink, in order. `sink`: its name, or the object passed to `to_sink`. Raises `DeclarationError`.
 
-        With an encoder: the bytes that it gave. Without: the values that the task, the function or the reader of the stream gets,
-        which are what JSON made of them where that is how they travel. Nothing is delivered: no task runs, no function is called.
+        With an encoder, outputs are the bytes it returned. Otherwise they are the values that the sink's task, function or stream
+        reader receives, after JSON if they travel as JSON. Nothing is delivered: no task runs and no function is called.
         """
         name = sink if isinstance(sink, str) else sink_config(sink).sink_name
         config = self.parts.sinks.get(name)
         if config is None:
             known = ", ".join(map(repr, self.parts.sinks)) or "none"
-            raise DeclarationError(f"there is no sink {name!r}; there is {known}")
+            raise DeclarationError(f"no sink is named {name!r}; known sinks: {known}")
         where: Any = self.installation.group.client
         place = config.sink()
         match place:
@@ -108,27 +108,27 @@ class View:
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
-        """Every dead letter, the oldest first."""
+        """All dead letters, oldest first."""
         return sorted(self.installation.group.dead_letters.all(), key=lambda dead_letter: dead_letter.died_at)
 
     @property
     def parked(self) -> dict[str, ParkedKey]:
-        """The keys whose messages wait after a failure."""
+        """The keys whose messages wait after a failure, by normalized key."""
         return {one.key: one for one in self.installation.group.parked_keys.all()}
 
     @property
     def paused(self) -> list[int]:
-        """The partitions that a failure has paused (`exhausted="stop"`)."""
+        """The numbers of partitions that a failure paused (`exhausted="stop"`)."""
         group = self.installation.group
         numbers = range(self.installation.settings.partitions)
         return [one for one in numbers if group.client.hget(group.names.meta(str(one)), "paused") is not None]
 
     def source_of(self, source: Any) -> Computation:
-        """The source of a name, or of what was declared; None: the only one. Raises `DeclarationError`."""
+        """A source by its name or declared object; None: the only source. Raises `DeclarationError`."""
         name = next(iter(self.parts.sources)) if source is None and len(self.parts.sources) == 1 else _name_of(source)
         found = self.parts.sources.get(name)
         if found is None:
-            what = "say source=, one of" if source is None else f"there is no source {name!r}; there is"
+            what = "pass source=, one of" if source is None else f"no source is named {name!r}; known sources:"
             raise DeclarationError(f"{what} {', '.join(map(repr, self.parts.sources))}")
         return found
 
@@ -136,7 +136,7 @@ class View:
         found = self.parts.stages.get(_name_of(stage))
         if found is None or found.state is None:
             known = ", ".join(repr(one.name) for one in self.parts.stages.values() if one.state is not None) or "none"
-            raise DeclarationError(f"there is no stage {_name_of(stage)!r} with a state; there is {known}")
+            raise DeclarationError(f"no stage with a state is named {_name_of(stage)!r}; stages with a state: {known}")
         return found
 
     def _argument(self, config: SinkConfig, sink: QueueSink, body: bytes, message_id: str) -> Any:
@@ -157,7 +157,7 @@ def _name_of(given: Any) -> str:
 
 
 def _computations_after(computations: list[Computation]) -> dict[str, Computation]:
-    """The computations with a key of their own that outputs are sent to."""
+    """The computations with their own key that receive outputs."""
     found: dict[str, Computation] = {}
 
     def look(nodes: list[Node]) -> None:

@@ -1,7 +1,7 @@
-"""The worker of a harness: the engine's own loop, on a Redis in memory and by a clock that stands still.
+"""The worker of a harness: the engine's own loop, with Redis in memory and a virtual clock.
 
-Nothing of the loop is written again: it takes batches, reads, steps, plans and commits as in a worker process. What is
-added here are the moments at which that process may die, and the delivery of each batch twice.
+It reuses the loop of a worker process to take batches, read, step, plan and commit. This module only adds the points at which that
+process may die, and running each batch twice.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.planned_commit import PlannedCommit, UnderWay, plan_commit
 from celery_partitions.worker.reports import Reports
 
-#: Where a worker may die, in the order of one batch; `Harness.crash` says what each means.
+#: The points of a batch at which a worker may die, in order. `Harness.crash` explains each.
 CrashPoint = Literal[
     "before reading", "before the step", "in the step", "before the commit", "after the commit", "after the reply"
 ]
 CRASH_POINTS: tuple[CrashPoint, ...] = get_args(CrashPoint)
 
-#: So many failed tries of a parked key, one after the other with no time between, are one that never ends.
+#: After this many failed tries of a parked key without a wait between them, the retries count as endless.
 MAX_TRIES = 1000
-#: After so many batches a millisecond has passed: a timer that is due a fraction of one later comes in the end.
+#: The clock advances by a millisecond after this many batches, so that a timer due a fraction later fires in the end.
 BATCHES_PER_MILLISECOND = 1000
 
 
 class HarnessError(Exception):
-    """The harness was asked for what it can't do, or the engine did what it must not."""
+    """The harness was used wrongly, or the engine broke a guarantee."""
 
 
 class Crashed(BaseException):
-    """The worker ends here, as by SIGKILL. No computation can catch it: it is not raised while one runs."""
+    """The worker dies here, as by SIGKILL. No computation can catch it, because it is not raised while one runs."""
 
 
 @dataclass(slots=True)
 class VirtualPartition(OwnedPartition):
-    """A partition in the harness's hands, by its clock."""
+    """A partition owned by the harness, with its virtual clock."""
 
     clock: Keyspace | None = None
 
@@ -59,7 +59,7 @@ class VirtualPartition(OwnedPartition):
 
 
 class _Silent:
-    """Where the loop reports to: nobody watches."""
+    """Reports of the loop, discarded."""
 
     plain_tasks: frozenset[str] = frozenset()
     node = "harness"
@@ -76,14 +76,14 @@ class _Silent:
 
 
 class _NoReplies:
-    """Nobody waits for results here."""
+    """Replies, discarded: no caller waits for results here."""
 
     def of(self, *_: object) -> list[MoreEffects]:
         return []
 
 
 class _Stepping:
-    """The rules of a worker's steps, but for what comes from outside: time and chance."""
+    """A worker's step rules, with the virtual clock and without randomness."""
 
     step = staticmethod(step)
 
@@ -104,10 +104,10 @@ class _Stepping:
 
 
 class VirtualLoop(PartitionLoop):
-    """One worker that holds every partition. Never started as a thread: `run_until_idle` does what is to be done now.
+    """One worker that owns every partition. Never started as a thread: `run_until_idle` processes what is ready.
 
-    `twice`: each batch is run by two workers, the second as if it had taken over meanwhile, and the commit of the first must be
-    refused; each commit is sent twice, as after a lost reply, and must be written once.
+    `twice`: two workers run each batch. The second has taken over, so the first one's commit must be refused. Each commit is also
+    sent twice, as after a lost reply, and must be written once.
     """
 
     def __init__(self, installation: Installation, keyspace: Keyspace, *, twice: bool) -> None:
@@ -124,14 +124,14 @@ class VirtualLoop(PartitionLoop):
         )
         self.replies = cast(Any, _NoReplies())
         self.step_runner = cast(Any, _Stepping(self.step_runner.rules_for, self._tick))
-        #: Crashes that are to come, in this order.
+        #: The crashes still to happen, in order.
         self.crashes: list[CrashPoint] = []
         self._ticks = self._vain_tries = self._token = 0
         for partition in partitions_and_ingress(self.settings.partitions):
             self._take_over(partition)
 
     def run_until_idle(self) -> None:
-        """Work until nothing more is to be done at this moment of the clock."""
+        """Process everything that is ready at the current time of the clock."""
         batches = 0
         while True:
             try:
@@ -148,7 +148,7 @@ class VirtualLoop(PartitionLoop):
                 self.keyspace.now += 0.001
 
     def next_due(self) -> float | None:
-        """When something delayed, a timer or a retry is due; None: nothing waits for a time."""
+        """When the next delayed message, timer or retry is due; None if there is none."""
         dues = []
         for partition, owned in self.owned_partitions.items():
             if not owned.paused:
@@ -158,7 +158,7 @@ class VirtualLoop(PartitionLoop):
         return min(dues, default=None)
 
     def resume(self) -> None:
-        """As an operator resumes all that is paused."""
+        """Resume all paused partitions, as an operator would."""
         for partition, owned in self.owned_partitions.items():
             self.client.hdel(self.names.meta(partition), "paused")
             owned.forget_all()
@@ -172,18 +172,18 @@ class VirtualLoop(PartitionLoop):
         return self.next_partition()
 
     def _first_due(self, partition: str) -> float | None:
-        """When the first delayed message of a partition is due, ms; None: there is none."""
+        """When the first delayed message of a partition is due, in ms; None if there is none."""
         held = self.keyspace.find(self.names.delayed(partition).encode(), SortedSet)
         return min(held.values()) if held else None
 
     def _take_over(self, partition: str) -> None:
-        """A new owner, who knows nothing yet."""
+        """Give the partition to a new owner with empty memory."""
         self._token += 1
         self.client.hset(self.names.meta(partition), "token", self._token)
         self.owned_partitions[partition] = VirtualPartition(Lease(partition, self._token), clock=self.keyspace)
 
     def _die(self) -> None:
-        """Another worker finds the leases of a dead one: what was under way may have ended it, and is run one by one."""
+        """Another worker takes over the dead one's leases. Messages that may have killed it run one by one."""
         self.under_way = None
         for partition in list(self.owned_partitions):
             if self.settings.max_worker_crashes:
@@ -196,13 +196,13 @@ class VirtualLoop(PartitionLoop):
             raise Crashed(point)
 
     def _tick(self) -> float:
-        """The step looks at its clock when it begins, and after each message."""
+        """The step's clock, which the step reads when it begins and after each message."""
         self._ticks += 1
         if self._ticks == 2:
             self._reach("in the step")
         return self.keyspace.now
 
-    # The loop's verbs, with what may come between.
+    # The loop's methods, with crashes and second workers in between.
 
     def work(self, owned: OwnedPartition) -> None:
         if not self.twice:
@@ -215,17 +215,17 @@ class VirtualLoop(PartitionLoop):
         if older is not None:
             answer = self.store.send(older.commit)
             if answer.status != "fenced":
-                raise HarnessError(f"a worker that was taken over from could write: {answer.status}")
+                raise HarnessError(f"engine error: a worker wrote after another one had taken over its partition: {answer.status}")
 
     def _run_beside(self, partition: str) -> PlannedCommit | None:
-        """The commit of a worker that runs the partition's next batch and then sleeps until another has taken over."""
+        """The commit of a worker that runs the partition's next batch, then sleeps until another one has taken over."""
         owned = VirtualPartition(self.owned_partitions[partition].lease, clock=self.keyspace)
         batch = self.take_batch(owned)
         if batch is None:
             return None
         items = super().read(owned, batch)
         items = self.load_states(owned, items)
-        self._ticks = 2  # this one does not die
+        self._ticks = 2  # this worker must not crash
         outcome = super().step(owned, batch, items)
         limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
         return plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids)
@@ -241,12 +241,12 @@ class VirtualLoop(PartitionLoop):
         self._vain_tries = 0 if outcome.taken else self._vain_tries + 1
         if self._vain_tries > MAX_TRIES:
             key, (failure, *_) = next(iter(outcome.parked.items()))
-            raise HarnessError(f"key {key!r} is tried again without a wait, and fails each time: {failure.error}")
+            raise HarnessError(f"key {key!r} fails each time and its policy retries it forever without a wait: {failure.error}")
         self._reach("before the commit")
         return outcome
 
     def begin(self, commit: Commit) -> None:
-        """Nothing is under way by itself here: `answer` sends."""
+        """Does nothing: `answer` sends the commit."""
 
     def answer(self, under_way: UnderWay) -> Reply:
         commit = under_way.planned.commit
@@ -255,23 +255,23 @@ class VirtualLoop(PartitionLoop):
         if self.twice and reply.status == "ok":
             reply = self.store.send(commit)
             if reply.status != "already":
-                raise HarnessError(f"a commit that was sent again was not known to be written: {reply.status}")
+                raise HarnessError(f"engine error: a repeated commit was not recognized as already written: {reply.status}")
         return reply
 
     def judge(self, owned: OwnedPartition, reply: Reply) -> bool:
-        """There is nobody else here who could change something: a refusal is a fault."""
+        """Raise on any refusal: nothing else could have changed the partition."""
         if reply.status == "wrongtype":
-            raise HarnessError(f"two things of different kinds are to be kept under the name {reply.culprit!r}")
+            raise HarnessError(f"the Redis key {reply.culprit!r} has the wrong type: two sinks or names of different kinds use it")
         if reply.status not in ("ok", "already"):
             raise HarnessError(f"partition {owned.partition}: the commit was refused: {reply.status}")
         return super().judge(owned, reply)
 
     def set_apart(self, owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
-        """A worker would make a dead letter of the message; here it is what the test wants to know."""
+        """A worker would create a dead letter; here the error is raised to the test."""
         return False
 
     def give_rest(self, owned: OwnedPartition, error: Exception) -> None:
-        """A worker would say it and try again; here it is what the test wants to know."""
+        """A worker would log the error and retry; here it is raised to the test."""
         raise error
 
     def rest(self, error: Exception) -> None:
@@ -279,4 +279,4 @@ class VirtualLoop(PartitionLoop):
 
 
 def _no_plain_task(raw: bytes) -> PlainTaskRun:
-    raise HarnessError("ordinary Celery tasks are not run here")
+    raise HarnessError("the harness does not run plain Celery tasks")

