@@ -1,1 +1,1 @@
-"""What operators see and do, on a real server, with no worker."""
+"""Operators' functions, on a real server without a worker."""

@@ -1,4 +1,4 @@
-"""The group of the store's tests: four partitions, partition 2 held by the worker `one`."""
+"""The group of the store's tests: four partitions, partition 2 owned by the worker `one`."""
 
 from __future__ import annotations
 

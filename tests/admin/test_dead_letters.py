@@ -1,4 +1,4 @@
-"""Dead letters: list, show, retry, discard; and that no way of failing loses one (law 6)."""
+"""Dead letters: list, show, retry, discard; no failure loses one (law 6)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RAWS = [b"\xff raw", b"two", b"three"]
 
 @pytest.fixture
 def dead_letters(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> DeadLetters:
-    """Three of partition 2, written by a commit, and one of the ingress."""
+    """Three dead letters of partition 2, written by a commit, and one of the ingress."""
     for partition, raws in (("2", RAWS), ("ingress", [b"in"])):
         outcome = Outcome(dead=[(DeadLetterItem(raw, "bad-key", f"error {raw!r}"), 1) for raw in raws])
         commands = commands_of(outcome, names, partition, 0, 5.0)
@@ -69,7 +69,7 @@ def test_retry_puts_the_raw_bytes_at_the_end_of_the_queue_they_died_in(
 
 
 def test_dead_letters_are_sorted_by_when_they_died(dead_letters: DeadLetters, store: CommitStore, lease: Lease) -> None:
-    """A hash gives them in no order. Twelve of one commit, whose ids are no texts to be sorted; and those of other positions."""
+    """A hash has no order. Twelve are of one commit, and their ids do not sort as text; others are of other commits."""
     for at, commit_number in ((6.0, 12), (6.0, 9), (4.0, 13)):
         dead = [(DeadLetterItem(b"raw", "bad-key", "error"), 1) for _ in range(12)]
         commands = commands_of(Outcome(dead=dead), dead_letters.names, "1", commit_number, at)
@@ -82,7 +82,7 @@ def test_large_dead_letters_are_read_few_at_a_time_and_small_ones_many(
     dead_letters: DeadLetters, client: redis.Redis, store: CommitStore, lease: Lease
 ) -> None:
     def scan(size: int) -> tuple[int, int]:
-        """How many dead letters of a size there are then, and in how many round trips they are read."""
+        """Write dead letters of a size; returns how many there are, and how many round trips read them."""
         dead = [(DeadLetterItem(b"x" * size, "bad-key", "error"), 1) for _ in range(400)]
         for command in commands_of(Outcome(dead=dead), dead_letters.names, "1", size, 5.0):
             client.execute_command(*command)

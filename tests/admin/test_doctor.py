@@ -1,4 +1,4 @@
-"""Each thing that the doctor finds, on a server that has it, and what it says to do."""
+"""Each finding of the doctor, on a server that has the problem, and the fix that it names."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_replica_that_a_url_names(server_factory: Factory) -> None:
 def test_a_server_that_refuses_to_save(server_factory: Factory) -> None:
     server = server_factory(config={"save": "3600 1"})
     with server.client() as client:
-        shutil.rmtree(server.directory)  # nothing can be written there any more
+        shutil.rmtree(server.directory)  # so the server cannot write there
         client.bgsave()
         wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
     assert of(server)["fsync"].verdict == "bad"
@@ -195,6 +195,6 @@ def test_a_user_who_may_not_run_info_or_acl(server_factory: Factory) -> None:
 
 
 def test_a_remote_server_without_a_password(client: redis.Redis) -> None:
-    """By its address; the client of this test is a local one."""
+    """Decided by the address in the URL; the client of this test is local."""
     assert look(client, redis_url="redis://cache.example.org/0")["user"].verdict == "bad"
     assert look(client, redis_url="redis://127.0.0.1/0")["user"].verdict == "ok"

@@ -1,4 +1,4 @@
-"""Draining a worker: it gives up all it holds and gets nothing, until undrained or gone."""
+"""Draining: the worker gives up its partitions and gets none until it is undrained or stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fingerprints: like failures share one, unlike ones do not."""
+"""Fingerprints: similar failures share one, different failures do not."""
 
 from __future__ import annotations
 

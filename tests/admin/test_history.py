@@ -1,4 +1,4 @@
-"""Rates and sparklines out of overviews, on a clock of the test's own."""
+"""Rates and sparklines computed from overviews, on a fake clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery_partitions.admin.overview_json import to_json
 from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.store.telemetry import LATENCY_SECONDS, LastError, Measurements
 
-#: A moment on which a span of any number of points begins.
+#: A time at which a span begins for any number of points.
 START = 1_700_000_100.0
 
 
@@ -62,7 +62,7 @@ def test_nothing_is_known_before_the_second_overview() -> None:
 def test_a_rate_is_what_came_and_left_over_the_time_between() -> None:
     history = fed(at(0, partition("1", processed=100, length=50)), at(2, partition("1", processed=160, length=70)))
     assert history.now("1") == Flow(START + 2, (60 + 20) / 2, 60 / 2, 70)
-    assert history.now("2") is None, "a partition that was not there"
+    assert history.now("2") is None, "the partition did not exist before"
 
 
 def test_a_parked_or_delayed_message_arrives_once() -> None:
@@ -122,7 +122,7 @@ def latencies(*seconds: float) -> Measurements:
 def test_latencies_cover_the_kept_minutes() -> None:
     slow, quick = [20.0] * 100, [0.004] * 100
     history = fed(at(0, partition("1", measured=latencies(*slow))))
-    assert history.latency(0.5, "1") == 20.0, "at first those since the group began"
+    assert history.latency(0.5, "1") == 20.0, "after the first overview, all since the group began"
     history.add(at(2, partition("1", measured=latencies(*slow))))
     assert history.latency(0.5, "1") is None, "none since"
     history.add(at(4, partition("1", measured=latencies(*slow, *quick)), partition("2", measured=latencies(*[0.3] * 100))))

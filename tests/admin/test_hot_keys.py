@@ -1,4 +1,4 @@
-"""Hot keys: a bounded sample of the heads of the queues."""
+"""Hot keys: a bounded sample from the heads of the queues."""
 
 from __future__ import annotations
 

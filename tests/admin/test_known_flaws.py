@@ -1,4 +1,4 @@
-"""Servers through which a client can run code: which versions, and what the doctor says of them."""
+"""Server versions with a flaw that lets a client run code, and the doctor's warning."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_doctor_names_the_advisory_and_the_versions_that_are_fixed() -> None
 
 @pytest.mark.parametrize("flaws", [REDIS, VALKEY])
 def test_later_fixes_are_in_later_releases(flaws: tuple[object, ...]) -> None:
-    """The first entry is what an operator is told to upgrade to, so it must have all others too."""
+    """The doctor names the first entry's versions as the fix, so they must contain all other fixes."""
     newest, *older = flaws
     for flaw in older:
         for line, patch in flaw.fixed.items():  # type: ignore[attr-defined]

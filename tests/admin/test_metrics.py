@@ -1,4 +1,4 @@
-"""The numbers for Prometheus: their names, their labels, and what becomes of a scrape when Redis does not answer."""
+"""The Prometheus metrics: names, labels, and what a scrape returns if Redis does not answer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_number_of_a_partition(group: Group, client: redis.Redis, names: N
         )
     }  # fmt: skip
     assert list(found.values()) == [70, 6, 5, 4, 3, 2, 1, 8, 9, 10, 11, 12, 1, 1, 1, 2, 1, 1, 1]
-    assert value(registry, "oldest_message_age_seconds") is None, "its oldest message does not say when it was sent"
+    assert value(registry, "oldest_message_age_seconds") is None, "its oldest message has no time of sending"
     assert value(registry, "oldest_message_age_seconds", "0") == 0
     assert value(registry, "leases_held", "0") == 0
     assert (value(registry, "state_bytes") or 0) > 5000

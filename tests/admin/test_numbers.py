@@ -1,4 +1,4 @@
-"""Numbers as people read them: short, in one unit, never with an exponent."""
+"""Numbers for people: short, in one unit, never with an exponent."""
 
 from __future__ import annotations
 

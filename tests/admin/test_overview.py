@@ -1,4 +1,4 @@
-"""What is seen of a group at once, and in how many round trips."""
+"""The overview of a group, and how many round trips it takes."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_computation_that_ran_meanwhile_is_counted_immediately(group: Group, c
 
 
 class Counting(redis.Connection):
-    """A connection that counts what it is given to send at once."""
+    """A connection that counts the requests sent together."""
 
     sent: ClassVar[list[Any]] = []
 
@@ -138,7 +138,7 @@ def test_it_is_one_round_trip_whatever_the_number_of_partitions(settings: Settin
     pool = redis.ConnectionPool.from_url(settings.redis_url, connection_class=Counting)
     with redis.Redis(connection_pool=pool) as counting:
         group.client = counting
-        read_overview(group)  # agrees on N, connects, learns of the computations
+        read_overview(group)  # agrees on N, connects, reads the computations
         for state_bytes in (False, True):
             Counting.sent.clear()
             assert len(read_overview(group, state_bytes=state_bytes).partitions) == 257

@@ -1,4 +1,4 @@
-"""Parked keys in an operator's hands: retry, skip, discard; the order of the key's messages stays."""
+"""Operators' actions on parked keys: retry, skip, discard. The order of a key's messages is kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from celery_partitions.store.parked_keys import ParkedKeyRecord
 from tests.store.declared import commit_of, queued
 from tests.store.test_states import KEYS
 
-#: A key of the partition whose lease the fixture holds.
+#: A key in the partition whose lease the fixture holds.
 KEY = next(f"k{number}" for number in count() if partition_of(f"k{number}", 4) == 2)
 FACT = ParkedKeyRecord(due=1e12, attempt=3, error="ValueError: no", trace="the trace", message_id="id-1", task="t", since=5.0)
 
@@ -185,7 +185,7 @@ def test_another_message_than_the_operator_saw_stays(parked: ParkedKeys, store: 
 
 
 class Meddler(redis.Redis):
-    """A worker that takes the head of the key's mailbox between an operator's look and the script, so many times."""
+    """A worker that takes the head of the key's mailbox between the operator's read and the script, `times` times."""
 
     times = 0
 
@@ -212,7 +212,7 @@ def test_the_message_that_is_taken_is_the_one_that_was_seen(
     assert ParkedKeys(meddler, names, 4, parked.audit).skip(KEY, by="me") == "ok"
     assert mailbox(parked, store) == [b"last"]
     (dead_letter,) = dead_letters(parked).values()
-    assert base64.b64decode(dead_letter.raw) == b"next", "seen anew after the script said that the head is another one"
+    assert base64.b64decode(dead_letter.raw) == b"next", "read again after the script reported another head"
 
 
 def test_a_key_that_keeps_changing_is_reported(meddler: Meddler, names: Names, parked: ParkedKeys) -> None:

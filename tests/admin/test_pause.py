@@ -1,4 +1,4 @@
-"""Pausing: facts that the commit script and the lease keeper act on; told at once, audited."""
+"""Pausing: the commit script and the lease keeper obey it; workers are notified immediately; it is audited."""
 
 from __future__ import annotations
 

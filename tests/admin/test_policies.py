@@ -1,4 +1,4 @@
-"""Failure policies that an operator changed: read by workers with their leases, audited."""
+"""Operators' changes of failure policies: workers read them with their leases, and they are audited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States set and deleted by an operator: in one script with the audit, and never silently overwritten."""
+"""Operators set and delete states: in one script with the audit, and never silently overwritten."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.store.declared import commit_of, computation, fill, queued, total
 from tests.store.test_states import KEYS
 
 TOTALS = computation()
-#: A key of the partition whose lease the fixture holds.
+#: A key in the partition whose lease the fixture holds.
 KEY = next(f"k{number}" for number in count() if partition_of(f"k{number}", 4) == 2)
 SECRET = b"the key of this group"
 

@@ -1,4 +1,4 @@
-"""States made from JSON, with the class as schema; and states as plain values."""
+"""States made from JSON, with the class as the schema, and states as plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of a group from outside."""
+"""The status of a group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export and import: the whole group into a file and back, with the same N or another; consistent; refused when it is not whole."""
+"""Export and import: a whole group to a file and back, with the same N or another; consistent; an incomplete file is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.store.test_states import KEYS
 
 TOTALS = computation()
 COMPUTATIONS = {"totals": TOTALS}
-#: Those of `totals` whose keys JSON can name.
+#: The states of `totals` with keys that JSON can represent.
 NAMED = [key for key in KEYS if key.isprintable() and "\udcff" not in key] + [f"k{number}" for number in range(40)]
 
 
@@ -53,7 +53,7 @@ def key_and_number(raw: bytes) -> tuple[str, int]:
 
 
 def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
-    """A bit of all that a group can hold."""
+    """Some of everything that a group can hold."""
     agree_on_topology(client, names, partitions)
     remember_computations(client, names, ["totals"])
     for number, key in enumerate(KEYS):
@@ -83,7 +83,7 @@ def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
 
 
 def contents(client: redis.Redis) -> dict[bytes, Any]:
-    """Everything in the database but the audit, sets and hashes without their order."""
+    """Everything in the database except the audit, ignoring the order of sets and hashes."""
     found: dict[bytes, Any] = {}
     for name in client.scan_iter(count=1000):
         match client.type(name):
@@ -220,7 +220,7 @@ def test_the_file_is_readable_by_its_owner_and_appears_only_when_complete(client
 
 
 class Busy(redis.Redis):
-    """While one pages through partition 2, its worker commits: as long as it may."""
+    """While the export reads partition 2, its worker commits for as long as it may."""
 
     lease: Lease
     commits = 0
@@ -231,7 +231,7 @@ class Busy(redis.Redis):
             names = Names("partition")
             own = redis.Redis(connection_pool=self.connection_pool)
             paused = own.hget(names.meta("2"), "paused")
-            # A worker commits the batch that was under way when its partition was paused, and no more.
+            # A worker commits the batch that was running when its partition was paused, then stops.
             if paused is None or not self.__dict__.get("last"):
                 self.last = paused is not None
                 self.commits += 1
@@ -260,15 +260,15 @@ def test_a_partition_that_changes_while_it_is_read_is_paused_and_read_again(
     fill_group(client, names, 4)
     exporter = exported(busy, names, 4, file)
     assert (exporter.paused, client.hget(names.meta("2"), "paused")) == (["2"], None)
-    # One commit in the first reading, one more while it was paused; the file has the state after both, once,
-    # and nothing is left of the longer one.
+    # One commit during the first read, one more while it was paused. The file has the state after both, once,
+    # and nothing of the first, longer attempt.
     assert (busy.commits, state_of_k(file)) == (2, [b"2"])
 
 
 def test_with_pause_all_an_output_of_a_running_batch_is_in_the_file_once(
     client: redis.Redis, names: Names, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch that was under way when all were paused: its hop goes to a partition that was written already."""
+    """A batch that was running when all partitions were paused sends a message to a partition that was already written."""
     fill_group(client, names, 4)
     client.lpush(names.queue("3"), message("cause", 0))
     sound, commits = Exporter._write_partition, [1]

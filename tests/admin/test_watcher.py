@@ -1,4 +1,4 @@
-"""Many who look at a group share one read."""
+"""Many viewers of a group share one read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.proxy import Proxy
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that moves only when the test moves it."""
 
     now = 1000.0
 
@@ -36,7 +36,7 @@ def test_reads_within_the_interval_return_the_same_overview(settings: Settings, 
 
 
 def test_a_change_during_a_slow_read_makes_the_next_look_read(proxy: Proxy, redis_url: str) -> None:
-    """Flower tells it in its event loop, which must not wait for Redis."""
+    """Flower calls it in its event loop, which must not block on Redis."""
     looks: SimpleQueue[None] = SimpleQueue()
 
     def clock() -> float:
@@ -92,9 +92,9 @@ def test_the_states_size_is_measured_sooner_while_keys_multiply(settings: Settin
 
     assert weight() == 0
     client.hset(names.states("0", "one"), mapping={str(number): "x" * 100 for number in range(10)})
-    assert weight() == 0, "it is seen that there are more"
+    assert weight() == 0, "the growth is noticed"
     weighed = weight()
     assert isinstance(weighed, int) and weighed > 1000
     client.hset(names.states("0", "one"), mapping={str(number): "x" * 100 for number in range(20)})
     weight()
-    assert weight() == weighed, "twice as many are not more than that"
+    assert weight() == weighed, "exactly twice as many is not enough"

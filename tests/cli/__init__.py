@@ -1,1 +1,1 @@
-"""`celery -A APP partitions …`, as an operator runs it."""
+"""The commands `celery -A APP partitions …`."""

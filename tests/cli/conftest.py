@@ -1,4 +1,4 @@
-"""The command group, run on an app of the test's own: `run("status", "--json")`."""
+"""Runs the commands on an app of the test: `run("status", "--json")`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def app(make_app: MakeApp, settings: Settings) -> Celery:
-    """An operator's app, on the empty database."""
+    """The tests' app, on an empty database."""
     return make_app(settings.redis_url, settings)
 
 
 @pytest.fixture
 def run(app: Celery) -> Run:
-    """Run a command; what it raises that is no exit code fails the test."""
+    """Run a command. Any exception but an exit code fails the test."""
 
     def run(*words: str, stdin: str | bytes | None = None, app: Celery = app) -> Result:
-        # What celery's own command line gives to its sub-commands.
+        # The context that the celery command passes to its sub-commands.
         context = SimpleNamespace(app=app)
         result = CliRunner().invoke(partitions, words, input=stdin, obj=context)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -50,7 +50,7 @@ def run(app: Celery) -> Run:
 
 @pytest.fixture
 def put_state(app: Celery, client: redis.Redis) -> Callable[[str, float], None]:
-    """Store a state of `update` where a worker would."""
+    """Store a state of `update` in the same place as a worker."""
     installation = installation_of(app)
     assert installation is not None
 

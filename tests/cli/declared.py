@@ -1,4 +1,4 @@
-"""What an operator's app declares."""
+"""The computations of the tests' app."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def update(price: Price, state: Last) -> None:
 
 @computation("tests.cli: note", key=lambda message: message["key"])
 def note(message: dict[str, Any]) -> None:
-    """Untyped, without state."""
+    """A computation without a type and without state."""

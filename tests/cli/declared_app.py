@@ -1,4 +1,4 @@
-"""What `tests.cli.declared` declares, as an app that a command line can name."""
+"""An app with the declarations of `tests.cli.declared`, for `-A`."""
 
 from __future__ import annotations
 

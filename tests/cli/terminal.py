@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, where it can ask."""
+"""Runs a command on a pseudo-terminal, where it can ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.worker import ROOT
 
 
 def answer(reply: str, *words: str, url: str, directory: Path, module: str = "tests.cli.declared_app") -> tuple[int, str]:
-    """Run `celery -A module partitions …`, reply to its first question; returns the exit code and what was on the screen."""
+    """Run `celery -A module partitions …` and answer its first question. Returns the exit code and the screen's text."""
     child, terminal = pty.fork()
     if child == 0:
         environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "TERM": "dumb"}

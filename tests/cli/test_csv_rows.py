@@ -1,4 +1,4 @@
-"""Messages out of rows of text: an empty cell of a field that may be null is null, and no other."""
+"""Messages from CSV rows: an empty cell is null only if its field may be null."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_partitions.model.messages import MessageCodec
 
 
 def message_of(annotation: Any, row: dict[str, str]) -> Any:
-    """As `partitions send` reads a row."""
+    """Read a row in the same way as `partitions send`."""
     return MessageCodec(annotation, "row").from_text(with_nulls(row, nullable_of(annotation)))
 
 
@@ -48,7 +48,7 @@ class ModelNoted(pydantic.BaseModel):
 
 
 class ModelAliased(pydantic.BaseModel):
-    """Each of two fields is spelled as the other is named."""
+    """Each of two fields has the other's name as its alias."""
 
     note: str = pydantic.Field(alias="price")
     price: float | None = pydantic.Field(0.5, validation_alias=pydantic.AliasChoices("note", "px"))

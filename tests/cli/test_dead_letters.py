@@ -15,7 +15,7 @@ Bury = Callable[..., str]
 
 @pytest.fixture
 def dead_letters(add_dead_letter: Bury) -> list[str]:
-    """Two of partition 1 and one of the ingress, with another reason."""
+    """Two dead letters of partition 1, and one of the ingress with another reason."""
     raw = b'{"a": 1} \xff'
     one = add_dead_letter("1", 0, raw=raw, task="update", message_id="id-1", key="AAPL")
     return [one, add_dead_letter("1", 1, raw=b"second"), add_dead_letter("ingress", 0, reason="not-json", raw=b"third")]
@@ -151,7 +151,7 @@ def test_naming_none_is_wrong_usage(run: Run, dead_letters: list[str], command: 
 def test_ids_with_another_choice_are_wrong_usage_and_nothing_is_done(
     run: Run, dead_letters: list[str], command: list[str], more: list[str]
 ) -> None:
-    """The other choice was left out of account: a dead letter of another reason was deleted."""
+    """Regression: the other option was ignored, and a dead letter with another reason was deleted."""
     result = run("dead-letters", *command, "1-0-0", *more)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "ids cannot be combined" in result.stderr

@@ -1,4 +1,4 @@
-"""`partitions doctor`: one line for each subject, and an exit code that scripts can use."""
+"""`partitions doctor`: one line per subject, and an exit code for scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands as Celery finds them: by the distribution's entry point."""
+"""Celery finds the commands by the distribution's entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators act while real workers hold the partitions: nothing is silently overwritten, and each key's order stays."""
+"""Operators act while real workers own the partitions: nothing is silently overwritten, and each key's order is kept."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
 _numbers = count()
-#: In the place of what was there before.
+#: Replaces the previous state.
 MENDED = 1000
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
-    """Two workers; retries are used up after one, and then wait long. A lease is renewed seldom: what is quick here was told."""
+    """Two workers, one retry, then a long wait. Leases are renewed rarely, so a quick reaction proves a notification."""
     env = {
         "PARTITIONS": 4,
         "PARTITIONS_LEASE_SECONDS": 60,
@@ -59,15 +59,15 @@ def becomes(live: LiveGroup, computation: Any, key: str, numbers: list[int]) -> 
     wait_until(lambda: live.numbers_of(computation, key) == numbers, PATIENCE_SECONDS, message=f"{key} is not {numbers}")
 
 
-def mend(live: LiveGroup, computation: Any, key: str, numbers: list[int]) -> None:
-    """As `state set` does it."""
+def repair(live: LiveGroup, computation: Any, key: str, numbers: list[int]) -> None:
+    """Set a state in the same way as `state set`."""
     editor, state = live.group.state_editor, Sequence()
     state.numbers = numbers
     wait_until(lambda: editor.set(editor.see(computation.computation, key), state, by="me") == "ok")
 
 
 def held(live: LiveGroup, key: str) -> ParkedKey:
-    """The key, once its retries are used up."""
+    """Wait until the key's retries are used up; returns the parked key."""
 
     def look() -> ParkedKey | None:
         found = live.group.parked_keys.get(key)
@@ -79,7 +79,7 @@ def held(live: LiveGroup, key: str) -> ParkedKey:
 def test_a_state_that_an_idle_worker_holds_is_replaced(live: LiveGroup, key: str) -> None:
     live.send(record, [Step(key, 1), Step(key, 2)])
     becomes(live, record, key, [1, 2])
-    mend(live, record, key, [MENDED])
+    repair(live, record, key, [MENDED])
     live.send(record, [Step(key, 3)])
     becomes(live, record, key, [MENDED, 3])
 
@@ -99,7 +99,7 @@ def test_in_the_middle_of_a_batch_its_commit_is_refused_and_its_messages_are_app
     number = MENDED + next(_numbers)
     live.send(witness, [Deed(key, number, seconds=1.0)])
     wait_until(lambda: any(line.endswith(f":{number}") for line in live.witnessed()), PATIENCE_SECONDS)
-    mend(live, witness, key, [MENDED])
+    repair(live, witness, key, [MENDED])
     assert live.numbers_of(witness, key) == [MENDED], "set while the computation ran"
     becomes(live, witness, key, [MENDED, number])
     assert sum(line.endswith(f":{number}") for line in live.witnessed()) == 2, "it ran on the old state too"
@@ -108,10 +108,10 @@ def test_in_the_middle_of_a_batch_its_commit_is_refused_and_its_messages_are_app
 def test_a_held_key_is_repaired_and_retried_in_place(live: LiveGroup, key: str) -> None:
     live.send(fail, [Attempt(key, 1), Attempt(key, 2, fail=True), Attempt(key, 3)])
     assert held(live, key).waiting == 2
-    # Nothing is mended yet: it fails again, and waits in its place.
+    # Nothing is fixed yet: it fails again and waits in place.
     assert live.group.parked_keys.retry(key, by="me") == "ok"
     assert (live.numbers_of(fail, key), held(live, key).waiting) == ([1], 2)
-    # What a new release of the computation would do, here by another message in the same place.
+    # Stands for a new release of the computation: another message in the same position.
     mailbox: Any = live.names.mailbox(partition_of_queue(key), key)
     message = json.loads(live.client.lindex(mailbox, -1))  # type: ignore[arg-type]
     mended = base64.b64decode(message["body"]).replace(b"true", b"false")
@@ -150,12 +150,12 @@ def test_a_policy_applies_immediately(live: LiveGroup, key: str) -> None:
         wait_until(lambda: sent_and_given_up(live, key), PATIENCE_SECONDS, every=0.1)
     finally:
         live.group.policies.reset("fail", by="me")
-    # That comes a moment later too, and the next test counts on it.
+    # The reset also arrives a moment later, and the next test depends on it.
     wait_until(lambda: not sent_and_given_up(live, key), PATIENCE_SECONDS, every=0.1)
 
 
 def sent_and_given_up(live: LiveGroup, key: str) -> bool:
-    """Send a message that fails; whether the first try was the last. (A change is told, and may come a moment later.)"""
+    """Send a message that fails; returns whether the first attempt was the last. (A notified change may arrive a moment later.)"""
     message = live.send_task("fail", {"key": f"{key}-{next(_numbers)}", "number": 1, "fail": True})
     dead_letter = live.dead_letter_of(message)
     return (dead_letter.attempts, dead_letter.in_place) == (1, False)
@@ -166,7 +166,7 @@ def test_a_paused_partition_stops_and_resumes_where_it_was(live: LiveGroup, key:
     live.send(record, [Step(key, 0)])
     becomes(live, record, key, [0])
     assert pause(live.client, live.names, [partition], by="me") == [partition]
-    # Told, not polled: the messages before the worker has heard of it may still be taken.
+    # The worker is notified; until then it may still take messages.
     number = settled(live, key)
     live.send(record, [Step(key, one) for one in range(number, number + 5)])
     other = next(f"{key}-{one}" for one in count() if partition_of_queue(f"{key}-{one}") != partition)
@@ -178,7 +178,7 @@ def test_a_paused_partition_stops_and_resumes_where_it_was(live: LiveGroup, key:
 
 
 def settled(live: LiveGroup, key: str) -> int:
-    """Send until a message stays in the queue; returns the next number. It and the ones before are 0, 1, 2, …"""
+    """Send 0, 1, 2, … until a message stays in the queue; returns the next number."""
     for number in count(1):
         live.send(record, [Step(key, number)])
         try:
@@ -201,7 +201,7 @@ def test_a_drained_worker_gives_up_its_partitions_and_takes_them_again(live: Liv
 
 
 def test_an_export_while_a_worker_is_busy_is_consistent(live: LiveGroup, key: str, tmp_path: Path) -> None:
-    """In each partition: what a state has applied, and what is queued, are together just what was sent, in order."""
+    """In each partition, the numbers applied to a state and the queued ones together are exactly those sent, in order."""
     keys = [f"{key}-{number}" for number in range(8)]
     sent = 4000
     pause(live.client, live.names, ["0", "1", "2", "3"], by="me")

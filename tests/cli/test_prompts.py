@@ -1,4 +1,4 @@
-"""On a terminal the commands ask; elsewhere they refuse without --yes, whatever stands on standard input."""
+"""On a terminal the commands ask. Without a terminal they refuse without --yes, whatever standard input has."""
 
 from __future__ import annotations
 

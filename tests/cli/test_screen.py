@@ -1,4 +1,4 @@
-"""How `partitions top` draws a group, at any width."""
+"""The screen of `partitions top`, at any width."""
 
 from __future__ import annotations
 

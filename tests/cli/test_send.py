@@ -1,4 +1,4 @@
-"""`partitions send NAME FILE`: rows of CSV or JSON lines, as messages; a bad row names its line."""
+"""`partitions send NAME FILE` sends rows of CSV or JSON lines as messages. An error names the line of a bad row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.producer.conftest import MakeApp
 
 
 def sent(client: redis.Redis) -> list[dict[str, Any]]:
-    """The messages of all queues, by symbol or key, those of one in their order."""
+    """The messages of all queues by symbol or key, in order."""
     found = []
     for number in range(4):
         for raw in client.lrange(f"partition.{number}", 0, -1)[::-1]:  # type: ignore[index]

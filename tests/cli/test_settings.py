@@ -1,4 +1,4 @@
-"""`partitions settings` and the settings table: made from the declarations, complete, and without secrets."""
+"""`partitions settings` and the settings table: complete, and without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A series as a line of bars."""
+"""Sparklines: a series as a line of bars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files, standard streams and words from the shell that are no good: said as what they are, and never blamed on Redis."""
+"""Errors of files, standard streams and arguments are reported as such, never as Redis errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RunAlone = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run_alone(redis_url: str) -> RunAlone:
-    """Run a command in a process of its own, `shell` before it: `<&-` closes its standard input."""
+    """Run a command in a process of its own. `shell` is added to its command line: `<&-` closes standard input."""
 
     def run_alone(*words: str, shell: str = "", stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
         celery = [sys.executable, "-m", "celery", "-A", "tests.cli.declared_app", "partitions", *words]
@@ -108,7 +108,7 @@ def test_an_unreachable_server_is_reported_as_redis(run: Run, make_app: MakeApp)
     ],
 )
 def test_arguments_that_are_not_utf8_are_wrong_usage(run: Run, command: list[str]) -> None:
-    """As Python gives what the shell was given as the byte ff."""
+    """Python passes the byte ff on the command line as the surrogate \\udcff."""
     result = run(*command)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "not valid UTF-8" in result.stderr

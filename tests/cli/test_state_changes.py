@@ -58,7 +58,7 @@ def test_merging_keeps_missing_fields(run: Run, put_state: PutState) -> None:
 def test_merging_with_a_state_that_can_not_be_read_is_refused_and_nothing_written(
     run: Run, client: redis.Redis
 ) -> None:
-    """Its fields were made their first values, in silence."""
+    """Regression: missing fields were silently reset to their defaults."""
     name = f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}"
     client.hset(name, "AAPL", b"\x09nonsense")
     result = run("state", "set", update.name, "AAPL", "{}", "--merge", "--yes")

@@ -79,7 +79,7 @@ def test_no_keys_are_no_lines(run: Run) -> None:
 
 
 def test_a_state_that_can_not_be_written_is_shown_and_deleted(run: Run, put_state: PutState) -> None:
-    """Python writes no int of more than 4300 digits."""
+    """Python does not convert an int of more than 4300 digits to text."""
     put_state("AAPL", 10**5000)
     assert run("state", update.name, "AAPL").stdout.splitlines()[1:] == ["  price = (an int of 16,610 bits)"]
     result = run("state", "delete", update.name, "AAPL", "--yes", "--json")

@@ -1,4 +1,4 @@
-"""`partitions status`: one object for each partition and for the ingress."""
+"""`partitions status`: one row for each partition and for the ingress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stored`: what can be seen of a state by a process that may not, or can't, unpickle it."""
+"""`partitions stored`: facts about a state for a process that cannot unpickle it."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_on_a_terminal_it_is_live_and_ends_with_ctrl_c(redis_url: str, client: r
         client.lpush("partition.1", *map(str, range(77)))
         read_until("waiting 77")
         process.send_signal(signal.SIGINT)
-        read_until(re.escape("\x1b[?1049l"))  # the screen as it was before
+        read_until(re.escape("\x1b[?1049l"))  # the screen is restored
         assert process.wait() == 0
     os.close(ours)
     assert "Traceback" not in screen

@@ -20,13 +20,13 @@ PutState = Callable[[str, float], None]
 
 @pytest.fixture
 def file(tmp_path: Path, put_state: PutState, client: redis.Redis, run: Run) -> str:
-    """An export with the states of `a` and `b`, and a message of each."""
+    """An export with a state and a message of each of the keys `a` and `b`."""
     client.hset("{partition}:group", f"computation:{update.name}", 1)
     for number, key in enumerate("ab"):
         put_state(key, number)
     assert run("send", update.name, "-", stdin='{"symbol": "a", "price": 5}\n{"symbol": "b", "price": 6}').exit_code == 0
     path = str(tmp_path / "all.jsonl")
-    # Each partition has a record of its facts; two states, two messages.
+    # One record of meta per partition, two states, two messages.
     assert json.loads(run("export", path, "--json").stdout) == {"records": 9, "paused": []}
     return path
 

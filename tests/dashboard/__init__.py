@@ -1,1 +1,1 @@
-"""Flower's partition pages: each URL by its rules, and the pages in a real browser."""
+"""The dashboard: the rules of each URL, and the pages in a real browser."""

@@ -1,6 +1,6 @@
-"""`python -m tests.dashboard`: take the README's screenshots, of a small group in work, into `tests/dashboard/screenshots/`.
+"""`python -m tests.dashboard`: take the README's screenshots of a small working group into `tests/dashboard/screenshots/`.
 
-The sleeps here are the work that is shown, not a wait of a test's.
+The sleeps here make the traffic that is shown; no test waits with them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.flower import FlowerProcess
 from tests.support.server import RedisServer
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-#: So long that the charts have something to show.
+#: Long enough for the charts to show something.
 FLOW_SECONDS = 100
 CUSTOMERS = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 SIZE = {"width": 1280, "height": 860}
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def flow(live: LiveGroup) -> None:
-    """Payments that come in waves, some trouble among them."""
+    """Send payments in waves, with some trouble among them."""
     choose, until = random.Random(5), time.monotonic() + FLOW_SECONDS
     make_dead_letters(live, "bob", "carol", "mallory")
     hold(live, "erin")

@@ -1,4 +1,4 @@
-"""One group, one Flower and one browser for the whole folder; each test has keys, and a browser context, of its own."""
+"""One group, one Flower and one browser for the whole folder; each test has its own keys and browser context."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
 
 @pytest.fixture(scope="package")
 def flower(live: LiveGroup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowerProcess]:
-    """Flower before that group, with a login, while its workers hold everything."""
+    """Flower for that group, with a login, while its workers own all partitions."""
     env = {**live.env, "FLOWER_BASIC_AUTH": LOGIN}
     with FlowerProcess(accounts.__name__, directory=tmp_path_factory.mktemp("flower"), env=env) as flower:
         for worker in live.workers:
@@ -51,7 +51,7 @@ def flower(live: LiveGroup, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """One browser. Only a machine without one skips; `.ci/run` fails there."""
+    """One browser. Tests are skipped on a machine without one; `.ci/run` fails there."""
     path = chromium_path()
     if path is None:
         pytest.skip("no Chromium is installed (on Debian: apt-get install --no-install-recommends chromium)")
@@ -61,14 +61,14 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def resumed(live: LiveGroup) -> Iterator[None]:
-    """For a test that pauses: nothing is paused after it, however it ends."""
+    """For a test that pauses: afterwards nothing is paused, even if it fails."""
     yield
     resume(live.client, live.names, [str(partition) for partition in range(PARTITIONS)], by="a test")
 
 
 @pytest.fixture
 def visit(request: pytest.FixtureRequest, chromium: Browser, flower: FlowerProcess) -> Iterator[Visiting]:
-    """Look at Flower in a context of the test's own: `visit(size=PHONE)`. What a page complains of fails the test."""
+    """Open Flower in a new browser context: `visit(size=PHONE)`. An error on a page fails the test."""
     visits: list[Visit] = []
 
     def start(of: FlowerProcess = flower, login: str | None = LOGIN, **options: object) -> Visit:

@@ -1,4 +1,4 @@
-"""What the app behind the pages declares."""
+"""The computations of the app behind the pages."""
 
 from __future__ import annotations
 

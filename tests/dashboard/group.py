@@ -1,4 +1,4 @@
-"""A group without workers, filled by hand as workers would fill it."""
+"""A group without workers, filled by hand in the way workers do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.dashboard.declared import Account, pay
 
 
 class Filled:
-    """`client` reaches the database of `app`'s group."""
+    """`client` is connected to the database of `app`'s group."""
 
     def __init__(self, app: Celery, client: redis.Redis) -> None:
         installation = installation_of(app)
@@ -38,7 +38,7 @@ class Filled:
         self.client.hset(self.names.states(self.partition(key), name), key_bytes(key), data)  # type: ignore[arg-type]
 
     def park(self, key: str, error: str = "ValueError: no", *, since: float = 5.0) -> None:
-        """A key held behind a message that failed."""
+        """Hold a key behind a failed message."""
         fact = ParkedKeyRecord(due=None, attempt=2, error=error, trace="the trace", message_id="m", task=pay.name, since=since)
         self.client.execute_command(*park(self.names, self.partition(key), key, fact))
         self.client.lpush(self.names.mailbox(self.partition(key), key), b'{"headers": {"task": "t", "id": "m"}}')  # type: ignore[arg-type]
@@ -51,5 +51,5 @@ class Filled:
         return f"{partition}-{number}-0"
 
     def who(self) -> list[tuple[str, str]]:
-        """What the audit says, newest first."""
+        """The audit's records, newest first."""
         return [(record.who, record.what) for record in self.group.audit.last(10)]

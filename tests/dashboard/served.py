@@ -1,4 +1,4 @@
-"""Flower's application with our pages, in this process: a loop in a thread, a port, and no events or inspections of workers."""
+"""Flower's application with our pages, in this process: a loop in a thread, without events or inspections of workers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class Served:
-    """`options` are Flower's; `login` goes with each request unless that says another (None: none)."""
+    """`options` are Flower's. `login` is sent with each request that has no login of its own (None: no login)."""
 
     def __init__(self, app: Celery, *, login: str | None = LOGIN, **options: Any) -> None:
         add_to_flower()

@@ -1,4 +1,4 @@
-"""Fixtures of the server-side tests: an app, its group filled by hand, and Flower before it."""
+"""Fixtures of the server-side tests: an app, its group filled by hand, and Flower."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIGNING_KEY = b"a key of the tests, long enough"
 
 @pytest.fixture
 def shop(make_app: MakeApp, redis_url: str) -> Celery:
-    """An operator's app, with signed states."""
+    """The tests' app, with signed states."""
     return make_app(redis_url, Settings(redis_url=redis_url, state_signing_keys=(SIGNING_KEY,)))
 
 
@@ -29,7 +29,7 @@ def filled(shop: Celery, client: redis.Redis) -> Filled:
 
 @pytest.fixture
 def served(shop: Celery) -> Iterator[Served]:
-    """Flower before it, with a login."""
+    """Flower for that app, with a login."""
     with Served(shop) as served:
         yield served
 

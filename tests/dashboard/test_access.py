@@ -1,4 +1,4 @@
-"""Every URL of ours keeps Flower's rules: login, read-only mode, prefix, no page of another site."""
+"""Every URL of ours follows Flower's rules: login, read-only mode, prefix, no cross-site requests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_without_the_login_nothing_is_shown_and_nothing_done(app: Celery) -> Non
 
 
 def test_a_browser_is_asked_for_the_login_by_the_api_too(app: Celery) -> None:
-    """It keeps the login by folder: a page in another one would not send it to the API unasked."""
+    """A browser remembers the login per folder: it does not send it unasked to a URL in another folder."""
     with Served(app, login=None) as served:
         assert served.post("/api/partitions/0/pause").headers["WWW-Authenticate"] == 'Basic realm="flower"'
 

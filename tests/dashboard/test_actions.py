@@ -1,4 +1,4 @@
-"""What is done from a page: as from the command line, audited under the Flower user's name, and never on a stale look."""
+"""Actions of the pages: as those of the commands, audited under the Flower user's name, refused on stale data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_pause_and_resume(served: Served, filled: Filled) -> None:
     assert served.post("/api/partitions/2/pause").json["changed"] is False
     assert served.ask("/api/partitions").json["partitions"][2]["paused"] is True
     assert served.post("/api/partitions/2/resume").json["changed"] is True
-    assert served.ask("/api/partitions").json["partitions"][2]["paused"] is False, "what is looked at next is new"
+    assert served.ask("/api/partitions").json["partitions"][2]["paused"] is False, "the next read shows the change"
     assert filled.who()[-1] == ("me", "pause")
 
 
@@ -45,7 +45,7 @@ def test_a_state_is_previewed_and_then_set(served: Served, filled: Filled) -> No
     assert (look["old"], look["new"]) == ({"balance": 3, "notes": ["x"]}, {"balance": 9, "notes": []})
     merged = served.post("/api/partitions/key/state", {**body, "merge": True, "preview": True}).json
     assert merged["new"] == {"balance": 9, "notes": ["x"]}
-    assert served.post("/api/partitions/key/state", body).status == 400, "what was looked at is to be said"
+    assert served.post("/api/partitions/key/state", body).status == 400, "the digest of the previewed state is required"
     assert (
         served.post("/api/partitions/key/state", {**body, "digest": look["digest"], "state": '{"balance": 9}'}).status
         == 200
@@ -83,7 +83,7 @@ def test_merging_with_a_state_that_can_not_be_read_is_refused(served: Served, fi
 
 
 def test_a_state_that_json_cannot_write_is_shown_and_deleted(served: Served, filled: Filled) -> None:
-    """Python writes no int of more than 4300 digits."""
+    """Python does not convert an int of more than 4300 digits to text."""
     filled.state("a", balance=10**5000)
     shown = {"balance": "(an int of 16,610 bits)", "notes": []}
     assert served.ask("/api/partitions/keys/a").json["states"][0]["state"] == shown

@@ -1,4 +1,4 @@
-"""The pages' content as JSON."""
+"""The JSON API."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_partition_that_is_not_there(served: Served) -> None:
 
 @pytest.mark.parametrize("partition", ["abc", "4", "007", "%C2%B2", "9" * 5000])
 def test_dead_letters_of_a_partition_that_is_not_there(served: Served, partition: str) -> None:
-    """The query says it, not the address, which has digits only."""
+    """The partition is in the query; the path takes only digits."""
     answer = served.ask(f"/api/partitions/dead-letters?partition={partition}")
     assert answer.status == 404 and "expected 0 to 3" in answer.json["error"]
     assert served.ask(f"/partitions/dead-letters?partition={partition}").status == 404

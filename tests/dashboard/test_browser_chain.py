@@ -1,4 +1,4 @@
-"""The way of a message through a pipeline's hops, on Flower's own task pages."""
+"""A message's way through a pipeline, on Flower's own task pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.flower import FlowerProcess
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
-#: Longer than it takes Flower to hear of its workers on a busy machine.
+#: Longer than Flower needs to see its workers, on a busy machine.
 PATIENCE_SECONDS = 60.0
 
 
@@ -41,7 +41,7 @@ def test_a_message_links_to_its_outputs_and_back_to_its_root(
     sent: list[str] = []
 
     def known() -> str | None:
-        """A message that Flower knows with all its hops; it hears nothing from before it listened."""
+        """A message that Flower knows with all its hops. Flower misses events sent before it listened."""
         sent.append(f"line-{len(sent)}")
         words.app.send_task("lines", args=["to be or"], queue="partition", task_id=sent[-1])
         return next((root for root in sent if all(is_known(one) for one in (root, *hops_of(root)))), None)

@@ -1,4 +1,4 @@
-"""The dead letters and the page of a partition, in a browser: grouped, searched, retried and discarded by one, by group, and all."""
+"""The dead-letter page and the partition page in a browser: groups, search; retry and discard one, a group or all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def search(page: Page, text: str) -> None:
 
 
 def look_again(page: Page) -> None:
-    """As the page does by itself every few seconds."""
+    """Refresh the page, as it does itself every few seconds."""
     page.evaluate("window.partitions.refresh()")
 
 
@@ -55,7 +55,7 @@ def test_by_id_and_by_the_error_s_text(visit: Visiting, live: LiveGroup, key: st
 
 
 def test_a_group_is_retried_and_no_other(visit: Visiting, live: LiveGroup, key: str) -> None:
-    """A group: what failed in the same place of the same computation."""
+    """A group: failures in the same place of the same computation."""
     ours, theirs = [f"{key}-a", f"{key}-b", f"{key}-c"], f"{key}-d"
     make_dead_letters(live, *ours)
     hold(live, theirs)

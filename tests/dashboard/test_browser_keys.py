@@ -1,4 +1,4 @@
-"""The page of a key, in a browser: found, its state as a tree, edited, forgotten; its parked message retried, skipped, discarded."""
+"""The key page in a browser: find a key, show, edit and delete its state; retry, skip or discard its parked message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def page_of(key: str) -> str:
 
 
 def paid(live: LiveGroup, key: str, *notes: str) -> None:
-    """A key whose balance is 10 a note."""
+    """Give a key a balance of 10 per note."""
     live.send(pay, [Payment(key, 10, note) for note in notes])
     wait_balance(live, pay, key, 10 * len(notes))
 
@@ -66,7 +66,7 @@ def test_a_state_is_edited_reviewed_and_audited(visit: Visiting, live: LiveGroup
     page.get_by_role("button", name="Review").click()
     expect(page.locator("#edit-old")).to_contain_text('"balance": 10,')
     expect(page.locator("#edit-new")).to_contain_text('"balance": 5000,')
-    assert balance(live, pay, key) == 10, "it was set before it was agreed to"
+    assert balance(live, pay, key) == 10, "it was set without a confirmation"
     page.get_by_role("button", name="Set state").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.get_by_role("region", name="State in pay")).to_contain_text("5000")
@@ -121,7 +121,7 @@ def test_a_state_is_deleted(visit: Visiting, live: LiveGroup, key: str) -> None:
     page.get_by_role("button", name="Delete the state in pay").click()
     expect(page.get_by_role("dialog")).to_contain_text(key)
     page.get_by_role("button", name="Cancel").click()
-    assert balance(live, pay, key) == 10, "it was forgotten though it was not agreed to"
+    assert balance(live, pay, key) == 10, "it was deleted without a confirmation"
     page.get_by_role("button", name="Delete the state in pay").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.locator("#no-state")).to_be_visible()
@@ -134,7 +134,7 @@ def test_a_state_is_deleted(visit: Visiting, live: LiveGroup, key: str) -> None:
 def test_a_parked_message(
     visit: Visiting, live: LiveGroup, key: str, action: str, yes: str | None, left: int, dead_letters: int
 ) -> None:
-    """Retried, it is applied in its place; skipped, it is a dead letter; discarded, it is gone. The key goes on."""
+    """Retried: applied in place. Skipped: a dead letter. Discarded: gone. The key continues."""
     hold(live, key)
     page = visit().open(page_of(key))
     parked = page.get_by_role("region", name="Parked messages")

@@ -1,4 +1,4 @@
-"""The page of all partitions, in a browser: it moves by itself, and an operator pauses and resumes on it."""
+"""The page of all partitions in a browser: it updates itself, and an operator pauses and resumes on it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_pause_and_resume(visit: Visiting, live: LiveGroup, key: str) -> None:
 
 
 def agree(page: Page) -> None:
-    """Say yes, where the page asks."""
+    """Confirm, if the page asks."""
     yes = page.locator("dialog[open] #confirm-yes")
     if yes.count():
         yes.click()

@@ -1,4 +1,4 @@
-"""Every page, in a browser: text is text, whatever is in it; it fits a phone and a desk, in light and dark; and the keyboard suffices."""
+"""Every page in a browser: text stays text; it fits a phone and a desktop, light and dark; the keyboard suffices."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, pay
 from tests.support.browser import DESK, PHONE, left_out_of_the_keyboard, wider_than_the_window
 
-#: Each of them would be seen in `window.hacked`, as markup or out of an attribute.
+#: If any of it were interpreted as markup or script, it would set `window.hacked`.
 HOSTILE = """<img src=x onerror="window.hacked=1">"'></script><script>window.hacked=2</script>{{ 7*7 }}\u202e"""
-#: A key that is one long word: nothing to break it at.
+#: A key that is one long word, without a place to wrap.
 LONG = "account-" + "x" * 120
 
 PAGES = ["overview", "partition", "key", "held", "dead_letters", "find"]
@@ -25,7 +25,7 @@ PAGES = ["overview", "partition", "key", "held", "dead_letters", "find"]
 
 @pytest.fixture(scope="module")
 def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
-    """The pages by name, with something to be seen on each of them: hostile, long, held and dead."""
+    """The pages by name, each with content: hostile and long text, held keys, dead letters."""
     live.send(pay, [Payment(HOSTILE, 10, HOSTILE), Payment(LONG, 10, "x" * 300)])
     live.send(pay, [Payment(f"account {number}", number) for number in range(300)])
     make_dead_letters(live, HOSTILE, LONG, *(f"account {number}" for number in range(5)), text=HOSTILE, note=HOSTILE)
@@ -42,7 +42,7 @@ def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
 
 
 def settle(page: Page) -> None:
-    """Until the live rows are there, and all that is folded is open."""
+    """Wait for the live rows, and open all folds."""
     if page.locator("#overview").count():
         expect(page.locator("#live-status")).to_have_text("Live")
         expect(page.locator("#partitions-table tbody tr")).to_have_count(5)
@@ -51,7 +51,7 @@ def settle(page: Page) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> None:
-    """At a desk and on a phone: hostile text is shown as text, nothing makes the page scroll sideways, Tab reaches every control."""
+    """On a desktop and a phone: hostile text is shown as text, nothing makes the page scroll sideways, Tab reaches every control."""
     for size_name, size in (("desk", DESK), ("phone", PHONE)):
         one = visit(size=size)
         page = one.open(shown[name])
@@ -124,12 +124,12 @@ def test_flower_s_own_pages_stay_whole(visit: Visiting, path: str) -> None:
 
 
 def cut_off(page: Page, table: str) -> bool:
-    """Whether a table is wider than its box, so that it has to be scrolled."""
+    """Whether a table is wider than its box and must be scrolled."""
     found: bool = page.locator(table).evaluate("(one) => one.scrollWidth > one.parentElement.clientWidth")
     return found
 
 
 def too_faint(page: Page) -> list[str]:
-    """Text whose contrast to what is behind it is below 3 : 1 (large text's least in WCAG; less is hardly read at all)."""
+    """Text with a contrast below 3 : 1, the minimum of WCAG for large text."""
     found: list[str] = page.evaluate(Path(__file__).with_name("contrast.js").read_text())
     return found

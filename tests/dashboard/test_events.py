@@ -1,4 +1,4 @@
-"""The live overview: one sampler for all who listen, which begins with the first look."""
+"""The live overview: one sampler for all listeners, which starts with the first page view."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["filled", "make_app", "served", "shop"]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample each tenth of a second."""
+    """Sample every tenth of a second."""
     monkeypatch.setattr(live_module, "MIN_SECONDS", 0.1)
 
 
 def events(served: Served, path: str = "/partitions/events") -> Iterator[tuple[str, Any]]:
-    """The events of a stream, until the caller has enough."""
+    """The events of a stream, until the caller stops."""
     request = urllib.request.Request(served.base + path)
     request.add_header("Authorization", "Basic " + base64.b64encode(LOGIN.encode()).decode())
     with urllib.request.urlopen(request, timeout=10) as reply:
@@ -53,7 +53,7 @@ def sampler(served: Served) -> Live | None:
 def test_the_first_event_has_the_history_and_the_next_ones_the_rows(
     served: Served, filled: Filled, quick: None
 ) -> None:
-    assert sampler(served) is None, "nobody looks yet"
+    assert sampler(served) is None, "no page is open yet"
     served.ask("/api/partitions")
     stream = events(served, "/api/partitions/events")
     kinds = [next(stream) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""What pages are made of, without a server: trees of states, addresses, Flower's navigation and remembered tasks."""
+"""Parts of the pages, without a server: trees of states, addresses, Flower's navigation, recent tasks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_key_in_an_address_and_in_an_action() -> None:
 
 @pytest.mark.parametrize("key", ["AAPL", 'a "quoted" \\ key', "a:b (c) OR d", "ü"])
 def test_the_address_of_flowers_task_list_searches_for_the_key(key: str) -> None:
-    """As its script makes the search of it: `name:` and what the address says."""
+    """Flower's script searches for `name:` and the text in the address."""
     [words] = parse_qs(tasks_query("update stock", key)[1:])["name"]
     name, arguments = parse_query("name:" + words).children
     assert (name.field, name.value, arguments.field, arguments.value) == ("name", "update stock", "args", f"key={key} ")
@@ -88,7 +88,7 @@ def test_the_tasks_of_a_key_newest_first() -> None:
 
 
 def test_the_tasks_of_a_key_that_is_not_utf_8() -> None:
-    """Found by how workers' events spell it: `tests/worker/test_events.py`."""
+    """Found by its form in workers' events: `tests/worker/test_events.py`."""
     key = "caf\udce9"
     partition = partition_of(key, 4)
     fields = {"name": "t", "state": "SUCCESS", "timestamp": 1, "runtime": 0.1, "worker": None, "exception": None}

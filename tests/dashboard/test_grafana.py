@@ -1,4 +1,4 @@
-"""The dashboard that is shipped: what Grafana wants to import, and only numbers that we export, as what they are."""
+"""The Grafana dashboard in config: importable, and it uses only metrics that we export, each by its type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUERIES = [variable["definition"] for variable in DASHBOARD["templating"]["list"
 
 
 def exported() -> dict[str, str]:
-    """Every sample's name, and the type of its metric."""
+    """The name of every sample, and its metric's type."""
     found = {}
     for family in families("partition", Overview(0.0, ()), {}):
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])

@@ -1,4 +1,4 @@
-"""Dead letters of up to a megabyte each, looked at and acted on by a Flower that has less memory than they take."""
+"""Dead letters of up to a megabyte each: Flower shows them and acts on them with less memory than they take together."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.dashboard.serving import filled, make_app, served, shop
 __all__ = ["filled", "make_app", "served", "shop"]
 
 DEAD_LETTERS = 80
-#: In base64 75 MB of all.
+#: 75 MB of all in base64.
 RAW = b"x" * 700_000
-#: Some pages of a few megabytes, and what is made of one dead letter to search in it.
+#: Some pages of a few megabytes, and the text of one dead letter for the search.
 MAX_BYTES = 40_000_000
 
 
@@ -32,7 +32,7 @@ def large(filled: Filled) -> Filled:
 
 @pytest.fixture
 def peak_of() -> Iterator[Callable[[Callable[[], object]], int]]:
-    """The most bytes that a call has had at a time."""
+    """The peak memory of a call, in bytes."""
 
     def measure(act: Callable[[], object]) -> int:
         tracemalloc.reset_peak()

@@ -1,4 +1,4 @@
-"""The partitions' numbers among Flower's own, while workers work."""
+"""The partitions' metrics among Flower's own, while workers run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.flower import FlowerProcess
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
-#: Longer than the second that an answer is kept, the one that a read is waited for, and a busy machine's doing it.
+#: Longer than the second that a result is reused, the second of waiting for a read, and a busy machine's delay.
 ANSWER_SECONDS = 10.0
 
 
@@ -39,7 +39,7 @@ def flower(live: LiveGroup, tmp_path: Path) -> Iterator[FlowerProcess]:
 
 
 def sums(flower: FlowerProcess) -> dict[str, float]:
-    """Of each sample the sum over all labels."""
+    """Each sample's sum over all labels."""
     status, text = flower.get("/metrics")
     assert status == 200, flower.log()
     found: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The pages as HTML: Flower's frame, everything escaped, and what they say when Redis is away."""
+"""The pages' HTML: Flower's layout, everything escaped, and the error if Redis is not reachable."""
 
 from __future__ import annotations
 

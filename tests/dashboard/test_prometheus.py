@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes Flower, and every expression of the Grafana dashboard has an answer there."""
+"""A real Prometheus scrapes Flower, and every expression of the Grafana dashboard returns a result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.flower import FlowerProcess
 from tests.support.server import free_port
 from tests.support.wait import wait_until
 
-#: Longer than Prometheus' start, and several scrapes a second apart, on a busy machine.
+#: Longer than Prometheus needs to start and to scrape several times, on a busy machine.
 PATIENCE_SECONDS = 40.0
 #: What Grafana puts in place of its variables.
 WINDOW = "10s"
@@ -49,7 +49,7 @@ class Prometheus:
             )
 
     def ask(self, path: str, **query: str) -> Any:
-        """The data of an answer of its API; None while it does not answer."""
+        """The data of an API answer; None if it does not answer yet."""
         address = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         try:
             with urllib.request.urlopen(address, timeout=10) as reply:
@@ -92,7 +92,7 @@ def test_every_panel_shows_something(prometheus: Prometheus, live: LiveGroup) ->
     for title, text in EXPRESSIONS:
         expression = text.replace("$__rate_interval", WINDOW).replace("$group", ".*")
         found = prometheus.values(expression)
-        # Nothing waits: then no message is the oldest.
+        # With no waiting messages there is no oldest one.
         assert found or "oldest_message_age" in text, f"{title}: {expression}"
     for query in QUERIES:
         assert query == "label_values(celery_partitions_up, group)"

@@ -1,4 +1,4 @@
-"""What protects Flower's pages from pages of other sites: known hosts where there is no login, no frames, a strict policy."""
+"""Protection of Flower's pages from other sites: known hosts if there is no login, no frames, a strict policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.producer.conftest import MakeApp, make_app
 
 __all__ = ["make_app"]
 
-#: Flower's own, ours, and what both load.
+#: Flower's pages, ours, and their resources.
 ALL = ["/", "/workers", "/tasks", "/broker", "/metrics", "/api/task/types", "/partitions/overview", "/nothing", *PAGES, *READS]
 STATIC = "/partitions/static/common.js"
 
@@ -50,7 +50,7 @@ def test_without_a_login_another_sites_name_is_refused_everywhere(app: Celery) -
             assert "PARTITIONS_DASHBOARD_HOSTS" in answer.text and answer.headers["Content-Type"].startswith("text/plain")
         for path in ("/api/worker/shutdown/x", "/api/partitions/0/pause"):
             assert served.post(path, Host="evil.example").status == 403, path
-        assert served.ask("/healthcheck", Host="evil.example").status == 200  # it tells nothing
+        assert served.ask("/healthcheck", Host="evil.example").status == 200  # it reveals nothing
         for path in PAGES:
             assert served.ask(path, Host="localhost:5555").status == 200, path
 

@@ -1,4 +1,4 @@
-"""Each URL that we add to Flower, taken from its own list: nothing without the login, nothing changed by GET or from another site,
+"""Each URL that we add to Flower, from Flower's own list: nothing without the login, no change by GET or from another site,
 no action in read-only mode, and all of it under `url_prefix`.
 """
 
@@ -20,7 +20,7 @@ from tests.support.applications import accounts
 from tests.support.flower import FlowerProcess
 from tests.support.worker import ROOT
 
-#: Prints what our configuration adds to Flower's URLs: pattern, whether it is of static files, and its methods.
+#: Prints the URLs that our configuration adds to Flower: pattern, whether it serves static files, and its methods.
 LIST_OURS = """
 import json, runpy
 from tornado import web
@@ -29,7 +29,7 @@ from flower import options, urls
 def pattern_of(handler):
     return handler.regex.pattern if isinstance(handler, web.URLSpec) else handler[0]
 
-stock = {pattern_of(handler) for handler in urls.handlers} - {"/metrics"}  # whose page is ours
+stock = {pattern_of(handler) for handler in urls.handlers} - {"/metrics"}  # we replace its page
 runpy.run_path("config/flowerconfig.py")
 ours = []
 for handler in urls.handlers:
@@ -62,7 +62,7 @@ class Address:
 
 
 def paths(pattern: str) -> Iterator[str]:
-    """Of a URL's pattern: each of the words it gives to choose from, and "0" for whatever else is asked for."""
+    """Sample URLs of a pattern: each alternative that it lists, and "0" for any other group."""
     found = re.search(r"\(([^()]*)\)", pattern)
     if found is None:
         yield pattern.rstrip("$")
@@ -84,7 +84,7 @@ def ours() -> list[Address]:
 
 @pytest.fixture(scope="module")
 def guarded(ours: list[Address]) -> list[Address]:
-    """All but the static files and /metrics, which are open as Flower's own are."""
+    """All but the static files and /metrics, which need no login, as in stock Flower."""
     return [one for one in ours if not one.static and one.path != "/metrics"]
 
 
@@ -98,14 +98,14 @@ def inner(live: LiveGroup, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def open_flower(live: LiveGroup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowerProcess]:
-    """No login, and its API opened to all who reach it."""
+    """No login, and an unauthenticated API."""
     env = {**live.env, "FLOWER_UNAUTHENTICATED_API": "true"}
     with FlowerProcess(accounts.__name__, directory=tmp_path_factory.mktemp("open"), env=env) as flower:
         yield flower
 
 
 def test_a_page_or_an_action_never_both(ours: list[Address]) -> None:
-    """GET reads and POST acts; no other method is there."""
+    """GET reads and POST acts; there is no other method."""
     assert {tuple(one.methods) for one in ours} == {("GET",), ("POST",)}
 
 
@@ -121,7 +121,7 @@ def test_nothing_is_shown_or_done_without_the_login(flower: FlowerProcess, guard
 
 
 def test_with_the_login_pages_answer(flower: FlowerProcess, ours: list[Address]) -> None:
-    """What is there with a 200; what must be named (a key, a partition) may be missing."""
+    """Pages answer 200, or 400 or 404 if the key or the partition is missing."""
     answers = {one.path: flower.ask("GET", one.path, login=LOGIN)[0] for one in ours if "GET" in one.methods}
     assert {path: status for path, status in answers.items() if status not in (200, 400, 404)} == {}
     assert {path: status for path, status in answers.items() if path in ("/partitions", "/api/partitions")} == {
@@ -131,7 +131,7 @@ def test_with_the_login_pages_answer(flower: FlowerProcess, ours: list[Address])
 
 
 def test_unknown_urls_and_methods_are_refused(flower: FlowerProcess, guarded: list[Address]) -> None:
-    """Above all GET where an action is: a link or an image must change nothing."""
+    """Especially GET on an action: a link or an image must not change anything."""
     answers = {
         (method, one.path): flower.ask(method, one.path, login=LOGIN, headers=SAME_SITE)[0]
         for one in guarded
@@ -141,7 +141,7 @@ def test_unknown_urls_and_methods_are_refused(flower: FlowerProcess, guarded: li
 
 
 def test_another_site_can_do_nothing(flower: FlowerProcess, open_flower: FlowerProcess, guarded: list[Address]) -> None:
-    """With the operator's login, or where none is needed."""
+    """With the login, and also if none is needed."""
     for which, login in ((flower, LOGIN), (open_flower.wait_ready(), None)):
         answers = {
             (one.path, *headers): which.ask("POST", one.path, login=login, headers=headers)[0]
@@ -180,12 +180,12 @@ class _Links(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        # Icons within the page are named by their id.
+        # Icons within the page are referenced by id.
         self.found += [value or "" for name, value in attrs if name in ("href", "src", "action") and tag != "use"]
 
 
 def links(html: str) -> list[str]:
-    """All that a page points to."""
+    """All links of a page."""
     parser = _Links()
     parser.feed(html)
     return parser.found

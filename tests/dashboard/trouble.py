@@ -1,4 +1,4 @@
-"""Trouble that a test makes, and an operator mends on the page: dead letters, keys that are held."""
+"""Makes trouble that an operator fixes on the page: dead letters and held keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.wait import wait_until
 
 @contextmanager
 def broken(live: LiveGroup, text: str = "the bank is closed") -> Iterator[None]:
-    """Payments that may fail do, with this text."""
+    """Make payments that may fail do so, with this text."""
     live.client.set(BROKEN, text)
     try:
         yield
@@ -23,7 +23,7 @@ def broken(live: LiveGroup, text: str = "the bank is closed") -> Iterator[None]:
 
 
 def make_dead_letters(live: LiveGroup, *keys: str, text: str = "the bank is closed", note: str = "") -> list[DeadLetter]:
-    """One dead letter for each key, of a payment of 7 that would succeed now."""
+    """One dead letter per key, from a payment of 7 that would succeed now."""
     with broken(live, text):
         live.send(pay, [Payment(key, 7, note, may_fail=True) for key in keys])
         return wait_until(
@@ -38,7 +38,7 @@ def dead_letters_of(live: LiveGroup, *keys: str) -> list[DeadLetter]:
 
 
 def hold(live: LiveGroup, key: str, text: str = "the bank is closed") -> None:
-    """A key that is held by a payment of 7, which would succeed now; one of 1 waits behind it."""
+    """Hold a key with a payment of 7 that would succeed now; a payment of 1 waits behind it."""
     with broken(live, text):
         live.send(deliver, [Payment(key, 7, may_fail=True), Payment(key, 1)])
         wait_until(
