@@ -52,7 +52,7 @@ def test_drain_and_undrain_a_worker_by_its_node_name(run: Run, client: redis.Red
     assert json.loads(run("undrain", "celery@host", "--json").stdout)["changed"] is True
     result = run("drain", "nobody")
     assert result.exit_code == 1
-    assert "there are: celery@host" in result.stderr
+    assert "Workers: celery@host" in result.stderr
 
 
 def test_a_policy_is_shown_changed_and_reset(run: Run) -> None:

@@ -1,4 +1,4 @@
-// Text of the page that is hardly to be read: its contrast to what is behind it is below 3 : 1.
+// Finds text that is hard to read: its contrast with the background is below 3 : 1.
 () => {
   const numbers = (color) => (color.match(/[\d.]+/g) || []).map(Number);
   const light = ([r, g, b]) => {
