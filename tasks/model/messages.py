@@ -11,6 +11,7 @@ from __future__ import annotations
 import binascii
 import contextlib
 import inspect
+import math
 import types
 import typing
 import zlib
@@ -267,7 +268,11 @@ class MessageCodec:
 
         Raises `MessageError` with the field's path when it does not fit.
         """
-        body = b"[[" + write_message(message) + b"],{},{}]"
+        written = write_message(message)
+        # JSON has no NaN and no infinity: the encoders write null for them. A message without null has none.
+        if b"null" in written:
+            _refuse_non_finite(message.model_dump() if hasattr(message, "model_dump") else msgspec.to_builtins(message), "$")
+        body = b"[[" + written + b"],{},{}]"
         return body, self.decode(body)
 
     def decode(self, body: bytes) -> Any:
@@ -352,11 +357,23 @@ def arguments(content: Any) -> tuple[Any, Any]:
 
 
 def write_message(message: object) -> bytes:
-    """A message as JSON. Raises `MessageError` for what can't be."""
+    """A message as JSON. Raises `MessageError` for a value that cannot be written. NaN and infinity become null."""
     try:
         return _encode_message(message)
     except (TypeError, ValueError, msgspec.EncodeError, RecursionError, OverflowError) as error:
-        raise MessageError(f"can't be written as JSON: {error}", reason="wrong-type") from error
+        raise MessageError(f"the message can't be written as JSON: {error}", reason="wrong-type") from error
+
+
+def _refuse_non_finite(value: Any, path: str) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise MessageError(f"JSON has no {value}; send null or a finite number - at `{path}`", reason="wrong-type")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_non_finite(item, f"{path}.{name}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for number, item in enumerate(value):
+            _refuse_non_finite(item, f"{path}[{number}]")
 
 
 def _encode_message(message: object) -> bytes:

@@ -102,6 +102,32 @@ def test_an_untyped_message_is_what_json_says(message: object) -> None:
     assert seen == message and codec().decode(made) == message
 
 
+class Reading(pydantic.BaseModel):
+    value: float | None = None
+
+
+@dataclass
+class Measured:
+    value: float | None = None
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("annotation", "make", "path"),
+    [
+        (None, lambda number: {"a": [1, {"b": number}]}, r"\$\.a\[1\]\.b"),
+        (Measured, Measured, r"\$\.value"),
+        (Measured, lambda number: {"value": number}, r"\$\.value"),
+        (Reading, lambda number: Reading(value=number), r"\$\.value"),
+    ],
+)
+def test_nan_and_infinity_are_refused_and_never_become_none(annotation: Any, make: Any, path: str, number: float) -> None:
+    made = codec(annotation) if annotation else codec()
+    with pytest.raises(MessageError, match=rf"JSON has no -?(nan|inf).*{path}"):
+        made.encode(make(number))
+    made.encode(make(None))
+
+
 @pytest.mark.parametrize("message", [object(), {(1, 2): 3}, "\ud800", [complex(1)], lambda: None])
 def test_what_json_has_no_words_for_is_refused_at_the_producer(message: object) -> None:
     with pytest.raises(MessageError, match="can't be written as JSON"):
