@@ -1,9 +1,10 @@
-"""`python -m celery_partitions.demo`: the product shown on real prices, and the processes for development (`--keep`).
+"""`python -m celery_partitions.demo`: shows the product on real prices, or runs the processes for development (`--keep`).
 
-    __main__    a server if there is none, then one of the two below in a process that knows its address
-    show        prices through the partitions, checked against a plain fold · speedup: why partitions help
-    keep        the same processes, kept running
+    __main__    starts a server if none is configured, then one of the two below in a process that knows its address
+    show        sends prices through the partitions and checks the states · speedup: why partitions help
+    keep        keeps the same processes running
 
-Under them: `celery_partitions.testing.server` (the embedded server) and `celery_partitions.testing.lifeline` (what we start ends with us), `processes` and
-`runner` (the Procfile's processes), `prices` (the data), `proof` (the application of `speedup`), `status` (who owns what).
+They use `celery_partitions.testing.server` (the embedded server) and `celery_partitions.testing.lifeline` (child processes that end
+with us), `processes` and `runner` (the Procfile's processes), `prices` (the data), `proof` (the application of `speedup`) and
+`status` (partitions and their owners).
 """

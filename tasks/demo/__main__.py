@@ -1,7 +1,7 @@
-"""`python -m celery_partitions.demo [--keep]`: sees to a server, then runs the demo, or the processes for development.
+"""`python -m celery_partitions.demo [--keep]`: starts a server if needed, then runs the demo or the processes for development.
 
-The demo itself runs in a child process: the Celery app reads the server's address when it is imported, and the
-address of an embedded server is known only now.
+The demo runs in a child process: the Celery app reads the server's address when it is imported, and the address of an embedded
+server is known only once it has started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GRACE_SECONDS = 40.0
 
 
 def main() -> int:
-    """The exit code of the demo; a Ctrl-C ends `--keep` well."""
+    """Run the demo and return its exit code. With `--keep`, Ctrl-C is the normal end."""
     parser = argparse.ArgumentParser(prog="python -m celery_partitions.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="keep the processes running (make dev)")
     keep = parser.parse_args().keep
@@ -35,7 +35,7 @@ def main() -> int:
             environment = _environment(os.environ, own_group=not keep)
             embedded = not environment.get("REDIS_URL")
             if embedded:
-                # In development other shells find it where Redis always is.
+                # In development other shells expect Redis on its usual port.
                 port = free_port(REDIS_PORT if keep else None)
                 environment["REDIS_URL"] = stack.enter_context(embedded_server(environment, port))
             words = ["celery_partitions.demo.keep" if keep else "celery_partitions.demo.show"]
@@ -53,15 +53,15 @@ def main() -> int:
 
 
 def _environment(given: Mapping[str, str], *, own_group: bool) -> dict[str, str]:
-    """What all processes run with: ours, this Python's commands first on PATH, Flower on this machine only.
+    """The environment of all processes: ours, with this Python's commands first on PATH and Flower on this machine only.
 
-    On a server that was there before, the demo uses a partition group of its own, and leaves only that there. Raises
-    `SettingsError` for a variable that can't be used, `DemoError` for a PORT that can't.
+    On a configured server the demo uses its own partition group and writes nothing else. Raises `SettingsError` for an invalid
+    variable, `DemoError` for an invalid PORT.
     """
     partitions = Settings.from_environment(given).partitions
     environment = {
         "FLOWER_ADDRESS": "127.0.0.1",
-        # Celery would take it for the broker before anything else.
+        # Celery would prefer CELERY_BROKER_URL as the broker.
         **{name: value for name, value in given.items() if name != "CELERY_BROKER_URL"},
         "PORT": _flower_port(given.get("PORT", "")),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), given.get("PATH", os.defpath)]),
@@ -73,11 +73,11 @@ def _environment(given: Mapping[str, str], *, own_group: bool) -> dict[str, str]
 
 
 def _flower_port(wanted: str) -> str:
-    """The port that was asked for, and then no other; else Flower's own, or a free one."""
+    """The requested port, which must be free. Without one: Flower's default port, or a free one."""
     if not wanted:
         return str(free_port(FLOWER_PORT))
     if not wanted.isdigit() or not 0 < int(wanted) < 65_536 or free_port(int(wanted)) != int(wanted):
-        raise DemoError(f"PORT={wanted} can't be used: a port is wanted on which nothing listens yet")
+        raise DemoError(f"PORT={wanted} is not usable: set PORT to a free port number")
     return wanted
 
 

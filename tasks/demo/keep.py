@@ -1,7 +1,7 @@
 """`make dev`: a server, workers and Flower, until Ctrl-C.
 
-Runs in a process whose environment names the server (`celery_partitions.demo.__main__` sees to that). What the processes print goes to
-a file while they start, so that the addresses stand at the end of the screen. What they print afterwards is shown.
+Runs in a process whose environment names the server (`celery_partitions.demo.__main__` starts it). While the processes start, their
+output goes to a file, so that the addresses are the last lines on the screen. Later output is shown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WORKERS = 3
 START_SECONDS = 40.0
 #: How long a ping waits for replies. It returns as soon as all workers have answered.
 PING_SECONDS = 1.0
-#: How often the processes' new output is looked for.
+#: How often new output of the processes is shown.
 TAIL_SECONDS = 0.1
 #: The app that runs when APP names none.
 EXAMPLE = "celery_partitions.demo.stocks"
@@ -34,7 +34,7 @@ LOG = ROOT / ".dev" / "dev.log"
 
 
 def main() -> int:
-    """Start, say where things are, wait. Returns 1 when the processes end by themselves."""
+    """Start everything, print the addresses, and wait. Returns 1 if a process ends by itself."""
     leave_on_signals()
     console = Console(highlight=False)
     environment = dict(os.environ)
@@ -47,15 +47,15 @@ def main() -> int:
             with console.status(f"Starting {WORKERS} workers and Flower …"):
                 workers = stack.enter_context(running(environment, {"worker": WORKERS}, app=app, output=output))
                 workers.wait_until(_workers_answer, f"{WORKERS} workers answer", START_SECONDS)
-                # After the workers: Flower asks them once when it starts, and warns of each question without an answer.
+                # After the workers: Flower queries them when it starts, and warns about each query without an answer.
                 web = stack.enter_context(running(environment, {"web": 1}, app=app, output=output))
                 web.wait_until(lambda: flower_answers(flower), f"Flower answers at {flower}", START_SECONDS)
             console.print(_summary(environment, app, flower, embedded="--embedded" in sys.argv[1:]), markup=False, soft_wrap=True)
             _show_what_follows(LOG, workers, web)
     except DemoError as error:
-        print(f"{error}. What the processes printed: {LOG}", file=sys.stderr)
+        print(f"{error}. Output of the processes: {LOG}", file=sys.stderr)
         return 1
-    print(f"A process has ended. What it printed: {LOG}", file=sys.stderr)
+    print(f"A process has ended unexpectedly. Its output: {LOG}", file=sys.stderr)
     return 1
 
 
@@ -95,7 +95,7 @@ def _summary(environment: Mapping[str, str], app: str, flower: str, *, embedded:
 
 
 def _show_what_follows(path: Path, *processes: Processes) -> None:
-    """Copy to the screen what is written to `path` from now on; returns when one of the processes has ended."""
+    """Copy new output in `path` to the screen until one of the processes ends."""
     with path.open("rb") as log:
         log.seek(0, os.SEEK_END)
         while all(one.keeper.poll() is None for one in processes):

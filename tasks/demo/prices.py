@@ -1,4 +1,4 @@
-"""Real daily closing prices of five stocks, 2000 to 2013, in the order of time (12 154 rows, from bokeh-sampledata).
+"""Real daily closing prices of five stocks, 2000 to 2013, ordered by time (12,154 rows, from bokeh-sampledata).
 
 They come from Quandl's WIKI Prices, which are in the public domain.
 """
@@ -16,11 +16,11 @@ SYMBOLS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 
 
 def daily_prices() -> Iterator[Stock]:
-    """Each day's closing prices, oldest day first; `DemoError` when the package is not installed."""
+    """Each day's closing prices, oldest first. Raises `DemoError` if the package is not installed."""
     try:
         stocks = importlib.import_module("bokeh_sampledata.stocks")
     except ImportError:
-        raise DemoError("the prices are in a package that is not installed: pip install --no-deps bokeh-sampledata") from None
+        raise DemoError("the package with the prices is not installed: pip install --no-deps bokeh-sampledata") from None
 
     def of(symbol: str) -> Iterator[tuple[str, str, float]]:
         days = getattr(stocks, symbol)

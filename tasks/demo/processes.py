@@ -1,4 +1,4 @@
-"""The Procfile's processes as children of the demo: so many of each, for as long as a block."""
+"""Runs the Procfile's processes as children of the demo, until a `with` block ends."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from typing import IO
 import celery_partitions
 from celery_partitions.testing.lifeline import lifeline
 
-#: The folder of the project: of the Procfile, and of `config/flowerconfig.py` as the Procfile spells it.
+#: The project's folder, with the Procfile and the `config/flowerconfig.py` that it names.
 ROOT = Path(celery_partitions.__file__).parent.parent
 PROCFILE = ROOT / "Procfile"
-#: What the runner needs to kill what does not end by itself (its PATIENCE_SECONDS), and to see it gone.
+#: Longer than the runner waits before it kills a process (its PATIENCE_SECONDS), plus the time to see it end.
 GRACE_SECONDS = 20.0
 
 
 class DemoError(RuntimeError):
-    """The demo can't go on; the message says why, and where to look."""
+    """The demo cannot continue. The text says why, and where to look."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes that run: what `wait_until` watches while it waits."""
+    """Running processes, which `wait_until` watches while it waits."""
 
     keeper: subprocess.Popen[bytes]
 
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
-        """Return once `condition()` holds; `DemoError` after `seconds`, or as soon as the processes have ended."""
+        """Wait until `condition()` is true. Raises `DemoError` after `seconds`, or when the processes end."""
         deadline = time.monotonic() + seconds
         while not condition():
             if self.keeper.poll() is not None:
                 raise DemoError(f"the processes ended before {what}")
             if time.monotonic() > deadline:
-                raise DemoError(f"after {seconds:.0f} s, still not: {what}")
+                raise DemoError(f"timed out after {seconds:.0f} s, waiting until {what}")
             time.sleep(0.01)
 
 
@@ -52,12 +52,12 @@ def running(
     app: str | None = None,
     output: IO[bytes] | None = None,
 ) -> Iterator[Processes]:
-    """Run `counts` of the Procfile's processes (`{"worker": 3}`), with `app` as their Celery app, for the block.
+    """Run `counts` of the Procfile's processes (`{"worker": 3}`), with `app` as their Celery app, until the block ends.
 
-    `output` takes what they print (None: the screen). All have ended when the block is left.
+    `output`: receives what they print; None: the screen. All processes have ended when the block has ended.
     """
     if not PROCFILE.exists():
-        raise DemoError(f"there is no {PROCFILE}: run the demo in a clone of the project (pip install -e .)")
+        raise DemoError(f"{PROCFILE} does not exist: run the demo in a clone of the project (pip install -e .)")
     script = Path(__file__).with_name("runner.py")
     wanted = ",".join(f"{name}={count}" for name, count in counts.items())
     with lifeline(

@@ -1,7 +1,7 @@
-"""An application whose computation waits: what partitions are for. `celery -A celery_partitions.demo.proof worker` runs it.
+"""An application whose computation waits, to show what partitions are for. Run it: `celery -A celery_partitions.demo.proof worker`.
 
-The wait stands for any call to elsewhere. The state folds the order in which its key's messages were applied into one
-number, so that a message lost, doubled or out of order shows.
+The wait stands for any external call. The state is a checksum of its key's messages in order, which reveals lost, duplicated or
+reordered messages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from celery_partitions import app, key_extractor, state_computation
 
 __all__ = ["Item", "Trail", "app", "extract_key", "wait_and_note"]
 
-#: As long as a quick query to a database in the same building.
+#: About the time of a fast database query.
 WAIT_SECONDS = 0.002
 
 
@@ -25,7 +25,7 @@ class Item:
 
 
 class Trail:
-    """What a key has seen: how many items, and a checksum of their numbers in order."""
+    """A key's state: how many items it has seen, and a checksum of their numbers in order."""
 
     count = 0
     checksum = 0

@@ -1,7 +1,7 @@
-"""Run the Procfile's processes with honcho. A script: `python runner.py PROCFILE worker=3,web=1`.
+"""Runs the Procfile's processes with honcho. A script: `python runner.py PROCFILE worker=3,web=1`.
 
-Honcho starts each process in a session of its own, ends all when one ends, and passes SIGTERM on. What it does not do
-is to lose patience when none of them ends; that is added here, so that nothing is left running.
+Honcho starts each process in its own session, ends all when one ends, and passes SIGTERM on. This script also kills processes that
+do not end, so that none is left running.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from honcho.environ import expand_processes, parse_procfile
 from honcho.manager import Manager
 
-#: From SIGTERM to SIGKILL: longer than a worker needs to commit its batch (PARTITIONS_BATCH_SECONDS) and let go of its leases.
+#: The time from SIGTERM to SIGKILL. Longer than a worker needs to commit its batch (PARTITIONS_BATCH_SECONDS) and release its leases.
 PATIENCE_SECONDS = 10
 
 
 class ImpatientManager(Manager):  # type: ignore[misc]  # honcho has no types
-    """Honcho's manager, which kills what is still there `PATIENCE_SECONDS` after it was told to end."""
+    """Honcho's manager, which also kills processes that still run `PATIENCE_SECONDS` after SIGTERM."""
 
     def terminate(self) -> None:
         super().terminate()
@@ -28,13 +28,13 @@ class ImpatientManager(Manager):  # type: ignore[misc]  # honcho has no types
 
 
 def run(procfile: Path, counts: dict[str, int]) -> int:
-    """Run `counts[name]` processes of each named line until SIGTERM, or until one of them ends."""
+    """Run `counts[name]` processes of each named Procfile line until SIGTERM, or until one of them ends."""
     lines = {name: line for name, line in parse_procfile(procfile.read_text()).processes.items() if name in counts}
     if missing := counts.keys() - lines.keys():
         raise SystemExit(f"{procfile} has no line for {', '.join(sorted(missing))}")
     manager = ImpatientManager()
     for process in expand_processes(lines, concurrency=counts):
-        # `exec`: the command takes its shell's place, so that its signals and exit code are what honcho sees.
+        # `exec` replaces the shell, so that honcho signals the command itself and sees its exit code.
         command = f"exec {process.cmd}"
         manager.add_process(process.name, command, env={**os.environ, **process.env}, cwd=procfile.parent)
     manager.loop()

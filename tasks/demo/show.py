@@ -1,6 +1,6 @@
-"""The demo: real prices through partitions on several workers, checked, and what partitions are good for.
+"""The demo: sends real prices through partitions on several workers, checks the states, and shows why partitions help.
 
-Runs in a process whose environment names the server (`celery_partitions.demo.__main__` sees to that). Exit code 0: all is equal.
+Runs in a process whose environment names the server (`celery_partitions.demo.__main__` starts it). Exit code 0: all states are right.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ What to try next:
 
 
 def main() -> int:
-    """Show it all; what went wrong is printed."""
+    """Run the demo and print results and errors. Returns the exit code."""
     leave_on_signals()
     console = Console()
     environment = dict(os.environ)
@@ -49,18 +49,18 @@ def main() -> int:
             same_prices = show_prices(console, environment, output)
             same_states = show_speedup(console, environment, output)
         except (DemoError, PartitionError, redis.RedisError) as error:
-            console.print(f"[red]The demo stopped:[/] {error}\nWhat the processes printed: {LOG}", highlight=False)
+            console.print(f"[red]The demo stopped:[/] {error}\nOutput of the processes: {LOG}", highlight=False)
             return 1
     if same_prices and same_states:
-        console.print("[green]All states are what plain Python makes of the same messages.[/]")
+        console.print("[green]All states equal those of a plain Python loop over the same messages.[/]")
         console.print(NEXT, highlight=False)
         return 0
-    console.print(f"[red]Not all is equal: see ✗ above.[/] What the processes printed: {LOG}", highlight=False)
+    console.print(f"[red]Some states differ: see ✗ above.[/] Output of the processes: {LOG}", highlight=False)
     return 1
 
 
 def show_prices(console: Console, environment: Mapping[str, str], output: IO[bytes]) -> bool:
-    """Send all prices through the workers; print each stock's state; True if all are those of a plain fold."""
+    """Send all prices through the workers and print each stock's state. True if all equal those of a plain loop."""
     prices = list(daily_prices())
     flower = f"http://127.0.0.1:{environment['PORT']}"
     with running(environment, {"web": 1, "worker": WORKERS}, app="celery_partitions.demo.stocks", output=output) as processes:
@@ -74,7 +74,7 @@ def show_prices(console: Console, environment: Mapping[str, str], output: IO[byt
 
 
 def _wait_for_workers(processes: Processes) -> list[PartitionStatus]:
-    """The partitions, once each has an owner and each worker its share."""
+    """Wait until each partition has an owner and each worker its share. Returns the partitions."""
     shares = min(WORKERS, Settings.from_environment().partitions)
     seen: list[PartitionStatus] = []
 
@@ -87,7 +87,7 @@ def _wait_for_workers(processes: Processes) -> list[PartitionStatus]:
 
 
 def _wait_for_prices(processes: Processes, before: list[PartitionStatus], sent: int) -> list[PartitionStatus]:
-    """The partitions, once they have processed all that was sent and their queues are empty."""
+    """Wait until all messages are processed and the queues are empty. Returns the partitions."""
     seen: list[PartitionStatus] = []
 
     def all_processed() -> bool:
@@ -105,10 +105,10 @@ def _processed(partitions: list[PartitionStatus]) -> int:
 def _print_prices(
     console: Console, prices: list[Stock], partitions: list[PartitionStatus], before: list[PartitionStatus]
 ) -> bool:
-    """The table of stocks, and a line of counts; True if all of it is as it must be."""
+    """Print the table of stocks and the counts. True if everything is correct."""
     expected = {stock.symbol: stock.price for stock in prices}
     table = Table(title=f"{len(prices):,} daily prices, {WORKERS} workers, {len(partitions)} partitions")
-    for heading in ("stock", "partition", "worker", "state", "plain fold", ""):
+    for heading in ("stock", "partition", "worker", "state", "plain loop", ""):
         table.add_column(heading)
     all_same = True
     for symbol, price in expected.items():

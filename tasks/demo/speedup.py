@@ -1,7 +1,7 @@
-"""The proof that partitioning helps: the same messages with one key and with many, on 1, 2 and 4 workers.
+"""Shows that partitioning helps: runs the same messages with one key and with many, on 1, 2 and 4 workers.
 
-Messages of one key wait for each other, so more workers change nothing; messages of many keys are spread over the
-partitions, so more workers take less time. The states are the same every time.
+Messages of one key are processed one after the other, so more workers change nothing. Messages of many keys are spread over the
+partitions, so more workers need less time. The states are the same in every run.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from celery_partitions_config.settings import Settings
 
 MESSAGES = 1_000
 MANY_KEYS = 200
-#: Sent before the clock starts: workers that have just started do other things too.
+#: Sent before the measurement, because workers that have just started are slower.
 WARM_UP_MESSAGES = 200
 #: Workers added for each row of the table: 1, 2 and 4 in all.
 STEPS = (1, 1, 2)
-#: Several times what the slowest run takes (MESSAGES × WAIT_SECONDS and a little).
+#: Several times the duration of the slowest run (MESSAGES × WAIT_SECONDS and a little).
 RUN_SECONDS = 30.0
-#: Workers start in a few seconds and share partitions out in one; a loaded machine takes longer.
+#: Workers start in a few seconds and share the partitions within one; a loaded machine takes longer.
 SHARE_SECONDS = 30.0
 
 
 def show_speedup(console: Console, environment: Mapping[str, str], output: IO[bytes]) -> bool:
-    """Print a table of times; True if each run left the states that a plain loop leaves."""
+    """Print a table of times. True if the states of each run equal those of a plain loop."""
     table = Table(title=f"{MESSAGES:,} messages that wait {WAIT_SECONDS * 1000:.0f} ms each")
     for heading in ("workers", "one key", "speed-up", f"{MANY_KEYS} keys", "speed-up", "same states"):
         table.add_column(heading, justify="right")
     all_same = True
     first: dict[int, float] = {}
-    with ExitStack() as stack, console.status("Measurer with 1, 2 and 4 workers …"):
+    with ExitStack() as stack, console.status("Measuring with 1, 2 and 4 workers …"):
         workers = 0
         for added in STEPS:
             processes = stack.enter_context(
@@ -59,7 +59,7 @@ def show_speedup(console: Console, environment: Mapping[str, str], output: IO[by
 
 
 def _wait_for_shares(processes: Processes, workers: int) -> None:
-    """Return when each worker owns a partition, as far as there are partitions."""
+    """Wait until each worker owns a partition (as far as there are enough partitions)."""
     shares = min(workers, Settings.from_environment().partitions)
     processes.wait_until(
         lambda: len(owners(read_partitions())) == shares,
@@ -69,7 +69,7 @@ def _wait_for_shares(processes: Processes, workers: int) -> None:
 
 
 def _measure(processes: Processes, keys: int, messages: int) -> tuple[float, bool]:
-    """Seconds from the first send until all is committed, and whether the states are those of a plain loop."""
+    """The seconds from the first send to the last commit, and whether the states equal those of a plain loop."""
     items = [Item(f"key {number % keys}", number) for number in range(messages)]
     expected = _plain_loop(items)
     for key in expected:
@@ -86,7 +86,7 @@ def _measure(processes: Processes, keys: int, messages: int) -> tuple[float, boo
 
 
 def _plain_loop(items: list[Item]) -> dict[str, tuple[int, int]]:
-    """Key → count and checksum, without Celery, Redis or partitions."""
+    """Key → count and checksum, computed without Celery, Redis or partitions."""
     trails: dict[str, Trail] = {}
     for item in items:
         trails.setdefault(item.key, Trail()).note(item)
@@ -94,5 +94,5 @@ def _plain_loop(items: list[Item]) -> dict[str, tuple[int, int]]:
 
 
 def _states(keys: Mapping[str, object]) -> dict[str, tuple[int, int]]:
-    """Key → count and checksum, as they are in Redis now."""
+    """Key → count and checksum, from Redis."""
     return {key: (trail.count, trail.checksum) for key, trail in wait_and_note.states(list(keys)).items() if trail}

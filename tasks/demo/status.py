@@ -1,4 +1,4 @@
-"""Who owns which partition and how far it is: what the demo reads of `celery -A APP partitions status`."""
+"""The partitions' owners and counts that the demo needs, as in `celery -A APP partitions status`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from celery_partitions.runtime.registry import current_installation
 
 
 def read_partitions() -> list[PartitionStatus]:
-    """All partitions in the order of their numbers; the ingress is left out."""
+    """All partitions in numeric order, without the ingress."""
     group = current_installation().group
     return [partition for partition in group.status() if partition.queue != group.settings.group]
 
 
 def owners(partitions: list[PartitionStatus]) -> set[str]:
-    """The workers that own at least one partition; empty while a partition has no owner."""
+    """The workers that own at least one partition. Empty while any partition has no owner."""
     names = [partition.owner for partition in partitions if partition.owner is not None]
     return set(names) if len(names) == len(partitions) else set()

@@ -1,1 +1,4 @@
-"""Spans (OpenTelemetry) of a message's way: sent, processed, committed. `spans` alone imports it, and is imported where `PARTITIONS_TRACING` is on."""
+"""OpenTelemetry spans for sending, processing and committing messages.
+
+Only the module `spans` imports OpenTelemetry, and it is imported only if `PARTITIONS_TRACING` is on.
+"""

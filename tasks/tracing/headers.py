@@ -1,4 +1,4 @@
-"""The headers that carry a trace, in raw messages: read from them, and spelled for them. Pure."""
+"""Reads and encodes the headers of raw messages that carry a trace. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _open = msgspec.json.Decoder(_Headed).decode
 
 
 def headers_of(raw: bytes) -> dict[str, Any]:
-    """All headers of a raw message; none of one that can't be read."""
+    """All headers of a raw message; empty if the message cannot be decoded."""
     try:
         return _open(raw).headers
     except NOT_USUAL:
@@ -27,7 +27,7 @@ def headers_of(raw: bytes) -> dict[str, Any]:
 
 
 def texts_of(headers: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """Those of the named headers that are text: any client may have written anything."""
+    """The named headers that are text. Others are ignored, because any client may write anything."""
     found = {}
     for name in names:
         value = headers.get(name)
@@ -37,5 +37,5 @@ def texts_of(headers: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]
 
 
 def encode_headers(carrier: Mapping[str, str]) -> bytes:
-    """Headers as they stand between others in JSON, each with a comma before it."""
+    """Headers as JSON members, each with a leading comma."""
     return b"".join(b",%b:%b" % (json_text(name), json_text(value)) for name, value in carrier.items())

@@ -1,9 +1,9 @@
-"""The spans: what each is called, what it tells, and how one message's hang together.
+"""The spans: their names, attributes and relations.
 
-Names and attributes are those of OpenTelemetry's messaging conventions; what they do not know begins with `celery_partitions.`.
-A message carries the context of its sending in its headers, as the propagator that is configured writes it (W3C `traceparent` and
-`tracestate`, when nobody says otherwise). Where that context says that the trace is not sampled nothing is made, and it is carried on.
-Without a tracer provider OpenTelemetry makes spans that are nothing.
+Names and attributes follow OpenTelemetry's messaging conventions; additional ones start with `celery_partitions.`. A message's
+headers carry the context of its sending, in the format of the configured propagator (default: W3C `traceparent` and `tracestate`).
+If that context is not sampled, no spans are created, and the context is passed on. Without a tracer provider, OpenTelemetry creates
+spans that do nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from celery_partitions.model.outcome import Failure
 from celery_partitions.store.names import Names
 from celery_partitions.tracing.headers import encode_headers, headers_of, texts_of
 
-#: In a context: somebody's code runs in a span of ours, and what it sends belongs to the trace.
+#: Set in a context while user code runs in one of our spans: messages that it sends belong to the trace.
 _OURS = contexts.create_key("celery-partitions")
 
 _NOTHING = Context()
@@ -36,17 +36,17 @@ class Sent:
         self._span = span
 
     def is_of(self, message_id: str) -> None:
-        """Celery has given the message its id."""
+        """Record the id that Celery gave the message."""
         self._span.set_attribute("messaging.message.id", message_id)
         self._span.set_attribute("messaging.message.conversation_id", message_id)
 
 
 class Tracing:
-    """Of one group. `with_keys`: spans tell keys, which may be personal data."""
+    """Creates the spans of one group. `with_keys`: add message keys, which may be personal data."""
 
     def __init__(self, names: Names, *, with_keys: bool, provider: TracerProvider | None = None) -> None:
         self.names, self.with_keys = names, with_keys
-        # Without one of its own: the global one, also where it is configured after this.
+        # Without `provider`: the global provider, even if it is configured later.
         self.tracer = trace.get_tracer("celery-partitions", tracer_provider=provider)
 
         self._has_own = provider is not None
@@ -55,16 +55,16 @@ class Tracing:
 
     @property
     def is_configured(self) -> bool:
-        """Whether anybody takes spans."""
+        """Whether a tracer provider receives the spans."""
         return self._has_own or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
     # Sending.
 
     @contextmanager
     def sending(self, task: str, queue: str, key: Callable[[], str], headers: dict[str, Any]) -> Iterator[Sent]:
-        """Around the sending of one message; its context is put into `headers`, unless the caller had put one there.
+        """Wrap the sending of one message in a span, and put its context into `headers` unless they already have one.
 
-        What is raised inside, the span tells.
+        The span records an exception raised inside.
         """
         if self._is_refused(contexts.get_current()):
             self.carry(headers)
@@ -78,7 +78,7 @@ class Tracing:
             yield Sent(span)
 
     def created(self, task: str, queue: str, message_id: str, key: Callable[[], str] | None = None) -> dict[str, str]:
-        """One message was made, of many that are sent at once, or by Celery's own `send_task`; the headers of its context."""
+        """Record the creation of one message of a bulk send, or by Celery's `send_task`. Returns the headers of its context."""
         carrier: dict[str, str] = {}
         current = contexts.get_current()
         if self._is_refused(current):
@@ -93,21 +93,21 @@ class Tracing:
         return carrier
 
     def carry(self, headers: MutableMapping[str, Any]) -> None:
-        """Put the current context into the headers of a message, unless somebody has put one there."""
+        """Put the current context into a message's headers, unless they already have one."""
         if not self.is_carried(headers):
             propagate.inject(headers)
 
     def is_carried(self, headers: Mapping[str, Any]) -> bool:
-        """Whether headers have a context already."""
+        """Whether the headers already have a context."""
         return any(headers.get(name) is not None for name in self.fields)
 
     @staticmethod
     def is_inside() -> bool:
-        """Whether a computation's code is running, in a span of ours."""
+        """Whether a computation's code is running in one of our spans."""
         return contexts.get_value(_OURS) is not None
 
     def current_headers(self) -> bytes:
-        """The headers of the current context, spelled for a raw message."""
+        """The headers of the current context, encoded for a raw message."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         return encode_headers(carrier)
@@ -115,12 +115,12 @@ class Tracing:
     # Processing.
 
     def process(self, task: str, partition: str, raw: bytes, key: str | None, attempt: int) -> tuple[Span, Context]:
-        """Begin a message's processing; the context in which its computation is to run. The caller ends the span."""
+        """Start the span of processing a message. Returns it and the context for the computation. The caller ends the span."""
         headers = headers_of(raw)
         context = propagate.extract(texts_of(headers, self.fields), _NOTHING)
         links: list[Link] = []
         if headers.get("timer") is not None:
-            # Set by the timer before it, maybe, for as long as the key has open windows: each fires in a trace of its own.
+            # Timers may set the next one for as long as the key has open windows: each fires in a new trace, with a link.
             setter = trace.get_current_span(context).get_span_context()
             links = [Link(setter)] if setter.is_valid and setter.trace_flags.sampled else []
             context = _NOTHING
@@ -140,7 +140,7 @@ class Tracing:
 
     @contextmanager
     def continued(self, raw: bytes) -> Iterator[None]:
-        """Within the context that a message carries: what is sent belongs to it."""
+        """Run the block in a message's context, so that messages sent inside belong to its trace."""
         token = self.enter(propagate.extract(texts_of(headers_of(raw), self.fields), _NOTHING))
         try:
             yield
@@ -158,8 +158,11 @@ class Tracing:
 
     @staticmethod
     def end(span: Span, outcome: str, error: str | None, failure: Failure | None, at: int | None = None) -> None:
-        """A message, or a commit, is through. `outcome`: what became of it; `error`: why that is none of what was wanted; `failure`:
-        where a computation raised; `at`: nanoseconds since the epoch, None for now."""
+        """End the span of a message or a commit.
+
+        `outcome`: the result, in one word; `error`: the reason if it failed; `failure`: given if a computation raised; `at`:
+        nanoseconds since the epoch, None: now.
+        """
         if span.is_recording():
             span.set_attribute("celery_partitions.outcome", outcome)
             if failure is not None and failure.exception is not None:
@@ -174,10 +177,10 @@ class Tracing:
     # Committing.
 
     def commit(self, partition: str, messages: int, spans: Sequence[Span]) -> Span | None:
-        """Begin the commit of a batch; None where none of its messages is sampled.
+        """Start the span of a batch's commit; None if none of its messages is sampled.
 
-        It links to the spans of its messages, and stands in the trace of the first of them: in one of its own it would be sampled,
-        or not, without them.
+        It links to the spans of its messages, and belongs to the first one's trace. In a separate trace, it would be sampled
+        independently of them.
         """
         sampled = [span for span in spans if span.get_span_context().trace_flags.sampled]
         if not sampled:
@@ -213,11 +216,11 @@ class Tracing:
 
     @staticmethod
     def _is_refused(context: Context) -> bool:
-        """Whether the context is of a trace that is not sampled."""
+        """Whether the context belongs to a trace that is not sampled."""
         parent = trace.get_current_span(context).get_span_context()
         return parent.is_valid and not parent.trace_flags.sampled
 
 
 def _shown(key: str) -> str:
-    """A spelled key, which may stand for any bytes, as text."""
+    """A normalized key as text. It may stand for any bytes."""
     return key_bytes(key).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Whether there are spans at all. OpenTelemetry is an extra, and is imported by nobody who did not ask for it."""
+"""Switches tracing on. OpenTelemetry is an optional extra, imported only if `PARTITIONS_TRACING` is on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tracing_for(settings: Settings, names: Names) -> Tracing | None:
-    """What makes a group's spans; None when `PARTITIONS_TRACING` is off. Raises `SetupError` where the extra is not installed."""
+    """The tracing of a group; None if `PARTITIONS_TRACING` is off. Raises `SetupError` if the extra is not installed."""
     if not settings.tracing:
         return None
     try:
@@ -23,6 +23,6 @@ def tracing_for(settings: Settings, names: Names) -> Tracing | None:
         if (error.name or "").partition(".")[0] != "opentelemetry":
             raise
         raise SetupError(
-            "PARTITIONS_TRACING is on, and OpenTelemetry is not installed: pip install 'celery-partitions[otel]', or unset PARTITIONS_TRACING"
+            "PARTITIONS_TRACING is on, but OpenTelemetry is not installed: pip install 'celery-partitions[otel]', or unset PARTITIONS_TRACING"
         ) from error
     return cast("Tracing", module.Tracing(names, with_keys=settings.tracing_keys))

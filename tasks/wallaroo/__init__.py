@@ -1,13 +1,13 @@
-"""Wallaroo's Python API, 0.1 to 0.6, on partitions; `python -m celery_partitions.wallaroo` runs an application written for it, unmodified.
+"""Wallaroo's Python API (0.1 to 0.6) on partitions. `python -m celery_partitions.wallaroo` runs unmodified Wallaroo applications.
 
-While this module is imported, `import wallaroo` gives it: in a process of the runner, and in a test of an application whose conftest
-imports `celery_partitions.wallaroo`.
+Importing this module makes it available as `import wallaroo`: in the runner's processes, and in tests of an application whose
+conftest imports `celery_partitions.wallaroo`.
 
     computations  the decorators               arguments  the command line, --in and --out
     ends          sources, sinks, codecs       pipelines  source(), build_application()
-    older         the builder of 0.1 to 0.5 (composition: states that lines share)
-    loader        an application by its module       application  it as a Celery app, for the runner's processes
-    runner        the processes, and their end       unfinished   what is not worked off yet
+    older         the builder of 0.1 to 0.5 (composition: states that pipelines share)
+    loader        loads an application by its module application  it as a Celery app, for the runner's processes
+    runner        starts and stops the processes     unfinished   messages that are not processed yet
     absent        what is not supported
 """
 
@@ -52,10 +52,10 @@ from celery_partitions.wallaroo.ends import GenSourceConfig, TCPSinkConfig, TCPS
 from celery_partitions.wallaroo.older import ApplicationBuilder
 from celery_partitions.wallaroo.pipelines import build_application, source
 
-#: The whole command line that the application was given, once the runner has loaded it.
+#: The application's whole command line, once the runner has loaded it.
 _ARGS: tuple[str, ...] = ()
 
-# `import wallaroo` finds it here; also in a test of an application, whose conftest imports `celery_partitions.wallaroo`.
+# Makes `import wallaroo` find this module, also in tests of an application whose conftest imports `celery_partitions.wallaroo`.
 sys.modules["wallaroo"] = sys.modules[__name__]
 experimental = AbsentModule("wallaroo.experimental", CONNECTORS)
 sys.modules |= {"wallaroo.experimental": experimental, "wallaroo.experimental.connectors": experimental}
@@ -68,17 +68,17 @@ def __getattr__(name: str) -> Any:
 
 
 def serialize(value: Any) -> bytes:
-    """A value as bytes: its pickle."""
+    """A value as bytes (a pickle)."""
     return pickle.dumps(value, 5)
 
 
 def deserialize(data: bytes) -> Any:
-    """What `serialize` gave bytes of. For the application's own bytes only: a pickle can run anything."""
+    """The value that `serialize` turned into bytes. Only for the application's own bytes: a pickle from outside can run any code."""
     return load_and_list(data)[0]
 
 
 def dt_to_timestamp(dt: datetime) -> float:
-    """Seconds since the epoch; of a time without a zone, as UTC."""
+    """Seconds since the epoch. A time without a zone is taken as UTC."""
     return (dt if dt.tzinfo else dt.replace(tzinfo=UTC)).timestamp()
 
 

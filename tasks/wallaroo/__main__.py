@@ -15,7 +15,7 @@ from celery_partitions_config.settings import SettingsError
 
 
 def main() -> int:
-    """The exit code."""
+    """Run the application. Returns the exit code (see `--help`)."""
     options = read_options(sys.argv[1:])
     arguments = command_line(sys.argv[1:])
     stop = Stop()

@@ -1,6 +1,6 @@
 """The application of `PARTITIONS_WALLAROO_ARGUMENTS` as a Celery app: `celery -A celery_partitions.wallaroo.application worker`, `… partitions status`.
 
-The runner's processes are made of it; it can stand in a Procfile too.
+The runner's processes use it. You can also use it in a Procfile.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from celery_partitions_config.settings import Settings
 settings = Settings.from_environment()
 app = Celery("wallaroo")
 app.config_from_object(celery_options(settings))
-# What an application prints stands on the screen as it printed it.
+# Do not turn the application's own prints into log lines.
 app.conf.worker_redirect_stdouts = False
 install(app, settings, by_default=True)
 with warnings.catch_warnings():
-    # The runner has said it once.
+    # The runner has already shown this warning.
     warnings.simplefilter("ignore", OneKeyWarning)
     application = load(settings.wallaroo_arguments)
 

@@ -1,4 +1,4 @@
-"""One process of a run: started, watched, started again, ended."""
+"""Starts, watches, restarts and stops one process of a run."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 
 from celery_partitions.testing.lifeline import lifeline
 
-#: From SIGTERM to SIGKILL: longer than a batch and its commit (PARTITIONS_BATCH_SECONDS), and than a write that a slow receiver holds up.
+#: The time from SIGTERM to SIGKILL. Longer than a batch and its commit (PARTITIONS_BATCH_SECONDS), or a write to a slow receiver.
 GRACE_SECONDS = 15.0
-#: Who lives shorter than this has not begun to work.
+#: A process that exits sooner than this failed to start.
 SHORT_SECONDS = 5.0
-#: So many short lives in a row, and it is not started again.
+#: After this many failed starts in a row, the process is not started again.
 SHORT_LIVES = 2
 
 
 @dataclass(slots=True)
 class Child:
-    """A process under a lifeline: it ends with this one, however this one ends."""
+    """A process under a lifeline: it ends when this process ends, even by SIGKILL."""
 
     title: str
     command: Sequence[str]
     environment: Mapping[str, str]
-    #: It may end by itself, with 0.
+    #: Whether it may end by itself with exit code 0.
     may_end: bool = False
     short_lives: int = 0
     began: float = 0.0
@@ -39,11 +39,11 @@ class Child:
         )
 
     def code(self) -> int | None:
-        """The exit code, once it has ended; above 128: by a signal."""
+        """The exit code; above 128: 128 plus the signal. None while the process runs."""
         return None if self.keeper is None else self.keeper.poll()
 
     def revive(self, code: int) -> bool:
-        """It has ended, and should not have: start it again. False: it gave up at once again and again, and is left."""
+        """Restart the process after an unexpected end. False: it failed to start too often and stays stopped."""
         gave_up = code <= 128 and time.monotonic() - self.began < SHORT_SECONDS
         self.short_lives = self.short_lives + 1 if gave_up else 0
         self.end()
@@ -53,16 +53,16 @@ class Child:
         return True
 
     def ask_to_end(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         if self.keeper is not None and self.keeper.stdin is not None:
             self.keeper.stdin.close()
 
     def end(self) -> None:
-        """SIGTERM, SIGKILL if that is not enough, and wait."""
+        """Send SIGTERM, then SIGKILL if needed, and wait for the end."""
         self._stack.close()
         self.keeper = None
 
 
 def ended_by(code: int) -> str:
-    """An exit code, for people."""
+    """An exit code as text for people."""
     return f"signal {code - 128}" if code > 128 else f"exit code {code}"

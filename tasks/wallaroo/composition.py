@@ -1,5 +1,7 @@
-"""Lines of steps as one pipeline. A state that several steps share by its name is one stage: what comes to it is marked with its step,
-which it dispatches on, and a filter after it lets each step's outputs go on in that step's line.
+"""Composes lines of steps into one pipeline.
+
+A state that several steps share by name becomes one stage. Each message to it is marked with its step, and the stage dispatches on
+that mark. A filter after the stage passes each step's outputs on in that step's line.
 
     line 1   orders ── mark 0 ─┐                         ┌─ only 0 ── sink
     line 2   quotes ── mark 1 ─┴─ key_by ─ the one stage ┴─ only 1 ── …
@@ -20,23 +22,23 @@ from celery_partitions.wallaroo.pipelines import source
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a line; `call(message)`, or `call(message, state)` where it has a state."""
+    """One step of a line: `call(message)`, or `call(message, state)` if it has a state."""
 
     name: str
     call: Callable[..., Any]
     multi: bool
-    #: What it is called after where people read of it.
+    #: The object whose module and name appear in logs and errors.
     like: Any
-    #: None: it has no state.
+    #: None: the step has no state.
     state_name: str | None = None
     make: Callable[[], Any] | None = None
-    #: Gives the key of a message; None: all have one.
+    #: Returns the key of a message; None: all messages share one key.
     key: Callable[[Any], Any] | None = None
 
 
 @dataclass(slots=True)
 class Line:
-    """A source, steps, and sinks; None: what comes to its end goes nowhere."""
+    """A source, its steps and its sinks. Without sinks, outputs of the last step are discarded."""
 
     name: str
     begin: Pipeline
@@ -45,12 +47,12 @@ class Line:
     sinks: list[Any] = field(default_factory=list)
 
 
-#: A step by the numbers of its line and of its place there.
+#: A step: the number of its line, and its position there.
 _Place = tuple[int, int]
 
 
 class Composition:
-    """Makes the pipelines of an application's lines. Raises `WallarooParameterError` for what can't be composed."""
+    """Builds the pipelines of an application's lines. Raises `WallarooParameterError` if lines cannot be composed."""
 
     def __init__(self, lines: list[Line]) -> None:
         self.lines = lines
@@ -60,11 +62,11 @@ class Composition:
                 if step.state_name is not None:
                     self.users[step.state_name].append((number, place))
         self.stateless = {step.name for line in lines for step in line.steps if step.state_name is None}
-        #: What comes out of a shared state's stage; None while it is being made.
+        #: The output of each shared state's stage; None while it is being built.
         self.shared: dict[str, Pipeline | None] = {}
 
     def pipelines(self) -> Iterator[Pipeline]:
-        """Each line, to its sinks."""
+        """Each line as a pipeline, up to its sinks."""
         for number, line in enumerate(self.lines):
             last = line.steps[-1] if line.steps else None
             if not line.sinks and last is not None and self.is_shared(last):
@@ -76,7 +78,7 @@ class Composition:
         return step.state_name is not None and len(self.users[step.state_name]) > 1
 
     def before(self, number: int, place: int) -> Pipeline:
-        """A line up to, and without, one of its steps."""
+        """The part of a line before one of its steps."""
         line = self.lines[number]
         if place == 0:
             return line.begin
@@ -91,13 +93,13 @@ class Composition:
         return come.to(self.stage(step.state_name, step.call, step.multi, step))
 
     def stage_shared(self, state_name: str) -> Pipeline:
-        """What comes out of the stage of a state that several steps share: `[mark, output]`."""
+        """The output of the stage of a shared state: `[mark, output]`."""
         if state_name in self.shared:
             made = self.shared[state_name]
             if made is None:
                 raise WallarooParameterError(
-                    f"the state {state_name!r} is used by two steps of which one comes after the other: that can't be run here. "
-                    "Make them one computation"
+                    f"two steps use the state {state_name!r}, and one comes after the other. This is not supported: "
+                    "make them one computation"
                 )
             return made
         self.shared[state_name] = None
@@ -119,8 +121,10 @@ class Composition:
         return made
 
     def marked(self, mark: int, number: int, place: int) -> Pipeline:
-        """What comes to a step of a line, as `[mark, message]`. At the beginning of a line the decoder makes that, so that its
-        messages have their own keys from there on."""
+        """The input of a step, as `[mark, message]`.
+
+        For the first step of a line the decoder adds the mark, so that its messages keep their own keys from the start.
+        """
         line = self.lines[number]
         if place == 0 and isinstance(line.config, TCPSourceConfig):
             config = replace_decoder(line.config, _Marking(line.config.decoder, mark))
@@ -134,7 +138,7 @@ class Composition:
 
 
 class _Marking:
-    """A decoder whose messages are `[mark, message]`."""
+    """A decoder that returns `[mark, message]`."""
 
     def __init__(self, decoder: Any, mark: int) -> None:
         self.decoder, self.mark = decoder, mark
@@ -146,7 +150,7 @@ class _Marking:
 
 
 def replace_decoder(config: TCPSourceConfig, decoder: Any) -> TCPSourceConfig:
-    """The same source with another decoder."""
+    """The same source config with another decoder."""
     named = {} if config.name is None else {"name": config.name}
     return TCPSourceConfig(host=config.host, port=config.port, decoder=decoder, parallelism=config.parallelism, **named)
 

@@ -1,8 +1,8 @@
-"""Wallaroo's decorators, and what they return: a function that is a stage for our pipelines, and an object as Wallaroo's tests use it.
+"""Wallaroo's decorators. They return a stage for our pipelines that also has the methods which Wallaroo's tests use:
 
     .name()   .compute(data[, state])   .compute_multi(data[, state])   .extract_key(data) or .partition(data)
 
-Annotations of an application's functions say nothing here: in Wallaroo a message goes on as the object that it is.
+Type annotations of an application's functions are ignored: in Wallaroo messages are passed on as the objects they are.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from celery_partitions.model.state import StateClass
 
 
 class WallarooParameterError(DeclarationError):
-    """What an application gave to a function of this API can't be used."""
+    """An application passed an invalid argument to this API. The text says which, and what is expected."""
 
 
 class Declared:
-    """A function under the name of what it was declared as; pickles by that name, else by its parts."""
+    """A decorated function. Pickled by its name if its module has it under that name, else by its parts."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.function = function
@@ -46,7 +46,7 @@ class Declared:
 
 
 class Computation(Declared):
-    """A stateless computation: what `compute` returns goes on, but for None."""
+    """A stateless computation. The result of `compute` is passed on, unless it is None."""
 
     multi = False
 
@@ -56,11 +56,11 @@ class Computation(Declared):
         _takes(function, 1, f"computation {name!r}")
 
     def name(self) -> str:
-        """As it was declared."""
+        """The declared name."""
         return self._name
 
     def compute(self, data: Any) -> Any:
-        """What the function returns."""
+        """Call the function with a message and return its result."""
         return self.function(data)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -68,20 +68,22 @@ class Computation(Declared):
 
     @cached_property
     def computation(self) -> Stage:
-        """As our pipelines take it."""
+        """This computation as a stage for our pipelines."""
         return stage_of(self.compute, self._name, multi=self.multi, like=self)
 
 
 class ComputationMulti(Computation):
-    """A stateless computation that returns a list, whose elements go on one by one, or None."""
+    """A stateless computation that returns None or a list, whose elements are passed on one by one."""
 
     multi = True
     compute_multi = Computation.compute
 
 
 class StateComputation(Declared):
-    """A computation with a state for each key. `state`: a class, or what else makes a first state when called; None where the older
-    builder gives it."""
+    """A computation with a state per key.
+
+    `state`: a class, or another callable that returns a new state; None if the older builder passes it.
+    """
 
     multi = False
 
@@ -94,15 +96,15 @@ class StateComputation(Declared):
             state_class(name, state)
 
     def name(self) -> str:
-        """As it was declared."""
+        """The declared name."""
         return self._name
 
     def compute(self, data: Any, state: Any) -> Any:
-        """What the function returns; it changes the state in place."""
+        """Call the function, which may change the state in place, and return its result."""
         return self.function(data, state)
 
     def initial_state(self) -> Any:
-        """A key's first state."""
+        """A new state for a key."""
         return None if self.state is None else self.state()
 
     def __call__(self, *arguments: Any) -> Any:
@@ -110,21 +112,21 @@ class StateComputation(Declared):
 
     @cached_property
     def computation(self) -> Stage:
-        """As our pipelines take it. Raises `WallarooParameterError` when there is no state class."""
+        """This computation as a stage for our pipelines. Raises `WallarooParameterError` without a state class."""
         if self.state is None:
-            raise WallarooParameterError(f"state computation {self._name!r} has no state=, the class of its states")
+            raise WallarooParameterError(f"state computation {self._name!r} has no state=: pass the class of its states")
         return stage_of(self.compute, self._name, multi=self.multi, like=self, state=state_class(self._name, self.state))
 
 
 class StateComputationMulti(StateComputation):
-    """A state computation that returns a list, whose elements go on one by one, or None."""
+    """A state computation that returns None or a list, whose elements are passed on one by one."""
 
     multi = True
     compute_multi = StateComputation.compute
 
 
 class KeyExtractor(Declared):
-    """A function of a message that gives its key."""
+    """A function that returns a message's key."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
@@ -141,13 +143,13 @@ class KeyExtractor(Declared):
 
 
 def computation(name: str) -> Callable[[Callable[..., Any]], Computation]:
-    """Declare a function of one message, whose result goes on."""
+    """Declare a function of one message. Its result is passed on, unless it is None."""
     _a_name(name, "computation")
     return lambda function: Computation(function, name)
 
 
 def computation_multi(name: str) -> Callable[[Callable[..., Any]], ComputationMulti]:
-    """Declare a function of one message that returns a list of results."""
+    """Declare a function of one message that returns None or a list of results."""
     _a_name(name, "computation_multi")
     return lambda function: ComputationMulti(function, name)
 
@@ -155,7 +157,7 @@ def computation_multi(name: str) -> Callable[[Callable[..., Any]], ComputationMu
 def state_computation(
     name: str, state: Callable[[], Any] | None = None
 ) -> Callable[[Callable[..., Any]], StateComputation]:
-    """Declare a function of a message and the state of its key. `state` may be left out for the older builder, which gives it."""
+    """Declare a function of a message and its key's state. `state`: the state class; omit it if the older builder passes it."""
     _a_name(name, "state_computation")
     return lambda function: StateComputation(function, name, state)
 
@@ -163,13 +165,13 @@ def state_computation(
 def state_computation_multi(
     name: str, state: Callable[[], Any] | None = None
 ) -> Callable[[Callable[..., Any]], StateComputationMulti]:
-    """As `state_computation`, of a function that returns a list of results."""
+    """Like `state_computation`, for a function that returns None or a list of results."""
     _a_name(name, "state_computation_multi")
     return lambda function: StateComputationMulti(function, name, state)
 
 
 def key_extractor(function: Callable[..., Any]) -> KeyExtractor:
-    """Declare a function that gives a message's key."""
+    """Declare a function that returns a message's key."""
     return KeyExtractor(function)
 
 
@@ -181,7 +183,7 @@ def partition(function: Callable[..., Any]) -> KeyExtractor:
 def stage_of(
     call: Callable[..., Any], name: str, *, multi: bool, like: Any, state: StateClass[Any] | None = None
 ) -> Stage:
-    """A stage for our pipelines. `like`: what it is called after (its module and name) where people read of it."""
+    """A stage for our pipelines. `like`: the object whose module and name the stage gets, for logs and errors."""
 
     def with_message(message: Any) -> Any:
         return call(message)
@@ -199,7 +201,7 @@ def stage_of(
 
 
 def state_class(name: str, make: Callable[[], Any]) -> StateClass[Any]:
-    """What makes states. `make`: a class, or anything that gives a state when called. Raises `WallarooParameterError`."""
+    """A factory of states. `make`: a class, or a callable that returns a new state. Raises `WallarooParameterError`."""
     try:
         if isinstance(make, type):
             return StateClass(make)
@@ -210,14 +212,14 @@ def state_class(name: str, make: Callable[[], Any]) -> StateClass[Any]:
 
 def _a_name(name: Any, what: str) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise WallarooParameterError(f'@wallaroo.{what} wants a name first: @wallaroo.{what}(name="…")')
+        raise WallarooParameterError(f'@wallaroo.{what} needs a name: @wallaroo.{what}(name="…")')
     return name
 
 
 def _takes(function: Any, count: int, what: str) -> None:
     if not callable(function):
-        raise WallarooParameterError(f"{what}: decorate a function, not {function!r:.80}")
+        raise WallarooParameterError(f"{what}: expected a function to decorate, not {function!r:.80}")
     if error := misfit(function, count):
         wanted = "(data)" if count == 1 else "(data, state)"
         name = getattr(function, "__qualname__", function)
-        raise WallarooParameterError(f"{what} must take {wanted}, and {name} does not: {error}")
+        raise WallarooParameterError(f"{what} must take {wanted}, but {name} does not: {error}")

@@ -1,7 +1,7 @@
-"""Wallaroo's sources and sinks: configs that take the forms of all its versions, and decoders and encoders that are objects.
+"""Wallaroo's sources and sinks: configs that accept the arguments of all its versions.
 
-Before 0.2 a decoder was an object with `header_length()`, `payload_length(header)` and `decode(payload)`, an encoder one with
-`encode(message)`; those are taken too, and their classes.
+Before 0.2, a decoder was an object with `header_length()`, `payload_length(header)` and `decode(payload)`, and an encoder an object
+with `encode(message)`. These objects and their classes are accepted too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from celery_partitions.wallaroo.computations import WallarooParameterError
 
 
 class DecoderObject:
-    """An object that decodes, as our sources take it: to be called, and asked for the header."""
+    """Adapts a decoder object of Wallaroo 0.1 to our sources."""
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder
@@ -24,16 +24,16 @@ class DecoderObject:
         return self.decoder.decode(payload)
 
     def header_length(self) -> int:
-        """Bytes of a header."""
+        """The number of bytes of a header."""
         return int(self.decoder.header_length())
 
     def payload_length(self, header: bytes, /) -> int:
-        """The bytes of payload that follow this header."""
+        """The number of payload bytes after this header."""
         return int(self.decoder.payload_length(header))
 
 
 class EncoderObject:
-    """An object that encodes, as our sinks take it: to be called."""
+    """Adapts an encoder object of Wallaroo 0.1 to our sinks."""
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
@@ -49,7 +49,7 @@ class EncoderObject:
 
 
 class TCPSourceConfig(sources.TCPSourceConfig):
-    """`(host, port, decoder[, parallelism])`, or a name before them; see `celery_partitions.TCPSourceConfig`."""
+    """`(host, port, decoder[, parallelism])`, optionally with a name first; see `celery_partitions.TCPSourceConfig`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(
@@ -58,17 +58,17 @@ class TCPSourceConfig(sources.TCPSourceConfig):
 
 
 class TCPSinkConfig(sinks.TCPSinkConfig):
-    """`(host, port, encoder)`, or a name before them; see `celery_partitions.TCPSinkConfig`."""
+    """`(host, port, encoder)`, optionally with a name first; see `celery_partitions.TCPSinkConfig`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         order = ("name", "host", "port", "encoder") if len(arguments) == 4 else ("host", "port", "encoder")
         given = dict(zip(order, arguments, strict=False)) | named
         if len(arguments) > 4 or not {"host", "port", "encoder"} <= set(given) <= {"name", "host", "port", "encoder"}:
-            raise WallarooParameterError(f"TCPSinkConfig wants (host, port, encoder), or a name before them; got {arguments!r:.80}")
+            raise WallarooParameterError(f"TCPSinkConfig expects ([name, ]host, port, encoder), not {arguments!r:.80}")
         try:
             port = int(given["port"])
         except (TypeError, ValueError):
-            raise WallarooParameterError(f"TCPSinkConfig: {given['port']!r:.40} is no port") from None
+            raise WallarooParameterError(f"TCPSinkConfig: {given['port']!r:.40} is not a port number") from None
         super().__init__(str(given["host"]), port, encoding(given["encoder"]), given.get("name"))
 
 
@@ -82,20 +82,20 @@ def _decoding(given: Any) -> Any:
 
 
 def decoding(given: Any) -> Any:
-    """A decoder as our sources take it. Raises `WallarooParameterError` for what is none."""
+    """A decoder for our sources, from a decoder of any Wallaroo version. Raises `WallarooParameterError` for anything else."""
     if isinstance(given, Decoder | DecoderObject):
         return given
     decoder = given() if isinstance(given, type) else given
     missing = [name for name in ("header_length", "payload_length", "decode") if not callable(getattr(decoder, name, None))]
     if missing:
         raise WallarooParameterError(
-            f"{given!r:.80} is no decoder: decorate a function with @wallaroo.decoder(header_length=, length_fmt=). It has no {' and no '.join(missing)}"
+            f"{given!r:.80} is not a decoder: it has no {' and no '.join(missing)}. Decorate a function with @wallaroo.decoder(header_length=, length_fmt=)"
         )
     return DecoderObject(decoder)
 
 
 def encoding(given: Any) -> Callable[[Any], Any]:
-    """An encoder as our sinks take it. Raises `WallarooParameterError` for what is none."""
+    """An encoder for our sinks, from an encoder of any Wallaroo version. Raises `WallarooParameterError` for anything else."""
     if isinstance(given, Encoder | EncoderObject):
         return given
     encoder = given() if isinstance(given, type) else given
@@ -103,4 +103,4 @@ def encoding(given: Any) -> Callable[[Any], Any]:
         return EncoderObject(encoder)
     if callable(encoder):
         return Encoder(encoder)
-    raise WallarooParameterError(f"{given!r:.80} is no encoder: decorate a function with @wallaroo.encoder")
+    raise WallarooParameterError(f"{given!r:.80} is not an encoder: decorate a function with @wallaroo.encoder")

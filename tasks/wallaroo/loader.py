@@ -1,4 +1,4 @@
-"""A Wallaroo application by the name of its module: imported, and asked for its pipeline."""
+"""Loads a Wallaroo application by its module name and calls its `application_setup`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import celery_partitions.wallaroo as wallaroo
 from celery_partitions.producer.pipelines import Application
 from celery_partitions.wallaroo.arguments import COMMAND_LINE, read_options
 
-#: What applications look for in `_ARGS` to learn whether they are the first worker; here every process is.
+#: Applications look for this option in `_ARGS` to learn whether they are the first worker. Here every process has it.
 INITIALIZER = "--cluster-initializer"
 
 
 class ApplicationError(RuntimeError):
-    """The application can't be loaded; the text says why, with its own traceback."""
+    """The application cannot be loaded. The text says why, with the traceback of the application's code."""
 
 
 def command_line(given: Sequence[str]) -> tuple[str, ...]:
-    """The whole command line as the application is given it: a program's name, what was given, and `--cluster-initializer`."""
+    """The command line that the application receives: a program name, the given arguments and `--cluster-initializer`."""
     return ("machida", *given, *(() if INITIALIZER in given else (INITIALIZER,)))
 
 
 def load(arguments: Sequence[str]) -> Application:
-    """Import the module that `--application-module` names, from the current folder too, and call its `application_setup` with all of
-    `arguments`. Raises `ApplicationError`.
+    """Import the module of `--application-module` and call its `application_setup` with all of `arguments`.
+
+    The current folder is on the import path. Raises `ApplicationError`.
     """
     name = read_options(arguments[1:]).module
     wallaroo._ARGS, COMMAND_LINE[:] = tuple(arguments), arguments
@@ -39,7 +40,7 @@ def load(arguments: Sequence[str]) -> Application:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
             raise ApplicationError(
-                f"there is no module {name!r} in {folder} or on PYTHONPATH; --application-module is given as in an import, without .py"
+                f"no module {name!r} in {folder} or on PYTHONPATH. Give --application-module as in an import, without .py"
             ) from None
         raise ApplicationError(f"importing {name!r} failed:\n{_told(error)}") from error
     setup = getattr(module, "application_setup", None)
@@ -51,13 +52,13 @@ def load(arguments: Sequence[str]) -> Application:
         raise ApplicationError(f"application_setup of {name!r} failed:\n{_told(error)}") from error
     if not isinstance(application, Application):
         raise ApplicationError(
-            f"application_setup of {name!r} must return what wallaroo.build_application(…) or ApplicationBuilder.build() gives, not {application!r:.80}"
+            f"application_setup of {name!r} must return the result of wallaroo.build_application(…) or ApplicationBuilder.build(), not {application!r:.80}"
         )
     return application
 
 
 def _told(error: BaseException) -> str:
-    """The traceback from the application's own code on."""
+    """The traceback, starting at the application's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     here = [number for number, frame in enumerate(frames) if frame.filename == __file__ or "importlib" in frame.filename]
     own = frames[max(here, default=-1) + 1 :]

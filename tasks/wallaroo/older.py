@@ -1,10 +1,10 @@
-"""The builder of Wallaroo 0.1 to 0.5: lines of steps, with states that are shared by name, composed into one pipeline.
+"""The builder of Wallaroo 0.1 to 0.5: composes lines of steps, with states shared by name, into one pipeline.
 
     0.1        computations are classes: `to(Class)`, `to_stateful(Instance(), Builder(), "state")`, where `Builder.build()`
-               makes a state; codecs and partition functions are objects
+               returns a new state; codecs and partition functions are objects
     0.2–0.5    decorated functions, and a state class: `to_state_partition(check, State, "state", by_symbol[, keys])`
 
-A stateful step returns `(output, save)`, or the output alone. `save` is not looked at: every change of a state is kept.
+A stateful step returns `(output, save)`, or only the output. `save` is ignored: every change of a state is saved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from celery_partitions.wallaroo.pipelines import build_application, source
 
 
 class ApplicationBuilder:
-    """Every method but `build` returns the builder, so that they can be chained. Raises `WallarooParameterError`."""
+    """Every method except `build` returns the builder, so calls can be chained. Raises `WallarooParameterError`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,55 +32,55 @@ class ApplicationBuilder:
         self._is_open = False
 
     def new_pipeline(self, name: str, source_config: Any, *_: Any, **__: Any) -> ApplicationBuilder:
-        """Begin the next line. `source_config`: a config, or a decoder, whose address is the line's in `--in`."""
+        """Start the next line. `source_config`: a config, or a decoder. With a decoder, the address is the line's entry in `--in`."""
         number = len(self._lines)
         if isinstance(source_config, type) or hasattr(source_config, "decode"):
             addresses = tcp_parse_input_addrs(COMMAND_LINE)
             if number >= len(addresses):
-                raise WallarooParameterError(f"pipeline {name!r} has no address: --in has {len(addresses)}, and it is number {number + 1}")
+                raise WallarooParameterError(f"pipeline {name!r} has no address: it is number {number + 1}, but --in has {len(addresses)}")
             source_config = TCPSourceConfig(*addresses[number], source_config)
         self._lines.append(Line(name, source(name, source_config), source_config))
         self._is_open = True
         return self
 
     def to(self, computation: Any) -> ApplicationBuilder:
-        """Give each message to a computation: decorated, or an object with `name()` and `compute()` or `compute_multi()`, or its class."""
+        """Pass each message to a computation: a decorated function, or an object (or its class) with `name()` and `compute()` or `compute_multi()`."""
         line, made = self._line("to"), _made(computation)
         if isinstance(made, StateComputation):
-            raise WallarooParameterError(f"to({made.name()!r}): it has a state; it is for to_stateful or to_state_partition")
+            raise WallarooParameterError(f"to({made.name()!r}): this computation has a state. Use to_stateful or to_state_partition")
         line.steps.append(Step(_name_of(made), _call_of(made), multi=_is_multi(made), like=made))
         return self
 
     to_parallel = to
 
     def to_stateful(self, computation: Any, state_class: Any, state_name: str) -> ApplicationBuilder:
-        """Give each message to a computation, with the one state of that name."""
+        """Pass each message to a computation, with the one state of that name."""
         return self._stateful("to_stateful", computation, state_class, state_name, None)
 
     def to_state_partition(
         self, computation: Any, state_class: Any, state_name: str, partition_function: Any, partition_keys: Any = None, *_: Any
     ) -> ApplicationBuilder:
-        """Give each message to a computation, with the state of its key among those of that name.
+        """Pass each message to a computation, with its key's state among the states of that name.
 
-        `partition_keys`, the keys that there are, is not looked at: others have states too.
+        `partition_keys` (the expected keys) is ignored: any key gets a state.
         """
         return self._stateful("to_state_partition", computation, state_class, state_name, _partition(partition_function))
 
     to_state_partition_u64 = to_state_partition
 
     def to_sink(self, sink: Any) -> ApplicationBuilder:
-        """Let what comes leave to a sink. `sink`: a config, or an encoder, whose address is the line's in `--out`."""
+        """Send outputs to a sink. `sink`: a config, or an encoder. With an encoder, the address is the line's entry in `--out`."""
         return self.to_sinks([sink])
 
     def to_sinks(self, sinks: Sequence[Any]) -> ApplicationBuilder:
-        """Let what comes leave to each sink."""
+        """Send outputs to each sink."""
         line = self._line("to_sinks")
         line.sinks = [self._sink(one) for one in sinks]
         self._is_open = False
         return self
 
     def done(self) -> ApplicationBuilder:
-        """End the line; what comes to its end goes nowhere."""
+        """End the line. Outputs of its last step are discarded."""
         self._is_open = False
         return self
 
@@ -93,7 +93,7 @@ class ApplicationBuilder:
             whole = one if whole is None else whole.merge(one)
         assert whole is not None
         with warnings.catch_warnings():
-            # to_stateful says that there is one state.
+            # to_stateful asks for one state explicitly.
             warnings.simplefilter("ignore", OneKeyWarning)
             return build_application(self.name, whole)
 
@@ -105,7 +105,7 @@ class ApplicationBuilder:
         if isinstance(state_class, type) and make is not state_class:
             make = state_class().build
         if not callable(make) or not isinstance(state_name, str) or not state_name:
-            raise WallarooParameterError(f"{verb}({_name_of(made)!r}, …) wants a state class, or an object with build(), and the state's name")
+            raise WallarooParameterError(f"{verb}({_name_of(made)!r}, …) needs a state class, or an object with build(), and the state's name")
         call = _without_save(_call_of(made))
         self._line(verb).steps.append(
             Step(_name_of(made), call, multi=_is_multi(made), like=made, state_name=state_name, make=make, key=key)
@@ -116,7 +116,7 @@ class ApplicationBuilder:
         if not self._lines:
             raise WallarooParameterError(f"{verb}(): call new_pipeline() first")
         if not self._is_open:
-            raise WallarooParameterError(f"{verb}(): the pipeline {self._lines[-1].name!r} has ended in a sink; nothing can follow one")
+            raise WallarooParameterError(f"{verb}(): the pipeline {self._lines[-1].name!r} has ended in a sink; no step can follow")
         return self._lines[-1]
 
     def _sink(self, sink: Any) -> Any:
@@ -127,11 +127,11 @@ class ApplicationBuilder:
 
 
 def _made(computation: Any) -> Any:
-    """The computation; of a class, an object of it."""
+    """The computation. A class is instantiated."""
     made = computation() if isinstance(computation, type) else computation
     if not any(callable(getattr(made, verb, None)) for verb in ("compute", "compute_multi")):
         raise WallarooParameterError(
-            f"{computation!r:.80} is no computation: decorate a function with @wallaroo.computation(name=…), or give a class with "
+            f"{computation!r:.80} is not a computation: decorate a function with @wallaroo.computation(name=…), or pass a class with "
             "name() and compute()"
         )
     return made
@@ -155,7 +155,7 @@ def _partition(given: Any) -> Callable[[Any], Any]:
     made = given() if isinstance(given, type) else given
     key: Any = getattr(made, "partition", None) or getattr(made, "extract_key", None) or made
     if not callable(key):
-        raise WallarooParameterError(f"{given!r:.80} is no partition function: decorate a function with @wallaroo.partition")
+        raise WallarooParameterError(f"{given!r:.80} is not a partition function: decorate a function with @wallaroo.partition")
     return lambda message: key(message)
 
 

@@ -1,7 +1,7 @@
-"""`source` and `build_application` as Wallaroo has them: a source, a computation and a sink may have one name there.
+"""Wallaroo's `source` and `build_application`, where a source, a computation and a sink may have the same name.
 
-With us a name is that of a Celery task, of a process or of a state, so that a second use of it is told apart here, the same way in
-every process: "reverse source", "127.0.0.1:7002 2".
+Our names identify Celery tasks, processes and states. So a second use of a name is renamed here, in the same way in every process:
+"reverse source", "127.0.0.1:7002 2".
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from celery_partitions.wallaroo.ends import GenSourceConfig
 
 
 def source(name: str, source_config: Any, *, event_time: Callable[[Any], Any] | None = None) -> SourcePipeline:
-    """Begin a pipeline. `source_config`: a `TCPSourceConfig` or `GenSourceConfig`, or any of ours.
+    """Start a pipeline. `source_config`: a `TCPSourceConfig`, a `GenSourceConfig`, or any of our source configs.
 
-    `event_time`, which Wallaroo has not: gives the time of a message, for windows.
+    `event_time` (not in Wallaroo): returns a message's time, for windows.
     """
     if not isinstance(source_config, SourceConfig) and hasattr(source_config, "initial_value"):
         source_config = GenSourceConfig(source_config)
@@ -31,14 +31,14 @@ def source(name: str, source_config: Any, *, event_time: Callable[[Any], Any] | 
 
 
 def build_application(name: str, pipeline: Pipeline) -> Application:
-    """The application. Raises `DeclarationError` that names the stage."""
+    """Build the application. Raises `DeclarationError`, which names the stage."""
     if not isinstance(pipeline, Pipeline):
-        raise DeclarationError(f"application {name!r}: build_application() wants a pipeline, not {pipeline!r:.80}")
+        raise DeclarationError(f"application {name!r}: build_application() expects a pipeline, not {pipeline!r:.80}")
     return pipelines.build_application(name, told_apart(pipeline))
 
 
 def told_apart(pipeline: Pipeline) -> Pipeline:
-    """The same pipeline with no name used for two things. Stages keep theirs."""
+    """The same pipeline with unique names for sources and sinks. Stages keep their names."""
     nodes = nodes_before([*pipeline.ends, *pipeline.open_ends])
     taken = {node.name or node.computation.name for node in nodes if isinstance(node, Use)}
     sinks: dict[str, SinkConfig] = {}
@@ -58,7 +58,7 @@ def told_apart(pipeline: Pipeline) -> Pipeline:
 
 
 def _sink(config: SinkConfig | ComputationSink, known: dict[str, SinkConfig]) -> SinkConfig | ComputationSink:
-    """The config, under another name where a different one has its name."""
+    """The config, renamed if a different config has its name."""
     if isinstance(config, ComputationSink):
         return config
     if isinstance(config, AnyTCPSink) and known.get(config.sink_name, config) != config:
@@ -73,7 +73,7 @@ def _same_but_for_the_name(one: SinkConfig, other: AnyTCPSink) -> bool:
 
 
 def _free(name: str, taken: set[str], suffix: str) -> str:
-    """The name; with the suffix, and then a number, where it is taken."""
+    """The name; if taken, with the suffix, and if needed with a number."""
     if name not in taken:
         return name
     base, number = name + suffix, 1 if suffix else 2

@@ -1,4 +1,4 @@
-"""A run: a server if there is none, the application's processes, and their end, in which nothing that was read is left."""
+"""A run: starts a server if none is configured, and the application's processes. At the end it processes everything that was read."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from celery_partitions.wallaroo.children import SHORT_LIVES, Child, ended_by
 from celery_partitions.wallaroo.unfinished import Waiting, look
 from celery_partitions_config.settings import Settings
 
-#: Between two looks at the processes; a dead one is not missed for longer.
+#: How often the processes are checked, and so the longest delay before a dead one is restarted.
 LOOK_SECONDS = 0.1
-#: Between two looks at the queues, at the end.
+#: How often the queues are checked at the end of the run.
 DRAIN_LOOK_SECONDS = 0.03
 
 CELERY = (sys.executable, "-m", "celery", "-q", "-A", "celery_partitions.wallaroo.application")
 
 
 class RunError(RuntimeError):
-    """The run can't go on; the text says why."""
+    """The run cannot continue. The text says why."""
 
 
 def run(application: Application, options: Options, arguments: Sequence[str], stop: Stop) -> int:
-    """Run the application until `stop`; the exit code. Raises `RunError`, `ServerError`, `SettingsError`."""
+    """Run the application until `stop`. Returns the exit code. Raises `RunError`, `ServerError`, `SettingsError`."""
     with ExitStack() as stack:
         environment = environment_of_run(os.environ, options, arguments)
         if not environment.get("REDIS_URL"):
@@ -51,24 +51,23 @@ def run(application: Application, options: Options, arguments: Sequence[str], st
 
 
 def environment_of_run(given: Mapping[str, str], options: Options, arguments: Sequence[str]) -> dict[str, str]:
-    """What all processes run with. Raises `SettingsError` for a variable that can't be used, `RunError` for two that don't fit.
+    """The environment of all processes. Raises `SettingsError` for an invalid variable, `RunError` for a conflict.
 
-    Without a PARTITIONS_STATE_SIGNING_KEY the run has one of its own, which nobody knows after it; on a server that was there
-    before it has a partition group of its own too.
+    Without PARTITIONS_STATE_SIGNING_KEY the run creates a temporary key, and a temporary partition group on a configured server.
     """
     environment = {name: value for name, value in given.items() if name != "CELERY_BROKER_URL" and value}
     name = "wallaroo-" + options.module.replace(".", "-")
     if not environment.get("PARTITIONS_STATE_SIGNING_KEY"):
         if environment.get("REDIS_URL") and "PARTITIONS_GROUP" in environment:
-            raise RunError("PARTITIONS_GROUP is set, and PARTITIONS_STATE_SIGNING_KEY is not: what this run writes there no later one could read. Set both, or none")
+            raise RunError("PARTITIONS_GROUP is set without PARTITIONS_STATE_SIGNING_KEY, so no later run could read this run's states. Set both, or none")
         environment["PARTITIONS_STATE_SIGNING_KEY"] = secrets.token_hex(32)
         name += "-" + secrets.token_hex(4)
         environment.setdefault("PARTITIONS", str(max(4, 2 * options.workers)))
     defaults = {
         "PARTITIONS_GROUP": name,
-        # A message may be made of anything the application imports; the signature says that it is the run's.
+        # Messages may contain any class that the application imports. Their signature proves that this run wrote them.
         "PARTITIONS_STATE_MODULES": "*",
-        # An exception costs its message, and its key goes on.
+        # After an exception the message becomes a dead letter, and its key continues.
         "PARTITIONS_RETRY_ATTEMPTS": "0",
         "PARTITIONS_RETRY_EXHAUSTED": "dead_letter",
     }
@@ -76,7 +75,7 @@ def environment_of_run(given: Mapping[str, str], options: Options, arguments: Se
         **defaults,
         **environment,
         "PARTITIONS_WALLAROO_ARGUMENTS": shlex.join(arguments),
-        # What an application prints is seen at once.
+        # Show the application's output immediately.
         "PYTHONUNBUFFERED": "1",
     }
     Settings.from_environment(environment)
@@ -84,7 +83,7 @@ def environment_of_run(given: Mapping[str, str], options: Options, arguments: Se
 
 
 class Processes:
-    """The processes of one run, and the group that they work on."""
+    """The processes of one run, and their partition group."""
 
     def __init__(self, application: Application, options: Options, environment: Mapping[str, str]) -> None:
         self.application, self.options = application, options
@@ -92,7 +91,7 @@ class Processes:
         self.group = Group(Settings.from_environment(environment))
         self.sink_names = [name for name, sink in application.sinks.items() if sink.has_process]
         tcp = [name for name, config in application.source_configs.items() if isinstance(config, TCPSourceConfig)]
-        # In one process what was sent to one of them is not overtaken by what is sent to another after it.
+        # One process for all TCP sources keeps the order between messages that were sent to different ones.
         together = [tcp, *([name] for name in application.source_configs if name not in tcp)]
         self.sources = [
             Child(
@@ -120,7 +119,7 @@ class Processes:
         self.ended: set[str] = set()
 
     def start(self) -> None:
-        """All at once: what a source reads waits in its queue until a worker is there."""
+        """Start all processes together: what a source reads waits in its queue until a worker is ready."""
         for child in (*self.sources, *self.workers, *self.sinks):
             child.start()
         say(f"{self.application.name}: {self.options.workers} worker{'s' * (self.options.workers > 1)} on {self.group.settings.redis_url}")
@@ -130,7 +129,7 @@ class Processes:
             say(f"  sink {name!r}" + (f" connects to {sink.host}:{sink.port}" if isinstance(sink, TCPSinkConfig) else ""))
 
     def watch(self, stop: Stop) -> None:
-        """Until the run is told to end: start again what dies, and say once when all workers are at work."""
+        """Restart processes that die, until the run is asked to stop. Prints once when all workers are ready."""
         ready = False
         while not stop.wait(LOOK_SECONDS):
             self.look_after((*self.sources, *self.workers, *self.sinks))
@@ -142,10 +141,10 @@ class Processes:
         try:
             return len([worker for worker in read_workers(self.group.client, self.group.names) if worker.queues])
         except redis.RedisError:
-            return 0  # the processes say it, and go on when it answers
+            return 0  # the processes report the outage, and continue when Redis answers
 
     def look_after(self, children: Sequence[Child]) -> None:
-        """Start again what has died. Raises `RunError` for what dies again and again."""
+        """Restart processes that died. Raises `RunError` for one that repeatedly fails to start."""
         for child in children:
             code = child.code()
             if code is None or child.title in self.ended:
@@ -154,14 +153,14 @@ class Processes:
                 self.ended.add(child.title)
                 say(f"{child.title} has ended")
             elif child.revive(code):
-                say(f"{child.title} has died ({ended_by(code)}), and was started again")
+                say(f"{child.title} died ({ended_by(code)}) and was restarted")
             else:
-                raise RunError(f"{child.title} can't be started: {SHORT_LIVES} times it ended at once, with {ended_by(code)}; its own words are above")
+                raise RunError(f"{child.title} cannot be started: it ended immediately {SHORT_LIVES} times, with {ended_by(code)}. See its output above")
 
     def drain(self) -> int:
-        """Stop the sources, let all that they read be worked off and delivered, then stop the rest; the exit code."""
+        """Stop the sources, wait until everything they read is processed and delivered, then stop the rest. Returns the exit code."""
         until = time.monotonic() + self.options.drain_seconds
-        say("ending: the sources stop, and what they read is worked off")
+        say("stopping: the sources stop, and the workers process what they read")
         for source in self.sources:
             source.ask_to_end()
         while any(source.code() is None for source in self.sources) and time.monotonic() < until:
@@ -169,13 +168,13 @@ class Processes:
         left = self.look()
         while left is None or left:
             if time.monotonic() > until:
-                say(f"after {self.options.drain_seconds:g} s there still wait: {left or 'nobody knows what, for Redis does not answer'}")
+                say(f"still waiting after {self.options.drain_seconds:g} s: {left or 'unknown, because Redis does not answer'}")
                 return 1
             self.rest()
             left = self.look()
         self.end()
         if left.dead:
-            say(f"all is worked off, but for {left.dead} dead letters (messages that were refused, or whose computation raised)")
+            say(f"everything is processed, except {left.dead} dead letters (messages that were refused, or whose computation raised)")
         self.forget()
         return 0
 
@@ -184,14 +183,14 @@ class Processes:
         time.sleep(DRAIN_LOOK_SECONDS)
 
     def look(self) -> Waiting | None:
-        """What waits; None when Redis does not answer."""
+        """What still waits; None if Redis does not answer."""
         try:
             return look(self.group.client, self.group.names, self.group.settings.partitions, self.sink_names)
         except redis.RedisError:
             return None
 
     def forget(self) -> None:
-        """Delete a group that nobody can read any more, as its signing key ends with the run."""
+        """Delete a temporary group: without its signing key nobody can read it any more."""
         if not self.is_private:
             return
         client = self.group.client
@@ -202,7 +201,7 @@ class Processes:
                     client.unlink(*some)
 
     def end(self) -> None:
-        """Stop all that runs. Harmless when done twice."""
+        """Stop all processes. Safe to call twice."""
         children = (*self.sources, *self.workers, *self.sinks)
         for child in children:
             child.ask_to_end()
@@ -211,6 +210,6 @@ class Processes:
 
 
 def say(text: str) -> None:
-    """To people, beside what the application prints."""
+    """Print a line to standard error, because standard output belongs to the application."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What is not worked off yet, of an application: seen all at one moment, as a message that moves on would else be missed."""
+"""Counts an application's unprocessed messages, all in one transaction: otherwise a message that moves could be missed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_a
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Messages on partition queues, and outputs on those of sinks; a parked key counts as one."""
+    """Messages in partition queues, and outputs in the queues of sinks. A parked key counts as one."""
 
     messages: int
     outputs: dict[str, int]
-    #: Dead letters, of both.
+    #: Dead letters of both.
     dead: int
 
     def __bool__(self) -> bool:
@@ -28,8 +28,10 @@ class Waiting:
 
 
 def look(client: redis.Redis, names: Names, partitions: int, sinks: Sequence[str]) -> Waiting:
-    """Look at the queues of a group, and at those of its sinks that have a process. Messages of timers are not counted: an open
-    window is no work."""
+    """Count the messages of a group and of its sinks with a process.
+
+    Timers are not counted: an open window is not unfinished work.
+    """
     groups = [(names, partitions_and_ingress(partitions)), *((Names(names.sink_group(sink), names.prefix), partitions_and_ingress(1)) for sink in sinks)]
     with client.pipeline(transaction=True) as pipe:
         for group, own in groups:

@@ -89,7 +89,7 @@ def test_the_first_page_in_a_fresh_clone(tmp_path: Path) -> None:
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "12154/12154" in demo.stderr, "the progress bar does not know its total"
     verdict, _, _, *following = demo.stdout.splitlines()[-6:]
-    assert verdict == "All states are what plain Python makes of the same messages."
+    assert verdict == "All states equal those of a plain Python loop over the same messages."
     assert [line.split()[0] for line in following] == ["make"] * 3
     screen = clone / "screen"
     with screen.open("wb") as output:

@@ -40,7 +40,7 @@ for send in (lambda: update_stock.delay(Stock("AAPL", 1.0)), lambda: update_stoc
         print(error)
 """
 
-WHAT_TO_DO = "PARTITIONS_TRACING is on, and OpenTelemetry is not installed: pip install 'celery-partitions[otel]', or unset PARTITIONS_TRACING"
+WHAT_TO_DO = "PARTITIONS_TRACING is on, but OpenTelemetry is not installed: pip install 'celery-partitions[otel]', or unset PARTITIONS_TRACING"
 
 
 def python(code: str, directory: Path, url: str, tracing: str) -> subprocess.CompletedProcess[str]:

@@ -98,17 +98,17 @@ def test_what_has_no_name_in_its_module_is_pickled_by_its_parts() -> None:
 @pytest.mark.parametrize(
     ("declare", "says"),
     [
-        (lambda: wallaroo.computation(lambda data: data), "wants a name first"),  # type: ignore[arg-type]
-        (lambda: wallaroo.state_computation(name=""), "wants a name first"),
+        (lambda: wallaroo.computation(lambda data: data), "needs a name"),  # type: ignore[arg-type]
+        (lambda: wallaroo.state_computation(name=""), "needs a name"),
         (lambda: wallaroo.computation(name="x")(lambda: 1), r"must take \(data\)"),
         (lambda: wallaroo.state_computation(name="x", state=Total)(lambda data: 1), r"must take \(data, state\)"),
         (lambda: wallaroo.key_extractor(lambda: 1), r"must take \(data\)"),
         (lambda: wallaroo.state_computation(name="x", state=int)(lambda data, state: 1), "immutable"),
         (lambda: wallaroo.state_computation(name="x")(lambda data, state: 1).computation, "has no state="),
-        (lambda: wallaroo.TCPSinkConfig("h", "p", encode), "is no port"),
-        (lambda: wallaroo.TCPSinkConfig("h", "1"), "wants"),
-        (lambda: wallaroo.TCPSinkConfig("h", "1", 3), "is no encoder"),
-        (lambda: wallaroo.TCPSourceConfig("h", "1", object()), "is no decoder"),
+        (lambda: wallaroo.TCPSinkConfig("h", "p", encode), "is not a port number"),
+        (lambda: wallaroo.TCPSinkConfig("h", "1"), "expects"),
+        (lambda: wallaroo.TCPSinkConfig("h", "1", 3), "is not an encoder"),
+        (lambda: wallaroo.TCPSourceConfig("h", "1", object()), "is not a decoder"),
     ],
 )
 def test_what_cannot_work_says_so_where_it_stands(declare: Callable[[], object], says: str) -> None:

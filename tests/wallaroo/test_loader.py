@@ -18,7 +18,7 @@ SETUPS = {
     "no_syntax": ("def", "importing 'no_syntax' failed.*SyntaxError"),
     "no_setting": ("def application_setup(args):\n    raise KeyError('colour')", "failed.*no_setting.py.*KeyError: 'colour'"),
     "no_exit": ("import sys\ndef application_setup(args):\n    sys.exit('usage')", "SystemExit: usage"),
-    "no_result": ("def application_setup(args):\n    pass", "must return what wallaroo.build_application"),
+    "no_result": ("def application_setup(args):\n    pass", "must return the result of wallaroo.build_application"),
 }
 
 
@@ -34,7 +34,7 @@ def test_what_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_module_that_is_not_there() -> None:
-    with pytest.raises(ApplicationError, match=r"there is no module 'alphabet\.py'|there is no module 'not_there'"):
+    with pytest.raises(ApplicationError, match=r"no module 'alphabet\.py'|no module 'not_there'"):
         load(command_line(["--application-module", "not_there"]))
 
 

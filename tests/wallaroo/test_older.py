@@ -114,10 +114,10 @@ def test_codecs_alone_have_their_addresses_from_the_command_line(load: Load) -> 
         (lambda new: new.build(), "has no pipeline"),
         (lambda new: new.to(remember), "call new_pipeline"),
         (lambda new: new.new_pipeline("x", source()).to(remember), "has a state"),
-        (lambda new: new.new_pipeline("x", source()).to(object()), "is no computation"),
-        (lambda new: new.new_pipeline("x", source()).done().to(first_letter), "ended in a sink|is no computation"),
+        (lambda new: new.new_pipeline("x", source()).to(object()), "is not a computation"),
+        (lambda new: new.new_pipeline("x", source()).done().to(first_letter), "ended in a sink|is not a computation"),
         (lambda new: new.new_pipeline("x", source()).to_stateful(remember, State, ""), "the state's name"),
-        (lambda new: new.new_pipeline("x", source()).to_state_partition(remember, State, "s", 3), "no partition function"),
+        (lambda new: new.new_pipeline("x", source()).to_state_partition(remember, State, "s", 3), "not a partition function"),
     ],
 )
 def test_what_cannot_work_says_so(build: Callable[[Any], object], says: str) -> None:

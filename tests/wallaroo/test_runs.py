@@ -62,7 +62,7 @@ def test_words_are_counted_though_a_worker_is_killed(run: Start, receiver: Recei
         receiver.wait_lines(100)
         os.kill(words.children("worker")[0], signal.SIGKILL)
         connection.sendall(framed(*TEXT * 150))
-    words.wait_for("has died (signal 9), and was started again")
+    words.wait_for("died (signal 9) and was restarted")
     receiver.wait_lines(sum(wanted.values()))
     assert words.end(signal.SIGINT) == 0
     seen: dict[str, list[int]] = defaultdict(list)
@@ -154,11 +154,11 @@ def test_an_application_that_fails_at_its_setup_says_so_and_exits_with_2(run: St
     failing = run("word_count", inputs=0)
     assert failing.wait() == 2
     assert "application_setup of 'word_count' failed" in failing.log()
-    assert "the application wants --in" in failing.log()
+    assert "the application needs --in" in failing.log()
 
 
 def test_an_input_that_cannot_be_listened_on_ends_the_run(run: Start, receiver: Receiver) -> None:
     busy = run("reverse", "--in", f"127.0.0.1:{receiver.port}", inputs=0)
     assert busy.wait() == 1
     assert f"cannot listen on 127.0.0.1:{receiver.port}" in busy.log()
-    assert "source 'reverse source' can't be started" in busy.log()
+    assert "source 'reverse source' cannot be started" in busy.log()
