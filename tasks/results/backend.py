@@ -1,4 +1,4 @@
-"""Whether results can be part of a commit: the app's result backend must be the broker's own Redis, and its database."""
+"""Checks that results can be part of a commit: the app's result backend must be the broker's own Redis database."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from celery_partitions.store.client import UNWELL
 
 
 def why_not_own_backend(installation: Installation) -> str | None:
-    """Why results can't go into the commits of the broker's Redis; None when they can. May ask both servers who they are."""
+    """Why results cannot be part of commits in the broker's Redis; None if they can. May ask both servers for their ids."""
     backend = installation.app.backend
     if not isinstance(backend, RedisBackend):
-        return f"the result backend is {backend.as_uri() or type(backend).__name__}, and results of computations are part of a commit in the broker's Redis"
+        return f"the result backend is {backend.as_uri() or type(backend).__name__}, but results of computations are written by commits in the broker's Redis"
     client = installation.group.client
     mine = client.connection_pool.connection_kwargs
     theirs = backend.client.connection_pool.connection_kwargs
@@ -27,26 +27,26 @@ def why_not_own_backend(installation: Installation) -> str | None:
     here = _run_id(client)
     try:
         there = _run_id(backend.client)
-    except UNWELL as error:  # the broker's server does answer
+    except UNWELL as error:  # the broker's server did answer above
         return f"{text}: it does not answer ({error})"
     return None if here == there else text
 
 
 def check_backend(installation: Installation) -> None:
-    """Raise `SetupError` when a computation is declared with `reply=True` and its results can't be part of a commit."""
+    """Raise `SetupError` if a computation is declared with `reply=True` and its results cannot be part of a commit."""
     replying = sorted(name for name, one in installation.computations.items() if one.replies)
     if replying:
         why = why_not_own_backend(installation)
         if why is not None:
             raise SetupError(
-                f"computation {replying[0]!r} is declared with reply=True, and {why}. Set result_backend to the broker's URL, or "
-                "leave reply= out"
+                f"computation {replying[0]!r} is declared with reply=True, but {why}. Set result_backend to the broker's URL, or "
+                "remove reply="
             )
         _try_to_answer(installation, replying[0])
 
 
 def _try_to_answer(installation: Installation, name: str) -> None:
-    """A commit can't fail for a result's sake, so that a user who may not write it is told at the start."""
+    """Check at the start that this Redis user may write results, because a commit must not fail because of one."""
     key = installation.app.backend.get_key_for_task(f"trial of {installation.group.names.group}")
     client = installation.group.client
     try:
@@ -54,8 +54,8 @@ def _try_to_answer(installation: Installation, name: str) -> None:
         client.publish(key, "null")
     except redis.exceptions.NoPermissionError as error:
         raise SetupError(
-            f"computation {name!r} is declared with reply=True, and this Redis user may not store results and publish them "
-            f"({error}): it needs the keys and channels celery-task-meta-*"
+            f"computation {name!r} is declared with reply=True, but this Redis user may not store and publish results "
+            f"({error}). Allow it the keys and channels celery-task-meta-*"
         ) from None
 
 

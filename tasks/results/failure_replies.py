@@ -1,4 +1,4 @@
-"""How the messages of an outcome ended that did not go well, in Celery's words."""
+"""The messages of an outcome that did not succeed, with Celery's states and exceptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celery_partitions.worker.owned import Batch, OwnedPartition
 
 
 class Failed(NamedTuple):
-    """A message that failed, is tried again, was revoked or has expired."""
+    """A message that failed, will be retried, was revoked or has expired."""
 
     raw: bytes
     error: BaseException
@@ -25,13 +25,13 @@ class Failed(NamedTuple):
 
 
 def endings(owned: OwnedPartition, batch: Batch, outcome: Outcome) -> Iterator[Failed]:
-    """A failure is told once: when the message becomes a dead letter, or when its retries are used up and its key waits on."""
+    """The messages to report. A failure is reported once: when the message becomes a dead letter, or when its retries are used up."""
     told_before = _told_before(owned, batch)
     return (one for one in _all(outcome) if one.raw is not told_before or one.state == states.RETRY)
 
 
 def _told_before(owned: OwnedPartition, batch: Batch) -> bytes | None:
-    """The message whose retries were used up before, if the batch begins with it."""
+    """The batch's first message, if its used-up retries were already reported."""
     key = batch.mailbox_of
     known = None if key is None else owned.parked.get(key)
     return batch.messages[0] if known is not None and known.dead_letter is not None and batch.messages else None
@@ -41,7 +41,7 @@ def _all(outcome: Outcome) -> Iterator[Failed]:
     failures: dict[int, Failure] = {id(one.item.raw): one for one in outcome.failures}
     for dead_letter_item, _ in outcome.dead:
         if dead_letter_item.message_id is None:
-            continue  # too long to be opened, or none of Celery's
+            continue  # too long to decode, or not a Celery message
         failure = failures.get(id(dead_letter_item.raw))
         error = None if failure is None else failure.exception
         yield Failed(dead_letter_item.raw, _exception_of(dead_letter_item, error), dead_letter_item.trace or None, states.FAILURE)
@@ -55,7 +55,7 @@ def _all(outcome: Outcome) -> Iterator[Failed]:
 
 
 def _exception_of(dead_letter_item: DeadLetterItem, error: BaseException | None) -> BaseException:
-    """What is raised at whoever waits for a message that became a dead letter."""
+    """The exception that a caller gets who waits for the result of a message that became a dead letter."""
     if dead_letter_item.reason == "computation-failed" and error is not None:
         return _can_be_raised(error)
     match dead_letter_item.reason:
@@ -70,5 +70,5 @@ def _exception_of(dead_letter_item: DeadLetterItem, error: BaseException | None)
 
 
 def _can_be_raised(error: BaseException) -> BaseException:
-    """SystemExit and its like would end the process that waits."""
+    """The error, or a RuntimeError in place of SystemExit and the like, which would end the waiting process."""
     return error if isinstance(error, Exception) else RuntimeError(describe(error))

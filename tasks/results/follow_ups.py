@@ -1,11 +1,11 @@
-"""What follows a message: links, the rest of a chain, the part of a chord, error callbacks. Celery's own code sends it.
+"""Follow-ups: send links, the rest of a chain, chord parts and error callbacks, by Celery's own code.
 
-The commit of a message that something follows pushes one more message onto its partition's queue, a *follow-up*: what came of the
-message, and what it named. A worker of the partition runs it as a Celery task that returns the same value or fails in the same way, so
-that Celery's tracer does what it always does. What is sent and stored meanwhile is recorded, and is part of the follow-up's commit:
-it happens once.
+If something follows a message, its commit pushes a *follow-up* message onto the partition's queue, with the message's result and
+what follows. A worker of the partition runs it as a Celery task that returns the same value or fails in the same way, so that
+Celery's tracer sends what follows. Everything sent and stored meanwhile is recorded and written by the follow-up's commit, so it
+happens exactly once.
 
-A follow-up carries a seal made with a secret of the group: a producer can't send one.
+A follow-up carries a seal made with a secret of the group, so that producers cannot forge one.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ logger = logging.getLogger("celery.worker.partitions")
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What came of a message."""
+    """How a message ended."""
 
-    #: Of Celery's states: SUCCESS, FAILURE, RETRY or REVOKED.
+    #: Celery's state: SUCCESS, FAILURE, RETRY or REVOKED.
     state: str
-    #: The value, or the exception as Celery's backend prepares it; of a revoked message the reason.
+    #: The value, the exception as Celery's backend prepares it, or the reason why the message was revoked.
     result: Any
     traceback: str | None = None
 
 
 class _FollowUpTask(Task):  # type: ignore[misc]
-    """Ends as the message ended that it follows; Celery's tracer does the rest. It is in no registry: only `FollowUps` runs it."""
+    """Ends as the original message ended; Celery's tracer does the rest. It is not registered: only `FollowUps` runs it."""
 
     name = FOLLOW_UP
     typing = False
     track_started = False
-    #: Of the follow-up that runs now, and whether its message's result is stored.
+    #: How the current follow-up's message ended, and whether to store its result.
     ending: Ending
     store: bool
 
@@ -76,22 +76,22 @@ class _FollowUpTask(Task):  # type: ignore[misc]
                 error = backend.exception_to_python(result)
                 backend.mark_as_failure(request.id, error, ending.traceback, request=request, store_result=store)
         except Exception:
-            logger.exception("partitions: not all of what follows the failed message %r could be sent", request.id)
+            logger.exception("partitions: message %r failed, and not all of its error callbacks and chord parts could be sent", request.id)
         raise Ignore
 
 
 class FollowUps:
-    """Makes follow-ups, and runs them. Made once a loop, used by its thread."""
+    """Creates and runs follow-ups. Made once per loop and used by its thread."""
 
     def __init__(self, installation: Installation, node: str, store: CommitStore) -> None:
         self.installation, self.node, self.store = installation, node, store
         self.app: Celery = installation.app
         self._secret = b""
-        #: Whether the app's results are in the broker's own Redis. If not, Celery stores them by itself, at least once.
+        #: Whether the app's results are in the broker's own Redis. If not, Celery stores them itself, at least once.
         self.stores_here = False
 
     def prepare(self) -> None:
-        """Ask the servers what has to be known, once: an outage is an outage here, and not a failure of a message."""
+        """Load what is needed from the servers, once. An outage here does not count as a message's failure."""
         if not self._secret:
             self.stores_here = why_not_own_backend(self.installation) is None
             record_messages(self.app, self.installation.group.names, self.installation.settings.follow_up_queues)
@@ -102,10 +102,10 @@ class FollowUps:
             self._secret = follow_up_secret(self.installation.group.client, self.installation.group.names)
 
     def make(self, partition: str, request: dict[str, Any], state: str, result: str, traceback: str | None, more_headers: bytes = b"") -> FollowUp:
-        """`request`: the message as Celery's tracer knows it. `result`: as JSON. `more_headers`: each with a comma before it."""
+        """Create a follow-up. `request`: the message as Celery's tracer expects it. `result`: JSON. `more_headers`: JSON members, each with a leading comma."""
         self.prepare()
         if not self.app.conf.result_extended:
-            request = {**request, "args": [], "kwargs": {}}  # nobody asks for them, and they may be long
+            request = {**request, "args": [], "kwargs": {}}  # not needed, and possibly long
         about = f'{{"request":{dumps(request)},"result":{result},"state":{dumps(state)},"traceback":{dumps(traceback)}}}'
         body = f"[[],{about},{{}}]".encode()
         template = MessageTemplate(FOLLOW_UP, self.installation.group.names.queue_name(partition), self.node)
@@ -116,7 +116,7 @@ class FollowUps:
         return blake2b(body, key=self._secret, digest_size=16).hexdigest()
 
     def run(self, items: Sequence[Item]) -> Outcome:
-        """The outcome of the follow-ups that `items` begin with. Raises redis-py's errors when a server does not answer."""
+        """Run the follow-ups at the start of `items`. Returns their outcome. Raises redis-py's errors if a server does not answer."""
         self.prepare()
         if self.stores_here:
             record_results(self.app)
@@ -136,8 +136,10 @@ class FollowUps:
         return outcome
 
     def effects_of(self, item: PlainTask, outcome: Outcome) -> list[MoreEffects]:
-        """What one follow-up sends and stores. If what follows a success can't be sent, the message counts as failed for whoever
-        waits for what follows, and the follow-up is a dead letter."""
+        """What one follow-up sends and stores.
+
+        If what follows a success cannot be sent, the follow-up becomes a dead letter, and error callbacks and the chord receive a failure.
+        """
         request, ending = self.open(item)
         effects, error = self.traced(item, request, ending)
         if error is not None:
@@ -149,12 +151,12 @@ class FollowUps:
     def open(self, item: PlainTask) -> tuple[dict[str, Any], Ending]:
         body, seal = open_envelope(item.raw).body, details_of(item.raw).seal
         if not isinstance(seal, str) or not compare_digest(seal.encode(), self.seal(body).encode()):
-            raise MessageError("only workers of this group write follow-ups, and the seal of this one is wrong", reason="unknown-task")
+            raise MessageError("the seal of this follow-up is wrong: only workers of this group may write follow-ups", reason="unknown-task")
         _, about, _ = loads(body)
         return about["request"], Ending(about["state"], about["result"], about["traceback"])
 
     def traced(self, item: PlainTask, request: dict[str, Any], ending: Ending) -> tuple[list[MoreEffects], BaseException | None]:
-        """What Celery's tracer sends and stores for a message that ended so; and why it can't, if it can't."""
+        """What Celery's tracer sends and stores for a message with this ending; and the error if it fails."""
         self._task.ending, self._task.store = ending, not request["ignore_result"]
         tracing = self.installation.tracing
         with recorded(item.headers.id) as recording, nullcontext() if tracing is None else tracing.continued(item.raw):
@@ -165,8 +167,10 @@ class FollowUps:
         return recording.effects, error
 
     def look_at_queues(self, recording: Recording, ending: Ending) -> BaseException | None:
-        """A key of another type must not keep the commit from being written: why the messages can't be pushed, if so. An error
-        callback that can't be is left out."""
+        """Check the queues' types, because a queue of the wrong type would make the commit fail.
+
+        Returns the error if messages cannot be pushed. Error callbacks to such a queue are dropped instead.
+        """
         queues = list({one.queue for one in recording.effects if isinstance(one, Push)})
         if not queues:
             return None
@@ -174,10 +178,10 @@ class FollowUps:
         bad = [key.removeprefix(prefix) for key in self.store.no_lists(prefix + queue for queue in queues)]
         if not bad:
             return None
-        text = f"what follows the message goes to queue {bad[0]!r}, and that key holds another type, or may not be written"
+        text = f"what follows the message goes to queue {bad[0]!r}, but that Redis key has the wrong type, or this Redis user may not write it"
         if ending.state == states.SUCCESS:
             return SetupError(text)
-        logger.error("partitions: message %r: %s; it is left out", recording.token, text)
+        logger.error("partitions: message %r: %s; dropping the messages to it", recording.token, text)
         recording.effects = [one for one in recording.effects if not isinstance(one, Push) or one.queue not in bad]
         return None
 
@@ -187,5 +191,5 @@ def is_follow_up(item: Item) -> TypeGuard[PlainTask]:
 
 
 def dead_letter(item: PlainTask, error: BaseException, reason: str = "follow-up-failed") -> DeadLetterItem:
-    """Of a follow-up. Retried, it sends all of it again."""
+    """The dead letter of a follow-up. Retrying it sends everything again."""
     return DeadLetterItem(item.raw, reason, describe(error), trace_of(error), item.headers.task, item.headers.id)

@@ -1,7 +1,7 @@
-"""What Celery sends and stores while a follow-up runs goes into the commit, and not to the server.
+"""Records what Celery sends and stores while a follow-up runs, so that the commit writes it instead.
 
-Celery's own code runs unchanged. Two things stand in its way out: messages are published to a channel that records them, and the
-client of Celery's Redis result backend records writes. Reads go to the server. Outside a recording both do nothing.
+Celery's own code runs unchanged. Messages are published to a channel that records them, and the client of Celery's Redis result
+backend records writes. Reads go to the server. Outside a recording, both pass everything through.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ from celery_partitions.runtime.queue_limit import looks_for_room
 from celery_partitions.store.client import UNWELL
 from celery_partitions.store.names import Names
 
-#: What one follow-up may send and store. Several such fit into a commit.
+#: How much one follow-up may send and store. Several of this size fit into a commit.
 MAX_FOLLOW_UP_BYTES = 64_000_000
-#: kombu's, where the broker's options say nothing.
+#: kombu's defaults, unless the broker's options set others.
 PRIORITY_STEPS = [0, 3, 6, 9]
 SEPARATOR = "\x06\x16"
-#: How long a chord stays claimed where Celery keeps its data for ever.
+#: How long a chord stays claimed if Celery keeps its data forever.
 CLAIM_SECONDS = 86_400
 
 
 class Recording:
-    """What one follow-up sends and stores. `token`: the same whenever this follow-up runs."""
+    """What one follow-up sends and stores. `token`: the same each time this follow-up runs."""
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.effects: list[MoreEffects] = []
-        #: The server did not answer a read; Celery may have taken that for a failure of the task.
+        #: The error if the server did not answer a read. Celery may treat it as a failure of the task.
         self.outage: BaseException | None = None
         self._bytes = 0
 
     def add(self, effect: MoreEffects) -> None:
-        """Raises `MessageError` when what one message sends and stores is more than a commit may have."""
+        """Record an effect. Raises `MessageError` if one message sends and stores more than `MAX_FOLLOW_UP_BYTES`."""
         self.effects.append(effect)
         words = (getattr(effect, name) for name in effect.__struct_fields__)
         self._bytes += sum(len(word) for word in words if isinstance(word, str | bytes))
         if self._bytes > MAX_FOLLOW_UP_BYTES:
             raise MessageError(
-                f"what follows the message is more than {MAX_FOLLOW_UP_BYTES:,} bytes: a chord's body is copied into each of its "
-                "messages. Make it smaller, or send it from a task of its own",
+                f"what follows the message is larger than {MAX_FOLLOW_UP_BYTES:,} bytes. A chord's body is copied into each of its "
+                "messages: make it smaller, or send it from a separate task",
                 reason="too-large",
             )
 
     def stored(self, key: Any) -> Any:
-        """A result that this recording stores: Celery reads what it wrote just before."""
+        """A result recorded here, because Celery reads back what it has just written."""
         name = bytes_to_str(key)
         return next((one.meta for one in self.effects if isinstance(one, Reply) and bytes_to_str(one.key) == name), None)
 
     def reading(self, read: Callable[..., Any]) -> Callable[..., Any]:
-        """A call of the server that remembers when the server does not answer."""
+        """Wrap a read so that an outage of the server is recorded."""
 
         def noting(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -81,7 +81,7 @@ _current: ContextVar[Recording | None] = ContextVar("partitions_recording", defa
 
 @contextmanager
 def recorded(token: str) -> Iterator[Recording]:
-    """Within this block, and in this thread, Celery's messages and results are recorded. An outage is raised at the end."""
+    """Record Celery's messages and results in this block, in this thread. Raises an outage of the server at the end."""
     recording = Recording(token)
     current, no_room = _current.set(recording), looks_for_room.set(False)
     try:
@@ -94,18 +94,18 @@ def recorded(token: str) -> Iterator[Recording]:
 
 
 class RecordingChannel(virtual.Channel):
-    """kombu's Redis channel as far as a producer uses it, without Redis."""
+    """The part of kombu's Redis channel that a producer uses, without Redis."""
 
     do_restore = False
-    #: Whether a queue's name is that of something else that the group keeps in Redis.
+    #: Whether a queue's name is the name of another Redis key of the group.
     is_taken: Callable[[str], bool]
-    #: Whether a message may send what follows it to that queue.
+    #: Whether what follows a message may go to a queue.
     is_allowed: Callable[[str], bool]
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
         if exchange:
             raise SetupError(
-                f"what follows a computation is pushed onto a queue, and exchange {exchange!r} was named: route it by queue="
+                f"what follows a computation cannot be sent to an exchange ({exchange!r}): route it with queue="
             )
         super().basic_publish(message, exchange, routing_key, **kwargs)
 
@@ -113,11 +113,11 @@ class RecordingChannel(virtual.Channel):
         recording = _current.get()
         assert recording is not None
         if self.is_taken(queue):
-            raise SetupError(f"what follows a computation is pushed onto a queue, and {queue!r:.80} is a name that the partitions keep for themselves")
+            raise SetupError(f"what follows a computation cannot go to queue {queue!r:.80}: that name is reserved for the partitions")
         if not self.is_allowed(queue):
             raise SetupError(
-                f"what follows a computation is to go to queue {queue!r:.80}, which the app does not name. Whoever can send a message could "
-                "make the worker write there; if it is yours, name it in task_queues, in task_routes or in PARTITIONS_FOLLOW_UP_QUEUES"
+                f"what follows a computation would go to queue {queue!r:.80}, which the app does not declare. This is refused because anyone who "
+                "can send a message could choose it. To allow it, name it in task_queues, task_routes or PARTITIONS_FOLLOW_UP_QUEUES"
             )
         options = self.connection.client.transport_options
         steps = options.get("priority_steps") or PRIORITY_STEPS
@@ -139,17 +139,17 @@ class _RecordingTransport(virtual.Transport):
 
 
 def known_queues(app: Celery, names: Names, more: Iterable[str] = ()) -> Callable[[str], bool]:
-    """Whether a queue is one that the app names: its task_queues, its default queue, what its routes name, the group's own queues, and
-    `more` ("*": all).
+    """A function that says whether the app declares a queue: in task_queues, its default queue, its routes, the group's own queues,
+    or `more` ("*": all).
 
-    Asked for before the first follow-up: Celery adds each queue that is sent to to the app's queues.
+    Call it before the first follow-up, because Celery adds every queue that it sends to to the app's queues.
     """
     known = {app.conf.task_default_queue, *app.amqp.queues, *more, *_queues_of_routes(app.conf.task_routes)}
     return lambda queue: "*" in known or queue in known or names.partition_of_queue(queue) is not None
 
 
 def _queues_of_routes(routes: Any) -> Iterator[str]:
-    """The queues that `task_routes` names; what a function will answer is not known."""
+    """The queues named in `task_routes`. Queues that a route function returns are not known."""
     match routes:
         case Queue():
             yield routes.name
@@ -166,14 +166,14 @@ def _queues_of_routes(routes: Any) -> Iterator[str]:
 
 
 def _is_destination(route: Mapping[str, Any]) -> bool:
-    """Whether it is what a route leads to, and no table of routes."""
+    """Whether this is the destination of a route, not a table of routes."""
     return bool(route.keys() & {"queue", "exchange", "routing_key"})
 
 
 def record_messages(app: Celery, names: Names, more_queues: Iterable[str] = ()) -> None:
-    """Make the app's messages go to the recording, where one is on. Called once for an app; harmless when called again.
+    """Send the app's messages to the active recording, if there is one. Call it once per app; repeating it is harmless.
 
-    `more_queues`: where they may go beside the queues that the app names.
+    `more_queues`: queues that are allowed in addition to those that the app declares.
     """
     send = app.amqp.send_task_message
     if getattr(send, "records", False):
@@ -187,7 +187,7 @@ def record_messages(app: Celery, names: Names, more_queues: Iterable[str] = ()) 
     def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
         if _current.get() is None:
             return send(producer, name, message, **options)
-        # An event can't wait for the commit, and would tell of what may never be sent.
+        # No task-sent event: it cannot wait for the commit, and the message may never be sent.
         return send(recorder, name, message._replace(sent_event=None), **options)
 
     send_task_message.records = True  # type: ignore[attr-defined]
@@ -195,13 +195,13 @@ def record_messages(app: Celery, names: Names, more_queues: Iterable[str] = ()) 
 
 
 def record_results(app: Celery) -> None:
-    """Make what this thread's Redis result backend writes go to the recording, where one is on. Harmless when called again."""
+    """Send writes of this thread's Redis result backend to the active recording, if there is one. Repeating it is harmless."""
     if not isinstance(app.backend.client, RecordingClient):
         app.backend.client = RecordingClient(app.backend.client)
 
 
 class RecordingClient:
-    """The result server's client, as Celery's backend uses it."""
+    """The part of the result server's client that Celery's backend uses."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -239,7 +239,7 @@ class RecordingClient:
 
 
 class _RecordingPipeline:
-    """A result is stored and published by one pipeline; others read."""
+    """Records the pipeline that stores and publishes a result. Other pipelines only read."""
 
     def __init__(self, pipe: Any, recording: Recording) -> None:
         self._pipe, self._recording = pipe, recording
@@ -257,7 +257,7 @@ class _RecordingPipeline:
         self._recording.add(Reply(key, value, None))
 
     def publish(self, key: Any, value: Any) -> None:
-        """The commit publishes each reply that it stores."""
+        """Does nothing: the commit publishes each reply that it stores."""
 
     def execute(self) -> Any:
         return self._recording.reading(self._pipe.execute)()
@@ -275,9 +275,9 @@ class _RecordingPipeline:
 class _RecordingScript:
     """Celery's scripts of chords.
 
-    A part is counted at once: counting it again changes nothing. Who counts the last part claims the chord, in Celery with a random
-    token; here with that of the recording, so that the same follow-up finds its claim when it runs again. The end of the chord's data
-    is part of the commit that sends the body.
+    A part is counted immediately: counting it again changes nothing. Celery's worker that counts the last part claims the chord with
+    a random token. Here the token is the recording's, so that a follow-up that runs again finds its own claim. The commit that sends
+    the body also deletes the chord's data.
     """
 
     def __init__(self, text: str, client: Any) -> None:
@@ -302,4 +302,4 @@ class _RecordingScript:
             client.delete(*rest)
             client.set(claim, "done", ex=args[1])
             return 1
-        raise SetupError("this version of celery-partitions does not know a script by which this Celery counts chords")
+        raise SetupError("this version of celery-partitions does not support a chord script of this Celery version: install a supported Celery")

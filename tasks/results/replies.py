@@ -1,7 +1,8 @@
-"""What whoever waits for a message is told: its result, in the message's own commit, or by its follow-up.
+"""Stores the results of messages for their callers, in the message's own commit or in its follow-up.
 
-A result that nothing follows is stored by the commit. What follows a message is sent by its follow-up (`celery_partitions.results.follow_ups`),
-which also stores the result of a success: Celery stores it with its children, and those are known when they are sent.
+If nothing follows the message, its commit stores the result. Otherwise its follow-up (`celery_partitions.results.follow_ups`) sends
+what follows. It also stores the result of a success, because Celery stores a result together with its children, which are known
+only when they are sent.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from celery_partitions.worker.owned import Batch, OwnedPartition
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: A longer exception, as JSON, is told by its text.
+#: If an exception's JSON is longer, only its text is stored.
 MAX_EXCEPTION_BYTES = 100_000
 
 
 class Replies:
-    """Made once a loop, used by its thread; asks Celery for nothing until a message asks for something."""
+    """Made once per loop and used by its thread. Does not use Celery's backend until a message wants a result."""
 
     def __init__(self, installation: Installation, follow_ups: FollowUps) -> None:
         self.app, self.follow_ups = installation.app, follow_ups
 
     def of(self, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> list[MoreEffects]:
-        """What an outcome's commit stores and pushes for whoever waits for its messages."""
+        """What an outcome's commit stores and pushes for callers who wait for its messages."""
         effects: list[MoreEffects] = []
         if outcome.answered:
             effects += [self.of_value(owned.partition, item) for item in outcome.done if type(item) is ReplyRequest]
@@ -52,12 +53,12 @@ class Replies:
             except UNWELL:
                 raise
             except Exception:
-                text = "partition %s: a message's failure could not be told to who waits for it"
+                text = "partition %s: cannot report a message's failure to its caller"
                 logger.exception(text, owned.partition, extra=log_fields(owned.partition, message_id=name_of(failed.raw)[1]))
         return effects
 
     def of_value(self, partition: str, item: ReplyRequest) -> MoreEffects:
-        """What is told of a message that went well."""
+        """The reply or follow-up of a message that succeeded."""
         headers = item.envelope.headers
         wants = self.keeps and wants_reply(item.computation, headers)
         if wants and self.stores and item.envelope.body.endswith(NOTHING_FOLLOWS):
@@ -69,17 +70,17 @@ class Replies:
         return self.follow_ups.make(partition, request, states.SUCCESS, item.value, None, item.trace_headers)
 
     def of_failure(self, partition: str, failed: Failed) -> list[MoreEffects]:
-        """What is told of a message that did not go well."""
+        """The reply and follow-up of a message that did not succeed."""
         try:
             request = request_of(failed.raw)
-        except Exception:  # none of Celery's
+        except Exception:  # not a Celery message
             return []
         message_id, name = request.get("id"), request.get("task")
         if not isinstance(message_id, str) or not isinstance(name, str) or name == FOLLOW_UP:
             return []
         task, ignored = self.app.tasks.get(name), request.get("ignore_result")
         if ignored is None:
-            ignored = task is not None and task.ignore_result  # of a task that nobody knows Celery tells too
+            ignored = task is not None and task.ignore_result  # Celery reports unknown tasks too
         wants = not ignored or (task is not None and task.store_errors_even_if_ignored and failed.state == states.FAILURE)
         wants = wants and self.keeps
         follows = {states.FAILURE: ("errbacks", "chain", "chord"), states.REVOKED: ("chord",)}.get(failed.state, ())
@@ -103,14 +104,14 @@ class Replies:
 
     @cached_property
     def stores(self) -> bool:
-        """Whether replies are of the usual form, in the broker's own Redis; others are left to Celery's code, in a follow-up."""
+        """Whether commits can store replies: default format, in the broker's own Redis. Otherwise a follow-up uses Celery's code."""
         self.follow_ups.prepare()
         backend = self.app.backend
         usual = self.follow_ups.stores_here and backend.serializer == "json" and not backend.compression
         return usual and not self.app.conf.result_extended
 
     def reply(self, message_id: str, group: Any, parent: Any, state: str, result: str, traceback: str | None) -> Reply:
-        """A result as Celery's backend stores it, in its order, around the JSON of its value or exception."""
+        """A result as Celery's backend stores it, with fields in the same order. `result`: the JSON of the value or exception."""
         backend = self.app.backend
         done = "null" if state == states.RETRY else f'"{self.app.now().isoformat()}"'
         extra = "".join(f', "{name}": {_text(value)}' for name, value in (("group_id", group), ("parent_id", parent)) if value)
@@ -131,7 +132,7 @@ class Replies:
 
 
 def request_of(raw: bytes) -> dict[str, Any]:
-    """A message as Celery's tracer knows it. Raises for a message that can't be read; of a body that can't be, there is nothing."""
+    """A message as Celery's tracer expects it. Raises if the message cannot be decoded. A body that cannot be decoded counts as empty."""
     message = msgspec.json.decode(raw)
     headers, properties = message["headers"], message["properties"]
     try:

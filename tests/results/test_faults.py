@@ -130,7 +130,7 @@ def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_what_follow
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue="wrong"))
     after = add.apply_async([message("b", 1)])
     assert after.get(timeout=PATIENCE)["number"] == 1
-    assert "another type" in here.live.dead_letter_of(f"{bad.id}:follow-up").error
+    assert "wrong type" in here.live.dead_letter_of(f"{bad.id}:follow-up").error
     assert quiet.state("a").numbers == [1]  # type: ignore[union-attr]
 
 
@@ -140,7 +140,7 @@ def test_what_follows_is_not_pushed_where_the_partitions_keep_something_else(mak
     here.start_worker("-Q", "partition")
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue=queue))
     assert add.delay(message("b", 1)).get(timeout=PATIENCE)["number"] == 1
-    assert "a name that the partitions keep for themselves" in here.live.dead_letter_of(f"{bad.id}:follow-up").error
+    assert "that name is reserved for the partitions" in here.live.dead_letter_of(f"{bad.id}:follow-up").error
     assert here.live.client.type(queue) in (b"none", b"hash")
     assert quiet.state("a").numbers == [1]  # type: ignore[union-attr]
 

@@ -39,7 +39,7 @@ def test_what_follows_goes_to_no_unknown_queue(make_client: MakeClient) -> None:
     with pytest.raises(Refused):
         refused.get(timeout=PATIENCE)
     error = here.live.dead_letter_of(f"{sent[0].id}:follow-up").error
-    assert "'elsewhere', which the app does not name" in error and "PARTITIONS_FOLLOW_UP_QUEUES" in error
+    assert "'elsewhere', which the app does not declare" in error and "PARTITIONS_FOLLOW_UP_QUEUES" in error
     here.live.wait_drained()
     assert here.live.client.llen("elsewhere") == 0
     assert [quiet.state(key).numbers for key in "abc"] == [[1], [1], [1]]  # type: ignore[union-attr]

@@ -46,5 +46,5 @@ def test_a_user_who_may_not_store_results_is_refused(make_client: MakeClient, re
     url = redis_url.replace("redis://", "redis://narrow:x@")
     worker = here.start_worker("-Q", "partition", REDIS_URL=url)
     assert worker.wait(timeout=60) == 1
-    assert "may not store results" in worker.log()
+    assert "may not store and publish results" in worker.log()
     here.live.client.execute_command("ACL", "DELUSER", "narrow")
