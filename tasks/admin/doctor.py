@@ -217,7 +217,7 @@ def judge_signing(settings: Settings) -> Check:
     if keys:
         return Check("signing", "ok", f"states are signed ({keys} {'key' if keys == 1 else 'keys'})")
     fix = "Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32)"
-    return Check("signing", "warn", f"states are not signed: anyone who can write to Redis can run code in a worker. {fix}")
+    return Check("signing", "warn", f"states are not signed: anyone who can write to Redis can forge states. {fix}")
 
 
 def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Check]:

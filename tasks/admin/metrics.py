@@ -85,7 +85,7 @@ GAUGES = (
     _Gauge("parked_keys", "Keys whose messages wait for a retry or an operator.", lambda partition: partition.status.parked),
     _Gauge("state_keys", "Keys that have a state.", lambda partition: partition.status.keys),
     _Gauge("paused", "1 while an operator or a failure policy has paused the partition.", lambda partition: partition.status.paused),
-    _Gauge("leases_held", "1 while a worker holds the partition.", lambda partition: partition.status.owner is not None),
+    _Gauge("leases_held", "1 while a worker owns the partition.", lambda partition: partition.status.owner is not None),
 )
 STATE_BYTES = PREFIX + "state_bytes"
 STATE_BYTES_HELP = "Estimated memory that the partition's states take in Redis, measured every 30 s."

@@ -81,7 +81,7 @@ class Overview:
 
 
 class Readable(Protocol):
-    """What is read of a group (`runtime/group.py`)."""
+    """The part of a group that an overview needs (see `runtime/group.py`)."""
 
     names: Names
     settings: Settings
@@ -92,7 +92,7 @@ class Readable(Protocol):
     def client(self) -> redis.Redis: ...
 
     def check(self) -> None:
-        """Raises `SetupError` when this process and the group do not agree on the number of partitions."""
+        """Raises `SetupError` if this process and the group do not agree on the number of partitions."""
 
 
 def read_overview(group: Readable, *, state_bytes: bool = False, only: Collection[str] | None = None) -> Overview:
