@@ -56,6 +56,8 @@ class Prometheus:
                 answer = json.load(reply)
         except urllib.error.HTTPError as error:
             with error:
+                if error.code == 503:  # it is still starting
+                    return None
                 raise AssertionError(f"{query}: {error.read().decode()}") from None
         except OSError:
             return None
