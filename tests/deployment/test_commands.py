@@ -51,7 +51,7 @@ def test_the_commands_run_the_app_that_is_named(procfile: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize("environment", [{}, {"APP": ""}], ids=["unset", "empty"])
-def test_without_an_app_no_process_starts_and_one_line_says_what_to_set(
+def test_without_an_app_no_process_starts_and_one_line_says_which_variable_to_set(
     procfile: dict[str, str], environment: dict[str, str]
 ) -> None:
     """The platform's shell refuses the line; Compose refuses the same spelling with the same words."""

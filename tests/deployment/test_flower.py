@@ -47,7 +47,7 @@ def test_without_a_login_only_this_machine_reaches_it(start_flower: Start, words
         ((), {"FLOWER_ADDRESS": "0.0.0.0"}),
     ],
 )
-def test_elsewhere_it_does_not_start_without_one_and_says_what_to_set(
+def test_on_another_address_it_refuses_to_start_without_a_login(
     start_flower: Start, words: tuple[str, ...], env: dict[str, str]
 ) -> None:
     flower = start_flower(*words, **env)
@@ -57,7 +57,7 @@ def test_elsewhere_it_does_not_start_without_one_and_says_what_to_set(
     assert "Traceback" not in said
 
 
-def test_with_a_login_it_listens_where_it_is_told_and_asks_for_it(start_flower: Start) -> None:
+def test_with_a_login_it_listens_on_the_given_address_and_requires_it(start_flower: Start) -> None:
     flower = start_flower("--address=0.0.0.0", FLOWER_BASIC_AUTH="me:secret").wait_ready()
     assert flower.get("/workers", host=ELSEWHERE)[0] == 401
     assert flower.get("/workers", host=ELSEWHERE, login="me:wrong")[0] == 401
@@ -65,7 +65,7 @@ def test_with_a_login_it_listens_where_it_is_told_and_asks_for_it(start_flower: 
     assert flower.get("/api/workers", host=ELSEWHERE)[0] == 401
 
 
-def test_it_has_the_pages_of_the_partitions_from_any_project_and_stock_flower_has_not(redis_url: str, tmp_path: Path) -> None:
+def test_our_flower_has_the_partitions_pages_and_stock_flower_has_not(redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text("from celery_partitions import app\nfrom celery_partitions.demo import stocks\n__all__ = ['app', 'stocks']\n")
     env = {"REDIS_URL": redis_url, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     plain = FlowerProcess("project", "--address=127.0.0.1", directory=tmp_path, env=env, command=("flower",))
@@ -83,7 +83,7 @@ def test_it_has_the_pages_of_the_partitions_from_any_project_and_stock_flower_ha
         ([], {"PARTITIONS_DASHBOARD_HOSTS": "http://example.com"}, "PARTITIONS_DASHBOARD_HOSTS='http://example.com' is not valid: expected names"),
     ],
 )
-def test_what_it_can_not_do_it_says_in_one_line(redis_url: str, words: list[str], env: dict[str, str], said: str) -> None:
+def test_errors_are_one_line(redis_url: str, words: list[str], env: dict[str, str], said: str) -> None:
     arguments = [sys.executable, "-m", "celery", "-A", "celery_partitions.demo.stocks", "partitions", "flower", *words]
     done = subprocess.run(arguments, cwd=ROOT, env={**os.environ, "REDIS_URL": redis_url, **env}, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0

@@ -38,7 +38,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_the_command_and_its_folder_go_with_a_holder_that_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_command_and_its_folder_end_with_a_killed_parent(tmp_path: Path, number: signal.Signals) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     holder = subprocess.Popen(
@@ -56,7 +56,7 @@ def test_the_command_and_its_folder_go_with_a_holder_that_is_killed(tmp_path: Pa
         wait_until(lambda: not scratch.exists(), message="its folder is still there")
 
 
-def test_the_holder_sees_the_command_end() -> None:
+def test_the_parent_sees_the_command_end() -> None:
     command = [sys.executable, "-c", "raise SystemExit(7)"]
     with lifeline(command, environment=os.environ, grace_seconds=5) as keeper:
         assert keeper.wait(timeout=30) == 7

@@ -43,7 +43,7 @@ def test_a_chain_through_computations_and_ordinary_tasks(here: Client, key: str)
     assert [child[0][0] for child in metas[2]["children"]] == [ids[1]]
 
 
-def test_what_is_immutable_is_given_nothing(here: Client, key: str) -> None:
+def test_an_immutable_signature_gets_no_argument(here: Client, key: str) -> None:
     result = chain(add.s(message(key, 1)), add.si(message(key, 10)), here.sig("constant", "x").set(immutable=True)).apply_async()
     assert result.get(timeout=PATIENCE) == "x"
     assert add.delay(message(key, 0)).get(timeout=PATIENCE)["number"] == 11
@@ -99,7 +99,7 @@ def test_a_chord_as_a_link_of_a_computation(here: Client, key: str) -> None:
     wait_until(lambda: here.ran("spell") == ["spell:[8, 8]"])
 
 
-def test_a_failure_is_told_to_who_is_linked_for_it(here: Client, key: str) -> None:
+def test_a_failure_calls_the_error_callback(here: Client, key: str) -> None:
     callbacks = [here.sig("on error"), here.sig("on error here")]
     failed = refuse.apply_async([message(key, -1)], link_error=callbacks, link=here.sig("double"))
     wait_until(lambda: len(here.ran()) == 2)
@@ -122,7 +122,7 @@ def test_a_failure_fails_a_chord(here: Client, key: str) -> None:
     assert here.ran("spell") == []
 
 
-def test_a_message_that_can_not_be_taken_fails_its_chord(here: Client, key: str) -> None:
+def test_an_invalid_message_fails_its_chord(here: Client, key: str) -> None:
     bad = here.sig("add", [1]).set(queue=here.installation.queue("0"))
     here.app.tasks.unregister("results.add")
     result = chord([bad, here.sig("double", message(key, 1))], here.sig("spell")).apply_async()
@@ -130,7 +130,7 @@ def test_a_message_that_can_not_be_taken_fails_its_chord(here: Client, key: str)
         result.get(timeout=PATIENCE, follow_parents=False)
 
 
-def test_a_value_that_the_next_one_can_not_take_fails_the_chain(here: Client, key: str) -> None:
+def test_a_value_that_does_not_fit_the_next_task_fails_the_chain(here: Client, key: str) -> None:
     """The message itself was applied. Its follow-up is a dead letter."""
     result = chain(refuse.s(message(key, 3)), gather.s(), here.sig("double")).apply_async()
     for one in (result.parent.parent, result.parent, result):
@@ -148,14 +148,14 @@ def test_stamps_root_and_parent_are_carried(here: Client, key: str) -> None:
     assert told == {"root": result.parent.id, "parent": result.parent.id, "stamps": {"monitor": "m-1"}}
 
 
-def test_what_follows_a_message_that_is_tried_again_is_sent_once(here: Client, key: str) -> None:
+def test_follow_ups_of_a_retried_message_are_sent_once(here: Client, key: str) -> None:
     result = tried.apply_async([message(key, 7)], link=[here.sig("double"), quiet.s()], link_error=here.sig("on error"))
     assert result.get(timeout=PATIENCE) == message(key, 7)
     assert quiet.apply_async([message(key, 1)], ignore_result=False).get(timeout=PATIENCE)["number"] == 8
     wait_until(lambda: here.ran() == [f"double:{key}:7"])
 
 
-def test_a_foreign_client_names_what_follows_in_its_own_json(here: Client, key: str) -> None:
+def test_a_foreign_client_can_name_links_in_its_own_json(here: Client, key: str) -> None:
     link = '{"task":"results.double","args":[],"kwargs":{},"options":{},"subtask_type":null,"immutable":false}'
     body = f'[[{{"key":"{key}","number":3}}],{{}},{{"callbacks":[{link}],"chain":null}}]'
     raw = raw_envelope(body.encode(), headers={"task": "results.quiet", "id": f"{key}-foreign"})
@@ -163,7 +163,7 @@ def test_a_foreign_client_names_what_follows_in_its_own_json(here: Client, key: 
     wait_until(lambda: here.ran() == [f"double:{key}:3"])
 
 
-def test_a_producer_can_not_send_what_only_workers_send(here: Client, key: str) -> None:
+def test_a_producer_cannot_forge_a_follow_up(here: Client, key: str) -> None:
     embed = {"callbacks": [here.sig("double")]}
     about = {"request": {"id": "x", "ignore_result": False, **embed}, "state": "SUCCESS", "result": 1, "traceback": None}
     for name, headers in (("bare", {}), ("sealed", {"seal": "0" * 32}), ("odd", {"seal": ["\u00e9"]})):

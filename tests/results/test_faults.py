@@ -96,7 +96,7 @@ def test_the_reply_of_a_commit_is_lost(make_client: MakeClient, redis_url: str, 
     assert lost.fired == 2
 
 
-def test_the_last_two_parts_of_a_chord_are_counted_at_once(make_client: MakeClient) -> None:
+def test_the_last_two_parts_of_a_chord_are_counted_at_the_same_time(make_client: MakeClient) -> None:
     here = make_client(PARTITIONS=2)
     workers = [
         here.start_worker("-Q", f"partition.{number}", module=engines.__name__, MEET_BEFORE_FOLLOW_UP=2) for number in (0, 1)
@@ -123,7 +123,7 @@ def test_a_chord_of_a_stock_worker_and_ours(make_client: MakeClient, last: str) 
     assert here.ran("gather") == ["gather:[1, 4]"]
 
 
-def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_what_follows_only(make_client: MakeClient) -> None:
+def test_a_queue_of_the_wrong_type_fails_only_the_follow_up(make_client: MakeClient) -> None:
     here = make_client(PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_FOLLOW_UP_QUEUES="wrong")
     here.live.client.set("wrong", "x")
     here.start_worker("-Q", "partition")
@@ -135,7 +135,7 @@ def test_a_key_of_another_type_where_something_is_to_be_pushed_fails_what_follow
 
 
 @pytest.mark.parametrize("queue", ["{partition}:policies", "{partition.0}:dead", "{partition.sink.x}:group"])
-def test_what_follows_is_not_pushed_where_the_partitions_keep_something_else(make_client: MakeClient, queue: str) -> None:
+def test_follow_ups_are_not_pushed_onto_other_keys_of_the_group(make_client: MakeClient, queue: str) -> None:
     here = make_client(PARTITIONS_RETRY_ATTEMPTS=0)
     here.start_worker("-Q", "partition")
     bad = quiet.apply_async([message("a", 1)], link=here.sig("double").set(queue=queue))
@@ -160,8 +160,8 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
     checks = {
         "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
         "wakes nobody": lambda: check_told(here),
-        "tells over a success": lambda: test_replies.test_a_success_is_not_told_over(here, "k"),
-        "tells the value as it is later": lambda: test_replies.test_the_value_is_what_it_was_when_it_was_returned(here, "k"),
+        "tells over a success": lambda: test_replies.test_a_stored_success_is_not_overwritten(here, "k"),
+        "tells the value as it is later": lambda: test_replies.test_a_later_change_of_the_returned_value_is_not_stored(here, "k"),
         "commits again on a retry": lambda: check_flows(here, send_flows(here, 20), 3),
     }
     if name == "commits again on a retry":

@@ -23,7 +23,7 @@ def message(key: str, number: int) -> dict[str, Any]:
     return {"key": key, "number": number}
 
 
-def test_what_follows_goes_to_no_unknown_queue(make_client: MakeClient) -> None:
+def test_follow_ups_go_to_no_unknown_queue(make_client: MakeClient) -> None:
     here = make_client(PARTITIONS_RETRY_ATTEMPTS=0)
     here.start_worker("-Q", "partition")
     double = here.sig("double").set(queue="elsewhere")

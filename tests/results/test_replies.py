@@ -24,7 +24,7 @@ def test_answers_are_in_the_order_of_the_key(here: Client, key: str) -> None:
     assert [result.get(timeout=PATIENCE)["number"] for result in results] == list(range(1, 51))
 
 
-def test_the_value_is_what_it_was_when_it_was_returned(here: Client, key: str) -> None:
+def test_a_later_change_of_the_returned_value_is_not_stored(here: Client, key: str) -> None:
     results = [close_up.delay({"key": key, "number": number}) for number in range(3)]
     assert [result.get(timeout=PATIENCE) for result in results] == [[0], [0, 1], [0, 1, 2]]
 
@@ -45,7 +45,7 @@ def test_a_client_that_knows_only_the_name_is_answered_as_declared(here: Client,
     assert result.get(timeout=PATIENCE) == {"key": key, "number": 4}
 
 
-def test_what_is_stored_is_what_celery_stores(here: Client, key: str) -> None:
+def test_the_stored_result_equals_celerys(here: Client, key: str) -> None:
     ours = add.delay({"key": key, "number": 4})
     stock = here.sig("double", {"key": key, "number": 2}).apply_async()
     assert ours.get(timeout=PATIENCE) == stock.get(timeout=PATIENCE)
@@ -56,7 +56,7 @@ def test_what_is_stored_is_what_celery_stores(here: Client, key: str) -> None:
     assert abs(times[0] - times[1]) < 60
 
 
-def test_an_exception_comes_back_as_what_it_was(here: Client, key: str) -> None:
+def test_an_exception_keeps_its_class(here: Client, key: str) -> None:
     result = refuse.delay({"key": key, "number": -1})
     with pytest.raises(Refused) as caught:
         result.get(timeout=PATIENCE)
@@ -65,14 +65,14 @@ def test_an_exception_comes_back_as_what_it_was(here: Client, key: str) -> None:
     assert refuse.delay({"key": key, "number": 2}).get(timeout=PATIENCE) == {"key": key, "number": 2}
 
 
-def test_while_it_is_tried_again_it_is_told_as_retry(here: Client, key: str) -> None:
+def test_a_retried_message_has_the_state_retry(here: Client, key: str) -> None:
     heard = here.listen(f"{key}-tried")
     result = tried.apply_async([{"key": key, "number": 7}], task_id=f"{key}-tried")
     assert result.get(timeout=PATIENCE) == {"key": key, "number": 7}
     assert [meta["status"] for meta in heard(2)] == ["RETRY", "SUCCESS"]
 
 
-def test_a_key_that_waits_after_its_retries_has_told_the_failure_and_tells_a_success_later(here: Client, key: str) -> None:
+def test_a_parked_key_without_retries_reports_the_failure_and_later_a_success(here: Client, key: str) -> None:
     heard = here.listen(f"{key}-held")
     result = held.apply_async([{"key": key, "number": -1}], task_id=f"{key}-held", link=here.sig("double"))
     with pytest.raises(Refused):
@@ -83,26 +83,26 @@ def test_a_key_that_waits_after_its_retries_has_told_the_failure_and_tells_a_suc
     wait_until(lambda: here.ran() == [f"double:{key}:-1"])
 
 
-def test_a_value_that_is_no_json_is_a_failure_of_its_message(here: Client, key: str) -> None:
+def test_a_value_that_is_not_json_fails_its_message(here: Client, key: str) -> None:
     result = close_up.delay({"key": key, "number": 13})
     with pytest.raises(ReplyError, match=r"results\.close up.*object.*can't be JSON"):
         result.get(timeout=PATIENCE)
     assert close_up.delay({"key": key, "number": 1}).get(timeout=PATIENCE) == [1]
 
 
-def test_a_message_that_can_not_be_taken(here: Client, key: str) -> None:
+def test_an_invalid_message(here: Client, key: str) -> None:
     result = here.app.send_task("results.add", args=[[1, 2]], queue=here.installation.queue("0"))
     with pytest.raises(MessageError, match="Expected `object`, got `array`"):
         result.get(timeout=PATIENCE)
 
 
-def test_what_has_expired_is_revoked(here: Client, key: str) -> None:
+def test_an_expired_message_is_revoked(here: Client, key: str) -> None:
     result = add.apply_async([{"key": key, "number": 1}], expires=-1)
     with pytest.raises(TaskRevokedError, match="expired"):
         result.get(timeout=PATIENCE)
 
 
-def test_what_is_revoked_is_told_so(here: Client, key: str) -> None:
+def test_a_revoked_message_is_reported_as_revoked(here: Client, key: str) -> None:
     here.app.control.revoke(f"{key}-revoked")
     here.app.control.ping(timeout=1)
     result = add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-revoked")
@@ -110,12 +110,12 @@ def test_what_is_revoked_is_told_so(here: Client, key: str) -> None:
         result.get(timeout=PATIENCE)
 
 
-def test_bulk_messages_are_answered_where_their_ids_are_known(here: Client, key: str) -> None:
+def test_bulk_messages_are_answered_if_their_ids_are_known(here: Client, key: str) -> None:
     add.send_many([{"key": key, "number": 1}, {"key": key, "number": 2}], id_of=lambda one: f"{key}-{one['number']}")
     assert here.app.AsyncResult(f"{key}-2").get(timeout=PATIENCE) == {"key": key, "number": 3}
 
 
-def test_a_success_is_not_told_over(here: Client, key: str) -> None:
+def test_a_stored_success_is_not_overwritten(here: Client, key: str) -> None:
     """As in Celery: the same id twice."""
     first = add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-twice")
     assert first.get(timeout=PATIENCE)["number"] == 1

@@ -32,7 +32,7 @@ def test_a_result_backend_that_is_not_the_brokers_own_is_refused(
     assert said in worker.log()
 
 
-def test_the_same_place_in_other_words_is_taken(make_client: MakeClient, redis_url: str) -> None:
+def test_the_same_database_under_another_url_is_accepted(make_client: MakeClient, redis_url: str) -> None:
     here = make_client()
     url = redis_url.replace("127.0.0.1", "localhost")
     here.start_worker("-Q", "partition", module=elsewhere.__name__, RESULTS_IN=url).wait_ready()

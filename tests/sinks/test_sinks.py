@@ -49,7 +49,7 @@ def first_seen(frames: list[bytes]) -> dict[str, list[int]]:
 # TCP
 
 
-def test_a_tcp_peer_that_is_away_is_waited_for(make_ends: Make) -> None:
+def test_the_sink_waits_for_an_unreachable_tcp_peer(make_ends: Make) -> None:
     live = make_ends()
     live.start_worker()
     _, port = live.start_listening()
@@ -70,7 +70,7 @@ def test_a_tcp_peer_that_is_away_is_waited_for(make_ends: Make) -> None:
     assert sink.end() == 0
 
 
-def test_after_a_break_a_connection_begins_with_a_message(make_ends: Make) -> None:
+def test_a_new_connection_starts_at_a_message_boundary(make_ends: Make) -> None:
     """What the peer's system had and the peer had not read is lost, as TCP tells nobody of it; the rest comes, in order."""
     live = make_ends(PARTITIONS_BATCH_MESSAGES=200)
     live.start_worker()
@@ -89,7 +89,7 @@ def test_after_a_break_a_connection_begins_with_a_message(make_ends: Make) -> No
         assert seen == list(range(seen[0], seen[-1] + 1, 5))
 
 
-def test_a_peer_that_does_not_read_holds_up_its_sink_and_sigterm_ends_it(make_ends: Make) -> None:
+def test_a_peer_that_does_not_read_blocks_its_sink_and_sigterm_ends_it(make_ends: Make) -> None:
     live = make_ends()
     live.start_worker()
     _, port = live.start_listening()
@@ -103,7 +103,7 @@ def test_a_peer_that_does_not_read_holds_up_its_sink_and_sigterm_ends_it(make_en
             assert waiting_for(live, "out") > 0
 
 
-def test_of_two_sink_processes_one_stands_by_and_goes_on_after_a_kill(make_ends: Make) -> None:
+def test_a_second_sink_process_takes_over_after_a_kill(make_ends: Make) -> None:
     live = make_ends(PARTITIONS_BATCH_MESSAGES=50)
     live.start_worker()
     with Receiver(live.sink_port) as receiver:
@@ -126,7 +126,7 @@ def test_of_two_sink_processes_one_stands_by_and_goes_on_after_a_kill(make_ends:
 # A function, a file, standard output
 
 
-def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(make_ends: Make, command: Run, tmp_path: Path) -> None:
+def test_outputs_reach_a_function_a_file_and_standard_output(make_ends: Make, command: Run, tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     file.write_bytes(b'{"torn by a cra')
     live = make_ends(SINK_FILE=file)
@@ -154,7 +154,7 @@ def test_what_a_producer_sends_comes_to_a_function_a_file_and_standard_output(ma
     assert by_key(map(json.loads, sinks[2].out().splitlines())) == by_key(everything)
 
 
-def test_a_function_gets_what_was_returned_though_json_has_it_not(make_ends: Make) -> None:
+def test_a_function_gets_values_that_json_cannot_represent(make_ends: Make) -> None:
     live = make_ends(PARTITIONS_STATE_SIGNING_KEY="a key of at least sixteen characters")
     live.start_worker()
     live.start_end("sink", "call")
@@ -170,7 +170,7 @@ def by_key(messages: Any) -> dict[str, list[int]]:
     return dict(found)
 
 
-def test_standard_output_that_is_closed_ends_the_process_and_loses_nothing(make_ends: Make) -> None:
+def test_closing_standard_output_ends_the_process_and_loses_nothing(make_ends: Make) -> None:
     live = make_ends()
     live.start_worker()
     live.send_plain(numbered(3))
@@ -208,7 +208,7 @@ def command(make_app: MakeApp, settings: Settings) -> Run:
     return run
 
 
-def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make, command: Run) -> None:
+def test_commands_work_on_a_sinks_group(make_ends: Make, command: Run) -> None:
     live = make_ends()
     live.start_worker()
     live.send_plain(numbered(5))
@@ -224,7 +224,7 @@ def test_a_sinks_group_is_shown_and_worked_as_any_other(make_ends: Make, command
     assert sink.end() == 0
 
 
-def test_an_unknown_name_is_told_those_there_are(command: Run) -> None:
+def test_an_unknown_name_is_answered_with_the_known_ones(command: Run) -> None:
     for name in ("call", "file", "out", "stdout"):
         assert repr(name) in command("sink", "nothing", wanted=1).partition("sinks with a process:")[2]
     assert "needs no process" in command("sink", "lines read", wanted=1)

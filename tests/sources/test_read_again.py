@@ -66,7 +66,7 @@ def test_a_generator_gives_each_value_once_through_kills(make_ends: Make) -> Non
     assert queued(live) == COUNT
 
 
-def test_two_processes_of_one_generator_are_one(make_ends: Make) -> None:
+def test_two_processes_of_one_generator_send_each_value_once(make_ends: Make) -> None:
     """The second stands by, and goes on where the first was killed."""
     live = make_ends(GENERATED=10**9, PARTITIONS_QUEUE_MAX_LENGTH=3000)
     first = live.start_end("source", "generated")
@@ -102,7 +102,7 @@ def test_a_file_is_read_once_through_kills(make_ends: Make, tmp_path: Path) -> N
     assert numbers(live) == list(range(1, COUNT + 6))
 
 
-def test_a_followed_file_waits_for_lines_and_for_its_successor(make_ends: Make, tmp_path: Path) -> None:
+def test_a_followed_file_waits_for_lines_and_for_a_replacement(make_ends: Make, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     live = make_ends(SOURCE_FILE=path, FOLLOW=1)
     source = live.start_end("source", "lines of a file")
@@ -121,7 +121,7 @@ def test_a_followed_file_waits_for_lines_and_for_its_successor(make_ends: Make, 
     assert source.end() == 0
 
 
-def test_a_replaced_file_is_read_while_its_writer_does_not_know_yet(make_ends: Make, tmp_path: Path) -> None:
+def test_a_replaced_file_is_read_while_its_writer_still_appends(make_ends: Make, tmp_path: Path) -> None:
     """The name is another file's already while the writer goes on in the old one, with half a line at times."""
     path = tmp_path / "in.jsonl"
     path.write_bytes(lines(1, 1))

@@ -53,7 +53,7 @@ def test_frames_go_through_a_pipeline_to_a_tcp_sink_in_order(make_ends: Make) ->
     assert source.end() == 0
 
 
-def test_what_is_no_message_is_a_dead_letter_and_the_connection_goes_on(make_ends: Make) -> None:
+def test_invalid_input_becomes_a_dead_letter_and_the_connection_continues(make_ends: Make) -> None:
     live = make_ends(PARTITIONS_MESSAGE_BYTES=10_000)
     source, port = live.start_listening()
     good, long = pairs([1]), framed("x" * 10_001)
@@ -111,7 +111,7 @@ def test_it_stops_reading_while_a_queue_is_full_and_a_later_connection_waits(mak
     assert source.end() == 0
 
 
-def test_told_to_end_it_sends_what_has_come(make_ends: Make) -> None:
+def test_on_sigterm_it_sends_what_has_arrived(make_ends: Make) -> None:
     live = make_ends()
     source, port = live.start_listening()
     with sender(port) as connection:
@@ -120,7 +120,7 @@ def test_told_to_end_it_sends_what_has_come(make_ends: Make) -> None:
     assert queued(live) == 20_000
 
 
-def test_a_server_that_was_away_is_waited_for_and_the_order_is_kept(make_ends: Make, server_factory: Callable[..., Any]) -> None:
+def test_it_waits_for_an_unreachable_server_and_keeps_the_order(make_ends: Make, server_factory: Callable[..., Any]) -> None:
     server = server_factory(appendonly=True, appendfsync="always")
     live = make_ends(server.url())
     source, port = live.start_listening()

@@ -88,7 +88,7 @@ def stop() -> Iterator[Stop]:
         yield stop
 
 
-def test_an_entry_that_is_nested_too_deeply_is_a_dead_letter_and_the_stream_goes_on(make_ends: Make) -> None:
+def test_a_too_deeply_nested_entry_becomes_a_dead_letter_and_the_stream_continues(make_ends: Make) -> None:
     live = make_ends()
     for number in range(1, 11):
         live.client.xadd("entries in", {"message": f'{{"key":"k","number":{number}}}'})
@@ -108,7 +108,7 @@ def test_an_entry_that_is_nested_too_deeply_is_a_dead_letter_and_the_stream_goes
     assert live.client.xpending("entries in", "entries")["pending"] == 0
 
 
-def test_what_a_stream_gave_before_something_raised_is_sent_with_its_acknowledgement(make_ends: Make, stop: Stop) -> None:
+def test_entries_read_before_an_exception_are_sent_and_acknowledged(make_ends: Make, stop: Stop) -> None:
     live = make_ends()
     for text in ("one", "interrupt", "two"):
         live.client.xadd("interrupting", {"text": text})
@@ -127,7 +127,7 @@ def test_what_a_stream_gave_before_something_raised_is_sent_with_its_acknowledge
     assert live.client.xpending("interrupting", "entries that interrupt")["pending"] == 2
 
 
-def test_a_message_class_that_exits_makes_a_dead_letter(make_ends: Make, stop: Stop, tmp_path: Path) -> None:
+def test_a_message_class_that_raises_system_exit_causes_a_dead_letter(make_ends: Make, stop: Stop, tmp_path: Path) -> None:
     live = make_ends()
     exiting_file.path = tmp_path / "in.jsonl"
     exiting_file.path.write_text('{"number":1}\n{"number":2}\n{"number":3}\n' + NESTED + '\n{"number":4}\n')
@@ -140,7 +140,7 @@ def test_a_message_class_that_exits_makes_a_dead_letter(make_ends: Make, stop: S
     }
 
 
-def test_a_value_that_can_not_be_shown_is_a_dead_letter_and_the_generator_goes_on(make_ends: Make, stop: Stop) -> None:
+def test_a_value_whose_repr_raises_becomes_a_dead_letter_and_the_generator_continues(make_ends: Make, stop: Stop) -> None:
     live = make_ends()
     run_leased(live.installation, *find_source("values that can't be shown"), stop)
     assert numbers(live) == [1, 2]
@@ -148,7 +148,7 @@ def test_a_value_that_can_not_be_shown_is_a_dead_letter_and_the_generator_goes_o
     assert live.group.dead_letters.raw(dead_letter) == b"a Unshown, whose __repr__ raises ZeroDivisionError"
 
 
-def test_a_message_that_was_being_read_when_the_process_was_told_twice_to_end_is_read_again(
+def test_a_second_signal_during_a_message_does_not_lose_it(
     make_ends: Make, tmp_path: Path
 ) -> None:
     """Whatever it raises is the message's, but not what a signal raises in it."""

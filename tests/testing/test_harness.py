@@ -43,7 +43,7 @@ def fail_at_once(amount: Amount, total: Total) -> None:
     raise ValueError("always")
 
 
-def test_a_pipeline_that_is_no_application_yet_is_not_made_known() -> None:
+def test_a_pipeline_without_an_application_is_not_registered() -> None:
     unbuilt = source("not an application", type=Amount).key_by(key_of).to(double, name="unbuilt").to_sink(RedisList("out"))
     with harness(unbuilt) as h:
         h.send({"key": "a", "amount": 2})
@@ -53,7 +53,7 @@ def test_a_pipeline_that_is_no_application_yet_is_not_made_known() -> None:
     assert not {"not an application", "unbuilt"} & declared.keys()
 
 
-def test_a_pipeline_of_one_key_warns_where_it_becomes_an_application_and_not_here() -> None:
+def test_a_pipeline_with_one_key_does_not_warn_in_the_harness() -> None:
     one_key = source("of one key", type=Amount).to(double, name="all of it").to_sinks([])
     with harness(one_key) as h:
         h.send_many([Amount("a", 1), Amount("b", 2)])
@@ -76,14 +76,14 @@ def as_dict(payload: bytes) -> dict[str, object]:
     raise NotImplementedError
 
 
-def test_a_typed_stage_after_a_decoder_gets_the_key_of_what_it_will_see() -> None:
+def test_the_key_of_a_typed_stage_after_a_decoder_comes_from_the_typed_message() -> None:
     typed = source("frames of amounts", TCPSourceConfig("127.0.0.1", 0, as_dict)).key_by(key_of).to(double, name="typed").to_sink(RedisList("out"))
     with harness(typed) as h:
         h.send({"key": "a", "amount": 2})
         assert h.outputs("out") == [["a", 4]]
 
 
-def test_what_is_not_there_is_named_with_what_is() -> None:
+def test_errors_about_unknown_names_list_the_known_ones() -> None:
     with harness(applications["branch"]) as h:
         with pytest.raises(DeclarationError, match="'shout'"):
             h.outputs("shuot")
@@ -99,7 +99,7 @@ def test_what_is_not_there_is_named_with_what_is() -> None:
         harness(double)
 
 
-def test_a_state_that_was_read_is_a_copy() -> None:
+def test_a_state_is_returned_as_a_copy() -> None:
     with harness(of_its_own) as h:
         h.send(Amount("a", 1))
         h.state(of_its_own).seen.append(7)
@@ -107,7 +107,7 @@ def test_a_state_that_was_read_is_a_copy() -> None:
         assert h.state(of_its_own).seen == [1, 2]
 
 
-def test_time_stands_still_until_it_is_told_to_go_on() -> None:
+def test_the_clock_moves_only_with_advance() -> None:
     with harness(of_its_own, now=datetime(2030, 5, 1, tzinfo=UTC)) as h:
         assert h.now == datetime(2030, 5, 1, tzinfo=UTC).timestamp()
         h.send(Amount("a", 1), countdown=90)
@@ -123,7 +123,7 @@ def test_time_stands_still_until_it_is_told_to_go_on() -> None:
         assert h.now == datetime(2030, 5, 2, 1, 1, 30, tzinfo=UTC).timestamp()
 
 
-def test_retries_come_each_at_its_time() -> None:
+def test_each_retry_runs_at_its_time() -> None:
     with harness(applications["failing: dead_letter"]) as h:
         h.send(Amount("a", 13))
         parked = h.parked["a"]
@@ -145,7 +145,7 @@ def test_a_retry_without_a_wait_that_never_ends_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("at", CRASH_POINTS)
-def test_what_a_dead_worker_had_called_is_called_again_and_counts_once(at: CrashPoint) -> None:
+def test_messages_of_a_dead_worker_run_again_and_count_once(at: CrashPoint) -> None:
     calls.clear()
     with harness(source("crashing", type=Amount).key_by(key_of).to(count_calls).to_sink(RedisList("out"))) as h:
         h.crash(at)
@@ -156,7 +156,7 @@ def test_what_a_dead_worker_had_called_is_called_again_and_counts_once(at: Crash
     assert calls == [*again.get(at, []), 1, 2]
 
 
-def test_a_message_over_which_workers_died_again_and_again_is_a_dead_letter() -> None:
+def test_a_message_that_kills_several_workers_becomes_a_dead_letter() -> None:
     with harness(of_its_own, settings=Settings(max_worker_crashes=3)) as h:
         for _ in range(3):
             h.crash("in the step")
@@ -166,7 +166,7 @@ def test_a_message_over_which_workers_died_again_and_again_is_a_dead_letter() ->
         assert h.state(of_its_own).seen == [2]
 
 
-def test_a_crash_that_never_came_is_an_error() -> None:
+def test_a_crash_that_never_happened_is_an_error() -> None:
     with pytest.raises(HarnessError, match="before the commit never happened"), harness(of_its_own) as h:
         h.crash("before the commit")
     with pytest.raises(ZeroDivisionError), harness(of_its_own) as h:
@@ -174,14 +174,14 @@ def test_a_crash_that_never_came_is_an_error() -> None:
         1 / 0  # noqa: B018 - what the test itself raises is not hidden
 
 
-def test_twice_calls_twice_and_counts_once() -> None:
+def test_with_twice_each_message_runs_twice_and_counts_once() -> None:
     calls.clear()
     with harness(source("twice", type=Amount).key_by(key_of).to(count_calls).to_sink(RedisList("out")), twice=True) as h:
         h.send_many([Amount("a", 1), Amount("a", 2)])
         assert (calls, h.outputs("out")) == ([1, 2, 1, 2], [1, 2])
 
 
-def test_values_that_json_has_not_want_a_signing_key_as_in_a_worker() -> None:
+def test_values_that_json_cannot_represent_need_a_signing_key_as_in_a_worker() -> None:
     told = applications["branch"]
     with harness(told, settings=Settings()) as h:
         h.send(Amount("a", 1))
@@ -209,7 +209,7 @@ def add_pairs(pair: tuple[str, int], total: Total) -> int:
     return total.total
 
 
-def test_what_comes_from_and_goes_to_sockets_and_files() -> None:
+def test_decoders_and_encoders_of_sockets_and_files() -> None:
     """A source is sent what its decoder gives; a sink's outputs are what its encoder gives, or values."""
     added = source("frames", TCPSourceConfig("127.0.0.1", 0, decode)).key_by(lambda pair: pair[0]).to(add_pairs)
     sinks = [TCPSinkConfig("127.0.0.1", 1, encode, name="frames out"), FileSink("totals.jsonl"), StdoutSink(encoder=encode)]
@@ -221,7 +221,7 @@ def test_what_comes_from_and_goes_to_sockets_and_files() -> None:
         assert sorted(h.outputs("totals.jsonl")) == [1, 3, 5]
 
 
-def test_a_timer_that_is_due_within_a_millisecond_comes() -> None:
+def test_a_timer_due_within_a_millisecond_fires() -> None:
     short = source("short", type=Amount).key_by(key_of).to(range_windows(1_300_000).over(Gather), name="short windows")
     with harness(short.to_sink(RedisList("short"))) as h:
         h.send(Amount("a", 1))

@@ -14,7 +14,7 @@ from celery_partitions_config.settings import Settings
 from tests.testing.applications import Amount, double, key_of, of_its_own
 
 
-def test_what_is_delayed_and_large() -> None:
+def test_delayed_and_large_messages() -> None:
     with harness(of_its_own, batch_messages=3) as h:
         for number in range(20):
             h.send(Amount("a", number), countdown=number % 4 / 2)
@@ -25,7 +25,7 @@ def test_what_is_delayed_and_large() -> None:
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_what_is_sent_again_under_its_id(twice: bool) -> None:
+def test_a_message_sent_again_with_the_same_id(twice: bool) -> None:
     once = source("once", type=Amount, deduplicate=60).key_by(key_of).to(double, name="double once").to_sinks([])
     with harness(once, twice=twice) as h:
         for seconds in (0, 10, 20, 200):
@@ -38,7 +38,7 @@ def test_what_is_sent_again_under_its_id(twice: bool) -> None:
         assert h.state("double once").total > 10
 
 
-def test_a_name_that_holds_another_type() -> None:
+def test_a_key_of_the_wrong_type() -> None:
     with harness(applications["words"]) as h:
         h.installation.group.client.hset("counted", "a", "hash")
         with pytest.raises(HarnessError, match="'counted'"):

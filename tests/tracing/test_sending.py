@@ -98,7 +98,7 @@ def test_in_a_sources_process_each_trace_begins_with_a_message(traced_app: Celer
     assert list(map(carried, headers_in(client))) == [context_of(first), context_of(second)]
 
 
-def test_what_celery_sends_by_name_carries_a_context_too(traced_app: Celery, client: redis.Redis, spans: Spans) -> None:
+def test_messages_sent_by_task_name_carry_a_context_too(traced_app: Celery, client: redis.Redis, spans: Spans) -> None:
     message_id = traced_app.send_task("traced bill", args=[{"customer": "ann", "amount": 1}]).id
     (span,) = spans()
     assert (span.name, span.attributes["messaging.message.id"]) == ("create traced bill", message_id)
@@ -108,13 +108,13 @@ def test_what_celery_sends_by_name_carries_a_context_too(traced_app: Celery, cli
     assert "traceparent" not in headers_in(client, "other")[0]
 
 
-def test_a_context_that_the_caller_gives_stays(traced_app: Celery, client: redis.Redis) -> None:
+def test_a_context_passed_by_the_caller_is_kept(traced_app: Celery, client: redis.Redis) -> None:
     given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     billed.apply_async([Bill("ann", 3)], headers={"traceparent": given})
     assert headers_in(client)[0]["traceparent"] == given
 
 
-def test_a_failure_to_send_is_told(traced_app: Celery, spans: Spans, settings: Settings) -> None:
+def test_a_span_records_a_failure_to_send(traced_app: Celery, spans: Spans, settings: Settings) -> None:
     with pytest.raises(TypeError):
         billed.apply_async([Bill("ann", 3)], expires=object())
     (span,) = spans()
@@ -125,7 +125,7 @@ def test_a_failure_to_send_is_told(traced_app: Celery, spans: Spans, settings: S
     assert len(spans()) == 1
 
 
-def test_no_key_is_told_unless_that_is_wanted(traced_app: Celery, spans: Spans) -> None:
+def test_sending_spans_have_keys_only_with_tracing_keys(traced_app: Celery, spans: Spans) -> None:
     billed.delay(Bill("ann", 3))
     billed.send_many([Bill("ann", 3)])
     assert "ann" not in str(spans())
@@ -137,7 +137,7 @@ def test_no_key_is_told_unless_that_is_wanted(traced_app: Celery, spans: Spans) 
     assert [span.attributes.get("celery_partitions.key") for span in spans()] == [None, None, "ann", "ann", "ann"]
 
 
-def test_where_the_trace_is_not_sampled_nothing_is_recorded_and_the_message_says_so(
+def test_an_unsampled_trace_records_nothing_and_the_message_carries_that(
     traced_app: Celery, client: redis.Redis, spans: Spans, exporter: Any
 ) -> None:
     unsampled = provider_to(exporter, ALWAYS_OFF).get_tracer("a web request")
@@ -160,7 +160,7 @@ def test_without_a_provider_there_are_no_spans(traced_app: Celery, client: redis
     assert ["traceparent" in headers for headers in headers_in(client)] == [False, False]
 
 
-def test_a_worker_warns_where_there_is_no_provider(traced_app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_warns_without_a_provider(traced_app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     installation: Any = installation_of(traced_app)
     check_tracing(installation)
     assert caplog.messages == []
@@ -169,7 +169,7 @@ def test_a_worker_warns_where_there_is_no_provider(traced_app: Celery, caplog: p
     assert caplog.messages == ["partitions: PARTITIONS_TRACING is on, but no tracer provider is configured: no spans are exported"]
 
 
-def test_off_nothing_is_made_even_in_a_span(
+def test_with_tracing_off_no_spans_are_created_even_inside_a_span(
     make_app: MakeApp, settings: Settings, client: redis.Redis, spans: Spans, provider: TracerProvider
 ) -> None:
     app = make_app(settings.redis_url, replace(settings, tracing=False))

@@ -81,7 +81,7 @@ def test_a_computation_runs_in_its_messages_span(traced: TracedSteps, spans: Spa
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-def test_an_unsampled_parent_is_obeyed_and_handed_on(traced: TracedSteps, spans: Spans) -> None:
+def test_an_unsampled_parent_is_respected_and_passed_on(traced: TracedSteps, spans: Spans) -> None:
     inside: list[SpanContext] = []
     computation = counting(lambda _: inside.append(trace.get_current_span().get_span_context()))
     assert run(traced, computation, [message(traceparent=PARENT + "00")]).taken == 1
@@ -90,7 +90,7 @@ def test_an_unsampled_parent_is_obeyed_and_handed_on(traced: TracedSteps, spans:
 
 
 @pytest.mark.parametrize("header", [7, "", "nonsense", None, ["a"], {"a": 1}, PARENT + "zz"])
-def test_a_header_that_is_no_context_harms_nothing(traced: TracedSteps, spans: Spans, header: Any) -> None:
+def test_an_invalid_context_header_is_harmless(traced: TracedSteps, spans: Spans, header: Any) -> None:
     assert len(run(traced, counting(), [message(traceparent=header, tracestate=header, baggage=header)]).done) == 1
     assert (spans()[0].parent, outcomes(spans())) == (None, ["done"])
 
@@ -103,7 +103,7 @@ def test_a_timer_fires_in_a_trace_of_its_own(traced: TracedSteps, spans: Spans, 
     assert [f"{link:x}" for link in span.links] == (["b7ad6b7169203331"] if flags == "01" else [])
 
 
-def test_a_failure_is_told_and_what_follows_it(traced: TracedSteps, spans: Spans) -> None:
+def test_spans_record_a_failure_and_its_retry(traced: TracedSteps, spans: Spans) -> None:
     def fail(message: dict[str, Any]) -> None:
         if message["key"] == "bad":
             raise KeyError("no such thing")
@@ -122,12 +122,12 @@ def test_a_failure_is_told_and_what_follows_it(traced: TracedSteps, spans: Spans
     assert spans()[4].exceptions == failed.exceptions
 
 
-def test_a_second_try_says_which_it_is(traced: TracedSteps, spans: Spans) -> None:
+def test_a_second_try_has_its_number(traced: TracedSteps, spans: Spans) -> None:
     run(traced, counting(), [message(), message(message_id="m1")], mailbox_of="ann", attempt=3)
     assert [span.attributes.get("celery_partitions.attempt") for span in spans()] == [3, None]
 
 
-def test_a_message_that_hung_is_told_though_it_is_not_called(traced: TracedSteps, spans: Spans) -> None:
+def test_a_message_that_hung_has_a_span_although_it_is_not_called(traced: TracedSteps, spans: Spans) -> None:
     run(traced, counting(), [message()], failed="took more than 1 s")
     assert [(span.error, outcomes([span])) for span in spans()] == [("TimeLimitExceeded: took more than 1 s", ["retried"])]
 
@@ -139,7 +139,7 @@ def test_a_message_that_the_step_had_no_time_for_has_no_span(traced: TracedSteps
     assert len(spans()) == len(traced.spans["0"]) == outcome.taken
 
 
-def test_a_key_is_told_only_where_that_is_wanted(traced: TracedSteps, spans: Spans) -> None:
+def test_processing_spans_have_keys_only_with_tracing_keys(traced: TracedSteps, spans: Spans) -> None:
     run(traced, counting(), [message("ann")])
     traced.tracing.with_keys = True
     run(traced, counting(), [message("ann"), message("no text")])
@@ -163,7 +163,7 @@ def commit_of(raws: list[bytes], token: int = 1) -> Commit:
     return Commit(Lease("0", token), 0, 0, None, len(raws), raws[0], raws[-1], [], 10)
 
 
-def test_a_commit_links_to_its_messages_and_stands_in_the_trace_of_the_first(
+def test_a_commit_links_to_its_messages_and_belongs_to_the_first_ones_trace(
     traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans
 ) -> None:
     raws = [message(message_id="m1", traceparent=PARENT + "00"), message(message_id="m2"), message(message_id="m3")]
@@ -180,7 +180,7 @@ def test_a_commit_links_to_its_messages_and_stands_in_the_trace_of_the_first(
     assert (commit.attributes["celery_partitions.outcome"], commit.error) == ("ok", None)
 
 
-def test_a_commit_that_is_refused_says_so(traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans) -> None:
+def test_a_refused_commit_records_the_refusal(traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans) -> None:
     client.hset("{partition.0}:meta", "token", 2)
     run(traced, counting(), [message()])
     assert store.finish(store.begin(commit_of([message()]))).status == "fenced"
@@ -201,7 +201,7 @@ def test_a_commit_that_is_sent_again_is_one_span(
     assert [span.name for span in spans()] == ["process count", "commit partition"]
 
 
-def test_of_messages_that_are_not_sampled_there_is_no_commit_span(
+def test_unsampled_messages_have_no_commit_span(
     traced: TracedSteps, store: TracedStore, client: redis.Redis, spans: Spans
 ) -> None:
     client.hset("{partition.0}:meta", "token", 1)

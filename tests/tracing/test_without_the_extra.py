@@ -60,7 +60,7 @@ def test_sending(tmp_path: Path, redis_url: str, tracing: str, said: str) -> Non
     assert ended.stdout.splitlines() == [said, said], ended.stderr
 
 
-def test_off_the_spans_are_not_even_imported(tmp_path: Path, redis_url: str) -> None:
+def test_with_tracing_off_spans_is_not_imported(tmp_path: Path, redis_url: str) -> None:
     """redis-py imports OpenTelemetry by itself where it is installed; we do not."""
     code = "import sys, celery_partitions.demo.stocks\ncelery_partitions.demo.stocks.update_stock.send_many([])\nprint([n for n in sys.modules if n.startswith('celery_partitions.tracing')])"
     assert python(code, tmp_path, redis_url, "0").stdout == "['celery_partitions.tracing', 'celery_partitions.tracing.switch', 'celery_partitions.tracing.headers']\n"

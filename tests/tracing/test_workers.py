@@ -75,7 +75,7 @@ def test_a_trace_goes_through_a_pipeline(live: LiveGroup, traced_app: Celery, pr
     assert live.client.lrange("traced out", 0, -1) == [b'"hat"']
 
 
-def test_each_try_is_a_span_and_the_last_says_it_is_dead(live: LiveGroup, traced_app: Celery, spans: Spans, file: Path) -> None:
+def test_each_try_is_a_span_and_the_last_one_records_the_dead_letter(live: LiveGroup, traced_app: Celery, spans: Spans, file: Path) -> None:
     message_id = refuse.delay(Bill("ann", 7)).id
     start(live)
     found = wait_spans(file, lambda all_: sum(span.name == "commit partition" for span in all_) >= 2)
@@ -87,7 +87,7 @@ def test_each_try_is_a_span_and_the_last_says_it_is_dead(live: LiveGroup, traced
     assert live.dead_letter_of(message_id)
 
 
-def test_what_follows_a_reply_is_of_its_trace(live: LiveGroup, traced_app: Celery, spans: Spans, file: Path) -> None:
+def test_follow_ups_of_a_reply_belong_to_its_trace(live: LiveGroup, traced_app: Celery, spans: Spans, file: Path) -> None:
     billed.apply_async([Bill("ann", 7)], ignore_result=False, link=billed.s())
     start(live)
     found = wait_spans(file, lambda all_: sum(span.name == "process traced bill" for span in all_) == 2)
@@ -97,7 +97,7 @@ def test_what_follows_a_reply_is_of_its_trace(live: LiveGroup, traced_app: Celer
     assert {span.trace for span in found} == {spans()[0].trace}
 
 
-def test_off_a_worker_makes_nothing_of_a_message_that_has_a_context(live: LiveGroup, traced_app: Celery, file: Path) -> None:
+def test_with_tracing_off_a_worker_ignores_a_messages_context(live: LiveGroup, traced_app: Celery, file: Path) -> None:
     sales.send_many([Order("ann", "hat")])
     live.env["PARTITIONS_TRACING"] = "0"
     start(live)

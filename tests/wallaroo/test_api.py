@@ -69,7 +69,7 @@ class Tag:
 tag = wallaroo.computation("tag")(Tag(">"))
 
 
-def test_what_is_decorated_is_used_as_applications_tests_do() -> None:
+def test_decorated_functions_have_the_methods_that_applications_tests_use() -> None:
     assert double.name() == "double" and double.compute(4) == 8 and double(4) == 8
     assert letters.compute_multi("ab") == ["a", "b"] and letters("ab") == ["a", "b"]
     assert add.compute(2, total := add.initial_state()) == 2 and total.value == 2
@@ -85,12 +85,12 @@ def test_what_is_decorated_is_used_as_applications_tests_do() -> None:
 
 
 @pytest.mark.parametrize("one", [double, letters, add, add_twice, first_letter, decode, encode])
-def test_what_is_decorated_survives_pickle(one: object) -> None:
+def test_decorated_functions_can_be_pickled(one: object) -> None:
     assert pickle.loads(pickle.dumps(one)) is one
     assert wallaroo.deserialize(wallaroo.serialize(one)) is one
 
 
-def test_what_has_no_name_in_its_module_is_pickled_by_its_parts() -> None:
+def test_a_decorated_function_without_a_module_name_is_pickled_by_its_parts() -> None:
     again = pickle.loads(pickle.dumps(tag))
     assert again.name() == "tag" and again.compute("x") == ">x"
 
@@ -111,7 +111,7 @@ def test_what_has_no_name_in_its_module_is_pickled_by_its_parts() -> None:
         (lambda: wallaroo.TCPSourceConfig("h", "1", object()), "is not a decoder"),
     ],
 )
-def test_what_cannot_work_says_so_where_it_stands(declare: Callable[[], object], says: str) -> None:
+def test_invalid_declarations_raise_immediately(declare: Callable[[], object], says: str) -> None:
     with pytest.raises(WallarooParameterError, match=says):
         declare()
 
@@ -135,7 +135,7 @@ def test_the_name_wallaroo_is_this_module() -> None:
         "from wallaroo.experimental.connectors import SinkConnector",
     ],
 )
-def test_what_is_not_supported_says_what_to_use_where_it_is_imported(code: str) -> None:
+def test_importing_an_unsupported_module_says_what_to_use(code: str) -> None:
     with pytest.raises(ImportError, match=r"is not supported here\. (Use|Let) .*Celery producer"):
         exec(code, {})
 
@@ -158,12 +158,12 @@ def test_addresses(given: list[str], addresses: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("given", [[], ["--in", "nowhere"], ["--in", "a:b"], ["--in"]])
-def test_addresses_that_are_none(given: list[str]) -> None:
+def test_invalid_addresses(given: list[str]) -> None:
     with pytest.raises(WallarooParameterError, match="--in"):
         wallaroo.tcp_parse_input_addrs(given)
 
 
-def test_sources_take_the_forms_of_all_versions() -> None:
+def test_sources_accept_the_arguments_of_all_versions() -> None:
     older = wallaroo.TCPSourceConfig("h", "1", decode, parallelism=4)
     delayed = wallaroo.TCPSourceConfig("n", "h", 1, decode, True, 10)
     assert (older.name, older.host, older.port) == (None, "h", 1)

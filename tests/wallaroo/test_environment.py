@@ -16,7 +16,7 @@ def settings_of(**given: str) -> Settings:
     return Settings.from_environment(environment_of_run(given, OPTIONS, ARGUMENTS))
 
 
-def test_a_run_of_its_own_has_a_key_and_a_group_that_no_other_has() -> None:
+def test_a_run_without_a_signing_key_has_a_temporary_key_and_group() -> None:
     one, other = settings_of(), settings_of(REDIS_URL="redis://h/0")
     assert one.state_signing_keys and one.state_signing_keys != other.state_signing_keys
     assert one.group.startswith("wallaroo-shop-votes-") and one.group != other.group
@@ -32,13 +32,13 @@ def test_with_a_signing_key_states_outlive_the_run() -> None:
     assert (given.partitions, given.retry_attempts, given.state_modules) == (16, 2, ("shop.*",))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_or_conflicting_variables_are_refused() -> None:
     with pytest.raises(RunError, match="Set both, or none"):
         settings_of(REDIS_URL="redis://h/0", PARTITIONS_GROUP="mine")
     with pytest.raises(SettingsError, match="PARTITIONS_LEASE_SECONDS"):
         settings_of(PARTITIONS_LEASE_SECONDS="long")
 
 
-def test_everything_may_be_named_only_where_it_is_signed() -> None:
+def test_all_modules_are_allowed_only_with_a_signing_key() -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_STATE_SIGNING_KEY is not set"):
         Settings.from_environment({"PARTITIONS_STATE_MODULES": "*"})

@@ -33,7 +33,7 @@ def test_what_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     sys.modules.pop(name, None)
 
 
-def test_a_module_that_is_not_there() -> None:
+def test_a_missing_module() -> None:
     with pytest.raises(ApplicationError, match=r"no module 'alphabet\.py'|no module 'not_there'"):
         load(command_line(["--application-module", "not_there"]))
 
@@ -72,7 +72,7 @@ def test_the_application_is_given_the_whole_command_line(tmp_path: Path, monkeyp
         sys.modules.pop("asking", None)
 
 
-def test_machidas_options_are_known() -> None:
+def test_machidas_options_are_accepted() -> None:
     given = "--application-module a --metrics h:1 --control h:2 --data h:3 --external h:4 --worker-name w --worker-count 3 --cluster-initializer"
     assert read_options(given.split()).workers == 3
     assert read_options([*given.split(), "--workers", "2", "--run-with-resilience", "--ponynoblock"]).workers == 2

@@ -61,7 +61,7 @@ def call(application: Application, stage: str, message: Any, state: Any) -> Any:
     return application.stages[stage].function(message, state)
 
 
-def test_a_state_of_its_own_is_kept_under_its_name_and_save_is_taken_off(load: Load) -> None:
+def test_a_state_is_kept_under_its_name_and_save_is_removed_from_outputs(load: Load) -> None:
     load("reverse")
     builder = wallaroo.ApplicationBuilder("one").new_pipeline("line", source())
     application = builder.to_stateful(remember, State, "memory").to_sink(wallaroo.TCPSinkConfig("h", 2, Encoder())).build()
@@ -94,7 +94,7 @@ def test_a_state_that_is_used_twice_in_a_row_is_refused() -> None:
         builder.build()
 
 
-def test_codecs_alone_have_their_addresses_from_the_command_line(load: Load) -> None:
+def test_codecs_without_a_config_take_addresses_from_the_command_line(load: Load) -> None:
     load("reverse")
     COMMAND_LINE[:] = ["--in", "h:1,h:3", "--out", "h:2"]
     try:
@@ -120,7 +120,7 @@ def test_codecs_alone_have_their_addresses_from_the_command_line(load: Load) -> 
         (lambda new: new.new_pipeline("x", source()).to_state_partition(remember, State, "s", 3), "not a partition function"),
     ],
 )
-def test_what_cannot_work_says_so(build: Callable[[Any], object], says: str) -> None:
+def test_invalid_pipelines_raise(build: Callable[[Any], object], says: str) -> None:
     with pytest.raises(WallarooParameterError, match=says):
         build(wallaroo.ApplicationBuilder("wrong"))
 

@@ -94,7 +94,7 @@ QUOTE, ORDER, RESULT = ">4sdd", ">4sI", ">I4sIdd"
         ("older_market", 2, 0, 1, 2),
     ],
 )
-def test_orders_are_told_by_what_the_other_input_said_before(
+def test_orders_are_judged_by_earlier_messages_of_the_other_input(
     run: Start, receiver: Receiver, module: str, inputs: int | tuple[str, ...], order: int, nbbo: int, workers: int
 ) -> None:
     """All quotes are sent before the first order: no order may overtake its symbol's last quote."""
@@ -137,7 +137,7 @@ def test_a_generator_is_a_source(run: Start, receiver: Receiver) -> None:
     assert [[line for line in receiver.lines() if line.startswith(word)] for word in ("odd", "even")] == list(wanted)
 
 
-def test_an_application_of_classes_runs_on_a_server_that_is_there_and_leaves_nothing_on_it(
+def test_an_application_of_classes_leaves_nothing_on_a_configured_server(
     run: Start, receiver: Receiver, redis_url: str
 ) -> None:
     older = run("older_classes", workers=2, out=receiver.port, REDIS_URL=redis_url)
@@ -150,14 +150,14 @@ def test_an_application_of_classes_runs_on_a_server_that_is_there_and_leaves_not
         assert [key for key in client.scan_iter("*wallaroo-*") if not key.startswith(b"_kombu")] == []
 
 
-def test_an_application_that_fails_at_its_setup_says_so_and_exits_with_2(run: Start) -> None:
+def test_an_application_whose_setup_fails_exits_with_2(run: Start) -> None:
     failing = run("word_count", inputs=0)
     assert failing.wait() == 2
     assert "application_setup of 'word_count' failed" in failing.log()
     assert "the application needs --in" in failing.log()
 
 
-def test_an_input_that_cannot_be_listened_on_ends_the_run(run: Start, receiver: Receiver) -> None:
+def test_an_input_address_in_use_ends_the_run(run: Start, receiver: Receiver) -> None:
     busy = run("reverse", "--in", f"127.0.0.1:{receiver.port}", inputs=0)
     assert busy.wait() == 1
     assert f"cannot listen on 127.0.0.1:{receiver.port}" in busy.log()

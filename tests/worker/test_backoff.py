@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery_partitions.worker.backoff import FIRST_SECONDS, JITTER, LONGEST_SECONDS, Backoff
 
 
-def test_waits_double_up_to_the_longest_and_begin_anew_once_it_worked() -> None:
+def test_waits_double_up_to_the_longest_and_restart_after_a_success() -> None:
     backoff = Backoff(lambda: 0.0)
     waits = [backoff.next_seconds() for _ in range(12)]
     assert waits[:4] == [FIRST_SECONDS, 2 * FIRST_SECONDS, 4 * FIRST_SECONDS, 8 * FIRST_SECONDS]

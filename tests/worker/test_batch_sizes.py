@@ -42,7 +42,7 @@ def test_one_message_is_always_read() -> None:
     assert [item.key for item in read(raws, 1_000)] == ["a"]
 
 
-def test_json_of_many_small_things_counts_as_what_it_becomes() -> None:
+def test_json_of_many_small_values_counts_with_its_decoded_size() -> None:
     lists = b"[[" + b"[]," * 100_000 + b"1],{},{}]"
     assert memory_of(lists) > 10 * len(lists)
     raws = [raw_envelope(lists, headers={"task": "count"}) for _ in range(10)]
@@ -66,7 +66,7 @@ def cache_with(**sizes: int) -> StateCache:
     return cache
 
 
-def test_items_are_cut_where_their_states_get_too_large() -> None:
+def test_items_are_cut_before_their_states_get_too_large() -> None:
     items = work("a", "a", "b", "a", "c", "d")
     cache = cache_with(a=40, b=40)
     assert cache.fitting(items, {"count": {"c": 40, "d": 1}}, 100) == 4

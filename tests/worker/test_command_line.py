@@ -52,7 +52,7 @@ def test_a_pinned_worker_gets_its_partitions_from_one_that_has_all(live: LiveGro
     live.wait_owned(by=1)
 
 
-def test_other_queues_are_consumed_beside_the_partitions(live: LiveGroup) -> None:
+def test_other_queues_are_consumed_together_with_the_partitions(live: LiveGroup) -> None:
     live.start_worker("-Q", "partition,emails").wait_ready()
     result = live.app.send_task("plain", args=[5], queue="emails")
     assert result.get(timeout=20) == 5
@@ -77,7 +77,7 @@ def test_a_worker_of_other_queues_holds_no_partition(live: LiveGroup) -> None:
         (("-Q", "partition.4"), "-Q partition.4: no such partition. There are 4 partitions, numbered from 0 (PARTITIONS)"),
     ],
 )
-def test_what_can_not_work_is_refused_with_the_mend(live: LiveGroup, arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_options_are_refused_with_what_to_do(live: LiveGroup, arguments: tuple[str, ...], said: str) -> None:
     worker = live.start_worker(*arguments)
     assert worker.wait(timeout=60) not in (0, None)
     assert said in " ".join(worker.log().split())
@@ -92,7 +92,7 @@ def test_another_number_of_partitions_is_refused(make_live: Callable[..., LiveGr
     assert "has 4 partitions in this Redis, but this process was started with PARTITIONS=5" in other.log()
 
 
-def test_workers_of_an_installed_app_stay_as_they_were(live: LiveGroup) -> None:
+def test_ordinary_workers_of_an_installed_app_are_unchanged(live: LiveGroup) -> None:
     worker = live.start_worker("-c", "2", module=foreign.__name__).wait_ready()
     assert "concurrency: 2 (prefork)" in worker.log()
     assert live.app.send_task("add", args=[2, 3]).get(timeout=20) == 5
@@ -102,7 +102,7 @@ def test_workers_of_an_installed_app_stay_as_they_were(live: LiveGroup) -> None:
     assert worker.wait() == 0
 
 
-def test_an_app_that_lets_no_queue_be_made_by_its_name_has_the_partitions(live: LiveGroup) -> None:
+def test_partitions_work_without_task_create_missing_queues(live: LiveGroup) -> None:
     live.start_worker("-Q", "partition", "-P", "solo", "-c", "1", module=foreign.__name__, NO_OTHER_QUEUES=1).wait_ready()
     wait_until(lambda: held(live) == ALL)
 

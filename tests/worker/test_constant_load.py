@@ -75,7 +75,7 @@ def test_retries_of_an_idle_partition(busy: Busy) -> None:
     busy.wait(lambda: busy.live.numbers_of(fail, key_in(3)) == [2], "the retries did not end")
 
 
-def test_an_idle_partitions_connection_that_was_cut(busy: Busy) -> None:
+def test_the_cut_connection_of_an_idle_partition(busy: Busy) -> None:
     """The loop learns of it, and waits for messages on another connection."""
     client, live = busy.live.client, busy.live
     live.send(record, [Step(key_in(1), 0)])
@@ -118,7 +118,7 @@ def test_events_of_an_idle_partition_reach_a_monitor(make_live: Callable[..., Li
     assert busy.length() > 0
 
 
-def test_slow_plain_tasks_are_named_once_and_leave_the_others_their_share(make_live: Callable[..., LiveGroup]) -> None:
+def test_slow_plain_tasks_are_logged_once_and_other_partitions_keep_their_share(make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(PARTITIONS=PARTITIONS)
     worker = live.start_worker().wait_ready()
     for _ in range(30):

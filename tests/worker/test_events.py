@@ -40,7 +40,7 @@ def monitor(live: LiveGroup) -> Iterator[Monitor]:
         yield Monitor(channel)
 
 
-def test_within_the_budget_every_task_is_told_whole(live: LiveGroup) -> None:
+def test_within_the_budget_every_task_has_all_events(live: LiveGroup) -> None:
     worker = live.start_workers(1)[0]
     with monitor(live) as seen:
         ids = [live.send_task("record", {"key": "key", "number": number}) for number in range(5)]
@@ -54,7 +54,7 @@ def test_within_the_budget_every_task_is_told_whole(live: LiveGroup) -> None:
     assert worker.running
 
 
-def test_what_a_message_was_called_with_is_told_whoever_sent_it(live: LiveGroup) -> None:
+def test_events_have_a_messages_arguments_from_any_producer(live: LiveGroup) -> None:
     live.start_workers(1)
     with monitor(live) as seen:
         live.send(record, [Step("bulk", 1)])
@@ -69,7 +69,7 @@ def test_what_a_message_was_called_with_is_told_whoever_sent_it(live: LiveGroup)
     }
 
 
-def test_a_key_that_is_no_utf_8_is_told_as_text_that_every_monitor_can_encode(live: LiveGroup) -> None:
+def test_a_key_that_is_not_utf_8_is_escaped_for_monitors(live: LiveGroup) -> None:
     live.start_worker(module=latin.__name__).wait_ready()
     with monitor(live) as seen:
         live.send(latin.record_latin, [Step("caf\xe9", 1)])
@@ -77,7 +77,7 @@ def test_a_key_that_is_no_utf_8_is_told_as_text_that_every_monitor_can_encode(li
     assert event["args"] == 'key=caf\\xe9 [{"key":"café","number":1}]'
 
 
-def test_a_failure_is_told_with_its_traceback(make_live: Make) -> None:
+def test_a_failure_event_has_the_traceback(make_live: Make) -> None:
     live = make_live(PARTITIONS_RETRY_ATTEMPTS=0)
     live.start_workers(1)
     with monitor(live) as seen:
@@ -87,7 +87,7 @@ def test_a_failure_is_told_with_its_traceback(make_live: Make) -> None:
         assert "raise ValueError" in event["traceback"]
 
 
-def test_past_the_budget_a_sample_is_told_in_few_messages(make_live: Make) -> None:
+def test_beyond_the_budget_a_sample_is_sent_in_few_messages(make_live: Make) -> None:
     """The bucket holds one second's budget, and is filled once more a second: a burst of less than a second is told by
     not many more than that."""
     live = make_live(PARTITIONS_EVENTS_PER_SECOND=20)

@@ -72,7 +72,7 @@ def test_a_line_has_the_text_and_the_fields() -> None:
     }
 
 
-def test_what_is_not_known_is_left_out_and_the_ingress_has_its_name() -> None:
+def test_unknown_fields_are_left_out_and_the_ingress_has_its_name() -> None:
     assert log_fields("ingress", message_id=None) == {"partition": "ingress"}
     assert log_fields(key=key_text(b"\xff")) == {"key": "\\xff"}
 
@@ -83,13 +83,13 @@ class Awkward:
 
 
 @pytest.mark.parametrize("value", ["\ud800", float("nan"), 2**70, Awkward(), {1: Awkward()}, {(1, 2): 3}, b"\xff", object()])
-def test_nothing_given_breaks_a_line(value: object) -> None:
+def test_no_value_breaks_a_json_line(value: object) -> None:
     found = line("text", extra={"given": value})
     assert found["event"] == "text"
     assert "given" in found
 
 
-def test_an_exception_is_told_in_the_same_line() -> None:
+def test_an_exception_is_in_the_same_line() -> None:
     try:
         raise ValueError("why")
     except ValueError:
@@ -99,7 +99,7 @@ def test_an_exception_is_told_in_the_same_line() -> None:
     assert json.loads(text)["trace"].endswith("ValueError: why")
 
 
-def test_celerys_own_fields_of_an_ordinary_tasks_content_are_not_told() -> None:
+def test_celerys_fields_with_a_plain_tasks_arguments_are_not_logged() -> None:
     found = line("text", extra={"data": {"args": [SECRET]}, "task_name": "x", "task_id": "y"})
     assert found.keys() == {"ts", "level", "logger", "event"}
 
@@ -125,7 +125,7 @@ def test_a_message_that_is_refused_is_not_quoted(name: str, annotation: Any) -> 
         assert "\n" not in str(error)
 
 
-def test_the_fields_path_is_told() -> None:
+def test_the_fields_path_is_logged() -> None:
     def refusal(annotation: Any, message: object) -> str:
         with pytest.raises(MessageError) as caught:
             MessageCodec(annotation, "card").decode(json.dumps([[message], {}, {}]).encode())
@@ -143,7 +143,7 @@ def test_arguments_that_do_not_fit_are_counted(body: object) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_every_line_of_a_worker_is_json_and_tells_where_and_not_what(make_live: Callable[..., LiveGroup]) -> None:
+def test_every_line_of_a_worker_is_json_without_message_contents(make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(PARTITIONS_LOG_FORMAT="json", PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.05, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     worker = live.start_worker().wait_ready()
     live.app.send_task(
@@ -208,19 +208,19 @@ class Told:
     ],
     ids=str,
 )
-def test_what_is_filled_into_a_line_begins_no_line_and_moves_no_cursor(message: str, arguments: tuple[object, ...]) -> None:
+def test_arguments_cannot_start_a_line_or_move_the_cursor(message: str, arguments: tuple[object, ...]) -> None:
     text = logged(message, *arguments)
     assert text.splitlines() == [text.removesuffix("\n")]
     assert SHOWN in text and text[:-1].isprintable()
 
 
-def test_numbers_and_lines_of_a_programmer_stay_as_they_are() -> None:
+def test_numbers_and_format_strings_are_unchanged() -> None:
     assert logged("one\n two: %d %5.1f %s\tthree", 7, 1.25, None) == "[LINE] one\n two: 7   1.2 None\tthree\n"
     assert logged("plain \x1b[31m") == "[LINE] plain \\x1b[31m\n"
     assert logged("%s", FORGED.removesuffix("\ud800"), name="shop.orders") == f"[LINE] {FORGED[:-1]}\n"
 
 
-def test_the_text_of_an_exception_can_not_look_like_a_line() -> None:
+def test_the_text_of_an_exception_cannot_look_like_a_log_line() -> None:
     try:
         raise ValueError("why\n[LINE] forged\x1b[2J")
     except ValueError as error:
@@ -229,7 +229,7 @@ def test_the_text_of_an_exception_can_not_look_like_a_line() -> None:
     assert "\\x1b[2J" in text and "\x1b" not in text
 
 
-def test_no_message_writes_a_line_of_its_own_into_a_workers_log(make_live: Callable[..., LiveGroup]) -> None:
+def test_no_message_can_write_a_line_into_a_workers_log(make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     worker = live.start_worker().wait_ready()
     hostile = "\n[2026-01-01 00:00:00,000: INFO/MainProcess] forged\x1b[2J"

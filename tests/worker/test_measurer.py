@@ -28,7 +28,7 @@ def commits(live: LiveGroup, partition: str) -> list[RecentCommit]:
     return read_recent_commits(live.group.client, live.group.names, partition)
 
 
-def test_batches_are_measured_and_a_worker_that_follows_counts_on(make_live: Make) -> None:
+def test_batches_are_measured_and_the_next_worker_continues_the_counts(make_live: Make) -> None:
     live = make_live(PARTITIONS=2)
     live.send(record, [Step(f"key {number % 10}", number // 10) for number in range(100)])
     began = time.time()
@@ -50,7 +50,7 @@ def test_batches_are_measured_and_a_worker_that_follows_counts_on(make_live: Mak
     assert (found.takeovers, found.cache_misses, found.cache_hits, found.latency.count) == (6, 11, 90, 101)
 
 
-def test_failures_are_told_with_their_key_and_message(make_live: Make) -> None:
+def test_failures_are_recorded_with_their_key_and_message(make_live: Make) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_EXHAUSTED="dead_letter", PARTITIONS_RETRY_BACKOFF_SECONDS=0.01)
     live.start_workers(1)
     message = live.send_task("fail", {"key": "a", "number": 1, "fail": True})
@@ -61,7 +61,7 @@ def test_failures_are_told_with_their_key_and_message(make_live: Make) -> None:
     assert abs(found.last_error.at - time.time()) < PATIENCE_SECONDS
 
 
-def test_a_worker_that_slept_through_its_lease_tells_that_it_was_refused(make_live: Make) -> None:
+def test_a_worker_that_slept_through_its_lease_counts_the_refused_commit(make_live: Make) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_LEASE_SECONDS=0.5)
     (first,) = live.start_workers(1)
     live.send(witness, [Deed("a", 0, 0.5)])
@@ -74,7 +74,7 @@ def test_a_worker_that_slept_through_its_lease_tells_that_it_was_refused(make_li
     wait_measured(live, lambda found: (found.fenced, found.batch.total) == (1, 1), "a refused commit, and one that was not")
 
 
-def test_the_last_commits_are_told_with_what_came_of_them(make_live: Make) -> None:
+def test_the_last_commits_are_recorded_with_their_outcomes(make_live: Make) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     live.send(record, [Step(f"key {number % 2}", number // 2) for number in range(4)])
     (worker,) = live.start_workers(1)

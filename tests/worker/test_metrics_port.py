@@ -41,7 +41,7 @@ def partitions(port: int) -> set[str]:
     return {partition for name, partition in samples(port) if name == "celery_partitions_leases_held"}
 
 
-def test_each_worker_tells_what_it_holds_and_of_its_process(make_live: Make) -> None:
+def test_each_worker_serves_metrics_of_its_partitions_and_its_process(make_live: Make) -> None:
     live = make_live(PARTITIONS=3, PARTITIONS_METRICS_PORT=0)
     workers = live.start_workers(2)
     ports = [port_of(worker) for worker in workers]
@@ -62,7 +62,7 @@ def test_each_worker_tells_what_it_holds_and_of_its_process(make_live: Make) -> 
         pass  # elsewhere it does not listen
 
 
-def test_a_port_that_is_taken_is_said_and_the_worker_works(make_live: Make) -> None:
+def test_a_port_in_use_is_logged_and_the_worker_works(make_live: Make) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_METRICS_PORT=free_port())
     first, second = live.start_workers(2)
     logs = [worker.log() for worker in (first, second)]
@@ -72,12 +72,12 @@ def test_a_port_that_is_taken_is_said_and_the_worker_works(make_live: Make) -> N
     live.wait_drained()
 
 
-def test_a_host_that_is_not_this_machine_is_said(make_live: Make) -> None:
+def test_a_host_that_is_not_this_machine_is_logged(make_live: Make) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_METRICS_PORT=0, PARTITIONS_METRICS_HOST="no such host")
     (worker,) = live.start_workers(1)
     assert "metrics: not served: PARTITIONS_METRICS_HOST=no such host" in worker.log()
 
 
-def test_unless_told_to_a_worker_listens_nowhere(make_live: Make) -> None:
+def test_by_default_a_worker_does_not_listen(make_live: Make) -> None:
     (worker,) = make_live(PARTITIONS=1).start_workers(1)
     assert "metrics:" not in worker.log()

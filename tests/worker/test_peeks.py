@@ -50,7 +50,7 @@ def cached(loop: PartitionLoop) -> list[int] | None:
     return None if slot is None else slot.state.numbers  # type: ignore[union-attr]
 
 
-def test_states_are_kept_where_nothing_has_changed(loop: PartitionLoop) -> None:
+def test_states_are_kept_if_nothing_has_changed(loop: PartitionLoop) -> None:
     owned_of(loop).unknown = True
     work(loop)
     assert cached(loop) == [0]
@@ -66,7 +66,7 @@ def test_a_server_that_lost_the_last_commit(loop: PartitionLoop) -> None:
     assert cached(loop) is None
 
 
-def test_an_operator_changed_a_state_and_the_peek_came_before_the_news(loop: PartitionLoop) -> None:
+def test_an_operator_changed_a_state_and_the_peek_came_before_the_notification(loop: PartitionLoop) -> None:
     loop.installation.group.states.forget(loop.installation.computations["record"], "key")
     owned_of(loop).unknown = True
     work(loop)

@@ -28,7 +28,7 @@ def in_a_long_computation(live: LiveGroup, seconds: float) -> WorkerProcess:
 
 
 @pytest.mark.parametrize("end", [TERM, INT, QUIT])
-def test_an_idle_worker_ends_at_once_and_releases_everything(
+def test_an_idle_worker_ends_immediately_and_releases_everything(
     make_live: Make, end: Callable[[WorkerProcess], None]
 ) -> None:
     live = make_live(**LONG)
@@ -41,7 +41,7 @@ def test_an_idle_worker_ends_at_once_and_releases_everything(
 
 
 @pytest.mark.parametrize("end", [TERM, INT])
-def test_the_computation_under_way_is_committed(make_live: Make, end: Callable[[WorkerProcess], None]) -> None:
+def test_the_running_computation_is_committed(make_live: Make, end: Callable[[WorkerProcess], None]) -> None:
     live = make_live(**LONG)
     worker = in_a_long_computation(live, seconds=1.0)
     end(worker)
@@ -52,7 +52,7 @@ def test_the_computation_under_way_is_committed(make_live: Make, end: Callable[[
     assert set(live.owners().values()) == {None}
 
 
-def test_quit_drops_the_computation_under_way_and_another_worker_does_it_again(make_live: Make) -> None:
+def test_sigquit_drops_the_running_computation_and_another_worker_repeats_it(make_live: Make) -> None:
     live = make_live(**LONG)
     worker = in_a_long_computation(live, seconds=5.0)
     worker.quit()
@@ -65,7 +65,7 @@ def test_quit_drops_the_computation_under_way_and_another_worker_does_it_again(m
     live.wait_witnessed(f"{other.pid}:0")
 
 
-def test_a_second_interrupt_drops_it_too(make_live: Make) -> None:
+def test_a_second_interrupt_drops_the_running_computation_too(make_live: Make) -> None:
     live = make_live(**LONG)
     worker = in_a_long_computation(live, seconds=30.0)
     worker.interrupt()
@@ -78,7 +78,7 @@ def test_a_second_interrupt_drops_it_too(make_live: Make) -> None:
 
 
 @pytest.mark.parametrize("end", [TERM, INT, QUIT])
-def test_ended_amid_a_backlog_nothing_is_lost_and_nothing_done_twice(
+def test_a_worker_that_ends_during_a_backlog_loses_and_repeats_nothing(
     make_live: Make, end: Callable[[WorkerProcess], None]
 ) -> None:
     live = make_live(**LONG)

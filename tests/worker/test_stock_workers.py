@@ -37,7 +37,7 @@ def test_a_worker_that_serves_no_partitions_is_as_celery_made_it(
     assert after == before
 
 
-def test_of_the_apps_configuration_only_the_routes_change() -> None:
+def test_install_changes_only_the_routes_in_the_apps_configuration() -> None:
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     before = dict(app.conf.table(with_defaults=True))
     install(app, Settings(lease_seconds=7))

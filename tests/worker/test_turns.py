@@ -24,11 +24,11 @@ def take(turns: Turns, ready: Mapping[str, OwnedPartition], seconds: Mapping[str
     return had
 
 
-def test_nobody_is_ready() -> None:
+def test_no_partition_is_ready() -> None:
     assert Turns().next([]) is None
 
 
-def test_equal_ones_take_turns() -> None:
+def test_equal_partitions_take_turns() -> None:
     had = take(Turns(), made("0", "1", "2"), {"0": 0.2, "1": 0.2, "2": 0.2}, 9)
     assert all(sorted(had[at : at + 3]) == ["0", "1", "2"] for at in (0, 3, 6))
 
@@ -37,12 +37,12 @@ def test_turns_that_take_no_time_are_shared_too() -> None:
     assert sorted(take(Turns(), made("0", "1"), {}, 4)) == ["0", "0", "1", "1"]
 
 
-def test_a_slow_one_has_fewer_turns() -> None:
+def test_a_slow_partition_has_fewer_turns() -> None:
     had = take(Turns(), made("slow", "quick"), {"slow": 1.0, "quick": 0.1}, 110)
     assert 9 <= had.count("slow") <= 11
 
 
-def test_one_that_was_idle_goes_first_and_has_saved_nothing_up() -> None:
+def test_an_idle_partition_goes_first_and_saves_up_no_time() -> None:
     turns, owned_partitions = Turns(), made("0", "1", "idle")
     busy = {name: owned_partitions[name] for name in ("0", "1")}
     take(turns, busy, {"0": 0.2, "1": 0.2}, 100)

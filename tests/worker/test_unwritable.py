@@ -112,7 +112,7 @@ signatures = st.fixed_dictionaries(
 
 @given(raws=st.lists(hostile_messages(), min_size=1, max_size=6), error=hostile)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-def test_nothing_that_a_message_says_stops_its_partition(live: LiveGroup, loop: LoopByHand, raws: list[bytes], error: str) -> None:
+def test_no_message_content_stops_its_partition(live: LiveGroup, loop: LoopByHand, raws: list[bytes], error: str) -> None:
     loop.run_plain_task = lambda raw: PlainTaskRun([], error, error)
     put(live, *raws, step_of(1))
     loop.look_again()
@@ -148,7 +148,7 @@ def test_a_commit_on_which_the_server_closes_the_connection(
 
 
 @pytest.mark.parametrize("links", [30])
-def test_many_links_to_keys_that_are_no_lists_cost_one_more_turn(live: LiveGroup, loop: LoopByHand, links: int) -> None:
+def test_many_links_to_keys_of_the_wrong_type_cost_one_more_turn(live: LiveGroup, loop: LoopByHand, links: int) -> None:
     for number in range(links):
         live.client.set(f"no list {number}", "a text")
     callbacks = [
