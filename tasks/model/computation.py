@@ -187,8 +187,7 @@ def declare(
 
     Without a `key` it is a stage for pipelines. `multi`: it returns a list of outputs.
     """
-    if not isinstance(name, str) or not name.strip():
-        raise DeclarationError("a computation needs a name: @computation(name=…), the task name that producers send")
+    check_is_named(name)
     check_name("the computation", name)
     if key is not None and not callable(key):
         raise DeclarationError(f"computation {name!r}: key= must be a key extractor, a function of one message")
@@ -220,6 +219,11 @@ def declare(
         multi=multi,
         scope=name,
     )
+
+
+def check_is_named(name: object) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise DeclarationError("a computation needs a name: @computation(name=…), the task name that producers send")
 
 
 def _codec(function: Callable[..., Any], parameter: str, *, is_stage: bool) -> MessageCodec:

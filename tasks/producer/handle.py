@@ -10,7 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import msgspec
 from celery.canvas import Signature
 
-from celery_partitions.model.computation import Computation, declare, name_of_function
+from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function
 from celery_partitions.model.policy import Exhausted, RetryPolicy
 from celery_partitions.producer.sendable import Sending
 from celery_partitions.runtime.registry import add_computation, current_installation
@@ -84,6 +84,9 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
 
     def states(self, keys: Iterable[object]) -> dict[str, S]:
         """The states of several keys, in one round trip: normalized key → state. Unknown keys are left out."""
+        if isinstance(keys, str | bytes):
+            # A text is an iterable of its characters: the answer would be the states of other keys.
+            raise TypeError("states() takes several keys, for example a list. For one key call state(key)")
         return current_installation().group.states.get_many(self.computation, keys)
 
     def keys(self) -> Iterator[str]:
@@ -197,6 +200,7 @@ def _decorator(
     **declared: Any,
 ) -> Callable[[Callable[..., Any]], Any]:
     """What the four decorators share: declare the function and register it. A stage has no key; its pipeline registers it."""
+    check_is_named(declared["name"])  # here, because `@computation` without a call passes the function as the name
 
     def decorate(function: Callable[..., Any]) -> Any:
         declaration = declare(function, state=state, key=key, **declared)

@@ -24,7 +24,10 @@ class Sending(ABC):
     @property
     def task(self) -> Task:
         """The Celery task of this name in the current app."""
-        return current_installation().app.tasks[self._receiver().name]
+        receiver, tasks = self._receiver(), current_installation().app.tasks
+        if receiver.role == "stage" and receiver.name not in tasks:
+            receiver.extract(None)  # raises the error that says what to do: no pipeline has this stage, or key= was forgotten
+        return tasks[receiver.name]
 
     def delay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
         """Send one message, an object or its dict. `message_id`: a unique id of your own; with `deduplicate=`, a second message with

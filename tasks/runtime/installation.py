@@ -211,8 +211,11 @@ def refuse_other_brokers(broker: str | Sequence[str] | None) -> str:
     url = broker or "" if broker is None or isinstance(broker, str) else ";".join(broker)
     scheme = urlsplit(url or "redis://").scheme
     if scheme not in _REDIS_SCHEMES:
+        # The URL itself may have a password in it.
+        is_one = f"is {scheme}://" if url.startswith(f"{scheme}://") and scheme else "has a URL without a scheme"
         raise SetupError(
-            f"partitions live in Redis, and this app's broker is {scheme}://. Give the app a redis:// broker_url"
+            f"partitions live in Redis, and this app's broker {is_one}. Set REDIS_URL or the app's broker_url to a URL "
+            "that begins with redis://, rediss://, unix:// or sentinel://"
         )
     refuse_failover(url)
     return url

@@ -406,7 +406,8 @@ class PartitionLoop(threading.Thread):
             owned.notify(share.edit_versions.get(partition, 0), partition in share.paused)
         self.step_runner.policies.follow(share.policies)
         if set(self.owned_partitions) != held_before:
-            logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, sorted(self.owned_partitions))) or "none")
+            in_order = sorted(self.owned_partitions, key=lambda partition: (len(partition), partition))  # 2 before 10
+            logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, in_order)) or "none")
         self._followed = share
 
     def read_parked(self, owned: OwnedPartition) -> None:

@@ -12,7 +12,14 @@ import pytest
 import redis
 from celery import Celery
 
-from celery_partitions import KeyExtractionError, MessageError, SetupError
+from celery_partitions import (
+    DeclarationError,
+    KeyExtractionError,
+    MessageError,
+    SetupError,
+    computation,
+    computation_multi,
+)
 from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Trade, envelopes, note, partition, queues, update
@@ -169,3 +176,26 @@ def test_calling_a_computation_calls_the_plain_function() -> None:
     state = type("State", (), {"price": 0.0})()
     update(Trade("AAPL", 7.0), state)
     assert state.price == 7.0
+
+
+@pytest.mark.parametrize("send", [lambda it: it.delay({}), lambda it: it.apply_async([{}]), lambda it: it.s({}), lambda it: it.send_many([{}])])
+def test_a_computation_whose_key_was_forgotten_says_so(app: Celery, client: redis.Redis, send: Any) -> None:
+    @computation("tests.producer: no key")
+    def keyless(message: dict[str, Any]) -> None: ...
+
+    with pytest.raises(KeyExtractionError, match=r"has no key=.* declare it with key="):
+        send(keyless)
+    assert queues(client) == {}
+
+
+@pytest.mark.parametrize("decorator", [computation, computation_multi])
+def test_a_decorator_that_is_not_called_is_refused_where_it_stands(decorator: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"needs a name: @computation\(name=…"):
+
+        @decorator
+        def bare(message: dict[str, Any]) -> None: ...
+
+
+def test_states_of_one_text_are_refused_because_its_characters_are_other_keys(app: Celery) -> None:
+    with pytest.raises(TypeError, match="call state"):
+        update.states("AAPL")

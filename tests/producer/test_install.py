@@ -11,6 +11,7 @@ import redis
 from celery import Celery
 
 from celery_partitions import DeclarationError, SetupError, computation, install, state_computation
+from celery_partitions.runtime.installation import refuse_other_brokers
 from celery_partitions.runtime.registry import _installations, current_installation, declared, installation_of
 from celery_partitions.store.client import connect
 from celery_partitions_config.settings import Settings, resolve
@@ -138,9 +139,16 @@ def test_a_broker_that_is_not_redis_is_refused_by_name(make_app: MakeApp, broker
     app = Celery("shop", broker=broker, set_as_current=False)
     if configured:
         assert not app.conf.task_always_eager
-    with pytest.raises(SetupError, match=f"broker is {broker.partition(':')[0]}://"):
+    with pytest.raises(SetupError, match=f"broker is {broker.partition(':')[0]}://.* begins with redis://"):
         make_app(app, Settings())
         update.delay(MESSAGE)
+
+
+@pytest.mark.parametrize("broker", ["127.0.0.1:6379", "localhost:6379", ":secret@db:6379/0"])
+def test_a_broker_url_without_a_scheme_is_refused_without_showing_its_password(broker: str) -> None:
+    with pytest.raises(SetupError, match=r"URL without a scheme\. Set REDIS_URL .* begins with redis://") as refused:
+        refuse_other_brokers(broker)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("as_list", [True, False])
