@@ -105,8 +105,12 @@ def parse_hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
-def parse_names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def parse_queues(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name != "*" and not all(c.isalnum() or c in "-_.:{}@/" for c in name):
+            raise ValueError(f"{name!r} is not the name of a queue: use letters, digits and - _ . : {{ }} @ /, or * for any queue")
+    return names
 
 
 def parse_file(text: str) -> str:

@@ -29,10 +29,10 @@ from celery_partitions_config.parsers import (
     parse_hosts,
     parse_log_format,
     parse_message_bytes,
-    parse_names,
     parse_number,
     parse_partitions,
     parse_port,
+    parse_queues,
     parse_seconds,
     parse_signing_keys,
     parse_state_modules,
@@ -223,7 +223,7 @@ class Settings:
         help="How long a commit waits for replicas. Must be longer than a replica lags and shorter than PARTITIONS_REDIS_TIMEOUT_SECONDS.",
     )
     follow_up_queues: tuple[str, ...] = setting(
-        (), parse_names, used_by="workers",
+        (), parse_queues, used_by="workers",
         help="Queues, separated by commas, to which links, chains and chords of a computation's message may go, besides those that the app "
         "names in task_queues, task_routes and task_default_queue, and the group's own. *: any queue.",
     )
