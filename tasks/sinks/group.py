@@ -96,7 +96,7 @@ def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, *
 
 
 def _no_key(message: Any) -> Any:
-    raise SetupError("internal error: the key of a sink's message was not in its header")
+    raise SetupError("this message has no key in its header: only outputs of the pipeline may be sent to a sink's queue")
 
 
 def _takes_context(name: str, function: Callable[..., Any]) -> bool:

@@ -57,7 +57,7 @@ class LeaseKeeper(threading.Thread):
                         self.on_share(share)
                         self.listen(changes, share)
             except SetupError as error:
-                self.on_share(Share({}, (), None))  # the leases are gone from this server
+                self.on_share(Share({}, (), None))  # the server holds another group's data: this worker's leases mean nothing there
                 self.say_refused(error)
                 self.ended.wait(self._backoff.next_seconds())
             except (redis.RedisError, OSError) as error:

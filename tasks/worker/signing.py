@@ -22,12 +22,12 @@ def check_signing(installation: Installation) -> str | None:
     if not is_local(settings.redis_url):
         raise SetupError(
             "PARTITIONS_STATE_SIGNING_KEY is not set, and Redis is not on this machine. States are pickles: without a key, anyone who can "
-            "write to Redis can make the worker run code. Give all workers, Flower and your own processes the same key, for example "
+            "write to Redis can forge states that the worker unpickles. Give all workers, Flower and your own processes the same key, for example "
             f"this new one:\n\n    PARTITIONS_STATE_SIGNING_KEY={secrets.token_hex(32)}\n\n"
             "A worker with a key does not read states that were written without one. To continue without a key, set "
             "PARTITIONS_UNSIGNED_STATES=1"
         )
     return (
-        "states are not signed: anyone who can write to Redis on this machine can make the worker run code, and unsigned states are "
+        "states are not signed: anyone who can write to Redis on this machine can forge states that the worker unpickles, and unsigned states are "
         "slower to read. Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32), or PARTITIONS_UNSIGNED_STATES=1 to accept this"
     )

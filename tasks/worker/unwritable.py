@@ -43,7 +43,7 @@ def narrowed(owned: OwnedPartition, batch: Batch) -> Batch:
 
 
 def narrow(owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
-    """Take fewer messages next time, because the outcome of the batch cannot be written. `outcome`: None if the step failed.
+    """Take fewer messages next time, because the outcome of the batch cannot be written. `outcome`: None if the error came before there was one.
 
     Returns False if that would not help.
     """

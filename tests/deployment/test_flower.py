@@ -1,4 +1,4 @@
-"""Flower is reached from this machine only, unless it has a login; and it says what to set."""
+"""Flower is reachable from this machine only, unless it has a login. Its errors say what to set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo starts ends with it, however it ends."""
+"""The demo's child processes end with it, even if it is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's prices: real, thousands, in the order of time."""
+"""The demo's prices: thousands of real ones, ordered by time."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def add(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
 
 @state_computation("results.quiet", state=Numbers, key=key_of)
 def quiet(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
-    """As `add`, for who says that it wants the value."""
+    """Like `add`, for callers that ask for the value explicitly."""
     state.numbers.append(message["number"])
     return {"key": message["key"], "number": sum(state.numbers)}
 
@@ -70,7 +70,7 @@ def tried(message: dict[str, Any], state: Numbers, context: Context) -> dict[str
 
 @state_computation("results.held", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, exhausted="hold"))
 def held(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
-    """Raises until the key `mended` is there."""
+    """Raises until the Redis key `mended` exists."""
     state.numbers.append(message["number"])
     if not client().exists("mended"):
         raise Refused(message["key"], message["number"])
@@ -79,7 +79,7 @@ def held(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
 
 @state_computation("results.close up", state=Numbers, key=key_of, reply=True)
 def close_up(message: dict[str, Any], state: Numbers) -> Any:
-    """The state's own list, which the next message changes; for 13 what is no JSON."""
+    """Returns the state's own list, which the next message changes; for 13 a value that is not JSON."""
     state.numbers.append(message["number"])
     return object() if message["number"] == 13 else state.numbers
 
@@ -133,6 +133,6 @@ def on_error_here(request: Any, error: BaseException, trace: Any) -> None:
 
 @app.task(name="results.headers", bind=True)
 def headers(self: Any, value: Any) -> dict[str, Any]:
-    """What it was told of where it comes from."""
+    """Returns the root id, parent id and stamps that it received."""
     request = self.request
     return {"root": request.root_id, "parent": request.parent_id, "stamps": request.stamps}

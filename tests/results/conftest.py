@@ -1,4 +1,4 @@
-"""Two workers that share four partitions, and a client whose handles, signatures and results are theirs."""
+"""Two workers that share four partitions, and a client with their handles, signatures and results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests' application, whose results lie where the variable `RESULTS_IN` says."""
+"""The tests' application, with the result backend that the variable `RESULTS_IN` names."""
 
 from __future__ import annotations
 

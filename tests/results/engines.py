@@ -1,4 +1,4 @@
-"""The tests' application in workers that end at a chosen step, wait at one, or have a rule taken out (`BROKEN_REPLIES`)."""
+"""The tests' application in workers that end or wait at a chosen step, or lack a rule (`BROKEN_REPLIES`)."""
 
 from __future__ import annotations
 

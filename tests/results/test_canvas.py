@@ -1,4 +1,4 @@
-"""Links, chains, groups and chords in which computations and plain tasks are mixed."""
+"""Links, chains, groups and chords that mix computations and plain tasks."""
 
 from __future__ import annotations
 

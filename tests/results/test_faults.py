@@ -1,4 +1,4 @@
-"""Results and what follows, exactly once: through kills between each two steps, lost replies, and commits at the same moment."""
+"""Results and follow-ups happen exactly once, through kills between any two steps, lost replies and simultaneous commits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_flows(here: Client, results: list[Any], patience: float = PATIENCE) ->
 
 
 def check_told(here: Client) -> None:
-    """Who waits for a result is told, and does not have to look."""
+    """A caller that waits for a result is notified and need not poll."""
     heard = here.listen("told")
     add.apply_async([message("k", 1)], task_id="told")
     assert heard(1)[0]["status"] == "SUCCESS"
@@ -111,7 +111,7 @@ def test_the_last_two_parts_of_a_chord_are_counted_at_the_same_time(make_client:
 
 @pytest.mark.parametrize("last", ["stock", "ours"])
 def test_a_chord_of_a_stock_worker_and_ours(make_client: MakeClient, last: str) -> None:
-    """The first part is there before the other worker starts; the last one counts them."""
+    """The first part is counted before the other worker starts; the last one counts them all."""
     here = make_client(PARTITIONS=2)
     header = [add.s(message("a", 1)), here.sig("double", message("x", 2)).set(queue="stock")]
     result = chord(header, gather.s()).apply_async()

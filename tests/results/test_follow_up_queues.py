@@ -1,4 +1,4 @@
-"""A message can't make the worker push what follows it onto any list: only onto queues that the app names."""
+"""A message can make the worker push follow-ups only onto queues that the app declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`reply=True`: a message is a request to its key, answered in its order, in the commit that writes its state."""
+"""`reply=True`: a message is a request to its key. The commit that writes its state also answers it, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker says at its start of results that can't be part of a commit."""
+"""A worker refuses to start if results cannot be part of a commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sinks outside Redis: what a pipeline puts out arrives, in order per key, at least once, and nothing is lost while they are away."""
+"""Sinks outside Redis: outputs arrive at least once, in order per key, and none is lost while a sink is unreachable."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_sink_waits_for_an_unreachable_tcp_peer(make_ends: Make) -> None:
 
 
 def test_a_new_connection_starts_at_a_message_boundary(make_ends: Make) -> None:
-    """What the peer's system had and the peer had not read is lost, as TCP tells nobody of it; the rest comes, in order."""
+    """Data that the peer's system received and the peer did not read is lost: TCP does not report it. The rest arrives in order."""
     live = make_ends(PARTITIONS_BATCH_MESSAGES=200)
     live.start_worker()
     _, port = live.start_listening()

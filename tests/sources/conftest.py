@@ -1,4 +1,4 @@
-"""Sources and sinks of `tests.support.applications.ends`, each a process, in a group of the test's own."""
+"""Runs sources and sinks of `tests.support.applications.ends` as processes, in a group per test."""
 
 from __future__ import annotations
 

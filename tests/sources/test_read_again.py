@@ -1,4 +1,4 @@
-"""A generator, a file and a stream are read once each, through `kill -9`: how far the source is is written with its messages."""
+"""A generator, a file and a stream are read exactly once, through `kill -9`: the position is written together with the messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def messages(live: LiveEnds) -> dict[str, list[tuple[str, Any]]]:
 
 
 def numbers(live: LiveEnds) -> list[int]:
-    """The numbers of all messages, after a look that each queue is in order and no id is there twice."""
+    """The numbers of all messages. Checks that each queue is in order and that no id occurs twice."""
     found = messages(live)
     ids = [message_id for queue in found.values() for message_id, _ in queue]
     assert len(ids) == len(set(ids))
@@ -46,7 +46,7 @@ def numbers(live: LiveEnds) -> list[int]:
 
 
 def kill_midway(live: LiveEnds, name: str, *shares: float) -> None:
-    """Kill the source while it reads, each time when so large a share is there."""
+    """Kill the source while it reads, each time after the given share of its messages has arrived."""
     for share in shares:
         source = live.start_end("source", name)
         wait_until(lambda share=share: queued(live) > share * COUNT, 30)
@@ -67,7 +67,7 @@ def test_a_generator_gives_each_value_once_through_kills(make_ends: Make) -> Non
 
 
 def test_two_processes_of_one_generator_send_each_value_once(make_ends: Make) -> None:
-    """The second stands by, and goes on where the first was killed."""
+    """The second process waits, and continues where the first one was killed."""
     live = make_ends(GENERATED=10**9, PARTITIONS_QUEUE_MAX_LENGTH=3000)
     first = live.start_end("source", "generated")
     wait_until(lambda: queued(live) > 5000, 30)
@@ -122,7 +122,7 @@ def test_a_followed_file_waits_for_lines_and_for_a_replacement(make_ends: Make, 
 
 
 def test_a_replaced_file_is_read_while_its_writer_still_appends(make_ends: Make, tmp_path: Path) -> None:
-    """The name is another file's already while the writer goes on in the old one, with half a line at times."""
+    """The path names a new file while the writer still appends to the old one, sometimes half a line."""
     path = tmp_path / "in.jsonl"
     path.write_bytes(lines(1, 1))
     live = make_ends()

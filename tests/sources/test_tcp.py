@@ -1,4 +1,4 @@
-"""The TCP source: frames in, messages on the partition queues, in order; nothing that comes is lost silently."""
+"""The TCP source: turns frames into messages on the partition queues, in order, and loses no input silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a message raises while a source reads it makes it a dead letter, and costs nothing of what was read before and after it."""
+"""A message that raises while a source reads it becomes a dead letter. Messages before and after it are unaffected."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_value_whose_repr_raises_becomes_a_dead_letter_and_the_generator_conti
 def test_a_second_signal_during_a_message_does_not_lose_it(
     make_ends: Make, tmp_path: Path
 ) -> None:
-    """Whatever it raises is the message's, but not what a signal raises in it."""
+    """An exception raised by the message's class blames the message, but an exception raised by a signal does not."""
     live, path = make_ends(), tmp_path / "in.jsonl"
     path.write_text('{"key":"k","number":1}\n{"key":"k","number":2}\n')
     computation, _ = find_source("lines of a file")

@@ -1,4 +1,4 @@
-"""The pipelines of the scenarios, and those of `tests.support.applications.pipelines`: what the workers of `test_agreement` run."""
+"""The pipelines that the workers of `test_agreement` run: those of the scenarios and of `tests.support.applications.pipelines`."""
 
 from __future__ import annotations
 

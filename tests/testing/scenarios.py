@@ -1,4 +1,4 @@
-"""What is sent and what must come of it, written once: `test_agreement` runs each in a harness and on real workers."""
+"""Scenarios: messages and their expected results. `test_agreement` runs each in a harness and on real workers."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def seen(scenario: Scenario, view: View) -> dict[str, Any]:
 
 
 def has(count: int, sink: str) -> Callable[[View], bool]:
-    """Done once a sink has so many outputs; more would be seen in what is compared."""
+    """Done once a sink has this many outputs. The comparison would show additional ones."""
     return lambda view: len(view.outputs(sink)) >= count
 
 
 def is_parked(key: str, waiting: int) -> Callable[[View], bool]:
-    """Done once so many messages wait for the key."""
+    """Done once this many messages wait for the key."""
     return lambda view: key in view.parked and view.parked[key].waiting == waiting
 
 
@@ -90,7 +90,7 @@ def _spread() -> Iterable[tuple[str, list[object]]]:
 
 
 def _unlucky(of: str) -> list[Amount]:
-    """Each scenario has keys of its own: a parked key waits with all its messages, whatever they are for."""
+    """Each scenario uses different keys, because a parked key holds back messages of every computation."""
     keys_and_amounts = [("a", 1), ("b", 2), ("a", 13), ("b", 3), ("a", 4), ("c", 5), ("a", 6)]
     return [Amount(f"{key} {of}", amount) for key, amount in keys_and_amounts]
 

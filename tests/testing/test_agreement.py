@@ -1,4 +1,4 @@
-"""The harness and real workers come to the same: states, outputs of each key, dead letters, parked keys."""
+"""The harness and real workers give the same states, outputs of each key, dead letters and parked keys."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def on_workers(server: RedisServer, folder: Path) -> PartitionWorkers:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PartitionWorkers]:
-    """Two workers for all scenarios, which are sent at once, so that they wait together; none disturbs another."""
+    """Two workers for all scenarios, which are sent together to save time. They do not affect each other."""
     with RedisServer() as server, on_workers(server, tmp_path_factory.mktemp("workers")) as workers:
         workers.start(2)
         for scenario in SCENARIOS:

@@ -1,4 +1,4 @@
-"""The scenarios catch an engine that is broken on purpose: each of these must make one of them differ."""
+"""The scenarios detect a deliberately broken engine: each defect must make at least one scenario differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pytest plugin as a user's project has it: found by its entry point, in a run of pytest's own."""
+"""The pytest plugin in a user's project: found by its entry point, in a separate run of pytest."""
 
 from __future__ import annotations
 

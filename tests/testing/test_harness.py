@@ -1,4 +1,4 @@
-"""What `harness` promises to a user's own tests, beside what it shares with workers (`test_agreement`)."""
+"""What `harness` promises to users' tests. `test_agreement` tests what it shares with workers."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def add_pairs(pair: tuple[str, int], total: Total) -> int:
 
 
 def test_decoders_and_encoders_of_sockets_and_files() -> None:
-    """A source is sent what its decoder gives; a sink's outputs are what its encoder gives, or values."""
+    """A source accepts what its decoder returns. A sink's outputs are what its encoder returns, or values."""
     added = source("frames", TCPSourceConfig("127.0.0.1", 0, decode)).key_by(lambda pair: pair[0]).to(add_pairs)
     sinks = [TCPSinkConfig("127.0.0.1", 1, encode, name="frames out"), FileSink("totals.jsonl"), StdoutSink(encoder=encode)]
     settings = Settings(state_signing_keys=(b"sixteen characters",))

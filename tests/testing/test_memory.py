@@ -1,4 +1,4 @@
-"""The harness's Redis: redis-py's client and the engine's own scripts, in the process, with what only it can be asked."""
+"""The harness's in-memory Redis: redis-py's client and the engine's own scripts in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tracer provider in memory, and a project's app whose spans go there."""
+"""An in-memory tracer provider, and a project's app that sends its spans there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test sees of spans: in memory of its own process, and out of a file of another."""
+"""Exporters that let a test read spans: in memory for its own process, from a file for other processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def seen(span: ReadableSpan) -> Seen:
 
 
 class FileExporter(SpanExporter):
-    """A line of JSON for each span, at once: many processes append to one file."""
+    """Writes each span immediately as a line of JSON, because several processes append to one file."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)

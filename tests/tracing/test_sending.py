@@ -1,4 +1,4 @@
-"""What a producer's spans tell, and that its messages carry their context; off, messages are as they were."""
+"""A producer's spans, and the context that its messages carry. With tracing off, messages are unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spans of a step and of its commit, in process: what became of each message, and whose code ran in which span."""
+"""The spans of a step and its commit, in process: each message's outcome, and which code ran in which span."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where `opentelemetry-api` is not installed: nothing is missed with PARTITIONS_TRACING off; on, each process says what to install."""
+"""Without `opentelemetry-api`: everything works with PARTITIONS_TRACING off; with it on, each process says what to install."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces through real workers: one chain from the producer to what the last commit pushed."""
+"""Traces through real workers: one trace from the producer to the messages that the last commit pushed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of the applications beside this file, and those applications as modules of this process."""
+"""Runs the applications in this folder, or imports them into this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import an application into this process, anew; what it declares is forgotten after the test."""
+    """Import an application into this process again. Its declarations are removed after the test."""
     monkeypatch.syspath_prepend(str(APPLICATIONS))
     before = dict(declared), dict(applications), set(sys.modules), wallaroo._ARGS
 

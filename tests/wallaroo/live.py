@@ -1,4 +1,4 @@
-"""`python -m celery_partitions.wallaroo` as a child process, as a stranger uses it: by its ports, its signals and its exit code."""
+"""Runs `python -m celery_partitions.wallaroo` as a child process and uses it by its ports, signals and exit code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Run:
         return self.log_path.read_text(errors="replace")
 
     def wait_for(self, text: str) -> None:
-        """Until it has said that."""
+        """Wait until the process has printed this text."""
         wait_until(lambda: text in self.log() or self._process.poll() is not None, PATIENCE_SECONDS)
         assert text in self.log(), self.log()
 

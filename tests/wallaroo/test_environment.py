@@ -1,4 +1,4 @@
-"""What a run's processes run with."""
+"""The environment of a run's processes."""
 
 from __future__ import annotations
 

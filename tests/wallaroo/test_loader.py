@@ -1,4 +1,4 @@
-"""An application by its name, and what is said when it can't be had."""
+"""Loading an application by its module name, and the errors if that fails."""
 
 from __future__ import annotations
 

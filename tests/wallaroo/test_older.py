@@ -1,4 +1,4 @@
-"""The builder of Wallaroo 0.1 to 0.5: what it composes, run in the pure step with no server."""
+"""The builder of Wallaroo 0.1 to 0.5: its pipelines run in the pure step, without a server."""
 
 from __future__ import annotations
 

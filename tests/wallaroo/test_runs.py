@@ -1,4 +1,4 @@
-"""Unmodified applications, over real TCP: each key's exact outputs, whatever the number of workers, and a clean end."""
+"""Unmodified applications over real TCP: exact outputs per key with any number of workers, and a clean shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's loop that a test drives turn by turn, without its thread."""
+"""A worker's loop without its thread, which a test runs turn by turn."""
 
 from __future__ import annotations
 

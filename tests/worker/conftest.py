@@ -1,4 +1,4 @@
-"""A group whose workers each test starts as it wants them."""
+"""A group for each test, which starts its own workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project with a Celery app of its own, that called `install(app)`: a plain task and a state computation."""
+"""A project with its own Celery app that called `install(app)`: a plain task and a state computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A computation that holds the interpreter, so that no thread of its process can renew a lease meanwhile."""
+"""A computation that holds the interpreter lock, so that no thread of its process can renew a lease."""
 
 from __future__ import annotations
 

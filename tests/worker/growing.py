@@ -1,4 +1,4 @@
-"""A computation whose state is as large as its message says."""
+"""A computation whose message sets the size of its state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project's app whose task tells what its worker is like. With INSTALLED=1 it has called `install`."""
+"""A project's app with a task that reports how its worker is set up. With INSTALLED=1 the project calls `install`."""
 
 from __future__ import annotations
 

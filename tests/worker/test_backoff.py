@@ -1,4 +1,4 @@
-"""Waits for a server that is unwell: they double, are bounded, differ between workers, and begin anew."""
+"""Waits for a server in trouble: they double, are bounded, differ between workers, and restart after a success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch is bounded by what its messages take when they are decompressed and decoded, and by the bytes of its states."""
+"""The size of a batch is limited by its messages' decompressed and decoded bytes, and by the bytes of its states."""
 
 from __future__ import annotations
 

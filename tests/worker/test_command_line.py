@@ -1,4 +1,4 @@
-"""What a worker is told on its command line: all partitions, some, none; and what it refuses."""
+"""A worker's command line: all partitions, some or none, and the options that it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One partition always has messages. Whatever a worker does for the others must not wait until it is idle."""
+"""One partition always has messages. A worker must still do everything for the others, without ever being idle."""
 
 from __future__ import annotations
 

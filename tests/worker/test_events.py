@@ -1,4 +1,4 @@
-"""Task events: grouped into few messages, whole within the budget, a sample past it."""
+"""Task events: grouped into few messages, complete within the budget, and a sample beyond it."""
 
 from __future__ import annotations
 

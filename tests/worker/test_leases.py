@@ -1,4 +1,4 @@
-"""A lease is kept through long computations, and what was not replaced still commits; an idle worker is quiet."""
+"""A worker keeps its lease during long computations, and commits unless another took over. An idle worker does not poll."""
 
 from __future__ import annotations
 

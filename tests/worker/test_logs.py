@@ -1,4 +1,4 @@
-"""Log lines: an event each, with fields; JSON when asked; never what is in a message."""
+"""Log lines: one event per line, with fields, optionally as JSON, and never with message contents."""
 
 from __future__ import annotations
 

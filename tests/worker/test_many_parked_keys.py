@@ -1,4 +1,4 @@
-"""Thousands of parked keys: the queue keeps its turns, and a retry costs the same however many keys are parked."""
+"""Thousands of parked keys: the queue keeps its share of turns, and the cost of a retry does not grow with their number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = 300
 
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
-    """A parked key is tried again at once, for ever."""
+    """A parked key is retried immediately, forever."""
     return make_live(PARTITIONS=1, PARTITIONS_BATCH_SECONDS=60, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.001)
 
 

@@ -1,4 +1,4 @@
-"""What a worker measures is in Redis a second later, and outlives it."""
+"""A worker's measurements are in Redis a second later and remain there when the worker ends."""
 
 from __future__ import annotations
 

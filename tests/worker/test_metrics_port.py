@@ -1,4 +1,4 @@
-"""PARTITIONS_METRICS_PORT: a worker tells its own partitions' numbers, on this machine only unless told otherwise."""
+"""PARTITIONS_METRICS_PORT: a worker serves metrics of its own partitions, by default only to this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loop driven by hand, without its thread: a peek that finds the partition elsewhere than it was left drops what is in memory."""
+"""Peeks of a loop without its thread: if the partition is not as its last commit left it, the loop discards its memory."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_operator_changed_a_state_and_the_peek_came_before_the_notification(l
 
 
 def test_the_same_when_the_peek_is_for_a_delayed_message(loop: PartitionLoop) -> None:
-    """Whose queue is not read in that turn: what waits for parked keys has to be read first."""
+    """The turn does not read the queue, because messages of parked keys must be loaded first."""
     owned = owned_of(loop)
     loop.installation.group.states.forget(loop.installation.computations["record"], "key")
     owned.next_due = owned.server_now()

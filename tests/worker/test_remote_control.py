@@ -1,4 +1,4 @@
-"""Celery's own tools see the partitions, and several workers on one host."""
+"""Celery's own tools show the partitions, and several workers on one host."""
 
 from __future__ import annotations
 

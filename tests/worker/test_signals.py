@@ -1,4 +1,4 @@
-"""How a worker ends: SIGTERM and SIGINT commit what is under way, SIGQUIT drops it; nothing is lost, leases are free."""
+"""How a worker stops: SIGTERM and SIGINT commit the current batch, SIGQUIT drops it. No message is lost; leases are released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `install` changes in an app, and that a worker that serves no partitions is the worker that Celery made."""
+"""What `install` changes in an app. A worker that serves no partitions is unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each partition gets an equal share of the loop's time, and one that was idle does not wait for the others' backlogs."""
+"""Each partition gets an equal share of the loop's time, and an idle one need not wait for the others' backlogs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An outcome that can't be written, whatever the reason, is a dead letter of the message that caused it; its neighbours go on."""
+"""If an outcome cannot be written, the message that causes this becomes a dead letter. Other messages are unaffected."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ odd = hostile | st.none() | st.integers() | st.lists(hostile, max_size=2) | st.d
 
 @st.composite
 def hostile_messages(draw: st.DrawFn) -> bytes:
-    """Messages to what is registered and what is not, with such texts in any place."""
+    """Messages to registered and unknown tasks, with hostile texts in any place."""
     task = draw(st.sampled_from(["record", "fail", "celery.backend_cleanup"]) | hostile)
     message = draw(st.fixed_dictionaries({"key": hostile, "number": st.integers(0, 9), "fail": st.booleans()}) | odd)
     names = draw(st.dictionaries(hostile, odd, max_size=2))
