@@ -125,6 +125,18 @@ def test_messages_with_a_priority_join_the_queue_the_urgent_lists_first_each_in_
     assert not store.client.exists(three, six, nine)
 
 
+def test_a_long_priority_list_joins_the_queue_a_thousand_messages_at_a_time(client: redis.Redis, names: Names, lease: Lease) -> None:
+    """One script call must not hold up the whole server for as long as a list is."""
+    store = sized(client, names)
+    three = QUEUE + PRIORITY_SUFFIXES[0]
+    expected = [b"%04d" % number for number in range(2500)]
+    fill(store, three, expected)
+    for left in (1500, 500, 0):
+        messages = store.peek(lease).messages
+        assert client.llen(three) == left
+    assert messages == expected
+
+
 def test_a_fenced_worker_moves_nothing_into_the_queue(store: CommitStore, lease: Lease) -> None:
     fill(store, QUEUE + PRIORITY_SUFFIXES[0], [b"3a"])
     store.client.zadd(DELAYED, {b"0.0:due": 1})

@@ -143,8 +143,9 @@ if first[1] then
   end
   if first[1] then next_due = tonumber(first[2]) end
 end
+local moves = 0  -- bounded: a script holds up the whole server
 for i = 6, 8 do
-  while type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do end
+  while moves < 1000 and type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do moves = moves + 1 end
 end
 
 meta = redis.call('HMGET', KEYS[2], 'paused', 'to_isolate')

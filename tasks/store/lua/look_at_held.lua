@@ -7,6 +7,7 @@
 -- key of the wrong type in one partition must not keep the worker from holding the others.
 
 local me, width, answer = ARGV[1], tonumber(ARGV[2]), {}
+local moves = 0  -- bounded: a script holds up the whole server. The commits of the partition move the rest.
 for first = 1, #KEYS, width do
   local found = redis.pcall('HMGET', KEYS[first], 'token', 'holder', 'edit_version', 'paused')
   local mine = found[2] == me
@@ -14,7 +15,7 @@ for first = 1, #KEYS, width do
   answer[#answer + 1] = found[3] or '0'
   answer[#answer + 1] = found[4] and 1 or 0
   for i = first + 2, first + width - 1 do
-    while type(redis.pcall('LMOVE', KEYS[i], KEYS[first + 1], 'RIGHT', 'LEFT')) == 'string' do end
+    while moves < 1000 and type(redis.pcall('LMOVE', KEYS[i], KEYS[first + 1], 'RIGHT', 'LEFT')) == 'string' do moves = moves + 1 end
   end
 end
 return answer
