@@ -1,1 +1,1 @@
-"""What users write, and the pure step: values in, values out; no Redis, no Celery, no clock, no random."""
+"""Computations, messages and states, and the pure step that runs a batch: no Redis, no Celery, no clock, no random numbers."""

@@ -1,4 +1,4 @@
-"""Whether a function that a user declares can be called as it will be."""
+"""Checks whether a declared function accepts the arguments with which it will be called."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def misfit(function: Callable[..., Any], count: int) -> str:
-    """Why a function can't be called with `count` arguments by place; empty when it can, or when a builtin does not say."""
+    """Why a function can't be called with `count` positional arguments. Empty if it can, or if a builtin has no signature."""
     try:
         signature = inspect.signature(function)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Calling what a message is for: one computation, or the stages of its pipeline that run under its key, to the outputs.
+"""Calls what a message is for: one computation, or the stages of a pipeline that run under the message's key.
 
-The stages of a message run depth-first: an output goes through all that follows before the next output of the same stage.
-What a stage returned is written, or given on, at once: what its computation does to it later changes nothing.
+Stages run depth-first: an output goes through all following stages before the next output of the same stage. An output is encoded, or
+given to the next stage, immediately. If the computation changes the object later, the output does not change.
 """
 
 from __future__ import annotations
@@ -34,45 +34,45 @@ T = TypeVar("T")
 
 
 class Call(NamedTuple):
-    """What a step wants done: call this computation with these arguments, for this message."""
+    """A call that a step requests: this computation, with these arguments, for this message."""
 
     computation: Computation
     item: Work
     arguments: list[Any]
 
 
-#: Code that asks for calls, is sent what each returned (or is thrown what it raised), and ends with a T.
+#: A generator that yields calls, is sent each result (or is thrown the exception), and returns a T.
 Calls = Generator[Call, Any, T]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calling:
-    """What calls need beside states."""
+    """What calls need besides states."""
 
     partition: int
     pickling: Pickling
-    #: Whether computations without a time limit are called here, and not asked for.
+    #: Whether computations without a time limit are called directly, instead of being yielded as a `Call`.
     inline: bool
-    #: Makes the messages of outputs; None where no pipeline is.
+    #: Makes the messages of outputs. None if there are no pipelines.
     writer: MessageWriter | None
-    #: The time, seconds since the epoch by the server's clock.
+    #: The server's time, in seconds since the epoch.
     now: float
 
 
 class Caller:
-    """Calls computations of one step. `touched`: the states that they were given."""
+    """Calls the computations of one step. `touched`: the states that they received."""
 
     def __init__(self, states: States, calling: Calling) -> None:
         self.states, self.calling = states, calling
         self.touched: dict[Computation, dict[str, Slot]] = {}
-        #: The computation that was called last: the one whose failure it is.
+        #: The computation called last, to which a failure belongs.
         self.at: Computation | None = None
-        #: What the computation of the last message returned; None of a pipeline's.
+        #: What the computation of the last message returned. None for a pipeline.
         self.returned: Any = None
         self._inline = calling.inline
 
     def call(self, item: Work, attempt: int) -> Calls[list[Emission] | None]:
-        """Call what the message is for; its outputs, None where it can have none. Raises what user code raises."""
+        """Call what the message is for. Returns its outputs; None if it is not for a pipeline. Raises what user code raises."""
         computation = self.at = item.computation
         if computation.role == "task":
             arguments = self.arguments(computation, item, item.message, attempt)
@@ -88,11 +88,11 @@ class Caller:
         return run.outputs
 
     def is_inline(self, computation: Computation) -> bool:
-        """Whether the computation is called at once."""
+        """Whether the computation is called directly, instead of being yielded as a `Call`."""
         return self._inline and computation.time_limit_seconds is None
 
     def arguments(self, computation: Computation, item: Work, value: Any, attempt: int) -> list[Any]:
-        """What one computation is called with for a value: the value, the state of the item's key, the context. It is called next."""
+        """The arguments of one computation for a value: the value, the state of the item's key, the context. Notes it as called last."""
         self.at = computation
         arguments = [value]
         if computation.state is not None:
@@ -105,8 +105,8 @@ class Caller:
         return arguments
 
     def state(self, computation: Computation, key: str) -> Any:
-        """The key's state object, which is touched from now on."""
-        slot: Any = self.states[computation.name][key]  # it was looked whether it is readable
+        """The key's state object. Marks it as touched."""
+        slot: Any = self.states[computation.name][key]  # readable: checked before
         touched = self.touched.get(computation)
         if touched is None:
             touched = self.touched[computation] = {}
@@ -115,7 +115,7 @@ class Caller:
 
 
 class _Run:
-    """One message's way through its stages."""
+    """Runs one message through its stages."""
 
     def __init__(self, caller: Caller, item: Work, attempt: int) -> None:
         self.caller, self.calling, self.item, self.attempt = caller, caller.calling, item, attempt
@@ -125,12 +125,12 @@ class _Run:
         self.outputs: list[Emission] = []
         self._cause: Cause | None = None
         event_time = item.computation.event_time
-        #: What the source's `event_time=` gave, before any stage could change the message; seconds since the epoch.
+        #: The result of the source's `event_time=`, in seconds since the epoch. Called before any stage can change the message.
         self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
 
     @property
     def cause(self) -> Cause:
-        """Read when something is put out: most messages put nothing out."""
+        """What outputs inherit from the message. Computed on demand, because most messages have no outputs."""
         if self._cause is None:
             details = details_of(self.item.raw)
             make = self.writer.make_cause
@@ -138,20 +138,20 @@ class _Run:
         return self._cause
 
     def next_id(self) -> bytes:
-        """The id of the next output, as it stands between the quotes of JSON."""
+        """The id of the next output, escaped for JSON."""
         return self.cause.id_of(len(self.outputs))
 
     @property
     def event_time(self) -> float | None:
-        """The time of the message, as its source told it; seconds since the epoch."""
+        """The message's event time, from its source, in seconds since the epoch."""
         if self._event_time is None and self.item.computation.has_event_time:
             told = details_of(self.item.raw).event_time
             self._event_time = seconds_given(told)
         return self._event_time
 
     def give(self, nodes: list[Node], value: Any, giver: Computation) -> Calls[None]:
-        """Give an output of `giver` to all that takes it. What is written is written first; each stage but the last gets a copy,
-        and the last too where the giver could still have the value in its state."""
+        """Give an output of `giver` to everything that follows. What is encoded is encoded first. Each stage but the last gets a copy; the
+        last also gets one if `giver` has a state, because the value could be in it."""
         if len(nodes) == 1 and giver.state is None and isinstance(nodes[0], StageNode):
             yield from self.give_to(nodes[0], value)
             return
@@ -160,7 +160,7 @@ class _Run:
             if isinstance(node, StageNode):
                 stages.append(node)
             else:
-                self.caller.at = giver  # a key extractor's or an encoder's failure is that of the stage whose output it got
+                self.caller.at = giver  # a failing key extractor or encoder counts as a failure of the stage that made the output
                 self.emit(node, value)
         for stage in stages:
             is_last_owner = stage is stages[-1] and giver.state is None
@@ -209,8 +209,8 @@ class _Run:
         raw = self.cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key)
         if len(raw) > self.writer.max_bytes:
             raise MessageError(
-                f"the message to {stage.name!r} has {len(raw)} bytes; workers decode at most {self.writer.max_bytes} "
-                "(PARTITIONS_MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                f"the message to {stage.name!r} has {len(raw)} bytes; workers decode at most {self.writer.max_bytes} bytes "
+                "(PARTITIONS_MESSAGE_BYTES). Store large data elsewhere and send a reference",
                 reason="too-large",
             )
         return Hop(partition, raw)
@@ -236,20 +236,20 @@ class _Run:
         self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
 
     def gather(self, computation: Computation, value: Any, fires: bool = False) -> list[Any]:
-        """Windows: put a value in, or let those close whose timer is due; and set the next timer."""
+        """Run a window stage: add a value, or close the windows whose timer is due. Sets the next timer."""
         windows, key, now = computation.windows, self.item.key, self.calling.now
         assert windows is not None
         self.caller.at = computation
         state = self.caller.state(computation, key)
         if fires:
-            # Another's place was taken by an earlier one: if each set the next, there would be more and more.
+            # A timer that an earlier one replaced must not set the next one, or their number would grow.
             if state.timer_at is None or state.timer_at == seconds_given(details_of(self.item.raw).timer):
                 state.timer_at = None
             outputs = windows.fire(state, key, now)
         else:
             outputs = windows.take(state, value, key, self.event_time, now)
         due = windows.due(state)
-        # One that is overdue may have become a dead letter.
+        # Set another one if the timer is overdue, because its message may have become a dead letter.
         if due is not None and (state.timer_at is None or due < state.timer_at or state.timer_at < now):
             state.timer_at = due
             message_id = self.cause.id_of_next_timer() if fires else self.next_id()
@@ -259,30 +259,30 @@ class _Run:
         return outputs
 
 
-#: Values of these kinds are the same for all who have them.
+#: Immutable types.
 _ATOMS = frozenset((str, int, float, bool, bytes, complex, type(None)))
 
 
 def is_unchangeable(value: Any) -> bool:
-    """Whether nobody who has the value can change it: known at once of the kinds that are given on most."""
+    """Whether the value is known to be immutable. Checks only the most frequent types."""
     kind = type(value)
     return kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value))
 
 
 def seconds_of(value: Any) -> float:
-    """A time that `event_time=` gave: seconds since the epoch, or a datetime (UTC when it has no zone). Raises `TypeError`, and
-    `ValueError` for a number that is no time."""
+    """The result of `event_time=` in seconds since the epoch. It may be a number or a datetime (UTC if it has no zone). Raises `TypeError`
+    for another type, and `ValueError` for a number out of range."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not -MAX_SECONDS <= value <= MAX_SECONDS:
-            raise ValueError(f"event_time must give seconds since the epoch, not {value!r:.40}")
+            raise ValueError(f"event_time must return seconds since the epoch, not {value!r:.40}")
         return float(value)
-    raise TypeError(f"event_time must give seconds since the epoch or a datetime, not {type(value).__name__}")
+    raise TypeError(f"event_time must return seconds since the epoch or a datetime, not {type(value).__name__}")
 
 
 def seconds_given(value: object) -> float | None:
-    """A time that a header tells; None for what is none."""
+    """A time from a header. None if it is not a valid time."""
     try:
         return None if isinstance(value, datetime) else seconds_of(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Messages that a producer sent twice under one id: found by the ids seen before, and within the batch. Pure."""
+"""Finds messages that were sent twice with the same id: by the ids seen before, and within the batch. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from hashlib import blake2b
 
 from celery_partitions.model.items import Item, Skipped, Work
 
-#: An id is remembered as it is (a UUID has 36 characters), a longer one by its hash: memory has a bound whatever producers send.
+#: A longer id is remembered by its hash, so that memory is bounded whatever producers send. A UUID has 36 characters.
 LONGEST_ID_BYTES = 40
 HASH_BYTES = 16
 
 
 def normalize_id(message_id: str) -> bytes:
-    """What is remembered of a message id. The first byte tells an id from the hash of one."""
+    """The bytes by which a message id is remembered. The first byte distinguishes an id from a hash."""
     spelled = message_id.encode("utf-8", "surrogatepass")
     if len(spelled) <= LONGEST_ID_BYTES:
         return b"=" + spelled
@@ -21,7 +21,7 @@ def normalize_id(message_id: str) -> bytes:
 
 
 def ids_to_look_for(items: Iterable[Item]) -> dict[str, list[str]]:
-    """The ids of messages whose computation wants duplicates dropped, by computation name."""
+    """The ids of messages whose computation has deduplication, by computation name."""
     wanted: dict[str, list[str]] = {}
     for item in items:
         if isinstance(item, Work) and item.computation.deduplicate_seconds is not None:
@@ -30,7 +30,7 @@ def ids_to_look_for(items: Iterable[Item]) -> dict[str, list[str]]:
 
 
 def drop_duplicates(items: Iterable[Item], seen: Mapping[str, Container[str]]) -> list[Item]:
-    """The items, with each message whose id was seen, or stands in the batch before it, skipped."""
+    """The items, with duplicates replaced by `Skipped`: messages whose id was seen before, or appears earlier in the batch."""
     now: dict[str, set[str]] = {name: set() for name in seen}
     kept: list[Item] = []
     for item in items:
@@ -45,6 +45,6 @@ def drop_duplicates(items: Iterable[Item], seen: Mapping[str, Container[str]]) -
 
 
 def ids_to_remember(taken: Sequence[Item], dead: Container[bytes]) -> dict[str, list[str]]:
-    """The ids that the commit of these items makes seen. `dead`: raw messages that became dead letters; those may be sent
-    again."""
+    """The ids that the commit of these items must remember. `dead`: raw messages that became dead letters; these may be sent again, so
+    their ids are not remembered."""
     return ids_to_look_for(item for item in taken if item.raw not in dead)

@@ -1,4 +1,4 @@
-"""What a commit writes, as values. `celery_partitions.store.commands` alone makes Redis commands of them."""
+"""What a commit writes, as values. Only `celery_partitions.store.commands` converts them to Redis commands."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from celery_partitions.model.sinks import ListSink, StreamSink
 
 
 class Hop(msgspec.Struct, frozen=True, gc=False):
-    """An output that is a message to a stage under another key."""
+    """An output: a message to a stage under another key."""
 
     partition: int
     raw: bytes
 
 
 class Timer(msgspec.Struct, frozen=True, gc=False):
-    """A message that a stage sends itself, to come at a time (seconds since the epoch)."""
+    """A message that a stage sends to itself, due at a time (seconds since the epoch)."""
 
     due: float
     raw: bytes
 
 
 class Push(msgspec.Struct, frozen=True, gc=False):
-    """A message on a Celery queue, named as Celery names it."""
+    """A message to a Celery queue, by the queue's name in Celery."""
 
     queue: str
     raw: bytes
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """An output that is an element of something else in Redis."""
+    """An output: an entry of a Redis stream, or an element of a Redis list."""
 
     sink: StreamSink | ListSink
     message_id: str
@@ -66,7 +66,7 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delay(msgspec.Struct, frozen=True, gc=False):
-    """Messages that are due later."""
+    """Messages that become due later."""
 
     messages: Sequence[Delayed]
 
@@ -79,36 +79,36 @@ class Emit(msgspec.Struct, frozen=True, gc=False):
 
 
 class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
-    """A parked key: when its next try is due, which try that is, and why. The failed message is its mailbox's oldest."""
+    """A parked key: when its next try is due, the number of that try, and the error. The failed message is the oldest in its mailbox."""
 
-    #: Server's seconds; None: held until an operator acts.
+    #: Seconds since the epoch, server clock. None: the key waits for an operator.
     due: float | None
     attempt: int
     error: str = ""
     trace: str = ""
-    #: The dead letter that tells of the failed message, once its retries are used up.
+    #: The id of the failed message's dead letter, after its last retry.
     dead_letter: str | None = None
     message_id: str | None = None
     task: str | None = None
-    #: Server's seconds when the failed message failed first.
+    #: When the message failed for the first time (seconds since the epoch, server clock).
     since: float = 0.0
 
 
 class PutParkedKey(msgspec.Struct, frozen=True, gc=False):
-    """A key is parked, or stays parked in another way."""
+    """Park a key, or update a parked key's record."""
 
     key: str
     record: ParkedKeyRecord
 
 
 class Unpark(msgspec.Struct, frozen=True, gc=False):
-    """A key is no longer parked. Goes with the commit that empties its mailbox."""
+    """Unpark a key. Belongs to the commit that empties its mailbox."""
 
     key: str
 
 
 class AddDeadLetter(msgspec.Struct, frozen=True, gc=False):
-    """A message was given up. `in_place`: it keeps its place, and its key waits."""
+    """A message was given up. `in_place`: it stays first in its key's mailbox, and the key stays parked."""
 
     dead_letter_id: str
     item: DeadLetterItem
@@ -117,17 +117,18 @@ class AddDeadLetter(msgspec.Struct, frozen=True, gc=False):
 
 
 class DropDeadLetter(msgspec.Struct, frozen=True, gc=False):
-    """The message of this dead letter has left its place."""
+    """Remove a dead letter, because its message has left the mailbox."""
 
     dead_letter_id: str
 
 
 class Pause(msgspec.Struct, frozen=True, gc=False):
-    """The partition takes nothing until an operator resumes it."""
+    """Pause the partition until an operator resumes it."""
 
 
 class RememberIds(msgspec.Struct, frozen=True, gc=False):
-    """Message ids of a computation that drops duplicates. `begins`: a new young set; `replaces`: the young set becomes the old one."""
+    """Remember message ids of a computation with deduplication. `begins`: start a new young set; `replaces`: the young set becomes the old
+    one."""
 
     computation: str
     ids: Sequence[str]
@@ -137,20 +138,20 @@ class RememberIds(msgspec.Struct, frozen=True, gc=False):
 
 
 class EndIsolation(msgspec.Struct, frozen=True, gc=False):
-    """The notes of messages that were run with a note go. `left`: how many suspects there are still; None: unchanged."""
+    """Remove the notes of messages that ran in isolation. `left`: the number of messages still to isolate; None: unchanged."""
 
     notes: Sequence[str]
     left: int | None
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
-    """The partition's counters grow."""
+    """Increase the partition's counters."""
 
     counts: Mapping[str, int]
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """A Celery result: stored for a time (seconds; None or 0: for ever) and published, unless a success is stored already."""
+    """Store a Celery result for some seconds (None or 0: forever) and publish it, unless a success is stored already."""
 
     key: bytes
     meta: bytes | str
@@ -158,7 +159,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class SetResultKey(msgspec.Struct, frozen=True, gc=False):
-    """A key of Celery's result backend gets a value, for a time (seconds; None or 0: for ever)."""
+    """Set a key of Celery's result backend, for some seconds (None or 0: forever)."""
 
     key: bytes | str
     value: Any
@@ -166,26 +167,26 @@ class SetResultKey(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeleteResultKeys(msgspec.Struct, frozen=True, gc=False):
-    """Keys of Celery's result backend go."""
+    """Delete keys of Celery's result backend."""
 
     keys: Sequence[bytes | str]
 
 
 class FollowUp(msgspec.Struct, frozen=True, gc=False):
-    """The message that has a worker send what follows another message. It goes to the head of the partition's own queue."""
+    """A message that makes a worker send what follows another message. It goes to the front of the partition's own queue."""
 
     raw: bytes
 
 
 class Requeue(msgspec.Struct, frozen=True, gc=False):
-    """A message that goes to the end of the partition's own queue again."""
+    """Put a message at the end of the partition's own queue again."""
 
     raw: bytes
 
 
-#: What goes with an outcome beside what its step decided: results, what follows, and what plain tasks ask for.
+#: Effects that are added to a step's own: results, follow-ups, and the effects of plain tasks.
 MoreEffects = Push | Reply | SetResultKey | DeleteResultKeys | FollowUp | Requeue
-#: All that a commit writes.
+#: Everything that a commit can write.
 Effect = (
     PutStates
     | Forward

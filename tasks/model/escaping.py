@@ -1,10 +1,10 @@
-"""Text from outside, on its way to a log or a terminal: it begins no new line, and moves no cursor."""
+"""Escapes text from outside for logs and terminals, so that it can't start a new line or move the cursor."""
 
 from __future__ import annotations
 
 
 def escape(text: str) -> str:
-    """The text on one line: line breaks, control characters and lone surrogates are written as `\\n`, `\\x1b`, `\\ud800`."""
+    """The text on one line. Line breaks, control characters and lone surrogates become `\\n`, `\\x1b`, `\\ud800`."""
     if text.isprintable():
         return text
     return "".join(
@@ -13,5 +13,5 @@ def escape(text: str) -> str:
 
 
 def escape_lines(text: str) -> str:
-    """The same for a text that may have several lines, as a traceback has."""
+    """The same for a text of several lines, such as a traceback. Keeps the line breaks."""
     return text if text.isprintable() else "\n".join(escape(line.expandtabs()) for line in text.split("\n"))

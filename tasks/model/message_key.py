@@ -1,4 +1,4 @@
-"""Which computation and key a raw message is for, outside the worker's loop."""
+"""Finds the computation and the key of a raw message, outside the worker's loop."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from celery_partitions.model.messages import open_envelope
 
 
 def key_in(raw: bytes, computations: Mapping[str, Computation]) -> tuple[str, str] | None:
-    """A message's computation name and key; None for one of no computation here, or that can't be read.
+    """A message's computation name and key. None if this process has no such computation, or the message can't be read.
 
-    Never raises for what a message holds. Not fast: for samples and files.
+    Never raises because of a message's content. Not fast: for samples and files.
     """
     try:
         envelope = open_envelope(raw)

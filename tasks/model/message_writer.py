@@ -1,4 +1,4 @@
-"""Celery messages as this product writes them: those of `send_many`, and those that a step's outputs become."""
+"""Writes Celery messages: those of `send_many`, and those of a step's outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_partitions.model.keys import key_bytes, partition_of_normalized
 from celery_partitions.model.messages import MAX_BYTES
 from celery_partitions.model.sinks import QueueSink
 
-#: A timer's argument: the stage itself has sent it.
+#: The body of a timer's message, which a stage sends to itself.
 TIMER_BODY = b'[[{"__timer__":true}],{},{}]'
 
 
@@ -21,15 +21,15 @@ def json_text(value: object) -> bytes:
 
 
 def escape(text: str) -> bytes:
-    """A text as it stands between the quotes of JSON."""
+    """A text escaped for JSON, without the quotes."""
     return json_text(text)[1:-1]
 
 
 class MessageTemplate:
-    """The parts of a protocol 2 message that are the same for one task and queue.
+    """The constant parts of protocol 2 messages for one task and queue.
 
-    The headers and properties that Celery and kombu need; of the optional ones none that would be null, which makes the
-    message smaller (798 → 614 bytes in the README's example). `origin`: who sends, for people to read.
+    Contains the headers and properties that Celery and kombu need, and leaves out optional ones that would be null. That makes a message
+    smaller (798 → 614 bytes in the README's example). `origin`: the sender's name, for people.
     """
 
     def __init__(self, task: str, queue: str, origin: str, ignore_result: bool = True) -> None:
@@ -52,8 +52,8 @@ class MessageTemplate:
     def fill(
         self, name: bytes, sent_at: bytes, body: bytes, more: bytes = b',"parent_id":null', root: bytes | None = None
     ) -> bytes:
-        """A raw message; `name`: its id and delivery tag, and `root`: that of the first of its chain, as they stand between
-        the quotes of JSON; `more`: further headers, each with a comma before it."""
+        """A raw message. `name`: its id and delivery tag; `root`: the id of the first message of its chain, both escaped for JSON.
+        `more`: further headers, each preceded by a comma."""
         return b"".join(
             (
                 self._body,
@@ -76,9 +76,9 @@ class MessageTemplate:
 
 
 class Cause:
-    """The message that an output comes from, as far as the output's message tells of it.
+    """What an output's message inherits from the message that caused it.
 
-    An output's id is its cause's, and its number: the same message makes the same ids, whenever it is run.
+    An output's id is its cause's id and a number. So the same message always produces the same ids, also when it runs again.
     """
 
     __slots__ = ("_id", "_more", "_root", "_sent_at")
@@ -92,17 +92,17 @@ class Cause:
             self._more += b',"event_time":' + json_text(event_time)
 
     def tell(self, headers: bytes) -> None:
-        """Further headers of all outputs, each with a comma before it."""
+        """Add headers to all outputs, each preceded by a comma."""
         self._more += headers
 
     def id_of(self, number: int) -> bytes:
-        """The id of an output, as it stands between the quotes of JSON."""
+        """The id of an output, escaped for JSON."""
         return b"%b:%d" % (self._id, number)
 
     def id_of_next_timer(self) -> bytes:
-        """The id of the timer that one which fires sets, as it stands between the quotes of JSON.
+        """The id of the next timer that a firing timer sets, escaped for JSON.
 
-        Numbered anew: a chain of timers lasts as long as its windows, and an id made of all before it would grow without end.
+        It replaces the number instead of adding one: a chain of timers can be endless, and the id must not grow with it.
         """
         first, _, number = self._id.rpartition(b"~")
         return b"%b~%d" % (first, int(number) + 1) if first and number.isdigit() else self._id + b"~1"
@@ -110,7 +110,7 @@ class Cause:
     def fill(
         self, template: MessageTemplate, message_id: bytes, body: bytes, key: str | None, timer: float | None = None
     ) -> bytes:
-        """The message of an output; `timer`: when it is due, of a stage's message to itself."""
+        """The message of an output. `timer`: when a stage's message to itself is due."""
         more = self._more if key is None else self._more + b',"partition_key":' + escape_header(key)
         if timer is not None:
             more += b',"timer":' + json_text(timer)
@@ -118,12 +118,12 @@ class Cause:
 
 
 def unescape(text: bytes) -> str:
-    """The text that stands so between the quotes of JSON."""
+    """The text for its JSON-escaped form without quotes; the inverse of `escape`."""
     return str(msgspec.json.decode(b'"' + text + b'"'))
 
 
 def escape_header(key: str) -> bytes:
-    """A key as the header `partition_key` has it: text, or `{"base64": …}` of bytes that are no UTF-8."""
+    """A key as the value of the header `partition_key`: text, or `{"base64": …}` for bytes that are not UTF-8."""
     try:
         return json_text(key)
     except UnicodeEncodeError:
@@ -131,10 +131,11 @@ def escape_header(key: str) -> bytes:
 
 
 class MessageWriter:
-    """Makes the messages of a worker's outputs. Templates are kept: there are as many as stages × partitions, and sinks.
+    """Makes the messages of a worker's outputs. Caches a template per stage and partition, and per sink.
 
-    Queues are as Celery names them. `max_bytes`: of a message that a worker decodes (PARTITIONS_MESSAGE_BYTES). `queue_of`: a partition's. `queue_of_task`: where the app's routes put a plain task.
-    `queue_of_sink`: that of a sink's own group.
+    Queues have their names in Celery. `max_bytes`: the longest message that workers decode (PARTITIONS_MESSAGE_BYTES). `queue_of`: a
+    partition's queue. `queue_of_task`: the queue to which the app's routes send a plain task. `queue_of_sink`: the queue of a sink's own
+    group.
     """
 
     def __init__(
@@ -150,13 +151,13 @@ class MessageWriter:
         self.max_bytes = max_bytes
         self.partitions, self.queue_of, self.origin = partitions, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
-        #: What the outputs of a message are made from.
+        #: Makes the `Cause` of a message's outputs. Tracing replaces it.
         self.make_cause: Callable[[str, object, object, float | None], Cause] = Cause
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
 
     def partition_of(self, key: str) -> int:
-        """The partition of a spelled key."""
+        """The partition of a normalized key."""
         return partition_of_normalized(key, self.partitions)
 
     def to_stage(self, stage: str, partition: int) -> MessageTemplate:

@@ -1,8 +1,8 @@
-"""Celery messages as they lie in a queue, and the user's message inside them.
+"""Reads Celery messages from a queue, and converts the user's message inside them.
 
 Wire format (kombu's Redis transport, message protocol 2): a JSON object
 `{body, content-type, content-encoding, headers, properties}`; `body` is base64 of JSON `[args, kwargs, embed]`; `headers` has
-`task` and `id`. Protocol 1, which has all that in the body, is taken too and turned into the same `Envelope`.
+`task` and `id`. Protocol 1, which has all of that in the body, is accepted too and gives the same `Envelope`.
 Source: Celery's "Message Protocol" reference and kombu 5.7's `virtual.Channel`.
 """
 
@@ -25,45 +25,45 @@ from kombu.utils.json import object_hook
 from celery_partitions.model.errors import DeclarationError, MessageError, describe
 from celery_partitions.model.redaction import unquoted, unquoted_of_pydantic
 
-#: Unless told otherwise a longer message is not decoded, nor a body that grows beyond it when decompressed. As deep as the
-#: interpreter's recursion limit (1000) messages may be nested: msgspec keeps that, and refuses what is deeper.
+#: The default limit for a message, and for its decompressed body; longer ones are not decoded. For nesting, msgspec enforces the
+#: interpreter's recursion limit (1000).
 MAX_BYTES = 8_000_000
-#: Task and id of a message that can't be taken are told up to this length.
+#: Task and id of an invalid message are cut to this length.
 MAX_NAME_CHARACTERS = 1_000
-#: The year 9999, where ISO 8601 ends. Seconds since the epoch beyond it are no time, and no score of a sorted set.
+#: The end of the year 9999, the last one in ISO 8601. Larger numbers are not accepted as times.
 MAX_SECONDS = 253_402_300_800
-#: What a body may be compressed with, as kombu and others name it: all of them are gzip or zlib.
+#: Accepted compressions of a body, as kombu and others name them. All are gzip or zlib.
 TAKEN_COMPRESSIONS = ("application/x-gzip", "application/gzip", "gzip", "zlib")
 
 
 class Headers(msgspec.Struct, gc=False):
-    """The headers that decide what becomes of a message. Others are kept in the raw message."""
+    """The headers that decide how a message is handled. Others stay in the raw message."""
 
     task: str
     id: str
     eta: Any = None
     expires: Any = None
-    #: False: the sender waits for the result; True: it does not; None: it does not say.
+    #: False: the sender wants the result; True: it does not; None: the message does not say.
     ignore_result: Any = None
-    #: Of a message between stages: its key.
+    #: The key of a message between stages.
     partition_key: Any = None
-    #: A compressed body is opened slowly.
+    #: Must be absent here: `open_slowly` reads compressed bodies.
     compression: None = None
 
 
 class Details(msgspec.Struct, gc=False):
-    """Headers that few messages are asked for; read from the raw message when they are."""
+    """Headers that are seldom needed; read from the raw message on demand."""
 
     sent_at: Any = None
     root_id: Any = None
     parent_id: Any = None
     argsrepr: Any = None
     group: Any = None
-    #: Of a message between stages whose source says the time of its messages, seconds since the epoch.
+    #: Event time of a message between stages, if its source has one; seconds since the epoch.
     event_time: Any = None
-    #: Of a timer: for when it was set, seconds since the epoch.
+    #: When a timer is due; seconds since the epoch.
     timer: Any = None
-    #: Of a follow-up: proves that a worker of this group wrote it.
+    #: Proves that a worker of this group wrote a follow-up.
     seal: Any = None
 
 
@@ -72,20 +72,20 @@ class _Detailed(msgspec.Struct):
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):
-    """Where the producer sent it; a stock worker does not live without it."""
+    """Where the producer sent the message. Celery's own worker crashes without it."""
 
     exchange: str
 
 
 class Properties(msgspec.Struct, gc=False):
-    """What every Celery client writes on Redis; the stock worker drops a message that lacks one of these."""
+    """Properties that every Celery client writes for Redis. Celery's own worker drops a message without one of them."""
 
     delivery_tag: str
     delivery_info: DeliveryInfo
 
 
 class Envelope(msgspec.Struct, gc=False, rename={"content_type": "content-type"}):
-    """One message of a queue, unpacked as far as it needs to be; `body` is JSON `[args, kwargs, embed]`."""
+    """One message of a queue, partly decoded. `body` is the JSON `[args, kwargs, embed]`."""
 
     body: bytes
     headers: Headers
@@ -93,7 +93,7 @@ class Envelope(msgspec.Struct, gc=False, rename={"content_type": "content-type"}
     content_type: Literal["application/json"] = "application/json"
 
 
-#: Opens a message of the usual shape, in one call of C; raises one of `NOT_USUAL` for any other.
+#: Decodes a message of the usual form in one call of C code. Raises one of `NOT_USUAL` for any other.
 open_usual = msgspec.json.Decoder(Envelope).decode
 _open_details = msgspec.json.Decoder(_Detailed).decode
 NOT_USUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -102,7 +102,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def open_envelope(raw: bytes) -> Envelope:
-    """Unpack one raw message. Raises `MessageError` that says what is wrong with it."""
+    """Decode one raw message. Raises `MessageError` that says what is wrong with it."""
     try:
         return open_usual(raw)
     except NOT_USUAL:
@@ -110,7 +110,7 @@ def open_envelope(raw: bytes) -> Envelope:
 
 
 def details_of(raw: bytes) -> Details:
-    """The headers that are seldom asked for; nothing of them where there are none."""
+    """The headers that are seldom needed. All are None if the message can't be decoded."""
     try:
         return _open_details(raw).headers
     except NOT_USUAL:
@@ -118,7 +118,7 @@ def details_of(raw: bytes) -> Details:
 
 
 def name_of(raw: bytes) -> tuple[str | None, str | None]:
-    """Task and id of any raw message, for telling which it was; None for what it does not say, and of a huge one."""
+    """Task and id of any raw message, to identify it. None for what is missing, and for a message longer than `MAX_BYTES`."""
     if len(raw) > MAX_BYTES:
         return None, None
     try:
@@ -135,7 +135,7 @@ def name_of(raw: bytes) -> tuple[str | None, str | None]:
 
 
 def open_slowly(raw: bytes, max_bytes: int = MAX_BYTES) -> Envelope:
-    """Everything but the usual shape: protocol 1, unencoded bodies, compression (up to `max_bytes`), and the errors."""
+    """Decode what is not of the usual form: protocol 1, bodies without base64, compression (up to `max_bytes`). Raises `MessageError`."""
     message = _json(raw, "the message")
     if not isinstance(message, dict):
         raise MessageError(f"a message must be a JSON object, not {type(message).__name__}", reason="not-a-message")
@@ -146,12 +146,12 @@ def open_slowly(raw: bytes, max_bytes: int = MAX_BYTES) -> Envelope:
     headers = message.get("headers") or {}
     properties = message.get("properties")
     if not isinstance(headers, dict) or not isinstance(properties, dict):
-        raise MessageError("a message needs the objects headers and properties", reason="missing-headers")
+        raise MessageError("a message must have the objects headers and properties", reason="missing-headers")
     body = _body_bytes(message.get("body"), properties.get("body_encoding"), headers.get("compression"), max_bytes)
     if "task" not in headers:
         content = _json(body, "the body")
         if not isinstance(content, dict) or "task" not in content:
-            raise MessageError("neither headers.task (protocol 2) nor body.task (protocol 1)", reason="missing-headers")
+            raise MessageError("the message has neither headers.task (protocol 2) nor body.task (protocol 1)", reason="missing-headers")
         headers = {**content, **headers}
         body = _encode([content.get("args") or [], content.get("kwargs") or {}, {}])
     try:
@@ -161,7 +161,7 @@ def open_slowly(raw: bytes, max_bytes: int = MAX_BYTES) -> Envelope:
             properties=msgspec.convert(properties, Properties),
         )
     except msgspec.ValidationError as error:
-        raise MessageError(f"headers or properties don't fit: {unquoted(error)}", reason="missing-headers") from None
+        raise MessageError(f"invalid headers or properties: {unquoted(error)}", reason="missing-headers") from None
 
 
 def _is_json(content_type: object) -> bool:
@@ -192,7 +192,7 @@ def _body_bytes(body: Any, encoding: Any, compression: Any, max_bytes: int) -> b
     if compression is None:
         return data
     if compression not in TAKEN_COMPRESSIONS:
-        raise MessageError(f"compression {compression!r} is not taken; gzip is", reason="compression")
+        raise MessageError(f"compression {compression!r} is not supported; use gzip", reason="compression")
     try:
         unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, found by its header
         data = unpacker.decompress(data, max_bytes)
@@ -206,29 +206,30 @@ def _body_bytes(body: Any, encoding: Any, compression: Any, max_bytes: int) -> b
 
 
 def moment(value: object) -> float | None:
-    """Seconds since the epoch of an `eta` or `expires` header (ISO 8601, UTC when it has no zone, or a number)."""
+    """The header `eta` or `expires` in seconds since the epoch. It may be ISO 8601 (UTC if it has no zone) or a number. Raises
+    `MessageError` for anything else."""
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not -MAX_SECONDS <= value <= MAX_SECONDS:
-            raise MessageError(f"not a time: {value!r:.40}", reason="bad-time")
+            raise MessageError(f"eta or expires is not a time: {value!r:.40}", reason="bad-time")
         return float(value)
     try:
         at = datetime.fromisoformat(str(value))
     except ValueError:
-        raise MessageError(f"not a time: {value!r:.80}", reason="bad-time") from None
+        raise MessageError(f"eta or expires is not a time: {value!r:.80}", reason="bad-time") from None
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-#: Annotations that say no more than JSON does, and less than a Python value holds.
+#: Annotations that say no more than JSON itself, so that they can't restore every Python value.
 _BARE = (dict, list, tuple, set, frozenset, bytes, bytearray)
 
 
 class MessageCodec:
-    """Between a user's message and the body of a Celery message, for one annotation.
+    """Converts between a user's message and the body of a Celery message, for one annotation.
 
-    The annotation may be a dataclass, `msgspec.Struct`, TypedDict, attrs class, pydantic model, plain builtin type, or
-    absent: then a message is what JSON says. Raises `DeclarationError` for a type that JSON can't be made into.
+    The annotation may be a dataclass, `msgspec.Struct`, TypedDict, attrs class, pydantic model or builtin type. Without an annotation, a
+    message is the decoded JSON. Raises `DeclarationError` for a type that JSON can't be converted to.
     """
 
     def __init__(self, annotation: Any, parameter: str) -> None:
@@ -240,33 +241,33 @@ class MessageCodec:
             self._validate = typing.cast(Any, wanted).model_validate
             wanted = Any
         self._wanted = wanted
-        #: Whether the annotation says how JSON is to be read; bare containers don't.
+        #: Whether the annotation says how to convert JSON. Bare containers don't.
         self.is_typed = self._validate is not None or wanted not in (Any, *_BARE)
         try:
-            # [args, kwargs, …]; what comes after is not looked at.
+            # [args, kwargs, …]; further elements are ignored.
             fields = [("args", tuple[wanted]), ("kwargs", _NoArguments)]
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
                 msgspec.defstruct("Body", fields, array_like=True, gc=False)
             )
             self._refuse_unknown_classes(wanted)
-            #: Reads a body of the usual shape, `[[message], {}, …]`, in one call of C; the message is its `args[0]`. Raises
-            #: one of `NOT_USUAL` for others. None where there is more to do than that.
+            #: Decodes a body of the usual form, `[[message], {}, …]`, in one call of C code; the message is `args[0]` of the result.
+            #: Raises one of `NOT_USUAL` for others. None if the annotation needs more than that (pydantic).
             self.decode_usual = self._decoder.decode if self._validate is None else None
         except (TypeError, NameError) as error:
             raise DeclarationError(
-                f"messages of type {annotation!r} can't be read from JSON: {error}. "
+                f"messages of type {annotation!r} can't be decoded from JSON: {error}. "
                 "Annotate the first parameter with a dataclass, msgspec.Struct, TypedDict, attrs class or pydantic model"
             ) from error
 
     @staticmethod
     def _refuse_unknown_classes(wanted: Any) -> None:
         if wanted is not Any and isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
-            raise TypeError("msgspec does not know it")
+            raise TypeError("msgspec does not support this type")
 
     def encode(self, message: object) -> tuple[bytes, Any]:
-        """The body for `message`, an object or its dict, and the message as the worker will see it.
+        """The body for `message` (an object or a dict), and the message as the worker will see it.
 
-        Raises `MessageError` with the field's path when it does not fit.
+        Raises `MessageError`, with the field's path, if it is invalid.
         """
         written = write_message(message)
         # JSON has no NaN and no infinity: the encoders write null for them. A message without null has none.
@@ -276,7 +277,7 @@ class MessageCodec:
         return body, self.decode(body)
 
     def decode(self, body: bytes) -> Any:
-        """The user's message in a body. Raises `MessageError` with the field's path when it does not fit."""
+        """The user's message in a body. Raises `MessageError`, with the field's path, if it is invalid."""
         try:
             if b'"__type__"' in body:
                 return self._decode_slowly(body)
@@ -287,7 +288,7 @@ class MessageCodec:
             raise
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MessageError(f"the body is not JSON: {error}", reason="not-json") from None
-        except Exception as error:  # the message class's own code: `__post_init__`, default factories
+        except Exception as error:  # from the message class's code: `__post_init__`, default factories
             raise self._misfit(error) from error
         return message if self._validate is None else self._validated(message)
 
@@ -295,7 +296,7 @@ class MessageCodec:
         return MessageError(f"{self.parameter}: {describe(error)}", reason="wrong-type")
 
     def _decode_slowly(self, body: bytes) -> Any:
-        """Keyword arguments, kombu's `__type__` objects, and the errors."""
+        """Decode keyword arguments and kombu's `__type__` objects. Raises `MessageError` with the field's path."""
         content = _json(body, "the body")
         message = self.from_arguments(*arguments(content))
         with self._misfits():
@@ -305,7 +306,7 @@ class MessageCodec:
 
     @contextlib.contextmanager
     def _misfits(self) -> Iterator[None]:
-        """What msgspec or the message class's own code raises, as `MessageError`."""
+        """Convert what msgspec or the message class's own code raises to `MessageError`."""
         try:
             yield
         except msgspec.ValidationError as error:
@@ -325,7 +326,7 @@ class MessageCodec:
             raise self._misfit(error) from error
 
     def from_text(self, cells: dict[str, str | None]) -> Any:
-        """A message out of texts, each converted to its field's type. Raises `MessageError` with the field's path."""
+        """A message from texts (CSV), each converted to its field's type. Raises `MessageError` with the field's path."""
         if self._validate is None and self._wanted is Any:
             return cells
         if self._validate is not None:
@@ -334,15 +335,15 @@ class MessageCodec:
             return msgspec.convert(cells, self._wanted, strict=False)
 
     def from_arguments(self, args: Any, kwargs: Any) -> Any:
-        """The one message among a task call's arguments. Raises `MessageError` when it is not exactly one."""
+        """The message in a task call's arguments. Raises `MessageError` unless there is exactly one."""
         if isinstance(args, list | tuple) and len(args) == 1 and not kwargs:
             return args[0]
         if not args and isinstance(kwargs, dict) and list(kwargs) == [self.parameter]:
             return kwargs[self.parameter]
         counted = len(args) if isinstance(args, list | tuple) else f"a {type(args).__name__} of"
         named = len(kwargs) if isinstance(kwargs, dict | list) else f"a {type(kwargs).__name__} of"
-        given = f"{counted} positional and {named} by name"
-        raise MessageError(f"takes exactly one message ({self.parameter}), got {given}", reason="wrong-arguments")
+        given = f"{counted} positional and {named} keyword arguments"
+        raise MessageError(f"the computation takes exactly one message ({self.parameter}), but the call has {given}", reason="wrong-arguments")
 
 
 class _NoArguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -350,18 +351,18 @@ class _NoArguments(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def arguments(content: Any) -> tuple[Any, Any]:
-    """args and kwargs of a decoded protocol 2 body."""
+    """The args and kwargs of a decoded protocol 2 body. Raises `MessageError` if it has none."""
     if not isinstance(content, list) or len(content) < 2:
         raise MessageError("a body must be [args, kwargs, embed]", reason="wrong-arguments")
     return content[0], content[1]
 
 
 def write_message(message: object) -> bytes:
-    """A message as JSON. Raises `MessageError` for a value that cannot be written. NaN and infinity become null."""
+    """A message as JSON. Raises `MessageError` for a value that can't be encoded. NaN and infinity become null."""
     try:
         return _encode_message(message)
     except (TypeError, ValueError, msgspec.EncodeError, RecursionError, OverflowError) as error:
-        raise MessageError(f"the message can't be written as JSON: {error}", reason="wrong-type") from error
+        raise MessageError(f"the message can't be encoded as JSON: {error}", reason="wrong-type") from error
 
 
 def _refuse_non_finite(value: Any, path: str) -> None:
@@ -380,33 +381,33 @@ def _encode_message(message: object) -> bytes:
     if not hasattr(type(message), "model_dump_json"):
         return _encode(message)
     model = typing.cast(Any, message)
-    # As its own validation reads it: by alias, unless an alias is for writing only.
+    # Use the names that the model's validation reads: aliases, unless an alias is only for serialization.
     fields = type(model).model_fields.values()
     by_alias = all(field.validation_alias or not field.serialization_alias for field in fields)
     return typing.cast(str, model.model_dump_json(by_alias=by_alias)).encode()
 
 
 def _unwrap(value: Any) -> Any:
-    """kombu's JSON writes datetime, Decimal, UUID … as `{"__type__": …, "__value__": …}`; read them back."""
+    """Decode datetime, Decimal, UUID and others, which kombu's JSON encodes as `{"__type__": …, "__value__": …}`."""
     if isinstance(value, dict):
         content = {name: _unwrap(item) for name, item in value.items()}
         try:
             return object_hook(content)
-        except Exception as error:  # its text quotes the value
+        except Exception as error:  # its text contains the value, which must not be logged
             kind = type(error).__name__
-            raise MessageError(f"a value that has a __type__ can't be read: {kind}", reason="wrong-type") from None
+            raise MessageError(f"a value with a __type__ can't be decoded: {kind}", reason="wrong-type") from None
     if isinstance(value, list):
         return [_unwrap(item) for item in value]
     return value
 
 
 def first_annotation(function: Callable[..., Any], parameter: str) -> Any:
-    """The annotation of a function's parameter, strings resolved; `inspect.Parameter.empty` when there is none."""
+    """The annotation of a function's parameter, with strings resolved. `inspect.Parameter.empty` if there is none."""
     plain = types.FunctionType | types.MethodType
     target = function if isinstance(function, plain) else getattr(function, "__call__", function)  # noqa: B004
     try:
         return typing.get_type_hints(target, include_extras=True).get(parameter, inspect.Parameter.empty)
     except NameError as error:
         raise DeclarationError(
-            f"the annotation of {parameter} can't be resolved: {error}. Define the message class at the top of a module"
+            f"the annotation of {parameter} can't be resolved: {error}. Define the message class at the top level of a module"
         ) from error

@@ -13,7 +13,7 @@ MAX_NAME_CHARACTERS = 200
 def check_name(what: str, name: object) -> None:
     """Raise `DeclarationError` for an invalid name. `what`: whose name it is, for the error's text."""
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError(f"{what} needs a name, a text that is not empty, not {name!r:.80}")
+        raise DeclarationError(f"{what} needs a name: a non-empty str, not {name!r:.80}")
     if len(name) > MAX_NAME_CHARACTERS:
         raise DeclarationError(
             f"{what} {name[:40]!r}…: its name has {len(name):,} characters. Give it a name of at most {MAX_NAME_CHARACTERS}"

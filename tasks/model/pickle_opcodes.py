@@ -1,6 +1,6 @@
-"""The opcodes of protocols 4 and 5, and the loop that runs them on a guarded machine.
+"""The pickle opcodes of protocols 4 and 5, and the loop that runs them on a guarded machine.
 
-What protocols 4 and 5 do not write for data is refused: older opcodes, persistent ids, registered extensions.
+Opcodes that these protocols do not write for data are refused: older opcodes, persistent ids, registered extensions.
 Source: CPython, Lib/pickletools.py.
 """
 
@@ -15,7 +15,7 @@ from celery_partitions.model.guarded_pickle import Machine, Refused, name_of
 
 
 def load_guarded(data: bytes, find: Callable[[str, str], Any], plain: frozenset[Any]) -> Any:
-    """The object in a pickle that nobody signed. `find` and `plain` are as in `Machine`.
+    """Load the object in an unsigned pickle. `find` and `plain` are as in `Machine`.
 
     Raises `Refused`, and what constructors and `find` raise.
     """
@@ -23,11 +23,11 @@ def load_guarded(data: bytes, find: Callable[[str, str], Any], plain: frozenset[
     try:
         return _run(machine)
     except (IndexError, struct.error) as error:
-        raise Refused(f"the pickle is cut short or damaged near byte {machine.at}") from error
+        raise Refused(f"the pickle is truncated or damaged near byte {machine.at}") from error
 
 
 def _run(machine: Machine) -> Any:
-    """The opcodes of plain data are written out here, most frequent first: three times as fast as a call for each."""
+    """Run the opcodes. Those of plain data are inlined, most frequent first, which is three times as fast as a call for each."""
     data, opcodes, memo, at, stack = machine.data, _OPCODES, machine.memo, 0, machine.stack
     size = len(data)
     while True:
@@ -42,7 +42,7 @@ def _run(machine: Machine) -> Any:
             start = at + 1
             at = start + data[at]
             if at > size:
-                raise Refused("the pickle is cut short in a text")
+                raise Refused("the pickle is truncated inside a text")
             stack.append(str(data[start:at], "utf-8", "surrogatepass"))
         elif code == _BININT1:
             stack.append(data[at])
@@ -131,7 +131,7 @@ def _tuple_of(count: int) -> Callable[[Machine], None]:
     def run(machine: Machine) -> None:
         stack = machine.stack
         if len(stack) < count:
-            raise Refused("the pickle takes more from its stack than there is")
+            raise Refused("the pickle takes more from its stack than is there")
         stack[-count:] = [tuple(stack[-count:])]
 
     return run
@@ -213,7 +213,7 @@ def _add_items(machine: Machine) -> None:
 def _named(machine: Machine) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
     if type(name) is not str or type(module) is not str:
-        raise Refused("the pickle names something by what is no text")
+        raise Refused("the pickle names something with a value that is not a str")
     found = machine.find(module, name)
     machine.named[id(found)] = machine.shared[id(found)] = found
     machine.stack.append(found)

@@ -1,20 +1,20 @@
-"""What is wrong with a message, and the field's path, without what is in the message: the text is logged."""
+"""Removes message contents from validation errors, because the errors are logged. The field's path stays."""
 
 from __future__ import annotations
 
 import re
 
-#: msgspec's errors tell where and what is wanted; two of them also what was found.
+#: msgspec's errors contain the path and the expected type. Two of them also contain the value.
 _FOUND = re.compile(r"(Invalid (?:enum )?value) (?:.*(?= - at )|.*$)", re.DOTALL)
 
 
 def unquoted(error: Exception) -> str:
-    """Of an error of msgspec."""
+    """The text of a msgspec error, without the value."""
     return _FOUND.sub(r"\1", str(error))
 
 
 def unquoted_of_pydantic(error: ValueError) -> str:
-    """Of pydantic's error, in one line; another ValueError is told by the user's own words."""
+    """The text of a pydantic error on one line, without the values. For another ValueError, which user code raised, its own text."""
     if not hasattr(error, "errors"):
         return str(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)

@@ -1,6 +1,6 @@
-"""What a message asks for beside its own effect: that its value is told, or that something follows it.
+"""Finds what a message requests besides running its computation: a result, or follow-ups.
 
-Pure. Called for few messages: `read_batch` looks at one byte of the others.
+Pure. Called for few messages; for the others `read_batch` checks only one byte.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from celery_partitions.model.messages import Headers
 #: The task name of the message that sends what follows another message.
 FOLLOW_UP = "partitions.follow_up"
 
-#: How a body ends when nothing follows its message: `[args, kwargs, embed]`, as Celery, as compact JSON, and as we write it.
+#: The end of a body (`[args, kwargs, embed]`) without follow-ups: as Celery writes it, as compact JSON, and as we write it.
 NOTHING_FOLLOWS = (
     b'"callbacks": null, "errbacks": null, "chain": null, "chord": null}]',
     b'"callbacks":null,"errbacks":null,"chain":null,"chord":null}]',
     b"{}]",
 )
 
-#: What a follow-up message holds beside the value and what follows.
+#: An upper estimate of a follow-up message's size, without the value and what follows.
 OTHER_BYTES = 4_000
 
 
 def wants_reply(computation: Computation, headers: Headers) -> bool:
-    """Whether the value is to be stored: as the message says (`ignore_result`), else as the computation was declared."""
+    """Whether to store the result: the message's `ignore_result` decides, otherwise the computation's `reply=`."""
     ignored = headers.ignore_result
     return computation.replies if ignored is None else ignored is False
 
 
 def is_reply_request(computation: Computation, headers: Headers, body: bytes) -> bool:
-    """Whether the message asks for anything: its value, or what its body may name as what follows."""
+    """Whether the message may request something: a result, or follow-ups named in its body."""
     return wants_reply(computation, headers) or not body.endswith(NOTHING_FOLLOWS)
 
 
 def longest_value(body: bytes, raw: bytes, message_bytes: int) -> int:
-    """The longest value, in bytes of JSON, that can be sent on. If something follows the message, the value and what follows
-    travel in one message, in base64."""
+    """The limit for a returned value, in bytes of JSON. If something follows the message, the value and what follows share one message, in
+    base64."""
     return message_bytes if body.endswith(NOTHING_FOLLOWS) else (message_bytes - len(raw)) * 3 // 4 - OTHER_BYTES
 
 
 def reply_text(computation: Computation, value: Any, max_bytes: int) -> str:
-    """A returned value as Celery's JSON. Raises `ReplyError` for a value that can't be JSON, or is longer than `max_bytes`."""
+    """A returned value as Celery's JSON. Raises `ReplyError` if it can't be encoded, or is longer than `max_bytes`."""
     try:
         text = cast(str, dumps(value))
     except Exception as error:
         raise ReplyError(
-            f"computation {computation.name!r} returned a {type(value).__name__} that can't be JSON ({describe(error)}), and its "
-            "message asks for the value: return JSON, or what kombu writes (datetime, Decimal, UUID, bytes)"
+            f"computation {computation.name!r} returned a {type(value).__name__} that can't be encoded as JSON ({describe(error)}), but "
+            "its message requests the result. Return JSON types, or those that kombu encodes (datetime, Decimal, UUID, bytes)"
         ) from error
     if len(text) > max_bytes:
         raise ReplyError(
-            f"computation {computation.name!r} returned a value of {len(text)} bytes of JSON, and its message asks for the value. "
-            f"At most {max_bytes} bytes are sent (PARTITIONS_MESSAGE_BYTES). Keep large data elsewhere and return its place"
+            f"computation {computation.name!r} returned a value of {len(text)} bytes of JSON, and its message requests the result. "
+            f"The limit is {max_bytes} bytes (PARTITIONS_MESSAGE_BYTES). Store large data elsewhere and return a reference"
         )
     return text

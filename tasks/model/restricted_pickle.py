@@ -1,17 +1,17 @@
-"""What the pickle of a state may name: the restricted unpicklers.
+"""Restricted unpicklers: they limit what a state's pickle may name.
 
-A pickle is a program: it imports what it names and calls it. So a state's pickle may name only plain data types, the
-classes of the state class's own module, and what the application allows (PARTITIONS_STATE_MODULES). Of a module it may name only
-classes that are defined there. `shop` does not lead through its `import os` to `os.system`, and no function of `shop`
-can be called. A signature does not widen this.
+A pickle is a program: it imports and calls what it names. So a state's pickle may name only plain data types, the classes of the state
+class's own module, and what the application allows (PARTITIONS_STATE_MODULES). From a module it may name only classes that are defined
+there. If `shop` imports `os`, a pickle can't reach `os.system` through `shop`, and it can't call a function of `shop`. A signature does
+not change these rules.
 
-There are two readers. `signed_loader` is Python's own unpickler with these rules. `unsigned_loader` also restricts what
-the pickle does with what it names (`guarded_pickle`), because anybody who can write to Redis can forge it.
+There are two loaders. `signed_loader` is Python's own unpickler with these rules. `unsigned_loader` also restricts what the pickle does
+with what it names (`guarded_pickle`), because anybody who can write to Redis can forge an unsigned pickle.
 
-`PARTITIONS_STATE_MODULES=*` lifts the rules: a pickle may name whatever an imported module has. It needs a signing key, and is for a
-run whose processes all have one source: whoever can sign can then run anything.
+`PARTITIONS_STATE_MODULES=*` lifts the rules: a pickle may name anything in an imported module. It requires a signing key, and is meant for
+runs in which all processes run the same program. Then anyone with the key can run any code.
 
-Not guarded against: waste of memory and time. Only a signature keeps a forger out.
+A pickle can still waste memory and time. Only a signature keeps forged pickles out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PLAIN_CLASSES = frozenset(_PLAIN)
 
 
 def _member(owner: Any, name: Any) -> Any:
-    """What stands for `getattr`, by which Python 3.11 pickles Enum members and all pickle a ZoneInfo; and no more."""
+    """Replaces `getattr`, with which Python 3.11 pickles Enum members, and all versions a ZoneInfo. Refuses everything else."""
     if isinstance(owner, enum.EnumMeta):
         return owner.__members__[name]
     if owner is zoneinfo.ZoneInfo and name == "_unpickle":
@@ -67,12 +67,12 @@ def _member(owner: Any, name: Any) -> Any:
     raise NotAllowed("builtins", "getattr")
 
 
-# How copyreg and C extensions rebuild an object. Each calls a class that it is given, so each looks at what it is given.
+# Replacements for the functions with which copyreg and C extensions rebuild objects. Each checks the class before it calls it.
 
 
 def _zone(key: Any, from_cache: Any) -> zoneinfo.ZoneInfo:
     if type(key) is not str:
-        raise pickle.UnpicklingError("the name of a time zone is a text")
+        raise pickle.UnpicklingError("the pickle names a time zone with a value that is not a str")
     zone: zoneinfo.ZoneInfo = zoneinfo.ZoneInfo._unpickle(key, bool(from_cache))  # type: ignore[attr-defined]
     return zone
 
@@ -82,12 +82,12 @@ _CALLABLE: frozenset[Any] = PLAIN_CLASSES | {_zone}
 
 
 def _new_object(cls: Any, *arguments: Any, **keywords: Any) -> Any:
-    """`copyreg.__newobj__` and `__newobj_ex__`."""
+    """Replaces `copyreg.__newobj__` and `__newobj_ex__`."""
     if not isinstance(cls, type) or issubclass(cls, type):
-        raise pickle.UnpicklingError("the pickle makes an object of what is no class of data")
+        raise pickle.UnpicklingError("the pickle creates an object of something that is not a data class")
     if arguments and not (cls in PLAIN_CLASSES or hasattr(cls, "__getnewargs__") or hasattr(cls, "__getnewargs_ex__")):
         raise pickle.UnpicklingError(
-            f"the pickle makes a {cls.__qualname__} with arguments, and it has no __getnewargs__"
+            f"the pickle creates a {cls.__qualname__} with arguments, but the class has no __getnewargs__"
         )
     return cls.__new__(cls, *arguments, **keywords)
 
@@ -97,34 +97,34 @@ def _new_object_with_keywords(cls: Any, arguments: Any, keywords: Any) -> Any:
 
 
 def _reconstructor(cls: Any, base: Any, state: Any) -> Any:
-    """`copyreg._reconstructor`, how protocols 0 and 1 make an object."""
+    """Replaces `copyreg._reconstructor`, with which protocols 0 and 1 create objects."""
     if not isinstance(cls, type) or base not in cls.__mro__ or base not in PLAIN_CLASSES or issubclass(cls, type):
-        raise pickle.UnpicklingError("the pickle makes an object of what is no class of data")
+        raise pickle.UnpicklingError("the pickle creates an object of something that is not a data class")
     return copyreg._reconstructor(cls, base, state)  # type: ignore[attr-defined]
 
 
 def _array(cls: Any, *arguments: Any) -> Any:
     if cls is not array.array:
-        raise pickle.UnpicklingError("the pickle makes an array of what is no array class")
+        raise pickle.UnpicklingError("the pickle creates an array of another class than array.array")
     return array._array_reconstructor(cls, *arguments)  # type: ignore[attr-defined]
 
 
 def _flags(one: Any, other: Any) -> Any:
     if not isinstance(one, enum.Flag) or type(one) is not type(other):
-        raise pickle.UnpicklingError("the pickle joins what are no members of one Flag")
+        raise pickle.UnpicklingError("the pickle combines values that are not members of the same Flag")
     return one | other
 
 
 def _struct(cls: Any, fields: Any) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, msgspec.Struct)):
-        raise pickle.UnpicklingError("the pickle makes a msgspec.Struct of another class")
+        raise pickle.UnpicklingError("the pickle creates a msgspec.Struct, but the class is not a Struct")
     return cls(**fields)
 
 
-#: (module, name) as pickles write them → what is found there, in every state.
+#: (module, name) as pickles write them → the object. Allowed in every state.
 PLAIN: dict[tuple[str, str], Any] = {
     **{(cls.__module__, cls.__qualname__): cls for cls in _PLAIN},
-    # As Python 3.12 and older wrote them: the module has moved since.
+    # Names that Python 3.12 and older write; the module has moved since.
     **{("pathlib", cls.__qualname__): cls for cls in _PATHS},
     ("builtins", "Ellipsis"): ...,
     ("builtins", "NotImplemented"): NotImplemented,
@@ -139,24 +139,24 @@ PLAIN: dict[tuple[str, str], Any] = {
 }
 
 
-#: The entry of PARTITIONS_STATE_MODULES that allows all that is imported.
+#: The entry of PARTITIONS_STATE_MODULES that allows everything in imported modules.
 EVERYTHING = "*"
 
 
 class NotAllowed(pickle.UnpicklingError):
-    """A pickle names what its state may not. `allow`: the entry of PARTITIONS_STATE_MODULES that would let it."""
+    """A pickle names something that is not allowed. `allow`: the entry of PARTITIONS_STATE_MODULES that would allow it."""
 
     def __init__(self, module: str, name: str, why: str = "which is neither plain data nor allowed") -> None:
         found = _class_in(sys.modules.get(module), name)
         self.allow = module if found is not None else f"{module}:{name}"
-        super().__init__(f"it names {module}.{name}, {why}. If your states are made of it: PARTITIONS_STATE_MODULES={self.allow}")
+        super().__init__(f"it names {module}.{name}, {why}. If your states contain it, set PARTITIONS_STATE_MODULES={self.allow}")
 
 
 class Allowed:
     """What the pickles of one state class may name.
 
-    `modules`: entries of PARTITIONS_STATE_MODULES. `shop.models`: the classes defined there; `shop.*`: those of the package's modules
-    that are imported; `shop.models:rebuild`: that one thing, a function too; `*`: anything that an imported module has.
+    `modules`: entries of PARTITIONS_STATE_MODULES. `shop.models`: classes defined in that module. `shop.*`: classes defined in imported
+    modules of that package. `shop.models:rebuild`: that one object, which may be a function. `*`: anything in an imported module.
     """
 
     def __init__(self, cls: type, modules: Iterable[str] = ()) -> None:
@@ -169,13 +169,13 @@ class Allowed:
         self._modules |= _own_modules(cls)
 
     def find(self, module: str, name: str) -> Any:
-        """What a pickle means by a name. Raises `NotAllowed`."""
+        """The object that a pickle names. Raises `NotAllowed`."""
         plain = PLAIN.get((module, name), self)
         if plain is not self:
             return plain
         own = self.cls.__module__
         if name == self.cls.__qualname__ and (module == own or "__main__" in (module, own)):
-            return self.cls  # a script's class is `__main__`'s here, and its module's in a worker
+            return self.cls  # a script's class is in `__main__` here, and in a module in a worker
         if f"{module}:{name}" in self._names:
             return _anything_in(module, name)
         if self._anything and module in sys.modules:
@@ -184,21 +184,21 @@ class Allowed:
         if where is not None:
             found = _class_in(_imported(where, name), name)
             if found is None:
-                raise NotAllowed(module, name, "which is no class defined in that module")
+                raise NotAllowed(module, name, "which is not a class defined in that module")
             return found
         if any(module == package or module.startswith(f"{package}.") for package in self._packages):
-            # Importing runs code: of a whole package only what the application imports itself.
+            # Importing runs code, so an entry for a whole package covers only modules that the application has imported.
             found = _class_in(sys.modules.get(module), name)
             if found is None:
-                raise NotAllowed(module, name, "which is no class defined in an imported module")
+                raise NotAllowed(module, name, "which is not a class defined in an imported module")
             return found
         raise NotAllowed(module, name)
 
 
 def signed_loader(allowed: Allowed) -> Callable[[bytes], Any]:
-    """`pickle.loads` for the states of one class, whose signature was found right. Raises `NotAllowed`, and what pickle raises.
+    """`pickle.loads` for states of one class whose signature was verified. Raises `NotAllowed`, and what pickle raises.
 
-    It checks only what a pickle names. A pickle that somebody forged could still change classes: see `unsigned_loader`.
+    It checks only what a pickle names. A forged pickle could still change classes; see `unsigned_loader`.
     """
     find = _remembering(allowed)
 
@@ -210,19 +210,19 @@ def signed_loader(allowed: Allowed) -> Callable[[bytes], Any]:
 
 
 def unsigned_loader(allowed: Allowed) -> Callable[[bytes], Any]:
-    """The same for states that nobody signed, which anybody who can write to Redis may have made.
+    """The same for unsigned states, which anybody who can write to Redis may have forged.
 
-    It checks also what a pickle does (`guarded_pickle`). It is slower: about 5 times for a small state, 20 to 30 times for a large one.
+    It also checks what a pickle does (`guarded_pickle`). It is slower: about 5 times for a small state, 20 to 30 times for a large one.
     """
     find = _remembering(allowed)
     return lambda data: load_guarded(data, find, _CALLABLE)
 
 
 def readable_check(allowed: Allowed) -> Callable[[bytes], None]:
-    """A check that `unsigned_loader` will read what this process has just written. Raises what the loader raises.
+    """A function that checks whether `unsigned_loader` can read what this process has just written. Raises what the loader raises.
 
-    It runs in the worker for most changed states, so it is fast: a pickle goes through the slow loader only when it has a name
-    that no earlier one had.
+    It runs in the worker for most changed states, so it is fast: it uses the slow loader only for a pickle with a name that no earlier
+    pickle had.
     """
     find, load = _remembering(allowed), unsigned_loader(allowed)
     proved: set[tuple[str, str]] = set()
@@ -248,7 +248,7 @@ def readable_check(allowed: Allowed) -> Callable[[bytes], None]:
 
 
 def _remembering(allowed: Allowed) -> Callable[[str, str], Any]:
-    # Only what was allowed is remembered: at most what there is.
+    # Only allowed names are cached, so the cache is bounded.
     known: dict[tuple[str, str], Any] = {}
 
     def find(module: str, name: str) -> Any:
@@ -262,7 +262,7 @@ def _remembering(allowed: Allowed) -> Callable[[str, str], Any]:
 
 
 def load_and_list(data: bytes) -> tuple[Any, list[tuple[str, str]]]:
-    """Unpickle our own bytes of a moment ago, whatever they name; the object, and the names."""
+    """Unpickle bytes that this process has just written, without restrictions. Returns the object, and the names in the pickle."""
     names: list[tuple[str, str]] = []
 
     class Listing(pickle.Unpickler):
@@ -274,18 +274,18 @@ def load_and_list(data: bytes) -> tuple[Any, list[tuple[str, str]]]:
 
 
 def copied(value: Any) -> Any:
-    """A value that nobody else has: unpickled from our own bytes of a moment ago, whatever they name."""
+    """A deep copy, made by pickling without restrictions, or by `deepcopy` if the value can't be pickled."""
     try:
-        return pickle.loads(pickle.dumps(value, 5))  # three times as fast as deepcopy, where it can be pickled
+        return pickle.loads(pickle.dumps(value, 5))  # three times as fast as deepcopy
     except Exception:
         return copy.deepcopy(value)
 
 
 def _own_modules(cls: type) -> dict[str, str]:
-    """The state class's module as pickles name it → as it is imported here."""
+    """The state class's module: its name in pickles → its name in this process."""
     own = cls.__module__
     if own.partition(".")[0] in sys.stdlib_module_names:
-        return {}  # `state=dict` allows nothing of builtins but dict
+        return {}  # `state=dict` allows only dict, not all of builtins
     if own == "__main__":
         script = getattr(sys.modules["__main__"], "__file__", None)
         spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -302,7 +302,7 @@ def _imported(module: str, name: str) -> types.ModuleType:
 
 
 def _class_in(module: types.ModuleType | None, name: str) -> type | None:
-    """The class that is defined in a module by that name (`Outer.Inner` too); not what is imported there, or inherited."""
+    """The class that a module defines under that name (also `Outer.Inner`). None if the module only imports or inherits it."""
     found: Any = module
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
@@ -318,5 +318,5 @@ def _anything_in(module: str, name: str) -> Any:
         for part in name.split("."):
             found = getattr(found, part)
     except AttributeError as error:
-        raise NotAllowed(module, name, "which is not there") from error
+        raise NotAllowed(module, name, "which does not exist") from error
     return found

@@ -1,4 +1,4 @@
-"""Undoing a failed try: the key's states made again from bytes, and the messages that went well before applied again."""
+"""Undoes a failed try: restores the key's states from bytes, and applies the batch's earlier successful messages again."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from celery_partitions.model.errors import MessageError, describe, trace_of, wit
 from celery_partitions.model.items import ReplyRequest, Work, decoded
 from celery_partitions.model.outcome import Failure, Pickling, Slot, States, Unreadable
 
-#: A commit stops the server for some 3 µs an output, and Redis takes a million words in one command, about ten an output.
+#: Limits for the outputs of one commit, unless one message has more. A commit blocks the server for about 3 µs per output. Redis accepts a
+#: million words per command, and an output needs about ten.
 SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000
-#: Of one message, which is in one commit in any case. Redis takes 1 GB in one command.
+#: Limits for the outputs of one message, which can't be split over commits. Redis accepts 1 GB per command.
 MAX_OUTPUTS, MAX_OUTPUT_BYTES = 50_000, 256_000_000
 
 
 class Replay:
-    """Of one step. Each call of a computation goes through it, so that it knows what to make again.
+    """The rollback of one step. Each call of a computation goes through it, so that it knows what to restore.
 
-    `done`: the step's messages that went well, in order. `answer`: keeps what was returned for a message that asks.
+    `done`: the step's successful messages, in order. `answer`: keeps the result for a message that requests it.
     """
 
     def __init__(self, caller: Caller, states: States, pickling: Pickling, done: list[Work], answer: Callable[[ReplyRequest, Any], None]) -> None:
         self.answer = answer
         self.caller, self.states, self.pickling, self.done = caller, states, pickling, done
-        #: What each message in `done` put out, by the `id` of its item.
+        #: The outputs of each message in `done`, by the `id()` of its item.
         self.emitted: dict[int, list[Emission]] = {}
-        #: How much of the outputs that one commit should have was put out: 1 is all.
+        #: The outputs so far, as a share of the limits for one commit; 1 means that a limit is reached.
         self.share = 0.0
-        #: Where a replay begins, by scope and key: the bytes of states, and how many of `done` they include.
+        #: Where a replay begins, by scope and key: the states' bytes, and how many messages of `done` they include.
         self.checkpoints: dict[tuple[str, str], tuple[dict[Computation, bytes], int]] = {}
 
     def call(self, item: Work, stands_for: Work, attempt: int) -> Calls[None]:
-        """Call what the message is for; what it puts out is kept for the item that it stands for (in a replay: the earlier)."""
+        """Call what the message is for. Keeps the outputs for the item `stands_for` (in a replay, the original item)."""
         emitted = yield from self.caller.call(item, attempt)
         if emitted:
             count = len(emitted)
             size = sum(len(one.payload if isinstance(one, Delivery) else one.raw) for one in emitted)
             if count > MAX_OUTPUTS or size > MAX_OUTPUT_BYTES:
                 raise MessageError(
-                    f"one message put out {count} outputs of {size} bytes; at most {MAX_OUTPUTS} of {MAX_OUTPUT_BYTES} bytes "
-                    "are taken, in one commit"
+                    f"one message has {count} outputs with {size} bytes; the limit is {MAX_OUTPUTS} outputs with {MAX_OUTPUT_BYTES} bytes, "
+                    "because they are written in one commit"
                 )
             self.share += max(count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES)
         if emitted is not None:
@@ -52,20 +53,21 @@ class Replay:
             self.answer(stands_for, self.caller.returned)
 
     def outputs(self) -> list[Emission]:
-        """What the messages in `done` put out, in order."""
+        """The outputs of the messages in `done`, in order."""
         if not self.emitted:
             return []
         return [one for work in self.done for one in self.emitted.get(id(work), ())]
 
     def checkpoint(self, item: Work) -> None:
-        """The item, which is about to be done, need not be applied again. Raises when its states can't be pickled and read back."""
+        """Save the states after an item that is about to join `done`, so that a replay need not apply it again. Raises if the states can't
+        be pickled and read back."""
         self.checkpoints[item.computation.scope, item.key] = self.readable(item), len(self.done) + 1
 
     def run(self, item: Work) -> Calls[Failure | None]:
-        """Make the states of the item's key again as the good messages of this step left them, from their last known bytes.
+        """Restore the states of the item's key to what this step's successful messages made of them, from the last known bytes.
 
-        Returns the failure of a message that went well at first and raises now; the states are then as before it. Raises
-        when a state's own bytes can't be read back.
+        Returns the failure if an earlier successful message raises now; the states are then as before that message. Raises if a state's
+        stored bytes can't be read back.
         """
         scope, key = item.computation.scope, item.key
         slots = self.slots_of(scope, key)
@@ -83,7 +85,7 @@ class Replay:
                 again = Work(earlier.raw, earlier.computation, key, fresh, earlier.envelope)
                 yield from self.call(again, earlier, 1)
                 saved = self.readable(again)
-            except GeneratorExit:  # the step is dropped
+            except GeneratorExit:  # the step is abandoned
                 raise
             except BaseException as error:
                 slots.update(self.slots_of(scope, key))
@@ -93,11 +95,11 @@ class Replay:
         return None
 
     def slots_of(self, scope: str, key: str) -> dict[Computation, Slot]:
-        """The key's states of a scope that this step has touched."""
+        """The key's states in a scope that this step has touched."""
         return {stage: slots[key] for stage, slots in self.caller.touched.items() if stage.scope == scope and key in slots}
 
     def restore(self, key: str, slots: dict[Computation, Slot], saved: dict[Computation, bytes]) -> None:
-        """Make the objects again from the bytes in `saved`, or from those in Redis; the latter count as untouched."""
+        """Create the state objects again from the bytes in `saved`, otherwise from those in Redis. The latter count as untouched."""
         for stage, slot in slots.items():
             assert stage.state is not None
             stored = saved.get(stage, slot.stored)
@@ -112,15 +114,15 @@ class Replay:
                 self.caller.touched[stage].pop(key, None)
 
     def readable(self, item: Work) -> dict[Computation, bytes]:
-        """The bytes of the key's touched states, known to make states again: some objects pickle, and do not unpickle."""
+        """The bytes of the key's touched states. Also reads them back, because some objects can be pickled but not unpickled."""
         pickling, made = self.pickling, {}
         for stage, slot in self.slots_of(item.computation.scope, item.key).items():
-            self.caller.at = stage  # the one whose failure it is, if it is one
+            self.caller.at = stage  # to which a failure belongs
             made[stage] = pickling.dump(stage, item.key, slot.state)
             pickling.load(stage, item.key, made[stage])
         return made
 
 
 def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
-    """A try that raised, in the computation `at`."""
+    """The failure of a try that raised in the computation `at`."""
     return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error))

@@ -1,4 +1,4 @@
-"""Where a pipeline's outputs leave to, as the step knows it: a name, an encoder, and the place in Redis. Values only."""
+"""The sinks of pipelines, as the step sees them: a name, an encoder, and the target in Redis. Values only."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: From an output to its bytes, in the step, at the moment it is returned; None sends nothing. What it raises is a failure of the
-#: message, by the policy of the stage that returned it.
+#: Converts an output to bytes, or to None to send nothing. Called in the step, immediately after the output was returned. If it raises, the
+#: message fails, and the policy of the stage that returned the output applies.
 Encode = Callable[[Any], bytes | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueueSink:
-    """A Celery queue: the output is the one argument of a task. `encode` gives it as JSON."""
+    """A Celery queue. The output becomes the only argument of a task. `encode` returns it as JSON."""
 
     name: str
     task: str
-    #: None: the value as it is, in any form that a message has for it (`celery_partitions.model.values`).
+    #: None: the value is sent as JSON or as a signed pickle (`celery_partitions.model.values`).
     encode: Encode | None
-    #: As Celery names it; None: where the app's routes put the task.
+    #: The queue's name in Celery. None: the app's routes decide.
     queue: str | None = None
-    #: Its queue is that of a group of its own, from which the process `partitions sink NAME` delivers.
+    #: The queue belongs to the sink's own group, from which the process `partitions sink NAME` delivers.
     has_process: bool = False
 
 
@@ -32,13 +32,13 @@ class StreamSink:
     name: str
     encode: Encode
     stream: str
-    #: Older entries than about so many are let go; None: all are kept.
+    #: The approximate maximum number of entries; older ones are removed. None: all are kept.
     maxlen: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ListSink:
-    """A Redis list: the bytes, pushed on the left, so that the right end is the oldest."""
+    """A Redis list of the encoded outputs. They are pushed on the left, so the rightmost is the oldest."""
 
     name: str
     encode: Encode

@@ -1,9 +1,8 @@
-"""State objects: how a key's first one is made, and what a state class must be.
+"""State classes: checks them, and creates a key's initial state.
 
-A mutable class attribute (`stocks = {}`) belongs to the class: plain pickle leaves it out and every key would share
-it. So each state object is given a deep copy of its own of every mutable class attribute, when it is made, and again
-when it is unpickled from a time before the attribute existed. A mutable `ClassVar` would be
-shared by all keys and never stored, the contrary of a state, so it is refused.
+A mutable class attribute (`stocks = {}`) belongs to the class: pickle leaves it out, and all keys would share it. So each state object gets
+its own deep copy of every mutable class attribute: when it is created, and when it is unpickled and was stored before the attribute
+existed. A mutable `ClassVar` would be shared by all keys and never stored, so it is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ S = TypeVar("S")
 
 _IMMUTABLE = (int, float, complex, str, bytes, tuple, frozenset, type(None))
 _MUTABLE = (list, dict, set, bytearray, collections.deque)
-#: What Python's ABCs and pydantic put on a class.
+#: Attributes that Python's ABCs and pydantic add to a class.
 _MACHINERY = {"_abc_impl", "model_config"}
 _NOT_DATA = (
     types.FunctionType,
@@ -41,20 +40,20 @@ _NOT_DATA = (
 
 
 class StateClass(Generic[S]):
-    """A state class that was looked over: makes new objects, and completes unpickled ones."""
+    """A checked state class. Creates new objects, and completes unpickled ones."""
 
     __slots__ = ("_defaults", "_make", "cls", "modules", "names")
 
     def __init__(self, cls: type[S], modules: tuple[str, ...] = (), make: Callable[[], S] | None = None) -> None:
-        """Raises `DeclarationError` when `cls` can't be made with no arguments, pickled, or changed.
+        """Raises `DeclarationError` if `cls` can't be created without arguments, can't be pickled, or is immutable.
 
-        `modules`: what its pickles may name beside its own module's classes, as entries of PARTITIONS_STATE_MODULES. `make`: gives a key's
-        first state, of a class that is made in another way than by calling it with no arguments.
+        `modules`: what its pickles may name besides its own module's classes, as entries of PARTITIONS_STATE_MODULES. `make`: creates a
+        key's initial state, if calling the class without arguments does not.
         """
         self._make = make or cls
         self.cls, self.modules = cls, modules
         if not isinstance(cls, type):
-            raise DeclarationError(f"state= wants a class, not {cls!r}")
+            raise DeclarationError(f"state= must be a class, not {cls!r}")
         if issubclass(cls, _IMMUTABLE):
             raise DeclarationError(
                 f"state class {cls.__qualname__} is immutable: a state computation changes its state object in place. "
@@ -65,20 +64,20 @@ class StateClass(Generic[S]):
             fresh = self._make()
         except Exception as error:
             raise DeclarationError(
-                f"state class {cls.__qualname__} can't be made with no arguments: {error}. "
-                "A key's first state is made by calling the class; give its parameters defaults"
+                f"state class {cls.__qualname__} can't be created without arguments: {error}. "
+                "A key's initial state is created by calling the class. Give its parameters defaults"
             ) from error
         if not isinstance(fresh, cls):
-            raise DeclarationError(f"state class {cls.__qualname__} makes a {type(fresh).__qualname__}, not itself")
+            raise DeclarationError(f"state class {cls.__qualname__} creates an object of another class, {type(fresh).__qualname__}")
         if self._defaults and not hasattr(fresh, "__dict__"):
             names = ", ".join(name for name, _ in self._defaults)
             raise DeclarationError(
-                f"state class {cls.__qualname__} has __slots__, and so no room for a key's own copy of {names}. "
-                "Name it in __slots__ and set it in __init__"
+                f"state class {cls.__qualname__} has __slots__, so it has no room for a key's own copy of {names}. "
+                "Add it to __slots__ and set it in __init__"
             )
         try:
             self.complete(fresh)
-            #: (module, name) of all that the pickle of a fresh state names.
+            #: (module, name) of everything that the pickle of a new state names.
             again, self.names = load_and_list(pickle.dumps(fresh, 5))
         except Exception as error:
             raise DeclarationError(
@@ -86,12 +85,12 @@ class StateClass(Generic[S]):
                 "keep open files, locks, connections and lambdas out of it"
             ) from error
         if type(again) is not type(fresh):
-            raise DeclarationError(f"state class {cls.__qualname__} comes back from pickle as {type(again)!r}")
+            raise DeclarationError(f"state class {cls.__qualname__} is unpickled as another class, {type(again)!r}")
 
     def check_allowed(self, modules: tuple[str, ...]) -> None:
-        """Raise `DeclarationError` when no worker could read a state back that it wrote. `modules`: PARTITIONS_STATE_MODULES.
+        """Raise `DeclarationError` if workers could not read back the states that they write. `modules`: PARTITIONS_STATE_MODULES.
 
-        Called for each app that knows the computation: what is allowed is a setting.
+        Called for each app on which the computation is registered, because the setting may differ.
         """
         allowed = Allowed(self.cls, (*modules, *self.modules))
         for module, name in self.names:
@@ -103,11 +102,11 @@ class StateClass(Generic[S]):
                 ) from error
 
     def new(self) -> S:
-        """The zero state of a key seen for the first time."""
+        """The initial state of a key."""
         return self.complete(self._make())
 
     def complete(self, state: S) -> S:
-        """Give `state` its own copy of each mutable class attribute that it does not have yet."""
+        """Give `state` its own copy of each mutable class attribute that it lacks."""
         if self._defaults:
             own = getattr(state, "__dict__", None)
             if own is not None:
@@ -118,7 +117,7 @@ class StateClass(Generic[S]):
 
     @property
     def completes(self) -> bool:
-        """Whether `complete` ever does anything: lets a loader skip the call."""
+        """Whether `complete` ever does anything, so that a loader can skip the call."""
         return bool(self._defaults)
 
 
@@ -137,7 +136,7 @@ def _mutable_attributes(cls: type) -> dict[str, Any]:
             if ours and name in hints and name in shared and isinstance(value, _MUTABLE):
                 raise DeclarationError(
                     f"state class {cls.__qualname__}: {name} is a ClassVar {type(value).__name__}, shared by all keys and "
-                    "never stored. Without ClassVar each key gets its own; a constant can be a tuple, frozenset or "
+                    "never stored. Remove ClassVar to give each key its own, or make a constant a tuple, frozenset or "
                     "MappingProxyType"
                 )
             if name.startswith("__") or name in shared or name in _MACHINERY or _is_not_data(value):
@@ -148,15 +147,15 @@ def _mutable_attributes(cls: type) -> dict[str, Any]:
 
 
 def _is_mutable(cls: type, name: str, value: object) -> bool:
-    """Whether a copy is another object: an Enum member, a tuple of numbers, a logger is its own copy."""
+    """Whether a deep copy is another object. An Enum member, a tuple of numbers and a logger are their own copies."""
     if isinstance(value, _IMMUTABLE) and not isinstance(value, tuple):
         return False
     try:
         return copy.deepcopy(value) is not value
     except Exception as error:
         raise DeclarationError(
-            f"state class {cls.__qualname__}: each key gets its own copy of the class attribute {name}, and it can't be "
-            f"copied: {error}. Annotate it ClassVar if it is no state"
+            f"state class {cls.__qualname__}: each key gets its own copy of the class attribute {name}, but it can't be "
+            f"copied: {error}. If it is not part of the state, annotate it with ClassVar"
         ) from error
 
 

@@ -1,9 +1,9 @@
-"""Any Python value in the JSON body of a message between stages: as JSON where that gives it back exactly, else as a signed pickle.
+"""Python values in messages between stages: as JSON if that restores the value exactly, otherwise as a signed pickle.
 
-    [[<value>], {}, {}]                          a value that JSON has, or that the stage's annotation makes of JSON
-    [[{"__pickle__": "<base64>"}], {}, {}]       any other; the bytes are as `celery_partitions.store.codec` signs them
+    [[<value>], {}, {}]                          a JSON value, which the stage's annotation may convert
+    [[{"__pickle__": "<base64>"}], {}, {}]       any other value; `celery_partitions.store.codec` signs the bytes
 
-Without a signing key there are no pickles in messages (law 8): such a value is refused where it is returned.
+Without a signing key, messages contain no pickles (law 8). Then such a value fails in the stage that returns it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from celery_partitions.model.messages import MessageCodec
 
 _PICKLED = b'[[{"__pickle__":"'
 _END = b'"}],{},{}]'
-#: How bodies begin that are read otherwise than as JSON.
+#: The beginnings of bodies that are not decoded as JSON values.
 _SPECIAL = (_PICKLED, TIMER_BODY)
-#: What JSON's reader gives back as an int.
+#: The JSON decoder returns integers below this as int.
 _MAX_INT = 2**63
 
 
-#: Reads and writes what has no annotation.
+#: The codec for values without an annotation.
 ANY_VALUE = MessageCodec(Any, "value")
 
 
 class Timer:
-    """What a stage is given instead of a value when a timer that it set is due."""
+    """What a stage receives instead of a value when its timer is due."""
 
 
 TIMER = Timer()
 
 
 def is_exact(value: Any, depth: int = 0) -> bool:
-    """Whether JSON gives the value back as it is: no tuple, no bytes, no key that is no text, no object of a class."""
+    """Whether JSON restores the value exactly: it contains no tuples, bytes, dict keys that are not str, or other objects."""
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return True
@@ -58,9 +58,9 @@ def is_exact(value: Any, depth: int = 0) -> bool:
 
 
 def dump_value(codec: MessageCodec, value: Any, pickled: Callable[[], bytes]) -> bytes:
-    """The body of a message with this value. `pickled` gives its signed pickle, or raises `StateError` without a signing key.
+    """The body of a message with this value. `pickled` returns its signed pickle, or raises `StateError` without a signing key.
 
-    Raises `MessageError` for a value that does not fit the annotation, or can't be carried.
+    Raises `MessageError` for a value that does not match the annotation or can't be sent.
     """
     if codec.is_typed:
         body = codec.encode(value)[0]
@@ -75,20 +75,20 @@ def dump_value(codec: MessageCodec, value: Any, pickled: Callable[[], bytes]) ->
         return _PICKLED + b64encode(pickled()) + _END
     except StateError as error:
         raise MessageError(
-            f"a {type(value).__qualname__} can't be written as JSON: {error}. Annotate the parameter that takes it (a dataclass, "
-            "say), return what JSON has, or set PARTITIONS_STATE_SIGNING_KEY: then such values travel as signed pickles",
+            f"a {type(value).__qualname__} can't be sent as JSON or as a pickle: {error}. Annotate the parameter that receives it (for "
+            "example with a dataclass), return JSON types, or set PARTITIONS_STATE_SIGNING_KEY to send such values as signed pickles",
             reason="wrong-type",
         ) from error
 
 
 def load_value(codec: MessageCodec, body: bytes, unpickled: Callable[[bytes], Any]) -> Any:
-    """The value in a body. `unpickled` checks the signature first, and raises `StateError`. Raises `MessageError`."""
+    """The value in a body. `unpickled` verifies the signature first, and raises `StateError`. Raises `MessageError` for an invalid body."""
     if body == TIMER_BODY:
         return TIMER
     if not body.startswith(_PICKLED):
         return codec.decode(body)
     if not body.endswith(_END):
-        raise MessageError("a pickled value and something more", reason="wrong-arguments")
+        raise MessageError("the body contains more than a pickled value", reason="wrong-arguments")
     try:
         return unpickled(binascii.a2b_base64(body[len(_PICKLED) : -len(_END)], strict_mode=True))
     except (binascii.Error, StateError) as error:

@@ -1,4 +1,4 @@
-"""What annotations say of a pipeline: the type of a source's messages, and whether stages fit together."""
+"""Reads a pipeline's annotations: the type of a source's messages, and whether stages match."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from celery_partitions.pipeline.graph import GraphNode, KeyBy, Source, Use
 
 _Graph = Mapping[GraphNode, Sequence[GraphNode]]
 _NONE = (inspect.Parameter.empty, Any, object)
-#: Numbers that Python takes for one another.
+#: (returned, accepted): number types that Python accepts in place of each other.
 _TOWER = {(bool, int), (int, float), (bool, float)}
 
 
 def codec_of_source(source: Source, after: _Graph, names: Mapping[Use, str]) -> MessageCodec:
-    """The codec of the source's `type=`, else of the first annotation that its message meets and that JSON can be made into: of its
-    event_time, a key extractor, a stage.
+    """The codec for a source's messages. Its type is the source's `type=`, otherwise the first annotation that JSON can be converted to: of
+    its event_time, a key extractor or a stage.
 
-    Raises `DeclarationError` where there are only others, and producers write JSON.
+    Raises `DeclarationError` if there are only other annotations, and producers send JSON to the source.
     """
     if source.type is not None:
         return MessageCodec(source.type, "message")
@@ -45,29 +45,29 @@ def codec_of_source(source: Source, after: _Graph, names: Mapping[Use, str]) -> 
             try:
                 return MessageCodec(annotation, parameter)
             except DeclarationError as error:
-                refused = refused or DeclarationError(f"source {source.name!r}, {where}: {error}; or give the source a type=")
+                refused = refused or DeclarationError(f"source {source.name!r}, {where}: {error}. Or give the source a type=")
     if refused is not None and source.config is None:
         raise refused
     return MessageCodec(inspect.Parameter.empty, found[0][1] if found else "message")
 
 
 def check_types(application: str, after: _Graph, names: Mapping[Use, str]) -> None:
-    """Raise `DeclarationError` where a stage returns what the next does not take, by the annotations of both."""
+    """Raise `DeclarationError` if, by their annotations, a stage returns what the next one does not accept."""
     for node, follow in after.items():
         if isinstance(node, Use):
             given = _returned(node)
             for taker, is_hop in _takers(follow, after):
                 wanted = _wanted(taker)
-                # On its way to another key a dict becomes what is annotated there; under the same key it stays a dict.
+                # A dict sent to another key is converted to the annotation there. Under the same key it stays a dict.
                 if given not in _NONE and wanted not in _NONE and not (_fits(given, wanted) or (given is dict and is_hop)):
                     what = f"stage {names[taker]!r}" if isinstance(taker, Use) else "the key_by after it"
                     raise DeclarationError(
-                        f"application {application!r}: stage {names[node]!r} returns {_name(given)}, and {what} takes {_name(wanted)}"
+                        f"application {application!r}: stage {names[node]!r} returns {_name(given)}, but {what} takes {_name(wanted)}"
                     )
 
 
 def _takers(follow: Sequence[GraphNode], after: _Graph, is_hop: bool = False) -> list[tuple[Use | KeyBy, bool]]:
-    """What takes the output of a node; and whether that is under another key."""
+    """The nodes that receive an output, and whether each is under another key."""
     found: list[tuple[Use | KeyBy, bool]] = []
     for node in follow:
         if isinstance(node, Use | KeyBy):
@@ -82,7 +82,7 @@ def _wanted(taker: Use | KeyBy) -> Any:
 
 
 def _returned(use: Use) -> Any:
-    """The annotation of one output; empty where there is none."""
+    """The annotation of one output; `inspect.Parameter.empty` if there is none."""
     if use.computation.windows is not None:
         return inspect.Parameter.empty
     try:
@@ -104,7 +104,7 @@ def _without_none(annotation: Any) -> Any:
 
 
 def _fits(given: Any, wanted: Any) -> bool:
-    """Only of plain classes something can be said."""
+    """Whether the types match. True unless both are plain classes, because nothing is known about other annotations."""
     wanted = _without_none(wanted)
     if not (isinstance(given, type) and isinstance(wanted, type)) or typing.is_typeddict(given) or typing.is_typeddict(wanted):
         return True
@@ -112,7 +112,7 @@ def _fits(given: Any, wanted: Any) -> bool:
 
 
 def _parameter(function: Callable[..., Any]) -> tuple[Any, str]:
-    """Annotation and name of a function's first parameter."""
+    """The annotation and the name of a function's first parameter."""
     try:
         name = next(iter(inspect.signature(function).parameters), "message")
         return first_annotation(function, name), name

@@ -1,7 +1,7 @@
-"""From the graph of a pipeline to the computations that it comes to: one for each source, one for each stage.
+"""Builds the computations of a pipeline from its graph: one for each source, and one for each stage.
 
-Stages that follow one another under one key run fused, in one step and one commit; each `key_by` between them is a hop. Before
-the first `key_by` a source's messages have one key, so that their order is kept.
+Consecutive stages under the same key are fused: they run in one step and one commit. Each `key_by` between stages is a hop to another
+partition. Before the first `key_by`, all messages of a source have one key, which preserves their order.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from celery_partitions.pipeline.sources import SourceConfig
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An application, as values; names are those by which messages, states and processes are called."""
+    """A built application. Messages, states and processes are addressed by the names in it."""
 
     name: str
     sources: dict[str, Computation]
     stages: dict[str, Computation]
-    #: The sources that a process reads.
+    #: The sources that `partitions source NAME` reads.
     source_configs: dict[str, SourceConfig]
     sinks: dict[str, SinkConfig]
-    #: What is to be said of stages that have one key, and so no parallelism.
+    #: Warnings about stages with only one key, which have no parallelism.
     warnings: tuple[str, ...]
 
 
 def build(name: str, pipeline: Pipeline) -> Built:
-    """Look a pipeline over and make its computations. Raises `DeclarationError` that names the stage."""
+    """Check a pipeline and build its computations. Raises `DeclarationError`, which names the stage."""
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError("build_application() wants a name and a pipeline")
+        raise DeclarationError("build_application() needs a name and a pipeline")
     check_name("the application", name)
     if not isinstance(pipeline, Pipeline):
-        raise DeclarationError(f"application {name!r}: build_application() wants a pipeline, not {pipeline!r:.80}")
+        raise DeclarationError(f"application {name!r}: build_application() needs a pipeline, not {pipeline!r:.80}")
     if pipeline.open_ends:
         last = ", ".join(_say(node) for node in pipeline.open_ends)
         raise DeclarationError(
-            f"application {name!r}: the pipeline has no sink after {last}. End it with .to_sink(…), or with .to_sinks([]) where "
-            "only states are wanted"
+            f"application {name!r}: the pipeline has no sink after {last}. End it with .to_sink(…), or with .to_sinks([]) if "
+            "you need only the states"
         )
     return _Building(name, pipeline).built()
 
@@ -91,7 +91,8 @@ class _Building:
         return Built(self.name, sources, stages, configs, self.sinks, tuple(self.warnings))
 
     def stage_names(self) -> dict[Use, str]:
-        """A stage's name: as pinned, else its computation's, else (a second use) "NAME 2". Stages added elsewhere change none."""
+        """Each stage's name: its `name=`, otherwise its computation's name. A second use is called "NAME 2". Adding other stages does not
+        change names."""
         self.refuse_namesakes()
         pinned = [use.name for use in self.uses if use.name is not None]
         names: dict[Use, str] = {}
@@ -108,26 +109,27 @@ class _Building:
         if twice:
             raise DeclarationError(
                 f"application {self.name!r}: {', '.join(map(repr, twice))} is the name of more than one stage or source. "
-                "Name a stage by .to(…, name=…)"
+                "Name a stage with .to(…, name=…)"
             )
         if any(not isinstance(one, str) or not one.strip() for one in pinned):
-            raise DeclarationError(f"application {self.name!r}: a stage's name= must be a text")
+            raise DeclarationError(f"application {self.name!r}: a stage's name= must be a non-empty str")
         return names
 
     def refuse_namesakes(self) -> None:
-        """Which of two computations is "NAME 2" would be said by the order of lines, and each would find the other's states."""
+        """Refuse two computations with one name. Otherwise the order of lines would decide which one is "NAME 2", and after a reordering each
+        would use the other's states."""
         functions: dict[str, Callable[..., Any]] = {}
         for use in self.uses:
             if use.name is None and use.computation.windows is None:
                 name, function = use.computation.name, use.computation.function
                 if functions.setdefault(name, function) is not function:
                     raise DeclarationError(
-                        f"application {self.name!r}: two computations are called {name!r}. Rename one, or name its stage by "
+                        f"application {self.name!r}: two computations are called {name!r}. Rename one, or name its stage with "
                         ".to(…, name=…)"
                     )
 
     def modules_named(self) -> tuple[str, ...]:
-        """Where the classes of the pipeline's values may be defined: beside its functions and state classes."""
+        """The modules in which the classes of the pipeline's values may be defined: those of its functions and state classes."""
         functions: list[Any] = [use.computation.function for use in self.uses if use.computation.windows is None]
         functions += [type(getattr(use.computation.windows, "aggregation", None)) for use in self.uses]
         functions += [node.extract for node in self.nodes if isinstance(node, KeyBy)]
@@ -142,7 +144,7 @@ class _Building:
         declared = use.computation
         if declared.deduplicate_seconds is not None:
             raise DeclarationError(
-                f"application {self.name!r}: stage {self.names[use]!r} has deduplicate=; in a pipeline that is given to source()"
+                f"application {self.name!r}: stage {self.names[use]!r} has deduplicate=. In a pipeline, give deduplicate= to source()"
             )
         return replace(
             declared,
@@ -158,9 +160,9 @@ class _Building:
         )
 
     def one_keys_of_beginnings(self) -> dict[GraphNode, str]:
-        """The one key of each collect(), and of each source that no key_by follows at once.
+        """The single key of each collect(), and of each source that no key_by follows immediately.
 
-        Those that come to one stateful stage without a key_by have the key of that stage, so that it has one state.
+        All of them that reach the same stateful stage without a key_by share that stage's key, so that it has one state.
         """
         groups: list[tuple[set[GraphNode], set[GraphNode]]] = []
         for node in self.nodes:
@@ -197,7 +199,7 @@ class _Building:
                 yield from self.unkeyed_after(after)
 
     def following(self, node: GraphNode) -> list[Node]:
-        """What takes the outputs of a node under the key that is in force there."""
+        """What receives the outputs of a node under its current key."""
         nodes: list[Node] = []
         for after in self.after[node]:
             if isinstance(after, Use):
@@ -209,7 +211,7 @@ class _Building:
         return nodes
 
     def under(self, node: GraphNode) -> list[Node]:
-        """What takes messages after a key_by or collect, from under another key."""
+        """What receives messages after a key_by or collect, coming from another key."""
         extract = self.extractor(node)
         nodes: list[Node] = []
         for after in self.after[node]:
@@ -289,7 +291,7 @@ class _Building:
 
 
 def _states_under(roots: Iterable[Node]) -> list[Computation]:
-    """The stages with a state that run when `roots` are given a message."""
+    """The stateful stages that run when `roots` receive a message."""
     found: dict[Computation, None] = {}
     for node in roots:
         if isinstance(node, StageNode):
@@ -300,10 +302,10 @@ def _states_under(roots: Iterable[Node]) -> list[Computation]:
 
 
 def _entrance(name: str, scope: str) -> Callable[[Any], None]:
-    """Stands for a source's function, which is its stages."""
+    """A placeholder for a source's function. The source's stages run instead."""
 
     def entrance(message: Any) -> None:
-        raise KeyExtractionError(f"{name!r} is the source of {scope}: its messages run in partition workers only")
+        raise KeyExtractionError(f"{name!r} is the source of {scope}, and its messages run only in partition workers")
 
     entrance.__qualname__ = entrance.__name__ = name
     entrance.__module__ = scope

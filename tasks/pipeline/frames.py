@@ -1,6 +1,6 @@
-"""Frames: decoders and encoders as declared, and the splitter that cuts a byte stream into payloads.
+"""Frames: decoders and encoders, and the splitter that cuts a byte stream into payloads.
 
-A frame is a header that says how many bytes of payload follow it, and those bytes.
+A frame is a header with the payload's length, followed by the payload.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Protocol
 from celery_partitions.model.arity import misfit
 from celery_partitions.model.errors import DeclarationError, PartitionError
 
-#: A longer payload would be no message: what PARTITIONS_MESSAGE_BYTES is by default.
+#: The default of PARTITIONS_MESSAGE_BYTES. A longer payload can't become a message.
 MAX_PAYLOAD_BYTES = 8_000_000
 
 
 class FrameError(PartitionError, ValueError):
-    """A header that can't be right: where the next frame starts is unknown, so the stream can't be read on.
+    """A header is invalid. The start of the next frame is unknown, so the rest of the stream can't be read.
 
-    `payloads`: what was complete before it in the same bytes. They are good, and are given nowhere else. `rest`: the bytes from
-    that header on, as far as they had come.
+    `payloads`: the complete payloads before the header, from the same bytes. They are valid, and are available only here. `rest`: the bytes
+    received so far, from that header on.
     """
 
     rest: bytes = b""
@@ -33,17 +33,17 @@ class FrameError(PartitionError, ValueError):
 
 
 class Framed(Protocol):
-    """What a splitter asks of a decoder. Any object with these methods will do."""
+    """What a splitter needs from a decoder. Any object with these methods works."""
 
     def header_length(self) -> int:
-        """Bytes of a header."""
+        """The length of a header, in bytes."""
 
     def payload_length(self, header: bytes, /) -> int:
-        """The bytes of payload that follow this header, of `header_length` bytes."""
+        """The length of the payload after this header, in bytes. `header` has `header_length` bytes."""
 
 
 class _Declared:
-    """A function under another name, that pickles as what it is called by, or else by its parts."""
+    """A wrapped function. It pickles by its module and name, if it is found there, and otherwise by its parts."""
 
     __qualname__: str  # as update_wrapper sets it
 
@@ -51,14 +51,14 @@ class _Declared:
         _takes_one(function, what)
         self.function = function
         update_wrapper(self, function)
-        #: How errors call it.
+        #: Its name in errors.
         self.label = f"{what} {getattr(function, '__qualname__', type(function).__qualname__)}"
 
     def __call__(self, argument: Any) -> Any:
         return self.function(argument)
 
     def _parts(self) -> tuple[Any, ...]:
-        """What the class is called with to make it again."""
+        """The arguments that create it again."""
         return (self.function,)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
@@ -66,7 +66,7 @@ class _Declared:
         found: Any = sys.modules.get(module or "")
         for part in (name or "").split("."):
             found = getattr(found, part, None)
-        # `decode = decoder()(plain)`: the module's `plain` is another thing, and pickles by its own name.
+        # With `decode = decoder()(plain)`, the name leads to the plain function, not to this object.
         return name if found is self and name else (type(self), self._parts())
 
     def __repr__(self) -> str:
@@ -74,9 +74,9 @@ class _Declared:
 
 
 class Decoder(_Declared):
-    """A decoder as declared: `decoder(payload)` and `decoder.decode(payload)` give the message.
+    """A declared decoder. `decoder(payload)` and `decoder.decode(payload)` return the message.
 
-    None means that there is no message in it; what the function raises, these raise.
+    They return None if the payload contains no message, and raise what the function raises.
     """
 
     def __init__(self, function: Callable[[bytes], Any], header_length: int, length_fmt: str) -> None:
@@ -85,15 +85,15 @@ class Decoder(_Declared):
         self._length_fmt = length_fmt
 
     def decode(self, payload: bytes) -> Any:
-        """The payload's message."""
+        """The message in a payload."""
         return self.function(payload)
 
     def header_length(self) -> int:
-        """Bytes of a header."""
+        """The length of a header, in bytes."""
         return self._header.size
 
     def payload_length(self, header: bytes, /) -> int:
-        """The bytes of payload that follow this header."""
+        """The length of the payload after this header, in bytes."""
         (length,) = self._header.unpack(header)
         return int(length)
 
@@ -102,9 +102,9 @@ class Decoder(_Declared):
 
 
 class Encoder(_Declared):
-    """An encoder as declared. `encoder(value)` gives the bytes to send (of a str: its UTF-8), or None for nothing.
+    """A declared encoder. `encoder(value)` returns the bytes to send (a str as UTF-8), or None to send nothing.
 
-    It raises what the function raises, and `TypeError` when the function returns anything else.
+    It raises what the function raises, and `TypeError` if the function returns another type.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -114,15 +114,16 @@ class Encoder(_Declared):
         return as_bytes(self.function(value), self.label)
 
     def encode(self, value: Any) -> Any:
-        """What the function returns, as it is: for a test of it."""
+        """What the function returns, unchanged. For tests of the function."""
         return self.function(value)
 
 
 def decoder(header_length: int = 4, length_fmt: str = ">I") -> Callable[[Callable[[bytes], Any]], Decoder]:
-    """Declare a function of a frame's payload that returns the message, or None for none.
+    """Declare a decoder: a function that takes a frame's payload and returns the message, or None if it contains none.
 
-    `header_length`: bytes of the header. `length_fmt`: how `struct` reads the payload's length from it, in bytes, the
-    header not counted. Raises `DeclarationError` when the format has not that size, or is not one whole number.
+    A source process calls the function once per frame. `header_length`: the header's length in bytes. `length_fmt`: the `struct` format
+    with which the payload's length in bytes, without the header, is read from the header. Raises `DeclarationError` if the format has
+    another size than `header_length`, or is not one integer.
 
         @decoder(header_length=4, length_fmt=">I")
         def decode(payload):
@@ -132,50 +133,50 @@ def decoder(header_length: int = 4, length_fmt: str = ">I") -> Callable[[Callabl
 
 
 def encoder(function: Callable[[Any], Any]) -> Encoder:
-    """Declare a function of a value that returns the bytes a sink sends: bytes, a str (as UTF-8), or None for nothing.
+    """Declare an encoder: a function that takes a value and returns what a sink sends: bytes, a str (sent as UTF-8), or None for nothing.
 
-    They are sent as they are: a frame's header, or a line's end, is the encoder's to add.
+    The bytes are sent unchanged. If the receiver needs a frame header or a line end, the encoder must add it.
     """
     return Encoder(function)
 
 
 def as_bytes(encoded: Any, label: str) -> bytes | None:
-    """What an encoder returned, as it is sent. Raises `TypeError`, that says `label`, for what can't be sent."""
+    """Convert what an encoder returned to bytes. Raises `TypeError`, which names `label`, for another type."""
     if encoded is None or type(encoded) is bytes:
         return encoded
     if isinstance(encoded, str):
         return encoded.encode()
     if isinstance(encoded, bytes | bytearray | memoryview):
         return bytes(encoded)
-    raise TypeError(f"{label} returned {type(encoded).__qualname__}: it gives bytes, a str, or None to send nothing")
+    raise TypeError(f"{label} returned {type(encoded).__qualname__}; it must return bytes, a str, or None to send nothing")
 
 
 class FrameSplitter:
-    """Cuts one stream of bytes into payloads. One for each connection; of no use after it raised."""
+    """Cuts one stream of bytes into payloads. Use one per connection, and none after it has raised."""
 
     def __init__(self, framed: Framed, max_bytes: int = MAX_PAYLOAD_BYTES) -> None:
-        """`max_bytes`: a header that says more is not believed, for its payload would be gathered in memory."""
+        """`max_bytes`: the longest accepted payload, because a payload is collected in memory."""
         self._header_length = framed.header_length()
         self._payload_length = framed.payload_length
         self._max_bytes = max_bytes
         self._rest = bytearray()
-        #: There is nothing to look for in the rest before it has so many bytes.
+        #: The rest can't contain a complete frame before it has this many bytes.
         self._wanted = self._header_length
 
     @property
     def waiting(self) -> int:
-        """Bytes of a frame that is not complete. A stream that ends with some was cut off."""
+        """The number of bytes of an incomplete frame. If it is not 0 at the stream's end, the stream was cut off."""
         return len(self._rest)
 
     @property
     def rest(self) -> bytes:
-        """Those bytes."""
+        """The bytes of an incomplete frame."""
         return bytes(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take the stream's next bytes, any number of them; the payloads that are complete now, in order.
+        """Take the stream's next bytes, any number of them. Returns the payloads that are now complete, in order.
 
-        Raises `FrameError` for a length that is negative or above `max_bytes`, or can't be read.
+        Raises `FrameError` for a length that is negative, above `max_bytes`, or can't be read.
         """
         if self._rest:
             self._rest += data
@@ -203,11 +204,11 @@ class FrameSplitter:
         try:
             length = self._payload_length(header)
         except Exception as error:
-            raise FrameError(f"the header {header.hex(' ')} has no length in it: {error}", payloads) from error
+            raise FrameError(f"no length can be read from the header {header.hex(' ')}: {error}", payloads) from error
         if not 0 <= length <= self._max_bytes:
             raise FrameError(
-                f"the header {header.hex(' ')} says {length} bytes; a payload has 0 to {self._max_bytes}. "
-                "Either the stream is not framed as the decoder declares, or PARTITIONS_MESSAGE_BYTES is too low for it",
+                f"the header {header.hex(' ')} gives a length of {length} bytes; allowed are 0 to {self._max_bytes}. "
+                "Either the stream's frames differ from the decoder's declaration, or PARTITIONS_MESSAGE_BYTES is too low",
                 payloads,
             )
         return length
@@ -218,14 +219,14 @@ def _header(label: str, header_length: int, length_fmt: str) -> struct.Struct:
         header = struct.Struct(length_fmt)
         values = header.unpack(bytes(header.size))
     except (struct.error, TypeError) as error:
-        raise DeclarationError(f"{label}: length_fmt={length_fmt!r} is no format of struct: {error}") from error
+        raise DeclarationError(f"{label}: length_fmt={length_fmt!r} is not a valid struct format: {error}") from error
     if header.size != header_length:
         raise DeclarationError(
-            f"{label}: length_fmt={length_fmt!r} reads {header.size} bytes and header_length= says {header_length!r}. "
-            "Without < or > in front, struct takes this machine's sizes"
+            f"{label}: length_fmt={length_fmt!r} reads {header.size} bytes, but header_length= is {header_length!r}. "
+            "Without < or > in front, struct uses this machine's sizes"
         )
     if len(values) != 1 or type(values[0]) is not int:
-        raise DeclarationError(f"{label}: length_fmt={length_fmt!r} must give one whole number, the payload's length")
+        raise DeclarationError(f"{label}: length_fmt={length_fmt!r} must read one integer, the payload's length")
     return header
 
 
@@ -233,4 +234,4 @@ def _takes_one(function: Callable[..., Any], what: str) -> None:
     if not callable(function):
         raise DeclarationError(f"{what}: decorate a function, not {function!r}")
     if error := misfit(function, 1):
-        raise DeclarationError(f"{what} {getattr(function, '__qualname__', function)} takes one argument: {error}")
+        raise DeclarationError(f"{what} {getattr(function, '__qualname__', function)} must take one argument: {error}")

@@ -100,15 +100,15 @@ def send_many(
 
 @dataclass(slots=True)
 class _Chunk:
-    """The messages of one round trip. Each list grows by one whole entry at a time, so that a signal between two steps is harmless."""
+    """The messages of one round trip. Each list grows by one complete entry at a time, so that a signal between two steps does no harm."""
 
-    #: As taken from the iterable. The last one may have no entry in `made` yet.
+    #: Messages from the iterable. The last one may not be in `made` yet.
     messages: list[Any] = field(default_factory=list)
     #: Partition and raw message of each.
     made: list[tuple[int, bytes]] = field(default_factory=list)
-    #: Bytes of all raw messages.
+    #: Total size of the raw messages, in bytes.
     written: int = 0
-    #: "under way": the server may have some of them. "settled": it is known which, and they are counted or reported.
+    #: "under way": the server may have some of them. "settled": it is known which ones it has, and they are counted or reported.
     state: Literal["taken", "under way", "settled"] = "taken"
 
 
@@ -123,7 +123,7 @@ class _Sender:
         limit = installation.settings.queue_max_length
         self.backlog = Backlog(installation.group.client, installation.group.names, limit)
         self.when_full = when_full
-        #: No more than a queue may hold: for more there would never be room.
+        #: At most the queue's limit, because there would never be room for more.
         self.chunk_messages = min(CHUNK_MESSAGES, limit or CHUNK_MESSAGES)
         self.id_of = id_of
         self.client = installation.group.client
@@ -132,7 +132,7 @@ class _Sender:
         self.sent = 0
 
     def chunks(self, messages: Iterable[Any]) -> Iterator[int]:
-        """Send chunk after chunk; yields each one's number of messages when it is in."""
+        """Send chunk after chunk. Yields the number of messages of each chunk, after it was sent."""
         rest = iter(messages)
         more = True
         while more:
@@ -140,19 +140,19 @@ class _Sender:
             try:
                 more = self.fill(chunk, rest)
                 self.push(chunk, self.when_full)
-            except BaseException as error:  # the iterable's own, of a message that does not fit, or a signal's
+            except BaseException as error:  # from the iterable, from an invalid message, or from a signal handler
                 self.settle(chunk, error)
                 raise
             yield len(chunk.messages)
 
     def fill(self, chunk: _Chunk, rest: Iterator[Any]) -> bool:
-        """Take messages from the iterable until the chunk is full; whether there may be more."""
+        """Take messages from the iterable until the chunk is full. Returns whether there may be more."""
         make, id_of, digits = self.maker.make, self.id_of, random_ids(CHUNK_MESSAGES)
         began = time.time()
         for number, message in enumerate(rest):
-            chunk.messages.append(message)  # first of all: a signal may be handled after any call
+            chunk.messages.append(message)  # first, because a signal may be handled after any call
             now = time.time()
-            name = random_id(digits, number) if id_of is None else own_id(id_of(message), "what id_of gives")
+            name = random_id(digits, number) if id_of is None else own_id(id_of(message), "the id that id_of returns")
             made = make(message, name, b"%.6f" % now)
             chunk.made.append(made)
             chunk.written += len(made[1])
@@ -161,34 +161,34 @@ class _Sender:
         return False
 
     def settle(self, chunk: _Chunk, error: BaseException) -> None:
-        """What was taken before the error that ends the sending is pushed, or told of: by `SendInterrupted` in the place of an
-        exception, and as the cause of what must not be swallowed (KeyboardInterrupt, SystemExit)."""
+        """After an error that ends the sending, push the messages already taken, or report them. `SendInterrupted` reports them: it
+        replaces an ordinary exception, and is the cause of one that must not be swallowed (KeyboardInterrupt, SystemExit)."""
         if isinstance(error, SendInterrupted) and chunk.state == "settled":
-            return  # it tells all
+            return  # it reports everything
         is_signal = not isinstance(error, Exception)
         sendable, not_made = chunk.messages[: len(chunk.made)], chunk.messages[len(chunk.made) :]
         if chunk.state == "under way":
             raise error from SendInterrupted(error, self.sent, sendable, not_made)
         if chunk.state == "taken":
-            if is_signal:  # it may have come between a look's request and its reply, which the push would read as its own
+            if is_signal:  # it may have come between the length check's request and reply; the push would read that reply as its own
                 self.client.connection_pool.disconnect(inuse_connections=False)
             try:
-                self.push(chunk, "raise" if is_signal else self.when_full)  # nobody who stops it waits for room
+                self.push(chunk, "raise" if is_signal else self.when_full)  # after Ctrl-C, do not wait for room
             except SendInterrupted as interrupted:
                 if is_signal:
                     interrupted.refused += not_made
                     raise error from interrupted
-                interrupted.add_note(f"that was after {describe(error)}")
+                interrupted.add_note(f"This happened after another error: {describe(error)}")
                 raise
             except BaseException as delayed:
                 self.settle(chunk, delayed)
                 raise
-        error.add_note(f"{self.sent:,} messages before it were sent")
+        error.add_note(f"send_many had sent {self.sent:,} messages before this error")
         if is_signal and not_made:
             raise error from SendInterrupted(error, self.sent, [], not_made)
 
     def push(self, chunk: _Chunk, when_full: WhenFull) -> None:
-        """One LPUSH a partition, all in one round trip."""
+        """Push the chunk: one LPUSH per partition, all in one round trip."""
         pushes: dict[int, list[bytes]] = {}
         for number, raw in chunk.made:
             pushes.setdefault(number, []).append(raw)
@@ -225,5 +225,5 @@ class _Sender:
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """`stream` is None in a process whose standard error is closed."""
+    """Whether the stream is a terminal. `stream` is None if the process has no standard error."""
     return stream is not None and stream.isatty()

@@ -1,7 +1,7 @@
-"""Publishes a computation's message without Celery's publishing code, when nothing asks for it: the same message, several times faster.
+"""Publishes a computation's message without Celery's publishing code if no option needs it: the same message, several times faster.
 
-Celery builds headers, a kombu message and a signal payload for each `apply_async`. Here the headers are built once by the same Celery
-code, for each partition, and every message fills in what differs.
+For each `apply_async`, Celery builds headers, a kombu message and a signal payload. Here Celery's code builds the headers once per
+partition, and each message fills in what differs.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from celery_partitions.model.message_writer import escape
 if TYPE_CHECKING:
     from celery_partitions.runtime.installation import Installation
 
-#: Options of a call that the direct way understands. Every other one is Celery's business.
+#: Options of a call that are handled here. All others need Celery's code.
 _KNOWN_OPTIONS = frozenset({"task_id"})
-#: Options of a task, set on its class or by `task_annotations`, that change the message or its way.
+#: Options of a task, set on its class or by `task_annotations`, that change the message or its route.
 _TASK_OPTIONS = ("queue", "routing_key", "exchange", "expires", "delivery_mode", "compression", "time_limit", "soft_time_limit")
-#: Errors that mean the server was never reached, so that trying again can't send twice.
+#: Errors while connecting. The server was not reached, so a retry can't send twice.
 _CONNECTING = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 class DirectPublisher:
-    """Belongs to one Celery task in one process. Safe to use from several threads, and after a fork."""
+    """Publishes the messages of one Celery task in one process. Safe for threads, and after a fork."""
 
     def __init__(self, task: Task, installation: Installation) -> None:
         self._task, self._installation = task, installation
         self._app = task.app
         self._has_own_options = any(getattr(task, name, None) is not None for name in _TASK_OPTIONS)
         self._templates: dict[str, _Template] = {}
-        #: The app's configuration when it was last looked at; a look at Celery's settings costs more than everything else here.
+        #: The app's configuration when it was last checked. Reading Celery's settings costs more than everything else here.
         self._configured: tuple[Any, dict[str, Any]] | None = None
         self._is_plain = False
 
@@ -53,11 +53,11 @@ class DirectPublisher:
             and not signals.before_task_publish.receivers
             and not signals.after_task_publish.receivers
             and not _is_wrapped(Task.apply_async, self._app.send_task)
-            and get_current_worker_task() is None  # whose id, root and priority its messages carry
+            and get_current_worker_task() is None  # inside a task, Celery adds that task's id, root and priority
         )
 
     def _has_plain_configuration(self) -> bool:
-        """Whether the app's configuration wants nothing of a message that is not done here; looked at again when it has changed."""
+        """Whether the app's configuration needs nothing that only Celery's code does. Checked again after a change."""
         conf = self._app.conf
         seen = self._configured
         if seen is None or seen[0] is not conf or seen[1] != conf.changes:
@@ -68,7 +68,7 @@ class DirectPublisher:
                 and conf.task_protocol == 2
                 and not conf.task_send_sent_event
                 and not conf.task_always_eager
-                and bool(self._task.ignore_result)  # else a result's backend is told of each call
+                and bool(self._task.ignore_result)  # otherwise the result backend is informed of each call
                 and self._installation.tracing is None
             )
         return self._is_plain
@@ -76,8 +76,8 @@ class DirectPublisher:
     def publish(self, partition: str, message_id: str, body: bytes, shown: str) -> None:
         """Push one message. `body`: the JSON of `[[message], {}, {}]`; `shown`: the `argsrepr` for monitors.
 
-        Raises kombu's `OperationalError` when the server can't be reached (after the app's `task_publish_retry_policy`), and, without a
-        second try, when the connection breaks after the message was sent: the message may be in the queue then.
+        Raises kombu's `OperationalError` if the server can't be reached, after the retries of the app's `task_publish_retry_policy`. Also
+        raises it, without a retry, if the connection breaks after the message was sent. Then the message may be in the queue.
         """
         template = self._templates.get(partition)
         if template is None:
@@ -92,15 +92,17 @@ class DirectPublisher:
             raise
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
-            raise OperationalError(f"{error}. The message {message_id} may or may not be in its queue") from error
-        except BaseException:  # a signal's: the reply is still to come
+            raise OperationalError(
+                f"{error}. The message {message_id} may or may not be in its queue {template.key}. Sending it again may duplicate it"
+            ) from error
+        except BaseException:  # raised by a signal handler; the reply would arrive later on this connection
             connection.disconnect()
             raise
         finally:
             client.connection_pool.release(connection)
 
     def _connection(self, client: redis.Redis) -> Any:
-        """A live connection, with the app's own policy of trying again."""
+        """A live connection, with the app's retry policy."""
         get = client.connection_pool.get_connection
         try:
             return get()
@@ -116,7 +118,7 @@ class DirectPublisher:
 
 
 class _Template:
-    """The messages of one computation to one partition: what is the same in all of them, and the places of what is not."""
+    """The messages of one computation to one partition: the constant parts, and the places of the others."""
 
     def __init__(self, task: Task, installation: Installation, partition: str) -> None:
         names = installation.group.names
@@ -142,11 +144,11 @@ class _Template:
                 "delivery_tag": tag,
             },
         }
-        # A time is a number: it loses its quotes.
+        # A time is a number, so remove the quotes.
         text = msgspec.json.encode(envelope).replace(b'"%b"' % sent_at.encode(), sent_at.encode())
-        #: Between the parts stand, by name: an id, the body, …
+        #: Constant parts, alternating with the names of what is filled in: an id, the body, …
         self._parts = re.split(rb"%b:(id|args|body|time|tag|reply)" % mark.encode(), text)
-        #: What Celery puts at a body's end, in the place of an empty object.
+        #: What Celery puts at the end of a body, instead of the empty object.
         self._embed = msgspec.json.encode(made.body[2])
 
     def fill(self, message_id: str, body: bytes, shown: str, reply_to: str) -> bytes:
@@ -166,5 +168,5 @@ class _Template:
 
 
 def _is_wrapped(*functions: Any) -> bool:
-    """Whether a monitoring tool has put itself around one of Celery's sending functions, to add headers of its own."""
+    """Whether a monitoring tool has wrapped one of Celery's sending functions, to add its own headers."""
     return any(hasattr(function, "__wrapped__") for function in functions)

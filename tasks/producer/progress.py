@@ -1,4 +1,4 @@
-"""The progress bar of `send_many`. Only imported where a bar is shown, because it loads rich."""
+"""The progress bar of `send_many`. Imported only if a bar is shown, because it loads rich."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error with the count, the speed and the time."""
+    """A bar on standard error that shows the count, the speed and the elapsed time."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True))
 

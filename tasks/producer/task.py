@@ -1,4 +1,4 @@
-"""A computation as a Celery task: what `delay` and `apply_async` of it do."""
+"""A computation as a Celery task: its `delay` and `apply_async`."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from celery_partitions.producer.message_maker import own_id
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.published_form import publish_as_read
 
-#: Of a message, so much stands in its header for monitors to show; the same as Celery's own limit.
+#: How much of a message its header `argsrepr` contains, for monitors. The same as Celery's limit.
 MAX_SHOWN_BYTES = 1024
 
 
 class ComputationTask(Task):  # type: ignore[misc]
-    """Celery's face of a computation. Partition workers never call it; they take its messages from the queue."""
+    """A computation as Celery sees it. Partition workers never call it; they read its messages from the queue themselves."""
 
     abstract = True
-    #: As the computation was declared (`reply=`): `_register` says it.
+    #: Set by `_register`, from the computation's `reply=`.
     ignore_result = True
-    #: Celery would check the call against the function, which takes a state that no caller passes.
+    #: Celery would check a call's arguments against the function, which also takes a state that callers do not pass.
     typing = False
     computation: Computation
     installation: Installation
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
-        """Send one message, an object or its dict, to its key's queue.
+        """Send one message, an object or a dict, to the queue of its key.
 
-        Raises `MessageError` with the field's path when it does not fit, and for a `task_id` that is no text, `KeyExtractionError` when it has no key,
-        `QueueFull` when its queue has no room (PARTITIONS_QUEUE_MAX_LENGTH; several producers may together go a little past it), `SetupError` where
-        `task_always_eager` is on, and what Celery raises when the broker can't be reached.
+        Raises `MessageError` for an invalid message (with the field's path) or a `task_id` that is not a str, `KeyExtractionError` for a
+        message without a key, `QueueFull` if the queue has no room (PARTITIONS_QUEUE_MAX_LENGTH; several producers together may exceed it
+        a little), `SetupError` if `task_always_eager` is on, and Celery's errors if the broker can't be reached.
         """
         installation, computation, direct = self.installation, self.computation, self._direct
         options = {name: value for name, value in options.items() if value is not None}
@@ -61,7 +61,7 @@ class ComputationTask(Task):  # type: ignore[misc]
         if not options.get("queue"):
             options["queue"] = installation.queue_with_room(installation.partition_of_queue(computation, decoded))
         publish_as_read(options, installation.app.conf.task_compression)
-        # Celery would look for a short repr in a way that takes a tenth of the whole call.
+        # Celery's own short repr would take a tenth of the whole call.
         options.setdefault("argsrepr", shown)
         options.setdefault("kwargsrepr", "{}")
         options["headers"] = {"sent_at": time.time(), **(options.get("headers") or {})}
@@ -79,20 +79,21 @@ class ComputationTask(Task):  # type: ignore[misc]
         return DirectPublisher(self, self.installation)
 
     def apply(self, *args: Any, **options: Any) -> EagerResult:
-        """What canvas calls in an eager app, for each part. Raises `SetupError` there: else the error would be in a result nobody reads."""
+        """Called by Celery's canvas in an eager app, for each part. Raises `SetupError`; otherwise the error would only be in a result that
+        nobody reads."""
         self.installation.refuse_eager()
         return super().apply(*args, **options)
 
     def run(self, *args: Any, **kwargs: Any) -> None:
-        """Reached only where a message lies in a queue that is not of the group: it is sent to where it belongs, as it is.
+        """Forward a message that was in a queue outside the group to its partition, unchanged. Called only for such messages.
 
-        Raises Celery's `Ignore`, so that nothing is stored and nothing follows before the computation has run.
+        Raises Celery's `Ignore`, so that no result is stored and no follow-up is sent before the computation has run.
         """
         self.apply_async(args, kwargs, **self._as_it_came())
         raise Ignore
 
     def _as_it_came(self) -> dict[str, Any]:
-        """The options that make a message again what the one under work is: its id, its result, what follows it."""
+        """The options that make the forwarded message equal to the current one: its id, its result, its follow-ups."""
         if self.request.called_directly:
             return {}
         options = self.request.as_execution_options()

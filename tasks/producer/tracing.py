@@ -1,4 +1,4 @@
-"""With `PARTITIONS_TRACING`: what Celery itself publishes carries the trace too: `send_task` of a computation, links, chains and chords."""
+"""With `PARTITIONS_TRACING`: adds the trace context to what Celery itself publishes: `send_task`, links, chains and chords."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from celery_partitions.runtime.installation import Installation
 
 
 def carry_traces(installation: Installation) -> None:
-    """From now on messages that this process publishes carry a trace's context, unless they have one.
+    """Add a trace context to messages that this process publishes, unless they have one.
 
-    Those are messages of computations, wherever they are sent from, and whatever is sent by a computation that runs here, or follows it.
+    This applies to all messages to computations, and to everything that a running computation sends, or that follows it.
     """
 
     def about_to_publish(
@@ -23,11 +23,11 @@ def carry_traces(installation: Installation) -> None:
             return
         if sender in installation.computations and tracing.names.partition_of_queue(str(routing_key)) is not None:
             message_id = str(headers.get("id"))
-            # The key is not known here: the message is written already.
+            # The key is unknown here, because the message is already encoded.
             headers.update(tracing.created(sender, str(routing_key), message_id))
         elif tracing.is_inside():
             tracing.carry(headers)
 
-    # One receiver for an installation, however often its app is configured.
+    # The id keeps it at one receiver per installation, however often its app is configured.
     uid = f"celery-partitions-tracing-{id(installation)}"
     signals.before_task_publish.connect(about_to_publish, weak=False, dispatch_uid=uid)

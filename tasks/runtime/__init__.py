@@ -1,1 +1,1 @@
-"""What connects an app with its settings, names, codecs and computations; producers, workers, commands and pages use it."""
+"""Connects an app with its settings, key names, codecs and computations. Producers, workers, commands and pages use it."""

@@ -1,4 +1,4 @@
-"""A partition group as one process uses it: settings, names, a connection, and what is built on them."""
+"""A partition group as one process uses it: settings, key names, a connection, and everything built on them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from celery_partitions_config.settings import Settings
 
 
 class Group:
-    """Made once a process and app; connects when first asked for something."""
+    """One per process and app. Connects on first use."""
 
     def __init__(self, settings: Settings, prefix: str = "") -> None:
         self.settings = settings
         self.names = Names(settings.group, prefix)
         self.codec = StateCodec(settings.state_signing_keys, settings.state_modules, self.names.root)
-        #: The computations that had run in the group when `read_overview` last asked: with them it asks once.
+        #: The group's computations when `read_overview` last looked. If they are still the same, it needs one round trip.
         self.computations_seen: tuple[str, ...] = ()
         self._checked = False
         self._lock = threading.Lock()
@@ -39,9 +39,9 @@ class Group:
         return connect(self.settings)
 
     def check(self) -> None:
-        """Make sure, once, that this process and the group agree on N. Raises `SetupError` when they don't.
+        """Check once that this process and the group agree on the number of partitions. Raises `SetupError` if they don't.
 
-        A producer that may do no more than push (an ACL) can't ask, and is trusted.
+        A producer whose access rights (ACL) allow only pushing can't check, and is trusted.
         """
         if self._checked:
             return
@@ -79,7 +79,7 @@ class Group:
         return Audit(self.client, self.names)
 
     def now(self) -> float:
-        """Seconds since the epoch, by the server's clock."""
+        """The server's time, in seconds since the epoch."""
         seconds, micros = self.client.time()
         return float(seconds + micros / 1_000_000)
 

@@ -1,4 +1,4 @@
-"""What `install` puts on a Celery app: where its broker is, its group in Redis, and the way of a message to its queue."""
+"""What `install` adds to a Celery app: its broker's address, its group in Redis, and the routing of messages to queues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Resolved,
 if TYPE_CHECKING:
     from celery_partitions.tracing.spans import Tracing
 
-#: What Celery writes around a body, generously.
+#: An upper estimate of what Celery adds to a body.
 ENVELOPE_BYTES = 3_000
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
@@ -38,14 +38,14 @@ _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 class Installation:
     """One Celery app with partitions: its settings, its group in Redis, and the declared computations."""
 
-    #: What its app makes of a computation: a subclass of this.
+    #: The app's task for a computation is a subclass of this.
     task_class: type[Task] = Task
 
     def __init__(
         self, app: Celery, settings: Settings | None, computations: Mapping[str, Computation], *, by_default: bool
     ) -> None:
         self.app = app
-        #: The settings given in code, and the variables as they were then. The app's configuration comes later.
+        #: The settings given in code, and the environment variables at that time. The app's configuration is read later.
         self._code, self._environment = settings, variables()
         #: Whether a worker started without -Q serves partitions.
         self.by_default = by_default
@@ -55,27 +55,27 @@ class Installation:
 
     @cached_property
     def group(self) -> Group:
-        """The group in Redis; made when first needed, because it wants the app's configuration."""
+        """The group in Redis. Created on first use, because it needs the app's configuration."""
         options = self.app.conf.broker_transport_options or {}
         return Group(self.settings, options.get("global_keyprefix", ""))
 
     @cached_property
     def resolved(self) -> Resolved:
-        """The settings with their origins, before the app's broker is considered. Loads the app's configuration."""
+        """The settings with their origins, without regard to the app's broker. Loads the app's configuration."""
         return resolve(self._code, self._environment, self.app.conf)
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings, on the app's own broker. Values that only workers use may be defaults: workers call `resolved.check` first.
+        """The settings, with the app's own broker. Invalid values that only workers use count as defaults; workers call
+        `resolved.check` first.
 
-        Raises `SettingsError` for a value that can't be used, and `SetupError` when the app's broker is not Redis, or the code
-        names another Redis.
+        Raises `SettingsError` for an invalid value, and `SetupError` if the app's broker is not Redis, or the code names another Redis.
         """
         settings, broker = self.resolved.check("producers"), refuse_other_brokers(self.app.conf.broker_url)
         if broker and _place(broker_url(settings.redis_url)) != _place(broker):
             if self.resolved.sources["redis_url"] == "code":
                 raise SetupError(
-                    "the app's broker_url and the redis_url in its Settings name two different servers or databases, but queues and "
+                    "the app's broker_url and the redis_url in its Settings name different servers or databases, but queues and "
                     "states must be in one. Leave redis_url out, or make broker_url the same"
                 )
             # REDIS_URL may belong to something else, such as the cache.
@@ -84,65 +84,66 @@ class Installation:
 
     @property
     def state_modules(self) -> tuple[str, ...]:
-        """What states may contain besides the classes of their own module."""
+        """The modules whose classes states may contain, besides plain data and their own module (PARTITIONS_STATE_MODULES)."""
         return self.resolved.check("producers").state_modules
 
     def _with_the_apps_master(self, settings: Settings) -> Settings:
-        """One sentinel knows many masters; kombu takes the one that the app's transport options name, and so must our client."""
+        """Use the sentinel master in the app's transport options. A sentinel knows many masters; our client must use kombu's."""
         if not settings.redis_url.startswith("sentinel://"):
             return settings
         options = self.app.conf.broker_transport_options or {}
         master = options.get("master_name") or settings.redis_sentinel_master
         if settings.redis_sentinel_master not in (master, DEFAULT_SENTINEL_MASTER):
             raise SetupError(
-                f"PARTITIONS_REDIS_SENTINEL_MASTER is {settings.redis_sentinel_master!r} and master_name in the app's broker_transport_options "
-                f"{master!r}, and queue and state must be in one Redis. Unset PARTITIONS_REDIS_SENTINEL_MASTER, or make master_name the same"
+                f"PARTITIONS_REDIS_SENTINEL_MASTER is {settings.redis_sentinel_master!r}, but master_name in the app's "
+                f"broker_transport_options is {master!r}. Queues and states must be in one Redis. Unset PARTITIONS_REDIS_SENTINEL_MASTER, "
+                "or make master_name the same"
             )
         sentinel_kwargs = options.get("sentinel_kwargs") or dict(settings.redis_sentinel_kwargs)
         return replace(settings, redis_sentinel_master=master, redis_sentinel_kwargs=tuple(sentinel_kwargs.items()))
 
     @cached_property
     def tracing(self) -> Tracing | None:
-        """What makes spans; None when PARTITIONS_TRACING is off. Raises `SetupError` where it is on and OpenTelemetry is not installed."""
+        """Makes spans. None if PARTITIONS_TRACING is off. Raises `SetupError` if it is on and OpenTelemetry is not installed."""
         return tracing_for(self.settings, self.group.names)
 
     def use_redis_url(self) -> None:
-        """For an app that names no broker: REDIS_URL's place is it, with what it takes to connect there."""
+        """Make REDIS_URL the broker of an app that names none, with the options needed to connect."""
         conf = self.app.conf
         for name, value in broker_options(self.resolved.check("producers")).items():
             if name.startswith("broker_") and not conf.get(name):
                 conf[name] = value
 
     def partition_of_queue(self, computation: Computation, message: Any) -> str:
-        """The partition of a decoded message. Raises `KeyExtractionError`."""
+        """The partition of a decoded message. Raises `KeyExtractionError` if it has no key."""
         return str(partition_of(computation.key_of(message), self.settings.partitions))
 
     def check_size(self, body: bytes) -> None:
-        """Raise `MessageError` for a body that would make a message which no worker decodes."""
+        """Raise `MessageError` if the message with this body would be too long for workers to decode."""
         if len(body) * 4 // 3 + ENVELOPE_BYTES > self.settings.message_bytes:
             raise MessageError(
-                f"a message of {len(body)} bytes of JSON, a third more in the queue; workers decode at most "
-                f"{self.settings.message_bytes} (PARTITIONS_MESSAGE_BYTES). Keep large data elsewhere and send its place",
+                f"the message has {len(body)} bytes of JSON, which base64 makes a third longer; workers decode at most "
+                f"{self.settings.message_bytes} bytes (PARTITIONS_MESSAGE_BYTES). Store large data elsewhere and send a reference",
                 reason="too-large",
             )
 
     def refuse_eager(self) -> None:
-        """Raise `SetupError` where the app runs its tasks in the producer: a computation needs its partition, and would be lost."""
+        """Raise `SetupError` if the app runs tasks in the producer (task_always_eager), because a computation runs only in a worker."""
         if self.app.conf.task_always_eager:
             raise SetupError(
-                "task_always_eager is on, and a computation runs only in a partition's worker, in its key's order. Turn it off; "
-                "tests run computations and pipelines in memory with celery_partitions.testing.harness"
+                "task_always_eager is on, but a computation runs only in its partition's worker. Turn task_always_eager off. To run "
+                "computations and pipelines in memory in tests, use celery_partitions.testing.harness"
             )
 
     def queue(self, partition: str) -> Queue:
-        """The Celery queue of a partition, in the shape that foreign producers write it in."""
+        """The Celery queue of a partition, declared as other producers declare it."""
         name = self.group.names.queue_name(partition)
         if name not in self._queues:
             self._queues[name] = Queue(name, Exchange(name), routing_key=name)
         return self._queues[name]
 
     def message_writer(self, origin: str) -> MessageWriter:
-        """What makes the messages of outputs; `origin`: who sends them."""
+        """Makes the messages for outputs. `origin`: the sender's name in them."""
         names = self.group.names
         return MessageWriter(
             partitions=self.settings.partitions,
@@ -154,7 +155,7 @@ class Installation:
         )
 
     def queue_of_task(self, name: str) -> str:
-        """The queue where the app's routes put a plain task without arguments, as Celery names it."""
+        """The name of the queue to which the app's routes send a plain task."""
         options = self.app.amqp.router.route({}, name, (), {})
         queue = options.get("queue")
         if queue is None:
@@ -162,13 +163,13 @@ class Installation:
         return str(getattr(queue, "name", queue))
 
     def queue_with_room(self, partition: str) -> Queue:
-        """The queue of a partition that one more message is sent to. Raises as `make_sure_of_room`."""
+        """The queue of a partition, after checking that it has room for one more message. Raises like `make_sure_of_room`."""
         self.make_sure_of_room(partition)
         return self.queue(partition)
 
     def make_sure_of_room(self, partition: str) -> None:
-        """Before one more message is sent to a partition. Raises `SetupError` if the group has another N, `QueueFull`, and Celery's
-        `OperationalError` if the broker can't be reached: these looks come before the push, and callers know only that error."""
+        """Check that a partition's queue has room for one more message. Raises `QueueFull` if not, `SetupError` if the group has another
+        number of partitions, and Celery's `OperationalError`, which callers expect, if the broker can't be reached."""
         try:
             self.group.check()
             Backlog(self.group.client, self.group.names, self.settings.queue_max_length).refuse({partition: 1})
@@ -178,12 +179,12 @@ class Installation:
     def route(
         self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **more: Any
     ) -> dict[str, Any] | None:
-        """Celery's router hook: `send_task` of a computation, from anywhere in Python, goes to its key's queue.
+        """Celery's router hook: `send_task` of a computation goes to the queue of the message's key.
 
-        Called by Celery for every task that is sent, before it is serialised; an explicit `queue=` beats it. Raises
-        `MessageError` for a message that does not fit or has no key, `QueueFull` when its queue has no room.
+        Celery calls it for every task it sends, before serialization. An explicit `queue=` takes precedence. Raises `MessageError` for an
+        invalid message, `KeyExtractionError` for one without a key, and `QueueFull` if the queue has no room.
 
-        `options` is changed in place (`publish_as_read`): Celery gives those of this one send, which beat a router's answer.
+        Changes `options` in place (`publish_as_read`). They belong to this one send, and take precedence over a router's answer.
         """
         computation, queue = self.computations.get(name), options.get("queue")
         if computation is not None or (queue and self._is_ours(queue)):
@@ -196,25 +197,25 @@ class Installation:
         return {"queue": self.queue_with_room(self.partition_of_queue(computation, decoded))}
 
     def _is_ours(self, queue: Queue | str) -> bool:
-        # `self.group` raises where the app's broker can't be used, and a plain task must not fail for that.
+        # Not `self.group`, which raises if the app's broker can't be used. A plain task must not fail because of that.
         names = Names(self.resolved.settings.group)
         return names.partition_of_queue(str(getattr(queue, "name", queue))) is not None
 
 
 def _place(url: str) -> str:
-    """A Redis URL without the database that is meant when none is said."""
+    """A Redis URL without the default database."""
     return url.removesuffix("/0").removesuffix("/")
 
 
 def refuse_other_brokers(broker: str | Sequence[str] | None) -> str:
-    """An app's broker URL (Celery takes a list, too) as one text, "" for none. Raises `SetupError` where it is not one Redis."""
+    """An app's broker URL, which may be a list, as one text; "" if there is none. Raises `SetupError` if it is not one Redis."""
     url = broker or "" if broker is None or isinstance(broker, str) else ";".join(broker)
     scheme = urlsplit(url or "redis://").scheme
     if scheme not in _REDIS_SCHEMES:
         # The URL itself may have a password in it.
         is_one = f"is {scheme}://" if url.startswith(f"{scheme}://") and scheme else "has a URL without a scheme"
         raise SetupError(
-            f"partitions live in Redis, and this app's broker {is_one}. Set REDIS_URL or the app's broker_url to a URL "
+            f"partitions need a Redis broker, but this app's broker {is_one}. Set REDIS_URL or the app's broker_url to a URL "
             "that begins with redis://, rediss://, unix:// or sentinel://"
         )
     refuse_failover(url)

@@ -1,4 +1,4 @@
-"""In which form a computation's message is published: the one that workers read, whatever the app and the call say."""
+"""Publishes a computation's message in the form that workers can read, whatever the app's configuration and the call's options."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from celery_partitions.model.messages import TAKEN_COMPRESSIONS
 
-#: The one of the compressions that workers open which kombu knows by the same name.
+#: The compression that both workers and kombu know by this name.
 USUAL_COMPRESSION = "gzip"
 
 
 def publish_as_read(options: MutableMapping[str, Any], default_compression: str | None) -> None:
-    """Change the options of one send so that its message is found and opened.
+    """Change the options of one send so that workers find its message and can decode it.
 
-    Its priority is 0: a queue's order is the order, and kombu puts other priorities into lists of their own, of which workers
-    know those of its default steps only. It is JSON. A compression that no worker opens becomes gzip and not none, since
-    Celery takes none for "as configured" (`task_compression`, given here as `default_compression`).
+    The priority becomes 0, because the order of the queue counts, and kombu puts other priorities into lists of which workers know only the
+    default ones. The serializer becomes JSON. A compression that workers can't open becomes gzip. It can't become None, because for Celery
+    that means "as configured" (`task_compression`, here `default_compression`).
     """
     options["priority"] = 0
     options["serializer"] = "json"

@@ -1,8 +1,8 @@
-"""The limit of a partition's queue (`PARTITIONS_QUEUE_MAX_LENGTH`), as Python producers keep it: a look before the push.
+"""The limit of a partition's queue (`PARTITIONS_QUEUE_MAX_LENGTH`). Python producers check the queue's length before they push.
 
-The queue is a plain list, so the limit is what producers agree on: whoever pushes without looking (another language, the
-ingress, a retry, a worker that forwards) is not refused, and producers that look at the same moment may together go past
-it by what each of them had under way.
+The queue is a plain list, so the limit is only a convention. Pushes without the check are not refused: from other languages, the
+ingress, retries, and workers that forward. Producers that check at the same moment may together exceed the limit, by what each of them
+pushes.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import redis
 from celery_partitions.model.errors import QueueFull
 from celery_partitions.store.names import Names
 
-#: Between two looks at a full queue: the first wait is some batches of a worker, the longest what an operator takes for at once.
+#: Time between two checks of a full queue. The first is a few batches of a worker; the longest still feels immediate to an operator.
 FIRST_LOOK_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0
 
-#: False in a worker that pushes what follows a message, in its commit: that is not refused, or the queue before would stand still.
+#: False in a worker while it sends what follows a message. Refusing that would block the worker's own queue.
 looks_for_room: ContextVar[bool] = ContextVar("partitions_looks_for_room", default=True)
 
 
 class Backlog:
-    """Says whether messages fit. `limit` 0: they always do, and nothing is asked."""
+    """Checks whether queues have room. `limit` 0: no limit, and Redis is not asked."""
 
     def __init__(self, client: redis.Redis, names: Names, limit: int) -> None:
         self.client, self.names, self.limit = client, names, limit
 
     def refuse(self, wanted: Mapping[str, int]) -> None:
-        """`wanted`: partition → messages that are to be pushed. Raises `QueueFull` for the first that has no room for them."""
+        """Raise `QueueFull` for the first partition without enough room. `wanted`: partition → number of messages to push."""
         if not self.limit or not wanted or not looks_for_room.get():
             return
         with self.client.pipeline(transaction=False) as pipe:
@@ -44,7 +44,8 @@ class Backlog:
                 raise QueueFull(self.names.queue_name(partition), length, self.limit)
 
     def wait(self, wanted: Mapping[str, int]) -> None:
-        """Until there is room; for ever, where no worker makes any. Looks less and less often, each producer at times of its own."""
+        """Wait until there is room; forever, if no worker takes messages. The checks become less frequent, and are randomized so that
+        producers do not check at the same moment."""
         seconds = FIRST_LOOK_SECONDS
         while True:
             try:

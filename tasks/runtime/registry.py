@@ -1,4 +1,4 @@
-"""The computations declared in this process, and the Celery apps that know them."""
+"""The computations declared in this process, and the Celery apps on which they are registered."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _default: list[Callable[[], Celery]] = []
 
 
 def add_installation(installation: Installation, task_class: type[Task]) -> None:
-    """From now on the installation's app knows every declared computation, as tasks of `task_class`. Handles use this installation.
+    """Register every declared computation, now and later, with the installation's app, as tasks of `task_class`. Handles use this
+    installation from now on.
 
-    Raises `DeclarationError` for a state class that its settings let no worker read back.
+    Raises `DeclarationError` for a state class that workers could not read back with the installation's settings.
     """
     for computation in declared.values():
         _check_state(installation, computation)
@@ -31,7 +32,7 @@ def add_installation(installation: Installation, task_class: type[Task]) -> None
         for computation in declared.values():
             _register(installation, computation)
 
-    # A Celery app that is not finalized yet has no tasks; asking for them would load a configuration not yet given.
+    # An app that is not finalized has no tasks. Asking for them would load its configuration too early.
     if installation.app.finalized:
         register_all()
     else:
@@ -39,17 +40,17 @@ def add_installation(installation: Installation, task_class: type[Task]) -> None
 
 
 def remove_installation(installation: Installation) -> None:
-    """Handles use the installation that was made before it again. For tests, whose servers come and go."""
+    """Undo `add_installation`: handles use the previous installation again. For tests."""
     _installations.remove(installation)
 
 
 def add_computation(computation: Computation) -> None:
-    """Called once for each declaration, at import. Raises `DeclarationError` for a name that is taken."""
+    """Register a computation. Called once per declaration, at import. Raises `DeclarationError` if the name is taken."""
     before = declared.get(computation.name)
     if before is not None and not _same_source(before, computation):
         raise DeclarationError(
-            f"{computation.name!r} is declared twice: as {_place(before)} and as {_place(computation)}. Names are what producers send and "
-            "states are stored under, so each needs its own (a stage is named by .to(…, name=…))"
+            f"{computation.name!r} is declared twice: as {_place(before)} and as {_place(computation)}. Messages and states are addressed "
+            "by name, so rename one (a stage with .to(…, name=…))"
         )
     for installation in _installations:
         _check_state(installation, computation)
@@ -65,12 +66,12 @@ def _check_state(installation: Installation, computation: Computation) -> None:
     try:
         computation.state.check_allowed(())
     except DeclarationError:
-        # Only now, because it loads the app's configuration: a declaration must not do that for nothing.
+        # Only if needed: reading the setting loads the app's configuration, which a declaration should not do.
         computation.state.check_allowed(installation.state_modules)
 
 
 def _register(installation: Installation, computation: Computation) -> None:
-    """Make the computation a Celery task of the app, so that every Celery tool knows its name."""
+    """Register the computation as a Celery task of the app, so that Celery's tools know its name."""
     app, task_class, function = installation.app, installation.task_class, computation.function
     made = type(
         name_of_function(function),
@@ -85,7 +86,7 @@ def _register(installation: Installation, computation: Computation) -> None:
         },
     )
     if isinstance(app.tasks.get(computation.name), task_class):
-        app.tasks.unregister(computation.name)  # its module was imported again: nothing to warn of
+        app.tasks.unregister(computation.name)  # its module was imported again; Celery would warn
     app.register_task(made())
 
 
@@ -107,19 +108,19 @@ def _same_source(one: Computation, other: Computation) -> bool:
 
 
 def use_by_default(make_app: Callable[[], Celery]) -> None:
-    """What makes `celery_partitions.app` when a handle is used and no app was installed."""
+    """Set the function that makes `celery_partitions.app`, for handles that are used when no app was installed."""
     _default[:] = [make_app]
 
 
 def installation_of(app: Celery) -> Installation | None:
-    """The installation on an app, if `install(app)` was called."""
+    """The installation on an app. None if `install(app)` was not called."""
     return next((one for one in reversed(_installations) if one.app is app), None)
 
 
 def current_installation() -> Installation:
-    """The installation that handles use: the last one made; `celery_partitions.app`'s when there is none."""
+    """The installation that handles use: the last one, or `celery_partitions.app`'s if there is none."""
     if not _installations and _default:
         _default[0]()
     if not _installations:
-        raise SetupError("no Celery app has partitions: call celery_partitions.install(app), or import app from celery_partitions")
+        raise SetupError("no Celery app has partitions. Call celery_partitions.install(app), or import app from celery_partitions")
     return _installations[-1]

@@ -75,7 +75,7 @@ def split(stored: bytes) -> Record:
         length = int.from_bytes(stored[1 : 1 + _LENGTH_BYTES], "big")
         end = 1 + _LENGTH_BYTES + length
         if length > MAX_HEADER_BYTES or end > len(stored):
-            raise StateError("its header is cut short")
+            raise StateError("its header is truncated")
     if form in (UNSIGNED, UNSIGNED_JSON):
         return Record(form, stored[:end], b"", stored[end:])
     return Record(form, stored[:end], stored[end : end + TAG_BYTES], stored[end + TAG_BYTES :])

@@ -118,7 +118,7 @@ def test_a_bad_row_names_its_line_and_what_is_wrong_and_those_before_it_are_in(
         result = run("send", update.name, "-", "--format", name[2:], stdin=content)
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{line}: " in result.stderr and why in result.stderr
-    assert "1 messages before it were sent" in result.stderr
+    assert "send_many had sent 1 messages before this error" in result.stderr
     assert len(sent(client)) == 1
 
 

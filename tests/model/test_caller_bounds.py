@@ -54,7 +54,7 @@ def test_what_no_commit_can_take_is_that_messages_error() -> None:
     app = built(begin().key_by(only_first).to(logging("log")).to(many).to_sink(OUT))
     outcome = run(app, [send(50_001, "a"), send(1, "b")])
     assert [broken.message_id for broken, _ in outcome.dead] == ["a"] and len(outcome.emitted) == 1
-    assert "put out 50001 outputs" in outcome.dead[0][0].error
+    assert "one message has 50001 outputs" in outcome.dead[0][0].error
     assert states(app, outcome) == {"log": {"k": [1]}}
 
 

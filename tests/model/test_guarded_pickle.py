@@ -114,7 +114,7 @@ def test_an_attack_changes_nothing_and_calls_nothing(opcodes: tuple[bytes, ...])
 def test_the_codec_guards_what_is_not_signed() -> None:
     computation = declare(lambda message, state: None, name="count", state=State, key=str)
     forged = program(*ATTACKS["how the state class is pickled"])
-    with pytest.raises(StateError, match=r"would change tests\.model\.pickled\.State, which it did not make"):
+    with pytest.raises(StateError, match=r"would change tests\.model\.pickled\.State, which it did not create"):
         StateCodec().load(computation, "key", UNSIGNED + forged)
 
 

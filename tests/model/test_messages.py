@@ -130,7 +130,7 @@ def test_nan_and_infinity_are_refused_and_never_become_none(annotation: Any, mak
 
 @pytest.mark.parametrize("message", [object(), {(1, 2): 3}, "\ud800", [complex(1)], lambda: None])
 def test_what_json_has_no_words_for_is_refused_at_the_producer(message: object) -> None:
-    with pytest.raises(MessageError, match="can't be written as JSON"):
+    with pytest.raises(MessageError, match="can't be encoded as JSON"):
         codec().encode(message)
 
 

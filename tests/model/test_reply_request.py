@@ -99,7 +99,7 @@ def test_a_value_that_is_too_long_to_be_sent_fails_its_message(something_follows
     raws = [raw_envelope(body.encode(), headers={"task": "append", "id": f"id-{len(body)}"}) for body in bodies]
     outcome = run([ANSWERS], raws, by=dataclasses.replace(rules(retries=0), message_bytes=6_300 if something_follows else 500))
     assert [broken.message_id for broken, _ in outcome.dead] == [f"id-{len(bodies[1])}"]
-    assert "Keep large data elsewhere" in outcome.dead[0][0].error
+    assert "Store large data elsewhere" in outcome.dead[0][0].error
     assert state_after(outcome, ANSWERS, "k").numbers == ["x"]
 
 

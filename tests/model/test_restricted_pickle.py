@@ -157,7 +157,7 @@ def test_a_module_that_is_allowed_gives_only_classes_that_are_defined_in_it(entr
 
 def test_a_function_is_allowed_by_its_name() -> None:
     assert load(pickle.dumps(stated(foreign.helper)), "tests.model.foreign:helper").value is foreign.helper
-    with pytest.raises(NotAllowed, match="is not there"):
+    with pytest.raises(NotAllowed, match="does not exist"):
         load(naming("tests.model.foreign", "gone"), "tests.model.foreign:gone")
 
 

@@ -195,20 +195,20 @@ class Protocolled(Protocol):
 @pytest.mark.parametrize(
     ("cls", "says"),
     [
-        (NeedsArgument, "can't be made with no arguments"),
+        (NeedsArgument, "can't be created without arguments"),
         (HoldsLock, "can't be pickled"),
         (LockOfAll, "class attribute lock"),
         (SharedOfAll, "totals is a ClassVar dict"),
         (SlotsAndList, "__slots__.*prices"),
-        (Imposter, "makes a dict"),
-        (Unpickles, "comes back from pickle"),
-        (Protocolled, "can't be made with no arguments"),
+        (Imposter, "another class, dict"),
+        (Unpickles, "is unpickled as another class"),
+        (Protocolled, "can't be created without arguments"),
         (int, "immutable"),
         (str, "immutable"),
         (tuple, "immutable"),
         (type(None), "immutable"),
-        (dict[str, int], "wants a class"),
-        ({}, "wants a class"),
+        (dict[str, int], "must be a class"),
+        ({}, "must be a class"),
     ],
 )
 def test_a_state_class_that_can_not_work_is_refused_with_the_reason(cls: Any, says: str) -> None:

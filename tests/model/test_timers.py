@@ -166,4 +166,4 @@ def test_what_is_no_time_in_the_header_of_a_stages_message_is_not_looked_at(told
 def test_what_event_time_gives_and_is_no_time_is_that_messages_failure(told: Any) -> None:
     app = app_of(range_windows(seconds(10)).over(Gather), event_time=lambda value: told)
     ((broken, _),) = run(app, [send(1)]).dead
-    assert "event_time must give" in broken.error and broken.reason == "computation-failed"
+    assert "event_time must return" in broken.error and broken.reason == "computation-failed"

@@ -262,7 +262,7 @@ def test_a_state_can_be_stored_and_read_with_what_the_windows_allow(made: w.Wind
 
 def test_a_time_that_is_no_number_fails_its_message() -> None:
     for time in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="is no number of seconds"):
+        with pytest.raises(ValueError, match="is not a finite number of seconds"):
             Engine(w.range_windows(SECOND).over(Totals)).take(1, time)
 
 

@@ -69,7 +69,7 @@ def test_the_message_may_be_given_by_its_parameters_name(app: Celery, client: re
         ({"symbol": 5, "price": 1.0}, r"at `\$\.symbol`"),
         ("AAPL", "Expected `object`"),
         (Trade("AAPL", "dear"), r"at `\$\.price`"),  # type: ignore[arg-type]
-        (object(), "can't be written as JSON"),
+        (object(), "can't be encoded as JSON"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_fields_path_and_not_sent(

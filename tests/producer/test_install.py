@@ -111,7 +111,7 @@ def test_a_broker_that_is_not_the_redis_of_the_settings_is_refused(
     make_app: MakeApp, settings: Settings, client: redis.Redis, send: Any
 ) -> None:
     make_app(settings.redis_url, Settings(redis_url="redis://127.0.0.1:1/7"))
-    with pytest.raises(SetupError, match=r"two different servers or databases.*Leave redis_url out"):
+    with pytest.raises(SetupError, match=r"different servers or databases.*Leave redis_url out"):
         send(MESSAGE)
     assert queues(client) == {}
 
@@ -193,7 +193,7 @@ def test_the_settings_master_counts_where_the_app_names_none_and_another_is_refu
     ours = Settings(redis_url=SENTINELS, redis_sentinel_master="prices")
     assert sentinel_settings(make_app, ours).redis_sentinel_master == "prices"
     assert sentinel_settings(make_app, ours, master_name="prices").redis_sentinel_master == "prices"
-    with pytest.raises(SetupError, match=r"PARTITIONS_REDIS_SENTINEL_MASTER is 'prices' and master_name .*'orders'.*Unset"):
+    with pytest.raises(SetupError, match=r"PARTITIONS_REDIS_SENTINEL_MASTER is 'prices', but master_name .*'orders'.*Unset"):
         sentinel_settings(make_app, ours, master_name="orders")
 
 

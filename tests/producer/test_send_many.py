@@ -161,7 +161,7 @@ def test_all_before_a_message_that_does_not_fit_are_in_and_none_after(
     messages[place]["price"] = "dear"
     with pytest.raises(MessageError, match=r"\$\.price") as told:
         update.send_many(messages)
-    assert told.value.__notes__ == [f"{place:,} messages before it were sent"]
+    assert told.value.__notes__ == [f"send_many had sent {place:,} messages before this error"]
     found = {e["headers"]["id"] for queue in QUEUES for e in envelopes(client, queue)}
     assert len(found) == place
 

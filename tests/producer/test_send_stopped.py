@@ -46,7 +46,7 @@ def test_control_c_while_the_iterable_is_quiet(app: Celery, client: redis.Redis)
     error = stopped_by(KeyboardInterrupt, then(control_c))
     assert queues(client) == {QUEUE: 3}
     assert error.__cause__ is None
-    assert error.__notes__ == ["3 messages before it were sent"]
+    assert error.__notes__ == ["send_many had sent 3 messages before this error"]
 
 
 @pytest.mark.parametrize("kind", [LookupError, SystemExit, GeneratorExit])
@@ -158,4 +158,4 @@ def test_an_exception_of_the_iterable_and_nobody_is_reached(distant: Proxy, clie
     error = stopped_by(SendInterrupted, then(gone))
     assert isinstance(error, SendInterrupted)
     assert error.unknown + error.refused == notes(3)
-    assert error.__notes__ == ["that was after LookupError: no more"]
+    assert error.__notes__ == ["This happened after another error: LookupError: no more"]
