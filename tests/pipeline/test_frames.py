@@ -73,7 +73,7 @@ def test_a_large_payload_in_many_pieces_is_gathered_once() -> None:
 def test_an_object_with_the_methods_is_a_decoder_too() -> None:
     splitter = FrameSplitter(declared.ClassOfItsOwn())
     assert splitter.feed(b"00002hi00000") == [b"hi", b""]
-    with pytest.raises(FrameError, match="no length can be read from the header .*: invalid literal"):
+    with pytest.raises(FrameError, match=r"no length can be read from the header .*: invalid literal"):
         splitter.feed(b"hello")
 
 
