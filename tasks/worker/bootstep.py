@@ -115,12 +115,16 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.installation = installation_for(worker)
         self.partitions = None if self.installation is None else requested_partitions(self.installation, worker)
         self.enabled = self.partitions is not None
+        if self.installation is not None:
+            # In a worker without partitions, too: with `-X partition` or task_queues kombu would consume `partition.3` and break its order.
+            names, queues = self.installation.group.names, worker.app.amqp.queues
+            queues.deselect([name for name in queues.consume_from if names.partition_of_queue(name) is not None])
         #: Warnings of `check_server`, which do not stop the worker.
         self.warnings: list[str] = []
         self.metrics: MetricsServer | None = None
 
     def create(self, worker: Any) -> PartitionStep:
-        """Check the options and settings, and remove the partitions' queues from those that kombu consumes."""
+        """Check the options and settings."""
         assert self.installation is not None
         assert self.partitions is not None
         _check_pool(worker)
@@ -142,10 +146,6 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 )
         list_owned_queues(self.owned)
         make_patient(worker, self.installation.group.client)
-        queues = worker.app.amqp.queues
-        queues.deselect(
-            [name for name in queues.consume_from if self.installation.group.names.partition_of_queue(name) is not None]
-        )
         return self
 
     def start(self, worker: Any) -> None:

@@ -84,6 +84,13 @@ def test_invalid_options_are_refused_with_what_to_do(live: LiveGroup, arguments:
     assert held(live) == set()
 
 
+def test_a_worker_without_partitions_leaves_their_queues_alone(live: LiveGroup) -> None:
+    live.start_worker("-X", "partition").wait_ready()
+    assert held(live) == set()
+    (queues,) = live.app.control.inspect(timeout=20, limit=1).active_queues().values()
+    assert [queue["name"] for queue in queues] == ["celery"]
+
+
 def test_another_number_of_partitions_is_refused(make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(PARTITIONS=4)
     live.start_workers(1)
