@@ -1,7 +1,7 @@
-"""Reading a batch: raw messages in, one small value for each out, saying what is to become of it.
+"""Reads a batch: turns each raw message into an item that says what to do with it.
 
-Pure: the time, the revoked ids and the names of other tasks are given. Nothing here raises for bad input; a message
-that can't be taken becomes a `DeadLetterItem`.
+Pure: the time, the revoked ids and the names of other tasks are passed in. Bad input never raises; an invalid message becomes a
+`DeadLetterItem`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from celery_partitions.model.values import TIMER, load_value
 
 
 class Work(msgspec.Struct, gc=False):
-    """A message of a computation, in its own partition."""
+    """A message to a computation, in the right partition."""
 
     raw: bytes
     computation: Computation
@@ -49,16 +49,16 @@ class Work(msgspec.Struct, gc=False):
 
 
 class ReplyRequest(Work, gc=False):
-    """Work whose message asks for its result, or names what follows it."""
+    """Work whose message requests its result, or names follow-ups."""
 
-    #: The returned value as JSON (kombu's), as it was when it was returned.
+    #: The returned value as kombu's JSON, encoded immediately after the call.
     value: str = "null"
-    #: Headers of what follows, each with a comma before it: the trace that its call belongs to.
+    #: Trace headers for the follow-ups, each preceded by a comma.
     trace_headers: bytes = b""
 
 
 class Misrouted(msgspec.Struct, gc=False):
-    """A message of a computation whose key belongs to another partition: forwarded there."""
+    """A message to a computation whose key belongs to another partition. It is forwarded there."""
 
     raw: bytes
     partition: int
@@ -72,7 +72,7 @@ class Delayed(msgspec.Struct, gc=False):
 
 
 class Skipped(msgspec.Struct, gc=False):
-    """A message that must not run any more."""
+    """A message that must not run."""
 
     raw: bytes
     headers: Headers
@@ -80,14 +80,14 @@ class Skipped(msgspec.Struct, gc=False):
 
 
 class PlainTask(msgspec.Struct, gc=False):
-    """A message of a Celery task that is no computation; Celery's own tracer runs it, in its turn."""
+    """A message of an ordinary Celery task. Celery's own tracer runs it, in queue order."""
 
     raw: bytes
     headers: Headers
 
 
 class DeadLetterItem(msgspec.Struct, gc=False):
-    """A message that can't be taken: a dead letter, with the reason."""
+    """A message that becomes a dead letter, with the reason."""
 
     raw: bytes
     reason: str
@@ -101,30 +101,30 @@ class DeadLetterItem(msgspec.Struct, gc=False):
 Item = Work | Misrouted | Delayed | Skipped | PlainTask | DeadLetterItem
 
 
-#: From the computation, the message's id and the signed bytes to a value. Raises `StateError`.
+#: Unpickles a value, given the computation, the message's id and the signed bytes. Raises `StateError`.
 LoadValue = Callable[[Computation, str, bytes], Any]
 
 
 def no_values(computation: Computation, message_id: str, signed: bytes) -> Any:
-    """Where there is no key to check a signature with."""
-    raise StateError("no signature can be checked here")
+    """A `LoadValue` for code without a signing key. Always raises `StateError`."""
+    raise StateError("this process can't verify signatures")
 
 
-#: Python objects take about so many times the bytes of their JSON: numbers and short texts; the worst (`[[],[],…`) takes 25 times.
+#: Numbers and short texts take about this many times more memory as Python objects than as JSON. The worst case (`[[],[],…`) is 25.
 MEMORY_PER_BYTE = 8
-#: About what one element of JSON takes in memory, beside its text.
+#: Bytes of memory per JSON element, approximately, besides its text.
 MEMORY_PER_ELEMENT = 64
-#: A message with fewer bytes is not looked at: of such ones the bytes in the queue are bound enough.
+#: The memory of smaller messages is not estimated. The limit on bytes from the queue is enough for them.
 LARGE_BYTES = 1_000
 
-#: Keys whose partition is remembered between batches, for a partition: about 10 MB.
+#: Keys whose partition number is cached, per partition: about 10 MB.
 MAX_PLACES = 100_000
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What decides how a partition's messages are read.
+    """How to read a partition's messages.
 
-    `partition` is None for the ingress, where every message of a computation is a `Misrouted`.
+    `partition` is None for the ingress, where every message to a computation is `Misrouted`.
     """
 
     computations: Mapping[str, Computation]
@@ -133,26 +133,26 @@ class Reading(msgspec.Struct, frozen=True):
     partitions: int
     #: A longer message is not decoded (PARTITIONS_MESSAGE_BYTES).
     max_bytes: int = MAX_BYTES
-    #: Reading stops before the messages, decompressed and decoded, take more than `MEMORY_PER_BYTE` times so many bytes
-    #: (PARTITIONS_BATCH_BYTES). One message is always read.
+    #: Reading stops before the decoded messages take more memory than `MEMORY_PER_BYTE` times this (PARTITIONS_BATCH_BYTES). At least one
+    #: message is read.
     batch_bytes: int = sys.maxsize
-    #: Opens the signed pickles of messages between stages.
+    #: Unpickles the signed values in messages between stages.
     load_value: LoadValue = no_values
-    #: The partitions of keys met before; saves the checksum. Bounded by `read_batch`.
+    #: A cache: key → partition number. `read_batch` bounds it.
     places: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def condemned(item: Item, error: str, reason: str = "kills-the-worker") -> DeadLetterItem:
-    """The dead letter of a message that must not run any more: it ended the workers that tried it, say."""
+    """The dead letter for a message that must not run again, for example because it killed workers."""
     key = item.key if isinstance(item, Work) else None
     task, message_id = name_of(item.raw)
     return DeadLetterItem(item.raw, reason, error, "", task, message_id, key)
 
 
 def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: Container[str]) -> list[Item]:
-    """One item for each raw message, in order; fewer, of the first ones, when all together would take too much memory.
+    """One item per raw message, in order. If all would take too much memory, only the items of the first messages.
 
-    Called for each batch, so the usual message takes the shortest way. `now`: seconds since the epoch by the server's clock.
+    Called for each batch, so it is fast for messages of the usual form. `now`: the server's time, in seconds since the epoch.
     """
     computations, partition, partitions = reading.computations, reading.partition, reading.partitions
     any_revoked, max_bytes = bool(revoked), reading.max_bytes
@@ -164,7 +164,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
     append = items.append
     for raw in raws:
         if len(raw) > max_bytes:
-            append(DeadLetterItem(raw, "too-large", f"a message of {len(raw)} bytes; at most {max_bytes} are decoded (PARTITIONS_MESSAGE_BYTES)"))
+            append(DeadLetterItem(raw, "too-large", f"the message has {len(raw)} bytes; workers decode at most {max_bytes} bytes (PARTITIONS_MESSAGE_BYTES)"))
             continue
         try:
             is_large = len(raw) > LARGE_BYTES
@@ -196,11 +196,11 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             else:
                 try:
                     message = codec.decode_usual(body).args[0]
-                except Exception:  # `decode` says what is wrong
+                except Exception:  # `decode` raises an error that says what is wrong
                     message = codec.decode(body)
             try:
                 key = computation.extract(message)
-            except (Exception, SystemExit):  # `key_of` says what is wrong
+            except (Exception, SystemExit):  # `key_of` raises an error that says what is wrong
                 key = computation.key_of(message)
             if type(key) is not str or len(key) >= SHORT_KEY:
                 key = normalize_key(key)
@@ -210,7 +210,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             if where != partition:
                 append(Misrouted(raw, where))
                 continue
-            # 123 is `{` of `{}]`, the end of a body that names nothing that follows.
+            # 123 is `{` in `{}]`, the end of a body without follow-ups.
             if (body[-3] != 123 or computation.replies or headers.ignore_result is False) and is_reply_request(
                 computation, headers, body
             ):
@@ -219,45 +219,45 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
                 append(Work(raw, computation, key, message, envelope))
         except MessageError as error:
             append(_dead_letter_item(raw, error))
-        except (Exception, SystemExit) as error:  # nothing that a message does may stop its queue
+        except (Exception, SystemExit) as error:  # no message may stop its queue
             append(_dead_letter_item(raw, _unforeseen(error)))
     return items
 
 
 def memory_of(body: bytes) -> int:
-    """About how many bytes a body of JSON takes as Python objects."""
+    """An estimate of the memory that a JSON body takes as Python objects, in bytes."""
     return len(body) + MEMORY_PER_ELEMENT * (body.count(b",") + body.count(b"[") + body.count(b"{"))
 
 
 def decoded(computation: Computation, envelope: Envelope, open_value: LoadValue) -> Any:
-    """The message of an envelope, made anew. Raises `MessageError`."""
+    """Decode the message in an envelope. Raises `MessageError` if it is invalid."""
     if not computation.takes_values:
         return computation.codec.decode(envelope.body)
     message_id = envelope.headers.id
     value = load_value(computation.codec, envelope.body, lambda signed: open_value(computation, message_id, signed))
     if value is TIMER and computation.windows is None:
-        raise MessageError(f"a timer, and {computation.name!r} sets none", reason="wrong-arguments")
+        raise MessageError(f"the message is a timer, but {computation.name!r} sets no timers", reason="wrong-arguments")
     return value
 
 
 def key_in_header(computation: Computation, value: object) -> str:
-    """The key of a message to a stage, from the header that the stage before it wrote. Raises `KeyExtractionError`."""
+    """The key of a message to a stage, from the header that the previous stage wrote. Raises `KeyExtractionError`."""
     if isinstance(value, str):
         return normalize_key(value)
     if isinstance(value, dict) and isinstance(value.get("base64"), str):
         try:
             raw = binascii.a2b_base64(value["base64"], strict_mode=True)
-        except ValueError as error:  # binascii's own, and that of text beyond ASCII
+        except ValueError as error:  # from binascii, or for text that is not ASCII
             raise KeyExtractionError(f"the key in the header partition_key is not base64: {error}") from None
         return normalize_key(key_text(raw))
     raise KeyExtractionError(
-        f"{computation.name!r} is a stage of {computation.scope}: it gets its messages, with their keys, from the stage before it. "
+        f"{computation.name!r} is a stage of {computation.scope}: it receives messages, with their keys, only from the previous stage. "
         "Send to the pipeline's source"
     )
 
 
 def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading: Reading) -> Work | Misrouted:
-    """A message that a stage, or the process of a source, has written."""
+    """The item for a message that a stage or a source's process has written."""
     if computation.role == "stage":
         key = key_in_header(computation, envelope.headers.partition_key)
         where = partition_of_normalized(key, reading.partitions)
@@ -273,7 +273,7 @@ def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading:
 def _not_now(
     raw: bytes, headers: Headers, now: float, revoked: Container[str], partition: int | None
 ) -> Skipped | Delayed | None:
-    """A message that is revoked, has expired, or is not due yet. The ingress forwards before it delays."""
+    """The item for a message that is revoked, expired or not yet due; otherwise None. The ingress does not delay: it forwards first."""
     if headers.id in revoked:
         return Skipped(raw, headers, "revoked")
     expires = moment(headers.expires)
@@ -286,17 +286,17 @@ def _not_now(
 def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask:
     if headers.task == FOLLOW_UP or headers.task in reading.plain_task:
         return PlainTask(raw, headers)
-    raise MessageError(f"no task named {headers.task!r} is registered here", reason="unknown-task")
+    raise MessageError(f"this worker has no task named {headers.task!r}. Import the module that declares it, or correct the name", reason="unknown-task")
 
 
 def _unforeseen(error: BaseException) -> MessageError:
-    wrapped = MessageError(f"reading it raised {describe(error)}", reason="unforeseen")
+    wrapped = MessageError(f"reading the message raised {describe(error)}", reason="unforeseen")
     wrapped.__cause__ = error
     return wrapped
 
 
 def _dead_letter_item(raw: bytes, error: MessageError) -> DeadLetterItem:
-    """The dead letter of a message, with as much of its identity as can be had."""
+    """The dead letter for an invalid message, with task and id as far as they can be read."""
     task, message_id = name_of(raw)
     cause = error.__cause__
     trace = trace_of(cause) if cause is not None else ""

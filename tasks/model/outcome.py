@@ -1,4 +1,4 @@
-"""What a step is given and what it decides, as values: states in memory, failures, keys that are to wait, the outcome."""
+"""Values that a step receives and returns: states in memory, failures, keys to park, and the outcome."""
 
 from __future__ import annotations
 
@@ -28,69 +28,69 @@ from celery_partitions.model.items import DeadLetterItem, Delayed, PlainTask, Sk
 
 
 class Slot(msgspec.Struct, gc=False):
-    """A key's state in a worker's memory: the object, and its bytes as Redis has them (None: not yet there)."""
+    """A key's state in a worker's memory: the object, and its bytes in Redis (None: not stored yet)."""
 
     state: Any
     stored: bytes | None
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A key's state that can't be read: its messages become dead letters, and it stays as it is."""
+    """A key's state that can't be read. The key's messages become dead letters, and the stored state is kept."""
 
     error: str
 
 
-#: States by computation name, then key. The step reads it; the caller fills it and, after the commit, keeps it.
+#: States by computation name, then key. The caller fills it, the step changes the objects, and after the commit the caller keeps it.
 States = Mapping[str, Mapping[str, Slot | Unreadable]]
 
 
 @dataclass(frozen=True, slots=True)
 class Pickling:
-    """How a state object becomes bytes and back, for one computation and key (signed, in the store's codec)."""
+    """Functions that convert states and values to bytes and back. The store's codec provides them, with signatures."""
 
     dump: Callable[[Computation, str, Any], bytes]
     load: Callable[[Computation, str, bytes], Any]
-    #: A value for the message of an id to a task, always signed. Raises `StateError` when there is no signing key.
+    #: (task, message id, value) → a signed pickle. Raises `StateError` without a signing key.
     dump_value: Callable[[str, str, Any], bytes]
-    #: The value back, of the message of an id to a computation. Raises `StateError`, and unpickles nothing that is not signed.
+    #: (computation, message id, bytes) → the value. Raises `StateError`, and never unpickles unsigned bytes.
     load_value: Callable[[Computation, str, bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try that raised; `stage`: the computation in which."""
+    """A try that raised. `stage`: the name of the computation that raised."""
 
     item: Work
     error: str
     trace: str
     attempt: int
     stage: str = ""
-    #: What was raised, for whoever waits for the message's result.
+    #: The exception, for the message's result.
     exception: BaseException | None = None
 
     def dead_letter_item(self) -> DeadLetterItem:
-        """Of its message, which keeps its place."""
+        """The dead letter for its message, which stays first in its key's mailbox."""
         item, headers = self.item, self.item.envelope.headers
         return DeadLetterItem(item.raw, "computation-failed", self.error, self.trace, headers.task, headers.id, item.key)
 
 
 class Park(NamedTuple):
-    """A key that is to wait."""
+    """A key to park."""
 
     failure: Failure
-    #: Until the next try; None: until an operator acts.
+    #: Seconds until the next try. None: until an operator acts.
     seconds: float | None
-    #: The retries are used up: a dead letter tells of the message, which keeps its place.
+    #: No retries are left. A dead letter records the message, which stays in the mailbox.
     used_up: bool
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What one step decided; the commit writes it, all or nothing."""
+    """What one step decided. The commit writes all of it or nothing."""
 
-    #: So many messages, from the oldest on, leave their queue or mailbox.
+    #: The number of messages, from the oldest on, to remove from the queue or mailbox.
     taken: int = 0
-    #: New state bytes by computation name, then key; only what changed.
+    #: New state bytes by computation name, then key. Only changed states.
     states: dict[str, dict[str, bytes]] = field(default_factory=dict)
     #: Raw messages for other partitions, in order.
     forwarded: dict[int, list[bytes]] = field(default_factory=dict)
@@ -101,24 +101,24 @@ class Outcome:
     mailed: dict[str, list[bytes]] = field(default_factory=dict)
     #: Keys to park, or to keep parked.
     parked: dict[str, Park] = field(default_factory=dict)
-    #: The partition is to pause, until an operator resumes it.
+    #: Pause the partition until an operator resumes it.
     pause: bool = False
-    #: Work that was applied, with the moment it began.
+    #: Work that was applied, and when each began.
     done: list[Work] = field(default_factory=list)
     began: list[float] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    #: What the messages in `done` put out, in order.
+    #: The outputs of the messages in `done`, in order.
     emitted: list[Emission] = field(default_factory=list)
     ended: float = 0.0
-    #: Some of `done` are `ReplyRequest`: they get replies.
+    #: Whether some of `done` are `ReplyRequest`, which get replies.
     answered: bool = False
-    #: What the commit writes beside the fields above, in this order.
+    #: Further effects of the commit, in this order.
     effects: list[MoreEffects] = field(default_factory=list)
-    #: The next message is a plain Celery task: run it, then go on.
+    #: The next message is a plain Celery task. The worker runs it, then continues.
     plain_task: PlainTask | None = None
 
     def written(self, partition: str, commit_number: int, parked: Mapping[str, ParkedKeyRecord]) -> Iterator[Effect]:
-        """All that the commit writes. The number of the commit makes the ids of dead letters. `parked`: how the keys are parked."""
+        """The effects that the commit writes. `commit_number` is part of the dead letters' ids. `parked`: the records of the parked keys."""
         for computation, states in self.states.items():
             if states:
                 yield PutStates(computation, states)

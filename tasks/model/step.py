@@ -1,9 +1,9 @@
-"""The pure step: messages × states → new states, what goes elsewhere, and failures.
+"""The pure step: takes messages and states, and decides new states, outputs and failures.
 
-Law 3: messages of one key are applied in queue order, one at a time, each on the state that the one before left.
-A computation that raises leaves the state as it was before its message: the key's state is made again from its bytes
-and the messages of this batch that went well before are applied again (to fresh copies). So a computation may be called
-more than once for a message; what it does to its state counts once.
+Law 3: messages of one key are applied in queue order, one at a time, each to the state that the previous one left.
+If a computation raises, the key's state is as before its message: it is restored from its bytes, and the key's earlier successful messages
+in this batch are applied again, as fresh copies. So a computation may be called more than once for a message, but its effect on the state
+counts once.
 """
 
 from __future__ import annotations
@@ -37,39 +37,38 @@ from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRules:
-    """What bounds a step."""
+    """The settings and functions that a step uses."""
 
     partition: int
-    #: The policy in force for failures of a computation.
+    #: The current failure policy of a computation.
     policy_of: Callable[[Computation], RetryPolicy]
-    #: So many messages wait for one parked key, at most.
+    #: The most messages that may wait for one parked key.
     mailbox_messages: int
     pickling: Pickling
     clock: Callable[[], float]
-    #: 0 to 1, for jitter.
+    #: Returns 0 to 1, for jitter.
     random: Callable[[], float]
-    #: By `clock`: past this the step ends with what it has (always at least one message).
+    #: The step ends after this time (by `clock`), but not before one message is done.
     seconds: float
-    #: Whether the machine itself calls computations that have no time limit. It asks for all others. The outcome is the same; most
-    #: computations take less time than asking for them.
+    #: Whether the machine calls computations without a time limit directly. It yields all others as a `Call`. The outcome is the same, but
+    #: most computations take less time than yielding a call.
     inline: bool = True
-    #: The longest message that a worker decodes (MESSAGE_BYTES); it bounds the values that are sent on.
+    #: The longest message that workers decode (PARTITIONS_MESSAGE_BYTES). It limits returned values.
     message_bytes: int = MAX_BYTES
-    #: Makes the messages of outputs; None where no pipeline is.
+    #: Makes the messages of outputs. None if there are no pipelines.
     writer: MessageWriter | None = None
-    #: Seconds since the epoch by the server's clock: what windows take for the time.
+    #: The server's time for windows, in seconds since the epoch.
     now: float = 0.0
 
 
 class StepMachine:
-    """A step without I/O. Ask for its next `call`, tell it what the computation returned or raised, and go on until it wants no more
-    calls; then take its `outcome`.
+    """A step without I/O. While `call` is not None, call it, and pass the result to `returned` or the exception to `raised`. Then read
+    `outcome`.
 
-    `parked`: keys whose messages wait; theirs are mailed. `mailbox_lengths`: how many wait already. `mailbox_of`: the items
-    are the mailbox of that parked key and the first of them is at its `attempt`-th try; then a failure that is to be tried
-    again ends the step. `failed`: the first item, which stands alone, exceeded its time limit before, with this text: it
-    counts as failed and is not called.
-    The states' objects are changed in place; after a refused commit the caller drops them.
+    `parked`: parked keys, whose messages go to their mailboxes. `mailbox_lengths`: the number of messages waiting there. `mailbox_of`: the
+    items come from this parked key's mailbox, and the first is at try number `attempt`; then a failure to be retried ends the step.
+    `failed`: the only item exceeded its time limit before, with this error. It counts as failed and is not called.
+    The step changes the state objects in place. After a refused commit, the caller must drop them.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class StepMachine:
         doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt)
         self._calls = doing.run() if failed is None else doing.fail_first(failed)
         self._outcome: Outcome | None = None
-        #: What is to be called next; None: the step is done.
+        #: The next call to make. None: the step is done.
         self.call: Call | None = None
         self._go_on(lambda: next(self._calls))
 
@@ -101,9 +100,9 @@ class StepMachine:
 
     @property
     def outcome(self) -> Outcome:
-        """What the step decided, once there are no more calls."""
+        """What the step decided. Raises `RuntimeError` while there is a call to make."""
         if self._outcome is None:
-            raise RuntimeError(f"the step has no outcome yet: {self.call} is to be called")
+            raise RuntimeError(f"the step is not finished; make this call first: {self.call}")
         return self._outcome
 
     def _go_on(self, to_next: Callable[[], Call]) -> None:
@@ -114,19 +113,19 @@ class StepMachine:
 
 
 def call_directly(call: Call) -> Any:
-    """Call the computation here, with no limit on its time."""
+    """Call the computation in this thread, without a time limit."""
     return call.computation.function(*call.arguments)
 
 
 def step(
     items: Sequence[Item], states: States, rules: StepRules, *, call: Callable[[Call], Any] = call_directly, **how: Any
 ) -> Outcome:
-    """The outcome of a step whose calls are made one after the other, by `call`. `how`: as for `StepMachine`."""
+    """Run a step, making its calls one after the other with `call`. Returns its outcome. `how`: as for `StepMachine`."""
     machine = StepMachine(items, states, rules, **how)
     while machine.call is not None:
         try:
             value = call(machine.call)
-        except BaseException as error:  # whatever a user's function raises is that message's failure
+        except BaseException as error:  # anything that a user's function raises is a failure of its message
             machine.raised(error)
         else:
             machine.returned(value)
@@ -211,12 +210,12 @@ class _Step:
                         continue
                     yield from self.replay.call(item, item, self.attempt)
                     if self.replay.share >= 1:
-                        until = now - 1  # the next step goes on; a commit has a size
+                        until = now - 1  # end the step: the commit is large enough
                 if careful:
                     self.replay.checkpoint(item)
-            except GeneratorExit:  # the step is dropped
+            except GeneratorExit:  # the step is abandoned
                 raise
-            except BaseException as error:  # whatever a user's function raises is that message's failure
+            except BaseException as error:  # anything that a user's function raises is a failure of its message
                 if not (yield from self.fail(item, error)):
                     break
                 if out.pause:
@@ -234,23 +233,23 @@ class _Step:
         return out
 
     def fail_first(self, text: str) -> Calls[Outcome]:
-        """The first item counts as failed; nothing is called."""
+        """Count the first item as failed, without a call."""
         item = self.items[0]
         if isinstance(item, Work):
             self.caller.at = item.computation.limited
             self.out.taken = int((yield from self.fail(item, TimeLimitExceeded(text))))
             self.out.ended = self.rules.clock()
             return self.out
-        return (yield from self.run())  # read otherwise than then: revoked meanwhile, say
+        return (yield from self.run())  # it is no longer work, for example because it was revoked meanwhile
 
     def answer(self, item: ReplyRequest, value: Any) -> None:
-        """Keep the value as it is now: the computation may change it later. Raises `ReplyError`."""
+        """Encode the result immediately, because the computation may change the object later. Raises `ReplyError`."""
         item.value = reply_text(item.computation, value, longest_value(item.envelope.body, item.raw, self.rules.message_bytes))
         self.replay.share += (len(item.value) + len(item.raw)) / SHARED_OUTPUT_BYTES
         self.out.answered = True
 
     def unreadable(self, item: Work) -> str | None:
-        """Why one of the states that the message may change can't be read, if so."""
+        """The error, if one of the states that the message may change can't be read."""
         for stage in item.computation.stateful:
             slot = self.states[stage.name][item.key]
             if type(slot) is not Slot:
@@ -259,11 +258,11 @@ class _Step:
 
     @property
     def attempt(self) -> int:
-        """Which try the message under work is at: only the first of a mailbox was tried before."""
+        """The number of the current message's try. Only the first message of a mailbox was tried before."""
         return self.first_attempt if self.mailbox_of is not None and self.out.taken == 0 else 1
 
     def pass_on(self, item: Misrouted | Delayed | Skipped | PlainTask | DeadLetterItem) -> bool:
-        """What is no work of this partition; False ends the step before it."""
+        """Handle an item that is not work of this partition. Returns False to end the step before it."""
         match item:
             case Misrouted(raw, partition):
                 self.out.forwarded.setdefault(partition, []).append(raw)
@@ -281,7 +280,7 @@ class _Step:
         return True
 
     def fail(self, item: Work, error: BaseException) -> Calls[bool]:
-        """Undo what the failed try did, then park its key or make a dead letter of the message. False ends the step before the message."""
+        """Undo the failed try, then park the key or make a dead letter of the message. Returns False to end the step before the message."""
         at = self.failed_at(item)
         failure = failure_of(item, error, self.attempt, at)
         try:
@@ -307,7 +306,7 @@ class _Step:
             case _:
                 assert_never(follows)
         if self.mailbox_of is not None:
-            # By the mailbox's name: the key extractor may have changed since the message was parked.
+            # Use the mailbox's key, because the key extractor may have changed since the message was parked.
             self.out.parked[self.mailbox_of] = park
             return False
         self.out.parked[item.key] = park
@@ -315,11 +314,12 @@ class _Step:
         return True
 
     def failed_at(self, item: Work) -> Computation:
-        """The computation whose failure it is, right after the message has failed."""
+        """The computation to which the failure belongs. Call it right after the message has failed."""
         return item.computation if item.computation.role == "task" else self.caller.at or item.computation
 
     def mail(self, item: Work) -> bool:
-        """Let a message of a parked key wait behind the others. False: its mailbox is full, and the partition pauses before it."""
+        """Put a message of a parked key into the key's mailbox. If the mailbox is full, make a dead letter, or pause the partition before the
+        message and return False."""
         waiting = self.out.mailed.setdefault(item.key, [])
         limit = self.rules.mailbox_messages
         if len(waiting) + self.mailbox_lengths.get(item.key, 0) < limit:
@@ -328,12 +328,12 @@ class _Step:
         if self.rules.policy_of(item.computation).exhausted == "stop":
             self.out.pause = True
             return False
-        error = f"{limit} messages wait already for the parked key {item.key!r} (PARTITIONS_MAILBOX_MESSAGES)"
+        error = f"the mailbox of the parked key {item.key!r} is full: {limit} messages (PARTITIONS_MAILBOX_MESSAGES)"
         self.add_dead_letter(item, "mailbox-full", error, "", 0)
         return True
 
     def park_from(self, failure: Failure, then: list[bytes]) -> None:
-        """Take a message that had gone well, and all of its scope and key after it, back into the mailbox."""
+        """Put a message that had succeeded, and all later ones of its scope and key, into the mailbox."""
         out, item = self.out, failure.item
         kept, back = [], []
         found = False
@@ -344,7 +344,7 @@ class _Step:
             else:
                 kept.append((work, began))
         out.done[:], out.began[:] = [work for work, _ in kept], [began for _, began in kept]
-        # Checkpoints count places in `done`, which has moved: every state is replayed from its bytes, if it must be.
+        # Checkpoints refer to indexes in `done`, which have changed. Without them, states are replayed from their bytes.
         self.replay.checkpoints.clear()
         out.failures.append(failure)
         seconds = self.rules.policy_of(self.failed_at(item)).wait_after(1, self.rules.random())
@@ -352,7 +352,7 @@ class _Step:
         out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
 
     def give_up(self, item: Work, error: Exception) -> None:
-        """A state's own bytes can't be read back: all that this step did to the key is undone, into dead letters."""
+        """A state's bytes can't be read back. Undo everything that this step did for the key, and make dead letters of its messages."""
         out, scope, key = self.out, item.computation.scope, item.key
         keep = [not (work.key == key and work.computation.scope == scope) for work in out.done]
         for work, kept in zip(out.done, keep, strict=True):
@@ -370,9 +370,9 @@ class _Step:
         self.out.dead.append((DeadLetterItem(item.raw, reason, error, trace, headers.task, headers.id, item.key), attempts))
 
     def pickle_touched(self) -> Calls[None]:
-        """New bytes of every state that changed. Of one that can't be pickled, the message that spoiled it fails."""
+        """Pickle every changed state. If one can't be pickled, the message that made it so fails."""
         dump = self.rules.pickling.dump
-        for stage, slots in list(self.touched.items()):  # mending calls computations, which may go another way
+        for stage, slots in list(self.touched.items()):  # a copy, because a rollback calls computations, which may touch other states
             changed = self.out.states.setdefault(stage.name, {})
             for key, slot in list(slots.items()):
                 try:
@@ -384,7 +384,7 @@ class _Step:
                     changed[key] = after
 
     def roll_back(self, spoiled: Computation, key: str) -> Calls[None]:
-        """The key's state can't be pickled: fail the message that made it so, and pickle what is left of the key's states."""
+        """A key's state can't be pickled. Fail the message that made it so, and pickle the key's restored states."""
         scope = spoiled.scope
         last = next(work for work in reversed(self.out.done) if work.key == key and work.computation.scope == scope)
         before = self.replay.slots_of(scope, key)

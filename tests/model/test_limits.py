@@ -50,7 +50,7 @@ def test_a_message_of_more_bytes_than_allowed_is_not_decoded() -> None:
     item = read_one(raw, len(raw) - 1)
     assert isinstance(item, DeadLetterItem)
     assert (item.reason, item.raw) == ("too-large", raw)
-    assert item.error == f"a message of {len(raw)} bytes; at most {len(raw) - 1} are decoded (PARTITIONS_MESSAGE_BYTES)"
+    assert item.error == f"the message has {len(raw)} bytes; workers decode at most {len(raw) - 1} bytes (PARTITIONS_MESSAGE_BYTES)"
 
 
 def test_a_huge_message_costs_nothing_to_refuse_even_when_it_is_condemned() -> None:

@@ -144,7 +144,7 @@ def test_a_timer_to_what_sets_none_is_a_dead_letter() -> None:
     app = built(begin().key_by(lambda value: "k").to(stage(lambda value: value, "plain")).to_sink(RedisList("out")))
     raw = raw_envelope(TIMER_BODY, headers={"task": "plain", "partition_key": "k"})
     (item,) = read(app, [raw])
-    assert type(item).__name__ == "DeadLetterItem" and "a timer, and 'plain' sets none" in item.error
+    assert type(item).__name__ == "DeadLetterItem" and "the message is a timer, but 'plain' sets no timers" in item.error
 
 
 def test_a_timer_for_a_key_whose_state_is_gone_does_nothing() -> None:

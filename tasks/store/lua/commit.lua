@@ -143,7 +143,7 @@ if first[1] then
   end
   if first[1] then next_due = tonumber(first[2]) end
 end
-local moves = 0  -- bounded: a script holds up the whole server
+local moves = 0  -- bounded, because a script blocks the whole server
 for i = 6, 8 do
   while moves < 1000 and type(redis.pcall('LMOVE', KEYS[i], queue, 'RIGHT', 'LEFT')) == 'string' do moves = moves + 1 end
 end
