@@ -63,10 +63,11 @@ def test_two_workers_of_sixteen_partitions_with_twenty_connections(
     traffic.send(600)
     workers = [live.start_worker().wait_ready(), live.start_worker()]
     wait_until(lambda: "max number of clients" in workers[1].log(), PATIENCE_SECONDS)
-    traffic.check()
     assert all(worker.running for worker in workers)
+    # Which connections the second worker lacks is chance: partitions that it got may wait until there are enough.
     workers[0].terminate()
     workers[1].wait_ready(PATIENCE_SECONDS)
+    traffic.check()
 
 
 def test_a_worker_waits_for_messages_of_all_its_partitions_on_one_connection(redis_url: str, make_live: MakeLive) -> None:
