@@ -216,7 +216,7 @@ def judge_signing(settings: Settings) -> Check:
     keys = len(settings.state_signing_keys)
     if keys:
         return Check("signing", "ok", f"states are signed ({keys} {'key' if keys == 1 else 'keys'})")
-    fix = "Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32)"
+    fix = "Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32); a worker with a key does not read states that were written without one"
     return Check("signing", "warn", f"states are not signed: anyone who can write to Redis can forge states. {fix}")
 
 

@@ -75,6 +75,13 @@ def _of_a_file(error: Exception) -> str:
     return words if name is None else f"{name}: {words}"
 
 
+def _how_to_reach(error: Exception) -> str:
+    """The advice for a server that cannot be reached; "" for other errors."""
+    if not isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return ""
+    return f"{'' if str(error).endswith('.') else '.'} Is the server running, and is REDIS_URL (or the app's broker_url) right?"
+
+
 def refusals(command: Callable[P, R]) -> Callable[P, R]:
     """Turn the errors that an operator can fix into one line and exit code 1. An argument that is not UTF-8 is wrong usage."""
 
@@ -90,6 +97,7 @@ def refusals(command: Callable[P, R]) -> Callable[P, R]:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of the output has gone: click exits silently. redis-py wraps a connection's own EPIPE
             of_redis = isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
-            raise click.ClickException(escape_lines(f"Redis: {error}" if of_redis else _of_a_file(error))) from error
+            text = f"Redis: {error}{_how_to_reach(error)}" if of_redis else _of_a_file(error)
+            raise click.ClickException(escape_lines(text)) from error
 
     return run

@@ -29,5 +29,6 @@ def check_signing(installation: Installation) -> str | None:
         )
     return (
         "states are not signed: anyone who can write to Redis on this machine can forge states that the worker unpickles, and unsigned states are "
-        "slower to read. Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32), or PARTITIONS_UNSIGNED_STATES=1 to accept this"
+        "slower to read. Set PARTITIONS_STATE_SIGNING_KEY (openssl rand -hex 32) before there are states that you need: a worker with a key "
+        "does not read unsigned ones. Or set PARTITIONS_UNSIGNED_STATES=1 to accept this"
     )

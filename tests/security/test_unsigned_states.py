@@ -31,7 +31,8 @@ def check(url: str, **settings: str) -> str | None:
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:7000/0", "redis://localhost", "redis://[::1]:6379", "unix:///run/redis.sock"])
 def test_on_this_machine_a_worker_without_a_key_warns(url: str) -> None:
-    assert "states are not signed" in (check(url) or "")
+    warning = check(url) or ""
+    assert "states are not signed" in warning and "a worker with a key does not read unsigned ones" in warning
     assert check(url, PARTITIONS_UNSIGNED_STATES="1") is None
     assert check(url, PARTITIONS_STATE_SIGNING_KEY="k" * 32) is None
 
