@@ -102,7 +102,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No retry is left: the message becomes a dead letter, and its key goes on."""
+    """No retry is left: the message becomes a dead letter, and its key continues."""
 
 
 AfterFailure = TryAgain | Wait | GiveUp

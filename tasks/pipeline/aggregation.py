@@ -63,7 +63,7 @@ def name_of(aggregation: Any) -> str:
     method = getattr(aggregation, "name", None)
     name = method() if callable(method) else type(aggregation).__name__
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError(f"aggregation {type(aggregation).__qualname__}: name() must return a text that is not empty, not {name!r}")
+        raise DeclarationError(f"aggregation {type(aggregation).__qualname__}: name() must return a non-empty str, not {name!r}")
     return name
 
 

@@ -33,7 +33,7 @@ WhenFull = Literal["block", "raise"]
 
 
 class SendInterrupted(PartitionError):
-    """`send_many` could not go on. The messages taken from the iterable are, in order: `sent` that are in their queues, then
+    """`send_many` could not continue. The messages taken from the iterable are, in order: `sent` that are in their queues, then
     `unknown` and `refused`. The iterable continues after those.
 
     Sending `unknown` again may duplicate messages, unless the computation has `deduplicate=`. Not sending them may lose messages.

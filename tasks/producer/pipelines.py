@@ -99,7 +99,7 @@ def source(
     like the annotation of a computation's first parameter; None: the first annotation after the source. Raises `DeclarationError`.
     """
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError("source(): the name must be a text that is not empty; producers send to it")
+        raise DeclarationError("source(): the name must be a non-empty str, because producers send to it")
     if config is not None and not isinstance(config, SourceConfig):
         raise DeclarationError(f"source {name!r}: config must be a TCPSourceConfig, GenSourceConfig, FileSource or StreamSource, not {config!r:.80}")
     if event_time is not None and not callable(event_time):

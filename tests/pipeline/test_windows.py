@@ -232,7 +232,7 @@ class Nameless(Gather):
         (lambda: w.count_windows(5).over(object), "aggregation object has no"),
         (lambda: w.count_windows(5).over(Unpicklable), "cannot be created or pickled"),
         (lambda: w.count_windows(5).over(Fails), "cannot be created without arguments: no"),
-        (lambda: w.count_windows(5).over(Nameless), "must return a text that is not empty"),
+        (lambda: w.count_windows(5).over(Nameless), "must return a non-empty str"),
     ],
 )
 def test_what_can_not_work_is_refused_where_it_is_declared(make: Callable[[], Any], says: str) -> None:

@@ -85,7 +85,7 @@ def test_a_parked_key_without_retries_reports_the_failure_and_later_a_success(he
 
 def test_a_value_that_is_not_json_fails_its_message(here: Client, key: str) -> None:
     result = close_up.delay({"key": key, "number": 13})
-    with pytest.raises(ReplyError, match=r"results\.close up.*object.*can't be JSON"):
+    with pytest.raises(ReplyError, match=r"results\.close up.*object.*can't be encoded as JSON"):
         result.get(timeout=PATIENCE)
     assert close_up.delay({"key": key, "number": 1}).get(timeout=PATIENCE) == [1]
 
