@@ -39,6 +39,8 @@ class TrackedRead:
     def __init__(self, client: redis.Redis, names: Names, selector: selectors.BaseSelector) -> None:
         self.client, self.names, self.selector = client, names, selector
         self._connection: Any = None
+        #: Its socket as registered: redis-py forgets it when the connection breaks.
+        self._socket: Any = None
         #: Partitions whose queue was requested, in the order of the expected answers; None: ignore that answer.
         self._asked: deque[str | None] = deque()
         self._asked_at = 0.0
@@ -113,7 +115,7 @@ class TrackedRead:
         self._asked.clear()
         self._empty.clear()
         if connection is not None:
-            self.selector.unregister(connection._sock)
+            self.selector.unregister(self._socket)
             connection.disconnect()
             self.client.connection_pool.release(connection)
 
@@ -140,5 +142,5 @@ class TrackedRead:
                 raise NotOffered(f"the server refuses CLIENT TRACKING ({error})") from error
             raise
         connection._parser.set_invalidation_push_handler(lambda push: _Changed(push[1]))
-        self._connection = connection
-        self.selector.register(connection._sock, selectors.EVENT_READ, self)
+        self._connection, self._socket = connection, connection._sock
+        self.selector.register(self._socket, selectors.EVENT_READ, self)

@@ -22,6 +22,14 @@ from tests.support.wait import wait_until
 QUEUE = f"partition.{partition('k')}"
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell ignores SIGINT for what it starts in the background, and Python keeps that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def notes(count: int) -> list[dict[str, Any]]:
     return [{"key": "k", "number": number} for number in range(count)]
 

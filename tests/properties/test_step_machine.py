@@ -72,7 +72,7 @@ def test_a_machine_asks_is_told_and_ends() -> None:
     asked = []
     while machine.call is not None:
         asked.append(machine.call.arguments[0]["n"])
-        with pytest.raises(RuntimeError, match="no outcome yet"):
+        with pytest.raises(RuntimeError, match="not finished"):
             _ = machine.outcome
         if asked[-1] == 1:
             machine.raised(ValueError("told so"))

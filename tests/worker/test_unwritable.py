@@ -132,6 +132,7 @@ def test_an_outcome_that_is_too_large_for_a_commit(live: LiveGroup, loop: LoopBy
     assert live.dead_letters() == []
 
 
+@pytest.mark.timeout(300)
 def test_a_commit_on_which_the_server_closes_the_connection(
     make_live: Callable[..., LiveGroup], server_factory: Callable[..., RedisServer]
 ) -> None:
@@ -141,7 +142,7 @@ def test_a_commit_on_which_the_server_closes_the_connection(
     worker = live.start_worker(module="tests.worker.growing").wait_ready()
     for number in (1, 2, 3):
         live.app.send_task("grow", args=[{"key": "key", "size": 2_000_000 if number == 2 else number}])
-    wait_until(lambda: live.dead_letters(), PATIENCE_SECONDS)
+    wait_until(lambda: live.dead_letters(), 2 * PATIENCE_SECONDS)
     wait_until(lambda: live.processed() == 2, PATIENCE_SECONDS)
     assert only_dead_letter(live).reason == "unwritable"
     assert worker.running
