@@ -32,7 +32,7 @@ dev: $(INSTALLED) ## run a server, workers and Flower until Ctrl-C
 	@$(BIN)/python -m celery_partitions.demo --keep
 
 test: $(WITH_TESTS) ## run all tests on all processors (ARGS="-k name" passes options to pytest)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(WITH_TESTS) ## run the tests that need no server and no worker (ARGS as above)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not slow and not benchmark" $(ARGS)

@@ -29,6 +29,8 @@ pytest_plugins = ["pytester"]
 TESTS = Path(__file__).parent
 #: A test that uses one of these talks to a server, and is marked so.
 SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
+#: These files take longest: they build, install and run a demo.
+LONG_FOLDERS = {"adoption"}
 #: Tests in these folders build, install, type-check, or run thousands of schedules or a browser.
 SLOW_FOLDERS = {"adoption", "chaos", "dashboard", "deployment", "docs", "interop", "simulation", "typing"}
 #: `pytest -n auto` starts no more processes than so many: each has servers and workers of its own.
@@ -45,7 +47,10 @@ def pytest_xdist_auto_num_workers() -> int:
     return 0 if "TEST_REDIS_URL" in os.environ else min(os.cpu_count() or 1, MAX_PROCESSES)
 
 
+@pytest.hookimpl(trylast=True)  # after the shuffle of pytest-randomly, whose order stays within the two parts
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest files first: the last one to start would keep one processor waiting.
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG_FOLDERS)
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
