@@ -95,7 +95,8 @@ class Reports:
     def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
         """A retry is a warning. A message that is given up is an error with its exception, as a plain Celery task's failure is."""
         item = failure.item
-        is_given_up = park is None or park.used_up
+        # With the policy `park` it is tried again and again, so it is not given up.
+        is_given_up = park is None or (park.used_up and not park.seconds)
         logger.log(
             logging.ERROR if is_given_up else logging.WARNING,
             "%s of key %r raised %s (message %s, try %d); %s",

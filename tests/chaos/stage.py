@@ -51,7 +51,7 @@ NOTICES = {
 
 #: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own. A
 #: message that hangs is worth an error.
-OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*replacing this process).*")
+OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*replacing this process|dead letter |.* of key '.*; no retry is left).*")
 
 
 class Stage:
