@@ -47,9 +47,8 @@ def pytest_xdist_auto_num_workers() -> int:
     return 0 if "TEST_REDIS_URL" in os.environ else min(os.cpu_count() or 1, MAX_PROCESSES)
 
 
-@pytest.hookimpl(trylast=True)  # after the shuffle of pytest-randomly, whose order stays within the two parts
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest files first: the last one to start would keep one processor waiting.
+    # The longest files first: the last one to start would keep one processor waiting. pytest-randomly has shuffled the rest already.
     items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG_FOLDERS)
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
