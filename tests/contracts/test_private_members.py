@@ -138,7 +138,8 @@ def chord_scripts() -> None:
 
 def flowers_last_handler() -> None:
     assert str(flower_handlers[-1][0]) == r".*", "the last handler does not take every path"
-    assert any(isinstance(one, tuple) and one[1] is Metrics for one in flower_handlers), "no handler serves Metrics"
+    # A subclass: the tests of the dashboard put ours in its place, in this process.
+    assert any(isinstance(one, tuple) and isinstance(one[1], type) and issubclass(one[1], Metrics) for one in flower_handlers), "no handler serves Metrics"
     assert flower_settings["template_path"], "the settings have no template_path"
 
 

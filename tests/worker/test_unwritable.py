@@ -140,12 +140,26 @@ def test_a_commit_on_which_the_server_closes_the_connection(
     server = server_factory(config={"proto-max-bulk-len": "1mb"})
     live = make_live(REDIS_URL=server.url(), PARTITIONS=2, PARTITIONS_MESSAGE_BYTES=10_000_000, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     worker = live.start_worker(module="tests.worker.growing").wait_ready()
+    # A key each: in one batch, a later message of the same key would replace the large state before it is written.
     for number in (1, 2, 3):
-        live.app.send_task("grow", args=[{"key": "key", "size": 2_000_000 if number == 2 else number}])
-    wait_until(lambda: live.dead_letters(), 2 * PATIENCE_SECONDS)
+        live.app.send_task("grow", args=[{"key": f"key {number}", "size": 2_000_000 if number == 2 else number}])
+    wait_until(lambda: live.dead_letters(), PATIENCE_SECONDS)
     wait_until(lambda: live.processed() == 2, PATIENCE_SECONDS)
     assert only_dead_letter(live).reason == "unwritable"
     assert worker.running
+
+
+@pytest.mark.parametrize("computation", ["record", "fail"])
+@pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord"])
+@pytest.mark.parametrize("links", ["x" * 5_000, {"task": "plain"}, 7], ids=lambda one: type(one).__name__)
+def test_links_that_are_no_list_send_nothing(live: LiveGroup, loop: LoopByHand, computation: str, name: str, links: object) -> None:
+    """Celery would send one message for each character of a text."""
+    put(live, raw_message(computation, json.dumps([[{"key": "key", "number": 1}], {}, {name: links}])), step_of(2))
+    loop.take_turns()
+    assert 2 in live.numbers_of(record, "key")
+    assert sum(live.client.llen(queue) for queue in live.client.scan_iter(_type="list") if b"dead" not in queue) == 0
+    if (computation == "fail") == (name == "errbacks") and not (name == "chord" and isinstance(links, dict)):
+        assert {one.reason for one in live.dead_letters()} & {"follow-up-failed"}
 
 
 @pytest.mark.parametrize("links", [30])
