@@ -103,6 +103,10 @@ class Names:
         start, _, number = queue_name.rpartition(".")
         return number if start == self.group and _IS_NUMBER.fullmatch(number) else None
 
+    def is_for_partition_workers(self, queue_name: str) -> bool:
+        """Whether only partition workers may consume a queue, by its name in Celery: a queue of the group, or of one of its sinks."""
+        return self.partition_of_queue(queue_name) is not None or queue_name.startswith(f"{self.group}.sink.")
+
     def is_no_queue(self, queue_name: str) -> bool:
         """Whether a queue with this name (in Celery) would collide with another key of the group, or with a sink's group."""
         full, (head, tail) = self.prefix + queue_name, _around(self.root)

@@ -41,6 +41,7 @@ from celery_partitions.worker.measurer import Measurer
 from celery_partitions.worker.metrics import MetricsServer, serve_metrics
 from celery_partitions.worker.plain_tasks import PlainTaskRunner
 from celery_partitions.worker.process_replacement import is_told_to_end
+from celery_partitions.worker.queue_guard import keep_kombu_away
 from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.signing import check_signing
 from celery_partitions.worker.tracing import check_tracing, trace_loop
@@ -115,10 +116,9 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.installation = installation_for(worker)
         self.partitions = None if self.installation is None else requested_partitions(self.installation, worker)
         self.enabled = self.partitions is not None
-        if self.installation is not None:
-            # In a worker without partitions, too: with `-X partition` or task_queues kombu would consume `partition.3` and break its order.
-            names, queues = self.installation.group.names, worker.app.amqp.queues
-            queues.deselect([name for name in queues.consume_from if names.partition_of_queue(name) is not None])
+        # In a worker without partitions, too. A sink's worker has an installation of its own.
+        groups = [one.group.names for one in (self.installation, installation_of(worker.app)) if one is not None]
+        keep_kombu_away(worker.app, lambda queue: any(names.is_for_partition_workers(queue) for names in groups))
         #: Warnings of `check_server`, which do not stop the worker.
         self.warnings: list[str] = []
         self.metrics: MetricsServer | None = None

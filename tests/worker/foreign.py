@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 
 from celery import Celery
+from kombu import Exchange, Queue
 
 from celery_partitions import install, key_extractor, state_computation
 
 app = install(Celery("foreign", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"]))
 app.conf.task_create_missing_queues = "NO_OTHER_QUEUES" not in os.environ
+if "TASK_QUEUES" in os.environ:
+    app.conf.task_queues = [Queue(name, Exchange(name), routing_key=name) for name in os.environ["TASK_QUEUES"].split(",")]
 
 
 class Total:
