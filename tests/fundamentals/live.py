@@ -20,6 +20,7 @@ from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions_config.celeryconfig import celery_options
 from celery_partitions_config.settings import Settings
 from tests.fundamentals import application
+from tests.support.apps import close_app
 from tests.support.environment import PARTITIONS
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
@@ -58,7 +59,7 @@ class LiveGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        self.app.close()
+        close_app(self.app)
         self.client.close()
 
     def start_worker(self, *arguments: str, module: str = application.__name__, **env: object) -> WorkerProcess:

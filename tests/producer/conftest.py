@@ -13,6 +13,7 @@ from kombu import pools
 from celery_partitions import install
 from celery_partitions.runtime.registry import _installations, installation_of
 from celery_partitions_config.settings import Settings
+from tests.support.apps import close_app
 
 MakeApp = Callable[..., Celery]
 
@@ -38,7 +39,7 @@ def forget(app: Celery) -> None:
         _installations.remove(installation)
         if "group" in vars(installation):
             installation.group.client.close()
-    app.close()
+    close_app(app)
     pools.reset()  # kombu keeps them by URL, for all apps of the process
 
 

@@ -82,9 +82,6 @@ def connected(live: LiveGroup) -> Iterator[Client]:
             # Celery's results of groups leave a subscription's socket to the garbage collector.
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()  # a result that nobody asked for is unsubscribed when it goes, and its server must be there then
-        app.backend.result_consumer.stop()
-        app.backend.result_consumer.subscribed_to.clear()  # a result that is still there goes when its server is gone
-        app.backend.client.connection_pool.disconnect()
         forget(app)
 
 

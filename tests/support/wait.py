@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def wait_until(
-    predicate: Callable[[], T], timeout: float = 10.0, every: float = 0.02, message: str = ""
+    predicate: Callable[[], T], timeout: float = 60.0, every: float = 0.02, message: str = ""
 ) -> T:
     """Call `predicate` until its value is true, and return that value.
 
