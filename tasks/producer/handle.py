@@ -13,7 +13,7 @@ from celery.canvas import Signature
 from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function
 from celery_partitions.model.policy import Exhausted, RetryPolicy
 from celery_partitions.producer.sendable import Sending
-from celery_partitions.runtime.registry import add_computation, current_installation
+from celery_partitions.runtime.registry import add_computation, current_group
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -80,22 +80,22 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
 
         Reads Redis once. Raises `StateError` if the state cannot be read, and redis-py's errors.
         """
-        return cast("S | None", current_installation().group.states.get(self.computation, key))
+        return cast("S | None", current_group().states.get(self.computation, key))
 
     def states(self, keys: Iterable[object]) -> dict[str, S]:
         """The states of several keys, in one round trip: normalized key → state. Unknown keys are left out."""
         if isinstance(keys, str | bytes):
             # A text is an iterable of its characters: the answer would be the states of other keys.
             raise TypeError("states() takes several keys, for example a list. For one key call state(key)")
-        return current_installation().group.states.get_many(self.computation, keys)
+        return current_group().states.get_many(self.computation, keys)
 
     def keys(self) -> Iterator[str]:
         """Iterate over every key with a state, by scanning. If keys change meanwhile, a key may appear twice."""
-        return current_installation().group.states.keys(self.name)
+        return current_group().states.keys(self.name)
 
     def forget(self, key: object) -> bool:
         """Delete the key's state. The key's next message starts with a new one. Returns whether there was a state."""
-        return current_installation().group.states.forget(self.computation, key)
+        return current_group().states.forget(self.computation, key)
 
 
 def state_computation(

@@ -11,6 +11,7 @@ from celery.result import AsyncResult
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.producer.bulk import WhenFull, send_many
+from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.registry import current_installation
 
 
@@ -53,6 +54,8 @@ class Sending(ABC):
         when_full: WhenFull = "block",
     ) -> int:
         """Send every message of an iterable in bulk, in order. See `celery_partitions.producer.bulk.send_many`."""
+        if stand_in.current is not None:
+            return len([self.apply_async((message,), task_id=id_of and id_of(message)) for message in messages])
         installation = current_installation()
         installation.refuse_eager()
         return send_many(installation, self._receiver(), messages, progress, id_of=id_of, when_full=when_full)

@@ -9,6 +9,8 @@ from celery import Celery, Task
 
 from celery_partitions.model.computation import Computation, name_of_function
 from celery_partitions.model.errors import DeclarationError, SetupError
+from celery_partitions.runtime import stand_in
+from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.installation import Installation
 
 #: Every computation declared in this process, by name.
@@ -124,3 +126,8 @@ def current_installation() -> Installation:
     if not _installations:
         raise SetupError("no Celery app has partitions. Call celery_partitions.install(app), or import app from celery_partitions")
     return _installations[-1]
+
+
+def current_group() -> Group:
+    """The group whose states handles use: the current installation's, or the test kit's while it runs computations."""
+    return current_installation().group if stand_in.current is None else stand_in.current.group

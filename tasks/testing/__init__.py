@@ -9,9 +9,10 @@
 `celery_partitions.wallaroo` also use the embedded server (`server`) and the module that ends child processes (`lifeline`).
 """
 
+from celery_partitions.testing.capture import Sent
 from celery_partitions.testing.in_memory import Harness, harness
 from celery_partitions.testing.step_harness import Applied, apply
 from celery_partitions.testing.view import View
 from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError
 
-__all__ = ["CRASH_POINTS", "Applied", "CrashPoint", "Harness", "HarnessError", "View", "apply", "harness"]
+__all__ = ["CRASH_POINTS", "Applied", "CrashPoint", "Harness", "HarnessError", "Sent", "View", "apply", "harness"]

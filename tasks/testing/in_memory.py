@@ -16,6 +16,7 @@ from celery_partitions.model.values import dump_value
 from celery_partitions.pipeline.builder import build
 from celery_partitions.pipeline.graph import Pipeline
 from celery_partitions.runtime.installation import Installation
+from celery_partitions.testing.capture import Capture, Sent
 from celery_partitions.testing.keyspace import Keyspace
 from celery_partitions.testing.memory import client_of
 from celery_partitions.testing.view import Parts, Subject, View
@@ -83,7 +84,8 @@ class Harness(View):
         super().__init__(parts, Installation(app, settings, computations, by_default=False))
         self.installation.group.client = client_of(self._keyspace)
         self._loop = VirtualLoop(self.installation, self._keyspace, twice=twice)
-        self._sent = 0
+        self._messages = 0
+        self._capture = Capture(lambda: self.installation.group)
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +100,11 @@ class Harness(View):
         """The virtual clock, in seconds since the epoch."""
         return self._keyspace.now
 
+    @property
+    def sent(self) -> list[Sent]:
+        """What computations sent by themselves, with `delay`, `send_many`, `send_task`, …, in order. None of it is delivered."""
+        return list(self._capture.sent)
+
     def send(
         self, message: Any, source: Any = None, message_id: str | None = None, *, countdown: float | None = None
     ) -> str:
@@ -107,15 +114,17 @@ class Harness(View):
         its decoder or generator returns. `message_id`: default `1`, `2`, … `countdown`: deliver the message after this many seconds
         of the virtual clock (`advance`). Raises `MessageError` and `KeyExtractionError`, as a producer does.
         """
-        sent = self._enqueue(message, self.source_of(source), message_id, countdown)
-        self._loop.run_until_idle()
+        with self._capture():
+            sent = self._enqueue(message, self.source_of(source), message_id, countdown)
+            self._loop.run_until_idle()
         return sent
 
     def send_many(self, messages: Iterable[Any], source: Any = None) -> list[str]:
         """Queue all messages before processing the first, so that batches hold several messages. Returns their ids."""
         computation = self.source_of(source)
-        ids = [self._enqueue(message, computation, None, None) for message in messages]
-        self._loop.run_until_idle()
+        with self._capture():
+            ids = [self._enqueue(message, computation, None, None) for message in messages]
+            self._loop.run_until_idle()
         return ids
 
     def advance(
@@ -125,7 +134,7 @@ class Harness(View):
         elapsed = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
         target = self._keyspace.now + elapsed.total_seconds()
         while True:
-            self._loop.run_until_idle()
+            self._run()
             due = self._loop.next_due()
             if due is None or due > target + _NEAR_SECONDS:
                 break
@@ -153,11 +162,15 @@ class Harness(View):
     def resume(self) -> None:
         """Resume partitions that a failure paused, as `partitions resume` does, and process their messages."""
         self._loop.resume()
-        self._loop.run_until_idle()
+        self._run()
+
+    def _run(self) -> None:
+        with self._capture():
+            self._loop.run_until_idle()
 
     def _enqueue(self, message: Any, source: Computation, message_id: str | None, countdown: float | None) -> str:
-        self._sent += 1
-        name = str(self._sent) if message_id is None else message_id
+        self._messages += 1
+        name = str(self._messages) if message_id is None else message_id
         installation, codec = self.installation, self.installation.group.codec
         if source.takes_values and not source.codec.is_typed:
             body, decoded = dump_value(source.codec, message, lambda: codec.dump_value(source.name, name, message)), message

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -24,7 +25,11 @@ from celery_partitions.model.outcome import Slot
 from celery_partitions.model.policy import RetryPolicy
 from celery_partitions.model.step import StepRules, step
 from celery_partitions.producer.handle import OrderedComputation
+from celery_partitions.runtime.group import Group
 from celery_partitions.store.codec import StateCodec
+from celery_partitions.testing.capture import Capture, Sent
+from celery_partitions.testing.keyspace import Keyspace
+from celery_partitions.testing.memory import client_of
 from celery_partitions_config.settings import Settings
 
 
@@ -38,6 +43,8 @@ class Applied:
     failures: list[tuple[Any, str]] = field(default_factory=list)
     #: Messages that wait behind a failed message of their key.
     waiting: list[Any] = field(default_factory=list)
+    #: What the computation sent by itself, in order. None of it is delivered.
+    sent: list[Sent] = field(default_factory=list)
 
 
 def apply(
@@ -67,9 +74,11 @@ def apply(
         random=lambda: 0.5,
         seconds=float("inf"),
     )
-    outcome = step(work, {declared.name: slots}, rules)
+    capture = Capture(cache(_empty_group))
+    with capture():
+        outcome = step(work, {declared.name: slots}, rules)
     changed = outcome.states.get(declared.name, {})
-    result = Applied()
+    result = Applied(sent=capture.sent)
     for key, slot in slots.items():
         stored = changed.get(key, slot.stored)
         if stored is not None:
@@ -79,6 +88,13 @@ def apply(
     by_raw = {item.raw: item.message for item in work}
     result.waiting = [by_raw[raw] for raws in outcome.mailed.values() for raw in raws if raw not in failed]
     return result
+
+
+def _empty_group() -> Group:
+    """The states that the computation reads with `state()`: none."""
+    group = Group(Settings())
+    group.client = client_of(Keyspace())
+    return group
 
 
 def _work(declared: Any, message: Any, number: int) -> Work:
