@@ -62,6 +62,25 @@ def connect(settings: Settings) -> redis.Redis:
         raise SetupError(f"REDIS_URL is invalid: {error}. Correct it, for example redis://host:6379/0") from None
 
 
+def reserve(client: redis.Redis, connections: int) -> None:
+    """Make sure that the client has so many working connections, and keep them in its pool. Raises redis-py's errors and OSError."""
+    pool: Any = client.connection_pool
+    taken: list[Any] = []
+    try:
+        for _ in range(connections):
+            taken.append(pool.get_connection())
+            taken[-1].send_command("PING")
+        for connection in taken:
+            connection.read_response()
+    except BaseException:
+        for connection in taken:  # one of them may have an answer pending
+            connection.disconnect()
+        raise
+    finally:
+        for connection in taken:
+            pool.release(connection)
+
+
 def refuse_failover(url: str) -> None:
     """Raise `SetupError` for a URL with several servers, except Sentinel's. kombu would use one after the other and redis-py would parse
     the text as one URL, so queues and states could end up on different servers."""

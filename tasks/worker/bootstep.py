@@ -166,10 +166,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         runner = PlainTaskRunner(worker, reports.dispatcher)
         self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
-        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce)
+        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce, self.loop_fails)
         trace_loop(self.loop)
         self.loop.follow_ups.prepare()
-        self.loop.on_refusal = self.keeper.wake
+        self.loop.wake_keeper = self.keeper.wake
         collect_seldom()
         self.loop.stalls.start()
         self.loop.start()
@@ -210,6 +210,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.loop.reports.measurer is not None:
             self.loop.reports.measurer.follow(share)
         self.loop.follow(share)
+
+    def loop_fails(self) -> bool:
+        """Whether the loop cannot work on partitions now. The lease keeper calls this in its own thread."""
+        return self.loop.outage.is_on
 
     def introduce(self) -> None:
         """Write the group's topology and computations to the server, before this worker takes anything from it."""

@@ -20,6 +20,10 @@ from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 
+#: A worker whose loop fails for so many leases, while its lease keeper's connections work, gives its partitions up. Longer than a
+#: reconnection and the loop's longest wait between two tries.
+PATIENCE_LEASES = 2
+
 
 class LeaseKeeper(threading.Thread):
     """Calls `on_share` with the worker's share after each renewal, in its own thread."""
@@ -32,12 +36,19 @@ class LeaseKeeper(threading.Thread):
         pins: Sequence[str],
         on_share: Callable[[Share], None],
         introduce: Callable[[], None] = lambda: None,
+        loop_fails: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self.settings, self.names, self.worker, self.pins = settings, names, worker, pins
         self.on_share = on_share
         #: Called after each new connection: the server may have come back empty. Raises `SetupError` if it belongs to another group.
         self.introduce = introduce
+        #: Whether the loop cannot work. Then the worker claims nothing new, and does not hold for long what it has.
+        self.loop_fails = loop_fails
+        #: Not a member of the group: it has not begun, or has given its partitions up.
+        self._away = True
+        #: Since when the loop fails while this thread's own connections work.
+        self._failing_since: float | None = None
         self.client = connect(settings)
         self.ended = threading.Event()
         self._lost_since: float | None = None
@@ -53,7 +64,7 @@ class LeaseKeeper(threading.Thread):
                     changes.subscribe(self.names.changed)
                     self.introduce()
                     while not self.ended.is_set():
-                        share = self.balance()
+                        share = self.balance() if self.may_hold() else self.step_back()
                         self.on_share(share)
                         self.listen(changes, share)
             except SetupError as error:
@@ -66,6 +77,29 @@ class LeaseKeeper(threading.Thread):
             except Exception:
                 logger.exception("partitions: internal error in the lease keeper; it continues")
                 self.ended.wait(self._backoff.next_seconds())
+
+    def may_hold(self) -> bool:
+        """Whether this worker may hold partitions: its loop works, or has failed for a short time only."""
+        if not self.loop_fails():
+            self._away, self._failing_since = False, None
+            return True
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        return not self._away and now - self._failing_since < PATIENCE_LEASES * self.settings.lease_seconds
+
+    def step_back(self) -> Share:
+        """Release the partitions and leave the group, so that workers that can work take over. Without it, the lease would be renewed and
+        the messages would wait."""
+        if not self._away:
+            self._away = True
+            text = (
+                "partitions: the loop has had no working connection for %.1f s, but the lease keeper has. This worker gives its partitions "
+                "up until it gets one. Check the server's maxclients and this process's limit of open files"
+            )
+            logger.error(text, PATIENCE_LEASES * self.settings.lease_seconds)
+            self.release_all()
+        return Share({}, (), None)
 
     def balance(self) -> Share:
         share = balance(
@@ -101,6 +135,7 @@ class LeaseKeeper(threading.Thread):
                 return
 
     def say_lost(self, error: Exception) -> None:
+        self._failing_since = None  # the server is away for both
         if self._lost_since is None and not self.ended.is_set():
             self._lost_since = time.monotonic()
             logger.warning("partitions: Redis does not answer the lease keeper (%s); retrying until it does", error)
@@ -121,9 +156,13 @@ class LeaseKeeper(threading.Thread):
         self.wake()
         self.join(timeout=self.settings.redis_timeout_seconds)
         try:
-            mine = leases_of(self.client, self.names, self.worker)
-            release(self.client, self.names, self.worker, mine, leave=True)
+            self.release_all()
         except (redis.RedisError, OSError) as error:
             logger.warning("partitions: cannot release the leases (%s); they expire by themselves", error)
         finally:
             self.client.close()
+
+    def release_all(self) -> None:
+        """Release all leases and the membership."""
+        mine = leases_of(self.client, self.names, self.worker)
+        release(self.client, self.names, self.worker, mine, leave=True)

@@ -22,7 +22,7 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.results.follow_ups import FollowUps, is_follow_up
 from celery_partitions.results.replies import Replies
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.client import UNWELL, connect
+from celery_partitions.store.client import UNWELL, connect, reserve
 from celery_partitions.store.commits import Commit, CommitStore, CommitTooLarge, CommitUnderWay, Reply
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
@@ -46,6 +46,8 @@ logger = logging.getLogger("celery.worker.partitions")
 
 #: How often a busy loop checks idle partitions for messages: much shorter than a batch, and much longer than the 10 µs it takes.
 POLL_SECONDS = 0.005
+#: What a busy loop needs at once: a commit in flight, another command, and the read that waits for messages.
+CONNECTIONS = 3
 #: If the connection breaks this often during one commit while the server answers, the server refuses that commit.
 REFUSALS = 3
 #: A plain Celery task that takes longer is logged. The time of five batches of a busy partition.
@@ -84,7 +86,7 @@ class PartitionLoop(threading.Thread):
         self.store = CommitStore.of(self.client, self.names, self.settings)
         self.blocking_read = BlockingRead(self.client, self.names)
         self.owned_partitions: dict[str, OwnedPartition] = {}
-        self.on_refusal: Callable[[], None] = lambda: None
+        self.wake_keeper: Callable[[], None] = lambda: None
         self._share = self._followed = Share({}, (), None)
         self._gone: set[tuple[str, int]] = set()
         self._finishing = self._dropping = False
@@ -356,7 +358,7 @@ class PartitionLoop(threading.Thread):
         self.reports.fenced(owned.partition)
         outlived(self.client, self.names, owned, stalled=owned.stalled)
         self.close_partition(owned)
-        self.on_refusal()
+        self.wake_keeper()
 
     def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
         """Run a plain Celery task in its place in the order, by Celery's own tracer, at least once. Adjacent follow-ups run together."""
@@ -384,7 +386,6 @@ class PartitionLoop(threading.Thread):
         share = self._share
         if share is self._followed:
             return
-        self.outage.renewed(share)
         self.settle()
         held_before = set(self.owned_partitions)
         held = {partition: token for partition, token in share.owned.items() if (partition, token) not in self._gone}
@@ -428,11 +429,20 @@ class PartitionLoop(threading.Thread):
 
     def wait(self) -> None:
         """Wait for a message, a delayed message that falls due, or a wake-up by another thread."""
+        if self.outage.is_on:
+            self.reconnect()
         idle, seconds = idle_partitions(self.owned_partitions.values())
         if any(owned.number is not None for owned in idle):
             prepare(self.installation.computations)
         flush_in = self.reports.flush_if_due()
         self.listen(idle, seconds if flush_in is None else min(seconds, flush_in))
+
+    def reconnect(self) -> None:
+        """After an error, and at the start: get all connections that the loop needs. The lease keeper claims nothing without them."""
+        reserve(self.client, CONNECTIONS)
+        self.outage.reached(self._share)
+        if not self.outage.is_on and not self.owned_partitions:
+            self.wake_keeper()
 
     def poll(self) -> None:
         """Check idle partitions for messages without waiting, because busy partitions may never let the loop become idle."""

@@ -13,29 +13,34 @@ logger = logging.getLogger("celery.worker.partitions")
 
 
 class Outage:
-    """Made once per loop, which reports each error and each success to it."""
+    """Made once per loop, which reports each error and each success to it. The lease keeper's thread reads `is_on`."""
 
     def __init__(self) -> None:
+        #: The loop cannot work: it has met an error since its last success, or has not reached the server yet.
+        self.is_on = True
         self._since: float | None = None
         self._share: Share | None = None
         self._backoff = Backoff(random.random)
 
     def goes_on(self, error: Exception, share: Share, *, quietly: bool) -> float:
         """Record that the server failed while the worker had this share. Returns the seconds to wait before the next try."""
+        self.is_on = True
         if self._since is None and not quietly:
             self._since, self._share = time.monotonic(), share
             kind = type(error).__name__
             logger.warning("partitions: Redis error (%s: %s); retrying until it works", kind, error)
         return self._backoff.next_seconds()
 
-    def renewed(self, share: Share) -> None:
-        """End the outage if a lease was renewed since it began. A replica answers peeks but renews no lease."""
+    def reached(self, share: Share) -> None:
+        """The loop has all its connections. This ends the outage if the lease keeper brought a share since it began: a replica answers
+        reads but renews no lease."""
         if share is not self._share:
             self.over()
 
     def over(self) -> None:
         """End the outage: something was written."""
+        self.is_on = False
         if self._since is not None:
             logger.warning("partitions: Redis works again, after %.1f s", time.monotonic() - self._since)
-            self._since = None
+            self._since = self._share = None
             self._backoff.worked()

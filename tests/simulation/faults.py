@@ -103,6 +103,13 @@ class Faults(Scene):
             session.cut, session.blocked, session.channels = True, None, set()
             session.outbox.clear()
 
+    def fill_server(self) -> None:
+        """The server has as many connections as it takes, and one of a worker is cut: perhaps its loop's, perhaps its keeper's."""
+        seconds = self.random.choice((0.5, 2.5, 6.0))
+        self.tell(f"the server takes no more connections for {seconds} s", "server full")
+        self.world.full_until = self.world.now + seconds
+        self.cut()
+
     def pause_server(self) -> None:
         seconds = self.random.choice((0.3, 1.5))
         self.tell(f"the server stands still for {seconds} s", "server pause")

@@ -101,6 +101,8 @@ class Connection:
             self.world.check_alive()
             if self.world.server_is_down and self.pool.owner != OUTSIDE:
                 raise ConnectionError("Error 111 connecting to the simulated server. Connection refused.")
+            if self.world.full_until > self.world.now and self.pool.owner != OUTSIDE:
+                raise ConnectionError("max number of clients reached")
             self.session = Session(self.pool.owner)
             self.world.server.sessions.append(self.session)
             for callback in self._on_connect:

@@ -37,6 +37,7 @@ ACTIONS = {
     "freeze": 6,
     "pass_time": 4,
     "cut": 5,
+    "fill_server": 1,
     "pause_server": 2,
     "restart_server": 2,
     "flush_scripts": 2,
@@ -161,7 +162,7 @@ class Schedule(Faults, Operators):
         world = self.world
         self.stormy = False
         world.note("========= calm")
-        world.paused_until = world.down_until = 0.0
+        world.paused_until = world.down_until = world.full_until = 0.0
         for thread in world.threads:
             thread.frozen_until = thread.process.frozen_until = 0.0
         self.workers = [worker for worker in self.workers if not worker.gone]

@@ -51,8 +51,8 @@ class Worker:
         installation = self._installation
         settings, names = installation.settings, installation.group.names
         self.loop = PartitionLoop(installation, self.name, Reports(), self._run_plain_task, frozenset())  # type: ignore[arg-type]
-        self.keeper = LeaseKeeper(settings, names, self.name, (), self.loop.follow)
-        self.loop.on_refusal = self.keeper.wake
+        self.keeper = LeaseKeeper(settings, names, self.name, (), self.loop.follow, loop_fails=lambda: self.loop.outage.is_on)
+        self.loop.wake_keeper = self.keeper.wake
         self._loop_thread = self.world.spawn(self.process, "loop", self.loop.run)
         self._keeper_thread = self.world.spawn(self.process, "keeper", self.keeper.run)
         self.keeper.join = self._join_keeper  # type: ignore[method-assign]

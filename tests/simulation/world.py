@@ -86,6 +86,8 @@ class World:
         self.hub = getcurrent()
         self.threads: list[Thread] = []
         self.paused_until = self.down_until = 0.0
+        #: Until then the server takes no more connections.
+        self.full_until = 0.0
         #: What happened, when somebody wants it.
         self.trace: list[str] | None = None
 

@@ -97,6 +97,10 @@ class Proxy:
         """
         return self._add(Fault(marker, lose="reply", remaining=times))
 
+    def forgive(self) -> None:
+        """From now on no fault that was asked for loses anything."""
+        self._do(lambda: [fault.cancel() for fault in self._traffic.faults])
+
     def check_faults(self) -> None:
         """Raise `AssertionError` for a fault that never met its request: the test passed without it. `Fault.cancel` takes one back."""
         unmet = [fault for fault in self._traffic.faults if fault.remaining and not fault.fired]
