@@ -7,7 +7,7 @@ text says so.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, cast
@@ -16,6 +16,7 @@ import redis
 
 from celery_partitions.admin.known_flaws import describe_flaws
 from celery_partitions.admin.permissions import is_local, needs_no_password, refused_commands, who_am_i
+from celery_partitions.admin.queue_consumers import describe_foreign_consumers
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.errors import SetupError
@@ -46,8 +47,11 @@ class Check:
     text: str
 
 
-def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check]:
-    """Run all checks; the most basic ones come first."""
+def examine(
+    settings: Settings, client: redis.Redis, names: Names, ask_for_consumers: Callable[[], Mapping[str, list[str]]] = dict
+) -> list[Check]:
+    """Run all checks; the most basic ones come first. `ask_for_consumers` returns the queues that Celery workers consume, by node name; it
+    is called if the server answers."""
     before = time.time()
     try:
         seconds, micros = client.time()
@@ -69,7 +73,7 @@ def examine(settings: Settings, client: redis.Redis, names: Names) -> list[Check
         _user(client, settings, names),
         judge_connection(settings),
         judge_signing(settings),
-        *_group(client, names, settings),
+        *_group(client, names, settings, ask_for_consumers, seconds + micros / 1e6),
         *_libraries(),
     ]
 
@@ -220,12 +224,15 @@ def judge_signing(settings: Settings) -> Check:
     return Check("signing", "warn", f"states are not signed: anyone who can write to Redis can forge states. {fix}")
 
 
-def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Check]:
+def _group(
+    client: redis.Redis, names: Names, settings: Settings, ask_for_consumers: Callable[[], Mapping[str, list[str]]], now: float
+) -> Iterator[Check]:
     try:
         layout, found = cast(list[bytes | None], client.hmget(names.group_meta, ["layout", "partitions"]))
         count = settings.partitions if found is None else int(found)
         refuse_other_layout(names, layout)
         rows, workers = read_status(client, names, count), read_workers(client, names)
+        foreign = describe_foreign_consumers(client, names, count, workers, ask_for_consumers(), now)
     except SetupError as error:
         yield Check("partitions", "bad", str(error))
         return
@@ -240,6 +247,10 @@ def _group(client: redis.Redis, names: Names, settings: Settings) -> Iterator[Ch
     else:
         yield Check("partitions", "ok", f"{count}, the same here and in Redis")
     yield judge_workers(rows, workers, names)
+    if foreign is None:
+        yield Check("queues", "ok", "no one but partition workers was seen to consume the partitions' queues")
+    else:
+        yield Check("queues", "bad", foreign)
 
 
 def judge_workers(rows: list[PartitionStatus], workers: list[WorkerStatus], names: Names) -> Check:

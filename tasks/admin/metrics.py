@@ -67,6 +67,11 @@ COUNTERS = (
         lambda partition: partition.measurements.fenced,
     ),
     _Counter(
+        "foreign_removals",
+        "Times that something other than the partition's worker removed messages from its queue.",
+        lambda partition: partition.measurements.removals,
+    ),
+    _Counter(
         "state_cache_hits", "Needed states that were in the worker's memory.", lambda partition: partition.measurements.cache_hits
     ),
     _Counter(

@@ -67,6 +67,13 @@ class LastError(msgspec.Struct, frozen=True, gc=False):
     message_id: str | None = None
 
 
+class Removal(msgspec.Struct, frozen=True, gc=False):
+    """The last time that something other than a commit removed or moved messages of the queue."""
+
+    #: Seconds since the epoch, by the server's clock.
+    at: float
+
+
 def _latency() -> Histogram:
     return Histogram([0] * (len(LATENCY_SECONDS) + 1))
 
@@ -104,6 +111,9 @@ class Measurements(msgspec.Struct, omit_defaults=True, gc=False):
     cache_misses: int = 0
     #: Messages of parked keys that were retried.
     retried: int = 0
+    #: How often messages left the queue without a commit.
+    removals: int = 0
+    last_removal: Removal | None = None
     last_error: LastError | None = None
 
 
@@ -148,6 +158,9 @@ def merged(parts: Iterable[Measurements]) -> Measurements:
         whole.cache_hits += part.cache_hits
         whole.cache_misses += part.cache_misses
         whole.retried += part.retried
+        whole.removals += part.removals
+        if part.last_removal is not None and (whole.last_removal is None or part.last_removal.at > whole.last_removal.at):
+            whole.last_removal = part.last_removal
         its_error, mine_error = part.last_error, whole.last_error
         if its_error is not None and (mine_error is None or its_error.at > mine_error.at):
             whole.last_error = its_error

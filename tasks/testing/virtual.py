@@ -69,6 +69,8 @@ class _Silent:
 
     def fenced(self, partition: str) -> None: ...
 
+    def removed(self, owned: OwnedPartition) -> None: ...
+
     def flush_if_due(self) -> float | None:
         return None
 

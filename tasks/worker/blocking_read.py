@@ -73,6 +73,11 @@ class BlockingRead:
             if found or woken or time.monotonic() >= until:
                 return found
 
+    @property
+    def is_tracking(self) -> bool:
+        """Whether one connection waits for all partitions. Then `wait` finds None only for a queue that got a message."""
+        return self._tracked is not None
+
     def is_watching(self, partition: str) -> bool:
         """Whether a message on the partition would end the wait."""
         return partition in self._peeks or (self._tracked is not None and self._tracked.is_watching(partition))

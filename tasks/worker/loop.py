@@ -28,6 +28,7 @@ from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.worker.batch_loader import drop_known_duplicates, load_parked, load_states
 from celery_partitions.worker.blocking_read import BlockingRead
+from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.outage import Outage
@@ -98,6 +99,7 @@ class PartitionLoop(threading.Thread):
         #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
         self.under_way: UnderWay | None = None
         self.outage = Outage()
+        self.foreign_consumers = ForeignConsumers(self.names, time.monotonic, self.reports.removed)
         #: Started by the boot step.
         self.stalls = StallDetector()
         self.follow_ups = FollowUps(installation, reports.node, self.store)
@@ -227,6 +229,8 @@ class PartitionLoop(threading.Thread):
         reply = self.store.peek(owned.lease)
         if reply.status == "ok" and not owned.is_where_it_was(reply):
             owned.forget_all()
+        elif owned.had_message and reply.status == "ok":
+            self.foreign_consumers.peeked(owned, reply)
         return self.judge(owned, reply)
 
     def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
@@ -297,6 +301,8 @@ class PartitionLoop(threading.Thread):
             raise
         # The commit of a retry may ask for no messages: then the known ones of the queue stay.
         kept = [] if under_way.planned.commit.ask else owned.messages
+        if reply.status == "moved" and under_way.sent is not None:  # else Redis may have lost data
+            self.foreign_consumers.commit_refused(owned, under_way.batch, reply)
         if self.judge(owned, reply):
             if kept and not owned.unknown:
                 owned.messages = kept
@@ -313,14 +319,14 @@ class PartitionLoop(threading.Thread):
     def answer(self, under_way: UnderWay) -> Reply:
         """The answer to a commit. After a lost reply the same commit is sent again; it is idempotent."""
         give_up: float | None = None
-        sent, failures = under_way.sent, 0
+        failures = 0
         while True:
             if self._dropping:
                 raise Dropped
             try:
-                reply = self.store.send(under_way.planned.commit) if sent is None else self.store.finish(sent)
+                reply = self.store.send(under_way.planned.commit) if under_way.sent is None else self.store.finish(under_way.sent)
             except UNWELL as error:
-                sent = None
+                under_way.sent = None
                 if self._finishing:
                     give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
                     if time.monotonic() > give_up:
@@ -468,6 +474,7 @@ class PartitionLoop(threading.Thread):
                 owned.messages = [head]
             else:
                 owned.unknown = True
+                owned.had_message = head is None and self.blocking_read.is_tracking and owned.watched_at == owned.commit_number
 
     def rest(self, error: Exception) -> None:
         """After a server error: log it once per outage, and wait a little longer each time."""

@@ -29,7 +29,9 @@ from celery_partitions.store.telemetry import (
     LATENCY_SECONDS,
     LastError,
     Measurements,
+    Removal,
 )
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.planned_commit import UnderWay
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -98,6 +100,12 @@ class Measurer:
     def fenced(self, partition: str) -> None:
         """Count a commit that was refused because another worker has taken over."""
         self._of(partition).fenced += 1
+
+    def removed(self, owned: OwnedPartition) -> None:
+        """Count that something other than a commit took messages out of the queue."""
+        found = self._of(owned.partition)
+        found.removals += 1
+        found.last_removal = Removal(owned.server_now())
 
     def write_if_due(self) -> float | None:
         """Write measurements if they are due. Returns the seconds until they are; None: there is nothing to write."""

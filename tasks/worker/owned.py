@@ -201,6 +201,8 @@ class OwnedPartition:
     fault: str = ""
     #: The commit number when the pending blocking peek began. Its message is the queue's head only while this number is current.
     watched_at: int = -1
+    #: Its empty queue got a message, and this worker has committed nothing since.
+    had_message: bool = False
 
     @property
     def partition(self) -> str:

@@ -36,6 +36,7 @@ class UnderWay:
     batch: Batch
     outcome: Outcome
     planned: PlannedCommit
+    #: None: it must be sent again, or was, because sending it failed or its answer was lost.
     sent: CommitUnderWay | None
 
 

@@ -23,6 +23,7 @@ from celery_partitions.model.messages import details_of
 from celery_partitions.model.outcome import Failure, Outcome, Park
 from celery_partitions.worker.logs import log_fields, log_fields_of
 from celery_partitions.worker.measurer import Measurer
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.planned_commit import UnderWay
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -91,6 +92,11 @@ class Reports:
         logger.warning(text, partition, extra=log_fields(partition))
         if self.measurer is not None:
             self.measurer.fenced(partition)
+
+    def removed(self, owned: OwnedPartition) -> None:
+        """After something other than a commit took messages out of a queue."""
+        if self.measurer is not None:
+            self.measurer.removed(owned)
 
     def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
         """A retry is a warning. A message that is given up is an error with its exception, as a plain Celery task's failure is."""

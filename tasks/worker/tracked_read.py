@@ -28,7 +28,7 @@ class NotOffered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Changed:
-    """Keys that changed; None: any key may have changed."""
+    """Keys that changed; None: any key may have changed, because a database was emptied."""
 
     keys: list[bytes] | None
 
@@ -66,7 +66,10 @@ class TrackedRead:
         self._asked.extend(fresh)
 
     def read(self) -> dict[str, bytes | redis.ResponseError | None]:
-        """What has arrived, without waiting: partition → its oldest message, None if its queue changed, or the server's error."""
+        """What has arrived, without waiting: partition → its oldest message, None if its queue changed, or the server's error.
+
+        When a database was emptied, all queues are read again by the next `watch`.
+        """
         found: dict[str, bytes | redis.ResponseError | None] = {}
         while self._connection.can_read(timeout=0):
             try:
@@ -76,7 +79,9 @@ class TrackedRead:
             except redis.ResponseError as refusal:
                 answer = refusal
             match answer:
-                case _Changed(keys):
+                case _Changed(None):
+                    self._empty.clear()
+                case _Changed(list() as keys):
                     found |= dict.fromkeys(self._news_of(keys))
                 case list() | redis.ResponseError():
                     self._asked_at = time.monotonic()
@@ -119,9 +124,9 @@ class TrackedRead:
             connection.disconnect()
             self.client.connection_pool.release(connection)
 
-    def _news_of(self, keys: list[bytes] | None) -> list[str]:
+    def _news_of(self, keys: list[bytes]) -> list[str]:
         """The partitions whose empty queue has changed. A queue that was requested again since is left out: its answer is pending."""
-        changed = list(self._empty) if keys is None else [self._partition_of.get(key, "") for key in keys]
+        changed = [self._partition_of.get(key, "") for key in keys]
         return [partition for partition in changed if self._empty.pop(partition, None) is not None]
 
     @staticmethod

@@ -48,7 +48,7 @@ def test_every_number_of_a_partition(group: Group, client: redis.Redis, names: N
     client.hset(names.dead("1"), mapping={"1-0-0": "{}"})
     client.zadd(names.delayed("1"), {"x": 1})
     balance(client, names, "node@host/u", lease_seconds=60, partitions=4, pins=["1"])
-    measured = Measurements(takeovers=8, fenced=9, cache_hits=10, cache_misses=11, retried=12)
+    measured = Measurements(takeovers=8, fenced=9, cache_hits=10, cache_misses=11, retried=12, removals=13)
     measured.latency.observe(LATENCY_SECONDS, 0.02, 7)
     add_measurements(client, names, {"1": measured})
     registry = registered(GroupCollector(group))
@@ -58,10 +58,11 @@ def test_every_number_of_a_partition(group: Group, client: redis.Redis, names: N
             "messages_processed_total", "messages_failed_total", "messages_forwarded_total", "messages_emitted_total",
             "messages_deduplicated_total", "messages_skipped_total", "messages_dead_lettered_total", "lease_takeovers_total",
             "fenced_commits_total", "state_cache_hits_total", "state_cache_misses_total", "messages_retried_total",
+            "foreign_removals_total",
             "queue_length", "delayed_messages", "dead_letters", "parked_keys", "state_keys", "paused", "leases_held",
         )
     }  # fmt: skip
-    assert list(found.values()) == [70, 6, 5, 4, 3, 2, 1, 8, 9, 10, 11, 12, 1, 1, 1, 2, 1, 1, 1]
+    assert list(found.values()) == [70, 6, 5, 4, 3, 2, 1, 8, 9, 10, 11, 12, 13, 1, 1, 1, 2, 1, 1, 1]
     assert value(registry, "oldest_message_age_seconds") is None, "its oldest message has no time of sending"
     assert value(registry, "oldest_message_age_seconds", "0") == 0
     assert value(registry, "leases_held", "0") == 0

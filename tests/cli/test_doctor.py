@@ -10,7 +10,7 @@ from tests.producer.conftest import MakeApp
 
 SUBJECTS = {
     "settings", "version", "flaws", "eviction", "role", "persistence", "clock", "memory", "connections", "replicas", "scripts", "user", "TLS", "signing",
-    "partitions", "workers", "libraries",
+    "partitions", "workers", "queues", "libraries",
 }  # fmt: skip
 
 
