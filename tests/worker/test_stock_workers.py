@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from celery import Celery
 from celery_partitions import install
 from celery_partitions.runtime.registry import installation_of, remove_installation
 from celery_partitions_config.settings import Settings
+from tests.support.apps import close_app
 from tests.support.worker import ROOT, WorkerProcess
 
 QUIET = ("-Q", "celery", "--without-gossip", "--without-mingle")
@@ -27,7 +28,9 @@ def test_a_worker_that_serves_no_partitions_is_as_celery_made_it(
     start_worker: Callable[..., WorkerProcess], redis_url: str, pool: tuple[str, ...]
 ) -> None:
     described: list[dict[str, Any]] = []
-    with closing(Celery("outside", broker=redis_url, backend=redis_url, set_as_current=False)) as outside:
+    outside = Celery("outside", broker=redis_url, backend=redis_url, set_as_current=False)
+    with ExitStack() as stack:
+        stack.callback(close_app, outside)
         for installed in (0, 1):
             worker = start_worker("tests.worker.stock", *QUIET, *pool, INSTALLED=installed, PARTITIONS_LOG_FORMAT="json").wait_ready()
             described.append(outside.send_task("describe worker").get(timeout=60))
