@@ -171,6 +171,11 @@ class Settings:
         0.2, parse_seconds, used_by="workers",
         help="After this time a batch stops and commits what it has computed.",
     )
+    concurrency: int = setting(
+        100, parse_count, used_by="workers",
+        help="The most calls of one async or threaded computation that are in flight in one worker process, unless its declaration says "
+        "concurrency=.",
+    )
     batch_state_bytes: int = setting(
         32_000_000, parse_count, used_by="workers",
         help="About how many bytes the stored states of one batch's keys may have together. As objects they take several times as much. The "

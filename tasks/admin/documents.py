@@ -33,6 +33,7 @@ def json_parked(one: ParkedKey) -> dict[str, Any]:
         "waiting": one.waiting,
         "held": one.record.due is None,
         **record,
+        "reason": one.record.why,
     }
 
 

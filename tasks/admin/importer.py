@@ -97,7 +97,7 @@ class Importer:
         counts = {
             "messages": sum(row.length + row.delayed for row in rows),
             "states": sum(row.keys for row in rows),
-            "parked keys": sum(row.parked for row in rows),
+            "parked keys": sum(row.parked + row.running for row in rows),
             "dead letters": sum(row.dead for row in rows),
         }
         return {what: count for what, count in counts.items() if count}

@@ -19,9 +19,9 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import ParkedKeyRecord, read_record
 from celery_partitions.store.scripts import digest_of, script
 
-#: `not-failed`: the first waiting message has not failed, so there is nothing to skip or discard. `changed`: another message has
+#: `running`: the call of the first waiting message is in flight, so there is nothing to do. `not-failed`: the first waiting message has not failed, so there is nothing to skip or discard. `changed`: another message has
 #: failed since the operator looked, or the key kept changing.
-Answer = Literal["ok", "changed", "not-parked", "not-failed"]
+Answer = Literal["ok", "changed", "not-parked", "not-failed", "running"]
 
 #: How often an action is attempted when a worker changes the key between the read and the script.
 TRIES = 10
@@ -29,12 +29,12 @@ TRIES = 10
 
 @dataclass(frozen=True, slots=True)
 class ParkedKey:
-    """A key whose messages wait after a failure."""
+    """A key whose messages wait in its mailbox."""
 
     key: str
     partition: int
     record: ParkedKeyRecord
-    #: Messages in its mailbox, including the one that failed.
+    #: Messages in its mailbox, including the one that failed or runs.
     waiting: int
 
 
@@ -121,6 +121,8 @@ class ParkedKeys:
             seen = self._see(key)
             if seen is None:
                 return "not-parked"
+            if seen.record.why == "running":
+                return "running"
             if of is not None and (of.message_id, of.since) != (seen.record.message_id, seen.record.since):
                 return "changed"
             if action != "retry" and (seen.head is None or not (seen.record.error or seen.record.dead_letter)):

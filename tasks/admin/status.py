@@ -31,6 +31,8 @@ class PartitionStatus:
     paused: bool
     #: Messages that wait for their `eta`.
     delayed: int
+    #: Keys whose call was in flight at the last commit, or that wait for such a call. They are not counted as `parked`.
+    running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Holders:
 #: How many answers `request_holders` has.
 HOLDERS_ANSWERS = 3
 #: The counters of `meta` that a status is made of.
-_META = ("processed", "paused")
+_META = ("processed", "paused", "running")
 
 
 def read_status(client: redis.Redis, names: Names, partitions: int) -> list[PartitionStatus]:
@@ -111,17 +113,21 @@ def partition_status(names: Names, partition: str, holders: Holders, row: Sequen
     hash)."""
     lengths, (meta, parked, dead, delayed), keys = row[:4], row[4:8], row[8:]
     worker = holders.workers.get(partition)
-    processed, paused, *more = meta if isinstance(meta, list) else (None, None)
+    processed, paused, running, *more = meta if isinstance(meta, list) else (None, None, None)
+    apart = _count(parked)
+    # An operator's edit may take a running key away before its owner counts again.
+    running_keys = min(int(running or 0), apart)
     status = PartitionStatus(
         queue=names.queue_name(partition),
         owner=None if worker is None else node_name(worker),
         length=sum(map(_count, lengths)),
         processed=int(processed or 0),
         keys=sum(map(_count, keys)),
-        parked=_count(parked),
+        parked=apart - running_keys,
         dead=_count(dead),
         paused=paused is not None,
         delayed=_count(delayed),
+        running=running_keys,
     )
     return status, more
 

@@ -29,29 +29,31 @@ MAX_ERROR_CHARACTERS = 60
 
 @click.group(short_help="List keys that wait after a failure; retry or skip.")
 def parked() -> None:
-    """List, retry, skip and discard parked keys: keys that wait after a failure.
+    """List, retry, skip and discard parked keys: keys whose messages wait in a mailbox of their own, in order.
 
-    Only that key waits, not its partition. Its messages wait in a mailbox, in order; the first one is the message that failed.
+    A key waits after a failure (why: retry or hold); the first message in its mailbox is the one that failed. Or the call of its first
+    message is in flight (why: running); there is nothing to do about that. Only that key waits, not its partition.
     """
 
 
 def print_parked(found: Sequence[ParkedKey], now: float) -> None:
     """Print the table of parked keys. `now`: seconds, by the server's clock."""
     print_table(
-        ("key", "partition", "waiting", "for", "try", "due", "error"),
+        ("key", "partition", "waiting", "why", "for", "try", "due", "error"),
         [
             (
                 shown_key(one.key),
                 one.partition,
                 one.waiting,
+                one.record.why,
                 span(now - one.record.since) if one.record.since else "-",
                 one.record.attempt,
-                _due(one.record.due, now),
+                "-" if one.record.why == "running" else _due(one.record.due, now),
                 one.record.error[:MAX_ERROR_CHARACTERS],
             )
             for one in found
         ],
-        whole=("partition", "waiting", "for", "try", "due"),
+        whole=("partition", "waiting", "why", "for", "try", "due"),
     )
 
 
@@ -69,7 +71,7 @@ def _due(due: float | None, now: float) -> str:
 def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     """List the parked keys of all partitions, longest waiting first.
 
-    Columns: waiting messages, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
+    Columns: waiting messages, why, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
     """
     group = installation_in(context).group
     found = sorted(group.parked_keys.all(), key=lambda one: one.record.since)[:limit]
@@ -139,7 +141,7 @@ def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everythin
     if bool(typed) == everything:
         raise click.UsageError("name the keys, or pass --all")
     if everything:
-        return list(keys.all())
+        return [one for one in keys.all() if one.record.why != "running"]
     chosen = []
     for key in (typed_key(one, in_base64) for one in typed):
         found = keys.get(key)
@@ -170,6 +172,7 @@ def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> in
 
 _REFUSALS: dict[Answer, str] = {
     "not-parked": "is no longer parked",
+    "running": "is running: the call of its first message is in flight",
     "not-failed": "waits with a message that has not failed yet",
     "changed": "changed meanwhile. List it again and retry",
 }

@@ -20,7 +20,7 @@ def status(context: click.Context, as_json: bool) -> None:
         print_json(rows)
         return
     print_table(
-        ("queue", "owner", "length", "processed", "keys", "parked", "dead", "delayed", "paused"),
+        ("queue", "owner", "length", "processed", "keys", "parked", "running", "dead", "delayed", "paused"),
         [
             (
                 r.queue,
@@ -29,6 +29,7 @@ def status(context: click.Context, as_json: bool) -> None:
                 r.processed,
                 r.keys,
                 r.parked,
+                r.running,
                 r.dead,
                 r.delayed,
                 "yes" if r.paused else "no",

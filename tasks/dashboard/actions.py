@@ -27,6 +27,7 @@ CHANGED = "the key changed meanwhile; nothing was done. Reload the page and try 
 _NOT_DONE = {
     "changed": CHANGED,
     "not-parked": "the key is no longer parked; nothing was done",
+    "running": "the key is running: the call of its first message is in flight; nothing was done",
     "not-failed": "the key's first waiting message has not failed yet; nothing was done",
 }
 _PARKED_DONE = {

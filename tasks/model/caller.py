@@ -6,8 +6,8 @@ given to the next stage, immediately. If the computation changes the object late
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -51,12 +51,14 @@ class Calling:
 
     partition: int
     pickling: Pickling
-    #: Whether computations without a time limit are called directly, instead of being yielded as a `Call`.
+    #: Whether plain computations without a time limit are called directly, instead of being yielded as a `Call`.
     inline: bool
     #: Makes the messages of outputs. None if there are no pipelines.
     writer: MessageWriter | None
     #: The server's time, in seconds since the epoch.
     now: float
+    #: `Context.resources`.
+    resources: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Caller:
@@ -88,8 +90,8 @@ class Caller:
         return run.outputs
 
     def is_inline(self, computation: Computation) -> bool:
-        """Whether the computation is called directly, instead of being yielded as a `Call`."""
-        return self._inline and computation.time_limit_seconds is None
+        """Whether the computation is called directly (it is plain and has no time limit), instead of being yielded as a `Call`."""
+        return self._inline and computation.time_limit_seconds is None and computation.executor == "loop"
 
     def arguments(self, computation: Computation, item: Work, value: Any, attempt: int) -> list[Any]:
         """The arguments of one computation for a value: the value, the state of the item's key, the context. Notes it as called last."""
@@ -101,7 +103,7 @@ class Caller:
             sent_at = details_of(item.raw).sent_at
             sent_at = sent_at if isinstance(sent_at, int | float) else None
             message_id = item.envelope.headers.id
-            arguments.append(Context(item.key, message_id, self.calling.partition, sent_at, attempt))
+            arguments.append(Context(item.key, message_id, self.calling.partition, sent_at, attempt, self.calling.resources))
         return arguments
 
     def state(self, computation: Computation, key: str) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
 
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError, describe
+from celery_partitions.model.executors import Executor, executor_of, is_async
 from celery_partitions.model.keys import SHORT_KEY, normalize_key
 from celery_partitions.model.messages import MessageCodec, first_annotation
 from celery_partitions.model.names_given import check_name
@@ -18,7 +19,7 @@ from celery_partitions.model.state import StateClass
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NOT_PLAIN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+_GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Context:
     sent_at: float | None
     #: 1 for the first try, 2 for the first retry, and so on.
     attempt: int
+    #: What the app's `lifespan` yielded in this worker process, such as a client with its connections. Empty without a lifespan.
+    resources: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Windows(Protocol):
@@ -122,6 +125,12 @@ class Computation:
     takes_values: bool = False
     #: Computations with the same scope are rolled back together when a message of a key fails, because they share states.
     scope: str = ""
+    #: Where its calls run. Those of `async` and `threads` may be in flight for many keys at once.
+    executor: Executor = "loop"
+    #: The most calls in flight in one worker process. None: PARTITIONS_CONCURRENCY.
+    concurrency: int | None = None
+    #: A key's next call starts only after the commit of the one before.
+    strict: bool = False
     #: Modules whose classes may appear in values between stages.
     modules: tuple[str, ...] = ()
     #: The nodes that receive a message of a source or a stage, in this order. Filled when the pipeline is built.
@@ -135,21 +144,28 @@ class Computation:
             self.stateful.append(self)
 
     @property
+    def waiting(self) -> Computation | None:
+        """The first of its stages (or itself) whose calls do not run in the loop's thread. None for plain computations."""
+        if self.executor != "loop":
+            return self
+        return next((stage for stage in _stages(self.roots) if stage.executor != "loop"), None) if self.roots else None
+
+    @property
     def limited(self) -> Computation | None:
         """The first of its stages that has a time limit. A message that hung is attributed to this stage."""
-        return next(_limited(self.roots), None)
+        return next((stage for stage in _stages(self.roots) if stage.time_limit_seconds is not None), None)
 
     def key_of(self, message: Any) -> str:
         """The message's normalized key. Raises `KeyExtractionError` if the extractor raises, or returns something that is not a key."""
         return extracted_key(self.extract, message)
 
 
-def _limited(nodes: list[Node]) -> Iterator[Computation]:
+def _stages(nodes: list[Node]) -> Iterator[Computation]:
+    """The stages that run under the same key, in the order of their calls."""
     for node in nodes:
         if isinstance(node, StageNode):
-            if node.computation.time_limit_seconds is not None:
-                yield node.computation
-            yield from _limited(node.then)
+            yield node.computation
+            yield from _stages(node.then)
 
 
 def extracted_key(extract: Callable[[Any], Any], message: Any) -> str:
@@ -168,6 +184,8 @@ def key_extractor(function: F) -> F:
     producer gets the error; a message from any other producer becomes a dead letter. Raises `DeclarationError`.
     """
     _positional(function, "a key extractor", (1,), "(message)")
+    if is_async(function):
+        raise DeclarationError("a key extractor must be a plain function (def), because producers call it too")
     return function
 
 
@@ -182,6 +200,9 @@ def declare(
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
+    executor: Literal["threads"] | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
 ) -> Computation:
     """Check a declaration and make its `Computation`. Raises `DeclarationError` that says what to change.
 
@@ -197,9 +218,10 @@ def declare(
         parameters = _positional(
             function, f"state computation {name!r}", (2, 3), "(message, state) or (message, state, context)"
         )
-    if any(is_kind(function) for is_kind in _NOT_PLAIN):
+    if any(is_kind(function) for is_kind in _GENERATORS):
         # Calling one would run nothing of its body: messages would be removed, and nothing done.
-        raise DeclarationError(f"computation {name!r} is async or a generator. Make it a plain function (def)")
+        raise DeclarationError(f"computation {name!r} is a generator (it has a yield). Return a list from a stage declared with _multi instead")
+    where = executor_of(name, function, executor, concurrency, strict)
     if reply and key is None:
         raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
     takes_context = len(parameters) == (2 if state is None else 3)
@@ -210,7 +232,7 @@ def declare(
         codec=_codec(function, parameters[0], is_stage=key is None),
         state=None if state is None else StateClass(state),
         takes_context=takes_context,
-        plain_call=key is not None and state is not None and not takes_context and time_limit is None,
+        plain_call=key is not None and state is not None and not takes_context and time_limit is None and where == "loop",
         on_error=_looked_over(name, on_error),
         replies=reply,
         time_limit_seconds=seconds_or_none(name, "time_limit", time_limit),
@@ -218,6 +240,9 @@ def declare(
         role="task" if key is not None else "stage",
         multi=multi,
         scope=name,
+        executor=where,
+        concurrency=concurrency,
+        strict=strict,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -78,8 +78,13 @@ class Emit(msgspec.Struct, frozen=True, gc=False):
     first_number: int
 
 
+#: Why a key's messages wait in its mailbox. `retry`, `hold`: a call failed. `running`: a call was in flight when its batch was committed, or
+#: the next message of such a key has not started yet.
+WhyParked = Literal["retry", "hold", "running"]
+
+
 class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
-    """A parked key: when its next try is due, the number of that try, and the error. The failed message is the oldest in its mailbox."""
+    """A parked key: when its next try is due, the number of that try, and the error. The message of that try is the oldest in its mailbox."""
 
     #: Seconds since the epoch, server clock. None: the key waits for an operator.
     due: float | None
@@ -90,8 +95,15 @@ class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
     dead_letter: str | None = None
     message_id: str | None = None
     task: str | None = None
-    #: When the message failed for the first time (seconds since the epoch, server clock).
+    #: When the message failed for the first time, or when its key left the queue (seconds since the epoch, server clock).
     since: float = 0.0
+    #: "": parked after a failure.
+    reason: Literal["", "running"] = ""
+
+    @property
+    def why(self) -> WhyParked:
+        """Why the key waits."""
+        return self.reason or ("hold" if self.due is None else "retry")
 
 
 class PutParkedKey(msgspec.Struct, frozen=True, gc=False):

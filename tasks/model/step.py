@@ -9,7 +9,7 @@ counts once.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from types import MappingProxyType
 from typing import Any, assert_never, cast
@@ -17,6 +17,7 @@ from typing import Any, assert_never, cast
 from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import TimeLimitExceeded, describe
+from celery_partitions.model.executors import call_and_wait
 from celery_partitions.model.items import (
     DeadLetterItem,
     Delayed,
@@ -50,7 +51,7 @@ class StepRules:
     random: Callable[[], float]
     #: The step ends after this time (by `clock`), but not before one message is done.
     seconds: float
-    #: Whether the machine calls computations without a time limit directly. It yields all others as a `Call`. The outcome is the same, but
+    #: Whether the machine calls plain computations without a time limit directly. It yields all others as a `Call`. The outcome is the same, but
     #: most computations take less time than yielding a call.
     inline: bool = True
     #: The longest message that workers decode (PARTITIONS_MESSAGE_BYTES). It limits returned values.
@@ -59,6 +60,8 @@ class StepRules:
     writer: MessageWriter | None = None
     #: The server's time for windows, in seconds since the epoch.
     now: float = 0.0
+    #: What computations get as `Context.resources`.
+    resources: Mapping[str, Any] = field(default_factory=dict)
 
 
 class StepMachine:
@@ -113,7 +116,9 @@ class StepMachine:
 
 
 def call_directly(call: Call) -> Any:
-    """Call the computation in this thread, without a time limit."""
+    """Call the computation in this thread, without a time limit. A coroutine runs to its end, before anything else."""
+    if call.computation.executor == "async":
+        return call_and_wait(call.computation.function, call.arguments)
     return call.computation.function(*call.arguments)
 
 
@@ -153,6 +158,7 @@ class _Step:
             inline=rules.inline,
             writer=rules.writer,
             now=rules.now,
+            resources=rules.resources,
         )
         self.caller = Caller(states, calling)
         self.touched = self.caller.touched

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.executors import is_async
 from celery_partitions.model.restricted_pickle import load_and_list
 
 
@@ -55,6 +56,12 @@ def looked_over(aggregation: Any, *, combines: bool) -> Any:
     missing = [name for name in wanted if not _has(made, name)]
     if missing:
         raise DeclarationError(f"aggregation {type(made).__qualname__} has no {' and no '.join(missing)}")
+    coroutines = [name for name in wanted if is_async(getattr(made, name))]
+    if coroutines:
+        raise DeclarationError(
+            f"aggregation {type(made).__qualname__}: {' and '.join(coroutines)} must be plain functions (def). Windows run in the partition loop; "
+            "put an async stage before or after them"
+        )
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
 
 import msgspec
 from celery.canvas import Signature
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class OrderedComputation(Sending, Generic[P, R]):
-    """A declared computation. Workers apply the messages of a key in order, one at a time. Calling it calls your plain function."""
+    """A declared computation. Workers apply the messages of a key in order, one at a time. Calling it calls your function."""
 
     def __init__(self, computation: Computation) -> None:
         self.computation = computation
@@ -107,6 +107,9 @@ def state_computation(
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
+    executor: Literal["threads"] | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
@@ -127,6 +130,11 @@ def state_computation(
     `update.delay(message).get()` then is a request to the key, answered in the key's order. If the message is given up, `get()`
     raises its error. A message can override this (`apply_async(ignore_result=…)`).
 
+    An `async def` runs in the worker's event loop, and calls of many keys are in flight at once; the calls of one key still run one at a
+    time, in order. `executor="threads"` does the same for a blocking function, in a pool of threads. `concurrency`: the most calls in
+    flight in one worker process (default `PARTITIONS_CONCURRENCY`). `strict`: a key's next call starts only after the commit of the one
+    before; by default it starts when that call has ended, and if the commit is refused both run again.
+
     Raises `DeclarationError`.
     """
 
@@ -139,6 +147,9 @@ def state_computation(
         time_limit=time_limit,
         deduplicate=deduplicate,
         reply=reply,
+        executor=executor,
+        concurrency=concurrency,
+        strict=strict,
     )
 
 
@@ -148,10 +159,23 @@ def state_computation_multi(
     state: type[S],
     on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
+    executor: Literal["threads"] | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """Like `state_computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
-    return _decorator(StateComputation, name=name, state=state, multi=True, on_error=on_error, time_limit=time_limit)
+    return _decorator(
+        StateComputation,
+        name=name,
+        state=state,
+        multi=True,
+        on_error=on_error,
+        time_limit=time_limit,
+        executor=executor,
+        concurrency=concurrency,
+        strict=strict,
+    )
 
 
 def computation(
@@ -162,6 +186,9 @@ def computation(
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
+    executor: Literal["threads"] | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
@@ -178,6 +205,9 @@ def computation(
         time_limit=time_limit,
         deduplicate=deduplicate,
         reply=reply,
+        executor=executor,
+        concurrency=concurrency,
+        strict=strict,
     )
 
 
@@ -186,10 +216,22 @@ def computation_multi(
     *,
     on_error: RetryPolicy | Exhausted | None = None,
     time_limit: timedelta | float | None = None,
+    executor: Literal["threads"] | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """Like `computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
-    return _decorator(OrderedComputation, name=name, multi=True, on_error=on_error, time_limit=time_limit)
+    return _decorator(
+        OrderedComputation,
+        name=name,
+        multi=True,
+        on_error=on_error,
+        time_limit=time_limit,
+        executor=executor,
+        concurrency=concurrency,
+        strict=strict,
+    )
 
 
 def _decorator(

@@ -127,7 +127,7 @@ class PartitionWorkers(View):
         """Wait until no message is queued or delayed, and no key is parked."""
         status = self.installation.group.status
         self.wait_until(
-            lambda: not any(row.length or row.delayed or row.parked for row in status()), timeout, "messages are still waiting"
+            lambda: not any(row.length or row.delayed or row.parked or row.running for row in status()), timeout, "messages are still waiting"
         )
 
     def wait_until(self, condition: Callable[[], T], timeout: float = PATIENCE_SECONDS, what: str = "not true") -> T:

@@ -54,7 +54,7 @@ class StepRunner:
         seconds = call.computation.time_limit_seconds
         if seconds is None:
             return call_directly(call)
-        return self.limits.call(call.computation.function, call.arguments, seconds, (owned.lease, call.item))
+        return self.limits.call(call_directly, [call], seconds, (owned.lease, call.item))
 
     def hangs(self, about: tuple[Lease, Work], why: str) -> None:
         """Replace the process, because a computation cannot be interrupted. Runs in the watchdog's thread."""

@@ -252,3 +252,10 @@ def test_a_dead_letter_in_place_of_a_message_that_went_meanwhile_is_not_sent_aga
     (dead_letter,) = dead_letters(parked).values()
     parked.discard(KEY, by="other")
     assert DeadLetters(parked.client, parked.names, 4).retry([dead_letter], by="me") == 0
+
+
+def test_there_is_nothing_to_do_for_a_key_whose_call_is_in_flight(parked: ParkedKeys) -> None:
+    park(parked, reason="running")
+    before = edit_version(parked)
+    assert parked.retry(KEY, by="me") == parked.skip(KEY, by="me") == parked.discard(KEY, by="me") == "running"
+    assert edit_version(parked) == before

@@ -44,9 +44,10 @@ def test_list_has_waiting_messages_since_when_and_why(run: Run, park: Park) -> N
     assert [row["key"] for row in rows] == ["a", "b"], "the longest waiting first"
     one = rows[1]
     assert (one["waiting"], one["held"], one["due"], one["attempt"], one["since"]) == (3, True, None, 2, 6.0)
+    assert [row["reason"] for row in rows] == ["retry", "hold"]
     assert (one["error"], one["task"], one["partition"]) == ("ValueError: 'b'", update.name, partition_of("b", 4))
     heading, first, second = run("parked", "list").stdout.splitlines()
-    assert heading.split() == ["key", "partition", "waiting", "for", "try", "due", "error"]
+    assert heading.split() == ["key", "partition", "waiting", "why", "for", "try", "due", "error"]
     assert "in " in first and "held" in second
     assert len(json.loads(run("parked", "list", "--json", "--limit", "1").stdout)) == 1
 

@@ -16,7 +16,7 @@ from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
 
-FIELDS = {"queue", "owner", "length", "processed", "keys", "parked", "dead", "paused", "delayed"}
+FIELDS = {"queue", "owner", "length", "processed", "keys", "parked", "running", "dead", "paused", "delayed"}
 
 
 def test_json_has_one_object_for_each_partition_and_the_ingress_with_exactly_these_fields(run: Run) -> None:

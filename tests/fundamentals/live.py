@@ -142,7 +142,7 @@ class LiveGroup:
     def wait_drained(self, timeout: float = PATIENCE_SECONDS) -> None:
         """Until nothing is queued, parked or delayed."""
         wait_until(
-            lambda: not any(row.length or row.parked or row.delayed for row in self.group.status()),
+            lambda: not any(row.length or row.parked or row.running or row.delayed for row in self.group.status()),
             timeout,
             message="there is still work",
         )
