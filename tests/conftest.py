@@ -1,7 +1,7 @@
-"""Fixtures for a server, its clients and workers. No test reaches a Redis server that was not made for it.
+"""Fixtures for a server, its clients and workers. No test reaches a Redis server that was not started for it.
 
-`TEST_REDIS_SERVER` names the server binary to start (else the embedded one); `TEST_REDIS_URL` names a server
-that runs already, whose database is *flushed*: `redis_url` and all that uses it go there.
+`TEST_REDIS_SERVER` names the server binary to start (else the embedded one). `TEST_REDIS_URL` names a server
+that already runs; `redis_url` and everything that uses it then go there, and its database is *flushed*.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.worker import WorkerProcess
 
-#: `pytester` runs a user's tests, with our fixtures in them.
+#: `pytester` runs a user's tests, which use our fixtures.
 pytest_plugins = ["pytester"]
 
 TESTS = Path(__file__).parent
-#: A test that uses one of these talks to a server, and is marked so.
+#: A test that uses one of these fixtures is marked `server`.
 SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
 #: These files take longest: they build, install and run a demo.
 LONG_FOLDERS = {"adoption"}
 #: Tests in these folders build, install, type-check, or run thousands of schedules or a browser.
 SLOW_FOLDERS = {"adoption", "chaos", "dashboard", "deployment", "docs", "interop", "simulation", "typing"}
-#: `pytest -n auto` starts no more processes than so many: each has servers and workers of its own.
+#: The limit for `pytest -n auto`: each process starts its own servers and workers.
 MAX_PROCESSES = 8
 
 
 def pytest_configure() -> None:
-    """Before anything of ours is imported: the developer's settings are not the tests'."""
+    """Clear the developer's settings before anything of ours is imported."""
     clear_environment()
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One for each processor; a server that was named can't be shared, because each test empties it."""
+    """One process per processor. A server in `TEST_REDIS_URL` cannot be shared, because each test empties it."""
     return 0 if "TEST_REDIS_URL" in os.environ else min(os.cpu_count() or 1, MAX_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest files first: the last one to start would keep one processor waiting. pytest-randomly has shuffled the rest already.
+    # The longest files first: if one started last, the other processors would wait for it. pytest-randomly has already shuffled the rest.
     items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG_FOLDERS)
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -75,7 +75,7 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
-    """A client of the empty database, that retries nothing."""
+    """A client of the empty database, without retries."""
     with redis.Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0)) as client:
         yield client
 
@@ -88,14 +88,14 @@ def settings(redis_url: str) -> Settings:
 
 @pytest.fixture
 def server_factory() -> Iterator[Callable[..., RedisServer]]:
-    """Start servers of the test's own: `server_factory(appendonly=True)`, with `RedisServer`'s options."""
+    """Start servers for one test: `server_factory(appendonly=True)`, with the options of `RedisServer`."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(RedisServer(**options))
 
 
 @pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    """A proxy before `redis_server`. Take `redis_url` or `client` too: they empty the database. A fault that never happens fails the test."""
+    """A proxy for `redis_server`. Also take `redis_url` or `client`, which empty the database. A fault that never happens fails the test."""
     with Proxy(redis_server.host, redis_server.port) as proxy:
         yield proxy
         proxy.check_faults()
@@ -105,7 +105,7 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 def start_worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Start workers: `start_worker(module, "-Q", "partition.1", PARTITIONS_LEASE_SECONDS=1)`; all are killed at the end.
 
-    They use `redis_url` unless `REDIS_URL` is given. Not ready when returned: `start_worker(…).wait_ready()`.
+    They use `redis_url` unless `REDIS_URL` is given. A worker is not ready when this returns: `start_worker(…).wait_ready()`.
     The ends of their logs are shown when the test fails.
     """
     workers: list[WorkerProcess] = []

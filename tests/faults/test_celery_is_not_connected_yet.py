@@ -12,7 +12,7 @@ CELERY_CONNECTS = b"PING"
 
 def test_an_ordinary_task_runs_all_the_same(live: LiveGroup, proxy: Proxy) -> None:
     cut = proxy.cut_before_request(CELERY_CONNECTS, times=2)
-    live.send_task("ordinary witness", 7, queue="partition.2")
+    live.send_task("plain task witness", 7, queue="partition.2")
     worker = live.start_worker(REDIS_URL=proxy.url())
     live.wait_drained()
     assert live.dead_letters() == []

@@ -1,6 +1,6 @@
-"""Everything that the tests' workers compute: sequences, slow and failing ones, and some that tell when they ran.
+"""All tasks and computations that the tests' workers run: number sequences, slow and failing ones, and some that report each run.
 
-The sleep here is the work that is interrupted, not a wait of a test's.
+The sleep here is the work that a test interrupts. No test waits with it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = [
     "Sequence",
     "Step",
     "app",
-    "come_again",
     "fail",
     "meet",
     "plain",
     "plain_task_witness",
     "record",
+    "requeue_itself",
     "sleep",
     "witness",
 ]
@@ -40,13 +40,13 @@ __all__ = [
 #: The list that computations append to while they run, in the server and database of `REDIS_URL`.
 WITNESSED = "witnessed"
 
-#: How long one who came to a meeting waits for the other.
+#: How long the first computation of a meeting waits for the second.
 MEETING_SECONDS = 20
 
 
 @dataclass
 class Deed:
-    """A message whose computation says `<process id>:<number>` first and then takes `seconds`."""
+    """A message whose computation appends `<process id>:<number>` to `WITNESSED` first, and then takes `seconds`."""
 
     key: str
     number: int
@@ -55,7 +55,7 @@ class Deed:
 
 @dataclass
 class Meeting:
-    """A message whose computation ends well only while the one of `other` is running too."""
+    """A message whose computation succeeds only if the computation of `other` runs at the same time."""
 
     key: str
     number: int
@@ -89,13 +89,13 @@ def meet(meeting: Meeting, state: Sequence) -> None:
     client = redis_client()
     client.rpush(f"here:{meeting.key}", "here")
     if client.blpop([f"here:{meeting.other}"], MEETING_SECONDS) is None:
-        raise TimeoutError(f"{meeting.other} did not come")
+        raise TimeoutError(f"the computation of {meeting.other} did not start")
     state.numbers.append(meeting.number)
 
 
-@app.task(name="come again", acks_late=True)
-def come_again(times: int, counter: str) -> None:
-    """Asks to be put back into its queue, so many times."""
+@app.task(name="requeue itself", acks_late=True)
+def requeue_itself(times: int, counter: str) -> None:
+    """Requeues itself `times` times."""
     if redis_client().incr(counter) <= times:
         raise Reject("not yet", requeue=True)
     redis_client().rpush(WITNESSED, f"{os.getpid()}:{times}")
@@ -103,12 +103,12 @@ def come_again(times: int, counter: str) -> None:
 
 @app.task(name="slow plain task")
 def slow_plain_task(seconds: float) -> None:
-    """Takes that long; a plain Celery task."""
+    """A plain Celery task that takes `seconds`."""
     time.sleep(seconds)
 
 
-@app.task(name="ordinary witness")
+@app.task(name="plain task witness")
 def plain_task_witness(number: int) -> int:
-    """Says as `witness` does; a plain Celery task."""
+    """A plain Celery task that appends to `WITNESSED` as `witness` does."""
     redis_client().rpush(WITNESSED, f"{os.getpid()}:{number}")
     return number

@@ -1,4 +1,4 @@
-"""One server and two workers for most of the promises; each test has keys of its own."""
+"""One server and two workers for most of the promises. Each test uses its own keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.fundamentals.live import LiveGroup
 from tests.support.server import RedisServer
 
-#: One retry, soon: what fails becomes a dead letter within a test, and its key goes on.
+#: One retry, soon: a failing message becomes a dead letter during the test, and its key continues.
 ENV = {
     "PARTITIONS": 4,
     "PARTITIONS_LEASE_SECONDS": 10,
@@ -26,7 +26,7 @@ _numbers = count()
 
 @pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
-    """Two workers that share four partitions, for every test of this folder that disturbs nobody."""
+    """Two workers that share four partitions, for every test of this folder that does not disturb other tests."""
     with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("shared"), **ENV) as live:
         live.start_workers(2)
         yield live
@@ -41,7 +41,7 @@ def key() -> str:
 
 @pytest.fixture
 def make_live(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., LiveGroup]]:
-    """Groups whose workers the test itself starts and ends."""
+    """Create groups whose workers the test itself starts and stops."""
     with ExitStack() as stack:
         made: list[LiveGroup] = []
 

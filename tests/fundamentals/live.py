@@ -1,4 +1,4 @@
-"""A partition group with real workers, as it is seen from outside: sent to, read, asked, waited for."""
+"""A partition group with real workers, seen from outside: send messages, read states and status, wait for changes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.support.environment import PARTITIONS
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
-#: Longer than a lease of a test, the start of a worker on a busy machine, and the work of a test together.
+#: Longer than a test's lease, the start of a worker on a busy machine, and a test's work together.
 PATIENCE_SECONDS = 60.0
 
-#: Nothing here needs to know its neighbours.
+#: The tests' workers need not know each other.
 QUICK = ("--without-gossip", "--without-mingle")
 
 
 class LiveGroup:
-    """One group in one database. `env` is the environment of its workers, and the settings of this side.
+    """One group in one database. `env` is the environment of its workers; this process takes the same settings from it.
 
     As a context manager its workers are killed at the end. `print_logs` is for the fixture of a failing test.
     """
@@ -63,14 +63,14 @@ class LiveGroup:
         self.client.close()
 
     def start_worker(self, *arguments: str, module: str = application.__name__, **env: object) -> WorkerProcess:
-        """Start one more worker; not ready when returned. `QUICK` saves it the second that mingling takes."""
+        """Start one more worker. It is not ready yet when this returns. `QUICK` saves the second that mingling takes."""
         text = {name: str(value) for name, value in env.items()}
         worker = WorkerProcess(module, *QUICK, *arguments, directory=self._directory, env={**self.env, **text})
         self.workers.append(self._stack.enter_context(worker))
         return worker
 
     def start_workers(self, count: int, **env: object) -> list[WorkerProcess]:
-        """Start several at once, and wait until all are ready and everything has an owner."""
+        """Start several workers at once. Wait until all are ready and every partition has an owner."""
         workers = [self.start_worker(**env) for _ in range(count)]
         for worker in workers:
             worker.wait_ready()
@@ -81,19 +81,19 @@ class LiveGroup:
         for worker in self.workers:
             print(f"--- {worker.log_path.name}\n{worker.log_tail()}")
 
-    # What is sent.
+    # Sending.
 
     def send(self, computation: StateComputation[Any, Any, Any], messages: Iterable[object]) -> int:
         return send_many(self.installation, computation.computation, messages, progress=False)
 
     def send_task(self, name: str, *args: object, **options: Any) -> str:
-        """As any Celery producer that has the router; returns the message's id."""
+        """Send as any Celery producer with the router does. Returns the message id."""
         return str(self.app.send_task(name, args=args, **options).id)
 
-    # What is seen.
+    # Reading and waiting.
 
     def numbers(self, computation: StateComputation[Any, Any, Any]) -> dict[str, list[int]]:
-        """The history that each key's state is."""
+        """Each key's state: the history of its numbers."""
         states, declared = self.group.states, computation.computation
         found = states.get_many(declared, list(states.keys(declared.name)))
         return {key: state.numbers for key, state in found.items()}
@@ -115,7 +115,7 @@ class LiveGroup:
         return list(self.group.dead_letters.all())
 
     def dead_letter_of(self, message_id: str) -> DeadLetter:
-        """The dead letter of a message, once there is one."""
+        """Wait for the dead letter of a message, and return it."""
         return wait_until(
             lambda: next((dead_letter for dead_letter in self.dead_letters() if dead_letter.message_id == message_id), None),
             PATIENCE_SECONDS,
@@ -123,26 +123,26 @@ class LiveGroup:
         )
 
     def witnessed(self) -> list[str]:
-        """What the computations of `application` said while they ran, in order: effects outside the state."""
+        """What the computations of `application` appended to `WITNESSED` while they ran, in order: effects outside the state."""
         return [line.decode() for line in self.client.lrange(application.WITNESSED, 0, -1)]
 
     def wait_witnessed(self, line: str) -> None:
-        wait_until(lambda: line in self.witnessed(), PATIENCE_SECONDS, message=f"{line!r} was not said")
+        wait_until(lambda: line in self.witnessed(), PATIENCE_SECONDS, message=f"{line!r} was not appended to the list of witnesses")
 
     def wait_owned(self, by: int, timeout: float = PATIENCE_SECONDS) -> None:
-        """Until every partition has an owner, `by` owners hold something, and their shares differ by no more than one."""
+        """Wait until every partition has an owner, there are `by` owners, and their shares differ by at most one."""
 
         def fair() -> bool:
             owners = self.owners()
             held = {owner: list(owners.values()).count(owner) for owner in owners.values()}
             return None not in held and len(held) == by and max(held.values()) - min(held.values()) <= 1
 
-        wait_until(fair, timeout, message="the partitions are not shared out")
+        wait_until(fair, timeout, message="the partitions are not shared evenly")
 
     def wait_drained(self, timeout: float = PATIENCE_SECONDS) -> None:
-        """Until nothing is queued, parked or delayed."""
+        """Wait until no message is queued, parked or delayed."""
         wait_until(
             lambda: not any(row.length or row.parked or row.running or row.delayed for row in self.group.status()),
             timeout,
-            message="there is still work",
+            message="messages are still queued, parked or delayed",
         )

@@ -1,4 +1,4 @@
-"""What a key can rely on: its own order, its own state, each message once; and that other keys do not wait for it."""
+"""The messages of a key are applied in order, once each, to the key's own state. Other keys do not wait for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.wait import wait_until
 
 
 def keys_of_different_workers(live: LiveGroup, key: str) -> tuple[str, str]:
-    """Two keys whose partitions have two owners."""
+    """Two keys whose partitions have different owners."""
     owners = live.owners()
     names = [f"{key}-{number}" for number in range(100)]
     owner = {name: owners[f"partition.{partition_of(name, 4)}"] for name in names}
@@ -39,7 +39,7 @@ def test_a_state_is_kept_between_messages_and_found_by_key(shared: LiveGroup, ke
     assert key in list(shared.group.states.keys("record"))
 
 
-def test_two_computations_have_a_state_of_a_key_each(shared: LiveGroup, key: str) -> None:
+def test_each_computation_has_its_own_state_of_a_key(shared: LiveGroup, key: str) -> None:
     shared.send(record, [Step(key, 1)])
     shared.send(sleep, [Nap(key, 2, 0.0)])
     wait_until(lambda: shared.numbers_of(record, key) and shared.numbers_of(sleep, key))
@@ -53,7 +53,7 @@ def test_different_keys_run_at_the_same_time_on_two_workers(shared: LiveGroup, k
     assert (shared.numbers_of(meet, one), shared.numbers_of(meet, other)) == ([1], [2])
 
 
-def test_a_forgotten_key_begins_anew(shared: LiveGroup, key: str) -> None:
+def test_a_forgotten_key_starts_with_a_new_state(shared: LiveGroup, key: str) -> None:
     shared.send(record, [Step(key, 1)])
     wait_until(lambda: shared.numbers_of(record, key) == [1])
     assert shared.group.states.forget(record.computation, key)

@@ -1,4 +1,4 @@
-"""Partitions find their workers by themselves. The lease here is long: nothing moves because one ran out."""
+"""Workers share the partitions without being configured to. The lease here is long, so no partition moves because a lease expired."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
-#: What the product promises of a join and of a clean leave.
+#: The promised time for a join and for a clean leave.
 MOVED_WITHIN_SECONDS = 1.0
 
 
@@ -40,8 +40,8 @@ def test_the_share_of_a_killed_worker_is_taken_when_its_lease_has_ended(make_liv
     assert time.monotonic() - at > 0.5
 
 
-def test_nothing_moves_without_need(make_live: Callable[..., LiveGroup]) -> None:
-    """Of five partitions the first of two workers keeps three, or two; when a third joins, at most two partitions move."""
+def test_no_partition_moves_without_need(make_live: Callable[..., LiveGroup]) -> None:
+    """Two workers share five partitions: three and two. When a third worker joins, at most two partitions move."""
     live = make_live(PARTITIONS_LEASE_SECONDS=60)
     live.start_workers(2)
     before = live.owners()
@@ -50,7 +50,7 @@ def test_nothing_moves_without_need(make_live: Callable[..., LiveGroup]) -> None
     assert len([queue for queue in before if before[queue] != after[queue]]) <= 2
 
 
-def test_shares_are_fair_to_within_one(make_live: Callable[..., LiveGroup]) -> None:
+def test_shares_differ_by_at_most_one(make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(PARTITIONS_LEASE_SECONDS=60, PARTITIONS=7)
     live.start_workers(3)
     owners = list(live.owners().values())

@@ -1,4 +1,4 @@
-"""What follows the last retry, by policy; only the key of the failed message ever waits (but for `stop`)."""
+"""What happens after the last retry, by policy. Only the key of the failed message waits, except with `stop`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.applications.trouble import BROKEN, Trouble, policed
 from tests.support.wait import wait_until
 
 QUICK = {"PARTITIONS": 1, "PARTITIONS_RETRY_ATTEMPTS": 1, "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.1}
-#: Number 2 fails; "other" stands behind it in the same partition.
+#: Number 2 fails. The message of "other" is behind it in the same partition.
 SENT = [Trouble("k", 1), Trouble("k", 2, "fail"), Trouble("k", 3), Trouble("other", 4)]
 
 
@@ -37,20 +37,20 @@ def parked(live: LiveGroup, key: str = "k") -> ParkedKeyRecord | None:
 
 
 def dead_letter_in_place(live: LiveGroup) -> DeadLetter:
-    """The dead letter that tells of message 2 in its place."""
+    """The dead letter of message 2, which is still in its mailbox."""
     (dead_letter,) = wait_until(live.dead_letters, 30)
-    assert (dead_letter.in_place, dead_letter.key, dead_letter.error) == (True, "k", "ValueError: 2 was told to fail")
+    assert (dead_letter.in_place, dead_letter.key, dead_letter.error) == (True, "k", "ValueError: 2 fails on purpose")
     return dead_letter
 
 
 def waits_behind_2(live: LiveGroup) -> None:
-    """Other keys flow, and the key's messages wait in order, nothing of them in the state."""
+    """Other keys continue. The key's messages wait in order, and none of them is in the state."""
     wait_until(lambda: live.numbers_of(policed, "other") == [4], 30)
     assert live.numbers_of(policed, "k") == [1]
     assert mailbox_lengths(live.client, live.names, "0", ["k"]) == {"k": 2}
 
 
-def test_park_tries_again_until_it_works_and_the_dead_letter_goes(start: Callable[..., LiveGroup]) -> None:
+def test_park_retries_until_it_succeeds_and_removes_the_dead_letter(start: Callable[..., LiveGroup]) -> None:
     live = start("park", PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.2)
     dead_letter_in_place(live)
     waits_behind_2(live)
@@ -69,12 +69,12 @@ def test_hold_waits_for_an_operator(start: Callable[..., LiveGroup]) -> None:
     assert fact is not None and fact.due is None
     live.client.delete(BROKEN)
     fact.due, fact.attempt = 0.0, 1
-    tell(live, lambda pipe: pipe.hset(live.names.parked("0"), "k", msgspec.json.encode(fact)))
+    edit(live, lambda pipe: pipe.hset(live.names.parked("0"), "k", msgspec.json.encode(fact)))
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 2, 3])
     wait_until(lambda: not live.dead_letters())
 
 
-def test_dead_letter_lets_the_key_go_on(start: Callable[..., LiveGroup]) -> None:
+def test_dead_letter_lets_the_key_continue(start: Callable[..., LiveGroup]) -> None:
     live = start("dead_letter")
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 3], 30)
     (dead_letter,) = live.dead_letters()
@@ -89,12 +89,12 @@ def test_stop_pauses_the_partition_until_it_is_resumed(start: Callable[..., Live
     waits_behind_2(live)
     assert live.numbers_of(policed, "late") == []
     live.client.delete(BROKEN)
-    tell(live, lambda pipe: pipe.hdel(live.names.meta("0"), "paused"))
+    edit(live, lambda pipe: pipe.hdel(live.names.meta("0"), "paused"))
     wait_until(lambda: live.numbers_of(policed, "late") == [5])
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 2, 3])
 
 
-def test_a_full_mailbox_makes_dead_letters_of_later_messages(start: Callable[..., LiveGroup]) -> None:
+def test_with_a_full_mailbox_later_messages_become_dead_letters(start: Callable[..., LiveGroup]) -> None:
     live = start("hold", PARTITIONS_MAILBOX_MESSAGES=3)
     live.send(policed, [Trouble("k", number) for number in (6, 7, 8)])
     wait_until(lambda: len(live.dead_letters()) == 3, 30)
@@ -102,7 +102,7 @@ def test_a_full_mailbox_makes_dead_letters_of_later_messages(start: Callable[...
     assert mailbox_lengths(live.client, live.names, "0", ["k"]) == {"k": 3}
 
 
-def test_a_full_mailbox_stops_the_partition_where_the_policy_is_stop(start: Callable[..., LiveGroup]) -> None:
+def test_a_full_mailbox_stops_the_partition_if_the_policy_is_stop(start: Callable[..., LiveGroup]) -> None:
     live = start("stop", PARTITIONS_MAILBOX_MESSAGES=2, PARTITIONS_RETRY_ATTEMPTS=5, PARTITIONS_RETRY_BACKOFF_SECONDS=30)
     live.send(policed, [Trouble("k", 6), Trouble("k", 7)])
     wait_until(lambda: live.status()["partition.0"].paused, 30)
@@ -110,7 +110,7 @@ def test_a_full_mailbox_stops_the_partition_where_the_policy_is_stop(start: Call
     assert live.status()["partition.0"].length == 2
 
 
-def test_an_operator_changes_the_policy_while_it_runs(start: Callable[..., LiveGroup]) -> None:
+def test_an_operator_changes_the_policy_of_a_running_worker(start: Callable[..., LiveGroup]) -> None:
     live = start("hold")
     dead_letter_in_place(live)
     live.client.hset(live.names.policies, "policed", '{"attempts": 0, "exhausted": "dead_letter"}')
@@ -121,8 +121,8 @@ def test_an_operator_changes_the_policy_while_it_runs(start: Callable[..., LiveG
     assert [dead_letter.in_place for dead_letter in live.dead_letters() if dead_letter.key == "third"] == [False]
 
 
-def tell(live: LiveGroup, change: Callable[[redis.client.Pipeline], object]) -> None:
-    """As an operator's commands do: the change, the edit version that tells of it, and the word that it is there."""
+def edit(live: LiveGroup, change: Callable[[redis.client.Pipeline], object]) -> None:
+    """Change the partition as an operator's commands do: make the change, raise the edit version, and notify the workers."""
     with live.client.pipeline(transaction=True) as pipe:
         change(pipe)
         pipe.hincrby(live.names.meta("0"), "edit_version", 1)

@@ -1,4 +1,4 @@
-"""`deduplicate=`: a producer that sends one message twice under one id changes the state once."""
+"""`deduplicate=`: if a producer sends a message twice with one id, the state changes once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 
 
 def send(live: LiveGroup, messages: list[Trouble]) -> None:
-    """In bulk, with an id of the producer's own: the message's number."""
+    """Send in bulk, with the message's number as its id."""
     send_many(live.installation, once.computation, messages, progress=False, id_of=lambda one: f"id-{one.number}")
 
 
@@ -32,7 +32,7 @@ def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
     return live
 
 
-def test_the_second_of_one_id_changes_nothing_and_is_counted(live: LiveGroup) -> None:
+def test_the_second_message_with_an_id_changes_nothing_and_is_counted(live: LiveGroup) -> None:
     first = [Trouble(f"k{number % 3}", number) for number in range(30)]
     send(live, first + first[:10])  # in one batch
     wait_until(lambda: live.processed() == 30, 30)
@@ -53,18 +53,18 @@ def test_ids_are_known_to_the_next_owner(live: LiveGroup) -> None:
     assert deduplicated(live) == 10
 
 
-def test_one_id_in_two_keys_partitions_is_two_messages(live: LiveGroup) -> None:
-    """Ids are looked at per partition: one id is one message only where its key is one."""
+def test_one_id_in_two_partitions_is_two_messages(live: LiveGroup) -> None:
+    """Ids are compared within a partition only."""
     send(live, [Trouble(f"key-{number}", 7) for number in range(8)])
     wait_until(lambda: live.processed() + deduplicated(live) == 8, 30)
     assert live.processed() == 2
 
 
-def test_a_dead_letter_that_is_sent_again_is_no_duplicate_of_itself(live: LiveGroup) -> None:
+def test_a_retried_dead_letter_is_not_a_duplicate_of_itself(live: LiveGroup) -> None:
     send(live, [Trouble("k", 1, "fail")])
     dead_letter = live.dead_letter_of("id-1")
     assert live.group.dead_letters.retry([dead_letter]) == 1
-    # It fails again: had it been dropped as a duplicate, there would be no dead letter.
+    # It fails again. If it were dropped as a duplicate, there would be no dead letter.
     again = live.dead_letter_of("id-1")
     assert again.id != dead_letter.id and deduplicated(live) == 0
 

@@ -71,7 +71,7 @@ def test_gocelery(live: LiveGroup, queue: str, key: str) -> None:
 
 
 def test_gocelery_to_an_ordinary_task(live: LiveGroup) -> None:
-    live.client.lpush("partition.0", gocelery_message("ordinary witness", [1000]))
+    live.client.lpush("partition.0", gocelery_message("plain task witness", [1000]))
     wait_until(lambda: any(line.endswith(":1000") for line in live.witnessed()))
 
 

@@ -117,7 +117,7 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     assert dead_letter.message_id is not None and dead_letter.message_id.endswith(":0")
     live.trouble("tally", is_on=False)
     assert live.run("dead-letters", "retry", dead_letter.id).exit_code == 0
-    live.wait(lambda: live.tallied()[-1] == ["milk", 5], "the letter was not sent again")
+    live.wait(lambda: live.tallied()[-1] == ["milk", 5], "the dead letter was not retried")
     assert live.ids()[-1] == f"{dead_letter.message_id}:0".encode() and not live.dead_letters()
 
     # A source drops what it has seen; but what died of it is tried again. Its message has the source's name.
@@ -128,10 +128,10 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     live.push(live.raw("ann", "milk", 1, "another"))
     live.wait(live.dead_letters, "no dead letter")
     (dead_letter,) = live.dead_letters()
-    assert (dead_letter.task, dead_letter.message_id, dead_letter.key) == ("orders in", "another", "ann") and "check was told" in dead_letter.error
+    assert (dead_letter.task, dead_letter.message_id, dead_letter.key) == ("orders in", "another", "ann") and "check fails on purpose" in dead_letter.error
     live.trouble("check", is_on=False)
     assert live.run("dead-letters", "retry", dead_letter.id).exit_code == 0
-    live.wait(lambda: live.tallied()[-1] == ["milk", 13], "the letter was not sent again")
+    live.wait(lambda: live.tallied()[-1] == ["milk", 13], "the dead letter was not retried")
     live.push(live.raw("ann", "milk", 1, "another"))
     live.wait_drained()
     assert [amount for _, amount in live.tallied()][1:] == [7, 101, 5, 12, 13]
@@ -145,7 +145,7 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     live.wait(lambda: live.said("parked", "list")[:1], "nothing is held")
     live.wait(lambda: live.said("parked", "list")[0]["waiting"] == 2, "the second does not wait")
     (held,) = live.said("parked", "list")
-    assert (held["key"], held["held"]) == ("bob", True) and "check was told to fail" in held["error"]
+    assert (held["key"], held["held"]) == ("bob", True) and "check fails on purpose" in held["error"]
     assert live.said("state", "get", "check", "bob")["state"] == {"amount": 4}
     live.trouble("check", is_on=False)
     assert live.run("parked", "retry", "bob").exit_code == 0

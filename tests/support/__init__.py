@@ -1,1 +1,1 @@
-"""What tests stand on: a real server, workers, a proxy between them, waiting, and the history check."""
+"""What tests are built on: a real server, workers, a proxy between them, waiting, and the history check."""

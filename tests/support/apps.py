@@ -7,10 +7,10 @@ from celery.backends.redis import RedisBackend
 
 
 def close_app(app: Celery) -> None:
-    """Close the app's pool, and what its result backend opened; a socket that is collected while open is an error in any later test."""
+    """Close the app's pool, and what its result backend opened. A socket that is garbage-collected while open fails a later test."""
     backend = app._backend
     if isinstance(backend, RedisBackend):
-        # A result that is still referenced goes when its server is gone.
+        # A result may outlive its server.
         backend.result_consumer.stop()
         backend.result_consumer.subscribed_to.clear()
         backend.client.connection_pool.disconnect()

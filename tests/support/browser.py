@@ -1,4 +1,4 @@
-"""Debian's Chromium, headless, and what a page must never do: log an error, throw, or ask another host for anything."""
+"""Debian's Chromium, headless. It records what a page must never do: log an error, throw, or send a request to another host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from playwright.sync_api import (
 
 from tests.support.worker import ROOT
 
-#: Git-ignored; a CI run keeps it.
+#: Ignored by Git. A CI run keeps this folder.
 SCREENSHOTS = ROOT / ".screenshots"
 
 #: How long one action or expectation may take. Longer than two refreshes of a page (2 s each) on a busy machine.
@@ -34,13 +34,13 @@ DESK = {"width": 1280, "height": 800}
 
 
 def chromium_path() -> str | None:
-    """The browser that is installed here (Debian's package is `chromium`); None where there is none."""
+    """The path of the installed browser (Debian's package is `chromium`); None if there is none."""
     return next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 
 
 @contextmanager
 def running_chromium(path: str) -> Iterator[Browser]:
-    """One browser process. It reaches no host but this machine: other names are not found."""
+    """One browser process. It reaches only this machine: no other name is resolved."""
     arguments = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-dev-shm-usage"]
     if os.getuid() == 0:
         arguments.append("--no-sandbox")  # Chromium does not start as root with one, and CI is root
@@ -54,7 +54,7 @@ def running_chromium(path: str) -> Iterator[Browser]:
 
 
 class Visit:
-    """A context of its own in the browser, with one page, and what went wrong there.
+    """A browser context of its own, with one page, and the errors seen there.
 
     `base` is the address of Flower; `login` is "user:password". Use `page`; at the end `complaints` must be empty.
     """
@@ -90,11 +90,11 @@ class Visit:
         self.page.on("load", lambda _: setattr(self, "loads", self.loads + 1))
 
     def expect_complaint(self, pattern: str) -> None:
-        """Complaints that match are what the test provokes."""
+        """Ignore complaints that match: the test provokes them."""
         self._expected.append(re.compile(pattern))
 
     def open(self, path: str) -> Page:
-        """Go to a page of Flower, and return when it is loaded."""
+        """Open a page of Flower. Returns when it is loaded."""
         answer = self.page.goto(path, wait_until="load")
         assert answer is not None and answer.status < 400, f"{path}: {answer and answer.status}"
         return self.page
@@ -123,12 +123,12 @@ class Visit:
             self._complain(f"asks another host: {request.url}")
 
     def _response(self, response: Response) -> None:
-        # The browser answers the server's first 401 with the login itself.
+        # The browser itself answers the server's first 401 with the login.
         if response.status >= 400 and response.status != 401:
             self._complain(f"{response.status} for {response.request.method} {urlsplit(response.url).path}")
 
 
-#: Every control that is there to be used, and how it looks while nothing has the focus.
+#: Finds every usable control, and how it looks without the focus.
 _CONTROLS = """() => {
     document.activeElement.blur();
     const look = (one) => { const s = getComputedStyle(one); return [s.outlineStyle, s.outlineWidth, s.boxShadow, s.borderColor].join(); };
@@ -146,9 +146,9 @@ _LEFT_OUT = """() => window.__controls.filter(({one, reached, seen}) => one.isCo
 
 
 def left_out_of_the_keyboard(page: Page) -> list[str]:
-    """Press Tab through the page; the controls that it does not reach, and those that do not show that they have the focus."""
+    """Press Tab through the page. Returns the controls that Tab does not reach, and those that do not show their focus."""
     found: list[str] = []
-    # Chromium stops at boxes that can be scrolled, too: no control, so not counted.
+    # Chromium also stops at scrollable boxes. They are not controls, so they do not count.
     for _ in range(3):
         for _ in range(page.evaluate(_CONTROLS) if not found else len(found) + 20):
             page.keyboard.press("Tab")
@@ -159,7 +159,7 @@ def left_out_of_the_keyboard(page: Page) -> list[str]:
 
 
 def wider_than_the_window(page: Page) -> list[str]:
-    """What makes the page itself scroll sideways; empty when it does not. (A table may scroll within its own box.)"""
+    """The elements that make the page scroll sideways; empty if it does not. (A table may scroll inside its own box.)"""
     found: list[str] = page.evaluate(
         """() => {
             const wide = document.documentElement.clientWidth;

@@ -1,4 +1,4 @@
-"""A certificate authority of the test's own, and certificates that it has signed."""
+"""A test's own certificate authority, and certificates that it signed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 class Authority:
-    """`ca.pem` in a folder, self-signed. Skips the test where there is no openssl."""
+    """A self-signed `ca.pem` in a folder. Skips the test if openssl is not installed."""
 
     def __init__(self, folder: Path) -> None:
         if shutil.which("openssl") is None:

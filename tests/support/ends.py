@@ -20,7 +20,7 @@ from tests.support.worker import ROOT
 
 
 class EndProcess:
-    """One source or sink of `tests.support.applications.ends`. Killed at the end, as a context manager."""
+    """The process of one source or sink of `tests.support.applications.ends`. As a context manager it is killed at the end."""
 
     def __init__(self, kind: str, name: str, directory: Path, env: Mapping[str, str], *arguments: str) -> None:
         self.name = f"{kind} {name}"
@@ -53,7 +53,7 @@ class EndProcess:
         return self._out.read_text(errors="replace")
 
     def wait_for(self, text: str, timeout: float = 30.0) -> str:
-        """Until a text is in what it printed; the line that has it."""
+        """Wait until the process has printed `text`. Returns the line that contains it."""
 
         def line() -> str | None:
             return next((line for line in (self.out() + self.log()).splitlines() if text in line), None)
@@ -62,7 +62,7 @@ class EndProcess:
         if isinstance(found, str):
             return found
         last = line()
-        assert last is not None, f"{self.name} ended without saying {text!r}:\n{self.log()}"
+        assert last is not None, f"{self.name} ended without printing {text!r}:\n{self.log()}"
         return last
 
     def kill(self) -> None:
@@ -79,13 +79,13 @@ class EndProcess:
             raise AssertionError(f"{self.name} still runs after {timeout} s\n{self.log()}") from None
 
     def end(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM. Returns the exit code."""
         self.terminate()
         return self.wait()
 
 
 class Receiver:
-    """Listens on a port, and keeps the frames (4 bytes of length, and so many) of each connection. `close` and `open` at will."""
+    """Listens on a port and keeps the frames of each connection. A frame is 4 bytes of length, then the payload. `close` and `open` at will."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -110,7 +110,7 @@ class Receiver:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more, and break what is connected, in the middle of whatever it sends."""
+        """Stop listening and break all connections, even in the middle of a frame."""
         for one in [self._listener, *self._sockets]:
             if one is not None:
                 with contextlib.suppress(OSError):
@@ -138,7 +138,7 @@ class Receiver:
 
 
 def framed(*payloads: bytes | str) -> bytes:
-    """Payloads, each behind 4 bytes of its length."""
+    """Payloads, each preceded by its length in 4 bytes."""
     each = [payload.encode() if isinstance(payload, str) else payload for payload in payloads]
     return b"".join(len(payload).to_bytes(4, "big") + payload for payload in each)
 

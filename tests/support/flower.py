@@ -22,9 +22,9 @@ READY_SECONDS = 40.0
 
 
 class FlowerProcess:
-    """`celery -A module partitions flower`, or another `command`, `words` after it, and `env` added to the environment.
+    """`celery -A module partitions flower WORDS`, or another `command`, with `env` added to the environment.
 
-    It starts when the object is made; as a context manager it is killed at the end.
+    It starts when the object is created. As a context manager it is killed at the end.
     """
 
     def __init__(self, module: str, *words: str, directory: Path, env: dict[str, str], command: Sequence[str] = ("partitions", "flower")) -> None:
@@ -51,17 +51,17 @@ class FlowerProcess:
         self.process.wait()
 
     def log(self) -> str:
-        """What it has printed."""
+        """What the process has printed."""
         return self.log_path.read_text(errors="replace")
 
     def wait_ready(self, healthcheck: str = "/healthcheck") -> Self:
-        """Return once its health check answers on 127.0.0.1. Behind a `url_prefix` it has one too."""
+        """Return once the health check on 127.0.0.1 succeeds. With a `url_prefix`, pass the prefixed path."""
         wait_until(lambda: self.process.poll() is not None or self.get(healthcheck)[0] == 200, READY_SECONDS)
         assert self.process.poll() is None, self.log()
         return self
 
     def get(self, path: str, *, host: str = "127.0.0.1", login: str | None = None) -> tuple[int, bytes]:
-        """The status and content of a page; status 0 when nobody listens there."""
+        """The status and content of a page. Status 0: the connection was refused."""
         status, _, content = self.ask("GET", path, host=host, login=login, follow=True)
         return status, content
 
@@ -76,9 +76,9 @@ class FlowerProcess:
         content: bytes | None = None,
         follow: bool = False,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """The status, headers and content of an answer; status 0 when nobody listens there.
+        """The status, headers and content of a response. Status 0: the connection was refused.
 
-        A redirect is an answer, unless `follow`. Of a stream of events the content is not waited for.
+        Without `follow` a redirect is returned as it is. For an event stream, the content is not read.
         """
         url = f"http://{host}:{self.port}{path}"
         request = urllib.request.Request(url, data=content, headers=dict(headers or {}), method=method)

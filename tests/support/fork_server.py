@@ -1,7 +1,7 @@
-"""Starts Celery processes by forking one that has imported everything already: a tenth of the work of a fresh interpreter.
+"""Starts Celery processes by forking one that has already imported everything: a tenth of the work of a fresh interpreter.
 
-A forked process is like a fresh one: a session, environment, working directory and import path of its own, and no module of the tests.
-Run as a script this file is the server, with one end of a socket as its standard input. It has no threads, because it forks.
+A forked process is like a fresh one: it has its own session, environment, working directory and import path, and no module of the tests.
+Run as a script, this file is the server, with one end of a socket as its standard input. It has no threads, because it forks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MODULES = (
     "celery_partitions.install",
     "celery_partitions.worker.bootstep",
 )
-#: How often a process that is waited for is looked at.
+#: How often `wait` checks the process.
 POLL_SECONDS = 0.01
 
 
@@ -57,7 +57,7 @@ class ForkedProcess:
         return self._exit_code
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, once it has ended. Raises `subprocess.TimeoutExpired`."""
+        """Wait until the process ends, and return its exit code. Raises `subprocess.TimeoutExpired`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             if deadline is not None and time.monotonic() >= deadline:
@@ -66,19 +66,19 @@ class ForkedProcess:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens when it has ended."""
+        """Does nothing if the process has ended."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
 
 class ForkServer:
-    """The server process, and the one conversation with it: a line each way."""
+    """The server process, and the one connection to it: one line per request, one per answer."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self._owner = os.getpid()
-        # In a session of its own: it outlives a signal to the group of pytest, so that it can end the workers.
+        # In its own session: a signal to pytest's process group does not reach it, so it can still end the workers.
         self._process = subprocess.Popen([sys.executable, __file__], stdin=theirs, cwd=Path(__file__).parents[2], start_new_session=True)
         theirs.close()
         self._stream = ours.makefile("rw")
@@ -113,7 +113,7 @@ def _serve() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     stream = conversation.makefile("rw")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends pytest, and that ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends pytest, which ends this server
     gc.collect()
     gc.freeze()
     running: set[int] = set()
@@ -134,7 +134,7 @@ def _serve() -> None:
         print(json.dumps(answer), file=stream, flush=True)
     for pid in running:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)  # it may not lead a group yet
+            os.kill(pid, signal.SIGKILL)  # it may not be the leader of its group yet
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
 
@@ -153,10 +153,10 @@ def _become(request: dict[str, Any]) -> None:
         os.environ.update(request["environment"])
         time.tzset()
         os.chdir(request["directory"])
-        # As `python -m celery` in that folder: the folder itself, then PYTHONPATH. `sys.path[0]` was this file's folder.
+        # As `python -m celery` does in that folder: first the folder itself, then PYTHONPATH. `sys.path[0]` was the folder of this file.
         sys.path[:1] = [request["directory"], *request["path"]]
         sys.argv = ["celery", *request["words"]]
-        sys.orig_argv = [sys.executable, "-m", "celery", *request["words"]]  # a worker may replace itself
+        sys.orig_argv = [sys.executable, "-m", "celery", *request["words"]]  # a worker may restart itself with these
         gc.enable()
         from celery.__main__ import main
 
@@ -168,7 +168,7 @@ def _become(request: dict[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        # As an interpreter ends: threads that are no daemons, exit handlers, buffers.
+        # As an interpreter does at its end: wait for non-daemon threads, run exit handlers, flush buffers.
         with contextlib.suppress(BaseException):
             import threading
 

@@ -1,8 +1,8 @@
-"""The history check: what the states hold against what was sent, key by key.
+"""The history check: compares the states with what was sent, key by key.
 
-A computation under test appends the number of each message to its key's state, so that the state *is* the
-history of its key. Send numbers that differ over all keys (`numbered`): then a message that was applied to
-another key's state shows as what it is.
+A computation under test appends the number of each message to the state of its key, so the state *is* the
+history of its key. Send numbers that are unique across all keys (`numbered`): then a message that was applied to
+another key's state is recognized.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Literal
 Numbers = Mapping[str, Sequence[int]]
 Kind = Literal["loss", "duplicate", "reorder", "foreign"]
 
-#: How many numbers an error shows on each side of the place.
+#: How many numbers an error shows before and after the faulty one.
 CONTEXT = 3
 
 
 class HistoryError(AssertionError):
     """A key's history is not what was sent to it.
 
-    `index` is the place of `number` in what was sent (a loss) or in what was applied (all others).
+    `index` is the position of `number` in what was sent (for a loss) or in what was applied (for all others).
     """
 
     def __init__(self, kind: Kind, key: str, index: int, number: int, detail: str) -> None:
@@ -33,12 +33,12 @@ class HistoryError(AssertionError):
 
 
 def numbered(keys: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """Each key with a number that no other has: what to send, in order."""
+    """Each key with a unique number, in the order to send them."""
     return zip(keys, count())
 
 
 def by_key(messages: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
-    """The numbers of each key, in order: what `check_history` takes as sent."""
+    """The numbers of each key, in order, for the argument `sent` of `check_history`."""
     numbers: dict[str, list[int]] = {}
     for key, number in messages:
         numbers.setdefault(key, []).append(number)
@@ -51,17 +51,17 @@ def check_history(sent: Numbers, applied: Numbers) -> None:
 
 
 def check_history_so_far(sent: Numbers, applied: Numbers) -> None:
-    """As `check_history`, while messages are still queued: the end of what was sent may be missing."""
+    """Like `check_history`, while messages are still queued: the last numbers sent may be missing."""
     _raise_first(sent, applied, complete=False)
 
 
 def history_errors(sent: Numbers, applied: Numbers) -> list[HistoryError]:
-    """As `check_history`, raising nothing: the first error of each key that has one."""
+    """Like `check_history`, but returns the first error of each wrong key instead of raising."""
     return list(_errors(sent, applied, complete=True))
 
 
 def first_difference(sent: Sequence[int], applied: Sequence[int]) -> int | None:
-    """The first index at which they differ, or where the shorter one ends; None when they are equal."""
+    """The first index at which they differ, or the length of the shorter one; None if they are equal."""
     pairs = enumerate(zip_longest(sent, applied))
     return next((index for index, (wanted, found) in pairs if wanted != found), None)
 
@@ -74,12 +74,12 @@ def _raise_first(sent: Numbers, applied: Numbers, *, complete: bool) -> None:
 
 
 def _errors(sent: Numbers, applied: Numbers, *, complete: bool) -> Iterator[HistoryError]:
-    """The first error of each key that has one."""
+    """The first error of each wrong key."""
     owners = {number: key for key, numbers in sent.items() for number in numbers}
     for key in sorted(sent.keys() | applied.keys()):
         wanted, found = sent.get(key, ()), applied.get(key, ())
         if len(set(wanted)) < len(wanted):
-            raise ValueError(f"the numbers sent to key {key!r} are not distinct, so nothing can be told")
+            raise ValueError(f"the numbers sent to key {key!r} are not distinct, so the history cannot be checked")
         if not complete:
             wanted = _up_to_the_last_applied(wanted, found)
         if (place := first_difference(wanted, found)) is not None:
@@ -95,7 +95,7 @@ def _up_to_the_last_applied(wanted: Sequence[int], found: Sequence[int]) -> Sequ
 def _classify(
     key: str, wanted: Sequence[int], found: Sequence[int], place: int, owners: Mapping[int, str]
 ) -> HistoryError:
-    """Name the difference: one that adds or moves a message before one that lacks it."""
+    """Name the difference. An added or moved message is named before a missing one."""
     context = f"(sent {_around(wanted, place)}, applied {_around(found, place)})"
     ranks = {number: rank for rank, number in enumerate(wanted)}
     seen: set[int] = set()

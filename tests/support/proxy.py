@@ -1,4 +1,4 @@
-"""A TCP proxy between Redis clients and their server: delays, silences, cuts, and loses one chosen reply."""
+"""A TCP proxy between Redis clients and their server. It delays, freezes or cuts connections, and loses chosen requests or replies."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.support.proxy_connection import Connection, Fault, Traffic
 
 T = TypeVar("T")
 
-#: Every action is a few steps of the proxy's own loop.
+#: Enough for an action, which is a few steps of the proxy's own event loop.
 ACTION_SECONDS = 10.0
 
 
 class Proxy:
-    """Listens on a free loopback port and forwards to the server, from a thread of its own.
+    """Listens on a free loopback port and forwards to the server, in its own thread.
 
-    It forwards whole requests, and so reads RESP: it can't stand before a TLS port. Each method returns when
-    it has been done. A proxy before a server that is not there closes each connection at once.
+    It forwards whole requests, so it must read RESP and cannot serve a TLS port. Each method returns when
+    its effect has happened. If the server is unreachable, the proxy closes each connection at once.
     """
 
     def __init__(self, target_host: str, target_port: int) -> None:
@@ -46,17 +46,17 @@ class Proxy:
         self.close()
 
     def url(self, db: int = 0) -> str:
-        """The proxy's address, as `REDIS_URL` takes it (a server with a password wants it put in)."""
+        """The proxy's address as a `REDIS_URL`. Add the password if the server has one."""
         return f"redis://127.0.0.1:{self.port}/{db}"
 
     @property
     def connection_count(self) -> int:
-        """How many connections go through at this moment."""
+        """The number of open connections through the proxy."""
         return len(self._connections)
 
     @property
     def delay_seconds(self) -> float:
-        """What is added to every round trip, half on each way. Throughput is as without."""
+        """The delay added to every round trip, half in each direction. Throughput does not change."""
         return self._traffic.delay_seconds
 
     @delay_seconds.setter
@@ -64,11 +64,11 @@ class Proxy:
         self._traffic.delay_seconds = seconds
 
     def cut(self) -> None:
-        """Drop every connection now, with whatever is on its way in it."""
+        """Drop every connection now, with the data in transit."""
         self._do(self._abort_all)
 
     def refuse(self) -> None:
-        """Close every new connection at once, until `accept`. Those that are there stay."""
+        """Close every new connection at once, until `accept`. Existing connections stay open."""
         self._refusing = True
 
     def accept(self) -> None:
@@ -76,24 +76,24 @@ class Proxy:
         self._refusing = False
 
     def freeze(self) -> None:
-        """Hold everything that passes, the end of a connection too, until `thaw`. Nothing is lost."""
+        """Hold back all traffic until `thaw`, including the closing of connections. Nothing is lost."""
         self._traffic.frozen = True
-        self._do(lambda: None)  # a chunk that was being forwarded is through
+        self._do(lambda: None)  # wait for a chunk that is being forwarded
 
     def thaw(self) -> None:
-        """Let everything that was held go on, in order."""
+        """Deliver everything that was held back, in order."""
         self._traffic.frozen = False
         self._do(self._deliver_all)
 
     def cut_before_request(self, marker: bytes, times: int = 1) -> Fault:
-        """Close the connection when a request with `marker` in it arrives; the server never sees it."""
+        """Close the connection when a request that contains `marker` arrives. The server never sees the request."""
         return self._add(Fault(marker, lose="request", remaining=times))
 
     def cut_before_reply(self, marker: bytes, times: int = 1) -> Fault:
-        """Close the connection when the server has answered a request with `marker` in it; the reply is lost.
+        """Close the connection when the server has answered a request that contains `marker`. The reply is lost.
 
-        What the request does has been done by then: `NOSCRIPT` and `QUEUED` are passed on, and the fault
-        waits for the reply after (in a MULTI block that is the reply to EXEC).
+        By then the request has been executed: `NOSCRIPT` and `QUEUED` are forwarded, and the fault
+        waits for the next reply (in a MULTI block that is the reply to EXEC).
         """
         return self._add(Fault(marker, lose="reply", remaining=times))
 
@@ -102,12 +102,12 @@ class Proxy:
         self._do(lambda: [fault.cancel() for fault in self._traffic.faults])
 
     def check_faults(self) -> None:
-        """Raise `AssertionError` for a fault that never met its request: the test passed without it. `Fault.cancel` takes one back."""
+        """Raise `AssertionError` if a fault never happened, because the test then proved nothing. `Fault.cancel` withdraws a fault."""
         unmet = [fault for fault in self._traffic.faults if fault.remaining and not fault.fired]
         assert not unmet, f"these faults never happened: {unmet}"
 
     def close(self) -> None:
-        """Drop every connection, stop listening and end the thread. Harmless when done twice."""
+        """Drop every connection, stop listening and end the thread. Can be called twice."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(ACTION_SECONDS)
@@ -139,7 +139,7 @@ class Proxy:
             await asyncio.wait(self._tasks)
 
     def _accept(self, listener: socket.socket) -> None:
-        """asyncio's own servers lose an accepted socket when their loop ends before the first step of its task."""
+        """Not asyncio's own server: that one leaks an accepted socket if the loop ends before the first step of its task."""
         client, _ = listener.accept()
         if self._refusing:
             client.close()
@@ -152,13 +152,13 @@ class Proxy:
         from_client = await asyncio.open_connection(sock=client)
         try:
             from_server = await asyncio.open_connection(*self._target)
-        except OSError:  # the server is not there
+        except OSError:  # the server is unreachable
             from_client[1].transport.abort()
             return
         connection = Connection(self._traffic, from_client, from_server)
         self._connections.add(connection)
         try:
-            if self._stopping.is_set():  # since it was accepted
+            if self._stopping.is_set():  # in the meantime
                 connection.abort()
             await connection.run()
         finally:

@@ -1,4 +1,4 @@
-"""One connection through the proxy: a line each way, and the faults that lose a request or a reply.
+"""One connection through the proxy: a line for each direction, and the faults that lose a request or a reply.
 
 Everything here runs in the proxy's event loop.
 """
@@ -16,28 +16,28 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 CHUNK_BYTES = 256 * 1024
 
-#: Replies that say that the request has not been carried out (yet).
+#: Replies to requests that have not been executed (yet).
 NOT_DONE = (b"-NOSCRIPT", b"+QUEUED")
-#: A reply in RESP3 that answers no request.
+#: The first byte of a RESP3 push message, which does not answer a request.
 PUSH = b">"
 
 
 @dataclass(slots=True, eq=False)
 class Fault:
-    """Loses a request that holds `marker`, or its reply, and the connection with it, `remaining` times."""
+    """Loses a request that contains `marker`, or its reply, together with the connection, `remaining` times."""
 
     marker: bytes
     lose: Literal["request", "reply"]
     remaining: int = 1
-    #: How often it has happened.
+    #: How often the fault has happened.
     fired: int = 0
 
     def meets(self, request: bytes) -> bool:
-        """Whether it still waits for such a request."""
+        """Whether this fault still waits for such a request."""
         return self.remaining > 0 and self.marker in request
 
     def cancel(self) -> None:
-        """From now on it loses nothing."""
+        """Lose nothing more."""
         self.remaining = 0
 
     def fire(self) -> None:
@@ -48,19 +48,19 @@ class Fault:
 
 @dataclass(slots=True)
 class Traffic:
-    """What holds for every connection of a proxy at this moment."""
+    """The current settings of a proxy, shared by its connections."""
 
     delay_seconds: float = 0.0
     frozen: bool = False
     faults: list[Fault] = field(default_factory=list)
 
     def fault_for(self, request: bytes, lose: Literal["request", "reply"]) -> Fault | None:
-        """The first fault that wants to lose this request, or its reply."""
+        """The first fault that applies to this request, or to its reply."""
         return next((fault for fault in self.faults if fault.lose == lose and fault.meets(request)), None)
 
 
 class Line:
-    """One way of a connection: chunks leave in the order they came, each when half the delay has passed."""
+    """One direction of a connection. Chunks leave in the order they came, each after half the delay."""
 
     def __init__(self, traffic: Traffic, writer: asyncio.StreamWriter) -> None:
         self._traffic = traffic
@@ -70,13 +70,13 @@ class Line:
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, data: bytes | None) -> None:
-        """Send `data` when it is due; `None` ends the line after what was put before."""
+        """Send `data` when it is due. `None` closes the line after everything put before."""
         if data != b"":
             self._waiting.append((self._loop.time() + self._traffic.delay_seconds / 2, data))
             self.deliver()
 
     def deliver(self) -> None:
-        """Send all that is due, and come back when the next is."""
+        """Send all that is due, and call this again when the next chunk is."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -92,14 +92,14 @@ class Line:
                 self._writer.write(data)
 
     def abort(self) -> None:
-        """Close now; what waits is lost."""
+        """Close now. Waiting chunks are lost."""
         self._waiting.clear()
         self.deliver()
         self._writer.transport.abort()
 
 
 class Connection:
-    """A client's connection and the proxy's own to the server, until both have ended."""
+    """A client's connection and the proxy's connection to the server, until both have ended."""
 
     def __init__(self, traffic: Traffic, client: Streams, server: Streams) -> None:
         self._traffic = traffic
@@ -107,7 +107,7 @@ class Connection:
         self._from_server, to_server = server
         self._to_client = Line(traffic, to_client)
         self._to_server = Line(traffic, to_server)
-        #: For each request that the server has not answered, the fault that wants its reply.
+        #: For each request that the server has not answered, the fault that loses its reply.
         self._unanswered: deque[Fault | None] = deque()
 
     async def run(self) -> None:
@@ -123,7 +123,7 @@ class Connection:
         self._to_server.abort()
 
     def deliver(self) -> None:
-        """Send what was held and is due."""
+        """Send the held chunks that are due."""
         self._to_client.deliver()
         self._to_server.deliver()
 
@@ -157,7 +157,7 @@ class Connection:
         self._to_client.put(None)
 
     def _fault_of(self, reply: bytes) -> Fault | None:
-        """The fault that takes this reply, if one does. A message of a subscription answers no request."""
+        """The fault that loses this reply, if there is one. A message of a subscription does not answer a request."""
         if reply.startswith(PUSH) or not self._unanswered:
             return None
         fault = self._unanswered.popleft()
@@ -170,13 +170,13 @@ class Connection:
         return fault
 
     def _end(self) -> None:
-        """Close both ways, after what was forwarded before."""
+        """Close both directions, after everything forwarded before."""
         self._to_client.put(None)
         self._to_server.put(None)
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    """The next chunk; nothing when the other end has closed or dropped the connection."""
+    """The next chunk; empty if the other end has closed or dropped the connection."""
     try:
         return await reader.read(CHUNK_BYTES)
     except ConnectionError:

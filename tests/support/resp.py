@@ -8,7 +8,7 @@ from collections.abc import Iterator
 BULK = b"$!="
 #: Types whose header is followed by that many elements, and how many each counts for.
 ELEMENTS = {b"*": 1, b"~": 1, b">": 1, b"%": 2, b"|": 2}
-#: An attribute stands before the value that it describes, and so adds one more element.
+#: An attribute precedes the value that it describes, and so adds one more element.
 ATTRIBUTE = b"|"
 
 LINE_END = b"\r\n"
@@ -17,7 +17,7 @@ LINE_END = b"\r\n"
 class Frames:
     """Cuts a stream of bytes into whole requests or replies.
 
-    Reads each element once, however the stream is split. An inline request (a bare line) is a frame too.
+    Reads each element once, however the stream is split. An inline request (a plain line) is a frame too.
     Values of unknown length, which no server sends, are not understood.
     """
 
@@ -36,7 +36,7 @@ class Frames:
                 self._position, self._missing = 0, 1
 
     def _read_element(self) -> bool:
-        """Step over the next header and its bytes; False while they are not all there."""
+        """Skip the next header and its bytes. False if they have not arrived completely."""
         header_end = self._buffer.find(LINE_END, self._position)
         if header_end < 0:
             return False

@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 
 @contextmanager
 def running_sentinel(master: RedisServer, folder: Path, *options: str, until: tuple[str, ...]) -> Iterator[tuple[redis.Redis, int]]:
-    """A client and the port, once the sentinel's command `until` answers something. Skips where the server's binary is no sentinel."""
+    """A client and the port, once the sentinel answers the command `until`. Skips the test if the server binary has no sentinel mode."""
     port = free_port()
     configuration = folder / "sentinel.conf"
     lines = [f"port {port}", "bind 127.0.0.1", f"dir {folder}", f"sentinel monitor prices {master.host} {master.port} 1"]

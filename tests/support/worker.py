@@ -1,4 +1,4 @@
-"""A Celery worker as a child process, that a test can signal, stop and kill."""
+"""A Celery worker as a child process. A test can signal, stop and kill it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _numbers = itertools.count(1)
 
 @functools.cache
 def _fork_server() -> ForkServer:
-    """One for this process of pytest, from its first worker on."""
+    """One fork server per pytest process, started with its first worker."""
     return ForkServer()
 
 
 class WorkerProcess:
-    """`celery -A module worker -l INFO`, and `arguments` after it, in a process group of its own, forked from `fork_server` where that can be.
+    """`celery -A module worker -l INFO ARGUMENTS` in its own process group, forked from `fork_server` if possible.
 
-    It starts when the object is made. `env` is added to this process's environment, `python_path` to the
+    It starts when the object is created. `env` is added to this process's environment, `python_path` to the
     folders it imports from (the repository is always among them). The output goes to a file in `directory`,
-    which is the working directory too. As a context manager it is killed at the end, whatever happened.
+    which is also the working directory. As a context manager it is killed at the end, whatever happened.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id, of the group too."""
+        """The id of the process and of its group."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the process is there (stopped or not)."""
+        """Whether the process exists (stopped or not)."""
         return self._process.poll() is None
 
     def wait_ready(self, timeout: float = READY_SECONDS) -> Self:
@@ -124,21 +124,21 @@ class WorkerProcess:
         self._process.send_signal(signal.SIGQUIT)
 
     def stop_process(self) -> None:
-        """SIGSTOP: the process stands still, its connections stay open."""
+        """SIGSTOP: the process is suspended, and its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
 
     def continue_process(self) -> None:
-        """SIGCONT: it goes on where it stood."""
+        """SIGCONT: the process continues."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL the whole group, stopped or not, and wait. Harmless when it is gone already."""
+        """Send SIGKILL to the whole group, stopped or not, and wait. Does nothing if it has already ended."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def wait(self, timeout: float = 15.0) -> int:
-        """The exit code (negative: the signal); `AssertionError` if it still runs after `timeout` seconds."""
+        """Wait for the exit code (negative: the signal). Raises `AssertionError` if it still runs after `timeout` seconds."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:

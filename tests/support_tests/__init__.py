@@ -1,1 +1,1 @@
-"""Tests of the tests' own support: a check counts only after it has been seen to fail."""
+"""Tests of the test support itself: a check counts only after it was seen to fail."""

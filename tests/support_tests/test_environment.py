@@ -1,4 +1,4 @@
-"""Nothing of the developer's environment reaches a test."""
+"""The developer's environment does not reach a test."""
 
 import os
 
@@ -12,7 +12,7 @@ def test_the_settings_are_found() -> None:
     assert {"REDIS_URL", "PARTITIONS", "PARTITIONS_STATE_SIGNING_KEY", "PARTITIONS_LEASE_SECONDS"} <= setting_names()
 
 
-def test_they_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://production/0")
     monkeypatch.setenv("PARTITIONS", "64")
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://production/0")

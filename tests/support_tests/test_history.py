@@ -1,4 +1,4 @@
-"""The history check fails for each thing that it is there to find."""
+"""The history check fails for each kind of error that it must find."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_each_kind_is_named_with_its_place(
     assert (error.kind, error.key, error.index, error.number) == (kind, key, index, number)
 
 
-def test_the_owner_of_a_foreign_entry_and_the_number_of_wrong_keys_are_said() -> None:
+def test_the_error_names_the_key_of_a_foreign_number_and_counts_the_wrong_keys() -> None:
     error = failure({"a": [0, 2, 3, 4, 6], "b": [1, 5]})
     assert "was sent to key 'b'" in str(error)
     assert error.__notes__ == ["2 of 2 keys are wrong"]
@@ -60,7 +60,7 @@ def test_the_errors_of_all_keys_are_listed() -> None:
     assert history_errors(SENT, SENT) == []
 
 
-def test_so_far_only_the_end_may_be_missing() -> None:
+def test_check_history_so_far_accepts_only_a_missing_end() -> None:
     check_history_so_far(SENT, {"a": [0, 2]})
     with pytest.raises(HistoryError, match="loss at key 'a', index 1"):
         check_history_so_far(SENT, {"a": [0, 4]})

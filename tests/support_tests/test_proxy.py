@@ -1,4 +1,4 @@
-"""The proxy does each thing to the traffic that it says, and otherwise nothing."""
+"""Each method of the proxy does what its docstring says; without one the traffic is unchanged."""
 
 import gc
 import socket
@@ -18,7 +18,7 @@ from tests.support.wait import wait_until
 
 @pytest.fixture
 def through(proxy: Proxy, client: redis.Redis) -> Iterator[redis.Redis]:
-    """A client that reaches the database of `client` through the proxy, and retries nothing."""
+    """A client without retries that reaches the database of `client` through the proxy."""
     with redis.Redis.from_url(proxy.url(), retry=Retry(NoBackoff(), 0)) as through:
         yield through
 
@@ -60,7 +60,7 @@ def test_refused_until_accepted(proxy: Proxy, through: redis.Redis) -> None:
     assert through.ping()
 
 
-def test_a_lost_request_has_not_been_carried_out(
+def test_a_lost_request_was_not_executed(
     proxy: Proxy, through: redis.Redis, client: redis.Redis
 ) -> None:
     fault = proxy.cut_before_request(b"INCR")
@@ -73,7 +73,7 @@ def test_a_lost_request_has_not_been_carried_out(
     assert through.incr("counter") == 1
 
 
-def test_a_lost_reply_is_to_a_request_that_was_carried_out(
+def test_the_request_of_a_lost_reply_was_executed(
     proxy: Proxy, through: redis.Redis, client: redis.Redis
 ) -> None:
     fault = proxy.cut_before_reply(b"INCR")
@@ -115,7 +115,7 @@ def test_an_unknown_script_is_not_a_lost_reply(
     assert client.get("counter") == b"1"
 
 
-def test_a_fault_can_come_more_than_once(proxy: Proxy, through: redis.Redis) -> None:
+def test_a_fault_can_happen_more_than_once(proxy: Proxy, through: redis.Redis) -> None:
     fault = proxy.cut_before_reply(b"INCR", times=2)
     for _ in range(2):
         with pytest.raises(redis.ConnectionError):
@@ -124,7 +124,7 @@ def test_a_fault_can_come_more_than_once(proxy: Proxy, through: redis.Redis) -> 
     assert fault.fired == 2
 
 
-def test_frozen_traffic_goes_on_when_thawed(proxy: Proxy, through: redis.Redis, client: redis.Redis) -> None:
+def test_frozen_traffic_continues_when_thawed(proxy: Proxy, through: redis.Redis, client: redis.Redis) -> None:
     assert through.ping()
     proxy.freeze()
     thread = threading.Thread(target=through.incr, args=["counter"])
@@ -147,7 +147,7 @@ def test_a_delay_longer_than_the_client_waits(proxy: Proxy) -> None:
         assert through.ping()
 
 
-def test_a_delay_is_of_each_round_trip_not_of_each_command(proxy: Proxy, through: redis.Redis) -> None:
+def test_a_delay_is_added_to_each_round_trip_not_to_each_command(proxy: Proxy, through: redis.Redis) -> None:
     proxy.delay_seconds = 0.2
     pipeline = through.pipeline(transaction=False)
     for number in range(10_000):  # one after the other: more than half an hour
@@ -155,7 +155,7 @@ def test_a_delay_is_of_each_round_trip_not_of_each_command(proxy: Proxy, through
     assert pipeline.execute() == list(range(1, 10_001))
 
 
-def test_closes_at_once_when_the_server_is_not_there() -> None:
+def test_closes_at_once_if_the_server_is_unreachable() -> None:
     with (
         Proxy("127.0.0.1", 1) as proxy,
         redis.Redis.from_url(proxy.url(), retry=Retry(NoBackoff(), 0)) as through,
@@ -164,7 +164,7 @@ def test_closes_at_once_when_the_server_is_not_there() -> None:
         through.ping()
 
 
-def test_closing_drops_what_is_there(proxy: Proxy, through: redis.Redis) -> None:
+def test_closing_drops_open_connections(proxy: Proxy, through: redis.Redis) -> None:
     assert through.ping()
     proxy.close()
     assert proxy.connection_count == 0
@@ -172,10 +172,10 @@ def test_closing_drops_what_is_there(proxy: Proxy, through: redis.Redis) -> None
         through.ping()
 
 
-def test_closed_while_connections_come_in_it_leaves_none_open(redis_server: RedisServer) -> None:
+def test_no_connection_stays_open_if_it_is_closed_while_clients_connect(redis_server: RedisServer) -> None:
     for _ in range(30):
         with Proxy(redis_server.host, redis_server.port) as proxy, ExitStack() as clients:
             for _ in range(8):
                 clients.enter_context(socket.create_connection(("127.0.0.1", proxy.port)))
             proxy.close()
-    gc.collect()  # a socket left open says so now, and fails the test: warnings are errors
+    gc.collect()  # a socket left open warns now, which fails the test: warnings are errors

@@ -1,4 +1,4 @@
-"""Requests and replies are cut where they end, however the bytes arrive."""
+"""Requests and replies are split where they end, however the bytes arrive."""
 
 import pytest
 

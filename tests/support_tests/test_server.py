@@ -1,4 +1,4 @@
-"""The server handle: each test of a fault relies on one of these."""
+"""The handle of the server. The fault tests rely on these properties."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from tests.support.server import RedisServer
 Factory = Callable[..., RedisServer]
 
 
-def test_data_outlive_a_kill_with_appendfsync_always(server_factory: Factory) -> None:
+def test_data_survive_a_kill_with_appendfsync_always(server_factory: Factory) -> None:
     server = server_factory(appendonly=True, appendfsync="always")
     with server.client() as client:
         client.set("key", "value")
@@ -20,7 +20,7 @@ def test_data_outlive_a_kill_with_appendfsync_always(server_factory: Factory) ->
         assert client.get("key") == b"value"
 
 
-def test_data_do_not_outlive_a_restart_without(server_factory: Factory) -> None:
+def test_data_do_not_survive_a_restart_without_appendonly(server_factory: Factory) -> None:
     server = server_factory()
     with server.client() as client:
         client.set("key", "value")
@@ -47,7 +47,7 @@ def test_a_paused_server_can_be_stopped(server_factory: Factory) -> None:
     assert not server.running
 
 
-def test_a_client_retries_nothing(server_factory: Factory) -> None:
+def test_a_client_does_not_retry(server_factory: Factory) -> None:
     server = server_factory()
     server.stop()
     with server.client() as client, pytest.raises(redis.ConnectionError):
@@ -60,7 +60,7 @@ def test_options_and_password(server_factory: Factory) -> None:
         assert client.config_get("maxmemory") == {"maxmemory": str(64 * 1024 * 1024)}
 
 
-def test_what_the_server_says_when_it_can_not_start(server_factory: Factory) -> None:
+def test_the_error_has_the_log_of_a_server_that_cannot_start(server_factory: Factory) -> None:
     with pytest.raises(RuntimeError, match="no-such-option"):
         server_factory(config={"no-such-option": "1"})
 

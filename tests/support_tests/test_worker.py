@@ -1,4 +1,4 @@
-"""The worker process: started, watched, signalled, and gone at the end. With a plain Celery application."""
+"""The worker process can be started, observed and signalled, and is gone at the end. With a plain Celery application."""
 
 import signal
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def test_killed(worker: WorkerProcess) -> None:
     assert worker.wait() == -signal.SIGKILL
 
 
-def test_a_stopped_one_does_nothing_until_it_goes_on(worker: WorkerProcess) -> None:
+def test_a_stopped_worker_does_nothing_until_it_continues(worker: WorkerProcess) -> None:
     worker.stop_process()
     worker.terminate()
     with pytest.raises(AssertionError, match="still runs"):
@@ -47,17 +47,17 @@ def test_a_stopped_one_does_nothing_until_it_goes_on(worker: WorkerProcess) -> N
     assert worker.wait() == 0
 
 
-def test_a_stopped_one_is_killed_at_the_end(worker: WorkerProcess) -> None:
+def test_a_stopped_worker_is_killed_at_the_end(worker: WorkerProcess) -> None:
     worker.stop_process()
 
 
-def test_an_interrupt_ends_it(worker: WorkerProcess) -> None:
+def test_an_interrupt_ends_the_worker(worker: WorkerProcess) -> None:
     worker.interrupt()
-    assert worker.wait() == 1  # Celery's own code for a warm shutdown by SIGINT
+    assert worker.wait() == 1  # Celery's exit code for a warm shutdown by SIGINT
     assert "Warm shutdown" in worker.log()
 
 
-def test_the_log_is_shown_when_it_does_not_start(tmp_path: Path) -> None:
+def test_the_error_has_the_log_of_a_worker_that_does_not_start(tmp_path: Path) -> None:
     with (
         WorkerProcess("no_such_application", directory=tmp_path) as worker,
         pytest.raises(AssertionError, match="no_such_application"),

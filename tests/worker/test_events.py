@@ -83,7 +83,7 @@ def test_a_failure_event_has_the_traceback(make_live: Make) -> None:
     with monitor(live) as seen:
         live.send(fail, [Attempt("key", 1, fail=True)])
         (event,) = wait_until(lambda: seen.events("task-failed"))
-        assert event["exception"] == "ValueError: 1 was told to fail"
+        assert event["exception"] == "ValueError: 1 fails on purpose"
         assert "raise ValueError" in event["traceback"]
 
 

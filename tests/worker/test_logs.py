@@ -168,7 +168,7 @@ def test_every_line_of_a_worker_is_json_without_message_contents(make_live: Call
     # The retry is a warning. What gives the message up is one error with its exception: that is what error trackers collect.
     assert [one["level"] for one in told] == ["WARNING", "ERROR", "WARNING"]
     assert ["trace" in one for one in told] == [False, True, False]
-    assert "ValueError: 7 was told to fail" in told[1]["trace"]
+    assert "ValueError: 7 fails on purpose" in told[1]["trace"]
     unfit = next(one for one in lines if one.get("message_id") == "unfit")
     assert (unfit["partition"], unfit["reason"], unfit["level"]) == (0, "wrong-type", "ERROR")
     assert unfit["error"].endswith(" - at `$.number`")

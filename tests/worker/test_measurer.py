@@ -88,7 +88,7 @@ def test_the_last_commits_are_recorded_with_their_outcomes(make_live: Make) -> N
     second, _ = commits(live, "0")
     assert (second.taken, second.processed, second.failed, second.dead, second.states) == (1, 0, 1, 1, 0)
     assert second.commit_number > first.commit_number
-    assert second.error == "ValueError: 1 was told to fail"
+    assert second.error == "ValueError: 1 fails on purpose"
     assert (second.worker, second.token) == (first.worker, first.token)
     worker.terminate()
     worker.wait()

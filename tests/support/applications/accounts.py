@@ -1,4 +1,4 @@
-"""Accounts whose messages fail while a Redis key says so: what the dashboard shows, and lets an operator mend."""
+"""Accounts whose messages fail while a Redis key is set, for the dashboard to show and an operator to fix."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from celery_partitions import RetryPolicy, app, key_extractor, state_computation
 
 __all__ = ["BROKEN", "Account", "Owner", "Payment", "app", "deliver", "pay"]
 
-#: While this Redis key is set, a message that may fail does; its value is the error's text.
+#: While this Redis key is set, messages with `may_fail` fail. The key's value is the text of the error.
 BROKEN = "accounts are broken"
 
 
 @dataclass
 class Payment:
-    """`may_fail`: it does while `BROKEN` is set."""
+    """With `may_fail` the message fails while `BROKEN` is set."""
 
     account: str
     amount: int
@@ -33,7 +33,7 @@ class Owner:
 
 @dataclass
 class Account:
-    """A state with something inside it: the key page shows a tree."""
+    """A nested state, which the key page shows as a tree."""
 
     balance: int = 0
     payments: int = 0
@@ -60,11 +60,11 @@ def _apply(payment: Payment, state: Account) -> None:
 
 @state_computation("pay", state=Account, key=account_of, on_error=RetryPolicy(0, exhausted="dead_letter"))
 def pay(payment: Payment, state: Account) -> None:
-    """What fails is a dead letter at once, and its key goes on."""
+    """A failed message becomes a dead letter at once, and its key continues."""
     _apply(payment, state)
 
 
 @state_computation("deliver", state=Account, key=account_of, on_error=RetryPolicy(0, exhausted="hold"))
 def deliver(payment: Payment, state: Account) -> None:
-    """What fails holds its key until an operator acts."""
+    """A failed message holds its key until an operator acts."""
     _apply(payment, state)

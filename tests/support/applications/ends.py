@@ -1,4 +1,4 @@
-"""Pipelines whose sources and sinks have processes. Addresses and files are told by the environment."""
+"""Pipelines whose sources and sinks run as processes. Environment variables name addresses and files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Count:
     n = 0
 
 
-# Framed text "key number", counted by key: `[key, number, how many of the key came before]` goes out in a frame.
+# Framed text "key number", counted by key. The output is the frame `[key, number, earlier messages of the key]`.
 
 
 @decoder(header_length=4, length_fmt=">I")
@@ -68,7 +68,7 @@ frames = source("frames", TCPSourceConfig("127.0.0.1", int(os.environ.get("SOURC
 tcp = build_application("tcp", frames.key_by(key_of_pair).to(numbered).to_sink(TCPSinkConfig("127.0.0.1", sink_port, encode, name="out")))
 
 
-# What a producer sends, to everything that takes it.
+# A producer's messages, to each kind of sink.
 
 
 @computation("pass to ends")
@@ -108,7 +108,7 @@ called = build_application(
 
 
 class Numbers:
-    """From 1 to `GENERATED`; counts by itself, and not by what it is given."""
+    """Generates 1 to `GENERATED`. It keeps its own count and ignores the value that it is given."""
 
     def __init__(self) -> None:
         self.given = [0]

@@ -1,4 +1,4 @@
-"""A computation whose keys are bytes that need not be UTF-8: what an old system's names are."""
+"""A computation whose keys are bytes that need not be UTF-8, like the names of an old system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pipeline with trouble: each of its stages fails while a Redis key of its name says so; and windows that a timer closes.
+"""A pipeline that fails on demand: a stage fails while the Redis key with its name is set. It ends in windows that a timer closes.
 
     orders in ─ key_by customer ─ check ─ key_by item ─ tally ─┬─ stream "tallied"
                                                               └─ totals (windows of two seconds) ─ list "totals"
@@ -41,10 +41,10 @@ class Tally:
     amount = 0
 
 
-def fail_if_told(stage: str) -> None:
+def fail_if_marked(stage: str) -> None:
     with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
         if client.exists(f"trouble at {stage}"):
-            raise ValueError(f"{stage} was told to fail")
+            raise ValueError(f"{stage} fails on purpose")
 
 
 @key_extractor
@@ -59,14 +59,14 @@ def item(order: Order) -> str:
 
 @state_computation("check", state=Tally, on_error=AT_ONCE)
 def check(order: Order, state: Tally) -> Order:
-    fail_if_told("check")
+    fail_if_marked("check")
     state.amount += order.amount
     return order
 
 
 @state_computation("tally", state=Tally, on_error=AT_ONCE)
 def tally(order: Order, state: Tally) -> list[object]:
-    fail_if_told("tally")
+    fail_if_marked("tally")
     state.amount += order.amount
     return [order.item, state.amount]
 

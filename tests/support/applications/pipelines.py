@@ -59,13 +59,13 @@ def count(word: str, state: Count) -> tuple[str, int]:
     return word, state.n
 
 
-@computation("tell")
-def tell(counted: tuple[str, int]) -> list[object]:
+@computation("word total")
+def word_total(counted: tuple[str, int]) -> list[object]:
     return list(counted)
 
 
 lines = source("lines")
-words = build_application("words", lines.to(split).key_by(itself).to(count).to(tell).to_sink(RedisList("counted")))
+words = build_application("words", lines.to(split).key_by(itself).to(count).to(word_total).to_sink(RedisList("counted")))
 
 # Market spread: two sources, one state for each symbol; an order is rejected while the spread is wide.
 
@@ -122,7 +122,7 @@ class Window:
 
 @dataclass
 class Seen:
-    """What a stage saw: the last four numbers of a key, the youngest last."""
+    """What a stage saw: the last four numbers of a key, the newest last."""
 
     key: str
     last: list[int]
@@ -167,7 +167,7 @@ windows = build_application(
     first.to_sink(RedisList("one hop")).merge(second.to_sink(RedisList("two hops"))).merge(third.to_sink(RedisList("three hops"))),
 )
 
-# Alerts: readings of a device, in windows of a second of their own time; one whose total is above a hundred makes an alert.
+# Alerts: a device's readings in windows of one second of event time. A window whose total is above 100 makes an alert.
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A plain Celery task, for the tests of what happens to one on a partition's queue.
+"""A plain Celery task, for tests that put one into a partition's queue.
 
 Added to another application's worker with `-I tests.support.applications.plain_tasks`.
 """

@@ -1,4 +1,4 @@
-"""Each key's state is the list of the numbers that were applied to it: what the history check reads."""
+"""Each key's state is the list of the numbers applied to it. The history check reads these lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Sequence", "Step", "app", "record", "step_key"]
 
 @dataclass
 class Step:
-    """One message: `number` is to be appended to the state of `key`."""
+    """One message: it appends `number` to the state of `key`."""
 
     key: str
     number: int

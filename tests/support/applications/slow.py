@@ -1,6 +1,6 @@
-"""Computations that take long or fail, when the message says so; the states are as in `sequences`.
+"""Computations that take long or fail if the message says so. The states are those of `sequences`.
 
-The sleep here is the work that is measured or interrupted, not a wait of a test's.
+The sleep here is work that is measured or interrupted. No test waits with it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def sleep(nap: Nap, state: Sequence) -> None:
 
 @state_computation(name="fail", state=Sequence, key=attempt_key)
 def fail(attempt: Attempt, state: Sequence) -> None:
-    """Changes the state before it raises: the change must be gone."""
+    """Changes the state before it raises. The change must be rolled back."""
     state.numbers.append(attempt.number)
     if attempt.fail:
-        raise ValueError(f"{attempt.number} was told to fail")
+        raise ValueError(f"{attempt.number} fails on purpose")

@@ -1,4 +1,4 @@
-"""An application whose workers' spans go to the file SPANS_FILE: a pipeline of two hops, trouble, and a reply that something follows."""
+"""An application whose workers write their spans to the file SPANS_FILE: a pipeline of two hops, a failure, and a result with a follow-up."""
 
 from __future__ import annotations
 

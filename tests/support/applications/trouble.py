@@ -1,6 +1,6 @@
-"""Computations that end their process, never return, or fail by one policy each; the states are as in `sequences`.
+"""Computations that kill their process, never return, or fail, each with its own policy. The states are those of `sequences`.
 
-The sleeps here are what is interrupted, not a wait of a test's.
+The sleeps here are work that is interrupted. No test waits with them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tests.support.applications.sequences import Sequence
 
 __all__ = ["Trouble", "app", "kill", "limited", "once", "policed"]
 
-#: The value of this Redis key decides whether a message of `policed` fails: while it is set.
+#: While this Redis key is set, failing messages of `policed` fail.
 BROKEN = "broken"
 
 
 @dataclass
 class Trouble:
-    """A message and what it does: "" nothing, or one of the words its computation knows."""
+    """A message and how it misbehaves: "" means not at all; else a word that its computation knows."""
 
     key: str
     number: int
@@ -71,14 +71,14 @@ def limited(trouble: Trouble, state: Sequence) -> None:
 
 @state_computation(name="policed", state=Sequence, key=trouble_key)
 def policed(trouble: Trouble, state: Sequence) -> None:
-    """Its policy is the settings', or what an operator says."""
+    """Its policy comes from the settings, or from an operator."""
     state.numbers.append(trouble.number)
     if trouble.do == "fail" and redis.Redis.from_url(os.environ["REDIS_URL"]).exists(BROKEN):
-        raise ValueError(f"{trouble.number} was told to fail")
+        raise ValueError(f"{trouble.number} fails on purpose")
 
 
 @state_computation(name="once", state=Sequence, key=trouble_key, deduplicate=3600)
 def once(trouble: Trouble, state: Sequence) -> None:
     state.numbers.append(trouble.number)
     if trouble.do == "fail":
-        raise ValueError(f"{trouble.number} was told to fail")
+        raise ValueError(f"{trouble.number} fails on purpose")

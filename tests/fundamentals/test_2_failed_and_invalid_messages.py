@@ -1,4 +1,4 @@
-"""Failures, bad input, delays, and what must not run any more: each stands in nobody's way."""
+"""Failed, invalid, delayed, expired and revoked messages do not hold up other keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
-#: A message of a key, and one of another key behind it in the same partition.
+#: The number of a message of another key, which is behind a key's messages in the same partition.
 BEHIND = 100
 
 
@@ -35,7 +35,7 @@ def test_a_failing_message_holds_up_only_its_own_key(shared: LiveGroup, key: str
     wait_until(lambda: shared.numbers_of(fail, key) == [1, 3])
 
 
-def test_a_message_that_fails_for_good_becomes_a_dead_letter_and_leaves_the_state_as_it_was(
+def test_a_message_that_fails_every_retry_becomes_a_dead_letter_and_leaves_the_state_unchanged(
     shared: LiveGroup, key: str
 ) -> None:
     shared.send(fail, [Attempt(key, 1)])
@@ -43,7 +43,7 @@ def test_a_message_that_fails_for_good_becomes_a_dead_letter_and_leaves_the_stat
     shared.send(fail, [Attempt(key, 3)])
     dead_letter = shared.dead_letter_of(message)
     assert (dead_letter.reason, dead_letter.key, dead_letter.attempts) == ("computation-failed", key, 2)
-    assert dead_letter.error == "ValueError: 2 was told to fail"
+    assert dead_letter.error == "ValueError: 2 fails on purpose"
     assert "raise ValueError" in dead_letter.trace
     wait_until(lambda: shared.numbers_of(fail, key) == [1, 3])
 
@@ -67,7 +67,7 @@ def test_a_dead_letter_can_be_sent_again(shared: LiveGroup, key: str) -> None:
         (b"", "not-json"),
     ],
 )
-def test_what_is_no_message_becomes_a_dead_letter(shared: LiveGroup, key: str, raw: bytes, reason: str) -> None:
+def test_an_invalid_message_becomes_a_dead_letter(shared: LiveGroup, key: str, raw: bytes, reason: str) -> None:
     before = {dead_letter.id for dead_letter in shared.dead_letters()}
     shared.client.lpush(queue_of(key), raw)
     shared.send(record, [Step(key, BEHIND)])
@@ -87,7 +87,7 @@ def test_what_is_no_message_becomes_a_dead_letter(shared: LiveGroup, key: str, r
         ("record", [1, 2], "wrong-arguments"),
     ],
 )
-def test_a_message_that_fits_no_computation_becomes_a_dead_letter(
+def test_a_message_that_no_computation_accepts_becomes_a_dead_letter(
     shared: LiveGroup, key: str, task: str, arguments: list[object], reason: str
 ) -> None:
     message = shared.send_task(task, *arguments, queue=queue_of(key))
