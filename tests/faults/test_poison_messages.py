@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from celery_partitions.model.keys import partition_of
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.applications import trouble
 from tests.support.applications.trouble import Trouble, kill, limited
@@ -75,6 +76,24 @@ def test_a_message_that_holds_the_interpreter_lock_past_its_lease_is_a_dead_lett
     assert (dead_letter.reason, dead_letter.key) in {("stalls-the-worker", "c"), ("kills-the-worker", "c")}
     assert "hung" in dead_letter.error or "interpreter lock" in dead_letter.error
     assert all(worker.running for worker in live.workers)
+
+
+def test_without_a_limit_it_is_never_given_up_and_only_its_partition_waits(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    live = make_live(redis_url, PARTITIONS=2, PARTITIONS_MAX_WORKER_CRASHES=0)
+    held, free = (next(key for key in "abcdefgh" if partition_of(key, 2) == number) for number in (0, 1))
+    workers = [live.start_worker(module=trouble.__name__).wait_ready() for _ in range(2)]
+    live.send(kill, [Trouble(held, 0, "hold"), Trouble(held, 1)])
+    wait_until(lambda: sum(worker.log().count("has taken over") for worker in workers) >= 2, PATIENCE_SECONDS, message="no takeover")
+    live.send(kill, [Trouble(free, number) for number in range(50)])
+    wait_until(lambda: len(live.numbers_of(kill, free)) == 50, PATIENCE_SECONDS)
+    assert (live.numbers_of(kill, held), live.dead_letters()) == ([], [])
+    for worker in workers:
+        worker.kill()
+    for _ in range(2):
+        live.start_worker(module=trouble.__name__, PARTITIONS_MAX_WORKER_CRASHES=1)
+    live.wait_drained()
+    assert live.numbers_of(kill, held) == [1]
+    assert len(live.dead_letters()) == 1
 
 
 def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
