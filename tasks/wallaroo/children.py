@@ -12,8 +12,8 @@ from celery_partitions.testing.lifeline import lifeline
 
 #: The time from SIGTERM to SIGKILL. Longer than a batch and its commit (PARTITIONS_BATCH_SECONDS), or a write to a slow receiver.
 GRACE_SECONDS = 15.0
-#: A process that exits sooner than this failed to start.
-SHORT_SECONDS = 5.0
+#: A process that exits sooner than this failed to start. Longer than a start takes on a slow, busy machine.
+SHORT_SECONDS = 30.0
 #: After this many failed starts in a row, the process is not started again.
 SHORT_LIVES = 2
 

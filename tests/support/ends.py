@@ -52,7 +52,7 @@ class EndProcess:
     def out(self) -> str:
         return self._out.read_text(errors="replace")
 
-    def wait_for(self, text: str, timeout: float = 30.0) -> str:
+    def wait_for(self, text: str, timeout: float = 60.0) -> str:
         """Wait until the process has printed `text`. Returns the line that contains it."""
 
         def line() -> str | None:
@@ -72,7 +72,7 @@ class EndProcess:
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -137,7 +137,7 @@ class WorkerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Wait for the exit code (negative: the signal). Raises `AssertionError` if it still runs after `timeout` seconds."""
         try:
             return self._process.wait(timeout)
