@@ -32,6 +32,8 @@ class Replay:
         self.emitted: dict[int, list[Emission]] = {}
         #: The outputs so far, as a share of the limits for one commit; 1 means that a limit is reached.
         self.share = 0.0
+        #: The earlier message that is applied again.
+        self.again: Work | None = None
         #: Where a replay begins, by scope and key: the states' bytes, and how many messages of `done` they include.
         self.checkpoints: dict[tuple[str, str], tuple[dict[Computation, bytes], int]] = {}
 
@@ -82,7 +84,7 @@ class Replay:
             self.caller.at = earlier.computation
             try:
                 fresh = decoded(earlier.computation, earlier.envelope, self.pickling.load_value)
-                again = Work(earlier.raw, earlier.computation, key, fresh, earlier.envelope)
+                self.again = again = Work(earlier.raw, earlier.computation, key, fresh, earlier.envelope)
                 yield from self.call(again, earlier, 1)
                 saved = self.readable(again)
             except GeneratorExit:  # the step is abandoned
@@ -91,6 +93,8 @@ class Replay:
                 slots.update(self.slots_of(scope, key))
                 self.restore(key, slots, saved)
                 return failure_of(earlier, error, 1, self.caller.at or earlier.computation)
+            finally:
+                self.again = None
             self.checkpoints[scope, key] = saved, index + 1
         return None
 

@@ -62,6 +62,8 @@ class StepRules:
     now: float = 0.0
     #: What computations get as `Context.resources`.
     resources: Mapping[str, Any] = field(default_factory=dict)
+    #: Called when the step begins, with a function that returns the message being applied and the number of its try.
+    begins: Callable[[Callable[[], tuple[Work, int] | None]], None] | None = None
 
 
 class StepMachine:
@@ -87,6 +89,8 @@ class StepMachine:
         failed: str | None = None,
     ) -> None:
         doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt)
+        if rules.begins is not None:
+            rules.begins(doing.current)
         self._calls = doing.run() if failed is None else doing.fail_first(failed)
         self._outcome: Outcome | None = None
         #: The next call to make. None: the step is done.
@@ -163,6 +167,13 @@ class _Step:
         self.caller = Caller(states, calling)
         self.touched = self.caller.touched
         self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer)
+
+    def current(self) -> tuple[Work, int] | None:
+        """The message being applied, and the number of its try. None: no message is."""
+        if self.replay.again is not None:
+            return self.replay.again, 1
+        item = self.items[self.out.taken] if self.out.taken < len(self.items) else None
+        return (item, self.attempt) if isinstance(item, Work) else None
 
     def run(self) -> Calls[Outcome]:
         out, clock, parked_now = self.out, self.rules.clock, self.out.parked

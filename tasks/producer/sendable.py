@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from celery import Task
@@ -44,6 +45,18 @@ class Sending(ABC):
         the broker cannot be reached.
         """
         return self.task.apply_async(args, kwargs, **options)
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Call `delay` when Django's current transaction commits, or now if there is none. After a rollback nothing is sent.
+
+        An invalid message raises `MessageError` now. If sending fails after the commit, that is raised to whoever commits, as Django does.
+        """
+        from django.db import transaction  # noqa: PLC0415 - Django is not a dependency
+
+        called_with = {name: value for name, value in kwargs.items() if name != "message_id"}
+        codec = self._receiver().codec
+        codec.encode(codec.from_arguments(list(args), kwargs if codec.parameter == "message_id" else called_with))
+        transaction.on_commit(partial(self.delay, *args, **kwargs))
 
     def send_many(
         self,

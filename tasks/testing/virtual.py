@@ -14,7 +14,7 @@ from celery_partitions.model.caller import Call
 from celery_partitions.model.effects import MoreEffects
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.step import StepRules, call_directly, step
+from celery_partitions.model.step import StepRules, call_directly
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, Reply
 from celery_partitions.store.leases import Lease
@@ -26,6 +26,7 @@ from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.planned_commit import PlannedCommit, UnderWay, plan_commit
 from celery_partitions.worker.reports import Reports
+from celery_partitions.worker.step_runner import StepRunner
 
 #: The points of a batch at which a worker may die, in order. `Harness.crash` explains each.
 CrashPoint = Literal[
@@ -87,14 +88,13 @@ class _NoReplies:
 class _Stepping:
     """A worker's step rules, with the virtual clock and without randomness."""
 
-    step = staticmethod(step)
-
     @staticmethod
     def call(owned: OwnedPartition, call: Call) -> object:
         return call_directly(call)
 
-    def __init__(self, rules_for: Callable[[OwnedPartition], StepRules], clock: Callable[[], float]) -> None:
-        self._rules_for, self._clock = rules_for, clock
+    def __init__(self, workers: StepRunner, clock: Callable[[], float]) -> None:
+        self._rules_for, self._clock = workers.rules_for, clock
+        self.step = workers.step
 
     def rules_for(self, owned: OwnedPartition) -> StepRules:
         return replace(
@@ -102,6 +102,7 @@ class _Stepping:
             clock=self._clock,
             random=lambda: 0.5,
             seconds=float("inf"),
+            inline=True,
         )
 
 
@@ -125,7 +126,7 @@ class VirtualLoop(PartitionLoop):
             batch_bytes=self.settings.batch_bytes,
         )
         self.replies = cast(Any, _NoReplies())
-        self.step_runner = cast(Any, _Stepping(self.step_runner.rules_for, self._tick))
+        self.step_runner = cast(Any, _Stepping(self.step_runner, self._tick))
         #: The crashes still to happen, in order.
         self.crashes: list[CrashPoint] = []
         self._ticks = self._vain_tries = self._token = 0

@@ -28,6 +28,7 @@ from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.worker.batch_loader import drop_known_duplicates, load_parked, load_states
 from celery_partitions.worker.blocking_read import BlockingRead
+from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
@@ -105,7 +106,8 @@ class PartitionLoop(threading.Thread):
         self.follow_ups = FollowUps(installation, reports.node, self.store)
         self.replies = Replies(installation, self.follow_ups)
         writer = installation.message_writer(worker)
-        self.step_runner = StepRunner(self.settings, self.names, worker, self.codec.pickling(), writer)
+        context = CeleryContext(installation.app, reports.node)
+        self.step_runner = StepRunner(self.settings, self.names, worker, self.codec.pickling(), writer, context)
 
     # Called by other threads.
 

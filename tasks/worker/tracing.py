@@ -43,7 +43,7 @@ def trace_loop(loop: PartitionLoop) -> None:
     if tracing is None:
         return
     traced = TracedSteps(tracing)
-    loop.step_runner.step = traced.step
+    loop.step_runner.run_step = traced.step
     loop.step_runner.writer.make_cause = traced.make_cause
     loop.store = TracedStore(loop.store, traced)
 

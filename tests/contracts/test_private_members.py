@@ -29,6 +29,7 @@ from celery.app import trace
 from celery.app.amqp import AMQP, Queues
 from celery.backends.redis import RedisBackend
 from celery.events import EventDispatcher
+from celery.fixups.django import DjangoWorkerFixup
 from celery.worker import control, request
 from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
@@ -87,6 +88,16 @@ def calls(caller: Any, *names: str) -> Callable[[], object]:
         assert not missing, f"{caller.__name__} does not use {', '.join(missing)}"
 
     return check
+
+
+def current_task() -> None:
+    task = object()
+    celery_state.push_current_task(task)
+    try:
+        assert celery_state.get_current_task() is task
+    finally:
+        celery_state.pop_current_task()
+    assert celery_state.get_current_task() is None
 
 
 def group_buffer() -> None:
@@ -159,6 +170,8 @@ def flowers_application() -> None:
 
 CONTRACTS = [
     Contract("celery._state.get_current_worker_task", "producer/direct.py", "None outside a worker's task", lambda: holds(celery_state.get_current_worker_task() is None)),
+    Contract("celery._state.push_current_task", "worker/celery_context.py", "sets celery.current_task until pop_current_task", current_task),
+    Contract("celery.fixups.django.DjangoWorkerFixup", "worker/celery_context.py", "its methods listen to the signals around tasks", calls(DjangoWorkerFixup.install, "task_prerun.connect(self.", "task_postrun.connect(self.")),
     Contract("EventDispatcher._group_buffer", "worker/reports.py", "events that wait, a list for each group", group_buffer),
     Contract("celery.backends.redis.CHORD_PART_RETURN_LUA", "results/recorder.py", "counts a chord's parts", chord_scripts),
     Contract("RedisBackend.set", "results/recorder.py", "stores and publishes in one pipeline", calls(RedisBackend._set, "pipe.setex(", "pipe.set(", "pipe.publish(")),
