@@ -1,5 +1,5 @@
-"""The chaos proof: `python -m tests.chaos` harms a whole group at random from a seed, then judges its history.
+"""The chaos test: `python -m tests.chaos` injects random faults into a whole group, by a seed, then checks its history.
 
-`schedule` says what is done when, `injections` does it to the `stage`, `traffic` sends and keeps the `ledger`, `findings`
-reads what became of it, `verdict` compares the two. `application` is what the workers compute.
+`schedule` decides which faults happen when, `injections` applies them to the `stage`, `traffic` sends messages and keeps the
+`ledger`, `findings` reads the results, `verdict` compares the two. `application` is what the workers run.
 """

@@ -1,8 +1,8 @@
-"""`python -m tests.chaos --seconds 60 --seed 7`: harm a group at random, let it come to rest, and judge its history.
+"""`python -m tests.chaos --seconds 60 --seed 7`: inject random faults into a group, let it finish, and check its history.
 
-Prints the seed, a line for each thing that is done, and the verdict. Exits with 1 when something was lost, doubled, out of
-order or unaccounted for; then what there is to look into is kept, and where is said. The same seed and seconds give the same
-injections at the same times; what they hit depends on how fast the processes are.
+Prints the seed, a line for each injection, and the verdict. Exits with 1 if a message was lost, doubled, out of order or
+unaccounted for; then the evidence is kept, and its path is printed. The same seed and seconds give the same injections
+at the same times. What they hit depends on how fast the processes are.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from tests.support.environment import clear_environment
 
 
 class Run:
-    """One run, from a stage that stands to its verdict."""
+    """One run on a prepared stage, up to the verdict."""
 
     def __init__(self, stage: Stage, seed: int, seconds: float) -> None:
         self.stage, self.schedule = stage, make_schedule(seed, seconds)
         self.seconds = seconds
-        self.said: list[str] = []
+        self.lines: list[str] = []
         self.found: Found | None = None
         self.began = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line with the time, for people and for the evidence."""
-        self.said.append(f"{time.monotonic() - self.began:7.2f} s  {text}")
-        print(self.said[-1], flush=True)
+        """Print a line with the time, and keep it for the evidence."""
+        self.lines.append(f"{time.monotonic() - self.began:7.2f} s  {text}")
+        print(self.lines[-1], flush=True)
 
     def judge(self) -> list[Violation]:
-        """Harm, calm, drain, look, and compare."""
+        """Inject the faults, stop them, wait for the remaining work, read the results, and compare."""
         stage = self.stage
         for producer in (*stage.producers, stage.prober):
             producer.start()
         self.harm()
         stage.calm()
         stage.end_producers()
-        self.say("calm; waiting until all is done")
+        self.say("no more faults; waiting until all messages are done")
         stuck = []
         for wait in (stage.drain, stage.share_out):
             try:
@@ -64,21 +64,21 @@ class Run:
         self.found = replace(look(stage.live, stage.notes, stage.complaints), late=stage.prober.late)
         sent = [one for producer in (*stage.producers, stage.prober) for one in producer.sent]
         self.say(
-            f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes that were not "
-            f"answered; {self.found.processed:,} applied to {len(self.found.applied):,} keys, "
-            f"{len(self.found.dead_letters):,} dead letters, {len(self.found.notes):,} ordinary tasks run; "
-            f"{len(stage.workers)} workers, {len(stage.retired)} of them started anew"
+            f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes without "
+            f"an answer; {self.found.processed:,} applied to {len(self.found.applied):,} keys, "
+            f"{len(self.found.dead_letters):,} dead letters, {len(self.found.notes):,} plain tasks run; "
+            f"{len(stage.workers)} workers, {len(stage.retired)} of them restarted"
         )
         longest = max(stage.prober.waits, default=0.0)
-        self.say(f"{len(stage.prober.waits)} messages beside a partition that is never idle waited up to {longest:.1f} s while they were healthy")
+        self.say(f"{len(stage.prober.waits)} messages on other partitions than the busy one waited up to {longest:.1f} s while their partition was healthy")
         self.say(
-            f"{sum(fault.fired for fault in stage.faults)} requests and replies lost; workers met "
+            f"{sum(fault.fired for fault in stage.faults)} requests and replies lost; workers saw "
             + ", ".join(f"{times} {what}" for what, times in stage.noticed().items())
         )
         return stuck + judge(sent, self.found, tries=TRIES)
 
     def harm(self) -> None:
-        """Carry out the schedule, and what ends each injection, in order of time."""
+        """Carry out the schedule, and end each injection when its time is over."""
         order = count()
         todo: list[tuple[float, int, Injection | tuple[str, Callable[[], object]]]] = [
             (injection.at, next(order), injection) for injection in self.schedule
@@ -88,7 +88,7 @@ class Run:
             at, _, what = heapq.heappop(todo)
             time.sleep(max(0.0, self.began + at - time.monotonic()))
             for number in self.stage.revive():
-                self.say(f"worker {number} was ended by a message; started anew")
+                self.say(f"worker {number} was killed by a message; restarted")
             if isinstance(what, Injection):
                 done = carry_out(what, self.stage)
                 self.say(done.text)
@@ -104,27 +104,27 @@ class Run:
 def main() -> int:
     description, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=description, epilog=details)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long it is harmed (default: 60)")
-    parser.add_argument("--seed", type=int, help="what is done, when and to whom (default: at random)")
-    parser.add_argument("--broken", choices=[*BREAKS, *BREAKS_OF_OUTPUTS], help="on an engine that is broken so, to see it caught")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long faults are injected (default: 60)")
+    parser.add_argument("--seed", type=int, help="decides which faults happen when, and to which process (default: random)")
+    parser.add_argument("--broken", choices=[*BREAKS, *BREAKS_OF_OUTPUTS], help="run on an engine that is broken in this way, to see that it is caught")
     options = parser.parse_args()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     clear_environment()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # told to end, it leaves no process behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the context managers end all processes
 
-    print(f"chaos for {options.seconds:g} s; again with: make chaos SECONDS={options.seconds:g} SEED={seed}", flush=True)
+    print(f"chaos for {options.seconds:g} s; repeat with: make chaos SECONDS={options.seconds:g} SEED={seed}", flush=True)
     engine = {"BROKEN_ENGINE": options.broken} if options.broken else {}
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory, Stage(Path(directory), seed, engine) as stage:
         run = Run(stage, seed, options.seconds)
         try:
             violations = run.judge()
         except Exception:
-            print(f"the run itself failed; kept in {evidence.keep(stage, run.said, run.found)}", file=sys.stderr)
+            print(f"the run itself failed; evidence in {evidence.keep(stage, run.lines, run.found)}", file=sys.stderr)
             raise
         for violation in violations:
             run.say(f"VIOLATION {violation}")
         if violations:
-            print(f"chaos with seed {seed}: {len(violations)} violations; kept in {evidence.keep(stage, run.said, run.found)}")
+            print(f"chaos with seed {seed}: {len(violations)} violations; evidence in {evidence.keep(stage, run.lines, run.found)}")
             return 1
     print(f"chaos with seed {seed}: everything was applied exactly once, in order, and nothing is unaccounted for")
     return 0

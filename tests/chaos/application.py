@@ -1,6 +1,6 @@
-"""What the workers of a chaos run compute, on the engine as it is or (`BROKEN_ENGINE`) broken on purpose.
+"""What the workers of a chaos run compute, on the real engine or on a broken one (`BROKEN_ENGINE`).
 
-The state of a key is the history of its messages. The sleep is the work that is interrupted, not a wait of a test's.
+The state of a key is the history of its messages. The sleep is work that is interrupted. No test waits with it.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from tests.faults.engines import app
 
 __all__ = ["ALWAYS", "COMPUTATIONS", "Act", "History", "app", "flow", "note", "play", "play_on", "play_once"]
 
-#: Of `Act.raises`: at every try.
+#: For `Act.raises`: raise at every attempt.
 ALWAYS = -1
-#: A message that raises is tried so often in all, and its dead letter tells so.
+#: How many attempts a failing message gets in all. Its dead letter has this number too.
 TRIES = 2
-#: Longer than any message but one that hangs. A frozen worker's takes longer too: it fails, and is tried again.
+#: Longer than any message that does not hang. A message on a frozen worker also takes longer: it fails and is retried.
 LIMIT_SECONDS = 0.5
 HANG_SECONDS = 60.0
-#: Longer than a lease of the run.
+#: Longer than a lease in this run.
 HOLD_SECONDS = 2.0
-#: How a worker ends over a message that ends it.
+#: The exit code of a worker that a message kills.
 EXIT_CODE = 3
 
 
 @dataclass
 class Act:
-    """One message: `number` is to be appended to the state of `key`, after `raises` tries that raise."""
+    """One message: it appends `number` to the state of `key`, after raising in its first `raises` attempts."""
 
     key: str
     number: int
     raises: int = 0
     seconds: float = 0.0
-    #: Ends the worker's process.
+    #: Kills the worker's process.
     kills: bool = False
-    #: At its first try it takes longer than its time limit, in C ("sleep") or in Python ("spin"). "hold": at every try it holds the
-    #: interpreter lock for longer than a lease.
+    #: "sleep" and "spin": the first attempt takes longer than the time limit, in C or in Python. "hold": every attempt holds
+    #: the interpreter lock for longer than a lease.
     hangs: str = ""
 
 
@@ -66,7 +66,7 @@ def act_key(act: Act) -> str:
 
 
 def act_out(act: Act, state: History, context: Context) -> None:
-    """Changes the state before it raises or ends the process: the change must be gone."""
+    """Changes the state before it raises or kills the process. The change must be rolled back."""
     time.sleep(act.seconds)
     state.numbers.append(act.number)
     if act.kills:
@@ -76,7 +76,7 @@ def act_out(act: Act, state: History, context: Context) -> None:
     elif context.attempt == 1:
         hang(act.hangs)
     if act.raises == ALWAYS or context.attempt <= act.raises:
-        raise ValueError(f"{act.number} raises at try {context.attempt}")
+        raise ValueError(f"{act.number} raises at attempt {context.attempt}")
 
 
 def hang(how: str) -> None:
@@ -90,7 +90,7 @@ def hang(how: str) -> None:
 
 
 GIVE_UP = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, exhausted="dead_letter")
-#: Used up as soon, but tried on in its place.
+#: The same number of attempts, but then the key stays parked and is retried forever.
 GO_ON = RetryPolicy(attempts=TRIES - 1, backoff_seconds=0.1, longest_backoff_seconds=0.3, exhausted="park")
 
 
@@ -109,15 +109,15 @@ def play_once(act: Act, state: History, context: Context) -> None:
     act_out(act, state, context)
 
 
-# A pipeline of three stages, which two hops apart from each other; each hop gives a key another name.
+# A pipeline of three stages, separated by two hops. Each hop renames the keys.
 
-#: What stands before a key in each stage.
+#: The prefix of a key in each stage.
 PREFIXES = ("", "turned ", "back ")
 STREAM, LIST = "played", "played in a list"
 
 
 def stage_of(number: int) -> int:
-    """At which of the stages a message does what it is to do."""
+    """The stage at which a message raises, kills or hangs."""
     return number % len(PREFIXES)
 
 
@@ -167,6 +167,6 @@ COMPUTATIONS = (play, play_on, play_once, *map(pipeline.stage, ("start", "middle
 
 @app.task(name="note", ignore_result=True)
 def note(number: int) -> None:
-    """A plain Celery task in a partition's queue; runs at least once. A line of the file is written whole."""
+    """A plain Celery task in a partition's queue. It runs at least once. Each line is written to the file in one piece."""
     with Path(os.environ["CHAOS_NOTES"]).open("a") as notes:
         notes.write(f"{number}\n")

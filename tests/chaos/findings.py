@@ -1,4 +1,4 @@
-"""What became of what was sent: read from Redis, from the workers and from their notes, when all is calm."""
+"""What became of the messages: read from Redis and from the workers' notes when all work is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fundamentals.live import LiveGroup
 
 
 def look(live: LiveGroup, notes: Path, complaints: Sequence[str] = ()) -> Found:
-    """Everything that the verdict asks for."""
+    """Everything that the verdict needs."""
     entries = live.client.xrange(STREAM)
     lines = notes.read_text().split() if notes.exists() else []
     return Found(
@@ -36,11 +36,11 @@ def _output(payload: bytes) -> tuple[str, int]:
 
 
 def _left(live: LiveGroup) -> Iterator[str]:
-    """What is not done, in words."""
+    """Describe the work that is left."""
     for row in live.group.status():
         waiting = {"queued": row.length, "parked keys": row.parked, "delayed": row.delayed}
-        said = ", ".join(f"{count} {what}" for what, count in waiting.items() if count)
-        if said:
-            yield f"{row.queue}: {said}"
+        left = ", ".join(f"{count} {what}" for what, count in waiting.items() if count)
+        if left:
+            yield f"{row.queue}: {left}"
     for mailbox in live.client.scan_iter(f"{{{live.names.root}*}}:mailbox:*", count=1000):
         yield f"{mailbox!r} still holds {live.client.llen(mailbox)} messages"

@@ -1,4 +1,4 @@
-"""Doing to the stage what the schedule says, and undoing what lasts only for a while."""
+"""Carries out the injections of the schedule, and ends those that last for a while."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.proxy import Proxy
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was done, in words; and what ends it after the injection's seconds, with the words for that."""
+    """A description of what was done. `end`: the call that ends it after the injection's seconds, with its description."""
 
     text: str
     end: tuple[str, Callable[[], object]] | None = None
 
 
 def carry_out(injection: Injection, stage: Stage) -> Done:
-    """Do it now."""
+    """Carry out one injection now."""
     match injection.kind:
         case "kill" | "freeze" | "leave" | "quit" | "join":
             return _to_worker(injection, _number(injection), stage)
@@ -43,11 +43,11 @@ def carry_out(injection: Injection, stage: Stage) -> Done:
         case "raising":
             stage.producers[_number(injection)].raising.append(injection.times)
             return Done(f"producer {injection.target}: {injection.times} messages that raise, once or always")
-        case "killer":
-            # One in two into a deep backlog.
+        case "poison":
+            # Every second one goes into a long backlog.
             sender = stage.producers[0] if _number(injection) == 0 else stage.prober
             sender.poison_messages.append(injection.times)
-            return Done(f"{sender.name}: a message that ends whatever worker runs it")
+            return Done(f"{sender.name}: a message that kills every worker that runs it")
         case "hold":
             stage.producers[_number(injection)].holding.append(injection.times)
             return Done(f"producer {injection.target}: a message that holds the interpreter lock")
@@ -95,7 +95,7 @@ def _to_line(injection: Injection, number: int, line: Proxy) -> Done:
         line.cut()
         return Done(f"line {number} is cut ({cut} connections)")
     line.freeze()
-    return Done(f"line {number} is silent for {injection.seconds} s", (f"line {number} speaks again", line.thaw))
+    return Done(f"line {number} is silent for {injection.seconds} s", (f"line {number} answers again", line.thaw))
 
 
 def _lose(injection: Injection, line: Proxy, stage: Stage, name: str) -> Done:
@@ -144,6 +144,6 @@ def _by_operator(injection: Injection, operator: Operator) -> Done:
             text = f"worker {worker} is drained for {injection.seconds} s ({operator.drain(worker)})"
             return Done(text, (f"worker {worker} is undrained", lambda: operator.undrain(worker)))
         case "forget state":
-            return Done(f"{injection.times} states that nobody has are forgotten ({operator.forget(injection.times)})")
+            return Done(f"{injection.times} states that do not exist are forgotten ({operator.forget(injection.times)})")
         case _:
-            return Done(f"parked keys are tried at once ({operator.retry_parked()})")
+            return Done(f"parked keys are retried at once ({operator.retry_parked()})")

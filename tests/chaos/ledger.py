@@ -1,4 +1,4 @@
-"""What was sent, as its producer knows it: the one side of the verdict. Values only."""
+"""What was sent, as its producer knows it. The verdict compares it with what was found. Values only."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from tests.chaos.application import ALWAYS, PREFIXES, stage_of
 
 @dataclass(frozen=True, slots=True)
 class SentAct:
-    """A message of one of the application's computations; no two of them have a key in common."""
+    """A message of one of the application's computations. No two computations share a key."""
 
     key: str
     number: int
     raises: int = 0
     kills: bool = False
-    #: It holds the interpreter lock: applied, or the dead letter that `judge` has found.
+    #: It holds the interpreter lock. It is either applied or a dead letter; `judge` puts the reason it found into `held_up`.
     holds: bool = False
     held_up: str | None = None
-    #: False for one with an `eta`: it takes its place when it is due.
+    #: False for a message with an `eta`: its place is decided when it is due.
     ordered: bool = True
-    #: It goes into the pipeline.
+    #: It goes through the pipeline.
     flows: bool = False
-    #: None: known to be in its queue. Else it may be, and so may all of the same pack, which one push took: all or none.
+    #: None: it is certainly in its queue. Else it may be: the messages of a pack were sent in one push, so all of them are in or none.
     pack: str | None = None
 
     @property
     def dies_of(self) -> str | None:
-        """The reason that its dead letter must give; None: it must have none."""
+        """The expected reason of its dead letter; None: there must be no dead letter."""
         if self.kills:
             return "kills-the-worker"
         if self.held_up:
@@ -36,15 +36,15 @@ class SentAct:
 
     @property
     def applied_to(self) -> tuple[str, ...]:
-        """The keys whose states it changes, in this order."""
+        """The keys whose states it changes, in order."""
         if not self.flows:
             return () if self.dies_of else (self.key,)
         stages = stage_of(self.number) if self.dies_of else len(PREFIXES)
         return tuple(prefix + self.key for prefix in PREFIXES[:stages])
 
     @property
-    def is_put_out(self) -> bool:
-        """Whether it comes to the pipeline's sinks."""
+    def reaches_sinks(self) -> bool:
+        """Whether it reaches the pipeline's sinks."""
         return self.flows and not self.dies_of
 
 
@@ -58,10 +58,10 @@ class SentNote:
 
 @dataclass(frozen=True, slots=True)
 class SentJunk:
-    """A message that can't be taken; no other has these bytes."""
+    """An invalid message. No other message has these bytes."""
 
     raw: bytes
-    #: The reason that its dead letter must give.
+    #: The expected reason of its dead letter.
     reason: str
     pack: str | None = None
 
@@ -70,5 +70,5 @@ Sent = SentAct | SentNote | SentJunk
 
 
 def in_doubt(sent: Sent, pack: str) -> Sent:
-    """The same, when its push was not answered."""
+    """The same message, if its push was not answered."""
     return replace(sent, pack=pack)

@@ -1,4 +1,4 @@
-"""An operator at work during the run: verbs that change nothing that the verdict looks at, and that workers must notice."""
+"""An operator's actions during the run. Workers must notice them, but they change nothing that the verdict checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def node_of(worker: int) -> str:
 
 
 class Operator:
-    """Asks the server directly. Each verb says what came of it; where the server does not answer, nothing may have, or late."""
+    """Talks to the server directly. Each method describes its result. If the server does not answer, the action may happen late or never."""
 
     def __init__(self, live: LiveGroup) -> None:
         self.live = live
@@ -32,36 +32,36 @@ class Operator:
         self.partitions: int = live.settings.partitions
 
     def pause(self, partition: str) -> str:
-        return self._said(lambda: f"it was {'not ' if pause(self.client, self.names, [partition], by=BY) else ''}paused before")
+        return self._described(lambda: f"it was {'not ' if pause(self.client, self.names, [partition], by=BY) else ''}paused before")
 
     def resume(self, partition: str) -> str:
-        return self._said(lambda: f"it was {'' if resume(self.client, self.names, [partition], by=BY) else 'not '}paused")
+        return self._described(lambda: f"it was {'' if resume(self.client, self.names, [partition], by=BY) else 'not '}paused")
 
     def drain(self, worker: int) -> str:
-        return self._said(lambda: drain(self.client, self.names, node_of(worker), by=BY))
+        return self._described(lambda: drain(self.client, self.names, node_of(worker), by=BY))
 
     def undrain(self, worker: int) -> str:
-        return self._said(lambda: undrain(self.client, self.names, node_of(worker), by=BY))
+        return self._described(lambda: undrain(self.client, self.names, node_of(worker), by=BY))
 
     def forget(self, times: int) -> str:
-        """States of keys that nobody sends to: the holders of their partitions have to read all states anew."""
-        return self._said(lambda: f"{sum(map(self._forget, range(times)))} were there")
+        """Forget states of keys without messages. The owners of their partitions must read all states again."""
+        return self._described(lambda: f"{sum(map(self._forget, range(times)))} were there")
 
     def _forget(self, number: int) -> bool:
-        return self.live.group.states.forget(play.computation, f"nobody-{number}")
+        return self.live.group.states.forget(play.computation, f"unused-{number}")
 
     def retry_parked(self) -> str:
-        """Every parked key at once, in its place, with all of its tries before it."""
+        """Retry every parked key at once, with all of its attempts restored."""
         keys = ParkedKeys(self.client, self.names, self.partitions, Audit(self.client, self.names))
-        return self._said(lambda: f"{[keys.retry(one.key, by=BY) for one in keys.all()].count('ok')} of them")
+        return self._described(lambda: f"{[keys.retry(one.key, by=BY) for one in keys.all()].count('ok')} of them")
 
     def settle(self, workers: list[int]) -> None:
-        """Whatever came late: nothing is paused, nobody drained."""
+        """Undo actions that happened late: resume all partitions, and undrain all workers."""
         resume(self.client, self.names, partitions_and_ingress(self.partitions), by=BY)
         for worker in workers:
             undrain(self.client, self.names, node_of(worker), by=BY)
 
-    def _said(self, verb: Callable[[], str]) -> str:
+    def _described(self, verb: Callable[[], str]) -> str:
         try:
             return verb()
         except redis.RedisError as error:

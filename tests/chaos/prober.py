@@ -1,4 +1,4 @@
-"""Judges liveness: while one partition is never idle, how long does a message on any partition wait?"""
+"""Checks liveness: while one partition is never idle, how long do messages on the other partitions wait?"""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.chaos.ledger import SentAct
 from tests.chaos.traffic import Producer, next_number, sent_act
 from tests.fundamentals.live import LiveGroup
 
-#: The partition that is never idle, and how many messages wait there at least.
+#: The partition that is never idle, and the minimum length of its queue.
 BUSY_PARTITION = "0"
 BACKLOG = 400
-#: How long one of them takes.
+#: How long one of its messages takes.
 BUSY_SECONDS = 0.003
-#: Between two looks at whether a message was applied.
+#: The interval between two checks whether a message was applied.
 LOOK_SECONDS = 0.1
-#: A message waits no longer while its partition is healthy: it has the same owner all the time, is not paused, and the server answers.
-#: Longer than the longest freeze of a worker, messages that hold the interpreter lock one after the other, and a machine with much to do.
+#: The longest allowed wait while the partition is healthy: it keeps its owner, is not paused, and the server answers.
+#: Longer than the longest freeze of a worker, several messages in a row that hold the interpreter lock, and the delays of a busy machine.
 MAX_WAIT_SECONDS = 20.0
 
 
@@ -32,9 +32,9 @@ class Prober(Producer):
     def __init__(self, seed: int, live: LiveGroup) -> None:
         super().__init__(99, seed, live)
         self.name = "prober"
-        #: How many messages that always raise are asked for, each of a key of its own.
+        #: Requested numbers of messages that always raise, each with its own key.
         self.crowds: deque[int] = deque()
-        #: How long messages waited while the server answered, and which of them for too long, in words.
+        #: How long messages waited while the server answered. `late` describes those that waited too long.
         self.waits: list[float] = []
         self.late: list[str] = []
         self._salt = count()
@@ -72,7 +72,7 @@ class Prober(Producer):
             except (redis.RedisError, OSError):
                 is_applied = False
             before, owner = owner, self.owner_of(partition)
-            if owner is None or owner != before:  # it is not healthy, or not for long
+            if owner is None or owner != before:  # it is not healthy, or became so just now
                 since = time.monotonic()
             waited = time.monotonic() - since
             if is_applied or waited > MAX_WAIT_SECONDS:
@@ -90,7 +90,7 @@ class Prober(Producer):
             return
 
     def owner_of(self, partition: str) -> str | None:
-        """Who works on the partition; None: nobody, or the server does not answer."""
+        """The owner that works on the partition; None if there is none, the partition is paused, or the server does not answer."""
         try:
             status = self.live.status()[self.live.names.queue(partition)]
         except (redis.RedisError, OSError):
@@ -102,6 +102,6 @@ class Prober(Producer):
         return state is not None and act.number in state.numbers
 
     def key_in(self, partition: str) -> str:
-        """A new key of that partition."""
+        """A new key of this partition."""
         number = int(partition)
         return next(key for n in self._salt if partition_of(key := f"probe-{n}", self.live.settings.partitions) == number)

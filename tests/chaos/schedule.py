@@ -1,4 +1,4 @@
-"""What is done to the group, when, to whom: a pure function of a seed and a number of seconds."""
+"""Which faults are injected, when, and into which process: a pure function of a seed and a number of seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Kind = Literal[
     "flush scripts",
     "malformed",
     "raising",
-    "killer",
+    "poison",
     "hang",
     "hold",
     "crowd",
@@ -35,47 +35,47 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: Workers there are at the beginning, numbered from 0; a later one has the next number.
+#: The number of workers at the beginning. They are numbered from 0; a new worker gets the next number.
 WORKERS = 3
 MAX_WORKERS = 4
-#: Ways to the server that workers take in turn, by their number; each can be cut by itself.
+#: The number of lines to the server. Workers use them in turn, by their number. Each line can be cut separately.
 LINES = 2
 PRODUCERS = 2
 PARTITIONS = 4
 
-#: Short, so that a fault often outlasts it.
+#: Short, so that many faults are longer.
 LEASE_SECONDS = 1.0
 
-#: So often each kind comes in a round of all; a round takes about `len(deck) × 0.7 s`.
+#: How often each kind occurs in a round of all kinds (default: once). A round takes about `len(deck) × 0.7 s`.
 OFTEN: dict[Kind, int] = {"kill": 2, "freeze": 3, "join": 4, "cut": 2, "lose replies": 3, "malformed": 2, "raising": 2}
 GAP_SECONDS = (0.1, 1.3)
-#: The group's first moment is left in peace, and the server between two of its own faults.
+#: No fault at the very beginning, and none of the server within this time after another one.
 PEACE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """One thing that is done. `at`: seconds since the beginning."""
+    """One injected fault. `at`: seconds since the beginning."""
 
     at: float
     kind: Kind
-    #: A worker's, a line's or a producer's number; None where the server is meant.
+    #: The number of a worker, a line, a producer or a partition; None for the server.
     target: int | None = None
-    #: How long it lasts, where it does.
+    #: How long it lasts; 0 if it happens at one moment.
     seconds: float = 0.0
     #: How many requests, replies or messages.
     times: int = 0
-    #: What a lost request, or the request of a lost reply, has in it.
+    #: Bytes that the lost request, or the request of the lost reply, contains.
     marker: bytes = b""
 
 
-#: Requests that are lost, or whose replies are: by what stands in them. A commit with effects; any script (peeks and
-#: leases too); the scripts of leases; the read that waits for messages.
+#: Bytes in the requests that are lost, or whose replies are. They are found in: a commit with effects; any script (also
+#: peeks and leases); the scripts of leases; the read that waits for messages.
 MARKERS = (b"HINCRBY", b"HINCRBY", b"HINCRBY", b"HINCRBY", b"EVALSHA", b":workers", b"LRANGE")
-#: In leases. A silent owner loses its partitions after 2/3 to 1: half of the silences end about then, when the next owner
-#: has the same batch in hand.
+#: Shortest and longest silence, in leases. A silent owner loses its partitions after 2/3 to 1 lease. Half of the silences
+#: end about then, while the next owner runs the same batch.
 SILENCES = ((0.3, 3.0), (0.7, 1.3))
-#: Every push of a producer has it.
+#: Every push of a producer contains this.
 PUSH = b"LPUSH"
 
 
@@ -85,7 +85,7 @@ def make_schedule(seed: int, seconds: float) -> tuple[Injection, ...]:
 
 
 class _Schedule:
-    """Deals kinds from a shuffled deck, so that a short run has nearly all; knows who is there to be harmed."""
+    """Deals kinds from a shuffled deck, so that a short run has nearly all of them. Knows which workers run."""
 
     def __init__(self, random: random.Random, seconds: float) -> None:
         self.random, self.seconds = random, seconds
@@ -110,7 +110,7 @@ class _Schedule:
             at += self.random.uniform(*GAP_SECONDS)
 
     def possible(self, kind: Kind) -> Kind:
-        """The kind, or the opposite where there are too few or too many workers for it."""
+        """The kind, or its opposite if there are too few or too many workers for it."""
         if kind in ("kill", "leave", "quit") and len(self.present) < 2:
             return "join"
         return "kill" if kind == "join" and len(self.present) >= MAX_WORKERS else kind
@@ -145,7 +145,7 @@ class _Schedule:
                 return Injection(at, kind, choose(self.present), self.silence())
             case "forget state":
                 return Injection(at, kind, times=self.random.randint(1, 8))
-            case "killer" | "hang" | "hold":
+            case "poison" | "hang" | "hold":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=1)
             case "crowd":
                 return Injection(at, kind, times=self.random.randint(200, 500))

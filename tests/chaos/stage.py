@@ -1,4 +1,4 @@
-"""What a chaos run happens to: a server of its own, lines to it that can be cut, workers and producers."""
+"""The system that a chaos run tests: its own server, lines to it that can be cut, workers and producers."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
-#: Short waits: faults that outlast a timeout.
+#: Short timeouts, so that some faults last longer.
 ENV: Mapping[str, object] = {
     "PARTITIONS": PARTITIONS,
     "PARTITIONS_LEASE_SECONDS": LEASE_SECONDS,
     "PARTITIONS_REDIS_TIMEOUT_SECONDS": 2,
 }
 
-#: An operator that waits for a paused server would hold the schedule up.
+#: An operator that waits for a paused server would delay the schedule.
 IMPATIENT: Mapping[str, object] = {"PARTITIONS_REDIS_TIMEOUT_SECONDS": 0.25}
 
-#: Of workers in turn. Small, so that there are many commits; unlike, so that the next owner of a queue cuts it otherwise
-#: than the one that it took over from.
+#: Given to the workers in turn. Small, so that there are many commits; different, so that the next owner of a queue reads
+#: other batches than the previous one.
 BATCH_MESSAGES = (40, 5, 15)
 
-#: Longer than the last tries of a worker that was told to end while the server was gone.
+#: Longer than the last attempts of a worker that is stopped while the server is unreachable.
 LEAVE_SECONDS = 40.0
-#: The group does nothing for so long, with nothing in its way: it hangs. Longer than a lease, a timeout, a retry and an
+#: A group that makes no progress for this long, without any fault, hangs. Longer than a lease, a timeout, a retry and an
 #: `eta` together.
 STUCK_SECONDS = 30.0
 
-#: What happened to a worker → what it says of that.
+#: What happened to a worker → a part of its log message.
 NOTICES = {
     "batches left to another worker": "another worker has taken over",
-    "batches begun anew": "changed since this worker read it",
+    "batches repeated": "changed since this worker read it",
     "messages that could not be interrupted": "replacing this process",
     "servers that did not answer": "cannot use Redis yet (",
 }
 
-#: What a worker calls an error. Of a server that is gone it warns; Celery's consumer says an error, and that is its own. A
-#: message that hangs is worth an error.
+#: Unexpected errors in a worker's log. A worker logs an unreachable server as a warning; Celery's own consumer logs an error,
+#: which is excluded here, and so are expected errors about messages.
 OWN_ERROR = re.compile(r"(ERROR|CRITICAL)/\S+ (?!consumer: Cannot connect to redis|.*replacing this process|dead letter |.* of key '.*; no retry is left).*")
 
 
 class Stage:
-    """As a context manager everything runs inside, and is gone after; what it wrote is in `directory`.
+    """As a context manager: everything runs inside the block and is removed at its end. Its files are in `directory`.
 
-    The server answers only what is on its disk, and keeps every command that it was ever given: the whole history of a run
-    that went wrong. `engine`: more environment of the workers, as `tests.faults.engines` reads it.
+    The server acknowledges only what is on its disk, and keeps every command it ever received: the whole history of a
+    failed run. `engine`: more environment variables for the workers, which `tests.faults.engines` reads.
     """
 
     def __init__(self, directory: Path, seed: int, engine: Mapping[str, str]) -> None:
         self.directory, self.seed, self.engine = directory, seed, engine
         self.notes = directory / "notes"
         self.workers: dict[int, WorkerProcess] = {}
-        #: Those that a message ended, and others stand for.
+        #: Workers that a message killed and that were replaced.
         self.retired: list[WorkerProcess] = []
-        #: Workers that were told to end, or killed.
+        #: Workers that were stopped or killed on purpose.
         self.ended: set[int] = set()
         self.faults: list[Fault] = []
-        #: What workers did that none should, in words.
+        #: Descriptions of what workers should not have done.
         self.complaints: list[str] = []
         self._stack = ExitStack()
 
@@ -82,7 +82,7 @@ class Stage:
             )
             self.lines = [enter(Proxy(self.server.host, self.server.port)) for _ in range(LINES)]
             self.producers_line = enter(Proxy(self.server.host, self.server.port))
-            #: As it is seen from here, with nothing in between.
+            #: The test's own direct connection.
             self.live = enter(LiveGroup(self.server.url(), self.directory, **ENV, **self.engine))
             self.operator = Operator(enter(LiveGroup(self.server.url(), self.directory, **{**ENV, **IMPATIENT})))
             self.producers = []
@@ -90,7 +90,7 @@ class Stage:
                 live = enter(LiveGroup(self.producers_line.url(), self.directory, **ENV))
                 live.group.check()
                 self.producers.append(Producer(number, self.seed, live))
-            #: With nothing in between: a message waits for workers, and not for the producers' line.
+            #: A direct connection: a message waits for workers, not for the producers' line.
             self.prober = Prober(self.seed, enter(LiveGroup(self.server.url(), self.directory, **{**ENV, **IMPATIENT})))
             for number in range(WORKERS):
                 self.start_worker(number)
@@ -122,9 +122,9 @@ class Stage:
         return self.workers[number]
 
     def revive(self) -> list[int]:
-        """Start a worker anew, under its number, in the place of each that a message ended; returns their numbers.
+        """Restart each worker that a message killed, with the same number. Returns their numbers.
 
-        One that ended by itself otherwise is complained of.
+        A worker that ended for any other reason becomes a complaint.
         """
         revived = []
         for number, worker in list(self.workers.items()):
@@ -137,11 +137,11 @@ class Stage:
                 revived.append(number)
             else:
                 self.ended.add(number)
-                self.complaints.append(f"worker {number} ended by itself with {code} ({worker.log_path.name})")
+                self.complaints.append(f"worker {number} exited unexpectedly with {code} ({worker.log_path.name})")
         return revived
 
     def calm(self) -> None:
-        """No more faults: what is prepared and has not happened will not."""
+        """Cancel the faults that are prepared and have not happened, and undo the operator's actions."""
         for fault in self.faults:
             fault.cancel()
         Operator(self.live).settle(list(self.workers))
@@ -151,31 +151,31 @@ class Stage:
             producer.end()
 
     def drain(self) -> None:
-        """Wait until nothing is queued, parked or delayed. Raises `AssertionError` when nothing moves any more."""
+        """Wait until no message is queued, parked or delayed. Raises `AssertionError` if there is no progress."""
         while waiting := self.waiting():
             wait_until(
                 lambda: self.revive() or self.waiting() != waiting,
                 STUCK_SECONDS,
-                message=f"the group stands still with (queued, parked, delayed) {waiting}",
+                message=f"no progress with (queued, parked, delayed, processed) {waiting}",
             )
 
     def share_out(self) -> None:
-        """Wait until every partition has an owner, in fair shares. Raises `AssertionError` when that does not come."""
+        """Wait until every partition has an owner, in fair shares. Raises `AssertionError` on a timeout."""
         self.live.wait_owned(by=len(self.workers.keys() - self.ended), timeout=STUCK_SECONDS)
 
     def waiting(self) -> list[tuple[int, int, int, int]]:
-        """Queued, parked, delayed and processed of each partition; nothing when no partition has anything to do."""
+        """The queued, parked, delayed and processed counts of each partition; empty if no partition has work."""
         status = self.live.group.status()
         busy = any(row.length or row.parked or row.delayed for row in status)
         return [(row.length, row.parked, row.delayed, row.processed) for row in status] if busy else []
 
     def noticed(self) -> dict[str, int]:
-        """How often workers said what: whether the faults hit anything."""
+        """How often the workers logged each of `NOTICES`: shows whether the faults hit anything."""
         log = "".join(worker.log() for worker in (*self.workers.values(), *self.retired))
         return {what: log.count(text) for what, text in NOTICES.items()}
 
     def end_workers(self) -> None:
-        """Tell those that are left to end; complain of what any worker of the run did that none should."""
+        """Stop the remaining workers. Add complaints about what any worker of the run should not have done."""
         self.revive()
         for worker in self.workers.values():
             worker.terminate()
@@ -183,7 +183,7 @@ class Stage:
             try:
                 worker.wait(LEAVE_SECONDS)
             except AssertionError:
-                self.complaints.append(f"worker {number} does not end ({worker.log_path.name})")
+                self.complaints.append(f"worker {number} does not exit ({worker.log_path.name})")
         for worker in (*self.workers.values(), *self.retired):
             errors = {found.group() for found in OWN_ERROR.finditer(worker.log())}
             self.complaints += [f"{worker.log_path.name}: {error}" for error in sorted(errors)]

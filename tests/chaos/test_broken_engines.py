@@ -1,4 +1,4 @@
-"""A chaos run's own traffic and verdict, without any harm: nothing is found on the engine as it is, and each break is."""
+"""The traffic and verdict of a chaos run, without faults: the verdict passes on the real engine and finds each break."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def live(redis_url: str, tmp_path: Path) -> Iterator[LiveGroup]:
 
 
 def verdict_on(live: LiveGroup, notes: Path, **engine: str) -> list[Violation]:
-    """What the verdict finds when a worker has done all that a producer sent."""
+    """What the verdict finds when a worker has processed everything that a producer sent."""
     producer = Producer(0, 1, live)
     producer.malformed.extend([3, 3])
     producer.raising.extend([2, 2, 2])
@@ -38,7 +38,7 @@ def verdict_on(live: LiveGroup, notes: Path, **engine: str) -> list[Violation]:
     return judge(producer.sent, look(live, notes), tries=TRIES)
 
 
-def test_nothing_is_found_on_the_engine_as_it_is(live: LiveGroup, tmp_path: Path) -> None:
+def test_nothing_is_found_on_the_real_engine(live: LiveGroup, tmp_path: Path) -> None:
     assert verdict_on(live, tmp_path / "notes") == []
 
 

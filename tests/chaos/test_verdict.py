@@ -1,4 +1,4 @@
-"""The verdict passes what is as promised, and names each thing that is not."""
+"""The verdict accepts a history that keeps the promises, and names each violation."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ def test_what_was_sent_passes() -> None:
         pytest.param({"a": [1, 3], "b": [1, 3]}, "foreign", id="a state is another key's"),
     ],
 )
-def test_a_history_that_is_not_what_was_sent(applied: dict[str, list[int]], kind: str) -> None:
+def test_a_history_that_differs_from_what_was_sent(applied: dict[str, list[int]], kind: str) -> None:
     assert kinds(ACTS, found(applied)) == [kind]
 
 
-def test_the_message_after_one_that_died_may_not_be_lost_with_it() -> None:
+def test_the_message_after_a_dead_letter_must_not_be_lost() -> None:
     sent = [SentAct("a", 0), SentAct("a", 1, ALWAYS), SentAct("a", 2)]
     assert kinds(sent, found({"a": [0]}, dead_letters=[dead_letter_of(1)])) == ["loss"]
 
 
-def test_one_that_always_raises_must_not_change_the_state() -> None:
+def test_a_message_that_always_raises_must_not_change_the_state() -> None:
     sent = [SentAct("a", 0), SentAct("a", 1, ALWAYS)]
     assert kinds(sent, found({"a": [0, 1]}, dead_letters=[dead_letter_of(1)])) == ["foreign"]
 
 
-def test_one_that_ends_its_worker_dies_of_that_alone() -> None:
+def test_a_poison_message_has_a_dead_letter_for_that_reason_only() -> None:
     sent = [SentAct("a", 0), SentAct("a", 1, kills=True)]
     assert kinds(sent, found({"a": [0]}, dead_letters=[dead_letter_of(1, reason="kills-the-worker", attempts=0)])) == []
     assert kinds(sent, found({"a": [0]})) == ["dead_letter"]
@@ -88,7 +88,7 @@ def flowed(outputs: Sequence[int], ids: Sequence[str] = ()) -> Found:
     return found(applied, dead_letters=[dead_letter_of(5)], outputs={"played": played}, output_ids=ids)
 
 
-def test_what_goes_through_the_pipeline_is_in_every_stage_up_to_where_it_dies_and_in_the_sinks() -> None:
+def test_a_pipeline_message_is_in_every_stage_before_its_failure_or_in_the_sinks() -> None:
     assert kinds(FLOWS, flowed(PASSED)) == []
     assert kinds(FLOWS, found({"a": PASSED, "turned a": PASSED, "back a": PASSED}, dead_letters=[dead_letter_of(5)])) == ["loss"]
 
@@ -102,29 +102,29 @@ def test_what_goes_through_the_pipeline_is_in_every_stage_up_to_where_it_dies_an
         pytest.param(ALL, "output foreign", id="an output of one that died"),
     ],
 )
-def test_outputs_that_are_not_what_went_through(outputs: list[int], kind: str) -> None:
+def test_outputs_that_differ_from_what_was_sent(outputs: list[int], kind: str) -> None:
     assert kinds(FLOWS, flowed(outputs)) == [kind]
 
 
-def test_two_outputs_of_one_id() -> None:
+def test_two_outputs_with_one_id() -> None:
     assert kinds(FLOWS, flowed(PASSED, ["0:0", "0:0"])) == ["output duplicate"]
 
 
-def test_messages_with_an_eta_come_in_any_order_but_once() -> None:
+def test_messages_with_an_eta_are_applied_once_in_any_order() -> None:
     sent = [SentAct("a", 0, ordered=False), SentAct("a", 1, ordered=False)]
     assert kinds(sent, found({"a": [1, 0]})) == []
     assert kinds(sent, found({"a": [1]})) == ["loss"]
     assert kinds(sent, found({"a": [1, 0, 1]})) == ["duplicate"]
 
 
-def test_a_push_in_doubt_is_in_wholly_or_not_at_all() -> None:
+def test_a_push_in_doubt_is_in_completely_or_not_at_all() -> None:
     sent: list[Sent] = [in_doubt(act, "push") for act in ACTS]
     assert kinds(sent, found({})) == []
     assert kinds(sent, found({"a": [0, 2, 4], "b": [1, 3]})) == []
     assert kinds(sent, found({"a": [0, 2, 4], "b": [1]})) == ["loss"]
 
 
-def test_pushes_in_doubt_are_judged_each_by_itself() -> None:
+def test_pushes_in_doubt_are_checked_separately() -> None:
     sent: list[Sent] = [in_doubt(SentAct("a", 0), "one"), in_doubt(SentAct("b", 1), "other")]
     assert kinds(sent, found({"b": [1]})) == []
 
@@ -149,7 +149,7 @@ def test_dead_letters_of_messages_that_raise(dead_letters: list[DeadLetter]) -> 
         pytest.param([], id="none"),
         pytest.param([dead_letter(b"junk", "not-json"), dead_letter(b"junk", "not-json")], id="two"),
         pytest.param([dead_letter(b"junk", "wrong-type")], id="for another reason"),
-        pytest.param([dead_letter(b"junk", "not-json"), dead_letter(b"other", "not-json")], id="of what nobody sent"),
+        pytest.param([dead_letter(b"junk", "not-json"), dead_letter(b"other", "not-json")], id="of a message that was not sent"),
     ],
 )
 def test_dead_letters_of_malformed_messages(dead_letters: list[DeadLetter]) -> None:
@@ -162,13 +162,13 @@ def test_a_malformed_message_in_doubt_may_have_a_dead_letter() -> None:
     assert kinds(sent, found({}, dead_letters=[dead_letter(b"junk", "not-json")])) == []
 
 
-def test_ordinary_tasks_run_at_least_once() -> None:
+def test_plain_tasks_run_at_least_once() -> None:
     assert kinds([SentNote(0)], found({})) == ["note"]
     assert kinds([SentNote(0)], found({}, notes=[0, 1])) == ["note"]
     assert kinds([SentNote(0, pack="push")], found({})) == []
 
 
-def test_the_count_is_what_stands_in_the_states() -> None:
+def test_the_count_equals_the_numbers_in_the_states() -> None:
     assert kinds(ACTS, found({"a": [0, 2, 4], "b": [1, 3]}, processed=6)) == ["count"]
 
 

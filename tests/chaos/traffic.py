@@ -1,8 +1,8 @@
-"""A producer: numbered messages in every way there is to send one, and what it knows of each.
+"""A producer: sends numbered messages in every possible way, and records what it knows about each.
 
-When a push is not answered it sends those messages again under new numbers, to new keys: what was under way may come late,
-behind what is sent after, so the old keys get nothing more. Only to the computation that drops duplicates does it send the
-same bytes again: until they are known to be in, and at times once more.
+If a push is not answered, it sends these messages again with new numbers and new keys. The unanswered push may arrive
+late, after later messages, so the old keys get no more messages. Only the computation that drops duplicates gets the
+same bytes again: until they are known to be in, and sometimes once more.
 """
 
 from __future__ import annotations
@@ -28,63 +28,64 @@ from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_message
 
-#: `send_many`; to the ingress, as a producer that can't run the key extractor; to partition 0, whatever the key. To the
-#: computation that is tried on in its place, to the one that drops duplicates, into the pipeline: all by the ingress.
+#: bulk: `send_many`. ingress: as a producer that cannot run the key extractor. astray: to partition 0, whatever the key.
+#: The others go to the ingress: stubborn to the computation that retries forever, again to the one that drops duplicates,
+#: flow into the pipeline.
 Way = Literal["bulk", "ingress", "astray", "stubborn", "again", "flow"]
 WAYS: tuple[Way, ...] = get_args(Way)
-#: `play`'s messages are the others.
+#: The other ways send to `play`.
 NAME_OF = {"stubborn": play_on.name, "again": play_once.name, "flow": flow.name}
-#: Of the ways that never give up, so many messages raise, at most so often.
+#: In the ways with a name above: the share of messages that raise, and how often at most.
 RAISING_SHARE, MAX_RAISES = 0.03, 4
-#: A message to the computation that drops duplicates is pushed so often at most.
+#: How often a message to the computation that drops duplicates is pushed at most.
 MAX_PUSHES = 3
-#: Keys of each way, and so many messages to a key before it is left for a new one: its state is its history.
+#: Keys per way, and the messages per key before a new key replaces it: the state holds the whole history.
 KEYS = 8
 MAX_A_KEY = 200
-#: How long a message takes to compute: so long that workers are seldom idle, and faults fall into batches.
+#: How long a message takes: long enough that workers are seldom idle and faults hit batches.
 ACT_SECONDS = (0.0, 0.002, 0.005)
-#: Messages of a push, and the pause after it: a few hundred a second, which the workers can follow between faults.
+#: Messages per push, and the pause after it: a few hundred messages per second, which the workers can process between faults.
 PUSH_MESSAGES = (1, 60)
 PAUSE_SECONDS = (0.05, 0.2)
-#: The longest `eta`. Shorter than the patience of whoever waits for the group to be done.
+#: The longest `eta`. Shorter than the timeouts that wait for the group to finish.
 LONGEST_DELAY_SECONDS = 2.0
 
-#: What no other message has, over all producers of the process.
+#: Shared by all producers of the process, so that every message has a unique number.
 _numbers = count()
 
 
 def next_number() -> int:
-    """A number that no other message has."""
+    """A unique number for a message."""
     return next(_numbers)
 
 
 class Producer(threading.Thread):
-    """Sends until told to `end`. `live` is the group as this producer reaches it."""
+    """Sends until `end` is called. `live` holds this producer's connection to the group."""
 
     def __init__(self, number: int, seed: int, live: LiveGroup) -> None:
         super().__init__(name=f"producer-{number}", daemon=True)
         self.number, self.live = number, live
         self.random = random.Random(f"producer {seed} {number}")
-        #: All that it sent, in order. Read by others when the thread has ended.
+        #: Everything it sent, in order. Other threads read it when this one has ended.
         self.sent: list[Sent] = []
         self.unanswered = 0
         self._fresh = count()
         self._keys: dict[Way, list[str]] = {way: [self.new_key(way) for _ in range(KEYS)] for way in WAYS}
         self._used: dict[str, int] = {}
-        #: What others asked for, for the next pushes: how many malformed messages, how many that raise.
+        #: Requests for the next pushes: numbers of malformed messages, and of messages that raise.
         self.malformed: deque[int] = deque()
         self.raising: deque[int] = deque()
-        #: And how many that end their worker.
+        #: Numbers of messages that kill their worker.
         self.poison_messages: deque[int] = deque()
-        #: And how many that hold the interpreter lock.
+        #: Numbers of messages that hold the interpreter lock.
         self.holding: deque[int] = deque()
-        #: And how many that hang at their first try.
+        #: Numbers of messages that hang at their first attempt.
         self.hanging: deque[int] = deque()
         self._ended = threading.Event()
         self._failure: Exception | None = None
 
     def end(self) -> None:
-        """Send no more, and wait for what is being sent. Raises what ended the thread before its time."""
+        """Stop sending, and wait for the current push. Raises the exception that ended the thread, if there was one."""
         self._ended.set()
         self.join()
         if self._failure is not None:
@@ -95,11 +96,11 @@ class Producer(threading.Thread):
             while not self._ended.is_set():
                 self.send_some()
                 self._ended.wait(self.random.uniform(*PAUSE_SECONDS))
-        except Exception as error:  # for whoever ends it: a run without its traffic proves nothing
+        except Exception as error:  # `end` raises it: a run without its traffic proves nothing
             self._failure = error
 
     def send_some(self) -> None:
-        """Messages in one way, and of the other kinds those whose turn has come."""
+        """Send messages in one random way, and sometimes malformed messages, plain tasks and delayed messages."""
         way = self.random.choice(WAYS)
         self.send_acts(way, list(self.acts(way, self.random.randint(*PUSH_MESSAGES))))
         if self.malformed:
@@ -110,7 +111,7 @@ class Producer(threading.Thread):
             case 1:
                 self.send_delayed(self.random.randint(1, 5))
 
-    # The messages.
+    # Making messages.
 
     def acts(self, way: Way, messages: int) -> Iterator[Act]:
         playing = way not in NAME_OF
@@ -128,7 +129,7 @@ class Producer(threading.Thread):
             act = Act(self.some_key(way), next(_numbers), raises, seconds, raising <= place < raising + killing)
             act.hangs = self.random.choice(("sleep", "spin")) if place < hanging else ""
             if raising + killing <= place < raising + killing + holding:
-                # Of a key of its own: what comes of it is not known.
+                # With its own key: whether it is applied or becomes a dead letter is not known.
                 act = Act(self.new_key("hold"), next(_numbers), hangs="hold")
             yield act
 
@@ -144,15 +145,15 @@ class Producer(threading.Thread):
         return f"{self.number}-{way}-{next(self._fresh)}"
 
     def leave_keys(self, acts: Sequence[Act]) -> None:
-        """Nothing more to the keys of these."""
+        """Send nothing more to the keys of these acts."""
         left = {act.key for act in acts}
         for way, keys in self._keys.items():
             self._keys[way] = [self.new_key(way) if key in left else key for key in keys]
 
-    # The pushes.
+    # Pushing messages.
 
     def send_acts(self, way: Way, acts: list[Act]) -> None:
-        """Send in one way; what is not answered is sent again, under new numbers and keys, or as it is."""
+        """Send in one way. Messages without an answer are sent again, with new numbers and keys, or unchanged."""
         while acts:
             match way:
                 case "bulk":
@@ -167,7 +168,7 @@ class Producer(threading.Thread):
                 return
 
     def send_in_bulk(self, acts: Sequence[Act]) -> list[Act]:
-        """`send_many`; returns those that may be in or not: those for one partition all or none."""
+        """Call `send_many`. Returns the messages that may or may not be in; per partition all of them are in or none."""
         sent = [sent_act(act) for act in acts]
         try:
             self.live.send(play, acts)
@@ -180,7 +181,7 @@ class Producer(threading.Thread):
                 partition = partition_of(one.key, self.live.settings.partitions)
                 self.sent.append(in_doubt(one, f"bulk {acts[0].number}/{partition}"))
             return list(error.unknown)
-        except (redis.RedisError, OSError):  # before anything was sent: it asks once for N
+        except (redis.RedisError, OSError):  # before anything was sent: it first reads N
             return []
         self.sent += sent
         return []
@@ -192,7 +193,7 @@ class Producer(threading.Thread):
         return [] if self.push(partition, raws, sent) else list(acts)
 
     def push_again(self, acts: Sequence[Act]) -> list[Act]:
-        """The same bytes until they are known to be in, and once or twice more, known or not; in order all the same."""
+        """Push the same bytes until they are known to be in, and sometimes once or twice more. The order stays correct."""
         raws = [self.raw_act(act, "again") for act in acts]
         pushes, is_in = self.random.randint(1, MAX_PUSHES), False
         while pushes > 0 or not is_in:
@@ -230,7 +231,7 @@ class Producer(threading.Thread):
         return raw_message(name, asdict(act), f"act-{act.number}", sent_at=time.time(), **headers)
 
     def push(self, partition: str, raws: Sequence[bytes], sent: Sequence[Sent]) -> bool:
-        """One LPUSH, and the ledger's lines; False when it may be in or not: all or none."""
+        """Push with one LPUSH, and record it in the ledger. Returns False if it is unknown whether all messages are in or none."""
         is_in = self.is_pushed(partition, raws)
         if is_in is None:
             pack = f"push {next(_numbers)}"
@@ -240,7 +241,7 @@ class Producer(threading.Thread):
         return is_in is not None
 
     def is_pushed(self, partition: str, raws: Sequence[bytes]) -> bool | None:
-        """One LPUSH, as a foreign producer; None when there is no answer."""
+        """One LPUSH, as a foreign producer does it. Returns None if there is no answer."""
         try:
             self.live.client.lpush(self.live.names.queue(partition), *raws)
         except redis.ResponseError:
@@ -252,5 +253,5 @@ class Producer(threading.Thread):
 
 
 def sent_act(act: Act, *, flows: bool = False) -> SentAct:
-    """The ledger's line of an act."""
+    """The ledger's entry for an act."""
     return SentAct(act.key, act.number, act.raises, act.kills, holds=act.hangs == "hold", flows=flows)

@@ -1,4 +1,4 @@
-"""What was sent against what became of it. Pure: the values of `ledger` and `findings` in, violations out."""
+"""Compares what was sent with what became of it. Pure: takes the values of `ledger` and `findings`, returns violations."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from celery_partitions.store.dead_letters import DeadLetter
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
 from tests.support.history import HistoryError, by_key, history_errors
 
-#: The reason that a dead letter gives when the computation raised at every try.
+#: The reason of a dead letter whose computation raised at every attempt.
 RAISED = "computation-failed"
-#: The reasons of messages that ended their workers, or stopped them.
+#: The reasons of messages that killed or blocked their workers.
 BLAMED = ("kills-the-worker", "stalls-the-worker")
-#: How many of a kind are named.
+#: How many examples a violation names.
 SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What became of what was sent."""
+    """What became of the messages that were sent."""
 
-    #: Key → the numbers that its state holds.
+    #: Key → the numbers in its state.
     applied: Mapping[str, Sequence[int]]
-    #: Numbers of the plain tasks that ran, as often as they ran.
+    #: Numbers of the plain tasks that ran, once per run.
     notes: Sequence[int]
     dead_letters: Sequence[DeadLetter]
-    #: What the partitions counted.
+    #: The sum of the partitions' counters.
     processed: int
-    #: The pipeline's sinks: name → (key, number) of its elements, the oldest first.
+    #: The pipeline's sinks: name → (key, number) of each element, the oldest first.
     outputs: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
-    #: Ids of outputs, where the sink tells them.
+    #: Ids of the outputs, from the sink that has them.
     output_ids: Sequence[str] = ()
-    #: What still lies in Redis and should not, in words.
+    #: Descriptions of what should no longer be in Redis.
     left: Sequence[str] = ()
-    #: What workers did that none should, in words.
+    #: Descriptions of what workers should not have done.
     complaints: Sequence[str] = ()
-    #: Messages that waited for longer than they may, in words.
+    #: Descriptions of messages that waited too long.
     late: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is not as promised. `kind`: one of the history's, that and `output`, or `dead_letter`, `note`, `count`, `left`,
+    """One broken promise. `kind`: a kind of the history check, alone or after `output`, or `dead_letter`, `note`, `count`, `left`,
     `worker`, `late`."""
 
     kind: str
@@ -56,13 +56,13 @@ class Violation:
 
 
 def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
-    """All violations. `tries`: how often a message is tried before it is given up."""
+    """All violations. `tries`: the number of attempts before a message becomes a dead letter."""
     reasons = {number_of(one): one.reason for one in found.dead_letters if one.reason in BLAMED}
     sent = [replace(one, held_up=reasons.get(one.number)) if isinstance(one, SentAct) and one.holds else one for one in sent]
     certain = what_is_in(sent, found)
     return [
         *_history([one for one in certain if isinstance(one, SentAct)], found),
-        *_outputs([one for one in certain if isinstance(one, SentAct) and one.is_put_out], found),
+        *_outputs([one for one in certain if isinstance(one, SentAct) and one.reaches_sinks], found),
         *_dead_letters(certain, found.dead_letters, tries),
         *_notes(certain, sent, found.notes),
         *_count(found),
@@ -73,7 +73,7 @@ def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
 
 
 def what_is_in(sent: Iterable[Sent], found: Found) -> list[Sent]:
-    """What is known to have been in the queues, and each pack in doubt of which anything is to be seen: then all was in."""
+    """The messages that were certainly in the queues: those without doubt, and each pack of which at least one message was seen."""
     numbers = {number for applied in found.applied.values() for number in applied} | set(found.notes)
     numbers |= {number for dead_letter in found.dead_letters if (number := number_of(dead_letter)) is not None}
     raws = {raw_of(dead_letter) for dead_letter in found.dead_letters}
@@ -87,7 +87,7 @@ def raw_of(dead_letter: DeadLetter) -> bytes:
 
 
 def number_of(dead_letter: DeadLetter) -> int | None:
-    """The number of the message that died, where a computation was begun with it."""
+    """The number of the message of a dead letter; None if no computation was started with it."""
     if dead_letter.reason not in (RAISED, *BLAMED):
         return None
     args, _, _ = json.loads(base64.b64decode(json.loads(raw_of(dead_letter))["body"]))
@@ -95,7 +95,7 @@ def number_of(dead_letter: DeadLetter) -> int | None:
 
 
 def _history(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
-    """Each key's messages once, in order (in any, for those with an `eta`), and no other's."""
+    """Each key has exactly its own messages, once, in order. Messages with an `eta` may be in any order."""
     unordered = {act.key for act in acts if not act.ordered}
     wanted = by_key((key, act.number) for act in acts for key in act.applied_to)
 
@@ -107,7 +107,7 @@ def _history(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
 
 
 def _errors(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str]]:
-    """Each kind of error, and where it was met."""
+    """Each kind of error, and where it occurred."""
     by_kind: dict[str, list[HistoryError]] = {}
     for error in history_errors(wanted, found):
         by_kind.setdefault(error.kind, []).append(error)
@@ -116,17 +116,17 @@ def _errors(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[in
 
 
 def _outputs(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
-    """In each sink what went through, once, each key's in the order in which it was sent."""
+    """Each sink has every output once, and those of a key in the order in which they were sent."""
     wanted = by_key((act.key, act.number) for act in acts)
     for sink, elements in found.outputs.items():
         for kind, text in _errors(wanted, by_key(elements)):
             yield Violation(f"output {kind}", f"{sink}: {text}")
     if len(set(found.output_ids)) < len(found.output_ids):
-        yield Violation("output duplicate", "two outputs have one id")
+        yield Violation("output duplicate", "two outputs have the same id")
 
 
 def _dead_letters(certain: Sequence[Sent], dead_letters: Sequence[DeadLetter], tries: int) -> Iterator[Violation]:
-    """A dead letter for each message that is malformed, always raises or ends its worker, one each, and none besides."""
+    """Each message that is malformed, always raises or kills its worker has exactly one dead letter. There are no others."""
     junk = {one.raw: one.reason for one in certain if isinstance(one, SentJunk)}
     doomed = {one.number: one.dies_of for one in certain if isinstance(one, SentAct) and one.dies_of}
     died: Counter[int] = Counter()
@@ -136,15 +136,15 @@ def _dead_letters(certain: Sequence[Sent], dead_letters: Sequence[DeadLetter], t
         if raw in junk:
             refused[raw] += 1
             if dead_letter.reason != junk[raw]:
-                yield Violation("dead_letter", f"{raw!r:.80} died of {dead_letter.reason}, not of {junk[raw]}")
+                yield Violation("dead_letter", f"{raw!r:.80} has the reason {dead_letter.reason} instead of {junk[raw]}")
         elif number is not None and doomed.get(number) == dead_letter.reason:
             died[number] += 1
             if dead_letter.reason == RAISED and dead_letter.attempts != tries:
-                yield Violation("dead_letter", f"{number} was given up after {dead_letter.attempts} tries, not {tries}")
+                yield Violation("dead_letter", f"{number} became a dead letter after {dead_letter.attempts} attempts instead of {tries}")
         else:
-            yield Violation("dead_letter", f"{dead_letter.id} should not have died: {dead_letter.reason}, {dead_letter.error}: {raw!r:.200}")
+            yield Violation("dead_letter", f"{dead_letter.id} should not be a dead letter: {dead_letter.reason}, {dead_letter.error}: {raw!r:.200}")
     yield from _once("dead_letter", "malformed messages", junk, refused)
-    yield from _once("dead_letter", "messages that always raise or end their worker", doomed, died)
+    yield from _once("dead_letter", "messages that always raise or kill their worker", doomed, died)
 
 
 def _once(kind: str, what: str, wanted: Iterable[int | bytes], counted: Counter[int] | Counter[bytes]) -> Iterator[Violation]:
@@ -157,16 +157,16 @@ def _once(kind: str, what: str, wanted: Iterable[int | bytes], counted: Counter[
 
 
 def _notes(certain: Sequence[Sent], sent: Sequence[Sent], ran: Sequence[int]) -> Iterator[Violation]:
-    """Each plain task at least once."""
+    """Each plain task ran at least once."""
     never = {one.number for one in certain if isinstance(one, SentNote)} - set(ran)
     if never:
-        yield Violation("note", f"{len(never)} ordinary tasks never ran: {sorted(never)[:SHOWN]}")
+        yield Violation("note", f"{len(never)} plain tasks never ran: {sorted(never)[:SHOWN]}")
     unknown = set(ran) - {one.number for one in sent if isinstance(one, SentNote)}
     if unknown:
-        yield Violation("note", f"ordinary tasks ran that nobody sent: {sorted(unknown)[:SHOWN]}")
+        yield Violation("note", f"plain tasks ran that were not sent: {sorted(unknown)[:SHOWN]}")
 
 
 def _count(found: Found) -> Iterator[Violation]:
     applied = sum(map(len, found.applied.values()))
     if found.processed != applied:
-        yield Violation("count", f"{found.processed} counted as processed, {applied} stand in the states")
+        yield Violation("count", f"{found.processed} counted as processed, but {applied} are in the states")

@@ -1,1 +1,1 @@
-"""Workers killed, stopped, joined and left; connections cut; servers paused and restarted. The history check judges."""
+"""Workers are killed, stopped, started and ended; connections are cut; servers are paused and restarted. The history check decides."""

@@ -1,8 +1,9 @@
-"""The tests' application on an engine that is broken on purpose, or that ends itself at a chosen step.
+"""The tests' application on an engine that is broken on purpose, or that kills itself at a chosen step.
 
-A worker of this module reads three variables. `KEEP_STATES` has it keep its states over a lost lease. `BROKEN_ENGINE` names one of `BREAKS`: that rule is taken out of the text of
-the commit script, as this process sends it. `DIE_AT=step:before:3` has the process killed by SIGKILL before the third
-call of the loop's method `step` (`after`: when it has returned).
+A worker of this module reads three variables. With `KEEP_STATES` it keeps its states when it loses a lease.
+`BROKEN_ENGINE` names one of `BREAKS`: that rule is removed from the commit script that this process sends.
+With `DIE_AT=step:before:3` SIGKILL ends the process before the third call of the loop's method `step`
+(`after`: when that call has returned).
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from tests.fundamentals.application import app
 
 __all__ = ["BREAKS", "app"]
 
-#: By name: what is replaced in `commit.lua`, and by what. Each text must stand there exactly once.
+#: Name → texts in `commit.lua` and their replacements. Each text must occur there exactly once.
 BREAKS: Mapping[str, Mapping[str, str]] = {
     "no fence": {"if meta[3] ~= token then": "if false then"},
     "trims one too many": {"redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, -taken - 2)"},
     "commits again on a retry": {
-        # Neither the commit number nor the head of the queue tells that this commit was written before.
+        # Neither the commit number nor the head of the queue shows that this commit was already written.
         "if commit_number ~= '' and at ~= commit_number then": "if false then",
         "or redis.sha1hex(oldest) ~= ARGV[5] or redis.sha1hex(youngest) ~= ARGV[6]": "",
     },
@@ -35,7 +36,7 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
         "redis.call(unpack(ARGV, i + 1, i + words))": "if ARGV[i + 1] ~= 'HSET' then "
         "redis.call(unpack(ARGV, i + 1, i + words)) end"
     },
-    # Each once in the life of a partition.
+    # Each of these breaks happens once per partition.
     "leaves one that was applied": {
         "redis.call('LTRIM', source, 0, -taken - 1)": "redis.call('LTRIM', source, 0, "
         "redis.call('HSETNX', KEYS[2], 'broken', 1) == 1 and -taken or -taken - 1)"
@@ -51,7 +52,7 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
 }
 
 _RUN, _ONCE = "redis.call(unpack(ARGV, i + 1, i + words))", "redis.call('HSETNX', KEYS[2], 'broken', 1) == 1"
-#: The same, of what a pipeline puts out; each once in the life of a partition.
+#: The same for the outputs of a pipeline. Each break happens once per partition.
 BREAKS_OF_OUTPUTS: Mapping[str, Mapping[str, str]] = {
     "loses an output": {_RUN: f"if ARGV[i + 1] ~= 'XADD' or not ({_ONCE}) then {_RUN} end"},
     "puts an output out twice": {_RUN: f"{_RUN} if ARGV[i + 1] == 'XADD' and {_ONCE} then {_RUN} end"},
@@ -95,7 +96,7 @@ def die_at(method: str, moment: str, times: int) -> None:
 
 
 def keep_states_over_leases() -> None:
-    """What a worker had in memory of a partition stays there when it loses the partition, and counts when it gets it back."""
+    """A worker that loses a partition keeps its states in memory, and uses them when it owns the partition again."""
     kept: dict[str, StateCache] = {}
     close_partition, make_owned = PartitionLoop.close_partition, OwnedPartition.__init__
 
@@ -109,7 +110,7 @@ def keep_states_over_leases() -> None:
 
     PartitionLoop.close_partition = close  # type: ignore[method-assign]
     OwnedPartition.__init__ = make  # type: ignore[method-assign]
-    # The peek of a new lease drops what is in memory too.
+    # The peek of a new lease would also drop what is in memory.
     OwnedPartition.is_where_it_was = lambda self, reply: True  # type: ignore[method-assign]
 
 

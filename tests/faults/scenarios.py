@@ -1,4 +1,4 @@
-"""Faults that are judged twice: on the engine as it is, and on engines that are broken on purpose.
+"""Faults that are tested twice: on the real engine, and on engines that are broken on purpose.
 
 `engine` is the environment of the workers: `{}`, or `{"BROKEN_ENGINE": …}` of `tests.faults.engines`.
 """
@@ -18,12 +18,12 @@ from tests.support.wait import wait_until
 Engine = Mapping[str, str]
 SOUND: Engine = {}
 
-#: Stands in a commit that applied messages, and in no peek.
+#: Occurs in a commit that applied messages, and not in a peek.
 COMMIT = b"HINCRBY"
 
 
 def steady_work(live: LiveGroup, engine: Engine) -> None:
-    """No fault at all."""
+    """No fault."""
     traffic = Traffic(live)
     live.start_worker(module=engines.__name__, **engine)
     traffic.send(200)
@@ -31,7 +31,7 @@ def steady_work(live: LiveGroup, engine: Engine) -> None:
 
 
 def lost_replies(live: LiveGroup, proxy: Proxy, engine: Engine) -> None:
-    """`live` goes to the server; its worker goes through the proxy, which loses the replies to three commits."""
+    """`live` connects to the server. Its worker connects through the proxy, which loses the replies to three commits."""
     traffic = Traffic(live)
     live.start_worker(module=engines.__name__, REDIS_URL=proxy.url(), **engine).wait_ready()
     faults = []
@@ -43,10 +43,10 @@ def lost_replies(live: LiveGroup, proxy: Proxy, engine: Engine) -> None:
 
 
 def overtaken(live: LiveGroup, engine: Engine) -> None:
-    """A worker stands still in its batch; the next owner is in the same batch when the first goes on and commits.
+    """A worker is suspended during its batch. It resumes and commits while the next owner runs the same batch.
 
-    One partition. The first worker commits after each message, the second after all three, so that the positions of
-    their commits are the same and what they took is not. `PARTITIONS_MAX_WORKER_CRASHES=0`: the second does not run them one by one.
+    One partition. The first worker commits after each message, the second after all three. Their commits have the same
+    commit number but take different messages. With `PARTITIONS_MAX_WORKER_CRASHES=0` the second worker does not isolate messages.
     """
     first = live.start_worker(module=engines.__name__, PARTITIONS_BATCH_SECONDS=0.001, PARTITIONS_MAX_WORKER_CRASHES=0, **engine).wait_ready()
     live.wait_owned(by=1)
@@ -61,7 +61,7 @@ def overtaken(live: LiveGroup, engine: Engine) -> None:
 
 
 def lost_and_held_again(live: LiveGroup, engine: Engine) -> None:
-    """A worker stands still past its lease; another changes the states and leaves; the first holds the partition again."""
+    """A worker is suspended past its lease. Another worker changes the states and leaves. The first one owns the partition again."""
     traffic = Traffic(live)
     first = live.start_worker(module=engines.__name__, **engine).wait_ready()
     live.wait_owned(by=1)

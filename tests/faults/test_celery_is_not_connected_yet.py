@@ -1,4 +1,4 @@
-"""The loop reaches the server while Celery's own consumer does not yet: it connects by itself, and waits longer each time."""
+"""The loop reaches the server before Celery's own consumer does, which connects separately and waits longer after each failure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from tests.fundamentals.live import LiveGroup
 from tests.support.proxy import Proxy
 from tests.support.wait import wait_until
 
-#: kombu asks so when it connects; nothing of ours does.
+#: Only kombu sends this when it connects. Our code does not.
 CELERY_CONNECTS = b"PING"
 
 
-def test_an_ordinary_task_runs_all_the_same(live: LiveGroup, proxy: Proxy) -> None:
+def test_a_plain_task_runs_nevertheless(live: LiveGroup, proxy: Proxy) -> None:
     cut = proxy.cut_before_request(CELERY_CONNECTS, times=2)
     live.send_task("plain task witness", 7, queue="partition.2")
     worker = live.start_worker(REDIS_URL=proxy.url())
@@ -18,5 +18,5 @@ def test_an_ordinary_task_runs_all_the_same(live: LiveGroup, proxy: Proxy) -> No
     assert live.dead_letters() == []
     assert [line.partition(":")[2] for line in live.witnessed()] == ["7"]
     assert cut.fired
-    assert not worker.is_ready()  # else it was not before Celery's consumer, and proves nothing
+    assert not worker.is_ready()  # else Celery's consumer was connected, and the test proves nothing
     wait_until(worker.is_ready, timeout=30)

@@ -1,4 +1,4 @@
-"""Connections break at the worst moments; what was written is not written again, what was not is."""
+"""Connections break at the worst moments. Each commit is written exactly once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fundamentals.live import LiveGroup
 from tests.support.proxy import Proxy
 from tests.support.wait import wait_until
 
-#: A worker that leaves with 1,000 messages waiting commits its batch nearly always.
+#: A worker that leaves while 1,000 messages wait nearly always commits its batch.
 ATTEMPTS = 10
 
 
@@ -25,7 +25,7 @@ def test_cut_before_commits_arrive_and_before_their_replies(live: LiveGroup, pro
     traffic.check()
 
 
-def test_the_reply_is_lost_again_and_again(live: LiveGroup, proxy: Proxy) -> None:
+def test_the_reply_is_lost_repeatedly(live: LiveGroup, proxy: Proxy) -> None:
     traffic = Traffic(live)
     live.start_workers(1, REDIS_URL=proxy.url())
     fault = proxy.cut_before_reply(COMMIT, times=4)
@@ -34,7 +34,7 @@ def test_the_reply_is_lost_again_and_again(live: LiveGroup, proxy: Proxy) -> Non
     assert fault.fired == 4
 
 
-def test_everything_cut_at_random_moments(live: LiveGroup, proxy: Proxy) -> None:
+def test_all_connections_cut_at_random_moments(live: LiveGroup, proxy: Proxy) -> None:
     traffic = Traffic(live)
     live.start_workers(2, REDIS_URL=proxy.url())
     for _ in range(5):
@@ -62,7 +62,7 @@ def test_cut_off_past_the_lease_while_another_takes_over(live: LiveGroup, proxy:
 
 
 def test_the_connection_of_a_leaving_worker_is_cut_before_its_last_reply(live: LiveGroup, proxy: Proxy) -> None:
-    """Whether a worker still commits after SIGTERM depends on the moment, so workers leave until one of them has."""
+    """Whether a worker still commits after SIGTERM depends on timing, so workers leave until one of them has committed."""
     traffic = Traffic(live)
     for _ in range(ATTEMPTS):
         leaving = live.start_worker(REDIS_URL=proxy.url()).wait_ready()

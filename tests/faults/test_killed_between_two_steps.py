@@ -1,4 +1,4 @@
-"""A worker dies between each two steps of its loop; the next owner goes on where the last commit left off."""
+"""A worker dies between any two steps of its loop. The next owner continues after the last commit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PLACES = [
     "load_states:after",
     "step:after",
     "commit:before",
-    "begin:after",  # the commit is sent, and its answer is not read
-    "answer:after",  # it is written, and not yet known in memory
+    "begin:after",  # the commit is sent; its answer has not been read
+    "answer:after",  # the commit is written; the worker's memory does not know it yet
     "settle:after",
 ]
 

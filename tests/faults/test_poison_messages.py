@@ -1,4 +1,4 @@
-"""A message that ends the process, or never returns: it becomes a dead letter, and its neighbours count once."""
+"""A message that kills its worker, or never returns, becomes a dead letter. The messages around it are applied once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def wanted(messages: list[Trouble], without: set[int]) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("how", ["exit", "segfault"])
-def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_deaths(
+def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_crashes(
     make_live: Callable[..., LiveGroup], redis_url: str, how: str
 ) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
@@ -43,8 +43,8 @@ def test_a_message_that_kills_its_worker_is_a_dead_letter_after_three_deaths(
     assert not live.client.hexists(live.names.meta("0"), "to_isolate")
 
 
-def test_after_a_death_the_backlog_is_committed_in_large_batches(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
-    """Only the batch that was under way can hold a killer: one commit a message would take minutes."""
+def test_after_a_crash_the_backlog_is_committed_in_large_batches(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+    """Only the batch that was running can contain the poison message. One commit per message of the backlog would take minutes."""
     live = make_live(redis_url, PARTITIONS=2, PARTITIONS_BATCH_MESSAGES=2000)
     live.send(kill, sent({0: "exit"}, 1))
     assert live.start_worker(module=trouble.__name__).wait(timeout=60) != 0
@@ -64,7 +64,7 @@ def test_after_a_death_the_backlog_is_committed_in_large_batches(make_live: Call
 def test_a_message_that_holds_the_interpreter_lock_past_its_lease_is_a_dead_letter(
     make_live: Callable[..., LiveGroup], redis_url: str, workers: int
 ) -> None:
-    """No worker dies, but each loses its leases to another one, over and over."""
+    """No worker dies, but each repeatedly loses its leases to another one."""
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
     for _ in range(workers):
         live.start_worker(module=trouble.__name__).wait_ready()
@@ -78,7 +78,7 @@ def test_a_message_that_holds_the_interpreter_lock_past_its_lease_is_a_dead_lett
     assert all(worker.running for worker in live.workers)
 
 
-def test_without_a_limit_it_is_never_given_up_and_only_its_partition_waits(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+def test_without_a_limit_it_is_never_a_dead_letter_and_only_its_partition_waits(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     live = make_live(redis_url, PARTITIONS=2, PARTITIONS_MAX_WORKER_CRASHES=0)
     held, free = (next(key for key in "abcdefgh" if partition_of(key, 2) == number) for number in (0, 1))
     workers = [live.start_worker(module=trouble.__name__).wait_ready() for _ in range(2)]
@@ -96,7 +96,7 @@ def test_without_a_limit_it_is_never_given_up_and_only_its_partition_waits(make_
     assert len(live.dead_letters()) == 1
 
 
-def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+def test_two_poison_messages_are_both_found(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50, PARTITIONS_MAX_WORKER_CRASHES=2)
     messages = sent({10: "exit", 11: "exit"})
     live.send(kill, messages)
@@ -108,7 +108,7 @@ def test_two_killers_are_both_found(make_live: Callable[..., LiveGroup], redis_u
     assert {dead_letter.reason for dead_letter in live.dead_letters()} == {"kills-the-worker"} and len(live.dead_letters()) == 2
 
 
-def test_workers_that_die_for_another_reason_condemn_nobody(
+def test_workers_that_die_for_another_reason_make_no_dead_letters(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
@@ -127,7 +127,7 @@ def test_workers_that_die_for_another_reason_condemn_nobody(
 
 
 @pytest.mark.parametrize("how", ["spin", "sleep"])
-def test_a_computation_past_its_time_limit_failed_and_the_partition_goes_on(
+def test_a_computation_past_its_time_limit_fails_and_the_partition_continues(
     make_live: Callable[..., LiveGroup], redis_url: str, how: str
 ) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=50)
@@ -143,7 +143,7 @@ def test_a_computation_past_its_time_limit_failed_and_the_partition_goes_on(
     assert ("replacing this process" in worker.log_path.read_text()) == (how == "sleep")
 
 
-def test_a_computation_that_ends_well_after_its_limit_counts(
+def test_a_computation_that_returns_normally_after_its_limit_counts(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
     live = make_live(redis_url, PARTITIONS=1)
@@ -154,10 +154,10 @@ def test_a_computation_that_ends_well_after_its_limit_counts(
     assert live.dead_letters() == []
 
 
-def test_a_worker_that_was_told_to_end_is_not_begun_anew_over_a_hang(
+def test_a_stopping_worker_is_not_restarted_because_of_a_hang(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
-    """It ends; what hung counts as failed at the next owner, and its neighbours once."""
+    """The worker exits. The next owner counts the message that hung as failed, and applies the messages around it once."""
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_BATCH_MESSAGES=1)
     messages = sent({1: "sleep"}, 3)
     worker = live.start_worker(module=trouble.__name__).wait_ready()

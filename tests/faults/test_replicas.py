@@ -1,4 +1,4 @@
-"""PARTITIONS_WAIT_REPLICAS: a commit waits until replicas have it, and goes on without them after a while."""
+"""PARTITIONS_WAIT_REPLICAS: a commit waits until replicas have it, but not longer than the configured time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = Names("partition")
 
 @pytest.fixture
 def pair(server_factory: Callable[..., RedisServer]) -> tuple[RedisServer, RedisServer]:
-    """A master and a replica that is in step with it."""
+    """A master, and a replica that is in sync with it."""
     master = server_factory()
     replica = server_factory(config={"replicaof": f"{master.host} {master.port}"})
     with replica.client() as client:
@@ -40,7 +40,7 @@ def commit_number_on(server: RedisServer) -> int:
         return int(client.hget(NAMES.meta("0"), "commit_number") or 0)  # type: ignore[arg-type]
 
 
-def test_a_commits_answer_comes_when_the_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
+def test_a_commit_is_answered_when_the_replica_has_it(pair: tuple[RedisServer, RedisServer]) -> None:
     master, replica = pair
     with master.client() as client:
         lease = Lease("0", balance(client, NAMES, "one", lease_seconds=60, partitions=1).owned["0"])
@@ -60,7 +60,7 @@ def test_a_commits_answer_comes_when_the_replica_has_it(pair: tuple[RedisServer,
         assert commit_number_on(replica) == 4
 
 
-def test_without_a_replica_in_time_it_is_said_once_and_work_goes_on(
+def test_a_late_replica_is_logged_once_and_work_continues(
     pair: tuple[RedisServer, RedisServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     master, replica = pair
@@ -82,10 +82,10 @@ def test_without_a_replica_in_time_it_is_said_once_and_work_goes_on(
         assert "in time again" in caplog.text
 
 
-def test_a_server_that_refuses_writes_without_its_replica_is_waited_for(
+def test_a_worker_waits_while_the_server_refuses_writes_without_its_replica(
     pair: tuple[RedisServer, RedisServer], make_live: Callable[..., LiveGroup]
 ) -> None:
-    """What the README says to those who would rather stand still: min-replicas-to-write."""
+    """The README's setting to stop instead of risking loss: min-replicas-to-write."""
     master, replica = pair
     live = make_live(master.url(), PARTITIONS_WAIT_REPLICAS=1, PARTITIONS_WAIT_MILLISECONDS=500)
     traffic = Traffic(live)
@@ -103,7 +103,7 @@ def test_a_server_that_refuses_writes_without_its_replica_is_waited_for(
     assert worker.running
 
 
-def test_waiting_longer_than_for_any_answer_is_refused() -> None:
+def test_waiting_longer_than_the_redis_timeout_is_refused() -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_WAIT_MILLISECONDS=2000"):
         Settings.from_environment({"PARTITIONS_WAIT_REPLICAS": "1", "PARTITIONS_WAIT_MILLISECONDS": "2000", "PARTITIONS_REDIS_TIMEOUT_SECONDS": "2"})
 

@@ -1,4 +1,4 @@
-"""Workers and producers that know only the sentinels: the master dies, a replica is promoted, everything goes on there."""
+"""Workers and producers know only the sentinels. The master dies, a replica is promoted, and work continues there."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Factory = Callable[..., RedisServer]
 
 
 class Watched:
-    """A master and its replica, watched by a sentinel of their own."""
+    """A master and its replica, watched by their own sentinel."""
 
     def __init__(self, master: RedisServer, replica: RedisServer, sentinel: redis.Redis, port: int) -> None:
         self.master, self.replica, self.sentinel = master, replica, sentinel
         self.url = f"sentinel://127.0.0.1:{port}/0"
 
-    def wait_in_step(self) -> None:
-        """Until the replica has all that the master has now: what it has not would be lost with the master."""
+    def wait_in_sync(self) -> None:
+        """Wait until the replica has everything that the master has now. The rest would be lost with the master."""
         with self.master.client() as master, self.replica.client() as replica:
             offset = master.info("replication")["master_repl_offset"]
             wait_until(lambda: replica.info("replication").get("slave_repl_offset", 0) >= offset, timeout=30)
@@ -36,7 +36,7 @@ class Watched:
             with self.replica.client() as client:
                 return int(found[1]) == self.replica.port and client.info("replication")["role"] == "master"
 
-        wait_until(promoted, timeout=30, message="nobody was promoted")
+        wait_until(promoted, timeout=30, message="no replica was promoted")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def watched(server_factory: Factory, tmp_path: Path) -> Iterator[Watched]:
 
 
 def answers(client: redis.Redis) -> bool:
-    """A client of the sentinels that was connected to the old master asks them again."""
+    """A client of the sentinels that was connected to the old master asks the sentinels again."""
     try:
         return bool(client.ping())
     except (redis.ConnectionError, redis.TimeoutError):
@@ -61,7 +61,7 @@ def test_a_failover(watched: Watched, make_live: Callable[..., LiveGroup]) -> No
     traffic = Traffic(live)
     workers = live.start_workers(2)
     traffic.send(1500)
-    watched.wait_in_step()  # all messages; commits that the replica has not yet are lost with their master, and done again
+    watched.wait_in_sync()  # all messages; commits that are not on the replica are lost with the master, and are repeated
     traffic.wait_processed(200)
     watched.master.kill()
     watched.wait_promoted()

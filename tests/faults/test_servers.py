@@ -1,4 +1,4 @@
-"""The server pauses, restarts, dies and comes back, and forgets its scripts; the history is what was sent."""
+"""The server pauses, restarts, dies and comes back, and loses its scripts. The history is what was sent."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_scripts_are_forgotten(live: LiveGroup) -> None:
     traffic.check()
 
 
-def test_gone_while_a_worker_is_told_to_end(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
+def test_gone_while_a_worker_is_stopping(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(own_server.url())
     traffic = Traffic(live)
     worker = live.start_workers(1)[0]
@@ -82,7 +82,7 @@ def test_gone_while_a_worker_is_told_to_end(own_server: RedisServer, make_live: 
 def test_what_a_server_lost_it_lost_of_queues_and_states_alike(
     own_server: RedisServer, make_live: Callable[..., LiveGroup]
 ) -> None:
-    """Power fails: the end of the append-only file is gone, and the workers know of commits that the server forgot."""
+    """After a power failure the end of the append-only file is gone. The workers know commits that the server has lost."""
     live = make_live(own_server.url())
     traffic = Traffic(live)
     workers = live.start_workers(2)
@@ -100,7 +100,7 @@ def test_what_a_server_lost_it_lost_of_queues_and_states_alike(
 
 
 def test_out_of_memory(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
-    """The server refuses what would take more memory: no lease can be renewed, and the owners go on and make room."""
+    """The server refuses commands that need memory. No lease can be renewed, but the owners continue and free memory."""
     live = make_live(own_server.url())
     traffic = Traffic(live)
     workers = live.start_workers(2)
@@ -116,7 +116,7 @@ def test_out_of_memory(own_server: RedisServer, make_live: Callable[..., LiveGro
     traffic.check()
 
 
-def test_not_there_yet_when_a_worker_starts(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
+def test_the_server_starts_after_the_worker(own_server: RedisServer, make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(own_server.url())
     traffic = Traffic(live)
     traffic.send(100)

@@ -1,4 +1,4 @@
-"""The history check is worth something: it passes on the engine as it is, and fails on each that is broken on purpose."""
+"""The history check can be trusted: it passes on the real engine, and fails on every engine that is broken on purpose."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def test_a_commit_that_is_written_again_after_a_lost_reply_is_caught(live: LiveG
     assert caught.value.kind == "loss"
 
 
-def test_steady_work_is_right(live: LiveGroup) -> None:
+def test_work_without_faults_passes(live: LiveGroup) -> None:
     steady_work(live, SOUND)
 
 
 @pytest.mark.parametrize("engine", ["trims one too many", "forgets the states"])
-def test_a_commit_that_does_not_do_exactly_what_it_says_is_caught(live: LiveGroup, engine: str) -> None:
+def test_a_commit_script_that_is_wrong_is_caught(live: LiveGroup, engine: str) -> None:
     with pytest.raises(HistoryError) as caught:
         steady_work(live, broken(engine))
     assert caught.value.kind == "loss"
 
 
-def test_a_worker_that_gets_a_partition_back_reads_its_states_anew(
+def test_a_worker_that_owns_a_partition_again_reads_its_states_again(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
     lost_and_held_again(make_live(redis_url, PARTITIONS=1), SOUND)
 
 
-def test_states_that_are_kept_over_a_break_in_the_lease_are_caught(
+def test_states_that_are_kept_after_a_lost_lease_are_caught(
     make_live: Callable[..., LiveGroup], redis_url: str
 ) -> None:
     with pytest.raises(HistoryError) as caught:

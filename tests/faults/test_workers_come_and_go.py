@@ -1,4 +1,4 @@
-"""Workers are killed, stopped, joined and left while they work; the history is what was sent."""
+"""Workers are killed, suspended, started and stopped while they work. The history is what was sent."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_stopped_for_less_than_the_lease(live: LiveGroup) -> None:
     for worker, processed in ((first, 100), (second, 200), (first, 300)):
         traffic.wait_processed(processed)
         worker.stop_process()
-        traffic.wait_processed(live.processed() + 20)  # the other one goes on
+        traffic.wait_processed(live.processed() + 20)  # the other worker continues
         worker.continue_process()
     traffic.check()
     assert live.owners() == owners
 
 
-def test_joined_and_left_while_they_work(live: LiveGroup) -> None:
+def test_workers_join_and_leave_while_they_work(live: LiveGroup) -> None:
     traffic = Traffic(live)
     first = live.start_worker(PARTITIONS_LEASE_SECONDS=20).wait_ready()
     traffic.send(1500)

@@ -1,4 +1,4 @@
-"""A worker that starts while its server is unwell waits, says so, and keeps its process."""
+"""A worker that starts while its server has a problem waits, logs it, and does not exit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_server_is_silent_and_closes_while_celery_mingles(live: LiveGroup, p
 
 
 def test_a_new_group_on_a_server_that_refuses_writes(server_factory: Callable[..., RedisServer], make_live: MakeLive) -> None:
-    """Redis answers MISCONF to writes while it can't save to its disk."""
+    """Redis answers MISCONF to writes while it cannot save to disk."""
     server = server_factory(config={"save": "3600 1", "enable-protected-configs": "yes"})
     live = make_live(server.url())
     directory = server.directory / "no disk"
@@ -59,7 +59,7 @@ def test_two_workers_of_sixteen_partitions_with_twenty_connections(
     server_factory: Callable[..., RedisServer], make_live: MakeLive
 ) -> None:
     live = make_live(server_factory(config={"maxclients": "20"}).url(), PARTITIONS=16)
-    traffic = Traffic(live)  # the test itself gets no more connections later
+    traffic = Traffic(live)  # later the test itself gets no more connections
     traffic.send(600)
     workers = [live.start_worker().wait_ready(), live.start_worker()]
     wait_until(lambda: "max number of clients" in workers[1].log(), PATIENCE_SECONDS)

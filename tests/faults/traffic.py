@@ -1,4 +1,4 @@
-"""Numbered messages to many keys, and the judgement at the end: no loss, no duplicate, no reorder, state equals fold."""
+"""Sends numbered messages to many keys. At the end it checks: no loss, no duplicate, no reordering, and state equals fold."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.history import by_key, check_history, check_history_so_far
 from tests.support.wait import wait_until
 
-#: Several keys a partition, and so many messages a key that an order can go wrong.
+#: Several keys per partition, and enough messages per key that a wrong order shows.
 KEYS = [f"key-{number}" for number in range(16)]
 
 
 class Traffic:
-    """Sends to `sleep` of `application`, which takes a little time for each message."""
+    """Sends to the computation `sleep`, which takes a little time for each message."""
 
     def __init__(self, live: LiveGroup, seconds: float = 0.001) -> None:
         self.live = live
@@ -23,23 +23,23 @@ class Traffic:
         self._seconds = seconds
 
     def send(self, messages: int) -> None:
-        """Send so many more, to each key in turn."""
+        """Send this many more messages, to each key in turn."""
         fresh = list(islice(self._next, messages))
         self.live.send(sleep, (Nap(key, number, self._seconds) for key, number in fresh))
         self.sent += fresh
 
     def wait_processed(self, messages: int) -> None:
-        """Until so many, since the beginning, are committed."""
+        """Wait until this many messages are committed in all."""
         wait_until(
             lambda: self.live.processed() >= messages, PATIENCE_SECONDS, every=0.002, message=f"fewer than {messages}"
         )
 
     def check_so_far(self) -> None:
-        """What is committed at this moment is the beginning of what was sent."""
+        """Check that what is committed so far is the beginning of what was sent."""
         check_history_so_far(by_key(self.sent), self.live.numbers(sleep))
 
     def check(self) -> None:
-        """Everything that was sent was applied once, in order, and counted once; nothing was given up."""
+        """Check that every message was applied once, in order, and counted once, and that none became a dead letter."""
         self.live.wait_drained()
         check_history(by_key(self.sent), self.live.numbers(sleep))
         assert self.live.processed() == len(self.sent)

@@ -1,1 +1,1 @@
-"""Unit tests of `celery_partitions.model`: values in, values out; no socket is opened here."""
+"""Unit tests of `celery_partitions.model`: values in, values out. These tests open no socket."""

@@ -1,4 +1,4 @@
-"""Raw messages as producers write them, and the few lines that a worker's loop puts around the pure functions."""
+"""Builds raw messages as producers write them, and runs the pure functions as a worker's loop does."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def raw_envelope(
     properties: Mapping[str, Any] | None = None,
     **top: Any,
 ) -> bytes:
-    """A protocol 2 message round `body`; a header, property or top field given as None is left out."""
-    said = {"lang": "py", "task": "count", "id": "m0", **(headers or {})}
-    about = {"delivery_tag": "t", "delivery_info": {"exchange": "partition.0"}, "body_encoding": "base64"}
-    about.update(properties or {})
+    """A protocol 2 message with this `body`. A header, property or top-level field that is None is omitted."""
+    all_headers = {"lang": "py", "task": "count", "id": "m0", **(headers or {})}
+    all_properties = {"delivery_tag": "t", "delivery_info": {"exchange": "partition.0"}, "body_encoding": "base64"}
+    all_properties.update(properties or {})
     message = {
         "body": base64.b64encode(body).decode(),
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "headers": {name: value for name, value in said.items() if value is not None},
-        "properties": {name: value for name, value in about.items() if value is not None},
+        "headers": {name: value for name, value in all_headers.items() if value is not None},
+        "properties": {name: value for name, value in all_properties.items() if value is not None},
         **top,
     }
     return json.dumps({name: value for name, value in message.items() if value is not None}).encode()
@@ -60,7 +60,7 @@ def read(
 
 
 def slots_for(items: list[Item], stored: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, Slot | Unreadable]]:
-    """What the worker has in memory for these items when Redis has `stored`."""
+    """What a worker has in memory for these items if Redis has `stored`."""
     slots: dict[str, dict[str, Slot | Unreadable]] = {}
     for item in items:
         if isinstance(item, Work) and item.computation.state is not None:
@@ -101,12 +101,12 @@ def run(
     by: StepRules | None = None,
     **how: Any,
 ) -> Outcome:
-    """Read and step a batch of messages; nothing is stored before, unless said."""
+    """Read a batch of messages and run the step. By default no state is stored before."""
     items = read(computations, raws)
     return step(items, slots_for(items, stored or {}), by or rules(), **how)
 
 
 def state_after(outcome: Outcome, computation: Computation, key: str) -> Any:
-    """The state that the outcome writes; None when it writes none."""
+    """The state that the outcome writes; None if it writes none."""
     written = outcome.states.get(computation.name, {}).get(key)
     return None if written is None else CODEC.load(computation, key, written)

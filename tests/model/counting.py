@@ -1,4 +1,4 @@
-"""A computation that does as its messages say; the steps' tests are written in these words."""
+"""A computation that does what its messages say. The tests of the step use it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from celery_partitions.model.computation import Context, declare
 from tests.model.build import raw_message
 
 
-class Unsayable(Exception):
+class WithoutText(Exception):
     def __str__(self) -> str:
         raise AttributeError("no text")
 
 
 class PicklesOnly(Exception):
-    """Pickled, it can't be read back."""
+    """It can be pickled, but not unpickled."""
 
     def __init__(self, one: int, other: int) -> None:
         super().__init__("both")
@@ -25,12 +25,12 @@ class Log:
     entries: list[Any] = []  # noqa: RUF012
 
 
-#: What computations did besides their state; emptied by who looks at it.
+#: What computations did besides changing their state. Each test empties it.
 seen: list[Any] = []
 
 
 def apply(message: dict[str, Any], state: Log) -> None:
-    """`n` goes into the state; then what `do` says."""
+    """Append `n` to the state, then do what `do` says."""
     state.entries.append(message["n"])
     match message.get("do"):
         case "raise":
@@ -39,8 +39,8 @@ def apply(message: dict[str, Any], state: Log) -> None:
             sys.exit(1)
         case "interrupt":
             raise KeyboardInterrupt
-        case "unsayable":
-            raise Unsayable
+        case "without text":
+            raise WithoutText
         case "surrogate":
             raise ValueError("\ud800")
         case "unpicklable":
@@ -59,7 +59,7 @@ def apply(message: dict[str, Any], state: Log) -> None:
 
 
 def apply_in_context(message: dict[str, Any], state: Log, context: Context) -> None:
-    """Like `apply`; "flaky" raises at its first try."""
+    """Like `apply`, but "flaky" raises at the first attempt."""
     seen.append(context)
     apply(message, state)
     if message.get("do") == "flaky" and context.attempt == 1:
@@ -82,10 +82,10 @@ WITH_CONTEXT = declare(apply_in_context, name="with context", state=Log, key=_ke
 STATELESS = declare(note, name="stateless", state=None, key=_key)
 
 
-def say_to(name: str, n: Any, do: str = "", key: str = "k", **headers: Any) -> bytes:
-    """The raw message that tells the computation `name` to log `n` for `key`, and to do that."""
+def message_to(name: str, n: Any, do: str = "", key: str = "k", **headers: Any) -> bytes:
+    """The raw message that makes the computation `name` log `n` for `key`, and then do `do`."""
     return raw_message(name, {"n": n, "do": do, "key": key}, f"id-{n}", **headers)
 
 
 def log(n: Any, do: str = "", key: str = "k") -> bytes:
-    return say_to("log", n, do, key)
+    return message_to("log", n, do, key)

@@ -1,4 +1,4 @@
-"""Another module, of which states may be made when the application allows it: for `test_unpickling`."""
+"""A module whose classes may be unpickled only if the application allows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Foreign:
 
 
 class Holder(State):
-    """A state class whose first state has an object of this module in it."""
+    """A state class whose initial state contains an object of this module."""
 
 
 def helper() -> Foreign:

@@ -1,4 +1,4 @@
-"""A module of states, and what else may stand in one: for `test_unpickling`."""
+"""A module with state classes, and with everything else that such a module may contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 
 __all__ = ["State", "os", "shutil"]
 
-#: What was called that should not have been.
+#: Calls that should not have happened.
 called: list[str] = []
 
 
@@ -27,10 +27,10 @@ class Right(enum.Flag):
 
 
 class State:
-    """The state class. Its attributes are whatever a test gives it."""
+    """The state class. Each test sets its own attributes."""
 
     value: Any = None
-    #: Reached by a dotted name, if anything is.
+    #: Would be reached by a dotted name.
     system: ClassVar[Any] = os
 
     class Inner:
@@ -66,7 +66,7 @@ def rebuild() -> Rebuilt:
 
 
 class Shared:
-    """All callers get the same object, as a class of settings or of a pool may do."""
+    """All callers get the same object, as with a class for settings or a pool."""
 
     limit = 5
     only: ClassVar[Any] = None
@@ -78,7 +78,7 @@ class Shared:
 
 
 class Sender:
-    """What is never made by a call in a pickle: calling it does something."""
+    """A pickle must never call this class, because the call has an effect."""
 
     def __init__(self, *args: Any) -> None:
         called.append("Sender")
@@ -93,7 +93,7 @@ class Callable:
 
 
 class Collecting:
-    """A class with methods that opcodes look for."""
+    """A class with the methods that pickle opcodes call."""
 
     def append(self, item: Any = None) -> None:
         called.append("append")

@@ -1,4 +1,4 @@
-"""Pipelines of a few lines, and the few lines that a worker's loop puts round their step."""
+"""Short pipelines, and what a worker's loop does around their step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from celery_partitions.pipeline.sinks import RedisStream
 from celery_partitions.store.codec import StateCodec
 from tests.model.build import raw_message
 
-#: Signs, and may read back what the tests' modules define.
+#: A codec that signs, and allows the classes of the tests' modules.
 SIGNING = StateCodec((b"the tests' own",), ("tests.model.*",))
 
 
@@ -45,11 +45,11 @@ def same(value: Any) -> Any:
 
 def raising(value: Any) -> Any:
     if value["do"] == "raise":
-        raise ValueError("told to")
+        raise ValueError("on purpose")
     return value
 
 
-def told(n: int, do: str = "", k: str = "k") -> dict[str, Any]:
+def instruction(n: int, do: str = "", k: str = "k") -> dict[str, Any]:
     return {"n": n, "do": do, "key": k}
 
 
@@ -59,12 +59,12 @@ def begin(name: str = "in", **options: Any) -> Pipeline:
 
 
 def stage(function: Any, name: str | None = None, *, state: Any = None, **options: Any) -> Computation:
-    """A computation that is a stage."""
+    """A computation for use as a stage."""
     return declare(function, name=name or function.__name__, state=state, key=None, **options)
 
 
 def logging(name: str, **options: Any) -> Computation:
-    """A stateful stage that keeps what it is given, and gives it on."""
+    """A stateful stage that appends each value to its state and passes it on."""
 
     def log(value: Any, state: Log) -> Any:
         state.entries.append(value)
@@ -108,7 +108,7 @@ def run(
     now: float = 0.0,
     **how: Any,
 ) -> Outcome:
-    """Read and step a batch of messages of one partition; nothing is stored before, unless said."""
+    """Read a batch of messages of one partition and run the step. By default no state is stored before."""
     items = read(app, raws, codec)
     slots: dict[str, dict[str, Slot | Unreadable]] = {}
     for item in items:
@@ -156,12 +156,12 @@ def states(app: Built, outcome: Outcome, codec: StateCodec = SIGNING) -> dict[st
 
 
 def payloads(outcome: Outcome) -> list[Any]:
-    """What goes to list and stream sinks, read."""
+    """The decoded payloads for list and stream sinks."""
     return [json.loads(one.payload) for one in outcome.emitted if isinstance(one, Delivery)]
 
 
 def raws_of(outcome: Outcome) -> list[bytes]:
-    """The messages that are put out."""
+    """The raw messages that the outcome sends."""
     return [one.raw for one in outcome.emitted if isinstance(one, Hop | Push | Timer)]
 
 

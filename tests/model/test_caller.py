@@ -1,4 +1,4 @@
-"""The step with stages: what goes on, in which order, under which id; and what a failure takes with it."""
+"""The step with stages: which outputs are sent, in which order and with which id; and what a failure rolls back."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.model.piped import (
     built,
     headers_of,
     ids,
+    instruction,
     key,
     logging,
     only_first,
@@ -32,7 +33,6 @@ from tests.model.piped import (
     send,
     stage,
     states,
-    told,
 )
 
 
@@ -41,10 +41,10 @@ def keep(value: Any, state: Log) -> Any:
     return state.entries
 
 
-# What goes on.
+# Outputs.
 
 
-def test_none_ends_a_path_and_falsy_values_go_on() -> None:
+def test_none_ends_a_path_and_other_falsy_values_are_passed_on() -> None:
     app = built(begin().key_by(only_first).to(stage(same)).to_sink(OUT))
     outcome = run(app, [send(value, f"m{n}") for n, value in enumerate([None, 0, "", [], False])])
     assert payloads(outcome) == [0, "", [], False]
@@ -61,7 +61,7 @@ def test_a_multi_returns_a_list_without_its_nones_and_goes_depth_first() -> None
 
 
 @pytest.mark.parametrize("wrong", [(1, 2), "ab", {1: 2}, 7, iter([1])])
-def test_what_else_a_multi_returns_is_that_messages_error(wrong: Any) -> None:
+def test_any_other_return_value_of_a_multi_fails_the_message(wrong: Any) -> None:
     multi = stage(lambda value: wrong if value == "wrong" else [value], "multi", multi=True)
     app = built(begin().key_by(only_first).to(logging("before")).to(multi).to(logging("after")).to_sink(OUT))
     outcome = run(app, [send(1, "a"), send("wrong", "b"), send(2, "c")])
@@ -77,14 +77,14 @@ def test_a_multi_may_return_none_and_an_empty_list() -> None:
     assert not outcome.emitted and len(outcome.done) == 2
 
 
-def test_outputs_are_numbered_in_the_order_in_which_they_are_put_out() -> None:
+def test_outputs_are_numbered_in_the_order_in_which_they_are_sent() -> None:
     begun = begin().key_by(only_first).to(stage(same, "first"))
     tail = begun.key_by(key).to(logging("hop")).to_sink(RedisStream("stream"))
-    app = built(begun.to(stage(same, "second")).to_sink(OUT).merge(tail).merge(begun.to_sink(TaskSink("tell"))))
-    outcome = run(app, [send(told(1), "m")])
+    app = built(begun.to(stage(same, "second")).to_sink(OUT).merge(tail).merge(begun.to_sink(TaskSink("notify"))))
+    outcome = run(app, [send(instruction(1), "m")])
     assert ids(outcome.emitted) == ["m:0", "m:1", "m:2"]
     assert [type(one).__name__ for one in outcome.emitted] == ["Hop", "Push", "Delivery"]
-    again = run(app, [send(told(1), "m")])
+    again = run(app, [send(instruction(1), "m")])
     assert again.emitted[:2] == outcome.emitted[:2]
     hop = raws_of(outcome)[0]
     (item,) = read(app, [hop])
@@ -93,25 +93,25 @@ def test_outputs_are_numbered_in_the_order_in_which_they_are_put_out() -> None:
     assert entry.message_id == "m:0:0" and entry.key == "k"
 
 
-def test_root_and_parent_are_told_through_every_hop() -> None:
+def test_root_and_parent_ids_are_passed_through_every_hop() -> None:
     begun = begin().key_by(only_first).to(stage(same, "a"))
-    app = built(begun.key_by(key).to(logging("b")).key_by(only_first).to(logging("c")).to_sink(TaskSink("tell")))
-    raw, chain = send(told(1), "m", root_id="r", sent_at=12.5), []
+    app = built(begun.key_by(key).to(logging("b")).key_by(only_first).to(logging("c")).to_sink(TaskSink("notify")))
+    raw, chain = send(instruction(1), "m", root_id="r", sent_at=12.5), []
     while raws := raws_of(run(app, [raw])):
         (raw,) = raws
         headers = headers_of(raw)
         chain.append((headers["task"], headers["id"], headers["parent_id"], headers["root_id"], headers["sent_at"]))
-        if headers["task"] == "tell":
+        if headers["task"] == "notify":
             break
-    assert chain == [("b", "m:0", "m", "r", 12.5), ("c", "m:0:0", "m:0", "r", 12.5), ("tell", "m:0:0:0", "m:0:0", "r", 12.5)]
+    assert chain == [("b", "m:0", "m", "r", 12.5), ("c", "m:0:0", "m:0", "r", 12.5), ("notify", "m:0:0:0", "m:0:0", "r", 12.5)]
 
 
-def test_a_pipeline_of_no_sinks_and_no_stages_takes_its_messages() -> None:
+def test_a_pipeline_without_sinks_and_stages_removes_its_messages() -> None:
     outcome = run(built(begin().key_by(only_first).to_sinks([])), [send(1)])
     assert len(outcome.done) == 1 and not outcome.dead
 
 
-def test_stages_are_told_their_key_and_the_message_that_came() -> None:
+def test_stages_get_their_key_and_the_original_message_in_the_context() -> None:
     seen: list[Context] = []
 
     def look(value: Any, context: Context) -> Any:
@@ -123,10 +123,10 @@ def test_stages_are_told_their_key_and_the_message_that_came() -> None:
     assert [(one.key, one.message_id, one.sent_at, one.attempt) for one in seen] == [("k", "m", 3.0, 1)] * 2
 
 
-# Values are those of the moment.
+# Values are copied when they are returned.
 
 
-def test_a_list_that_is_changed_after_it_was_returned_is_put_out_as_it_was() -> None:
+def test_a_list_that_is_changed_after_it_was_returned_is_sent_unchanged() -> None:
     begun = begin().key_by(only_first).to(stage(keep, state=Log))
     app = built(begun.to_sink(OUT).merge(begun.key_by(only_first).to(logging("hop")).to_sink(RedisList("far"))))
     outcome = run(app, [send(n, f"m{n}") for n in range(3)])
@@ -134,14 +134,14 @@ def test_a_list_that_is_changed_after_it_was_returned_is_put_out_as_it_was() -> 
     assert [body_of(raw)[0][0] for raw in raws_of(outcome)] == [[0], [0, 1], [0, 1, 2]]
 
 
-def test_what_a_stage_keeps_does_not_change_with_the_state_of_the_stage_before() -> None:
-    """In memory as when each state is read anew: neither holds an object of the other."""
+def test_what_a_stage_keeps_does_not_change_with_the_state_of_the_previous_stage() -> None:
+    """In memory it is as if each state were read again: no state holds an object of another."""
     app = built(begin().key_by(only_first).to(stage(keep, state=Log)).to(logging("kept")).to_sink(OUT))
     outcome = run(app, [send(n, f"m{n}") for n in range(3)])
     assert states(app, outcome)["kept"] == {"k": [[0], [0, 1], [0, 1, 2]]}
 
 
-def test_a_stage_can_not_change_the_state_of_the_stage_before() -> None:
+def test_a_stage_cannot_change_the_state_of_the_previous_stage() -> None:
     def clear(value: Any) -> Any:
         value.clear()
         return value
@@ -166,10 +166,10 @@ def test_branches_get_copies() -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-def test_a_failure_in_the_third_stage_takes_back_what_the_first_did_and_only_its_own_outputs(retries: int) -> None:
+def test_a_failure_in_the_third_stage_rolls_back_the_first_and_only_its_own_outputs(retries: int) -> None:
     begun = begin().key_by(key).to(logging("first"))
     app = built(begun.to(stage(same)).to(stage(raising)).to(logging("last")).to_sink(OUT).merge(begun.to_sink(RedisList("early"))))
-    raws = [send(told(0), "a"), send(told(1, "raise"), "b"), send(told(2, k="other"), "c"), send(told(3), "d")]
+    raws = [send(instruction(0), "a"), send(instruction(1, "raise"), "b"), send(instruction(2, k="other"), "c"), send(instruction(3), "d")]
     outcome = run(app, raws, retries=retries)
     numbers = [0, 3] if retries == 0 else [0]
     assert [entry["n"] for entry in states(app, outcome)["first"]["k"]] == numbers
@@ -181,7 +181,7 @@ def test_a_failure_in_the_third_stage_takes_back_what_the_first_did_and_only_its
         assert [broken.message_id for broken, _ in outcome.dead] == ["b"]
 
 
-def test_a_retried_message_puts_its_outputs_out_once_under_the_same_ids() -> None:
+def test_a_retried_message_sends_its_outputs_once_with_the_same_ids() -> None:
     def flaky(value: Any, context: Context) -> Any:
         if context.attempt == 1:
             raise ValueError("at first")
@@ -200,13 +200,13 @@ def unpicklable_at(value: Any, state: Log) -> Any:
 
 
 @pytest.mark.parametrize("spoils_first", [True, False])
-def test_an_unpicklable_state_of_one_of_two_stages_undoes_the_message_in_both(spoils_first: bool) -> None:
+def test_an_unpicklable_state_of_one_of_two_stages_rolls_back_the_message_in_both(spoils_first: bool) -> None:
     policy = RetryPolicy(0, backoff_seconds=7.0, exhausted="hold")
     spoiling, log = stage(unpicklable_at, "spoils", state=Log, on_error=policy), logging("log")
     begun = begin().key_by(only_first)
     both = begun.to(spoiling).to(log) if spoils_first else begun.to(log).to(spoiling)
     app = built(both.to_sink(OUT))
-    raws = [send(told(n, "spoil" if n == 1 else ""), f"m{n}") for n in range(3)]
+    raws = [send(instruction(n, "spoil" if n == 1 else ""), f"m{n}") for n in range(3)]
     outcome = run(app, raws)
     assert states(app, outcome)["spoils"] == {"k": [0]}
     assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0]
@@ -214,12 +214,12 @@ def test_an_unpicklable_state_of_one_of_two_stages_undoes_the_message_in_both(sp
     assert outcome.mailed == {"k": raws[1:]} and outcome.parked["k"].failure.stage == "spoils"
     assert outcome.parked["k"].seconds == 7.0
     again = run(app, raws[1:], mailbox_of="k", attempt=2)
-    assert again.parked["k"].used_up and again.parked["k"].seconds is None  # held, as the stage says that it is
+    assert again.parked["k"].used_up and again.parked["k"].seconds is None  # held, as the policy of the stage says
     assert not again.emitted and not states(app, again)
 
 
 class OnlyOnce:
-    """What stages saw, over all their calls."""
+    """What stages saw in all their calls."""
 
     seen: list[Any] = []  # noqa: RUF012
 
@@ -231,18 +231,18 @@ def once(value: Any) -> Any:
     return value
 
 
-def test_a_message_that_can_be_done_only_once_is_taken_back_with_its_outputs_and_those_after_it() -> None:
+def test_a_message_that_cannot_run_twice_is_rolled_back_with_its_outputs_and_later_messages() -> None:
     OnlyOnce.seen.clear()
     app = built(begin().key_by(key).to(logging("log")).to(stage(once)).to(stage(raising)).to_sink(OUT))
-    raws = [send(told(n, {1: "once", 3: "raise"}.get(n, "")), f"m{n}") for n in range(4)]
-    outcome = run(app, [*raws, send(told(4, k="other"), "m4")])
+    raws = [send(instruction(n, {1: "once", 3: "raise"}.get(n, "")), f"m{n}") for n in range(4)]
+    outcome = run(app, [*raws, send(instruction(4, k="other"), "m4")])
     assert [one["n"] for one in payloads(outcome)] == [0, 4]
     assert outcome.mailed == {"k": raws[1:]}
     assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0]
 
 
-def test_a_message_that_goes_another_way_when_it_is_done_again_leaves_what_it_did_then() -> None:
-    """State and outputs are of one and the same call, and the stage that it comes to only now is in the commit."""
+def test_if_a_replayed_message_takes_another_path_the_replay_counts() -> None:
+    """State and outputs come from the same call, and a stage that only the replay reaches is in the commit."""
     OnlyOnce.seen.clear()
 
     def turn(value: Any) -> Any:
@@ -253,13 +253,13 @@ def test_a_message_that_goes_another_way_when_it_is_done_again_leaves_what_it_di
     begun = begin().key_by(only_first)
     late = begun.to(stage(turn)).to(logging("late")).to_sink(OUT)
     app = built(begun.to(spoiling).to_sinks([]).merge(late))
-    first_only = run(app, [send(told(0), "a"), send(told(1, "spoil"), "b")])
+    first_only = run(app, [send(instruction(0), "a"), send(instruction(1, "spoil"), "b")])
     assert [entry["time"] for entry in states(app, first_only)["late"]["k"]] == [2]
     assert [one["time"] for one in payloads(first_only)] == [2]
     assert states(app, first_only)["spoils"] == {"k": [0]}
 
 
-def test_a_first_touch_while_states_are_made_again_does_not_end_the_step() -> None:
+def test_a_state_first_used_during_a_replay_does_not_end_the_step() -> None:
     OnlyOnce.seen.clear()
 
     def second_time(value: Any) -> Any:
@@ -269,12 +269,12 @@ def test_a_first_touch_while_states_are_made_again_does_not_end_the_step() -> No
     begun = begin().key_by(only_first)
     late = begun.to(stage(second_time)).to(logging("late")).to_sink(OUT)
     app = built(begun.to(stage(unpicklable_at, "spoils", state=Log)).to_sinks([]).merge(late))
-    outcome = run(app, [send(told(0), "a"), send(told(1, "spoil"), "b")])
+    outcome = run(app, [send(instruction(0), "a"), send(instruction(1, "spoil"), "b")])
     assert [entry["n"] for entry in states(app, outcome)["late"]["k"]] == [0]
     assert [one["n"] for one in payloads(outcome)] == [0]
 
 
-def test_an_unreadable_state_of_the_second_stage_buries_the_message_and_leaves_both_states() -> None:
+def test_an_unreadable_state_of_the_second_stage_makes_a_dead_letter_and_leaves_both_states() -> None:
     app = built(begin().key_by(only_first).to(logging("one")).to(logging("two")).to_sink(OUT))
     other = SIGNING.dump(app.stages["two"], "another key", Log())
     outcome = run(app, [send(1)], stored={"two": {"k": other}})
@@ -282,24 +282,24 @@ def test_an_unreadable_state_of_the_second_stage_buries_the_message_and_leaves_b
     assert not states(app, outcome) and not outcome.emitted and outcome.taken == 1
 
 
-def test_a_state_that_redis_can_not_give_back_any_more_takes_the_other_stages_of_its_key_with_it() -> None:
+def test_a_state_that_became_unreadable_in_redis_discards_the_other_stages_of_its_key() -> None:
     app = built(begin().key_by(key).to(logging("one")).to(logging("two")).to(stage(raising)).to_sink(OUT))
-    items = read(app, [send(told(0), "a"), send(told(1, "raise"), "b"), send(told(2), "c"), send(told(3, k="other"), "d")])
+    items = read(app, [send(instruction(0), "a"), send(instruction(1, "raise"), "b"), send(instruction(2), "c"), send(instruction(3, k="other"), "d")])
     assert len(items) == 4
-    # In memory it is well, in Redis somebody spoiled it: seen when it must be made again.
+    # The copy in memory is good, the one in Redis is damaged. This is noticed when the state must be rebuilt.
     stored = {"two": {"k": SIGNING.dump(app.stages["two"], "k", Log())}}
     good = run(app, [item.raw for item in items], stored=stored)
     assert [broken.message_id for broken, _ in good.dead] == ["b"]
 
 
 @pytest.mark.parametrize("where", ["key_by", "encoder"])
-def test_what_a_key_extractor_or_encoder_raises_is_a_failure_of_the_stage_that_returned_the_value(where: str) -> None:
+def test_an_exception_of_a_key_extractor_or_encoder_fails_the_stage_that_returned_the_value(where: str) -> None:
     def refuse(value: Any) -> str:
         if value["do"] == "refuse":
             raise ValueError("no")
         return "x"
 
-    giver = stage(lambda value: [told(0), told(1, "refuse")], "giver", multi=True, on_error=RetryPolicy(0, exhausted="hold"))
+    giver = stage(lambda value: [instruction(0), instruction(1, "refuse")], "giver", multi=True, on_error=RetryPolicy(0, exhausted="hold"))
     begun = begin().key_by(only_first).to(giver)
     deep = begun.to(stage(same, "deeper")).to_sinks([])
     wide = begun.key_by(refuse).to(logging("hop")).to_sink(OUT) if where == "key_by" else begun.to_sink(RedisList("o", refuse))
@@ -308,7 +308,7 @@ def test_what_a_key_extractor_or_encoder_raises_is_a_failure_of_the_stage_that_r
     assert not outcome.emitted
 
 
-def test_a_stage_has_a_time_limit_and_a_policy_of_its_own() -> None:
+def test_a_stage_has_its_own_time_limit_and_policy() -> None:
     def stuck(call: Call) -> Any:
         raise TimeLimitExceeded(f"{call.computation.name} took too long")
 
@@ -319,7 +319,7 @@ def test_a_stage_has_a_time_limit_and_a_policy_of_its_own() -> None:
     assert not states(app, outcome)
 
 
-def test_a_stage_that_hung_fails_by_its_own_policy_in_the_process_after() -> None:
+def test_a_stage_that_hung_fails_by_its_own_policy_in_the_next_process() -> None:
     slow = stage(same, "slow", time_limit=0.5, on_error="stop")
     app = built(begin().key_by(only_first).to(logging("log")).to(slow).to_sink(OUT))
     outcome = run(app, [send(1)], failed="took longer than its time limit of 0.5 s")

@@ -1,4 +1,4 @@
-"""The step with stages: how much one commit takes, what the next stage would not take, and two entries to one state."""
+"""The step with stages: how much fits into one commit, what the next stage would not accept, and two ways into one state."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.model.piped import (
     begin,
     built,
     headers_of,
+    instruction,
     key,
     logging,
     only_first,
@@ -24,7 +25,6 @@ from tests.model.piped import (
     send,
     stage,
     states,
-    told,
 )
 
 
@@ -33,10 +33,10 @@ class Order:
     item: str
 
 
-# How much.
+# The size of a commit.
 
 
-def test_a_commit_has_a_size_and_the_next_step_goes_on() -> None:
+def test_a_commit_has_a_maximum_size_and_the_next_step_continues() -> None:
     many = stage(lambda value: [value] * 4_000, "many", multi=True)
     app = built(begin().key_by(only_first).to(many).to_sink(OUT))
     outcome = run(app, [send(n, f"m{n}") for n in range(9)])
@@ -49,7 +49,7 @@ def test_large_outputs_fill_a_commit_sooner() -> None:
     assert run(app, [send(n, f"m{n}") for n in range(9)]).taken == 3
 
 
-def test_what_no_commit_can_take_is_that_messages_error() -> None:
+def test_an_output_that_fits_into_no_commit_fails_its_message() -> None:
     many = stage(lambda count: [0] * count, "many", multi=True)
     app = built(begin().key_by(only_first).to(logging("log")).to(many).to_sink(OUT))
     outcome = run(app, [send(50_001, "a"), send(1, "b")])
@@ -58,14 +58,14 @@ def test_what_no_commit_can_take_is_that_messages_error() -> None:
     assert states(app, outcome) == {"log": {"k": [1]}}
 
 
-def test_a_message_that_the_next_stage_would_not_decode_is_an_error_where_it_is_returned() -> None:
+def test_a_message_that_the_next_stage_cannot_decode_fails_the_stage_that_returned_it() -> None:
     large = stage(lambda value: "x" * 6_000_000, "large")
     app = built(begin().key_by(only_first).to(large).key_by(only_first).to(logging("log")).to_sink(OUT))
     ((broken, _),) = run(app, [send(1)]).dead
     assert "the message to 'log' has 8000" in broken.error and "PARTITIONS_MESSAGE_BYTES" in broken.error
 
 
-def test_a_computation_as_a_sink_is_keyed_by_the_message_as_it_will_see_it() -> None:
+def test_the_key_for_a_computation_as_a_sink_is_taken_from_the_message_it_will_decode() -> None:
     taking = declare(lambda order, state: None, name="taking", state=Log, key=lambda order: order.item)
     typed = replace(taking, codec=MessageCodec(Order, "order"))
     app = built(begin().key_by(only_first).to(stage(same)).to_sink(SimpleNamespace(computation=typed)))
@@ -73,13 +73,13 @@ def test_a_computation_as_a_sink_is_keyed_by_the_message_as_it_will_see_it() -> 
     assert isinstance(hop, Hop) and headers_of(hop.raw)["partition_key"] == "tea" and not run(app, [send({"no": 1})]).emitted
 
 
-# Two entries, one state.
+# Two ways into one state.
 
 
 def test_two_sources_share_a_stages_state_in_one_batch() -> None:
     both = begin("a").key_by(key).merge(begin("b").key_by(key)).to(logging("log")).to(stage(raising))
     app = built(both.to_sink(OUT))
-    raws = [send(told(0), "m0", "a"), send(told(1), "m1", "b"), send(told(2, "raise"), "m2", "a"), send(told(3), "m3", "b")]
+    raws = [send(instruction(0), "m0", "a"), send(instruction(1), "m1", "b"), send(instruction(2, "raise"), "m2", "a"), send(instruction(3), "m3", "b")]
     outcome = run(app, raws)
     assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0, 1, 3]
     assert [one["n"] for one in payloads(outcome)] == [0, 1, 3]
@@ -89,7 +89,7 @@ def test_two_sources_share_a_stages_state_in_one_batch() -> None:
 def test_a_source_and_a_hop_to_its_own_stage_share_its_state() -> None:
     log = logging("log")
     app = built(begin("a").key_by(key).merge(begin("b").key_by(only_first).to(stage(same)).key_by(key)).to(log).to_sink(OUT))
-    (hop,) = run(app, [send(told(1), "h", "b")]).emitted
+    (hop,) = run(app, [send(instruction(1), "h", "b")]).emitted
     assert isinstance(hop, Hop)
-    outcome = run(app, [send(told(0), "m0", "a"), hop.raw, send(told(2), "m2", "a")])
+    outcome = run(app, [send(instruction(0), "m0", "a"), hop.raw, send(instruction(2), "m2", "a")])
     assert [entry["n"] for entry in states(app, outcome)["log"]["k"]] == [0, 1, 2]

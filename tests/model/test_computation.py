@@ -1,4 +1,4 @@
-"""Declarations: what is taken, what is refused with the mend, and a message's key."""
+"""Declarations: what is accepted, what is refused with a fix, and the key of a message."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_name_is_short_and_printable(name: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["update stock", "größe", "数", "x" * 200, "shop.tasks.update"])
-def test_names_of_any_language_are_taken(name: str) -> None:
+def test_names_in_any_language_are_accepted(name: str) -> None:
     assert declared(name=name).name == name
 
 
@@ -91,7 +91,7 @@ def unresolved(message: NoSuchClass, state: dict[str, int]) -> None: ...  # type
         (5, "expected a function"),
     ],
 )
-def test_a_function_that_can_not_be_a_computation_is_refused(function: Any, says: str) -> None:
+def test_a_function_that_cannot_be_a_computation_is_refused(function: Any, says: str) -> None:
     with pytest.raises(DeclarationError, match=says):
         declared(function)
 
@@ -102,7 +102,7 @@ def test_a_computation_needs_a_name(name: Any) -> None:
         declared(name=name)
 
 
-def test_a_key_extractor_is_a_function_of_one_message() -> None:
+def test_a_key_extractor_takes_one_message() -> None:
     with pytest.raises(DeclarationError, match="key extractor must take"):
         key_extractor(lambda one, two: "x")
     with pytest.raises(DeclarationError, match="must be a key extractor"):
@@ -110,21 +110,21 @@ def test_a_key_extractor_is_a_function_of_one_message() -> None:
 
 
 @pytest.mark.parametrize("given", [None, 1.5, [], "x" * 5000, pytest.param(10**5000, id="huge"), b"\xff" * 4097])
-def test_what_is_no_key_is_a_key_extraction_error(given: Any) -> None:
+def test_an_invalid_key_is_a_key_extraction_error(given: Any) -> None:
     with pytest.raises(KeyExtractionError) as caught:
         declared(key=lambda message: given).key_of("m")
     assert caught.value.reason == "bad-key"
 
 
-class Unsayable(Exception):
+class WithoutText(Exception):
     def __str__(self) -> str:
         raise AttributeError("no text")
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("symbol"), Unsayable(), RecursionError(), SystemExit(3), ValueError("\ud800")]
+    "error", [KeyError("symbol"), WithoutText(), RecursionError(), SystemExit(3), ValueError("\ud800")]
 )
-def test_whatever_the_extractor_raises_is_a_key_extraction_error_with_its_cause(error: BaseException) -> None:
+def test_any_exception_of_the_extractor_is_a_key_extraction_error_with_a_cause(error: BaseException) -> None:
     def extract(message: Any) -> str:
         raise error
 
@@ -134,7 +134,7 @@ def test_whatever_the_extractor_raises_is_a_key_extraction_error_with_its_cause(
     str(caught.value).encode()
 
 
-def test_an_interrupt_of_the_producer_goes_through_its_extractor() -> None:
+def test_an_interrupt_of_the_producer_passes_through_its_extractor() -> None:
     def extract(message: Any) -> str:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Messages as they lie in a queue: what is opened, and what is refused with which reason."""
+"""Messages as they are stored in a queue: which are decoded, and which are refused for which reason."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.model.build import raw_envelope, raw_message
 BODY = b'[["x"],{},{}]'
 
 
-def test_a_protocol_2_message_is_opened() -> None:
+def test_a_protocol_2_message_is_decoded() -> None:
     opened = open_envelope(raw_message("count", "x", "id-1", eta="2026-01-01T00:00:00", expires=5))
     assert (opened.headers.task, opened.headers.id) == ("count", "id-1")
     assert (opened.headers.eta, opened.headers.expires) == ("2026-01-01T00:00:00", 5)
     assert json.loads(opened.body) == [["x"], {}, {}]
 
 
-def test_a_body_that_is_not_base64_encoded_is_taken_as_it_is() -> None:
+def test_a_body_that_is_not_base64_encoded_is_used_unchanged() -> None:
     raw = raw_envelope(b"", properties={"body_encoding": None}, body=BODY.decode())
     assert open_envelope(raw).body == BODY
 
 
-def test_a_message_without_content_type_is_taken_as_json() -> None:
+def test_a_message_without_content_type_is_decoded_as_json() -> None:
     assert open_envelope(raw_envelope(BODY, **{"content-type": None})).body == BODY
 
 
@@ -37,11 +37,11 @@ def test_a_message_without_content_type_is_taken_as_json() -> None:
     ("name", "press"),
     [("application/x-gzip", gzip.compress), ("application/x-gzip", zlib.compress), ("zlib", zlib.compress)],
 )
-def test_a_compressed_body_is_opened(name: str, press: Any) -> None:
+def test_a_compressed_body_is_decoded(name: str, press: Any) -> None:
     assert open_envelope(raw_envelope(press(BODY), headers={"compression": name})).body == BODY
 
 
-def test_a_decompression_bomb_is_refused_unopened() -> None:
+def test_a_decompression_bomb_is_refused_without_decompressing_it() -> None:
     packed = raw_envelope(gzip.compress(b" " * 1000), headers={"compression": "gzip"})
     assert len(open_slowly(packed, 1000).body) == 1000
     with pytest.raises(MessageError, match=r"more than 1000 bytes when decompressed \(PARTITIONS_MESSAGE_BYTES\)") as caught:
@@ -49,14 +49,14 @@ def test_a_decompression_bomb_is_refused_unopened() -> None:
     assert caught.value.reason == "too-large"
 
 
-def protocol_1(**said: Any) -> bytes:
-    content = {"task": "count", "id": "m1", "args": ["x"], "kwargs": {}, "retries": 0, **said}
+def protocol_1(**fields: Any) -> bytes:
+    content = {"task": "count", "id": "m1", "args": ["x"], "kwargs": {}, "retries": 0, **fields}
     return raw_envelope(json.dumps(content).encode(), headers={"task": None, "id": None, "lang": None})
 
 
 @pytest.mark.parametrize("empty", ["left out", None, []])
-def test_empty_headers_may_be_left_out_null_or_an_array(empty: Any) -> None:
-    """gocelery leaves them out; PHP's json_encode writes an empty map as an array."""
+def test_empty_headers_may_be_missing_null_or_an_array(empty: Any) -> None:
+    """gocelery omits them; PHP's json_encode writes an empty map as an array."""
     message = json.loads(protocol_1())
     del message["headers"]
     if empty != "left out":
@@ -77,7 +77,7 @@ def test_another_charset_or_parameter_is_refused(content_type: str) -> None:
     assert caught.value.reason == "content-type"
 
 
-def test_a_protocol_1_message_becomes_the_same_envelope() -> None:
+def test_a_protocol_1_message_gives_the_same_envelope() -> None:
     opened = open_envelope(protocol_1(eta="2026-01-01T00:00:00", expires=None))
     assert (opened.headers.task, opened.headers.id, opened.headers.eta) == ("count", "m1", "2026-01-01T00:00:00")
     assert json.loads(opened.body) == [["x"], {}, {}]
@@ -121,7 +121,7 @@ NO_INFO = {"delivery_info": None}
         (raw_envelope(BODY, headers={"compression": {}}), "compression"),
     ],
 )
-def test_what_is_no_message_is_refused_with_its_reason(raw: bytes, reason: str) -> None:
+def test_an_invalid_message_is_refused_with_a_reason(raw: bytes, reason: str) -> None:
     with pytest.raises(MessageError) as caught:
         open_envelope(raw)
     assert caught.value.reason == reason
@@ -139,18 +139,18 @@ def test_what_is_no_message_is_refused_with_its_reason(raw: bytes, reason: str) 
         ("1970-01-01T00:00:00.5", 0.5),
     ],
 )
-def test_a_time_is_seconds_or_iso_8601_and_utc_when_it_says_no_zone(value: object, seconds: float | None) -> None:
+def test_a_time_is_in_seconds_or_iso_8601_and_utc_by_default(value: object, seconds: float | None) -> None:
     assert moment(value) == seconds
 
 
 @pytest.mark.parametrize("value", ["tomorrow", "", True, [], {"at": 5}, 10**400, -(10**20), 1e306])
-def test_what_is_no_time_is_refused(value: object) -> None:
+def test_an_invalid_time_is_refused(value: object) -> None:
     with pytest.raises(MessageError) as caught:
         moment(value)
     assert caught.value.reason == "bad-time"
 
 
-def test_the_other_headers_are_read_when_they_are_asked_for() -> None:
+def test_the_other_headers_are_decoded_on_first_use() -> None:
     details = details_of(raw_message("count", "x", sent_at=12.5, root_id="r"))
     assert (details.sent_at, details.root_id, details.parent_id) == (12.5, "r", None)
     assert details_of(protocol_1()).sent_at is None

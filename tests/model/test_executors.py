@@ -1,4 +1,4 @@
-"""Declarations of computations that wait: which function runs where, and what is refused."""
+"""Declarations of computations that wait for something: which function runs where, and what is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def declared(function: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("function", [waits, Awaited(), functools.partial(more_to_give, extra=4)])
-def test_what_returns_a_coroutine_is_async(function: Any) -> None:
+def test_a_function_that_returns_a_coroutine_is_async(function: Any) -> None:
     computation = declared(function, concurrency=7, strict=True)
     assert (computation.executor, computation.concurrency, computation.strict) == ("async", 7, True)
     assert computation.waiting is computation and not computation.plain_call
@@ -68,7 +68,7 @@ def test_options_that_do_not_fit_the_function_are_refused(function: Any, options
         declared(function, **options)
 
 
-def test_a_key_extractor_is_plain() -> None:
+def test_a_key_extractor_cannot_be_async() -> None:
     async def extract(message: int) -> str:
         return ""
 
@@ -76,7 +76,7 @@ def test_a_key_extractor_is_plain() -> None:
         key_extractor(extract)
 
 
-def test_windows_are_plain() -> None:
+def test_windows_cannot_be_async() -> None:
     class Waits(Aggregation):
         def initial_accumulator(self) -> int:
             return 0
@@ -91,7 +91,7 @@ def test_windows_are_plain() -> None:
         looked_over(Waits, combines=False)
 
 
-def test_without_an_event_loop_a_coroutine_runs_to_its_end_in_its_turn() -> None:
+def test_without_an_event_loop_a_coroutine_runs_to_its_end_at_once() -> None:
     computation = declared(waits)
     items = read([computation], [raw_message("count", number, f"m{number}") for number in (1, 2, 1)])
     slots = slots_for(items, {})

@@ -1,4 +1,4 @@
-"""What a pickle that nobody signed may do: it changes only objects that it made, and calls only what pickles call."""
+"""What an unsigned pickle may do: it changes only objects that it created, and calls only what ordinary pickles call."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def by_dict(name: str, value: bytes) -> bytes:
 
 
 def by_setattr(name: str, value: bytes) -> bytes:
-    """BUILD with the slots {name: value}: it calls setattr."""
+    """BUILD with the slots {name: value}, which calls setattr."""
     return b"N}" + text(name) + value + b"s\x86b"
 
 
@@ -111,7 +111,7 @@ def test_an_attack_changes_nothing_and_calls_nothing(opcodes: tuple[bytes, ...])
     assert not pickled.called
 
 
-def test_the_codec_guards_what_is_not_signed() -> None:
+def test_the_codec_guards_unsigned_states() -> None:
     computation = declare(lambda message, state: None, name="count", state=State, key=str)
     forged = program(*ATTACKS["how the state class is pickled"])
     with pytest.raises(StateError, match=r"would change tests\.model\.pickled\.State, which it did not create"):
@@ -155,7 +155,7 @@ OBJECTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", OBJECTS.values(), ids=OBJECTS.keys())
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_what_pickle_writes_comes_back_as_pickle_reads_it(value: Any, protocol: int) -> None:
+def test_the_guard_reads_the_same_values_as_pickle(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol)
     back = LOAD(data)
     assert type(back) is type(value)
@@ -167,7 +167,7 @@ def test_an_exception_keeps_its_attributes_and_notes() -> None:
     assert (type(back), back.args, back.__notes__) == (Failure, ("why", 5), ["seen"])
 
 
-def test_what_holds_itself_comes_back() -> None:
+def test_recursive_objects_are_restored() -> None:
     back = LOAD(pickle.dumps(recursive()))
     assert back[1]["rows"] is back and back[1]["pair"][0] is back
 
@@ -187,20 +187,20 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from([4, 5]))
-def test_any_data_comes_back(value: Any, protocol: int) -> None:
+def test_any_data_is_restored(value: Any, protocol: int) -> None:
     assert LOAD(pickle.dumps(value, protocol)) == value
 
 
 @given(VALUES, st.data())
-def test_a_cut_or_spoiled_pickle_is_an_error_and_no_crash(value: Any, data: st.DataObject) -> None:
+def test_a_truncated_or_damaged_pickle_is_an_error_and_not_a_crash(value: Any, data: st.DataObject) -> None:
     whole = pickle.dumps(value, 5)
     at = data.draw(st.integers(0, len(whole)))
     with pytest.raises(pickle.UnpicklingError):
         LOAD(whole[:at][:-1])
 
 
-def test_a_state_that_the_guard_would_not_read_is_not_written() -> None:
-    """Else its key could never be read again. A class that shares its objects is such a one."""
+def test_a_state_that_the_guard_would_refuse_is_not_written() -> None:
+    """Otherwise its key could never be read again. A class that shares one object is an example."""
     computation = declare(lambda message, state: None, name="count", state=State, key=str)
     Shared()
     state = State()
@@ -214,8 +214,8 @@ def test_a_state_that_the_guard_would_not_read_is_not_written() -> None:
 
 
 @pytest.mark.parametrize(("which", "status"), [("signed", 1), ("unsigned", 0)])
-def test_programs_of_opcodes_change_nothing_and_the_check_would_see_it(which: str, status: int) -> None:
-    """Python's own unpickler, which a signed state is read with, is what the check is tried on."""
+def test_opcode_programs_change_nothing_and_the_check_would_notice_a_change(which: str, status: int) -> None:
+    """The check is tested on Python's own unpickler, which reads signed states."""
     command = [sys.executable, "-m", "tests.fuzz.pickle_programs", which, "15" if which == "unsigned" else "60"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == status, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Reading a batch: one item for each raw message, in order, saying what is to become of it."""
+"""Reading a batch gives one item per raw message, in order. Its type says what will happen to the message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_message_of_this_partition_is_work_with_its_key_and_message() -> None:
 
 
 @pytest.mark.parametrize("partition", [0, 1, 2, None])
-def test_a_message_of_another_partition_is_sent_there_and_never_applied_here(partition: int | None) -> None:
+def test_a_message_of_another_partition_is_forwarded_and_never_applied_here(partition: int | None) -> None:
     keys = [f"k{number}" for number in range(30)]
     items = read([COUNT], [raw_message("count", {"key": key}) for key in keys], partition=partition, partitions=3)
     for key, item in zip(keys, items, strict=True):
@@ -50,7 +50,7 @@ def test_each_raw_message_gives_one_item_in_its_place() -> None:
     assert [item.raw for item in items] == raws
 
 
-def test_a_task_that_is_no_computation_is_run_only_when_it_is_registered() -> None:
+def test_a_task_that_is_not_a_computation_runs_only_if_it_is_registered() -> None:
     raw = raw_message("mail", {"key": "a"}, "id-1")
     (item,) = read([COUNT], [raw])
     assert isinstance(item, DeadLetterItem)
@@ -59,7 +59,7 @@ def test_a_task_that_is_no_computation_is_run_only_when_it_is_registered() -> No
     assert isinstance(item, PlainTask) and item.headers.id == "id-1"
 
 
-def test_a_revoked_message_is_skipped_even_if_it_could_not_be_read() -> None:
+def test_a_revoked_message_is_skipped_even_if_it_is_invalid() -> None:
     raws = [raw_message("count", {"no": "key"}, "gone"), raw_message("count", {"key": "a"}, "stays")]
     gone, stays = read([COUNT], raws, revoked={"gone"})
     assert isinstance(gone, Skipped) and gone.why == "revoked"
@@ -98,7 +98,7 @@ def test_the_ingress_forwards_a_delayed_message_and_leaves_the_delay_to_its_part
         ({"__type__": "uuid", "__value__": {"hex": 5}}, "wrong-type"),
     ],
 )
-def test_a_message_that_can_not_be_taken_becomes_a_dead_letter_with_reason_and_identity(
+def test_an_invalid_message_becomes_a_dead_letter_with_reason_and_identity(
     message: Any, reason: str
 ) -> None:
     raw = raw_message("count", message, "id-1")
@@ -115,7 +115,7 @@ def test_the_dead_letter_of_an_extractor_that_raised_has_its_traceback() -> None
 
 @pytest.mark.parametrize("header", ["eta", "expires"])
 @pytest.mark.parametrize("value", ["tomorrow", [], {}, True, 10**400, 1e306, -1e306])
-def test_a_time_that_is_none_is_a_dead_letter(header: str, value: Any) -> None:
+def test_an_invalid_time_is_a_dead_letter(header: str, value: Any) -> None:
     (item,) = read([COUNT], [raw_message("count", {"key": "a"}, **{header: value})])
     assert isinstance(item, DeadLetterItem) and item.reason == "bad-time"
 
@@ -134,7 +134,7 @@ def takes_exits(message: Exits) -> None: ...
 @pytest.mark.parametrize(
     ("key", "reason", "says"), [("exit", "unforeseen", "SystemExit: 1"), ("x", "wrong-type", "ZeroDiv")]
 )
-def test_a_message_class_that_raises_or_exits_the_process_is_a_dead_letter(key: str, reason: str, says: str) -> None:
+def test_a_message_class_that_raises_or_exits_makes_a_dead_letter(key: str, reason: str, says: str) -> None:
     computation = declare(takes_exits, name="count", state=None, key=keyed)
     (item,) = read([computation], [raw_message("count", {"key": key})])
     assert isinstance(item, DeadLetterItem) and item.reason == reason
@@ -143,7 +143,7 @@ def test_a_message_class_that_raises_or_exits_the_process_is_a_dead_letter(key: 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 7), 5_000, 100_000])
 @pytest.mark.parametrize("place", ["eta", "content-type", "compression", "body", "protocol 1"])
-def test_json_nested_to_any_depth_in_any_place_gives_an_item(depth: int, place: str) -> None:
+def test_json_nested_to_any_depth_gives_an_item(depth: int, place: str) -> None:
     deep = b"[" * depth + b"]" * depth
     match place:
         case "eta":

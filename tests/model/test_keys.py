@@ -1,4 +1,4 @@
-"""Keys: what can be one, how it is spelled, and where it goes."""
+"""Keys: which values are valid, how a key is written, and to which partition it belongs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Loud(str):
 
 
 @pytest.mark.parametrize(
-    ("value", "spelled"),
+    ("value", "written"),
     [
         ("AAPL", "AAPL"),
         ("", ""),
@@ -60,44 +60,44 @@ class Loud(str):
         (Loud("quiet"), "quiet"),
     ],
 )
-def test_every_kind_of_key_has_one_spelling(value: object, spelled: str) -> None:
-    assert normalize_key(value) == spelled
+def test_every_kind_of_key_has_one_written_form(value: object, written: str) -> None:
+    assert normalize_key(value) == written
     assert type(normalize_key(value)) is str
 
 
 @pytest.mark.parametrize("value", [None, 1.0, float("nan"), (), ["a"], {}, object(), Colour.HALF, memoryview(b"a")])
-def test_what_is_no_key_is_refused_by_its_type(value: object) -> None:
+def test_an_invalid_key_is_refused_by_its_type(value: object) -> None:
     with pytest.raises(KeyExtractionError, match="must be str, bytes, int"):
         normalize_key(value)
 
 
 @pytest.mark.parametrize("value", ["x" * 4096, "é" * 2048, b"\xff" * 4096, int("9" * 4096)])
-def test_a_key_of_4096_bytes_is_taken_and_of_one_more_is_not(value: object) -> None:
+def test_a_key_of_4096_bytes_is_accepted_and_one_of_4097_is_not(value: object) -> None:
     assert len(key_bytes(normalize_key(value))) == MAX_KEY_BYTES
     longer = value * 10 if isinstance(value, int) else value + value[:1]  # type: ignore[operator, index]
     with pytest.raises(KeyExtractionError, match="more than 4096 bytes"):
         normalize_key(longer)
 
 
-def test_an_int_too_long_for_python_to_write_is_refused_as_too_long() -> None:
+def test_an_int_too_long_for_python_to_print_is_refused_as_too_long() -> None:
     with pytest.raises(KeyExtractionError, match="more than 4096 bytes"):
         normalize_key(10**5000)
 
 
-def test_any_bytes_are_a_key_and_come_back_as_the_same_bytes() -> None:
+def test_any_bytes_are_a_key_and_are_read_back_unchanged() -> None:
     every_byte = bytes(range(256))
     assert key_bytes(normalize_key(every_byte)) == every_byte
     assert key_text(every_byte) == normalize_key(every_byte)
 
 
 @pytest.mark.parametrize("value", ["\ud800", "a\udbffb", "\ud83d\ude00"])
-def test_text_with_lone_surrogates_is_no_key(value: str) -> None:
+def test_text_with_lone_surrogates_is_not_a_key(value: str) -> None:
     with pytest.raises(KeyExtractionError, match="not valid Unicode"):
         partition_of(value, 4)
 
 
-def test_two_spellings_never_share_their_bytes() -> None:
-    # "é" in escaped bytes would be another key in a worker's memory, and the same field in Redis.
+def test_two_written_forms_never_have_the_same_bytes() -> None:
+    # "é" as escaped bytes would be a different key in a worker's memory, but the same field in Redis.
     assert key_bytes("é") == "é".encode()
     with pytest.raises(KeyExtractionError, match="escaped bytes"):
         key_bytes("\udcc3\udca9")
@@ -113,11 +113,11 @@ def test_the_partition_is_crc32_of_the_utf8_bytes_modulo_n() -> None:
 @pytest.mark.parametrize(
     ("key", "shown"), [("AAPL", "AAPL"), ("café", "café"), ("caf\udce9", r"caf\xe9"), (r"caf\xe9", r"caf\xe9"), ("\udcff\0", "\\xff\0")]
 )
-def test_a_key_is_found_by_how_it_is_shown(key: str, shown: str) -> None:
+def test_a_key_is_found_by_its_displayed_form(key: str, shown: str) -> None:
     assert shown_key(key) == shown
     assert key in keys_shown_as(shown)
     assert all(shown_key(one) == shown for one in keys_shown_as(shown))
 
 
-def test_escapes_that_spell_a_character_are_only_themselves() -> None:
-    assert keys_shown_as(r"\xc3\xa9") == [r"\xc3\xa9"], "those two bytes would be shown as é"
+def test_escaped_bytes_of_a_valid_character_are_only_themselves() -> None:
+    assert keys_shown_as(r"\xc3\xa9") == [r"\xc3\xa9"], "these two bytes would be displayed as é"

@@ -1,4 +1,4 @@
-"""What is too large, too deep or odd in a message: each has one answer, and costs no more than its bytes."""
+"""Messages that are too large, too deeply nested or unusual: each has one defined result, and costs no more than its bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trade:
 
 
 def record_trade(trade: Trade, state: dict[str, Any]) -> None:
-    """Nothing is applied here."""
+    """Never called in these tests."""
 
 
 ANY = declare(lambda message, state: None, name="any", state=dict, key=lambda message: "k")
@@ -53,7 +53,7 @@ def test_a_message_of_more_bytes_than_allowed_is_not_decoded() -> None:
     assert item.error == f"the message has {len(raw)} bytes; workers decode at most {len(raw) - 1} bytes (PARTITIONS_MESSAGE_BYTES)"
 
 
-def test_a_huge_message_costs_nothing_to_refuse_even_when_it_is_condemned() -> None:
+def test_refusing_a_huge_message_costs_nothing_even_if_it_killed_its_worker() -> None:
     raw = b"[" + b"[]," * (MAX_BYTES // 3) + b"[]]"
     tracemalloc.start()
     try:
@@ -66,12 +66,12 @@ def test_a_huge_message_costs_nothing_to_refuse_even_when_it_is_condemned() -> N
 
 
 @pytest.mark.parametrize("pressed", [gzip.compress(b"[[" + b" " * 1_000_000), gzip.compress(bytes(50_000_000))])
-def test_a_compressed_body_may_not_grow_beyond_it(pressed: bytes) -> None:
+def test_a_compressed_body_may_not_grow_beyond_the_limit(pressed: bytes) -> None:
     item = read_one(raw_envelope(pressed, headers={"task": "any", "compression": "gzip"}), 500_000)
     assert (type(item), item.reason) == (DeadLetterItem, "too-large")
 
 
-#: From Python 3.12 on, code in C (the decoder) has a limit of its own, of several thousand.
+#: Since Python 3.12, C code (the decoder) has its own limit of several thousand.
 DEPTHS = [sys.getrecursionlimit() + 10, 100_000] if sys.version_info < (3, 12) else [100_000]
 
 
@@ -94,12 +94,12 @@ def test_a_message_may_not_be_nested_beyond_the_interpreters_limit(opening: byte
     assert item.error.endswith("maximum recursion depth exceeded while deserializing an object")
 
 
-def test_a_message_may_be_nested_less_deep() -> None:
+def test_a_message_may_be_nested_up_to_the_limit() -> None:
     item = read_one(in_body(b"[" * 500 + b"]" * 500))
     assert isinstance(item, Work)
 
 
-def test_what_is_long_in_a_refused_message_is_told_short() -> None:
+def test_long_values_of_a_refused_message_are_shortened() -> None:
     item = read_one(raw_message("x" * 5_000, 1, "i" * 5_000), MAX_BYTES)
     assert item.reason == "unknown-task"
     assert len(item.task) == len(item.message_id) == 1_000
@@ -108,7 +108,7 @@ def test_what_is_long_in_a_refused_message_is_told_short() -> None:
     assert len(describe(ValueError("x" * 1_000_000))) < MAX_ERROR_CHARACTERS + 100
 
 
-#: JSON text of a message → what an untyped computation is given.
+#: JSON text of a message → the value that an untyped computation gets.
 TAKEN: dict[bytes, Any] = {
     b"123456789012345678901234567890": 123456789012345678901234567890,
     b"9" * 4300: int("9" * 4300),
@@ -119,7 +119,7 @@ TAKEN: dict[bytes, Any] = {
     b'"\\ud83d\\ude00"': "\U0001f600",
     b'"\\u0000"': "\x00",
 }
-#: JSON text of a message that is refused, with the reason.
+#: JSON text of a refused message, and the reason.
 REFUSED = {
     b"9" * 4301: "not-json",
     b"1e999": "not-json",
@@ -143,14 +143,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "value"), TAKEN.items(), ids=lambda part: repr(part)[:30])
-def test_odd_values_are_taken_as_one_value(text: bytes, value: Any) -> None:
+def test_unusual_values_have_one_meaning(text: bytes, value: Any) -> None:
     item = read_one(in_body(text), MAX_BYTES)
     assert isinstance(item, Work)
     assert item.message == value and type(item.message) is type(value)
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items(), ids=lambda part: repr(part)[:30])
-def test_what_is_no_json_or_no_value_is_refused(text: bytes, reason: str) -> None:
+def test_invalid_json_and_invalid_values_are_refused(text: bytes, reason: str) -> None:
     item = read_one(in_body(text), MAX_BYTES)
     assert (type(item), item.reason) == (DeadLetterItem, reason)
 
@@ -165,12 +165,12 @@ def test_what_is_no_json_or_no_value_is_refused(text: bytes, reason: str) -> Non
         (b'{"symbol":"\\ud800"}', "not-json"),
     ],
 )
-def test_the_same_in_a_typed_message(text: bytes, reason: str) -> None:
+def test_they_are_refused_in_a_typed_message_too(text: bytes, reason: str) -> None:
     item = read_one(in_body(text, "typed"), MAX_BYTES)
     assert (type(item), item.reason) == (DeadLetterItem, reason)
 
 
-def test_of_a_name_said_twice_the_last_counts_in_envelope_and_message() -> None:
+def test_the_last_of_two_equal_names_counts_in_envelope_and_message() -> None:
     item = read_one(in_body(b'{"symbol":"A","symbol":"B"}', "typed"))
     assert isinstance(item, Work) and item.key == "B"
     twice = in_body(b'{"symbol":"A"}', "typed").replace(b'"task": "typed"', b'"task": "typed", "task": "none"')

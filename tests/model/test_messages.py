@@ -1,4 +1,4 @@
-"""The user's message in a body: what fits is made into it, what does not is refused with the field's path."""
+"""The user's message in a body: it is converted to its type, or refused with the path of the field."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_pydantic_model_with_aliases_arrives_with_its_values(model: Any) -> No
 
 
 @pytest.mark.parametrize("message", [None, True, 0, 2**70, 1.5, "x", [], [1, [2]], {"a": {"b": None}}, "é\U0001f600"])
-def test_an_untyped_message_is_what_json_says(message: object) -> None:
+def test_an_untyped_message_is_the_json_value(message: object) -> None:
     made, seen = codec().encode(message)
     assert seen == message and codec().decode(made) == message
 
@@ -129,12 +129,12 @@ def test_nan_and_infinity_are_refused_and_never_become_none(annotation: Any, mak
 
 
 @pytest.mark.parametrize("message", [object(), {(1, 2): 3}, "\ud800", [complex(1)], lambda: None])
-def test_what_json_has_no_words_for_is_refused_at_the_producer(message: object) -> None:
+def test_what_json_cannot_express_is_refused_at_the_producer(message: object) -> None:
     with pytest.raises(MessageError, match="can't be encoded as JSON"):
         codec().encode(message)
 
 
-def test_a_message_nested_too_deep_is_refused_and_not_a_crash() -> None:
+def test_a_message_nested_too_deeply_is_refused_and_not_a_crash() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -152,11 +152,11 @@ VALUES = {
 }
 
 
-def test_kombus_own_types_come_back_as_themselves() -> None:
+def test_kombus_own_types_are_restored() -> None:
     assert codec().decode(kombu_dumps([[VALUES], {}, {}]).encode()) == VALUES
 
 
-def test_kombus_own_types_fit_typed_fields() -> None:
+def test_kombus_own_types_are_accepted_by_typed_fields() -> None:
     message = {"symbol": "A", "price": 1.5, "at": VALUES["at"]}
     assert codec(Stock).decode(kombu_dumps([[message], {}, {}]).encode()) == Stock("A", 1.5, VALUES["at"])  # type: ignore[arg-type]
 
@@ -184,11 +184,11 @@ def test_a_kombu_type_with_a_wrong_value_is_refused(kind: Any, value: Any) -> No
     assert caught.value.reason == "wrong-type"
 
 
-def test_a_field_that_is_only_called_like_kombus_is_left_alone() -> None:
+def test_a_field_that_only_has_the_name_of_kombus_marker_is_unchanged() -> None:
     assert codec().decode(body({"__type__": "uuid", "x": '"__type__"'})) == {"__type__": "uuid", "x": '"__type__"'}
 
 
-def test_the_message_may_be_given_by_the_parameters_name() -> None:
+def test_the_message_may_be_a_keyword_argument() -> None:
     by_name = json.dumps([[], {"stock": {"symbol": "A", "price": 1}}, {}]).encode()
     assert codec(Stock).decode(by_name) == Stock("A", 1.0)
     assert codec().decode(b'[["x"], null]') == "x"
@@ -216,7 +216,7 @@ def test_the_message_may_be_given_by_the_parameters_name() -> None:
         "x",
     ],
 )
-def test_anything_but_exactly_one_message_is_refused(content: Any) -> None:
+def test_anything_except_exactly_one_message_is_refused(content: Any) -> None:
     with pytest.raises(MessageError) as caught:
         codec().decode(json.dumps(content).encode())
     assert caught.value.reason == "wrong-arguments"
@@ -240,7 +240,7 @@ class ModelRaises(pydantic.BaseModel):
 
 
 @pytest.mark.parametrize("annotation", [Raises, ModelRaises])
-def test_what_the_message_class_itself_raises_is_a_refusal_with_its_cause(annotation: Any) -> None:
+def test_an_exception_of_the_message_class_is_a_refusal_with_its_cause(annotation: Any) -> None:
     for take in (codec(annotation).encode, lambda message: codec(annotation).decode(body(message))):
         with pytest.raises(MessageError, match="KeyError: 1") as caught:
             take({"price": 1.5})
@@ -252,12 +252,12 @@ class Plain:
 
 
 @pytest.mark.parametrize("annotation", [Plain, Stock | StructStock | Plain, complex])
-def test_a_type_that_json_can_not_be_made_into_is_refused_when_declared(annotation: Any) -> None:
+def test_a_type_that_json_cannot_be_converted_to_is_refused_when_declared(annotation: Any) -> None:
     with pytest.raises(DeclarationError, match="Annotate the first parameter"):
         codec(annotation)
 
 
-def test_cells_of_text_become_what_the_fields_want() -> None:
+def test_text_cells_are_converted_to_the_types_of_the_fields() -> None:
     assert codec(Stock).from_text({"symbol": "7", "price": "1.5", "at": None}) == Stock("7", 1.5, None)
     assert codec(ModelStock).from_text({"symbol": "A", "price": "1.5"}) == ModelStock(symbol="A", price=1.5)
     assert codec().from_text({"price": "1.5"}) == {"price": "1.5"}

@@ -1,4 +1,4 @@
-"""What a state's pickle may name: plain data, its own module's classes, what is allowed. Nothing else is imported or called."""
+"""What a state's pickle may name: plain data, classes of its own module, and what is allowed. Nothing else is imported or called."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load(data: bytes, *modules: str, cls: type = State) -> Any:
 
 
 def naming(module: str, name: str, then: bytes = b".") -> bytes:
-    """A pickle that names something, and what it does with it."""
+    """A pickle that names something, and then does something with it."""
 
     def text(value: str) -> bytes:
         return b"\x8c" + bytes([len(value)]) + value.encode()
@@ -69,18 +69,18 @@ PLAIN_VALUES: list[Any] = [
 
 @pytest.mark.parametrize("value", PLAIN_VALUES, ids=repr)
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_plain_data_and_the_modules_own_classes_come_back(value: object, protocol: int) -> None:
+def test_plain_data_and_the_modules_own_classes_are_restored(value: object, protocol: int) -> None:
     back = load(pickle.dumps(stated(value), protocol)).value
     assert back == value and type(back) is type(value)
 
 
-def test_an_exception_and_an_object_of_an_inner_class_come_back() -> None:
+def test_an_exception_and_an_object_of_an_inner_class_are_restored() -> None:
     assert str(load(pickle.dumps(stated(ValueError("why"))), cls=State).value) == "why"
     assert isinstance(load(pickle.dumps(stated(State.Inner()))).value, State.Inner)
 
 
 @pytest.mark.parametrize("cls", [dict, set, collections.Counter, collections.deque, Keywords])
-def test_states_of_any_kind_come_back(cls: type) -> None:
+def test_states_of_any_kind_are_restored(cls: type) -> None:
     assert load(pickle.dumps(cls(), 5), cls=cls) == cls()
 
 
@@ -89,7 +89,7 @@ def test_an_enum_member_by_getattr_as_python_3_11_2_wrote_it() -> None:
     assert load(by_name) is Unit.EUR
 
 
-#: Names that must not be had, each with what an attacker would do with it.
+#: Names that must not be reachable, each with what an attacker would do with it.
 ESCAPES = {
     "a function of the system": naming("os", "system", CALL_WITH_TEXT),
     "its real module": naming("posix", "system", CALL_WITH_TEXT),
@@ -128,7 +128,7 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("data", ESCAPES.values(), ids=ESCAPES.keys())
-def test_what_is_not_allowed_is_not_had(data: bytes) -> None:
+def test_what_is_not_allowed_is_not_reachable(data: bytes) -> None:
     before = set(sys.modules)
     with pytest.raises(pickle.UnpicklingError):
         load(data)
@@ -136,7 +136,7 @@ def test_what_is_not_allowed_is_not_had(data: bytes) -> None:
     assert set(sys.modules) == before
 
 
-def test_a_refusal_says_what_was_named_and_which_setting_allows_it() -> None:
+def test_a_refusal_contains_the_name_and_the_setting_that_allows_it() -> None:
     with pytest.raises(NotAllowed, match=r"names tests\.model\.foreign\.Foreign.*PARTITIONS_STATE_MODULES=tests\.model\.foreign$"):
         load(pickle.dumps(stated(foreign.Foreign())))
     with pytest.raises(NotAllowed, match=r"PARTITIONS_STATE_MODULES=tests\.model\.foreign:helper$"):
@@ -149,7 +149,7 @@ def test_a_setting_allows_a_module_a_package_or_one_name(entry: str) -> None:
 
 
 @pytest.mark.parametrize("entry", ["tests.model.foreign", "tests.*", "test.*", "tests.mode.*", "tests"])
-def test_a_module_that_is_allowed_gives_only_classes_that_are_defined_in_it(entry: str) -> None:
+def test_an_allowed_module_gives_only_classes_that_are_defined_in_it(entry: str) -> None:
     for name in ("helper", "State", "annotations", "Foreign.__init__"):
         with pytest.raises(NotAllowed):
             load(naming("tests.model.foreign", name), entry)
@@ -161,32 +161,32 @@ def test_a_function_is_allowed_by_its_name() -> None:
         load(naming("tests.model.foreign", "gone"), "tests.model.foreign:gone")
 
 
-def test_of_a_package_nothing_is_imported_that_the_application_did_not_import() -> None:
+def test_no_module_of_a_package_is_imported_unless_the_application_imported_it() -> None:
     sys.modules.pop("wsgiref.simple_server", None)
     with pytest.raises(NotAllowed, match="imported module"):
         load(naming("wsgiref.simple_server", "WSGIServer"), "wsgiref.*")
     assert "wsgiref.simple_server" not in sys.modules
 
 
-def test_a_module_that_can_not_be_imported_is_said() -> None:
+def test_the_error_names_a_module_that_cannot_be_imported() -> None:
     with pytest.raises(NotAllowed, match="can't be imported"):
         load(naming("no.such.module", "Thing"), "no.such.module")
 
 
-def test_a_builtin_state_class_allows_nothing_of_its_module_but_itself() -> None:
+def test_a_builtin_state_class_allows_only_itself_of_its_module() -> None:
     for name in ("eval", "type", "map"):
         with pytest.raises(pickle.UnpicklingError):
             load(naming("builtins", name, b"\x8c\x01x\x85R."), cls=dict)
 
 
-def test_plain_classes_are_what_they_are_called() -> None:
+def test_plain_classes_have_the_names_they_are_listed_under() -> None:
     for (module, name), found in PLAIN.items():
         if isinstance(found, type):
             assert found.__qualname__ == name and module in (found.__module__, "pathlib")
         assert name not in ("eval", "exec", "type", "compile", "open", "__import__")
 
 
-def test_a_state_class_that_can_not_be_read_back_is_refused_with_what_to_allow() -> None:
+def test_a_state_class_that_cannot_be_read_back_is_refused_with_what_to_allow() -> None:
     StateClass(State).check_allowed(())
     made = StateClass(Rebuilt)
     with pytest.raises(DeclarationError, match=r"Rebuilt could not be read back.*PARTITIONS_STATE_MODULES=tests\.model\.pickled:rebuild"):
@@ -194,7 +194,7 @@ def test_a_state_class_that_can_not_be_read_back_is_refused_with_what_to_allow()
     made.check_allowed(("tests.model.pickled:rebuild",))
 
 
-def test_a_first_state_with_an_object_of_another_module_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_initial_state_with_an_object_of_another_module_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign.Holder, "value", foreign.Foreign(), raising=False)
     StateClass(foreign.Holder).check_allowed(())
     monkeypatch.setattr(foreign.Holder, "held", [pickled.Other()], raising=False)
@@ -202,14 +202,14 @@ def test_a_first_state_with_an_object_of_another_module_is_refused_too(monkeypat
         StateClass(foreign.Holder).check_allowed(())
 
 
-def test_a_star_allows_what_an_imported_module_has_and_imports_nothing() -> None:
+def test_a_star_allows_everything_in_imported_modules_and_imports_nothing() -> None:
     assert load(naming("tests.model.pickled", "rebuild"), "*") is pickled.rebuild
     with pytest.raises(NotAllowed):
         load(naming("antigravity", "webbrowser"), "*")
     assert "antigravity" not in sys.modules
 
 
-def test_a_star_is_of_no_use_without_a_signing_key() -> None:
+def test_a_star_has_no_effect_without_a_signing_key() -> None:
     made = StateClass(Rebuilt)
     computation = declare(lambda message, state: None, name="star", state=State, key=lambda message: message)
     computation = replace(computation, state=made)
@@ -219,6 +219,6 @@ def test_a_star_is_of_no_use_without_a_signing_key() -> None:
         other.dump(computation, "k", Rebuilt())
 
 
-def test_a_state_may_be_made_by_something_else_than_its_class() -> None:
+def test_a_state_may_be_created_by_a_function() -> None:
     made = StateClass(State, make=lambda: stated("given"))
     assert made.new().value == "given"

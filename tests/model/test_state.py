@@ -1,4 +1,4 @@
-"""State objects: each key's own, complete, and refused at declaration when they can't work."""
+"""State objects: separate for each key and complete. Classes that cannot work are refused when they are declared."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_inherited_and_own_class_attributes_are_both_copied() -> None:
     assert one.stocks is not Stocks.stocks and one.names is not MoreStocks.names
 
 
-def test_what_a_subclass_overrides_is_not_brought_back() -> None:
+def test_what_a_subclass_overrides_is_not_restored() -> None:
     assert StateClass(NoStocks).new().stocks is None
 
 
-def test_a_tuple_with_a_list_inside_is_copied_and_one_of_numbers_is_not() -> None:
+def test_a_tuple_that_contains_a_list_is_copied_and_one_of_numbers_is_not() -> None:
     one, other = StateClass(Nested).new(), StateClass(Nested).new()
     one.pairs[0].append(1)
     assert other.pairs == ([],)
@@ -116,7 +116,7 @@ def test_a_tuple_with_a_list_inside_is_copied_and_one_of_numbers_is_not() -> Non
 
 
 @pytest.mark.parametrize("cls", [WithFactory, Slotted, Attrs, Struct, Model, Abstract])
-def test_every_usual_way_to_write_a_class_makes_separate_states(cls: Any) -> None:
+def test_every_usual_kind_of_class_makes_separate_states(cls: Any) -> None:
     made = StateClass(cls)
     one, other = made.new(), made.new()
     one.prices.append(1.0)
@@ -124,7 +124,7 @@ def test_every_usual_way_to_write_a_class_makes_separate_states(cls: Any) -> Non
     assert pickle.loads(pickle.dumps(one)).prices == [1.0]
 
 
-def test_a_pydantic_state_holds_its_fields_and_nothing_of_its_class() -> None:
+def test_a_pydantic_state_contains_its_fields_and_nothing_of_its_class() -> None:
     assert StateClass(Model).new().model_dump() == {"prices": []}
 
 
@@ -143,11 +143,11 @@ def test_a_builtin_container_is_a_state_class(cls: type) -> None:
     assert not made.completes
 
 
-def test_constants_methods_properties_and_inner_classes_are_no_state() -> None:
+def test_constants_methods_properties_and_inner_classes_are_not_state() -> None:
     assert vars(StateClass(Constants).new()) == {}
 
 
-def test_a_state_from_before_an_attribute_existed_gets_its_own_of_it() -> None:
+def test_an_older_state_gets_its_own_copy_of_a_new_attribute() -> None:
     old = pickle.loads(pickle.dumps(object.__new__(Stocks)))
     made = StateClass(Stocks)
     completed = made.complete(old)
@@ -211,12 +211,12 @@ class Protocolled(Protocol):
         ({}, "must be a class"),
     ],
 )
-def test_a_state_class_that_can_not_work_is_refused_with_the_reason(cls: Any, says: str) -> None:
+def test_a_state_class_that_cannot_work_is_refused_with_the_reason(cls: Any, says: str) -> None:
     with pytest.raises(DeclarationError, match=says):
         StateClass(cls)
 
 
-def test_a_class_made_inside_a_function_is_refused_because_no_worker_could_unpickle_it() -> None:
+def test_a_class_defined_in_a_function_is_refused_because_no_worker_could_unpickle_it() -> None:
     class Local:
         price = 0.0
 

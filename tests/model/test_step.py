@@ -1,4 +1,4 @@
-"""The pure step, when all goes well: order, one state a key, bounds, and what is passed on."""
+"""The pure step without failures: order, one state per key, limits, and messages that are not applied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celery_partitions.model.outcome import Unreadable
 from celery_partitions.model.step import step
 from tests.model import counting
 from tests.model.build import CODEC, raw_message, read, rules, run, slots_for, state_after
-from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, say_to
+from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT, Log, log, message_to
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +43,13 @@ def test_messages_of_many_keys_keep_the_order_of_each() -> None:
     assert [work.raw for work in outcome.done] == raws
 
 
-def test_a_stored_state_is_gone_on_with() -> None:
+def test_a_stored_state_is_continued() -> None:
     outcome = run([LOG], [log(2)], stored={"log": {"k": bytes_of(0, 1)}})
     assert state_after(outcome, LOG, "k").entries == [0, 1, 2]
 
 
-def test_two_computations_of_one_key_have_a_state_each() -> None:
-    outcome = run([LOG, SECOND], [log(0), say_to("second", 1), log(2), say_to("second", 3)])
+def test_two_computations_of_one_key_have_separate_states() -> None:
+    outcome = run([LOG, SECOND], [log(0), message_to("second", 1), log(2), message_to("second", 3)])
     assert state_after(outcome, LOG, "k").entries == [0, 2]
     assert state_after(outcome, SECOND, "k").entries == [1, 3]
 
@@ -64,29 +64,29 @@ def test_only_states_that_changed_are_written() -> None:
     assert step(forgetful, slots, rules()).states == {"log": {}}
 
 
-def test_a_message_may_be_changed_by_its_computation() -> None:
+def test_a_computation_may_change_its_message() -> None:
     outcome = run([LOG], [log(1, "spoil message"), log(2), log(3, "raise")])
     assert state_after(outcome, LOG, "k").entries == [1, 2]
 
 
 def test_a_stateless_computation_is_called_in_order_and_writes_no_state() -> None:
-    outcome = run([STATELESS], [say_to("stateless", n) for n in range(3)])
+    outcome = run([STATELESS], [message_to("stateless", n) for n in range(3)])
     assert counting.seen == [(0, 1), (1, 1), (2, 1)]
     assert not any(outcome.states.values()) and len(outcome.done) == 3
 
 
-def test_the_context_tells_about_the_message() -> None:
-    run([WITH_CONTEXT], [say_to("with context", 1, key="a", sent_at=12.5), say_to("with context", 2, key="a")])
+def test_the_context_describes_the_message() -> None:
+    run([WITH_CONTEXT], [message_to("with context", 1, key="a", sent_at=12.5), message_to("with context", 2, key="a")])
     assert counting.seen == [Context("a", "id-1", 0, 12.5, 1), Context("a", "id-2", 0, None, 1)]
 
 
 @pytest.mark.parametrize("sent_at", ["yesterday", [], None])
-def test_a_time_of_sending_that_is_none_is_unknown(sent_at: object) -> None:
-    run([WITH_CONTEXT], [say_to("with context", 1, sent_at=sent_at)])
+def test_an_invalid_time_of_sending_is_unknown(sent_at: object) -> None:
+    run([WITH_CONTEXT], [message_to("with context", 1, sent_at=sent_at)])
     assert counting.seen[0].sent_at is None
 
 
-def test_a_step_ends_when_its_time_is_over_and_keeps_what_it_did() -> None:
+def test_a_step_ends_when_its_time_is_over_and_keeps_its_results() -> None:
     ticks = iter(range(1000))
     outcome = run([LOG], [log(n) for n in range(10)], by=rules(clock=lambda: float(next(ticks)), seconds=3.0))
     assert outcome.taken == 4
@@ -94,22 +94,22 @@ def test_a_step_ends_when_its_time_is_over_and_keeps_what_it_did() -> None:
     assert outcome.began == [0.0, 1.0, 2.0, 3.0] and outcome.ended > 3.0
 
 
-def test_a_step_takes_at_least_one_message_however_slow() -> None:
+def test_a_step_applies_at_least_one_message_however_slow() -> None:
     ticks = iter(range(0, 1000, 100))
     outcome = run([LOG], [log(0), log(1)], by=rules(clock=lambda: float(next(ticks)), seconds=0.0))
     assert outcome.taken == 1 and state_after(outcome, LOG, "k").entries == [0]
 
 
-def test_an_ordinary_task_ends_the_step_before_it() -> None:
+def test_a_plain_task_ends_the_step_before_it() -> None:
     items = read([LOG], [log(0), raw_message("mail", 1), log(2)], plain_task={"mail"})
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == 1 and isinstance(outcome.plain_task, PlainTask)
     assert state_after(outcome, LOG, "k").entries == [0]
 
 
-def test_what_is_no_work_is_passed_on_in_order_and_taken() -> None:
+def test_messages_that_are_not_work_are_passed_on_in_order_and_removed() -> None:
     mine = [log(n, key=f"k{n}") for n in range(20)]
-    delayed, expired = say_to("log", 90, eta=5_000), say_to("log", 91, expires=1)
+    delayed, expired = message_to("log", 90, eta=5_000), message_to("log", 91, expires=1)
     raws = [b"rubbish", delayed, *mine, raw_message("count", 1), expired]
     items = read([LOG], raws, partitions=2)
     outcome = step(items, slots_for(items, {}), rules())
@@ -122,7 +122,7 @@ def test_what_is_no_work_is_passed_on_in_order_and_taken() -> None:
     assert outcome.forwarded == {1: [raw for raw in mine if raw not in applied]}
 
 
-def test_messages_of_a_state_that_can_not_be_read_die_and_other_keys_go_on() -> None:
+def test_messages_of_an_unreadable_state_become_dead_letters_and_other_keys_continue() -> None:
     items = read([LOG], [log(0, key="bad"), log(1, key="good"), log(2, key="bad")])
     slots = slots_for(items, {})
     slots["log"]["bad"] = Unreadable("the state's signature is wrong")

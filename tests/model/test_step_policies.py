@@ -1,4 +1,4 @@
-"""The pure step, when retries are used up: who waits, for how long, and what the partition does."""
+"""The pure step when retries are used up: which messages wait, for how long, and what the partition does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENT = [log(0), log(1, "raise"), log(2), log(3, key="other")]
 
 
 @pytest.mark.parametrize(("exhausted", "seconds"), [("park", 2.0), ("hold", None)])
-def test_the_message_keeps_its_place_and_its_key_waits(exhausted: str, seconds: float | None) -> None:
+def test_the_message_keeps_its_place_and_its_key_is_parked(exhausted: str, seconds: float | None) -> None:
     outcome = run([LOG], SENT, by=rules(retries=0, exhausted=exhausted))  # type: ignore[arg-type]
     failure, waits, used_up = outcome.parked["k"]
     assert (failure.item.raw, waits, used_up) == (SENT[1], seconds, True)
@@ -30,7 +30,7 @@ def test_the_message_keeps_its_place_and_its_key_waits(exhausted: str, seconds: 
     assert state_after(outcome, LOG, "other").entries == [3] and outcome.taken == 4
 
 
-def test_stop_ends_the_step_behind_the_message_and_pauses() -> None:
+def test_stop_ends_the_step_after_the_message_and_pauses() -> None:
     outcome = run([LOG], SENT, by=rules(retries=0, exhausted="stop"))
     assert outcome.pause and outcome.taken == 2
     assert outcome.mailed == {"k": SENT[1:2]} and outcome.parked["k"].seconds == 0.0
@@ -47,7 +47,7 @@ def test_before_the_retries_are_used_up_no_policy_pauses() -> None:
     assert not outcome.pause and not outcome.parked["k"].used_up and outcome.taken == 4
 
 
-def test_a_full_mailbox_makes_dead_letters_of_what_comes_later() -> None:
+def test_with_a_full_mailbox_later_messages_become_dead_letters() -> None:
     raws = [log(number) for number in range(5)]
     outcome = run([LOG], raws, by=rules(mailbox_messages=4), parked={"k"}, mailbox_lengths={"k": 2})
     assert outcome.mailed == {"k": raws[:2]}
@@ -57,13 +57,13 @@ def test_a_full_mailbox_makes_dead_letters_of_what_comes_later() -> None:
     assert outcome.taken == 5 and not outcome.pause
 
 
-def test_a_full_mailbox_counts_what_this_step_put_there() -> None:
+def test_messages_of_this_step_count_for_a_full_mailbox() -> None:
     raws = [log(0, "raise"), log(1), log(2), log(3)]
     outcome = run([LOG], raws, by=rules(mailbox_messages=2))
     assert outcome.mailed == {"k": raws[:2]} and [broken.raw for broken, _ in outcome.dead] == raws[2:]
 
 
-def test_a_full_mailbox_pauses_the_partition_before_the_message_where_the_policy_is_stop() -> None:
+def test_a_full_mailbox_pauses_the_partition_before_the_message_if_the_policy_is_stop() -> None:
     raws = [log(0, key="other"), log(1), log(2, key="other")]
     by = rules(mailbox_messages=3, exhausted="stop")
     outcome = run([LOG], raws, by=by, parked={"k"}, mailbox_lengths={"k": 3})

@@ -1,4 +1,4 @@
-"""Timers of windows: one for a key at a time, none lost, whatever comes between; and times that headers tell."""
+"""Timers of windows: one per key at a time, and none is lost, whatever happens in between. Also the times in headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Gather(Aggregation):
 
     def output(self, key: str, accumulator: list[Any]) -> Any:
         if "broken" in accumulator:
-            raise ValueError("told to")
+            raise ValueError("on purpose")
         return accumulator
 
 
@@ -40,7 +40,7 @@ def app_of(windows: Any, **options: Any) -> Built:
 
 
 class Key:
-    """One key's windows over several commits: its state, and the timers that were set."""
+    """The windows of one key over several commits: the state, and the timers that were set."""
 
     def __init__(self, windows: Any, **options: Any) -> None:
         self.app = app_of(windows, **options)
@@ -73,7 +73,7 @@ def test_a_timer_is_the_stages_message_to_itself_with_the_key_and_when_it_is_due
     assert key.fire(timer, now=1_010.0) == [[1, 2]] and not key.timers
 
 
-def test_a_timer_that_comes_a_moment_early_sets_itself_again() -> None:
+def test_a_timer_that_fires_slightly_early_sets_itself_again() -> None:
     key = Key(range_windows(seconds(10)).over(Gather))
     key.take(1, now=1_003.0)
     assert key.fire(key.timers[0], now=1_009.9995) == []
@@ -96,8 +96,8 @@ def test_the_timers_of_a_chain_differ_and_do_not_grow() -> None:
     assert sizes[-1] < sizes[0] + 40
 
 
-def test_a_timer_whose_place_an_earlier_one_took_does_not_set_a_chain_of_its_own() -> None:
-    """Else each such timer would set the next for ever, and there would be more with every one."""
+def test_a_timer_that_an_earlier_one_replaced_does_not_start_a_second_chain() -> None:
+    """Otherwise each such timer would set the next one forever, and their number would grow."""
     key = Key(count_windows(100).over(Gather))
     for turn in range(6):
         key.take(turn, now=1_000.0 + turn)
@@ -110,10 +110,10 @@ def test_a_timer_whose_place_an_earlier_one_took_does_not_set_a_chain_of_its_own
     assert len(key.timers) == 1
 
 
-def test_timers_that_are_superseded_by_earlier_ones_fall_away() -> None:
+def test_timers_that_earlier_ones_replaced_are_dropped() -> None:
     key = Key(range_windows(seconds(10)).over(Gather), event_time=lambda value: value)
     for n, moment in enumerate([1_095, 1_096, 1_097, 1_098]):
-        key.take(moment, now=1_000.0 - n * 0.5, message_id=f"m{n}")  # each a little earlier than the one before
+        key.take(moment, now=1_000.0 - n * 0.5, message_id=f"m{n}")  # each a little earlier than the previous one
     set_at_first = len(key.timers)
     assert set_at_first > 1
     for round_ in range(3):
@@ -124,30 +124,30 @@ def test_timers_that_are_superseded_by_earlier_ones_fall_away() -> None:
     assert len(key.timers) == 1
 
 
-def test_a_timer_that_became_a_dead_letter_is_followed_by_another_once_something_comes() -> None:
+def test_after_a_timer_became_a_dead_letter_the_next_message_sets_another() -> None:
     key = Key(range_windows(seconds(10)).over(Gather))
     key.take("broken", now=1_003.0)
     (timer,) = key.timers
     key.timers.clear()
     outcome = key.do([timer.raw], now=1_010.0)
     assert [broken.reason for broken, _ in outcome.dead] == ["computation-failed"]
-    # What closes the window raises still; an operator mends the state.
+    # Closing the window still raises. An operator repairs the state.
     state = SIGNING.load(key.app.stages["gather"], "k", key.stored["gather"]["k"])
-    state.accumulators = {start: ["mended"] for start in state.accumulators}
+    state.accumulators = {start: ["repaired"] for start in state.accumulators}
     key.stored["gather"]["k"] = SIGNING.dump(key.app.stages["gather"], "k", state)
-    assert key.take("next", now=1_021.0, message_id="n") == [["mended"]]
+    assert key.take("next", now=1_021.0, message_id="n") == [["repaired"]]
     (timer,) = key.timers
     assert timer.due == 1_030.0 and key.fire(timer, now=1_030.0) == [["next"]]
 
 
-def test_a_timer_to_what_sets_none_is_a_dead_letter() -> None:
+def test_a_timer_for_a_stage_without_timers_is_a_dead_letter() -> None:
     app = built(begin().key_by(lambda value: "k").to(stage(lambda value: value, "plain")).to_sink(RedisList("out")))
     raw = raw_envelope(TIMER_BODY, headers={"task": "plain", "partition_key": "k"})
     (item,) = read(app, [raw])
     assert type(item).__name__ == "DeadLetterItem" and "the message is a timer, but 'plain' sets no timers" in item.error
 
 
-def test_a_timer_for_a_key_whose_state_is_gone_does_nothing() -> None:
+def test_a_timer_for_a_key_without_a_state_does_nothing() -> None:
     key = Key(range_windows(seconds(10)).over(Gather))
     key.take(1, now=1_003.0)
     key.stored["gather"].clear()
@@ -155,7 +155,7 @@ def test_a_timer_for_a_key_whose_state_is_gone_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("told", ["text", True, [1], {"a": 1}, None, 1e300, -1e300, 10**40, "2020-01-01"])
-def test_what_is_no_time_in_the_header_of_a_stages_message_is_not_looked_at(told: Any) -> None:
+def test_an_invalid_time_in_the_header_of_a_stages_message_is_ignored(told: Any) -> None:
     key = Key(range_windows(seconds(10)).over(Gather), event_time=lambda value: 1_005.0)
     raw = send(1, task="gather", partition_key="k", event_time=told)
     assert not key.do([raw], now=1_003.0).dead
@@ -163,7 +163,7 @@ def test_what_is_no_time_in_the_header_of_a_stages_message_is_not_looked_at(told
 
 
 @pytest.mark.parametrize("told", ["text", True, None, 1e300, float("nan"), float("inf"), 10**40])
-def test_what_event_time_gives_and_is_no_time_is_that_messages_failure(told: Any) -> None:
+def test_an_invalid_result_of_event_time_fails_the_message(told: Any) -> None:
     app = app_of(range_windows(seconds(10)).over(Gather), event_time=lambda value: told)
     ((broken, _),) = run(app, [send(1)]).dead
     assert "event_time must return" in broken.error and broken.reason == "computation-failed"

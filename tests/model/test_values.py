@@ -1,4 +1,4 @@
-"""Values between stages: as JSON where that is exact, else as signed pickles; what is forged or moved is never unpickled."""
+"""Values between stages are JSON if that is exact, else signed pickles. A forged or moved value is never unpickled."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ values = st.recursive(
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Equal, and of the same types all through; NaN is NaN."""
+    """Equal, with the same types at every level; NaN equals NaN."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -67,7 +67,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 @given(values)
-def test_every_value_comes_back_as_it_is(value: Any) -> None:
+def test_every_value_is_restored(value: Any) -> None:
     def unpickled(signed: bytes) -> Any:
         assert not is_exact(value) or "\\ud" in ascii(value)
         return SIGNING.load_value(LOG, "m", signed)
@@ -78,7 +78,7 @@ def test_every_value_comes_back_as_it_is(value: Any) -> None:
 
 
 @given(values)
-def test_without_a_key_a_value_goes_as_json_exactly_or_is_refused(value: Any) -> None:
+def test_without_a_key_a_value_is_sent_exactly_as_json_or_is_refused(value: Any) -> None:
     try:
         body = dump_value(ANY_VALUE, value, lambda: UNSIGNED.dump_value("log", "m", value))
     except Exception as error:
@@ -98,7 +98,7 @@ class Point:
 
 
 class Plain:
-    """Compares by what it holds."""
+    """Objects with equal contents are equal."""
 
     def __init__(self, held: Any) -> None:
         self.held = held
@@ -138,7 +138,7 @@ KINDS = [
 
 
 def hopping() -> Any:
-    """What comes in as a number leaves as that one of `KINDS`, to a stage under another key."""
+    """A pipeline that receives a number and sends that element of `KINDS` to a stage with another key."""
     give = stage(lambda number: copy.deepcopy(KINDS[number]), "give")
     return built(begin().key_by(lambda number: "k").to(give).key_by(lambda value: "there").to(LOG).to_sinks([]))
 
@@ -155,7 +155,7 @@ def test_any_kind_passes_a_hop(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(KINDS)))
-def test_without_a_signing_key_a_value_that_is_no_json_is_that_messages_error(number: int) -> None:
+def test_without_a_signing_key_a_value_that_is_not_json_fails_its_message(number: int) -> None:
     outcome = run(hopping(), [send(number)], codec=UNSIGNED)
     if is_exact(KINDS[number]) and KINDS[number] != "\ud800":
         assert len(outcome.emitted) == 1
@@ -165,7 +165,7 @@ def test_without_a_signing_key_a_value_that_is_no_json_is_that_messages_error(nu
     assert not outcome.emitted
 
 
-def test_what_can_not_be_pickled_is_refused_where_it_is_returned() -> None:
+def test_an_unpicklable_value_fails_the_stage_that_returned_it() -> None:
     give = stage(lambda number: lambda: None, "give")
     app = built(begin().key_by(lambda number: "k").to(give).key_by(lambda value: "there").to(LOG).to_sinks([]))
     ((broken, _),) = run(app, [send(1)]).dead
@@ -173,7 +173,7 @@ def test_what_can_not_be_pickled_is_refused_where_it_is_returned() -> None:
 
 
 class Touchy:
-    """Unpickled, it leaves a trace."""
+    """Leaves a trace when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("/nonexistent/was unpickled",)
@@ -181,12 +181,12 @@ class Touchy:
 
 def hop_with(signed: bytes, **headers: Any) -> bytes:
     body = b'[[{"__pickle__":"' + b64encode(signed) + b'"}],{},{}]'
-    said = {"task": "log", "id": "m:0", "partition_key": "there", **headers}
-    return raw_envelope(body, headers=said)
+    all_headers = {"task": "log", "id": "m:0", "partition_key": "there", **headers}
+    return raw_envelope(body, headers=all_headers)
 
 
 def forged() -> dict[str, bytes]:
-    """Each would be unpickled if only it were signed rightly."""
+    """Each would be unpickled if its signature were right."""
     good = SIGNING.dump_value("log", "m:0", (1, 2))
     (hop,) = raws_of(run(hopping(), [send(0)]))
     stolen = b64decode(body_of(hop)[0][0]["__pickle__"])
@@ -209,18 +209,18 @@ def forged() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("how", forged())
-def test_what_is_forged_or_moved_is_a_dead_letter_and_never_unpickled(how: str) -> None:
+def test_a_forged_or_moved_value_is_a_dead_letter_and_never_unpickled(how: str) -> None:
     (item,) = read(hopping(), [forged()[how]])
     assert type(item).__name__ == "DeadLetterItem"
     assert item.reason in ("bad-signature", "wrong-arguments"), item
 
 
-def test_a_signed_pickle_of_what_is_not_allowed_is_a_dead_letter() -> None:
+def test_a_signed_pickle_with_a_name_that_is_not_allowed_is_a_dead_letter() -> None:
     (item,) = read(hopping(), [hop_with(SIGNING.dump_value("log", "m:0", Touchy()))])
     assert type(item).__name__ == "DeadLetterItem" and "mkdir" in item.error
 
 
-def test_a_pickle_in_a_message_to_a_source_without_a_config_is_what_json_says() -> None:
+def test_a_pickle_in_a_message_to_a_source_without_a_config_stays_plain_json() -> None:
     raw = raw_envelope(b'[[{"__pickle__":"AA=="}],{},{}]', headers={"task": "in", "id": "m"})
     (item,) = read(hopping(), [raw])
     assert item.message == {"__pickle__": "AA=="}
@@ -231,7 +231,7 @@ def typed(value: dict[str, Any], state: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [{"__pickle__": "AA=="}, {"__timer__": True}, {"a": 1}])
-def test_what_looks_like_a_form_of_the_wire_is_carried_to_an_annotated_stage_too(value: dict[str, Any]) -> None:
+def test_a_value_that_looks_like_the_wire_format_reaches_an_annotated_stage_unchanged(value: dict[str, Any]) -> None:
     taking = stage(typed, "typed", state=Log)
     give = stage(lambda number: value, "give")
     app = built(begin().key_by(lambda number: "k").to(give).key_by(lambda value: "there").to(taking).to_sink(RedisList("o")))

@@ -1,1 +1,1 @@
-"""Hypothesis: what holds for any input, not only for those that came to mind."""
+"""Hypothesis tests: what is true for any input, not only for chosen examples."""

@@ -1,4 +1,4 @@
-"""No example has a deadline: no test of ours asserts a time."""
+"""Examples have no deadline, because our tests do not assert times."""
 
 from hypothesis import HealthCheck, settings
 

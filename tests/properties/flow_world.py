@@ -1,6 +1,6 @@
-"""Partitions as plain lists and dicts, and a worker's turns round the pure step, for pipelines.
+"""For pipelines: partitions as plain lists and dicts, and a worker's turns around the pure step.
 
-What a commit writes is taken from the Redis commands that the store makes of an outcome's outputs.
+What a commit writes comes from the Redis commands that the store makes from an outcome's outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CODEC = StateCodec((b"a key of the test's",), ("tests.properties.flows",))
 
 @dataclass
 class Partition:
-    """What Redis has of one partition, and what its worker has in memory."""
+    """One partition: its data in Redis, and its worker's memory."""
 
     number: int
     queue: list[bytes] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Partition:
     attempts: dict[str, int] = field(default_factory=dict)
     stored: dict[str, dict[str, bytes]] = field(default_factory=dict)
     memory: dict[str, dict[str, Slot | Unreadable]] = field(default_factory=dict)
-    #: Everything that ever came, in order, and what was put out.
+    #: Everything that ever arrived, in order, and everything that was sent.
     arrived: list[bytes] = field(default_factory=list)
     put_out: list[Hop | Delivery] = field(default_factory=list)
     dead: list[bytes] = field(default_factory=list)
@@ -69,12 +69,12 @@ class FlowWorld:
         self.partitions[number].arrived.append(raw)
 
     def send(self, source: str, message_id: str, value: Any) -> None:
-        """As a producer does that knows the key."""
+        """Send as a producer that knows the key."""
         key = self.computations[source].key_of(value)
         self.push(self.writer.partition_of(key), raw_message(source, value, message_id))
 
     def turn(self, at: Partition, limit: int, ticks: int, *, lost: bool = False) -> None:
-        """One batch of a queue; `lost`: the commit is refused, and nothing of it may be left."""
+        """Run one batch of a queue. With `lost` the commit is refused and must leave nothing behind."""
         source = at.queue[:limit]
         outcome = self._step(at, source, ticks, parked=at.mailboxes)
         if lost:
@@ -85,7 +85,7 @@ class FlowWorld:
         self._commit(at, outcome)
 
     def retry(self, at: Partition, key: str, limit: int, ticks: int) -> None:
-        """One batch of a parked key's mailbox."""
+        """Run one batch of a parked key's mailbox."""
         source, attempt = at.mailboxes[key][:limit], at.attempts[key]
         outcome = self._step(at, source, ticks, parked=at.mailboxes, mailbox_of=key, attempt=attempt)
         assert not outcome.mailed

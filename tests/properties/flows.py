@@ -1,6 +1,6 @@
-"""Pipelines by chance, written down twice: for the engine, as a pipeline; and as a tree that a naive fold walks.
+"""Random pipelines, each in two forms: a pipeline for the engine, and a tree for a naive fold.
 
-Stages do as the value says: `do` names a stage (by its number) and what happens there. Each keeps a log of what it was given.
+Stages do what the value says: `do` names a stage (by its number) and what happens there. Each stage logs the values it gets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline, Source
 from celery_partitions.pipeline.sinks import RedisStream
 
-#: What raises, or spoils the state, at every try.
+#: Raises, or damages the state, at every attempt.
 HOPELESS = ("raise", "unpicklable", "no list", "no key")
 DOINGS = ("", "", "", "", "", "none", "raise", "flaky", "unpicklable", "no list", "no key", "keep", "tuple", "spoil")
 
@@ -27,12 +27,12 @@ class Log:
 
 
 class Failed(Exception):
-    """Of the naive fold: the message has no effect."""
+    """Raised by the naive fold: the message has no effect."""
 
 
 @dataclass
 class Spot:
-    """A place in the tree: a stage, a key_by or a sink; and what follows."""
+    """A node of the tree: a stage, a key_by or a sink, and the nodes after it."""
 
     kind: str
     number: int
@@ -43,13 +43,13 @@ class Spot:
 
 @dataclass
 class Flow:
-    """Two sources, which come to the same tree; each after a beginning of its own."""
+    """Two sources that lead to the same tree, each after its own first nodes."""
 
     beginnings: list[Spot]
     tree: Spot
 
     def entries(self) -> dict[str, list[Spot]]:
-        """What a message is given to, by its task's name."""
+        """Where a message enters, by the name of its task."""
         entries: dict[str, list[Spot]] = {}
 
         def whole(spot: Spot) -> Spot:
@@ -69,7 +69,7 @@ class Flow:
 
 
 def act(number: int, multi: bool, value: dict[str, Any], log: list[Any] | None, attempt: int) -> Any:
-    """What the stage of a number does; engine and fold use it with states of their own."""
+    """What a stage does. The engine and the fold call this with their own states."""
     do = value["do"] if value["at"] == number else ""
     if log is not None:
         log.append([value["n"], value["way"], value.get("kept")])
@@ -88,14 +88,14 @@ def act(number: int, multi: bool, value: dict[str, Any], log: list[Any] | None, 
     if do == "no key":
         made["keys"] = None
     if do == "keep":
-        made["kept"] = log  # the very object that the state has
+        made["kept"] = log  # the same object that the state holds
     if do == "tuple":
         made["x"] = ({1: b"\xff"}, float("inf"))
     if do == "spoil":
         value.clear()
         made["kept"] = [number]
     if isinstance(made.get("kept"), list):
-        made["kept"].append(number)  # of another's list: that of the stage before stays as it was
+        made["kept"].append(number)  # changes a copy: the list of the previous stage must stay unchanged
     if not multi:
         return made
     return [{**made, "way": made["way"] + "a"}, None, {**made, "way": made["way"] + "b", "kept": [1]}]
@@ -152,7 +152,7 @@ def _follow(pipeline: Pipeline, spots: list[Spot]) -> list[Pipeline]:
 
 @dataclass
 class Fold:
-    """One message at a time, on plain dicts."""
+    """Applies one message at a time, on plain dicts."""
 
     flow: Flow
     retries: int
@@ -160,7 +160,7 @@ class Fold:
     logs: dict[tuple[int, str], list[Any]] = field(default_factory=dict)
 
     def apply(self, roots: list[Spot], key: str, value: dict[str, Any]) -> list[tuple[str, int, str, Any]]:
-        """What a message puts out: (kind, number, key, value). Raises `Failed`, and then has changed nothing."""
+        """The outputs of a message: (kind, number, key, value). If it raises `Failed`, nothing has changed."""
         logs, outputs = copy.deepcopy(self.logs), []
         try:
             self._give(roots, key, copy.deepcopy(value), outputs, logs)
@@ -195,7 +195,7 @@ class Fold:
                 self._give(spot.then, key, one, outputs, logs)
 
 
-# Flows by chance.
+# Random flows.
 
 
 @st.composite

@@ -1,7 +1,7 @@
-"""A queue, mailboxes and stored states as plain dicts, and the worker's turns round the pure step; and the plain fold.
+"""A queue, mailboxes and stored states as plain dicts, a worker's turns around the pure step, and the plain fold.
 
-Messages say what their computation does. What can never work must die, what works at its second try must count once,
-and everything else must be in the state in queue order: `expected` says so in a few lines, with no engine.
+Messages say what their computation does. A message that always fails must become a dead letter. One that succeeds at its
+second attempt must count once. All others must be in the state in queue order: `expected` computes this without the engine.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from tests.model.build import CODEC, read, rules, slots_for
 from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT
 
 COMPUTATIONS = {each.name: each for each in (LOG, SECOND, WITH_CONTEXT, STATELESS)}
-#: What raises or spoils the state, every time.
-HOPELESS = {"raise", "exit", "unsayable", "unpicklable"}
+#: Raises or damages the state at every attempt.
+HOPELESS = {"raise", "exit", "without text", "unpicklable"}
 
 
 @dataclass(frozen=True)
-class Told:
+class Planned:
     """One message of a plan."""
 
     n: int
@@ -29,7 +29,7 @@ class Told:
     do: str
 
     def counts(self, retries: int) -> bool:
-        """Whether it is to be in the state at the end."""
+        """Whether it must be in the state at the end."""
         if self.do == "flaky" and self.computation == WITH_CONTEXT.name:
             return retries > 0
         if self.computation == STATELESS.name:
@@ -37,18 +37,18 @@ class Told:
         return self.do not in HOPELESS
 
 
-def expected(plan: list[Told], retries: int) -> dict[tuple[str, str], list[int]]:
+def expected(plan: list[Planned], retries: int) -> dict[tuple[str, str], list[int]]:
     """The fold: the numbers of each computation and key, in queue order."""
     logs: dict[tuple[str, str], list[int]] = {}
-    for told in plan:
-        if told.counts(retries):
-            logs.setdefault((told.computation, told.key), []).append(told.n)
+    for planned in plan:
+        if planned.counts(retries):
+            logs.setdefault((planned.computation, planned.key), []).append(planned.n)
     return logs
 
 
 @dataclass
 class World:
-    """What Redis would hold. `commit` writes an outcome as the commit script is described to."""
+    """What Redis would contain. `_commit` writes an outcome as the commit script is documented to."""
 
     queue: list[bytes]
     retries: int
@@ -62,7 +62,7 @@ class World:
     memory: dict[str, dict[str, Slot | Unreadable]] = field(default_factory=dict)
 
     def turn(self, limit: int, ticks: int, *, lost: bool = False) -> None:
-        """One batch of the queue; `lost`: the commit is refused, and nothing of it may be left."""
+        """Run one batch of the queue. With `lost` the commit is refused and must leave nothing behind."""
         source = self.queue[:limit]
         outcome = self._step(source, ticks, parked=self.mailboxes)
         if lost:
@@ -73,7 +73,7 @@ class World:
         self._commit(outcome)
 
     def retry(self, key: str, limit: int, ticks: int) -> None:
-        """One batch of a parked key's mailbox."""
+        """Run one batch of a parked key's mailbox."""
         outcome = self._step(
             self.mailboxes[key][:limit], ticks, parked=self.mailboxes, mailbox_of=key, attempt=self.attempts[key]
         )
@@ -110,7 +110,7 @@ class World:
         self.done += [work.raw for work in outcome.done]
 
     def logs(self) -> dict[tuple[str, str], list[Any]]:
-        """The stored states, read."""
+        """The stored states, decoded."""
         return {
             (name, key): CODEC.load(COMPUTATIONS[name], key, stored).entries
             for name, table in self.stored.items()

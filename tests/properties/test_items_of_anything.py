@@ -1,4 +1,4 @@
-"""Whatever lies in a queue, reading it raises nothing and gives one item for each message."""
+"""Reading a queue never raises, whatever is in it, and gives one item per message."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ users_messages = anything | st.fixed_dictionaries({"symbol": st.text(max_size=5)
 fitting = st.builds(
     lambda symbol, price: [[{"symbol": symbol, "price": price}], {}, {}], st.text(max_size=5), st.floats(-1e9, 1e9)
 )
-# One in three fits, so that what comes after reading is met too.
+# One in three is valid, so that the steps after reading are tested too.
 contents = anything | st.builds(lambda m: [[m], {}, {}], users_messages) | st.lists(anything, max_size=4) | fitting
 contents |= fitting | fitting
 contents |= st.fixed_dictionaries(
@@ -86,10 +86,10 @@ def _chance(usual: Any, odd: Any = anything) -> Any:
 
 @st.composite
 def raw_messages(draw: st.DrawFn) -> bytes:
-    """Messages of the right shape in which any part may be anything, or missing."""
+    """Messages of the right form in which any part may be anything or missing."""
     body = json.dumps(draw(contents)).encode()
     encoded: Any = base64.b64encode(body).decode()
-    if draw(st.booleans()):  # only what is inside may be odd
+    if draw(st.booleans()):  # only the content may be invalid
         return json.dumps(
             {
                 "body": encoded,
@@ -135,7 +135,7 @@ def one_item_each(raws: list[bytes], **how: Any) -> list[Item]:
     assert [item.raw for item in items] == raws
     for item in items:
         if isinstance(item, DeadLetterItem):
-            # Each has one of the reasons that were thought of, and can be written as a dead letter.
+            # Each has one of the documented reasons, and can be written as a dead letter.
             assert item.reason not in ("unforeseen", "bad-message") and item.error.encode()
     return items
 
@@ -152,7 +152,7 @@ def test_any_json_in_any_part_of_a_message_gives_one_item_each(raws: list[bytes]
 
 
 @given(st.lists(raw_messages(), min_size=1, max_size=4))
-def test_whatever_was_read_is_stepped_and_its_effects_can_be_written(raws: list[bytes]) -> None:
+def test_the_step_accepts_whatever_was_read_and_its_effects_can_be_written(raws: list[bytes]) -> None:
     items = one_item_each(raws)
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
@@ -163,11 +163,11 @@ def test_whatever_was_read_is_stepped_and_its_effects_can_be_written(raws: list[
     assert left + sum(map(len, outcome.mailed.values())) == len(raws)
 
 
-#: What became of the messages that `raw_messages` made in the test below.
+#: What became of the messages of `raw_messages` in the test below.
 kinds: set[type] = set()
 
 
-def test_the_messages_made_here_are_not_all_broken() -> None:
+def test_not_all_generated_messages_are_invalid() -> None:
     kinds.clear()
     _collect_kinds()
     assert kinds >= {Work, Misrouted, DeadLetterItem}

@@ -1,4 +1,4 @@
-"""Any key has one spelling, one place, and comes back from Redis as it went."""
+"""Any key has one written form and one partition, and is read back from Redis unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_key_has_a_partition_below_n_and_always_the_same(key: object, part
 
 
 @given(keys)
-def test_a_spelled_key_comes_back_from_redis_as_it_went(key: object) -> None:
+def test_a_written_key_is_read_back_from_redis_unchanged(key: object) -> None:
     spelled = normalize_key(key)
     assert key_text(key_bytes(spelled)) == spelled == normalize_key(spelled)
 
@@ -42,7 +42,7 @@ def test_two_texts_are_two_keys(one: str, other: str) -> None:
 
 
 @given(any_text, any_text)
-def test_text_with_surrogates_is_refused_or_has_bytes_of_its_own(one: str, other: str) -> None:
+def test_text_with_surrogates_is_refused_or_has_unique_bytes(one: str, other: str) -> None:
     made = []
     for key in (one, other, one + other):
         try:
@@ -61,6 +61,6 @@ def test_a_number_a_uuid_and_their_text_are_one_key(value: int | UUID | str) -> 
 @given(
     st.one_of(st.none(), st.floats(), st.lists(st.text()), st.dictionaries(st.text(), st.text()), st.complex_numbers())
 )
-def test_everything_else_is_refused(value: object) -> None:
+def test_other_values_are_refused(value: object) -> None:
     with pytest.raises(KeyExtractionError):
         normalize_key(value)

@@ -1,4 +1,4 @@
-"""Any message that fits arrives as it was sent: as an object or its dict, from our producer or any Celery client."""
+"""Any valid message arrives as it was sent: as an object or as its dict, from our producer or from any Celery client."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_an_untyped_message_arrives_as_it_was_sent(message: Any) -> None:
 
 
 @given(kombu_values)
-def test_kombus_datetimes_decimals_uuids_and_bytes_come_back_as_themselves(message: Any) -> None:
+def test_kombus_datetimes_decimals_uuids_and_bytes_are_restored(message: Any) -> None:
     body = kombu_dumps([[message], {}, {}]).encode()
     seen = MessageCodec(Any, "message").decode(body)
     assert seen == message and type(seen) is type(message)

@@ -1,5 +1,5 @@
-"""Whatever the pipeline, whatever fails, is cut short or refused: every key's states, outputs and dead letters are those of a
-naive fold over what came to it."""
+"""In any pipeline, with any failures, short steps and refused commits, the states, outputs and dead letters of every key are
+those of a naive fold over its messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ turns = st.lists(
 
 
 def drain(world: FlowWorld, plan: list[tuple[int, int, int, str]]) -> None:
-    """Turn as planned, then in plain turns until nothing waits."""
+    """Take the planned turns, then plain turns until nothing waits."""
     for number, limit, ticks, what in plan:
         at = world.partitions[number % len(world.partitions)]
         parked = sorted(at.mailboxes)
@@ -54,11 +54,11 @@ def drain(world: FlowWorld, plan: list[tuple[int, int, int, str]]) -> None:
                 world.turn(at, 5, 3)
             elif at.mailboxes:
                 world.retry(at, min(at.mailboxes), 5, 3)
-    pytest.fail(f"{world.waiting()} messages wait for ever")
+    pytest.fail(f"{world.waiting()} messages wait forever")
 
 
-def told(world: FlowWorld, at: Partition, emission: Hop | Delivery) -> tuple[str, tuple[str, int, str, Any]]:
-    """An output's id, and what it is, as the fold says it."""
+def described(world: FlowWorld, at: Partition, emission: Hop | Delivery) -> tuple[str, tuple[str, int, str, Any]]:
+    """The id of an output, and its description in the form of the fold."""
     if isinstance(emission, Delivery):
         number = int(emission.sink.name.removeprefix("sink "))
         return emission.message_id, ("sink", number, emission.key, emission.payload)
@@ -70,7 +70,7 @@ def told(world: FlowWorld, at: Partition, emission: Hop | Delivery) -> tuple[str
 
 
 def check(world: FlowWorld, flow: Flow, retries: int) -> None:
-    """Each key of each partition by itself: its messages in the order in which they came, one at a time."""
+    """Check each key of each partition separately: its messages in the order of arrival, one at a time."""
     entries, fold = flow.entries(), Fold(flow, retries)
     for at in world.partitions:
         put_out: dict[str, list[Any]] = defaultdict(list)
@@ -91,7 +91,7 @@ def check(world: FlowWorld, flow: Flow, retries: int) -> None:
                 payload = write_message(value) if kind == "sink" else value
                 wanted[item.key].append((f"{message_id}:{number}", (kind, *rest, payload)))
         for emission in at.put_out:
-            output_id, what = told(world, at, emission)
+            output_id, what = described(world, at, emission)
             put_out[key_of[output_id.rpartition(":")[0]]].append((output_id, what))
         assert put_out == wanted
         assert sorted(at.dead) == sorted(dead)
@@ -113,7 +113,7 @@ def check(world: FlowWorld, flow: Flow, retries: int) -> None:
 
 @settings(max_examples=150)
 @given(flows(), messages, turns, st.integers(0, 2), st.booleans(), st.integers(1, 2))
-def test_states_outputs_and_dead_letters_are_the_fold_of_what_came(
+def test_states_outputs_and_dead_letters_are_the_fold_of_what_arrived(
     flow: Flow, plan: list[Any], plan_of_turns: list[Any], retries: int, keeps_states: bool, partitions: int
 ) -> None:
     built = build_flow(flow)

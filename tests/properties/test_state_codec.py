@@ -1,4 +1,4 @@
-"""State bytes: what was written is read; what was moved, changed, or signed by another is never unpickled."""
+"""State bytes: what was written can be read. What was moved, changed, or signed with another key is never unpickled."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_any_of_the_keys_verifies_and_only_the_first_signs(
 
 
 class Bomb:
-    """Unpickling it fails the test."""
+    """The test fails if this is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("a state was unpickled before its signature was found right",))
 
 
 def forged(codec: StateCodec, at: Computation, key: str) -> bytes:
-    """What one with the codec's keys can write: `dump` itself writes nothing that can't be read back."""
+    """What an attacker with the codec's keys can write. `dump` itself never writes what cannot be read back."""
     return codec.seal(at.name, key, pickle.dumps(Bomb(), 5))
 
 
@@ -69,7 +69,7 @@ def refused(codec: StateCodec, at: Computation, key: str, stored: bytes, says: s
 
 
 @given(keys, keys, names, names, secrets)
-def test_a_signed_state_can_not_be_moved_to_another_key_or_computation(
+def test_a_signed_state_cannot_be_moved_to_another_key_or_computation(
     key: str, other_key: str, name: str, other_name: str, secret: bytes
 ) -> None:
     assume((name, key) != (other_name, other_key))
@@ -79,7 +79,7 @@ def test_a_signed_state_can_not_be_moved_to_another_key_or_computation(
 
 
 @given(st.data(), secrets)
-def test_a_name_and_a_key_can_not_lend_each_other_dead_letters(data: st.DataObject, secret: bytes) -> None:
+def test_a_name_and_a_key_cannot_exchange_characters(data: st.DataObject, secret: bytes) -> None:
     whole = data.draw(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=2, max_size=20))
     first, second = sorted(data.draw(st.lists(st.integers(1, len(whole)), min_size=2, max_size=2, unique=True)))
     assume(whole[:first].strip())
@@ -114,7 +114,7 @@ def test_any_other_bytes_are_a_state_error(rubbish: bytes, key: str, secret: byt
 
 
 @given(states, secrets)
-def test_a_cut_state_is_a_state_error_and_nothing_else(state: dict[str, Any], secret: bytes) -> None:
+def test_a_truncated_state_is_a_state_error_and_nothing_else(state: dict[str, Any], secret: bytes) -> None:
     codec = StateCodec((secret,))
     stored = codec.dump(COUNT, "k", state)
     for length in range(min(len(stored), TAG_BYTES + 8)):
@@ -133,7 +133,7 @@ class Price:
     price = 0.0
 
 
-def test_a_script_reads_the_states_that_a_worker_wrote_of_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_reads_states_of_its_own_module_that_a_worker_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
     # `python stocks.py` knows the class as __main__.Price; the worker imported it as stocks.Price.
     in_script = type("Price", (), {"__module__": "__main__", "price": 0.0})
     monkeypatch.setattr("__main__.Price", in_script, raising=False)
@@ -144,8 +144,8 @@ def test_a_script_reads_the_states_that_a_worker_wrote_of_its_own_module(monkeyp
     assert StateCodec().load(script, "k", StateCodec().dump(worker, "k", state)).price == 1.5
 
 
-def test_nothing_is_written_that_could_not_be_read_back() -> None:
-    """The message that put it there fails, and the state stays as it was."""
+def test_a_state_that_cannot_be_read_back_is_not_written() -> None:
+    """The message that changed the state in this way fails, and the stored state is unchanged."""
     codec = StateCodec()
     with pytest.raises(StateError, match=r"names tests\.model\.foreign\.Foreign.*PARTITIONS_STATE_MODULES=tests\.model\.foreign$"):
         codec.dump(COUNT, "k", {"seen": Foreign()})
@@ -166,7 +166,7 @@ def test_a_right_signature_does_not_make_a_name_allowed(key: str, signing_keys: 
 
 
 @given(states, keys, st.lists(secrets, max_size=2))
-def test_what_can_be_seen_without_a_key(state: dict[str, Any], key: str, signing_keys: list[bytes]) -> None:
+def test_what_is_visible_without_a_key(state: dict[str, Any], key: str, signing_keys: list[bytes]) -> None:
     codec = StateCodec(tuple(signing_keys))
     stored = codec.dump(COUNT, key, state)
     form = "signed" if signing_keys else "unsigned"

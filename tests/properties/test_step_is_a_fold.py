@@ -1,4 +1,4 @@
-"""Whatever fails, waits, is cut short or refused: the states at the end are the plain fold of the queue."""
+"""With any failures, waits, short steps and refused commits, the final states are the plain fold of the queue."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model import counting
-from tests.model.counting import STATELESS, say_to
-from tests.properties.plan import COMPUTATIONS, Told, World, expected
+from tests.model.counting import STATELESS, message_to
+from tests.properties.plan import COMPUTATIONS, Planned, World, expected
 
-DOINGS = ["", "", "", "", "raise", "exit", "unsayable", "unpicklable", "spoil message", "flaky"]
-told = st.tuples(st.sampled_from(sorted(COMPUTATIONS)), st.sampled_from("abc"), st.sampled_from(DOINGS))
+DOINGS = ["", "", "", "", "raise", "exit", "without text", "unpicklable", "spoil message", "flaky"]
+planned = st.tuples(st.sampled_from(sorted(COMPUTATIONS)), st.sampled_from("abc"), st.sampled_from(DOINGS))
 turns = st.lists(
     st.tuples(
-        st.integers(1, 8),  # messages asked for
+        st.integers(1, 8),  # messages requested
         st.sampled_from([0, 1, 2, 5, 100_000]),  # ticks of the clock until the step's time is over
         st.sampled_from(["queue", "queue", "mailbox", "lost"]),
     ),
@@ -32,7 +32,7 @@ def nothing_seen() -> Iterator[None]:
 
 
 def drain(world: World, plan_of_turns: list[tuple[int, int, str]]) -> None:
-    """Turn as planned, then in plain turns until nothing waits."""
+    """Take the planned turns, then plain turns until nothing waits."""
     for limit, ticks, what in plan_of_turns:
         parked = sorted(world.mailboxes)
         if what == "mailbox" and parked:
@@ -46,19 +46,19 @@ def drain(world: World, plan_of_turns: list[tuple[int, int, str]]) -> None:
             world.retry(min(world.mailboxes), 5, 3)
         else:
             return
-    pytest.fail(f"{world.waiting()} messages wait for ever")
+    pytest.fail(f"{world.waiting()} messages wait forever")
 
 
 @settings(max_examples=300)
-@given(st.lists(told, max_size=30), turns, st.integers(0, 2), st.booleans())
+@given(st.lists(planned, max_size=30), turns, st.integers(0, 2), st.booleans())
 def test_states_are_the_fold_of_the_queue_and_every_message_ends_once(
     messages: list[tuple[str, str, str]],
     plan_of_turns: list[tuple[int, int, str]],
     retries: int,
     keeps_states: bool,
 ) -> None:
-    plan = [Told(n, *each) for n, each in enumerate(messages)]
-    raws = [say_to(each.computation, each.n, each.do, each.key) for each in plan]
+    plan = [Planned(n, *each) for n, each in enumerate(messages)]
+    raws = [message_to(each.computation, each.n, each.do, each.key) for each in plan]
     world = World(list(raws), retries, keeps_states)
     drain(world, plan_of_turns)
 
@@ -70,8 +70,8 @@ def test_states_are_the_fold_of_the_queue_and_every_message_ends_once(
     assert _in_order(world.done, dict(zip(raws, plan, strict=True))) == wanted
 
 
-def _in_order(done: list[bytes], plan: dict[bytes, Told]) -> dict[tuple[str, str], list[int]]:
-    """The numbers of applied messages by computation and key, in the order in which they were committed."""
+def _in_order(done: list[bytes], plan: dict[bytes, Planned]) -> dict[tuple[str, str], list[int]]:
+    """The numbers of the applied messages, by computation and key, in the order of their commits."""
     logs: dict[tuple[str, str], list[int]] = {}
     for each in map(plan.__getitem__, done):
         logs.setdefault((each.computation, each.key), []).append(each.n)
@@ -82,7 +82,7 @@ def _in_order(done: list[bytes], plan: dict[bytes, Told]) -> dict[tuple[str, str
 def test_a_parked_keys_mailbox_keeps_the_order_of_the_queue_across_computations(
     messages: list[tuple[str, str]],
 ) -> None:
-    raws = [say_to(name, n, do) for n, (name, do) in enumerate(messages)]
+    raws = [message_to(name, n, do) for n, (name, do) in enumerate(messages)]
     world = World(list(raws), retries=2, keeps_states=True)
     world.turn(len(raws), 100_000)
     first_failure = next((n for n, (_, do) in enumerate(messages) if do == "raise"), len(messages))

@@ -14,14 +14,14 @@ from celery_partitions.model.computation import declare
 from celery_partitions.model.step import StepMachine, step
 from tests.model import counting
 from tests.model.build import raw_message, read, rules, slots_for
-from tests.model.counting import LOG, say_to
+from tests.model.counting import LOG, message_to
 from tests.properties.flow_world import FlowWorld, Partition
 from tests.properties.flows import Flow, build_flow, flows
 from tests.properties.plan import World
 from tests.properties.test_pipeline_is_a_fold import drain as drain_flow
 from tests.properties.test_pipeline_is_a_fold import messages as flow_messages
 from tests.properties.test_pipeline_is_a_fold import turns as flow_turns
-from tests.properties.test_step_is_a_fold import drain, told, turns
+from tests.properties.test_step_is_a_fold import drain, planned, turns
 
 
 class Last:
@@ -33,9 +33,9 @@ def contents(world: Any, *left_out: str) -> dict[str, Any]:
 
 
 @settings(max_examples=150)
-@given(st.lists(told, max_size=30), turns, st.integers(0, 2), st.booleans())
+@given(st.lists(planned, max_size=30), turns, st.integers(0, 2), st.booleans())
 def test_computations(messages: list[tuple[str, str, str]], plan_of_turns: list[Any], retries: int, keeps_states: bool) -> None:
-    raws = [say_to(computation, n, do, key) for n, (computation, key, do) in enumerate(messages)]
+    raws = [message_to(computation, n, do, key) for n, (computation, key, do) in enumerate(messages)]
     found = []
     for inline in (True, False):
         counting.seen.clear()
@@ -67,24 +67,24 @@ def machine_of(raws: list[bytes], **how: Any) -> StepMachine:
     return StepMachine(items, slots_for(items, {}), replace(rules(retries=0), inline=False), **how)
 
 
-def test_a_machine_asks_is_told_and_ends() -> None:
-    machine = machine_of([say_to(LOG.name, 1, ""), say_to(LOG.name, 2, "")])
+def test_a_machine_requests_calls_takes_results_and_ends() -> None:
+    machine = machine_of([message_to(LOG.name, 1, ""), message_to(LOG.name, 2, "")])
     asked = []
     while machine.call is not None:
         asked.append(machine.call.arguments[0]["n"])
         with pytest.raises(RuntimeError, match="not finished"):
             _ = machine.outcome
         if asked[-1] == 1:
-            machine.raised(ValueError("told so"))
+            machine.raised(ValueError("on purpose"))
         else:
             machine.returned(machine.call.computation.function(*machine.call.arguments))
     assert asked == [1, 2]
-    assert [one.error for one in machine.outcome.failures] == ["ValueError: told so"]
+    assert [one.error for one in machine.outcome.failures] == ["ValueError: on purpose"]
     assert [work.message["n"] for work in machine.outcome.done] == [2]
 
 
 def test_a_machine_that_is_dropped_while_it_waits_is_gone() -> None:
-    machine = machine_of([say_to(LOG.name, 1, "")])
+    machine = machine_of([message_to(LOG.name, 1, "")])
     assert machine.call is not None
     del machine
 

@@ -1,4 +1,4 @@
-"""The server comes back empty, or as it was some time ago; nothing that a worker still knew of it gets into it."""
+"""The server comes back empty, or with an older snapshot. Nothing from a worker's memory may get into it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_restarted_empty(own_server: RedisServer, make_live: Callable[..., LiveGroup], busy: bool) -> None:
-    """Partitions change hands first: their holders' tokens, and those that a worker gave up, are then given by no new server."""
+    """Partitions first change owners, so a new server will not issue the fencing tokens that workers hold or gave up."""
     live = make_live(own_server.url())
     live.start_workers(1)
     live.start_workers(1)
@@ -33,11 +33,11 @@ def test_restarted_empty(own_server: RedisServer, make_live: Callable[..., LiveG
     after.check()
     assert all(worker.running for worker in live.workers)
     assert live.client.hget(live.names.group_meta, "partitions") == b"4"
-    assert sum(row.keys for row in live.group.status()) == 16, "the computations are not known any more"
+    assert sum(row.keys for row in live.group.status()) == 16, "the computations are no longer known"
 
 
 def test_back_to_an_older_snapshot(server_factory: Callable[..., RedisServer], make_live: Callable[..., LiveGroup]) -> None:
-    """Of snapshots alone the time since the last is lost, of queues and states alike, and of who holds what."""
+    """With snapshots only, everything since the last one is lost: queues, states and leases alike."""
     server = server_factory(config={"save": "3600 1000000"})
     live = make_live(server.url())
     live.start_workers(1)
@@ -55,7 +55,7 @@ def test_back_to_an_older_snapshot(server_factory: Callable[..., RedisServer], m
     assert all(worker.running for worker in live.workers)
 
 
-def test_a_worker_holds_nothing_of_an_emptied_server_that_has_another_n_now(
+def test_a_worker_owns_nothing_of_an_emptied_server_with_a_different_n(
     own_server: RedisServer, own_proxy: Proxy, make_live: Callable[..., LiveGroup]
 ) -> None:
     live = make_live(own_server.url())
@@ -65,6 +65,6 @@ def test_a_worker_holds_nothing_of_an_emptied_server_that_has_another_n_now(
     live.client.flushall()
     live.client.hset(live.names.group_meta, "partitions", 3)
     own_proxy.accept()
-    wait_until(lambda: "has 3 partitions" in worker.log(), timeout=30, message="the worker did not say so")
+    wait_until(lambda: "has 3 partitions" in worker.log(), timeout=30, message="the worker did not log it")
     assert live.client.hgetall(live.names.owners) == {}
     assert worker.running

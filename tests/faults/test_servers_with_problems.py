@@ -1,4 +1,4 @@
-"""The server is slow, loads its data, or is a replica for a while: workers wait, say so once, and go on by themselves."""
+"""The server is slow, loads its data, or is a replica for a while. Workers wait, log it once, and then continue without help."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.worker import WorkerProcess
 MakeLive = Callable[..., LiveGroup]
 Factory = Callable[..., RedisServer]
 
-#: Said by the loop when the server does not do as it should, and when it does again.
+#: Log messages of the loop: when the server cannot be used, and when it can again.
 LOST, FOUND = "partitions: Redis error (", "partitions: Redis works again"
 
 
-def assert_said_once(workers: list[WorkerProcess]) -> None:
-    """A worker says once that it waits, once that it goes on, and has never ended."""
+def assert_logged_once(workers: list[WorkerProcess]) -> None:
+    """Each worker logged once that it waits and once that it continues, and never exited."""
     for worker in workers:
         assert worker.running
         wait_until(lambda: FOUND in worker.log(), timeout=30, message="does not say that it goes on")  # noqa: B023
@@ -30,7 +30,7 @@ def assert_said_once(workers: list[WorkerProcess]) -> None:
 
 
 def test_slow(live: LiveGroup, proxy: Proxy) -> None:
-    """Each answer takes half a lease; several renewals and commits are under way."""
+    """Each answer takes half a lease, so several renewals and commits are in flight."""
     traffic = Traffic(live)
     workers = live.start_workers(2, REDIS_URL=proxy.url())
     traffic.send(300)
@@ -42,8 +42,8 @@ def test_slow(live: LiveGroup, proxy: Proxy) -> None:
     assert all(worker.running and LOST not in worker.log() for worker in workers)
 
 
-def test_slower_than_a_reply_is_waited_for(live: LiveGroup, proxy: Proxy) -> None:
-    """Commits are written, and sent again because their answers are late."""
+def test_slower_than_the_timeout_of_a_reply(live: LiveGroup, proxy: Proxy) -> None:
+    """Commits are written, but sent again because their answers are late."""
     traffic = Traffic(live)
     workers = live.start_workers(2, REDIS_URL=proxy.url(), PARTITIONS_REDIS_TIMEOUT_SECONDS=0.3)
     traffic.send(600)
@@ -57,8 +57,8 @@ def test_slower_than_a_reply_is_waited_for(live: LiveGroup, proxy: Proxy) -> Non
 
 
 def test_loading_its_data(server_factory: Factory, make_live: MakeLive) -> None:
-    """A server that loads a large file answers LOADING to everything, for as long as that takes."""
-    slowly = {"key-load-delay": "150"}  # µs; it looks after its clients once in 1,024 commands
+    """A server that loads a large file answers LOADING to every command until it is done."""
+    slowly = {"key-load-delay": "150"}  # µs; it serves its clients once in 1,024 commands
     server = server_factory(appendonly=True, config=slowly)
     live = make_live(server.url())
     traffic = Traffic(live)
@@ -75,7 +75,7 @@ def test_loading_its_data(server_factory: Factory, make_live: MakeLive) -> None:
     wait_until(lambda: is_loading(server), every=0.01, message="the server was never seen loading")
     starting.join()
     traffic.check()
-    assert_said_once(workers)
+    assert_logged_once(workers)
 
 
 def is_loading(server: RedisServer) -> bool:
@@ -88,8 +88,8 @@ def is_loading(server: RedisServer) -> bool:
 
 
 def test_a_replica_for_a_while(server_factory: Factory, make_live: MakeLive) -> None:
-    """A failover turns the server that REDIS_URL names into a read-only replica, and later back; what was sent to the other
-    one meanwhile is there."""
+    """A failover turns the server of REDIS_URL into a read-only replica, and later back into the master. Messages that
+    the other server received in between are there."""
     server, other = server_factory(appendonly=True), server_factory(appendonly=True)
     live, elsewhere = make_live(server.url()), make_live(other.url())
     traffic = Traffic(live)
@@ -97,21 +97,21 @@ def test_a_replica_for_a_while(server_factory: Factory, make_live: MakeLive) -> 
     traffic.send(1500)
     traffic.wait_processed(200)
     follow(elsewhere.client, server)
-    in_step(live.client, elsewhere.client)
-    live.client.client_pause(60_000, all=False)  # as an orderly failover does, so that nothing is left behind
-    in_step(live.client, elsewhere.client)
+    in_sync(live.client, elsewhere.client)
+    live.client.client_pause(60_000, all=False)  # as an orderly failover does, so that nothing is lost
+    in_sync(live.client, elsewhere.client)
     elsewhere.client.replicaof("NO", "ONE")
     follow(live.client, other)
     live.client.client_unpause()
     wait_until(lambda: all("read only" in worker.log() for worker in workers), timeout=30, message="not noticed")
     traffic.live = elsewhere
     traffic.send(100)
-    in_step(elsewhere.client, live.client)
+    in_sync(elsewhere.client, live.client)
     live.client.replicaof("NO", "ONE")
     traffic.live = live
     traffic.send(100)
     traffic.check()
-    for worker in workers:  # an idle loop has nothing to say: its lease keeper noticed
+    for worker in workers:  # an idle loop logs nothing: its lease keeper noticed
         assert worker.running
         assert worker.log().count(LOST) <= 1
         assert worker.log().count("does not answer the lease keeper") == 1
@@ -123,7 +123,7 @@ def follow(client: redis.Redis, master: RedisServer) -> None:
     wait_until(lambda: client.info("replication").get("master_link_status") == "up", timeout=30)
 
 
-def in_step(master: redis.Redis, replica: redis.Redis) -> None:
-    """Wait until a replica has all that its master had when asked."""
+def in_sync(master: redis.Redis, replica: redis.Redis) -> None:
+    """Wait until the replica has everything that its master has now."""
     offset = master.info("replication")["master_repl_offset"]
     wait_until(lambda: replica.info("replication")["slave_repl_offset"] >= offset, timeout=30)

@@ -1,4 +1,4 @@
-"""Keys that are parked and messages that are delayed live in Redis: their worker may die, and they are not forgotten."""
+"""Parked keys and delayed messages are stored in Redis, so they survive the death of their worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.history import check_history
 from tests.support.wait import wait_until
 
 KEYS = [f"key-{number}" for number in range(12)]
-#: Each of these fails for good.
+#: These messages fail at every attempt.
 FAILING = frozenset(range(7, 600, 41))
 
 
@@ -21,7 +21,7 @@ def attempts(messages: int) -> list[Attempt]:
 
 
 def check(live: LiveGroup, sent: list[Attempt]) -> None:
-    """The good ones were applied once, in order; the failing ones are dead letters, once each."""
+    """Successful messages were applied once, in order. Each failing message is one dead letter."""
     live.wait_drained()
     wanted = {key: [one.number for one in sent if one.key == key and not one.fail] for key in KEYS}
     check_history(wanted, live.numbers(fail))
@@ -44,7 +44,7 @@ def test_killed_while_keys_are_parked(make_live: Callable[..., LiveGroup], redis
 
 
 def test_killed_between_parking_and_retrying(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
-    """Each worker dies after a few commits: some of those park, some retry, some empty a mailbox."""
+    """Each worker dies after a few commits. Some of these park, some retry, some empty a mailbox."""
     live = make_live(redis_url, PARTITIONS_BATCH_MESSAGES=40, PARTITIONS_RETRY_ATTEMPTS=1, PARTITIONS_RETRY_BACKOFF_SECONDS=0.05)
     sent = attempts(600)
     live.send(fail, sent)
