@@ -257,6 +257,8 @@ class Settings:
 
     #: Not a setting: `sentinel_kwargs` of the app's own broker_transport_options (the sentinels' password, …), as pairs.
     redis_sentinel_kwargs: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
+    #: Not a setting: the app's own broker_use_ssl, as pairs. Not empty: connect with TLS.
+    redis_tls_options: tuple[tuple[str, Any], ...] = field(default=(), repr=False)
     #: The fields that were named when this object was made: these beat the environment.
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 
@@ -361,8 +363,9 @@ def resolve(
                 values[one.field] = one.parse(text)
             except ValueError as error:
                 refused[one.field] = SettingsError(f"{name}={'(hidden)' if one.secret else repr(text)} is not valid: {error}{_cause(text)}")
-    if code is not None and "redis_sentinel_kwargs" in code.given:
-        values["redis_sentinel_kwargs"] = code.redis_sentinel_kwargs
+    for own in ("redis_sentinel_kwargs", "redis_tls_options"):
+        if code is not None and own in code.given:
+            values[own] = getattr(code, own)
     settings = Settings(**{one: SETTINGS[one].default for one in SETTINGS} | values)
     return Resolved(settings, sources, {**_contradictions(settings), **refused})
 

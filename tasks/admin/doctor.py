@@ -6,6 +6,7 @@ text says so.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from celery_partitions.admin.queue_consumers import describe_foreign_consumers
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.errors import SetupError
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import UNWELL, connect, verification
 from celery_partitions.store.names import Names
 from celery_partitions.store.server import NO_LUA, Finding, has_no_lua, look_at_server
 from celery_partitions.store.topology import refuse_other_layout
@@ -206,11 +207,13 @@ def _user(client: redis.Redis, settings: Settings, names: Names) -> Check:
 
 
 def judge_connection(settings: Settings) -> Check:
-    if settings.redis_url.startswith("rediss://"):
-        if settings.redis_tls_verify:
-            return Check("TLS", "ok", "on, and the server's certificate is verified")
-        fix = "Set PARTITIONS_REDIS_TLS_CA_FILE to the CA that signed its certificate, and PARTITIONS_REDIS_TLS_VERIFY=1"
-        return Check("TLS", "warn", f"on, but the server's certificate is not verified (PARTITIONS_REDIS_TLS_VERIFY=0). {fix}")
+    with connect(settings) as client:  # opens no connection
+        verified = verification(client)
+    if verified == ssl.CERT_NONE:
+        fix = "Verify it: ssl_cert_reqs and ssl_ca_certs in the app's broker_use_ssl, or PARTITIONS_REDIS_TLS_VERIFY=1 and PARTITIONS_REDIS_TLS_CA_FILE"
+        return Check("TLS", "warn", f"on, but the server's certificate is not verified. {fix}")
+    if verified is not None:
+        return Check("TLS", "ok", "on, and the server's certificate is verified")
     if is_local(settings.redis_url):
         return Check("TLS", "ok", "off; the server is on this machine")
     return Check("TLS", "warn", "off, and the server is on another machine: anyone on the network path can read and change the traffic. Use rediss://")

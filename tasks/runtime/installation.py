@@ -12,6 +12,7 @@ import redis
 from celery import Celery, Task
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
+from kombu.utils.url import as_url, url_to_parts
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError, SetupError
@@ -80,7 +81,7 @@ class Installation:
                 )
             # REDIS_URL may belong to something else, such as the cache.
             settings = replace(settings, redis_url=broker)
-        return self._with_the_apps_master(settings)
+        return self._with_the_apps_master(with_broker_options(self.app, settings))
 
     @property
     def state_modules(self) -> tuple[str, ...]:
@@ -200,6 +201,20 @@ class Installation:
         # Not `self.group`, which raises if the app's broker can't be used. A plain task must not fail because of that.
         names = Names(self.resolved.settings.group)
         return names.partition_of_queue(str(getattr(queue, "name", queue))) is not None
+
+
+def with_broker_options(app: Celery, settings: Settings) -> Settings:
+    """The settings with what kombu uses besides the broker's URL: the app's `broker_use_ssl`, and what completes the URL (`broker_user`, …)."""
+    conf, url = app.conf, settings.redis_url
+    if isinstance(conf.broker_use_ssl, Mapping):
+        settings = replace(settings, redis_tls_options=tuple(conf.broker_use_ssl.items()))
+    if url.startswith(("redis://", "rediss://")) and (conf.broker_user or conf.broker_password or conf.broker_port or conf.broker_vhost):
+        parts, query = url_to_parts(url), urlsplit(url).query
+        user, password = parts.username or conf.broker_user, parts.password or conf.broker_password
+        port, database = parts.port or conf.broker_port, parts.path or conf.broker_vhost
+        url = as_url(parts.scheme, parts.hostname, port, user, password, str(database or "0").lstrip("/")) + (f"?{query}" if query else "")
+        settings = replace(settings, redis_url=url)
+    return settings
 
 
 def _place(url: str) -> str:

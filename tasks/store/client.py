@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ssl
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
+from kombu.utils.imports import symbol_by_name
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -46,17 +47,17 @@ def connect(settings: Settings) -> redis.Redis:
     url = settings.redis_url
     refuse_failover(url)
     try:
+        url, tls = _take_connection_options(url, options)
+        tls = tls or dict(settings.redis_tls_options)
+        if tls or url.startswith("rediss://"):
+            options.update(_tls(settings, tls))
+            if url.startswith("redis://"):
+                url = f"rediss://{url.removeprefix('redis://')}"
         if url.startswith("sentinel://"):
-            return _from_sentinel(settings, options)
+            return _from_sentinel(url, settings, options | {"ssl": True} if tls else options)
         if url.startswith(("redis+socket://", "unix://")):
             del options["socket_keepalive"]  # unix sockets do not support it
             url = _socket(url)
-        if url.startswith("rediss://"):
-            url, verify = _tls(url, settings.redis_tls_verify)
-            options["ssl_cert_reqs"] = ssl.CERT_REQUIRED if verify else ssl.CERT_NONE
-            options["ssl_check_hostname"] = verify
-            if settings.redis_tls_ca_file is not None:
-                options["ssl_ca_certs"] = settings.redis_tls_ca_file
         return redis.Redis.from_url(url, **options)
     except ValueError as error:
         raise SetupError(f"REDIS_URL is invalid: {error}. Correct it, for example redis://host:6379/0") from None
@@ -81,6 +82,12 @@ def reserve(client: redis.Redis, connections: int) -> None:
             pool.release(connection)
 
 
+def verification(client: redis.Redis) -> ssl.VerifyMode | None:
+    """How a client of ours verifies the server's certificate. None: it connects without TLS."""
+    pool = client.connection_pool
+    return pool.connection_kwargs["ssl_cert_reqs"] if issubclass(pool.connection_class, redis.SSLConnection) else None
+
+
 def refuse_failover(url: str) -> None:
     """Raise `SetupError` for a URL with several servers, except Sentinel's. kombu would use one after the other and redis-py would parse
     the text as one URL, so queues and states could end up on different servers."""
@@ -99,19 +106,45 @@ def _socket(url: str) -> str:
     return f"unix://{path}{mark}{urlencode(words)}"
 
 
-def _tls(url: str, verify: bool) -> tuple[str, bool]:
-    """Remove Celery's `?ssl_cert_reqs=CERT_NONE` from a URL, because redis-py has other values for it."""
-    parts = urlsplit(url)
-    words = [(name, value) for name, value in parse_qsl(parts.query) if name != "ssl_cert_reqs"]
-    asked = dict(parse_qsl(parts.query)).get("ssl_cert_reqs", "")
-    if asked:
-        verify = asked.lower().removeprefix("cert_") != "none"
-    return urlunsplit(parts._replace(query=urlencode(words))), verify
+def _take_connection_options(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Take kombu's options out of a URL's query: returns the rest and the TLS options, and puts a credential provider into `options`.
+
+    kombu connects with TLS if there is one of `ssl_…`, also for redis://. Of several URLs it reads the first one's query.
+    """
+    first, semicolon, others = url.partition(";")
+    place, _, query = first.partition("?")
+    tls: dict[str, Any] = {}
+    rest = []
+    for name, value in parse_qsl(query):
+        if name.startswith("ssl_"):
+            tls[name] = value.lower() != "false" if name == "ssl_check_hostname" else value
+        elif name == "credential_provider":
+            options[name] = symbol_by_name(value)()
+            scheme, _, where = place.partition("://")
+            place = f"{scheme}://{where.rpartition('@')[2]}"  # kombu drops the URL's user and password, too
+        else:
+            rest.append((name, value))
+    return place + ("?" + urlencode(rest) if rest else "") + semicolon + others, tls
 
 
-def _from_sentinel(settings: Settings, options: dict[str, Any]) -> redis.Redis:
+def _tls(settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
+    """redis-py's TLS options: those given by the URL or the app, and for what they leave open the settings."""
+    asked = given.get("ssl_cert_reqs", ssl.CERT_REQUIRED if settings.redis_tls_verify else ssl.CERT_NONE)
+    if isinstance(asked, str):
+        known = {one.name.removeprefix("CERT_"): one for one in ssl.VerifyMode}
+        name = asked.upper().removeprefix("CERT_")
+        if name not in known:
+            raise ValueError(f"ssl_cert_reqs={asked} is not one of CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE")
+        asked = known[name]
+    tls = {"ssl_check_hostname": asked != ssl.CERT_NONE, **given, "ssl_cert_reqs": ssl.VerifyMode(asked or ssl.CERT_NONE)}
+    if settings.redis_tls_ca_file is not None:
+        tls.setdefault("ssl_ca_certs", settings.redis_tls_ca_file)
+    return tls
+
+
+def _from_sentinel(url: str, settings: Settings, options: dict[str, Any]) -> redis.Redis:
     """Parse Celery's format: sentinel://[user:password@]host:port/db;sentinel://host:port"""
-    parts = settings.redis_url.split(";")
+    parts = url.split(";")
     places = [urlsplit(part if "://" in part else f"sentinel://{part}") for part in parts if part]
     first = places[0]
     database = first.path.strip("/") or "0"
@@ -121,8 +154,7 @@ def _from_sentinel(settings: Settings, options: dict[str, Any]) -> redis.Redis:
     )
     client: redis.Redis = sentinel.master_for(
         settings.redis_sentinel_master,
-        username=_unquoted(first.username),
-        password=_unquoted(first.password),
+        **({} if "credential_provider" in options else {"username": _unquoted(first.username), "password": _unquoted(first.password)}),
         db=int(database),
         **options,
     )

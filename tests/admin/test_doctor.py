@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +159,9 @@ def test_tls() -> None:
     url = "rediss://cache.example.org/0"
     assert judge_connection(Settings(redis_url=url)).verdict == "ok"
     assert judge_connection(Settings(redis_url=url, redis_tls_verify=False)).verdict == "warn"
+    plain = url.replace("rediss", "redis")
+    assert judge_connection(Settings(redis_url=plain, redis_tls_options=(("ssl_cert_reqs", ssl.CERT_NONE),))).verdict == "warn"
+    assert judge_connection(Settings(redis_url=f"{plain}?ssl_cert_reqs=required")).verdict == "ok"
 
 
 def test_a_user_without_a_workers_permissions(server_factory: Factory) -> None:
