@@ -36,7 +36,7 @@ class Watcher:
         with self._lock:
             return self._look()
 
-    def look_anew(self) -> None:
+    def invalidate(self) -> None:
         """Make the next `look` read Redis, after a change. Never blocks, so an event loop may call it, even while a slow read has the
         lock."""
         self._change = object()

@@ -167,7 +167,7 @@ class Action(Api):
         try:
             return await self.blocking(function, *words)
         finally:
-            self.live.watch.look_anew()
+            self.live.watch.invalidate()
 
     def asked(self, form: type[T]) -> T:
         """The JSON body as a `form`. Raises 400 that names the field that is not valid."""

@@ -53,12 +53,12 @@ def test_a_dead_letter_is_found_by_its_id(dead_letters: DeadLetters) -> None:
     assert one(dead_letters, "ingress-0-0").partition == "ingress"
 
 
-@pytest.mark.parametrize("dead_letter_id", ["", "-", "2", "2-0-9", "9-0-0", "nobody", "\udcff"])
+@pytest.mark.parametrize("dead_letter_id", ["", "-", "2", "2-0-9", "9-0-0", "unknown", "\udcff"])
 def test_an_unknown_id_finds_nothing(dead_letters: DeadLetters, dead_letter_id: str) -> None:
     assert dead_letters.get(dead_letter_id) is None
 
 
-def test_retry_puts_the_raw_bytes_at_the_end_of_the_queue_they_died_in(
+def test_retry_puts_the_raw_bytes_at_the_end_of_their_queue(
     dead_letters: DeadLetters, store: CommitStore
 ) -> None:
     fill(store, "partition.2", [b"younger"])
@@ -68,8 +68,8 @@ def test_retry_puts_the_raw_bytes_at_the_end_of_the_queue_they_died_in(
     assert found(dead_letters) == ["2-0-2"]
 
 
-def test_dead_letters_are_sorted_by_when_they_died(dead_letters: DeadLetters, store: CommitStore, lease: Lease) -> None:
-    """A hash has no order. Twelve are of one commit, and their ids do not sort as text; others are of other commits."""
+def test_dead_letters_are_sorted_by_time(dead_letters: DeadLetters, store: CommitStore, lease: Lease) -> None:
+    """A hash has no order. Twelve dead letters are from one commit, and their ids do not sort as text. Others are from other commits."""
     for at, commit_number in ((6.0, 12), (6.0, 9), (4.0, 13)):
         dead = [(DeadLetterItem(b"raw", "bad-key", "error"), 1) for _ in range(12)]
         commands = commands_of(Outcome(dead=dead), dead_letters.names, "1", commit_number, at)
@@ -78,11 +78,11 @@ def test_dead_letters_are_sorted_by_when_they_died(dead_letters: DeadLetters, st
     assert [dead_letter.id for dead_letter in found] == [f"1-{commit_number}-{number}" for commit_number in (13, 9, 12) for number in range(12)]
 
 
-def test_large_dead_letters_are_read_few_at_a_time_and_small_ones_many(
+def test_large_dead_letters_are_read_in_small_portions_and_small_ones_in_large_portions(
     dead_letters: DeadLetters, client: redis.Redis, store: CommitStore, lease: Lease
 ) -> None:
     def scan(size: int) -> tuple[int, int]:
-        """Write dead letters of a size; returns how many there are, and how many round trips read them."""
+        """Write dead letters of this size. Returns their number, and the number of round trips to read them."""
         dead = [(DeadLetterItem(b"x" * size, "bad-key", "error"), 1) for _ in range(400)]
         for command in commands_of(Outcome(dead=dead), dead_letters.names, "1", size, 5.0):
             client.execute_command(*command)
@@ -97,7 +97,7 @@ def test_large_dead_letters_are_read_few_at_a_time_and_small_ones_many(
     assert count == 400 and trips > 10
 
 
-def test_any_id_can_be_sorted_by(dead_letters: DeadLetters, client: redis.Redis) -> None:
+def test_any_id_can_be_sorted(dead_letters: DeadLetters, client: redis.Redis) -> None:
     row = client.hget("{partition.2}:dead", "2-0-0") or b""
     for dead_letter_id in ("9" * 5000, "\u0665", ""):
         client.hset("{partition.2}:dead", dead_letter_id, row.replace(b"2-0-0", dead_letter_id.encode()))  # type: ignore[arg-type]
@@ -110,14 +110,14 @@ def test_a_dead_letter_is_put_back_once_by_two_operators(dead_letters: DeadLette
     assert queued(store, "partition.2") == [RAWS[0]]
 
 
-def test_a_discarded_dead_letter_can_not_be_put_back(dead_letters: DeadLetters, store: CommitStore) -> None:
+def test_a_discarded_dead_letter_cannot_be_put_back(dead_letters: DeadLetters, store: CommitStore) -> None:
     dead_letter = one(dead_letters, "2-0-0")
     assert [dead_letters.discard([dead_letter]), dead_letters.discard([dead_letter]), dead_letters.retry([dead_letter])] == [1, 0, 0]
     assert queued(store, "partition.2") == []
     assert found(dead_letters) == ["2-0-1", "2-0-2", "ingress-0-0"]
 
 
-def test_a_dead_letter_whose_queue_can_not_be_written_stays_a_dead_letter(dead_letters: DeadLetters, client: redis.Redis) -> None:
+def test_a_dead_letter_whose_queue_cannot_be_written_stays_a_dead_letter(dead_letters: DeadLetters, client: redis.Redis) -> None:
     client.set("partition.2", "text")
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         dead_letters.retry([one(dead_letters, "2-0-0")])

@@ -52,7 +52,7 @@ def test_a_healthy_server(server_factory: Factory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "subject", "verdict", "mend"),
+    ("config", "subject", "verdict", "fix"),
     [
         ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, "eviction", "bad", "noeviction"),
         ({"maxmemory-policy": "volatile-lru"}, "eviction", "warn", "noeviction"),
@@ -62,11 +62,11 @@ def test_a_healthy_server(server_factory: Factory) -> None:
     ],
 )
 def test_a_badly_configured_server(
-    server_factory: Factory, config: dict[str, str], subject: str, verdict: str, mend: str
+    server_factory: Factory, config: dict[str, str], subject: str, verdict: str, fix: str
 ) -> None:
     found = of(server_factory(config=config))[subject]
     assert found.verdict == verdict
-    assert mend in found.text
+    assert fix in found.text
 
 
 def test_a_replica_that_a_url_names(server_factory: Factory) -> None:
@@ -88,13 +88,13 @@ def test_a_server_that_refuses_to_save(server_factory: Factory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("skew", "verdict", "said"),
+    ("skew", "verdict", "text"),
     [(0.2, "ok", "200 ms"), (5.0, "warn", "5.0 s behind"), (-5.0, "warn", "5.0 s ahead"), (-90.0, "bad", "NTP")],
 )
-def test_clocks(skew: float, verdict: str, said: str) -> None:
+def test_clocks(skew: float, verdict: str, text: str) -> None:
     found = judge_clock(skew)
     assert found.verdict == verdict
-    assert said in found.text
+    assert text in found.text
 
 
 @pytest.mark.parametrize(("used", "verdict"), [(50, "ok"), (80, "warn"), (95, "bad")])
@@ -170,7 +170,7 @@ def test_a_user_without_a_workers_permissions(server_factory: Factory) -> None:
         rules = ("on", ">secret", "~partition*", "~{partition*", "&*", "+@all", "-zadd", "-lpush")
         admin.execute_command("ACL", "SETUSER", "limited", *rules)
         if "redis_version" in admin.info() and int(str(admin.info()["redis_version"]).split(".")[0]) < 7:
-            pytest.skip("before Redis 7 nobody can be asked what a user may do")
+            pytest.skip("before Redis 7 a server cannot be asked what a user may do")
     with server.client(username="limited", password="secret") as client:
         found = look(client)["user"]
     assert found.verdict == "bad"
@@ -199,6 +199,6 @@ def test_a_user_who_may_not_run_info_or_acl(server_factory: Factory) -> None:
 
 
 def test_a_remote_server_without_a_password(client: redis.Redis) -> None:
-    """Decided by the address in the URL; the client of this test is local."""
+    """The address in the URL decides. (The client of this test is local.)"""
     assert look(client, redis_url="redis://cache.example.org/0")["user"].verdict == "bad"
     assert look(client, redis_url="redis://127.0.0.1/0")["user"].verdict == "ok"

@@ -24,7 +24,7 @@ def held_by(cluster: Cluster, worker: str) -> set[str]:
     return {partition for partition, owner in cluster.owners().items() if owner == worker}
 
 
-def test_a_drained_worker_gives_up_all_and_an_undrained_one_takes_its_share(cluster: Cluster) -> None:
+def test_a_drained_worker_releases_everything_and_an_undrained_one_takes_its_share(cluster: Cluster) -> None:
     one, two = cluster.join(), cluster.join()
     cluster.settle()
     assert held_by(cluster, one)
@@ -75,13 +75,13 @@ def test_only_a_living_worker_can_be_drained_and_only_once(cluster: Cluster) -> 
     client, names = cluster.client, cluster.names
     assert undrain(client, names, node_name(one), by="me") == "already"
     assert [drain(client, names, node_name(one), by="me") for _ in range(2)] == ["ok", "already"]
-    assert [drain(client, names, name, by="me") for name in ("nobody", "", node_name(one)[:-1], one)] == ["unknown"] * 4
+    assert [drain(client, names, name, by="me") for name in ("unknown", "", node_name(one)[:-1], one)] == ["unknown"] * 4
     cluster.die(other)
     assert drain(client, names, node_name(other), by="me") == "unknown"
     assert [record.what for record in Audit(client, names).last(9)] == ["drain"]
 
 
-def test_workers_are_listed_with_what_they_hold(cluster: Cluster) -> None:
+def test_workers_are_listed_with_their_partitions(cluster: Cluster) -> None:
     pinned, general, dead = cluster.join("1", "2"), cluster.join(), cluster.join()
     cluster.settle()
     cluster.die(dead)

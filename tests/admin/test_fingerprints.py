@@ -55,12 +55,12 @@ def test_different_failures_have_different_fingerprints(other: dict[str, Any]) -
     assert fingerprint(dead_letter()) != fingerprint(dead_letter(**other))
 
 
-def test_a_frame_of_an_installed_package_is_not_where_it_failed() -> None:
+def test_a_frame_of_an_installed_package_is_not_the_place_of_a_failure() -> None:
     elsewhere = dead_letter(trace=TRACE.format(line=5, code="parse(stock)", text="no").replace("numbers.py", "other.py"))
     assert fingerprint(dead_letter()) == fingerprint(elsewhere)
 
 
-def test_without_a_trace_the_text_counts_but_for_numbers_and_what_is_quoted() -> None:
+def test_without_a_trace_the_text_counts_except_numbers_and_quoted_parts() -> None:
     one = dead_letter(reason="bad-message", trace="", error="stock: Expected float, got str - at $.price of 'AAPL', byte 17")
     two = dead_letter(reason="bad-message", trace="", error="stock: Expected float, got str - at $.price of 'MSFT', byte 3")
     three = dead_letter(reason="bad-message", trace="", error="stock: Expected str, got int - at $.symbol of 'MSFT', byte 3")

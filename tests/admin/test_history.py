@@ -10,7 +10,7 @@ from celery_partitions.admin.overview_json import to_json
 from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.store.telemetry import LATENCY_SECONDS, LastError, Measurements
 
-#: A time at which a span begins for any number of points.
+#: A time at which a span starts, for any number of points.
 START = 1_700_000_100.0
 
 
@@ -59,7 +59,7 @@ def test_nothing_is_known_before_the_second_overview() -> None:
     assert (history.now("1"), history.now(), history.series("1")) == (None, None, [])
 
 
-def test_a_rate_is_what_came_and_left_over_the_time_between() -> None:
+def test_a_rate_is_the_difference_of_the_counters_divided_by_the_time() -> None:
     history = fed(at(0, partition("1", processed=100, length=50)), at(2, partition("1", processed=160, length=70)))
     assert history.now("1") == Flow(START + 2, (60 + 20) / 2, 60 / 2, 70)
     assert history.now("2") is None, "the partition did not exist before"
@@ -70,7 +70,7 @@ def test_a_parked_or_delayed_message_arrives_once() -> None:
     assert [flow.in_per_second for flow in history.series("1", 150)] == [5, 0]
 
 
-def test_a_forwarded_message_is_one_in_the_total() -> None:
+def test_a_forwarded_message_counts_once_in_the_total() -> None:
     history = fed(at(0, partition("0"), partition("in")), at(2, partition("0", processed=10), partition("in", forwarded=10)))
     rates = [(flow.in_per_second, flow.done_per_second) for flow in map(history.now, ("0", "in", None)) if flow]
     assert rates == [(5, 5), (5, 5), (5, 5)]
@@ -103,7 +103,7 @@ def test_a_finished_point_never_changes() -> None:
         before = series
 
 
-def test_counters_that_were_deleted_and_a_clock_that_was_set_back_make_no_negative_rate() -> None:
+def test_deleted_counters_and_a_clock_that_was_set_back_give_no_negative_rate() -> None:
     history = fed(at(0, partition("1", processed=100)), at(2, partition("1", processed=0)))
     assert history.now("1") == Flow(START + 2, 0, 0, 0)
     history.add(at(-50, partition("1", processed=10)))
@@ -122,12 +122,12 @@ def latencies(*seconds: float) -> Measurements:
 def test_latencies_cover_the_kept_minutes() -> None:
     slow, quick = [20.0] * 100, [0.004] * 100
     history = fed(at(0, partition("1", measured=latencies(*slow))))
-    assert history.latency(0.5, "1") == 20.0, "after the first overview, all since the group began"
+    assert history.latency(0.5, "1") == 20.0, "after the first overview: everything since the group started"
     history.add(at(2, partition("1", measured=latencies(*slow))))
-    assert history.latency(0.5, "1") is None, "none since"
+    assert history.latency(0.5, "1") is None, "no messages since then"
     history.add(at(4, partition("1", measured=latencies(*slow, *quick)), partition("2", measured=latencies(*[0.3] * 100))))
     assert history.latency(0.5, "1") == pytest.approx(0.00375)
-    assert history.latency(0.99) == pytest.approx(0.495), "of all partitions"
+    assert history.latency(0.99) == pytest.approx(0.495), "all partitions together"
     assert history.latency(0.5, "3") is None
     for number in range(400):
         history.add(at(6 + 2 * number, partition("1", measured=latencies(*slow, *quick))))

@@ -38,7 +38,7 @@ def value(registry: CollectorRegistry, name: str, partition: str = "1", **labels
     return registry.get_sample_value(PREFIX + name, {"group": "partition", "partition": partition, **labels})
 
 
-def test_every_number_of_a_partition(group: Group, client: redis.Redis, names: Names) -> None:
+def test_every_metric_of_a_partition(group: Group, client: redis.Redis, names: Names) -> None:
     remember_computations(client, names, ["one"])
     counters = {"processed": 70, "failed": 6, "forwarded": 5, "emitted": 4, "deduplicated": 3, "skipped": 2, "dead": 1}
     client.hset(names.meta("1"), mapping={**counters, "paused": 1})
@@ -74,7 +74,7 @@ def test_every_number_of_a_partition(group: Group, client: redis.Redis, names: N
     assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 1
 
 
-def test_both_formats_can_be_read_and_no_label_is_a_key(group: Group) -> None:
+def test_both_formats_can_be_parsed_and_no_label_is_a_key(group: Group) -> None:
     registry = registered(GroupCollector(group))
     old = list(text_string_to_metric_families(generate_latest(registry).decode()))
     new = list(read_openmetrics(generate_openmetrics(registry).decode()))
@@ -86,7 +86,7 @@ def test_both_formats_can_be_read_and_no_label_is_a_key(group: Group) -> None:
             assert sample.labels.get("partition", "0") in {"0", "1", "2", "3", "ingress"}
 
 
-def test_only_the_requested_partitions_are_exported_even_none(group: Group) -> None:
+def test_only_the_requested_partitions_are_exported_even_if_there_are_none(group: Group) -> None:
     held: list[str] = ["2", "ingress"]
     collector = GroupCollector(group, only=lambda: held)
     registry = registered(collector)

@@ -55,6 +55,6 @@ def test_an_unknown_value() -> None:
 
 
 @given(st.floats(0, 1e14))
-def test_they_keep_to_their_columns_and_have_no_exponent(value: float) -> None:
+def test_numbers_fit_their_columns_and_have_no_exponent(value: float) -> None:
     texts = [number(value), number(int(value)), size(int(value)), span(min(value, 1e8))]
     assert all(len(text) <= 7 and "e" not in text for text in texts), texts

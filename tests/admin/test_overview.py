@@ -61,7 +61,7 @@ def test_a_partition_has_all_its_numbers(group: Group, client: redis.Redis, name
     assert 0 <= found.lease_age_seconds < 10
     assert found.state_bytes is not None
     assert found.state_bytes > 5000
-    assert of(group, "1").state_bytes is None, "only when asked for"
+    assert of(group, "1").state_bytes is None, "only on request"
 
 
 def test_an_untouched_group_is_idle(group: Group, client: redis.Redis) -> None:
@@ -116,7 +116,7 @@ def test_an_error_in_the_owners_is_raised(group: Group, client: redis.Redis, nam
         read_overview(group)
 
 
-def test_a_computation_that_ran_meanwhile_is_counted_immediately(group: Group, client: redis.Redis, names: Names) -> None:
+def test_a_computation_that_has_run_for_the_first_time_is_counted_immediately(group: Group, client: redis.Redis, names: Names) -> None:
     client.hset(names.states("1", "late"), "k", "1")
     assert of(group, "1").status.keys == 0
     remember_computations(client, names, ["late"])
@@ -133,7 +133,7 @@ class Counting(redis.Connection):
         super().send_packed_command(command, check_health)
 
 
-def test_it_is_one_round_trip_whatever_the_number_of_partitions(settings: Settings, client: redis.Redis) -> None:
+def test_an_overview_takes_one_round_trip_for_any_number_of_partitions(settings: Settings, client: redis.Redis) -> None:
     group = Group(Settings(redis_url=settings.redis_url, partitions=256))
     remember_computations(client, group.names, ["one", "two"])
     pool = redis.ConnectionPool.from_url(settings.redis_url, connection_class=Counting)

@@ -70,7 +70,7 @@ def test_parked_keys_are_listed_with_their_waiting_messages(parked: ParkedKeys) 
     assert parked.get("unknown") is None
 
 
-def test_hundreds_of_parked_keys_are_scanned_each_once(parked: ParkedKeys) -> None:
+def test_hundreds_of_parked_keys_are_scanned_once_each(parked: ParkedKeys) -> None:
     for number in range(1200):
         park(parked, f"k{number}", (b"m",))
     assert sorted(one.key for one in parked.all()) == sorted(f"k{number}" for number in range(1200))
@@ -99,7 +99,7 @@ def test_retry_makes_the_first_message_due_now_in_place_with_all_attempts(
 
 
 @pytest.mark.parametrize("key", [KEY, *KEYS, "a\nb"])
-def test_skip_makes_the_in_place_dead_letter_an_ordinary_one_and_the_key_continues(
+def test_skip_makes_the_in_place_dead_letter_a_normal_one_and_the_key_continues(
     parked: ParkedKeys, store: CommitStore, key: str
 ) -> None:
     park(parked, key, dead_letter="x-1")
@@ -222,7 +222,7 @@ def test_a_key_that_keeps_changing_is_reported(meddler: Meddler, names: Names, p
     assert ParkedKeys(meddler, names, 4, parked.audit).discard(KEY, by="me") == "changed"
 
 
-def test_an_in_place_dead_letter_leads_to_its_key_whatever_the_key(parked: ParkedKeys) -> None:
+def test_an_in_place_dead_letter_leads_to_its_key_for_any_key(parked: ParkedKeys) -> None:
     for number, key in enumerate(KEYS):
         park(parked, key, dead_letter=f"x-{number}")
     found = dead_letters(parked)
@@ -247,14 +247,14 @@ def test_discarding_an_in_place_dead_letter_lets_the_key_continue(parked: Parked
     assert (mailbox(parked, store), dead_letters(parked)) == ([b"next", b"last"], {})
 
 
-def test_a_dead_letter_in_place_of_a_message_that_went_meanwhile_is_not_sent_again(parked: ParkedKeys) -> None:
+def test_an_in_place_dead_letter_whose_message_is_gone_is_not_sent_again(parked: ParkedKeys) -> None:
     park(parked, dead_letter="x-1")
     (dead_letter,) = dead_letters(parked).values()
     parked.discard(KEY, by="other")
     assert DeadLetters(parked.client, parked.names, 4).retry([dead_letter], by="me") == 0
 
 
-def test_there_is_nothing_to_do_for_a_key_whose_call_is_in_flight(parked: ParkedKeys) -> None:
+def test_no_action_is_possible_for_a_key_whose_call_is_in_flight(parked: ParkedKeys) -> None:
     park(parked, reason="running")
     before = edit_version(parked)
     assert parked.retry(KEY, by="me") == parked.skip(KEY, by="me") == parked.discard(KEY, by="me") == "running"

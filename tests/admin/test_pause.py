@@ -44,13 +44,13 @@ def test_pausing_a_paused_partition_is_neither_counted_nor_audited(client: redis
 def test_the_end_of_an_export_does_not_undo_an_operators_pause(client: redis.Redis, names: Names) -> None:
     assert pause(client, names, ["0"], by="me") == ["0"]
     assert pause(client, names, ["0", "1", "2"], by="export", whose=EXPORT) == ["1", "2"]
-    assert pause(client, names, ["0", "1"], by="me") == ["1"], "it rested, but not for an operator"
+    assert pause(client, names, ["0", "1"], by="me") == ["1"], "it was paused, but not by an operator"
     assert resume(client, names, ["1", "2"], by="export", whose=EXPORT) == ["2"]
     assert [client.hget(names.meta(partition), "paused") for partition in ("0", "1", "2")] == [b"1", b"1", None]
     assert [record.who for record in Audit(client, names).last(9)] == ["export", "me", "export", "me"]
 
 
-def test_an_operator_resumes_what_a_killed_export_left_paused(
+def test_an_operator_resumes_partitions_that_a_killed_export_left_paused(
     client: redis.Redis, names: Names, store: CommitStore, lease: Lease
 ) -> None:
     fill(store, "partition.2", [b"m0"])
@@ -62,7 +62,7 @@ def test_an_operator_resumes_what_a_killed_export_left_paused(
     assert store.peek(lease).messages == [b"m0"]
 
 
-def test_an_operator_resumes_what_an_export_paused_and_pauses_it_again(client: redis.Redis, names: Names) -> None:
+def test_an_operator_resumes_partitions_that_an_export_paused_and_pauses_them_again(client: redis.Redis, names: Names) -> None:
     pause(client, names, ["1"], by="export", whose=EXPORT)
     assert resume(client, names, ["1"], by="me") == ["1"]
     assert resume(client, names, ["1"], by="export", whose=EXPORT) == []

@@ -17,7 +17,7 @@ def policies(client: redis.Redis, names: Names) -> Policies:
     return Policies(client, names, Audit(client, names))
 
 
-def test_a_change_is_what_workers_read_with_their_leases_until_it_is_reset(policies: Policies) -> None:
+def test_workers_read_a_change_with_their_leases_until_it_is_reset(policies: Policies) -> None:
     change = PolicyChange(attempts=5, exhausted="hold")
     policies.change("update", change, by="me")
     assert policies.get("update") == change
@@ -45,6 +45,6 @@ def test_workers_are_notified_immediately(policies: Policies) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"attempts": "x"}', '{"nonsense": 1}', b"\xff"])
-def test_what_can_not_be_read_changes_nothing(policies: Policies, text: str | bytes) -> None:
+def test_an_unreadable_change_is_ignored(policies: Policies, text: str | bytes) -> None:
     policies.client.hset(policies.names.policies, "update", text)  # type: ignore[arg-type]
     assert policies.get("update") == PolicyChange()

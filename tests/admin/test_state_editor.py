@@ -41,7 +41,7 @@ def edit_version(editor: StateEditor, key: str = KEY) -> int:
 
 
 @pytest.mark.parametrize("key", [*KEYS, "a\nb"])
-def test_a_state_is_set_changed_and_deleted_whatever_the_key(editor: StateEditor, key: str) -> None:
+def test_a_state_is_set_changed_and_deleted_for_any_key(editor: StateEditor, key: str) -> None:
     assert editor.set(editor.see(TOTALS, key), total(1), by="me") == "ok"
     assert editor.see(TOTALS, key).state.amount == 1
     assert editor.set(editor.see(TOTALS, key), total(2), by="me") == "ok"
@@ -78,7 +78,7 @@ def test_a_state_that_changed_since_it_was_seen_is_left_unchanged(editor: StateE
     assert [record.who for record in editor.audit.last(10)] == ["other"]
 
 
-def test_what_a_worker_computed_on_the_old_state_is_refused(
+def test_a_commit_based_on_the_old_state_is_refused(
     editor: StateEditor, store: CommitStore, lease: Lease
 ) -> None:
     fill(store, "partition.2", [b"m0"])
@@ -100,7 +100,7 @@ def test_workers_are_notified_immediately(editor: StateEditor, client: redis.Red
         assert changes.get_message(timeout=5) is not None
 
 
-def test_a_state_that_can_not_be_read_can_be_replaced_and_deleted(editor: StateEditor, client: redis.Redis) -> None:
+def test_an_unreadable_state_can_be_replaced_and_deleted(editor: StateEditor, client: redis.Redis) -> None:
     for act in (lambda seen: editor.set(seen, total(1), by="me"), lambda seen: editor.delete(seen, by="me")):
         client.hset(editor.states.names.states("2", "totals"), KEY, b"\x09nonsense")
         seen = editor.see(TOTALS, KEY)

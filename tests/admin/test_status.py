@@ -53,7 +53,7 @@ def test_the_ingress_is_counted_like_a_partition(client: redis.Redis, names: Nam
     assert (found.length, found.dead, found.processed) == (1, 1, 0)
 
 
-def test_an_owner_is_one_whose_lease_has_not_ended(client: redis.Redis, names: Names) -> None:
+def test_a_worker_is_an_owner_only_while_its_lease_has_not_ended(client: redis.Redis, names: Names) -> None:
     balance(client, names, worker_id("celery@host", "u"), lease_seconds=60, partitions=3)
     assert of(client, names, "0").owner == "celery@host"
     client.zadd(names.workers, {"celery@host/u": 1})
@@ -80,5 +80,5 @@ def test_a_prefix_keeps_two_applications_in_one_database_apart(client: redis.Red
     assert of(client, names, "0").length == 0
 
 
-def test_a_node_name_is_found_again_in_a_worker_id() -> None:
+def test_a_node_name_can_be_read_from_a_worker_id() -> None:
     assert node_name(worker_id("a/b@host", "5-77")) == "a/b@host"

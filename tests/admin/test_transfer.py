@@ -1,4 +1,4 @@
-"""Export and import: a whole group to a file and back, with the same N or another; consistent; an incomplete file is refused."""
+"""Export and import: a whole group to a file and back, with the same N or another one. Files are consistent; incomplete ones are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def key_and_number(raw: bytes) -> tuple[str, int]:
 
 
 def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
-    """Some of everything that a group can hold."""
+    """Create some of everything that a group can contain."""
     agree_on_topology(client, names, partitions)
     remember_computations(client, names, ["totals"])
     for number, key in enumerate(KEYS):
@@ -109,7 +109,7 @@ def exported(client: redis.Redis, names: Names, partitions: int, file: Path, *, 
     return exporter
 
 
-def test_with_the_same_n_everything_is_as_it_was(client: redis.Redis, names: Names, file: Path) -> None:
+def test_with_the_same_n_everything_is_restored(client: redis.Redis, names: Names, file: Path) -> None:
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     before = contents(client)
@@ -124,7 +124,7 @@ def test_with_the_same_n_everything_is_as_it_was(client: redis.Redis, names: Nam
     assert after[b"{partition.1}:meta"] == {b"commit_number": b"9", b"processed": b"70", b"paused": b"1", b"edit_version": b"1"}
     assert after[b"{partition.0}:meta"][b"seen:totals"] == b"123"
     assert 4_000_000 < client.pttl(names.deduplication("0", "totals", "young")) <= 5_000_000
-    assert after[b"{partition.2}:meta"] == {b"commit_number": b"9", b"edit_version": b"1"}, "not paused, and ids go on from 9"
+    assert after[b"{partition.2}:meta"] == {b"commit_number": b"9", b"edit_version": b"1"}, "not paused, and ids continue after 9"
 
 
 def test_into_another_group(client: redis.Redis, names: Names, file: Path) -> None:
@@ -153,7 +153,7 @@ def test_signed_states_are_signed_again_for_another_group(client: redis.Redis, n
         here.verified("totals", "forged", found["forged"] or b"")  # type: ignore[arg-type]
 
 
-def test_an_in_place_dead_letter_stays_with_its_key_even_where_its_message_can_not_be_read(
+def test_an_in_place_dead_letter_stays_with_its_key_even_if_its_message_is_unreadable(
     client: redis.Redis, names: Names, file: Path
 ) -> None:
     fill_group(client, names, 4)
@@ -220,7 +220,7 @@ def test_the_file_is_readable_by_its_owner_and_appears_only_when_complete(client
 
 
 class Busy(redis.Redis):
-    """While the export reads partition 2, its worker commits for as long as it may."""
+    """While the export reads partition 2, its worker commits as long as it is allowed to."""
 
     lease: Lease
     commits = 0
@@ -260,8 +260,8 @@ def test_a_partition_that_changes_while_it_is_read_is_paused_and_read_again(
     fill_group(client, names, 4)
     exporter = exported(busy, names, 4, file)
     assert (exporter.paused, client.hget(names.meta("2"), "paused")) == (["2"], None)
-    # One commit during the first read, one more while it was paused. The file has the state after both, once,
-    # and nothing of the first, longer attempt.
+    # One commit happened during the first read, one more while it was paused. The file has the state after both, once,
+    # and nothing from the first, longer attempt.
     assert (busy.commits, state_of_k(file)) == (2, [b"2"])
 
 
@@ -289,7 +289,7 @@ def test_with_pause_all_an_output_of_a_running_batch_is_in_the_file_once(
     assert rows[-1] == {"kind": "end", "records": len(rows) - 2}
 
 
-def test_with_pause_all_every_partition_is_paused_and_those_paused_before_stay_paused(
+def test_with_pause_all_every_partition_is_paused_and_already_paused_ones_stay_paused(
     client: redis.Redis, names: Names, file: Path
 ) -> None:
     fill_group(client, names, 4)
@@ -297,7 +297,7 @@ def test_with_pause_all_every_partition_is_paused_and_those_paused_before_stay_p
     assert [client.hget(names.meta(partition), "paused") for partition in partitions_and_ingress(4)] == [None, b"1", None, None, None]
 
 
-def test_what_an_operator_or_a_policy_pauses_during_an_export_stays_paused(
+def test_partitions_paused_by_an_operator_or_a_policy_during_an_export_stay_paused(
     client: redis.Redis, names: Names, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_group(client, names, 4)
@@ -311,7 +311,7 @@ def test_what_an_operator_or_a_policy_pauses_during_an_export_stays_paused(
 
     monkeypatch.setattr(Exporter, "_write_partitions", write_partitions)
     exported(client, names, 4, file, pause_all=True)
-    assert meanwhile == ["0", "2"], "the operator was told that they are paused now"
+    assert meanwhile == ["0", "2"], "the operator's call must report these as paused now"
     assert [client.hget(names.meta(partition), "paused") for partition in partitions_and_ingress(4)] == [b"1", b"1", b"1", b"1", None]
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert {row["partition"]: row["values"].get("paused") for row in rows if row["kind"] == "meta"} == {
@@ -320,7 +320,7 @@ def test_what_an_operator_or_a_policy_pauses_during_an_export_stays_paused(
     }
 
 
-def test_messages_that_come_while_a_queue_is_read_do_not_shift_it(client: redis.Redis, names: Names, file: Path) -> None:
+def test_messages_that_arrive_while_a_queue_is_read_do_not_shift_it(client: redis.Redis, names: Names, file: Path) -> None:
     agree_on_topology(client, names, 4)
     client.lpush(names.queue("0"), *(b"%d" % number for number in range(2500)))
 
@@ -374,7 +374,7 @@ def test_no_import_while_a_worker_runs(client: redis.Redis, names: Names, file: 
     importer.refuse_workers()
 
 
-def test_what_a_group_holds_is_counted_and_erase_deletes_just_that_group(
+def test_the_contents_of_a_group_are_counted_and_erase_deletes_only_that_group(
     client: redis.Redis, names: Names, file: Path
 ) -> None:
     for group in ("partition", "partition.0x", "partition-2", "other"):

@@ -35,8 +35,8 @@ def test_reads_within_the_interval_return_the_same_overview(settings: Settings, 
     assert watch.to_json()["totals"]["waiting"] == 1
 
 
-def test_a_change_during_a_slow_read_makes_the_next_look_read(proxy: Proxy, redis_url: str) -> None:
-    """Flower calls it in its event loop, which must not block on Redis."""
+def test_after_a_change_during_a_slow_read_the_next_look_reads_again(proxy: Proxy, redis_url: str) -> None:
+    """Flower calls `invalidate` in its event loop, which must not block on Redis."""
     looks: SimpleQueue[None] = SimpleQueue()
 
     def clock() -> float:
@@ -46,22 +46,22 @@ def test_a_change_during_a_slow_read_makes_the_next_look_read(proxy: Proxy, redi
     watch = Watcher(Group(Settings(redis_url=proxy.url())), clock=clock)
     with ThreadPoolExecutor() as pool:
         first = watch.look()
-        watch.look_anew()
+        watch.invalidate()
         looks.get()
         proxy.freeze()
         slow = pool.submit(watch.look)
         looks.get(timeout=10)
-        told = pool.submit(watch.look_anew)
+        invalidated = pool.submit(watch.invalidate)
         try:
-            told.result(timeout=1)
+            invalidated.result(timeout=1)
         finally:
             proxy.thaw()
         assert slow.result() is not first
-        assert watch.look() is not slow.result(), "it was begun before the change"
+        assert watch.look() is not slow.result(), "it started before the change"
         assert watch.look() is watch.look()
 
 
-def test_the_states_size_is_measured_now_and_then(settings: Settings, client: redis.Redis, names: Names) -> None:
+def test_the_size_of_the_states_is_measured_at_intervals(settings: Settings, client: redis.Redis, names: Names) -> None:
     clock = Clock()
     watch = Watcher(Group(settings), clock=clock)
     client.hset(names.group_meta, "computation:one", 1)
@@ -75,13 +75,13 @@ def test_the_states_size_is_measured_now_and_then(settings: Settings, client: re
     assert isinstance(weighed, int) and weighed > 1000
     client.hset(states, "0", "x" * 9000)
     clock.now += 29
-    assert weight() == weighed, "not yet again"
+    assert weight() == weighed, "not yet measured again"
     clock.now += 2
     weighed_again = weight()
     assert isinstance(weighed_again, int) and weighed_again > 9000
 
 
-def test_the_states_size_is_measured_sooner_while_keys_multiply(settings: Settings, client: redis.Redis, names: Names) -> None:
+def test_the_size_of_the_states_is_measured_sooner_if_keys_multiply(settings: Settings, client: redis.Redis, names: Names) -> None:
     clock = Clock()
     watch = Watcher(Group(settings), clock=clock)
     client.hset(names.group_meta, "computation:one", 1)

@@ -1,1 +1,1 @@
-"""What Redis holds, on a real server: each answer of each script, and what is read from outside."""
+"""What Redis contains, on a real server: each answer of each script, and what other processes read."""

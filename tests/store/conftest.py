@@ -1,4 +1,4 @@
-"""A group of four partitions, partition 2 held by the worker `one`."""
+"""A group of four partitions. The worker `one` owns partition 2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def names() -> Names:
 
 @pytest.fixture
 def lease(client: redis.Redis, names: Names) -> Lease:
-    """Of partition 2, and as good as for ever."""
+    """A lease of partition 2 that outlasts every test."""
     share = balance(client, names, "one", lease_seconds=3600, partitions=4, pins=["2"])
     return Lease("2", share.owned["2"])
 

@@ -1,4 +1,4 @@
-"""A state computation, and commits made by hand, for the tests of the store."""
+"""A state computation, and hand-made commits, for the tests of the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery_partitions.store.leases import Lease
 
 
 class Total:
-    """The state: what was added to a key, and by whom."""
+    """The state: the sum of a key, and a list of names."""
 
     amount = 0
     names: list[str] = []  # noqa: RUF012 - on purpose: each key must have its own
@@ -25,7 +25,7 @@ def add(message: dict[str, Any], state: Total) -> None:
 
 
 def computation(name: str = "totals", state: type = Total) -> Computation:
-    """A declared computation that no app knows of."""
+    """A declared computation that is registered in no app."""
     return declare(add, name=name, state=state, key=key_of)
 
 

@@ -1,4 +1,4 @@
-"""balance.lua: fair to within one over partitions, and over partitions with the ingress; nothing moves without need."""
+"""balance.lua: shares differ by at most one, with and without counting the ingress, and no partition moves without need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 from tests.store.cluster import Cluster
 
-#: The database is emptied for each example.
+#: Each example empties the database.
 on_the_server = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -22,14 +22,14 @@ def cluster(client: redis.Redis, names: Names, partitions: int, seed: int = 0) -
 
 
 def check_fair(cluster: Cluster) -> None:
-    """Every partition is held, and no worker holds two more than another."""
+    """Check that every partition has an owner, and that shares differ by at most one."""
     assert cluster.owners().keys() == set(partitions_and_ingress(cluster.partitions))
     for loads in cluster.loads():
         assert max(loads.values()) - min(loads.values()) <= 1, loads
 
 
 def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
-    """Partitions (not the ingress) whose owner is another one."""
+    """Partitions (without the ingress) whose owner has changed."""
     return {partition for partition, worker in after.items() if partition != INGRESS and before.get(partition) != worker}
 
 
@@ -50,7 +50,7 @@ def test_any_number_of_workers_and_partitions_is_shared_fairly(
 def test_after_joins_leaves_and_deaths_in_any_order_the_shares_are_fair(
     client: redis.Redis, names: Names, partitions: int, seed: int, events: list[int]
 ) -> None:
-    """Events come also while the shares are still moving."""
+    """Events also happen while the shares are still changing."""
     group = cluster(client, names, partitions, seed)
     group.join()
     for event in events:
@@ -72,7 +72,7 @@ def test_after_joins_leaves_and_deaths_in_any_order_the_shares_are_fair(
 def test_no_partition_moves_without_need(
     client: redis.Redis, names: Names, partitions: int, seed: int, joins: list[bool]
 ) -> None:
-    """A join moves the fewest that fairness wants, to the new worker; a leave or a death only what that one held."""
+    """A join moves as few partitions as possible, all to the new worker. A leave or a death moves only that worker's partitions."""
     group = cluster(client, names, partitions, seed)
     group.join()
     group.settle()
@@ -92,7 +92,7 @@ def test_no_partition_moves_without_need(
         check_fair(group)
 
 
-def test_shares_at_rest_stay_where_they_are(client: redis.Redis, names: Names) -> None:
+def test_stable_shares_do_not_change(client: redis.Redis, names: Names) -> None:
     group = cluster(client, names, 7)
     for _ in range(3):
         group.join()
@@ -104,7 +104,7 @@ def test_shares_at_rest_stay_where_they_are(client: redis.Redis, names: Names) -
     assert (group.owners(), [client.hget(names.meta(partition), "token") for partition in partitions_and_ingress(7)]) == before
 
 
-def test_a_worker_that_was_thought_dead_and_not_replaced_goes_on_with_its_tokens(
+def test_a_worker_that_seemed_dead_and_was_not_replaced_keeps_its_tokens(
     client: redis.Redis, names: Names
 ) -> None:
     group = cluster(client, names, 4)
@@ -115,7 +115,7 @@ def test_a_worker_that_was_thought_dead_and_not_replaced_goes_on_with_its_tokens
     assert group.ask(worker).owned == before
 
 
-def test_a_worker_that_comes_back_after_it_was_replaced_starts_with_nothing_of_before(
+def test_a_worker_that_returns_after_it_was_replaced_owns_none_of_its_old_partitions(
     client: redis.Redis, names: Names
 ) -> None:
     group = cluster(client, names, 4)
@@ -156,7 +156,7 @@ def test_pinned_partitions_are_shared_when_their_worker_is_gone(client: redis.Re
     check_fair(group)
 
 
-def test_of_two_workers_pinned_to_one_partition_the_second_stands_by(client: redis.Redis, names: Names) -> None:
+def test_the_second_of_two_workers_pinned_to_one_partition_waits_as_a_standby(client: redis.Redis, names: Names) -> None:
     group = cluster(client, names, 3)
     group.join()
     first = group.join("1")
@@ -176,7 +176,7 @@ def test_of_two_workers_pinned_to_one_partition_the_second_stands_by(client: red
     pins=st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=4, unique=True), max_size=3),
     general=st.integers(1, 4),
 )
-def test_with_pins_every_partition_is_held_by_who_may_and_the_shared_ones_fairly(
+def test_with_pins_every_partition_has_an_allowed_owner_and_the_rest_is_shared_fairly(
     client: redis.Redis, names: Names, partitions: int, seed: int, pins: list[list[int]], general: int
 ) -> None:
     group = cluster(client, names, partitions, seed)

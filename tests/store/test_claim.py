@@ -1,4 +1,4 @@
-"""claim.lua: the fencing token is given out where the partition's data is, whatever the group's advice says."""
+"""claim.lua: the server that has the partition's data issues the fencing token, whatever the group's keys say."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_claim_for_an_earlier_assignment_is_refused_and_changes_nothing(client
     assert meta(client, names) == before
 
 
-def test_a_holder_that_did_not_release_may_have_died_over_a_message(client: redis.Redis, names: Names) -> None:
+def test_an_owner_that_did_not_release_may_have_been_killed_by_a_message(client: redis.Redis, names: Names) -> None:
     claim(client, names, "one", 1, to_isolate=20)
     claim(client, names, "one", 1, to_isolate=20)
     assert b"to_isolate" not in meta(client, names)
@@ -39,15 +39,15 @@ def test_a_holder_that_did_not_release_may_have_died_over_a_message(client: redi
     assert meta(client, names)[b"to_isolate"] == b"20"
 
 
-def test_who_finds_a_released_partition_suspects_nothing(client: redis.Redis, names: Names) -> None:
+def test_the_owner_of_a_released_partition_isolates_nothing(client: redis.Redis, names: Names) -> None:
     token = int(claim(client, names, "one", 1)[1])
     assert release(client, names, "one", {"0": token}) == 1
     claim(client, names, "two", 2, to_isolate=20)
     assert b"to_isolate" not in meta(client, names)
 
 
-def test_a_slow_worker_does_not_take_a_partition_back_from_the_next_one(client: redis.Redis, names: Names) -> None:
-    """It was assigned the partition, then stood still until its lease had ended; its claim comes after the next worker's."""
+def test_a_slow_worker_does_not_take_a_partition_back_from_the_next_owner(client: redis.Redis, names: Names) -> None:
+    """The worker got the partition, then was suspended until its lease had ended. Its claim arrives after the next owner's."""
     balance(client, names, "slow", lease_seconds=60, partitions=1)
     assigned = int(client.hget(names.since, "0") or 0)
     client.zadd(names.workers, {"slow": 1})
@@ -56,8 +56,8 @@ def test_a_slow_worker_does_not_take_a_partition_back_from_the_next_one(client: 
     assert balance(client, names, "next", lease_seconds=60, partitions=1).owned == held == leases_of(client, names, "next")
 
 
-def test_a_group_that_lost_its_data_assigns_again_until_the_claim_is_taken(client: redis.Redis, names: Names) -> None:
-    """As when the group's keys are on a server that went back to older data, and the partition's are not; its clock is behind too."""
+def test_a_group_that_lost_its_data_assigns_again_until_the_claim_is_accepted(client: redis.Redis, names: Names) -> None:
+    """The server with the group's keys went back to older data, and its clock is behind. The partition's keys are on another server."""
     claim(client, names, "gone", 2**52)
     first = balance(client, names, "one", lease_seconds=60, partitions=1)
     assert first.owned.keys() == {"ingress"}
@@ -74,7 +74,7 @@ def test_a_partition_whose_data_is_lost_is_claimed_again(client: redis.Redis, na
     assert after["ingress"] == before["ingress"] and after["0"] > before["0"]
 
 
-def test_a_release_that_did_not_reach_the_group_is_made_up_for(client: redis.Redis, names: Names) -> None:
+def test_a_release_that_did_not_reach_the_group_has_no_lasting_effect(client: redis.Redis, names: Names) -> None:
     held = balance(client, names, "one", lease_seconds=60, partitions=1).owned
     script("release").run(client, [names.meta("0"), names.isolation("0")], ["one", held["0"]])
     assert leases_of(client, names, "one").keys() == {"ingress"}

@@ -1,4 +1,4 @@
-"""Every form of REDIS_URL that Celery users write reaches its server and database; nothing is retried in secret."""
+"""Every form of REDIS_URL that Celery users write reaches its server and database. Nothing is retried silently."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Factory = Callable[..., RedisServer]
 
 
 def where(**settings: Any) -> tuple[int, str | None]:
-    """The database that a client of these settings works in, as the server says, and the user."""
+    """The database and the user that the server reports for a client with these settings."""
     with connect(Settings(**settings)) as client:
         client.set("here", 1)
         info = client.client_info()
@@ -46,7 +46,7 @@ def test_a_password_and_a_user_in_the_url(server_factory: Factory) -> None:
 
 @pytest.mark.parametrize("scheme", ["unix", "redis+socket"])
 @pytest.mark.parametrize(("tail", "database"), [("", 0), ("?db=3", 3), ("?virtual_host=3", 3)])
-def test_socket_urls_in_redis_pys_spelling_and_in_celerys(
+def test_socket_urls_in_the_form_of_redis_py_and_of_celery(
     server_factory: Factory, tmp_path: Path, scheme: str, tail: str, database: int
 ) -> None:
     path = tmp_path / "redis.sock"
@@ -63,8 +63,8 @@ def sentinel(server_factory: Factory, tmp_path: Path) -> Iterator[str]:
 
 
 def test_sentinel_urls_find_the_master_whichever_sentinel_answers(sentinel: str) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
-    for url in (f"sentinel://:secret@{sentinel}/2", f"sentinel://:secret@{nobody}/2;sentinel://:secret@{sentinel}/2"):
+    unreachable = f"127.0.0.1:{free_port()}"
+    for url in (f"sentinel://:secret@{sentinel}/2", f"sentinel://:secret@{unreachable}/2;sentinel://:secret@{sentinel}/2"):
         assert where(redis_url=url, redis_sentinel_master="prices")[0] == 2
 
 
@@ -86,8 +86,8 @@ def test_the_sentinels_own_password(sentinel: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://h/5;redis://h/5", "rediss://h;g", "redis+socket:///a;redis+socket:///b"])
-def test_several_servers_that_are_no_sentinels_are_refused_with_what_to_do(url: str) -> None:
-    """kombu would go to the first, in its database 5; redis-py to database 0 of what it makes of the whole."""
+def test_several_servers_that_are_not_sentinels_are_refused_with_what_to_do(url: str) -> None:
+    """kombu would use database 5 of the first server; redis-py would read the whole as one host and use its database 0."""
     with pytest.raises(SetupError, match=r"several servers.*one URL.*sentinel://host:26379"):
         connect(Settings(redis_url=url))
 
@@ -122,13 +122,13 @@ def test_a_self_signed_certificate_is_refused_unless_it_is_allowed(tls_url: str,
         client.ping()
 
 
-def test_a_self_signed_certificate_is_taken_when_the_setting_or_the_url_says_so(tls_url: str) -> None:
+def test_a_self_signed_certificate_is_accepted_if_the_setting_or_the_url_allows_it(tls_url: str) -> None:
     assert where(redis_url=f"rediss://{tls_url}", redis_tls_verify=False)[0] == 1
     for word in ("CERT_NONE", "none"):
         assert where(redis_url=f"rediss://{tls_url}?ssl_cert_reqs={word}")[0] == 1
 
 
-def test_the_urls_word_on_certificates_beats_the_setting_and_other_options_stay() -> None:
+def test_the_urls_certificate_option_overrides_the_setting_and_keeps_other_options() -> None:
     url = "rediss://host:1/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=/ca.pem"
     with connect(Settings(redis_url=url, redis_tls_verify=False)) as client:
         options = client.connection_pool.connection_kwargs
@@ -139,7 +139,7 @@ def test_the_urls_word_on_certificates_beats_the_setting_and_other_options_stay(
 @pytest.mark.parametrize(
     "url", ["amqp://host", "host:6379", "http://host", "redis://host:port/0", "sentinel://host:port", "rediss://h:x"]
 )
-def test_a_url_that_can_not_be_used_is_refused_before_anything_is_sent(url: str) -> None:
+def test_an_unusable_url_is_refused_before_anything_is_sent(url: str) -> None:
     with pytest.raises(SetupError, match="REDIS_URL is invalid"):
         connect(Settings(redis_url=url))
 
@@ -155,7 +155,7 @@ def test_a_lost_connection_is_an_error_at_once_and_the_command_is_sent_once(
     assert client.get("counter") == b"1"
 
 
-def test_a_reply_is_waited_for_no_longer_than_the_setting_says(redis_url: str, proxy: Proxy) -> None:
+def test_a_client_waits_for_a_reply_as_long_as_the_setting_says(redis_url: str, proxy: Proxy) -> None:
     with connect(Settings(redis_url=proxy.url(), redis_timeout_seconds=0.1)) as distant:
         distant.ping()
         proxy.freeze()
@@ -165,7 +165,7 @@ def test_a_reply_is_waited_for_no_longer_than_the_setting_says(redis_url: str, p
 
 
 def test_there_is_a_connection_for_each_of_many_partitions(redis_url: str) -> None:
-    """A worker waits on one for each that it holds; redis-py alone gives a hundred."""
+    """A worker waits on one connection per partition; redis-py's default limit is a hundred."""
     with connect(Settings(redis_url=redis_url)) as client:
         taken = [client.connection_pool.get_connection() for _ in range(150)]
         for connection in taken:

@@ -1,4 +1,4 @@
-"""Each answer of commit.lua, and that only `ok` writes (laws 1, 2 and 4)."""
+"""Each answer of commit.lua. Only `ok` writes (laws 1, 2 and 4)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WRITE: list[list[Any]] = [["HSET", STATE, b"k", b"new"]]
 
 @pytest.fixture(autouse=True)
 def messages(store: CommitStore) -> list[bytes]:
-    """Five in the queue, oldest first."""
+    """Five messages in the queue, oldest first."""
     found = [b"m%d" % number for number in range(5)]
     fill(store, QUEUE, found)
     return found
@@ -31,7 +31,7 @@ def everything(client: redis.Redis) -> dict[bytes, bytes]:
     return {key: client.dump(key) for key in client.scan_iter()}  # type: ignore[misc]
 
 
-def test_ok_drops_the_batch_writes_the_commands_and_answers_with_the_next_batch(
+def test_ok_removes_the_batch_runs_the_commands_and_answers_with_the_next_batch(
     store: CommitStore, lease: Lease
 ) -> None:
     reply = store.send(commit_of(lease, [b"m0", b"m1"], commands=WRITE))
@@ -47,7 +47,7 @@ def test_ok_may_empty_the_queue(store: CommitStore, lease: Lease, messages: list
     assert not store.client.exists(QUEUE)
 
 
-def test_the_clock_in_the_reply_is_the_servers(store: CommitStore, lease: Lease) -> None:
+def test_the_reply_has_the_time_of_the_server(store: CommitStore, lease: Lease) -> None:
     seconds, micros = store.client.time()  # type: ignore[misc]
     assert store.peek(lease).now >= seconds + micros // 1000 / 1000
 
@@ -57,7 +57,7 @@ def test_messages_that_arrive_during_the_batch_stay_behind_it(store: CommitStore
     assert store.send(commit_of(lease, [b"m0"])).messages == [b"m1", b"m2", b"m3", b"m4", b"young"]
 
 
-def test_a_commit_sent_again_answers_already_and_writes_nothing_again(store: CommitStore, lease: Lease) -> None:
+def test_a_commit_sent_again_is_answered_already_and_writes_nothing(store: CommitStore, lease: Lease) -> None:
     commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "{partition.2}:meta", "processed", 1]])
     first = store.send(commit)
     before = everything(store.client)
@@ -67,7 +67,7 @@ def test_a_commit_sent_again_answers_already_and_writes_nothing_again(store: Com
     assert everything(store.client) == before
 
 
-def test_already_is_answered_even_when_the_next_message_looks_the_same(store: CommitStore, lease: Lease) -> None:
+def test_already_is_answered_even_if_the_next_message_is_equal(store: CommitStore, lease: Lease) -> None:
     fill(store, QUEUE, [b"m5", b"m5"])
     store.send(commit_of(lease, [b"m0", b"m1", b"m2", b"m3", b"m4"]))
     commit = commit_of(lease, [b"m5"], commit_number=1)
@@ -75,7 +75,7 @@ def test_already_is_answered_even_when_the_next_message_looks_the_same(store: Co
     assert queued(store, QUEUE) == [b"m5"]
 
 
-def test_fenced_when_another_owner_has_taken_over(
+def test_fenced_if_another_owner_has_taken_over(
     client: redis.Redis, names: Names, store: CommitStore, lease: Lease
 ) -> None:
     client.zadd(names.workers, {"one": 1})  # its lease ended long ago
@@ -87,7 +87,7 @@ def test_fenced_when_another_owner_has_taken_over(
     assert everything(client) == before
 
 
-def test_fenced_after_the_worker_itself_has_released(
+def test_fenced_after_the_worker_itself_released_the_partition(
     client: redis.Redis, names: Names, store: CommitStore, lease: Lease
 ) -> None:
     assert release(client, names, "one", {lease.partition: lease.token}) == 1
@@ -95,7 +95,7 @@ def test_fenced_after_the_worker_itself_has_released(
     assert store.peek(lease).status == "fenced"
 
 
-def test_an_owner_whose_lease_ended_and_that_was_not_replaced_still_commits(
+def test_an_owner_whose_lease_ended_without_a_next_owner_still_commits(
     client: redis.Redis, names: Names, store: CommitStore, lease: Lease
 ) -> None:
     client.zadd(names.workers, {"one": 1})
@@ -105,7 +105,7 @@ def test_an_owner_whose_lease_ended_and_that_was_not_replaced_still_commits(
 @pytest.mark.parametrize(
     "taken", [[b"x"], [b"m0", b"x"], [b"x", b"m1"], [b"m0", b"m2"], [b"m%d" % n for n in range(6)]]
 )
-def test_moved_when_the_head_of_the_queue_is_not_what_was_taken(
+def test_moved_if_the_head_of_the_queue_is_not_what_was_taken(
     store: CommitStore, lease: Lease, taken: list[bytes]
 ) -> None:
     before = everything(store.client)
@@ -113,14 +113,14 @@ def test_moved_when_the_head_of_the_queue_is_not_what_was_taken(
     assert everything(store.client) == before
 
 
-def test_moved_when_the_queue_is_gone(store: CommitStore, lease: Lease) -> None:
+def test_moved_if_the_queue_is_gone(store: CommitStore, lease: Lease) -> None:
     store.client.delete(QUEUE)
     assert store.send(commit_of(lease, [b"m0"], commands=WRITE)).status == "moved"
     assert not store.client.exists(STATE, QUEUE)
 
 
 @pytest.mark.parametrize(("commit_number", "written"), [(0, 2), (2, 0), (7, 0)])
-def test_moved_when_the_position_is_not_the_one_known(
+def test_moved_if_the_commit_number_is_not_the_expected_one(
     store: CommitStore, lease: Lease, commit_number: int, written: int
 ) -> None:
     for number in range(written):
@@ -130,7 +130,7 @@ def test_moved_when_the_position_is_not_the_one_known(
     assert everything(store.client) == before
 
 
-def test_stale_when_a_state_was_changed_from_outside(store: CommitStore, lease: Lease) -> None:
+def test_stale_if_a_state_was_changed_from_outside(store: CommitStore, lease: Lease) -> None:
     store.client.hincrby("{partition.2}:meta", "edit_version", 1)
     before = everything(store.client)
     reply = store.send(commit_of(lease, [b"m0"], edit_version=0, commands=WRITE))
@@ -161,7 +161,7 @@ def test_wrongtype_names_the_key_and_writes_none_of_the_commands(
     assert store.send(commit_of(lease, [b"m0"], commands=[*WRITE, WRONG[command]])).status == "ok"
 
 
-def test_wrongtype_when_the_commit_itself_would_make_one_name_two_types(
+def test_wrongtype_if_the_commit_itself_would_give_one_key_two_types(
     client: redis.Redis, store: CommitStore, lease: Lease
 ) -> None:
     commands = [["LPUSH", "both", b"element"], ["HSET", "a-hash", "k", b"v"], ["XADD", "both", "*", "message", b"entry"]]
@@ -174,7 +174,7 @@ FOREIGN = [f"{QUEUE}\x06\x163", f"{QUEUE}\x06\x169", "{partition.2}:delayed"]
 
 
 @pytest.mark.parametrize(("key", "kind"), list(itertools.product(FOREIGN, ["string", "set"])))
-def test_a_key_of_another_type_beside_the_queue_does_not_stop_the_partition(
+def test_a_key_of_another_type_next_to_the_queue_does_not_stop_the_partition(
     store: CommitStore, lease: Lease, key: str, kind: str
 ) -> None:
     store.client.set(key, "text") if kind == "string" else store.client.sadd(key, "text")
@@ -184,7 +184,7 @@ def test_a_key_of_another_type_beside_the_queue_does_not_stop_the_partition(
 
 
 @pytest.mark.parametrize("mailbox_of", [None, "k"])
-def test_wrongtype_when_the_queue_itself_holds_another_type(
+def test_wrongtype_if_the_queue_itself_has_another_type(
     store: CommitStore, lease: Lease, names: Names, mailbox_of: str | None
 ) -> None:
     store.client.delete(QUEUE)
@@ -197,12 +197,12 @@ def test_wrongtype_when_the_queue_itself_holds_another_type(
     assert everything(store.client) == before
 
 
-def test_an_empty_message_can_be_taken_like_any_other(store: CommitStore, lease: Lease, messages: list[bytes]) -> None:
+def test_an_empty_message_can_be_removed_like_any_other(store: CommitStore, lease: Lease, messages: list[bytes]) -> None:
     fill(store, QUEUE, [b""])
     assert store.send(commit_of(lease, [*messages, b""])).status == "ok"
 
 
-def test_a_peek_writes_nothing_and_tells_position_and_revision(store: CommitStore, lease: Lease) -> None:
+def test_a_peek_writes_nothing_and_returns_commit_number_and_edit_version(store: CommitStore, lease: Lease) -> None:
     store.send(commit_of(lease, [b"m0"]))
     store.client.hincrby("{partition.2}:meta", "edit_version", 3)
     before = everything(store.client)
@@ -213,7 +213,7 @@ def test_a_peek_writes_nothing_and_tells_position_and_revision(store: CommitStor
     assert everything(store.client) == before
 
 
-def test_messages_of_a_mailbox_leave_the_mailbox_and_the_next_batch_is_the_queues(
+def test_messages_are_removed_from_the_mailbox_and_the_next_batch_is_that_of_the_queue(
     store: CommitStore, lease: Lease, names: Names
 ) -> None:
     mailbox = names.mailbox("2", "k\udcff")

@@ -1,4 +1,4 @@
-"""What a commit answers with: the next batch, bounded; and what joins the queue first."""
+"""The answer of a commit: the next batch, limited in size, after due and prioritised messages have joined the queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def numbered(count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("limit", [1, 15, 16, 17, 144, 145, 2192, 4999, 5000, 9000])
-def test_a_batch_is_the_oldest_messages_up_to_the_count_asked_for(
+def test_a_batch_is_the_oldest_messages_up_to_the_requested_count(
     client: redis.Redis, names: Names, lease: Lease, limit: int
 ) -> None:
     messages = numbered(5000)
@@ -33,7 +33,7 @@ def test_a_batch_is_the_oldest_messages_up_to_the_count_asked_for(
     assert store.peek(lease).messages == messages[:limit]
 
 
-def test_a_commit_may_ask_for_less_than_a_batch_or_for_none(client: redis.Redis, names: Names, lease: Lease) -> None:
+def test_a_commit_may_request_less_than_a_batch_or_nothing(client: redis.Redis, names: Names, lease: Lease) -> None:
     store = sized(client, names)
     fill(store, QUEUE, numbered(10))
     assert store.send(commit_of(lease, [b"000000"], ask=3)).messages == numbered(4)[1:]
@@ -43,7 +43,7 @@ def test_a_commit_may_ask_for_less_than_a_batch_or_for_none(client: redis.Redis,
 @pytest.mark.parametrize(
     ("size", "count"), [(1, 1), (9, 1), (10, 1), (19, 1), (20, 2), (29, 2), (250, 25), (10_000, 400)]
 )
-def test_a_batch_ends_before_the_message_that_would_pass_the_bytes_and_has_at_least_one(
+def test_a_batch_ends_before_the_message_that_would_exceed_the_bytes_and_has_at_least_one(
     client: redis.Redis, names: Names, lease: Lease, size: int, count: int
 ) -> None:
     messages = [b"%010d" % number for number in range(400)]
@@ -52,7 +52,7 @@ def test_a_batch_ends_before_the_message_that_would_pass_the_bytes_and_has_at_le
     assert store.peek(lease).messages == messages[:count]
 
 
-def test_a_message_larger_than_the_batch_goes_alone(client: redis.Redis, names: Names, lease: Lease) -> None:
+def test_a_message_larger_than_the_batch_is_alone_in_it(client: redis.Redis, names: Names, lease: Lease) -> None:
     huge = b"x" * 100_000
     store = sized(client, names, size=1000)
     fill(store, QUEUE, [b"small", huge, b"after"])
@@ -61,7 +61,7 @@ def test_a_message_larger_than_the_batch_goes_alone(client: redis.Redis, names: 
     assert store.send(commit_of(lease, [huge], commit_number=1)).messages == [b"after"]
 
 
-def test_messages_are_bytes_as_they_were_whatever_is_in_them(client: redis.Redis, names: Names, lease: Lease) -> None:
+def test_messages_are_unchanged_whatever_bytes_they_contain(client: redis.Redis, names: Names, lease: Lease) -> None:
     messages = [b"", bytes(range(256)), b"\r\n", "é\x00".encode(), b"\xff\xfe"]
     store = sized(client, names)
     fill(store, QUEUE, messages)
@@ -82,7 +82,7 @@ def test_a_delayed_message_is_in_the_reply_of_the_first_peek_after_it_is_due(sto
     assert not store.client.exists(DELAYED)
 
 
-def test_due_messages_join_the_queues_end_earliest_first_and_once(store: CommitStore, lease: Lease) -> None:
+def test_due_messages_join_the_end_of_the_queue_earliest_first_and_once(store: CommitStore, lease: Lease) -> None:
     store.client.zadd(DELAYED, {b"3.0:second": 2000, b"2.0:first": 1000, b"9.1:second": 2000, b"4.0:far": 10**15})
     fill(store, QUEUE, [b"m0"])
     reply = store.peek(lease)
@@ -92,13 +92,13 @@ def test_due_messages_join_the_queues_end_earliest_first_and_once(store: CommitS
     assert store.client.zcard(DELAYED) == 1
 
 
-def test_a_commit_answers_with_messages_that_became_due_meanwhile(store: CommitStore, lease: Lease) -> None:
+def test_a_commit_answers_with_messages_that_have_become_due(store: CommitStore, lease: Lease) -> None:
     fill(store, QUEUE, [b"m0"])
     store.client.zadd(DELAYED, {b"0.0:due": 1})
     assert store.send(commit_of(lease, [b"m0"])).messages == [b"due"]
 
 
-def test_more_due_messages_than_one_call_moves_come_with_the_next_and_say_so(
+def test_due_messages_beyond_the_limit_of_one_call_come_with_the_next_one(
     client: redis.Redis, names: Names, lease: Lease
 ) -> None:
     store = sized(client, names)
@@ -111,7 +111,7 @@ def test_more_due_messages_than_one_call_moves_come_with_the_next_and_say_so(
     assert second.messages == [b"%04d" % number for number in range(1500)]
 
 
-def test_messages_with_a_priority_join_the_queue_the_urgent_lists_first_each_in_order(
+def test_messages_with_a_priority_join_the_queue_in_order_the_most_urgent_list_first(
     store: CommitStore, lease: Lease
 ) -> None:
     three, six, nine = (QUEUE + suffix for suffix in PRIORITY_SUFFIXES)
@@ -125,8 +125,8 @@ def test_messages_with_a_priority_join_the_queue_the_urgent_lists_first_each_in_
     assert not store.client.exists(three, six, nine)
 
 
-def test_a_long_priority_list_joins_the_queue_a_thousand_messages_at_a_time(client: redis.Redis, names: Names, lease: Lease) -> None:
-    """One script call must not hold up the whole server for as long as a list is."""
+def test_a_long_priority_list_joins_the_queue_in_portions_of_a_thousand_messages(client: redis.Redis, names: Names, lease: Lease) -> None:
+    """One script call must not block the whole server for a time that grows with the list."""
     store = sized(client, names)
     three = QUEUE + PRIORITY_SUFFIXES[0]
     expected = [b"%04d" % number for number in range(2500)]

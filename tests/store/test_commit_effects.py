@@ -1,4 +1,4 @@
-"""What an outcome of the step becomes in Redis, in one commit (law 4)."""
+"""What one commit writes to Redis for an outcome of the step (law 4)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from celery_partitions.store.parked_keys import (
 )
 from tests.store.declared import commit_of, computation, fill, queued
 
-#: Seconds since the epoch that no test lives to see.
+#: A time in the far future, in seconds since the epoch.
 FAR = 10**10
 
 RAW = (
@@ -55,7 +55,7 @@ def work(key: str) -> Work:
 
 
 def meta(store: CommitStore) -> dict[bytes, bytes]:
-    """Without what the lease is made of."""
+    """The partition's meta without the fields of the lease."""
     found: dict[bytes, bytes] = store.client.hgetall("{partition.2}:meta")  # type: ignore[assignment]
     return {name: value for name, value in found.items() if name not in (b"token", b"holder", b"since")}
 
@@ -80,20 +80,20 @@ def test_twenty_thousand_messages_are_forwarded_mailed_and_delayed_in_one_commit
     assert store.client.zcard("{partition.2}:delayed") == 20_000
 
 
-def test_states_go_to_the_hash_of_their_computation_and_keys_keep_their_bytes(store: CommitStore, lease: Lease) -> None:
+def test_states_are_in_the_hash_of_their_computation_and_keys_keep_their_bytes(store: CommitStore, lease: Lease) -> None:
     write(store, lease, Outcome(states={"totals": {"\udcff": b"1", "é": b"2"}, "other": {"k": b"3"}, "none": {}}))
     assert store.client.hgetall("{partition.2}:state:totals") == {b"\xff": b"1", "é".encode(): b"2"}
     assert store.client.hgetall("{partition.2}:state:other") == {b"k": b"3"}
     assert not store.client.exists("{partition.2}:state:none")
 
 
-def test_forwarded_messages_stand_behind_those_that_are_there(store: CommitStore, lease: Lease) -> None:
+def test_forwarded_messages_are_behind_existing_ones(store: CommitStore, lease: Lease) -> None:
     fill(store, "partition.0", [b"before"])
     write(store, lease, Outcome(forwarded={0: [b"a", b"b"]}))
     assert queued(store, "partition.0") == [b"before", b"a", b"b"]
 
 
-def test_messages_delayed_to_one_moment_come_back_in_their_order_over_many_commits(
+def test_messages_delayed_to_one_moment_return_in_order_over_many_commits(
     store: CommitStore, lease: Lease
 ) -> None:
     sent = [b"%03d" % number for number in range(240)]
@@ -119,7 +119,7 @@ def test_two_equal_messages_delayed_to_one_moment_are_both_kept(store: CommitSto
     assert store.peek(lease).messages == [b"same", b"same"]
 
 
-def test_counters_count_what_was_done_once_however_often_the_commit_is_sent(store: CommitStore, lease: Lease) -> None:
+def test_counters_count_once_however_often_the_commit_is_sent(store: CommitStore, lease: Lease) -> None:
     item = work("k")
     outcome = Outcome(
         done=[item, item],
@@ -142,7 +142,7 @@ def test_counters_count_what_was_done_once_however_often_the_commit_is_sent(stor
     }
 
 
-def test_an_outcome_of_nothing_writes_nothing(store: CommitStore) -> None:
+def test_an_empty_outcome_writes_nothing(store: CommitStore) -> None:
     assert commands_of(Outcome(), store.names, "2", 0, 0.0) == []
 
 
@@ -175,7 +175,7 @@ def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: Comm
     assert msgspec.json.decode(rows[b"2-0-1"])["task"] is None
 
 
-def test_a_parked_key_says_when_it_is_tried_again_which_try_that_is_and_why(
+def test_a_parked_key_has_its_next_attempt_its_time_and_the_reason(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     failure = Failure(work("\udcff"), "ValueError: no", "the trace", 2)
@@ -189,7 +189,7 @@ def test_a_parked_key_says_when_it_is_tried_again_which_try_that_is_and_why(
     assert not client.exists("{partition.2}:dead")
 
 
-def test_a_key_whose_retries_are_used_up_has_a_dead_letter_that_says_that_its_message_is_in_its_place(
+def test_a_parked_key_without_retries_has_an_in_place_dead_letter(
     store: CommitStore, lease: Lease
 ) -> None:
     failure = Failure(work("k"), "ValueError: no", "the trace", 4)
@@ -201,7 +201,7 @@ def test_a_key_whose_retries_are_used_up_has_a_dead_letter_that_says_that_its_me
     assert (base64.b64decode(dead_letter.raw), dead_letter.attempts, dead_letter.error) == (RAW, 4, "ValueError: no")
 
 
-def test_a_policy_pauses_the_partition_in_the_commit_and_its_answer_has_no_messages(
+def test_a_policy_pauses_the_partition_in_the_commit_whose_answer_has_no_messages(
     store: CommitStore, lease: Lease
 ) -> None:
     fill(store, "partition.2", [b"a", b"b"])
@@ -214,7 +214,7 @@ def test_a_policy_pauses_the_partition_in_the_commit_and_its_answer_has_no_messa
     assert store.peek(lease).messages == [b"b"]
 
 
-def test_a_key_is_unparked_or_kept_by_the_commit_that_takes_from_its_mailbox(
+def test_a_key_is_unparked_or_kept_by_the_commit_that_removes_from_its_mailbox(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     failure = Failure(work("k"), "ValueError: no", "", 1)
@@ -229,12 +229,12 @@ def test_a_key_is_unparked_or_kept_by_the_commit_that_takes_from_its_mailbox(
     assert not client.exists(names.mailbox("2", "k"))
 
 
-def test_a_parking_record_that_is_not_ours_is_due_at_once(client: redis.Redis, names: Names) -> None:
+def test_a_foreign_record_of_a_parked_key_is_due_at_once(client: redis.Redis, names: Names) -> None:
     client.hset(names.parked("2"), mapping={"a": b"not json", "b": b'{"due": "x"}', "c": b"\xff"})
     assert read_parked(client, names, "2") == dict.fromkeys("abc", ParkedKeyRecord(0.0, 1))
 
 
-def test_computations_are_told_apart_by_name_alone(store: CommitStore, lease: Lease) -> None:
+def test_computations_are_distinguished_by_name_only(store: CommitStore, lease: Lease) -> None:
     one: Computation = computation("a:b")
     write(store, lease, Outcome(states={one.name: {"k": b"1"}}))
     assert store.client.hget("{partition.2}:state:a:b", "k") == b"1"

@@ -1,4 +1,4 @@
-"""The effects that go with an outcome: results, follow-ups, and what Celery stores and sends in them."""
+"""The other effects of an outcome: results and follow-ups, as Celery stores and sends them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY = b'{"status": "RETRY", "result": null}'
 
 @pytest.fixture
 def do(store: CommitStore, lease: Lease) -> Any:
-    """Commit some effects."""
+    """A function that commits effects."""
 
     def commit(*effects: Any) -> str:
         commit_number = store.peek(lease).commit_number
@@ -30,31 +30,31 @@ def do(store: CommitStore, lease: Lease) -> Any:
     return commit
 
 
-def test_a_result_is_stored_for_its_time_and_published(do: Any, client: redis.Redis) -> None:
+def test_a_result_is_stored_until_it_expires_and_published(do: Any, client: redis.Redis) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(KEY)
         pubsub.get_message(timeout=1)
         assert do(Reply(KEY, SUCCESS, 100)) == "ok"
-        heard = pubsub.get_message(timeout=5)
-    assert heard is not None
-    assert heard["data"] == SUCCESS
+        message = pubsub.get_message(timeout=5)
+    assert message is not None
+    assert message["data"] == SUCCESS
     assert client.get(KEY) == SUCCESS
     assert 90 < client.ttl(KEY) <= 100  # type: ignore[operator]
 
 
-def test_a_result_may_be_for_ever(do: Any, client: redis.Redis) -> None:
+def test_a_result_may_never_expire(do: Any, client: redis.Redis) -> None:
     do(Reply(KEY, SUCCESS, None))
     assert client.ttl(KEY) == -1
 
 
-def test_a_success_stays_and_everything_else_is_told_over(do: Any, client: redis.Redis) -> None:
+def test_a_success_is_kept_and_other_results_are_overwritten(do: Any, client: redis.Redis) -> None:
     do(Reply(KEY, RETRY, 100))
     do(Reply(KEY, SUCCESS, 100))
     do(Reply(KEY, RETRY, 100))
     assert client.get(KEY) == SUCCESS
 
 
-def test_follow_ups_are_pushed_to_the_head_of_the_queue_the_first_to_run_first(
+def test_follow_ups_are_pushed_to_the_head_of_the_queue_in_running_order(
     do: Any, store: CommitStore, client: redis.Redis
 ) -> None:
     fill(store, QUEUE, [b"m"])
@@ -71,7 +71,7 @@ def test_keys_of_celerys_result_backend(do: Any, client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stream", "hash"])
-def test_a_foreign_value_under_a_results_name_keeps_no_commit_back(do: Any, client: redis.Redis, kind: str) -> None:
+def test_a_foreign_value_under_a_results_key_does_not_block_the_commit(do: Any, client: redis.Redis, kind: str) -> None:
     if kind == "stream":
         client.xadd(KEY, {"foreign": "1"})
     else:
@@ -80,10 +80,10 @@ def test_a_foreign_value_under_a_results_name_keeps_no_commit_back(do: Any, clie
     assert client.lrange("stock", 0, -1) == [b"x"]
 
 
-def test_what_the_user_may_not_touch_is_refused_before_anything_is_written(
+def test_keys_without_permission_are_refused_before_anything_is_written(
     redis_url: str, lease: Lease, store: CommitStore, client: redis.Redis
 ) -> None:
-    """A queue that a message named; results are left out instead."""
+    """For example a queue that a message names. Results without permission are omitted instead."""
     client.execute_command("ACL", "SETUSER", "narrow", "on", ">x", "~partition*", "~{partition*", "&{partition*", "+@all")
     fill(store, QUEUE, [b"m"])
     with redis.Redis.from_url(redis_url, username="narrow", password="x") as user:

@@ -1,4 +1,4 @@
-"""How a commit is sent: while another is stepped, after a lost reply, to a server that has forgotten its scripts."""
+"""How a commit is sent: while the next batch runs, after a lost reply, and to a server that has lost its scripts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ QUEUE = "partition.2"
 
 @pytest.fixture
 def distant(client: redis.Redis, names: Names, proxy: Proxy, redis_url: str) -> Iterator[CommitStore]:
-    """A store as a worker has it, behind the proxy."""
+    """A worker's store, connected through the proxy."""
     database = int(redis_url.rpartition("/")[2])
     with connect(Settings(redis_url=proxy.url(database))) as connection:
         yield CommitStore(connection, names, batch_messages=100, batch_bytes=1_000_000)
 
 
-def test_the_answer_of_a_commit_that_was_begun_is_the_answer_of_one_that_was_sent(
+def test_begin_and_finish_give_the_same_answer_as_send(
     store: CommitStore, lease: Lease
 ) -> None:
     fill(store, QUEUE, [b"m0", b"m1"])
@@ -50,7 +50,7 @@ def test_a_commit_sent_to_a_server_without_the_script_is_written_once(store: Com
     assert store.send(commit_of(lease, [b"m0"])).status == "ok"
 
 
-def test_two_partitions_commits_may_be_under_way_at_once(
+def test_commits_of_two_partitions_may_be_in_flight_at_once(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     client.hset(names.meta("3"), "token", 9)
@@ -65,7 +65,7 @@ def test_after_a_lost_reply_the_same_commit_is_answered_already(
     distant: CommitStore, store: CommitStore, lease: Lease, proxy: Proxy, how: str
 ) -> None:
     fill(store, QUEUE, [b"m0", b"m1"])
-    distant.peek(lease)  # the server knows the script now
+    distant.peek(lease)  # now the server has the script
     commit = commit_of(lease, [b"m0"], commands=[["HINCRBY", "{partition.2}:meta", "processed", 1]])
     fault = proxy.cut_before_reply(b"processed")
     with pytest.raises(redis.ConnectionError):
@@ -91,7 +91,7 @@ def test_after_a_lost_request_the_same_commit_is_written(
     assert store.client.hget("{partition.2}:meta", "processed") == b"1"
 
 
-def test_nothing_is_sent_twice_without_being_asked(
+def test_nothing_is_sent_twice_without_an_explicit_call(
     distant: CommitStore, store: CommitStore, lease: Lease, proxy: Proxy
 ) -> None:
     distant.peek(lease)

@@ -1,4 +1,4 @@
-"""On a live group: one cluster slot for all of a partition, and no script that touches a key that is not among its KEYS."""
+"""On a live group: all keys of a partition are in one cluster slot, and no script touches a key that is not in its KEYS."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
 SCRIPTS = {path.name.removesuffix(".lua"): path.read_text() for path in resources.files("celery_partitions.store").joinpath("lua").iterdir()}
-#: How many operands of a command in a script are keys, where it is not one.
+#: The number of keys among a command's operands, if it is not one.
 KEYS_OF = {"TIME": 0, "PUBLISH": 0, "LMOVE": 2, "RENAME": 2}
-#: What a partition and the group keep, as the last part of a key's name.
+#: All kinds of keys of partitions and of the group: the last part of the key's name.
 KINDS = (
     "meta", "state:play", "delayed", "parked", "mailbox:stuck", "dead", "isolation", "commits", "seen:young:play once",
     "group", "workers", "owners", "since", "policies", "audit", "measurements", "source:numbers",
@@ -33,12 +33,12 @@ KINDS = (
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_no_script_makes_the_name_of_a_key(name: str) -> None:
+def test_no_script_builds_the_name_of_a_key(name: str) -> None:
     assert not re.search(r"KEYS\[[^\]]*\]\s*\.\.|\.\.\s*KEYS", SCRIPTS[name])
 
 
 class Monitor:
-    """What a server executes, and what each script of ours touched."""
+    """Records the commands that a server executes, and the keys that each of our scripts touches."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.touched: set[tuple[str, str]] = set()
@@ -86,7 +86,7 @@ def test_a_live_group(live: LiveGroup) -> None:
     names, partition = live.names, str(partition_of("stuck", 2))
     worker = live.start_worker(module="tests.chaos.application").wait_ready()
     live.send(play, [Act("fine", 1), Act("gone", 1, raises=ALWAYS), Act("fine", 2, kills=True), Act("fine", 3)])
-    wait_until(lambda: not worker.running, 60, message="nobody was killed")
+    wait_until(lambda: not worker.running, 60, message="no worker was killed")
     second = live.start_worker(module="tests.chaos.application")
     wait_until(lambda: not second.running, 60, message="the second worker was not killed")
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_a_live_group(live: LiveGroup) -> None:
     live.group.policies.change("play", PolicyChange(attempts=1), by="me")
     wait_until(lambda: not missing(live, monitor), 60, message="not every kind of key was used")
     check_slots(live)
-    wait_until(lambda: live.numbers_of(play, "fine") == [1, 3], 60, message="the others were not applied")
+    wait_until(lambda: live.numbers_of(play, "fine") == [1, 3], 60, message="the other messages were not applied")
     live.group.states.forget(play.computation, "fine")
     live.group.dead_letters.retry([one for one in live.dead_letters() if one.key == "gone"], by="me")
     live.group.parked_keys.discard("stuck", by="me")
@@ -125,13 +125,13 @@ def kind_of(key: bytes) -> str:
 
 
 def missing(live: LiveGroup, monitor: Monitor) -> set[str]:
-    """Notes of isolated messages are soon gone; a script has touched them."""
+    """The kinds of keys that were neither found nor touched by a script. (Notes of isolated messages exist only for a moment.)"""
     there = {kind_of(key) for key in live.client.scan_iter()} | {kind_of(key.encode()) for _, key in list(monitor.touched)}
     return set(KINDS) - there
 
 
 def check_slots(live: LiveGroup) -> None:
-    """Each key is of one of the group's partitions, and in the slot of its queue."""
+    """Check that each key belongs to one of the group's partitions and is in the slot of its queue."""
     slots = {live.names.queue(one): key_slot(live.names.queue(one).encode()) for one in partitions_and_ingress(2)}
     others = []
     for key in live.client.scan_iter():

@@ -1,4 +1,4 @@
-"""Ids seen: known for a window at least, gone after two, and never more than may be."""
+"""Seen ids: remembered for at least one window, forgotten after two, and never more than the limit."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ONCE: Computation = declare(
 
 
 class Ids:
-    """One partition's ids, as its worker asks for and remembers them."""
+    """The ids of one partition, read and remembered as its worker does it."""
 
     def __init__(self, store: CommitStore, lease: Lease) -> None:
         self.store, self.lease, self.commit_number = store, lease, 0
 
-    def come(self, *ids: str, now: float, limit: int = 1000) -> set[str]:
-        """Messages of these ids come, and are taken; returns those that were seen before."""
+    def receive(self, *ids: str, now: float, limit: int = 1000) -> set[str]:
+        """Receive and commit messages with these ids. Returns the ids that were seen before."""
         seen = read_seen_ids(self.store.client, self.store.names, "2", {"once": (ONCE, ids)})
         fresh = [one for one in ids if one not in seen["once"].ids]
         commands = commands_of_effects(remember(seen, {"once": fresh} if fresh else {}, now, limit), self.store.names, "2", 0, now)
@@ -49,47 +49,47 @@ def ids(store: CommitStore, lease: Lease) -> Ids:
     return Ids(store, lease)
 
 
-def test_an_id_is_seen_from_its_commit_on(ids: Ids) -> None:
-    assert ids.come("a", "b", now=0.0) == set()
-    assert ids.come("a", "c", now=1.0) == {"a"}
-    assert ids.come("a", "b", "c", "d", now=2.0) == {"a", "b", "c"}
+def test_an_id_is_seen_after_its_commit(ids: Ids) -> None:
+    assert ids.receive("a", "b", now=0.0) == set()
+    assert ids.receive("a", "c", now=1.0) == {"a"}
+    assert ids.receive("a", "b", "c", "d", now=2.0) == {"a", "b", "c"}
 
 
 def test_an_id_is_known_for_a_window_and_forgotten_after_two(ids: Ids) -> None:
-    ids.come("a", now=1_000.0)
-    assert ids.come("b", now=1_000.0 + WINDOW_SECONDS) == set()  # the young set is old now
-    assert ids.come("a", now=1_001.0 + WINDOW_SECONDS) == {"a"}
-    assert ids.come("c", now=1_001.0 + 2 * WINDOW_SECONDS) == set()
-    assert ids.come("a", now=1_002.0 + 2 * WINDOW_SECONDS) == set()
+    ids.receive("a", now=1_000.0)
+    assert ids.receive("b", now=1_000.0 + WINDOW_SECONDS) == set()  # the young set becomes the old one
+    assert ids.receive("a", now=1_001.0 + WINDOW_SECONDS) == {"a"}
+    assert ids.receive("c", now=1_001.0 + 2 * WINDOW_SECONDS) == set()
+    assert ids.receive("a", now=1_002.0 + 2 * WINDOW_SECONDS) == set()
 
 
-def test_long_ids_are_told_apart_and_take_no_more_room(ids: Ids, client: redis.Redis, names: Names) -> None:
+def test_long_ids_are_distinguished_and_need_no_more_memory(ids: Ids, client: redis.Redis, names: Names) -> None:
     one, other = "x" * 10_000, "x" * 9_999 + "y"
-    ids.come(one, now=1.0)
-    assert ids.come(one, other, now=2.0) == {one}
+    ids.receive(one, now=1.0)
+    assert ids.receive(one, other, now=2.0) == {one}
     assert max(map(len, client.smembers(names.deduplication("2", "once", "young")))) < 50  # type: ignore[arg-type]
 
 
-def test_no_more_ids_are_remembered_than_may_be(ids: Ids, client: redis.Redis, names: Names) -> None:
+def test_no_more_ids_are_remembered_than_the_limit(ids: Ids, client: redis.Redis, names: Names) -> None:
     for number in range(50):
-        ids.come(*(f"{number}-{one}" for one in range(10)), now=1.0, limit=100)
+        ids.receive(*(f"{number}-{one}" for one in range(10)), now=1.0, limit=100)
         counts: list[Any] = [client.scard(names.deduplication("2", "once", age)) for age in ("young", "old")]  # type: ignore[arg-type]
         assert sum(counts) <= 100
-    assert ids.come("49-0", "0-0", now=1.0) == {"49-0"}
+    assert ids.receive("49-0", "0-0", now=1.0) == {"49-0"}
 
 
-def test_a_partition_that_gets_no_more_messages_forgets_too(ids: Ids, client: redis.Redis, names: Names) -> None:
-    ids.come("a", now=1.0)
+def test_a_partition_without_messages_forgets_its_ids_too(ids: Ids, client: redis.Redis, names: Names) -> None:
+    ids.receive("a", now=1.0)
     left = client.pttl(names.deduplication("2", "once", "young"))
     assert 1.9 * WINDOW_SECONDS * 1000 < left <= 2 * WINDOW_SECONDS * 1000  # type: ignore[operator]
 
 
-def test_what_expired_between_reading_and_the_commit_does_not_fail_it(ids: Ids, client: redis.Redis, names: Names) -> None:
-    ids.come("a", now=1.0)
+def test_ids_that_expire_between_reading_and_commit_do_not_fail_the_commit(ids: Ids, client: redis.Redis, names: Names) -> None:
+    ids.receive("a", now=1.0)
     seen = read_seen_ids(client, names, "2", {"once": (ONCE, ["b"])})
     client.delete(names.deduplication("2", "once", "young"))
     now = 1.0 + WINDOW_SECONDS
     commands = commands_of_effects(remember(seen, {"once": ["b"]}, now, 1000), names, "2", 0, now)
     assert ids.store.send(commit_of(ids.lease, [], commit_number=1, commands=commands)).status == "ok"
     ids.commit_number = 2
-    assert ids.come("b", now=2.0 + WINDOW_SECONDS) == {"b"}
+    assert ids.receive("b", now=2.0 + WINDOW_SECONDS) == {"b"}

@@ -1,4 +1,4 @@
-"""Commands of a commit, or of a source's push, that the server's user may not run: nothing is written, not a half."""
+"""If the Redis user may not run a command of a commit, or of a source's push, nothing is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.store.declared import commit_of, fill, queued
 
 @pytest.fixture
 def worker(client: redis.Redis) -> Iterator[redis.Redis]:
-    """A user who may read everything, and write under `partition` alone."""
+    """A user who may read everything, but write only keys under `partition`."""
     try:
         client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">secret", "+@all", "~partition*", "~{partition*", "%R~*", "&*")
     except redis.ResponseError:

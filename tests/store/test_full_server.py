@@ -1,4 +1,4 @@
-"""A server that is full refuses what needs memory; what workers need in order to make room it lets them do."""
+"""A full server refuses commands that need memory, but workers can still do what frees memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.server import RedisServer
 
 @pytest.fixture
 def client(server_factory: Callable[..., RedisServer]) -> Iterator[redis.Redis]:
-    """Of a server of the test's own, which it may fill."""
+    """A client of the test's own server, which the test may fill."""
     with server_factory().client() as client:
         yield client
 
@@ -32,7 +32,7 @@ def fill_up(client: redis.Redis) -> None:
         client.lpush("x", "x")
 
 
-def test_a_peek_brings_what_is_due(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> None:
+def test_a_peek_returns_due_messages(client: redis.Redis, names: Names, store: CommitStore, lease: Lease) -> None:
     due, entry = delayed_entry(1.0, b"due", 0, 0)
     client.zadd(names.delayed("2"), {entry: due})
     fill(store, "partition.2", [b"first"])
@@ -41,12 +41,12 @@ def test_a_peek_brings_what_is_due(client: redis.Redis, names: Names, store: Com
     assert store.send(commit_of(lease, [b"first", b"due"])).status == "ok"
 
 
-def test_a_message_is_run_alone(client: redis.Redis, names: Names, lease: Lease) -> None:
+def test_a_message_can_be_isolated(client: redis.Redis, names: Names, lease: Lease) -> None:
     fill_up(client)
     assert begin_isolated_try(client, names, lease, ["digest"], 1) == IsolatedTry(1, 0, 0, None)
 
 
-def test_a_process_that_starts_learns_n(client: redis.Redis, names: Names) -> None:
+def test_a_process_that_starts_can_read_n(client: redis.Redis, names: Names) -> None:
     agree_on_topology(client, names, 4)
     fill_up(client)
     agree_on_topology(client, names, 4)
@@ -54,7 +54,7 @@ def test_a_process_that_starts_learns_n(client: redis.Redis, names: Names) -> No
         agree_on_topology(client, names, 5)
 
 
-def test_a_group_that_nobody_has_begun_can_not_begin(client: redis.Redis) -> None:
+def test_a_new_group_cannot_start(client: redis.Redis) -> None:
     fill_up(client)
     with pytest.raises(redis.exceptions.OutOfMemoryError):
         agree_on_topology(client, Names("new"), 4)

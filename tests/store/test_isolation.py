@@ -1,4 +1,4 @@
-"""Messages that run after a worker died: what is noted of them, by whom, and what a note of an earlier lease means."""
+"""Isolation after a worker died: what an owner notes about messages, and what a previous owner's note means."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RAW = b"a message"
 
 
 class Owners:
-    """Workers that hold partition 0 one after the other."""
+    """Workers that own partition 0 one after another."""
 
     def __init__(self, client: redis.Redis, names: Names) -> None:
         self.client, self.names = client, names
         self._count = 0
 
     def next(self, *, released: bool = False) -> Lease:
-        """The next owner, after the last one died, or left as it should."""
+        """The next owner, after the previous one died or (`released`) left cleanly."""
         for worker, _ in self.client.zrange(self.names.workers, 0, -1, withscores=True):  # type: ignore[misc]
             if released:
                 held = leases_of(self.client, self.names, worker.decode())
@@ -46,18 +46,18 @@ def owners(client: redis.Redis, names: Names) -> Owners:
     return Owners(client, names)
 
 
-def test_each_owner_that_ended_over_it_is_counted_and_a_second_try_of_one_owner_is_not(owners: Owners) -> None:
+def test_each_owner_that_died_is_counted_and_a_second_attempt_of_one_owner_is_not(owners: Owners) -> None:
     for deaths in range(3):
         lease = owners.next()
         assert owners.begin(lease) == owners.begin(lease) == IsolatedTry(1, deaths, 0, None)
 
 
-def test_an_owner_that_left_did_not_die_over_it(owners: Owners) -> None:
+def test_an_owner_that_left_does_not_count_as_a_crash(owners: Owners) -> None:
     owners.begin(owners.next())
     assert owners.begin(owners.next(released=True)) == IsolatedTry(1, 0, 0, None)
 
 
-def test_an_owner_that_was_only_cut_off_takes_its_death_back(owners: Owners) -> None:
+def test_an_owner_that_was_only_disconnected_withdraws_its_crash(owners: Owners) -> None:
     lost = owners.next()
     owners.begin(lost)
     now = owners.next()
@@ -67,14 +67,14 @@ def test_an_owner_that_was_only_cut_off_takes_its_death_back(owners: Owners) -> 
     assert owners.begin(now) == IsolatedTry(1, 0, 0, None)
 
 
-def test_and_before_anybody_counted_it_too(owners: Owners) -> None:
+def test_it_withdraws_its_crash_before_the_next_owner_counts_it_too(owners: Owners) -> None:
     lost = owners.next()
     owners.begin(lost)
     assert owners.forgive(lost)
     assert owners.begin(owners.next()) == IsolatedTry(1, 0, 0, None)
 
 
-def test_one_that_was_fenced_off_begins_nothing(owners: Owners) -> None:
+def test_a_fenced_owner_starts_nothing(owners: Owners) -> None:
     lost = owners.next()
     owners.next()
     assert owners.begin(lost) is None
@@ -82,7 +82,7 @@ def test_one_that_was_fenced_off_begins_nothing(owners: Owners) -> None:
     assert not note_hang(owners.client, owners.names, lost, RAW, "too long", 20)
 
 
-def test_one_that_hung_says_why_to_every_owner_after_it(owners: Owners) -> None:
+def test_every_later_owner_sees_why_a_message_hung(owners: Owners) -> None:
     lease = owners.next()
     assert note_hang(owners.client, owners.names, lease, RAW, "took too long", 20)
     for released in (True, False):
@@ -90,13 +90,13 @@ def test_one_that_hung_says_why_to_every_owner_after_it(owners: Owners) -> None:
 
 
 @pytest.mark.parametrize("note", [b"", b"garbage", b"12", b"x:1", b"1:x", b"1:1", b"x:1:0", b"1:x:0", b"1:0:x"])
-def test_a_note_that_is_not_ours_counts_as_none(owners: Owners, note: bytes) -> None:
+def test_a_foreign_note_is_ignored(owners: Owners, note: bytes) -> None:
     owners.client.hset(owners.names.isolation("0"), digest_of(RAW), note)  # type: ignore[arg-type]
     assert owners.begin(owners.next()) == IsolatedTry(1, 0, 0, None)
 
 
 @pytest.mark.parametrize(("released", "to_isolate"), [(False, b"20"), (True, None)])
-def test_only_a_partition_whose_owner_died_is_suspect(owners: Owners, released: bool, to_isolate: bytes | None) -> None:
+def test_only_a_partition_whose_owner_died_isolates_messages(owners: Owners, released: bool, to_isolate: bytes | None) -> None:
     owners.next()
     owners.next(released=released)
     assert owners.client.hget(owners.names.meta("0"), "to_isolate") == to_isolate
@@ -105,13 +105,13 @@ def test_only_a_partition_whose_owner_died_is_suspect(owners: Owners, released: 
 A, B, C, D = b"a", b"b", b"c", b"d"
 
 
-def test_messages_without_a_history_are_a_group_of_at_most_the_largest(owners: Owners) -> None:
+def test_messages_without_a_note_form_a_group_of_at_most_the_limit(owners: Owners) -> None:
     lease = owners.next()
     assert owners.begin(lease, A, B, C, D, largest=3) == IsolatedTry(3, 0, 0, None)
     assert owners.begin(lease, A, B, C, D, largest=1) == IsolatedTry(1, 0, 0, None)
 
 
-def test_a_group_over_which_a_worker_died_runs_one_by_one_and_the_others_as_a_group(owners: Owners) -> None:
+def test_a_group_that_killed_a_worker_runs_one_by_one_and_other_messages_as_a_group(owners: Owners) -> None:
     owners.begin(owners.next(), A, B)
     lease = owners.next()
     assert owners.begin(lease, A, B, C, D) == IsolatedTry(1, 1, 0, None)
@@ -119,14 +119,14 @@ def test_a_group_over_which_a_worker_died_runs_one_by_one_and_the_others_as_a_gr
     assert owners.begin(lease, C, D) == IsolatedTry(2, 0, 0, None)
 
 
-def test_a_group_ends_before_a_message_with_a_history(owners: Owners) -> None:
+def test_a_group_ends_before_a_message_with_a_note(owners: Owners) -> None:
     owners.begin(owners.next(), C)
     lease = owners.next()
     assert owners.begin(lease, A, B, C, D) == IsolatedTry(2, 0, 0, None)
     assert owners.begin(lease, C, D) == IsolatedTry(1, 1, 0, None)
 
 
-def test_one_that_hung_runs_alone(owners: Owners) -> None:
+def test_a_message_that_hung_runs_alone(owners: Owners) -> None:
     lease = owners.next()
     assert note_hang(owners.client, owners.names, lease, B, "took too long", 20)
     lease = owners.next()
@@ -134,8 +134,8 @@ def test_one_that_hung_runs_alone(owners: Owners) -> None:
     assert owners.begin(lease, B, C) == IsolatedTry(1, 0, 0, "took too long")
 
 
-def test_a_message_that_stops_its_process_is_remembered_though_no_worker_died(owners: Owners) -> None:
-    """Two workers take the partition from each other."""
+def test_a_message_that_blocks_its_process_is_noted_though_no_worker_died(owners: Owners) -> None:
+    """Two workers repeatedly take the partition from each other."""
     first = owners.next()
     owners.begin(first, A, B)
     second = owners.next()

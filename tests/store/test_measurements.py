@@ -1,4 +1,4 @@
-"""What workers measured is added up in Redis, whoever measured it."""
+"""The measurements of all workers are added up in Redis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(client: redis.Redis, names: Names, partition: str) -> Measurements:
         return measurements_in(pipe.execute(raise_on_error=False)[0], ["0", "1", "ingress"])[partition]
 
 
-def test_it_adds_up_partition_by_partition(client: redis.Redis, names: Names) -> None:
+def test_measurements_are_added_up_per_partition(client: redis.Redis, names: Names) -> None:
     first, error = measured(takeovers=1, cache_hits=5), LastError("no", 7.25, "k", None)
     add_measurements(client, names, {"0": first, "ingress": measured(fenced=1)})
     assert read(client, names, "0") == first
@@ -51,7 +51,7 @@ def test_the_last_error_stays_until_there_is_another(client: redis.Redis, names:
 
 
 @pytest.mark.parametrize("there", [b"", b"no JSON", b"7", b'{"latency":7,"fenced":"x"}', b'{"latency":{"counts":[1],"total":1}}'])
-def test_what_can_not_be_read_there_begins_anew(client: redis.Redis, names: Names, there: bytes) -> None:
+def test_unreadable_measurements_are_replaced(client: redis.Redis, names: Names, there: bytes) -> None:
     client.hset(names.measurements, "0", there)
     add_measurements(client, names, {"0": measured(fenced=2)})
     assert read(client, names, "0") == measured(fenced=2)
@@ -87,7 +87,7 @@ def test_the_last_commits_of_each_partition_are_kept_newest_first(client: redis.
     assert client.llen(names.commits("0")) == MAX_KEPT
 
 
-def test_a_commit_that_can_not_be_read_is_left_out(client: redis.Redis, names: Names) -> None:
+def test_an_unreadable_commit_is_omitted(client: redis.Redis, names: Names) -> None:
     add_measurements(client, names, {"0": measured()}, {"0": [commit(1)]})
     client.lpush(names.commits("0"), b"no JSON", b'{"at": 1}', b"\xff")
     assert read_recent_commits(client, names, "0") == [commit(1)]

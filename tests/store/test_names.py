@@ -1,4 +1,4 @@
-"""The names of keys: one cluster slot for all of a partition, and a group that knows its own keys."""
+"""The names of keys: all keys of a partition are in one cluster slot, and a group recognizes its own keys."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_group_owns_its_keys_and_no_others(names: Names) -> None:
     assert not any(names.owns(as_bytes(key)) for key in [*foreign, "partition.03", "celery", "{partition"])
 
 
-def test_no_queue_is_named_as_another_key() -> None:
+def test_no_queue_has_the_name_of_another_key() -> None:
     other_keys = [*keys_of(NAMES, "3")[1:], *keys_of_group(NAMES), Names(NAMES.sink_group("out")).meta("0")]
     assert all(NAMES.is_no_queue(as_bytes(key).decode("utf-8", "surrogateescape")) for key in other_keys)
     assert not any(map(NAMES.is_no_queue, ["partition", "partition.3", "partition.sink.out.0", "celery", "{celery}:x"]))

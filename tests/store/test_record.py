@@ -1,4 +1,4 @@
-"""The record around a pickle: format, header, signature. What is signed can't be moved, nor its header changed."""
+"""The record around a pickle: format, header, signature. A signed record cannot be moved, and its header cannot be changed."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def signer(secrets: tuple[bytes, ...] = SECRETS, kind: Kind = "state", group: st
 
 @pytest.mark.parametrize("secrets", [(), SECRETS])
 @given(headers, st.binary(max_size=50), st.booleans())
-def test_what_was_sealed_is_found_again(secrets: tuple[bytes, ...], header: dict[str, object] | None, payload: bytes, json: bool) -> None:
+def test_a_sealed_record_can_be_opened(secrets: tuple[bytes, ...], header: dict[str, object] | None, payload: bytes, json: bool) -> None:
     record = split(signer(secrets).seal("key", payload, json=json, header=header))
     assert (record.payload, record.header) == (payload, header or {})
     assert signer(secrets).verifies("key", record) == bool(secrets)
 
 
-def test_a_record_without_a_header_is_a_byte_and_a_tag_longer_than_its_payload() -> None:
+def test_a_record_without_a_header_adds_a_byte_and_a_tag_to_its_payload() -> None:
     assert signer(()).seal("key", b"payload") == UNSIGNED + b"payload"
     stored = signer().seal("key", b"payload", header={})
     assert (stored[:1], len(stored)) == (SIGNED, 1 + 16 + len(b"payload"))
 
 
-def test_the_signature_binds_all_that_the_record_is_of() -> None:
+def test_the_signature_covers_everything_that_identifies_the_record() -> None:
     stored = split(signer().seal("key", b"payload", header={"version": 3}))
     others = [signer(kind="position"), signer(group="orders"), signer(name="other"), signer((b"another",))]
     assert not any(one.verifies("key", stored) for one in others)
@@ -63,7 +63,7 @@ def test_any_bytes_are_a_record_or_a_state_error(rubbish: bytes) -> None:
         pass
 
 
-def test_a_states_header_is_kept_when_another_group_takes_it_over() -> None:
+def test_the_header_of_a_state_is_kept_when_another_group_imports_it() -> None:
     stored = signer().seal("key", b"N.", header={"version": 3})
     moved = StateCodec(SECRETS, group="orders").moved("count", "key", stored, "partition")
     assert split(moved).header == {"version": 3}

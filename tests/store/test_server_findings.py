@@ -1,4 +1,4 @@
-"""What is said of a server that is not what the laws need, each with its mend."""
+"""Findings about a server that does not meet the requirements, each with its fix."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def findings(server: RedisServer) -> list[Finding]:
         return look_at_server(client)
 
 
-def test_a_server_that_keeps_its_data_and_evicts_nothing_is_well(server_factory: Factory) -> None:
+def test_a_server_that_keeps_its_data_and_evicts_nothing_has_no_findings(server_factory: Factory) -> None:
     assert findings(server_factory(appendonly=True)) == []
 
 
-def test_snapshots_alone_are_persistence_enough_to_say_nothing(server_factory: Factory) -> None:
+def test_snapshots_alone_cause_no_warning(server_factory: Factory) -> None:
     assert findings(server_factory(config={"save": "3600 1"})) == []
 
 
-def test_no_persistence_is_a_warning_that_says_how_to_have_it(server_factory: Factory) -> None:
+def test_missing_persistence_is_a_warning_with_the_fix(server_factory: Factory) -> None:
     (found,) = findings(server_factory())
     assert not found.refuse
     assert "persistence is off" in found.text and "appendonly yes" in found.text
@@ -41,7 +41,7 @@ def test_a_server_that_may_evict_queues_and_states_is_refused(server_factory: Fa
 
 
 @pytest.mark.parametrize(("policy", "limit"), [("allkeys-lru", "0"), ("volatile-lru", "100mb"), ("volatile-ttl", "0")])
-def test_a_policy_that_can_not_evict_our_keys_now_is_a_warning(
+def test_a_policy_that_cannot_evict_our_keys_now_is_a_warning(
     server_factory: Factory, policy: str, limit: str
 ) -> None:
     server = server_factory(appendonly=True, config={"maxmemory-policy": policy, "maxmemory": limit})
@@ -59,7 +59,7 @@ def test_a_replica_is_refused(server_factory: Factory) -> None:
     assert "replica" in found.text and "master" in found.text
 
 
-def test_a_server_that_does_not_tell_its_configuration_is_not_accused(server_factory: Factory) -> None:
+def test_a_server_that_hides_its_configuration_has_no_findings(server_factory: Factory) -> None:
     server = server_factory()
     with server.client() as admin:
         admin.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-config")

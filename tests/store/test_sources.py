@@ -1,4 +1,4 @@
-"""What the scripts of a source's process answer: who has the lease, what was written, what is refused."""
+"""The answers of the scripts of a source's process: who holds the lease, what was written, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def push(client: redis.Redis, token: int | None, number: int, *raws: bytes, key:
     return push_from_source(client, key, token, number, b"at %d" % number, [["LPUSH", "partition.0", *raws]], lease_seconds=5, ends=ends)[0]
 
 
-def test_one_process_holds_and_another_takes_over_when_it_leaves(client: redis.Redis) -> None:
+def test_one_process_holds_the_lease_and_another_takes_over_when_it_leaves(client: redis.Redis) -> None:
     first = hold_source(client, NAMES, "numbers", "one", 5)
     assert (first.number, first.position, first.ended) == (0, b"", False)
     assert hold_source(client, NAMES, "numbers", "one", 5).token == first.token
@@ -41,7 +41,7 @@ def test_a_lease_that_has_ended_is_free_and_its_holder_is_fenced(client: redis.R
     assert hold_source(client, NAMES, "numbers", "two", 5).ended
 
 
-def test_a_push_sent_again_changes_nothing_and_one_out_of_place_is_refused(client: redis.Redis) -> None:
+def test_a_push_sent_again_changes_nothing_and_one_with_a_wrong_number_is_refused(client: redis.Redis) -> None:
     token = hold_source(client, NAMES, "numbers", "one", 5).token
     assert push(client, token, 0, b"a") == "ok"
     assert push(client, token, 0, b"a") == "already"
@@ -50,8 +50,8 @@ def test_a_push_sent_again_changes_nothing_and_one_out_of_place_is_refused(clien
     assert client.lrange("partition.0", 0, -1) == [b"b", b"a"]
 
 
-def test_without_a_lease_each_process_counts_for_itself(client: redis.Redis) -> None:
-    """What a process has pushed may be forgotten by the server: it goes on."""
+def test_without_a_lease_each_process_has_its_own_counter(client: redis.Redis) -> None:
+    """The server may lose what a process has pushed. The process continues."""
     key = NAMES.source("numbers", "run")
     assert push(client, None, 0, b"a", key=key) == "ok"
     assert push(client, None, 0, b"a", key=key) == "already"
@@ -61,7 +61,7 @@ def test_without_a_lease_each_process_counts_for_itself(client: redis.Redis) -> 
     assert 0 < client.ttl(key) <= 5
 
 
-def test_another_type_under_a_name_is_refused_whole(client: redis.Redis) -> None:
+def test_a_push_to_a_key_of_another_type_is_refused_completely(client: redis.Redis) -> None:
     token = hold_source(client, NAMES, "numbers", "one", 5).token
     client.set("partition.1", "text")
     commands = [["LPUSH", "partition.0", b"a"], ["LPUSH", "partition.1", b"b"]]
@@ -70,7 +70,7 @@ def test_another_type_under_a_name_is_refused_whole(client: redis.Redis) -> None
     assert hold_source(client, NAMES, "numbers", "one", 5).number == 0
 
 
-def test_a_stream_is_read_by_the_holder_only(client: redis.Redis) -> None:
+def test_only_the_holder_of_the_lease_reads_a_stream(client: redis.Redis) -> None:
     make_group(client, "in", "numbers")
     make_group(client, "in", "numbers")
     token = hold_source(client, NAMES, "numbers", "one", 5).token
@@ -86,7 +86,7 @@ def test_a_stream_is_read_by_the_holder_only(client: redis.Redis) -> None:
         read_stream(client, NAMES, "numbers", token, "in", 10, b">")
 
 
-def test_a_sink_s_group_is_no_partition_of_another() -> None:
+def test_the_group_of_a_sink_is_not_a_partition_of_another_group() -> None:
     groups = [NAMES.sink_group(name) for name in ("out", "out.0", "out%2E0", "out.x", "127.0.0.1:7002")]
     assert groups[0] == "partition.sink.out"
     assert groups[-1] == "partition.sink.127.0.0.1:7002"

@@ -1,4 +1,4 @@
-"""States, read for a batch and from outside; forget."""
+"""Reading states for a batch and from outside, and forgetting them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from celery_partitions.store.states import StateReader, load_slots
 from tests.store.declared import Total, commit_of, computation, fill, total
 
 TOTALS = computation()
-#: Text, bytes that are not UTF-8, nothing at all, and the separator of key names.
+#: Text, bytes that are not UTF-8, the empty key, and the separator of key names.
 KEYS = ["a", "b", "c", "d", "é", "\udcff", "", "7", "a:b"]
 
 
 class Trap:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,8 +33,8 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-class Unmakeable:
-    """Could be made when it was declared, and can't be now."""
+class CannotBeCreated:
+    """Objects could be created when it was declared, and cannot be now."""
 
     broken = False
 
@@ -49,7 +49,7 @@ def reader(client: redis.Redis, names: Names) -> StateReader:
 
 
 def put(reader: StateReader, key: str, state: object, codec: StateCodec | None = None, name: str = "totals") -> None:
-    """Store a state where the worker would."""
+    """Store a state where a worker would."""
     partition = str(partition_of(key, reader.partitions))
     field = key.encode("utf-8", "surrogateescape")
     stored = (codec or reader.codec).seal(TOTALS.name, key, pickle.dumps(state, 5))
@@ -70,7 +70,7 @@ def test_a_key_never_seen_has_no_state(reader: StateReader) -> None:
     assert reader.get_many(TOTALS, ["unknown"]) == {}
 
 
-def test_each_reading_is_a_copy(reader: StateReader) -> None:
+def test_each_read_returns_a_copy(reader: StateReader) -> None:
     put(reader, "a", total(1))
     reader.get(TOTALS, "a").names.append("changed")
     assert reader.get(TOTALS, "a").names == []
@@ -84,7 +84,7 @@ def test_more_states_than_a_page_are_read_from_any_iterable(reader: StateReader)
     assert {key: state.amount for key, state in found.items()} == {f"k{n}": n for n in range(2500)}
 
 
-def test_keys_are_scanned_over_all_partitions_each_once(reader: StateReader) -> None:
+def test_keys_of_all_partitions_are_scanned_once_each(reader: StateReader) -> None:
     expected = [f"k{number}" for number in range(2500)] + KEYS
     for key in expected:
         put(reader, key, total(1))
@@ -92,7 +92,7 @@ def test_keys_are_scanned_over_all_partitions_each_once(reader: StateReader) -> 
     assert sorted(reader.keys("totals")) == sorted(expected)
 
 
-def test_keys_come_while_the_scan_goes_on(reader: StateReader) -> None:
+def test_keys_are_returned_while_the_scan_continues(reader: StateReader) -> None:
     for number in range(2500):
         put(reader, f"k{number}", total(number))
     found = reader.keys("totals")
@@ -101,7 +101,7 @@ def test_keys_come_while_the_scan_goes_on(reader: StateReader) -> None:
     assert len(list(found)) < 2500
 
 
-def test_forget_deletes_the_state_and_bumps_the_partitions_revision(reader: StateReader) -> None:
+def test_forget_deletes_the_state_and_raises_the_partitions_edit_version(reader: StateReader) -> None:
     put(reader, "a", total(1))
     put(reader, "b", total(1))
     assert reader.forget(TOTALS, "a") is True
@@ -110,12 +110,12 @@ def test_forget_deletes_the_state_and_bumps_the_partitions_revision(reader: Stat
     assert reader.client.hgetall(meta) == {b"edit_version": b"1"}
 
 
-def test_forget_of_a_key_without_state_says_so_and_still_refuses_what_a_worker_holds(reader: StateReader) -> None:
+def test_forget_of_a_key_without_a_state_returns_false_and_still_makes_workers_read_again(reader: StateReader) -> None:
     assert reader.forget(TOTALS, "a") is False
     assert reader.client.hget(reader.names.meta(str(partition_of("a", 4))), "edit_version") == b"1"
 
 
-def test_a_worker_that_holds_a_forgotten_state_can_not_write_it_back(
+def test_a_worker_that_has_a_forgotten_state_in_memory_cannot_write_it_back(
     reader: StateReader, store: CommitStore, lease: Lease
 ) -> None:
     key = next(f"k{n}" for n in range(100) if partition_of(f"k{n}", 4) == 2)
@@ -128,7 +128,7 @@ def test_a_worker_that_holds_a_forgotten_state_can_not_write_it_back(
     assert reader.get(TOTALS, key) is None
 
 
-def test_a_batchs_states_are_loaded_with_a_zero_state_for_new_keys(
+def test_the_states_of_a_batch_are_loaded_with_an_initial_state_for_new_keys(
     reader: StateReader, client: redis.Redis, names: Names
 ) -> None:
     other = computation("other")
@@ -146,7 +146,7 @@ def test_a_batchs_states_are_loaded_with_a_zero_state_for_new_keys(
     assert new.state.names is not newer.state.names
 
 
-def test_a_state_that_can_not_be_read_is_its_own_keys_trouble_only(
+def test_an_unreadable_state_affects_only_its_own_key(
     reader: StateReader, client: redis.Redis, names: Names
 ) -> None:
     put(reader, "good", total(5))
@@ -168,11 +168,11 @@ def test_a_hash_of_another_type_makes_its_computations_states_unreadable_only(
     assert isinstance(loaded["other"]["a"], Slot)
 
 
-def test_a_first_state_that_can_not_be_made_is_that_keys_trouble(
+def test_an_initial_state_that_cannot_be_created_affects_only_its_key(
     client: redis.Redis, names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = computation(state=Unmakeable)
-    monkeypatch.setattr(Unmakeable, "broken", True)
+    made = computation(state=CannotBeCreated)
+    monkeypatch.setattr(CannotBeCreated, "broken", True)
     slots = load_slots(client, names, StateCodec(), "0", {"totals": (made, ["a"])})
     assert slots["totals"]["a"] == Unreadable("the initial state could not be created: RuntimeError: no more")
 

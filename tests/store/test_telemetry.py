@@ -1,4 +1,4 @@
-"""Histograms with fixed bounds, and what is measured of a partition, as JSON."""
+"""Histograms with fixed bounds, and the measurements of a partition as JSON."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def of(*values: float) -> Histogram:
     return found
 
 
-def test_a_bound_belongs_to_the_bucket_that_it_ends() -> None:
+def test_a_bucket_includes_its_upper_bound() -> None:
     found = of(0, 1, 1.5, 2, 3, 4, 5)
     assert (found.counts, found.count, found.total) == ([2, 2, 2, 1], 7, 16.5)
 
 
-def test_one_value_may_stand_for_many() -> None:
+def test_one_value_may_be_added_with_a_count() -> None:
     found = of()
     found.observe(BOUNDS, 2.5, 100)
     assert (found.counts, found.total) == ([0, 0, 100, 0], 250.0)
 
 
-def test_a_quantile_lies_evenly_between_its_bounds() -> None:
+def test_a_quantile_is_interpolated_between_the_bounds() -> None:
     found = of(*[0.5] * 50, *[3.0] * 50)
     assert found.quantile(BOUNDS, 0.5) == 1.0
     assert found.quantile(BOUNDS, 0.25) == 0.5
@@ -45,29 +45,29 @@ def test_a_quantile_lies_evenly_between_its_bounds() -> None:
     assert found.quantile(BOUNDS, 1.0) == 4.0
 
 
-def test_of_nothing_there_is_no_quantile_and_above_the_last_bound_no_more_is_known() -> None:
+def test_an_empty_histogram_has_no_quantile_and_the_last_bound_is_the_maximum() -> None:
     assert of().quantile(BOUNDS, 0.5) is None
     assert of(1000).quantile(BOUNDS, 0.5) == 4.0
 
 
 @given(some.lists(some.floats(0, 5000), min_size=1), some.floats(0, 1))
-def test_a_quantile_is_no_further_off_than_its_bucket(values: list[float], share: float) -> None:
+def test_the_error_of_a_quantile_is_at_most_its_bucket(values: list[float], share: float) -> None:
     found = Measurements().latency
     for value in values:
         found.observe(LATENCY_SECONDS, value)
     exact = sorted(values)[min(len(values) - 1, max(0, -(-round(share * len(values) * 1e9) // 10**9) - 1))]
-    told = found.quantile(LATENCY_SECONDS, share)
+    quantile = found.quantile(LATENCY_SECONDS, share)
     edges = (0.0, *LATENCY_SECONDS, float("inf"))
     bucket = next(number for number, edge in enumerate(edges[1:]) if exact <= edge)
-    assert told is not None
-    assert min(edges[max(0, bucket - 1)], LATENCY_SECONDS[-1]) <= told <= min(edges[min(bucket + 2, len(edges) - 1)], LATENCY_SECONDS[-1])
+    assert quantile is not None
+    assert min(edges[max(0, bucket - 1)], LATENCY_SECONDS[-1]) <= quantile <= min(edges[min(bucket + 2, len(edges) - 1)], LATENCY_SECONDS[-1])
 
 
-def test_what_came_since_a_moment() -> None:
+def test_the_difference_to_an_earlier_histogram() -> None:
     before, now = of(1, 3), of(1, 3, 3, 5)
     assert now.since(before) == of(3, 5)
-    assert of(1).since(before) == of(1), "it was deleted meanwhile"
-    assert now.since(Histogram([1])) == now, "of other bounds"
+    assert of(1).since(before) == of(1), "it was deleted in between"
+    assert now.since(Histogram([1])) == now, "the other one has other bounds"
 
 
 def test_json_and_back() -> None:
@@ -77,11 +77,11 @@ def test_json_and_back() -> None:
 
 
 @pytest.mark.parametrize("text", [None, b"", b"\xff", b"7", b'{"latency": 3}', b'{"latency":{"counts":[1,2],"total":3}}'])
-def test_what_is_no_such_json_counts_as_nothing(text: bytes | None) -> None:
+def test_invalid_json_counts_as_nothing(text: bytes | None) -> None:
     assert load_measurements(text) == Measurements()
 
 
-def test_all_partitions_as_one() -> None:
+def test_measurements_of_all_partitions_are_added_up() -> None:
     one, two = Measurements(cache_hits=1, fenced=1), Measurements(cache_hits=2, retried=3)
     one.latency.observe(LATENCY_SECONDS, 0.02, 7)
     two.latency.observe(LATENCY_SECONDS, 20, 3)

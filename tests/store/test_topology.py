@@ -1,4 +1,4 @@
-"""A group's number of partitions, and the layout of its keys: processes agree on them, or stop and say what to do."""
+"""A group's number of partitions, and the layout of its keys: a process that disagrees stops with an error that says what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_another_layout_is_refused_with_what_to_do(client: redis.Redis, names: N
     assert check.verdict == "bad" and f"layout {layout}" in check.text
 
 
-def test_a_group_with_keys_of_the_layout_before_is_refused_and_nothing_is_written(client: redis.Redis, names: Names) -> None:
+def test_a_group_with_keys_of_the_previous_layout_is_refused_and_nothing_is_written(client: redis.Redis, names: Names) -> None:
     client.hset("partition:group", "partitions", 4)
     with pytest.raises(SetupError, match=r"older key layout .* export FILE.* delete the keys that begin with 'partition:'"):
         agree_on_topology(client, names, 4)
@@ -37,6 +37,6 @@ def test_a_group_with_keys_of_the_layout_before_is_refused_and_nothing_is_writte
 
 
 @pytest.mark.parametrize("write", [("SET", "partition:group", "x"), ("HSET", "partition:group", "name", "theirs")])
-def test_a_key_of_somebody_else_is_no_older_layout(client: redis.Redis, names: Names, write: tuple[str, ...]) -> None:
+def test_a_foreign_key_does_not_count_as_an_older_layout(client: redis.Redis, names: Names, write: tuple[str, ...]) -> None:
     client.execute_command(*write)
     assert agree_on_topology(client, names, 4).partitions == 4

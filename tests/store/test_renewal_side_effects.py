@@ -1,4 +1,4 @@
-"""What a renewal does beside leases: it works on a full server, and brings in what lies in priority lists."""
+"""Other properties of a renewal: it works on a full server, and moves messages from priority lists into the queue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_lease_is_renewed_on_a_full_server(server_factory: Callable[..., Redis
         assert balance(client, names, "a/1", lease_seconds=60, partitions=2).owned == before.owned
 
 
-def test_a_renewal_brings_prioritised_messages_into_the_queue_in_their_order(client: redis.Redis) -> None:
+def test_a_renewal_moves_prioritised_messages_into_the_queue_in_order(client: redis.Redis) -> None:
     names = Names("partition")
     for partition in ("0", "ingress"):
         client.lpush(names.queue(partition) + PRIORITY_SUFFIXES[0], b"first", b"second")
@@ -32,7 +32,7 @@ def test_a_renewal_brings_prioritised_messages_into_the_queue_in_their_order(cli
 
 
 @pytest.mark.parametrize("name", ["partition.0\x06\x163", "{partition}:policies"])
-def test_a_foreign_value_under_a_name_of_one_partition_takes_nobodys_share(client: redis.Redis, names: Names, name: str) -> None:
+def test_a_foreign_value_under_a_key_of_one_partition_does_not_affect_the_shares(client: redis.Redis, names: Names, name: str) -> None:
     client.set(name, "foreign")
     share = balance(client, names, "one", lease_seconds=60, partitions=2)
     assert share.owned.keys() == {"0", "1", "ingress"}
@@ -40,7 +40,7 @@ def test_a_foreign_value_under_a_name_of_one_partition_takes_nobodys_share(clien
     assert (share.policies, share.paused, share.edit_versions["0"]) == ({}, frozenset(), 0)
 
 
-def test_a_foreign_value_in_place_of_a_partition_s_meta_keeps_that_partition_from_being_held(client: redis.Redis, names: Names) -> None:
+def test_a_partition_with_a_foreign_value_in_place_of_its_meta_has_no_owner(client: redis.Redis, names: Names) -> None:
     client.set("{partition.0}:meta", "foreign")
     share = balance(client, names, "one", lease_seconds=60, partitions=2)
     assert share.owned.keys() == {"1", "ingress"}
