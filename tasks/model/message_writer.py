@@ -130,12 +130,15 @@ def escape_header(key: str) -> bytes:
         return json_text({"base64": base64.b64encode(key_bytes(key)).decode()})
 
 
+MakeCause = Callable[[str, object, object, float | None], Cause]
+
+
 class MessageWriter:
     """Makes the messages of a worker's outputs. Caches a template per stage and partition, and per sink.
 
     Queues have their names in Celery. `max_bytes`: the longest message that workers decode (PARTITIONS_MESSAGE_BYTES). `queue_of`: a
     partition's queue. `queue_of_task`: the queue to which the app's routes send a plain task. `queue_of_sink`: the queue of a sink's own
-    group.
+    group. `make_cause`: makes the `Cause` of a message's outputs.
     """
 
     def __init__(
@@ -147,12 +150,11 @@ class MessageWriter:
         queue_of_sink: Callable[[str], str],
         origin: str,
         max_bytes: int = MAX_BYTES,
+        make_cause: MakeCause = Cause,
     ) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes, self.make_cause = max_bytes, make_cause
         self.partitions, self.queue_of, self.origin = partitions, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
-        #: Makes the `Cause` of a message's outputs. Tracing replaces it.
-        self.make_cause: Callable[[str, object, object, float | None], Cause] = Cause
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
 

@@ -17,7 +17,7 @@ from kombu.utils.url import as_url, url_to_parts
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError, SetupError
 from celery_partitions.model.keys import partition_of
-from celery_partitions.model.message_writer import MessageWriter
+from celery_partitions.model.message_writer import Cause, MakeCause, MessageWriter
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.published_form import publish_as_read
 from celery_partitions.runtime.queue_limit import Backlog
@@ -143,8 +143,8 @@ class Installation:
             self._queues[name] = Queue(name, Exchange(name), routing_key=name)
         return self._queues[name]
 
-    def message_writer(self, origin: str) -> MessageWriter:
-        """Makes the messages for outputs. `origin`: the sender's name in them."""
+    def message_writer(self, origin: str, make_cause: MakeCause = Cause) -> MessageWriter:
+        """Makes the messages for outputs. `origin`: the sender's name in them. `make_cause`: makes what outputs inherit."""
         names = self.group.names
         return MessageWriter(
             partitions=self.settings.partitions,
@@ -153,6 +153,7 @@ class Installation:
             queue_of_sink=lambda name: Names(names.sink_group(name)).queue_name("0"),
             origin=origin,
             max_bytes=self.settings.message_bytes,
+            make_cause=make_cause,
         )
 
     def queue_of_task(self, name: str) -> str:

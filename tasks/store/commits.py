@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -116,7 +115,6 @@ class CommitStore:
         """Send a commit without waiting for the answer, so that another partition's batch can run. Raises `CommitTooLarge`."""
         keys, words = self._words(commit)
         self._check_size(len(words), MAX_COMMIT_WORDS, "words")
-        begun = time.perf_counter()
         connection = self.client.connection_pool.get_connection()
         try:
             packed = connection.pack_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
@@ -128,7 +126,7 @@ class CommitStore:
             connection.disconnect()
             self.client.connection_pool.release(connection)
             raise
-        return CommitUnderWay(commit, connection, begun)
+        return CommitUnderWay(commit, connection)
 
     @staticmethod
     def _check_size(size: int, limit: int, of_what: str) -> None:
@@ -230,8 +228,6 @@ class CommitUnderWay:
 
     commit: Commit
     connection: Any
-    #: By `time.perf_counter`.
-    begun: float
 
 
 def _reply(answer: list[Any]) -> Reply:

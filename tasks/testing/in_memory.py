@@ -20,7 +20,7 @@ from celery_partitions.testing.capture import Capture, Sent
 from celery_partitions.testing.keyspace import Keyspace
 from celery_partitions.testing.memory import client_of
 from celery_partitions.testing.view import Parts, Subject, View
-from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError, VirtualLoop
+from celery_partitions.testing.virtual import CRASH_POINTS, CrashPoint, HarnessError, VirtualWorkers
 from celery_partitions_config.celeryconfig import celery_options
 from celery_partitions_config.settings import DEFAULT_REDIS_URL, Settings
 
@@ -83,7 +83,7 @@ class Harness(View):
         self._keyspace.now = now
         super().__init__(parts, Installation(app, settings, computations, by_default=False))
         self.installation.group.client = client_of(self._keyspace)
-        self._loop = VirtualLoop(self.installation, self._keyspace, twice=twice)
+        self._workers = VirtualWorkers(self.installation, self._keyspace, twice=twice)
         self._messages = 0
         self._capture = Capture(lambda: self.installation.group)
 
@@ -92,8 +92,8 @@ class Harness(View):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._app.close()
-        if kind is None and self._loop.crashes:
-            raise HarnessError(f"the crash {self._loop.crashes[0]} never happened: no batch reached that point. Send a message after crash(), or remove it")
+        if kind is None and self._workers.crashes.points:
+            raise HarnessError(f"the crash {self._workers.crashes.points[0]} never happened: no batch reached that point. Send a message after crash(), or remove it")
 
     @property
     def now(self) -> float:
@@ -116,7 +116,7 @@ class Harness(View):
         """
         with self._capture():
             sent = self._enqueue(message, self.source_of(source), message_id, countdown)
-            self._loop.run_until_idle()
+            self._workers.run_until_idle()
         return sent
 
     def send_many(self, messages: Iterable[Any], source: Any = None) -> list[str]:
@@ -124,7 +124,7 @@ class Harness(View):
         computation = self.source_of(source)
         with self._capture():
             ids = [self._enqueue(message, computation, None, None) for message in messages]
-            self._loop.run_until_idle()
+            self._workers.run_until_idle()
         return ids
 
     def advance(
@@ -135,7 +135,7 @@ class Harness(View):
         target = self._keyspace.now + elapsed.total_seconds()
         while True:
             self._run()
-            due = self._loop.next_due()
+            due = self._workers.next_due()
             if due is None or due > target + _NEAR_SECONDS:
                 break
             self._keyspace.now = max(due, self._keyspace.now)
@@ -157,16 +157,16 @@ class Harness(View):
         """
         if at not in CRASH_POINTS:
             raise HarnessError(f"crash(at={at!r}): unknown point, expected one of {', '.join(CRASH_POINTS)}")
-        self._loop.crashes.append(at)
+        self._workers.crashes.points.append(at)
 
     def resume(self) -> None:
         """Resume partitions that a failure paused, as `partitions resume` does, and process their messages."""
-        self._loop.resume()
+        self._workers.resume()
         self._run()
 
     def _run(self) -> None:
         with self._capture():
-            self._loop.run_until_idle()
+            self._workers.run_until_idle()
 
     def _enqueue(self, message: Any, source: Computation, message_id: str | None, countdown: float | None) -> str:
         self._messages += 1

@@ -11,6 +11,7 @@ import logging
 import selectors
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -31,14 +32,22 @@ Found = dict[str, bytes | redis.ResponseError | None]
 class BlockingRead:
     """Waits for one worker. Used by the loop's thread; any thread may call `wake`."""
 
-    def __init__(self, client: redis.Redis, names: Names) -> None:
-        self.client, self.names = client, names
-        self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
+    def __init__(
+        self,
+        client: redis.Redis,
+        names: Names,
+        clock: Callable[[], float] = time.monotonic,
+        selector: selectors.BaseSelector | None = None,
+        waker: tuple[socket.socket, socket.socket] | None = None,
+    ) -> None:
+        """`waker`: two connected sockets; a byte sent to the first ends a wait on the second."""
+        self.client, self.names, self.clock = client, names, clock
+        self._selector = selector or selectors.DefaultSelector()
+        self._waker, self._woken = waker or socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._tracked: TrackedRead | None = TrackedRead(client, names, self._selector)
+        self._tracked: TrackedRead | None = TrackedRead(client, names, self._selector, clock)
         #: Without tracking: the connection that waits for each partition.
         self._peeks: dict[str, Any] = {}
 
@@ -53,11 +62,11 @@ class BlockingRead:
         With `seconds` 0 it does not wait, and a `wake` is kept for the next call. A partition maps to None if its queue must be peeked,
         or to the server's error if its queue cannot be read (wrong type). Raises redis-py's errors and OSError if a connection breaks.
         """
-        until = time.monotonic() + seconds
+        until = self.clock() + seconds
         while True:
             self._begin(partitions)
             found: Found = {}
-            left = max(0.0, until - time.monotonic())
+            left = max(0.0, until - self.clock())
             woken = False
             for event, _ in self._selector.select(left if self._tracked is None else min(left, self._tracked.patience_seconds())):
                 if event.data is None:
@@ -70,7 +79,7 @@ class BlockingRead:
                 self._tracked.check_alive()
             if woken and seconds != 0:
                 self._drain()
-            if found or woken or time.monotonic() >= until:
+            if found or woken or self.clock() >= until:
                 return found
 
     @property

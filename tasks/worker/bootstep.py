@@ -39,12 +39,13 @@ from celery_partitions.worker.logs import begin_with_json, collect_celerys_lines
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.measurer import Measurer
 from celery_partitions.worker.metrics import MetricsServer, serve_metrics
+from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRunner
 from celery_partitions.worker.process_replacement import is_told_to_end
 from celery_partitions.worker.queue_guard import keep_kombu_away
 from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.signing import check_signing
-from celery_partitions.worker.tracing import check_tracing, trace_loop
+from celery_partitions.worker.tracing import check_tracing
 from celery_partitions_config.settings import SettingsError
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -156,22 +157,24 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         for text in self.warnings:
             logger.warning("partitions: %s", text)
         identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
+        self.measurer = Measurer(installation.group.client, installation.group.names, installation.computations, worker.hostname)
         reports = Reports(
             worker.app,
             worker.hostname,
             settings.events_per_second,
             lambda: _events_wanted(worker),
             PlainTasks(worker.app, installation),
-            Measurer(installation.group.client, installation.group.names, installation.computations, worker.hostname),
+            self.measurer,
         )
-        runner = PlainTaskRunner(worker, reports.dispatcher)
-        self.loop = PartitionLoop(installation, identity, reports, runner, worker_state.revoked)
+        run_plain_task = PlainTaskRunner(worker, reports.dispatcher)
+        parts = worker_parts(installation, identity, reports, run_plain_task, worker_state.revoked, node=worker.hostname)
+        self.stalls = parts.stalls
+        self.loop = PartitionLoop(installation, identity, parts)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce, self.loop_fails)
-        trace_loop(self.loop)
-        self.loop.follow_ups.prepare()
+        parts.follow_ups.prepare()
         self.loop.wake_keeper = self.keeper.wake
         collect_seldom()
-        self.loop.stalls.start()
+        self.stalls.start()
         self.loop.start()
         self.keeper.start()
         self.metrics = serve_metrics(installation, lambda: list(self.loop.owned_partitions))
@@ -207,13 +210,12 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def follow(self, share: Share) -> None:
         """Pass on the worker's new share. The lease keeper calls this in its own thread."""
-        if self.loop.reports.measurer is not None:
-            self.loop.reports.measurer.follow(share)
+        self.measurer.follow(share)
         self.loop.follow(share)
 
     def loop_fails(self) -> bool:
         """Whether the loop cannot work on partitions now. The lease keeper calls this in its own thread."""
-        return self.loop.outage.is_on
+        return self.loop.faults.is_on
 
     def introduce(self) -> None:
         """Write the group's topology and computations to the server, before this worker takes anything from it."""
@@ -244,7 +246,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def leave(self) -> None:
         self.keeper.leave()
-        self.loop.stalls.end()
+        self.stalls.end()
         if self.metrics is not None:
             self.metrics.close()
 

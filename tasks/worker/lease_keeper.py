@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import random
+import random as system_random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import redis
 
@@ -25,6 +26,16 @@ logger = logging.getLogger("celery.worker.partitions")
 PATIENCE_LEASES = 2
 
 
+class Event(Protocol):
+    """What the keeper needs of `threading.Event`."""
+
+    def is_set(self) -> bool: ...
+
+    def set(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> object: ...
+
+
 class LeaseKeeper(threading.Thread):
     """Calls `on_share` with the worker's share after each renewal, in its own thread."""
 
@@ -37,6 +48,11 @@ class LeaseKeeper(threading.Thread):
         on_share: Callable[[Share], None],
         introduce: Callable[[], None] = lambda: None,
         loop_fails: Callable[[], bool] = lambda: False,
+        *,
+        client: redis.Redis | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = system_random.random,
+        make_event: Callable[[], Event] = threading.Event,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self.settings, self.names, self.worker, self.pins = settings, names, worker, pins
@@ -49,41 +65,49 @@ class LeaseKeeper(threading.Thread):
         self._away = True
         #: Since when the loop fails while this thread's own connections work.
         self._failing_since: float | None = None
-        self.client = connect(settings)
-        self.ended = threading.Event()
+        self.client, self.clock = connect(settings) if client is None else client, clock
+        #: Set to make the thread end, and by the thread when it ends.
+        self.ending, self.ended = make_event(), make_event()
         self._lost_since: float | None = None
         self._refused = ""
         self._faults: dict[str, str] = {}
         # No wait is longer than the time between two renewals, so that leases still valid when the server returns do not expire.
-        self._backoff = Backoff(random.random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
+        self._backoff = Backoff(random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
 
     def run(self) -> None:
-        while not self.ended.is_set():
+        try:
+            self.keep()
+        finally:
+            self.ended.set()
+
+    def keep(self) -> None:
+        """Keep the leases until `leave`."""
+        while not self.ending.is_set():
             try:
                 with self.client.pubsub(ignore_subscribe_messages=True) as changes:
                     changes.subscribe(self.names.changed)
                     self.introduce()
-                    while not self.ended.is_set():
+                    while not self.ending.is_set():
                         share = self.balance() if self.may_hold() else self.step_back()
                         self.on_share(share)
                         self.listen(changes, share)
             except SetupError as error:
                 self.on_share(Share({}, (), None))  # the server holds another group's data: this worker's leases mean nothing there
                 self.say_refused(error)
-                self.ended.wait(self._backoff.next_seconds())
+                self.ending.wait(self._backoff.next_seconds())
             except (redis.RedisError, OSError) as error:
                 self.say_lost(error)
-                self.ended.wait(self._backoff.next_seconds())
+                self.ending.wait(self._backoff.next_seconds())
             except Exception:
                 logger.exception("partitions: internal error in the lease keeper; it continues")
-                self.ended.wait(self._backoff.next_seconds())
+                self.ending.wait(self._backoff.next_seconds())
 
     def may_hold(self) -> bool:
         """Whether this worker may hold partitions: its loop works, or has failed for a short time only."""
         if not self.loop_fails():
             self._away, self._failing_since = False, None
             return True
-        now = time.monotonic()
+        now = self.clock()
         if self._failing_since is None:
             self._failing_since = now
         return not self._away and now - self._failing_since < PATIENCE_LEASES * self.settings.lease_seconds
@@ -112,7 +136,7 @@ class LeaseKeeper(threading.Thread):
             isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
         )
         if self._lost_since is not None:
-            logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", time.monotonic() - self._lost_since)
+            logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", self.clock() - self._lost_since)
             self._lost_since = None
         self._backoff.worked()
         for partition, fault in share.faults.items():
@@ -126,8 +150,8 @@ class LeaseKeeper(threading.Thread):
         seconds = self.settings.lease_seconds / RENEWALS_PER_LEASE
         if share.next_end_seconds is not None:
             seconds = min(seconds, max(share.next_end_seconds, 0) + GRACE_SECONDS)
-        until = time.monotonic() + seconds
-        while not self.ended.is_set() and (left := until - time.monotonic()) > 0:
+        until = self.clock() + seconds
+        while not self.ending.is_set() and (left := until - self.clock()) > 0:
             if changes.get_message(timeout=left) is not None:
                 # Changes often come in groups: handle them together.
                 while changes.get_message(timeout=0) is not None:
@@ -136,8 +160,8 @@ class LeaseKeeper(threading.Thread):
 
     def say_lost(self, error: Exception) -> None:
         self._failing_since = None  # the server is away for both
-        if self._lost_since is None and not self.ended.is_set():
-            self._lost_since = time.monotonic()
+        if self._lost_since is None and not self.ending.is_set():
+            self._lost_since = self.clock()
             logger.warning("partitions: Redis does not answer the lease keeper (%s); retrying until it does", error)
 
     def say_refused(self, error: SetupError) -> None:
@@ -152,9 +176,9 @@ class LeaseKeeper(threading.Thread):
 
     def leave(self) -> None:
         """End the thread and release all leases and the membership, so that others take over immediately."""
-        self.ended.set()
+        self.ending.set()
         self.wake()
-        self.join(timeout=self.settings.redis_timeout_seconds)
+        self.ended.wait(self.settings.redis_timeout_seconds)
         try:
             self.release_all()
         except (redis.RedisError, OSError) as error:

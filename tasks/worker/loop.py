@@ -8,41 +8,30 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import assert_never
 
 import redis
 
-from celery_partitions.model.errors import describe
-from celery_partitions.model.items import Item, PlainTask, Reading, Skipped, condemned, read_batch
+from celery_partitions.model.items import Item, Reading, Skipped, condemned, read_batch
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.results.follow_ups import FollowUps, is_follow_up
-from celery_partitions.results.replies import Replies
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.client import UNWELL, connect, reserve
-from celery_partitions.store.commits import Commit, CommitStore, CommitTooLarge, CommitUnderWay, Reply
+from celery_partitions.store.client import UNWELL, reserve
+from celery_partitions.store.commits import Commit, CommitTooLarge, CommitUnderWay, Reply
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.worker.batch_loader import drop_known_duplicates, load_parked, load_states
-from celery_partitions.worker.blocking_read import BlockingRead
-from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.outage import Outage
 from celery_partitions.worker.owned import Batch, OwnedPartition, idle_partitions
-from celery_partitions.worker.plain_tasks import PlainTaskRun, outcome_of
+from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import UnderWay, plan_commit
-from celery_partitions.worker.reports import Reports
-from celery_partitions.worker.sink_delivery import NotDelivered, flush, prepare
-from celery_partitions.worker.stalls import StallDetector
-from celery_partitions.worker.step_runner import StepRunner
+from celery_partitions.worker.recovery import REST_SECONDS
+from celery_partitions.worker.sink_delivery import flush, prepare
 from celery_partitions.worker.turns import Turns
-from celery_partitions.worker.unwritable import narrow, narrowed, widen
-from celery_partitions_config.settings import Settings
+from celery_partitions.worker.unwritable import narrowed, widen
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -52,10 +41,6 @@ POLL_SECONDS = 0.005
 CONNECTIONS = 3
 #: If the connection breaks this often during one commit while the server answers, the server refuses that commit.
 REFUSALS = 3
-#: A plain Celery task that takes longer is logged. The time of five batches of a busy partition.
-SLOW_TASK_SECONDS = 1.0
-#: The wait after an error of one partition, or of the loop itself. Shorter than a lease.
-REST_SECONDS = 0.5
 #: How long a stopping worker keeps trying to write a commit while the server does not answer.
 LAST_TRY_SECONDS = 3.0
 
@@ -67,64 +52,44 @@ class Dropped(Exception):
 class PartitionLoop(threading.Thread):
     """Processes the partitions that this worker owns.
 
-    The lease keeper passes it the worker's share (`follow`); the boot step stops it (`finish`, `drop`).
+    The lease keeper passes it the worker's share (`follow`); the boot step stops it (`finish`, `drop`). `parts`: everything that it reads,
+    writes, waits for or asks the time of.
     """
 
-    def __init__(
-        self,
-        installation: Installation,
-        worker: str,
-        reports: Reports,
-        run_plain_task: Callable[[bytes], PlainTaskRun],
-        revoked: Container[str],
-    ) -> None:
+    def __init__(self, installation: Installation, worker: str, parts: LoopParts) -> None:
         super().__init__(name="partition-loop", daemon=True)
-        self.installation, self.worker, self.reports = installation, worker, reports
-        self.run_plain_task, self.revoked = run_plain_task, revoked
-        self.settings: Settings = installation.settings
-        self.names = installation.group.names
-        self.codec = installation.group.codec
-        self.client = connect(self.settings)
-        self.store = CommitStore.of(self.client, self.names, self.settings)
-        self.blocking_read = BlockingRead(self.client, self.names)
+        self.installation, self.worker, self.parts = installation, worker, parts
+        self.settings, self.names, self.codec = installation.settings, installation.group.names, installation.group.codec
+        self.client, self.store, self.clock = parts.client, parts.store, parts.clock
+        self.waiting, self.runner, self.faults, self.observer = parts.waiting, parts.runner, parts.faults, parts.observer
         self.owned_partitions: dict[str, OwnedPartition] = {}
         self.wake_keeper: Callable[[], None] = lambda: None
         self._share = self._followed = Share({}, (), None)
         self._gone: set[tuple[str, int]] = set()
         self._finishing = self._dropping = False
         self._turns = Turns()
-        #: Plain tasks that were already logged as slow.
-        self._slow_tasks: set[str] = set()
         #: By the monotonic clock.
         self._next_poll = 0.0
         #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
         self.under_way: UnderWay | None = None
-        self.outage = Outage()
-        self.foreign_consumers = ForeignConsumers(self.names, time.monotonic, self.reports.removed)
-        #: Started by the boot step.
-        self.stalls = StallDetector()
-        self.follow_ups = FollowUps(installation, reports.node, self.store)
-        self.replies = Replies(installation, self.follow_ups)
-        writer = installation.message_writer(worker)
-        context = CeleryContext(installation.app, reports.node)
-        self.step_runner = StepRunner(self.settings, self.names, worker, self.codec.pickling(), writer, context)
+        self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
 
     # Called by other threads.
 
     def follow(self, share: Share) -> None:
         """Take the worker's new share from the lease keeper."""
         self._share = share
-        self.blocking_read.wake()
+        self.waiting.wake()
 
     def finish(self) -> None:
         """Stop after the current batch is committed."""
         self._finishing = True
-        self.blocking_read.wake()
+        self.waiting.wake()
 
     def drop(self) -> None:
         """Stop without committing the current batch."""
         self._dropping = self._finishing = True
-        self.blocking_read.wake()
+        self.waiting.wake()
 
     # The loop.
 
@@ -145,17 +110,16 @@ class PartitionLoop(threading.Thread):
             except (redis.RedisError, OSError) as error:
                 self.rest(error)
             except Exception:
-                logger.exception("partitions: internal error in the loop; it continues")
-                time.sleep(REST_SECONDS)
+                self.faults.of_loop()
         with suppress(Dropped, redis.RedisError, OSError):
             self.settle()
-        self.blocking_read.destroy()
-        self.reports.close()
+        self.waiting.destroy()
+        self.observer.close()
         self.client.close()
 
     def work(self, owned: OwnedPartition) -> None:
         """Process one batch of one partition, from its queue or a parked key's mailbox, up to sending its commit."""
-        began = time.monotonic()
+        began = self.clock.monotonic()
         batch = outcome = None
         try:
             batch = self.take_batch(owned)
@@ -163,13 +127,13 @@ class PartitionLoop(threading.Thread):
                 return
             batch = narrowed(owned, batch)
             batch = alone(self.client, self.names, owned, batch, self.settings)
-            self.stalls.reset()
+            self.runner.begin()
             items = self.read(owned, batch)
             items = self.load_states(owned, items)
             outcome = self.step(owned, batch, items)
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
-            owned.stalled = self.stalls.longest_seconds() > self.settings.lease_seconds / 2
+            owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
             flush(self.installation.computations, outcome)
             self.commit(owned, batch, items, outcome)
         except LeaseLost:
@@ -178,35 +142,11 @@ class PartitionLoop(threading.Thread):
             owned.forget_all()
             raise
         except Exception as error:
-            if batch is None or not self.set_apart(owned, batch, outcome, error):
-                self.give_rest(owned, error)
+            self.faults.of_batch(owned, batch, outcome, error)
         finally:
-            seconds = time.monotonic() - began
-            self._turns.charge(owned, seconds)
+            seconds = self._turns.charge(owned, self.clock.monotonic() - began)
             retry = batch is not None and batch.mailbox_of is not None
             owned.charge_turn(seconds, retry=retry, at_most=self.settings.batch_seconds)
-
-    def set_apart(self, owned: OwnedPartition, batch: Batch, outcome: Outcome | None, error: Exception) -> bool:
-        """Search for the message whose outcome cannot be written. False: no message is at fault."""
-        searching = owned.largest_batch is not None or owned.unwritable is not None
-        if not narrow(owned, batch, outcome, error):
-            return False
-        if searching:
-            return True
-        text = "partition %s: cannot write the outcome of a batch (%s); the message that causes this becomes a dead letter"
-        known = isinstance(error, redis.RedisError | CommitTooLarge)
-        logger.warning(text, owned.partition, describe(error), exc_info=not known, extra=log_fields(owned.partition))
-        return True
-
-    def give_rest(self, owned: OwnedPartition, error: Exception) -> None:
-        """After an error of one partition: reload it from Redis a little later."""
-        owned.forget_all()
-        owned.rest_until = time.monotonic() + (error.rest_seconds if isinstance(error, NotDelivered) else REST_SECONDS)
-        if str(error) != owned.fault:  # log it once, however long it lasts
-            owned.fault = str(error)
-            known = isinstance(error, redis.RedisError | NotDelivered)
-            text = "partition %s: %s; retrying until it works"
-            logger.error(text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
 
     def take_batch(self, owned: OwnedPartition) -> Batch | None:
         """The next messages: those of a parked key whose retry is due, else the oldest in the queue."""
@@ -237,12 +177,12 @@ class PartitionLoop(threading.Thread):
 
     def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
         if owned.reading is None:
-            known, plain_task = self.installation.computations, self.reports.plain_tasks
+            known, plain_task = self.installation.computations, self.observer.plain_tasks
             limit = self.settings.message_bytes
             owned.reading = Reading(
                 known, plain_task, owned.number, self.settings.partitions, limit, self.settings.batch_bytes, self.codec.load_value
             )
-        items = read_batch(batch.messages, owned.reading, now=owned.server_now(), revoked=self.revoked)
+        items = read_batch(batch.messages, owned.reading, now=owned.server_now(), revoked=self.parts.revoked)
         items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate is dropped, not a dead letter
             return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
@@ -254,27 +194,18 @@ class PartitionLoop(threading.Thread):
         return load_states(self.client, self.names, self.codec, self.installation.computations, owned, items, limit)
 
     def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
-        return self.step_runner.step(
-            items,
-            owned.cache.young,
-            self.step_runner.rules_for(owned),
-            call=partial(self.step_runner.call, owned),
-            parked=owned.parked,
-            mailbox_lengths=owned.mailbox_lengths,
-            mailbox_of=batch.mailbox_of,
-            attempt=batch.attempt,
-            failed=batch.failed,
-        )
+        return self.runner.step(owned, batch, items)
 
     def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Send the commit of an outcome. Its answer will bring the next batch."""
         if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
-            outcome.effects += self.replies.of(owned, batch, outcome)
+            outcome.effects += self.parts.answers.of(owned, batch, outcome)
         limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
         planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids)
         if planned is not None:
             self.settle()
-            self.under_way = UnderWay(owned, batch, outcome, planned, self.begin(planned.commit))
+            began = self.clock.monotonic()
+            self.under_way = UnderWay(owned, batch, outcome, planned, self.begin(planned.commit), began)
 
     def begin(self, commit: Commit) -> CommitUnderWay | None:
         """Send a commit. None: sending failed, and it must be sent again."""
@@ -295,8 +226,7 @@ class PartitionLoop(threading.Thread):
         try:
             reply = self.answer(under_way)
         except (redis.ResponseError, CommitTooLarge) as error:
-            if not self.set_apart(owned, under_way.batch, under_way.outcome, error):
-                self.give_rest(owned, error)
+            self.faults.of_batch(owned, under_way.batch, under_way.outcome, error)
             return
         except BaseException:
             owned.forget_all()
@@ -308,15 +238,15 @@ class PartitionLoop(threading.Thread):
         if self.judge(owned, reply):
             if kept and not owned.unknown:
                 owned.messages = kept
-            self.outage.over()
+            self.faults.written()
             widen(owned, self.settings.batch_messages)
             planned = under_way.planned
             owned.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
             held = sum(one.number is not None for one in self.owned_partitions.values())
             held = max(1, held)
             owned.cache.trim(self.settings.state_cache_keys // held, self.settings.state_cache_bytes // held)
-            self.reports.committed(under_way)
-            self.reports.flush_if_due()
+            self.observer.committed(under_way)
+            self.observer.flush_if_due()
 
     def answer(self, under_way: UnderWay) -> Reply:
         """The answer to a commit. After a lost reply the same commit is sent again; it is idempotent."""
@@ -330,8 +260,8 @@ class PartitionLoop(threading.Thread):
             except UNWELL as error:
                 under_way.sent = None
                 if self._finishing:
-                    give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
-                    if time.monotonic() > give_up:
+                    give_up = give_up or self.clock.monotonic() + LAST_TRY_SECONDS
+                    if self.clock.monotonic() > give_up:
                         raise
                 self.rest(error)
                 failures += 1
@@ -356,36 +286,21 @@ class PartitionLoop(threading.Thread):
                 text = "partition %s: Redis key %s has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL"
                 logger.error(text, owned.partition, reply.culprit, extra=log_fields(owned.partition))
                 owned.forget_all()
-                owned.rest_until = time.monotonic() + REST_SECONDS
+                owned.rest_until = self.clock.monotonic() + REST_SECONDS
             case _:
                 assert_never(reply.status)
         return False
 
     def lose(self, owned: OwnedPartition) -> None:
         """Close a partition that another worker has taken over."""
-        self.reports.fenced(owned.partition)
+        self.observer.fenced(owned.partition)
         outlived(self.client, self.names, owned, stalled=owned.stalled)
         self.close_partition(owned)
         self.wake_keeper()
 
     def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
-        """Run a plain Celery task in its place in the order, by Celery's own tracer, at least once. Adjacent follow-ups run together."""
-        if is_follow_up(items[0]):
-            return self.follow_ups.run(items)
-        item = items[0]
-        assert isinstance(item, PlainTask)
-        began = time.monotonic()
-        run = self.run_plain_task(item.raw)
-        self.warn_if_slow(owned, item, time.monotonic() - began)
-        return outcome_of(run, item)
-
-    def warn_if_slow(self, owned: OwnedPartition, item: PlainTask, seconds: float) -> None:
-        """Warn once per task name: all partitions of a worker wait while it runs a plain task."""
-        name = item.headers.task
-        if seconds > SLOW_TASK_SECONDS and name not in self._slow_tasks:
-            self._slow_tasks.add(name)
-            text = "partition %s: the plain task %s took %.1f s; every partition of this worker waited. Send it to a separate queue"
-            logger.warning(text, owned.partition, name, seconds, extra=log_fields(owned.partition, task=name))
+        """Run a plain Celery task, or follow-ups, in their place in the order. At least once."""
+        return self.parts.tasks.run(owned, items)
 
     # Between batches.
 
@@ -410,10 +325,10 @@ class PartitionLoop(threading.Thread):
             release(self.client, self.names, self.worker, surplus)
         for partition, token in held.items():
             if partition not in self.owned_partitions:
-                self.owned_partitions[partition] = OwnedPartition(Lease(partition, token))
+                self.owned_partitions[partition] = OwnedPartition(Lease(partition, token), self.clock.monotonic)
         for partition, owned in self.owned_partitions.items():
             owned.notify(share.edit_versions.get(partition, 0), partition in share.paused)
-        self.step_runner.policies.follow(share.policies)
+        self.runner.follow(share.policies)
         if set(self.owned_partitions) != held_before:
             in_order = sorted(self.owned_partitions, key=lambda partition: (len(partition), partition))  # 2 before 10
             logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, in_order)) or "none")
@@ -426,7 +341,7 @@ class PartitionLoop(threading.Thread):
         """Stop processing this partition under this token. Writes nothing."""
         self._gone.add((owned.partition, owned.lease.token))
         self.owned_partitions.pop(owned.partition, None)
-        self.blocking_read.drop(owned.partition)
+        self.waiting.drop(owned.partition)
 
     def next_partition(self) -> OwnedPartition | None:
         """The ready partition that has used the least time; None if none is ready."""
@@ -437,52 +352,51 @@ class PartitionLoop(threading.Thread):
 
     def wait(self) -> None:
         """Wait for a message, a delayed message that falls due, or a wake-up by another thread."""
-        if self.outage.is_on:
+        if self.faults.is_on:
             self.reconnect()
-        idle, seconds = idle_partitions(self.owned_partitions.values())
+        idle, seconds = idle_partitions(self.owned_partitions.values(), self.clock.monotonic())
         if any(owned.number is not None for owned in idle):
             prepare(self.installation.computations)
-        flush_in = self.reports.flush_if_due()
+        flush_in = self.observer.flush_if_due()
         self.listen(idle, seconds if flush_in is None else min(seconds, flush_in))
 
     def reconnect(self) -> None:
         """After an error, and at the start: get all connections that the loop needs. The lease keeper claims nothing without them."""
         reserve(self.client, CONNECTIONS)
-        self.outage.reached(self._share)
-        if not self.outage.is_on and not self.owned_partitions:
+        self.faults.reached(self._share)
+        if not self.faults.is_on and not self.owned_partitions:
             self.wake_keeper()
 
     def poll(self) -> None:
         """Check idle partitions for messages without waiting, because busy partitions may never let the loop become idle."""
-        now = time.monotonic()
+        now = self.clock.monotonic()
         if now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
-            self.reports.flush_if_due()
-            idle, _ = idle_partitions(owned for owned in self.owned_partitions.values() if not self.is_under_way(owned))
+            self.observer.flush_if_due()
+            settled = [owned for owned in self.owned_partitions.values() if not self.is_under_way(owned)]
+            idle, _ = idle_partitions(settled, now)
             self.listen([owned for owned in idle if not owned.is_ready()], 0.0)
 
     def listen(self, idle: list[OwnedPartition], seconds: float) -> None:
         """Wait at most `seconds` for messages on the idle partitions."""
         for owned in idle:
-            if not self.blocking_read.is_watching(owned.partition):
+            if not self.waiting.is_watching(owned.partition):
                 owned.watched_at = owned.commit_number
-        for partition, head in self.blocking_read.wait([owned.partition for owned in idle], seconds).items():
+        for partition, head in self.waiting.wait([owned.partition for owned in idle], seconds).items():
             owned = self.owned_partitions[partition]
             if isinstance(head, redis.ResponseError):
-                self.give_rest(owned, head)
+                self.faults.of_partition(owned, head)
             elif owned.messages or self.is_under_way(owned):
                 pass  # its next messages are known, or arrive with the commit's answer
             elif head is not None and owned.watched_at == owned.commit_number:
                 owned.messages = [head]
             else:
                 owned.unknown = True
-                owned.had_message = head is None and self.blocking_read.is_tracking and owned.watched_at == owned.commit_number
+                owned.had_message = head is None and self.waiting.is_tracking and owned.watched_at == owned.commit_number
 
     def rest(self, error: Exception) -> None:
-        """After a server error: log it once per outage, and wait a little longer each time."""
-        seconds = self.outage.goes_on(error, self._share, quietly=self._finishing)
-        self.blocking_read.close()
+        """After a server error: wait, then look at every queue again."""
+        self.waiting.close()
         for owned in self.owned_partitions.values():
             owned.unknown = True  # the server may come back with older data: peek before continuing
-        if not self._dropping:
-            time.sleep(seconds)
+        self.faults.of_server(error, self._share, quietly=self._finishing, wait=not self._dropping)

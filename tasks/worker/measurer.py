@@ -77,7 +77,7 @@ class Measurer:
         found, now = self._of(owned.partition), owned.server_now()
         commit_seconds = None
         if under_way.sent is not None:  # else it was sent again after an outage, whose time is not a commit's
-            commit_seconds = time.perf_counter() - under_way.sent.begun
+            commit_seconds = self.clock() - under_way.began
             found.commit.observe(COMMIT_SECONDS, commit_seconds)
         if outcome.taken:
             found.batch.observe(BATCH_MESSAGES, outcome.taken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -161,6 +161,8 @@ class OwnedPartition:
     """A partition whose lease this worker holds."""
 
     lease: Lease
+    #: The monotonic clock of the loop.
+    clock: Callable[[], float] = time.monotonic
     #: Parked keys, and how many messages wait for each; not yet loaded while `parked_unknown`.
     parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
@@ -214,7 +216,7 @@ class OwnedPartition:
         return int(self.partition) if self.partition.isdigit() else None
 
     def server_now(self) -> float:
-        return time.monotonic() + self.clock_offset
+        return self.clock() + self.clock_offset
 
     def is_where_it_was(self, reply: Reply) -> bool:
         """Whether a peek shows the state that this worker left. If not, Redis lost data or an operator changed something."""
@@ -229,7 +231,7 @@ class OwnedPartition:
         self.messages = reply.messages
         self.next_due = reply.next_due
         self.paused, self.to_isolate = reply.paused, reply.to_isolate
-        self.clock_offset = reply.now - time.monotonic()
+        self.clock_offset = reply.now - self.clock()
         self.unknown = False
         if is_changed:
             self.cache = StateCache()
@@ -279,7 +281,7 @@ class OwnedPartition:
 
     def is_ready(self) -> bool:
         """Whether there is work for this partition now."""
-        if self.rest_until > time.monotonic() or (self.paused and not self.unknown):
+        if self.rest_until > self.clock() or (self.paused and not self.unknown):
             return False
         if self.messages or self.unknown or self.due_key() is not None:
             return True
@@ -321,9 +323,8 @@ class OwnedPartition:
                 heappush(self.dues, (fact.due, key))
 
 
-def idle_partitions(owned_partitions: Iterable[OwnedPartition]) -> tuple[list[OwnedPartition], float]:
-    """The partitions to watch for messages, and for how many seconds at most. Call it when none is ready."""
-    now = time.monotonic()
+def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> tuple[list[OwnedPartition], float]:
+    """The partitions to watch for messages, and for how many seconds at most. Call it when none is ready. `now`: by the loop's clock."""
     idle, until = [], [MAX_IDLE_SECONDS]
     for owned in owned_partitions:
         if owned.rest_until > now:

@@ -38,6 +38,8 @@ class UnderWay:
     planned: PlannedCommit
     #: None: it must be sent again, or was, because sending it failed or its answer was lost.
     sent: CommitUnderWay | None
+    #: When it was sent, by the loop's clock.
+    began: float
 
 
 def plan_commit(

@@ -140,7 +140,7 @@ class Reports:
 
     def tell(self, outcome: Outcome) -> None:
         done, began = outcome.done, outcome.began
-        now = time.time() - time.perf_counter()  # converts the step's clock to wall-clock time
+        now = time.time() - time.monotonic()  # converts the step's clock to wall-clock time
         for number in self.sample(len(done)):
             after = began[number + 1] if number + 1 < len(began) else outcome.ended
             self.tell_done(done[number], began[number] + now, after - began[number])

@@ -3,41 +3,85 @@
 from __future__ import annotations
 
 import logging
-import random
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 from celery_partitions.model.caller import Call
 from celery_partitions.model.items import Item, Work
 from celery_partitions.model.message_writer import MessageWriter
-from celery_partitions.model.outcome import Outcome, Pickling, States
+from celery_partitions.model.outcome import Outcome, Pickling
 from celery_partitions.model.step import StepRules, step
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.logs import log_fields_of
-from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.policies import Policies
 from celery_partitions.worker.process_replacement import replace_process
+from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.time_limits import TimeLimits
 from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 
 
+class CallMaker(Protocol):
+    """Makes the calls of steps."""
+
+    def are_needed(self) -> bool:
+        """Whether the step must make each call here, also the calls without a time limit."""
+
+    def call(self, owned: OwnedPartition, call: Call) -> object: ...
+
+
 class StepRunner:
-    """Made once per loop and used by its thread, except `hangs`."""
+    """Made once per loop and used by its thread.
+
+    `calls`: makes the calls. `context`: what Celery provides around tasks. `clock`: measures the step. `random`: returns 0 to 1, for
+    jitter. `run`: `step`, or one that also makes spans.
+    """
 
     def __init__(
-        self, settings: Settings, names: Names, worker: str, pickling: Pickling, writer: MessageWriter, context: CeleryContext
+        self,
+        settings: Settings,
+        pickling: Pickling,
+        writer: MessageWriter,
+        calls: CallMaker,
+        context: CeleryContext,
+        *,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        stalls: StallDetector,
+        run: Callable[..., Outcome] = step,
     ) -> None:
-        self.settings, self.names, self.worker, self.pickling, self.writer = settings, names, worker, pickling, writer
-        #: Tracing replaces it.
-        self.run_step = step
-        self.context = context
+        self.settings, self.pickling, self.writer, self.calls, self.context = settings, pickling, writer, calls, context
+        self.clock, self.random, self.stalls, self.run = clock, random, stalls, run
         self.policies = Policies(settings)
-        self.limits = TimeLimits(self.hangs)
+
+    def begin(self) -> None:
+        self.stalls.reset()
+
+    def step(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Outcome:
+        """Run the step of a batch, whose states are in memory."""
+        with self.context.batch():
+            return self.run(
+                items,
+                owned.cache.young,
+                self.rules_for(owned),
+                call=partial(self.calls.call, owned),
+                parked=owned.parked,
+                mailbox_lengths=owned.mailbox_lengths,
+                mailbox_of=batch.mailbox_of,
+                attempt=batch.attempt,
+                failed=batch.failed,
+            )
+
+    def longest_stall_seconds(self) -> float:
+        return self.stalls.longest_seconds()
+
+    def follow(self, policies: Mapping[str, bytes]) -> None:
+        self.policies.follow(policies)
 
     def rules_for(self, owned: OwnedPartition) -> StepRules:
         """The rules for the partition's next step."""
@@ -46,23 +90,29 @@ class StepRunner:
             policy_of=self.policies.of,
             mailbox_messages=self.settings.mailbox_messages,
             pickling=self.pickling,
-            clock=time.perf_counter,
-            random=random.random,
+            clock=self.clock,
+            random=self.random,
             seconds=self.settings.batch_seconds,
             writer=self.writer,
             message_bytes=self.settings.message_bytes,
             now=owned.server_now(),
-            inline=not self.context.needs_calls(),
+            inline=not self.calls.are_needed(),
             begins=self.context.current.follow,
         )
 
-    def step(self, items: Sequence[Item], states: States, rules: StepRules, **how: Any) -> Outcome:
-        """`celery_partitions.model.step.step`, with what a Celery worker provides around tasks."""
-        with self.context.batch():
-            return self.run_step(items, states, rules, **how)
+
+class LimitedCalls:
+    """Calls computations, each under its time limit if it has one, with what Celery provides around a task. Made once per loop and used by
+    its thread, except `hangs`."""
+
+    def __init__(self, settings: Settings, names: Names, worker: str, context: CeleryContext) -> None:
+        self.settings, self.names, self.worker, self.context = settings, names, worker, context
+        self.limits = TimeLimits(self.hangs)
+
+    def are_needed(self) -> bool:
+        return self.context.needs_calls()
 
     def call(self, owned: OwnedPartition, call: Call) -> object:
-        """Call a computation for a step, under its time limit if it has one."""
         seconds = call.computation.time_limit_seconds
 
         def run(function: Callable[[Call], Any]) -> Any:

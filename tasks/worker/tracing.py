@@ -1,4 +1,4 @@
-"""With `PARTITIONS_TRACING`: wraps a loop's steps and commits so that they create spans. Without it nothing is wrapped.
+"""With `PARTITIONS_TRACING`: steps and commits that also create spans. A loop is given them in place of the plain ones.
 
 The step itself is unchanged. It iterates over a sequence that starts a span when it yields a message, and ends the message when it
 is asked for the next one.
@@ -21,7 +21,6 @@ from celery_partitions.model.step import StepRules, step
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
 from celery_partitions.store.names import INGRESS
-from celery_partitions.worker.loop import PartitionLoop
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -35,17 +34,6 @@ def check_tracing(installation: Installation) -> None:
     """Warn if tracing is on but no tracer provider is configured. Raises `SetupError` if OpenTelemetry is not installed."""
     if installation.tracing is not None and not installation.tracing.is_configured:
         logger.warning("partitions: PARTITIONS_TRACING is on, but no tracer provider is configured: no spans are exported")
-
-
-def trace_loop(loop: PartitionLoop) -> None:
-    """Called once, before the loop starts."""
-    tracing = loop.installation.tracing
-    if tracing is None:
-        return
-    traced = TracedSteps(tracing)
-    loop.step_runner.run_step = traced.step
-    loop.step_runner.writer.make_cause = traced.make_cause
-    loop.store = TracedStore(loop.store, traced)
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ sends notifications on the same connection. Source: Redis documentation, "Client
 from __future__ import annotations
 
 import selectors
-import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,10 @@ class _Changed:
 class TrackedRead:
     """Made once per loop and used by its thread. Registers its connection with `selector`."""
 
-    def __init__(self, client: redis.Redis, names: Names, selector: selectors.BaseSelector) -> None:
-        self.client, self.names, self.selector = client, names, selector
+    def __init__(
+        self, client: redis.Redis, names: Names, selector: selectors.BaseSelector, clock: Callable[[], float]
+    ) -> None:
+        self.client, self.names, self.selector, self.clock = client, names, selector, clock
         self._connection: Any = None
         #: Its socket as registered: redis-py forgets it when the connection breaks.
         self._socket: Any = None
@@ -50,7 +52,7 @@ class TrackedRead:
 
     def watch(self, partitions: list[str]) -> None:
         """Make `read` report messages on these partitions. Raises `NotOffered`, and redis-py's errors."""
-        now = time.monotonic()
+        now = self.clock()
         fresh = [one for one in partitions if one not in self._asked and now - self._empty.get(one, float("-inf")) > READ_AGAIN_SECONDS]
         if not fresh:
             return
@@ -84,7 +86,7 @@ class TrackedRead:
                 case _Changed(list() as keys):
                     found |= dict.fromkeys(self._news_of(keys))
                 case list() | redis.ResponseError():
-                    self._asked_at = time.monotonic()
+                    self._asked_at = self.clock()
                     partition = self._asked.popleft()
                     if partition is None:
                         continue
@@ -102,7 +104,7 @@ class TrackedRead:
 
     def check_alive(self) -> None:
         """Raise `TimeoutError` if an answer is overdue."""
-        if self._asked and time.monotonic() - self._asked_at > self.patience_seconds():
+        if self._asked and self.clock() - self._asked_at > self.patience_seconds():
             raise redis.TimeoutError("no answer on the connection that waits for messages")
 
     def is_watching(self, partition: str) -> bool:

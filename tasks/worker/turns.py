@@ -29,9 +29,11 @@ class Turns:
             self._now = owned.used_seconds = max(self._now, owned.used_seconds)
         return owned
 
-    def charge(self, owned: OwnedPartition, seconds: float) -> None:
-        """Charge the partition for a turn of this length."""
-        owned.used_seconds += max(seconds, MIN_TURN_SECONDS)
+    def charge(self, owned: OwnedPartition, seconds: float) -> float:
+        """Charge the partition for a turn of this length. Returns the seconds charged."""
+        charged = max(seconds, MIN_TURN_SECONDS)
+        owned.used_seconds += charged
+        return charged
 
 
 def _used_seconds(owned: OwnedPartition) -> float:

@@ -49,8 +49,8 @@ class Scene:
         self.names = self.installation.group.names
         stages = {name: self.installation.computations[name] for name in ("first", "next", "last")}
         self.judge = Judge(server, self.names, self.installation.group.codec, {**computations, **stages})
-        self.client = connect(self.settings)
         self.group, self.computations = self.installation.group, self.installation.computations
+        self.client = self.group.client = connect(self.settings)
         self.workers: list[Worker] = []
         #: What the server's disk and the judge have, when `save` was last called.
         self.saved: tuple[Any, dict[str, Any]] | None = None

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.simulation import application
-from tests.simulation.clock import virtual
 from tests.simulation.faults import Faults
 from tests.simulation.judge import Violation, check_shares
 from tests.simulation.outside import Operators
@@ -74,7 +73,7 @@ def run(
     collects = gc.isenabled()
     gc.disable()  # a sixth of the time
     try:
-        with virtual(), World(seed, server) as world:
+        with World(seed, server) as world:
             world.trace = trace
             return Schedule(world, server, focus).run()
     finally:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from redis.exceptions import NoScriptError, ResponseError
 
 from celery_partitions.testing.keyspace import Keyspace, Words
-from tests.simulation.clock import virtual
 from tests.simulation.schedule import Schedule
 from tests.simulation.server import Server, Session
 from tests.simulation.tell import script_of
@@ -54,7 +53,7 @@ def test_a_whole_schedule_has_the_same_answers_and_leaves_the_same(call: Call, s
     for one in count(seed, 8):
         server = Server({})
         server.log = []
-        with virtual(), World(one, server) as world:
+        with World(one, server) as world:
             if "lose" not in Schedule(world, server).run().faults:
                 break  # the real server loses nothing
     clock = Keyspace()

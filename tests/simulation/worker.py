@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Container, Iterator
 
 from celery_partitions.model.outcome import Slot
 from celery_partitions.runtime.installation import Installation
+from celery_partitions.worker.blocking_read import BlockingRead
 from celery_partitions.worker.lease_keeper import LeaseKeeper
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.planned_commit import UnderWay
 from tests.simulation.application import PLAIN_TASK
+from tests.simulation.clock import Clock, Event
+from tests.simulation.network import Selector, connect, socketpair
 from tests.simulation.world import Process, World
 
 
 class Reports:
     """Where the loop reports to: nobody watches. What Celery's monitors get of it is tested elsewhere."""
 
-    plain_tasks = frozenset({PLAIN_TASK})
+    plain_tasks: Container[str] = frozenset({PLAIN_TASK})
 
     def committed(self, under_way: UnderWay) -> None: ...
 
@@ -28,10 +31,9 @@ class Reports:
 
     def close(self) -> None: ...
 
-    node = "simulated"
+    def fenced(self, partition: str) -> None: ...
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
+    def removed(self, owned: OwnedPartition) -> None: ...
 
 
 class Worker:
@@ -50,16 +52,35 @@ class Worker:
         """What the boot step does."""
         installation = self._installation
         settings, names = installation.settings, installation.group.names
-        self.loop = PartitionLoop(installation, self.name, Reports(), self._run_plain_task, frozenset())  # type: ignore[arg-type]
-        self.keeper = LeaseKeeper(settings, names, self.name, (), self.loop.follow, loop_fails=lambda: self.loop.outage.is_on)
+        world, clock = self.world, Clock(self.world, self.process.clock_offset)
+        parts = worker_parts(
+            installation,
+            self.name,
+            Reports(),
+            self._run_plain_task,
+            frozenset(),
+            node=self.name,
+            client=connect(settings),
+            clock=clock,
+            random=world.random.random,
+            make_waiting=lambda client: BlockingRead(client, names, clock.monotonic, Selector(), socketpair()),
+        )
+        self.loop = PartitionLoop(installation, self.name, parts)
+        self.keeper = LeaseKeeper(
+            settings,
+            names,
+            self.name,
+            (),
+            self.loop.follow,
+            loop_fails=lambda: parts.faults.is_on,
+            client=connect(settings),
+            clock=clock.monotonic,
+            random=world.random.random,
+            make_event=lambda: Event(world),
+        )
         self.loop.wake_keeper = self.keeper.wake
         self._loop_thread = self.world.spawn(self.process, "loop", self.loop.run)
-        self._keeper_thread = self.world.spawn(self.process, "keeper", self.keeper.run)
-        self.keeper.join = self._join_keeper  # type: ignore[method-assign]
-
-    def _join_keeper(self, timeout: float | None = None) -> None:
-        until = None if timeout is None else self.world.now + timeout
-        self.world.wait(lambda: self._keeper_thread.ended, until)
+        self.world.spawn(self.process, "keeper", self.keeper.run)
 
     def _run_plain_task(self, raw: bytes) -> PlainTaskRun:
         self._ran_plain_task.append(raw)

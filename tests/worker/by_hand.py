@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from celery_partitions.store.leases import balance
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.reports import Reports
 from tests.fundamentals.live import LiveGroup
@@ -19,6 +20,10 @@ def no_task(raw: bytes) -> PlainTaskRun:
 
 class LoopByHand(PartitionLoop):
     """Holds all partitions of a group."""
+
+    reports: Reports
+    #: A test may replace it.
+    run_plain_task: Callable[[bytes], PlainTaskRun] = staticmethod(no_task)
 
     def take_turns(self, limit: int = 1000) -> int:
         """Work until nothing is ready. Returns the number of turns; raises for a partition with a fault that is no message's."""
@@ -46,13 +51,17 @@ class LoopByHand(PartitionLoop):
 @contextmanager
 def loop_by_hand(live: LiveGroup) -> Iterator[LoopByHand]:
     reports = Reports(live.app, "by-hand", 0, lambda: False, live.app.tasks)
-    loop = LoopByHand(live.installation, "by-hand/1", reports, no_task, ())
+    parts = worker_parts(
+        live.installation, "by-hand/1", reports, lambda raw: loop.run_plain_task(raw), (), node="by-hand"
+    )
+    loop = LoopByHand(live.installation, "by-hand/1", parts)
+    loop.reports = reports
     partitions = live.settings.partitions
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=partitions))
     loop.take_up_share()
     try:
         yield loop
     finally:
-        loop.blocking_read.destroy()
+        loop.waiting.destroy()
         reports.close()
         loop.client.close()

@@ -64,7 +64,7 @@ def wait_listening(loop: LoopByHand) -> None:
 
     def is_listening() -> bool:
         listen(loop)
-        tracked = loop.blocking_read._tracked
+        tracked = loop.waiting._tracked
         return tracked is not None and "0" in tracked._empty
 
     wait_until(is_listening)
@@ -138,7 +138,7 @@ def test_a_database_that_is_emptied_elsewhere_is_not_taken_for_it(live: LiveGrou
             other.flushdb()
 
             def is_told() -> bool:
-                tracked = loop.blocking_read._tracked
+                tracked = loop.waiting._tracked
                 assert tracked is not None
                 return not tracked._empty or loop.owned.unknown or listen(loop)  # type: ignore[func-returns-value]
 

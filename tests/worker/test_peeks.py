@@ -9,6 +9,7 @@ import pytest
 from celery_partitions.store.leases import balance
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.reports import Reports
 from tests.fundamentals.application import Step, record
@@ -24,14 +25,15 @@ def loop(make_live: Callable[..., LiveGroup]) -> Iterator[PartitionLoop]:
     """Of a worker that holds the only partition, in which one message was applied."""
     live = make_live(PARTITIONS=1)
     reports = Reports(live.app, "by-hand", 0, lambda: False, ())
-    loop = PartitionLoop(live.installation, "by-hand/1", reports, no_task, ())
+    parts = worker_parts(live.installation, "by-hand/1", reports, no_task, (), node="by-hand")
+    loop = PartitionLoop(live.installation, "by-hand/1", parts)
     loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
     loop.take_up_share()
     live.send(record, [Step("key", 0)])
     work(loop)
     assert cached(loop) == [0]
     yield loop
-    loop.blocking_read.destroy()
+    loop.waiting.destroy()
     reports.close()
     loop.client.close()
 

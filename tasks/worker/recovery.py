@@ -1,0 +1,82 @@
+"""What a worker does after an error: search for the message at fault, or wait and retry. Each error is logged once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import redis
+
+from celery_partitions.model.errors import describe
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.store.commits import CommitTooLarge
+from celery_partitions.store.leases import Share
+from celery_partitions.worker.logs import log_fields
+from celery_partitions.worker.outage import Outage
+from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.sink_delivery import NotDelivered
+from celery_partitions.worker.unwritable import narrow
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: The wait after an error of one partition, or of the loop itself. Shorter than a lease.
+REST_SECONDS = 0.5
+
+
+class _Clock(Protocol):
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+
+class Recovery:
+    """Made once per loop and used by its thread."""
+
+    def __init__(self, clock: _Clock, random: Callable[[], float]) -> None:
+        self.clock = clock
+        self.outage = Outage(clock.monotonic, random)
+
+    def of_batch(self, owned: OwnedPartition, batch: Batch | None, outcome: Outcome | None, error: Exception) -> None:
+        """After the error of a batch: take fewer messages, to find the one whose outcome cannot be written; or wait."""
+        searching = owned.largest_batch is not None or owned.unwritable is not None
+        if batch is None or not narrow(owned, batch, outcome, error):
+            self.of_partition(owned, error)
+        elif not searching:
+            text = "partition %s: cannot write the outcome of a batch (%s); the message that causes this becomes a dead letter"
+            known = isinstance(error, redis.RedisError | CommitTooLarge)
+            logger.warning(text, owned.partition, describe(error), exc_info=not known, extra=log_fields(owned.partition))
+
+    def of_partition(self, owned: OwnedPartition, error: Exception) -> None:
+        """After an error of one partition: reload it from Redis a little later."""
+        owned.forget_all()
+        seconds = error.rest_seconds if isinstance(error, NotDelivered) else REST_SECONDS
+        owned.rest_until = self.clock.monotonic() + seconds
+        if str(error) != owned.fault:  # log it once, however long it lasts
+            owned.fault = str(error)
+            known = isinstance(error, redis.RedisError | NotDelivered)
+            text = "partition %s: %s; retrying until it works"
+            logger.error(text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
+
+    def of_server(self, error: Exception, share: Share, *, quietly: bool, wait: bool) -> None:
+        """After a server error: log it once per outage, and wait a little longer each time. `share`: the newest one."""
+        seconds = self.outage.goes_on(error, share, quietly=quietly)
+        if wait:
+            self.clock.sleep(seconds)
+
+    def of_loop(self) -> None:
+        """After an error that is no server's and no partition's. Called while it is handled."""
+        logger.exception("partitions: internal error in the loop; it continues")
+        self.clock.sleep(REST_SECONDS)
+
+    @property
+    def is_on(self) -> bool:
+        return self.outage.is_on
+
+    def reached(self, share: Share) -> None:
+        """After the loop got all its connections."""
+        self.outage.reached(share)
+
+    def written(self) -> None:
+        """After a commit was written."""
+        self.outage.over()
