@@ -89,7 +89,7 @@ class BothMayBeNull:
 
 
 @pytest.mark.parametrize("price", ["", "1.5"])
-def test_a_cell_is_the_same_whatever_stands_in_the_others(price: str) -> None:
+def test_a_cell_is_read_independently_of_the_others(price: str) -> None:
     assert message_of(BothMayBeNull, {"note": "", "price": price}).note is None
 
 
@@ -129,7 +129,7 @@ class Raises:
         {}[self.price]
 
 
-def test_what_the_message_class_itself_raises_is_a_refusal_with_its_cause() -> None:
+def test_an_exception_of_the_message_class_is_a_refusal_with_its_cause() -> None:
     with pytest.raises(MessageError, match="KeyError: 1") as caught:
         message_of(Raises, {"price": "1.5"})
     assert isinstance(caught.value.__cause__, KeyError)

@@ -32,7 +32,7 @@ def test_list_shows_each_with_id_reason_and_error(run: Run, dead_letters: list[s
     assert any("not-json" in line and "error 0" in line for line in lines)
 
 
-def test_list_json_has_all_of_each_and_the_message_as_text(run: Run, dead_letters: list[str]) -> None:
+def test_list_json_has_every_field_and_the_message_as_text(run: Run, dead_letters: list[str]) -> None:
     rows = {row["id"]: row for row in json.loads(run("dead-letters", "list", "--json").stdout)}
     assert rows.keys() == set(dead_letters)
     one = rows["1-0-0"]
@@ -41,13 +41,13 @@ def test_list_json_has_all_of_each_and_the_message_as_text(run: Run, dead_letter
     assert one["message"] == '{"a": 1} \\xff'
 
 
-def test_list_can_be_narrowed(run: Run, dead_letters: list[str]) -> None:
+def test_list_can_be_filtered(run: Run, dead_letters: list[str]) -> None:
     rows = json.loads(run("dead-letters", "list", "--json", "--reason", "not-json").stdout)
     assert [row["id"] for row in rows] == ["ingress-0-0"]
     assert len(json.loads(run("dead-letters", "list", "--json", "--limit", "2").stdout)) == 2
 
 
-def test_an_empty_list_is_a_list(run: Run) -> None:
+def test_json_of_no_dead_letters_is_an_empty_list(run: Run) -> None:
     assert json.loads(run("dead-letters", "list", "--json").stdout) == []
 
 
@@ -68,7 +68,7 @@ def test_retry_puts_the_named_ones_back_at_the_end_of_their_queue(
     assert left(run) == ["ingress-0-0"]
 
 
-def test_retry_puts_all_back_in_the_order_in_which_they_died(run: Run, add_dead_letter: Bury, client: redis.Redis) -> None:
+def test_retry_puts_all_back_in_order_of_time(run: Run, add_dead_letter: Bury, client: redis.Redis) -> None:
     for number in range(40):
         add_dead_letter("1", number, raw=b"%d" % number)
     run("dead-letters", "retry", "--reason", "bad-key")
@@ -76,12 +76,12 @@ def test_retry_puts_all_back_in_the_order_in_which_they_died(run: Run, add_dead_
 
 
 @pytest.mark.parametrize(("chosen", "count"), [(["--all"], 3), (["--reason", "bad-key"], 2), (["--reason", "no"], 0)])
-@pytest.mark.parametrize(("command", "said"), [(["retry"], "retried"), (["discard", "--yes"], "discarded")])
-def test_retry_and_discard_take_all_or_those_with_a_reason(
-    run: Run, dead_letters: list[str], command: list[str], said: str, chosen: list[str], count: int
+@pytest.mark.parametrize(("command", "field"), [(["retry"], "retried"), (["discard", "--yes"], "discarded")])
+def test_retry_and_discard_select_all_or_those_with_a_reason(
+    run: Run, dead_letters: list[str], command: list[str], field: str, chosen: list[str], count: int
 ) -> None:
     result = run("dead-letters", *command, *chosen, "--json")
-    assert (result.exit_code, json.loads(result.stdout)[said]) == (0, count)
+    assert (result.exit_code, json.loads(result.stdout)[field]) == (0, count)
     assert len(left(run)) == 3 - count
 
 
@@ -122,7 +122,7 @@ def test_discard_without_a_terminal_is_refused(run: Run, dead_letters: list[str]
     assert left(run) == sorted(dead_letters)
 
 
-def test_discarded_messages_go_nowhere(run: Run, dead_letters: list[str], client: redis.Redis) -> None:
+def test_discarded_messages_are_in_no_queue(run: Run, dead_letters: list[str], client: redis.Redis) -> None:
     run("dead-letters", "discard", "--all", "--yes")
     assert not client.exists("partition.1", "partition")
 
@@ -139,7 +139,7 @@ def test_an_unknown_id_is_exit_code_1_and_nothing_is_done(
 
 
 @pytest.mark.parametrize("command", ["retry", "discard"])
-def test_naming_none_is_wrong_usage(run: Run, dead_letters: list[str], command: str) -> None:
+def test_selecting_nothing_is_wrong_usage(run: Run, dead_letters: list[str], command: str) -> None:
     result = run("dead-letters", command)
     assert result.exit_code == 2
     assert "--all" in result.stderr
@@ -166,7 +166,7 @@ def test_a_foreign_record_can_be_shown_and_discarded_by_its_id(run: Run, client:
     assert left(run) == []
 
 
-def test_a_queue_that_can_not_be_written_is_one_line_and_the_dead_letter_stays(
+def test_an_unwritable_queue_is_a_one_line_error_and_the_dead_letter_stays(
     run: Run, dead_letters: list[str], client: redis.Redis
 ) -> None:
     client.set("partition.1", "text")

@@ -14,7 +14,7 @@ SUBJECTS = {
 }  # fmt: skip
 
 
-def test_a_line_for_each_subject_and_exit_code_0_where_nothing_is_bad(run: Run) -> None:
+def test_a_line_for_each_subject_and_exit_code_0_if_nothing_is_bad(run: Run) -> None:
     result = run("doctor", "--json")
     found = {row["subject"]: row["verdict"] for row in json.loads(result.stdout)}
     assert result.exit_code == 0
@@ -26,7 +26,7 @@ def test_a_line_for_each_subject_and_exit_code_0_where_nothing_is_bad(run: Run) 
     assert "PARTITIONS_STATE_SIGNING_KEY" in table
 
 
-def test_exit_code_1_where_something_is_bad(run: Run, make_app: MakeApp, settings: Settings, client: object) -> None:
+def test_exit_code_1_if_something_is_bad(run: Run, make_app: MakeApp, settings: Settings, client: object) -> None:
     run("doctor")
     app = make_app(settings.redis_url, Settings(redis_url=settings.redis_url, wait_replicas=1))
     result = run("doctor", app=app)

@@ -27,7 +27,7 @@ from tests.support.wait import wait_until
 
 _numbers = count()
 #: Replaces the previous state.
-MENDED = 1000
+REPAIRED = 1000
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def partition_of_queue(key: str) -> str:
     return str(partition_of(key, 4))
 
 
-def becomes(live: LiveGroup, computation: Any, key: str, numbers: list[int]) -> None:
+def wait_numbers(live: LiveGroup, computation: Any, key: str, numbers: list[int]) -> None:
     wait_until(lambda: live.numbers_of(computation, key) == numbers, PATIENCE_SECONDS, message=f"{key} is not {numbers}")
 
 
@@ -78,31 +78,31 @@ def held(live: LiveGroup, key: str) -> ParkedKey:
 
 def test_a_state_that_an_idle_worker_holds_is_replaced(live: LiveGroup, key: str) -> None:
     live.send(record, [Step(key, 1), Step(key, 2)])
-    becomes(live, record, key, [1, 2])
-    repair(live, record, key, [MENDED])
+    wait_numbers(live, record, key, [1, 2])
+    repair(live, record, key, [REPAIRED])
     live.send(record, [Step(key, 3)])
-    becomes(live, record, key, [MENDED, 3])
+    wait_numbers(live, record, key, [REPAIRED, 3])
 
 
 def test_a_state_that_an_idle_worker_holds_is_deleted(live: LiveGroup, key: str) -> None:
     live.send(record, [Step(key, 1)])
-    becomes(live, record, key, [1])
+    wait_numbers(live, record, key, [1])
     editor = live.group.state_editor
     assert editor.delete(editor.see(record.computation, key), by="me") == "ok"
     live.send(record, [Step(key, 2)])
-    becomes(live, record, key, [2])
+    wait_numbers(live, record, key, [2])
 
 
-def test_in_the_middle_of_a_batch_its_commit_is_refused_and_its_messages_are_applied_to_the_new_state(
+def test_a_change_during_a_batch_refuses_its_commit_and_messages_are_applied_to_the_new_state(
     live: LiveGroup, key: str
 ) -> None:
-    number = MENDED + next(_numbers)
+    number = REPAIRED + next(_numbers)
     live.send(witness, [Deed(key, number, seconds=1.0)])
     wait_until(lambda: any(line.endswith(f":{number}") for line in live.witnessed()), PATIENCE_SECONDS)
-    repair(live, witness, key, [MENDED])
-    assert live.numbers_of(witness, key) == [MENDED], "set while the computation ran"
-    becomes(live, witness, key, [MENDED, number])
-    assert sum(line.endswith(f":{number}") for line in live.witnessed()) == 2, "it ran on the old state too"
+    repair(live, witness, key, [REPAIRED])
+    assert live.numbers_of(witness, key) == [REPAIRED], "set while the computation ran"
+    wait_numbers(live, witness, key, [REPAIRED, number])
+    assert sum(line.endswith(f":{number}") for line in live.witnessed()) == 2, "it also ran on the old state"
 
 
 def test_a_held_key_is_repaired_and_retried_in_place(live: LiveGroup, key: str) -> None:
@@ -111,14 +111,14 @@ def test_a_held_key_is_repaired_and_retried_in_place(live: LiveGroup, key: str) 
     # Nothing is fixed yet: it fails again and waits in place.
     assert live.group.parked_keys.retry(key, by="me") == "ok"
     assert (live.numbers_of(fail, key), held(live, key).waiting) == ([1], 2)
-    # Stands for a new release of the computation: another message in the same position.
+    # Simulates a new release of the computation: another message in the same position.
     mailbox: Any = live.names.mailbox(partition_of_queue(key), key)
     message = json.loads(live.client.lindex(mailbox, -1))  # type: ignore[arg-type]
     mended = base64.b64decode(message["body"]).replace(b"true", b"false")
     live.client.lset(mailbox, -1, json.dumps({**message, "body": base64.b64encode(mended).decode()}))
     (dead_letter,) = [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key]
     assert live.group.dead_letters.retry([dead_letter], by="me") == 1
-    becomes(live, fail, key, [1, 2, 3])
+    wait_numbers(live, fail, key, [1, 2, 3])
     assert [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key] == []
 
 
@@ -127,34 +127,34 @@ def test_after_skip_or_discard_the_key_continues_in_order(live: LiveGroup, key: 
     live.send(fail, [Attempt(key, 1), Attempt(key, 2, fail=True), Attempt(key, 3), Attempt(key, 4)])
     held(live, key)
     assert getattr(live.group.parked_keys, action)(key, by="me") == "ok"
-    becomes(live, fail, key, [1, 3, 4])
+    wait_numbers(live, fail, key, [1, 3, 4])
     live.send(fail, [Attempt(key, 5)])
-    becomes(live, fail, key, [1, 3, 4, 5])
+    wait_numbers(live, fail, key, [1, 3, 4, 5])
     found = [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key]
     assert [dead_letter.in_place for dead_letter in found] == [False] * dead_letters
     assert live.group.parked_keys.get(key) is None
 
 
-def test_a_dead_letter_in_place_is_discarded_with_its_message(live: LiveGroup, key: str) -> None:
+def test_an_in_place_dead_letter_is_discarded_with_its_message(live: LiveGroup, key: str) -> None:
     live.send(fail, [Attempt(key, 1, fail=True), Attempt(key, 2)])
     held(live, key)
     dead_letters = [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key]
     assert [dead_letter.in_place for dead_letter in dead_letters] == [True]
     assert live.group.dead_letters.discard(dead_letters, by="me") == 1
-    becomes(live, fail, key, [2])
+    wait_numbers(live, fail, key, [2])
 
 
 def test_a_policy_applies_immediately(live: LiveGroup, key: str) -> None:
     live.group.policies.change("fail", PolicyChange(attempts=0, exhausted="dead_letter"), by="me")
     try:
-        wait_until(lambda: sent_and_given_up(live, key), PATIENCE_SECONDS, every=0.1)
+        wait_until(lambda: fails_at_the_first_attempt(live, key), PATIENCE_SECONDS, every=0.1)
     finally:
         live.group.policies.reset("fail", by="me")
     # The reset also arrives a moment later, and the next test depends on it.
-    wait_until(lambda: not sent_and_given_up(live, key), PATIENCE_SECONDS, every=0.1)
+    wait_until(lambda: not fails_at_the_first_attempt(live, key), PATIENCE_SECONDS, every=0.1)
 
 
-def sent_and_given_up(live: LiveGroup, key: str) -> bool:
+def fails_at_the_first_attempt(live: LiveGroup, key: str) -> bool:
     """Send a message that fails; returns whether the first attempt was the last. (A notified change may arrive a moment later.)"""
     message = live.send_task("fail", {"key": f"{key}-{next(_numbers)}", "number": 1, "fail": True})
     dead_letter = live.dead_letter_of(message)
@@ -164,17 +164,17 @@ def sent_and_given_up(live: LiveGroup, key: str) -> bool:
 def test_a_paused_partition_stops_and_resumes_where_it_was(live: LiveGroup, key: str) -> None:
     partition = partition_of_queue(key)
     live.send(record, [Step(key, 0)])
-    becomes(live, record, key, [0])
+    wait_numbers(live, record, key, [0])
     assert pause(live.client, live.names, [partition], by="me") == [partition]
     # The worker is notified; until then it may still take messages.
     number = settled(live, key)
     live.send(record, [Step(key, one) for one in range(number, number + 5)])
     other = next(f"{key}-{one}" for one in count() if partition_of_queue(f"{key}-{one}") != partition)
     live.send(record, [Step(other, 1)])
-    becomes(live, record, other, [1])
+    wait_numbers(live, record, other, [1])
     assert live.numbers_of(record, key) == list(range(number))
     assert resume(live.client, live.names, [partition], by="me") == [partition]
-    becomes(live, record, key, list(range(number + 5)))
+    wait_numbers(live, record, key, list(range(number + 5)))
 
 
 def settled(live: LiveGroup, key: str) -> int:
@@ -189,13 +189,13 @@ def settled(live: LiveGroup, key: str) -> int:
     raise AssertionError
 
 
-def test_a_drained_worker_gives_up_its_partitions_and_takes_them_again(live: LiveGroup, key: str) -> None:
+def test_a_drained_worker_releases_its_partitions_and_takes_them_again(live: LiveGroup, key: str) -> None:
     one, two = (worker.node for worker in read_workers(live.client, live.names))
     assert drain(live.client, live.names, one, by="me") == "ok"
     wait_until(lambda: set(live.owners().values()) == {two}, PATIENCE_SECONDS)
     live.send(record, [Step(f"{key}-{number}", number) for number in range(20)])
     for number in range(20):
-        becomes(live, record, f"{key}-{number}", [number])
+        wait_numbers(live, record, f"{key}-{number}", [number])
     assert undrain(live.client, live.names, one, by="me") == "ok"
     live.wait_owned(by=2)
 
@@ -214,7 +214,7 @@ def test_an_export_while_a_worker_is_busy_is_consistent(live: LiveGroup, key: st
         assert applied.get(one, []) + queued.get(one, []) == list(range(sent))
     assert not any(row.paused for row in live.group.status())
     for one in keys:
-        becomes(live, record, one, list(range(sent)))
+        wait_numbers(live, record, one, list(range(sent)))
 
 
 def read_export(live: LiveGroup, path: Path) -> tuple[dict[str, list[int]], dict[str, list[int]]]:

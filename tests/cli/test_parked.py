@@ -59,12 +59,12 @@ def test_retry_makes_it_due_now(run: Run, park: Park, client: redis.Redis) -> No
     assert isinstance(due, float) and abs(due - client.time()[0]) < 60
 
 
-@pytest.mark.parametrize(("command", "said", "dead_letters"), [("skip", "skipped", 1), ("discard", "discarded", 0)])
+@pytest.mark.parametrize(("command", "field", "dead_letters"), [("skip", "skipped", 1), ("discard", "discarded", 0)])
 def test_after_skip_or_discard_the_key_continues_with_the_next_message(
-    run: Run, park: Park, client: redis.Redis, command: str, said: str, dead_letters: int
+    run: Run, park: Park, client: redis.Redis, command: str, field: str, dead_letters: int
 ) -> None:
     park("a")
-    assert json.loads(run("parked", command, "a", "--yes", "--json").stdout) == {said: 1}
+    assert json.loads(run("parked", command, "a", "--yes", "--json").stdout) == {field: 1}
     mailbox = NAMES.mailbox(str(partition_of("a", 4)), "a")
     assert client.lrange(mailbox, 0, -1) == [b"a-2"]  # type: ignore[arg-type]
     assert len(json.loads(run("dead-letters", "list", "--json").stdout)) == dead_letters
@@ -75,16 +75,16 @@ def test_after_skip_or_discard_the_key_continues_with_the_next_message(
 
 
 @pytest.mark.parametrize("command", [["retry"], ["skip", "--yes"], ["discard", "--yes"]])
-def test_all_and_several_and_odd_keys(run: Run, park: Park, command: list[str]) -> None:
+def test_all_keys_and_several_and_unusual_keys(run: Run, park: Park, command: list[str]) -> None:
     for key in ("a", "two\nlines", "\udcff"):
         park(key, 1)
-    said = {"retry": "retried", "skip": "skipped", "discard": "discarded"}[command[0]]
-    assert json.loads(run("parked", *command, "a", "two\nlines", "--json").stdout) == {said: 2}
-    assert json.loads(run("parked", *command, "--all", "--json").stdout) == {said: 3 if command == ["retry"] else 1}
+    field = {"retry": "retried", "skip": "skipped", "discard": "discarded"}[command[0]]
+    assert json.loads(run("parked", *command, "a", "two\nlines", "--json").stdout) == {field: 2}
+    assert json.loads(run("parked", *command, "--all", "--json").stdout) == {field: 3 if command == ["retry"] else 1}
 
 
 @pytest.mark.parametrize("command", [["retry"], ["skip", "--yes"], ["discard", "--yes"]])
-def test_a_key_that_is_not_parked_is_refused_and_nothing_done(run: Run, park: Park, command: list[str]) -> None:
+def test_a_key_that_is_not_parked_is_refused_and_nothing_is_changed(run: Run, park: Park, command: list[str]) -> None:
     park("a")
     before = listed(run)
     result = run("parked", *command, "a", "b")
@@ -95,7 +95,7 @@ def test_a_key_that_is_not_parked_is_refused_and_nothing_done(run: Run, park: Pa
     assert run("parked", *command, "a", "--all").exit_code == 2
 
 
-def test_an_in_place_dead_letter_is_retried_in_its_place(run: Run, park: Park, client: redis.Redis) -> None:
+def test_an_in_place_dead_letter_is_retried_in_place(run: Run, park: Park, client: redis.Redis) -> None:
     park("a", dead_letter="x-1", due=None)
     partition = str(partition_of("a", 4))
     dead_letter = {"id": "x-1", "partition": partition, "reason": "computation-failed", "error": "e", "trace": "", "task": update.name}
@@ -122,8 +122,8 @@ def test_hot_keys_report_the_size_of_the_sample(run: Run) -> None:
     found = json.loads(run("keys", note.name, "--hot", "--json").stdout)
     assert (found["sampled"], found["waiting"]) == (32, 32)
     assert [(row["key"], row["messages"]) for row in found["keys"]] == [("hot", 30), ("cold", 2)]
-    said, heading, first, _ = run("keys", note.name, "--hot").stdout.splitlines()
-    assert said == "32 of 32 waiting messages sampled"
+    summary, heading, first, _ = run("keys", note.name, "--hot").stdout.splitlines()
+    assert summary == "32 of 32 waiting messages sampled"
     assert (heading.split()[0], first.split()) == ("key", ["hot", str(partition_of("hot", 4)), "30", "94"])
     assert len(json.loads(run("keys", note.name, "--hot", "--json", "--limit", "1").stdout)["keys"]) == 1
     assert json.loads(run("keys", note.name, "--hot", "--json", "--sample", "10").stdout)["sampled"] < 32

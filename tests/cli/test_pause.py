@@ -33,7 +33,7 @@ def test_pause_all_and_partitions_already_paused(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["pause", "resume"])
-def test_an_unknown_queue_is_refused_and_naming_none_is_wrong_usage(run: Run, command: str) -> None:
+def test_an_unknown_queue_is_refused_and_no_queue_is_wrong_usage(run: Run, command: str) -> None:
     for queue in ("9", "partition.4", "other", "partition.x", "-1"):
         result = run(command, "--", "1", queue)
         assert result.exit_code == 1

@@ -16,7 +16,7 @@ from tests.cli.terminal import answer
 PutState = Callable[[str, float], None]
 
 
-def test_a_yes_does_it_and_anything_else_does_not(
+def test_only_yes_confirms(
     run: Run, put_state: PutState, redis_url: str, tmp_path: Path
 ) -> None:
     put_state("AAPL", 191.5)

@@ -59,7 +59,7 @@ def table(found: list[str]) -> list[str]:
 FOUR = [*map(row, range(4)), row(None)]
 
 
-def test_at_140_columns_everything_is_there() -> None:
+def test_at_140_columns_every_field_is_shown() -> None:
     heading, *rows = table(lines(found(FOUR), 150))
     assert heading.split() == words(
         "queue owner held waiting oldest in/s done/s 5 min p50 p99 keys state delayed parked dead"
@@ -69,7 +69,7 @@ def test_at_140_columns_everything_is_there() -> None:
     assert "34 ms" in rows[0] and "52 MB" in rows[0]
 
 
-def test_at_80_columns_the_most_important_ones_are() -> None:
+def test_at_80_columns_the_most_important_fields_are_shown() -> None:
     heading, *rows = table(lines(found(FOUR), 80))
     assert heading.split() == words("queue waiting oldest in/s done/s 5 min parked dead")
     assert [line.split()[0] for line in rows] == [
@@ -87,14 +87,14 @@ def test_no_line_is_wider_and_no_screen_longer_than_the_terminal(width: int, hei
     rows = [row(number, paused=number == 1, last_error={"text": "x" * 100}) for number in range(300)]
     shown = lines(found(rows), width, height)
     assert max(map(len, shown)) <= width
-    assert len(shown) <= max(height, len(shown) - len(table(shown)) + 3), "at least one row, and what is left out"
+    assert len(shown) <= max(height, len(shown) - len(table(shown)) + 3), "at least one row, and the number of omitted ones"
 
 
 def test_alarms_are_shown_on_top() -> None:
     totals = lines(found(FOUR, parked=3, dead_letters=2, paused=1, held=4), 80, trouble="Redis: gone\x1b[2J")
-    told = " ".join(totals[: totals.index("")])
-    assert "parked 3" in told and "dead 2" in told and "paused 1" in told and "no owner 1" in told
-    assert "Redis: gone\\x1b[2J" in told
+    summary = " ".join(totals[: totals.index("")])
+    assert "parked 3" in summary and "dead 2" in summary and "paused 1" in summary and "no owner 1" in summary
+    assert "Redis: gone\\x1b[2J" in summary
 
 
 def test_a_paused_or_unowned_partition_is_marked() -> None:
@@ -110,7 +110,7 @@ def test_text_from_workers_cannot_move_the_cursor() -> None:
     assert "a\\x1b[2J\\nb" in shown and "c\\x07\\nd" in shown
 
 
-def test_nothing_known_yet_is_a_dash() -> None:
+def test_an_unknown_value_is_a_dash() -> None:
     unknown = dict.fromkeys(
         (
             "in_per_second",

@@ -77,7 +77,7 @@ def test_each_row_of_standard_input_is_a_message(
     assert [{"volume": None, **message} for message in sent(client)] == ROWS
 
 
-def test_rows_of_an_untyped_computation_are_dicts_as_they_are(run: Run, client: redis.Redis, file: Any) -> None:
+def test_rows_of_an_untyped_computation_are_sent_as_dicts(run: Run, client: redis.Redis, file: Any) -> None:
     run("send", note.name, file("a.jsonl", '{"key": 1, "deep": [{"a": null}]}\n'))
     run("send", note.name, file("a.csv", 'key,text\n2,"a ""b"", c\nd"\n'))
     assert sent(client) == [{"key": 1, "deep": [{"a": None}]}, {"key": "2", "text": 'a "b", c\nd'}]
@@ -109,7 +109,7 @@ BAD = [
 
 @pytest.mark.parametrize("through", ["file", "stdin"])
 @pytest.mark.parametrize(("name", "content", "line", "why"), BAD)
-def test_a_bad_row_names_its_line_and_what_is_wrong_and_those_before_it_are_in(
+def test_the_error_of_a_bad_row_names_its_line_and_earlier_rows_are_sent(
     run: Run, client: redis.Redis, file: Any, through: str, name: str, content: str | bytes, line: str, why: str
 ) -> None:
     if through == "file":
@@ -122,14 +122,14 @@ def test_a_bad_row_names_its_line_and_what_is_wrong_and_those_before_it_are_in(
     assert len(sent(client)) == 1
 
 
-def test_a_row_far_down_names_its_line_and_all_before_it_are_in(run: Run, client: redis.Redis, file: Any) -> None:
+def test_the_error_of_a_bad_row_far_down_names_its_line_and_all_earlier_rows_are_sent(run: Run, client: redis.Redis, file: Any) -> None:
     rows = [f'{{"symbol": "s{number}", "price": {number}}}' for number in range(2500)]
     result = run("send", update.name, file("a.jsonl", "\n".join([*rows, "oops"])))
     assert "line 2501: " in result.stderr
     assert len(sent(client)) == 2500
 
 
-def test_a_row_without_the_untyped_keys_field_names_its_line(run: Run, client: redis.Redis, file: Any) -> None:
+def test_the_error_of_a_row_without_the_key_field_names_its_line(run: Run, client: redis.Redis, file: Any) -> None:
     result = run("send", note.name, file("a.jsonl", '{"key": "k"}\n{"other": 1}\n'))
     assert result.exit_code == 1
     assert "line 2: " in result.stderr and "KeyError: 'key'" in result.stderr
@@ -137,24 +137,24 @@ def test_a_row_without_the_untyped_keys_field_names_its_line(run: Run, client: r
 
 
 @pytest.mark.parametrize("content", ["", "symbol,price\n"])
-def test_a_file_without_rows_sends_none(run: Run, client: redis.Redis, file: Any, content: str) -> None:
+def test_a_file_without_rows_sends_nothing(run: Run, client: redis.Redis, file: Any, content: str) -> None:
     result = run("send", update.name, file("a.csv", content), "--json")
     assert (result.exit_code, json.loads(result.stdout)) == (0, {"sent": 0})
 
 
-def test_a_missing_file_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_a_missing_file_is_a_one_line_error(run: Run, tmp_path: Path) -> None:
     result = run("send", update.name, str(tmp_path / "none.csv"))
     assert (result.exit_code, result.stdout) == (1, "")
     assert "none.csv: No such file" in result.stderr
 
 
-def test_a_progress_bar_is_shown_when_asked_for(run: Run, file: Any) -> None:
+def test_a_progress_bar_is_shown_on_request(run: Run, file: Any) -> None:
     result = run("send", update.name, file("a.csv", CSV), "--progress", "--json")
     assert json.loads(result.stdout) == {"sent": 3}
     assert "messages/s" in result.stderr or "3/?" in result.stderr
 
 
-def test_a_queue_of_another_type_says_what_is_in_and_what_is_not(run: Run, client: redis.Redis, file: Any) -> None:
+def test_the_error_of_a_queue_of_another_type_says_what_was_sent_and_what_was_not(run: Run, client: redis.Redis, file: Any) -> None:
     for number in range(4):
         client.set(f"partition.{number}", "text")
     result = run("send", update.name, file("a.csv", CSV))
@@ -162,7 +162,7 @@ def test_a_queue_of_another_type_says_what_is_in_and_what_is_not(run: Run, clien
     assert "0 messages are in their queues" in result.stderr and "3 are not" in result.stderr
 
 
-def test_a_line_that_does_not_end_is_refused_before_it_fills_the_memory(
+def test_an_endless_line_is_refused_before_it_fills_the_memory(
     run: Run, file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("celery_partitions.cli.files.MAX_MESSAGE_BYTES", 1_000)

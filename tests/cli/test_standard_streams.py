@@ -24,7 +24,7 @@ RunAlone = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run_alone(redis_url: str) -> RunAlone:
-    """Run a command in a process of its own. `shell` is added to its command line: `<&-` closes standard input."""
+    """Run a command in its own process. `shell` is added to its command line; for example `<&-` closes standard input."""
 
     def run_alone(*words: str, shell: str = "", stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
         celery = [sys.executable, "-m", "celery", "-A", "tests.cli.declared_app", "partitions", *words]
@@ -55,7 +55,7 @@ def test_a_closed_pipe_ends_the_command_silently(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
-def test_output_that_can_not_be_written_says_why(run_alone: RunAlone, put_state: PutState) -> None:
+def test_an_output_error_is_explained(run_alone: RunAlone, put_state: PutState) -> None:
     put_state("AAPL", 191.5)
     with Path("/dev/full").open("w") as full:
         done = run_alone("keys", update.name, stdout=full)
@@ -73,7 +73,7 @@ def test_with_standard_input_closed_a_confirmation_is_refused(
     assert {name: client.dump(name) for name in client.scan_iter("{partition.*}:state:*")} == before
 
 
-def test_with_standard_input_closed_there_is_nothing_to_send(run_alone: RunAlone) -> None:
+def test_with_standard_input_closed_send_reports_that_there_is_no_input(run_alone: RunAlone) -> None:
     done = run_alone("send", update.name, "-", shell="<&-")
     assert done.returncode == 1
     assert "standard input is closed" in done.stderr and "Traceback" not in done.stderr
@@ -114,7 +114,7 @@ def test_arguments_that_are_not_utf8_are_wrong_usage(run: Run, command: list[str
     assert "not valid UTF-8" in result.stderr
 
 
-def test_keys_and_the_names_of_files_may_be_any_bytes(run_alone: RunAlone, run: Run, tmp_path: Path) -> None:
+def test_keys_and_file_names_may_be_any_bytes(run_alone: RunAlone, run: Run, tmp_path: Path) -> None:
     assert "'\\\\xff' is not parked" in run("parked", "retry", "\udcff").stderr
     assert "no state for the key '\\\\xff'" in run("stored", update.name, "\udcff").stderr
     file = tmp_path / "\udcff.jsonl"

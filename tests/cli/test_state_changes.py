@@ -19,7 +19,7 @@ from tests.cli.declared import note, update
 PutState = Callable[[str, float], None]
 
 
-def test_state_alone_is_state_get(run: Run, put_state: PutState) -> None:
+def test_state_without_a_subcommand_is_state_get(run: Run, put_state: PutState) -> None:
     put_state("AAPL", 191.5)
     assert run("state", "get", update.name, "AAPL").stdout == run("state", update.name, "AAPL").stdout
     as_json = run("state", "get", update.name, "AAPL", "--json").stdout
@@ -27,7 +27,7 @@ def test_state_alone_is_state_get(run: Run, put_state: PutState) -> None:
     assert as_json == run("state", "--json", update.name, "AAPL").stdout
 
 
-def test_set_makes_a_state_and_prints_old_and_new(run: Run) -> None:
+def test_set_creates_a_state_and_prints_old_and_new(run: Run) -> None:
     result = run("state", "set", update.name, "AAPL", '{"price": 5}', "--yes", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     expected = {"computation": update.name, "key": "AAPL", "partition": partition_of("AAPL", 4)}
@@ -42,7 +42,7 @@ def test_set_makes_a_state_and_prints_old_and_new(run: Run) -> None:
     ("new", "words"),
     [('{"price": "x"}', "$.price"), ('{"prize": 1}', "prize"), ("nonsense", "not JSON"), ("[]", "JSON object")],
 )
-def test_what_does_not_fit_is_refused_and_nothing_written(run: Run, client: redis.Redis, new: str, words: str) -> None:
+def test_a_value_that_does_not_fit_is_refused_and_nothing_is_written(run: Run, client: redis.Redis, new: str, words: str) -> None:
     result = run("state", "set", update.name, "AAPL", new, "--yes")
     assert (result.exit_code, result.stdout) == (1, "")
     assert words in result.stderr
@@ -55,7 +55,7 @@ def test_merging_keeps_missing_fields(run: Run, put_state: PutState) -> None:
     assert json.loads(result.stdout)["new"] == {"price": 191.5}
 
 
-def test_merging_with_a_state_that_can_not_be_read_is_refused_and_nothing_written(
+def test_merging_with_an_unreadable_state_is_refused_and_nothing_is_written(
     run: Run, client: redis.Redis
 ) -> None:
     """Regression: missing fields were silently reset to their defaults."""
@@ -65,7 +65,7 @@ def test_merging_with_a_state_that_can_not_be_read_is_refused_and_nothing_writte
     assert (result.exit_code, result.stdout) == (1, "")
     assert "cannot merge" in result.stderr and "format byte 09" in result.stderr
     assert client.hget(name, "AAPL") == b"\x09nonsense"
-    assert run("state", "set", update.name, "AAPL", "{}", "--yes").exit_code == 0, "replaced as a whole it can be"
+    assert run("state", "set", update.name, "AAPL", "{}", "--yes").exit_code == 0, "it can still be replaced completely"
 
 
 def test_deleting_a_missing_state_is_refused(run: Run) -> None:
@@ -88,11 +88,11 @@ def test_any_key_can_be_named_as_text_and_in_base64(run: Run, put_state: PutStat
     assert found["state"] == {"price": 2.0}
     assert found.get("key_base64", in_base64) == in_base64
     shown = run("state", "get", "--", update.name, key).stdout
-    assert len(shown.splitlines()) == 2, "one line for the key, whatever is in it"
+    assert len(shown.splitlines()) == 2, "one line for the key, whatever characters it contains"
     assert run("state", "delete", "--yes", "--base64", "--", update.name, in_base64).exit_code == 0
 
 
-def test_what_is_not_base64_is_wrong_usage(run: Run) -> None:
+def test_invalid_base64_is_wrong_usage(run: Run) -> None:
     assert run("state", "get", update.name, "%%%", "--base64").exit_code == 2
 
 

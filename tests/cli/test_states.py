@@ -37,7 +37,7 @@ def test_a_key_without_state_is_exit_code_1(run: Run) -> None:
     assert "has no state for the key 'AAPL'" in result.stderr
 
 
-def test_an_unreadable_state_is_one_line(run: Run, client: redis.Redis) -> None:
+def test_an_unreadable_state_is_a_one_line_error(run: Run, client: redis.Redis) -> None:
     client.hset(f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}", "AAPL", b"\x09nonsense")
     result = run("state", update.name, "AAPL")
     assert result.exit_code == 1
@@ -45,7 +45,7 @@ def test_an_unreadable_state_is_one_line(run: Run, client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("command", [["state", "unknown", "k"], ["keys", "unknown"], ["send", "unknown", "-"]])
-def test_an_unknown_name_is_refused_with_the_names_there_are(run: Run, command: list[str]) -> None:
+def test_an_unknown_name_is_refused_with_the_existing_names(run: Run, command: list[str]) -> None:
     result = run(*command)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "this app has no computation named 'unknown'" in result.stderr
@@ -59,7 +59,7 @@ def test_a_computation_without_state_has_no_states_to_show(run: Run, command: li
     assert "has no state" in result.stderr
 
 
-def test_keys_are_one_a_line(run: Run, put_state: PutState) -> None:
+def test_keys_are_printed_one_per_line(run: Run, put_state: PutState) -> None:
     keys = {f"k{number}" for number in range(50)} | {"é", "with space"}
     for key in keys:
         put_state(key, 1.0)
@@ -73,12 +73,12 @@ def test_a_key_that_is_not_text_is_shown_by_its_bytes(run: Run, client: redis.Re
     assert run("keys", update.name, "--json").stdout == '"\\\\xff\\n"\n'
 
 
-def test_no_keys_are_no_lines(run: Run) -> None:
+def test_without_keys_nothing_is_printed(run: Run) -> None:
     result = run("keys", update.name)
     assert (result.exit_code, result.stdout) == (0, "")
 
 
-def test_a_state_that_can_not_be_written_is_shown_and_deleted(run: Run, put_state: PutState) -> None:
+def test_a_state_that_cannot_be_printed_is_shown_and_deleted(run: Run, put_state: PutState) -> None:
     """Python does not convert an int of more than 4300 digits to text."""
     put_state("AAPL", 10**5000)
     assert run("state", update.name, "AAPL").stdout.splitlines()[1:] == ["  price = (an int of 16,610 bits)"]

@@ -28,7 +28,7 @@ def test_json_has_one_object_for_each_partition_and_the_ingress_with_exactly_the
     assert rows[0] == {**dict.fromkeys(FIELDS, 0), "queue": "partition.0", "owner": None, "paused": False}
 
 
-def test_owner_and_counts_are_as_redis_has_them(run: Run, client: redis.Redis) -> None:
+def test_owner_and_counts_are_those_in_redis(run: Run, client: redis.Redis) -> None:
     balance(client, Names("partition"), "celery@host/1", lease_seconds=60, partitions=4, pins=["1"])
     client.lpush("partition.1", "a", "b")
     client.hset("{partition.1}:meta", mapping={"processed": 12345, "paused": 1})
@@ -40,7 +40,7 @@ def test_owner_and_counts_are_as_redis_has_them(run: Run, client: redis.Redis) -
     assert "celery@host" in table and "12,345" in table and "yes" in table
 
 
-def test_the_table_has_a_line_for_each_and_every_field_for_people(run: Run) -> None:
+def test_the_table_has_a_line_for_each_queue_and_every_field_for_people(run: Run) -> None:
     heading, *lines = run("status").stdout.splitlines()
     assert set(heading.split()) == FIELDS
     assert [line.split()[0] for line in lines] == [f"partition.{number}" for number in range(4)] + ["partition"]
@@ -53,7 +53,7 @@ def test_another_n_is_refused_with_both_numbers(run: Run, client: redis.Redis) -
     assert "has 6 partitions" in result.stderr and "PARTITIONS=4" in result.stderr
 
 
-def test_an_unreachable_server_is_one_line(make_app: MakeApp, run: Run) -> None:
+def test_an_unreachable_server_is_a_one_line_error(make_app: MakeApp, run: Run) -> None:
     url = "redis://127.0.0.1:1/0"
     result = run("status", app=make_app(url, Settings(redis_url=url)))
     assert (result.exit_code, result.stdout) == (1, "")
@@ -73,7 +73,7 @@ def test_wrong_usage_is_exit_code_2(run: Run, words: list[str]) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
 
 
-def test_every_command_has_help_and_says_what_it_does(run: Run) -> None:
+def test_every_command_has_a_help_text_and_a_summary(run: Run) -> None:
     def check(command: click.Command, words: list[str]) -> None:
         result = run(*words, "--help")
         assert result.exit_code == 0
@@ -82,7 +82,7 @@ def test_every_command_has_help_and_says_what_it_does(run: Run) -> None:
         if isinstance(command, click.Group):
             for name, one in command.commands.items():
                 check(one, [*words, name])
-        elif words not in (["source"], ["sink"], ["flower"]):  # processes, which print no facts
+        elif words not in (["source"], ["sink"], ["flower"]):  # long-running processes, which print no data
             assert "--json" in result.stdout, words
 
     for name, one in partitions.commands.items():

@@ -39,7 +39,7 @@ def command(url: str, directory: Path, *words: str, **options: Any) -> Iterator[
             process.kill()
 
 
-def test_in_a_pipe_it_is_one_table(run: Run, client: redis.Redis) -> None:
+def test_in_a_pipe_it_prints_one_table(run: Run, client: redis.Redis) -> None:
     client.lpush("partition.1", "a", "b")
     result = run("top", *QUICK)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -74,7 +74,7 @@ def test_the_reader_may_close_the_pipe(redis_url: str, client: redis.Redis, tmp_
         assert (process.wait(), process.stderr.read()) == (0, b"")
 
 
-def test_on_a_terminal_it_is_live_and_ends_with_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
+def test_on_a_terminal_it_updates_and_ends_with_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     screen = ""
@@ -98,7 +98,7 @@ def test_on_a_terminal_it_is_live_and_ends_with_ctrl_c(redis_url: str, client: r
     assert "Traceback" not in screen
 
 
-def test_an_unreachable_server_is_one_line(make_app: MakeApp, run: Run) -> None:
+def test_an_unreachable_server_is_a_one_line_error(make_app: MakeApp, run: Run) -> None:
     url = "redis://127.0.0.1:1/0"
     for words in ((), ("--json",)):
         app: Celery = make_app(url, Settings(redis_url=url))

@@ -39,7 +39,7 @@ def test_into_an_empty_group(run: Run, file: str, client: redis.Redis) -> None:
     assert sum(row["length"] for row in json.loads(run("status", "--json").stdout)) == 2
 
 
-def test_a_group_that_is_not_empty_wants_yes_and_is_added_to(run: Run, file: str) -> None:
+def test_a_group_that_is_not_empty_needs_yes_and_keeps_its_data(run: Run, file: str) -> None:
     result = run("import", file)
     assert result.exit_code == 1
     assert "is not empty: 2 messages, 2 states" in result.stderr

@@ -1,4 +1,4 @@
-"""What a producer, and a `celery` command that is not ours, load because this package is installed."""
+"""Which modules a producer, and any other `celery` command, load because this package is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-#: The code of workers, pages and commands, and the libraries that only these use.
+#: The code of workers, pages and commands, and the libraries that only they use.
 NOT_FOR_PRODUCERS = (
     "celery.worker.consumer", "celery_partitions.cli", "celery_partitions.dashboard", "celery_partitions.demo", "celery_partitions.testing",
     "celery_partitions.wallaroo", "celery_partitions.worker", "flower", "prometheus_client", "rich", "tornado",
@@ -31,7 +31,7 @@ app.send_task("f", args=["d"])
 print(json.dumps(sorted(sys.modules)))
 """
 
-#: `-X importtime` would count too; this counts what the entry point adds to a process in which Celery's command line is loaded.
+#: Counts the modules that the entry point adds to a process that has loaded Celery's command line.
 COMMAND = """
 import json, sys, click
 from importlib.metadata import entry_points
@@ -59,7 +59,7 @@ def test_celerys_command_line_loads_two_modules_of_ours() -> None:
 
 
 @pytest.mark.parametrize("words", [("--version",), ("partitions", "--help"), ("partitions", "status", "--help")])
-def test_the_commands_are_there_all_the_same(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_commands_are_available_nevertheless(words: tuple[str, ...], tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "celery", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert words[0] == "--version" or ("dead-letters" in done.stdout) == (words[1] == "--help")

@@ -1,4 +1,4 @@
-"""Where settings come from, which variables count, and whose mistakes stop whom."""
+"""Where settings come from, which variables count, and which process a wrong setting stops."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["make_app"]
 
 URL = "redis://127.0.0.1:1/0"
 WORKERS_ONLY = [one for one in SETTINGS.values() if one.used_by == "workers" and one.parse is not str]
-#: What a host may have in its environment for a purpose of its own.
+#: Variables that a host may have for other purposes.
 GARBAGE = ("%(message)s", "jaeger", "tcp://10.0.0.1:9090")
 WORKERS_VARIABLES = {one.variable for one in WORKERS_ONLY}
-#: No parser takes it.
+#: Every parser refuses this.
 NONSENSE = "'?"
 
 
@@ -37,7 +37,7 @@ def used(app: Celery) -> Settings:
 
 
 @pytest.mark.parametrize("how_many", range(4))
-def test_code_beats_the_environment_beats_the_apps_configuration_beats_the_default(
+def test_the_order_is_code_environment_app_configuration_default(
     how_many: int, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = Celery("shop", broker=URL, set_as_current=False)
@@ -50,7 +50,7 @@ def test_code_beats_the_environment_beats_the_apps_configuration_beats_the_defau
     assert used(app).batch_bytes == (4_000_000 if how_many > 2 else 7)
 
 
-def test_djangos_settings_with_celerys_namespace_are_the_apps_configuration(
+def test_djangos_settings_in_celerys_namespace_are_read_as_app_configuration(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PARTITIONS")
@@ -64,7 +64,7 @@ def test_djangos_settings_with_celerys_namespace_are_the_apps_configuration(
     assert used(app) == Settings(redis_url=URL, partitions=3, lease_seconds=10, state_modules=("shop", "bank.*"), redis_tls_verify=False)
 
 
-def test_a_value_of_the_apps_configuration_that_is_not_valid_is_refused_by_its_name_there(
+def test_the_error_of_an_invalid_app_configuration_value_has_its_name_there(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PARTITIONS")
@@ -79,7 +79,7 @@ def test_only_two_variables_have_no_prefix() -> None:
 
 
 @pytest.mark.parametrize("text", GARBAGE)
-def test_the_hosts_own_variables_change_nothing(text: str) -> None:
+def test_unrelated_variables_of_the_host_change_nothing(text: str) -> None:
     short = {one.variable.removeprefix("PARTITIONS_"): text for one in SETTINGS.values()} | {one.field.upper(): text for one in SETTINGS.values()}
     kubernetes = dict.fromkeys(["PARTITIONS_PORT", "PARTITIONS_SERVICE_HOST", "PARTITIONS_SERVICE_PORT", "PARTITIONS_PORT_80_TCP"], text)
     environ = {**short, **kubernetes, "PARTITION_GROUP": text}
@@ -90,7 +90,7 @@ def test_the_hosts_own_variables_change_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize("one", WORKERS_ONLY, ids=lambda one: one.field)
-def test_a_producer_does_not_fail_over_a_workers_setting_and_a_worker_does(one: Any) -> None:
+def test_a_wrong_worker_setting_stops_workers_and_not_producers(one: Any) -> None:
     resolved = resolve(environ={one.variable: NONSENSE})
     assert getattr(resolved.check("producers"), one.field) == one.default
     with pytest.raises(SettingsError, match=f"^{one.variable}="):
@@ -112,7 +112,7 @@ def test_a_producer_sends_and_a_worker_refuses_with_one_line(redis_url: str, tmp
     assert "Traceback" not in worker.stderr
 
 
-def test_what_only_flower_uses_stops_only_flower() -> None:
+def test_a_wrong_flower_setting_stops_only_flower() -> None:
     resolved = resolve(environ={"PARTITIONS_DASHBOARD_HOSTS": "http://flower.example.com"})
     assert resolved.check("workers").dashboard_hosts == ()
     with pytest.raises(SettingsError, match=r"^PARTITIONS_DASHBOARD_HOSTS="):
@@ -132,7 +132,7 @@ def test_what_only_flower_uses_stops_only_flower() -> None:
         ("PARTITIONS_METRICS_PORT", "tcp://10.0.0.1:9090", "expected an integer. Kubernetes sets this variable"),
     ],
 )
-def test_an_error_names_the_variable_the_value_and_what_was_expected(variable: str, text: str, says: str) -> None:
+def test_an_error_has_the_variable_the_value_and_what_is_expected(variable: str, text: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({variable: text})
     assert str(caught.value).startswith(f"{variable}='{text}' is not valid: {says}")
@@ -147,7 +147,7 @@ def test_a_misspelt_variable_is_found_and_a_foreign_one_is_not() -> None:
     assert misspelt(dict.fromkeys([*(one.variable for one in SETTINGS.values()), "LEASE_SECOND", "PARTITIONS_PORT", "PARTITIONS_SERVICE_HOST"], "")) == {}
 
 
-def test_a_copy_is_equal_and_a_replaced_one_names_every_field() -> None:
+def test_a_copy_is_equal_and_replace_accepts_every_field() -> None:
     made = Settings(lease_seconds=7)
     assert made.given == {"lease_seconds"}
     assert copy.deepcopy(made) == pickle.loads(pickle.dumps(made)) == made

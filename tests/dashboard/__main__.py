@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def flow(live: LiveGroup) -> None:
-    """Send payments in waves, with some trouble among them."""
+    """Send payments in waves, with some failures among them."""
     choose, until = random.Random(5), time.monotonic() + FLOW_SECONDS
     make_dead_letters(live, "bob", "carol", "mallory")
     hold(live, "erin")

@@ -36,7 +36,7 @@ def app(make_app: MakeApp, settings: Settings) -> Iterator[Celery]:
     yield make_app(settings.redis_url, settings)
 
 
-def test_without_the_login_nothing_is_shown_and_nothing_done(app: Celery) -> None:
+def test_without_the_login_nothing_is_shown_or_done(app: Celery) -> None:
     with Served(app, login=None) as served:
         for path in PAGES + LOADED + READS:
             assert served.ask(path).status == 401, path
@@ -45,7 +45,7 @@ def test_without_the_login_nothing_is_shown_and_nothing_done(app: Celery) -> Non
             assert served.post(path).status == 401, path
 
 
-def test_a_browser_is_asked_for_the_login_by_the_api_too(app: Celery) -> None:
+def test_the_api_also_asks_a_browser_for_the_login(app: Celery) -> None:
     """A browser remembers the login per folder: it does not send it unasked to a URL in another folder."""
     with Served(app, login=None) as served:
         assert served.post("/api/partitions/0/pause").headers["WWW-Authenticate"] == 'Basic realm="flower"'
@@ -74,7 +74,7 @@ def test_without_any_login_pages_are_open_as_flowers_are_and_the_api_is_not(app:
         assert "Flower has no login" in page and "data-post" not in page
 
 
-def test_in_read_only_mode_all_is_shown_and_no_action_taken(app: Celery) -> None:
+def test_in_read_only_mode_everything_is_shown_and_no_action_is_possible(app: Celery) -> None:
     with Served(app, read_only=True) as served:
         for path in [*PAGES, *(path for path in READS if "events" not in path)]:
             assert served.ask(path).status == 200, path

@@ -54,7 +54,7 @@ def test_a_state_is_previewed_and_then_set(served: Served, filled: Filled) -> No
     assert filled.who() == [("me", "state set")]
 
 
-def test_a_state_that_changed_meanwhile_is_not_overwritten(served: Served, filled: Filled) -> None:
+def test_a_state_that_has_changed_is_not_overwritten(served: Served, filled: Filled) -> None:
     filled.state("a", balance=3)
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
     digest = served.post("/api/partitions/key/state", {**body, "preview": True}).json["digest"]
@@ -70,7 +70,7 @@ def test_a_state_that_changed_meanwhile_is_not_overwritten(served: Served, fille
 
 
 @pytest.mark.parametrize("preview", [True, False])
-def test_merging_with_a_state_that_can_not_be_read_is_refused(served: Served, filled: Filled, preview: bool) -> None:
+def test_merging_with_an_unreadable_state_is_refused(served: Served, filled: Filled, preview: bool) -> None:
     filled.stored("a", b"\x09nonsense")
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
     digest = served.post("/api/partitions/key/state", {**body, "preview": True}).json["digest"]
@@ -96,23 +96,23 @@ def test_a_state_that_json_cannot_write_is_shown_and_deleted(served: Served, fil
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "said"),
+    ("change", "status", "text"),
     [
         ({"state": {"balance": "x"}}, 400, "$.balance"),
         ({"state": {"blance": 1}}, 400, "blance"),
         ({"state": "{"}, 400, "not JSON"),
         ({"state": [1]}, 400, "object"),
-        ({"computation": "nobody's"}, 404, "nobody's"),
+        ({"computation": "unknown"}, 404, "unknown"),
         ({"keys": "a"}, 400, "keys"),
         ({"key": "!", "base64": True}, 400, "base64"),
     ],
 )
 def test_a_bad_request_is_explained(
-    served: Served, filled: Filled, change: dict[str, object], status: int, said: str
+    served: Served, filled: Filled, change: dict[str, object], status: int, text: str
 ) -> None:
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}, "digest": "", **change}
     answer = served.post("/api/partitions/key/state", body)
-    assert answer.status == status and said in answer.json["error"]
+    assert answer.status == status and text in answer.json["error"]
 
 
 def test_a_key_that_is_not_text(served: Served, filled: Filled) -> None:
@@ -122,7 +122,7 @@ def test_a_key_that_is_not_text(served: Served, filled: Filled) -> None:
     assert pay.state(raw).balance == 1
 
 
-def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
+def test_one_dead_letter_a_group_and_all(served: Served, filled: Filled) -> None:
     ids = [filled.add_dead_letter("1", number) for number in range(4)]
     other = filled.add_dead_letter("2", 1, reason="unknown-task")
     act = "/api/partitions/dead-letters/"
@@ -142,7 +142,7 @@ def test_dead_letters_one_a_group_all(served: Served, filled: Filled) -> None:
     assert filled.who()[0] == ("me", "dead-letters discard")
 
 
-def test_dead_letters_go_back_in_the_order_in_which_they_died(served: Served, filled: Filled) -> None:
+def test_dead_letters_are_put_back_in_order_of_time(served: Served, filled: Filled) -> None:
     for number in range(40):
         filled.add_dead_letter("1", number, raw=b"%d" % number)
     assert served.post("/api/partitions/dead-letters/retry", {"all": True}).json["retried"] == 40

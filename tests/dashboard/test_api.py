@@ -54,14 +54,14 @@ def test_a_partition_shows_its_last_commits(served: Served, filled: Filled) -> N
     assert served.ask("/api/partitions/0").json["commits"] == []
 
 
-def test_a_partition_that_is_not_there(served: Served) -> None:
+def test_a_partition_that_does_not_exist(served: Served) -> None:
     for partition in ("4", "007", "9999999999999999"):
         answer = served.ask(f"/api/partitions/{partition}")
         assert answer.status == 404 and "expected 0 to 3" in answer.json["error"]
 
 
 @pytest.mark.parametrize("partition", ["abc", "4", "007", "%C2%B2", "9" * 5000])
-def test_dead_letters_of_a_partition_that_is_not_there(served: Served, partition: str) -> None:
+def test_dead_letters_of_a_partition_that_does_not_exist(served: Served, partition: str) -> None:
     """The partition is in the query; the path takes only digits."""
     answer = served.ask(f"/api/partitions/dead-letters?partition={partition}")
     assert answer.status == 404 and "expected 0 to 3" in answer.json["error"]

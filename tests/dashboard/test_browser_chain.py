@@ -1,4 +1,4 @@
-"""A message's way through a pipeline, on Flower's own task pages."""
+"""The path of a message through a pipeline, on Flower's own task pages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_message_links_to_its_outputs_and_back_to_its_root(
     def is_known(task_id: str) -> bool:
         return flower_of_words.get(f"/task/{task_id}")[0] == 200
 
-    root = wait_until(known, PATIENCE_SECONDS, every=0.5, message="Flower has not heard of a message and its hops")
+    root = wait_until(known, PATIENCE_SECONDS, every=0.5, message="Flower does not know a message and its hops")
     assert root is not None
     page = visit(of=flower_of_words, login=None).open(f"/task/{root}")
     for hop in hops_of(root):

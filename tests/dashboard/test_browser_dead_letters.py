@@ -46,7 +46,7 @@ def test_one_is_found_by_its_key_and_retried_and_applied(visit: Visiting, live: 
     assert dead_letter.message_id not in {one.message_id for one in live.dead_letters()}
 
 
-def test_by_id_and_by_the_error_s_text(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_one_is_found_by_its_id_and_by_the_text_of_its_error(visit: Visiting, live: LiveGroup, key: str) -> None:
     (dead_letter,) = make_dead_letters(live, key, text=f"no money for {key}!")
     page = visit().open("/partitions/dead-letters")
     for text in (dead_letter.message_id, f"no money for {key}!"):
@@ -54,7 +54,7 @@ def test_by_id_and_by_the_error_s_text(visit: Visiting, live: LiveGroup, key: st
         expect(page.locator("article.dead-letter")).to_have_count(1)
 
 
-def test_a_group_is_retried_and_no_other(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_a_group_is_retried_and_others_are_not(visit: Visiting, live: LiveGroup, key: str) -> None:
     """A group: failures in the same place of the same computation."""
     ours, theirs = [f"{key}-a", f"{key}-b", f"{key}-c"], f"{key}-d"
     make_dead_letters(live, *ours)

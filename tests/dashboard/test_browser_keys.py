@@ -103,7 +103,7 @@ def test_a_stale_edit_is_refused(visit: Visiting, live: LiveGroup, key: str) -> 
     assert balance(live, pay, key) == 11
 
 
-def test_the_focus_and_open_folds_stay_while_the_page_refreshes(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_the_focus_and_open_folds_are_kept_when_the_page_refreshes(visit: Visiting, live: LiveGroup, key: str) -> None:
     paid(live, key, "rent")
     page = visit().open(page_of(key))
     tree = page.get_by_role("region", name="State in pay")

@@ -39,7 +39,7 @@ def test_it_shows_a_row_for_each_queue_with_its_owner(visit: Visiting) -> None:
     expect(page).to_have_title(re.compile(str(name)))
 
 
-def test_its_numbers_move_while_messages_flow(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_its_numbers_change_while_messages_are_processed(visit: Visiting, live: LiveGroup, key: str) -> None:
     one = visit()
     page = one.open("/partitions")
     partition = partition_of_queue(live, key)
@@ -50,17 +50,17 @@ def test_its_numbers_move_while_messages_flow(visit: Visiting, live: LiveGroup, 
     expect(total(page, "done_per_second")).to_have_text(NOT_ZERO)
     assert number(cell(page, partition, "keys").locator("span")) > before
     assert page.locator("#chart-flow polyline.line-done").count() == 1
-    assert one.loads == 1, "it was loaded again"
+    assert one.loads == 1, "the page was loaded again"
 
 
-def test_numbers_look_as_the_commands_write_them(visit: Visiting) -> None:
+def test_numbers_have_the_same_form_as_in_the_commands(visit: Visiting) -> None:
     page = visit().open("/partitions")
     for name, cases in (("span", SPANS), ("size", SIZES)):
         values = [value for value, _ in cases]
         assert page.evaluate(f"(values) => values.map(window.partitions.{name})", values) == [text for _, text in cases]
 
 
-def test_it_shows_trouble(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_it_shows_problems(visit: Visiting, live: LiveGroup, key: str) -> None:
     page = visit().open("/partitions")
     partition = partition_of_queue(live, key)
     make_dead_letters(live, key)

@@ -1,4 +1,4 @@
-"""Every page in a browser: text stays text; it fits a phone and a desktop, light and dark; the keyboard suffices."""
+"""Every page in a browser: text is shown as text; the page fits a phone and a desktop, light and dark, and works with the keyboard alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def settle(page: Page) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> None:
-    """On a desktop and a phone: hostile text is shown as text, nothing makes the page scroll sideways, Tab reaches every control."""
+    """On a desktop and a phone, hostile text is shown as text, the page does not scroll sideways, and Tab reaches every control."""
     for size_name, size in (("desk", DESK), ("phone", PHONE)):
         one = visit(size=size)
         page = one.open(shown[name])
@@ -68,7 +68,7 @@ def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["overview", "key", "dead_letters"])
-def test_dark_is_dark(visit: Visiting, shown: dict[str, str], name: str) -> None:
+def test_dark_mode_is_dark(visit: Visiting, shown: dict[str, str], name: str) -> None:
     one = visit(dark=True)
     page = one.open(shown[name])
     settle(page)
@@ -92,7 +92,7 @@ def test_hostile_text_in_a_dialog_and_in_the_message_after_it(visit: Visiting, s
     assert page.evaluate("window.hacked") is None
 
 
-def test_the_keyboard_alone(visit: Visiting, live: LiveGroup, key: str) -> None:
+def test_a_dialog_with_the_keyboard_alone(visit: Visiting, live: LiveGroup, key: str) -> None:
     """A dialog opens by Enter, keeps the focus inside, is closed by Escape with nothing done, and gives the focus back."""
     live.send(pay, [Payment(key, 10)])
     wait_balance(live, pay, key, 10)
@@ -117,7 +117,7 @@ def test_the_keyboard_alone(visit: Visiting, live: LiveGroup, key: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/workers", "/tasks", "/broker"])
-def test_flower_s_own_pages_stay_whole(visit: Visiting, path: str) -> None:
+def test_flowers_own_pages_are_unchanged(visit: Visiting, path: str) -> None:
     page = visit().open(path)
     expect(page.get_by_role("link", name="Partitions", exact=True)).to_be_visible()
     expect(page.locator("#partitions-page")).to_have_count(0)

@@ -85,7 +85,7 @@ def test_the_sampler_stops_after_the_last_page_view(shop: Any, filled: Filled, q
             assert live._task is not None
             await asyncio.wait_for(live._task, 5)
             assert not live.running
-            assert (await live.next())[0] is not None, "and begins again"
+            assert (await live.next())[0] is not None, "and it starts again"
             await live._task
 
     asyncio.run(run())
@@ -100,8 +100,8 @@ def test_an_unreachable_redis_is_reported_and_so_is_its_return(
         stream = events(served)
         assert next(stream)[0] == "overview"
         server.stop()
-        kind, told = next(one for one in stream if one[0] != "overview")
-        assert kind == "unreachable" and told["error"].startswith("Redis: ")
+        kind, data = next(one for one in stream if one[0] != "overview")
+        assert kind == "unreachable" and data["error"].startswith("Redis: ")
         server.start()
         assert next(one for one in stream if one[0] == "overview")
         stream.close()  # type: ignore[attr-defined]

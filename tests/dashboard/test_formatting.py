@@ -64,7 +64,7 @@ def test_the_address_of_flowers_task_list_searches_for_the_key(key: str) -> None
     [words] = parse_qs(tasks_query("update stock", key)[1:])["name"]
     name, arguments = parse_query("name:" + words).children
     assert (name.field, name.value, arguments.field, arguments.value) == ("name", "update stock", "args", f"key={key} ")
-    assert tasks_query("x", key) == "", "Flower searches for no word so short"
+    assert tasks_query("x", key) == "", "Flower does not search for such a short word"
 
 
 def test_the_entry_is_after_broker_and_absent_if_flowers_navigation_differs() -> None:
@@ -88,7 +88,7 @@ def test_the_tasks_of_a_key_newest_first() -> None:
 
 
 def test_the_tasks_of_a_key_that_is_not_utf_8() -> None:
-    """Found by its form in workers' events: `tests/worker/test_events.py`."""
+    """They are found by the key's form in workers' events: `tests/worker/test_events.py`."""
     key = "caf\udce9"
     partition = partition_of(key, 4)
     fields = {"name": "t", "state": "SUCCESS", "timestamp": 1, "runtime": 0.1, "worker": None, "exception": None}

@@ -28,7 +28,7 @@ def exported() -> dict[str, str]:
     return found
 
 
-def test_every_name_in_it_is_exported_and_every_number_of_a_partition_is_in_it() -> None:
+def test_every_name_in_it_is_exported_and_every_metric_of_a_partition_is_in_it() -> None:
     used = {name for text in [*(one for _, one in EXPRESSIONS), *QUERIES] for name in re.findall(rf"{PREFIX}\w+", text)}
     assert used <= exported().keys()
     kinds = {re.sub("_(bucket|sum|count)$", "", name) for name in exported()}
@@ -44,7 +44,7 @@ def test_counters_have_rates_and_a_partition_reported_twice_counts_once(title: s
     assert text.count('{group=~"$group"}') == len(re.findall(PREFIX, text))
 
 
-def test_it_has_the_shape_that_grafana_imports() -> None:
+def test_it_has_the_form_that_grafana_imports() -> None:
     assert DASHBOARD["id"] is None
     assert DASHBOARD["title"] and DASHBOARD["uid"] and DASHBOARD["schemaVersion"] >= 36
     variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
@@ -58,7 +58,7 @@ def test_it_has_the_shape_that_grafana_imports() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_no_panel_lies_over_another_and_the_rows_are_these() -> None:
+def test_no_panel_overlaps_another_and_the_rows_are_these() -> None:
     rows = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert [row["title"] for row in rows] == ["Overview", "Latency", "Failures", "Leases", "State"]
     places: set[tuple[int, int]] = set()

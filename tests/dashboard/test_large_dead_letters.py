@@ -1,4 +1,4 @@
-"""Dead letters of up to a megabyte each: Flower shows them and acts on them with less memory than they take together."""
+"""Dead letters of up to a megabyte each: Flower shows them and acts on them with less memory than all of them need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.dashboard.serving import filled, make_app, served, shop
 __all__ = ["filled", "make_app", "served", "shop"]
 
 DEAD_LETTERS = 80
-#: 75 MB of all in base64.
+#: 75 MB in all, in base64.
 RAW = b"x" * 700_000
 #: Some pages of a few megabytes, and the text of one dead letter for the search.
 MAX_BYTES = 40_000_000
@@ -45,7 +45,7 @@ def peak_of() -> Iterator[Callable[[Callable[[], object]], int]]:
     tracemalloc.stop()
 
 
-def test_they_are_not_in_memory_together(large: Filled, peak_of: Callable[[Callable[[], object]], int]) -> None:
+def test_they_are_not_in_memory_at_the_same_time(large: Filled, peak_of: Callable[[Callable[[], object]], int]) -> None:
     store = large.group.dead_letters
     assert peak_of(lambda: find_dead_letters(large.installation, DeadLetterQuery())) < MAX_BYTES
     assert peak_of(lambda: find_dead_letters(large.installation, DeadLetterQuery(text="nowhere"))) < MAX_BYTES
@@ -53,7 +53,7 @@ def test_they_are_not_in_memory_together(large: Filled, peak_of: Callable[[Calla
     assert (store.count(), large.client.llen("partition.1")) == (0, DEAD_LETTERS)
 
 
-def test_the_rest_of_very_many_bytes_is_only_counted(
+def test_beyond_a_number_of_bytes_the_rest_is_only_counted(
     served: Served, large: Filled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letters_module, "MAX_SCANNED_BYTES", 10_000_000)
@@ -69,4 +69,4 @@ def test_the_newest_of_a_group_are_shown_with_their_messages(served: Served, fil
         filled.add_dead_letter("1", number, raw=b"message %d" % number)
     group = served.ask("/api/partitions/dead-letters").json["groups"][0]
     assert [dead_letter["message"] for dead_letter in group["dead_letters"]] == [f"message {number}" for number in range(29, 19, -1)]
-    assert (group["count"], group["error"], group["reason"]) == (30, "error 29", "bad-key"), "as the newest one has them"
+    assert (group["count"], group["error"], group["reason"]) == (30, "error 29", "bad-key"), "error and reason of the newest one"

@@ -57,7 +57,7 @@ class Parsed(HTMLParser):
         ("/nowhere", None),
     ],
 )
-def test_every_page_has_the_entry(served: Served, filled: Filled, path: str, active: str | None) -> None:
+def test_every_page_has_the_navigation_entry(served: Served, filled: Filled, path: str, active: str | None) -> None:
     entries = Parsed(served.ask(path).text).entries
     assert entries == [(name, name == active) for name in ("Workers", "Tasks", "Broker", "Partitions")]
 
@@ -83,7 +83,7 @@ def test_shown_text_never_becomes_markup(served: Served, filled: Filled) -> None
         answer = served.ask(path)
         assert answer.status == 200, answer.text
         tags = Parsed(answer.text).tags
-        assert all(one.get("src") for tag, one in tags if tag == "script"), "no script of a message's own"
+        assert all(one.get("src") for tag, one in tags if tag == "script"), "no script from a message"
         assert not [one for tag, one in tags if "onerror" in one or one.get("src") == "x"]
         assert html.escape("<script>alert(1)</script>", quote=False) in answer.text, path
     for path in (
@@ -120,11 +120,11 @@ def test_an_unreachable_redis(make_app: MakeApp, server_factory: Callable[..., R
     with Served(app) as served:
         assert served.ask("/partition/1").status == 200
         server.stop()
-        assert served.ask("/partitions").status == 200, "it reads nothing; its events will say"
+        assert served.ask("/partitions").status == 200, "the page reads nothing; its events report the error"
         for path in ("/partition/1", "/partitions/key?key=a", "/partitions/dead-letters"):
             answer = served.ask(path)
             assert answer.status == 503 and "Cannot read the partitions" in answer.text and "Traceback" not in answer.text, path
-        wait_until(lambda: served.ask("/api/partitions").status == 503, message="what is shown may be two seconds old")
+        wait_until(lambda: served.ask("/api/partitions").status == 503, message="the overview may be two seconds old")
         assert served.ask("/api/partitions").json["error"].startswith("Redis: ")
         assert served.post("/api/partitions/1/pause").status == 503
         server.start()

@@ -101,7 +101,7 @@ def test_every_panel_shows_something(prometheus: Prometheus, live: LiveGroup) ->
     assert prometheus.ask("label/group/values", **{"match[]": "celery_partitions_up"}) == ["partition"]
 
 
-def test_the_metrics_match_what_was_done(prometheus: Prometheus, live: LiveGroup) -> None:
+def test_the_metrics_match_the_processed_messages(prometheus: Prometheus, live: LiveGroup) -> None:
     def counted() -> bool:
         total = prometheus.values("sum(celery_partitions_messages_processed_total)")
         return total == [float(live.processed())]

@@ -29,7 +29,7 @@ def app(make_app: MakeApp, settings: Settings) -> Iterator[Celery]:
     "host",
     ["127.0.0.1:5555", "127.9.9.9", "localhost", "LOCALHOST:80", "localhost.", "flower.localhost:5555", "[::1]:5555", "mine.example:1"],
 )
-def test_loopback_and_known_names_are_known(host: str) -> None:
+def test_loopback_and_configured_names_are_known(host: str) -> None:
     assert is_known_host(host, ("mine.example",))
 
 
@@ -50,7 +50,7 @@ def test_without_a_login_another_sites_name_is_refused_everywhere(app: Celery) -
             assert "PARTITIONS_DASHBOARD_HOSTS" in answer.text and answer.headers["Content-Type"].startswith("text/plain")
         for path in ("/api/worker/shutdown/x", "/api/partitions/0/pause"):
             assert served.post(path, Host="evil.example").status == 403, path
-        assert served.ask("/healthcheck", Host="evil.example").status == 200  # it reveals nothing
+        assert served.ask("/healthcheck", Host="evil.example").status == 200  # its answer reveals nothing
         for path in PAGES:
             assert served.ask(path, Host="localhost:5555").status == 200, path
 

@@ -104,7 +104,7 @@ def open_flower(live: LiveGroup, tmp_path_factory: pytest.TempPathFactory) -> It
         yield flower
 
 
-def test_a_page_or_an_action_never_both(ours: list[Address]) -> None:
+def test_each_url_is_a_page_or_an_action(ours: list[Address]) -> None:
     """GET reads and POST acts; there is no other method."""
     assert {tuple(one.methods) for one in ours} == {("GET",), ("POST",)}
 
@@ -140,7 +140,7 @@ def test_unknown_urls_and_methods_are_refused(flower: FlowerProcess, guarded: li
     assert {question: status for question, status in answers.items() if status != 405} == {}
 
 
-def test_another_site_can_do_nothing(flower: FlowerProcess, open_flower: FlowerProcess, guarded: list[Address]) -> None:
+def test_another_site_cannot_do_anything(flower: FlowerProcess, open_flower: FlowerProcess, guarded: list[Address]) -> None:
     """With the login, and also if none is needed."""
     for which, login in ((flower, LOGIN), (open_flower.wait_ready(), None)):
         answers = {

@@ -1,4 +1,4 @@
-"""Makes trouble that an operator fixes on the page: dead letters and held keys."""
+"""Creates problems that an operator fixes on the page: dead letters and held keys."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class LoopByHand(PartitionLoop):
     run_plain_task: Callable[[bytes], PlainTaskRun] = staticmethod(no_task)
 
     def take_turns(self, limit: int = 1000) -> int:
-        """Work until nothing is ready. Returns the number of turns; raises for a partition with a fault that is no message's."""
+        """Work until nothing is ready. Returns the number of turns. Raises if a partition has a fault that no message caused."""
         for turn in range(limit):
             owned = self.next_partition()
             if owned is None and self.under_way is None:
@@ -43,7 +43,7 @@ class LoopByHand(PartitionLoop):
         return self.owned_partitions["0"]
 
     def look_again(self) -> None:
-        """As a message's arrival does."""
+        """Look at the queue again, as after the arrival of a message."""
         for owned in self.owned_partitions.values():
             owned.unknown = True
 

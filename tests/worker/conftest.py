@@ -13,7 +13,7 @@ from tests.fundamentals.live import LiveGroup
 
 @pytest.fixture
 def make_live(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., LiveGroup]]:
-    """Groups with settings of the test's choice; the workers' logs are shown when it fails."""
+    """Create groups with any settings. The workers' logs are shown if the test fails."""
     made: list[LiveGroup] = []
     with ExitStack() as stack:
 
@@ -28,5 +28,5 @@ def make_live(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., LiveGrou
 
 @pytest.fixture
 def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
-    """A group with the settings as they are."""
+    """A group with the default settings of the tests."""
     return make_live()

@@ -27,7 +27,7 @@ def place(value: Any) -> str:
 
 @app.task(name="describe worker", bind=True)
 def describe(self: Any) -> dict[str, Any]:
-    """What a worker of partitions changes in its process."""
+    """The properties that a partition worker changes in its process."""
     conf = app.conf.table()
     conf.pop("task_routes", None)
     return {

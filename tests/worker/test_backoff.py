@@ -1,4 +1,4 @@
-"""Waits for a server in trouble: they double, are bounded, differ between workers, and restart after a success."""
+"""Waits while a server has a problem: they double, are bounded, differ between workers, and restart after a success."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def test_a_wait_is_shorter_at_random_and_never_longer() -> None:
     assert Backoff(lambda: 1.0).next_seconds() == FIRST_SECONDS * (1 - JITTER)
 
 
-def test_no_wait_is_longer_than_asked_for() -> None:
+def test_no_wait_is_longer_than_requested() -> None:
     backoff = Backoff(lambda: 0.0, longest=0.3)
     assert [backoff.next_seconds() for _ in range(4)] == [0.1, 0.2, 0.3, 0.3]

@@ -66,7 +66,7 @@ def cache_with(**sizes: int) -> StateCache:
     return cache
 
 
-def test_items_are_cut_before_their_states_get_too_large() -> None:
+def test_a_batch_ends_before_its_states_would_be_too_large() -> None:
     items = work("a", "a", "b", "a", "c", "d")
     cache = cache_with(a=40, b=40)
     assert cache.fitting(items, {"count": {"c": 40, "d": 1}}, 100) == 4
@@ -77,7 +77,7 @@ def test_items_are_cut_before_their_states_get_too_large() -> None:
 
 def test_states_are_evicted_by_their_bytes() -> None:
     cache = cache_with(a=30, b=30)
-    cache.trim(100, 100)  # more than half: both are the older generation now
+    cache.trim(100, 100)  # more than half: now both are in the older generation
     assert cache.missing(work("c")) == {"count": ["c"]}
     cache.add({"count": {"c": Slot({}, bytes(40))}})
     cache.trim(100, 100)
@@ -97,8 +97,8 @@ def test_a_state_that_grows_counts_with_its_new_size() -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_batch_ends_before_its_states_get_too_large(make_live: Callable[..., LiveGroup], restart: bool) -> None:
-    """Seen from outside by the number of commits."""
+def test_a_worker_ends_a_batch_before_its_states_get_too_large(make_live: Callable[..., LiveGroup], restart: bool) -> None:
+    """The number of commits shows it from outside."""
     live = make_live(PARTITIONS=1, PARTITIONS_BATCH_STATE_BYTES=1_000_000, PARTITIONS_STATE_CACHE_BYTES=1_000_000)
     live.start_worker(module=growing.__name__).wait_ready()
     keys = [f"k{number}" for number in range(30)]

@@ -18,7 +18,7 @@ def held(live: LiveGroup) -> set[str]:
     return {queue for queue, owner in live.owners().items() if owner is not None}
 
 
-def test_a_worker_alone_holds_everything(live: LiveGroup) -> None:
+def test_a_single_worker_owns_everything(live: LiveGroup) -> None:
     live.start_worker().wait_ready()
     wait_until(lambda: held(live) == ALL)
 
@@ -28,7 +28,7 @@ def test_the_group_by_name_is_the_same(live: LiveGroup) -> None:
     wait_until(lambda: held(live) == ALL)
 
 
-def test_pinned_to_one_partition_it_holds_only_that(live: LiveGroup) -> None:
+def test_a_worker_pinned_to_one_partition_owns_only_that(live: LiveGroup) -> None:
     live.start_worker("-Q", "partition.2").wait_ready()
     wait_until(lambda: held(live) == {"partition.2"})
     live.send(record, [Step(f"key-{number}", number) for number in range(40)])
@@ -38,7 +38,7 @@ def test_pinned_to_one_partition_it_holds_only_that(live: LiveGroup) -> None:
     assert held(live) == {"partition.2"}
 
 
-def test_a_pinned_worker_gets_its_partitions_from_one_that_has_all(live: LiveGroup) -> None:
+def test_a_pinned_worker_takes_its_partitions_from_a_worker_that_owns_all(live: LiveGroup) -> None:
     live.start_worker().wait_ready()
     pinned = live.start_worker("-Q", "partition.2,partition.3", "-n", "pinned@%h").wait_ready()
 
@@ -59,7 +59,7 @@ def test_other_queues_are_consumed_together_with_the_partitions(live: LiveGroup)
     assert held(live) == ALL
 
 
-def test_a_worker_of_other_queues_holds_no_partition(live: LiveGroup) -> None:
+def test_a_worker_of_other_queues_owns_no_partition(live: LiveGroup) -> None:
     worker = live.start_worker("-Q", "celery", "-P", "threads", "-c", "2").wait_ready()
     assert live.app.send_task("plain", args=[5]).get(timeout=20) == 5
     assert held(live) == set()
@@ -68,19 +68,19 @@ def test_a_worker_of_other_queues_holds_no_partition(live: LiveGroup) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         (("-P", "threads"), "needs the solo pool, but this one uses thread. Start it with -P solo -c 1"),
-        # Celery takes `-P prefork` for "nothing was said", and the app's own pool is solo.
+        # Celery cannot distinguish `-P prefork` from its default, and the app's own pool is solo.
         (("-P", "prefork", "-c", "2"), "has a concurrency of 2. Start it with -P solo -c 1"),
         (("-c", "4"), "has a concurrency of 4. Start it with -P solo -c 1"),
         (("-Q", "partition.4"), "-Q partition.4: no such partition. There are 4 partitions, numbered from 0 (PARTITIONS)"),
     ],
 )
-def test_invalid_options_are_refused_with_what_to_do(live: LiveGroup, arguments: tuple[str, ...], said: str) -> None:
+def test_invalid_options_are_refused_with_what_to_do(live: LiveGroup, arguments: tuple[str, ...], text: str) -> None:
     worker = live.start_worker(*arguments)
     assert worker.wait(timeout=60) not in (0, None)
-    assert said in " ".join(worker.log().split())
+    assert text in " ".join(worker.log().split())
     assert held(live) == set()
 
 
@@ -99,7 +99,7 @@ def test_another_number_of_partitions_is_refused(make_live: Callable[..., LiveGr
     assert "has 4 partitions in this Redis, but this process was started with PARTITIONS=5" in other.log()
 
 
-def test_ordinary_workers_of_an_installed_app_are_unchanged(live: LiveGroup) -> None:
+def test_plain_workers_of_an_installed_app_are_unchanged(live: LiveGroup) -> None:
     worker = live.start_worker("-c", "2", module=foreign.__name__).wait_ready()
     assert "concurrency: 2 (prefork)" in worker.log()
     assert live.app.send_task("add", args=[2, 3]).get(timeout=20) == 5
@@ -122,7 +122,7 @@ def test_a_partitions_number_is_written_without_zeros(live: LiveGroup) -> None:
     ]  # fmt: skip
 
 
-def test_a_worker_of_an_installed_app_serves_partitions_when_asked(live: LiveGroup) -> None:
+def test_a_worker_of_an_installed_app_serves_partitions_on_request(live: LiveGroup) -> None:
     refused = live.start_worker("-Q", "partition", "-c", "2", module=foreign.__name__)
     assert refused.wait(timeout=60) not in (0, None)
     assert "needs the solo pool" in refused.log()

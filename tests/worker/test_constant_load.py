@@ -1,4 +1,4 @@
-"""One partition always has messages. A worker must still do everything for the others, without ever being idle."""
+"""One partition always has messages. A worker must still do everything for the others, although it is never idle."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Busy:
         return self.live.client.llen(self.at)  # type: ignore[return-value]
 
     def wait(self, true: Callable[[], object], message: str) -> None:
-        """Until that is true; partition 0 has been busy all the time."""
+        """Wait until this is true, and check that partition 0 was busy all the time."""
         wait_until(true, PATIENCE_SECONDS, message=message)
         assert self.length() > 0
 
@@ -61,7 +61,7 @@ def test_messages_of_idle_partitions_and_of_the_ingress(busy: Busy) -> None:
         keys = [*(key_in(partition) for partition in range(1, PARTITIONS)), key_in(1, "by-ingress")]
         for key in keys:
             busy.wait(lambda: live.numbers_of(record, key)[-1:] == [turn], f"{key} was not applied")  # noqa: B023
-    assert live.status()[live.names.queue("0")].processed > before  # nor does the busy one starve
+    assert live.status()[live.names.queue("0")].processed > before  # the busy partition does not starve either
 
 
 def test_a_delayed_message_of_an_idle_partition(busy: Busy) -> None:
@@ -76,7 +76,7 @@ def test_retries_of_an_idle_partition(busy: Busy) -> None:
 
 
 def test_the_cut_connection_of_an_idle_partition(busy: Busy) -> None:
-    """The loop learns of it, and waits for messages on another connection."""
+    """The loop notices it, and waits for messages on another connection."""
     client, live = busy.live.client, busy.live
     live.send(record, [Step(key_in(1), 0)])
     busy.wait(lambda: live.numbers_of(record, key_in(1)) == [0], "the first message was not applied")

@@ -19,7 +19,7 @@ Make = Callable[..., LiveGroup]
 
 
 class Monitor:
-    """What is published on Celery's event exchange: every message, each with its events."""
+    """The messages published on Celery's event exchange, each with its events."""
 
     def __init__(self, channel: redis.client.PubSub) -> None:
         self._channel = channel
@@ -61,8 +61,8 @@ def test_events_have_a_messages_arguments_from_any_producer(live: LiveGroup) -> 
         live.app.send_task("record", kwargs={"step": {"key": "named", "number": 1}})
         live.send_task("record", {"key": "client", "number": 1})
         received = wait_until(lambda: len(found := seen.events("task-received")) == 3 and found)
-    told = {(event["args"], event["kwargs"]) for event in received}
-    assert told == {
+    arguments = {(event["args"], event["kwargs"]) for event in received}
+    assert arguments == {
         ('key=bulk [{"key":"bulk","number":1}]', "{}"),
         ("key=named ()", '{"step":{"key":"named","number":1}}'),
         ("key=client ({'key': 'client', 'number': 1},)", "{}"),
@@ -88,19 +88,19 @@ def test_a_failure_event_has_the_traceback(make_live: Make) -> None:
 
 
 def test_beyond_the_budget_a_sample_is_sent_in_few_messages(make_live: Make) -> None:
-    """The bucket holds one second's budget, and is filled once more a second: a burst of less than a second is told by
-    not many more than that."""
+    """The bucket holds the budget of one second and is refilled once per second. A burst of less than a second causes
+    few more events than that."""
     live = make_live(PARTITIONS_EVENTS_PER_SECOND=20)
     live.start_workers(1)
     with monitor(live) as seen:
         live.send(record, [Step(f"key-{number % 20}", number) for number in range(5000)])
         live.wait_drained()
-        last = live.send_task("record", {"key": "key-0", "number": 5000}, countdown=2)  # the bucket has some by then
+        last = live.send_task("record", {"key": "key-0", "number": 5000}, countdown=2)  # by then the bucket has been refilled
         wait_until(lambda: any(event["uuid"] == last for event in seen.events("task-succeeded")))
-        told = len(seen.events("task-succeeded"))
+        sampled = len(seen.events("task-succeeded"))
         grouped = [message for message in seen.messages if any("uuid" in event for event in message)]
-    assert 1 < told <= 250
-    assert len(grouped) < told
+    assert 1 < sampled <= 250
+    assert len(grouped) < sampled
 
 
 def test_without_events_none_are_sent(live: LiveGroup) -> None:

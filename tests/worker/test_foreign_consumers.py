@@ -1,6 +1,6 @@
 """A stock Celery worker that consumes a partition's queue is noticed: the partition's worker logs it, and the doctor names the culprit.
 
-So is anything else that takes messages out of a queue. What partition workers themselves do is never taken for it.
+Anything else that removes messages from a queue is noticed too. What partition workers do is never mistaken for it.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def listen(loop: LoopByHand) -> None:
-    """What the loop does while nothing is ready."""
+    """Do what the loop does while nothing is ready."""
     loop.listen([loop.owned], 0.0)
 
 
 def wait_listening(loop: LoopByHand) -> None:
-    """Until the server has told that the queue is empty, and tells the next message."""
+    """Wait until the loop knows that the queue is empty and will be notified of the next message."""
 
     def is_listening() -> bool:
         listen(loop)
@@ -71,16 +71,16 @@ def wait_listening(loop: LoopByHand) -> None:
 
 
 def take_one(live: LiveGroup, loop: LoopByHand) -> None:
-    """A message comes, is taken by somebody else, and the loop looks for it."""
+    """A message arrives, something else removes it, and the loop looks for it."""
     wait_listening(loop)
     live.send(record, [Step("key", 0)])
     live.client.rpop(live.names.queue("0"))
 
-    def is_told() -> bool:
+    def is_notified() -> bool:
         listen(loop)
         return loop.owned.unknown
 
-    wait_until(is_told)
+    wait_until(is_notified)
     loop.take_turns()
 
 
@@ -104,7 +104,7 @@ def test_messages_taken_before_the_worker_could_read_them(live: LiveGroup, loop:
     assert len(errors(caplog)) == 1 and seen(loop) == 1
 
 
-def test_it_is_said_once_a_minute(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_logged_once_a_minute(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
     clock = loop.foreign_consumers.clock
     assert isinstance(clock, Clock)
     for now in (0.0, 1.0, LOG_SECONDS - 1, LOG_SECONDS + 1):
@@ -117,8 +117,8 @@ def test_it_is_said_once_a_minute(live: LiveGroup, loop: LoopByHand, caplog: pyt
     assert [text.partition("(")[2].partition(")")[0] for text in errors(caplog)] == ["noticed: 1", "noticed: 3"]
 
 
-def test_the_workers_own_commits_are_not_taken_for_it(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
-    """The server tells of a message that the loop has read already, for another reason."""
+def test_the_workers_own_commits_are_not_mistaken_for_it(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
+    """The server notifies the loop of a message that it has already read for another reason."""
     for _ in range(5):
         wait_listening(loop)
         live.send(record, [Step("key", 0)])
@@ -130,19 +130,19 @@ def test_the_workers_own_commits_are_not_taken_for_it(live: LiveGroup, loop: Loo
     assert (seen(loop), errors(caplog)) == (0, [])
 
 
-def test_a_database_that_is_emptied_elsewhere_is_not_taken_for_it(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
-    """The server then tells that every queue has changed."""
+def test_emptying_another_database_is_not_mistaken_for_it(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
+    """The server then notifies that every queue has changed."""
     with redis.Redis.from_url(live.settings.redis_url, db=15) as other:
         for _ in range(5):
             wait_listening(loop)
             other.flushdb()
 
-            def is_told() -> bool:
+            def is_notified() -> bool:
                 tracked = loop.waiting._tracked
                 assert tracked is not None
                 return not tracked._empty or loop.owned.unknown or listen(loop)  # type: ignore[func-returns-value]
 
-            wait_until(is_told)
+            wait_until(is_notified)
             loop.take_turns()
     assert (seen(loop), errors(caplog)) == (0, [])
 

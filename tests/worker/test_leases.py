@@ -23,7 +23,7 @@ def test_a_lease_is_renewed_during_a_computation_longer_than_it(make_live: Make)
     assert live.owners() == owners
 
 
-def test_a_computation_that_held_the_interpreter_past_the_lease_and_was_not_replaced_commits(make_live: Make) -> None:
+def test_a_computation_that_blocked_the_interpreter_past_the_lease_commits_if_not_replaced(make_live: Make) -> None:
     live = make_live(PARTITIONS_LEASE_SECONDS=0.6)
     worker = live.start_worker(module=frozen.__name__).wait_ready()
     live.wait_owned(by=1)
@@ -38,7 +38,7 @@ def commands(live: LiveGroup) -> dict[str, int]:
 
 
 def test_an_idle_worker_does_not_poll(make_live: Make) -> None:
-    """In two seconds of nothing to do: no queue is read, and there is little but the lease."""
+    """During two idle seconds no queue is read, and almost all commands renew the lease."""
     live = make_live(PARTITIONS_LEASE_SECONDS=5)
     live.start_workers(1)
     live.send(witness, [Deed(f"key-{number}", number) for number in range(50)])
@@ -50,6 +50,6 @@ def test_an_idle_worker_does_not_poll(make_live: Make) -> None:
     made = {name: calls - before.get(name, 0) for name, calls in after.items() if calls != before.get(name, 0)}
     assert not made.keys() & {"lrange", "lindex", "rpop", "llen"}, made
     assert made.get("blmove", 0) <= len(live.owners()), made
-    # A renewal each third of the lease, and what else the first seconds of a worker bring; a poll would be ten a second or more.
+    # A renewal each third of the lease, and some calls of the worker's first seconds. Polling would be ten or more per second.
     assert made.get("evalsha", 0) <= 3 + 2 * seconds, made
     assert sum(made.values()) < 60 * seconds, made

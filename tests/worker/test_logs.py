@@ -27,21 +27,21 @@ SECRET = "4111-1111-1111-1111"
 
 
 class Kind(enum.Enum):
-    """Of a card."""
+    """The kind of a card."""
 
     DEBIT = "debit"
 
 
 @dataclass
 class Card:
-    """As msgspec reads it."""
+    """A message that msgspec decodes."""
 
     kind: Kind
     price: float = 0.0
 
 
 class Model(pydantic.BaseModel):
-    """As pydantic reads it."""
+    """A message that pydantic decodes."""
 
     price: float
     note: str = ""
@@ -55,7 +55,7 @@ def line(
     return json.loads(JsonFormatter().format(record))
 
 
-def test_a_line_has_the_text_and_the_fields() -> None:
+def test_a_line_has_its_text_and_fields() -> None:
     found = line(
         "%s: %d", "text", 7, level=logging.WARNING, extra=log_fields("2", key="k", message_id="m", task="t", attempt=3)
     )
@@ -72,7 +72,7 @@ def test_a_line_has_the_text_and_the_fields() -> None:
     }
 
 
-def test_unknown_fields_are_left_out_and_the_ingress_has_its_name() -> None:
+def test_unknown_fields_are_omitted_and_the_ingress_has_its_name() -> None:
     assert log_fields("ingress", message_id=None) == {"partition": "ingress"}
     assert log_fields(key=key_text(b"\xff")) == {"key": "\\xff"}
 
@@ -104,7 +104,7 @@ def test_celerys_fields_with_a_plain_tasks_arguments_are_not_logged() -> None:
     assert found.keys() == {"ts", "level", "logger", "event"}
 
 
-#: What a worker reads and can't take, with the secret somewhere in it: each a dead letter of another reason or text.
+#: Messages that a worker refuses, with the secret somewhere in them: each is a dead letter with another reason or text.
 UNFIT = {
     "enum": {"kind": SECRET},
     "pydantic": {"price": SECRET},
@@ -116,7 +116,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("name", UNFIT)
 @pytest.mark.parametrize("annotation", [Card, Model, Any])
-def test_a_message_that_is_refused_is_not_quoted(name: str, annotation: Any) -> None:
+def test_a_refused_message_is_not_quoted(name: str, annotation: Any) -> None:
     body = json.dumps([[UNFIT[name]], {}, {}]).encode()
     try:
         MessageCodec(annotation, "card").decode(body)
@@ -152,30 +152,30 @@ def test_every_line_of_a_worker_is_json_without_message_contents(make_live: Call
     live.app.send_task(fail.name, args=[{"key": "k", "number": 7, "fail": True}], task_id="failing")
     live.dead_letter_of("unfit")
     dead_letter = live.dead_letter_of("failing")
-    wait_until(lambda: dead_letter.id in worker.log_path.read_text())  # what is committed is told after it
+    wait_until(lambda: dead_letter.id in worker.log_path.read_text())  # logged after the commit
     worker.terminate()
     text = worker.log_path.read_text()
     assert SECRET not in text
-    # Celery writes a line break and this from its signal handler, past every logger.
+    # Celery's signal handler writes a line break and this text directly, without a logger.
     lines = [json.loads(one) for one in text.splitlines() if one and not one.startswith("worker: Warm shutdown")]
     assert all({"ts", "level", "logger", "event"} <= one.keys() for one in lines)
     assert {"celery.worker.partitions", "celery.apps.worker"} <= {one["logger"] for one in lines}
-    told = [one for one in lines if one.get("message_id") == "failing"]
-    assert [(one["partition"], one["key"], one["task"], one["attempt"]) for one in told] == [
+    failing = [one for one in lines if one.get("message_id") == "failing"]
+    assert [(one["partition"], one["key"], one["task"], one["attempt"]) for one in failing] == [
         (int(dead_letter.partition), "k", fail.name, attempt) for attempt in (1, 2, 2)
     ]
-    assert told[-1]["dead_letter"] == dead_letter.id
-    # The retry is a warning. What gives the message up is one error with its exception: that is what error trackers collect.
-    assert [one["level"] for one in told] == ["WARNING", "ERROR", "WARNING"]
-    assert ["trace" in one for one in told] == [False, True, False]
-    assert "ValueError: 7 fails on purpose" in told[1]["trace"]
+    assert failing[-1]["dead_letter"] == dead_letter.id
+    # The retry is a warning. The last failure is one error with its exception, which error trackers collect.
+    assert [one["level"] for one in failing] == ["WARNING", "ERROR", "WARNING"]
+    assert ["trace" in one for one in failing] == [False, True, False]
+    assert "ValueError: 7 fails on purpose" in failing[1]["trace"]
     unfit = next(one for one in lines if one.get("message_id") == "unfit")
     assert (unfit["partition"], unfit["reason"], unfit["level"]) == (0, "wrong-type", "ERROR")
     assert unfit["error"].endswith(" - at `$.number`")
 
 
 def logged(message: str, *arguments: object, error: BaseException | None = None, name: str = "celery.worker.partitions") -> str:
-    """A line as a worker writes it in text."""
+    """A text log line as a worker writes it."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(logging.Formatter("[LINE] %(message)s"))
@@ -189,7 +189,7 @@ FORGED = "x\r\n[LINE] forged\x1b[2J\x9b2J\u2028\ud800"
 SHOWN = r"x\r\n[LINE] forged\x1b[2J\x9b2J\u2028\ud800"
 
 
-class Told:
+class WithForgedText:
     def __str__(self) -> str:
         return FORGED
 
@@ -200,11 +200,11 @@ class Told:
     ("message", "arguments"),
     [
         ("%s", (FORGED,)),
-        ("%s", (Told(),)),
-        ("%r", (Told(),)),
+        ("%s", (WithForgedText(),)),
+        ("%r", (WithForgedText(),)),
         ("%s", (ValueError(FORGED),)),
         ("%(name)s", ({"name": FORGED},)),
-        ("%s", (["a", Told()],)),
+        ("%s", (["a", WithForgedText()],)),
     ],
     ids=str,
 )
@@ -238,7 +238,7 @@ def test_no_message_can_write_a_line_into_a_workers_log(make_live: Callable[...,
     send(record.name, args=[{"key": "k", "number": "no number"}], task_id="unfit" + hostile)
     send("unknown" + hostile, args=[1], task_id="unknown task" + hostile)
     send("plain", args=[5], task_id="plain_task" + hostile)
-    send("plain", args=[5, 6, 7], task_id="ordinary and failing" + hostile)
+    send("plain", args=[5, 6, 7], task_id="plain and failing" + hostile)
     send(record.name, args=[{"key": "k", "number": 1}], eta="soon" + hostile)
     live.wait_drained()
     worker.terminate()

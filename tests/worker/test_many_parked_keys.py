@@ -87,7 +87,7 @@ def test_the_longest_overdue_key_is_first() -> None:
     assert owned_of(held=None).first_due is None
 
 
-def test_a_key_parked_again_or_unparked_is_not_due_at_its_old_time() -> None:
+def test_a_key_that_was_parked_again_or_unparked_is_not_due_at_its_old_time() -> None:
     owned = owned_of(a=1.0, b=2.0, c=3.0)
     owned.parked["a"] = ParkedKeyRecord(9.0, 2)
     del owned.parked["b"]

@@ -61,7 +61,7 @@ def test_failures_are_recorded_with_their_key_and_message(make_live: Make) -> No
     assert abs(found.last_error.at - time.time()) < PATIENCE_SECONDS
 
 
-def test_a_worker_that_slept_through_its_lease_counts_the_refused_commit(make_live: Make) -> None:
+def test_a_worker_that_was_suspended_past_its_lease_counts_the_refused_commit(make_live: Make) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_LEASE_SECONDS=0.5)
     (first,) = live.start_workers(1)
     live.send(witness, [Deed("a", 0, 0.5)])
@@ -70,7 +70,7 @@ def test_a_worker_that_slept_through_its_lease_counts_the_refused_commit(make_li
     live.start_worker()
     wait_until(lambda: live.processed() == 1, PATIENCE_SECONDS, message="nobody took over")
     first.continue_process()
-    # What was refused is not measured as done.
+    # Refused work is not measured.
     wait_measured(live, lambda found: (found.fenced, found.batch.total) == (1, 1), "a refused commit, and one that was not")
 
 
@@ -78,13 +78,13 @@ def test_the_last_commits_are_recorded_with_their_outcomes(make_live: Make) -> N
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     live.send(record, [Step(f"key {number % 2}", number // 2) for number in range(4)])
     (worker,) = live.start_workers(1)
-    (first,) = wait_until(lambda: commits(live, "0"), PATIENCE_SECONDS, message="no commit was told")
+    (first,) = wait_until(lambda: commits(live, "0"), PATIENCE_SECONDS, message="no commit was recorded")
     assert (first.taken, first.processed, first.states, first.failed, first.error) == (4, 4, 2, 0, "")
     assert 0 < first.computation_seconds < PATIENCE_SECONDS
     assert first.commit_seconds is not None and 0 < first.commit_seconds < PATIENCE_SECONDS
     assert abs(first.at - time.time()) < PATIENCE_SECONDS
     live.dead_letter_of(live.send_task("fail", {"key": "a", "number": 1, "fail": True}))
-    wait_until(lambda: len(commits(live, "0")) == 2, PATIENCE_SECONDS, message="the failure was not told")
+    wait_until(lambda: len(commits(live, "0")) == 2, PATIENCE_SECONDS, message="the failure was not recorded")
     second, _ = commits(live, "0")
     assert (second.taken, second.processed, second.failed, second.dead, second.states) == (1, 0, 1, 1, 0)
     assert second.commit_number > first.commit_number
@@ -94,6 +94,6 @@ def test_the_last_commits_are_recorded_with_their_outcomes(make_live: Make) -> N
     worker.wait()
     live.start_workers(1)
     live.send(record, [Step("key 0", 2)])
-    wait_until(lambda: len(commits(live, "0")) == 3, PATIENCE_SECONDS, message="the next worker told nothing")
+    wait_until(lambda: len(commits(live, "0")) == 3, PATIENCE_SECONDS, message="the next worker recorded nothing")
     third = commits(live, "0")[0]
     assert third.worker != first.worker and third.token > first.token

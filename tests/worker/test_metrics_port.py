@@ -20,13 +20,13 @@ Make = Callable[..., LiveGroup]
 
 
 def port_of(worker: WorkerProcess) -> int:
-    told = wait_until(lambda: re.search(r"metrics: served at http://127\.0\.0\.1:(\d+)/metrics", worker.log()))
-    assert told is not None
-    return int(told[1])
+    found = wait_until(lambda: re.search(r"metrics: served at http://127\.0\.0\.1:(\d+)/metrics", worker.log()))
+    assert found is not None
+    return int(found[1])
 
 
 def samples(port: int) -> dict[tuple[str, str], float]:
-    """By name and partition, of those that have one."""
+    """(name, partition) → value; the partition is "" if there is none."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
         text = reply.read().decode()
     return {
@@ -59,7 +59,7 @@ def test_each_worker_serves_metrics_of_its_partitions_and_its_process(make_live:
     assert seen[("celery_partitions_up", "")] == 1
     assert seen[("process_resident_memory_bytes", "")] > 1_000_000
     with pytest.raises(OSError), socket.create_connection(("127.0.0.2", ports[0]), timeout=5):
-        pass  # elsewhere it does not listen
+        pass  # it does not listen on other addresses
 
 
 def test_a_port_in_use_is_logged_and_the_worker_works(make_live: Make) -> None:
@@ -72,7 +72,7 @@ def test_a_port_in_use_is_logged_and_the_worker_works(make_live: Make) -> None:
     live.wait_drained()
 
 
-def test_a_host_that_is_not_this_machine_is_logged(make_live: Make) -> None:
+def test_a_host_that_is_not_on_this_machine_is_logged(make_live: Make) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_METRICS_PORT=0, PARTITIONS_METRICS_HOST="no such host")
     (worker,) = live.start_workers(1)
     assert "metrics: not served: PARTITIONS_METRICS_HOST=no such host" in worker.log()

@@ -1,4 +1,4 @@
-"""Peeks of a loop without its thread: if the partition is not as its last commit left it, the loop discards its memory."""
+"""Peeks of a loop without its thread: if the partition is not as its last commit left it, the loop drops what it has in memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.fundamentals.live import LiveGroup
 
 
 def no_task(raw: bytes) -> PlainTaskRun:
-    raise AssertionError(f"an ordinary task: {raw!r}")
+    raise AssertionError(f"a plain task: {raw!r}")
 
 
 @pytest.fixture
 def loop(make_live: Callable[..., LiveGroup]) -> Iterator[PartitionLoop]:
-    """Of a worker that holds the only partition, in which one message was applied."""
+    """The loop of a worker that owns the only partition, in which one message was applied."""
     live = make_live(PARTITIONS=1)
     reports = Reports(live.app, "by-hand", 0, lambda: False, ())
     parts = worker_parts(live.installation, "by-hand/1", reports, no_task, (), node="by-hand")
@@ -59,7 +59,7 @@ def test_states_are_kept_if_nothing_has_changed(loop: PartitionLoop) -> None:
 
 
 def test_a_server_that_lost_the_last_commit(loop: PartitionLoop) -> None:
-    """The message of that commit is in the queue again, its state as it was before: it is applied once."""
+    """The message of that commit is in the queue again, and its state is the previous one. It is applied once."""
     owned, client, names = owned_of(loop), loop.client, loop.names
     client.hincrby(names.meta("0"), "commit_number", -1)
     client.hdel(names.states("0", "record"), "key")
@@ -75,7 +75,7 @@ def test_an_operator_changed_a_state_and_the_peek_came_before_the_notification(l
     assert cached(loop) is None
 
 
-def test_the_same_when_the_peek_is_for_a_delayed_message(loop: PartitionLoop) -> None:
+def test_the_same_if_the_peek_is_for_a_delayed_message(loop: PartitionLoop) -> None:
     """The turn does not read the queue, because messages of parked keys must be loaded first."""
     owned = owned_of(loop)
     loop.installation.group.states.forget(loop.installation.computations["record"], "key")

@@ -1,4 +1,4 @@
-"""A process of an installed app never lets kombu consume a partition's queue, whatever asks for it."""
+"""In a process of an installed app kombu never consumes a partition's queue, whatever requests it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.worker import foreign
 
 
 def consumed(live: LiveGroup) -> list[str]:
-    """What the only worker consumes through kombu: it owns no partitions."""
+    """The queues that the only worker consumes through kombu. It owns no partitions."""
     (queues,) = live.app.control.inspect(timeout=20, limit=1).active_queues().values()
     return sorted(queue["name"] for queue in queues)
 

@@ -1,4 +1,4 @@
-"""Celery's own tools show the partitions, and several workers on one host."""
+"""Celery's own tools show the partitions, and several workers on one host work."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_inspection_lists_partitions_computations_and_counts(live: LiveGroup) ->
     assert stats["total"]["witness"] == 3
 
 
-def test_it_answers_during_a_long_computation(live: LiveGroup) -> None:
+def test_a_worker_answers_during_a_long_computation(live: LiveGroup) -> None:
     worker = live.start_workers(1)[0]
     live.send(witness, [Deed("key", 1, seconds=30)])
     live.wait_witnessed(f"{worker.pid}:1")
@@ -44,9 +44,9 @@ def test_it_answers_during_a_long_computation(live: LiveGroup) -> None:
     assert live.processed() == 0
 
 
-def test_it_is_shut_down_by_remote_control(live: LiveGroup) -> None:
+def test_remote_control_shuts_a_worker_down(live: LiveGroup) -> None:
     worker = live.start_workers(1)[0]
-    # A broadcast is lost while nobody has subscribed, and a worker is ready a moment before it has.
+    # A broadcast without subscribers is lost, and a worker is ready a moment before it has subscribed.
     wait_until(lambda: live.app.control.ping(timeout=1, limit=1), 30)
     live.app.control.shutdown()
     assert worker.wait() == 0

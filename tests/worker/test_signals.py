@@ -13,14 +13,14 @@ from tests.support.wait import wait_until
 from tests.support.worker import WorkerProcess
 
 TERM, INT, QUIT = WorkerProcess.terminate, WorkerProcess.interrupt, WorkerProcess.quit
-#: A lease that nobody waits for.
+#: A lease so long that no test waits for it.
 LONG = {"PARTITIONS_LEASE_SECONDS": 60}
 
 Make = Callable[..., LiveGroup]
 
 
 def in_a_long_computation(live: LiveGroup, seconds: float) -> WorkerProcess:
-    """A worker in the first of three messages of a key."""
+    """A worker that is running the first of three messages of a key."""
     worker = live.start_workers(1)[0]
     live.send(witness, [Deed("key", number, seconds) for number in range(3)])
     live.wait_witnessed(f"{worker.pid}:0")

@@ -19,12 +19,12 @@ from tests.support.apps import close_app
 from tests.support.worker import ROOT, WorkerProcess
 
 QUIET = ("-Q", "celery", "--without-gossip", "--without-mingle")
-#: A worker that serves partitions needs the solo pool. Another one may have any.
+#: A worker that serves partitions needs the solo pool. Other workers may have any.
 POOLS = (("-P", "solo"), ("-P", "threads", "-c", "2"), ("-P", "prefork", "-c", "1"))
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: pool[1])
-def test_a_worker_that_serves_no_partitions_is_as_celery_made_it(
+def test_a_worker_that_serves_no_partitions_is_unchanged(
     start_worker: Callable[..., WorkerProcess], redis_url: str, pool: tuple[str, ...]
 ) -> None:
     described: list[dict[str, Any]] = []
@@ -57,7 +57,7 @@ def test_install_changes_only_the_routes_in_the_apps_configuration() -> None:
             remove_installation(found)
 
 
-def test_an_install_does_not_load_the_configuration() -> None:
+def test_install_does_not_load_the_configuration() -> None:
     code = (
         "import sys; from celery import Celery; from celery_partitions import install\n"
         "app = Celery('shop', set_as_current=False); app.config_from_object('no.such.module')\n"

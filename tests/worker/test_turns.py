@@ -1,4 +1,4 @@
-"""Each partition gets an equal share of the loop's time, and an idle one need not wait for the others' backlogs."""
+"""Each partition gets an equal share of the loop's time, and an idle one does not wait for the others' backlogs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def made(*names: str) -> dict[str, OwnedPartition]:
 
 
 def take(turns: Turns, ready: Mapping[str, OwnedPartition], seconds: Mapping[str, float], times: int) -> list[str]:
-    """Who had the turns, when each of a partition's takes so long."""
+    """The partitions that got the turns, if a turn of each takes this many seconds."""
     had = []
     for _ in range(times):
         owned = turns.next(ready.values())
@@ -33,16 +33,16 @@ def test_equal_partitions_take_turns() -> None:
     assert all(sorted(had[at : at + 3]) == ["0", "1", "2"] for at in (0, 3, 6))
 
 
-def test_turns_that_take_no_time_are_shared_too() -> None:
+def test_turns_that_take_no_time_are_also_shared() -> None:
     assert sorted(take(Turns(), made("0", "1"), {}, 4)) == ["0", "0", "1", "1"]
 
 
-def test_a_slow_partition_has_fewer_turns() -> None:
+def test_a_slow_partition_gets_fewer_turns() -> None:
     had = take(Turns(), made("slow", "quick"), {"slow": 1.0, "quick": 0.1}, 110)
     assert 9 <= had.count("slow") <= 11
 
 
-def test_an_idle_partition_goes_first_and_saves_up_no_time() -> None:
+def test_an_idle_partition_goes_first_and_does_not_accumulate_time() -> None:
     turns, owned_partitions = Turns(), made("0", "1", "idle")
     busy = {name: owned_partitions[name] for name in ("0", "1")}
     take(turns, busy, {"0": 0.2, "1": 0.2}, 100)

@@ -18,9 +18,9 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 from tests.worker.by_hand import LoopByHand, loop_by_hand
 
-#: kombu can't decode it, and says so in a text with a lone surrogate.
+#: kombu cannot decode it, and its error text contains a lone surrogate.
 NO_UUID = '[[{"__type__": "uuid", "__value__": {"\\ud800": 1}}], {}, {}]'
-#: Texts that something on the way to Redis, a log or a page may not take.
+#: Texts that Redis, a log, a page or an encoder on the way there may refuse.
 HOSTILE = ["\ud800", "a\udcffb", "\x00", "line\nline\r\n", "\x1b[31m", "\u202e", "%s %d {}", "'\"\\", "x" * 70_000, "\ufeff", "𐀀", ""]
 
 
@@ -81,7 +81,7 @@ odd = hostile | st.none() | st.integers() | st.lists(hostile, max_size=2) | st.d
 
 @st.composite
 def hostile_messages(draw: st.DrawFn) -> bytes:
-    """Messages to registered and unknown tasks, with hostile texts in any place."""
+    """Messages for registered and unknown tasks, with hostile texts anywhere."""
     task = draw(st.sampled_from(["record", "fail", "celery.backend_cleanup"]) | hostile)
     message = draw(st.fixed_dictionaries({"key": hostile, "number": st.integers(0, 9), "fail": st.booleans()}) | odd)
     names = draw(st.dictionaries(hostile, odd, max_size=2))
@@ -136,11 +136,11 @@ def test_an_outcome_that_is_too_large_for_a_commit(live: LiveGroup, loop: LoopBy
 def test_a_commit_on_which_the_server_closes_the_connection(
     make_live: Callable[..., LiveGroup], server_factory: Callable[..., RedisServer]
 ) -> None:
-    """Its limits may be lower than usual. This is no outage: the other partitions go on, and so does this one."""
+    """The server's limits may be lower than usual. This is not an outage: the other partitions continue, and so does this one."""
     server = server_factory(config={"proto-max-bulk-len": "1mb"})
     live = make_live(REDIS_URL=server.url(), PARTITIONS=2, PARTITIONS_MESSAGE_BYTES=10_000_000, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     worker = live.start_worker(module="tests.worker.growing").wait_ready()
-    # A key each: in one batch, a later message of the same key would replace the large state before it is written.
+    # Each message has its own key: in one batch, a later message of the same key would replace the large state before it is written.
     for number in (1, 2, 3):
         live.app.send_task("grow", args=[{"key": f"key {number}", "size": 2_000_000 if number == 2 else number}])
     wait_until(lambda: live.dead_letters(), PATIENCE_SECONDS)
@@ -152,8 +152,8 @@ def test_a_commit_on_which_the_server_closes_the_connection(
 @pytest.mark.parametrize("computation", ["record", "fail"])
 @pytest.mark.parametrize("name", ["callbacks", "errbacks", "chain", "chord"])
 @pytest.mark.parametrize("links", ["x" * 5_000, {"task": "plain"}, 7], ids=lambda one: type(one).__name__)
-def test_links_that_are_no_list_send_nothing(live: LiveGroup, loop: LoopByHand, computation: str, name: str, links: object) -> None:
-    """Celery would send one message for each character of a text."""
+def test_links_that_are_not_a_list_send_nothing(live: LiveGroup, loop: LoopByHand, computation: str, name: str, links: object) -> None:
+    """Celery would send one message per character of a text."""
     put(live, raw_message(computation, json.dumps([[{"key": "key", "number": 1}], {}, {name: links}])), step_of(2))
     loop.take_turns()
     assert 2 in live.numbers_of(record, "key")
