@@ -114,8 +114,8 @@ def test_a_held_key_is_repaired_and_retried_in_place(live: LiveGroup, key: str) 
     # Simulates a new release of the computation: another message in the same position.
     mailbox: Any = live.names.mailbox(partition_of_queue(key), key)
     message = json.loads(live.client.lindex(mailbox, -1))  # type: ignore[arg-type]
-    mended = base64.b64decode(message["body"]).replace(b"true", b"false")
-    live.client.lset(mailbox, -1, json.dumps({**message, "body": base64.b64encode(mended).decode()}))
+    repaired = base64.b64decode(message["body"]).replace(b"true", b"false")
+    live.client.lset(mailbox, -1, json.dumps({**message, "body": base64.b64encode(repaired).decode()}))
     (dead_letter,) = [dead_letter for dead_letter in live.dead_letters() if dead_letter.key == key]
     assert live.group.dead_letters.retry([dead_letter], by="me") == 1
     wait_numbers(live, fail, key, [1, 2, 3])

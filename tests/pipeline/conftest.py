@@ -16,7 +16,7 @@ from celery_partitions.runtime.registry import declared
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import pipelines
 
-# No example has a deadline, as in tests.properties.
+# Examples have no deadline, as in tests.properties.
 settings.register_profile("no-deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no-deadline")
 

@@ -1,4 +1,4 @@
-"""Decoders and encoders at a module's top level, as pickle finds them."""
+"""Decoders and encoders at the top level of a module, where pickle finds them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def plain(payload: bytes) -> bytes:
     return payload
 
 
-#: Decorated by hand, and twice: neither is what the module calls `plain`.
+#: Decorated by hand, twice: neither is the object that the module calls `plain`.
 short = decoder(header_length=2, length_fmt="<H")(plain)
 long = decoder(header_length=8, length_fmt="!Q")(plain)
 
@@ -46,8 +46,8 @@ class Inner:
         return payload
 
 
-class ClassOfItsOwn:
-    """A decoder in the older form: a class with the methods, and a length that struct can't give."""
+class DecoderClass:
+    """A decoder in the older form: a class with the methods, and a length that struct cannot express."""
 
     def header_length(self) -> int:
         return 5

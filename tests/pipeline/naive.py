@@ -1,4 +1,4 @@
-"""Windows as they are defined: every message is kept, and each window is looked for among all of them."""
+"""Windows by their definition: every message is kept, and each window is computed from all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery_partitions.pipeline.windows import Aggregation
 
 
 class Gather(Aggregation):
-    """Gives the key and the window's messages, in order of their numbers. Changes what it can, as a user might."""
+    """Outputs the key and the window's messages, ordered by number. It changes its accumulators in place, as a user might."""
 
     def initial_accumulator(self) -> list[int]:
         return []
@@ -28,8 +28,8 @@ class Gather(Aggregation):
         return key, accumulator
 
 
-class GatherAnew(Aggregation):
-    """The same with accumulators that can't be changed: `update` returns the new one."""
+class GatherImmutably(Aggregation):
+    """The same with immutable accumulators: `update` returns a new one."""
 
     def initial_accumulator(self) -> tuple[int, ...]:
         return ()
@@ -45,14 +45,14 @@ class GatherAnew(Aggregation):
 
 
 class Naive:
-    """One key's range windows, by definition. Whole seconds in and out."""
+    """The range windows of one key, by definition. All times are whole seconds."""
 
     def __init__(self, windows: RangeWindows) -> None:
         self.range = windows.range // 10**9
         self.slide = windows.slide // 10**9
         self.delay = windows.delay // 10**9
         self.policy = windows.late_data_policy
-        #: Start of each window that ever had a message → its messages.
+        #: The start of each window that ever had a message → its messages.
         self.windows: dict[int, list[int]] = {}
         self.given: set[int] = set()
         self.newest: int | None = None
@@ -76,7 +76,7 @@ class Naive:
         return out
 
     def at(self, now: int) -> list[list[int]]:
-        """What the clock closes."""
+        """The windows that the clock closes at `now`."""
         return [] if self.newest is None else self._close(self.newest + max(0, now - self.arrived) - self.delay)
 
     def open(self) -> bool:
@@ -100,7 +100,7 @@ class Naive:
 
 
 class Engine:
-    """The part of the engine that turns a stage's timers: the clock goes from one to the next."""
+    """The part of the engine that runs a stage's timers. The clock moves from one timer to the next."""
 
     def __init__(self, windows: Any, key: str = "key") -> None:
         self.windows = windows
@@ -113,7 +113,7 @@ class Engine:
         return out + self._set_timer()
 
     def go_to(self, now: float) -> Iterator[tuple[float, list[Any]]]:
-        """Fire what falls due until then; what each timer gave, with its time."""
+        """Fire the timers due until then. Yields the time and the outputs of each."""
         while self.state.timer_at is not None and self.state.timer_at <= now:
             self.now, self.state.timer_at = max(self.now, self.state.timer_at), None
             out = self.windows.fire(self.state, self.key, self.now)

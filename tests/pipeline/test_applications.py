@@ -1,4 +1,4 @@
-"""`source` and `build_application`: what is known after it, reloads, and names that are taken."""
+"""`source` and `build_application`: what is declared afterwards, reloading a module, and names already in use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def key(value: Any) -> str:
     return str(value)
 
 
-def test_an_application_tells_of_its_parts() -> None:
+def test_an_application_lists_its_parts() -> None:
     begun = source("tests: in")
     with pytest.raises(SetupError, match="call build_application"):
         begun.delay(1)
@@ -45,19 +45,19 @@ def test_an_application_tells_of_its_parts() -> None:
         made.stage("nothing")
 
 
-def test_one_key_is_warned_of_where_the_application_is_built() -> None:
+def test_the_warning_about_one_key_points_to_where_the_application_is_built() -> None:
     with pytest.warns(OneKeyWarning, match="stage 'tests: one' has one key") as caught:
         build_application("tests: app", source("tests: in").to(logging("tests: one")).to_sink(RedisList("out")))
     assert [Path(one.filename).name for one in caught] == [Path(__file__).name]
 
 
-def test_two_applications_can_not_have_stages_of_one_name() -> None:
+def test_two_applications_cannot_have_stages_with_the_same_name() -> None:
     build_application("tests: a", source("tests: a in").key_by(key).to(logging("tests: log")).to_sink(RedisList("out")))
     with pytest.raises(DeclarationError, match=r"'tests: log' is declared twice.*\.to\(…, name=…\)"):
         build_application("tests: b", source("tests: b in").key_by(key).to(logging("tests: log")).to_sink(RedisList("out")))
 
 
-def test_a_source_is_no_other_computations_name() -> None:
+def test_a_source_cannot_have_the_name_of_another_computation() -> None:
     build_application("tests: a", source("tests: in").key_by(key).to_sink(RedisList("out")))
     with pytest.raises(DeclarationError, match="'tests: in' is declared twice"):
         build_application("tests: b", source("tests: in").key_by(key).to_sink(RedisList("out")))
@@ -102,7 +102,7 @@ def test_a_module_that_builds_an_application_can_be_imported_again(module: Modul
     assert state.entries == [22]
 
 
-def test_the_same_stage_in_the_same_application_is_taken_again() -> None:
+def test_the_same_stage_in_the_same_application_is_accepted_again() -> None:
     log = stage(key, "tests: again")
     for _ in range(2):
         build_application("tests: a", source("tests: in").key_by(key).to(log).to_sink(RedisList("out")))

@@ -1,4 +1,4 @@
-"""The example pipelines on one, two and three workers: each key's exact sequence, and again with a worker killed midway."""
+"""The example pipelines on one, two and three workers: the exact sequence of each key, also if a worker is killed midway."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT = ["the cat and the dog", "a cat", "", "the end of  the day", "and the cat"
 
 
 def elements(live: LivePipelines, name: str) -> list[object]:
-    """A list sink's outputs, the oldest first."""
+    """The outputs of a list sink, oldest first."""
     return [json.loads(element) for element in reversed(live.client.lrange(name, 0, -1))]
 
 
@@ -62,7 +62,7 @@ def test_word_count(make_pipelines: Make, workers: int, killed: bool) -> None:
 def test_every_window_of_every_key_passes_each_hop_once_and_in_order(
     make_pipelines: Make, workers: int, killed: bool
 ) -> None:
-    """The output of a key's n-th message is its numbers n-3 … n: a loss, a double or a swap at any hop would show."""
+    """The output of a key's n-th message is the numbers n-3 … n: a lost, doubled or swapped message at any hop would show."""
     live = make_pipelines()
     started = live.start_workers(workers)
     keys, count = [f"key-{number}" for number in range(20)], 100
@@ -80,7 +80,7 @@ def test_every_window_of_every_key_passes_each_hop_once_and_in_order(
 
 @on_one_to_three
 def test_market_spread(make_pipelines: Make, workers: int, killed: bool) -> None:
-    """Two sources, one state a symbol: an order is told while the spread of its symbol, as sent before it, is wide."""
+    """Two sources, one state per symbol: an order is reported if the quotes sent before it have a wide spread."""
     live = make_pipelines()
     started = live.start_workers(workers)
     symbols, wanted = ["AAPL", "MSFT", "IBM"], defaultdict(list)
@@ -104,7 +104,7 @@ def test_market_spread(make_pipelines: Make, workers: int, killed: bool) -> None
 
 @on_one_to_three
 def test_alerts_with_windows(make_pipelines: Make, workers: int, killed: bool) -> None:
-    """The windows' own time closes them; the last one of each device closes by a timer, when nothing more comes."""
+    """Event time closes the windows. A timer closes the last one of each device, when no more messages come."""
     live = make_pipelines()
     started = live.start_workers(workers)
     devices, wanted = ["d1", "d2", "d3"], defaultdict(list)

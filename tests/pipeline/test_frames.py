@@ -1,4 +1,4 @@
-"""Frames: whatever pieces a stream comes in, the payloads are those that were framed."""
+"""Frames: in whatever pieces a stream arrives, the payloads are those that were framed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def made(length_fmt: str) -> Decoder:
 @given(
     st.sampled_from(FORMATS), st.lists(st.binary(max_size=30), max_size=20), st.lists(st.integers(0, 40), max_size=60)
 )
-def test_payloads_come_out_as_they_were_framed_in_whatever_pieces(
+def test_payloads_are_the_framed_ones_in_whatever_pieces_they_arrive(
     length_fmt: str, payloads: list[bytes], pieces: list[int]
 ) -> None:
     stream = framed(length_fmt, payloads)
@@ -42,7 +42,7 @@ def test_payloads_come_out_as_they_were_framed_in_whatever_pieces(
 
 
 @given(st.lists(st.binary(max_size=30), max_size=5), st.binary(min_size=1, max_size=20), st.data())
-def test_what_is_cut_off_waits(payloads: list[bytes], last: bytes, data: st.DataObject) -> None:
+def test_an_incomplete_frame_waits(payloads: list[bytes], last: bytes, data: st.DataObject) -> None:
     tail = framed(">H", [last])
     kept = data.draw(st.integers(1, len(tail) - 1))
     splitter = FrameSplitter(made(">H"))
@@ -55,14 +55,14 @@ def test_what_is_cut_off_waits(payloads: list[bytes], last: bytes, data: st.Data
     ("length_fmt", "length", "says"),
     [(">I", 101, "a length of 101 bytes; allowed are 0 to 100"), (">i", -1, "a length of -1 bytes")],
 )
-def test_a_length_that_can_not_be_is_an_error_that_keeps_what_was_good(length_fmt: str, length: int, says: str) -> None:
+def test_an_invalid_length_is_an_error_that_keeps_the_earlier_payloads(length_fmt: str, length: int, says: str) -> None:
     splitter = FrameSplitter(made(length_fmt), max_bytes=100)
     with pytest.raises(FrameError, match=says) as raised:
         splitter.feed(framed(length_fmt, [b"a", bytes(100)]) + struct.pack(length_fmt, length) + b"more")
     assert raised.value.payloads == [b"a", bytes(100)]
 
 
-def test_a_large_payload_in_many_pieces_is_gathered_once() -> None:
+def test_a_large_payload_in_many_pieces_is_joined_once() -> None:
     payload = bytes(7_900_000)
     stream = framed(">I", [payload, b"next"])
     splitter = FrameSplitter(made(">I"))
@@ -70,14 +70,14 @@ def test_a_large_payload_in_many_pieces_is_gathered_once() -> None:
     assert out == [payload, b"next"]
 
 
-def test_an_object_with_the_methods_is_a_decoder_too() -> None:
-    splitter = FrameSplitter(declared.ClassOfItsOwn())
+def test_an_object_with_the_methods_is_also_a_decoder() -> None:
+    splitter = FrameSplitter(declared.DecoderClass())
     assert splitter.feed(b"00002hi00000") == [b"hi", b""]
     with pytest.raises(FrameError, match=r"no length can be read from the header .*: invalid literal"):
         splitter.feed(b"hello")
 
 
-def test_a_decoder_gives_what_its_function_gives() -> None:
+def test_a_decoder_returns_what_its_function_returns() -> None:
     assert declared.text(b"caf\xc3\xa9") == declared.text.decode(b"caf\xc3\xa9") == "café"
     assert declared.text.header_length() == 4
     assert declared.text.payload_length(b"\0\0\1\0") == 256
@@ -89,26 +89,26 @@ def test_a_decoder_gives_what_its_function_gives() -> None:
     ("returned", "sent"),
     [(b"a", b"a"), ("é", b"\xc3\xa9"), (bytearray(b"b"), b"b"), (memoryview(b"c"), b"c"), ("", b""), (None, None)],
 )
-def test_an_encoder_gives_bytes_or_nothing(returned: Any, sent: bytes | None) -> None:
+def test_an_encoder_returns_bytes_or_none(returned: Any, sent: bytes | None) -> None:
     made = encoder(lambda value: returned)
     assert (made(1), made.encode(1)) == (sent, returned)
 
 
 @pytest.mark.parametrize("returned", [1, [b"a"], {"a": 1}, (b"a", b"b")])
-def test_an_encoder_that_gives_anything_else_is_said(returned: object) -> None:
+def test_an_encoder_that_returns_anything_else_is_an_error(returned: object) -> None:
     with pytest.raises(TypeError, match=r"encoder .*<lambda> returned (int|list|dict|tuple)"):
         encoder(lambda value: returned)(1)
 
 
 @pytest.mark.parametrize("one", [declared.text, declared.line, declared.Inner.nested])
-def test_what_a_module_calls_by_its_name_pickles_by_it(one: object) -> None:
+def test_an_object_with_a_name_in_its_module_is_pickled_by_name(one: object) -> None:
     data = pickle.dumps(one)
     assert pickle.loads(data) is one
     assert len(data) < 100
 
 
 @pytest.mark.parametrize("one", [declared.short, declared.long])
-def test_what_was_decorated_by_hand_pickles_by_its_parts(one: Decoder) -> None:
+def test_an_object_that_was_decorated_by_hand_is_pickled_by_its_parts(one: Decoder) -> None:
     again = pickle.loads(pickle.dumps(one))
     assert again.function is declared.plain
     assert again.header_length() == one.header_length()
@@ -131,7 +131,7 @@ def test_what_was_decorated_by_hand_pickles_by_its_parts(one: Decoder) -> None:
         (4, None, "is not a valid struct format"),
     ],
 )
-def test_a_header_that_can_not_work_is_refused_where_it_is_declared(
+def test_an_invalid_header_is_refused_when_it_is_declared(
     header_length: Any, length_fmt: Any, says: str
 ) -> None:
     with pytest.raises(DeclarationError, match=says):
@@ -146,5 +146,5 @@ def test_a_function_that_does_not_take_one_argument_is_refused(function: Any) ->
         encoder(function)
 
 
-def test_a_function_with_more_parameters_that_have_defaults_is_taken() -> None:
+def test_a_function_with_more_parameters_that_have_defaults_is_accepted() -> None:
     assert decoder()(lambda payload, coding="utf-8": payload.decode(coding))(b"a") == "a"

@@ -1,4 +1,4 @@
-"""A pipeline as it is written down and looked over: what each verb gives, how stages are called, and what is refused."""
+"""A pipeline as it is declared and checked: what each verb returns, the names of stages, and what is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def keyed(name: str = "in") -> Pipeline:
 
 
 def warned(make: Callable[[], Built]) -> tuple[Built, list[str]]:
-    """What is built, and the stages that are said to have one key."""
+    """The built application, and the stages for which a warning says that they have one key."""
     made = make()
     return made, [text.split("'")[3] for text in made.warnings]
 
@@ -45,14 +45,14 @@ def warned(make: Callable[[], Built]) -> tuple[Built, list[str]]:
 
 
 @pytest.mark.parametrize("maxlen", [0, -1, 1e6, True, "10"])
-def test_a_streams_length_is_a_whole_number(maxlen: Any) -> None:
-    """What Redis refuses in a commit would end it half-way."""
+def test_the_length_of_a_stream_must_be_an_integer(maxlen: Any) -> None:
+    """If Redis refused it during a commit, the commit would be incomplete."""
     with pytest.raises(DeclarationError, match=r"RedisStream\('alerts'\): maxlen must be"):
         RedisStream("alerts", maxlen=maxlen)
     assert RedisStream("alerts", maxlen=1).maxlen == 1
 
 
-def test_each_verb_gives_a_new_pipeline_and_a_beginning_can_have_several_ends() -> None:
+def test_each_verb_returns_a_new_pipeline_and_one_beginning_can_have_several_ends() -> None:
     begun = begin()
     left, right = begun.to(stage(same, "left")), begun.to(stage(same, "right"))
     assert begun.open_ends != left.open_ends != right.open_ends
@@ -62,7 +62,7 @@ def test_each_verb_gives_a_new_pipeline_and_a_beginning_can_have_several_ends() 
     assert list(alone.stages) == ["left"] and list(alone.sinks) == ["l"]
 
 
-def test_a_clone_is_continued_by_itself() -> None:
+def test_a_clone_is_continued_separately() -> None:
     begun = keyed().to(stage(same, "one"))
     cloned = begun.clone()
     assert list(build("app", cloned.to(stage(same, "two")).to_sink(OUT)).stages) == ["one", "two"]
@@ -70,19 +70,19 @@ def test_a_clone_is_continued_by_itself() -> None:
     assert begun.to_sink(OUT).clone().ends and not begun.ends
 
 
-def test_a_pipeline_merged_with_itself_gives_each_message_once() -> None:
+def test_a_pipeline_merged_with_itself_outputs_each_message_once() -> None:
     begun = keyed()
     assert payloads(run(build("app", begun.merge(begun).to_sink(OUT)), [send(1)])) == [1]
     ended = begun.to_sink(OUT)
     assert payloads(run(build("app", ended.merge(ended.clone())), [send(1)])) == [1]
 
 
-def test_several_sinks_each_get_what_comes() -> None:
-    app = build("app", keyed().to_sinks([OUT, RedisStream("stream"), TaskSink("tell")]))
+def test_each_of_several_sinks_gets_every_output() -> None:
+    app = build("app", keyed().to_sinks([OUT, RedisStream("stream"), TaskSink("notify")]))
     assert [type(one).__name__ for one in run(app, [send(1)]).emitted] == ["Delivery", "Delivery", "Push"]
 
 
-def test_to_no_sinks_ends_a_pipeline_that_is_for_its_states() -> None:
+def test_a_pipeline_may_end_without_a_sink_to_keep_states() -> None:
     app = build("app", keyed().to(logging("log")).to_sinks([]))
     assert states(app, run(app, [send(1)])) == {"log": {"1": [1]}}
 
@@ -90,13 +90,13 @@ def test_to_no_sinks_ends_a_pipeline_that_is_for_its_states() -> None:
 # Names.
 
 
-def test_a_second_use_is_name_2_and_a_pinned_name_stays() -> None:
+def test_a_second_use_is_named_name_2_and_a_given_name_is_kept() -> None:
     log = logging("log")
     app = build("app", keyed().to(log).to(log).to(log, name="mine").to(log).to_sink(OUT))
     assert list(app.stages) == ["log", "log 2", "mine", "log 3"]
 
 
-def test_names_stay_when_stages_are_added_elsewhere() -> None:
+def test_names_do_not_change_when_other_stages_are_added() -> None:
     log, extra = logging("log"), logging("extra")
     first, second = keyed("a").to(log), keyed("b").to(log)
     before = build("app", first.to_sink(OUT).merge(second.to_sink(RedisList("o"))))
@@ -118,7 +118,7 @@ def test_the_same_computation_in_two_stages_has_two_sets_of_states() -> None:
 # Keys.
 
 
-def test_a_key_stays_in_force_until_the_next_key_by() -> None:
+def test_a_key_applies_until_the_next_key_by() -> None:
     seen = []
 
     def look(value: Any, context: Any) -> Any:
@@ -136,19 +136,19 @@ def test_a_key_stays_in_force_until_the_next_key_by() -> None:
     assert outcome.emitted[0].key == "other 1"  # type: ignore[union-attr]
 
 
-def test_a_source_that_is_keyed_at_once_has_its_key_at_the_producer() -> None:
+def test_a_source_with_a_key_by_directly_after_it_has_its_key_at_the_producer() -> None:
     app = build("app", begin().key_by(key).key_by(other_key).to(logging("log")).to_sink(OUT))
     assert app.sources["in"].key_of(1) == "other 1"
     assert not raws_of(run(app, [send(1)]))
 
 
 @pytest.mark.parametrize("extract", [str, operator.itemgetter("a"), operator.attrgetter("real"), hash, lambda value: value])
-def test_functions_of_the_language_are_key_extractors(extract: Any) -> None:
+def test_builtin_functions_can_be_key_extractors(extract: Any) -> None:
     app = build("app", begin().key_by(extract).to(logging("log")).to_sink(OUT))
     assert app.sources["in"].extract is extract
 
 
-def test_a_sink_after_a_key_by_is_no_hop_and_is_told_the_new_key() -> None:
+def test_a_sink_after_a_key_by_is_not_a_hop_and_gets_the_new_key() -> None:
     app = build("app", keyed().to(logging("log")).key_by(other_key).to_sink(RedisStream("s")))
     (entry,) = run(app, [send(1)]).emitted
     assert type(entry).__name__ == "Delivery" and entry.key == "other 1"  # type: ignore[union-attr]
@@ -160,43 +160,43 @@ def test_before_the_first_key_by_a_source_has_one_key() -> None:
     assert [headers_of(raw)["partition_key"] for raw in raws_of(run(app, [send(1), send(2)]))] == ["1", "2"]
 
 
-def test_two_sources_with_no_key_come_to_one_state_and_that_is_said() -> None:
-    app, said = warned(
+def test_two_sources_without_a_key_share_one_state_with_a_warning() -> None:
+    app, warnings = warned(
         lambda: build("app", begin("a").to(stage(same, "x")).merge(begin("b")).to(logging("log")).to_sink(OUT))
     )
-    assert said == ["log"]
+    assert warnings ==  ["log"]
     assert app.sources["a"].key_of(1) == app.sources["b"].key_of(2) == "log"
 
 
-def test_sources_that_are_joined_by_a_third_come_to_one_state_too() -> None:
+def test_sources_that_are_joined_by_a_third_share_one_state_too() -> None:
     a, b, c = begin("a"), begin("b"), begin("c")
     one, two = a.merge(c).to(logging("one")), b.merge(c).to(logging("two"))
-    app, said = warned(lambda: build("app", one.to_sink(OUT).merge(two.to_sink(RedisList("o")))))
+    app, warnings = warned(lambda: build("app", one.to_sink(OUT).merge(two.to_sink(RedisList("o")))))
     assert len({source.key_of(1) for source in app.sources.values()}) == 1
-    assert said == ["one", "two"]
+    assert warnings ==  ["one", "two"]
 
 
-def test_collect_means_one_key_and_that_is_said() -> None:
-    app, said = warned(lambda: build("app", keyed().to(stage(same, "plain")).collect().to(logging("log")).to_sink(OUT)))
-    assert said == ["log"]
+def test_collect_means_one_key_with_a_warning() -> None:
+    app, warnings = warned(lambda: build("app", keyed().to(stage(same, "plain")).collect().to(logging("log")).to_sink(OUT)))
+    assert warnings ==  ["log"]
     raws = raws_of(run(app, [send(1, "a"), send(2, "b")]))
     assert {item.key for item in read(app, raws)} == {"log"}  # type: ignore[union-attr]
 
 
-def test_collect_at_once_has_its_key_at_the_producer() -> None:
-    app, said = warned(lambda: build("app", begin().collect().to(logging("log")).to_sink(OUT)))
-    assert app.sources["in"].key_of(1) == "log" and said == ["log"]
+def test_a_source_with_collect_directly_after_it_has_its_key_at_the_producer() -> None:
+    app, warnings = warned(lambda: build("app", begin().collect().to(logging("log")).to_sink(OUT)))
+    assert app.sources["in"].key_of(1) == "log" and warnings == ["log"]
 
 
-def test_collected_by_several_ways_a_stage_has_one_state() -> None:
+def test_a_stage_that_is_collected_in_several_ways_has_one_state() -> None:
     a, b = keyed("a").collect().to(stage(same, "x")), keyed("b").collect().to(stage(same, "y"))
     app, _ = warned(lambda: build("app", a.merge(b).merge(begin("c")).to(logging("log")).to_sink(OUT)))
     assert {source.key_of(1) for source in app.sources.values()} == {"log"}
 
 
-def test_stateless_stages_with_no_key_by_are_not_warned_of() -> None:
-    _, said = warned(lambda: build("app", begin().to(stage(same, "x")).key_by(key).to(logging("log")).to_sink(OUT)))
-    assert said == []
+def test_there_is_no_warning_for_stateless_stages_without_key_by() -> None:
+    _, warnings = warned(lambda: build("app", begin().to(stage(same, "x")).key_by(key).to(logging("log")).to_sink(OUT)))
+    assert warnings ==  []
 
 
 # Refusals. Each names the stage.
@@ -215,7 +215,7 @@ def no_parameter() -> None: ...
 def three(a: Any, b: Any, c: Any) -> None: ...
 
 
-def test_arity_is_refused_by_name() -> None:
+def test_a_wrong_number_of_parameters_is_refused_with_the_stages_name() -> None:
     refused(lambda: stage(no_parameter, "short"), "'short'", "(message) or (message, context)")
     refused(lambda: stage(three, "long"), "'long'")
     refused(lambda: stage(same, "stateless", state=Log), "'stateless'", "(message, state)")
@@ -223,7 +223,7 @@ def test_arity_is_refused_by_name() -> None:
     refused(lambda: begin().key_by("symbol"), "key_by()")  # type: ignore[arg-type]
 
 
-def test_a_pipeline_must_end_in_a_sink_and_nothing_follows_one() -> None:
+def test_a_pipeline_must_end_in_a_sink_and_nothing_may_follow_a_sink() -> None:
     refused(lambda: build("app", keyed().to(stage(same, "last"))), "no sink", "'last'")
     refused(lambda: build("app", begin("lonely")), "no sink", "'lonely'")
     ended = keyed().to_sink(OUT)
@@ -235,7 +235,7 @@ def test_a_pipeline_must_end_in_a_sink_and_nothing_follows_one() -> None:
     refused(lambda: keyed().merge(ended), "merge()")
 
 
-def test_names_that_are_taken_are_refused() -> None:
+def test_names_already_in_use_are_refused() -> None:
     refused(lambda: build("app", keyed().to(stage(same, "a")).to(stage(key, "b"), name="a").to_sink(OUT)), "'a'", "more than one")
     refused(lambda: build("app", keyed("a").to(stage(same, "a")).to_sink(OUT)), "'a'", "more than one")
     refused(lambda: build("app", keyed("a").merge(keyed("a")).to_sink(OUT)), "'a'", "more than one")
@@ -254,7 +254,7 @@ class NeedsOne:
 def with_needy(value: Any, state: NeedsOne) -> None: ...
 
 
-def test_a_state_class_is_looked_over_by_name() -> None:
+def test_an_invalid_state_class_is_refused_with_the_stages_name() -> None:
     refused(lambda: stage(with_needy, "needy", state=NeedsOne), "NeedsOne")
     refused(lambda: stage(with_needy, "needy", state=int), "int")
 
@@ -287,7 +287,7 @@ def key_of_number(value: int) -> str:
     return str(value)
 
 
-def test_types_between_stages_are_looked_at_where_both_are_said() -> None:
+def test_types_between_stages_are_checked_if_both_are_annotated() -> None:
     text, number = stage(gives_text, "text"), stage(takes_number, "number")
     refused(lambda: build("app", keyed().to(text).to(number).to_sink(OUT)), "'text' returns str", "'number' takes int")
     refused(lambda: build("app", keyed().to(text).key_by(key_of_number).to(stage(same)).to_sink(OUT)), "'text'", "key_by")
@@ -296,14 +296,14 @@ def test_types_between_stages_are_looked_at_where_both_are_said() -> None:
     assert build("app", keyed().to(number).to(text).to(stage(same)).to(number, name="after").to_sink(OUT))
 
 
-def test_a_dict_becomes_a_dataclass_on_its_way_to_another_key_only() -> None:
+def test_a_dict_becomes_a_dataclass_only_at_a_hop_to_another_key() -> None:
     give, take = stage(gives_dict, "give"), stage(takes_one, "take")
     refused(lambda: build("app", keyed().to(give).to(take).to_sink(OUT)), "'give' returns dict", "'take' takes NeedsOne")
     app = build("app", keyed().to(give).key_by(lambda value: "k").to(take).to_sink(OUT))
     assert payloads(run(app, raws_of(run(app, [send(7)])))) == [7]
 
 
-def test_what_is_no_pipeline_stage_or_sink_is_refused() -> None:
+def test_anything_that_is_not_a_pipeline_stage_or_sink_is_refused() -> None:
     standalone: Computation = declare(same, name="standalone", state=None, key=key)
     refused(lambda: begin().to(standalone), "'standalone'", "key=")
     refused(lambda: begin().to(same), "to(): expected")

@@ -1,4 +1,4 @@
-"""Names of applications, sources and sinks are short and printable, as those of computations are."""
+"""Names of applications, sources and sinks are short and printable, like those of computations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def built(*, application: str = "shop", begins: str = "numbers", ends: str = "lo
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("where", ["application", "begins", "ends"])
-def test_a_bad_name_is_refused_where_it_is_given(where: str, name: str) -> None:
+def test_an_invalid_name_is_refused_where_it_is_given(where: str, name: str) -> None:
     with pytest.raises(DeclarationError, match=r"control characters|201 characters") as refused:
         built(**{where: name})
     assert str(refused.value).isprintable()

@@ -1,4 +1,4 @@
-"""What operators see of a pipeline and do to it: states, policies, parked keys, dead letters, export and import."""
+"""What operators see and do in a pipeline: states, policies, parked keys, dead letters, export and import."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENV = {"PARTITIONS": 4, "PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_RETRY_BACKOFF
 
 
 class Orders(LivePipelines):
-    """A group whose workers run that pipeline, and its operator's command line."""
+    """A group whose workers run the pipeline `orders`, and the command line of its operator."""
 
     def start(self) -> WorkerProcess:
         worker: WorkerProcess = self.start_worker(module=orders.__name__)
@@ -46,7 +46,7 @@ class Orders(LivePipelines):
             raise result.exception
         return result
 
-    def said(self, *words: str) -> Any:
+    def json_of(self, *words: str) -> Any:
         result = self.run(*words, "--json")
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
@@ -58,7 +58,7 @@ class Orders(LivePipelines):
         return raw_message("orders in", {"customer": customer, "item": item, "amount": amount}, message_id)
 
     def push(self, *raws: bytes) -> None:
-        """As a producer that can't tell the key."""
+        """Push as a producer that cannot compute the key."""
         self.client.lpush("partition", *raws)
 
     def tallied(self) -> list[Any]:
@@ -96,9 +96,9 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     live.order("bob", "tea", 4)
     live.wait(lambda: len(live.tallied()) == 2, "no output")
 
-    # States, of each stage under its own keys.
-    assert live.said("state", "get", "tally", "tea")["state"] == {"amount": 7}
-    assert live.said("state", "get", "check", "ann")["state"] == {"amount": 3}
+    # Each stage has states under its own keys.
+    assert live.json_of("state", "get", "tally", "tea")["state"] == {"amount": 7}
+    assert live.json_of("state", "get", "check", "ann")["state"] == {"amount": 3}
     assert live.run("keys", "tally").stdout.split() == ["tea"]
     assert sorted(live.run("keys", "check").stdout.split()) == ["ann", "bob"]
     assert live.run("state", "set", "tally", "tea", '{"amount": 100}', "--yes").exit_code == 0
@@ -108,7 +108,7 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     refused = live.run("state", "get", "orders in", "ann")
     assert refused.exit_code == 1 and "'orders in' has no state" in refused.stderr
 
-    # A dead letter of a hop: sent again, it is put out once, under the id that it would have had.
+    # A dead letter of a hop: after a retry its output is sent once, with the id that it would have had.
     live.trouble("tally")
     live.order("ann", "milk", 5)
     live.wait(live.dead_letters, "no dead letter")
@@ -120,7 +120,7 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     live.wait(lambda: live.tallied()[-1] == ["milk", 5], "the dead letter was not retried")
     assert live.ids()[-1] == f"{dead_letter.message_id}:0".encode() and not live.dead_letters()
 
-    # A source drops what it has seen; but what died of it is tried again. Its message has the source's name.
+    # A source drops duplicates, but its dead letters can be retried. Their task is the source's name.
     raw = live.raw("ann", "milk", 7, "an id")
     live.push(raw, raw)
     live.wait(lambda: live.tallied()[-1] == ["milk", 12], "no output")
@@ -137,20 +137,20 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
     assert [amount for _, amount in live.tallied()][1:] == [7, 101, 5, 12, 13]
 
     # A stage's policy is changed while the worker runs: its key is held, and retried in its place.
-    assert live.said("policy", "check", "--exhausted", "hold")["policy"]["exhausted"] == "hold"
+    assert live.json_of("policy", "check", "--exhausted", "hold")["policy"]["exhausted"] == "hold"
     live.wait(lambda: "changed the policy of 'check'" in live.workers[0].log(), "the worker does not follow")
     live.trouble("check")
     for amount in (1, 2):
         live.order("bob", "milk", amount)
-    live.wait(lambda: live.said("parked", "list")[:1], "nothing is held")
-    live.wait(lambda: live.said("parked", "list")[0]["waiting"] == 2, "the second does not wait")
-    (held,) = live.said("parked", "list")
+    live.wait(lambda: live.json_of("parked", "list")[:1], "nothing is held")
+    live.wait(lambda: live.json_of("parked", "list")[0]["waiting"] == 2, "the second message does not wait")
+    (held,) = live.json_of("parked", "list")
     assert (held["key"], held["held"]) == ("bob", True) and "check fails on purpose" in held["error"]
-    assert live.said("state", "get", "check", "bob")["state"] == {"amount": 4}
+    assert live.json_of("state", "get", "check", "bob")["state"] == {"amount": 4}
     live.trouble("check", is_on=False)
     assert live.run("parked", "retry", "bob").exit_code == 0
     live.wait(lambda: live.tallied()[-2:] == [["milk", 14], ["milk", 16]], "the held messages did not come")
-    assert live.said("state", "get", "check", "bob")["state"] == {"amount": 7}
+    assert live.json_of("state", "get", "check", "bob")["state"] == {"amount": 7}
     assert len(set(live.ids())) == len(live.ids()) == 8
 
 
@@ -158,12 +158,12 @@ def test_states_policies_parked_keys_and_dead_letters_of_stages(make_orders: Cal
 def test_hops_and_timers_pass_an_export_and_import(
     make_orders: Callable[..., Orders], tmp_path: Path, partitions_after: int
 ) -> None:
-    """Messages between stages wait in queues, a timer is set: all goes on in a group of the same size, or of another."""
+    """Messages between stages wait in queues, and a timer is set. Everything continues in a group with the same N or another one."""
     live = make_orders()
     worker = live.start()
     live.order("ann", "tea", 1)
     live.wait(lambda: live.tallied() == [["tea", 1]], "no output")
-    # Its first stage alone goes on: the second's key is in a partition that rests.
+    # Only its first stage continues: the second stage's key is in a paused partition.
     partition = _partition(live, "tea")
     pause(live.client, live.names, [partition], by="me")
     customers = [f"customer {number}" for number in range(40)]
@@ -175,7 +175,7 @@ def test_hops_and_timers_pass_an_export_and_import(
     worker.wait()
     resume(live.client, live.names, [partition], by="me")
     file = tmp_path / "export"
-    assert len(live.said("export", str(file), "--yes")["paused"]) == 5  # a pipeline's partitions rest together
+    assert len(live.json_of("export", str(file), "--yes")["paused"]) == 5  # the partitions of a pipeline are paused together
     after = make_orders(PARTITIONS=partitions_after)
     result = after.run("import", str(file), "--replace", "--yes")
     assert result.exit_code == 0, result.output
@@ -198,7 +198,7 @@ def _partition(live: Orders, key: str) -> str:
 # Messages to stages from outside.
 
 
-def test_python_producers_are_told_that_a_stage_is_no_place_to_send_to(make_orders: Callable[..., Orders]) -> None:
+def test_a_python_producer_cannot_send_to_a_stage(make_orders: Callable[..., Orders]) -> None:
     live = make_orders()
     with pytest.raises(KeyExtractionError, match="'tally' is a stage of a pipeline, because it has no key"):
         live.send_task("tally", {"customer": "ann", "item": "tea", "amount": 1})
@@ -209,7 +209,7 @@ def test_python_producers_are_told_that_a_stage_is_no_place_to_send_to(make_orde
 GARBAGE: list[Any] = [None, 7, 1.5, True, [], ["tea"], {}, {"base64": 7}, {"base64": "*"}, {"base64": "é"}, {"a": 1}, "k" * 5000]
 
 
-def test_messages_to_a_stage_without_a_key_are_dead_letters_wherever_they_are_put(make_orders: Callable[..., Orders]) -> None:
+def test_messages_to_a_stage_without_a_key_are_dead_letters_in_every_queue(make_orders: Callable[..., Orders]) -> None:
     live = make_orders()
     order = {"customer": "ann", "item": "tea", "amount": 1}
     wanted = set()
@@ -229,5 +229,5 @@ def test_messages_to_a_stage_without_a_key_are_dead_letters_wherever_they_are_pu
     assert {dead_letter.message_id for dead_letter in live.dead_letters()} == wanted
     for dead_letter in live.dead_letters():
         assert dead_letter.reason == "bad-key" and ("is a stage of pipeline orders" in dead_letter.error or "key" in dead_letter.error)
-    assert live.said("state", "get", "tally", "tea")["state"] == {"amount": 2}
+    assert live.json_of("state", "get", "tally", "tea")["state"] == {"amount": 2}
     live.wait_drained()

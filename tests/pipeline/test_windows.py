@@ -1,4 +1,4 @@
-"""Windows: what is declared and refused, and the bounds, one by one."""
+"""Windows: valid and invalid declarations, and each boundary."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class NoCombine(w.Aggregation):
 
 
 class OldStyle:
-    """Not an `Aggregation`: the methods are enough."""
+    """Not a subclass of `Aggregation`: the methods suffice."""
 
     def initial_accumulator(self) -> list[int]:
         return []
@@ -69,13 +69,13 @@ class OldStyle:
 SECOND = w.seconds(1)
 
 
-def test_partitions_are_whole_nanoseconds() -> None:
+def test_window_boundaries_are_whole_nanoseconds() -> None:
     assert [partition(2) for partition in (w.nanoseconds, w.microseconds, w.milliseconds)] == [2, 2_000, 2_000_000]
     assert [partition(2) for partition in (w.seconds, w.minutes, w.hours)] == [2 * 10**9, 120 * 10**9, 7_200 * 10**9]
     assert w.seconds(0.1) == 10**8 and type(w.seconds(0.1)) is int
 
 
-def test_a_window_has_its_start_and_not_its_end() -> None:
+def test_a_window_includes_its_start_and_excludes_its_end() -> None:
     engine = Engine(w.range_windows(10 * SECOND).over(Totals))
     engine.now = 1_000.0
     assert engine.take(1, 20) == []
@@ -91,7 +91,7 @@ def test_none_is_no_output_and_an_empty_window_has_none() -> None:
     assert engine.take(1, 205) == ["key=1"]
 
 
-def test_a_delay_waits_for_those_that_are_behind() -> None:
+def test_a_delay_waits_for_late_messages() -> None:
     engine = Engine(w.range_windows(10 * SECOND).with_delay(3 * SECOND).over(Gather))
     engine.take(1, 9)
     assert engine.take(2, 12.999999) == []
@@ -117,15 +117,15 @@ def test_late_data(policy: w.LateDataPolicy, at_once: list[Any], at_last: list[i
     assert engine.take(4, 25) == [("key", at_last)]
 
 
-def test_a_message_whose_first_windows_are_closed_goes_into_the_others() -> None:
+def test_a_message_whose_first_windows_are_closed_goes_into_the_open_ones() -> None:
     engine = Engine(w.range_windows(6 * SECOND).with_slide(3 * SECOND).over(Gather))
-    engine.take(1, 4)  # of [0, 6) and [3, 9)
+    engine.take(1, 4)  # in [0, 6) and [3, 9)
     assert engine.take(2, 7) == [("key", [1])]
     assert engine.take(3, 5) == []
     assert engine.take(4, 9) == [("key", [1, 2, 3])]
 
 
-def test_arrival_time_closes_by_the_clock() -> None:
+def test_windows_of_arrival_time_are_closed_by_the_clock() -> None:
     engine = Engine(w.range_windows(10 * SECOND).with_delay(2 * SECOND).over(Totals))
     engine.now = 1_700_000_003.25
     engine.take(1)
@@ -133,7 +133,7 @@ def test_arrival_time_closes_by_the_clock() -> None:
     assert list(engine.go_to(1_700_000_100.0)) == [(1_700_000_012.0, ["key=1"])]
 
 
-def test_a_quiet_key_closes_though_its_event_times_are_of_another_year() -> None:
+def test_the_windows_of_a_quiet_key_close_even_if_its_event_times_are_years_ago() -> None:
     engine = Engine(w.range_windows(10 * SECOND).with_delay(2 * SECOND).over(Totals))
     engine.now = 1_700_000_000.0
     engine.take(1, 101)
@@ -142,7 +142,7 @@ def test_a_quiet_key_closes_though_its_event_times_are_of_another_year() -> None
     assert list(engine.go_to(1_700_000_100.0)) == [(1_700_000_011.0, []), (1_700_000_013.0, ["key=3"])]
 
 
-def test_what_a_timer_closed_is_late_and_nothing_else() -> None:
+def test_only_messages_for_windows_that_a_timer_closed_are_late() -> None:
     engine = Engine(w.range_windows(10 * SECOND).over(Gather))
     engine.now = 500.0
     engine.take(1, 101)
@@ -152,7 +152,7 @@ def test_what_a_timer_closed_is_late_and_nothing_else() -> None:
     assert list(engine.go_to(700.0)) == [(610.0, [("key", [3])])]
 
 
-def test_a_clock_that_goes_back_makes_nothing_late() -> None:
+def test_a_clock_that_goes_back_makes_no_message_late() -> None:
     engine = Engine(w.range_windows(10 * SECOND).over(Gather))
     engine.now = 1_005.0
     engine.take(1)
@@ -162,7 +162,7 @@ def test_a_clock_that_goes_back_makes_nothing_late() -> None:
     assert list(engine.go_to(1_000.0)) == [(910.0, [("key", [2])])]
 
 
-def test_count_windows_give_with_their_last_message_and_after_five_quiet_seconds() -> None:
+def test_count_windows_close_with_their_last_message_or_after_five_quiet_seconds() -> None:
     engine = Engine(w.count_windows(3).over(Gather))
     assert [engine.take(number) for number in range(4)] == [[], [], [("key", [0, 1, 2])], []]
     engine.now = 4.0
@@ -173,7 +173,7 @@ def test_count_windows_give_with_their_last_message_and_after_five_quiet_seconds
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.none() | st.integers(0, 99)), max_size=40), st.integers(1, 5))
-def test_count_windows_are_the_messages_in_order_cut_by_count_and_quiet(
+def test_count_windows_are_the_messages_in_order_split_by_count_and_quiet_time(
     messages: list[tuple[int, int | None]], count: int
 ) -> None:
     engine, out, wanted = Engine(w.count_windows(count).over(Gather)), list[list[int]](), [list[int]()]
@@ -193,7 +193,7 @@ def test_windows_without_combine_may_tumble_or_have_a_slide_that_does_not_divide
     tumbling.take(1, 1)
     assert tumbling.take(2, 10) == [1]
     sliding = Engine(w.range_windows(10 * SECOND).with_slide(4 * SECOND).over(OldStyle()))
-    sliding.take(1, 9)  # of [0, 10), [4, 14) and [8, 18)
+    sliding.take(1, 9)  # in [0, 10), [4, 14) and [8, 18)
     assert sliding.take(2, 14) == [[1], [1]]
     with pytest.raises(DeclarationError, match="aggregation NoCombine has no combine"):
         w.range_windows(10 * SECOND).with_slide(5 * SECOND).over(NoCombine)
@@ -235,12 +235,12 @@ class Nameless(Gather):
         (lambda: w.count_windows(5).over(Nameless), "must return a non-empty str"),
     ],
 )
-def test_what_can_not_work_is_refused_where_it_is_declared(make: Callable[[], Any], says: str) -> None:
+def test_an_invalid_declaration_is_refused_at_once(make: Callable[[], Any], says: str) -> None:
     with pytest.raises(DeclarationError, match=says):
         make()
 
 
-def test_a_builder_may_be_set_without_a_chain() -> None:
+def test_a_builder_may_be_used_without_chaining() -> None:
     builder = w.range_windows(1e9)  # type: ignore[arg-type]
     builder.with_slide(5 * 10**8)
     builder.with_delay(7)
@@ -260,20 +260,20 @@ def test_a_state_can_be_stored_and_read_with_what_the_windows_allow(made: w.Wind
     assert made.modules == (__name__,)
 
 
-def test_a_time_that_is_no_number_fails_its_message() -> None:
+def test_a_time_that_is_not_a_number_fails_its_message() -> None:
     for time in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="is not a finite number of seconds"):
             Engine(w.range_windows(SECOND).over(Totals)).take(1, time)
 
 
 @given(st.integers(0, 4_000_000_000_000_000))
-def test_a_float_of_today_is_read_to_the_microsecond(microseconds: int) -> None:
+def test_a_current_time_as_float_is_exact_to_the_microsecond(microseconds: int) -> None:
     assert to_ns(microseconds / 1_000_000) == microseconds * 1_000
     assert to_ns(to_seconds(microseconds * 1_000)) == microseconds * 1_000
 
 
 @given(st.integers(-(10**18), 4 * 10**18))
-def test_the_time_of_a_timer_is_not_before_what_it_is_for(ns: int) -> None:
+def test_the_time_of_a_timer_is_not_before_the_end_of_its_window(ns: int) -> None:
     assert ns <= to_ns(to_seconds(ns)) < ns + 1_000
 
 

@@ -1,4 +1,4 @@
-"""Whatever arrives when, a window's output is what a look at all messages says, at the time at which it closes."""
+"""Whatever arrives when, the output of a window is what its definition gives for all messages, at the time when it closes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from celery_partitions.pipeline.window_stage import RangeWindows
 from celery_partitions.pipeline.windows import LateDataPolicy, range_windows, seconds
-from tests.pipeline.naive import Engine, Gather, GatherAnew, Naive
+from tests.pipeline.naive import Engine, Gather, GatherImmutably, Naive
 
 POLICIES: list[LateDataPolicy] = ["drop", "fire-per-message", "place-in-oldest-window"]
 
-#: (seconds that pass before it, its event time less some thousands; None for the time of arrival)
+#: (seconds before the message, its event time minus some thousands; None for the time of arrival)
 arrivals = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.integers(-20, 40))), max_size=30)
-#: Event times that go on, each a little out of order.
+#: Event times that increase, slightly out of order.
 in_time = st.lists(st.tuples(st.integers(0, 6), st.integers(-6, 0)), max_size=40)
 
 
@@ -26,11 +26,11 @@ def all_windows(draw: st.DrawFn, policies: list[LateDataPolicy] = POLICIES) -> R
     range_s = draw(st.integers(1, 12))
     builder = range_windows(seconds(range_s)).with_slide(seconds(draw(st.integers(1, range_s))))
     builder.with_delay(seconds(draw(st.integers(0, 9)))).with_late_data_policy(draw(st.sampled_from(policies)))
-    return builder.over(draw(st.sampled_from([Gather, GatherAnew])))
+    return builder.over(draw(st.sampled_from([Gather, GatherImmutably])))
 
 
 def check(windows: RangeWindows, messages: list[tuple[int, int | None]], stored: bool) -> None:
-    """Second by second, the outputs are the naive model's; in the end nothing is open."""
+    """Check second by second that the outputs are those of the naive model, and that no window is open at the end."""
     engine, naive, now = Engine(windows), Naive(windows), 1_000
     engine.now = now
 
@@ -59,10 +59,10 @@ def test_any_event_times(windows: RangeWindows, messages: list[tuple[int, int | 
 
 @given(all_windows(), in_time, st.integers(0, 3), st.booleans())
 @settings(max_examples=300)
-def test_event_times_that_go_on(
+def test_increasing_event_times(
     windows: RangeWindows, messages: list[tuple[int, int]], pace: int, stored: bool
 ) -> None:
-    """`pace`: seconds of event time in one of the clock; 0 is a key that stands still in event time."""
+    """`pace`: seconds of event time per second of the clock; 0 is a key whose event time does not advance."""
     clock, timed = 0, []
     for passes, behind in messages:
         clock += passes
@@ -86,7 +86,7 @@ def test_arrival_time_is_never_late(windows: RangeWindows, passes: list[int], st
 
 
 @given(all_windows(POLICIES[1:]), arrivals, st.lists(st.integers(0, 9), min_size=30, max_size=30))
-def test_a_timer_that_comes_late_or_twice_loses_nothing_and_gives_nothing_twice(
+def test_a_timer_that_fires_late_or_twice_loses_nothing_and_outputs_nothing_twice(
     windows: RangeWindows, messages: list[tuple[int, int | None]], late_by: list[int]
 ) -> None:
     state, now, out = windows.new_state(), 1_000.0, list[tuple[str, list[int]]]()
@@ -108,8 +108,8 @@ def test_a_timer_that_comes_late_or_twice_loses_nothing_and_gives_nothing_twice(
 
 @pytest.mark.parametrize("slide", [1, 2, 5])
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99)), max_size=30))
-def test_what_is_given_out_may_be_changed(slide: int, messages: list[tuple[int, int]]) -> None:
-    """A stage after the window gets the output itself, with the messages in it, and does with them what it likes."""
+def test_an_output_may_be_changed(slide: int, messages: list[tuple[int, int]]) -> None:
+    """The stage after the window gets the output object with the messages in it, and may change them."""
     windows = range_windows(seconds(5)).with_slide(seconds(slide)).over(Gather)
     alone, spoiled = Engine(windows), Engine(windows)
 

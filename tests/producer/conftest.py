@@ -1,4 +1,4 @@
-"""Celery apps with partitions, made as a project makes its own; gone after the test."""
+"""Celery apps with partitions, created as in a project, and closed after the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MakeApp = Callable[..., Celery]
 
 @pytest.fixture
 def make_app() -> Iterator[MakeApp]:
-    """`make_app(broker_url or app, settings or None, **configuration)`; handles use the last one made."""
+    """`make_app(broker_url or app, settings or None, **configuration)`. The computations' handles use the app created last."""
     with ExitStack() as stack:
 
         def make(where: str | Celery, settings: Settings | None, **configuration: Any) -> Celery:
@@ -40,10 +40,10 @@ def forget(app: Celery) -> None:
         if "group" in vars(installation):
             installation.group.client.close()
     close_app(app)
-    pools.reset()  # kombu keeps them by URL, for all apps of the process
+    pools.reset()  # kombu keeps pools by URL, for all apps of the process
 
 
 @pytest.fixture
 def app(make_app: MakeApp, settings: Settings) -> Celery:
-    """A project's own app, on the empty database."""
+    """A project's own app that uses the empty database."""
     return make_app(settings.redis_url, settings)

@@ -1,4 +1,4 @@
-"""What a user's module declares, for the tests of producers."""
+"""The declarations of a user's module, for the tests of producers."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def update(trade: Trade, state: Last) -> None:
 
 @computation("tests.producer: note", key=lambda message: message["key"])
 def note(message: dict[str, Any]) -> None:
-    """Untyped, without state."""
+    """A computation without a type and without state."""
 
 
 def partition(key: str) -> int:
-    """As the design says, in plain Python, for four partitions."""
+    """The partition of a key by the documented rule, in plain Python, for four partitions."""
     return crc32(key.encode()) % 4
 
 
 def raws(client: redis.Redis, queue: str) -> list[bytes]:
-    """A queue's messages, oldest first."""
+    """The messages of a queue, oldest first."""
     return client.lrange(queue, 0, -1)[::-1]  # type: ignore[index]
 
 
@@ -57,5 +57,5 @@ def envelopes(client: redis.Redis, queue: str) -> list[dict[str, Any]]:
 
 
 def queues(client: redis.Redis) -> dict[str, int]:
-    """Each list that holds messages, and how many."""
+    """Each list with messages, and how many there are."""
     return {key.decode(): client.llen(key) for key in client.scan_iter(_type="list")}  # type: ignore[misc]

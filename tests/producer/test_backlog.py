@@ -1,4 +1,4 @@
-"""A queue as long as it may be: one message is refused, bulk sending waits for room or says what it did not send."""
+"""A full queue: a single message is refused; bulk sending waits for room, or reports what it did not send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def notes(count: int) -> list[dict[str, object]]:
     return [{"key": "k", "number": number} for number in range(count)]
 
 
-def test_a_message_to_a_full_queue_is_refused_and_the_error_says_how_to_go_on(
+def test_a_message_to_a_full_queue_is_refused_and_the_error_says_what_to_do(
     limited: Celery, client: redis.Redis
 ) -> None:
     for message in notes(10):
@@ -42,9 +42,9 @@ def test_a_message_to_a_full_queue_is_refused_and_the_error_says_how_to_go_on(
         lambda: note.apply_async([{"key": "k", "number": 10}]),
         lambda: limited.send_task(note.name, [{"key": "k", "number": 10}]),
     ):
-        with pytest.raises(QueueFull, match=f"{QUEUE} holds 10 messages, and PARTITIONS_QUEUE_MAX_LENGTH is 10") as told:
+        with pytest.raises(QueueFull, match=f"{QUEUE} holds 10 messages, and PARTITIONS_QUEUE_MAX_LENGTH is 10") as caught:
             send()
-        assert (told.value.queue, told.value.length, told.value.limit) == (QUEUE, 10, 10)
+        assert (caught.value.queue, caught.value.length, caught.value.limit) == (QUEUE, 10, 10)
     assert queues(client) == {QUEUE: 10}
     other = next(f"k{number}" for number in range(100) if partition(f"k{number}") != partition("k"))
     note.delay({"key": other, "number": 0})
@@ -52,31 +52,31 @@ def test_a_message_to_a_full_queue_is_refused_and_the_error_says_how_to_go_on(
     note.delay({"key": "k", "number": 10})
 
 
-def test_a_look_that_finds_nobody_raises_what_celery_raises(
+def test_if_the_server_is_unreachable_the_check_raises_what_celery_raises(
     make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy
 ) -> None:
-    """Who sends catches one error for a broker that is away, whether our look or Celery's push is first to find out."""
+    """A sender catches one error for an unreachable broker, whether our check or Celery's push notices it first."""
     url = proxy.url(int(redis_url.rpartition("/")[2]))
     app = make_app(url, Settings(redis_url=url, queue_max_length=10))
     note.delay(notes(1)[0])
     proxy.refuse()
     proxy.cut()
     for send in (lambda: note.delay(notes(1)[0]), lambda: app.send_task(note.name, notes(1))):
-        with pytest.raises(OperationalError) as told:
+        with pytest.raises(OperationalError) as caught:
             send()
-        assert isinstance(told.value.__cause__, redis.ConnectionError)
+        assert isinstance(caught.value.__cause__, redis.ConnectionError)
     assert queues(client) == {QUEUE: 1}
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_so_does_a_process_that_looks_for_the_first_time(make_app: MakeApp, proxy: Proxy, by_name: bool) -> None:
+def test_so_does_the_first_check_of_a_process(make_app: MakeApp, proxy: Proxy, by_name: bool) -> None:
     proxy.refuse()
     app = make_app(proxy.url(), Settings(redis_url=proxy.url()))
     with pytest.raises(OperationalError):
         app.send_task(note.name, notes(1)) if by_name else note.delay(notes(1)[0])
     found = installation_of(app)
     assert found is not None
-    with pytest.raises(redis.ConnectionError):  # as workers and the command line are told
+    with pytest.raises(redis.ConnectionError):  # as in workers and the command line
         found.group.check()
 
 
@@ -86,14 +86,14 @@ def test_the_error_survives_a_process_boundary_as_celery_passes_it() -> None:
     assert (error.queue, error.length, error.limit) == ("partition.1", 5, 4)
 
 
-def test_without_a_limit_nothing_is_asked(make_app: MakeApp, client: redis.Redis, redis_url: str) -> None:
+def test_without_a_limit_the_length_is_not_read(make_app: MakeApp, client: redis.Redis, redis_url: str) -> None:
     make_app(redis_url, Settings(redis_url=redis_url))
     client.config_resetstat()
-    note.send_many(notes(20))  # `delay` has kombu ask, for reasons of its own
+    note.send_many(notes(20))  # not `delay`: kombu itself reads the length then
     assert "cmdstat_llen" not in client.info("commandstats")
 
 
-def test_bulk_sending_waits_for_room_and_never_goes_past_the_limit(limited: Celery, client: redis.Redis) -> None:
+def test_bulk_sending_waits_for_room_and_never_exceeds_the_limit(limited: Celery, client: redis.Redis) -> None:
     longest, taken = 0, 0
     sending = threading.Thread(target=lambda: note.send_many(notes(35)))
     sending.start()
@@ -107,11 +107,11 @@ def test_bulk_sending_waits_for_room_and_never_goes_past_the_limit(limited: Cele
     assert client.llen(QUEUE) == 0
 
 
-def test_bulk_sending_that_must_not_wait_says_what_was_not_sent(limited: Celery, client: redis.Redis) -> None:
-    with pytest.raises(SendInterrupted) as told:
+def test_bulk_sending_that_must_not_wait_reports_what_was_not_sent(limited: Celery, client: redis.Redis) -> None:
+    with pytest.raises(SendInterrupted) as caught:
         note.send_many(notes(25), when_full="raise")
-    assert isinstance(told.value.__cause__, QueueFull)
-    assert (told.value.sent, told.value.unknown, told.value.refused) == (10, [], notes(25)[10:20])
+    assert isinstance(caught.value.__cause__, QueueFull)
+    assert (caught.value.sent, caught.value.unknown, caught.value.refused) == (10, [], notes(25)[10:20])
     assert client.llen(QUEUE) == 10
 
 

@@ -28,7 +28,7 @@ PROVIDER = f"{__name__}:Provider"
 
 
 class Provider(CredentialProvider):
-    """As ElastiCache's with IAM, which makes a token."""
+    """Like ElastiCache's provider with IAM, which creates a token."""
 
     def get_credentials(self) -> tuple[str, str]:
         return "shop", "token"
@@ -46,7 +46,7 @@ def options_of(url: str, **settings: Any) -> tuple[type, dict[str, Any]]:
 
 
 def both_arrive(app: Celery, queue: str = AAPL) -> None:
-    """A message of ours and one of kombu's are in one queue, which our client reads."""
+    """Check that a message of ours and one of kombu's are in the same queue, which our client reads."""
     update.delay(MESSAGE)
     update.send_many([MESSAGE])
     app.send_task(update.name, [MESSAGE], headers={"sent": "by Celery"})
@@ -81,7 +81,7 @@ def test_tls_options_of_the_app(place: str, authority: Authority, make_app: Make
     both_arrive(make_app(f"{scheme}://{place}{tail}", Settings(partitions=4), **options.get(how, {})))
 
 
-def test_herokus_recipe_needs_no_more_of_us(make_app: MakeApp) -> None:
+def test_herokus_recipe_needs_no_other_setting(make_app: MakeApp) -> None:
     """redis-py refuses an unverified certificate with a checked host name."""
     app = make_app("rediss://host:1/0", Settings(), broker_use_ssl={"ssl_cert_reqs": ssl.CERT_NONE})
     options = client_of(app).connection_pool.connection_kwargs
@@ -95,7 +95,7 @@ def test_an_url_with_tls_options_connects_with_tls(value: str) -> None:
     assert (options["ssl_cert_reqs"], options["ssl_certfile"], options["db"], options["password"]) == (ssl.CERT_NONE, "/c.pem", 5, "p")
 
 
-def test_without_options_of_the_app_the_settings_count() -> None:
+def test_without_options_of_the_app_the_settings_are_used() -> None:
     kind, options = options_of("rediss://host:1/0", redis_tls_verify=False, redis_tls_ca_file="/ca.pem")
     assert issubclass(kind, redis.SSLConnection)
     assert (options["ssl_cert_reqs"], options["ssl_check_hostname"], options["ssl_ca_certs"]) == (ssl.CERT_NONE, False, "/ca.pem")
@@ -109,14 +109,14 @@ def test_sentinels_master_with_tls() -> None:
     assert (options["ssl_cert_reqs"], options["password"], options["db"]) == (ssl.CERT_NONE, "p", 5)
 
 
-def test_an_unknown_word_for_certificates_is_an_error() -> None:
+def test_an_unknown_value_for_certificates_is_an_error() -> None:
     with pytest.raises(SetupError, match="CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE"):
         connect(Settings(redis_url="rediss://host?ssl_cert_reqs=never"))
 
 
 @pytest.fixture
 def guarded(server_factory: Callable[..., RedisServer], tmp_path: Path) -> RedisServer:
-    """A server that lets in only the provider's user."""
+    """A server that accepts only the provider's user."""
     server = server_factory(config={"unixsocket": str(tmp_path / "redis.sock")})
     with server.client() as admin:
         admin.execute_command("ACL", "SETUSER", "shop", "on", ">token", "~*", "&*", "+@all")
@@ -141,14 +141,14 @@ def test_a_credential_provider_of_sentinels_master() -> None:
     assert "password" not in options
 
 
-def test_what_the_app_sets_beside_the_url(server_factory: Callable[..., RedisServer], make_app: MakeApp) -> None:
+def test_connection_options_of_the_app_besides_the_url(server_factory: Callable[..., RedisServer], make_app: MakeApp) -> None:
     server = server_factory(config={"requirepass": "p@ss"})
     app = make_app(f"redis://{server.host}", Settings(partitions=4), broker_password="p@ss", broker_port=server.port, broker_vhost="3")
     both_arrive(app)
     assert client_of(app).client_info()["db"] == 3
 
 
-def test_the_url_beats_what_the_app_sets_beside_it(make_app: MakeApp) -> None:
+def test_the_url_overrides_the_connection_options_of_the_app(make_app: MakeApp) -> None:
     beside = {"broker_user": "other", "broker_password": "other", "broker_port": 2, "broker_vhost": "9"}
     app = make_app("redis://u:p%40@host:1/3?health_check_interval=7", Settings(), **beside)
     options = client_of(app).connection_pool.connection_kwargs

@@ -1,4 +1,4 @@
-"""`delay`, `apply_async`, signatures and `send_task`: one message, checked, to its key's queue."""
+"""`delay`, `apply_async`, signatures and `send_task`: each sends one validated message to the queue of its key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AAPL = f"partition.{partition('AAPL')}"
 
 
 def sent(client: redis.Redis, queue: str = AAPL) -> Any:
-    """The arguments of the one message that was sent."""
+    """The arguments of the only message that was sent."""
     (envelope,) = envelopes(client, queue)
     return msgspec.json.decode(base64.b64decode(envelope["body"]))[:2]
 
@@ -49,20 +49,20 @@ def test_the_queue_is_crc32_of_the_keys_utf8_modulo_n(app: Celery, client: redis
     assert queues(client) == {f"partition.{partition(key)}": 1}
 
 
-def test_what_json_has_no_form_for_is_written_as_the_worker_will_read_it(app: Celery, client: redis.Redis) -> None:
+def test_values_without_a_json_form_are_written_as_the_worker_reads_them(app: Celery, client: redis.Redis) -> None:
     account = uuid.uuid4()
     update.delay(Trade("AAPL", 1.0, account))
     assert sent(client) == [[{"symbol": "AAPL", "price": 1.0, "account": str(account)}], {}]
 
 
-def test_the_message_may_be_given_by_its_parameters_name(app: Celery, client: redis.Redis) -> None:
+def test_the_message_may_be_a_keyword_argument(app: Celery, client: redis.Redis) -> None:
     update.delay(trade=Trade("AAPL", 1.0))
     update.apply_async(kwargs={"trade": {"symbol": "AAPL", "price": 1.0}})
     assert queues(client) == {AAPL: 2}
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "text"),
     [
         ({"symbol": "AAPL"}, r"missing required field `price`"),
         ({"symbol": "AAPL", "price": "dear"}, r"Expected `float`, got `str` - at `\$\.price`"),
@@ -72,12 +72,12 @@ def test_the_message_may_be_given_by_its_parameters_name(app: Celery, client: re
         (object(), "can't be encoded as JSON"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_fields_path_and_not_sent(
-    app: Celery, client: redis.Redis, message: Any, told: str
+def test_an_invalid_message_is_refused_with_the_fields_path_and_not_sent(
+    app: Celery, client: redis.Redis, message: Any, text: str
 ) -> None:
-    with pytest.raises(MessageError, match=told):
+    with pytest.raises(MessageError, match=text):
         update.delay(message)
-    with pytest.raises(MessageError, match=told):
+    with pytest.raises(MessageError, match=text):
         update.send_many([message])
     assert queues(client) == {}
 
@@ -92,7 +92,7 @@ def test_a_computation_takes_exactly_one_message(
 
 
 @pytest.mark.parametrize("send", [update.delay, lambda trade: update.send_many([trade]), lambda t: update.s(t).delay()])
-def test_a_message_without_a_key_is_refused_with_what_the_extractor_raised(
+def test_a_message_without_a_key_is_refused_with_the_exception_of_the_extractor(
     app: Celery, client: redis.Redis, send: Any
 ) -> None:
     with pytest.raises(KeyExtractionError, match="ValueError: a trade of nothing"):
@@ -102,7 +102,7 @@ def test_a_message_without_a_key_is_refused_with_what_the_extractor_raised(
     assert queues(client) == {}
 
 
-def test_an_explicit_queue_beats_the_key(app: Celery, client: redis.Redis) -> None:
+def test_an_explicit_queue_overrides_the_key(app: Celery, client: redis.Redis) -> None:
     update.apply_async((Trade("AAPL", 1.0),), queue="partition")
     app.send_task(update.name, args=[{"symbol": "AAPL", "price": 1.0}], queue="elsewhere")
     assert queues(client) == {"partition": 1, "elsewhere": 1}
@@ -141,13 +141,13 @@ def test_send_task_of_a_computation_is_routed_by_its_key(app: Celery, client: re
     assert queues(client) == {AAPL: 2}
 
 
-def test_send_task_refuses_what_does_not_fit(app: Celery, client: redis.Redis) -> None:
+def test_send_task_refuses_an_invalid_message(app: Celery, client: redis.Redis) -> None:
     with pytest.raises(MessageError, match=r"\$\.price"):
         app.send_task(update.name, args=[{"symbol": "AAPL", "price": "dear"}])
     assert queues(client) == {}
 
 
-def test_other_tasks_go_where_they_always_went(app: Celery, client: redis.Redis) -> None:
+def test_other_tasks_go_to_the_same_queues_as_before(app: Celery, client: redis.Redis) -> None:
     @app.task(name="ours", shared=False)
     def ours() -> None: ...
 
@@ -179,7 +179,7 @@ def test_calling_a_computation_calls_the_plain_function() -> None:
 
 
 @pytest.mark.parametrize("send", [lambda it: it.delay({}), lambda it: it.apply_async([{}]), lambda it: it.s({}), lambda it: it.send_many([{}])])
-def test_a_computation_whose_key_was_forgotten_says_so(app: Celery, client: redis.Redis, send: Any) -> None:
+def test_a_computation_without_a_key_is_refused_with_the_reason(app: Celery, client: redis.Redis, send: Any) -> None:
     @computation("tests.producer: no key")
     def keyless(message: dict[str, Any]) -> None: ...
 
@@ -189,13 +189,13 @@ def test_a_computation_whose_key_was_forgotten_says_so(app: Celery, client: redi
 
 
 @pytest.mark.parametrize("decorator", [computation, computation_multi])
-def test_a_decorator_that_is_not_called_is_refused_where_it_stands(decorator: Any) -> None:
+def test_a_decorator_without_parentheses_is_refused_where_it_is_used(decorator: Any) -> None:
     with pytest.raises(DeclarationError, match=r"needs a name: @computation\(name=…"):
 
         @decorator
         def bare(message: dict[str, Any]) -> None: ...
 
 
-def test_states_of_one_text_are_refused_because_its_characters_are_other_keys(app: Celery) -> None:
+def test_states_of_a_single_text_are_refused_because_its_characters_would_be_keys(app: Celery) -> None:
     with pytest.raises(TypeError, match="call state"):
         update.states("AAPL")

@@ -1,4 +1,4 @@
-"""`delay` without Celery's publishing code: the same message, only where nothing asks for that code, and never sent twice."""
+"""`delay` without Celery's publishing code: the same message, only if nothing needs that code, and never sent twice."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support.server import RedisServer
 AAPL = f"partition.{partition('AAPL')}"
 MESSAGE = Trade("AAPL", 1.0)
 
-#: What is random, or a time, in every message.
+#: Fields that are random, or a time, in every message.
 VARYING_HEADERS = {"id", "root_id", "sent_at"}
 VARYING_PROPERTIES = {"correlation_id", "delivery_tag"}
 
 
 def is_celerys(envelope: dict[str, Any]) -> bool:
-    """Whether kombu made the message: it gives the delivery an id of its own."""
+    """Whether kombu wrote the message: it gives the delivery its own id."""
     return bool(envelope["properties"]["delivery_tag"] != envelope["headers"]["id"])
 
 
@@ -47,7 +47,7 @@ def listening(signal: Any, seen: list[str]) -> Iterator[None]:
 
 @pytest.mark.parametrize("options", [{}, {"task_id": "an id"}, {"task_id": 'quotes " and \\ and é'}])
 @pytest.mark.parametrize("text", ["AAPL", 'quote " backslash \\ é \x1b'])
-def test_the_message_is_celerys_field_by_field(app: Celery, client: redis.Redis, options: dict[str, Any], text: str) -> None:
+def test_every_field_of_the_message_is_celerys(app: Celery, client: redis.Redis, options: dict[str, Any], text: str) -> None:
     message = Trade("AAPL", 1.0) if text == "AAPL" else Trade(text, 1.0)
     queue = f"partition.{partition(message.symbol)}"
     update.apply_async((message,), **options)
@@ -56,7 +56,7 @@ def test_the_message_is_celerys_field_by_field(app: Celery, client: redis.Redis,
     ours, theirs = envelopes(client, queue)
     assert (is_celerys(ours), is_celerys(theirs)) == (False, True)
     assert ours.keys() == theirs.keys()
-    # Celery writes these options of `apply_async` among the properties too, where nothing reads them.
+    # Celery also writes these options of `apply_async` to the properties, where nothing reads them.
     for name in ("argsrepr", "kwargsrepr"):
         assert theirs["properties"].pop(name) == ours["headers"][name]
     assert ours["headers"].keys() == theirs["headers"].keys()
@@ -78,7 +78,7 @@ def test_the_body_is_celerys(app: Celery, client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("signal", ["before_task_publish", "after_task_publish"])
-def test_signals_are_sent_when_somebody_listens(app: Celery, client: redis.Redis, signal: str) -> None:
+def test_signals_are_sent_if_there_is_a_receiver(app: Celery, client: redis.Redis, signal: str) -> None:
     seen: list[str] = []
     with listening(getattr(signals, signal), seen):
         update.delay(MESSAGE)
@@ -88,7 +88,7 @@ def test_signals_are_sent_when_somebody_listens(app: Celery, client: redis.Redis
     assert seen == [update.name]
 
 
-#: Configurations that ask for what only Celery's code does.
+#: Configurations that need Celery's own code.
 ASKING: dict[str, dict[str, Any]] = {
     "a router of the app": {"task_routes": [{"other": {"queue": "other"}}]},
     "compression": {"task_compression": "gzip"},
@@ -98,7 +98,7 @@ ASKING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("asking", ASKING)
-def test_a_configuration_that_asks_for_celerys_code_gets_it(
+def test_a_configuration_that_needs_celerys_code_uses_it(
     make_app: MakeApp, settings: Settings, client: redis.Redis, asking: str
 ) -> None:
     make_app(settings.redis_url, settings, **ASKING[asking])
@@ -107,7 +107,7 @@ def test_a_configuration_that_asks_for_celerys_code_gets_it(
     assert is_celerys(envelope)
 
 
-def test_a_configuration_that_changes_later_counts_from_then_on(app: Celery, client: redis.Redis) -> None:
+def test_a_configuration_that_changes_later_applies_from_then_on(app: Celery, client: redis.Redis) -> None:
     update.delay(MESSAGE)
     app.conf.task_compression = "gzip"
     update.delay(MESSAGE)
@@ -117,7 +117,7 @@ def test_a_configuration_that_changes_later_counts_from_then_on(app: Celery, cli
 
 
 @pytest.mark.parametrize("options", [{"countdown": 60}, {"expires": 60}, {"headers": {"mine": 1}}, {"argsrepr": "hidden"}])
-def test_an_option_that_only_celery_knows_gets_its_code(app: Celery, client: redis.Redis, options: dict[str, Any]) -> None:
+def test_an_option_that_only_celery_supports_uses_its_code(app: Celery, client: redis.Redis, options: dict[str, Any]) -> None:
     update.apply_async((MESSAGE,), **options)
     (envelope,) = envelopes(client, AAPL)
     assert is_celerys(envelope)
@@ -139,7 +139,7 @@ def test_a_monitor_that_wraps_celerys_sending_adds_its_headers(
     assert envelope["headers"]["trace"] == "1"
 
 
-def test_a_lost_reply_is_told_and_the_message_is_not_sent_again(
+def test_a_lost_reply_raises_and_the_message_is_not_sent_again(
     make_app: MakeApp, settings: Settings, client: redis.Redis, proxy: Proxy
 ) -> None:
     make_app(proxy.url(), Settings(redis_url=proxy.url()))
@@ -152,7 +152,7 @@ def test_a_lost_reply_is_told_and_the_message_is_not_sent_again(
     assert queues(client) == {AAPL: 2}
 
 
-def test_an_idle_connection_that_the_server_has_closed_is_made_again(
+def test_an_idle_connection_that_the_server_has_closed_is_opened_again(
     make_app: MakeApp, settings: Settings, client: redis.Redis, proxy: Proxy
 ) -> None:
     make_app(proxy.url(), Settings(redis_url=proxy.url()))
@@ -162,7 +162,7 @@ def test_an_idle_connection_that_the_server_has_closed_is_made_again(
     assert queues(client) == {AAPL: 2}
 
 
-def test_a_server_that_is_away_raises_what_celery_raises(
+def test_an_unreachable_server_raises_what_celery_raises(
     make_app: MakeApp, server_factory: Callable[..., RedisServer]
 ) -> None:
     server = server_factory()

@@ -1,4 +1,4 @@
-"""`task_always_eager`: a computation can't run in its producer, so nothing pretends to. Before, the message was gone without a word."""
+"""`task_always_eager`: a computation cannot run in its producer, so it is refused. Regression: the message was silently lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def eager(make_app: MakeApp, settings: Settings, request: pytest.FixtureRequest)
 
 
 @pytest.mark.parametrize("send", SENDS)
-def test_a_computation_of_an_eager_app_is_refused_with_what_tests_use_instead(
+def test_a_computation_of_an_eager_app_is_refused_with_what_to_use_in_tests(
     eager: Celery, client: redis.Redis, send: str
 ) -> None:
     with pytest.raises(SetupError, match=r"task_always_eager.*celery_partitions\.testing\.harness"):

@@ -1,4 +1,4 @@
-"""`install`: a project keeps its app, and everything it had."""
+"""`install`: a project keeps its app with everything in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AAPL = f"partition.{partition('AAPL')}"
 MESSAGE = {"symbol": "AAPL", "price": 1.0}
 
 
-def test_install_gives_the_app_back_and_a_second_time_changes_nothing(app: Celery, settings: Settings) -> None:
+def test_install_returns_the_app_and_a_second_call_changes_nothing(app: Celery, settings: Settings) -> None:
     first = installation_of(app)
     assert install(app, Settings(redis_url=settings.redis_url, partitions=9)) is app
     assert installation_of(app) is first
@@ -36,7 +36,7 @@ def test_every_declared_computation_is_a_task_of_the_app(app: Celery) -> None:
     assert update.task.__doc__ == "Keep the last price."
 
 
-def test_a_computation_declared_after_install_is_one_too(app: Celery, client: redis.Redis) -> None:
+def test_a_computation_declared_after_install_is_a_task_too(app: Celery, client: redis.Redis) -> None:
     @computation("tests.producer: late", key=lambda message: message)
     def late(message: str) -> None: ...
 
@@ -48,7 +48,7 @@ def test_a_computation_declared_after_install_is_one_too(app: Celery, client: re
         del declared[late.name]
 
 
-def test_handles_use_the_app_that_was_installed_last(
+def test_computations_use_the_app_that_was_installed_last(
     app: Celery, make_app: MakeApp, settings: Settings, client: redis.Redis
 ) -> None:
     last = make_app(settings.redis_url, settings)
@@ -67,7 +67,7 @@ OTHER_ROUTES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("form", OTHER_ROUTES)
-def test_the_apps_own_routes_are_kept_in_whatever_form(
+def test_the_apps_own_routes_are_kept_in_every_form(
     make_app: MakeApp, settings: Settings, client: redis.Redis, form: str
 ) -> None:
     app = make_app(settings.redis_url, settings, task_routes=OTHER_ROUTES[form])
@@ -78,7 +78,7 @@ def test_the_apps_own_routes_are_kept_in_whatever_form(
 
 
 @pytest.mark.parametrize("configured", [True, False])
-def test_an_app_is_installed_on_before_or_after_it_is_configured(
+def test_install_works_before_and_after_the_app_is_configured(
     make_app: MakeApp, settings: Settings, client: redis.Redis, configured: bool
 ) -> None:
     app = Celery("shop", broker=settings.redis_url, set_as_current=False)
@@ -93,7 +93,7 @@ def test_an_app_is_installed_on_before_or_after_it_is_configured(
     assert queues(client) == {"reports": 1, "mine": 1, AAPL: 1}
 
 
-def test_settings_in_code_without_a_url_take_the_apps_broker(
+def test_settings_in_code_without_a_url_use_the_apps_broker(
     make_app: MakeApp, settings: Settings, client: redis.Redis
 ) -> None:
     app = make_app(settings.redis_url, Settings(partitions=2))
@@ -116,7 +116,7 @@ def test_a_broker_that_is_not_the_redis_of_the_settings_is_refused(
     assert queues(client) == {}
 
 
-def test_the_apps_broker_counts_where_redis_url_belongs_to_something_else(
+def test_the_apps_broker_is_used_if_redis_url_belongs_to_something_else(
     make_app: MakeApp, settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:secret@cache:6379/7")
@@ -127,7 +127,7 @@ def test_the_apps_broker_counts_where_redis_url_belongs_to_something_else(
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/0"])
-def test_one_place_may_be_spelled_with_and_without_the_first_database(make_app: MakeApp, tail: str) -> None:
+def test_a_url_with_and_without_database_0_is_the_same_place(make_app: MakeApp, tail: str) -> None:
     app = make_app(f"redis://127.0.0.1:1{tail}", Settings(redis_url="redis://127.0.0.1:1/0"))
     found = installation_of(app)
     assert found is not None and found.settings.redis_url == "redis://127.0.0.1:1/0"
@@ -153,7 +153,7 @@ def test_a_broker_url_without_a_scheme_is_refused_without_showing_its_password(b
 
 @pytest.mark.parametrize("as_list", [True, False])
 @pytest.mark.parametrize("send", [update.delay, lambda message: update.send_many([message])])
-def test_a_failover_url_is_refused_before_queue_and_state_lie_in_two_databases(
+def test_a_failover_url_is_refused_because_queue_and_state_could_be_in_two_databases(
     make_app: MakeApp, settings: Settings, client: redis.Redis, as_list: bool, send: Any
 ) -> None:
     broker: Any = [settings.redis_url] * 2 if as_list else f"{settings.redis_url};{settings.redis_url}"
@@ -163,7 +163,7 @@ def test_a_failover_url_is_refused_before_queue_and_state_lie_in_two_databases(
     assert queues(client) == {}
 
 
-def test_a_list_of_one_broker_is_that_broker(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:
+def test_a_list_with_one_broker_is_accepted(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:
     make_app(Celery("shop", broker=[settings.redis_url], set_as_current=False), Settings())
     update.delay(MESSAGE)
     update.send_many([MESSAGE])
@@ -180,7 +180,7 @@ def sentinel_settings(make_app: MakeApp, settings: Settings, **options: Any) -> 
 
 
 @pytest.mark.parametrize("url", [None, SENTINELS])
-def test_the_master_is_the_one_that_the_apps_transport_options_name(make_app: MakeApp, url: str | None) -> None:
+def test_the_master_is_the_one_in_the_apps_transport_options(make_app: MakeApp, url: str | None) -> None:
     kwargs = {"password": "watcher"}
     found = sentinel_settings(make_app, Settings() if url is None else Settings(redis_url=url), master_name="orders", sentinel_kwargs=kwargs)
     assert (found.redis_sentinel_master, dict(found.redis_sentinel_kwargs)) == ("orders", kwargs)
@@ -189,7 +189,7 @@ def test_the_master_is_the_one_that_the_apps_transport_options_name(make_app: Ma
         assert ours.connection_pool.service_name == "orders"
 
 
-def test_the_settings_master_counts_where_the_app_names_none_and_another_is_refused(make_app: MakeApp) -> None:
+def test_the_master_of_the_settings_is_used_if_the_app_names_none_and_another_is_refused(make_app: MakeApp) -> None:
     ours = Settings(redis_url=SENTINELS, redis_sentinel_master="prices")
     assert sentinel_settings(make_app, ours).redis_sentinel_master == "prices"
     assert sentinel_settings(make_app, ours, master_name="prices").redis_sentinel_master == "prices"
@@ -198,7 +198,7 @@ def test_the_settings_master_counts_where_the_app_names_none_and_another_is_refu
 
 
 @pytest.mark.parametrize("configured", [True, False])
-def test_an_app_that_names_no_broker_takes_the_settings_redis(
+def test_an_app_without_a_broker_uses_the_redis_of_the_settings(
     make_app: MakeApp, settings: Settings, client: redis.Redis, configured: bool
 ) -> None:
     app = Celery("shop", set_as_current=False)
@@ -220,16 +220,16 @@ def test_a_name_declared_twice_is_refused_with_both_places(app: Celery) -> None:
     assert declared[update.name] is update.computation
 
 
-def test_a_module_imported_again_declares_again(app: Celery) -> None:
+def test_a_module_can_be_imported_again(app: Celery) -> None:
     again = state_computation(update.name, state=Last, key=symbol_of)(update.__wrapped__)
     assert declared[update.name] is again.computation
     declared[update.name] = update.computation
 
 
-def test_a_state_that_no_worker_could_read_back_is_refused_when_declared_or_installed(
+def test_a_state_that_no_worker_could_read_back_is_refused_on_declaration_or_install(
     monkeypatch: pytest.MonkeyPatch, app: Celery, make_app: MakeApp, settings: Settings
 ) -> None:
-    """What is allowed is a setting of the app: whichever of the two comes last finds out."""
+    """The app's settings decide what is allowed, so the later of the two steps refuses it."""
 
     def declare() -> None:
         state_computation("tests.producer: rebuilt", state=Rebuilt, key=symbol_of)(lambda trade, state: None)
@@ -239,7 +239,7 @@ def test_a_state_that_no_worker_could_read_back_is_refused_when_declared_or_inst
     with pytest.raises(DeclarationError, match=says):
         declare()
     assert "tests.producer: rebuilt" not in declared
-    for installation in _installations:  # the test's own app, and `celery_partitions.app` where another module made it
+    for installation in _installations:  # the test's own app, and `celery_partitions.app` if another module created it
         monkeypatch.setitem(vars(installation), "resolved", resolve(allowing))
     try:
         declare()

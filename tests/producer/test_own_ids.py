@@ -1,4 +1,4 @@
-"""An id of the sender's own is a text: what is none is refused before it is sent, where a worker could make no more than a dead letter of it."""
+"""The sender's own id must be a text. Anything else is refused before it is sent, because a worker could only make it a dead letter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SENDS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("send", SENDS)
 @pytest.mark.parametrize("given", [17, 0, uuid.UUID(int=5), b"x", "", "\ud800"], ids=repr)
-def test_what_is_no_id_is_refused_and_not_sent(app: Celery, client: redis.Redis, given: object, send: str) -> None:
+def test_an_invalid_id_is_refused_and_not_sent(app: Celery, client: redis.Redis, given: object, send: str) -> None:
     with pytest.raises(MessageError, match=r"must be a non-empty str|can't be encoded as JSON") as caught:
         SENDS[send](given)
     assert caught.value.reason == "bad-id"
@@ -34,12 +34,12 @@ def test_what_is_no_id_is_refused_and_not_sent(app: Celery, client: redis.Redis,
 
 
 @pytest.mark.parametrize("send", SENDS)
-def test_a_text_is_the_messages_id(app: Celery, client: redis.Redis, send: str) -> None:
+def test_a_text_becomes_the_messages_id(app: Celery, client: redis.Redis, send: str) -> None:
     SENDS[send]('é "1"')
     assert [envelope["headers"]["id"] for envelope in envelopes(client, AAPL)] == ['é "1"']
 
 
-def test_none_is_an_id_of_celerys(app: Celery, client: redis.Redis) -> None:
+def test_with_none_celery_makes_the_id(app: Celery, client: redis.Redis) -> None:
     result = update.delay(MESSAGE, message_id=None)
     assert [envelope["headers"]["id"] for envelope in envelopes(client, AAPL)] == [result.id]
     assert uuid.UUID(result.id)

@@ -1,4 +1,4 @@
-"""Whatever the app's configuration and the call say of priority, serializer and compression: a computation's message lies where workers look, in a form they read."""
+"""With any priority, serializer and compression in the app's configuration or the call, a computation's message is in the list that workers read, in a form they can read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGE = {"symbol": "AAPL", "price": 1.0}
 
 Send = Callable[..., Any]
 
-#: By what a message can be sent: all go to the queue of its key.
+#: All ways to send a message. Each sends it to the queue of its key.
 SENDS: dict[str, Send] = {
     "delay": lambda app: update.delay(Trade("AAPL", 1.0)),
     "apply_async": lambda app, **options: update.apply_async((Trade("AAPL", 1.0),), **options),
@@ -31,7 +31,7 @@ SENDS: dict[str, Send] = {
 }
 WITH_OPTIONS = [name for name in SENDS if name != "delay"]
 
-#: As kombu's documentation says it for priorities on Redis.
+#: From kombu's documentation of priorities on Redis.
 PRIORITIES = {"priority_steps": list(range(10)), "sep": ":", "queue_order_strategy": "priority"}
 
 CONFIGURED: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ CONFIGURED: dict[str, dict[str, Any]] = {
 
 
 def is_read(client: redis.Redis) -> None:
-    """One message, in the list that workers take messages from, and opened as they open it."""
+    """Check that there is one message in the list that workers read, and that it can be decoded."""
     assert queues(client) == {AAPL: 1}
     (raw,) = raws(client, AAPL)
     assert b'"AAPL"' in open_envelope(raw).body
@@ -70,7 +70,7 @@ def test_no_configuration_of_the_app_hides_a_message_from_workers(
 
 @pytest.mark.parametrize("send", WITH_OPTIONS)
 @pytest.mark.parametrize("options", [{"priority": 5}, {"serializer": "pickle"}, {"compression": "bzip2"}, {"compression": "zlib"}])
-def test_nor_does_what_a_call_says(
+def test_no_option_of_a_call_hides_a_message_from_workers(
     make_app: MakeApp, settings: Settings, client: redis.Redis, options: dict[str, Any], send: str
 ) -> None:
     SENDS[send](make_app(settings.redis_url, settings, broker_transport_options=PRIORITIES), **options)
@@ -78,7 +78,7 @@ def test_nor_does_what_a_call_says(
 
 
 @pytest.mark.parametrize(("asked", "packed"), [(None, None), ("gzip", "application/x-gzip"), ("bzip2", "application/x-gzip")])
-def test_a_message_is_compressed_where_that_was_asked_for(
+def test_a_message_is_compressed_on_request(
     make_app: MakeApp, settings: Settings, client: redis.Redis, asked: str | None, packed: str | None
 ) -> None:
     make_app(settings.redis_url, settings, task_compression=asked)

@@ -1,4 +1,4 @@
-"""What `send_many` says when it can't go on: sent, unknown and refused are all that was taken, and each is right."""
+"""The error of an interrupted `send_many`: sent, unknown and refused together are everything taken, and each is correct."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from tests.support.proxy import Proxy
 
 @pytest.fixture
 def distant(make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy) -> Proxy:
-    """The app in use sends through this proxy."""
+    """The app sends through this proxy."""
     url = proxy.url(int(redis_url.rpartition("/")[2]))
     make_app(url, Settings(redis_url=url))
     return proxy
 
 
 def messages(count: int, taken: list[Any], mark: int = -1) -> Iterator[dict[str, Any]]:
-    """Messages that are noted when they are taken; `mark` is one that a fault can be tied to."""
+    """Messages that are recorded when they are taken. The one numbered `mark` can trigger a fault."""
     for number in range(count):
         taken.append({"key": f"k{number % 7}", "number": number, "padding": "marked" if number == mark else ""})
         yield taken[-1]
 
 
 def interrupted(count: int, taken: list[Any]) -> SendInterrupted:
-    with pytest.raises(SendInterrupted) as told:
+    with pytest.raises(SendInterrupted) as caught:
         note.send_many(messages(count, taken))
-    return told.value
+    return caught.value
 
 
 def count_in(client: redis.Redis) -> int:
@@ -62,7 +62,7 @@ def test_cut_after_the_pushes_and_before_their_reply(distant: Proxy, client: red
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
-def test_cut_in_a_later_chunk_what_was_answered_is_known_to_be_in(
+def test_cut_in_a_later_chunk_the_answered_chunks_are_known_to_be_sent(
     distant: Proxy, client: redis.Redis, lost: str
 ) -> None:
     cut = distant.cut_before_request if lost == "request" else distant.cut_before_reply
@@ -74,18 +74,18 @@ def test_cut_in_a_later_chunk_what_was_answered_is_known_to_be_in(
         cut(b"LPUSH")
         yield from messages(2 * CHUNK_MESSAGES, taken)
 
-    with pytest.raises(SendInterrupted) as told:
+    with pytest.raises(SendInterrupted) as caught:
         note.send_many(cutting())
-    error = told.value
+    error = caught.value
     assert (error.unknown, error.refused) == ([*first, *taken][error.sent :], [])
-    # A slow machine sends a chunk before it is full. The fault is set when the first two full chunks are taken, and at most one is on its way.
+    # A slow machine sends a chunk before it is full. The fault is set when two full chunks are taken, so at most one is unanswered.
     assert CHUNK_MESSAGES <= error.sent <= 2 * CHUNK_MESSAGES
     assert 0 < len(error.unknown) <= CHUNK_MESSAGES
     assert error.sent <= count_in(client) <= error.sent + len(error.unknown)
     assert f"{error.sent} messages are in their queues, {len(error.unknown)} may be" in str(error)
 
 
-def test_nobody_is_reached_nothing_is_known_to_be_in(distant: Proxy, client: redis.Redis) -> None:
+def test_with_an_unreachable_server_nothing_is_known_to_be_sent(distant: Proxy, client: redis.Redis) -> None:
     note.send_many(messages(1, []))
     distant.refuse()
     distant.cut()
@@ -95,8 +95,8 @@ def test_nobody_is_reached_nothing_is_known_to_be_in(distant: Proxy, client: red
     assert count_in(client) == 1
 
 
-def test_nobody_is_reached_by_the_first_message_of_a_process_nothing_was_taken(distant: Proxy, client: redis.Redis) -> None:
-    """The look whether the group has this process's number of partitions comes before any push."""
+def test_with_an_unreachable_server_at_the_first_message_of_a_process_nothing_was_taken(distant: Proxy, client: redis.Redis) -> None:
+    """Before any push, the process checks that the group has the same number of partitions."""
     distant.refuse()
     taken: list[Any] = []
     error = interrupted(10, taken)
@@ -106,8 +106,8 @@ def test_nobody_is_reached_by_the_first_message_of_a_process_nothing_was_taken(d
     assert note.send_many(messages(10, [])) == 10
 
 
-def test_an_interruption_is_the_same_in_another_process() -> None:
-    """A pool of processes, or a Celery result, pickles what was raised."""
+def test_the_error_can_be_pickled() -> None:
+    """A pool of processes, or a Celery result, pickles exceptions."""
     error = SendInterrupted(redis.ConnectionError("gone"), 3, [{"key": "a"}], [{"key": "b"}, {"key": "c"}])
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (SendInterrupted, str(error))
@@ -121,7 +121,7 @@ def test_after_an_interruption_the_same_app_sends_again(distant: Proxy, client: 
     assert count_in(client) == 10
 
 
-def test_what_a_queue_of_another_type_refused_is_named_exactly_and_the_rest_of_the_chunk_is_in(
+def test_messages_to_a_queue_of_another_type_are_reported_and_the_rest_of_the_chunk_is_sent(
     distant: Proxy, client: redis.Redis
 ) -> None:
     wrong = partition("k1")

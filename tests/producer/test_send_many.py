@@ -25,7 +25,7 @@ QUEUES = [f"partition.{number}" for number in range(4)]
 
 
 def take(app: Celery, queue: str) -> Message:
-    """The queue's oldest message, as kombu gives it to any consumer."""
+    """The oldest message of the queue, as kombu passes it to a consumer."""
     with app.connection_for_read() as connection:
         message = connection.default_channel.basic_get(queue)
         assert message is not None
@@ -34,7 +34,7 @@ def take(app: Celery, queue: str) -> Message:
 
 
 def numbers(client: redis.Redis, queue: str) -> list[int]:
-    """What `note` was sent, oldest first."""
+    """The numbers that were sent to `note`, oldest first."""
     return [_number(envelope) for envelope in envelopes(client, queue)]
 
 
@@ -59,7 +59,7 @@ def test_each_message_goes_to_its_keys_queue_in_the_order_of_the_iterable(app: C
         assert numbers(client, queue) == [n for n in range(3500) if partition(f"k{n % 7}") == number]
 
 
-def test_what_is_sent_later_stands_behind_whoever_sends_it(app: Celery, client: redis.Redis) -> None:
+def test_a_later_message_is_behind_earlier_ones_whoever_sends_it(app: Celery, client: redis.Redis) -> None:
     note.send_many(notes(2, keys=1))
     note.delay({"key": "k0", "number": 2})
     note.send_many([{"key": "k0", "number": 3}])
@@ -79,9 +79,9 @@ def test_kombu_reads_the_same_message_as_from_apply_async(app: Celery, client: r
     own = {"id", "root_id", "sent_at"}
     for name, value in fast.headers.items():
         assert name in own or slow.headers[name] == value, name
-    #: Of optional headers those that say nothing are left out, and the representations for logs.
-    said = {name for name, value in slow.headers.items() if value not in (None, [None, None], 0, {})}
-    assert said - fast.headers.keys() <= {"argsrepr", "kwargsrepr"}
+    #: Optional headers without a value are omitted, and so are the representations for logs.
+    with_values = {name for name, value in slow.headers.items() if value not in (None, [None, None], 0, {})}
+    assert with_values - fast.headers.keys() <= {"argsrepr", "kwargsrepr"}
     assert fast.headers["id"] == fast.headers["root_id"] == fast.properties["correlation_id"]
     assert uuid.UUID(fast.headers["id"]).version == uuid.UUID(fast.properties["delivery_tag"]).version == 4
     assert abs(fast.headers["sent_at"] - slow.headers["sent_at"]) < 60
@@ -90,7 +90,7 @@ def test_kombu_reads_the_same_message_as_from_apply_async(app: Celery, client: r
     assert fast.delivery_info == slow.delivery_info
 
 
-def test_celerys_own_worker_makes_the_same_request_of_both(app: Celery, client: redis.Redis) -> None:
+def test_celerys_own_worker_makes_the_same_request_from_both(app: Celery, client: redis.Redis) -> None:
     queue = f"partition.{partition('AAPL')}"
     message = Trade("AAPL", 1.5)
     update.apply_async((message,))
@@ -104,23 +104,23 @@ def test_celerys_own_worker_makes_the_same_request_of_both(app: Celery, client: 
     assert (fast.id, fast.root_id) == (fast.correlation_id, fast.id)
 
 
-def test_every_message_has_an_id_and_a_delivery_tag_of_its_own(app: Celery, client: redis.Redis) -> None:
+def test_every_message_has_its_own_id_and_delivery_tag(app: Celery, client: redis.Redis) -> None:
     note.send_many(notes(2500))
     found = [envelope for queue in QUEUES for envelope in envelopes(client, queue)]
     assert len({envelope["headers"]["id"] for envelope in found}) == 2500
     assert len({envelope["properties"]["delivery_tag"] for envelope in found}) == 2500
 
 
-def test_text_that_json_escapes_arrives_as_it_was(app: Celery, client: redis.Redis) -> None:
+def test_text_that_json_escapes_arrives_unchanged(app: Celery, client: redis.Redis) -> None:
     symbol = 'é日本 "\\\n\x00\x7f😀'
     update.send_many([Trade(symbol, 1.0)])
     message = take(app, f"partition.{partition(symbol)}")
     assert message.decode()[0][0]["symbol"] == symbol
 
 
-def test_an_endless_iterable_is_never_pulled_more_than_a_chunk_ahead(app: Celery, client: redis.Redis) -> None:
+def test_an_endless_iterable_is_read_at_most_one_chunk_ahead(app: Celery, client: redis.Redis) -> None:
     class Enough(Exception):
-        """The end of an iterable that has none."""
+        """Ends an endless iterable."""
 
     ahead = 0
 
@@ -138,7 +138,7 @@ def test_an_endless_iterable_is_never_pulled_more_than_a_chunk_ahead(app: Celery
     assert 0 < ahead <= CHUNK_MESSAGES
 
 
-def test_of_large_messages_fewer_are_pulled_ahead(app: Celery, client: redis.Redis) -> None:
+def test_fewer_large_messages_are_read_ahead(app: Celery, client: redis.Redis) -> None:
     size, ahead = 100_000, 0
     sent = CHUNK_MESSAGES + 300
 
@@ -154,20 +154,20 @@ def test_of_large_messages_fewer_are_pulled_ahead(app: Celery, client: redis.Red
 
 
 @pytest.mark.parametrize("place", [0, 5, CHUNK_MESSAGES, CHUNK_MESSAGES + 5])
-def test_all_before_a_message_that_does_not_fit_are_in_and_none_after(
+def test_all_messages_before_an_invalid_one_are_sent_and_none_after_it(
     app: Celery, client: redis.Redis, place: int
 ) -> None:
     messages = [{"symbol": f"s{number}", "price": 1.0} for number in range(place + 10)]
     messages[place]["price"] = "dear"
-    with pytest.raises(MessageError, match=r"\$\.price") as told:
+    with pytest.raises(MessageError, match=r"\$\.price") as caught:
         update.send_many(messages)
-    assert told.value.__notes__ == [f"send_many had sent {place:,} messages before this error"]
+    assert caught.value.__notes__ == [f"send_many had sent {place:,} messages before this error"]
     found = {e["headers"]["id"] for queue in QUEUES for e in envelopes(client, queue)}
     assert len(found) == place
 
 
 @pytest.mark.parametrize("place", [0, 5, CHUNK_MESSAGES + 5])
-def test_all_that_an_iterable_gave_before_it_raised_are_in(app: Celery, client: redis.Redis, place: int) -> None:
+def test_all_messages_before_an_exception_of_the_iterable_are_sent(app: Celery, client: redis.Redis, place: int) -> None:
     def broken() -> Iterator[dict[str, Any]]:
         yield from notes(place)
         raise OSError("the file is gone")
@@ -195,7 +195,7 @@ def test_another_group_has_its_own_queues(make_app: MakeApp, settings: Settings,
     assert len(set(raws(client, "orders.0"))) == 2
 
 
-def test_a_progress_bar_is_shown_on_standard_error_only_when_asked_for(
+def test_a_progress_bar_is_shown_on_standard_error_only_on_request(
     app: Celery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note.send_many(notes(10))

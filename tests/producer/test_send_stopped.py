@@ -1,4 +1,4 @@
-"""`send_many` that is stopped by the iterable's own exception or by Ctrl-C: what was taken is in, or told of."""
+"""`send_many` stopped by an exception of the iterable or by Ctrl-C: every message taken is sent or reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUEUE = f"partition.{partition('k')}"
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """A shell ignores SIGINT for what it starts in the background, and Python keeps that."""
+    """A shell starts background processes with SIGINT ignored, and Python keeps that. This restores the handler."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -39,15 +39,15 @@ def control_c() -> None:
 
 
 def then(do: Callable[[], object], count: int = 3) -> Iterator[dict[str, Any]]:
-    """An iterable that gives some messages and does this instead of giving more."""
+    """An iterable that yields some messages and then calls `do` instead of yielding more."""
     yield from notes(count)
     do()
 
 
 def stopped_by(error: type[BaseException], messages: Any, **options: Any) -> BaseException:
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as caught:
         note.send_many(messages, **options)
-    return told.value
+    return caught.value
 
 
 def test_control_c_while_the_iterable_is_quiet(app: Celery, client: redis.Redis) -> None:
@@ -58,7 +58,7 @@ def test_control_c_while_the_iterable_is_quiet(app: Celery, client: redis.Redis)
 
 
 @pytest.mark.parametrize("kind", [LookupError, SystemExit, GeneratorExit])
-def test_what_the_iterable_raises_goes_on_as_it_is(app: Celery, client: redis.Redis, kind: type[BaseException]) -> None:
+def test_an_exception_of_the_iterable_propagates_unchanged(app: Celery, client: redis.Redis, kind: type[BaseException]) -> None:
     own = kind("the end")
 
     def end() -> None:
@@ -68,7 +68,7 @@ def test_what_the_iterable_raises_goes_on_as_it_is(app: Celery, client: redis.Re
     assert queues(client) == {QUEUE: 3}
 
 
-def test_an_interruption_of_another_send_many_that_the_iterable_makes_is_its_own(app: Celery, client: redis.Redis) -> None:
+def test_an_interruption_of_another_send_many_in_the_iterable_propagates_unchanged(app: Celery, client: redis.Redis) -> None:
     own = SendInterrupted("elsewhere", 0, [], [])
 
     def end() -> None:
@@ -78,7 +78,7 @@ def test_an_interruption_of_another_send_many_that_the_iterable_makes_is_its_own
     assert queues(client) == {QUEUE: 3}
 
 
-def test_control_c_while_a_message_is_made_tells_which_was_taken_and_not_sent(app: Celery, client: redis.Redis) -> None:
+def test_control_c_while_a_message_is_made_reports_the_message_taken_and_not_sent(app: Celery, client: redis.Redis) -> None:
     def id_of(message: dict[str, Any]) -> str:
         if message["number"] == 2:
             control_c()
@@ -91,7 +91,7 @@ def test_control_c_while_a_message_is_made_tells_which_was_taken_and_not_sent(ap
 
 
 def when(true: Callable[[], bool]) -> threading.Thread:
-    """Ctrl-C of this process, once this is true."""
+    """Send Ctrl-C to this process once this is true."""
 
     def run() -> None:
         wait_until(true)
@@ -121,7 +121,7 @@ def test_control_c_while_it_waits_for_room(
     assert queues(client) == {QUEUE: 10}
 
 
-def test_control_c_while_a_push_is_under_way(app: Celery, client: redis.Redis) -> None:
+def test_control_c_while_a_push_is_in_flight(app: Celery, client: redis.Redis) -> None:
     note.send_many(notes(1))
     client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
     try:
@@ -143,7 +143,7 @@ def distant(make_app: MakeApp, client: redis.Redis, redis_url: str, proxy: Proxy
     return proxy
 
 
-def test_control_c_and_nobody_is_reached(distant: Proxy, client: redis.Redis) -> None:
+def test_control_c_with_an_unreachable_server(distant: Proxy, client: redis.Redis) -> None:
     def gone() -> None:
         distant.refuse()
         distant.cut()
@@ -155,8 +155,8 @@ def test_control_c_and_nobody_is_reached(distant: Proxy, client: redis.Redis) ->
     assert queues(client) == {}
 
 
-def test_an_exception_of_the_iterable_and_nobody_is_reached(distant: Proxy, client: redis.Redis) -> None:
-    """What is not in weighs more than why the iterable ended, which is a note."""
+def test_an_exception_of_the_iterable_with_an_unreachable_server(distant: Proxy, client: redis.Redis) -> None:
+    """Unsent messages are more important than why the iterable ended, so that exception is only a note."""
 
     def gone() -> None:
         distant.refuse()

@@ -1,6 +1,6 @@
-"""What the tests of results compute: a computation that answers, one that fails, and plain tasks beside them.
+"""The application of the tests of results: a computation that replies, one that fails, and plain tasks.
 
-A message is `{"key": …, "number": …}`, and so is what most of them return, so that each can follow each.
+A message is `{"key": …, "number": …}`, and most of them return such a value, so that any can follow any other.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import redis
 
 from celery_partitions import Context, RetryPolicy, app, computation, key_extractor, state_computation
 
-__all__ = ["RAN", "Refused", "add", "app", "close_up", "gather", "held", "quiet", "refuse", "spell", "tried"]
+__all__ = ["RAN", "Refused", "add", "app", "as_text", "close_up", "gather", "held", "quiet", "refuse", "tried"]
 
-#: The list that plain tasks append `<name>:<what they were given>` to.
+#: The list that plain tasks append `<name>:<argument>` to.
 RAN = "ran"
 
 
@@ -61,7 +61,7 @@ def refuse(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
 
 @state_computation("results.tried", state=Numbers, key=key_of, reply=True)
 def tried(message: dict[str, Any], state: Numbers, context: Context) -> dict[str, Any]:
-    """Raises at the first try."""
+    """Raises at the first attempt."""
     state.numbers.append(message["number"])
     if context.attempt == 1:
         raise Refused(message["key"], message["number"])
@@ -70,9 +70,9 @@ def tried(message: dict[str, Any], state: Numbers, context: Context) -> dict[str
 
 @state_computation("results.held", state=Numbers, key=key_of, reply=True, on_error=RetryPolicy(attempts=0, exhausted="hold"))
 def held(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
-    """Raises until the Redis key `mended` exists."""
+    """Raises until the Redis key `repaired` exists."""
     state.numbers.append(message["number"])
-    if not client().exists("mended"):
+    if not client().exists("repaired"):
         raise Refused(message["key"], message["number"])
     return {"key": message["key"], "number": sum(state.numbers)}
 
@@ -106,10 +106,10 @@ def double(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "number": 2 * message["number"]}
 
 
-@app.task(name="results.spell")
-def spell(values: Any) -> str:
+@app.task(name="results.as_text")
+def as_text(values: Any) -> str:
     numbers = [value["number"] for value in values] if isinstance(values, list) else values["number"]
-    run(f"spell:{numbers}")
+    run(f"as_text:{numbers}")
     return str(numbers)
 
 

@@ -26,7 +26,7 @@ from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
 _numbers = count()
-#: A queue that the app does not name, and to which what follows a message may go all the same.
+#: A queue that the app does not name, but to which follow-ups are allowed.
 APART = "apart"
 
 
@@ -48,21 +48,21 @@ class Client:
         return [line for line in lines if line.startswith(start)]
 
     def listen(self, task_id: str) -> Callable[[int], list[dict[str, Any]]]:
-        """From now on hear what is told of a message: the first so many."""
+        """Subscribe to the notifications about a message. Returns a function that waits for the first `count` of them."""
         pubsub = self.live.client.pubsub(ignore_subscribe_messages=True)
         pubsub.subscribe(f"celery-task-meta-{task_id}")
-        heard: list[dict[str, Any]] = []
+        received: list[dict[str, Any]] = []
 
         def first(count: int) -> list[dict[str, Any]]:
             def enough() -> bool:
                 message = pubsub.get_message(timeout=0.05)
                 if message is not None:
-                    heard.append(self.app.backend.decode(message["data"]))
-                return len(heard) >= count
+                    received.append(self.app.backend.decode(message["data"]))
+                return len(received) >= count
 
-            wait_until(enough, message=f"heard {heard}")
+            wait_until(enough, message=f"received only {received}")
             pubsub.close()
-            return heard
+            return received
 
         return first
 
@@ -81,7 +81,7 @@ def connected(live: LiveGroup) -> Iterator[Client]:
         with warnings.catch_warnings():
             # Celery's results of groups leave a subscription's socket to the garbage collector.
             warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()  # a result that nobody asked for is unsubscribed when it goes, and its server must be there then
+            gc.collect()  # an unread result unsubscribes when it is collected, and needs its server then
         forget(app)
 
 
@@ -111,7 +111,7 @@ def key() -> str:
 
 @pytest.fixture
 def make_client(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Client]]:
-    """Groups whose workers the test itself starts and ends."""
+    """Create groups whose workers the test itself starts and stops."""
     made: list[LiveGroup] = []
     with ExitStack() as stack:
 

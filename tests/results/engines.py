@@ -1,4 +1,4 @@
-"""The tests' application in workers that end or wait at a chosen step, or lack a rule (`BROKEN_REPLIES`)."""
+"""The tests' application in workers that die or wait at a chosen step, or lack a rule (`BROKEN_REPLIES`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.results.application import app, client
 
 __all__ = ["BREAKS", "app"]
 
-#: By name: what is replaced in `commit.lua`, and by what.
+#: Name → texts in `commit.lua` and their replacements.
 BREAKS: Mapping[str, tuple[str, str]] = {
-    "wakes nobody": ("  redis.pcall('PUBLISH', key, value)\n", ""),
+    "notifies no caller": ("  redis.pcall('PUBLISH', key, value)\n", ""),
     "tells over a success": ("""if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end""", ""),
 }
 
@@ -55,7 +55,7 @@ def break_replies(name: str) -> None:
 
 
 def meet_before_follow_up(others: int) -> None:
-    """The first follow-up waits until as many workers have come to theirs."""
+    """The first follow-up waits until `others` more workers have reached theirs."""
     sound = PartitionLoop.run_celery_task
     first = count()
 

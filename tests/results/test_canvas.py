@@ -27,7 +27,7 @@ def test_a_link_gets_the_value(here: Client, key: str) -> None:
     assert add.delay(message(key, 1)).get(timeout=PATIENCE)["number"] == 2
 
 
-def test_a_chain_through_computations_and_ordinary_tasks(here: Client, key: str) -> None:
+def test_a_chain_through_computations_and_plain_tasks(here: Client, key: str) -> None:
     result = chain(add.s(message(key, 1)), here.sig("double"), add.s(), quiet.s(), here.sig("double")).apply_async()
     assert result.get(timeout=PATIENCE) == message(key, 6)  # 1 → 2, and 1 + 2 = 3; the first of `quiet` is 3
     assert here.ran() == [f"double:{key}:1", f"double:{key}:3"]
@@ -60,22 +60,22 @@ def test_a_group_after_a_computation(here: Client, key: str) -> None:
     assert result.get(timeout=PATIENCE) == [message(key, 4), message(key, 4)]
 
 
-def test_a_chord_of_computations_starts_an_ordinary_task(here: Client, key: str) -> None:
+def test_a_chord_of_computations_starts_a_plain_task(here: Client, key: str) -> None:
     header = [add.s(message(f"{key}-{n}", n)) for n in range(5)]
-    assert chord(header, here.sig("spell")).apply_async().get(timeout=PATIENCE) == "[0, 1, 2, 3, 4]"
-    assert here.ran() == ["spell:[0, 1, 2, 3, 4]"]
+    assert chord(header, here.sig("as_text")).apply_async().get(timeout=PATIENCE) == "[0, 1, 2, 3, 4]"
+    assert here.ran() == ["as_text:[0, 1, 2, 3, 4]"]
 
 
 def test_a_chord_of_both_starts_a_computation(here: Client, key: str) -> None:
     header = [add.s(message(f"{key}-{n}", n)) if n % 2 else here.sig("double", message(key, n)) for n in range(6)]
     result = chord(header, gather.s()).apply_async()
     assert result.get(timeout=PATIENCE) == message("gathered", 0 + 1 + 4 + 3 + 8 + 5)
-    here.live.wait_drained()  # a second body would come after the first
+    here.live.wait_drained()  # a second body would run after the first
     assert here.ran("gather") == ["gather:[0, 1, 3, 4, 5, 8]"]
 
 
 def test_nothing_is_left_of_a_chord(here: Client, key: str) -> None:
-    result = chord([add.s(message(key, 1)), add.s(message(key, 2))], here.sig("spell")).apply_async()
+    result = chord([add.s(message(key, 1)), add.s(message(key, 2))], here.sig("as_text")).apply_async()
     result.get(timeout=PATIENCE)
     left = [name.decode() for name in here.live.client.scan_iter(f"celery-taskset-meta-{result.parent.id}*")]
     assert left == [f"celery-taskset-meta-{result.parent.id}.c"]
@@ -86,17 +86,17 @@ def test_a_chord_within_a_chain_and_a_chain_within_a_chord(here: Client, key: st
     flow = chain(
         add.s(message(key, 1)),
         group(chain(here.sig("double"), add.s()), quiet.s(), group(here.sig("double"), here.sig("double"))),
-        here.sig("spell"),
+        here.sig("as_text"),
         here.sig("constant"),
     )
     assert flow.apply_async().get(timeout=PATIENCE) in ("[3, 1, 2, 2]", "[3, 1, [2, 2]]")
-    assert len(here.ran("spell")) == 1
+    assert len(here.ran("as_text")) == 1
 
 
 def test_a_chord_as_a_link_of_a_computation(here: Client, key: str) -> None:
-    body = here.sig("spell")
+    body = here.sig("as_text")
     add.apply_async([message(key, 4)], link=chord([here.sig("double"), add.s()], body))
-    wait_until(lambda: here.ran("spell") == ["spell:[8, 8]"])
+    wait_until(lambda: here.ran("as_text") == ["as_text:[8, 8]"])
 
 
 def test_a_failure_calls_the_error_callback(here: Client, key: str) -> None:
@@ -115,17 +115,17 @@ def test_a_failure_ends_a_chain(here: Client, key: str) -> None:
 
 def test_a_failure_fails_a_chord(here: Client, key: str) -> None:
     header = [refuse.s(message(key, -1)), add.s(message(key, 1)), here.sig("double", message(key, 1))]
-    result = chord(header, here.sig("spell").on_error(here.sig("on error"))).apply_async()
+    result = chord(header, here.sig("as_text").on_error(here.sig("on error"))).apply_async()
     with pytest.raises(ChordError, match=r"Dependency .* raised Refused\('key-.*', -1\)"):
         result.get(timeout=PATIENCE, follow_parents=False)
     wait_until(lambda: here.ran("on error") == [f"on error:{result.id}"])
-    assert here.ran("spell") == []
+    assert here.ran("as_text") == []
 
 
 def test_an_invalid_message_fails_its_chord(here: Client, key: str) -> None:
     bad = here.sig("add", [1]).set(queue=here.installation.queue("0"))
     here.app.tasks.unregister("results.add")
-    result = chord([bad, here.sig("double", message(key, 1))], here.sig("spell")).apply_async()
+    result = chord([bad, here.sig("double", message(key, 1))], here.sig("as_text")).apply_async()
     with pytest.raises(ChordError, match="Expected `object`, got `array`"):
         result.get(timeout=PATIENCE, follow_parents=False)
 
@@ -144,8 +144,8 @@ def test_stamps_root_and_parent_are_carried(here: Client, key: str) -> None:
     flow = chain(add.s(message(key, 1)), here.sig("headers"))
     flow.stamp(monitor="m-1")
     result = flow.apply_async()
-    told = result.get(timeout=PATIENCE)
-    assert told == {"root": result.parent.id, "parent": result.parent.id, "stamps": {"monitor": "m-1"}}
+    found = result.get(timeout=PATIENCE)
+    assert found == {"root": result.parent.id, "parent": result.parent.id, "stamps": {"monitor": "m-1"}}
 
 
 def test_follow_ups_of_a_retried_message_are_sent_once(here: Client, key: str) -> None:
@@ -179,7 +179,7 @@ def test_a_follow_up_that_failed_is_sent_again_by_a_retry(here: Client, key: str
     here.live.client.set(APART, "no list")
     sent = quiet.apply_async([message(key, 2)], link=[here.sig("double"), here.sig("double").set(queue=APART)])
     dead_letter = here.live.dead_letter_of(f"{sent.id}:follow-up")
-    assert here.ran() == []  # all that follows, or nothing
+    assert here.ran() == []  # all follow-ups, or none
     here.live.client.delete(APART)
     here.live.group.dead_letters.retry([dead_letter], by="a test")
     wait_until(lambda: here.live.client.llen(APART) == 1)

@@ -43,7 +43,7 @@ def send_flows(here: Client, flows: int) -> list[Any]:
 
 
 def check_flows(here: Client, results: list[Any], patience: float = PATIENCE) -> None:
-    """Each answered, its body run once by its state, and its link once."""
+    """Check that each chord was answered, and that its body and its link ran once."""
     for number, result in enumerate(results):
         assert result.get(timeout=patience)["number"] >= 1 + 2 * number
     here.live.wait_drained()
@@ -55,11 +55,11 @@ def check_flows(here: Client, results: list[Any], patience: float = PATIENCE) ->
     assert here.live.dead_letters() == []
 
 
-def check_told(here: Client) -> None:
+def check_notified(here: Client) -> None:
     """A caller that waits for a result is notified and need not poll."""
-    heard = here.listen("told")
-    add.apply_async([message("k", 1)], task_id="told")
-    assert heard(1)[0]["status"] == "SUCCESS"
+    received = here.listen("notified")
+    add.apply_async([message("k", 1)], task_id="notified")
+    assert received(1)[0]["status"] == "SUCCESS"
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -150,7 +150,7 @@ def test_follow_ups_are_not_pushed_onto_other_keys_of_the_group(make_client: Mak
     [
         "starts a chord with each part",
         "commits again on a retry",
-        "wakes nobody",
+        "notifies no caller",
         "tells over a success",
         "tells the value as it is later",
     ],
@@ -159,7 +159,7 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
     here = make_client(PARTITIONS=2, PARTITIONS_BATCH_MESSAGES=2)
     checks = {
         "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
-        "wakes nobody": lambda: check_told(here),
+        "notifies no caller": lambda: check_notified(here),
         "tells over a success": lambda: test_replies.test_a_stored_success_is_not_overwritten(here, "k"),
         "tells the value as it is later": lambda: test_replies.test_a_later_change_of_the_returned_value_is_not_stored(here, "k"),
         "commits again on a retry": lambda: check_flows(here, send_flows(here, 20), 3),
@@ -169,7 +169,7 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
         proxy.cut_before_reply(b"REPLY", times=8)
         here.live.env["REDIS_URL"] = proxy.url()
     worker = here.start_worker(module=engines.__name__, BROKEN_REPLIES=name)
-    if name in ("commits again on a retry", "wakes nobody"):
-        worker.wait_ready()  # these checks give up soon: before the worker has started they would catch nothing
+    if name in ("commits again on a retry", "notifies no caller"):
+        worker.wait_ready()  # these checks have short timeouts: without a running worker they would prove nothing
     with pytest.raises((AssertionError, TimeoutError)):
         checks[name]()

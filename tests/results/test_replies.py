@@ -14,7 +14,7 @@ from tests.support.wait import wait_until
 PATIENCE = 20
 
 
-def test_the_value_comes_back(here: Client, key: str) -> None:
+def test_the_value_is_returned(here: Client, key: str) -> None:
     assert add.delay({"key": key, "number": 2}).get(timeout=PATIENCE) == {"key": key, "number": 2}
     assert add.delay({"key": key, "number": 3}).get(timeout=PATIENCE) == {"key": key, "number": 5}
 
@@ -29,14 +29,14 @@ def test_a_later_change_of_the_returned_value_is_not_stored(here: Client, key: s
     assert [result.get(timeout=PATIENCE) for result in results] == [[0], [0, 1], [0, 1, 2]]
 
 
-def test_the_message_says_otherwise(here: Client, key: str) -> None:
+def test_a_message_can_override_the_declaration(here: Client, key: str) -> None:
     asked = quiet.apply_async([{"key": key, "number": 1}], ignore_result=False)
     assert asked.get(timeout=PATIENCE) == {"key": key, "number": 1}
     silent = add.apply_async([{"key": key, "number": 1}], ignore_result=True)
-    unsaid = quiet.delay({"key": key, "number": 1})
+    undeclared = quiet.delay({"key": key, "number": 1})
     assert quiet.apply_async([{"key": key, "number": 1}], ignore_result=False).get(timeout=PATIENCE)["number"] == 3
     assert add.delay({"key": key, "number": 1}).get(timeout=PATIENCE)["number"] == 2
-    assert [here.meta(result.id)["status"] for result in (silent, unsaid)] == ["PENDING", "PENDING"]
+    assert [here.meta(result.id)["status"] for result in (silent, undeclared)] == ["PENDING", "PENDING"]
 
 
 def test_a_client_that_knows_only_the_name_is_answered_as_declared(here: Client, key: str) -> None:
@@ -66,20 +66,20 @@ def test_an_exception_keeps_its_class(here: Client, key: str) -> None:
 
 
 def test_a_retried_message_has_the_state_retry(here: Client, key: str) -> None:
-    heard = here.listen(f"{key}-tried")
+    received = here.listen(f"{key}-tried")
     result = tried.apply_async([{"key": key, "number": 7}], task_id=f"{key}-tried")
     assert result.get(timeout=PATIENCE) == {"key": key, "number": 7}
-    assert [meta["status"] for meta in heard(2)] == ["RETRY", "SUCCESS"]
+    assert [meta["status"] for meta in received(2)] == ["RETRY", "SUCCESS"]
 
 
 def test_a_parked_key_without_retries_reports_the_failure_and_later_a_success(here: Client, key: str) -> None:
-    heard = here.listen(f"{key}-held")
+    received = here.listen(f"{key}-held")
     result = held.apply_async([{"key": key, "number": -1}], task_id=f"{key}-held", link=here.sig("double"))
     with pytest.raises(Refused):
         result.get(timeout=PATIENCE)
-    here.live.client.set("mended", 1)
+    here.live.client.set("repaired", 1)
     here.live.group.parked_keys.retry(key, by="a test")
-    assert [meta["status"] for meta in heard(2)] == ["FAILURE", "SUCCESS"]
+    assert [meta["status"] for meta in received(2)] == ["FAILURE", "SUCCESS"]
     wait_until(lambda: here.ran() == [f"double:{key}:-1"])
 
 
@@ -116,7 +116,7 @@ def test_bulk_messages_are_answered_if_their_ids_are_known(here: Client, key: st
 
 
 def test_a_stored_success_is_not_overwritten(here: Client, key: str) -> None:
-    """As in Celery: the same id twice."""
+    """As in Celery, if the same id is used twice."""
     first = add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-twice")
     assert first.get(timeout=PATIENCE)["number"] == 1
     add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-twice")

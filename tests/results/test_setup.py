@@ -13,7 +13,7 @@ MakeClient = Callable[..., Client]
 
 
 @pytest.mark.parametrize(
-    ("backend", "said"),
+    ("backend", "text"),
     [
         ("{server}/1", "is not the database of the broker"),
         ("redis://127.0.0.1:1/0", "is not the database of the broker"),
@@ -22,14 +22,14 @@ MakeClient = Callable[..., Client]
     ],
 )
 def test_a_result_backend_that_is_not_the_brokers_own_is_refused(
-    make_client: MakeClient, redis_url: str, backend: str, said: str
+    make_client: MakeClient, redis_url: str, backend: str, text: str
 ) -> None:
     here = make_client()
     url = backend.format(server=redis_url.rpartition("/")[0])
     worker = here.start_worker("-Q", "partition", module=elsewhere.__name__, RESULTS_IN=url)
     assert worker.wait(timeout=60) == 1
     assert "'results.add' is declared with reply=True" in worker.log()
-    assert said in worker.log()
+    assert text in worker.log()
 
 
 def test_the_same_database_under_another_url_is_accepted(make_client: MakeClient, redis_url: str) -> None:

@@ -1,1 +1,1 @@
-"""What an attacker, a forger or a careless producer can do to a group, and what he can not."""
+"""What an attacker, a forger or a careless producer can do to a group, and what they cannot do."""

@@ -1,4 +1,4 @@
-"""Groups on servers of the test's choice, as the fault tests make them."""
+"""Groups on any server, created as in the fault tests."""
 
 from tests.faults.conftest import live, make_live
 

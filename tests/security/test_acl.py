@@ -1,4 +1,4 @@
-"""The users that the Redis guide gives: each can do its work with a whole worker, and nothing else."""
+"""The users of the Redis guide: each can do its work, and nothing else. Tested with a whole worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GUIDE = (ROOT / "tasks/store/README.md").read_text()
 
 
 class Server:
-    """A server with the guide's users and no other."""
+    """A server with the guide's users and no others."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def live(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
-    """A worker that is the user `worker`, and this side of it as the same user."""
+    """A worker that connects as the user `worker`. This process connects as the same user."""
     with LiveGroup(server.url("worker"), tmp_path_factory.mktemp("acl"), PARTITIONS=2) as live:
         live.start_workers(1)
         yield live
@@ -61,7 +61,7 @@ def live(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 
 
 def as_user(server: Server, user: str, code: str, **env: str) -> str:
-    """Run code that has the application imported, in a process of its own, as a user."""
+    """Run code in its own process as this user. The application is already imported."""
     environment = {**os.environ, "REDIS_URL": server.url(user), "PARTITIONS": "2", "PYTHONPATH": str(ROOT), **env}
     code = "from tests.fundamentals.application import *\n" + code
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
@@ -69,7 +69,7 @@ def as_user(server: Server, user: str, code: str, **env: str) -> str:
     return done.stdout
 
 
-def test_a_worker_serves_its_partitions_ordinary_tasks_and_remote_control(live: LiveGroup) -> None:
+def test_a_worker_serves_its_partitions_plain_tasks_and_remote_control(live: LiveGroup) -> None:
     live.send(record, [Step("worked", 1)])
     live.send_task("record", {"key": "worked", "number": 2}, queue="partition")
     wait_until(lambda: live.numbers_of(record, "worked") == [1, 2], timeout=30)
@@ -84,13 +84,13 @@ def test_a_worker_serves_its_partitions_ordinary_tasks_and_remote_control(live: 
     assert "NoPermissionError" not in "".join(worker.log() for worker in live.workers)
 
 
-def test_any_client_with_the_users_right_to_push_is_a_producer(live: LiveGroup, server: Server) -> None:
+def test_any_client_that_may_push_is_a_producer(live: LiveGroup, server: Server) -> None:
     as_user(server, "producer", "record.send_many([Step('pushed', 1), Step('pushed', 2)])")
     live.send_task("record", {"key": "pushed", "number": 3})
     wait_until(lambda: live.numbers_of(record, "pushed") == [1, 2, 3], timeout=30)
 
 
-def test_a_limit_on_queues_wants_the_right_to_ask_how_long_they_are(live: LiveGroup, server: Server) -> None:
+def test_a_limit_on_queues_needs_the_right_to_read_their_length(live: LiveGroup, server: Server) -> None:
     code = "record.send_many([Step('limited', 1)])"
     server.admin.execute_command("ACL", "SETUSER", "producer", "+llen")
     try:
@@ -100,13 +100,13 @@ def test_a_limit_on_queues_wants_the_right_to_ask_how_long_they_are(live: LiveGr
     wait_until(lambda: live.numbers_of(record, "limited") == [1], timeout=30)
 
 
-def test_celerys_producer_needs_a_little_more(live: LiveGroup, server: Server) -> None:
+def test_celerys_producer_needs_a_few_more_rights(live: LiveGroup, server: Server) -> None:
     code = "record.delay(Step('sent', 1)); app.send_task('record', args=[{'key': 'sent', 'number': 2}], ignore_result=True)"
     as_user(server, "celery-producer", code)
     wait_until(lambda: live.numbers_of(record, "sent") == [1, 2], timeout=30)
 
 
-def test_a_reader_sees_and_the_commands_that_only_show_work(live: LiveGroup, server: Server, tmp_path: Path) -> None:
+def test_the_commands_that_only_show_data_work_for_a_reader(live: LiveGroup, server: Server, tmp_path: Path) -> None:
     live.send(record, [Step("seen", 1)])
     wait_until(lambda: live.numbers_of(record, "seen") == [1], timeout=30)
     with LiveGroup(server.url("reader"), tmp_path, PARTITIONS=2) as reader:
@@ -121,7 +121,7 @@ def refused(client: redis.Redis, *command: Any) -> None:
         client.execute_command(*command)
 
 
-#: What none but a worker may do to the group.
+#: Commands on the group's keys that only a worker may run.
 READS = [("LRANGE", "partition.0", 0, -1), ("HGETALL", "{partition.0}:state:record"), ("HGET", "{partition}:group", "partitions")]
 WRITES = [
     ("HSET", "{partition.0}:state:record", "key", "forged"),
@@ -147,15 +147,15 @@ def test_a_producer_can_do_nothing_else(server: Server, user: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["reader", "dashboard"])
-def test_who_looks_changes_nothing_of_the_states(server: Server, user: str) -> None:
+def test_a_reader_cannot_change_states(server: Server, user: str) -> None:
     with server.client(user) as client:
         for command in [*WRITES, *RUIN, ("GET", "elsewhere")]:
             refused(client, *command)
 
 
 @pytest.mark.parametrize("user", ["reader", "dashboard"])
-def test_who_looks_sends_no_script(server: Server, user: str) -> None:
-    """One that never ends would stop the server for all."""
+def test_a_reader_cannot_run_scripts(server: Server, user: str) -> None:
+    """A script that never ends would block the server for everyone."""
     endless = "while true do end"
     with server.client(user) as client:
         for command in [
@@ -169,13 +169,13 @@ def test_who_looks_sends_no_script(server: Server, user: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["producer", "celery-producer", "worker", "reader", "dashboard"])
-def test_nobody_selects_another_database(server: Server, user: str) -> None:
+def test_no_user_can_select_another_database(server: Server, user: str) -> None:
     with server.client(user) as client:
         refused(client, "SELECT", 1)
         refused(client, "SWAPDB", 0, 1)
 
 
-def test_a_worker_can_not_ruin_the_server_nor_read_elsewhere(server: Server) -> None:
+def test_a_worker_cannot_damage_the_server_or_read_other_keys(server: Server) -> None:
     with server.client("worker") as client:
         for command in [*RUIN, ("GET", "elsewhere"), ("SET", "elsewhere", 1), ("PUBLISH", "elsewhere", "")]:
             refused(client, *command)
@@ -189,11 +189,11 @@ def test_flower_runs_as_the_dashboard(live: LiveGroup, server: Server, tmp_path:
         assert (status, set(json.loads(found))) == (200, set(live.owners().values()))
         queues = json.loads(found)[next(iter(json.loads(found)))]["active_queues"]
         assert {"partition.0", "partition.1", "partition"} <= {queue["name"] for queue in queues}
-        # The number of messages in each, asked of Redis itself.
+        # The number of messages in each queue, read from Redis itself.
         status, found = flower.get("/api/queues/length", login="me:secret")
         assert status == 200 and {"name": "partition.0", "messages": 0} in json.loads(found)["active_queues"]
         assert "No permissions" not in flower.log()
-        # The partitions are shown, and nothing is done to them.
+        # The partitions are shown, but actions are refused.
         status, found = flower.get("/api/partitions", login="me:secret")
         assert status == 200 and [row["partition"] for row in json.loads(found)["partitions"]] == ["0", "1", "ingress"]
         for path in ("/partition/0", "/partitions/key?key=a", "/partitions/dead-letters"):

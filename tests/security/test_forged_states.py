@@ -1,4 +1,4 @@
-"""States that were forged, moved, cut or are unsigned, before a live worker: only their own keys' messages are refused."""
+"""Forged, moved, truncated and unsigned states on a live worker: only messages of their own keys are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPUTATION = record.computation
 
 
 class Trap:
-    """Unpickled by anything that calls what a pickle names, it makes a file."""
+    """Creates a file if it is unpickled by code that calls what a pickle names."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,7 +93,7 @@ def test_only_the_messages_of_such_keys_are_refused(
 
 
 def test_keys_are_rotated_while_workers_run(make_live: MakeLive, redis_url: str) -> None:
-    """Old; new and old; new alone: no message is refused, and what is written again has the new signature."""
+    """First the old key, then new and old, then only the new one: no message is refused, and rewritten states have the new signature."""
     group = {"PARTITIONS": 2, "PARTITIONS_LEASE_SECONDS": 2}
 
     def serve(secrets: str, number: int, keys: list[str]) -> LiveGroup:
@@ -118,7 +118,7 @@ def test_keys_are_rotated_while_workers_run(make_live: MakeLive, redis_url: str)
     (dead_letter,) = new.dead_letters()
     assert (dead_letter.key, dead_letter.reason) == ("seldom", "unreadable-state")
 
-    # The old key once more, and the dead letter is applied after all.
+    # With the old key again, the dead letter can be retried and is applied.
     assert new.group.dead_letters.retry([dead_letter]) == 1
     last = serve(f"{NEW},{OLD}", 4, ["seldom"])
     assert last.numbers(record) == {"often": [1, 2, 3], "seldom": [1, 3, 4]}

@@ -1,4 +1,4 @@
-"""A message too large to be decoded leaves its queue as it is, into the dead letters, and can be sent again."""
+"""A message too large to decode is moved unchanged to the dead letters, and can be sent again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
-#: Far more than a message may have, and than a dead letter holds in itself.
+#: Far more than the limit of a message, and than a dead letter stores in its own record.
 HUGE = b'{"headers": {"task": "record", "id": "huge"}, "body": "' + bytes(50_000_000) + b'"}'
 
 
@@ -20,7 +20,7 @@ def the_dead_letter(live: LiveGroup) -> DeadLetter:
     return wait_until(lambda: next(iter(live.dead_letters()), None), timeout=60, message="no dead letter")
 
 
-def test_a_huge_message_becomes_a_dead_letter_and_its_queue_flows_on(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+def test_a_huge_message_becomes_a_dead_letter_and_its_queue_continues(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     live = make_live(redis_url, PARTITIONS=1)
     assert len(HUGE) > live.settings.message_bytes and len(HUGE) > APART_BYTES
     live.client.lpush("partition.0", HUGE)
@@ -40,7 +40,7 @@ def test_a_huge_message_becomes_a_dead_letter_and_its_queue_flows_on(make_live: 
     assert worker.running
 
 
-def test_a_message_between_the_limits_is_a_dead_letter_like_others(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+def test_a_message_between_the_two_limits_is_a_normal_dead_letter(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     live = make_live(redis_url, PARTITIONS=1, PARTITIONS_MESSAGE_BYTES=5_000)
     live.start_workers(1)
     raw = HUGE[:20_000]
@@ -50,7 +50,7 @@ def test_a_message_between_the_limits_is_a_dead_letter_like_others(make_live: Ca
     assert live.group.dead_letters.raw(dead_letter) == raw
 
 
-def test_a_python_producer_refuses_what_no_worker_would_decode(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
+def test_a_python_producer_refuses_a_message_that_no_worker_would_decode(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
     live = make_live(redis_url, PARTITIONS_MESSAGE_BYTES=5_000)
     large = Step("k" * 4_000, 1)
     with pytest.raises(MessageError, match=r"PARTITIONS_MESSAGE_BYTES") as caught:

@@ -1,4 +1,4 @@
-"""The settings of what is trusted: what can be said, what is refused, and that no secret is shown."""
+"""The security settings: valid and invalid values, and that no secret is shown."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def test_state_modules_are_modules_packages_and_names(text: str, entries: tuple[
 
 
 @pytest.mark.parametrize("text", [".*", "shop*", "shop.", "a b", "shop:", ":name", "shop.*:name", "a/b", "shop:*"])
-def test_what_would_allow_everything_or_nothing_is_refused(text: str) -> None:
+def test_a_value_that_would_allow_everything_or_nothing_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"PARTITIONS_STATE_MODULES=.* expected a module"):
         Settings.from_environment({"PARTITIONS_STATE_MODULES": text})
 
 
-def test_what_allows_everything_wants_signed_states() -> None:
+def test_allowing_everything_needs_a_signing_key() -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_STATE_SIGNING_KEY is not set"):
         Settings.from_environment({"PARTITIONS_STATE_MODULES": "*"})
     assert Settings.from_environment({"PARTITIONS_STATE_MODULES": "*", "PARTITIONS_STATE_SIGNING_KEY": "k" * 32}).state_modules == ("*",)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", str(MAX_MESSAGE_BYTES + 1), "8MB"])
-def test_a_limit_that_a_dead_letter_could_not_keep_is_refused(text: str) -> None:
+def test_a_limit_larger_than_a_dead_letter_can_store_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_MESSAGE_BYTES"):
         Settings.from_environment({"PARTITIONS_MESSAGE_BYTES": text})
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e10", "soon"])
-def test_a_time_that_no_clock_can_wait_is_refused(text: str) -> None:
+def test_a_time_that_is_too_long_to_wait_for_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="PARTITIONS_REDIS_TIMEOUT_SECONDS"):
         Settings.from_environment({"PARTITIONS_REDIS_TIMEOUT_SECONDS": text})
 
@@ -67,12 +67,12 @@ def test_a_time_that_no_clock_can_wait_is_refused(text: str) -> None:
         {"message_bytes": 0},
     ],
 )
-def test_values_given_in_code_are_looked_over_too(value: dict[str, Any]) -> None:
+def test_values_given_in_code_are_checked_too(value: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(value))):
         Settings(**value)
 
 
-def test_certificates_reach_both_of_celerys_connections_and_must_be_there(tmp_path: Path) -> None:
+def test_certificates_reach_both_of_celerys_connections_and_must_exist(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     with pytest.raises(SettingsError, match="the file does not exist"):
         Settings.from_environment({"PARTITIONS_REDIS_TLS_CA_FILE": str(file)})

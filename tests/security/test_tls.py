@@ -1,6 +1,6 @@
-"""TLS: who the server is, is verified unless that is switched off, by whole workers and by producers.
+"""TLS: workers and producers verify the server's identity unless verification is switched off.
 
-The embedded server has no TLS; these run on Debian's redis-server.
+The embedded server has no TLS, so these tests run on Debian's redis-server.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def start(server_factory: Callable[..., RedisServer], config: dict[str, str]) ->
 
 @pytest.fixture
 def server(server_factory: Callable[..., RedisServer], authority: Authority) -> RedisServer:
-    """A server whose certificate is the test authority's, for the address that it has."""
+    """A server with a certificate of the test authority for its own address."""
     return start(server_factory, authority.sign("IP:127.0.0.1"))
 
 
 def works(live: LiveGroup) -> None:
-    """A producer of ours, one of Celery's, a worker, and a reader: all through TLS."""
+    """Check that our producer, Celery's producer, a worker and a reader work through TLS."""
     live.start_workers(1)
     live.send(record, [Step("key", 1)])
     live.send_task("record", {"key": "key", "number": 2})
@@ -48,18 +48,18 @@ def works(live: LiveGroup) -> None:
 
 
 def refused(live: LiveGroup) -> None:
-    """Nothing is sent, and a worker says why and takes nothing."""
+    """Check that nothing is sent, and that a worker logs the reason and processes nothing."""
     with pytest.raises(SendInterrupted, match="CERTIFICATE_VERIFY_FAILED"):
         live.send(record, [Step("key", 1)])
     options = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
     with pytest.raises(kombu.exceptions.OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
         live.app.send_task("plain", args=[1], ignore_result=True, retry_policy=options)
     worker = live.start_worker()
-    wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in worker.log(), timeout=60, message="the worker does not say it")
+    wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in worker.log(), timeout=60, message="the worker does not log the reason")
     assert not worker.is_ready()
 
 
-def test_with_the_authoritys_certificate_all_works(server: RedisServer, authority: Authority, make_live: MakeLive) -> None:
+def test_with_the_authoritys_certificate_everything_works(server: RedisServer, authority: Authority, make_live: MakeLive) -> None:
     works(make_live(server.url(), PARTITIONS_REDIS_TLS_CA_FILE=authority.file))
 
 
@@ -69,7 +69,7 @@ def test_an_unknown_authority_is_refused(server: RedisServer, make_live: MakeLiv
         assert client.keys() == []
 
 
-def test_a_certificate_for_another_place_is_refused(
+def test_a_certificate_for_another_address_is_refused(
     server_factory: Callable[..., RedisServer], authority: Authority, make_live: MakeLive
 ) -> None:
     server = start(server_factory, authority.sign("DNS:redis.example.com"))

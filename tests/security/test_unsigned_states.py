@@ -1,4 +1,4 @@
-"""Without a signing key a worker starts only where nobody else can write to Redis, or if it was told to."""
+"""Without a signing key a worker starts only if Redis is on this machine, or if a setting allows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.worker import WorkerProcess
 
-#: Addresses for documentation: nobody answers there (RFC 5737).
+#: Addresses for documentation, which never answer (RFC 5737).
 ELSEWHERE = "redis://192.0.2.1:6379/0"
 SENTINELS = "sentinel://127.0.0.1:26379;sentinel://192.0.2.1:26379"
 
@@ -38,7 +38,7 @@ def test_on_this_machine_a_worker_without_a_key_warns(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", [ELSEWHERE, "rediss://redis.example:6379", "redis://redis", SENTINELS])
-def test_elsewhere_it_refuses_unless_there_is_a_key_or_it_was_told_to(url: str) -> None:
+def test_elsewhere_it_refuses_unless_there_is_a_key_or_a_setting_allows_it(url: str) -> None:
     with pytest.raises(SetupError, match="PARTITIONS_UNSIGNED_STATES=1"):
         check(url)
     assert check(url, PARTITIONS_UNSIGNED_STATES="1") is None
@@ -57,7 +57,7 @@ def test_the_refusal_has_a_new_key_that_can_be_pasted() -> None:
     assert len(keys) == 2
 
 
-def test_a_worker_refuses_before_it_asks_the_server(tmp_path: Path) -> None:
+def test_a_worker_refuses_before_it_connects_to_the_server(tmp_path: Path) -> None:
     with WorkerProcess("tests.fundamentals.application", directory=tmp_path, env={"REDIS_URL": ELSEWHERE}) as worker:
         assert worker.wait(timeout=60) == 1
         assert "PARTITIONS_STATE_SIGNING_KEY is not set, and Redis is not on this machine" in worker.log()

@@ -38,7 +38,7 @@ def waiting_for(live: LiveEnds, sink: str) -> int:
 
 
 def first_seen(frames: list[bytes]) -> dict[str, list[int]]:
-    """Each key's numbers in the order in which they came first."""
+    """The numbers of each key, in order of their first arrival."""
     seen: dict[str, dict[int, None]] = defaultdict(dict)
     for frame in frames:
         key, number, _ = json.loads(frame)
@@ -65,7 +65,7 @@ def test_the_sink_waits_for_an_unreachable_tcp_peer(make_ends: Make) -> None:
             with receiver:
                 wait_until(lambda start=start: waiting_for(live, "out") == 0 and len(receiver.frames) == start + 1000, 30)
     assert first_seen(receiver.frames) == {f"key-{key}": list(range(key, 3000, 5)) for key in range(5)}
-    assert 1 <= sink.log().count("cannot write to") <= 3  # said once, however often it tries
+    assert 1 <= sink.log().count("cannot write to") <= 3  # logged once, however often it retries
     assert not list(live.group.dead_letters.all())
     assert sink.end() == 0
 
@@ -141,7 +141,7 @@ def test_outputs_reach_a_function_a_file_and_standard_output(make_ends: Make, co
     assert all(key == context_key for key, _, context_key, _ in called)
     assert len({message_id for *_, message_id in called}) == len(called)
     assert [number for key, number, *_ in called if key != "key-1"] == [number for number in range(300) if number % 3 != 1]
-    # What fails holds up its own key only, as in any partition; `partitions --sink call parked` shows it.
+    # A failure holds up only its own key, as in any partition. `partitions --sink call parked` shows it.
     assert [number for key, number, *_ in called if key == "key-1"] == list(range(1, 100, 3))
     parked = command("--sink", "call", "keys", "call", "--parked", "--json")
     assert [row["key"] for row in json.loads(parked)] == ["key-1"]
@@ -189,7 +189,7 @@ def test_closing_standard_output_ends_the_process_and_loses_nothing(make_ends: M
     assert waiting_for(live, "stdout") == 1
 
 
-# What an operator sees
+# What an operator sees.
 
 
 Run = Callable[..., str]
@@ -197,7 +197,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def command(make_app: MakeApp, settings: Settings) -> Run:
-    """`celery -A … partitions WORDS`; its standard output, or its error where that is wanted."""
+    """Run `celery -A … partitions WORDS`. Returns its standard output, or its error if the expected exit code is not 0."""
     app = make_app(settings.redis_url, settings)
 
     def run(*words: str, wanted: int = 0) -> str:
@@ -224,7 +224,7 @@ def test_commands_work_on_a_sinks_group(make_ends: Make, command: Run) -> None:
     assert sink.end() == 0
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(command: Run) -> None:
+def test_the_error_of_an_unknown_name_lists_the_known_ones(command: Run) -> None:
     for name in ("call", "file", "out", "stdout"):
         assert repr(name) in command("sink", "nothing", wanted=1).partition("sinks with a process:")[2]
     assert "needs no process" in command("sink", "lines read", wanted=1)

@@ -27,7 +27,7 @@ def queued(live: LiveEnds) -> int:
 
 
 def messages(live: LiveEnds) -> dict[str, list[tuple[str, Any]]]:
-    """What lies in the queues, by queue, the oldest first: id and message."""
+    """The ids and messages in each queue, oldest first."""
     found = {}
     for queue in live.status():
         raws = [json.loads(raw) for raw in reversed(live.client.lrange(queue, 0, -1))]
@@ -54,7 +54,7 @@ def kill_midway(live: LiveEnds, name: str, *shares: float) -> None:
         assert queued(live) < COUNT
 
 
-def test_a_generator_gives_each_value_once_through_kills(make_ends: Make) -> None:
+def test_a_generator_sends_each_value_once_through_kills(make_ends: Make) -> None:
     live = make_ends(GENERATED=COUNT)
     kill_midway(live, "generated", 0.2, 0.6)
     source = live.start_end("source", "generated")
@@ -76,7 +76,7 @@ def test_two_processes_of_one_generator_send_each_value_once(make_ends: Make) ->
     first.kill()
     second.wait_for("its stored position")
     before = queued(live)
-    live.client.delete(*live.status())  # makes room
+    live.client.delete(*live.status())  # empties the queues
     wait_until(lambda: queued(live) > 5000, 30)
     assert before <= 12_000
     assert second.end() == 0
@@ -134,7 +134,7 @@ def test_a_replaced_file_is_read_while_its_writer_still_appends(make_ends: Make,
         reader.begin(b"", leased.place.take().token)
 
         def looked() -> bool:
-            """One look, and whether there was nothing new."""
+            """Read once. Returns whether there was nothing new."""
             filled = reader.fill(leased.outbox)
             leased.send(ends=False)
             return filled == "wait"
@@ -172,7 +172,7 @@ def test_a_stream_is_read_once_through_kills(make_ends: Make) -> None:
     assert source.end() == 0
 
 
-def test_a_server_that_was_away_is_waited_for(make_ends: Make, server_factory: Callable[..., Any]) -> None:
+def test_a_source_waits_for_an_unreachable_server(make_ends: Make, server_factory: Callable[..., Any]) -> None:
     server = server_factory(appendonly=True, appendfsync="always")
     live = make_ends(server.url(), GENERATED=50_000)
     source = live.start_end("source", "generated")

@@ -25,7 +25,7 @@ def pairs(numbers: Iterable[int]) -> bytes:
 
 
 def received(receiver: Receiver) -> dict[str, list[list[int]]]:
-    """Number and count of each key, in the order of coming."""
+    """The number and count of each key, in order of arrival."""
     seen: dict[str, list[list[int]]] = defaultdict(list)
     for frame in receiver.frames:
         key, number, count = json.loads(frame)
@@ -38,7 +38,7 @@ def counted(numbers: int) -> dict[str, list[list[int]]]:
 
 
 def test_frames_go_through_a_pipeline_to_a_tcp_sink_in_order(make_ends: Make) -> None:
-    """The first connection is fully sent before the second is made: its messages come first, though nobody has read it yet."""
+    """The first connection is sent completely before the second is opened: its messages come first, even if they are not read yet."""
     live = make_ends()
     with Receiver(live.sink_port) as receiver:
         live.start_worker()
@@ -59,7 +59,7 @@ def test_invalid_input_becomes_a_dead_letter_and_the_connection_continues(make_e
     good, long = pairs([1]), framed("x" * 10_001)
     with sender(port) as connection:
         connection.sendall(good + framed("undecodable", "nothing", "keyless 5") + pairs([2]) + long + pairs([3]))
-        assert connection.recv(1) == b""  # a frame that long: where the next one starts is not believed
+        assert connection.recv(1) == b""  # after such a length, the start of the next frame is unknown
     source.wait_for("closing the connection from")
     with sender(port) as connection:
         connection.sendall(pairs([4]) + framed("cut off")[:7])
@@ -68,14 +68,14 @@ def test_invalid_input_becomes_a_dead_letter_and_the_connection_continues(make_e
     raws = sorted((dead_letter.reason, live.group.dead_letters.raw(dead_letter)) for dead_letter in live.dead_letters() if dead_letter.reason != "bad-key")
     assert raws == [("bad-frame", framed("cut off")[:7]), ("bad-frame", long + pairs([3])), ("not-decoded", b"undecodable")]
     assert "ValueError" in dead_letters["not-decoded"].error
-    # One without a key is a whole message: a retry takes it to the ingress, whose worker says the same.
+    # A message without a key is complete: a retry puts it into the ingress, whose worker refuses it for the same reason.
     assert live.group.dead_letters.retry([dead_letters["bad-key"]]) == 1
     assert live.client.llen("partition") == 1
     assert source.end() == 0
 
 
 def fill_pipe(connection: socket.socket, data: bytes) -> int:
-    """Send until the other side takes no more; how many bytes went."""
+    """Send until the other side accepts no more. Returns the number of bytes sent."""
     connection.settimeout(1.0)
     sent = 0
     try:
@@ -99,7 +99,7 @@ def test_it_stops_reading_while_a_queue_is_full_and_a_later_connection_waits(mak
         lengths = [row.length for row in live.group.status()]
         assert max(lengths) <= 500
         first.shutdown(socket.SHUT_WR)
-        # Workers make room; the second connection's message is the last of its key.
+        # Workers empty the queue. The message of the second connection is the last of its key.
         live.start_worker()
         with Receiver(live.sink_port) as receiver:
             live.start_end("sink", "out")

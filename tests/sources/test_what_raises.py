@@ -25,8 +25,8 @@ from tests.support.wait import wait_until
 
 Make = Callable[..., LiveEnds]
 
-#: Deeper than JSON's reader goes.
-# Deeper than any Python reads: 3.13 reads about 10,000 levels.
+#: Deeper than the JSON decoder's limit.
+# Deeper than any Python's limit: that of 3.13 is about 10,000 levels.
 NESTED = "[" * 100_000
 
 
@@ -49,7 +49,7 @@ build_application("what exits", exiting.key_by(key_of_exiting).to_sink(RedisList
 
 
 class Unshown:
-    """Can't be sent, as there is no signing key, nor shown."""
+    """Cannot be sent without a signing key, and its repr raises."""
 
     def __repr__(self) -> str:
         raise ZeroDivisionError
@@ -118,7 +118,7 @@ def test_entries_read_before_an_exception_are_sent_and_acknowledged(make_ends: M
     leased = LeasedSource(live.installation, computation, StreamReader(live.installation, computation, config, stop), stop)
     hold = leased.place.take()
     leased.reader.begin(hold.position, hold.token)
-    assert leased.reader.fill(leased.outbox) == "more"  # nothing was read before: now the new ones
+    assert leased.reader.fill(leased.outbox) == "more"  # nothing was read before, so these are new entries
     with pytest.raises(KeyboardInterrupt):
         leased.reader.fill(leased.outbox)
     leased.send(ends=False)
@@ -176,9 +176,9 @@ def test_a_second_signal_during_a_message_does_not_lose_it(
 
         with closing(reading(decode, stop)) as reader:
             leased = begin(reader, stop)
-            with pytest.raises(EndAtOnce) as told:
+            with pytest.raises(EndAtOnce) as caught:
                 reader.fill(leased.outbox)
-        assert told.value.code == 128 + signal.SIGTERM
+        assert caught.value.code == 128 + signal.SIGTERM
         leased.send(ends=False)
         leased.place.leave()
     with closing(Stop()) as stop, closing(reading(None, stop)) as reader:
