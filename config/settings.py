@@ -207,6 +207,11 @@ class Settings:
         help="What happens after the last retry: park (the key waits and is retried later), dead_letter, hold (the key waits for an "
         "operator) or stop (the partition waits for an operator).",
     )
+    deploy_wait_seconds: float = setting(
+        300.0, parse_number, used_by="workers",
+        help="How long messages wait in order if their task is unknown to the worker, or their key's state cannot be read, before they become "
+        "dead letters: the time to finish a deploy, or to undo it. 0: they become dead letters at once.",
+    )
     mailbox_messages: int = setting(
         10_000, parse_count, used_by="workers",
         help="How many messages may wait for one parked key. Later ones become dead letters.",

@@ -15,6 +15,8 @@ import redis
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.model.deduplication import normalize_id
+from celery_partitions.model.keys import key_bytes, keys_shown_as, partition_of
+from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.scripts import script
@@ -28,6 +30,10 @@ _NUMBER = re.compile(r"[0-9]+")
 PAGE_BYTES = 4_000_000
 #: Dead letters in the first round trip, when their size is not known yet, and in any.
 FIRST_PAGE, MAX_OF_A_PAGE = 8, 100
+#: Reasons whose messages keep the order of their key when they are retried.
+KEEP_ORDER = ("unknown-task", "unreadable-state")
+#: Above this, what is retried in order is put back in several steps.
+MAX_BYTES_IN_ORDER = 32_000_000
 #: How many ids an audit record lists for one action.
 MAX_IDS = 100
 
@@ -99,14 +105,18 @@ class DeadLetters:
                     yield _read(field, row, partition)
 
     def retry(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
-        """Retry each, in the given order (sort by `died`). An `in_place` one is retried in its original position; any other goes to
-        the end of the queue it came from.
+        """Retry each, in the given order (sort by `died`). An `in_place` one is retried in its original position. One whose task was
+        unknown, or whose key's state could not be read, goes before what waits for its key. Any other goes to the end of the queue it
+        came from.
 
         Returns how many of them still existed.
         """
         self._record(by, "dead-letters retry", dead_letters)
-        back = 0
+        back, keeps_order = 0, False
         for dead_letter in self.whole(dead_letters):
+            if dead_letter.reason in KEEP_ORDER and not dead_letter.in_place:
+                keeps_order = True
+                continue
             if dead_letter.in_place:
                 parked = self.parked.of_dead_letter(dead_letter)
                 back += parked is not None and self.parked.retry(parked.key, by=by) == "ok"
@@ -123,7 +133,37 @@ class DeadLetters:
                 ],
                 [dead_letter.id, base64.b64decode(dead_letter.raw), normalize_id(dead_letter.message_id or "")],
             )
-        return back
+        return back + (self._retry_in_order(dead_letters) if keeps_order else 0)
+
+    def _retry_in_order(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace]) -> int:
+        """Retry those in `KEEP_ORDER`: all of a key, or of an unknown task, in one step, so that a worker can't take a younger one first."""
+        groups: dict[tuple[str, str], list[DeadLetter]] = {}
+        back = size = 0
+        for dead_letter in self.whole(dead_letters[::-1]):  # the youngest first, because each group goes before those put back earlier
+            if dead_letter.reason in KEEP_ORDER and not dead_letter.in_place:
+                groups.setdefault((dead_letter.partition, _waits_as(dead_letter, self.partitions)), []).append(dead_letter)
+                size += len(dead_letter.raw)
+            if size > MAX_BYTES_IN_ORDER:
+                back += sum(self._put_back(*group, ones[::-1]) for group, ones in groups.items())
+                groups, size = {}, 0
+        return back + sum(self._put_back(*group, ones[::-1]) for group, ones in groups.items())
+
+    def _put_back(self, partition: str, key: str, dead_letters: Sequence[DeadLetter]) -> int:
+        """Put messages of one key or line back, oldest first."""
+        names = self.names
+        keys: list[str | bytes] = [
+            names.dead(partition), names.dead_raw(partition), names.queue(partition), names.parked(partition), names.mailbox(partition, key),
+            names.meta(partition),
+        ]  # fmt: skip
+        words: list[Any] = [key_bytes(key), names.changed]
+        numbers: dict[str, int] = {}
+        for one in dead_letters:
+            task = one.task or ""
+            if task not in numbers:
+                numbers[task] = len(keys) + 1
+                keys += [names.deduplication(partition, task, "young"), names.deduplication(partition, task, "old")]
+            words += [one.id, base64.b64decode(one.raw), normalize_id(one.message_id or ""), numbers[task]]
+        return int(script("retry_in_order").run(self.client, keys, words))
 
     def discard(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
         """Delete them permanently, including the waiting messages of `in_place` ones. Returns how many still existed."""
@@ -180,6 +220,14 @@ def raw_text(dead_letter: DeadLetter) -> str:
     if dead_letter.apart:
         return f"(too long to show, and stored separately: field {dead_letter.id} of the hash dead:raw of its partition)"
     return base64.b64decode(dead_letter.raw).decode("utf-8", "backslashreplace")
+
+
+def _waits_as(dead_letter: DeadLetter, partitions: int) -> str:
+    """The key of a dead letter's message, or its task's line; "" if it is not known."""
+    if dead_letter.reason == "unknown-task":
+        return line_of_task(dead_letter.task or "", dead_letter.partition)
+    likely = [] if dead_letter.key is None else keys_shown_as(dead_letter.key)
+    return next((key for key in likely if str(partition_of(key, partitions)) == dead_letter.partition), "")
 
 
 def _read(field: bytes, row: bytes, partition: str) -> DeadLetter:

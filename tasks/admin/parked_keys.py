@@ -14,6 +14,7 @@ import redis
 from celery_partitions.admin.audit import Audit
 from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
 from celery_partitions.model.messages import name_of
+from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import ParkedKeyRecord, read_record
@@ -31,8 +32,10 @@ TRIES = 10
 class ParkedKey:
     """A key whose messages wait in its mailbox."""
 
+    #: Or the name of a task's line (`model/task_lines.py`).
     key: str
-    partition: int
+    #: `ingress` for a line of the ingress.
+    partition: int | Literal["ingress"]
     record: ParkedKeyRecord
     #: Messages in its mailbox, including the one that failed or runs.
     waiting: int
@@ -46,7 +49,7 @@ class _Seen:
 
 
 class ParkedKeys:
-    """The parked keys of a group. A key can be parked only in its own partition."""
+    """The parked keys of a group. A key can be parked only in its own partition, a task's line in any."""
 
     def __init__(self, client: redis.Redis, names: Names, partitions: int, audit: Audit) -> None:
         self.client, self.names, self.partitions, self.audit = client, names, partitions, audit
@@ -55,8 +58,9 @@ class ParkedKeys:
         """Every parked key, in no particular order. Scans Redis page by page."""
         for partition in range(self.partitions):
             yield from self.of_partition(partition)
+        yield from self.of_partition("ingress")
 
-    def of_partition(self, partition: int) -> Iterator[ParkedKey]:
+    def of_partition(self, partition: int | Literal["ingress"]) -> Iterator[ParkedKey]:
         """The parked keys of one partition, in no particular order."""
         rows: dict[bytes, bytes] = {}
         for field, record in self.client.hscan_iter(self.names.parked(str(partition)), count=500):
@@ -66,7 +70,7 @@ class ParkedKeys:
                 rows = {}
         yield from self._with_lengths(partition, rows)
 
-    def _with_lengths(self, partition: int, rows: dict[bytes, bytes]) -> Iterator[ParkedKey]:
+    def _with_lengths(self, partition: int | Literal["ingress"], rows: dict[bytes, bytes]) -> Iterator[ParkedKey]:
         with self.client.pipeline(transaction=False) as pipe:
             for field in rows:
                 pipe.llen(cast(str, self.names.mailbox(str(partition), key_text(field))))
@@ -81,7 +85,7 @@ class ParkedKeys:
         record = self.client.hget(self.names.parked(partition), cast(str, key_bytes(spelled)))
         if record is None:
             return None
-        return next(self._with_lengths(int(partition), {key_bytes(spelled): cast(bytes, record)}))
+        return next(self._with_lengths(_numbered(partition), {key_bytes(spelled): cast(bytes, record)}))
 
     def of_dead_letter(self, dead_letter: DeadLetter) -> ParkedKey | None:
         """The key that waits behind this in-place dead letter; None if there is none (any more)."""
@@ -132,7 +136,8 @@ class ParkedKeys:
         return "changed"
 
     def _partition(self, key: str) -> str:
-        return str(partition_of(key, self.partitions))
+        line = partition_of_line(key)
+        return line if line is not None else str(partition_of(key, self.partitions))
 
     def _see(self, key: str) -> _Seen | None:
         partition = self._partition(key)
@@ -153,7 +158,7 @@ class ParkedKeys:
             left = ParkedKeyRecord(due=now, attempt=1, since=now)
         detail = {
             "key": key_bytes(key).decode("utf-8", "backslashreplace"),
-            "partition": int(partition),
+            "partition": _numbered(partition),
             "message_id": seen.record.message_id,
             "error": seen.record.error,
             "dead_letter": seen.record.dead_letter if written is None else written.id,
@@ -201,3 +206,7 @@ class ParkedKeys:
             died_at=now,
             raw=base64.b64encode(raw).decode(),
         )
+
+
+def _numbered(partition: str) -> int | Literal["ingress"]:
+    return "ingress" if partition == "ingress" else int(partition)

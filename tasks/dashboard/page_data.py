@@ -44,8 +44,7 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
     keys = [key_in(raw, installation.computations) for raw in raws]
     counts = Counter(one for one in keys if one is not None)
     parked = []
-    if partition != INGRESS:
-        parked = list(islice(group.parked_keys.of_partition(int(partition)), MAX_PARKED))
+    parked = list(islice(group.parked_keys.of_partition("ingress" if partition == INGRESS else int(partition)), MAX_PARKED))
     return {
         **row_of(row, watch.history),
         "at": overview.at,

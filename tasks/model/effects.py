@@ -79,8 +79,9 @@ class Emit(msgspec.Struct, frozen=True, gc=False):
 
 
 #: Why a key's messages wait in its mailbox. `retry`, `hold`: a call failed. `running`: a call was in flight when its batch was committed, or
-#: the next message of such a key has not started yet.
-WhyParked = Literal["retry", "hold", "running"]
+#: the next message of such a key has not started yet. `unknown-task`, `unreadable-state`: no call failed; the messages wait until a worker can
+#: process them.
+WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state"]
 
 
 class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
@@ -98,12 +99,17 @@ class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
     #: When the message failed for the first time, or when its key left the queue (seconds since the epoch, server clock).
     since: float = 0.0
     #: "": parked after a failure.
-    reason: Literal["", "running"] = ""
+    reason: Literal["", "running", "unknown-task", "unreadable-state"] = ""
 
     @property
     def why(self) -> WhyParked:
         """Why the key waits."""
         return self.reason or ("hold" if self.due is None else "retry")
+
+    @property
+    def waits_for_code(self) -> bool:
+        """Whether its messages wait for a worker that knows their task, or can read the key's state."""
+        return self.reason in ("unknown-task", "unreadable-state")
 
 
 class PutParkedKey(msgspec.Struct, frozen=True, gc=False):

@@ -35,6 +35,7 @@ from celery_partitions.model.messages import (
     open_usual,
 )
 from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request
+from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.model.values import TIMER, load_value
 
 
@@ -86,6 +87,16 @@ class PlainTask(msgspec.Struct, gc=False):
     headers: Headers
 
 
+class UnknownTask(msgspec.Struct, gc=False):
+    """A message that waits in its task's line (`task_lines`), because the task is unknown here, or was until now."""
+
+    raw: bytes
+    line: str
+    error: str
+    task: str | None
+    message_id: str | None
+
+
 class DeadLetterItem(msgspec.Struct, gc=False):
     """A message that becomes a dead letter, with the reason."""
 
@@ -98,7 +109,7 @@ class DeadLetterItem(msgspec.Struct, gc=False):
     key: str | None = None
 
 
-Item = Work | Misrouted | Delayed | Skipped | PlainTask | DeadLetterItem
+Item = Work | Misrouted | Delayed | Skipped | PlainTask | UnknownTask | DeadLetterItem
 
 
 #: Unpickles a value, given the computation, the message's id and the signed bytes. Raises `StateError`.
@@ -138,8 +149,15 @@ class Reading(msgspec.Struct, frozen=True):
     batch_bytes: int = sys.maxsize
     #: Unpickles the signed values in messages between stages.
     load_value: LoadValue = no_values
+    #: Whether messages of unknown tasks wait, instead of becoming dead letters.
+    unknown_waits: bool = False
     #: A cache: key → partition number. `read_batch` bounds it.
     places: dict[str, int] = msgspec.field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """The partition, as in the names of lines."""
+        return "ingress" if self.partition is None else str(self.partition)
 
 
 def condemned(item: Item, error: str, reason: str = "kills-the-worker") -> DeadLetterItem:
@@ -283,10 +301,35 @@ def _not_now(
     return Delayed(raw, due) if due is not None and due > now else None
 
 
-def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask:
+def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask | UnknownTask:
     if headers.task == FOLLOW_UP or headers.task in reading.plain_task:
         return PlainTask(raw, headers)
-    raise MessageError(f"this worker has no task named {headers.task!r}. Import the module that declares it, or correct the name", reason="unknown-task")
+    error = f"this worker has no task named {headers.task!r}. Import the module that declares it, or correct the name"
+    if reading.unknown_waits:
+        return UnknownTask(raw, line_of_task(headers.task, reading.place), shortened(encodable(error)), *name_of(raw))
+    raise MessageError(error, reason="unknown-task")
+
+
+def behind_lines(items: Sequence[Item], lines: Container[str], place: str) -> list[Item]:
+    """The items of a queue, with those that must wait behind earlier messages of their task, which has become known meanwhile.
+
+    `lines`: the lines in which messages wait. `place`: the partition, as in the names of lines.
+    """
+    return [_behind_line(item, lines, place) for item in items]
+
+
+def _behind_line(item: Item, lines: Container[str], place: str) -> Item:
+    match item:
+        case Work():
+            task = item.computation.name
+        case PlainTask():
+            task = item.headers.task
+        case Misrouted():
+            task = name_of(item.raw)[0] or ""
+        case _:
+            return item
+    line = line_of_task(task, place)
+    return UnknownTask(item.raw, line, "earlier messages of this task wait", *name_of(item.raw)) if line in lines else item
 
 
 def _unforeseen(error: BaseException) -> MessageError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -84,6 +84,18 @@ class Park(NamedTuple):
     used_up: bool
 
 
+class Waiting(NamedTuple):
+    """A key, or a task's line, that waits until a worker can process its messages."""
+
+    reason: Literal["unknown-task", "unreadable-state"]
+    error: str
+    task: str | None
+    message_id: str | None
+    #: The number of this try, and the seconds until the next one.
+    attempt: int
+    seconds: float
+
+
 @dataclass(slots=True)
 class Outcome:
     """What one step decided. The commit writes all of it or nothing."""
@@ -101,6 +113,8 @@ class Outcome:
     mailed: dict[str, list[bytes]] = field(default_factory=dict)
     #: Keys to park, or to keep parked.
     parked: dict[str, Park] = field(default_factory=dict)
+    #: Keys and lines that begin to wait, or go on waiting.
+    waiting: dict[str, Waiting] = field(default_factory=dict)
     #: Pause the partition until an operator resumes it.
     pause: bool = False
     #: Work that was applied, and when each began.

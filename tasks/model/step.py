@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from types import MappingProxyType
-from typing import Any, assert_never, cast
+from typing import Any, Literal, assert_never, cast
 
 from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation
@@ -26,14 +26,18 @@ from celery_partitions.model.items import (
     PlainTask,
     ReplyRequest,
     Skipped,
+    UnknownTask,
     Work,
 )
 from celery_partitions.model.message_writer import MessageWriter
 from celery_partitions.model.messages import MAX_BYTES
-from celery_partitions.model.outcome import Failure, Outcome, Park, Pickling, Slot, States, Unreadable
+from celery_partitions.model.outcome import Failure, Outcome, Park, Pickling, Slot, States, Unreadable, Waiting
 from celery_partitions.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
+
+#: The longest time until a waiting key or line is tried again: a deploy that ends is noticed within this.
+LONGEST_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,8 @@ class StepRules:
     resources: Mapping[str, Any] = field(default_factory=dict)
     #: Called when the step begins, with a function that returns the message being applied and the number of its try.
     begins: Callable[[Callable[[], tuple[Work, int] | None]], None] | None = None
+    #: Whether messages wait if their key's state can't be read. If not, they become dead letters.
+    unreadable_waits: bool = False
 
 
 class StepMachine:
@@ -72,6 +78,8 @@ class StepMachine:
 
     `parked`: parked keys, whose messages go to their mailboxes. `mailbox_lengths`: the number of messages waiting there. `mailbox_of`: the
     items come from this parked key's mailbox, and the first is at try number `attempt`; then a failure to be retried ends the step.
+    `line`: the items come from this task's line. `waited_out`: messages of the mailbox or line have waited long enough, and become dead
+    letters if they still can't be processed.
     `failed`: the only item exceeded its time limit before, with this error. It counts as failed and is not called.
     The step changes the state objects in place. After a refused commit, the caller must drop them.
     """
@@ -86,9 +94,11 @@ class StepMachine:
         mailbox_lengths: Mapping[str, int] = MappingProxyType({}),
         mailbox_of: str | None = None,
         attempt: int = 1,
+        line: str | None = None,
+        waited_out: bool = False,
         failed: str | None = None,
     ) -> None:
-        doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt)
+        doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt, line, waited_out)
         if rules.begins is not None:
             rules.begins(doing.current)
         self._calls = doing.run() if failed is None else doing.fail_first(failed)
@@ -141,6 +151,16 @@ def step(
     return machine.outcome
 
 
+class _Either:
+    """A key that is in one of two containers."""
+
+    def __init__(self, one: Container[str], other: Container[str]) -> None:
+        self.one, self.other = one, other
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.one or key in self.other
+
+
 class _Step:
     def __init__(
         self,
@@ -151,8 +171,11 @@ class _Step:
         mailbox_lengths: Mapping[str, int],
         mailbox_of: str | None,
         attempt: int,
+        line: str | None,
+        waited_out: bool,
     ) -> None:
         self.items, self.states, self.rules = items, states, rules
+        self.line, self.waited_out = line, waited_out
         self.mailbox_lengths = mailbox_lengths
         self.parked, self.mailbox_of, self.first_attempt = parked, mailbox_of, attempt
         self.out = Outcome()
@@ -209,7 +232,9 @@ class _Step:
                 if computation.plain_call:
                     slot = table[key]
                     if type(slot) is not Slot:
-                        self.add_dead_letter(item, "unreadable-state", cast(Unreadable, slot).error, "", 1)
+                        if not self.wait_for_state(item, cast(Unreadable, slot).error):
+                            break
+                        waiting = self.parked
                         continue
                     touched[key] = slot
                     if inline:
@@ -223,7 +248,9 @@ class _Step:
                 else:
                     unreadable = self.unreadable(item)
                     if unreadable is not None:
-                        self.add_dead_letter(item, "unreadable-state", unreadable, "", 1)
+                        if not self.wait_for_state(item, unreadable):
+                            break
+                        waiting = self.parked
                         continue
                     yield from self.replay.call(item, item, self.attempt)
                     if self.replay.share >= 1:
@@ -278,7 +305,7 @@ class _Step:
         """The number of the current message's try. Only the first message of a mailbox was tried before."""
         return self.first_attempt if self.mailbox_of is not None and self.out.taken == 0 else 1
 
-    def pass_on(self, item: Misrouted | Delayed | Skipped | PlainTask | DeadLetterItem) -> bool:
+    def pass_on(self, item: Misrouted | Delayed | Skipped | PlainTask | UnknownTask | DeadLetterItem) -> bool:
         """Handle an item that is not work of this partition. Returns False to end the step before it."""
         match item:
             case Misrouted(raw, partition):
@@ -292,9 +319,47 @@ class _Step:
             case PlainTask():
                 self.out.plain_task = item
                 return False
+            case UnknownTask():
+                return self.wait_for_task(item)
             case _:
                 assert_never(item)
         return True
+
+    def wait_for_task(self, item: UnknownTask) -> bool:
+        """Let a message wait in its task's line. Returns False to end the step before it, because it is in the line already."""
+        out = self.out
+        if self.waited_out:
+            out.dead.append((DeadLetterItem(item.raw, "unknown-task", item.error, "", item.task, item.message_id), 0))
+        elif self.line is not None:
+            out.waiting[self.line] = self.waiting("unknown-task", item.error, item.task, item.message_id, self.first_attempt)
+            return False
+        elif self.has_room(item.line):
+            if item.line not in self.parked:
+                first = self.waiting("unknown-task", item.error, item.task, item.message_id, 1)
+                out.waiting.setdefault(item.line, first)
+            out.mailed.setdefault(item.line, []).append(item.raw)
+        else:
+            error = f"{item.error}; and {self.rules.mailbox_messages} of its messages wait already (PARTITIONS_MAILBOX_MESSAGES)"
+            out.dead.append((DeadLetterItem(item.raw, "unknown-task", error, "", item.task, item.message_id), 0))
+        return True
+
+    def wait_for_state(self, item: Work, error: str) -> bool:
+        """Let a key wait whose state can't be read. Returns False to end the step before the message."""
+        if (self.waited_out and self.line is None) or not self.rules.unreadable_waits:
+            self.add_dead_letter(item, "unreadable-state", error, "", 1)
+            return True
+        headers = item.envelope.headers
+        key = item.key if self.mailbox_of is None else self.mailbox_of
+        if self.mailbox_of is not None and self.out.taken:
+            return False  # the messages before it are committed first
+        self.out.waiting[key] = self.waiting("unreadable-state", error, headers.task, headers.id, self.attempt)
+        if not isinstance(self.parked, _Either):
+            self.parked = _Either(self.out.waiting, self.parked)
+        return self.mailbox_of is None and self.mail(item)
+
+    def waiting(self, reason: Literal["unknown-task", "unreadable-state"], error: str, task: str | None, message_id: str | None, attempt: int) -> Waiting:
+        seconds = min(LONGEST_WAIT_SECONDS, 2.0 ** min(attempt - 1, 64)) * (0.9 + 0.2 * self.rules.random())
+        return Waiting(reason, error, task, message_id, attempt, seconds)
 
     def fail(self, item: Work, error: BaseException) -> Calls[bool]:
         """Undo the failed try, then park the key or make a dead letter of the message. Returns False to end the step before the message."""
@@ -337,17 +402,19 @@ class _Step:
     def mail(self, item: Work) -> bool:
         """Put a message of a parked key into the key's mailbox. If the mailbox is full, make a dead letter, or pause the partition before the
         message and return False."""
-        waiting = self.out.mailed.setdefault(item.key, [])
-        limit = self.rules.mailbox_messages
-        if len(waiting) + self.mailbox_lengths.get(item.key, 0) < limit:
-            waiting.append(item.raw)
+        if self.has_room(item.key):
+            self.out.mailed.setdefault(item.key, []).append(item.raw)
             return True
+        limit = self.rules.mailbox_messages
         if self.rules.policy_of(item.computation).exhausted == "stop":
             self.out.pause = True
             return False
         error = f"the mailbox of the parked key {item.key!r} is full: {limit} messages (PARTITIONS_MAILBOX_MESSAGES)"
         self.add_dead_letter(item, "mailbox-full", error, "", 0)
         return True
+
+    def has_room(self, key: str) -> bool:
+        return len(self.out.mailed.get(key, ())) + self.mailbox_lengths.get(key, 0) < self.rules.mailbox_messages
 
     def park_from(self, failure: Failure, then: list[bytes]) -> None:
         """Put a message that had succeeded, and all later ones of its scope and key, into the mailbox."""

@@ -58,6 +58,7 @@ def harness(
         found,
         redis_url=DEFAULT_REDIS_URL,
         wait_replicas=0,
+        deploy_wait_seconds=0.0,  # there are no other workers that may know more
         **cast("dict[str, Any]", {name: value for name, value in changed.items() if value is not None}),
     )
     begins = now.timestamp() if isinstance(now, datetime) else float(now)

@@ -78,10 +78,10 @@ def drop_known_duplicates(
 ) -> list[Item]:
     """Turn duplicates for computations with `deduplicate` into skipped items, and return all items.
 
-    `owned.seen` keeps the ids found, for the commit. Messages of a mailbox were checked when they were in the queue.
+    `owned.seen` keeps the ids found, for the commit. Messages of a key's mailbox were checked when they were in the queue.
     """
     owned.seen = {}
-    if batch.mailbox_of is not None or all(one.deduplicate_seconds is None for one in computations.values()):
+    if (batch.mailbox_of is not None and batch.line is None) or all(one.deduplicate_seconds is None for one in computations.values()):
         return items
     wanted = {name: (computations[name], ids) for name, ids in ids_to_look_for(items).items()}
     if not wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import redis
 
@@ -34,11 +35,9 @@ def alone(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch
     if tried is None:
         raise LeaseLost
     owned.trying = digests[: tried.count]
-    return Batch(
-        batch.messages[: tried.count],
-        batch.mailbox_of,
-        batch.attempt,
-        batch.length,
+    return replace(
+        batch,
+        messages=batch.messages[: tried.count],
         noted=owned.trying,
         alone=tried.has_history or largest == 1,
         condemned=_condemned(tried, settings),

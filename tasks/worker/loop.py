@@ -14,7 +14,7 @@ from typing import assert_never
 
 import redis
 
-from celery_partitions.model.items import Item, Reading, Skipped, condemned, read_batch
+from celery_partitions.model.items import Item, Reading, Skipped, behind_lines, condemned, read_batch
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import UNWELL, reserve
@@ -161,7 +161,9 @@ class PartitionLoop(threading.Thread):
         if key is not None:
             limit = self.settings.batch_messages // 10 or 1
             messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
-            return Batch(messages, key, owned.parked[key].attempt, length)
+            record = owned.parked[key]
+            waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
+            return Batch(messages, key, record.attempt, length, waited_out=waited_out)
         if delayed_is_due and (not self.peek(owned) or owned.parked_unknown):
             return None
         return Batch(owned.messages) if owned.messages else None
@@ -180,9 +182,12 @@ class PartitionLoop(threading.Thread):
             known, plain_task = self.installation.computations, self.observer.plain_tasks
             limit = self.settings.message_bytes
             owned.reading = Reading(
-                known, plain_task, owned.number, self.settings.partitions, limit, self.settings.batch_bytes, self.codec.load_value
+                known, plain_task, owned.number, self.settings.partitions, limit, self.settings.batch_bytes, self.codec.load_value,
+                unknown_waits=self.settings.deploy_wait_seconds > 0,
             )
         items = read_batch(batch.messages, owned.reading, now=owned.server_now(), revoked=self.parts.revoked)
+        if owned.lines and batch.mailbox_of is None:
+            items = behind_lines(items, owned.lines, owned.reading.place)
         items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate is dropped, not a dead letter
             return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
@@ -201,7 +206,7 @@ class PartitionLoop(threading.Thread):
         if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
             outcome.effects += self.parts.answers.of(owned, batch, outcome)
         limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
-        planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids)
+        planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids, wait_seconds=self.settings.deploy_wait_seconds)
         if planned is not None:
             self.settle()
             began = self.clock.monotonic()

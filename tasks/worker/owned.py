@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from celery_partitions.model.items import Item, Reading, Work
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.store.commits import Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
@@ -151,9 +154,16 @@ class Batch:
     noted: list[str] = field(default_factory=list)
     #: This batch and the next one have only one message.
     alone: bool = False
+    #: The messages of the mailbox have waited long enough for a task or a state (PARTITIONS_DEPLOY_WAIT_SECONDS).
+    waited_out: bool = False
     #: Why the message becomes a dead letter, or counts as failed, without running.
     condemned: Verdict | None = None
     failed: str | None = None
+
+    @property
+    def line(self) -> str | None:
+        """The task's line that the messages come from; None if they come from the queue or a key's mailbox."""
+        return None if self.mailbox_of is None or partition_of_line(self.mailbox_of) is None else self.mailbox_of
 
 
 @dataclass(slots=True)
@@ -167,6 +177,10 @@ class OwnedPartition:
     parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
     parked_unknown: bool = True
+    #: The parked keys that are lines of tasks.
+    lines: set[str] = field(default_factory=set)
+    #: Whether parked keys were loaded under this lease.
+    parked_loaded: bool = False
     #: A heap of (due time, parked key), without keys that wait for an operator. An entry that contradicts `parked` is out of date.
     dues: list[tuple[float, str]] = field(default_factory=list)
     #: By how many seconds retries of parked keys are ahead of the queue, counted while both had work.
@@ -241,7 +255,10 @@ class OwnedPartition:
 
     def take_parked(self, parked: dict[str, ParkedKeyRecord], mailbox_lengths: dict[str, int]) -> None:
         """Replace the parked keys by those in Redis."""
-        self.parked, self.mailbox_lengths = parked, mailbox_lengths
+        if not self.parked_loaded:  # this worker may have another version of the code
+            parked = {key: replace(fact, due=0.0) if fact.waits_for_code else fact for key, fact in parked.items()}
+        self.parked, self.mailbox_lengths, self.parked_loaded = parked, mailbox_lengths, True
+        self.lines = {key for key in parked if partition_of_line(key) is not None}
         self.parked_unknown = False
         self.dues = [(fact.due, key) for key, fact in parked.items() if fact.due is not None]
         heapify(self.dues)
@@ -317,8 +334,11 @@ class OwnedPartition:
         self.parked.update(parked)
         if ended is not None:
             self.parked.pop(ended, None)
+            self.lines.discard(ended)
             self.mailbox_lengths.pop(ended, None)
         for key, fact in parked.items():
+            if fact.reason == "unknown-task":
+                self.lines.add(key)
             if fact.due is not None:
                 heappush(self.dues, (fact.due, key))
 

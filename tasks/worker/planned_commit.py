@@ -43,14 +43,15 @@ class UnderWay:
 
 
 def plan_commit(
-    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, *, limit: int, max_ids: int
+    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, *, limit: int, max_ids: int, wait_seconds: float
 ) -> PlannedCommit | None:
     """The commit of an outcome, which asks for at most `limit` next messages; None if there is nothing to write.
 
-    `max_ids`: how many message ids may be remembered for one computation.
+    `max_ids`: how many message ids may be remembered for one computation. `wait_seconds`: how long keys and lines may wait for a task or a
+    state (PARTITIONS_DEPLOY_WAIT_SECONDS).
     """
     now = owned.server_now()
-    parked = _parked_after(owned, batch, outcome, now)
+    parked = _parked_after(owned, batch, outcome, now) | _waiting_after(owned, batch, outcome, now, wait_seconds)
     effects = list(outcome.written(owned.partition, owned.commit_number, parked))
     if owned.seen and outcome.taken:
         fresh = ids_to_remember(items[: outcome.taken], {dead_letter_item.raw for dead_letter_item, _ in outcome.dead})
@@ -68,7 +69,11 @@ def plan_commit(
             ended = key
             effects.append(Unpark(key))
         elif key not in parked:  # the next message was not tried yet: due immediately
-            parked[key] = ParkedKeyRecord(now, 1)
+            before = owned.parked[key]
+            if batch.waited_out and outcome.dead:
+                parked[key] = ParkedKeyRecord(now, 1, since=before.since, reason=before.reason)
+            else:
+                parked[key] = ParkedKeyRecord(now, 1)
             effects.append(PutParkedKey(key, parked[key]))
     elif key is not None and key not in parked and batch.length == 0:
         ended = key
@@ -117,3 +122,23 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
             since=now if before is None else before.since,
         )
     return parked
+
+
+def _waiting_after(
+    owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float, wait_seconds: float
+) -> dict[str, ParkedKeyRecord]:
+    """The records of keys and lines that wait for a task or a state."""
+    waiting = {}
+    for key, one in outcome.waiting.items():
+        before = owned.parked[key] if key == batch.mailbox_of else None
+        since = before.since if before is not None and before.waits_for_code else now
+        waiting[key] = ParkedKeyRecord(
+            due=min(now + one.seconds, max(now, since + wait_seconds)),
+            attempt=one.attempt + 1,
+            error=one.error,
+            message_id=one.message_id,
+            task=one.task,
+            since=since,
+            reason=one.reason,
+        )
+    return waiting

@@ -20,7 +20,7 @@ from celery.worker import state as worker_state
 from celery_partitions.model.items import DeadLetterItem, ReplyRequest, Skipped, Work
 from celery_partitions.model.keys import shown_key
 from celery_partitions.model.messages import details_of
-from celery_partitions.model.outcome import Failure, Outcome, Park
+from celery_partitions.model.outcome import Failure, Outcome, Park, Waiting
 from celery_partitions.worker.logs import log_fields, log_fields_of
 from celery_partitions.worker.measurer import Measurer
 from celery_partitions.worker.owned import OwnedPartition
@@ -74,6 +74,9 @@ class Reports:
         worker_state.all_total_count[0] += len(outcome.done)
         for failure in outcome.failures[:MAX_LINES]:
             self.log_failure(partition, failure, outcome.parked.get(failure.item.key))
+        for key, waiting in outcome.waiting.items():
+            if waiting.attempt == 1:
+                self.log_waiting(partition, key, waiting)
         if outcome.pause:
             text = "partition %s: paused by a failure policy until an operator resumes it"
             logger.error(text, partition, extra=log_fields(partition))
@@ -115,6 +118,14 @@ class Reports:
             exc_info=failure.exception if is_given_up else None,
             extra=log_fields_of(partition, item, attempt=failure.attempt, error=failure.error),
         )
+
+    def log_waiting(self, partition: str, key: str, waiting: Waiting) -> None:
+        """Once, when the first message begins to wait."""
+        text = "partition %s: %s. The messages of key %r wait in order, for at most PARTITIONS_DEPLOY_WAIT_SECONDS (first: task %s, message %s)"
+        fields = log_fields(
+            partition, key=key, message_id=waiting.message_id, task=waiting.task, reason=waiting.reason, error=waiting.error
+        )
+        logger.warning(text, partition, waiting.error.rstrip("."), key, waiting.task, waiting.message_id, extra=fields)
 
     def log_dead_letter(self, partition: str, dead_letter: str, dead_letter_item: DeadLetterItem, attempts: int) -> None:
         """An error, unless the failure that caused it was logged as one."""

@@ -72,8 +72,10 @@ class StepRunner:
                 call=partial(self.calls.call, owned),
                 parked=owned.parked,
                 mailbox_lengths=owned.mailbox_lengths,
-                mailbox_of=batch.mailbox_of,
+                mailbox_of=batch.mailbox_of if batch.line is None else None,
                 attempt=batch.attempt,
+                line=batch.line,
+                waited_out=batch.waited_out,
                 failed=batch.failed,
             )
 
@@ -98,6 +100,7 @@ class StepRunner:
             now=owned.server_now(),
             inline=not self.calls.are_needed(),
             begins=self.context.current.follow,
+            unreadable_waits=self.settings.deploy_wait_seconds > 0,
         )
 
 

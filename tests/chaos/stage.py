@@ -25,6 +25,7 @@ from tests.support.worker import WorkerProcess
 ENV: Mapping[str, object] = {
     "PARTITIONS": PARTITIONS,
     "PARTITIONS_LEASE_SECONDS": LEASE_SECONDS,
+    "PARTITIONS_DEPLOY_WAIT_SECONDS": 0,
     "PARTITIONS_REDIS_TIMEOUT_SECONDS": 2,
 }
 

@@ -39,7 +39,7 @@ class LiveGroup:
     """
 
     def __init__(self, url: str, directory: Path, **env: object) -> None:
-        self.env = {"REDIS_URL": url, "PARTITIONS": str(PARTITIONS), **{name: str(value) for name, value in env.items()}}
+        self.env = {"REDIS_URL": url, "PARTITIONS": str(PARTITIONS), "PARTITIONS_DEPLOY_WAIT_SECONDS": "0", **{name: str(value) for name, value in env.items()}}
         self.settings = Settings.from_environment(self.env)
         self.app = Celery("outside", set_as_current=False)
         self.app.config_from_object(celery_options(self.settings))

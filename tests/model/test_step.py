@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,18 @@ def test_two_computations_of_one_key_have_separate_states() -> None:
     outcome = run([LOG, SECOND], [log(0), message_to("second", 1), log(2), message_to("second", 3)])
     assert state_after(outcome, LOG, "k").entries == [0, 2]
     assert state_after(outcome, SECOND, "k").entries == [1, 3]
+
+
+def test_messages_of_a_state_that_can_not_be_read_wait_with_all_later_ones_of_the_key() -> None:
+    items = read([LOG, SECOND], [message_to("second", 0), log(1), message_to("second", 2), log(3, key="good"), log(4)])
+    slots = slots_for(items, {})
+    slots["log"]["k"] = Unreadable("its class has moved")
+    outcome = step(items, slots, replace(rules(), unreadable_waits=True))
+    assert outcome.mailed == {"k": [items[at].raw for at in (1, 2, 4)]}
+    (waiting,) = outcome.waiting.values()
+    assert (waiting.reason, waiting.error, waiting.message_id, waiting.attempt) == ("unreadable-state", "its class has moved", "id-1", 1)
+    assert state_after(outcome, SECOND, "k").entries == [0] and state_after(outcome, LOG, "good").entries == [3]
+    assert not outcome.dead and outcome.taken == 5
 
 
 def test_only_states_that_changed_are_written() -> None:

@@ -39,6 +39,7 @@ class Scene:
             retry_exhausted=pick(("park", "park", "dead_letter", "dead_letter", "hold", "stop")),
             mailbox_messages=pick((2, 10_000, 10_000)),
             max_worker_crashes=pick((0, 1, 3)),
+            deploy_wait_seconds=0.0,
         )
         self.deduplicates = pick((False, True))
         computations = {

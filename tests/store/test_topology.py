@@ -23,7 +23,7 @@ def test_another_layout_is_refused_with_what_to_do(client: redis.Redis, names: N
     with pytest.raises(SetupError, match=f"has key layout {layout} .* only layout {LAYOUT}.* export FILE.* import FILE --replace"):
         agree_on_topology(client, names, 4)
     assert client.hgetall(names.group_meta) == {b"layout": layout.encode(), b"partitions": b"4"}
-    (check,) = _group(client, names, Settings())
+    (check,) = _group(client, names, Settings(), dict, 0.0)
     assert check.verdict == "bad" and f"layout {layout}" in check.text
 
 

@@ -1,0 +1,200 @@
+"""During a deploy: messages of a task that a worker does not know yet, or whose state it cannot read, wait in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from celery_partitions.admin.dead_letters import died
+from celery_partitions.admin.parked_keys import ParkedKey
+from celery_partitions.model.task_lines import line_of_task, partition_of_line
+from tests.fundamentals.application import Step, record
+from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
+from tests.worker.by_hand import LoopByHand, loop_by_hand
+
+LONG, SHORT = "1000", "0.000001"
+LINE = "unknown task record @0"
+
+
+@pytest.fixture
+def make(make_live: Callable[..., LiveGroup]) -> Callable[[str], LiveGroup]:
+    return lambda seconds: make_live(PARTITIONS=1, PARTITIONS_DEPLOY_WAIT_SECONDS=seconds)
+
+
+@contextmanager
+def worker_of(live: LiveGroup, *, knows: bool) -> Iterator[LoopByHand]:
+    """A worker with the new version of the code, or with an older one that has no `record`."""
+    everything = dict(live.installation.computations) | {"record": record.computation}
+    live.installation.computations = {name: one for name, one in everything.items() if knows or name != "record"}
+    with loop_by_hand(live) as loop:
+        loop.take_turns()
+        yield loop
+
+
+def deliver(loop: LoopByHand, live: LiveGroup, *numbers: int, key: str = "key", queue: str = "partition.0") -> None:
+    for number in numbers:
+        live.app.send_task("record", args=[{"key": key, "number": number}], queue=queue)
+    loop.look_again()
+    loop.take_turns()
+
+
+def parked(live: LiveGroup) -> dict[str, ParkedKey]:
+    return {one.key: one for one in live.group.parked_keys.all()}
+
+
+def retry_dead_letters(live: LiveGroup) -> int:
+    return live.group.dead_letters.retry(sorted(live.dead_letters(), key=died))
+
+
+def wait_dead(loop: LoopByHand, live: LiveGroup, count: int) -> None:
+    """Until the waiting time is over, by the server's clock."""
+
+    def is_over() -> bool:
+        loop.take_turns()
+        return len(live.dead_letters()) == count
+
+    wait_until(is_over)
+
+
+def spoil(live: LiveGroup, key: str) -> None:
+    live.client.hset(live.names.states("0", "record"), key, b"no pickle")
+
+
+def repair(live: LiveGroup, key: str) -> None:
+    live.client.hdel(live.names.states("0", "record"), key)
+
+
+@pytest.mark.parametrize("queue", ["partition.0", "partition"])
+def test_messages_of_an_unknown_task_wait_for_a_worker_that_knows_it(make: Callable[[str], LiveGroup], queue: str) -> None:
+    live = make(LONG)
+    with worker_of(live, knows=False) as loop:
+        deliver(loop, live, 0, 1, queue=queue)
+        deliver(loop, live, 2, queue=queue)
+        (waiting,) = parked(live).values()
+        assert (waiting.waiting, waiting.record.task, waiting.record.reason) == (3, "record", "unknown-task")
+        assert "this worker has no task named 'record'" in waiting.record.error
+    live.app.send_task("record", args=[{"key": "key", "number": 3}], queue=queue)
+    with worker_of(live, knows=True) as loop:
+        loop.look_again()  # at what the ingress has forwarded
+        loop.take_turns()
+        assert live.numbers_of(record, "key") == [0, 1, 2, 3]
+    assert parked(live) == {} and live.dead_letters() == []
+
+
+def test_messages_that_come_later_do_not_overtake_those_that_wait(make: Callable[[str], LiveGroup]) -> None:
+    """The worker learns the task while its messages wait: in the same process, without a new lease."""
+    live = make(LONG)
+    with worker_of(live, knows=False) as loop:
+        deliver(loop, live, 0, 1)
+        loop.owned.reading = None
+        loop.installation.computations = {**loop.installation.computations, "record": record.computation}
+        deliver(loop, live, 2)
+        assert live.numbers_of(record, "key") == [] and parked(live)[LINE].waiting == 3
+        assert live.group.parked_keys.retry(LINE, by="test") == "ok"
+        deliver(loop, live, 3)
+        assert live.numbers_of(record, "key") == [0, 1, 2, 3]
+        assert parked(live) == {}
+
+
+def test_other_tasks_do_not_wait(make: Callable[[str], LiveGroup]) -> None:
+    live = make(LONG)
+    with worker_of(live, knows=False) as loop:
+        deliver(loop, live, 0)
+        live.app.send_task("witness", args=[{"key": "key", "number": 1}], queue="partition.0")
+        loop.look_again()
+        loop.take_turns()
+    assert parked(live)["key"].record.error.startswith("ConnectionError"), "it ran, and found no server for its lines"
+
+
+def test_messages_that_waited_too_long_become_dead_letters_and_are_retried_in_order(make: Callable[[str], LiveGroup]) -> None:
+    live = make(SHORT)
+    with worker_of(live, knows=False) as loop:
+        deliver(loop, live, 0, 1, 2)
+        wait_dead(loop, live, 3)
+        assert {one.reason for one in live.dead_letters()} == {"unknown-task"}
+        assert parked(live) == {}
+    live.send(record, [Step("key", 3), Step("other", 4)])
+    assert retry_dead_letters(live) == 3
+    with worker_of(live, knows=True) as loop:
+        loop.take_turns()
+    assert live.numbers(record) == {"key": [0, 1, 2, 3], "other": [4]}
+    assert live.dead_letters() == []
+
+
+def test_a_retry_goes_before_the_messages_that_wait_meanwhile(make: Callable[[str], LiveGroup]) -> None:
+    live = make(SHORT)
+    with worker_of(live, knows=False) as loop:
+        deliver(loop, live, 0, 1)
+        wait_dead(loop, live, 2)
+    live = make(LONG)
+    with worker_of(live, knows=False) as loop:
+        deliver(loop, live, 2)
+        assert retry_dead_letters(live) == 2
+        loop.look_again()
+        loop.take_turns()
+        assert parked(live)[LINE].waiting == 3
+    with worker_of(live, knows=True) as loop:
+        loop.take_turns()
+    assert live.numbers_of(record, "key") == [0, 1, 2]
+
+
+def test_a_full_line_makes_dead_letters(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(PARTITIONS=1, PARTITIONS_DEPLOY_WAIT_SECONDS=LONG, PARTITIONS_MAILBOX_MESSAGES=2)
+    with worker_of(live, knows=False) as loop:
+        deliver(loop, live, 0, 1, 2)
+    assert parked(live)[LINE].waiting == 2
+    (dead,) = live.dead_letters()
+    assert dead.reason == "unknown-task" and "2 of its messages wait already" in dead.error
+
+
+def test_messages_of_a_state_that_cannot_be_read_wait_until_it_can(make: Callable[[str], LiveGroup]) -> None:
+    live = make(LONG)
+    with worker_of(live, knows=True) as loop:
+        spoil(live, "key")
+        deliver(loop, live, 0, 1)
+        deliver(loop, live, 2)
+        deliver(loop, live, 3, key="other")
+        waiting = parked(live)["key"]
+        assert (waiting.waiting, waiting.record.reason) == (3, "unreadable-state")
+        assert live.numbers_of(record, "other") == [3]
+        repair(live, "key")
+        assert live.group.parked_keys.retry("key", by="test") == "ok"
+        deliver(loop, live, 4)
+    assert live.numbers_of(record, "key") == [0, 1, 2, 4]
+    assert parked(live) == {} and live.dead_letters() == []
+
+
+def test_a_new_owner_tries_at_once(make: Callable[[str], LiveGroup]) -> None:
+    live = make(LONG)
+    with worker_of(live, knows=True) as loop:
+        spoil(live, "key")
+        deliver(loop, live, 0, 1)
+    repair(live, "key")
+    with worker_of(live, knows=True):
+        assert live.numbers_of(record, "key") == [0, 1]
+
+
+def test_a_state_that_stays_unreadable(make: Callable[[str], LiveGroup]) -> None:
+    live = make(SHORT)
+    with worker_of(live, knows=True) as loop:
+        spoil(live, "key")
+        deliver(loop, live, 0, 1)
+        wait_dead(loop, live, 2)
+        assert {one.reason for one in live.dead_letters()} == {"unreadable-state"}
+        assert parked(live) == {}
+        repair(live, "key")
+        live.send(record, [Step("key", 2)])
+        assert retry_dead_letters(live) == 2
+        loop.look_again()
+        loop.take_turns()
+    assert live.numbers_of(record, "key") == [0, 1, 2]
+
+
+def test_the_names_of_lines() -> None:
+    assert partition_of_line(line_of_task("a b\n@7", "ingress")) == "ingress"
+    assert partition_of_line(line_of_task("x" * 10_000, "12")) == "12"
+    assert line_of_task("x" * 10_000, "12") != line_of_task("x" * 10_001, "12")
+    assert line_of_task("\ud800", "0").encode() and partition_of_line("record") is None
