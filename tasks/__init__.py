@@ -66,6 +66,7 @@ from celery_partitions.producer.handle import (
     state_computation_multi,
 )
 from celery_partitions.producer.pipelines import Application, build_application, source
+from celery_partitions.producer.sendable import aclose
 from celery_partitions.runtime.registry import use_by_default
 from celery_partitions_config.settings import Settings, SettingsError
 
@@ -113,6 +114,7 @@ __all__ = [
     "TCPSourceConfig",
     "TaskSink",
     "TimeLimitExceeded",
+    "aclose",
     "app",
     "build_application",
     "computation",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TextIO
 
 import redis
@@ -19,6 +20,7 @@ from celery_partitions.model.errors import PartitionError, QueueFull, describe
 from celery_partitions.producer.message_maker import maker_for, own_id, random_id, random_ids
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.queue_limit import Backlog
+from celery_partitions.store.programs import AsyncClients, Program, run
 
 #: Messages per round trip: enough to hide its latency, and few enough to list exactly what is unknown when it fails.
 CHUNK_MESSAGES = 1000
@@ -98,6 +100,26 @@ def send_many(
     return sender.sent
 
 
+async def send_many_async(
+    installation: Installation,
+    computation: Computation,
+    messages: Iterable[Any] | AsyncIterable[Any],
+    *,
+    id_of: Callable[[Any], str] | None = None,
+    when_full: WhenFull = "block",
+) -> int:
+    """`send_many` in the running event loop, without a progress bar. The iterable may be async.
+
+    If its task is cancelled, the messages already taken are pushed first.
+    """
+    group = installation.group
+    try:
+        await group.check_async()
+    except (redis.RedisError, OSError) as error:
+        raise SendInterrupted(error, 0, [], []) from error
+    return await _Sender(installation, computation, id_of, when_full).send_async(group.async_clients, messages)
+
+
 @dataclass(slots=True)
 class _Chunk:
     """The messages of one round trip. Each list grows by one complete entry at a time, so that a signal between two steps does no harm."""
@@ -108,6 +130,8 @@ class _Chunk:
     made: list[tuple[int, bytes]] = field(default_factory=list)
     #: Total size of the raw messages, in bytes.
     written: int = 0
+    #: Seconds since the epoch.
+    began: float = field(default_factory=time.time)
     #: "under way": the server may have some of them. "settled": it is known which ones it has, and they are counted or reported.
     state: Literal["taken", "under way", "settled"] = "taken"
 
@@ -139,28 +163,50 @@ class _Sender:
             chunk = _Chunk()
             try:
                 more = self.fill(chunk, rest)
-                self.push(chunk, self.when_full)
+                run(self.client, self.push(chunk, self.when_full))
             except BaseException as error:  # from the iterable, from an invalid message, or from a signal handler
-                self.settle(chunk, error)
+                run(self.client, self.settle(chunk, error))
                 raise
             yield len(chunk.messages)
 
+    async def send_async(self, clients: AsyncClients, messages: Iterable[Any] | AsyncIterable[Any]) -> int:
+        """The same in the running event loop. Returns the number of messages."""
+        rest = messages.__aiter__() if isinstance(messages, AsyncIterable) else iter(messages)
+        more = True
+        while more:
+            chunk = _Chunk()
+            try:
+                more = await self.fill_async(chunk, rest) if isinstance(rest, AsyncIterator) else self.fill(chunk, rest)
+                await clients.run(self.push(chunk, self.when_full))
+            except BaseException as error:  # also if this task is cancelled
+                await clients.run(self.settle(chunk, error))
+                raise
+        return self.sent
+
     def fill(self, chunk: _Chunk, rest: Iterator[Any]) -> bool:
         """Take messages from the iterable until the chunk is full. Returns whether there may be more."""
-        make, id_of, digits = self.maker.make, self.id_of, random_ids(CHUNK_MESSAGES)
-        began = time.time()
-        for number, message in enumerate(rest):
-            chunk.messages.append(message)  # first, because a signal may be handled after any call
-            now = time.time()
-            name = random_id(digits, number) if id_of is None else own_id(id_of(message), "the id that id_of returns")
-            made = make(message, name, b"%.6f" % now)
-            chunk.made.append(made)
-            chunk.written += len(made[1])
-            if number + 1 == self.chunk_messages or chunk.written > CHUNK_BYTES or now - began > CHUNK_SECONDS:
+        digits = random_ids(CHUNK_MESSAGES)
+        return any(self.add(chunk, message, digits) for message in rest)
+
+    async def fill_async(self, chunk: _Chunk, rest: AsyncIterator[Any]) -> bool:
+        digits = random_ids(CHUNK_MESSAGES)
+        async for message in rest:
+            if self.add(chunk, message, digits):
                 return True
         return False
 
-    def settle(self, chunk: _Chunk, error: BaseException) -> None:
+    def add(self, chunk: _Chunk, message: Any, digits: str) -> bool:
+        """Add a message to the chunk. Returns whether the chunk is full. `digits`: of its random ids."""
+        number = len(chunk.messages)
+        chunk.messages.append(message)  # first, because a signal may be handled after any call
+        now = time.time()
+        name = random_id(digits, number) if self.id_of is None else own_id(self.id_of(message), "the id that id_of returns")
+        made = self.maker.make(message, name, b"%.6f" % now)
+        chunk.made.append(made)
+        chunk.written += len(made[1])
+        return number + 1 == self.chunk_messages or chunk.written > CHUNK_BYTES or now - chunk.began > CHUNK_SECONDS
+
+    def settle(self, chunk: _Chunk, error: BaseException) -> Program[None]:
         """After an error that ends the sending, push the messages already taken, or report them. `SendInterrupted` reports them: it
         replaces an ordinary exception, and is the cause of one that must not be swallowed (KeyboardInterrupt, SystemExit)."""
         if isinstance(error, SendInterrupted) and chunk.state == "settled":
@@ -171,9 +217,9 @@ class _Sender:
             raise error from SendInterrupted(error, self.sent, sendable, not_made)
         if chunk.state == "taken":
             if is_signal:  # it may have come between the length check's request and reply; the push would read that reply as its own
-                self.client.connection_pool.disconnect(inuse_connections=False)
+                yield lambda client: client.connection_pool.disconnect(inuse_connections=False)
             try:
-                self.push(chunk, "raise" if is_signal else self.when_full)  # after Ctrl-C, do not wait for room
+                yield from self.push(chunk, "raise" if is_signal else self.when_full)  # after Ctrl-C, do not wait for room
             except SendInterrupted as interrupted:
                 if is_signal:
                     interrupted.refused += not_made
@@ -181,26 +227,23 @@ class _Sender:
                 interrupted.add_note(f"This happened after another error: {describe(error)}")
                 raise
             except BaseException as delayed:
-                self.settle(chunk, delayed)
+                yield from self.settle(chunk, delayed)
                 raise
         error.add_note(f"send_many had sent {self.sent:,} messages before this error")
         if is_signal and not_made:
             raise error from SendInterrupted(error, self.sent, [], not_made)
 
-    def push(self, chunk: _Chunk, when_full: WhenFull) -> None:
+    def push(self, chunk: _Chunk, when_full: WhenFull) -> Program[None]:
         """Push the chunk: one LPUSH per partition, all in one round trip."""
         pushes: dict[int, list[bytes]] = {}
         for number, raw in chunk.made:
             pushes.setdefault(number, []).append(raw)
         if not pushes:
             return
-        self.make_sure_of_room({str(number): len(raws) for number, raws in pushes.items()}, chunk, when_full)
+        yield from self.make_sure_of_room({str(number): len(raws) for number, raws in pushes.items()}, chunk, when_full)
         chunk.state = "under way"
         try:
-            with self.client.pipeline(transaction=False) as pipe:
-                for number, raws in pushes.items():
-                    pipe.lpush(self.queues[number], *raws)
-                answers = pipe.execute(raise_on_error=False)
+            answers = yield partial(self._push, pushes)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             chunk.state = "settled"
             raise SendInterrupted(error, self.sent, chunk.messages[: len(chunk.made)], []) from error
@@ -213,12 +256,18 @@ class _Sender:
             cause = list(causes.values())[-1]
             raise SendInterrupted(cause, self.sent, [], refused) from cause
 
-    def make_sure_of_room(self, wanted: dict[str, int], chunk: _Chunk, when_full: WhenFull) -> None:
+    def _push(self, pushes: dict[int, list[bytes]], client: Any) -> Any:
+        pipe = client.pipeline(transaction=False)
+        for number, raws in pushes.items():
+            pipe.lpush(self.queues[number], *raws)
+        return pipe.execute(raise_on_error=False)
+
+    def make_sure_of_room(self, wanted: dict[str, int], chunk: _Chunk, when_full: WhenFull) -> Program[None]:
         try:
             if when_full == "block":
-                self.backlog.wait(wanted)
+                yield from self.backlog.waiting(wanted)
             else:
-                self.backlog.refuse(wanted)
+                yield from self.backlog.refusal(wanted)
         except (QueueFull, redis.RedisError, OSError) as error:
             chunk.state = "settled"
             raise SendInterrupted(error, self.sent, [], chunk.messages[: len(chunk.made)]) from error

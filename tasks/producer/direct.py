@@ -6,6 +6,7 @@ partition, and each message fills in what differs.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import time
@@ -17,7 +18,7 @@ import redis
 from celery import Task, signals
 from celery._state import get_current_worker_task
 from kombu.exceptions import OperationalError
-from kombu.utils.functional import retry_over_time
+from kombu.utils.functional import fxrange, retry_over_time
 
 from celery_partitions.model.message_writer import escape
 
@@ -79,27 +80,70 @@ class DirectPublisher:
         Raises kombu's `OperationalError` if the server can't be reached, after the retries of the app's `task_publish_retry_policy`. Also
         raises it, without a retry, if the connection breaks after the message was sent. Then the message may be in the queue.
         """
-        template = self._templates.get(partition)
-        if template is None:
-            template = self._templates[partition] = _Template(self._task, self._installation, partition)
-        raw = template.fill(message_id, body, shown, self._app.thread_oid)
+        queue, raw = self._message(partition, message_id, body, shown)
         client = self._installation.group.client
         connection = self._connection(client)
         try:
-            connection.send_command("LPUSH", template.key, raw)
+            connection.send_command("LPUSH", queue, raw)
             connection.read_response()
         except redis.ResponseError:
             raise
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
-            raise OperationalError(
-                f"{error}. The message {message_id} may or may not be in its queue {template.key}. Sending it again may duplicate it"
-            ) from error
+            raise _uncertain(error, message_id, queue) from error
         except BaseException:  # raised by a signal handler; the reply would arrive later on this connection
             connection.disconnect()
             raise
         finally:
             client.connection_pool.release(connection)
+
+    async def publish_async(self, partition: str, message_id: str, body: bytes, shown: str) -> None:
+        """The same with the running event loop's client."""
+        queue, raw = self._message(partition, message_id, body, shown)
+        client, slots = self._installation.group.async_clients.current()
+        async with slots:
+            connection = await self._connection_async(client)
+            try:
+                await connection.send_command("LPUSH", queue, raw)
+                await connection.read_response()
+            except redis.ResponseError:
+                raise
+            except (redis.RedisError, OSError) as error:
+                await connection.disconnect(nowait=True)
+                raise _uncertain(error, message_id, queue) from error
+            except BaseException:  # the task was cancelled; the reply would arrive later on this connection
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await client.connection_pool.release(connection)
+
+    def _message(self, partition: str, message_id: str, body: bytes, shown: str) -> tuple[str, bytes]:
+        """The queue's key in Redis, and the raw message."""
+        template = self._templates.get(partition)
+        if template is None:
+            template = self._templates[partition] = _Template(self._task, self._installation, partition)
+        return template.key, template.fill(message_id, body, shown, self._app.thread_oid)
+
+    async def _connection_async(self, client: Any) -> Any:
+        """The same with an asyncio client."""
+        policy, retries = self._retry_policy(), 0
+        waits = iter(fxrange(policy.get("interval_start", 2), policy.get("interval_max", 30), policy.get("interval_step", 2), repeatlast=True))
+        limit = policy.get("max_retries")
+        while True:
+            try:
+                return await client.connection_pool.get_connection()
+            except _CONNECTING as error:
+                if limit is not None and retries >= limit:
+                    raise OperationalError(str(error)) from error
+            retries += 1
+            await asyncio.sleep(next(waits))
+
+    def _retry_policy(self) -> dict[str, Any]:
+        """The app's policy for connecting, as kombu reads it."""
+        conf = self._app.conf
+        if not conf.task_publish_retry:
+            return {"max_retries": 0}
+        return {name: value for name, value in conf.task_publish_retry_policy.items() if name != "retry_errors"}
 
     def _connection(self, client: redis.Redis) -> Any:
         """A live connection, with the app's retry policy."""
@@ -107,12 +151,10 @@ class DirectPublisher:
         try:
             return get()
         except _CONNECTING as error:
-            conf = self._app.conf
-            if not conf.task_publish_retry:
+            if not self._app.conf.task_publish_retry:
                 raise OperationalError(str(error)) from error
-        policy = {name: value for name, value in conf.task_publish_retry_policy.items() if name != "retry_errors"}
         try:
-            return retry_over_time(get, _CONNECTING, **policy)
+            return retry_over_time(get, _CONNECTING, **self._retry_policy())
         except _CONNECTING as error:
             raise OperationalError(str(error)) from error
 
@@ -165,6 +207,11 @@ class _Template:
         parts = list(self._parts)
         parts[1::2] = [values[name] for name in parts[1::2]]
         return b"".join(parts)
+
+
+def _uncertain(error: Exception, message_id: str, queue: str) -> OperationalError:
+    text = f"{error}. The message {message_id} may or may not be in its queue {queue}. Sending it again may duplicate it"
+    return OperationalError(text)
 
 
 def _is_wrapped(*functions: Any) -> bool:

@@ -11,8 +11,10 @@ import msgspec
 from celery.canvas import Signature
 
 from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function
+from celery_partitions.model.keys import normalize_key
 from celery_partitions.model.policy import Exhausted, RetryPolicy
 from celery_partitions.producer.sendable import Sending
+from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.registry import add_computation, current_group
 
 S = TypeVar("S")
@@ -88,6 +90,18 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
             # A text is an iterable of its characters: the answer would be the states of other keys.
             raise TypeError("states() takes several keys, for example a list. For one key call state(key)")
         return current_group().states.get_many(self.computation, keys)
+
+    async def astate(self, key: object) -> S | None:
+        """`state` for asyncio."""
+        return (await self.astates([key])).get(normalize_key(key))
+
+    async def astates(self, keys: Iterable[object]) -> dict[str, S]:
+        """`states` for asyncio."""
+        if stand_in.current is not None or isinstance(keys, str | bytes):
+            return self.states(keys)
+        group = current_group()
+        await group.check_async()
+        return await group.async_clients.run(group.state_reader.reading(self.computation, keys))
 
     def keys(self) -> Iterator[str]:
         """Iterate over every key with a state, by scanning. If keys change meanwhile, a key may appear twice."""

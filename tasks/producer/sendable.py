@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,9 @@ from celery import Task
 from celery.result import AsyncResult
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.producer.bulk import WhenFull, send_many
+from celery_partitions.producer.bulk import WhenFull, send_many, send_many_async
 from celery_partitions.runtime import stand_in
-from celery_partitions.runtime.registry import current_installation
+from celery_partitions.runtime.registry import close_async_clients, current_installation
 
 
 class Sending(ABC):
@@ -46,6 +46,28 @@ class Sending(ABC):
         """
         return self.task.apply_async(args, kwargs, **options)
 
+    async def adelay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
+        """`delay` for asyncio: the event loop goes on meanwhile. Await it before you send the key's next message, to keep their order."""
+        if self._receiver().codec.parameter == "message_id" and message_id is not None:
+            kwargs, message_id = {**kwargs, "message_id": message_id}, None
+        result: AsyncResult = await self.task.send_async(args, kwargs, message_id)
+        return result
+
+    async def asend_many(
+        self,
+        messages: Iterable[Any] | AsyncIterable[Any],
+        *,
+        id_of: Callable[[Any], str] | None = None,
+        when_full: WhenFull = "block",
+    ) -> int:
+        """`send_many` for asyncio, also for an async iterable. If its task is cancelled, the messages already taken are sent first."""
+        if stand_in.current is not None:
+            taken = [one async for one in messages] if isinstance(messages, AsyncIterable) else messages
+            return self.send_many(taken, id_of=id_of)
+        installation = current_installation()
+        installation.refuse_eager()
+        return await send_many_async(installation, self._receiver(), messages, id_of=id_of, when_full=when_full)
+
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
         """Call `delay` when Django's current transaction commits, or now if there is none. After a rollback nothing is sent.
 
@@ -72,3 +94,11 @@ class Sending(ABC):
         installation = current_installation()
         installation.refuse_eager()
         return send_many(installation, self._receiver(), messages, progress, id_of=id_of, when_full=when_full)
+
+
+async def aclose() -> None:
+    """Close the connections that `adelay`, `asend_many`, `astate` and `astates` opened in the running event loop.
+
+    Call it once, when the application in this loop ends. Later calls of these methods connect again.
+    """
+    await close_async_clients()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import cached_property
 from typing import Any
@@ -47,15 +48,9 @@ class ComputationTask(Task):  # type: ignore[misc]
         is_direct = direct.serves(options)
         if not is_direct and stand_in.current is None:
             installation.refuse_eager()
-        if options.get("task_id") is not None:
-            own_id(options["task_id"], "a message's id (task_id, message_id)")
-        message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
-        body, decoded = computation.codec.encode(message)
-        installation.check_size(body)
+        body, decoded, shown = self._encoded(args, kwargs, options)
         if stand_in.current is not None:
             return stand_in.current.take(computation, decoded, options.pop("task_id", None), options)
-        message_text = body[2:-8]
-        shown = f"({message_text[:MAX_SHOWN_BYTES].decode('utf-8', 'ignore')},)"
         if is_direct:
             message_id, partition = options.get("task_id") or uuid(), installation.partition_of_queue(computation, decoded)
             installation.make_sure_of_room(partition)
@@ -76,6 +71,29 @@ class ComputationTask(Task):  # type: ignore[misc]
             result = super().apply_async(arguments, {}, **options)
             sent.is_of(result.id)
             return result
+
+    async def send_async(self, args: Any, kwargs: Any, message_id: str | None) -> AsyncResult:
+        """`apply_async` in the running event loop. What needs Celery's own publishing code runs in a thread, because kombu blocks."""
+        installation, options = self.installation, {} if message_id is None else {"task_id": message_id}
+        if stand_in.current is not None:
+            return self.apply_async(args, kwargs, **options)
+        if not self._direct.serves(options):
+            return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
+        body, decoded, shown = self._encoded(args, kwargs, options)
+        message_id, partition = message_id or uuid(), installation.partition_of_queue(self.computation, decoded)
+        await installation.make_sure_of_room_async(partition)
+        await self._direct.publish_async(partition, message_id, body, shown)
+        return self.AsyncResult(message_id)
+
+    def _encoded(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[bytes, Any, str]:
+        """The body, the message as workers decode it, and what monitors show of it. Raises `MessageError`."""
+        if options.get("task_id") is not None:
+            own_id(options["task_id"], "a message's id (task_id, message_id)")
+        codec = self.computation.codec
+        body, decoded = codec.encode(codec.from_arguments(list(args or ()), dict(kwargs or {})))
+        self.installation.check_size(body)
+        message_text = body[2:-8]
+        return body, decoded, f"({message_text[:MAX_SHOWN_BYTES].decode('utf-8', 'ignore')},)"
 
     @cached_property
     def _direct(self) -> DirectPublisher:

@@ -14,11 +14,12 @@ from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.policies import Policies
 from celery_partitions.admin.state_editor import StateEditor
 from celery_partitions.admin.status import PartitionStatus, read_status
-from celery_partitions.store.client import connect
+from celery_partitions.store.client import connect, connect_async
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import Names
+from celery_partitions.store.programs import AsyncClients
 from celery_partitions.store.states import StateReader
-from celery_partitions.store.topology import agree_on_topology
+from celery_partitions.store.topology import agree_on_topology, agreement
 from celery_partitions_config.settings import Settings
 
 
@@ -31,6 +32,7 @@ class Group:
         self.codec = StateCodec(settings.state_signing_keys, settings.state_modules, self.names.root)
         #: The group's computations when `read_overview` last looked. If they are still the same, it needs one round trip.
         self.computations_seen: tuple[str, ...] = ()
+        self.async_clients = AsyncClients(lambda: connect_async(settings))
         self._checked = False
         self._lock = threading.Lock()
 
@@ -50,9 +52,21 @@ class Group:
                 agree_on_topology(self.client, self.names, self.settings.partitions)
             self._checked = True
 
+    async def check_async(self) -> None:
+        """The same with the running event loop's client."""
+        if not self._checked:
+            with suppress(redis.exceptions.NoPermissionError):
+                await self.async_clients.run(agreement(self.names, self.settings.partitions))
+            self._checked = True
+
     @property
     def states(self) -> StateReader:
         self.check()
+        return self.state_reader
+
+    @property
+    def state_reader(self) -> StateReader:
+        """Reads states without a check of the group."""
         return StateReader(self.client, self.names, self.codec, self.settings.partitions)
 
     @property

@@ -178,6 +178,15 @@ class Installation:
         except (redis.RedisError, OSError) as error:
             raise OperationalError(str(error)) from error
 
+    async def make_sure_of_room_async(self, partition: str) -> None:
+        """The same in the running event loop."""
+        try:
+            await self.group.check_async()
+            backlog = Backlog(self.group.client, self.group.names, self.settings.queue_max_length)
+            await self.group.async_clients.run(backlog.refusal({partition: 1}))
+        except (redis.RedisError, OSError) as error:
+            raise OperationalError(str(error)) from error
+
     def route(
         self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **more: Any
     ) -> dict[str, Any] | None:

@@ -131,3 +131,10 @@ def current_installation() -> Installation:
 def current_group() -> Group:
     """The group whose states handles use: the current installation's, or the test kit's while it runs computations."""
     return current_installation().group if stand_in.current is None else stand_in.current.group
+
+
+async def close_async_clients() -> None:
+    """Close the running event loop's connections to every installation's group."""
+    for installation in _installations:
+        if "group" in vars(installation):
+            await installation.group.async_clients.close()

@@ -11,7 +11,10 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
+import redis.asyncio
 from kombu.utils.imports import symbol_by_name
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -35,8 +38,17 @@ MAX_CONNECTIONS = 2**31
 
 def connect(settings: Settings) -> redis.Redis:
     """A client for the server in the settings. It connects on first use. Raises `SetupError` for an invalid URL."""
+    return _connect(settings, redis.Redis, Sentinel, Retry)  # type: ignore[no-any-return]
+
+
+def connect_async(settings: Settings) -> Any:
+    """The same for asyncio: a `redis.asyncio.Redis`, for the running event loop."""
+    return _connect(settings, redis.asyncio.Redis, AsyncSentinel, AsyncRetry)
+
+
+def _connect(settings: Settings, make_client: Any, make_sentinel: Any, make_retry: Any) -> Any:
     options: dict[str, Any] = {
-        "retry": Retry(NoBackoff(), 0),
+        "retry": make_retry(NoBackoff(), 0),
         "socket_timeout": settings.redis_timeout_seconds,
         "socket_connect_timeout": settings.redis_timeout_seconds,
         "socket_keepalive": True,
@@ -54,11 +66,11 @@ def connect(settings: Settings) -> redis.Redis:
             if url.startswith("redis://"):
                 url = f"rediss://{url.removeprefix('redis://')}"
         if url.startswith("sentinel://"):
-            return _from_sentinel(url, settings, options | {"ssl": True} if tls else options)
+            return _from_sentinel(make_sentinel, url, settings, options | {"ssl": True} if tls else options)
         if url.startswith(("redis+socket://", "unix://")):
             del options["socket_keepalive"]  # unix sockets do not support it
             url = _socket(url)
-        return redis.Redis.from_url(url, **options)
+        return make_client.from_url(url, **options)
     except ValueError as error:
         raise SetupError(f"REDIS_URL is invalid: {error}. Correct it, for example redis://host:6379/0") from None
 
@@ -142,23 +154,22 @@ def _tls(settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
     return tls
 
 
-def _from_sentinel(url: str, settings: Settings, options: dict[str, Any]) -> redis.Redis:
+def _from_sentinel(make_sentinel: Any, url: str, settings: Settings, options: dict[str, Any]) -> Any:
     """Parse Celery's format: sentinel://[user:password@]host:port/db;sentinel://host:port"""
     parts = url.split(";")
     places = [urlsplit(part if "://" in part else f"sentinel://{part}") for part in parts if part]
     first = places[0]
     database = first.path.strip("/") or "0"
-    sentinel = Sentinel(
+    sentinel = make_sentinel(
         [(place.hostname or "127.0.0.1", place.port or 26379) for place in places],
         sentinel_kwargs={"socket_timeout": options["socket_timeout"], **dict(settings.redis_sentinel_kwargs)},
     )
-    client: redis.Redis = sentinel.master_for(
+    return sentinel.master_for(
         settings.redis_sentinel_master,
         **({} if "credential_provider" in options else {"username": _unquoted(first.username), "password": _unquoted(first.password)}),
         db=int(database),
         **options,
     )
-    return client
 
 
 def _unquoted(part: str | None) -> str | None:

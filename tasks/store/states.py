@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from celery_partitions.model.keys import key_bytes, key_text, normalize_key, par
 from celery_partitions.model.outcome import Slot, Unreadable
 from celery_partitions.store.codec import StateCodec, StoredMeta
 from celery_partitions.store.names import Names
+from celery_partitions.store.programs import Program, run
 from celery_partitions.store.scripts import script
 
 #: Keys per round trip, outside the worker.
@@ -84,18 +86,25 @@ class StateReader:
         return self.get_many(computation, [key]).get(normalize_key(key))
 
     def get_many(self, computation: Computation, keys: Iterable[object]) -> dict[str, Any]:
+        """Run `reading` with the client."""
+        return run(self.client, self.reading(computation, keys))
+
+    def reading(self, computation: Computation, keys: Iterable[object]) -> Program[dict[str, Any]]:
         """Normalized key → state, for the keys that have one. Raises `StateError` for a state that can't be read."""
         found: dict[str, Any] = {}
         rest = iter(keys)
         while page := [normalize_key(key) for key in islice(rest, PAGE)]:
-            with self.client.pipeline(transaction=False) as pipe:
-                for key in page:
-                    pipe.hget(self._hash(computation.name, key), cast(str, key_bytes(key)))
-                rows = pipe.execute()
+            rows = yield partial(self._fetch, computation.name, page)
             for key, stored in zip(page, rows, strict=True):
                 if stored is not None:
                     found[key] = self.codec.load(computation, key, stored)
         return found
+
+    def _fetch(self, computation_name: str, page: list[str], client: Any) -> Any:
+        pipe = client.pipeline(transaction=False)
+        for key in page:
+            pipe.hget(self._hash(computation_name, key), cast(str, key_bytes(key)))
+        return pipe.execute()
 
     def meta(self, computation_name: str, key: object) -> StoredMeta | None:
         """Size and signature of the key's stored state, without unpickling it. None if the key has no state."""

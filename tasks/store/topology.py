@@ -9,6 +9,7 @@ import redis
 
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.names import Names
+from celery_partitions.store.programs import Program, run
 
 #: The version of the key layout in `names.py`. Increase it if an older release could not read, or would damage, what this one writes.
 LAYOUT = 2
@@ -23,21 +24,30 @@ class Topology:
 
 
 def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Topology:
+    """Run `agreement` with a client."""
+    return run(client, agreement(names, partitions))
+
+
+def agreement(names: Names, partitions: int) -> Program[Topology]:
     """Create the group with this number of partitions, if it does not exist. Raises `SetupError` if it has another number of partitions, or
     another key layout.
 
     Each process calls it once, before it sends or takes anything. With another number, keys would not find their states.
     """
-    with client.pipeline(transaction=False) as pipe:
+
+    def look(client: Any) -> Any:
+        pipe = client.pipeline(transaction=False)
         pipe.hget(names.older_group_meta, "partitions")
         pipe.hmget(names.group_meta, ["layout", "partitions", "epoch"])
-        older, found = pipe.execute(raise_on_error=False)
+        return pipe.execute(raise_on_error=False)
+
+    older, found = yield look
     if isinstance(found, Exception):
         raise found
     if found[1] is None:
         if isinstance(older, bytes) and older.isdigit():
             raise _older_layout(names)
-        found = _begin(client, names, partitions)
+        found = (yield lambda client: _begin(client, names, partitions))[-1]
     layout, number, epoch = found
     refuse_other_layout(names, layout)
     if int(number) != partitions:
@@ -60,13 +70,13 @@ def refuse_other_layout(names: Names, layout: bytes | None) -> None:
         )
 
 
-def _begin(client: redis.Redis, names: Names, partitions: int) -> Any:
+def _begin(client: Any, names: Names, partitions: int) -> Any:
     """Write the group's layout and number of partitions, unless another process was first. Raises the server's errors."""
-    with client.pipeline(transaction=True) as pipe:
-        pipe.hsetnx(names.group_meta, "layout", LAYOUT)
-        pipe.hsetnx(names.group_meta, "partitions", partitions)
-        pipe.hmget(names.group_meta, ["layout", "partitions", "epoch"])
-        return pipe.execute()[-1]
+    pipe = client.pipeline(transaction=True)
+    pipe.hsetnx(names.group_meta, "layout", LAYOUT)
+    pipe.hsetnx(names.group_meta, "partitions", partitions)
+    pipe.hmget(names.group_meta, ["layout", "partitions", "epoch"])
+    return pipe.execute()
 
 
 def _older_layout(names: Names) -> SetupError:
