@@ -23,7 +23,7 @@ from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.client import UNWELL, connect, verification
 from celery_partitions.store.names import Names
-from celery_partitions.store.server import NO_LUA, Finding, has_no_lua, look_at_server
+from celery_partitions.store.server import CLUSTER, NO_LUA, Finding, has_no_lua, is_cluster, look_at_server
 from celery_partitions.store.topology import refuse_other_layout
 from celery_partitions_config.settings import Resolved, Settings
 
@@ -61,6 +61,8 @@ def examine(
         return [Check("server", "bad", f"not reachable: {str(error).rstrip('.')}. Start it, or correct REDIS_URL"), *_libraries()]
     except redis.ResponseError as error:
         return [Check("server", "bad", f"refuses TIME or INFO: {str(error).rstrip('.')}. Allow both commands for this Redis user"), *_libraries()]
+    if is_cluster(info):  # it refuses what the other checks ask
+        return [Check("cluster", "bad", CLUSTER), *_libraries()]
     skew = seconds + micros / 1e6 - (before + time.time()) / 2
     return [
         *_server(client, info),

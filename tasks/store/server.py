@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -14,13 +15,20 @@ NO_LUA = (
     "module lua, or use a build that includes it"
 )
 
+#: What a server in cluster mode answers to a key, or to keys, that it does not serve.
+CLUSTER_ERRORS = (redis.exceptions.MovedError, redis.exceptions.AskError, redis.exceptions.ClusterDownError, redis.exceptions.ClusterCrossSlotError)
+CLUSTER = (
+    "the server runs in cluster mode, which neither Celery's Redis transport nor partitions support. Use a server without it (cluster-enabled no; "
+    "from a provider, a plan without cluster mode), and set REDIS_URL or the app's broker_url to that server"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One problem with the server, and how to fix it."""
 
     #: One word for the subject.
-    subject: Literal["version", "eviction", "role", "persistence", "scripts"]
+    subject: Literal["version", "eviction", "role", "persistence", "scripts", "cluster"]
     text: str
     #: Whether a worker refuses to start. Otherwise it only warns.
     refuse: bool
@@ -29,6 +37,8 @@ class Finding:
 def look_at_server(client: redis.Redis) -> list[Finding]:
     """Find what prevents ordered, exactly-once work on this server. Raises redis-py's errors if the server can't be reached."""
     info: dict[str, Any] = client.info()
+    if is_cluster(info):
+        return [Finding("cluster", CLUSTER, refuse=True)]
     findings = []
     version = str(info.get("redis_version", "0"))
     if _numbers(version) < OLDEST_VERSION:
@@ -57,6 +67,11 @@ def look_at_server(client: redis.Redis) -> list[Finding]:
         if has_no_lua(error):
             findings.append(Finding("scripts", NO_LUA, refuse=True))
     return findings
+
+
+def is_cluster(info: Mapping[str, Any]) -> bool:
+    """Whether a server's INFO says that it runs in cluster mode, even with one node."""
+    return bool(int(info.get("cluster_enabled", 0)))
 
 
 def has_no_lua(error: redis.ResponseError) -> bool:

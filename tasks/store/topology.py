@@ -10,6 +10,7 @@ import redis
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.names import Names
 from celery_partitions.store.programs import Program, run
+from celery_partitions.store.server import CLUSTER, CLUSTER_ERRORS
 
 #: The version of the key layout in `names.py`. Increase it if an older release could not read, or would damage, what this one writes.
 LAYOUT = 2
@@ -42,6 +43,8 @@ def agreement(names: Names, partitions: int) -> Program[Topology]:
         return pipe.execute(raise_on_error=False)
 
     older, found = yield look
+    if isinstance(older, CLUSTER_ERRORS) or isinstance(found, CLUSTER_ERRORS):
+        raise SetupError(CLUSTER)
     if isinstance(found, Exception):
         raise found
     if found[1] is None:

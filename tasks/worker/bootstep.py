@@ -200,12 +200,12 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def check_server(self) -> None:
         assert self.installation is not None
         check_tracing(self.installation)
-        self.installation.group.check()
-        check_backend(self.installation)
         findings = look_at_server(self.installation.group.client)
         for finding in findings:
             if finding.refuse:
                 raise SetupError(finding.text)
+        self.installation.group.check()
+        check_backend(self.installation)
         self.warnings = [finding.text for finding in findings]
 
     def follow(self, share: Share) -> None:
