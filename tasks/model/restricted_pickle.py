@@ -124,8 +124,8 @@ def _struct(cls: Any, fields: Any) -> Any:
 #: (module, name) as pickles write them → the object. Allowed in every state.
 PLAIN: dict[tuple[str, str], Any] = {
     **{(cls.__module__, cls.__qualname__): cls for cls in _PLAIN},
-    # Names that Python 3.12 and older write; the module has moved since.
-    **{("pathlib", cls.__qualname__): cls for cls in _PATHS},
+    # Where paths are depends on the Python version that wrote them: pathlib._local in 3.13, pathlib in all others.
+    **{(module, cls.__qualname__): cls for module in ("pathlib", "pathlib._local") for cls in _PATHS},
     ("builtins", "Ellipsis"): ...,
     ("builtins", "NotImplemented"): NotImplemented,
     ("builtins", "getattr"): _member,

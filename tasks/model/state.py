@@ -3,18 +3,24 @@
 A mutable class attribute (`stocks = {}`) belongs to the class: pickle leaves it out, and all keys would share it. So each state object gets
 its own deep copy of every mutable class attribute: when it is created, and when it is unpickled and was stored before the attribute
 existed. A mutable `ClassVar` would be shared by all keys and never stored, so it is refused.
+
+A field that was added to the class since a state was stored gets the value that it has in a new state. So fields must be stored by name:
+a `msgspec.Struct` is, and a class that can only be stored by position is refused.
 """
 
 from __future__ import annotations
 
 import collections
 import copy
+import copyreg
 import pickle
 import sys
 import types
 import typing
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
+
+import msgspec
 
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.restricted_pickle import Allowed, NotAllowed, load_and_list
@@ -42,7 +48,7 @@ _NOT_DATA = (
 class StateClass(Generic[S]):
     """A checked state class. Creates new objects, and completes unpickled ones."""
 
-    __slots__ = ("_defaults", "_make", "cls", "modules", "names")
+    __slots__ = ("_attributes", "_defaults", "_make", "_private", "_slots", "cls", "modules", "names")
 
     def __init__(self, cls: type[S], modules: tuple[str, ...] = (), make: Callable[[], S] | None = None) -> None:
         """Raises `DeclarationError` if `cls` can't be created without arguments, can't be pickled, or is immutable.
@@ -75,6 +81,10 @@ class StateClass(Generic[S]):
                 f"state class {cls.__qualname__} has __slots__, so it has no room for a key's own copy of {names}. "
                 "Add it to __slots__ and set it in __init__"
             )
+        self._attributes: frozenset[str] = frozenset()
+        self._slots: tuple[str, ...] = ()
+        self._private: frozenset[str] = frozenset()
+        _store_by_name(cls)
         try:
             self.complete(fresh)
             #: (module, name) of everything that the pickle of a new state names.
@@ -86,6 +96,11 @@ class StateClass(Generic[S]):
             ) from error
         if type(again) is not type(fresh):
             raise DeclarationError(f"state class {cls.__qualname__} is unpickled as another class, {type(again)!r}")
+        #: What a new state has after it was stored and read back.
+        self._attributes = frozenset(getattr(again, "__dict__", ()))
+        #: pydantic keeps these apart.
+        self._private = frozenset(getattr(again, "__pydantic_private__", None) or ())
+        self._slots = tuple(name for name in _slots_of(cls) if hasattr(again, name))
 
     def check_allowed(self, modules: tuple[str, ...]) -> None:
         """Raise `DeclarationError` if workers could not read back the states that they write. `modules`: PARTITIONS_STATE_MODULES.
@@ -106,19 +121,61 @@ class StateClass(Generic[S]):
         return self.complete(self._make())
 
     def complete(self, state: S) -> S:
-        """Give `state` its own copy of each mutable class attribute that it lacks."""
-        if self._defaults:
-            own = getattr(state, "__dict__", None)
-            if own is not None:
-                for name, value in self._defaults:
-                    if name not in own:
-                        object.__setattr__(state, name, copy.deepcopy(value))
+        """Give `state` what it lacks: its own copy of each mutable class attribute, and the fields of a new state."""
+        own = getattr(state, "__dict__", None)
+        if own is not None:
+            for name, value in self._defaults:
+                if name not in own:
+                    object.__setattr__(state, name, copy.deepcopy(value))
+        missing = [] if own is None or self._attributes <= own.keys() else [name for name in self._attributes if name not in own]
+        missing += [name for name in self._slots if not hasattr(state, name)]
+        if missing:
+            fresh = self._make()
+            for name in missing:
+                if hasattr(fresh, name):
+                    object.__setattr__(state, name, getattr(fresh, name))
+        if self._private and not self._private <= (private := getattr(state, "__pydantic_private__", None) or {}).keys():
+            object.__setattr__(state, "__pydantic_private__", {**self._make().__pydantic_private__, **private})  # type: ignore[attr-defined]
         return state
 
     @property
     def completes(self) -> bool:
         """Whether `complete` ever does anything, so that a loader can skip the call."""
-        return bool(self._defaults)
+        return bool(self._defaults or self._attributes or self._slots)
+
+
+def _store_by_name(cls: type) -> None:
+    """Make pickles of this class name its fields. Raises `DeclarationError` for a class whose pickles can only list them."""
+    if issubclass(cls, msgspec.Struct):
+        copyreg.pickle(cls, _struct_by_name)
+    elif getattr(getattr(cls, "__getstate__", None), "__name__", "") == "_dataclass_getstate":
+        raise DeclarationError(
+            f"state class {cls.__qualname__} is a frozen dataclass with slots, whose fields are stored by position: a field that is added "
+            "later would get another one's value. Leave frozen=True out"
+        )
+
+
+class _ByName(msgspec.Struct, kw_only=True):
+    """A Struct with keyword-only fields is pickled by name."""
+
+    x: int = 0
+
+
+_rebuild: Any = _ByName().__reduce__()[0]
+
+
+def _struct_by_name(state: msgspec.Struct) -> tuple[Any, ...]:
+    return _rebuild, (type(state), {name: getattr(state, name) for name in state.__struct_fields__ if hasattr(state, name)})
+
+
+def _slots_of(cls: type) -> list[str]:
+    """The names in `__slots__` of a class and its bases."""
+    return [
+        name
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, types.MemberDescriptorType) and name not in ("__dict__", "__weakref__")
+    ]
 
 
 def _mutable_attributes(cls: type) -> dict[str, Any]:

@@ -87,8 +87,8 @@ class StateCodec:
         assert wanted is not None
         harmless = self._harmless.get(wanted)
         if harmless is None:
-            only_itself = wanted.names == [(wanted.cls.__module__, wanted.cls.__qualname__)]
-            harmless = self._harmless[wanted] = int(only_itself)
+            itself = {(wanted.cls.__module__, wanted.cls.__qualname__), ("msgspec._utils", "rebuild")}
+            harmless = self._harmless[wanted] = len(wanted.names) if itself.issuperset(wanted.names) else 0
         if data.count(NAMING) > harmless:
             self._unpickled(computation.name, wanted, data, self._checks, self._check)
         return self.seal(computation.name, key, data)
