@@ -65,6 +65,20 @@ class Mail(msgspec.Struct, frozen=True, gc=False):
     raws: Sequence[bytes]
 
 
+class TakeFromMailbox(msgspec.Struct, frozen=True, gc=False):
+    """The oldest messages of a key's mailbox are done: remove them. The commit is refused if others are there."""
+
+    key: str
+    #: Oldest first; at least one.
+    raws: Sequence[bytes]
+
+
+class CountRunning(msgspec.Struct, frozen=True, gc=False):
+    """How many keys are parked as `running` after the commit."""
+
+    count: int
+
+
 class Delay(msgspec.Struct, frozen=True, gc=False):
     """Messages that become due later."""
 
@@ -209,6 +223,8 @@ Effect = (
     PutStates
     | Forward
     | Mail
+    | TakeFromMailbox
+    | CountRunning
     | Delay
     | Emit
     | PutParkedKey

@@ -17,6 +17,7 @@ from celery_partitions.model.deduplication import normalize_id
 from celery_partitions.model.effects import (
     AddDeadLetter,
     Count,
+    CountRunning,
     Delay,
     DeleteResultKeys,
     Delivery,
@@ -38,6 +39,7 @@ from celery_partitions.model.effects import (
     Reply,
     Requeue,
     SetResultKey,
+    TakeFromMailbox,
     Timer,
     Unpark,
 )
@@ -47,7 +49,7 @@ from celery_partitions.model.sinks import ListSink, StreamSink
 from celery_partitions.store.dead_letters import dead_letter_of, dump_dead_letter
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import park, unpark
-from celery_partitions.store.scripts import script
+from celery_partitions.store.scripts import digest_of, script
 
 #: Ids in one SADD. Lua can't unpack many more.
 PAGE = 5000
@@ -86,7 +88,7 @@ def commands_of(
 
 
 def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str, commit_number: int, now: float) -> list[list[Any]]:
-    """The Redis commands for effects. Commands for the same key keep the order of the effects.
+    """The Redis commands for effects. Commands for the same key keep the order of the effects, but what leaves mailboxes comes first.
 
     Follow-ups are put in front of the queue, in their order. `commit_number` orders delayed messages. `now` is the server's time, in seconds
     since the epoch.
@@ -94,6 +96,7 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
     commands: list[list[Any]] = []
     follow_ups: list[bytes] = []
     dead_letters: list[Any] = []
+    taken: list[list[Any]] = []
     for one in effects:
         match one:
             case PutStates(computation, states):
@@ -103,6 +106,11 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
                 commands += split(["LPUSH", names.queue(str(number))], raws)
             case Mail(key, raws):
                 commands += split(["LPUSH", names.mailbox(partition, key)], raws)
+            case TakeFromMailbox(key, raws):
+                # First, and so before the same commit adds to the mailbox. A full server refuses a script if its first write needs memory.
+                taken.append(["SHORTEN", names.mailbox(partition, key), len(raws), digest_of(raws[0]), digest_of(raws[-1])])
+            case CountRunning(count):
+                commands.append(["HSET", names.meta(partition), "running", count])
             case Delay(messages):
                 entries = [delayed_entry(each.due, each.raw, commit_number, number) for number, each in enumerate(messages)]
                 commands += split(["ZADD", names.delayed(partition)], (word for entry in entries for word in entry))
@@ -146,7 +154,7 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
                 assert_never(one)
     commands += split(["HSET", names.dead(partition)], dead_letters)
     commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
-    return commands
+    return taken + commands if taken else commands
 
 
 def _remember(effect: RememberIds, names: Names, partition: str, now: float) -> list[list[Any]]:

@@ -10,6 +10,9 @@
 --       9… commands, each: its number of words, then the words: Redis command, the number of its key in KEYS, arguments. Or a command of
 --       this script, with its key by number too:
 --         REPLY key value seconds     set a Celery result (expires after seconds; 0: never) and publish it, unless a success is stored
+--         SHORTEN key count oldest youngest
+--                                     remove the count oldest messages of a mailbox; oldest and youngest are the SHA-1 of the first and the
+--                                     last of them. If they are others, the answer is "moved", and nothing is written
 -- Returns {status, commit_number, edit_version, now, next due, paused, to_isolate, message, message, …}
 --   status    "ok"        written; commit_number has increased by one
 --             "already"   this same commit was written before, and its reply was lost; nothing is written again
@@ -82,7 +85,7 @@ if status == 'ok' and writes then
   end
   -- Redis does not roll back a script that fails half-way. So check everything before the first write.
   local type_of = {
-    HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream'
+    HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream', SHORTEN = 'list'
   }
   local key_words, i, becomes = { RENAME = 2 }, 9, {}
   while i <= #ARGV do
@@ -101,7 +104,15 @@ if status == 'ok' and writes then
     -- Check the user's permission for the command too (possible since Redis 7). The first words are enough, because they contain the key.
     -- A failing REPLY does no harm, so it is not checked.
     local command = ARGV[i + 1]
-    if redis.acl_check_cmd and command ~= 'REPLY'
+    if command == 'SHORTEN' then
+      if redis.acl_check_cmd and not redis.acl_check_cmd('LTRIM', ARGV[i + 2], 0, -1) then
+        return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
+      end
+      local oldest, youngest = redis.call('LINDEX', ARGV[i + 2], -1), redis.call('LINDEX', ARGV[i + 2], -ARGV[i + 3])
+      if not oldest or not youngest or redis.sha1hex(oldest) ~= ARGV[i + 4] or redis.sha1hex(youngest) ~= ARGV[i + 5] then
+        return { 'moved', at, edits, now, -1, 0, 0 }
+      end
+    elseif redis.acl_check_cmd and command ~= 'REPLY'
       and not redis.acl_check_cmd(unpack(ARGV, i + 1, i + math.min(words, 5))) then
       return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
     end
@@ -117,6 +128,8 @@ if status == 'ok' and writes then
     local command = ARGV[i + 1]
     if command == 'REPLY' then
       tell(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+    elseif command == 'SHORTEN' then
+      redis.call('LTRIM', ARGV[i + 2], 0, -ARGV[i + 3] - 1)
     -- The key to rename may have expired since the worker read it.
     elseif command ~= 'RENAME' or redis.call('EXISTS', ARGV[i + 2]) == 1 then
       redis.call(unpack(ARGV, i + 1, i + words))
