@@ -176,6 +176,16 @@ class Settings:
         help="The most calls of one async or threaded computation that are in flight in one worker process, unless its declaration says "
         "concurrency=.",
     )
+    bytes_in_flight: int = setting(
+        64_000_000, parse_count, used_by="workers",
+        help="How many bytes the messages and stored states of all calls in flight may have in one worker process. Above that no more calls "
+        "start. One call is always allowed.",
+    )
+    stop_seconds: float = setting(
+        10.0, parse_seconds, used_by="workers",
+        help="How long a worker that is told to stop (SIGTERM) waits for its calls in flight. Those that are not done run again on another "
+        "worker. Must be shorter than the time until SIGKILL.",
+    )
     batch_state_bytes: int = setting(
         32_000_000, parse_count, used_by="workers",
         help="About how many bytes the stored states of one batch's keys may have together. As objects they take several times as much. The "

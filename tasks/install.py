@@ -9,26 +9,37 @@ from kombu.entity import Exchange, Queue
 
 from celery_partitions.producer.task import ComputationTask
 from celery_partitions.producer.tracing import carry_traces
-from celery_partitions.runtime.installation import Installation, refuse_other_brokers
+from celery_partitions.runtime.installation import Installation, Lifespan, refuse_other_brokers
 from celery_partitions.runtime.registry import add_installation, declared, installation_of
 from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions_config.settings import Settings, resolve
 
 
-def install(app: Celery, settings: Settings | None = None, *, by_default: bool = False) -> Celery:
-    """Add partitions to a Celery app, and return it. Call it once, where you create the app; a second call changes nothing.
+def install(
+    app: Celery, settings: Settings | None = None, *, by_default: bool = False, lifespan: Lifespan | None = None
+) -> Celery:
+    """Add partitions to a Celery app, and return it. Call it once, where you create the app; a second call changes
+    nothing but the lifespan, so that `celery_partitions.app` can be given one.
 
     It adds a router for computations and a boot step for workers. It opens no connection.
 
     `settings`: the settings that you want to fix in code. Each other setting comes from the environment, or else from the app's
     configuration (`app.conf.partitions_lease_seconds`). Queues and states are on the app's own broker; an app without a `broker_url`
     uses `REDIS_URL`. `by_default`: whether a worker that is started without -Q serves partitions. By default only workers started with
-    `-Q partition` do. Raises `SettingsError` for an invalid setting, and `SetupError` for a broker that is not Redis.
+    `-Q partition` do.
+
+    `lifespan`: a function of one `PartitionWorker` that returns a context manager, async or plain. Each worker process that serves partitions
+    enters it at its start, in the event loop of its calls, and leaves it when it stops. It yields a dict, which computations get as
+    `context.resources`: clients with their connections, for example. If it raises, the worker does not start.
+
+    Raises `SettingsError` for an invalid setting, and `SetupError` for a broker that is not Redis.
     """
-    if installation_of(app) is not None:
+    before = installation_of(app)
+    if before is not None:
+        before.lifespan = lifespan or before.lifespan
         return app
     resolve(settings).check("producers")
-    installation = Installation(app, settings, declared, by_default=by_default)
+    installation = Installation(app, settings, declared, by_default=by_default, lifespan=lifespan)
     # Each `config_from_object` replaces the configuration, so this runs after every one.
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:

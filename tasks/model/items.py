@@ -97,6 +97,12 @@ class UnknownTask(msgspec.Struct, gc=False):
     message_id: str | None
 
 
+class Apart(msgspec.Struct, gc=False):
+    """A message that the step leaves alone, because its call runs outside the loop, or it waits behind such a call."""
+
+    raw: bytes
+
+
 class DeadLetterItem(msgspec.Struct, gc=False):
     """A message that becomes a dead letter, with the reason."""
 
@@ -109,7 +115,7 @@ class DeadLetterItem(msgspec.Struct, gc=False):
     key: str | None = None
 
 
-Item = Work | Misrouted | Delayed | Skipped | PlainTask | UnknownTask | DeadLetterItem
+Item = Work | Misrouted | Delayed | Skipped | PlainTask | UnknownTask | DeadLetterItem | Apart
 
 
 #: Unpickles a value, given the computation, the message's id and the signed bytes. Raises `StateError`.
@@ -299,6 +305,15 @@ def _not_now(
         return Skipped(raw, headers, "expired")
     due = moment(headers.eta) if partition is not None else None
     return Delayed(raw, due) if due is not None and due > now else None
+
+
+def skipped_now(item: Work, now: float, revoked: Container[str]) -> Skipped | None:
+    """For a message that has waited since it was read: the item if it is revoked or expired by now."""
+    headers = item.envelope.headers
+    if not revoked and headers.expires is None:
+        return None
+    found = _not_now(item.raw, headers, now, revoked, None)
+    return found if isinstance(found, Skipped) else None
 
 
 def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask | UnknownTask:

@@ -124,12 +124,35 @@ class Outcome:
     #: The outputs of the messages in `done`, in order.
     emitted: list[Emission] = field(default_factory=list)
     ended: float = 0.0
+    #: When each of `done` ended, if they did not run one after the other.
+    ends: list[float] = field(default_factory=list)
     #: Whether some of `done` are `ReplyRequest`, which get replies.
     answered: bool = False
     #: Further effects of the commit, in this order.
     effects: list[MoreEffects] = field(default_factory=list)
     #: The next message is a plain Celery task. The worker runs it, then continues.
     plain_task: PlainTask | None = None
+
+    def absorb(self, one: Outcome) -> None:
+        """Add what became of one message whose call ran outside the loop. Messages of a key must be added in their order. Does not change
+        `taken`, which counts the messages of the queue."""
+        for computation, states in one.states.items():
+            self.states.setdefault(computation, {}).update(states)
+        for number, raws in one.forwarded.items():
+            self.forwarded.setdefault(number, []).extend(raws)
+        self.delayed += one.delayed
+        self.dead += one.dead
+        self.skipped += one.skipped
+        self.parked.update(one.parked)
+        self.waiting.update(one.waiting)
+        self.pause = self.pause or one.pause
+        self.ends += [self.ended] * (len(self.done) - len(self.ends)) + [one.ended] * len(one.done)
+        self.done += one.done
+        self.began += one.began
+        self.failures += one.failures
+        self.emitted += one.emitted
+        self.ended = max(self.ended, one.ended)
+        self.answered = self.answered or one.answered
 
     def written(self, partition: str, commit_number: int, parked: Mapping[str, ParkedKeyRecord]) -> Iterator[Effect]:
         """The effects that the commit writes. `commit_number` is part of the dead letters' ids. `parked`: the records of the parked keys."""

@@ -19,6 +19,7 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import TimeLimitExceeded, describe
 from celery_partitions.model.executors import call_and_wait
 from celery_partitions.model.items import (
+    Apart,
     DeadLetterItem,
     Delayed,
     Item,
@@ -305,11 +306,13 @@ class _Step:
         """The number of the current message's try. Only the first message of a mailbox was tried before."""
         return self.first_attempt if self.mailbox_of is not None and self.out.taken == 0 else 1
 
-    def pass_on(self, item: Misrouted | Delayed | Skipped | PlainTask | UnknownTask | DeadLetterItem) -> bool:
+    def pass_on(self, item: Misrouted | Delayed | Skipped | PlainTask | UnknownTask | DeadLetterItem | Apart) -> bool:
         """Handle an item that is not work of this partition. Returns False to end the step before it."""
         match item:
             case Misrouted(raw, partition):
                 self.out.forwarded.setdefault(partition, []).append(raw)
+            case Apart():
+                pass
             case Delayed():
                 self.out.delayed.append(item)
             case Skipped():

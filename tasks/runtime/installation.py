@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -36,6 +37,19 @@ ENVELOPE_BYTES = 3_000
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 
 
+@dataclass(frozen=True, slots=True)
+class PartitionWorker:
+    """The worker process that a lifespan runs in."""
+
+    app: Celery
+    #: The worker's node name, such as `celery-3f9a1c@host`.
+    node: str
+
+
+#: See `install`.
+Lifespan = Callable[[PartitionWorker], AbstractAsyncContextManager[Mapping[str, Any] | None] | AbstractContextManager[Mapping[str, Any] | None]]
+
+
 class Installation:
     """One Celery app with partitions: its settings, its group in Redis, and the declared computations."""
 
@@ -43,9 +57,17 @@ class Installation:
     task_class: type[Task] = Task
 
     def __init__(
-        self, app: Celery, settings: Settings | None, computations: Mapping[str, Computation], *, by_default: bool
+        self,
+        app: Celery,
+        settings: Settings | None,
+        computations: Mapping[str, Computation],
+        *,
+        by_default: bool,
+        lifespan: Lifespan | None = None,
     ) -> None:
         self.app = app
+        #: Entered by each worker process.
+        self.lifespan = lifespan
         #: The settings given in code, and the environment variables at that time. The app's configuration is read later.
         self._code, self._environment = settings, variables()
         #: Whether a worker started without -Q serves partitions.

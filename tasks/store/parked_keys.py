@@ -56,3 +56,22 @@ def read_mailbox(client: redis.Redis, names: Names, partition: str, key: str, li
         pipe.llen(cast(str, names.mailbox(partition, key)))
         raws, length = pipe.execute()
     return raws[::-1], length
+
+
+def read_mailboxes(
+    client: redis.Redis, names: Names, partition: str, keys: Iterable[str], limit: int
+) -> dict[str, tuple[list[bytes], int]]:
+    """Like `read_mailbox` for several keys, in one round trip. A mailbox of another type counts as empty."""
+    asked = list(keys)
+    with client.pipeline(transaction=False) as pipe:
+        for key in asked:
+            pipe.lrange(cast(str, names.mailbox(partition, key)), -limit, -1)
+            pipe.llen(cast(str, names.mailbox(partition, key)))
+        answers = iter(pipe.execute(raise_on_error=False))
+    found = {}
+    for key in asked:
+        raws, length = next(answers), next(answers)
+        if isinstance(raws, Exception) and not str(raws).startswith("WRONGTYPE"):
+            raise raws
+        found[key] = (raws[::-1], length) if isinstance(raws, list) else ([], 0)
+    return found

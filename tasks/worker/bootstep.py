@@ -23,7 +23,7 @@ from celery.worker import state as worker_state
 from kombu.entity import Queue
 
 from celery_partitions.admin.status import worker_id
-from celery_partitions.model.errors import SetupError
+from celery_partitions.model.errors import SetupError, describe
 from celery_partitions.results.backend import check_backend
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import installation_of
@@ -31,6 +31,7 @@ from celery_partitions.store.leases import Share, remember_computations
 from celery_partitions.store.names import INGRESS
 from celery_partitions.store.server import look_at_server
 from celery_partitions.store.topology import agree_on_topology
+from celery_partitions.worker.call_turns import begin_calls
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.control import list_owned_queues
 from celery_partitions.worker.garbage import collect_seldom
@@ -171,6 +172,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.stalls = parts.stalls
         self.loop = PartitionLoop(installation, identity, parts)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce, self.loop_fails)
+        try:
+            self.loop.calls = begin_calls(self.loop, parts, worker.hostname)
+        except Exception as error:
+            raise WorkerRefused(f"the lifespan given to install() raised {describe(error)}") from error
         parts.follow_ups.prepare()
         self.loop.wake_keeper = self.keeper.wake
         collect_seldom()

@@ -40,12 +40,12 @@ def alone(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch
         messages=batch.messages[: tried.count],
         noted=owned.trying,
         alone=tried.has_history or largest == 1,
-        condemned=_condemned(tried, settings),
+        condemned=verdict_on(tried, settings),
         failed=tried.hang,
     )
 
 
-def _condemned(tried: IsolatedTry, settings: Settings) -> Verdict | None:
+def verdict_on(tried: IsolatedTry, settings: Settings) -> Verdict | None:
     """Why the first message must not run any more."""
     if tried.stalls >= STALLS_ALLOWED:
         text = (

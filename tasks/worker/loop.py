@@ -22,7 +22,9 @@ from celery_partitions.store.commits import Commit, CommitTooLarge, CommitUnderW
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.worker.batch_loader import drop_known_duplicates, load_parked, load_states
+from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
+from celery_partitions.worker.in_flight_commit import calls_committed
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import Batch, OwnedPartition, idle_partitions
@@ -73,6 +75,8 @@ class PartitionLoop(threading.Thread):
         #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
         self.under_way: UnderWay | None = None
         self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
+        #: Calls outside the loop's thread. None: every computation is plain.
+        self.calls: CallTurns | None = None
 
     # Called by other threads.
 
@@ -85,6 +89,10 @@ class PartitionLoop(threading.Thread):
         """Stop after the current batch is committed."""
         self._finishing = True
         self.waiting.wake()
+
+    @property
+    def is_dropping(self) -> bool:
+        return self._dropping
 
     def drop(self) -> None:
         """Stop without committing the current batch."""
@@ -113,6 +121,9 @@ class PartitionLoop(threading.Thread):
                 self.faults.of_loop()
         with suppress(Dropped, redis.RedisError, OSError):
             self.settle()
+        if self.calls is not None:
+            with suppress(Dropped, redis.RedisError, OSError):
+                self.calls.end(dropping=self._dropping)
         self.waiting.destroy()
         self.observer.close()
         self.client.close()
@@ -122,19 +133,30 @@ class PartitionLoop(threading.Thread):
         began = self.clock.monotonic()
         batch = outcome = None
         try:
+            if self.calls is not None and self.calls.attend(owned):
+                return
             batch = self.take_batch(owned)
             if batch is None:
+                if self.calls is not None:
+                    self.calls.commit(owned)
                 return
             batch = narrowed(owned, batch)
             batch = alone(self.client, self.names, owned, batch, self.settings)
             self.runner.begin()
             items = self.read(owned, batch)
             items = self.load_states(owned, items)
-            outcome = self.step(owned, batch, items)
+            division = None
+            if self.calls is not None:
+                division = self.calls.divide(owned, batch, items)
+                if division is None:
+                    return
+            outcome = self.step(owned, batch, items if division is None else division.items)
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
             owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
             flush(self.installation.computations, outcome)
+            if self.calls is not None and division is not None and self.calls.begin(owned, batch, items, division, outcome):
+                return
             self.commit(owned, batch, items, outcome)
         except LeaseLost:
             self.lose(owned)
@@ -155,7 +177,7 @@ class PartitionLoop(threading.Thread):
             return None
         if owned.parked_unknown:  # after the peek, whose edit version shows whether parked keys are out of date
             self.read_parked(owned)
-        if owned.paused:
+        if owned.paused or (owned.calls is not None and not owned.calls.may_start):
             return None
         key = owned.due_key() if owned.is_turn_of_retries() else None
         if key is not None:
@@ -164,6 +186,8 @@ class PartitionLoop(threading.Thread):
             record = owned.parked[key]
             waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
             return Batch(messages, key, record.attempt, length, waited_out=waited_out)
+        if owned.calls is not None and owned.calls.open is not None:
+            return None
         if delayed_is_due and (not self.peek(owned) or owned.parked_unknown):
             return None
         return Batch(owned.messages) if owned.messages else None
@@ -177,7 +201,8 @@ class PartitionLoop(threading.Thread):
             self.foreign_consumers.peeked(owned, reply)
         return self.judge(owned, reply)
 
-    def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
+    def reading_of(self, owned: OwnedPartition) -> Reading:
+        """How to read the partition's messages."""
         if owned.reading is None:
             known, plain_task = self.installation.computations, self.observer.plain_tasks
             limit = self.settings.message_bytes
@@ -185,9 +210,13 @@ class PartitionLoop(threading.Thread):
                 known, plain_task, owned.number, self.settings.partitions, limit, self.settings.batch_bytes, self.codec.load_value,
                 unknown_waits=self.settings.deploy_wait_seconds > 0,
             )
-        items = read_batch(batch.messages, owned.reading, now=owned.server_now(), revoked=self.parts.revoked)
+        return owned.reading
+
+    def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
+        reading = self.reading_of(owned)
+        items = read_batch(batch.messages, reading, now=owned.server_now(), revoked=self.parts.revoked)
         if owned.lines and batch.mailbox_of is None:
-            items = behind_lines(items, owned.lines, owned.reading.place)
+            items = behind_lines(items, owned.lines, reading.place)
         items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
         if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate is dropped, not a dead letter
             return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
@@ -247,6 +276,8 @@ class PartitionLoop(threading.Thread):
             widen(owned, self.settings.batch_messages)
             planned = under_way.planned
             owned.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
+            if under_way.calls is not None:
+                calls_committed(owned, under_way.calls)
             held = sum(one.number is not None for one in self.owned_partitions.values())
             held = max(1, held)
             owned.cache.trim(self.settings.state_cache_keys // held, self.settings.state_cache_bytes // held)
@@ -320,7 +351,8 @@ class PartitionLoop(threading.Thread):
         for owned in list(self.owned_partitions.values()):
             if held.get(owned.partition) != owned.lease.token:
                 self.close_partition(owned)
-        surplus = share.surplus(self._gone)
+        going = share.surplus(self._gone)
+        surplus = going if self.calls is None else self.calls.wound_down(going)
         if surplus:
             for partition, token in surplus.items():
                 held.pop(partition, None)
@@ -337,7 +369,8 @@ class PartitionLoop(threading.Thread):
         if set(self.owned_partitions) != held_before:
             in_order = sorted(self.owned_partitions, key=lambda partition: (len(partition), partition))  # 2 before 10
             logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, in_order)) or "none")
-        self._followed = share
+        if len(surplus) == len(going):  # else look again: calls are in flight
+            self._followed = share
 
     def read_parked(self, owned: OwnedPartition) -> None:
         load_parked(self.client, self.names, owned)
@@ -346,6 +379,8 @@ class PartitionLoop(threading.Thread):
         """Stop processing this partition under this token. Writes nothing."""
         self._gone.add((owned.partition, owned.lease.token))
         self.owned_partitions.pop(owned.partition, None)
+        if self.calls is not None:
+            self.calls.in_flight.drop_all(owned)
         self.waiting.drop(owned.partition)
 
     def next_partition(self) -> OwnedPartition | None:

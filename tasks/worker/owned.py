@@ -17,6 +17,7 @@ from celery_partitions.store.commits import Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.parked_keys import ParkedKeyRecord
+from celery_partitions.worker.partition_calls import PartitionCalls
 
 #: The longest wait of an idle loop.
 MAX_IDLE_SECONDS = 60.0
@@ -79,6 +80,23 @@ class StateCache:
             self._young_bytes += sum(sizes)
             self.largest = max(self.largest or 0, max(sizes, default=0))
             self._has_unreadable = self._has_unreadable or any(type(slot) is Unreadable for slot in slots.values())
+
+    def take(self, names: Iterable[str], key: str) -> dict[str, Table]:
+        """Remove a key's states, by computation name, for a call outside the loop. They must be in `young`."""
+        taken: dict[str, Table] = {}
+        for name in names:
+            slot = self.young[name].pop(key)
+            self._young_bytes -= _bytes_of(slot)
+            taken[name] = {key: slot}
+        return taken
+
+    def give_back(self, slots: Mapping[str, Table]) -> None:
+        """Add states that `take` removed, as Redis has them now."""
+        for name, table in slots.items():
+            for key, slot in table.items():
+                self.young.setdefault(name, {})[key] = slot
+                self._young_bytes += _bytes_of(slot)
+                self._has_unreadable = self._has_unreadable or type(slot) is Unreadable
 
     def may_hold_unreadable(self, so: bool) -> None:
         """Note whether the step may have found a loaded state to be unreadable."""
@@ -219,6 +237,8 @@ class OwnedPartition:
     watched_at: int = -1
     #: Its empty queue got a message, and this worker has committed nothing since.
     had_message: bool = False
+    #: Its calls outside the loop. None: no computation of this process waits.
+    calls: PartitionCalls | None = None
 
     @property
     def partition(self) -> str:
@@ -260,8 +280,20 @@ class OwnedPartition:
         self.parked, self.mailbox_lengths, self.parked_loaded = parked, mailbox_lengths, True
         self.lines = {key for key in parked if partition_of_line(key) is not None}
         self.parked_unknown = False
-        self.dues = [(fact.due, key) for key, fact in parked.items() if fact.due is not None]
+        takes = None if self.calls is None else self.calls.takes
+        self.dues = [(fact.due, key) for key, fact in parked.items() if fact.due is not None and not (takes and takes(fact))]
         heapify(self.dues)
+        if self.calls is not None:
+            self.calls.take_parked(parked)
+
+    def note_due(self, key: str, record: ParkedKeyRecord) -> None:
+        """Remember when a parked key is due, if it is not held."""
+        if record.due is None:
+            return
+        if self.calls is not None and self.calls.takes(record):
+            self.calls.note_due(key, record.due)
+        else:
+            heappush(self.dues, (record.due, key))
 
     @property
     def first_due(self) -> tuple[float, str] | None:
@@ -298,17 +330,26 @@ class OwnedPartition:
 
     def is_ready(self) -> bool:
         """Whether there is work for this partition now."""
-        if self.rest_until > self.clock() or (self.paused and not self.unknown):
+        if self.rest_until > self.clock():
             return False
-        if self.messages or self.unknown or self.due_key() is not None:
+        may_take = may_retry = True
+        if self.calls is not None:
+            if self.calls.seconds_to_turn(self) <= 0:
+                return True
+            may_take, may_retry = self.calls.can_take(self.calls), self.calls.may_start
+        if self.paused and not self.unknown:
+            return False
+        if self.unknown or (self.messages and may_take) or (may_retry and self.due_key() is not None):
             return True
-        return self.next_due is not None and self.next_due <= self.server_now()
+        return may_take and self.next_due is not None and self.next_due <= self.server_now()
 
     def forget_all(self) -> None:
         """Discard what is in memory and reload it from Redis, for example after a refused commit."""
         self.cache = StateCache()
         self.messages = []
         self.unknown = self.parked_unknown = True
+        if self.calls is not None:
+            self.calls.doubtful = True
 
     def notify(self, edit_version: int, paused: bool) -> None:
         """Reload the partition if an operator changed it, according to the lease keeper's share."""
@@ -336,11 +377,14 @@ class OwnedPartition:
             self.parked.pop(ended, None)
             self.lines.discard(ended)
             self.mailbox_lengths.pop(ended, None)
+            if self.calls is not None:
+                self.calls.running.discard(ended)
         for key, fact in parked.items():
             if fact.reason == "unknown-task":
                 self.lines.add(key)
-            if fact.due is not None:
-                heappush(self.dues, (fact.due, key))
+            self.note_due(key, fact)
+            if self.calls is not None:
+                self.calls.note_parked(key, fact)
 
 
 def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> tuple[list[OwnedPartition], float]:
@@ -349,9 +393,12 @@ def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> t
     for owned in owned_partitions:
         if owned.rest_until > now:
             until.append(owned.rest_until - now)
-        elif not owned.paused:
-            idle.append(owned)
+        elif not owned.paused or owned.calls is not None:
+            if not owned.paused and not owned.messages:  # else a batch is open, or there is no room for its calls
+                idle.append(owned)
             seconds = owned.seconds_to_next_due()
-            if seconds is not None:
+            if seconds is not None and not owned.paused:
                 until.append(seconds)
+            if owned.calls is not None:
+                until.append(owned.calls.seconds_to_turn(owned))
     return idle, min(until)

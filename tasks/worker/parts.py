@@ -14,7 +14,7 @@ from typing import Protocol
 import redis
 
 from celery_partitions.model.effects import MoreEffects
-from celery_partitions.model.items import Item
+from celery_partitions.model.items import Item, Work
 from celery_partitions.model.message_writer import Cause, MakeCause
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.step import step
@@ -23,7 +23,7 @@ from celery_partitions.results.replies import Replies
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import connect
 from celery_partitions.store.commits import CommitStore
-from celery_partitions.store.leases import Share
+from celery_partitions.store.leases import Lease, Share
 from celery_partitions.worker.blocking_read import BlockingRead, Found
 from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.celery_tasks import CeleryTasks
@@ -150,8 +150,11 @@ class LoopParts:
 class WorkerParts(LoopParts):
     """The parts of a worker process, and what its boot step starts and ends."""
 
+    runner: StepRunner
     stalls: StallDetector
     follow_ups: FollowUps
+    #: Called in any thread for a call that cannot be interrupted. Does not return.
+    hangs: Callable[[tuple[Lease, Work], str], None]
 
 
 def worker_parts(
@@ -177,6 +180,7 @@ def worker_parts(
         traced = TracedSteps(tracing)
         store, run, make_cause = TracedStore(store, traced), traced.step, traced.make_cause
     follow_ups, stalls, context = FollowUps(installation, node, store), StallDetector(), CeleryContext(installation.app, node)
+    calls = LimitedCalls(settings, names, worker, context)
     return WorkerParts(
         client=client,
         store=store,
@@ -186,7 +190,7 @@ def worker_parts(
             settings,
             installation.group.codec.pickling(),
             installation.message_writer(worker, make_cause),
-            LimitedCalls(settings, names, worker, context),
+            calls,
             context,
             clock=clock.monotonic,
             random=random,
@@ -200,4 +204,5 @@ def worker_parts(
         revoked=revoked,
         stalls=stalls,
         follow_ups=follow_ups,
+        hangs=calls.hangs,
     )

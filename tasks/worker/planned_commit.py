@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from celery_partitions.model.deduplication import ids_to_remember
 from celery_partitions.model.effects import DropDeadLetter, EndIsolation, ParkedKeyRecord, PutParkedKey, Unpark
@@ -14,6 +15,9 @@ from celery_partitions.store.commits import Commit, CommitUnderWay
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
 from celery_partitions.worker.owned import Batch, OwnedPartition
+
+if TYPE_CHECKING:
+    from celery_partitions.worker.in_flight_commit import PlannedCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class UnderWay:
     sent: CommitUnderWay | None
     #: When it was sent, by the loop's clock.
     began: float
+    #: What the commit holds of calls outside the loop.
+    calls: PlannedCalls | None = None
 
 
 def plan_commit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -58,6 +59,8 @@ class StepRunner:
         self.settings, self.pickling, self.writer, self.calls, self.context = settings, pickling, writer, calls, context
         self.clock, self.random, self.stalls, self.run = clock, random, stalls, run
         self.policies = Policies(settings)
+        #: What the app's lifespan yielded.
+        self.resources: Mapping[str, Any] = {}
 
     def begin(self) -> None:
         self.stalls.reset()
@@ -101,7 +104,12 @@ class StepRunner:
             inline=not self.calls.are_needed(),
             begins=self.context.current.follow,
             unreadable_waits=self.settings.deploy_wait_seconds > 0,
+            resources=self.resources,
         )
+
+    def rules_outside(self, owned: OwnedPartition, pickling: Pickling) -> StepRules:
+        """The rules for a call outside the loop's thread. `pickling`: not the loop's own, because both may pickle at the same time."""
+        return replace(self.rules_for(owned), pickling=pickling, inline=True, begins=None)
 
 
 class LimitedCalls:

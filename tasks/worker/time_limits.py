@@ -62,7 +62,7 @@ class TimeLimits:
                     pass  # the exception may arrive at each turn; the function may already have received it
         except TimeLimitExceeded:
             self._now = None
-            raise TimeLimitExceeded(_text(seconds)) from None
+            raise TimeLimitExceeded(over_the_limit(seconds)) from None
 
     def _watch(self, call: _Call) -> None:
         if self._watchdog is None:
@@ -95,8 +95,9 @@ class TimeLimits:
         while self._now is call and time.monotonic() < until:
             time.sleep(0.01)
         if self._now is call:
-            self._on_stuck(call.about, _text(call.seconds))
+            self._on_stuck(call.about, over_the_limit(call.seconds))
 
 
-def _text(seconds: float) -> str:
+def over_the_limit(seconds: float) -> str:
+    """The error's text."""
     return f"took longer than its time limit of {seconds:g} s"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from celery_partitions.store.leases import balance
+from celery_partitions.worker.call_turns import begin_calls
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
-from celery_partitions.worker.parts import worker_parts
+from celery_partitions.worker.parts import WorkerParts, worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.reports import Reports
 from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
 
 
 def no_task(raw: bytes) -> PlainTaskRun:
@@ -37,6 +40,32 @@ class LoopByHand(PartitionLoop):
             faults = [owned.fault for owned in self.owned_partitions.values() if owned.fault]
             assert not faults
         raise AssertionError(f"something is still ready after {limit} turns")
+
+    def begin_calls(self) -> None:
+        """Calls that wait run in a thread of their own, as in a worker. End it with `end_calls`."""
+        self.calls = begin_calls(self, cast(WorkerParts, self.parts), "by-hand")
+
+    def end_calls(self) -> None:
+        assert self.calls is not None
+        self.calls.in_flight.calls.end()
+
+    def live_until(self, is_so: Callable[[], object], timeout: float = 60.0) -> None:
+        """Work as the thread does, with calls in flight, until something is so."""
+
+        def turn() -> object:
+            for _ in range(20):
+                owned = self.next_partition()
+                if owned is not None:
+                    self.work(owned)
+                else:
+                    self.settle()
+                    self.listen([one for one in self.owned_partitions.values() if not one.messages and not one.paused], 0.001)
+            self.settle()
+            faults = [owned.fault for owned in self.owned_partitions.values() if owned.fault]
+            assert not faults
+            return is_so()
+
+        wait_until(turn, timeout, every=0.001)
 
     @property
     def owned(self) -> OwnedPartition:

@@ -1,0 +1,143 @@
+"""What a turn of the partition loop does about calls in flight: attend to them, commit what ended, and wind them down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from heapq import heappop
+from typing import TYPE_CHECKING
+
+from celery_partitions.model.in_flight import Division
+from celery_partitions.model.items import Item
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.runtime.installation import PartitionWorker
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.worker.calls import CallThread
+from celery_partitions.worker.in_flight import InFlight
+from celery_partitions.worker.in_flight_commit import plan_calls
+from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.planned_commit import UnderWay
+
+if TYPE_CHECKING:
+    from celery_partitions.worker.loop import PartitionLoop
+    from celery_partitions.worker.parts import WorkerParts
+
+#: How often a stopping worker looks whether its calls have ended, if none of them wakes it.
+LOOK_SECONDS = 0.05
+
+
+def begin_calls(loop: PartitionLoop, parts: WorkerParts, node: str) -> CallTurns | None:
+    """Start the thread for calls that wait. None: the app has no such computation, and no lifespan. Raises what the lifespan raises."""
+    installation, settings, runner = loop.installation, loop.settings, parts.runner
+    given, me = installation.lifespan, PartitionWorker(installation.app, node)
+    if given is None and all(one.waiting is None for one in installation.computations.values()):
+        return None
+    pickling = StateCodec(settings.state_signing_keys, settings.state_modules, loop.names.root).pickling()
+    limit = settings.concurrency
+    thread = CallThread(
+        lambda owned: runner.rules_outside(owned, pickling),
+        parts.hangs,
+        parts.waiting.wake,
+        lambda stage: stage.concurrency or limit,
+        parts.revoked,
+        None if given is None else partial(given, me),
+    )
+    thread.begin()
+    runner.resources = thread.resources
+    return CallTurns(loop, InFlight(settings, loop.client, loop.names, loop.codec, installation.computations, thread))
+
+
+class CallTurns:
+    """Made once per loop, if any computation waits. Only the loop's thread uses it."""
+
+    def __init__(self, loop: PartitionLoop, in_flight: InFlight) -> None:
+        self.loop, self.in_flight = loop, in_flight
+
+    def attend(self, owned: OwnedPartition) -> bool:
+        """Collect calls that ended, and start those that are due. True: their commit took the turn, because a plain batch had the last one."""
+        self.in_flight.attend(owned, self.loop.reading_of(owned), self.loop.parts.revoked)
+        is_due = self.in_flight.seconds_to_commit(owned) == 0
+        calls = self.in_flight.of(owned)
+        if is_due and calls.passed_over:
+            return self.commit(owned)
+        calls.passed_over = is_due
+        return False
+
+    def divide(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Division | None:
+        """Who calls the messages of a batch. None: the loop has nothing to call now."""
+        if batch.line is not None and self.in_flight.of(owned).open is not None:
+            return None  # the keys of its messages may have calls in flight
+        division = self.in_flight.divide(owned, batch, items)
+        if division.items or not items:
+            return division
+        if batch.mailbox_of is not None and owned.first_due is not None:  # the key's next message runs elsewhere
+            due, key = heappop(owned.dues)
+            self.in_flight.of(owned).note_due(key, due)
+        self.commit(owned)
+        return None
+
+    def begin(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item], division: Division, outcome: Outcome) -> bool:
+        """Start the calls of a batch after its step. False: it has none, and the loop commits it."""
+        if not self.in_flight.begin(owned, batch, items, division, outcome):
+            return False
+        self.commit(owned)
+        return True
+
+    def commit(self, owned: OwnedPartition, *, last: bool = False) -> bool:
+        """Send the commit of calls that ended, if it is due. `last`: even if it is not due; what has not ended moves to its mailbox."""
+        loop, calls = self.loop, owned.calls
+        if calls is None or calls.doubtful or owned.unknown or (not last and self.in_flight.seconds_to_commit(owned) != 0):
+            return False
+        calls.passed_over = False
+        closes = calls.open is not None and (last or self.in_flight.seconds_to_close(calls, calls.open, time.monotonic()) == 0)
+        limit, max_ids, wait = loop.settings.batch_messages, loop.settings.deduplicate_ids, loop.settings.deploy_wait_seconds
+        planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, limit=limit, max_ids=max_ids, wait_seconds=wait)
+        if planned is None:
+            return False
+        loop.settle()
+        began = loop.clock.monotonic()
+        sent = loop.begin(planned.planned.commit)
+        loop.under_way = UnderWay(owned, planned.batch, planned.outcome, planned.planned, sent, began, planned)
+        return True
+
+    # Partitions that go.
+
+    def wound_down(self, leases: Mapping[str, int]) -> dict[str, int]:
+        """Of partitions to release, those whose calls have ended, or had `PARTITIONS_STOP_SECONDS` for it. The others start no calls."""
+        gone = {}
+        for partition, token in leases.items():
+            owned = self.loop.owned_partitions.get(partition)
+            if owned is None or owned.lease.token != token or self.is_wound_down(owned):
+                gone[partition] = token
+        return gone
+
+    def is_wound_down(self, owned: OwnedPartition) -> bool:
+        calls = self.in_flight.of(owned)
+        now = time.monotonic()
+        if calls.leaving_since is None:
+            calls.leaving_since = now
+            self.in_flight.stop(calls)
+        self.in_flight.collect(owned)
+        is_late = now - calls.leaving_since >= self.loop.settings.stop_seconds
+        if not is_late and any(not run.is_over for run in calls.runs.values()):
+            return False
+        self.commit(owned, last=True)
+        self.loop.settle()
+        return True
+
+    def end(self, *, dropping: bool) -> None:
+        """The worker stops. Unless it is `dropping`, wait for the calls in flight, and commit what ended."""
+        loop = self.loop
+        try:
+            left = [] if dropping else list(loop.owned_partitions.values())
+            while left and not loop.is_dropping:
+                left = [owned for owned in left if owned.partition in loop.owned_partitions and not self.is_wound_down(owned)]
+                for owned in left:
+                    self.attend(owned)
+                    self.commit(owned)
+                loop.settle()
+                if left:
+                    loop.waiting.wait([], LOOK_SECONDS)
+        finally:
+            self.in_flight.calls.end()

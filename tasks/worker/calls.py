@@ -1,0 +1,367 @@
+"""The thread that runs calls which wait: an asyncio event loop for coroutines, with pools of threads for blocking functions.
+
+The partition loop hands over runs (`KeyRun`): a key's states and some of its messages in order. The thread calls them one after the other,
+each through the pure step, and hands back an outcome for each message. It reads and writes nothing in Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from celery_partitions.model.caller import Call
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.errors import TimeLimitExceeded
+from celery_partitions.model.in_flight import LINGER_SECONDS, MAX_SHARED
+from celery_partitions.model.items import Item, Work, skipped_now
+from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.step import StepMachine, StepRules
+from celery_partitions.store.leases import Lease
+from celery_partitions.worker.daemon_pool import DaemonPool
+from celery_partitions.worker.time_limits import INTERRUPT_SECONDS, TimeLimits, over_the_limit
+
+if TYPE_CHECKING:
+    from celery_partitions.worker.owned import OwnedPartition
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: How often the watchdog looks for calls that ignored their time limit.
+WATCH_SECONDS = 0.25
+
+Slots = dict[str, dict[str, "Slot | Unreadable"]]
+Hangs = Callable[[tuple[Lease, Work], str], None]
+
+
+@dataclass(slots=True, eq=False)
+class KeyRun:
+    """Some messages of one key, to be called in order. The partition loop makes it; while it runs only the call thread changes `slots`."""
+
+    owned: OwnedPartition
+    key: str
+    #: The messages, oldest first. Those that are committed leave both lists; only the partition loop changes them.
+    items: list[Item]
+    #: The key's states, by computation name and key. They are not in the partition's cache meanwhile.
+    slots: Slots
+    #: The states' bytes in Redis, by computation name.
+    base: dict[str, bytes | None]
+    #: The stage that waits, whose `concurrency` it uses.
+    stage: Computation
+    #: The number of the first message's try, and its error if it exceeded its time limit before and is not called again.
+    attempt: int = 1
+    failed: str | None = None
+    #: The first message has waited long enough for a readable state.
+    waited_out: bool = False
+    #: Its messages are still in the queue, because their batch is not committed.
+    from_queue: bool = True
+    #: Bytes of its messages and states.
+    size: int = 0
+    #: By `time.monotonic`.
+    began: float = field(default_factory=time.monotonic)
+    #: What became of its first messages, in order. Not committed yet. Only the partition loop uses it.
+    outcomes: list[Outcome] = field(default_factory=list)
+    #: Nothing more will come of it. Only the partition loop uses it.
+    is_over: bool = False
+    cancelled: bool = False
+    #: The next message must not start any more.
+    stopping: bool = False
+
+    @property
+    def raws(self) -> list[bytes]:
+        return [item.raw for item in self.items]
+
+
+def is_dropped(run: KeyRun) -> bool:
+    """Whether the partition loop cancelled it meanwhile."""
+    return run.cancelled
+
+
+class Ended:
+    """What ended of one partition and was not collected yet. The call thread adds, the partition loop collects."""
+
+    def __init__(self) -> None:
+        self._outcomes: deque[tuple[KeyRun, Outcome | None, bool]] = deque()
+        #: Runs that the call thread has not finished. Only the call thread changes it.
+        self.running = 0
+        #: When the oldest of the outcomes was added, and when the newest (`time.monotonic`).
+        self.since: float | None = None
+        self.last = 0.0
+
+    def add(self, run: KeyRun, outcome: Outcome | None, is_over: bool) -> None:
+        """`outcome`: None after an internal error, or if the run stopped before its next message."""
+        self.last = time.monotonic()
+        if self.since is None:
+            self.since = self.last
+        self._outcomes.append((run, outcome, is_over))
+
+    def collect(self) -> list[tuple[KeyRun, Outcome | None, bool]]:
+        found = []
+        self.since = None
+        with suppress(IndexError):
+            while True:
+                found.append(self._outcomes.popleft())
+        return found
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+
+class CallThread(threading.Thread):
+    """Runs the calls of all partitions of a worker. Made once per loop.
+
+    `rules`: the step's rules for a partition. `hangs`: called in the watchdog's thread for a call that ignored its time limit; it does not
+    return. `wake`: wakes the partition loop.
+    """
+
+    def __init__(
+        self,
+        rules: Callable[[OwnedPartition], StepRules],
+        hangs: Hangs,
+        wake: Callable[[], None],
+        concurrency: Callable[[Computation], int],
+        revoked: Container[str] = (),
+        lifespan: Callable[[], Any] | None = None,
+    ) -> None:
+        super().__init__(name="partition-calls", daemon=True)
+        self.rules, self.hangs, self.wake, self.concurrency = rules, hangs, wake, concurrency
+        self.revoked, self.lifespan = revoked, lifespan
+        #: What the lifespan yielded.
+        self.resources: Mapping[str, Any] = {}
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._pools: dict[str, DaemonPool] = {}
+        self._limits = threading.local()
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        #: Calls with a time limit, except in threads, which have watchdogs of their own: when the watchdog steps in, the limit, and for what.
+        self._limited: dict[int, tuple[float, float, Lease, Work]] = {}
+        self._stopping = asyncio.Event()
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+
+    # Called by the partition loop and the boot step.
+
+    def begin(self) -> None:
+        """Start the thread and enter the lifespan. Raises what the lifespan raises."""
+        self.start()
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        threading.Thread(target=self._watch, name="partition-calls-watchdog", daemon=True).start()
+
+    def submit(self, runs: Iterable[KeyRun], ended: Ended) -> None:
+        """Start runs. Their outcomes come to `ended`. A key's run starts when the calls of an earlier one for it are over."""
+        self._loop.call_soon_threadsafe(self._start, list(runs), ended)
+
+    def cancel(self, runs: Iterable[KeyRun]) -> None:
+        """Cancel runs. Their outcomes must not be used any more. A call in a thread goes on, but its key does not start again before."""
+        chosen = list(runs)
+        for run in chosen:
+            run.cancelled = True
+        if chosen and self.is_alive():
+            with suppress(RuntimeError):  # the event loop has ended
+                self._loop.call_soon_threadsafe(self._cancel, chosen)
+
+    def end(self, seconds: float = 5.0) -> None:
+        """Cancel everything, leave the lifespan, and end the thread. Waits at most `seconds`."""
+        if self.is_alive():
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            self.join(seconds)
+
+    # In the thread.
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._live())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ready.set()
+            self._loop.close()
+
+    async def _live(self) -> None:
+        async with AsyncExitStack() as stack:
+            if self.lifespan is not None:
+                context = self.lifespan()
+                entered = await stack.enter_async_context(context) if hasattr(context, "__aenter__") else stack.enter_context(context)
+                if entered is not None and not isinstance(entered, Mapping):
+                    raise TypeError(f"the lifespan must yield a dict of resources, or nothing, not {type(entered).__name__}")
+                self.resources = cast(Mapping[str, Any], entered or {})
+            self._ready.set()
+            await self._stopping.wait()
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=INTERRUPT_SECONDS)
+
+    def _start(self, runs: list[KeyRun], ended: Ended) -> None:
+        rules: StepRules | None = None
+        tasks, create = self._tasks, self._loop.create_task
+        for run in runs:
+            if run.cancelled:
+                continue
+            if rules is None:
+                rules = self.rules(run.owned)
+            place = run.owned.partition, run.key
+            ended.running += 1
+            tasks[place] = create(self._run_key(run, ended, tasks.get(place), rules))
+
+    def _cancel(self, runs: list[KeyRun]) -> None:
+        for run in runs:
+            task = self._tasks.get((run.owned.partition, run.key))
+            if task is not None:
+                task.cancel()
+
+    async def _run_key(self, run: KeyRun, ended: Ended, before: asyncio.Task[None] | None, rules: StepRules) -> None:
+        items, is_over = tuple(run.items), False
+        try:
+            if before is not None:
+                await asyncio.wait((before,))
+            for number, item in enumerate(items):
+                if run.cancelled:
+                    return
+                if run.stopping:
+                    is_over = True
+                    ended.running -= 1
+                    ended.add(run, None, is_over)
+                    self._announce(ended)
+                    return
+                if number:
+                    rules = self.rules(run.owned)
+                if isinstance(item, Work):
+                    item = skipped_now(item, rules.now, self.revoked) or item
+                outcome = await self._call(run, item, rules, number == 0)
+                if is_dropped(run):
+                    return
+                is_over = number == len(items) - 1 or outcome.taken == 0 or outcome.pause
+                if is_over:
+                    ended.running -= 1
+                ended.add(run, outcome, is_over)
+                self._announce(ended)
+                if is_over:
+                    return
+        except asyncio.CancelledError:
+            run.cancelled = True
+        except Exception:
+            logger.exception("partitions: internal error in a call of key %r; its message runs again", run.key)
+            ended.add(run, None, True)
+        finally:
+            if not is_over:
+                ended.running -= 1
+                self._announce(ended)
+            place = run.owned.partition, run.key
+            if self._tasks.get(place) is asyncio.current_task():
+                del self._tasks[place]
+
+    async def _call(self, run: KeyRun, item: Item, rules: StepRules, is_first: bool) -> Outcome:
+        """Process one message. Its states are pickled, so that a failure of the next one rolls back to here without calling this one again."""
+        first = {"attempt": run.attempt, "failed": run.failed, "waited_out": run.waited_out} if is_first else {}
+        machine = StepMachine([item], run.slots, rules, mailbox_of=run.key, **cast(dict[str, Any], first))
+        while (call := machine.call) is not None:
+            try:
+                value = await self._invoke(run, call)
+            except asyncio.CancelledError as error:
+                if run.cancelled or self._stopping.is_set():
+                    run.cancelled = True
+                    raise
+                machine.raised(error)  # the computation itself was cancelled by something that it awaits
+            except BaseException as error:
+                machine.raised(error)
+            else:
+                machine.returned(value)
+        outcome = machine.outcome
+        for name, states in outcome.states.items():
+            for key, stored in states.items():
+                slot = run.slots[name][key]
+                if type(slot) is Slot:
+                    slot.stored = stored
+        return outcome
+
+    async def _invoke(self, run: KeyRun, call: Call) -> Any:
+        computation = call.computation
+        seconds = computation.time_limit_seconds
+        if seconds is None:
+            if computation.executor == "async":
+                return await computation.function(*call.arguments)
+            if computation.executor == "loop":
+                return computation.function(*call.arguments)
+            return await self._in_thread(computation, computation.function, *call.arguments)
+        if computation.executor == "threads":
+            about = run.owned.lease, call.item
+            return await self._in_thread(computation, self._limited_call, computation.function, call.arguments, seconds, about)
+        watched = id(call)
+        self._limited[watched] = time.monotonic() + seconds + INTERRUPT_SECONDS, seconds, run.owned.lease, call.item
+        try:
+            try:
+                async with asyncio.timeout(seconds) as scope:
+                    value = computation.function(*call.arguments)
+                    return await value if computation.executor == "async" else value
+            except TimeoutError:
+                if not scope.expired():
+                    raise
+                raise TimeLimitExceeded(over_the_limit(seconds)) from None
+        finally:
+            self._limited.pop(watched, None)
+
+    async def _in_thread(self, computation: Computation, function: Callable[..., Any], *arguments: Any) -> Any:
+        pool = self._pools.get(computation.name)
+        if pool is None:
+            pool = self._pools[computation.name] = DaemonPool(self.concurrency(computation), "partition-call")
+        future = asyncio.wrap_future(pool.submit(function, *arguments), loop=self._loop)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # A thread can't be cancelled. The key's next call must not begin before this one has ended.
+            if not future.cancel():
+                await asyncio.wait((future,))
+                with suppress(BaseException):
+                    future.exception()
+            raise
+
+    def _limited_call(self, function: Callable[..., Any], arguments: list[Any], seconds: float, about: tuple[Lease, Work]) -> Any:
+        """Runs in a thread of a pool. Each has its own watchdog, as the partition loop has."""
+        limits = getattr(self._limits, "of_thread", None)
+        if limits is None:
+            limits = self._limits.of_thread = TimeLimits(self.hangs)
+        return limits.call(function, arguments, seconds, about)
+
+    def _announce(self, ended: Ended) -> None:
+        """Wake the partition loop when there is something to do: soon, so that calls that end together share a commit."""
+        if ended.running <= 0 or len(ended) >= MAX_SHARED:
+            self.wake()
+        elif id(ended) not in self._timers:
+            self._timers[id(ended)] = self._loop.call_later(LINGER_SECONDS, self._wake_for, id(ended))
+
+    def _wake_for(self, place: int) -> None:
+        self._timers.pop(place, None)
+        self.wake()
+
+    # In the watchdog's thread.
+
+    def _watch(self) -> None:
+        """Find calls that ignored their time limit: coroutines that swallow their cancellation, and code that blocks the event loop."""
+        while self.is_alive():
+            time.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            late = [one for one in list(self._limited.values()) if one[0] < now]
+            if not late:
+                continue
+            _, seconds, lease, item = self._blocking(late) or late[0]
+            self.hangs((lease, item), over_the_limit(seconds))
+
+    def _blocking(self, late: list[tuple[float, float, Lease, Work]]) -> tuple[float, float, Lease, Work] | None:
+        """The late call that the event loop is executing now, if one is."""
+        with suppress(RuntimeError):
+            current = asyncio.current_task(self._loop)
+            for one in late:
+                if current is not None and self._tasks.get((one[2].partition, one[3].key)) is current:
+                    return one
+        return None

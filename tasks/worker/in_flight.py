@@ -1,0 +1,453 @@
+"""Calls in flight, as the partition loop sees them: starts them, collects what ended, and gives it to the partition's next commit.
+
+A call begins while its message is in the queue. If it has not ended when its batch is committed, that commit moves its message to its key's
+mailbox, with the reason `running`; the call goes on, and its outcome joins a later commit. Only the loop's thread uses this module; the calls
+themselves run in `calls`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import chain
+from typing import cast
+
+import redis
+
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import ParkedKeyRecord
+from celery_partitions.model.in_flight import (
+    BATCH_SECONDS,
+    LINGER_SECONDS,
+    LONGEST_SECONDS,
+    PATIENCE_SECONDS,
+    Division,
+    divide,
+    is_batch_due,
+)
+from celery_partitions.model.items import Apart, Item, PlainTask, Reading, Work, read_batch
+from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.outcome import Outcome, Slot
+from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.isolation import begin_isolated_try
+from celery_partitions.store.names import Names
+from celery_partitions.store.parked_keys import read_mailboxes
+from celery_partitions.store.scripts import digest_of
+from celery_partitions.store.states import load_slots
+from celery_partitions.worker.calls import CallThread, KeyRun
+from celery_partitions.worker.in_flight_commit import finish
+from celery_partitions.worker.isolation import LeaseLost, verdict_on
+from celery_partitions.worker.owned import MAX_IDLE_SECONDS, Batch, OwnedPartition
+from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls, Suspects
+from celery_partitions_config.settings import Settings
+
+#: How many messages of a mailbox one run gets. Its next messages are read after its commit.
+MAX_OF_MAILBOX = 20
+#: How many keys are started from their mailboxes in one turn.
+MAX_STARTS = 500
+#: After a death, suspects run in groups of this size, about the square root of `PARTITIONS_CONCURRENCY`'s usual values.
+SUSPECTS_TOGETHER = 14
+#: A full computation is given messages again when half of its calls have ended, or after this time when any has.
+REFILL_SECONDS = 0.02
+#: How often the loop looks whether the calls of a partition that it gives up have ended.
+LEAVING_SECONDS = 0.05
+
+
+class InFlight:
+    """Made once per loop, if any computation waits."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: redis.Redis,
+        names: Names,
+        codec: StateCodec,
+        computations: Mapping[str, Computation],
+        calls: CallThread,
+    ) -> None:
+        self.settings, self.client, self.names, self.codec = settings, client, names, codec
+        self.computations, self.calls = computations, calls
+        #: Calls in flight by stage, and the bytes of all.
+        self.counts = Counter[str]()
+        self.bytes = 0
+        self.suspects = Suspects()
+        self._waiting: dict[Computation, Computation | None] = {}
+
+    # What runs where.
+
+    def waiting(self, computation: Computation) -> Computation | None:
+        """The stage that runs outside the loop; None for a plain computation."""
+        try:
+            return self._waiting[computation]
+        except KeyError:
+            return self._waiting.setdefault(computation, computation.waiting)
+
+    def limit(self, stage: Computation) -> int:
+        """How many calls of a stage may be in flight in this process."""
+        return stage.concurrency or self.settings.concurrency
+
+    def takes(self, record: ParkedKeyRecord) -> bool:
+        """Whether a parked key's next message probably runs outside the loop. The lines of tasks are the loop's."""
+        if record.reason == "unknown-task":
+            return False
+        known = None if record.task is None else self.computations.get(record.task)
+        return record.why == "running" if known is None else self.waiting(known) is not None
+
+    def of(self, owned: OwnedPartition) -> PartitionCalls:
+        if owned.calls is None:
+            owned.calls = PartitionCalls(self.takes, self.seconds_to_turn, self.can_take, self.suspects)
+            if not owned.parked_unknown:
+                owned.take_parked(owned.parked, owned.mailbox_lengths)
+        return owned.calls
+
+    # A turn.
+
+    def attend(self, owned: OwnedPartition, reading: Reading, revoked: Container[str]) -> None:
+        """Collect what ended, and start what is due."""
+        calls = self.of(owned)
+        calls.must_isolate = owned.to_isolate > 0
+        self.collect(owned)
+        if owned.paused:
+            self.stop(calls)
+        if owned.unknown or owned.parked_unknown:
+            return
+        if calls.doubtful:
+            self.compare(owned)
+        if not owned.paused and calls.may_start and not calls.is_isolating:
+            self.start_due(owned, reading, revoked)
+
+    @staticmethod
+    def stop(calls: PartitionCalls) -> None:
+        """Let calls in flight end, but start no more messages of their keys."""
+        for run in calls.runs.values():
+            run.stopping = True
+
+    def collect(self, owned: OwnedPartition) -> None:
+        """Take what ended from the call thread."""
+        calls = self.of(owned)
+        for run, outcome, is_over in calls.ended.collect():
+            if run.cancelled or run.is_over:
+                continue
+            if outcome is not None:
+                run.outcomes.append(outcome)
+            calls.no_room_until = 0.0
+            if outcome is not None and not run.from_queue and calls.ended_since is None:
+                calls.ended_since = time.monotonic()
+            if is_over:
+                self.release(run)
+                if not run.from_queue and not run.outcomes and not calls.doubtful:
+                    finish(owned, calls, run)
+                if calls.open is not None and calls.open.runs.get(run.key) is run:
+                    calls.open.left -= 1
+
+    def release(self, run: KeyRun) -> None:
+        """A run uses its room no more."""
+        if not run.is_over:
+            run.is_over = True
+            self.counts[run.stage.name] -= 1
+            self.bytes -= run.size
+
+    def divide(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Division:
+        """Who calls the messages of a batch. In a batch of a mailbox, the step gets the messages before the first that waits."""
+        calls = self.of(owned)
+        if batch.line is not None:
+            return Division(list(items))  # of several keys, and rare: the loop calls them
+        if batch.failed is not None and batch.mailbox_of is not None:
+            return Division(list(items[:1]))  # it is not called
+        if batch.mailbox_of is not None:
+            kept: list[Item] = []
+            for item in items:
+                if isinstance(item, Work) and self.waiting(item.computation) is not None:
+                    break
+                kept.append(item)
+            return Division(kept)
+        begun: Counter[str] = Counter()
+        size = 0
+
+        def has_room(stage: Computation, item: Work) -> bool:
+            nonlocal size
+            if item.key in calls.runs:
+                return True  # an older run of these messages, which may go on
+            in_flight = self.counts[stage.name] + begun[stage.name]
+            if in_flight >= self.limit(stage) or (self.bytes + size > self.settings.bytes_in_flight and (begun or self.bytes)):
+                return False
+            begun[stage.name] += 1
+            size += len(item.raw)
+            return True
+
+        division = divide(
+            items,
+            waiting=self.waiting,
+            running=calls.running | {key for key, run in calls.runs.items() if not run.from_queue},
+            parked=owned.parked,
+            has_room=has_room,
+            one_message=bool(batch.noted),
+        )
+        calls.full, calls.full_since = division.full, time.monotonic()
+        return division
+
+    def begin(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item], division: Division, outcome: Outcome) -> bool:
+        """Start the calls of a batch after its step. False: the batch has none, and the loop commits it."""
+        if batch.mailbox_of is not None or not (division.runs or division.behind):
+            return False
+        calls = self.of(owned)
+        taken = items[: outcome.taken]
+        if len(taken) < len(division.items):  # the step ended early
+            division = self.divide(owned, batch, taken)
+        runs = {}
+        for key, works in division.runs.items():
+            older = self.adopted(owned, key, works)
+            runs[key] = older or self.run_of(owned, key, works)
+            if len(works) > len(runs[key].items):  # the older run has the first of them
+                division.behind[key] = [work.raw for work in works[len(runs[key].items) :]] + division.behind.get(key, [])
+        for key in [key for key, run in calls.runs.items() if run.from_queue and run is not runs.get(key)]:
+            self.drop(owned, key)  # its message is no longer where it was
+        if batch.failed is not None:
+            for run in runs.values():
+                run.failed = batch.failed
+        fresh = [run for key, run in runs.items() if calls.runs.get(key) is not run]
+        calls.runs.update(runs)
+        is_urgent = any(type(item) is not Apart for item in division.items) or not runs
+        left = sum(not run.is_over for run in runs.values())
+        calls.open = OpenBatch(batch, items, outcome, runs, division.behind, owned.seen, is_urgent, left)
+        if batch.noted:
+            self.suspects.holder = calls
+        self.start(calls, fresh)
+        return True
+
+    def run_of(self, owned: OwnedPartition, key: str, works: Sequence[Item], *, attempt: int = 1, from_queue: bool = True) -> KeyRun:
+        """A new run. The states of its messages must be in the cache."""
+        found = [work for work in works if isinstance(work, Work)]
+        names = dict.fromkeys(stage.name for work in found for stage in work.computation.stateful)
+        slots = owned.cache.take(names, key)
+        base = {name: slot.stored if type(slot := table[key]) is Slot else None for name, table in slots.items()}
+        stage = next((stage for work in found if (stage := self.waiting(work.computation)) is not None), None)
+        size = sum(len(work.raw) for work in works) + sum(len(stored or b"") for stored in base.values())
+        assert stage is not None
+        return KeyRun(owned, key, list(works), slots, base, stage, attempt=attempt, from_queue=from_queue, size=size)
+
+    def start(self, calls: PartitionCalls, runs: Sequence[KeyRun]) -> None:
+        for run in runs:
+            self.counts[run.stage.name] += 1
+            self.bytes += run.size
+        if runs:
+            self.calls.submit(runs, calls.ended)
+
+    # Keys that wait in mailboxes.
+
+    def start_due(self, owned: OwnedPartition, reading: Reading, revoked: Container[str]) -> None:
+        """Start calls for the mailboxes whose time has come: retries, the next messages of running keys, and all of them after a takeover."""
+        calls = self.of(owned)
+        keys = self.due_keys(owned)
+        if not keys:
+            return
+        alone = owned.to_isolate > 0
+        found = read_mailboxes(self.client, self.names, owned.partition, keys, 1 if alone else MAX_OF_MAILBOX)
+        chosen: dict[str, list[Item]] = {}
+        for key, (raws, length) in found.items():
+            owned.mailbox_lengths[key] = length
+            items = self.beginning(read_batch(raws, reading, now=owned.server_now(), revoked=revoked))
+            if any(isinstance(item, Work) for item in items):
+                chosen[key] = items
+            else:  # empty, or the loop's own work
+                heappush(owned.dues, (cast(float, owned.parked[key].due), key))
+        if alone and chosen:
+            self.isolate(owned, chosen)
+        works = list(chain.from_iterable(chosen.values()))
+        missing = owned.cache.missing(works)
+        if missing:
+            wanted = {name: (self.computations[name], many) for name, many in missing.items()}
+            owned.cache.add(load_slots(self.client, self.names, self.codec, owned.partition, wanted))
+        runs = []
+        for key, items in chosen.items():
+            run = self.run_of(owned, key, items, attempt=owned.parked[key].attempt, from_queue=False)
+            record = owned.parked[key]
+            run.waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
+            calls.runs[key] = run
+            runs.append(run)
+        self.start(calls, runs)
+
+    def beginning(self, items: Sequence[Item]) -> list[Item]:
+        """The first messages of a mailbox that one run may take."""
+        kept: list[Item] = []
+        for item in items:
+            if isinstance(item, PlainTask):
+                break
+            if isinstance(item, Work):
+                stage = self.waiting(item.computation)
+                if stage is None or (kept and stage.strict):
+                    break
+                kept.append(item)
+                if stage.strict:
+                    break
+            else:
+                kept.append(item)
+        return kept
+
+    def due_keys(self, owned: OwnedPartition) -> list[str]:
+        """The keys to start now, as far as there is room. They leave the heap."""
+        calls, now = self.of(owned), owned.server_now()
+        chosen: list[str] = []
+        later: list[tuple[float, str]] = []
+        begun: Counter[str] = Counter()
+        most = SUSPECTS_TOGETHER if owned.to_isolate > 0 else MAX_STARTS
+        while calls.dues and calls.dues[0][0] <= now and len(chosen) < most:
+            due, key = heappop(calls.dues)
+            record = owned.parked.get(key)
+            if record is None or record.due != due or key in calls.runs:
+                continue
+            known = None if record.task is None else self.computations.get(record.task)
+            stage = None if known is None else self.waiting(known)
+            if stage is not None:
+                if self.counts[stage.name] + begun[stage.name] >= self.limit(stage) or self.bytes > self.settings.bytes_in_flight:
+                    later.append((due, key))
+                    if len(later) > MAX_STARTS:
+                        break
+                    continue
+                begun[stage.name] += 1
+            chosen.append(key)
+        for one in later:
+            heappush(calls.dues, one)
+        if later and not chosen:
+            calls.no_room_until = time.monotonic() + REFILL_SECONDS
+        return list(dict.fromkeys(chosen))
+
+    def isolate(self, owned: OwnedPartition, chosen: dict[str, list[Item]]) -> None:
+        """Note in Redis which messages start now, because a worker died. Leaves in `chosen` those that may start together. A message that
+        must not run, or that hung before, is left to the loop. Raises `LeaseLost`."""
+        calls = self.of(owned)
+        digests = [digest_of(items[0].raw) for items in chosen.values()]
+        tried = begin_isolated_try(self.client, self.names, owned.lease, digests, SUSPECTS_TOGETHER)
+        if tried is None:
+            raise LeaseLost
+        count = tried.count
+        if verdict_on(tried, self.settings) is not None or tried.hang is not None:
+            first = next(iter(chosen))
+            heappush(owned.dues, (cast(float, owned.parked[first].due), first))
+            del chosen[first]
+            count = 0
+        for key in list(chosen)[count:]:
+            del chosen[key]
+            calls.note_due(key, cast(float, owned.parked[key].due))
+        calls.noted = owned.trying = digests[:count]
+        self.suspects.holder = calls
+
+    # After Redis was reloaded.
+
+    def adopted(self, owned: OwnedPartition, key: str, works: Sequence[Work]) -> KeyRun | None:
+        """A run of the same messages on the same states that was started before the batch had to be read again."""
+        run = self.of(owned).runs.get(key)
+        if run is None or not run.from_queue or run.cancelled:
+            return None
+        same = [work.raw for work in works[: len(run.items)]] == run.raws
+        same = same and all(
+            type(slot := owned.cache.young.get(name, {}).get(key)) is Slot and slot.stored == stored for name, stored in run.base.items()
+        )
+        if not same:
+            return None
+        owned.cache.take(list(run.base), key)
+        return run
+
+    def compare(self, owned: OwnedPartition) -> None:
+        """Drop the runs whose messages or states in Redis are not those that they began with: an operator changed them. Their messages
+        run again, on the new states. All others go on."""
+        calls = self.of(owned)
+        calls.doubtful = False
+        calls.open = None  # the batch is read again, and finds its runs by its messages
+        runs = [run for run in calls.runs.values() if not run.from_queue]
+        if not runs:
+            return
+        with self.client.pipeline(transaction=False) as pipe:
+            for run in runs:
+                pipe.lrange(cast(str, self.names.mailbox(owned.partition, run.key)), -len(run.items), -1)
+                for name in run.base:
+                    pipe.hget(self.names.states(owned.partition, name), cast(str, key_bytes(run.key)))
+            answers = iter(pipe.execute(raise_on_error=False))
+        for run in runs:
+            raws, stored = next(answers), {name: next(answers) for name in run.base}
+            is_there = isinstance(raws, list) and raws[::-1] == run.raws and stored == run.base and run.key in owned.parked
+            if not is_there:
+                self.drop(owned, run.key)
+            elif run.is_over and not run.outcomes:
+                finish(owned, calls, run)
+
+    def drop(self, owned: OwnedPartition, key: str) -> None:
+        """Cancel a key's run. Its message runs again, from where it is in Redis."""
+        calls = self.of(owned)
+        run = calls.runs.pop(key)
+        self.calls.cancel([run])
+        self.release(run)
+        record = owned.parked.get(key)
+        if record is not None and record.due is not None:
+            owned.note_due(key, record)
+
+    def drop_all(self, owned: OwnedPartition) -> None:
+        """The partition is no longer this worker's: cancel its calls."""
+        if owned.calls is not None:
+            for key in list(owned.calls.runs):
+                self.drop(owned, key)
+            owned.calls.open, owned.calls.noted = None, []
+            owned.calls = None
+
+    # When to commit.
+
+    def seconds_to_commit(self, owned: OwnedPartition) -> float | None:
+        """Seconds until the partition's next commit, unless a call ends before. None if nothing waits for one; 0: now."""
+        calls = owned.calls
+        if calls is None or calls.doubtful:
+            return None
+        self.collect(owned)
+        now, waits = time.monotonic(), []
+        if calls.noted:
+            return None if calls.ended.running > 0 else 0.0
+        if calls.ended_since is not None:
+            waits.append(0.0 if calls.ended.running <= 0 else max(0.0, calls.ended_since + LINGER_SECONDS - now))
+        if calls.open is not None:
+            waits.append(self.seconds_to_close(calls, calls.open, now))
+        return min(waits, default=None)
+
+    def seconds_to_close(self, calls: PartitionCalls, opened: OpenBatch, now: float) -> float:
+        """Seconds until the open batch is committed, unless a call ends before."""
+        if opened.left <= 0:
+            return 0.0
+        if opened.batch.noted:
+            return float("inf")
+        if opened.is_urgent:
+            return 0.0
+        stage = next(iter(opened.runs.values())).stage
+        room_wanted = len(opened.items) > 1 and self.counts[stage.name] * 2 < self.limit(stage) and calls.full is stage
+        age, since_last = now - opened.began, now - max(opened.began, calls.ended.last)
+        if is_batch_due(running=opened.left, age=age, since_last=since_last, room_wanted=room_wanted):
+            return 0.0
+        return max(0.0005, min(LONGEST_SECONDS - age, max(BATCH_SECONDS - age, PATIENCE_SECONDS - since_last)))
+
+    def seconds_to_turn(self, owned: OwnedPartition) -> float:
+        """Seconds until the partition's calls need a turn of the loop, unless one ends before."""
+        calls = owned.calls
+        assert calls is not None
+        if calls.doubtful:
+            return 0.0
+        seconds = self.seconds_to_commit(owned)
+        waits = [MAX_IDLE_SECONDS if seconds is None else seconds]
+        if calls.leaving_since is not None:
+            waits.append(LEAVING_SECONDS)
+        if calls.dues and not owned.paused and calls.may_start and not calls.is_isolating:
+            waits.append(max(0.0, calls.dues[0][0] - owned.server_now(), calls.no_room_until - time.monotonic()))
+        if calls.full is not None and calls.open is None and owned.messages and not owned.paused:
+            # Not 0: when there is room, `can_take` says so.
+            waits.append(max(0.001, calls.full_since + REFILL_SECONDS - time.monotonic()))
+        return min(waits)
+
+    def can_take(self, calls: PartitionCalls) -> bool:
+        """Whether the loop may take the next batch of the queue: none is open, and there is room for calls."""
+        if calls.open is not None or not calls.may_start:
+            return False
+        if calls.full is None:
+            return True
+        if self.bytes > self.settings.bytes_in_flight and self.counts.total():
+            return False
+        limit = self.limit(calls.full)
+        free = limit - self.counts[calls.full.name]
+        return free * 2 >= limit or (free > 0 and time.monotonic() - calls.full_since >= REFILL_SECONDS)

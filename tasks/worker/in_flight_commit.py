@@ -1,0 +1,273 @@
+"""Plans a commit of calls in flight: what ended in mailboxes, and the open batch of the queue. Sends nothing.
+
+What ended is written as ever. What has not ended moves from the queue to its key's mailbox.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from celery_partitions.model.deduplication import ids_to_remember
+from celery_partitions.model.effects import (
+    CountRunning,
+    DropDeadLetter,
+    Effect,
+    EndIsolation,
+    MoreEffects,
+    ParkedKeyRecord,
+    TakeFromMailbox,
+    Unpark,
+)
+from celery_partitions.model.messages import name_of
+from celery_partitions.model.outcome import Outcome, Park, Slot, Waiting
+from celery_partitions.store.commands import commands_of_effects
+from celery_partitions.store.commits import Commit
+from celery_partitions.store.deduplication import remember
+from celery_partitions.store.names import Names
+from celery_partitions.worker.calls import KeyRun
+from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
+from celery_partitions.worker.planned_commit import PlannedCommit
+
+Replies = Callable[[OwnedPartition, Batch, Outcome], list[MoreEffects]]
+
+
+@dataclass(slots=True)
+class PlannedCalls:
+    """What a commit holds of a partition's calls."""
+
+    batch: Batch
+    outcome: Outcome
+    planned: PlannedCommit
+    #: The runs with outcomes in the commit, and how many.
+    runs: list[tuple[KeyRun, int]]
+    closing: OpenBatch | None
+    #: Keys whose mailboxes the commit empties.
+    unparked: list[str]
+    noted: bool
+
+
+@dataclass(slots=True)
+class _Plan:
+    owned: OwnedPartition
+    calls: PartitionCalls
+    replies: Replies
+    now: float
+    #: How long keys may wait for a readable state.
+    wait_seconds: float
+    outcome: Outcome = field(default_factory=Outcome)
+    #: Effects that come before those of the outcome, and after.
+    first: list[Effect] = field(default_factory=list)
+    last: list[Effect] = field(default_factory=list)
+    parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
+    unparked: list[str] = field(default_factory=list)
+    runs: list[tuple[KeyRun, int]] = field(default_factory=list)
+
+    def add(self, run: KeyRun) -> list[bytes]:
+        """Add the outcomes of a run. Returns its messages that are not done."""
+        outcomes, owned = run.outcomes, self.owned
+        self.runs.append((run, len(outcomes)))
+        done = sum(one.taken for one in outcomes)
+        known = None if run.from_queue else owned.parked.get(run.key)
+        told_before = known is not None and known.dead_letter is not None
+        for number, one in enumerate(outcomes):
+            if one.answered or one.dead or one.parked or one.skipped:
+                # If its retries were used up before, the failure of the first message was reported then.
+                first = Batch([run.items[0].raw], run.key) if told_before and number == 0 else Batch([])
+                self.outcome.effects += self.replies(owned, first, one)
+            self.outcome.absorb(one)
+            for park in one.parked.values():
+                self.parked[run.key] = self.record(run.key, park, known if number == 0 else None)
+            for waiting in one.waiting.values():
+                self.parked[run.key] = self.waiting(waiting, known if number == 0 else None)
+        raws = run.raws
+        if not run.from_queue and done:
+            self.first.append(TakeFromMailbox(run.key, raws[:done]))
+            if known is not None and known.dead_letter is not None:
+                self.last.append(DropDeadLetter(known.dead_letter))
+        return raws[done:]
+
+    def record(self, key: str, park: Park, before: ParkedKeyRecord | None) -> ParkedKeyRecord:
+        """The record of a key whose message failed. `before`: its record, if the same message failed before."""
+        failure, headers = park.failure, park.failure.item.envelope.headers
+        failed_before = before is not None and bool(before.error)
+        dead_letter = None if before is None else before.dead_letter
+        if park.used_up and dead_letter is None:
+            dead_letter = f"{self.owned.partition}-{self.owned.commit_number}-c{len(self.parked)}"
+        return ParkedKeyRecord(
+            due=None if park.seconds is None else self.now + park.seconds,
+            attempt=failure.attempt + 1,
+            error=failure.error,
+            trace=failure.trace,
+            dead_letter=dead_letter,
+            message_id=headers.id,
+            task=headers.task,
+            since=before.since if before is not None and failed_before else self.now,
+        )
+
+    def waiting(self, one: Waiting, before: ParkedKeyRecord | None) -> ParkedKeyRecord:
+        """The record of a key whose state can't be read, or of a task's line."""
+        since = before.since if before is not None and before.waits_for_code else self.now
+        due = min(self.now + one.seconds, max(self.now, since + self.wait_seconds))
+        return ParkedKeyRecord(due, one.attempt + 1, one.error, message_id=one.message_id, task=one.task, since=since, reason=one.reason)
+
+    def running(self, raw: bytes | None, attempt: int = 1, since: float | None = None) -> ParkedKeyRecord:
+        """The record of a key whose next message is `raw` (None: not known)."""
+        task, message_id = (None, None) if raw is None else name_of(raw)
+        return ParkedKeyRecord(self.now, attempt, message_id=message_id, task=task, since=since or self.now, reason="running")
+
+    def close(self, opened: OpenBatch) -> None:
+        """Add the open batch: its messages leave the queue."""
+        outcome = opened.outcome
+        if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
+            self.outcome.effects += self.replies(self.owned, opened.batch, outcome)
+        self.outcome.taken = outcome.taken
+        self.outcome.effects += outcome.effects
+        self.outcome.absorb(outcome)
+        for key, raws in outcome.mailed.items():
+            self.outcome.mailed[key] = list(raws)
+        for key, park in outcome.parked.items():
+            self.parked[key] = self.record(key, park, None)
+        for key, waiting in outcome.waiting.items():
+            self.parked[key] = self.waiting(waiting, None)
+        for key, run in opened.runs.items():
+            rest = self.add(run) + opened.behind.get(key, [])
+            if rest:
+                self.outcome.mailed[key] = rest
+                if key not in self.parked:
+                    attempt = run.attempt if not run.outcomes else 1
+                    self.parked[key] = self.running(rest[0], attempt)
+        for key, raws in opened.behind.items():
+            if key in opened.runs:
+                continue
+            self.outcome.mailed[key] = self.outcome.mailed.get(key, []) + raws
+            if key not in self.parked and key not in self.owned.parked:
+                self.parked[key] = self.running(raws[0])
+
+    def of_mailbox(self, run: KeyRun) -> None:
+        """Add what ended of a run whose messages are in its key's mailbox."""
+        owned, key = self.owned, run.key
+        rest = self.add(run)
+        if key in self.parked:
+            return
+        done = len(run.items) - len(rest)
+        known = owned.parked.get(key)
+        if not rest and owned.mailbox_lengths.get(key, 0) <= done and key not in self.outcome.mailed:
+            self.unparked.append(key)
+            self.last.append(Unpark(key))
+        elif known is None or known.why != "running" or known.attempt != 1 or not rest:
+            self.parked[key] = self.running(rest[0] if rest else None)
+
+
+def plan_calls(
+    names: Names,
+    owned: OwnedPartition,
+    *,
+    closes: bool,
+    replies: Replies,
+    limit: int,
+    max_ids: int,
+    wait_seconds: float,
+) -> PlannedCalls | None:
+    """The commit of what ended; None if there is nothing. `closes`: the open batch is part of it. `limit`: the most next messages to ask
+    for. `max_ids`: how many message ids may be remembered for one computation."""
+    calls = owned.calls
+    assert calls is not None
+    now = owned.server_now()
+    plan = _Plan(owned, calls, replies, now, wait_seconds)
+    closing = calls.open if closes else None
+    if closing is not None:
+        plan.close(closing)
+    for run in list(calls.runs.values()):
+        if not run.from_queue and run.outcomes:
+            plan.of_mailbox(run)
+    calls.ended_since = None
+    is_noted = bool(calls.noted)
+    outcome = plan.outcome
+    plan.last += _of_batch(owned, closing, outcome, max_ids)
+    if is_noted:
+        plan.last.append(EndIsolation(calls.noted, None))
+    if not plan.runs and closing is None and not is_noted:
+        return None
+    outcome.parked = {key: park for key, park in outcome.parked.items() if key in plan.parked}
+    written = outcome.written(owned.partition, owned.commit_number, plan.parked)
+    running = set(calls.running)
+    for key, record in plan.parked.items():
+        (running.add if record.why == "running" else running.discard)(key)
+    running.difference_update(plan.unparked)
+    if running or calls.running:
+        plan.last.append(CountRunning(len(running)))
+    effects = [*plan.first, *written, *plan.last]
+    taken = closing.batch.messages[: outcome.taken] if closing is not None else []
+    ask = limit if not owned.messages else 0
+    if closing is not None:
+        ask = 1 if closing.batch.alone and owned.to_isolate > 1 else owned.ask_after(len(taken), len(closing.batch.messages), limit)
+    commit = Commit(
+        lease=owned.lease,
+        commit_number=owned.commit_number,
+        edit_version=owned.edit_version,
+        mailbox_of=None,
+        taken=len(taken),
+        oldest=taken[0] if taken else b"",
+        youngest=taken[-1] if taken else b"",
+        commands=commands_of_effects(effects, names, owned.partition, owned.commit_number, now),
+        ask=ask,
+    )
+    retried = sum(1 for run, count in plan.runs if count and run.attempt > 1)
+    planned = PlannedCommit(commit, plan.parked, None, retried)
+    batch = Batch([]) if closing is None else closing.batch
+    return PlannedCalls(batch, outcome, planned, plan.runs, closing, plan.unparked, is_noted)
+
+
+def _of_batch(owned: OwnedPartition, closing: OpenBatch | None, outcome: Outcome, max_ids: int) -> Iterator[Effect]:
+    """Further effects of the open batch: deduplication and the end of its isolation."""
+    if closing is None:
+        return
+    if closing.seen and outcome.taken:
+        fresh = ids_to_remember(closing.items[: outcome.taken], {item.raw for item, _ in outcome.dead})
+        yield from remember(closing.seen, fresh, owned.server_now(), max_ids)
+    if closing.batch.noted:
+        yield EndIsolation(closing.batch.noted, owned.to_isolate - outcome.taken if outcome.taken > 0 else None)
+
+
+def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
+    """Update the partition's calls with what a commit wrote."""
+    calls, outcome = owned.calls, planned.outcome
+    if calls is None:
+        return
+    for key in planned.unparked:
+        owned.parked.pop(key, None)
+        owned.mailbox_lengths.pop(key, None)
+        calls.running.discard(key)
+    if planned.noted:
+        calls.noted = []
+    if planned.closing is not None and calls.open is planned.closing:
+        calls.open = None
+    for run, count in planned.runs:
+        done = sum(one.taken for one in run.outcomes[:count])
+        for name, table in run.slots.items():
+            stored = outcome.states.get(name, {}).get(run.key)
+            if stored is not None and type(table[run.key]) is Slot:
+                run.base[name] = stored
+        if not run.from_queue:
+            owned.mailbox_lengths[run.key] = owned.mailbox_lengths.get(run.key, 0) - done
+        del run.items[:done]
+        del run.outcomes[:count]
+        run.from_queue = False
+        if run.is_over and not run.outcomes:
+            finish(owned, calls, run)
+        elif run.outcomes and calls.ended_since is None:
+            calls.ended_since = time.monotonic()
+
+
+def finish(owned: OwnedPartition, calls: PartitionCalls, run: KeyRun) -> None:
+    """A run is committed to its end: its states go back to the cache, and its key's next message may start."""
+    if calls.runs.get(run.key) is not run:
+        return
+    del calls.runs[run.key]
+    owned.cache.give_back(run.slots)
+    record = owned.parked.get(run.key)
+    if record is not None:
+        owned.note_due(run.key, record)

@@ -1,0 +1,111 @@
+"""The calls in flight of one owned partition: its runs, its open batch, and the mailboxes that wait for a call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappush
+from typing import TYPE_CHECKING
+
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import ParkedKeyRecord
+from celery_partitions.model.items import Item
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.store.deduplication import SeenIds
+from celery_partitions.worker.calls import Ended, KeyRun
+
+if TYPE_CHECKING:
+    from celery_partitions.worker.owned import Batch, OwnedPartition
+
+
+@dataclass(slots=True, eq=False)
+class OpenBatch:
+    """A batch of the queue whose calls were started and that is not committed yet."""
+
+    batch: Batch
+    #: The messages as they were read, and what the step made of those that are not called outside the loop.
+    items: Sequence[Item]
+    outcome: Outcome
+    runs: dict[str, KeyRun]
+    #: Key → messages that move to its mailbox in the commit, behind those of its run.
+    behind: dict[str, list[bytes]]
+    #: The ids that were read for its deduplication.
+    seen: dict[str, SeenIds]
+    #: The step did work for it, which must not wait.
+    is_urgent: bool
+    #: How many of its runs are not over.
+    left: int = 0
+    #: By `time.monotonic`.
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, eq=False)
+class Suspects:
+    """One for all partitions of a process: suspects of only one run at a time, so that a death is blamed on no other's."""
+
+    holder: PartitionCalls | None = None
+
+    def are_of_another(self, calls: PartitionCalls) -> bool:
+        return self.holder is not None and self.holder is not calls and self.holder.is_isolating
+
+
+@dataclass(slots=True, eq=False)
+class PartitionCalls:
+    """Only the loop's thread uses it."""
+
+    #: Whether a parked key's next message probably runs outside the loop.
+    takes: Callable[[ParkedKeyRecord], bool]
+    #: Seconds until the partition's calls need a turn of the loop, unless one ends before.
+    seconds_to_turn: Callable[[OwnedPartition], float]
+    #: Whether the loop may take the next batch of the queue.
+    can_take: Callable[[PartitionCalls], bool]
+    suspects: Suspects
+    ended: Ended = field(default_factory=Ended)
+    runs: dict[str, KeyRun] = field(default_factory=dict)
+    open: OpenBatch | None = None
+    #: A heap of (due time, key): mailboxes whose next message waits for a call.
+    dues: list[tuple[float, str]] = field(default_factory=list)
+    #: Keys that are parked as `running` in Redis.
+    running: set[str] = field(default_factory=set)
+    #: Since when an outcome of a mailbox's message waits for its commit (`time.monotonic`).
+    ended_since: float | None = None
+    #: Redis was reloaded: compare the runs with it before the next commit.
+    doubtful: bool = False
+    #: Digests of messages that were noted in Redis and must be committed before anything else starts (isolation).
+    noted: list[str] = field(default_factory=list)
+    #: A worker died: the partition's next messages are noted before they run.
+    must_isolate: bool = False
+    #: The computation for which the next message found no room, and since when.
+    full: Computation | None = None
+    full_since: float = 0.0
+    #: No mailbox can be started before this time, unless a call ends: there is no room.
+    no_room_until: float = 0.0
+    #: Since when the worker is giving the partition up.
+    leaving_since: float | None = None
+    #: A due commit had to let a plain batch go first.
+    passed_over: bool = False
+
+    @property
+    def may_start(self) -> bool:
+        """Whether messages may start: no suspects are in flight, what was reloaded has been compared, and the partition is not given up."""
+        if self.noted or self.doubtful or self.leaving_since is not None:
+            return False
+        return not (self.must_isolate and self.suspects.are_of_another(self))
+
+    @property
+    def is_isolating(self) -> bool:
+        """Whether calls in flight were noted in Redis as suspects."""
+        return bool(self.noted) or (self.open is not None and bool(self.open.batch.noted))
+
+    def note_parked(self, key: str, record: ParkedKeyRecord) -> None:
+        (self.running.add if record.why == "running" else self.running.discard)(key)
+
+    def take_parked(self, parked: Mapping[str, ParkedKeyRecord]) -> None:
+        """Replace what is known of parked keys by what is in Redis."""
+        self.running = {key for key, record in parked.items() if record.why == "running"}
+        self.dues = [(record.due, key) for key, record in parked.items() if record.due is not None and self.takes(record)]
+        heapify(self.dues)
+
+    def note_due(self, key: str, due: float) -> None:
+        heappush(self.dues, (due, key))

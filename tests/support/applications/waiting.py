@@ -1,0 +1,162 @@
+"""Computations that wait, as async functions and in threads, and an outside recorder that sees when each call begins and ends.
+
+The sleep here is the work that is waited for, not a wait of a test's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import redis
+
+from celery_partitions import Context, app, install, key_extractor, state_computation
+from tests.support.applications.sequences import Sequence
+
+__all__ = ["app"]
+
+#: The list of the recorder, in the server and database of `REDIS_URL`.
+RECORDED = "recorded"
+
+
+@dataclass
+class Visit:
+    """A message whose call takes `seconds`, and raises in the first `fails` tries."""
+
+    key: str
+    number: int
+    seconds: float = 0.0
+    fails: int = 0
+    #: What else the call does: see `visit`.
+    trick: str = ""
+
+
+@cache
+def _recorder() -> redis.Redis:
+    return redis.Redis.from_url(os.environ["REDIS_URL"])
+
+
+def say(what: str, visit: Visit) -> None:
+    _recorder().rpush(RECORDED, f"{what} {visit.key} {visit.number}")
+
+
+@key_extractor
+def visited(visit: Visit) -> str:
+    return visit.key
+
+
+@state_computation(name="visit", state=Sequence, key=visited, concurrency=1000)
+async def visit(message: Visit, state: Sequence, context: Context) -> None:
+    say("begin", message)
+    try:
+        await asyncio.sleep(message.seconds)
+        if message.trick == "swallows":
+            await swallow()
+        if message.trick == "kills":
+            os.kill(os.getpid(), 9)
+        state.numbers.append(message.number)
+        if context.attempt <= message.fails:
+            raise ValueError(f"try {context.attempt} of {message.key} {message.number}")
+        if message.trick == "unpicklable":
+            state.numbers.append(lambda: None)  # type: ignore[arg-type]
+    finally:
+        say("end", message)
+
+
+async def swallow() -> None:
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            continue
+
+
+@state_computation(name="limited visit", state=Sequence, key=visited, time_limit=0.3)
+async def limited_visit(message: Visit, state: Sequence, context: Context) -> None:
+    await visit.__wrapped__(message, state, context)
+
+
+@state_computation(name="strict visit", state=Sequence, key=visited, strict=True)
+async def strict_visit(message: Visit, state: Sequence, context: Context) -> None:
+    await visit.__wrapped__(message, state, context)
+
+
+@state_computation(name="replied visit", state=Sequence, key=visited, reply=True, deduplicate=600)
+async def replied_visit(message: Visit, state: Sequence, context: Context) -> int:
+    await visit.__wrapped__(message, state, context)
+    return message.number * 10
+
+
+@state_computation(name="threaded visit", state=Sequence, key=visited, executor="threads", concurrency=8)
+def threaded_visit(message: Visit, state: Sequence, context: Context) -> None:
+    say("begin", message)
+    try:
+        time.sleep(message.seconds)
+        state.numbers.append(message.number)
+        if context.attempt <= message.fails:
+            raise ValueError("in a thread")
+    finally:
+        say("end", message)
+
+
+@state_computation(name="plain visit", state=Sequence, key=visited)
+def plain_visit(message: Visit, state: Sequence) -> None:
+    say("begin", message)
+    state.numbers.append(message.number)
+    say("end", message)
+
+
+@asynccontextmanager
+async def lifespan(worker: Any) -> AsyncIterator[dict[str, Any]]:
+    """The resource is the event loop itself: a computation sees whether it runs in it."""
+    _recorder().rpush("lifespans", f"began {worker.node}")
+    if os.environ.get("LIFESPAN_FAILS"):
+        raise OSError("no database")
+    try:
+        yield {"loop": asyncio.get_running_loop()}
+    finally:
+        _recorder().rpush("lifespans", "ended")
+
+
+install(app, lifespan=lifespan)
+
+
+@state_computation(name="resourceful visit", state=Sequence, key=visited)
+async def resourceful_visit(message: Visit, state: Sequence, context: Context) -> None:
+    assert context.resources["loop"] is asyncio.get_running_loop()
+    state.numbers.append(message.number)
+
+
+def overlaps(lines: Iterable[str]) -> list[str]:
+    """What the recorder saw of calls that overlap: a call of a key that begins while another one of that key has not ended."""
+    running: dict[str, str] = {}
+    found = []
+    for line in lines:
+        what, key, number = line.split()
+        if what == "begin":
+            if key in running:
+                found.append(f"{key}: {number} began while {running[key]} ran")
+            running[key] = number
+        elif running.get(key) == number:
+            del running[key]
+    return found
+
+
+def begun(lines: Iterable[str]) -> dict[str, list[int]]:
+    """The numbers of each key's calls, in the order of their beginnings."""
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        what, key, number = line.split()
+        if what == "begin":
+            found.setdefault(key, []).append(int(number))
+    return found
+
+
+def recorded(client: Any) -> list[str]:
+    return [line.decode() for line in client.lrange(RECORDED, 0, -1)]
