@@ -267,7 +267,7 @@ class PartitionLoop(threading.Thread):
             raise
         # The commit of a retry may ask for no messages: then the known ones of the queue stay.
         kept = [] if under_way.planned.commit.ask else owned.messages
-        if reply.status == "moved" and under_way.sent is not None:  # else Redis may have lost data
+        if reply.status == "moved" and under_way.sent is not None and under_way.batch.messages:  # else Redis may have lost data
             self.foreign_consumers.commit_refused(owned, under_way.batch, reply)
         if self.judge(owned, reply):
             if kept and not owned.unknown:
