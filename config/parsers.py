@@ -37,9 +37,12 @@ def parse_number(text: str) -> float:
 
 def parse_seconds(text: str) -> float:
     """A number greater than zero."""
-    number = parse_number(text)
-    if number == 0:
-        raise ValueError("expected a number greater than 0")
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("expected a number") from None
+    if not 0 < number <= MAX_SECONDS:
+        raise ValueError(f"expected a number greater than 0, at most {MAX_SECONDS:,}")
     return number
 
 

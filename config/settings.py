@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
@@ -391,15 +391,27 @@ def variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     return {one.variable: env[one.variable] for one in SETTINGS.values() if one.variable in env}
 
 
-def misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables that are not settings but look like one: variable → the name that was probably meant."""
-    known = {one.variable.removeprefix("PARTITIONS_"): one.variable for one in SETTINGS.values()}
+def misspelt(environ: Mapping[str, str] | None = None, configuration: Iterable[str] = ()) -> dict[str, str]:
+    """Names that are not settings but look like one: name → the name that was probably meant.
+
+    `environ`: the environment (`os.environ` if None). `configuration`: the names in an app's configuration, where settings are in lower case.
+    """
+    options = {one.option for one in SETTINGS.values() if one.option is not None}
+    return {
+        **_near(os.environ if environ is None else environ, {one.variable for one in SETTINGS.values()}, "PARTITIONS?_"),
+        **_near(configuration, options, "partitions?_"),
+    }
+
+
+def _near(names: Iterable[str], known: set[str], prefix: str) -> dict[str, str]:
+    """The names that begin like a setting, are none, and are near to one."""
+    rests = {re.sub(f"^{prefix}", "", one): one for one in known}
     found: dict[str, str] = {}
-    for name in os.environ if environ is None else environ:
-        start = re.match("PARTITIONS?_", name)
-        if start is not None and name not in known.values():
-            for near in difflib.get_close_matches(name[start.end() :], known, n=1, cutoff=0.8):
-                found[name] = known[near]
+    for name in names:
+        start = re.match(prefix, name)
+        if start is not None and name not in known:
+            for near in difflib.get_close_matches(name[start.end() :], rests, n=1, cutoff=0.8):
+                found[name] = rests[near]
     return found
 
 

@@ -135,6 +135,7 @@ def show_dead_letter(context: click.Context, dead_letter_id: str, as_json: bool)
 
 @dead_letters.command(short_help="Retry dead letters.")
 @_chosen
+@click.option("--yes", is_flag=True, help="Accepted, as by discard. Retrying asks nothing.")
 @json_option
 @click.pass_context
 @refusals
@@ -144,6 +145,7 @@ def retry(
     everything: bool,
     reason: str | None,
     wanted_fingerprint: str | None,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Retry dead letters, in place where possible.

@@ -10,7 +10,6 @@ from celery_partitions.admin.doctor import examine, judge_settings
 from celery_partitions.admin.queue_consumers import ask_for_consumers
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import json_option, print_json, print_table, refusals
-from celery_partitions_config.settings import misspelt
 
 
 @click.command(short_help="Check the server, the group and the settings.")
@@ -25,7 +24,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     installation = installation_in(context)
     group = installation.group
     ask = partial(ask_for_consumers, installation.app)
-    checks = [*judge_settings(installation.resolved, misspelt()), *examine(installation.settings, group.client, group.names, ask)]
+    checks = [*judge_settings(installation.resolved, installation.misspelt), *examine(installation.settings, group.client, group.names, ask)]
     if as_json:
         print_json(checks)
     else:

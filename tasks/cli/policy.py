@@ -81,11 +81,12 @@ def _show(installation: Installation, name: str, change: PolicyChange, as_json: 
     counts.pop("only")
     changed = msgspec.to_builtins(change)
     only = [kind.__qualname__ for kind in declared.only]
+    retried = "every exception" if BaseException in declared.only else ", ".join(only)
     if as_json:
         print_json({"computation": name, "policy": {**counts, "only": only}, "changed": sorted(changed)})
         return
     print_table(
         ("field", "counts", "declared"),
         [(field, str(value), str(getattr(declared, field))) for field, value in counts.items()]
-        + [("only", ", ".join(only), ", ".join(only))],
+        + [("only", retried, retried)],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from celery_partitions.admin.numbers import counted
 from celery_partitions.cli.context import computation_named, installation_in
 from celery_partitions.cli.files import read_messages
 from celery_partitions.cli.output import json_option, print_done, refusals
@@ -41,4 +42,4 @@ def send(
     installation = installation_in(context)
     computation = computation_named(installation, name, with_state=False)
     sent = send_many(installation, computation, read_messages(file, form, computation), progress, when_full=when_full)
-    print_done(as_json, {"sent": sent}, f"{sent:,} messages sent to {name!r}")
+    print_done(as_json, {"sent": sent}, f"{counted(sent, 'message')} sent to {name!r}")

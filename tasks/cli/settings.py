@@ -11,7 +11,7 @@ from celery_partitions.cli.output import json_option, print_json, print_table, r
 from celery_partitions.cli.reference import shown_value
 from celery_partitions.model.errors import SetupError
 from celery_partitions.runtime.installation import Installation
-from celery_partitions_config.settings import SETTINGS, SettingsError, misspelt
+from celery_partitions_config.settings import SETTINGS, SettingsError
 
 
 @click.command(short_help="List the settings, their values and their sources.")
@@ -26,7 +26,7 @@ def settings(context: click.Context, as_json: bool) -> None:
     installation = app_installation(context)
     rows, refused = settings_rows(installation), installation.resolved.refused
     if as_json:
-        print_json({"settings": rows, "misspelt": misspelt()})
+        print_json({"settings": rows, "misspelt": installation.misspelt})
     else:
         print_table(
             ("setting", "value", "source", "used by", "help"),
@@ -35,7 +35,7 @@ def settings(context: click.Context, as_json: bool) -> None:
         )
         for error in refused.values():
             click.echo(str(error), err=True)
-        for name, meant in misspelt().items():
+        for name, meant in installation.misspelt.items():
             click.echo(f"{name} is not a setting. Did you mean {meant}?", err=True)
     if refused:
         context.exit(1)

@@ -255,13 +255,15 @@ def _codec(function: Callable[..., Any], parameter: str, *, is_stage: bool) -> M
     """The codec of the first parameter. A stage can receive any Python value, so its annotation need not have a form in JSON."""
     annotation = first_annotation(function, parameter)
     try:
-        return MessageCodec(annotation, parameter)
+        codec = MessageCodec(annotation, parameter)
     except DeclarationError:
         if not is_stage:
             raise
         codec = MessageCodec(inspect.Parameter.empty, parameter)
         codec.annotation = annotation
-        return codec
+    shown = f"{annotation.__name__}(…)" if isinstance(annotation, type) and annotation is not inspect.Parameter.empty else parameter
+    codec.example = f"{name_of_function(function)}.delay({shown})"
+    return codec
 
 
 def _no_key(name: str) -> Callable[[Any], Any]:

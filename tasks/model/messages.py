@@ -235,6 +235,8 @@ class MessageCodec:
     def __init__(self, annotation: Any, parameter: str) -> None:
         self.parameter = parameter
         self.annotation = annotation
+        #: How to send one message, for errors: `update_stock.delay(Stock(…))`.
+        self.example = ""
         self._validate: Callable[[Any], Any] | None = None
         wanted: Any = Any if annotation in (inspect.Parameter.empty, Any, object) else annotation
         if isinstance(wanted, type) and hasattr(wanted, "__pydantic_validator__"):
@@ -343,7 +345,8 @@ class MessageCodec:
         counted = len(args) if isinstance(args, list | tuple) else f"a {type(args).__name__} of"
         named = len(kwargs) if isinstance(kwargs, dict | list) else f"a {type(kwargs).__name__} of"
         given = f"{counted} positional and {named} keyword arguments"
-        raise MessageError(f"the computation takes exactly one message ({self.parameter}), but the call has {given}", reason="wrong-arguments")
+        advice = f". Send one object: {self.example}" if self.example else ""
+        raise MessageError(f"a computation takes exactly one message ({self.parameter}), but the call has {given}{advice}", reason="wrong-arguments")
 
 
 class _NoArguments(msgspec.Struct, forbid_unknown_fields=True):

@@ -43,10 +43,10 @@ class SendInterrupted(PartitionError):
 
     def __init__(self, cause: BaseException | str, sent: int, unknown: Sequence[Any], refused: Sequence[Any]) -> None:
         self._cause = str(cause) or type(cause).__name__
-        super().__init__(
-            f"{self._cause}: {sent} messages are in their queues, {len(unknown)} may be (error.unknown), "
-            f"{len(refused)} are not (error.refused); later messages were not taken from the iterable"
-        )
+        known = f"{sent} {'message is in its queue' if sent == 1 else 'messages are in their queues'}"
+        rest = f"{len(unknown)} may be (error.unknown), {len(refused)} are not (error.refused); later messages were not taken from the iterable"
+        nothing = "no message was sent, and none was taken from the iterable"
+        super().__init__(f"{self._cause}: {f'{known}, {rest}' if sent or unknown or refused else nothing}")
         #: The number of messages that are known to be in their queues.
         self.sent = sent
         #: Messages that were being pushed when the connection broke.
@@ -229,7 +229,7 @@ class _Sender:
             except BaseException as delayed:
                 yield from self.settle(chunk, delayed)
                 raise
-        error.add_note(f"send_many had sent {self.sent:,} messages before this error")
+        error.add_note(f"send_many had sent {self.sent:,} {'message' if self.sent == 1 else 'messages'} before this error")
         if is_signal and not_made:
             raise error from SendInterrupted(error, self.sent, [], not_made)
 

@@ -26,7 +26,7 @@ from celery_partitions.store.client import refuse_failover
 from celery_partitions.store.names import Names
 from celery_partitions.tracing.switch import tracing_for
 from celery_partitions_config.celeryconfig import broker_options, broker_url
-from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Resolved, Settings, resolve, variables
+from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Resolved, Settings, misspelt, resolve, variables
 
 if TYPE_CHECKING:
     from celery_partitions.tracing.spans import Tracing
@@ -86,6 +86,12 @@ class Installation:
     def resolved(self) -> Resolved:
         """The settings with their origins, without regard to the app's broker. Loads the app's configuration."""
         return resolve(self._code, self._environment, self.app.conf)
+
+    @property
+    def misspelt(self) -> dict[str, str]:
+        """Names in the environment and in the app's configuration that are probably meant as settings: name → the right name."""
+        given = [name for part in self.app.conf.maps for name in part if isinstance(name, str)]
+        return misspelt(None, given)
 
     @cached_property
     def settings(self) -> Settings:

@@ -76,7 +76,7 @@ def test_retry_puts_all_back_in_order_of_time(run: Run, add_dead_letter: Bury, c
 
 
 @pytest.mark.parametrize(("chosen", "count"), [(["--all"], 3), (["--reason", "bad-key"], 2), (["--reason", "no"], 0)])
-@pytest.mark.parametrize(("command", "field"), [(["retry"], "retried"), (["discard", "--yes"], "discarded")])
+@pytest.mark.parametrize(("command", "field"), [(["retry"], "retried"), (["retry", "--yes"], "retried"), (["discard", "--yes"], "discarded")])
 def test_retry_and_discard_select_all_or_those_with_a_reason(
     run: Run, dead_letters: list[str], command: list[str], field: str, chosen: list[str], count: int
 ) -> None:

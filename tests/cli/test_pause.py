@@ -56,6 +56,7 @@ def test_drain_and_undrain_a_worker_by_its_node_name(run: Run, client: redis.Red
 
 
 def test_a_policy_is_shown_changed_and_reset(run: Run) -> None:
+    assert "every exception" in run("policy", update.name).stdout
     before = json.loads(run("policy", update.name, "--json").stdout)
     assert before == {
         "computation": update.name,

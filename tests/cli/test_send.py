@@ -66,6 +66,10 @@ def test_each_row_of_a_file_is_a_message(
     assert [{"volume": None, **message} for message in sent(client)] == ROWS
 
 
+def test_one_row_is_one_message(run: Run, client: redis.Redis, file: Any) -> None:
+    assert run("send", update.name, file("a.csv", "symbol,price\nAAPL,1\n")).stdout == f"1 message sent to {update.name!r}\n"
+
+
 @pytest.mark.parametrize(
     ("content", "options"), [(JSONL, []), (CSV, ["--format", "csv"]), ("\ufeff" + CSV, ["--format", "csv"])]
 )
@@ -118,7 +122,7 @@ def test_the_error_of_a_bad_row_names_its_line_and_earlier_rows_are_sent(
         result = run("send", update.name, "-", "--format", name[2:], stdin=content)
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{line}: " in result.stderr and why in result.stderr
-    assert "send_many had sent 1 messages before this error" in result.stderr
+    assert "send_many had sent 1 message before this error" in result.stderr
     assert len(sent(client)) == 1
 
 

@@ -34,6 +34,9 @@ def test_each_setting_is_shown_with_its_value_and_source(run: Run, make_app: Mak
         "batch_seconds": ("0.5", "environment"),
         "state_signing_keys": ("(hidden)", "environment"),
     }
+    app.conf.partitions_batch_mesages = 5
+    assert json.loads(run("settings", "--json", app=app).stdout)["misspelt"] == {"partitions_batch_mesages": "partitions_batch_messages"}
+    assert "Did you mean partitions_batch_messages?" in run("doctor", app=app).stdout
     table = run("settings", app=app).stdout
     assert "PARTITIONS_METRICS_PORT" in table and SECRET not in table and "pass@" not in table
 

@@ -126,6 +126,7 @@ def test_a_wrong_flower_setting_stops_only_flower() -> None:
         ("PARTITIONS", "four", "expected an integer"),
         ("PARTITIONS", "5000", "expected an integer from 1 to 4096"),
         ("PARTITIONS_LEASE_SECONDS", "0", "expected a number greater than 0"),
+        ("PARTITIONS_LEASE_SECONDS", "-1", "expected a number greater than 0, at most"),
         ("PARTITIONS_LEASE_SECONDS", "soon", "expected a number"),
         ("PARTITIONS_LOG_FORMAT", "%(message)s", "expected text or json"),
         ("PARTITIONS_GROUP", "a b", "expected letters, digits, - and _ only"),
@@ -145,6 +146,11 @@ def test_a_misspelt_variable_is_found_and_a_foreign_one_is_not() -> None:
         "PARTITIONS_BATCH_MESAGES": "PARTITIONS_BATCH_MESSAGES",
     }
     assert misspelt(dict.fromkeys([*(one.variable for one in SETTINGS.values()), "LEASE_SECOND", "PARTITIONS_PORT", "PARTITIONS_SERVICE_HOST"], "")) == {}
+
+
+def test_a_misspelt_name_in_the_apps_configuration_is_found() -> None:
+    names = ["partitions_lease_second", "partition_batch_messages", "partitions_lease_seconds", "partitions", "broker_url", "partitions_of_us"]
+    assert misspelt({}, names) == {"partitions_lease_second": "partitions_lease_seconds", "partition_batch_messages": "partitions_batch_messages"}
 
 
 def test_a_copy_is_equal_and_replace_accepts_every_field() -> None:

@@ -255,5 +255,5 @@ def test_an_iterable_that_raises(app: Celery, client: redis.Redis) -> None:
 
     with pytest.raises(LookupError) as told:
         run(note.asend_many(broken()))
-    assert told.value.__notes__ == ["send_many had sent 1 messages before this error"]
+    assert told.value.__notes__ == ["send_many had sent 1 message before this error"]
     assert queues(client) == {NOTED: 1}

@@ -199,3 +199,10 @@ def test_a_decorator_without_parentheses_is_refused_where_it_is_used(decorator: 
 def test_states_of_a_single_text_are_refused_because_its_characters_would_be_keys(app: Celery) -> None:
     with pytest.raises(TypeError, match="call state"):
         update.states("AAPL")
+
+
+def test_a_call_with_the_messages_fields_says_how_to_send_one_object(app: Celery) -> None:
+    with pytest.raises(MessageError, match=r"0 positional and 2 keyword arguments\. Send one object: update\.delay\(Trade\(…\)\)$"):
+        update.delay(symbol="AAPL", price=1.0)
+    with pytest.raises(MessageError, match=r"Send one object: note\.delay\(message\)$"):
+        note.delay(key="k", other=1)

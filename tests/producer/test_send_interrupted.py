@@ -149,3 +149,14 @@ def test_a_server_that_is_full_refuses_and_nothing_is_lost(make_app: MakeApp, se
         error = interrupted(10, taken)
         assert (error.sent, error.unknown, error.refused) == (0, [], taken)
         assert "maxmemory" in str(error)
+
+
+def test_a_server_that_is_down_from_the_start(make_app: MakeApp) -> None:
+    make_app("redis://127.0.0.1:1/0", Settings())
+    with pytest.raises(SendInterrupted, match=r": no message was sent, and none was taken from the iterable$"):
+        note.send_many([{"key": "k"}])
+
+
+@pytest.mark.parametrize(("sent", "says"), [(1, "1 message is in its queue, 0 may be"), (2, "2 messages are in their queues, 0 may be")])
+def test_the_text_counts(sent: int, says: str) -> None:
+    assert says in str(SendInterrupted("cut", sent, [], ["refused"]))
