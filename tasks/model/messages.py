@@ -17,12 +17,23 @@ import typing
 import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 from kombu.utils.json import object_hook
 
 from celery_partitions.model.errors import DeclarationError, MessageError, describe
+from celery_partitions.model.pydantic_types import (
+    changed_field,
+    classes_in,
+    decode_inside,
+    encode_inside,
+    is_pydantic,
+    json_of,
+    plain_inside,
+    validate,
+)
 from celery_partitions.model.redaction import unquoted, unquoted_of_pydantic
 
 #: The default limit for a message, and for its decompressed body; longer ones are not decoded. For nesting, msgspec enforces the
@@ -98,7 +109,7 @@ open_usual = msgspec.json.Decoder(Envelope).decode
 _open_details = msgspec.json.Decoder(_Detailed).decode
 NOT_USUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _anything = msgspec.json.Decoder()
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=encode_inside).encode
 
 
 def open_envelope(raw: bytes) -> Envelope:
@@ -228,8 +239,8 @@ _BARE = (dict, list, tuple, set, frozenset, bytes, bytearray)
 class MessageCodec:
     """Converts between a user's message and the body of a Celery message, for one annotation.
 
-    The annotation may be a dataclass, `msgspec.Struct`, TypedDict, attrs class, pydantic model or builtin type. Without an annotation, a
-    message is the decoded JSON. Raises `DeclarationError` for a type that JSON can't be converted to.
+    The annotation may be a dataclass, `msgspec.Struct`, TypedDict, attrs class, pydantic model or dataclass, or builtin type, and may
+    contain them. Without an annotation, a message is the decoded JSON. Raises `DeclarationError` for a type that JSON can't be converted to.
     """
 
     def __init__(self, annotation: Any, parameter: str) -> None:
@@ -239,8 +250,8 @@ class MessageCodec:
         self.example = ""
         self._validate: Callable[[Any], Any] | None = None
         wanted: Any = Any if annotation in (inspect.Parameter.empty, Any, object) else annotation
-        if isinstance(wanted, type) and hasattr(wanted, "__pydantic_validator__"):
-            self._validate = typing.cast(Any, wanted).model_validate
+        if is_pydantic(wanted):
+            self._validate = partial(validate, wanted)
             wanted = Any
         self._wanted = wanted
         #: Whether the annotation says how to convert JSON. Bare containers don't.
@@ -249,9 +260,11 @@ class MessageCodec:
             # [args, kwargs, …]; further elements are ignored.
             fields = [("args", tuple[wanted]), ("kwargs", _NoArguments)]
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-                msgspec.defstruct("Body", fields, array_like=True, gc=False)
+                msgspec.defstruct("Body", fields, array_like=True, gc=False), dec_hook=decode_inside
             )
-            self._refuse_unknown_classes(wanted)
+            classes = [] if wanted is Any else classes_in(wanted)
+            self._refuse_unknown(classes)
+            self._has_pydantic = self._validate is not None or bool(classes)
             #: Decodes a body of the usual form, `[[message], {}, …]`, in one call of C code; the message is `args[0]` of the result.
             #: Raises one of `NOT_USUAL` for others. None if the annotation needs more than that (pydantic).
             self.decode_usual = self._decoder.decode if self._validate is None else None
@@ -262,9 +275,10 @@ class MessageCodec:
             ) from error
 
     @staticmethod
-    def _refuse_unknown_classes(wanted: Any) -> None:
-        if wanted is not Any and isinstance(msgspec.inspect.type_info(wanted), msgspec.inspect.CustomType):
-            raise TypeError("msgspec does not support this type")
+    def _refuse_unknown(classes: list[type]) -> None:
+        for one in classes:
+            if not is_pydantic(one):
+                raise TypeError(f"msgspec does not support {one.__qualname__}")
 
     def encode(self, message: object) -> tuple[bytes, Any]:
         """The body for `message` (an object or a dict), and the message as the worker will see it.
@@ -274,9 +288,16 @@ class MessageCodec:
         written = write_message(message)
         # JSON has no NaN and no infinity: the encoders write null for them. A message without null has none.
         if b"null" in written:
-            _refuse_non_finite(message.model_dump() if hasattr(message, "model_dump") else msgspec.to_builtins(message), "$")
+            _refuse_non_finite(msgspec.to_builtins(message, enc_hook=plain_inside), "$")
         body = b"[[" + written + b"],{},{}]"
-        return body, self.decode(body)
+        decoded = self.decode(body)
+        if self._has_pydantic and (path := changed_field(message, decoded)) is not None:
+            raise MessageError(
+                f"{self.parameter}: JSON does not give this field's value back (its type hides it, or the model leaves it out or changes it), "
+                f"so the computation would get another value. Give the model a field_serializer that writes it - at `{path}`",
+                reason="wrong-type",
+            )
+        return body, decoded
 
     def decode(self, body: bytes) -> Any:
         """The user's message in a body. Raises `MessageError`, with the field's path, if it is invalid."""
@@ -303,7 +324,7 @@ class MessageCodec:
         message = self.from_arguments(*arguments(content))
         with self._misfits():
             message = _unwrap(message) if b'"__type__"' in body else message
-            message = msgspec.convert(message, self._wanted) if self._wanted is not Any else message
+            message = msgspec.convert(message, self._wanted, dec_hook=decode_inside) if self._wanted is not Any else message
         return message if self._validate is None else self._validated(message)
 
     @contextlib.contextmanager
@@ -334,7 +355,7 @@ class MessageCodec:
         if self._validate is not None:
             return self._validated(cells)
         with self._misfits():
-            return msgspec.convert(cells, self._wanted, strict=False)
+            return msgspec.convert(cells, self._wanted, strict=False, dec_hook=decode_inside)
 
     def from_arguments(self, args: Any, kwargs: Any) -> Any:
         """The message in a task call's arguments. Raises `MessageError` unless there is exactly one."""
@@ -381,13 +402,7 @@ def _refuse_non_finite(value: Any, path: str) -> None:
 
 
 def _encode_message(message: object) -> bytes:
-    if not hasattr(type(message), "model_dump_json"):
-        return _encode(message)
-    model = typing.cast(Any, message)
-    # Use the names that the model's validation reads: aliases, unless an alias is only for serialization.
-    fields = type(model).model_fields.values()
-    by_alias = all(field.validation_alias or not field.serialization_alias for field in fields)
-    return typing.cast(str, model.model_dump_json(by_alias=by_alias)).encode()
+    return json_of(message) if is_pydantic(type(message)) else _encode(message)
 
 
 def _unwrap(value: Any) -> Any:
