@@ -1,4 +1,7 @@
-"""A file's lines as a source. Its position is the file's inode and a byte offset."""
+"""A file's lines as a source. Its position is a byte offset, and what identifies the file.
+
+A file system may give a new file the inode of one that was just deleted, so the position also has a fingerprint of the file's beginning.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from hashlib import sha1
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,17 +32,28 @@ logger = logging.getLogger("celery.partitions.source")
 FOLLOW_SECONDS = 0.25
 
 
+#: How much of a file's beginning its fingerprint covers, at most. The offset is another limit: what was not read yet may change.
+FINGERPRINT_BYTES = 1024
+
+
 class Place(msgspec.Struct):
     """A place in a file."""
 
     inode: int = 0
     offset: int = 0
+    #: 0: not known, because an earlier version wrote the position.
+    device: int = 0
+    #: How many files with this inode were read before. It is part of the messages' ids.
+    generation: int = 0
+    #: SHA-1 of the file's first `fingerprinted` bytes.
+    fingerprint: str = ""
+    fingerprinted: int = 0
 
 
 class FileReader:
     """Reads an append-only file that may be replaced by a new one of the same name (log rotation).
 
-    A message's id is the source's name, the inode and the line's offset. A writer may still append to a replaced file until it
+    A message's id is the source's name, the inode and the line's offset, so it is the same when the line is read again. A writer may still append to a replaced file until it
     reopens the path. The reader therefore leaves the old file only when it has not grown for `FOLLOW_SECONDS`. It then takes an
     unterminated last line as complete; lines appended later are not read.
     """
@@ -78,7 +93,7 @@ class FileReader:
         if os.fstat(self.file.fileno()).st_size < self.place.offset:
             raise SetupError(
                 f"source {self.name!r}: {self.path} was truncated: it is shorter than the {self.place.offset} bytes already read. "
-                "Only append to it, or replace it with a new file, which is read from its beginning"
+                "Only append to it, or replace it with a new file, which is read from its beginning (logrotate: create, not copytruncate)"
             )
         if self.follow and not self.can_be_left(self.place.offset + len(line)):
             self.file.seek(self.place.offset)
@@ -121,7 +136,8 @@ class FileReader:
         self.place.offset = end
 
     def next_id(self) -> bytes:
-        return escape(f"{self.name}:{self.place.inode}:{self.place.offset}")
+        generation = f".{self.place.generation}" if self.place.generation else ""
+        return escape(f"{self.name}:{self.place.inode}{generation}:{self.place.offset}")
 
     def open(self) -> bool:
         """Open the file and seek to the position. Returns False if the file does not exist yet."""
@@ -136,13 +152,28 @@ class FileReader:
             return False
         except OSError as error:
             raise SetupError(f"source {self.name!r}: cannot read {self.path}: {error.strerror}") from error
-        inode = os.fstat(self.file.fileno()).st_ino
-        if inode != self.place.inode:
+        status = os.fstat(self.file.fileno())
+        if not self.is_the_file(status):
             if self.place.inode:
                 logger.warning("source %r: %s was replaced by a new file; reading it from its beginning", self.name, self.path)
-            self.place = Place(inode)
+            generation = self.place.generation + 1 if status.st_ino == self.place.inode else 0
+            self.place = Place(status.st_ino, device=status.st_dev, generation=generation)
         self.file.seek(self.place.offset)
         return True
+
+    def is_the_file(self, status: os.stat_result) -> bool:
+        """Whether the open file is the one that the position is in. A device may get another number when the machine starts again, so it
+        matters only without a fingerprint."""
+        if status.st_ino != self.place.inode:
+            return False
+        if self.place.fingerprinted:
+            return self.fingerprint_of(self.place.fingerprinted) == self.place.fingerprint
+        return self.place.device in (0, status.st_dev)
+
+    def fingerprint_of(self, size: int) -> str:
+        """The fingerprint of the open file's first `size` bytes."""
+        assert self.file is not None
+        return sha1(os.pread(self.file.fileno(), size, 0), usedforsecurity=False).hexdigest()
 
     def can_be_left(self, end: int) -> bool:
         """Whether the path names another file and this one, `end` bytes long, has not grown for `FOLLOW_SECONDS`."""
@@ -162,6 +193,9 @@ class FileReader:
             return False
 
     def position(self) -> bytes:
+        size = min(self.place.offset, FINGERPRINT_BYTES)
+        if size > self.place.fingerprinted and self.file is not None:
+            self.place.fingerprint, self.place.fingerprinted = self.fingerprint_of(size), size
         return msgspec.json.encode(self.place)
 
     def wait(self, seconds: float) -> None:

@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from celery_partitions import FileSource
 from celery_partitions.sources.file import FileReader
 from celery_partitions.sources.leased_source import LeasedSource
@@ -183,3 +185,37 @@ def test_a_source_waits_for_an_unreachable_server(make_ends: Make, server_factor
     source.wait_for("Redis works again; reading continues")
     assert source.wait(40) == 0
     assert numbers(live) == list(range(1, 50_001))
+
+
+@pytest.mark.parametrize("count", [2, 200], ids=["a short file", "one that is longer than its fingerprint"])
+def test_a_new_file_with_the_inode_of_a_deleted_one_is_read_from_its_beginning(make_ends: Make, tmp_path: Path, count: int) -> None:
+    """Between two runs. Writing over a file keeps its inode, as a file system may do when the file is deleted and created."""
+    path = tmp_path / "in.jsonl"
+    live = make_ends()
+    computation, _ = find_source("lines of a file")
+
+    def run() -> FileReader:
+        with closing(Stop()) as stop:
+            reader = FileReader(live.installation, computation, FileSource(path, follow=True), stop)
+            leased = LeasedSource(live.installation, computation, reader, stop)
+            hold = leased.place.take()
+            reader.begin(hold.position, hold.token)
+            while reader.fill(leased.outbox) != "wait":
+                leased.send(ends=False)
+            leased.send(ends=False)
+            leased.place.leave()
+            reader.close()
+            return reader
+
+    path.write_bytes(lines(1, count))
+    assert run().place.generation == 0
+    assert run().place.generation == 0
+    with path.open("ab") as file:
+        file.write(lines(count + 1, count + 1))
+    inode = run().place.inode
+    assert numbers(live) == list(range(1, count + 2))
+    path.write_bytes(lines(1001, 1000 + 2 * count))
+    again = run().place
+    assert (again.inode, again.generation) == (inode, 1)
+    assert run().place.generation == 1
+    assert numbers(live) == [*range(1, count + 2), *range(1001, 1001 + 2 * count)]
