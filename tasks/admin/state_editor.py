@@ -44,7 +44,7 @@ class SeenState:
         Raises `StateError` if the state cannot be read, because the fields to keep are then unknown.
         """
         if self.error:
-            raise StateError(f"cannot merge, because the current state cannot be read; nothing was written: {self.error}")
+            raise StateError(f"cannot keep its fields, because the current state cannot be read; nothing was written. Replace the whole state: {self.error}")
         return self.state
 
 

@@ -6,15 +6,21 @@ annotations, its class attributes, and the attributes of a new object. A field w
 
 from __future__ import annotations
 
+import ast
 import collections
+import contextlib
 import copy
 import dataclasses
 import enum
+import inspect
+import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 
 from celery_partitions.model.errors import StateError, describe, encodable
 from celery_partitions.model.state import StateClass
@@ -169,10 +175,7 @@ def _copy(base: Any, fresh: Any) -> Any:
 
 
 def _types_of(cls: type, fresh: Any) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(cls)
-    except Exception:  # an annotation with a name that does not exist at run time
-        hints = {}
+    hints = _hints_of(cls)
     types: dict[str, Any] = {
         name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar
     }
@@ -181,6 +184,44 @@ def _types_of(cls: type, fresh: Any) -> dict[str, Any]:
         if name not in types and name not in shared:
             types[name] = _type_of(getattr(fresh, name, None))
     return types
+
+
+def _hints_of(cls: type) -> dict[str, Any]:
+    """The annotations of a plain class: those in its body, and `self.name: type` in its `__init__`. One that does not exist at run time is
+    left out."""
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        module = vars(sys.modules.get(base.__module__, object()))
+        for name, written in {**_written_in_init(base), **inspect.get_annotations(base)}.items():
+            with contextlib.suppress(Exception):
+                one = type("One", (), {"__annotations__": {name: written}, "__module__": base.__module__})
+                hint = typing.get_type_hints(one, module, {base.__name__: base}, include_extras=True)[name]
+                hints[name] = hint if name in inspect.get_annotations(base) else _of_json(hint)
+    return hints
+
+
+def _of_json(hint: Any) -> Any:
+    """An annotation as JSON values have it: a deque is an array, a defaultdict an object. Raises `TypeError` for one that JSON has not."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is collections.deque:
+        hint = list[arguments[0]]  # type: ignore[valid-type]
+    elif origin in (collections.defaultdict, collections.OrderedDict):
+        hint = dict[arguments[0], arguments[1]]  # type: ignore[valid-type]
+    msgspec.inspect.type_info(hint)
+    return hint
+
+
+def _written_in_init(cls: type) -> dict[str, str]:
+    """The annotations of attributes in a class's own `__init__`, as text. Python evaluates none of them."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(vars(cls)["__init__"])))
+    except (KeyError, OSError, TypeError, SyntaxError):
+        return {}
+    return {
+        node.target.attr: ast.unparse(node.annotation)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Attribute) and ast.unparse(node.target.value) == "self"
+    }
 
 
 def _type_of(value: Any) -> Any:

@@ -68,7 +68,7 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
 @key_argument
 @click.argument("new", metavar="JSON")
 @click.option(
-    "--merge", is_flag=True, help="Keep the current value of fields missing from JSON, instead of resetting them to their defaults."
+    "--replace", is_flag=True, help="Reset fields missing from JSON to their defaults, instead of keeping their current values."
 )
 @base64_option
 @yes_option
@@ -76,12 +76,12 @@ def get_state(context: click.Context, name: str, key: str, in_base64: bool, as_j
 @click.pass_context
 @refusals
 def set_state(
-    context: click.Context, name: str, key: str, new: str, merge: bool, in_base64: bool, yes: bool, as_json: bool
+    context: click.Context, name: str, key: str, new: str, replace: bool, in_base64: bool, yes: bool, as_json: bool
 ) -> None:
     """Set the state of KEY in the state computation NAME to JSON, an object. The state class is the schema.
 
-    An unknown field or a value of the wrong type is refused, with the field's path. --merge is refused if the current state
-    cannot be read. The command shows the old and the new state and asks. If the state changes before you answer, nothing is
+    Fields missing from JSON keep their values. An unknown field or a value of the wrong type is refused, with the field's path.
+    If the current state cannot be read, only --replace can set one. The command shows the old and the new state and asks. If the state changes before you answer, nothing is
     written. The worker that owns the partition continues from the new state. The audit records user, time, old and new state.
     """
     installation = installation_in(context)
@@ -89,7 +89,7 @@ def set_state(
     assert computation.state is not None
     for _ in range(TRIES if yes else 1):
         seen = _see(installation, name, typed_key(key, in_base64))
-        made = state_from_json(computation.state, new, seen.to_merge_with() if merge else None)
+        made = state_from_json(computation.state, new, None if replace else seen.to_merge_with())
         if not yes:
             _show_change(seen, made)
             confirm(f"Set the state of {shown_key(seen.key)!r}?", yes)

@@ -248,3 +248,32 @@ def test_any_value_has_a_json_form() -> None:
     assert (shown["1"], shown["x\\udcff"], shown["e"], shown["d"]) == ({"name": "a", "amount": 2}, [3], "red", [1])
     assert "object" in shown["odd"]
     msgspec.json.encode(shown)
+
+
+class Annotated:
+    total: int
+    other: Unknown  # type: ignore[name-defined]  # noqa: F821
+
+    def __init__(self) -> None:
+        self.entries: list[int] = []
+        self.line: Line | None = None
+        self.total = 0
+        self.other = 0
+
+
+class Derived(Annotated):
+    extra: list[str] = []  # noqa: RUF012
+
+
+@pytest.mark.parametrize("cls", [Annotated, Derived])
+def test_annotations_in_init_and_beside_one_that_does_not_exist_are_the_schema(cls: type) -> None:
+    with pytest.raises(StateError, match=r"Expected `int`, got `str` - at `\$\.entries\[0\]`"):
+        made(cls, {"entries": ["a", 5]})
+    with pytest.raises(StateError, match=r"Expected `int`.*\$\.total"):
+        made(cls, {"total": "x"})
+    assert made(cls, {"entries": [5], "line": {"name": "a"}}).line == Line("a")
+    assert made(Plain, {"recent": [1]}).recent == deque([1])
+    with pytest.raises(StateError, match=r"\$\.recent"):
+        made(Plain, {"recent": ["a"]})
+    with pytest.raises(StateError, match=r"\$\.prices"):
+        made(Plain, {"prices": {"a": "b"}})

@@ -49,23 +49,25 @@ def test_a_value_that_does_not_fit_is_refused_and_nothing_is_written(run: Run, c
     assert list(client.scan_iter("{partition.*}:state:*")) == []
 
 
-def test_merging_keeps_missing_fields(run: Run, put_state: PutState) -> None:
+def test_missing_fields_keep_their_values_unless_the_state_is_replaced(run: Run, put_state: PutState) -> None:
     put_state("AAPL", 191.5)
-    result = run("state", "set", update.name, "AAPL", "{}", "--merge", "--yes", "--json")
+    result = run("state", "set", update.name, "AAPL", "{}", "--yes", "--json")
     assert json.loads(result.stdout)["new"] == {"price": 191.5}
+    result = run("state", "set", update.name, "AAPL", "{}", "--replace", "--yes", "--json")
+    assert json.loads(result.stdout)["new"] == {"price": 0.0}
 
 
-def test_merging_with_an_unreadable_state_is_refused_and_nothing_is_written(
+def test_fields_of_an_unreadable_state_cannot_be_kept_and_nothing_is_written(
     run: Run, client: redis.Redis
 ) -> None:
     """Regression: missing fields were silently reset to their defaults."""
     name = f"{{partition.{partition_of('AAPL', 4)}}}:state:{update.name}"
     client.hset(name, "AAPL", b"\x09nonsense")
-    result = run("state", "set", update.name, "AAPL", "{}", "--merge", "--yes")
+    result = run("state", "set", update.name, "AAPL", "{}", "--yes")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "cannot merge" in result.stderr and "format byte 09" in result.stderr
+    assert "Replace the whole state" in result.stderr and "format byte 09" in result.stderr
     assert client.hget(name, "AAPL") == b"\x09nonsense"
-    assert run("state", "set", update.name, "AAPL", "{}", "--yes").exit_code == 0, "it can still be replaced completely"
+    assert run("state", "set", update.name, "AAPL", "{}", "--replace", "--yes").exit_code == 0, "it can still be replaced completely"
 
 
 def test_deleting_a_missing_state_is_refused(run: Run) -> None:

@@ -77,7 +77,7 @@ def test_merging_with_an_unreadable_state_is_refused(served: Served, filled: Fil
     merging = {**body, "merge": True, "preview": preview, "digest": digest}
     answer = served.post("/api/partitions/key/state", merging)
     assert answer.status == 409
-    assert "cannot merge" in answer.json["error"] and "format byte 09" in answer.json["error"]
+    assert "cannot keep its fields" in answer.json["error"] and "format byte 09" in answer.json["error"]
     assert filled.client.hget(filled.names.states(filled.partition("a"), pay.name), "a") == b"\x09nonsense"
     assert filled.who() == []
 
