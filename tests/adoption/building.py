@@ -1,4 +1,4 @@
-"""Build the distributions from a copy of the checkout, and make environments. Pip and venv are enough, uv is faster."""
+"""Builds the distributions from a copy of the checkout, and creates environments. Pip and venv suffice; uv is faster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTALL_SECONDS = 300
 
 @dataclass(frozen=True)
 class Distributions:
-    """What `build_distributions` left in a folder."""
+    """The results of `build_distributions` in a folder."""
 
     folder: Path
 
@@ -59,7 +59,7 @@ def build_distributions(folder: Path) -> None:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy what git knows or would add: as a fresh clone would be after a commit."""
+    """Copy the files that Git tracks or would add: the contents of a fresh clone after a commit."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
     )
@@ -70,7 +70,7 @@ def copy_checkout(target: Path) -> None:
 
 
 def make_environment(folder: Path, *requirements: str) -> None:
-    """A virtual environment with these installed."""
+    """Create a virtual environment with these requirements."""
     if uv := shutil.which("uv"):  # ten times as fast
         _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
         _run([uv, "pip", "install", "--quiet", "--python", str(folder), *requirements])

@@ -1,6 +1,6 @@
 """A wheel, a fresh environment with that wheel and the frameworks, and projects as users lay them out.
 
-Both are made once in a run, also when pytest-xdist runs it in several processes.
+Wheel and environment are created once per run, even if pytest-xdist uses several processes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import pytest
 from tests.adoption.building import Distributions, build_distributions, make_environment
 from tests.adoption.project import Project
 
-#: These files are the users': their own pytest runs collect them, not ours.
+#: These files belong to users: their own pytest runs collect them, not ours.
 collect_ignore = ["layouts"]
 
 LAYOUTS = Path(__file__).with_name("layouts")
-#: What the layouts need besides the wheel.
+#: The requirements of the layouts besides the wheel.
 FRAMEWORKS = ("django", "fastapi", "flask", "httpx", "pytest", "pytest-django")
 
 
 def _once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder that `make` fills, made by the first process of the run that asks for it."""
+    """The folder that `make` fills. The first process of the run that needs it creates it."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -45,14 +45,14 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory, distributions: Distributions) -> Path:
-    """A virtual environment that holds the wheel and the frameworks, and nothing of this checkout."""
+    """A virtual environment with the wheel and the frameworks, and nothing from this checkout."""
     words = (f"{distributions.wheel}[testing]", *FRAMEWORKS)
     return _once(tmp_path_factory, "environment", lambda folder: make_environment(folder, *words))
 
 
 @pytest.fixture
 def start_project(environment: Path, redis_url: str, tmp_path: Path) -> Iterator[Callable[[str], Project]]:
-    """Copy a layout into a folder of its own: `start_project("django")`. What it starts is killed at the end."""
+    """Copy a layout into a new folder: `start_project("django")`. The processes it starts are killed at the end."""
     with ExitStack() as stack:
 
         def start(layout: str) -> Project:

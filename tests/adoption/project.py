@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 
 #: Longer than starting Celery and Django with several processes on a busy machine.
 SECONDS = 120.0
-#: The address that the layouts name, as users' files do.
+#: The address in the layouts' files, as in users' files.
 PLACEHOLDER = "redis://localhost:6379/0"
 
 
@@ -31,13 +31,13 @@ class Process:
         return self.log_path.read_text(errors="replace")
 
     def kill(self) -> None:
-        """Kill the whole group. Harmless when it is gone already."""
+        """Kill the whole process group. Does nothing if it has already ended."""
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
     def wait_for(self, text: str) -> Self:
-        """Return once it has printed `text`. Raises `AssertionError` with what it printed instead."""
+        """Return once the process has printed `text`. If it never does, raises `AssertionError` with its output."""
         wait_until(lambda: text in self.log() or self.popen.poll() is not None, SECONDS, message=f"no {text!r}")
         assert text in self.log(), f"exit code {self.popen.poll()}, never printed {text!r}:\n{self.log()}"
         return self
@@ -45,7 +45,7 @@ class Process:
 
 @dataclass
 class Project:
-    """Commands run in `folder`, with the environment's programs first on the path. No path leads to this checkout."""
+    """Runs commands in `folder`, with the environment's programs first on the path. This checkout is on no path."""
 
     folder: Path
     environment: Path
@@ -55,7 +55,7 @@ class Project:
 
     @classmethod
     def copied(cls, layout: Path, folder: Path, environment: Path, redis_url: str) -> Self:
-        """A copy of a layout, in which the usual address of Redis is replaced with `redis_url`."""
+        """Copy a layout, and replace the usual address of Redis with `redis_url`."""
         shutil.copytree(layout, folder, ignore=shutil.ignore_patterns("__pycache__"))
         for path in folder.rglob("*.py"):
             path.write_text(path.read_text().replace(PLACEHOLDER, redis_url))
@@ -70,7 +70,7 @@ class Project:
         self._stack.close()
 
     def start(self, command: str, **variables: str) -> Process:
-        """Start a command line in the shell, in a process group of its own."""
+        """Start a command line in the shell, in its own process group."""
         self._count += 1
         log_path = self.folder / f"process-{self._count}.log"
         with log_path.open("wb") as log:
@@ -88,7 +88,7 @@ class Project:
         return process
 
     def run(self, command: str, **variables: str) -> str:
-        """Run a command line in the shell until it ends; its standard output. Raises `AssertionError` if it fails."""
+        """Run a command line in the shell. Returns its standard output. Raises `AssertionError` if it fails."""
         done = subprocess.run(
             ["/bin/sh", "-c", command],
             cwd=self.folder,
@@ -101,7 +101,7 @@ class Project:
         return done.stdout
 
     def logs(self) -> str:
-        """The end of what each of its processes printed."""
+        """The end of the output of each process."""
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in self.folder.glob("process-*.log"))
 
     def _variables(self, more: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What is distributed: two packages under our own names, all of their files, and nothing else."""
+"""The distributions contain two packages under our own names, with all of their files, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(2 * INSTALL_SECONDS)
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = {"celery_partitions": ROOT / "tasks", "celery_partitions_config": ROOT / "config"}
-#: `make demo` and `make dev` run it in a checkout.
+#: Not distributed: `make demo` and `make dev` run the demo in a checkout.
 NOT_INSTALLED = "celery_partitions.demo"
 
 
@@ -29,7 +29,7 @@ def packages_on_disk() -> set[str]:
 
 
 def source_files() -> set[str]:
-    """Every file of the two folders but the demo and the guides, by the name it is installed under."""
+    """Every file of the two folders except the demo and the guides, by its installed name."""
     return {
         str(Path(name) / path.relative_to(folder))
         for name, folder in FOLDERS.items()
@@ -38,7 +38,7 @@ def source_files() -> set[str]:
     }
 
 
-def test_the_list_of_packages_in_pyproject_names_all_packages_but_the_demo() -> None:
+def test_pyproject_lists_all_packages_except_the_demo() -> None:
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages_on_disk()
 
 
@@ -47,12 +47,12 @@ def test_the_wheel_installs_two_top_level_packages(distributions: Distributions)
     assert {name for name in tops if not name.endswith(".dist-info")} == set(FOLDERS)
 
 
-def test_the_wheel_holds_every_file_of_the_packages_and_no_other(distributions: Distributions) -> None:
+def test_the_wheel_contains_exactly_the_files_of_the_packages(distributions: Distributions) -> None:
     installed = {name for name in distributions.wheel_files if ".dist-info/" not in name}
     assert installed == source_files()
 
 
-def test_the_wheel_says_what_it_is(distributions: Distributions) -> None:
+def test_the_wheel_has_its_metadata(distributions: Distributions) -> None:
     metadata = Parser().parsestr(distributions.metadata())
     assert metadata["License-Expression"] == "MIT"
     assert any(name.endswith("/licenses/LICENSE") for name in distributions.wheel_files)
@@ -63,7 +63,7 @@ def test_the_wheel_says_what_it_is(distributions: Distributions) -> None:
     assert [url.partition(",")[0] for url in metadata.get_all("Project-URL", [])] == list(PYPROJECT["project"]["urls"])
 
 
-def test_what_users_install_brings_no_tools_of_tests(distributions: Distributions) -> None:
+def test_an_installation_does_not_include_test_tools(distributions: Distributions) -> None:
     metadata = Parser().parsestr(distributions.metadata())
     required = metadata.get_all("Requires-Dist", [])
     plain = {Requirement(word) for word in required if "extra ==" not in word}
@@ -72,8 +72,8 @@ def test_what_users_install_brings_no_tools_of_tests(distributions: Distribution
     assert not any(name in demo for name in ("pytest", "mypy", "playwright", "pandas", "bokeh"))
 
 
-def test_the_source_distribution_builds_the_wheel_and_holds_no_tests(distributions: Distributions) -> None:
-    """The wheel was built from it, so nothing is missing."""
+def test_the_source_distribution_builds_the_wheel_and_contains_no_tests(distributions: Distributions) -> None:
+    """The wheel was built from it, so no file is missing."""
     files = distributions.sdist_files
     assert {"LICENSE", "README.md", "pyproject.toml"} <= files
     assert not [name for name in files if name.startswith(("tests/", "tasks/demo/", "."))]

@@ -1,4 +1,4 @@
-"""The wheel in the layouts that Celery's users have: what worked before still works, and a computation runs in a real worker."""
+"""The wheel in the usual layouts of Celery projects: everything still works, and a computation runs in a real worker."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_fastapi_service_produces(start_project: Start) -> None:
     assert project.run("python try_it.py") == "{'price': 192.5, 'count': 2.0}\n"
 
 
-def test_prefork_workers_and_beat_go_on_beside_partition_workers(start_project: Start, client: redis.Redis) -> None:
+def test_prefork_workers_and_beat_work_together_with_partition_workers(start_project: Start, client: redis.Redis) -> None:
     project = start_project("prefork")
     plain = project.start("celery -A shop worker -l INFO -c 2 -Q celery,reports -n plain@%h")
     partition = project.start("celery -A shop worker -l INFO -P solo -c 1 -Q partition -n partition@%h")

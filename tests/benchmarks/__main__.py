@@ -27,14 +27,14 @@ def main() -> None:
         parser.error("--rounds: at least 1")
 
     rows: list[Row] = []
-    # The wheel's server keeps everything in memory: its defaults are no snapshots and no append-only file.
+    # The wheel's server has no persistence: by default it writes no snapshots and no append-only file.
     with ValkeyServer() as server:
         bench = Bench(server.port, options.rounds, SMALL if options.small else FULL)
         where = report.circumstances(bench, small=options.small)
         for name in options.only or MEASURES:
             print(f"{name}", flush=True)
             rows += MEASURES[name](bench)
-            # After each measure: what has been measured is there, whatever happens to the rest.
+            # After each measure, so that its results are kept if a later one fails.
             named = report.write(rows, where)
     print(report.markdown(rows, named))
     print(f"written: {OUTPUT}/results.md, results.json, results.svg")

@@ -1,4 +1,4 @@
-"""The ground every measure stands on: one server, child processes, and watching queues empty."""
+"""The base of every measure: one server, child processes, and watching queues until they are empty."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES = Path(__file__).resolve().parent / "candidates"
 OUTPUT = ROOT / ".bench"
 
-#: Between two looks at the queues. Short against a run of seconds, long enough not to load the server.
+#: The interval between two reads of the queues. Short compared with a run of seconds, and long enough not to load the server.
 LOOK_SECONDS = 0.01
-#: A worker that moves nothing for so long has failed. Longer than a worker's start on a busy machine.
+#: A worker without progress for this long has failed. Longer than a worker's start on a busy machine.
 STALLED_SECONDS = 60.0
-#: What a worker gets to finish its batch after SIGTERM, before SIGKILL.
+#: How long a worker may take to finish its batch after SIGTERM, before SIGKILL.
 STOP_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many messages each measure uses: `FULL` for figures to quote, `SMALL` to see that all runs."""
+    """The number of messages in each measure: `FULL` for figures to publish, `SMALL` to check that everything runs."""
 
     messages: int = 400_000
     plain_messages: int = 5_000
@@ -44,11 +44,11 @@ class Size:
     depth: int = 1_000_000
     delayed_plain_messages: int = 300
     cached_keys: int = 100_000
-    #: Messages of 2 ms each, in the proof that partitioning helps.
+    #: Messages of 2 ms each, to show that partitioning helps.
     slow_messages: int = 2_000
-    #: So many that the dashboard can be opened and closed several times while they flow.
+    #: Enough messages that the dashboard can be opened and closed several times while they are processed.
     dashboard_messages: int = 6_000_000
-    #: As long as a refresh of its page, after the settling; no longer, so that open and closed see the same machine.
+    #: As long as one refresh of its page, after settling. Not longer, so that the machine's load is the same with the page open and closed.
     dashboard_window_seconds: float = 3.0
     dashboard_settling_seconds: float = 1.0
 
@@ -75,14 +75,14 @@ SMALL = Size(
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The length of a queue over time while a worker empties it: (seconds on the monotonic clock, left)."""
+    """The length of a queue over time while a worker empties it: (seconds on the monotonic clock, messages left)."""
 
     looks: tuple[tuple[float, int], ...]
 
     def rate(self, above: int | None = None, below: int = 0) -> float:
-        """Messages/s between the first look that shows at most `above` left and the one that shows `below`.
+        """Messages/s between the first read with at most `above` messages left and the one with `below` left.
 
-        Without `above`: from the first look after the first commit, so that no process start is counted.
+        Without `above`: from the first read after the first commit, so that the start of the process does not count.
         """
         full = self.looks[0][1]
         limit = full - 1 if above is None else above
@@ -94,7 +94,7 @@ class Drain:
 
     @property
     def ended_at(self) -> float:
-        """When the queue was seen empty, on the monotonic clock."""
+        """When the queue was first found empty, on the monotonic clock."""
         return self.looks[-1][0]
 
 
@@ -108,7 +108,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The server's port, how much to do, and the verbs that measures are written in."""
+    """The server's port, the size of the run, and the operations that measures use."""
 
     port: int
     rounds: int
@@ -119,7 +119,7 @@ class Bench:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
-        """A connection for looking; replies are bytes."""
+        """A client for reading; replies are bytes."""
         return redis.Redis(port=self.port)
 
     def clear(self) -> None:
@@ -128,7 +128,7 @@ class Bench:
             client.flushall()
 
     def environment(self, **settings: object) -> dict[str, str]:
-        """A child's environment: our server, the project and the candidates on the path, and `settings`."""
+        """The environment of a child process: our server, the project and the candidates on the path, and `settings`."""
         return {
             **os.environ,
             "REDIS_URL": self.redis_url,
@@ -142,7 +142,7 @@ class Bench:
         return json.loads(self._output(command, settings).strip().splitlines()[-1])
 
     def partition_status(self, **settings: object) -> list[dict[str, Any]]:
-        """What `celery partitions status --json` says."""
+        """The output of `celery partitions status --json`."""
         command = [sys.executable, "-m", "celery", "-A", "partitioned", "partitions", "status", "--json"]
         status: list[dict[str, Any]] = json.loads(self._output(command, settings))
         return status
@@ -158,14 +158,14 @@ class Bench:
 
     @contextmanager
     def worker(self, module: str, number: int = 1, /, **settings: object) -> Iterator[Worker]:
-        """Start `celery -A module worker` and stop it at the end: SIGTERM, then SIGKILL."""
+        """Start `celery -A module worker`, and stop it at the end: SIGTERM, then SIGKILL."""
         arguments = ("worker", "--pool", "solo", "--loglevel", "WARNING", "--hostname", f"bench{number}@%h")
         with self.celery(module, f"{module}-{number}", *arguments, **settings) as worker:
             yield worker
 
     @contextmanager
     def celery(self, module: str, name: str, *arguments: str, **settings: object) -> Iterator[Worker]:
-        """Start a process of `celery -A module …` and stop it at the end; `name`: of its log."""
+        """Start a process of `celery -A module …` and stop it at the end. `name` is the name of its log."""
         log = OUTPUT / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "celery", "-A", module, *arguments]
@@ -184,9 +184,9 @@ class Bench:
                 process.wait()
 
     def watch(self, queues: Sequence[str], workers: Sequence[Worker]) -> Drain:
-        """Look at the queues until they are empty; fails when a worker dies or nothing moves for a minute.
+        """Read the queues until they are empty. Fails if a worker dies or there is no progress for a minute.
 
-        A message counts as left while it is in a queue or in kombu's `unacked` hash.
+        A message is left while it is in a queue or in kombu's `unacked` hash.
         """
         looks: list[tuple[float, int]] = []
         moved_at = time.monotonic()
@@ -216,11 +216,11 @@ def messages_left(client: redis.Redis, queues: Sequence[str]) -> int:
 
 
 def partition_queues(partitions: int) -> list[str]:
-    """Every queue of the group, the ingress included."""
+    """Every queue of the group, including the ingress."""
     return ["partition", *(f"partition.{number}" for number in range(partitions))]
 
 
 def last_line(log: Path) -> str:
-    """The end of a log, for an error message."""
+    """The last line of a log, for an error message."""
     lines = log.read_text(errors="replace").strip().splitlines()
     return f"{lines[-1] if lines else 'no output'} ({log})"

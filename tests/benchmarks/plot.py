@@ -1,4 +1,4 @@
-"""A bar chart of all measures as plain SVG: no dependency, and a browser shows it."""
+"""A bar chart of all measures as plain SVG, without a dependency, for a browser."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LABEL_WIDTH = 300
 BAR_WIDTH = 420
 BAR_HEIGHT = 18
 GAP = 6
-#: Bars that differ more than this are drawn on a logarithmic scale, or the small one can't be seen.
+#: Bars that differ by more than this factor are drawn on a logarithmic scale, because the small one would be invisible.
 LOGARITHMIC_FROM = 20.0
 
 
 def chart(rows: Sequence[Row], subtitle: str) -> str:
-    """One panel a measure: a bar for us and one for each candidate, with its figure."""
+    """One panel per measure: a bar for us and one for each candidate, with its figure."""
     parts: list[str] = []
     top = 60
     for measure, bars in panels(rows).items():
@@ -47,7 +47,7 @@ def chart(rows: Sequence[Row], subtitle: str) -> str:
 
 
 def panels(rows: Sequence[Row]) -> dict[str, list[tuple[str, float]]]:
-    """measure -> [(candidate, figure)], ours first, without what failed."""
+    """measure -> [(candidate, figure)], ours first, without failed candidates."""
     found: dict[str, list[tuple[str, float]]] = {}
     for row in rows:
         bars = found.setdefault(row.measure, [("ours", row.ours)])
@@ -60,10 +60,10 @@ def panels(rows: Sequence[Row]) -> dict[str, list[tuple[str, float]]]:
 
 
 def share(value: float, figures: Sequence[float], *, logarithmic: bool) -> float:
-    """The part of the full width that a bar takes: 0 to 1."""
+    """The fraction of the full width that a bar takes: 0 to 1."""
     if not logarithmic:
         return value / max(figures)
-    # A scale that starts one decade below the smallest, so that it still has a bar.
+    # The scale starts one decade below the smallest figure, so that it still has a bar.
     low = math.log10(min(figures)) - 1
     return (math.log10(value) - low) / (math.log10(max(figures)) - low)
 

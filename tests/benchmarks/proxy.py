@@ -1,7 +1,7 @@
-"""A TCP proxy that delays what the client sends, as a process: `python -m tests.benchmarks.proxy`.
+"""A TCP proxy process that delays what the client sends: `python -m tests.benchmarks.proxy`.
 
-Bandwidth is not limited and pipelined data stays pipelined: every chunk arrives the delay after it came in,
-so that each round trip takes the delay longer. Threads, because asyncio's timers round up to a millisecond.
+Bandwidth is not limited and pipelined data stays pipelined: every chunk is forwarded after the delay, so that each round
+trip takes longer by the delay. It uses threads, because asyncio's timers round up to a millisecond.
 Prints its port.
 """
 
@@ -14,15 +14,15 @@ import socket
 import threading
 import time
 
-#: Read at once. A batch of messages is a few of these.
+#: The size of one read. A batch of messages needs a few.
 CHUNK_BYTES = 1 << 20
 
-#: (when it is due, chunk)
+#: (when the chunk is due, the chunk)
 Waiting = queue.SimpleQueue[tuple[float, bytes]]
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
-    """Hand on what comes, at once, until the source closes."""
+    """Forward every chunk at once, until the source closes."""
     try:
         while chunk := source.recv(CHUNK_BYTES):
             target.sendall(chunk)
@@ -33,7 +33,7 @@ def copy(source: socket.socket, target: socket.socket) -> None:
 
 
 def copy_delayed(source: socket.socket, target: socket.socket, delay_seconds: float) -> None:
-    """Hand on what comes, each chunk when its delay is over, while the next ones are already read."""
+    """Forward each chunk after the delay, while the next ones are already read."""
     waiting: Waiting = queue.SimpleQueue()
     threading.Thread(target=read_into, args=(source, waiting, delay_seconds), daemon=True).start()
     try:
@@ -50,7 +50,7 @@ def copy_delayed(source: socket.socket, target: socket.socket, delay_seconds: fl
 
 
 def read_into(source: socket.socket, waiting: Waiting, delay_seconds: float) -> None:
-    """Read chunks and note when each is due; an empty one is the end."""
+    """Read chunks and record when each is due. An empty chunk is the end."""
     chunk = b"first"
     while chunk:
         try:
@@ -61,7 +61,7 @@ def read_into(source: socket.socket, waiting: Waiting, delay_seconds: float) -> 
 
 
 def close(connection: socket.socket) -> None:
-    """Close both directions, so that the other thread wakes up too."""
+    """Close both directions, so that the other thread also wakes up."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

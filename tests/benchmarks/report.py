@@ -22,14 +22,14 @@ from tests.benchmarks.samples import Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """Where and when: figures without this are not worth quoting."""
+    """Where and when the run took place. Figures without this are meaningless."""
 
     date: str
     commit: str
     processor: str
     processors: int
     load_average_before: float
-    #: One PING and its reply, median: what batching saves depends on it.
+    #: The median of one PING and its reply. The savings of batching depend on it.
     round_trip_microseconds: float
     python: str
     celery: str
@@ -39,7 +39,7 @@ class Circumstances:
 
 
 def circumstances(bench: Bench, *, small: bool) -> Circumstances:
-    """What this run runs on, taken before it starts."""
+    """The circumstances of this run, read before it starts."""
     with bench.client() as client:
         server = client.info("server")
         round_trips = sorted(round_trip_seconds(client) for _ in range(1000))
@@ -62,15 +62,15 @@ def circumstances(bench: Bench, *, small: bool) -> Circumstances:
 
 
 def round_trip_seconds(client: redis.Redis) -> float:
-    """What one round trip takes a Python process here."""
+    """The duration of one round trip of a Python process on this machine."""
     begun = time.perf_counter()
     client.ping()
     return time.perf_counter() - begun
 
 
 def write(rows: Sequence[Row], begun: Circumstances) -> Circumstances:
-    """Write results.md, results.json and results.svg; returns the circumstances that they name."""
-    # Code that changes under a run belongs to no commit: say so rather than name the one it began with.
+    """Write results.md, results.json and results.svg. Returns the circumstances they contain."""
+    # If the code changed during the run, it belongs to no commit. Report that instead of the commit at the start.
     now = commit()
     where = (
         begun if now == begun.commit else replace(begun, commit=f"{begun.commit}, changed to {now} meanwhile")
@@ -85,7 +85,7 @@ def write(rows: Sequence[Row], begun: Circumstances) -> Circumstances:
 
 
 def markdown(rows: Sequence[Row], where: Circumstances) -> str:
-    """The table, the circumstances, how each figure was taken, and what failed."""
+    """The table, the circumstances, how each figure was measured, and what failed."""
     lines = ["# Results", ""]
     lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in asdict(where).items()]
     if where.small:
@@ -100,7 +100,7 @@ def markdown(rows: Sequence[Row], where: Circumstances) -> str:
         lines.append("| " + " | ".join([*cells, score, target, reached]) + " |")
     lines += ["", "Medians over the rounds. How each was taken:", ""]
     lines += [f"- {row.measure}{f', {row.against}' if row.against else ''}: {row.note}" for row in rows]
-    # Rows of one measure share their samples, and a failure fails the same way each round: say it once.
+    # Rows of one measure share their samples, and a failure is the same in each round: report it once.
     failures = {
         (name, failure): f"- {row.measure}, {name}: {failure}"
         for row in rows
@@ -113,7 +113,7 @@ def markdown(rows: Sequence[Row], where: Circumstances) -> str:
 
 
 def figure(value: float, unit: str) -> str:
-    """A number a reader takes in at a glance."""
+    """A number with few digits."""
     if math.isnan(value):
         return "–"
     digits = 0 if value >= 100 else 2
@@ -121,7 +121,7 @@ def figure(value: float, unit: str) -> str:
 
 
 def as_json(row: Row) -> dict[str, object]:
-    """A row with its samples; what is missing is null, which JSON can hold."""
+    """A row with its samples. Missing values are null."""
     return {
         "measure": row.measure,
         "unit": row.unit,
@@ -141,14 +141,14 @@ def number(value: float) -> float | None:
 
 
 def commit() -> str:
-    """The commit that was measured, marked when there are changes beside it."""
+    """The commit that was measured, marked if there are uncommitted changes."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
 def processor() -> str:
-    """The processor's name as Linux tells it."""
+    """The processor's name as Linux reports it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The runs that most measures are made of: fill the queues, empty them with one worker, check the result."""
+"""The runs that most measures use: fill the queues, empty them with one worker, check the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from tests.benchmarks.bench import Bench, Drain, partition_queues
 from tests.benchmarks.samples import CandidateFailedError
 
-#: PARTITIONS' default.
+#: The default of PARTITIONS.
 PARTITIONS = 4
 
 
@@ -23,7 +23,7 @@ def partitioned_drain(
 def partitioned_drain_of_filled(
     bench: Bench, count: int, keys: int, partitions: int = PARTITIONS, **settings: object
 ) -> Drain:
-    """The same with queues that are filled already."""
+    """The same with queues that are already filled."""
     with bench.worker("partitioned", PARTITIONS=partitions, **settings) as worker:
         drain = bench.watch(partition_queues(partitions), [worker])
     checked(
@@ -33,7 +33,7 @@ def partitioned_drain_of_filled(
 
 
 def plain_drain(bench: Bench, count: int, keys: int, **settings: object) -> Drain:
-    """Plain Celery: the same, with its one queue."""
+    """Plain Celery: the same with its single queue."""
     bench.clear()
     bench.run("plain_client.py", "fill", "--count", count, "--keys", keys)
     with bench.worker("plain", **settings) as worker:
@@ -43,7 +43,7 @@ def plain_drain(bench: Bench, count: int, keys: int, **settings: object) -> Drai
 
 
 def checked(result: dict[str, Any]) -> dict[str, Any]:
-    """Pass a candidate's answer on, or refuse its figures: fast and wrong is not a result."""
+    """Return a candidate's answer. Raises if its result is wrong, however fast it was."""
     if result["wrong"]:
         raise CandidateFailedError(f"{result['wrong']} keys have a wrong state")
     return result

@@ -15,27 +15,27 @@ class CandidateFailedError(Exception):
 
 @dataclass(slots=True)
 class Samples:
-    """What one candidate scored, one value a round, and why a round has none."""
+    """The figures of one candidate, one per round, and why a round has none."""
 
     values: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
     def median(self) -> float:
-        """The median of the rounds that ran; not-a-number when none did."""
+        """The median of the successful rounds; not-a-number if there are none."""
         return statistics.median(self.values) if self.values else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the score of a row is to reach."""
+    """The target for the score of a row."""
 
     bound: Literal["at least", "at most"]
     value: float
     unit: str = ""
 
     def reached(self, score: float) -> bool:
-        """Whether the score keeps the bound; a missing score (not-a-number) never does."""
+        """Whether the score reaches the target. A missing score (not-a-number) never does."""
         return score >= self.value if self.bound == "at least" else score <= self.value
 
     def __str__(self) -> str:
@@ -44,19 +44,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table: our figure, the other one, and the score that the target speaks about."""
+    """One line of the table: our figure, the other one, and the score that is compared with the target."""
 
     measure: str
     unit: str
     ours: float
-    #: What we are compared with, and its figure; empty and not-a-number when there is no other.
+    #: The alternative and its figure; empty and not-a-number if there is none.
     against: str = ""
     theirs: float = math.nan
     score: float
     target: Target | None
-    #: How the figures were taken, for the reader of the report.
+    #: How the figures were measured, for the reader of the report.
     note: str = ""
-    #: Every figure of every candidate, round by round, in `unit`.
+    #: Every figure of every candidate in each round, in `unit`.
     samples: Mapping[str, Samples] = field(default_factory=dict)
 
     @property
@@ -66,7 +66,7 @@ class Row:
 
 
 def alternate(rounds: int, candidates: Mapping[str, Callable[[], float]]) -> dict[str, Samples]:
-    """Run every candidate once a round, another one first each time; failures are kept, not raised."""
+    """Run every candidate once per round, each time starting with another one. Failures are kept, not raised."""
     taken = {name: Samples() for name in candidates}
     names = list(candidates)
     for number in range(rounds):
@@ -84,5 +84,5 @@ def alternate(rounds: int, candidates: Mapping[str, Callable[[], float]]) -> dic
 
 
 def ratio(above: float, below: float) -> float:
-    """above / below; not-a-number when either is missing or below is zero."""
+    """above / below; not-a-number if either is missing or `below` is zero."""
     return above / below if below else math.nan

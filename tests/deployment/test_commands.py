@@ -12,7 +12,7 @@ import yaml
 from honcho.environ import parse_procfile
 
 ROOT = Path(__file__).parents[2]
-#: A process of the Procfile → the service of docker-compose.yml that is the same.
+#: A process of the Procfile → the equivalent service of docker-compose.yml.
 SERVICES = {"web": "flower", "worker": "worker"}
 
 
@@ -29,11 +29,11 @@ def compose() -> dict[str, Any]:
 
 
 def in_shell(line: str, **environment: str) -> list[str]:
-    """The arguments that a shell makes of a command line."""
-    said = subprocess.run(
+    """The arguments into which a shell splits a command line."""
+    done = subprocess.run(
         ["/bin/sh", "-c", f"printf '%s\\n' {line}"], env=environment, capture_output=True, text=True, check=True
     )
-    return said.stdout.splitlines()
+    return done.stdout.splitlines()
 
 
 def test_the_procfile_has_a_worker_and_a_web_process(procfile: dict[str, str]) -> None:
@@ -45,22 +45,22 @@ def test_compose_runs_the_commands_of_the_procfile(procfile: dict[str, str], com
     assert commands == procfile
 
 
-def test_the_commands_run_the_app_that_is_named(procfile: dict[str, str]) -> None:
+def test_the_commands_run_the_configured_app(procfile: dict[str, str]) -> None:
     for line in procfile.values():
         assert in_shell(line, APP="shop.orders")[:3] == ["celery", "-A", "shop.orders"]
 
 
 @pytest.mark.parametrize("environment", [{}, {"APP": ""}], ids=["unset", "empty"])
-def test_without_an_app_no_process_starts_and_one_line_says_which_variable_to_set(
+def test_without_an_app_no_process_starts_and_one_line_names_the_variable_to_set(
     procfile: dict[str, str], environment: dict[str, str]
 ) -> None:
-    """The platform's shell refuses the line; Compose refuses the same spelling with the same words."""
+    """The platform's shell refuses the command. Compose refuses the same syntax with the same message."""
     for line in procfile.values():
         ended = subprocess.run(["/bin/sh", "-c", line], env=environment, capture_output=True, text=True)
         assert ended.returncode != 0
         assert ended.stdout == ""
-        (said,) = ended.stderr.splitlines()
-        assert said.endswith("APP: set it to the module of your Celery app, for example APP=shop.orders")
+        (line,) = ended.stderr.splitlines()
+        assert line.endswith("APP: set it to the module of your Celery app, for example APP=shop.orders")
 
 
 def test_flower_listens_on_the_port_that_the_platform_gives(procfile: dict[str, str]) -> None:
@@ -83,7 +83,7 @@ def test_redis_runs_with_the_projects_configuration(compose: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("service", SERVICES.values())
-def test_the_image_is_built_from_files_that_are_there(compose: dict[str, Any], service: str) -> None:
+def test_the_image_is_built_from_existing_files(compose: dict[str, Any], service: str) -> None:
     dockerfile = compose["services"][service]["build"]["dockerfile_inline"]
     copies = (line.split()[1:-1] for line in dockerfile.splitlines() if line.startswith("COPY "))
     assert [name for names in copies for name in names if not (ROOT / name).exists()] == []

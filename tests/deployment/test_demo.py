@@ -16,20 +16,20 @@ from tests.support.server import free_port
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
-#: Longer than all processes of the demo take on a busy machine.
+#: Longer than all processes of the demo need on a busy machine.
 SECONDS = 120.0
 
 pytestmark = [pytest.mark.timeout(4 * SECONDS)]
 
 
 def environment() -> dict[str, str]:
-    """Of a shell in which nothing is set."""
+    """The environment of a shell without any of our variables."""
     return {**{name: value for name, value in os.environ.items() if name != "REDIS_URL"}, "PORT": str(free_port())}
 
 
 @pytest.fixture
 def dev(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`make dev`, whose screen is a file. It is ended at the end, also when the test fails."""
+    """`make dev` with its output in a file. It is stopped at the end, even if the test fails."""
     with (tmp_path / "screen").open("wb") as screen:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery_partitions.demo", "--keep"],

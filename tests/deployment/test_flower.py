@@ -15,13 +15,13 @@ from tests.support.flower import READY_SECONDS, FlowerProcess
 from tests.support.worker import ROOT
 
 Start = Callable[..., FlowerProcess]
-#: Another address of this machine, where a server that listens on all networks answers, and one on 127.0.0.1 does not.
+#: Another address of this machine. A server on all interfaces answers there; one on 127.0.0.1 does not.
 ELSEWHERE = "127.0.0.2"
 
 
 @pytest.fixture
 def start_flower(redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    """Start Flower with more words and environment."""
+    """Start Flower with more arguments and environment variables."""
     with ExitStack() as stack:
 
         def start(*words: str, **env: str) -> FlowerProcess:
@@ -52,9 +52,9 @@ def test_on_another_address_it_refuses_to_start_without_a_login(
 ) -> None:
     flower = start_flower(*words, **env)
     assert flower.process.wait(timeout=READY_SECONDS) == 1
-    said = flower.log()
-    assert "Flower does not start" in said and "Set FLOWER_BASIC_AUTH=user:password" in said
-    assert "Traceback" not in said
+    log = flower.log()
+    assert "Flower does not start" in log and "Set FLOWER_BASIC_AUTH=user:password" in log
+    assert "Traceback" not in log
 
 
 def test_with_a_login_it_listens_on_the_given_address_and_requires_it(start_flower: Start) -> None:
@@ -77,14 +77,14 @@ def test_our_flower_has_the_partitions_pages_and_stock_flower_has_not(redis_url:
 
 
 @pytest.mark.parametrize(
-    ("words", "env", "said"),
+    ("words", "env", "text"),
     [
         (["--conf=mine.py"], {}, "--conf cannot be used: Flower reads our configuration through it"),
         ([], {"PARTITIONS_DASHBOARD_HOSTS": "http://example.com"}, "PARTITIONS_DASHBOARD_HOSTS='http://example.com' is not valid: expected names"),
     ],
 )
-def test_errors_are_one_line(redis_url: str, words: list[str], env: dict[str, str], said: str) -> None:
+def test_an_error_is_one_line(redis_url: str, words: list[str], env: dict[str, str], text: str) -> None:
     arguments = [sys.executable, "-m", "celery", "-A", "celery_partitions.demo.stocks", "partitions", "flower", *words]
     done = subprocess.run(arguments, cwd=ROOT, env={**os.environ, "REDIS_URL": redis_url, **env}, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
-    assert done.stderr.splitlines()[-1].startswith(f"Error: {said}")
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {text}")

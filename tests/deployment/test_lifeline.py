@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 SLEEP = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
 STUBBORN = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
 
-#: A process that holds a lifeline, says the process id of what it keeps, and never leaves the block by itself.
+#: A process that holds a lifeline, prints the process id of the command it keeps, and never leaves the block by itself.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
@@ -32,7 +32,7 @@ def is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A zombie is one that nobody has waited for yet; it runs no more.
+    # A zombie has ended, but its parent has not waited for it yet.
     stat = Path(f"/proc/{pid}/stat")
     return not stat.exists() or stat.read_text().rpartition(") ")[2][0] != "Z"
 

@@ -1,4 +1,4 @@
-"""The demo's prices: thousands of real ones, ordered by time."""
+"""The demo's prices: thousands of real prices, ordered by time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_all_days_of_all_stocks_are_there() -> None:
     assert counts.total() > 10_000
 
 
-def test_days_come_in_order_over_all_stocks() -> None:
-    """Facebook was not listed before 2012: its prices come last, among the others', not after or before them."""
+def test_days_are_in_order_across_all_stocks() -> None:
+    """Facebook was not listed before 2012. Its prices start late, and are mixed with the others'."""
     symbols = [stock.symbol for stock in daily_prices()]
     assert symbols.index("FB") > len(symbols) * 3 // 4
     assert set(symbols[-5:]) == set(SYMBOLS)

@@ -1,6 +1,6 @@
-"""`python -m tests.docs.generate`: write the parts of the guides that the code knows; `--check` only says which are stale.
+"""`python -m tests.docs.generate`: write the parts of the guides that are generated from the code. `--check` only lists stale guides.
 
-A guide marks such a part with `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a key of `PARTS`.
+A guide marks such a part with `<!-- generated: NAME -->` and `<!-- end -->`. NAME is a key of `PARTS`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOT
 
 
 def table(*rows: tuple[str, ...]) -> str:
-    """A Markdown table; the first row is its head."""
+    """A Markdown table. The first row is its header."""
     head, *body = rows
     lines = [head, tuple("---" for _ in head), *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -38,7 +38,7 @@ def first_sentences(text: str | None) -> str:
 
 
 def commands() -> str:
-    """Every command, what it does, its options."""
+    """Every command with its description and options."""
     rows = [
         (f"`{' '.join(words)}`", first_sentences(command.help), ", ".join(f"`{option}`" for option in _options(command)))
         for words, command in _leaves(partitions, [])
@@ -66,7 +66,7 @@ def _options(command: click.Command) -> Iterator[str]:
 
 
 def metrics() -> str:
-    """Every metric, its type, what it means."""
+    """Every metric with its type and meaning."""
     rows = [
         (f"`{one.name}{'_total' if one.type == 'counter' else ''}`", one.type, one.documentation)
         for one in families("partition", None, {})
@@ -76,7 +76,7 @@ def metrics() -> str:
 
 
 def routes() -> str:
-    """Every address of the JSON API, from the handlers' docstrings."""
+    """Every address of the JSON API, from the docstrings of the handlers."""
     rows = []
     for spec in HANDLERS:
         assert isinstance(spec, URLSpec)
@@ -89,7 +89,7 @@ def routes() -> str:
 
 
 def _without_address(text: str) -> str:
-    """The docstring names the address again before the colon."""
+    """Remove the address, which the docstring repeats before the colon."""
     if not re.match(r"(GET|POST) ", text):
         return text
     _address, colon, rest = text.partition(": ")
@@ -97,7 +97,7 @@ def _without_address(text: str) -> str:
 
 
 def errors() -> str:
-    """Every public exception, its bases that are public, what it means."""
+    """Every public exception with its public base classes and meaning."""
     rows = []
     for name in celery_partitions.__all__:
         one = getattr(celery_partitions, name) if name != "app" else None
@@ -117,7 +117,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def generated(text: str) -> str:
-    """A page with its generated parts as the code is now. Raises `KeyError` for a part that nobody makes."""
+    """A page with up-to-date generated parts. Raises `KeyError` for an unknown part."""
     return _PART.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}\n{found[3]}", text)
 
 

@@ -12,13 +12,13 @@ from tests.support.worker import ROOT
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (\S+\.py)\n")
 
-#: What the examples write where a user writes the address of their own server.
+#: The server's address in the examples, where a user writes their own.
 EXAMPLE_URL = "redis://127.0.0.1:6379/0"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block: the page it is on, the line it starts at, its language and its text."""
+    """A fenced block: its page, first line, language and text."""
 
     page: str
     line: int
@@ -31,13 +31,13 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that a Python block shows (its first line is `# stocks.py`); None for lines to type."""
+        """The name of the file that a Python block shows (its first line is `# stocks.py`); None for lines to type."""
         found = _FILE.match(self.text) if self.language == "python" else None
         return found and found[1]
 
 
 def page_paths() -> list[Path]:
-    """README.md first, then the guides. What Git ignores (.venv, build) has no pages of ours."""
+    """README.md first, then the guides. Folders that Git ignores (.venv, build) have none of our pages."""
     guides = [path for folder in ("config", "tasks", "tests") for path in (ROOT / folder).rglob("*.md")]
     return [ROOT / "README.md", *sorted(guides)]
 

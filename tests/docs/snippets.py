@@ -1,8 +1,8 @@
-"""`python -m tests.docs.snippets BLOCKS`: type every code block of the guides, in order, beside a worker that runs.
+"""`python -m tests.docs.snippets BLOCKS`: type every code block of the guides, in order, while a worker runs.
 
-The working directory holds the files that the guides show. Each page is one session: what one block defines, the next may use, and
-a block may use what the page's files define. After a line that sends, the next line waits until the queues are empty. A line
-`expression  # → value` must have that value. Prints one JSON object for each block: where it is, and what failed.
+The working directory contains the files that the guides show. Each page is one session: a block may use what earlier blocks
+and the page's files define. After a line that sends, the next line waits until the queues are empty. The expression in a line
+`expression  # → value` must have that value. Prints one JSON object per block: its place, and what failed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.docs.pages import EXAMPLE_URL, Block
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
-#: Longer than the batches of one snippet, on a busy machine.
+#: Longer than processing the messages of one snippet on a busy machine.
 PATIENCE_SECONDS = 60.0
 FOREIGN_SECONDS = 30.0
 
@@ -44,7 +44,7 @@ _VALUE = re.compile(r"#\s*→\s*(.+)$")
 _SENDS = re.compile(r"\.(delay|apply_async|send_many|send_task|get)\(|\)\(\)|send ")
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
-#: Commands that are run, not only parsed: they print facts and end.
+#: Commands that are run, not only parsed: they print data and exit.
 RUN = {
     *("status", "workers", "doctor", "audit", "keys", "state get", "parked list", "dead-letters list", "policy", "send", "top"),
     "settings",
@@ -56,7 +56,7 @@ class Failed(Exception):
 
 
 class Session:
-    """One page, as somebody types it."""
+    """One page, typed in one session."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -84,7 +84,7 @@ class Session:
         if name.startswith("test_"):
             return  # pytest runs it
         if "install(" in text:
-            self._run([sys.executable, "-c", f"import {_module(name)}"])  # a project with an app of its own
+            self._run([sys.executable, "-c", f"import {_module(name)}"])  # a project with its own app
             return
         module = importlib.import_module(_module(name))
         self.names |= {key: value for key, value in vars(module).items() if not key.startswith("__")}
@@ -108,7 +108,7 @@ class Session:
 
     def _type_command(self, line: str) -> None:
         if line.startswith("export "):
-            return  # test_pages.py looks at the names
+            return  # test_pages.py checks the names
         words = shlex.split(line, comments=True)
         while words and _ASSIGNMENT.fullmatch(words[0]):
             words.pop(0)
@@ -197,7 +197,7 @@ def _check_python(words: list[str]) -> None:
 
 @contextmanager
 def _parsing_only(group: click.Group) -> Iterator[None]:
-    """Every command's arguments are checked, and nothing is done."""
+    """Check the arguments of every command without running it."""
     kept: list[tuple[click.Command, Callable[..., Any] | None]] = []
 
     def silence(command: click.Command) -> None:

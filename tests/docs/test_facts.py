@@ -1,4 +1,4 @@
-"""What the guides list by hand is what the code has."""
+"""The hand-written lists in the guides match the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery_partitions.store import names
 from tests.docs.pages import page_paths
 from tests.support.worker import ROOT
 
-#: How the code writes a dead letter's reason: as an argument of that name, or right after the raw message.
+#: How the code writes the reason of a dead letter: as an argument of that name, or directly after the raw message.
 _REASON = re.compile(r"\breason(?:: str)? ?= ?\"([a-z-]+)\"|\braw, \"([a-z-]+)\"|Verdict\(\"([a-z-]+)\"|item, \"([a-z]+-[a-z-]+)\"")
 
 
@@ -25,13 +25,13 @@ def test_the_guide_lists_every_reason_of_a_dead_letter() -> None:
     assert reasons == listed
 
 
-def test_the_keys_in_redis_that_the_guide_names_exist() -> None:
+def test_the_redis_keys_in_the_guide_exist() -> None:
     guide = (ROOT / "tasks/store/README.md").read_text()
     named = set(re.findall(r"`\{(?:partition|partition\.3)\}:([a-z]+)", guide))
     assert named and named <= set(re.findall(r"^\{partition(?:\.3)?\}:([a-z]+)", names.__doc__ or "", re.MULTILINE))
 
 
-def test_every_extra_that_is_named_exists() -> None:
+def test_every_extra_in_the_guides_exists() -> None:
     extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     text = "\n".join(path.read_text() for path in page_paths())
     named = {one for found in re.findall(r"celery-partitions\[([a-z,]+)\]", text) for one in found.split(",")}

@@ -1,4 +1,4 @@
-"""What the code knows is written in the guides by the code."""
+"""The generated parts of the guides are up to date."""
 
 from __future__ import annotations
 

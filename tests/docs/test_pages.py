@@ -1,4 +1,4 @@
-"""The pages themselves: short, linked, and naming only what exists."""
+"""The pages: short, with working links, and they name only what exists."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ def test_every_block_has_a_language(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_file_of_ours_that_is_named_exists(path: Path) -> None:
+def test_every_file_that_a_page_names_exists(path: Path) -> None:
     for name in re.findall(r"`((?:tests|tasks|config)/[\w/.-]+)(?:::\w+)?`", path.read_text()):
         assert (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_test_that_is_named_exists(path: Path) -> None:
+def test_every_test_that_a_page_names_exists(path: Path) -> None:
     for file, test in re.findall(r"`(tests/[\w/]*test_\w+\.py)(?:::(\w+))?`", path.read_text()):
         text = (ROOT / file).read_text()
         assert f"def {test or 'test_'}" in text, f"{file}::{test}"
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_setting_that_is_named_exists(path: Path) -> None:
+def test_every_setting_that_a_page_names_exists(path: Path) -> None:
     named = set(re.findall(r"\bPARTITIONS(?:_[A-Z]+)+\b", path.read_text()))
     assert named <= setting_names()
 
 
 def _anchors(text: str) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub creates from headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

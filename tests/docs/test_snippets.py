@@ -1,4 +1,4 @@
-"""Every code block of README.md and of the guides is typed as it stands, beside a worker that runs."""
+"""Every code block of README.md and of the guides is typed unchanged, while a worker runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.worker import ROOT, WorkerProcess
 
 __all__ = ["node_packages"]
 
-#: What is typed. Blocks in other languages show output, configuration or messages.
+#: The languages of blocks that are typed. Blocks in other languages show output, configuration or messages.
 TYPED = {"python", "sh", "js"}
 
 #: Blocks that no test types: their first line → the reason.
@@ -31,7 +31,7 @@ NOT_TYPED: dict[str, str] = {
 #: Longer than typing all pages on a busy machine.
 TYPING_SECONDS = 240
 
-#: What the pages' examples expect beside them.
+#: Files that the pages' examples expect.
 DATA = {
     "prices.csv": "symbol,price\nAAPL,191.2\nMSFT,410.5\n",
     "book.txt": "the cat and the dog\na cat\n",
@@ -71,7 +71,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def outcomes(project: Path, server: RedisServer, node_packages: Path) -> dict[str, str]:
-    """Where each block is → what failed, or nothing. All are typed once, by one process."""
+    """The place of each block → what failed, or "". One process types all blocks once."""
     for path in project.rglob("*.py"):
         path.write_text(path.read_text().replace(EXAMPLE_URL, server.url()))
     blocks = project / "blocks.json"
@@ -115,6 +115,6 @@ def test_the_users_tests_that_the_guides_show_pass(project: Path, server: RedisS
     assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout + done.stderr
 
 
-def test_what_is_not_typed_is_on_a_page() -> None:
+def test_the_blocks_that_are_not_typed_exist() -> None:
     first_lines = {block.text.partition("\n")[0] for block in all_blocks()}
     assert set(NOT_TYPED) <= first_lines

@@ -1,4 +1,4 @@
-"""`celery_partitions.testing`: what it promises to a user's own tests."""
+"""`celery_partitions.testing`: what it promises for a user's own tests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_failed_message_leaves_the_state_as_it_was_and_later_ones_of_its_key_w
     assert [message.amount for message in result.waiting] == [2]
 
 
-def test_given_states_are_gone_on_from_and_not_changed():
+def test_given_states_are_continued_but_not_changed():
     before = Balance()
     before.total, before.entries = 10.0, [10.0]
     result = apply(pay, [Payment("a", 1)], states={"a": before})
@@ -52,6 +52,6 @@ def test_given_states_are_gone_on_from_and_not_changed():
     assert before.entries == [10.0]
 
 
-def test_a_message_that_does_not_fit_is_refused_as_at_a_producer():
+def test_an_invalid_message_is_refused_as_by_a_producer():
     with pytest.raises(MessageError, match=r"\$\.amount"):
         apply(pay, [{"account": "a", "amount": "x"}])

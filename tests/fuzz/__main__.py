@@ -1,4 +1,4 @@
-"""`make fuzz SECONDS=60`: each target so long under atheris; exits with 1 when bytes were found that break one.
+"""`make fuzz SECONDS=60`: run each target for this long under atheris. Exits with 1 if any bytes break a target.
 
 `python -m tests.fuzz TARGET FILE` runs one input again, without atheris.
 """
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from tests.fuzz.targets import TARGETS, seeds
 
-#: The inputs that reached new code, and what was found.
+#: The inputs that reached new code, and the failing ones.
 FOUND = Path(".fuzz")
-#: What one input may take. Beyond it is a stall, or a blow-up of memory.
+#: The limits for one input. More is a hang, or an explosion of memory.
 SECONDS_OF_ONE = 10
 MEGABYTES = 1_000
 
 
 def fuzz(target: str, seconds: int) -> int:
-    """Fuzz one target in a process of its own, which libFuzzer ends; returns its exit code, 0 when nothing was found."""
+    """Fuzz one target in its own process, which libFuzzer ends. Returns its exit code; 0 if nothing was found."""
     corpus = FOUND / target
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(target)):
@@ -28,7 +28,7 @@ def fuzz(target: str, seconds: int) -> int:
         f"-max_total_time={seconds}",
         f"-timeout={SECONDS_OF_ONE}",
         f"-rss_limit_mb={MEGABYTES}",
-        "-malloc_limit_mb=1000000",  # memory that is asked for and not touched costs nothing
+        "-malloc_limit_mb=1000000",  # memory that is allocated but not touched costs nothing
         f"-artifact_prefix={FOUND / target}-",
         "-max_len=4096",
         "-print_final_stats=1",

@@ -1,7 +1,8 @@
-"""Pickles made of opcodes, and a check that reading one changes nothing of the process.
+"""Pickles made of opcodes, and a check that reading one changes nothing in the process.
 
-`python -m tests.fuzz.pickle_programs LOADER SECONDS` reads random programs with `signed` or `unsigned` and exits with 1 when
-one changed a class, a function, a module or a shared object. `signed` must find something: it shows that the check works.
+`python -m tests.fuzz.pickle_programs LOADER SECONDS` reads random programs with the loader `signed` or `unsigned`. It exits
+with 1 if one changed a class, a function, a module or a shared object. `signed` must find a change, which shows that the
+check works.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ _VALUES = [
 ]
 _CLASSES = [named(OWN, name) for name in _OWN] + [named(module, name) for module, name in PLAIN]
 
-#: What a program is put together from: a byte chooses one. The later ones are what attacks are made of.
+#: The pieces of a program; two bytes choose one. The later ones are typical for attacks.
 PIECES: list[bytes] = [
     *_CLASSES,
     *_VALUES,
@@ -92,13 +93,13 @@ PIECES: list[bytes] = [
     *(named(OWN, name) + b")R" for name in _OWN),
     *(named(OWN, "Unit") + text("eur") + b"\x85R" for _ in range(4)),
     *(b"}" + text(name) + b"h\x00sb" for name in _NAMES),  # set an attribute by __dict__
-    *(b"N}" + text(name) + b"h\x00s\x86b" for name in _NAMES),  # and by setattr
+    *(b"N}" + text(name) + b"h\x00s\x86b" for name in _NAMES),  # and with setattr
     *(b"N}" + text(name) + b"K\x05s\x86b" for name in _NAMES),
 ]
 
 
 def program(choices: bytes) -> bytes:
-    """A pickle of protocol 5, of which two bytes choose each piece."""
+    """A pickle of protocol 5. Two bytes choose each piece."""
     pieces = (PIECES[int.from_bytes(choices[at : at + 2], "big") % len(PIECES)] for at in range(0, len(choices) - 1, 2))
     return b"\x80\x05" + b"".join(pieces) + b"."
 
@@ -111,13 +112,13 @@ _CLASSES_WATCHED += [value for value in PLAIN.values() if isinstance(value, type
     enum.EnumMeta,
 ]
 _MODULES_WATCHED = [pickled, builtins, os, pickle, collections, fractions, pathlib, sys, restricted_pickle, guarded_pickle]
-#: Caches that ordinary use fills.
+#: Caches that normal use fills.
 _CACHES = {"__warningregistry__", "_value2member_map_", "__abc_impl", "_abc_impl", "__annotations_cache__", "__static_attributes__"}
 _CHANGING = {(sys, "last_value"), (sys, "last_exc"), (sys, "last_traceback"), (sys, "last_type"), (builtins, "_")}
 
 
 def process() -> dict[tuple[Any, ...], int]:
-    """What no pickle may change, by where it is: the identity of what stands there."""
+    """Everything that no pickle may change: place → identity of the object there."""
     found: dict[tuple[Any, ...], int] = {}
     shared: list[Any] = [*_CLASSES_WATCHED, *_MODULES_WATCHED, *pickled.Unit, *pickled.Right, pickled.Shared.only]
     for owner in shared:
@@ -132,7 +133,7 @@ def process() -> dict[tuple[Any, ...], int]:
     return found
 
 
-#: Programs between two looks at the process: a look costs as much as some hundred programs.
+#: Programs between two checks of the process: a check costs as much as some hundred programs.
 AT_ONCE = 200
 
 
@@ -147,7 +148,7 @@ def read(load: Callable[[bytes], Any], data: bytes) -> None:
 
 
 def changes(before: dict[tuple[Any, ...], int]) -> list[tuple[Any, ...]]:
-    """Where the process is not what it was."""
+    """The places where the process has changed."""
     now = process()
     return [where for where in now.keys() | before.keys() if now.get(where) != before.get(where)]
 

@@ -1,4 +1,4 @@
-"""What must hold for any bytes: each target is a function of bytes that raises when it does not."""
+"""What must be true for any bytes. Each target is a function of bytes that raises if it is not."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ SIGNING = StateCodec((b"a key that nobody knows",))
 
 @dataclass
 class Total:
-    """One whose fields have types."""
+    """A state with typed fields."""
 
     amount: int = 0
     by_day: dict[str, float] = field(default_factory=dict)
 
 
 class Trading:
-    """A state that is set from JSON."""
+    """A state that is created from JSON."""
 
     price = 0.0
     trades: list[Any] = []  # noqa: RUF012
@@ -70,7 +70,7 @@ STATE_CLASSES = [StateClass(Trading), StateClass(Total), StateClass(dict)]
 
 
 def messages(data: bytes) -> None:
-    """As a raw message, and as the body of one, plain and compressed: one item each, and its effects can be written."""
+    """The bytes as a raw message, and as a body, plain and compressed: each gives one item, whose effects can be written."""
     task = COMPUTATIONS[len(data) % len(COMPUTATIONS)].name
     raws = [
         data,
@@ -95,20 +95,20 @@ def messages(data: bytes) -> None:
 
 
 def stages(data: bytes) -> None:
-    """As the body, and as headers, of messages to a pipeline's stages: each is taken or a dead letter, and what it puts out can be
-    written."""
+    """The bytes as the body and as headers of messages to pipeline stages: each message is applied or a dead letter, and its
+    outputs can be written."""
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = data.decode("utf-8", "replace")
-    told = {"partition_key": value, "event_time": value, "timer": value, "root_id": value, "sent_at": value}
+    fields = {"partition_key": value, "event_time": value, "timer": value, "root_id": value, "sent_at": value}
     raws = []
     for task in ("log", "gather"):
         raws += [
             raw_envelope(data, headers={"task": task, "partition_key": "k"}),
-            raw_envelope(b"[[1],{},{}]", headers={"task": task, **told}),
-            raw_envelope(b"[[1],{},{}]", headers={"task": task, **told, "partition_key": "k"}),
-            raw_envelope(TIMER_BODY, headers={"task": task, **told, "partition_key": "k"}),
+            raw_envelope(b"[[1],{},{}]", headers={"task": task, **fields}),
+            raw_envelope(b"[[1],{},{}]", headers={"task": task, **fields, "partition_key": "k"}),
+            raw_envelope(TIMER_BODY, headers={"task": task, **fields, "partition_key": "k"}),
             raw_envelope(b'[[{"__pickle__":"' + base64.b64encode(data) + b'"}],{},{}]', headers={"task": task, "partition_key": "k"}),
         ]
     for item in piped.read(PIPELINE, raws):
@@ -121,13 +121,13 @@ def stages(data: bytes) -> None:
 
 
 def states(data: bytes) -> None:
-    """As stored bytes, signed or not: a state of the class or `StateError`; nothing is unpickled that is not signed rightly."""
+    """The bytes as a stored state, signed or not: a state of the class or `StateError`. Without a right signature nothing is unpickled."""
     with suppress(StateError):
         SIGNING.load(STATED, "key", data)
-        raise AssertionError("bytes that nobody signed were unpickled")
+        raise AssertionError("unsigned bytes were unpickled")
     with suppress(StateError):
         SIGNING.load(STATED, "key", SIGNED + data)
-        raise AssertionError("bytes that nobody signed were unpickled")
+        raise AssertionError("unsigned bytes were unpickled")
     SIGNING.meta("stated", "key", data)
     with suppress(StateError):
         state = CODEC.load(STATED, "key", UNSIGNED + data)
@@ -137,7 +137,7 @@ def states(data: bytes) -> None:
 
 
 def files(data: bytes) -> None:
-    """As a file that `send` or `import` is given: messages or records, or the line that is wrong."""
+    """The bytes as a file for `send` or `import`: messages or records, or an error that names the line."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -151,7 +151,7 @@ def files(data: bytes) -> None:
 
 
 def operators(data: bytes) -> None:
-    """As what is typed at the command line, and as records that the commands find in Redis."""
+    """The bytes as arguments of commands, and as records that the commands read from Redis."""
     text = data.decode("utf-8", "surrogateescape")
     for state_class in STATE_CLASSES:
         with suppress(StateError):
@@ -172,7 +172,7 @@ _UNSIGNED = pickle_programs.loader(unsigned_loader)
 
 
 def programs(data: bytes) -> None:
-    """As choices of opcodes, which make a pickle that nobody signed: reading it changes nothing of the process."""
+    """The bytes as choices of opcodes for an unsigned pickle: reading it changes nothing in the process."""
     before = pickle_programs.process()
     pickle_programs.read(_UNSIGNED, pickle_programs.program(data))
     assert pickle_programs.changes(before) == []
@@ -189,7 +189,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """What to begin with: inputs of the right shape."""
+    """Initial inputs of the right form."""
     state = State()
     state.value = {"a": [1, 2.5, "x", None], "b": (1, {2})}
     trading = b'{"price": 1.5, "trades": [1]}'

@@ -1,4 +1,4 @@
-"""The fuzz targets hold for a few thousand inputs of every kind: any bytes, and good ones that were spoiled."""
+"""The fuzz targets pass for a few thousand inputs: any bytes, and damaged valid inputs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.fuzz.targets import TARGETS, seeds
 
 
 @st.composite
-def spoiled(draw: st.DrawFn, good: list[bytes]) -> bytes:
-    """One of the good ones, with a few pieces replaced, cut out, doubled, or taken from another."""
+def damaged(draw: st.DrawFn, good: list[bytes]) -> bytes:
+    """A valid input with a few pieces replaced, removed, doubled, or taken from another."""
     data = draw(st.sampled_from(good))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
@@ -27,11 +27,11 @@ def spoiled(draw: st.DrawFn, good: list[bytes]) -> bytes:
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=300)
 @given(st.data())
-def test_nothing_breaks_it(target: str, data: st.DataObject) -> None:
-    TARGETS[target](data.draw(spoiled(seeds(target)) | st.binary(max_size=200)))
+def test_no_input_breaks_a_target(target: str, data: st.DataObject) -> None:
+    TARGETS[target](data.draw(damaged(seeds(target)) | st.binary(max_size=200)))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_it_begins_with_is_good_for_it(target: str) -> None:
+def test_the_initial_inputs_are_valid(target: str) -> None:
     for seed in seeds(target):
         TARGETS[target](seed)

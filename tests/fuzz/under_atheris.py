@@ -1,4 +1,4 @@
-"""One target under atheris, in a process of its own: `python -m tests.fuzz.under_atheris TARGET -OPTION=… CORPUS`."""
+"""One target under atheris, in its own process: `python -m tests.fuzz.under_atheris TARGET -OPTION=… CORPUS`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import atheris
 
-# What is to be explored is instrumented when it is imported.
+# Code is instrumented when it is imported.
 with atheris.instrument_imports(include=["celery_partitions", "kombu.utils.json", "pickletools", "csv"]):
     from tests.fuzz.targets import TARGETS
 

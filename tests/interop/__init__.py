@@ -1,1 +1,1 @@
-"""Messages of producers that have none of our code."""
+"""Messages from producers without our code."""

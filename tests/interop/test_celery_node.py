@@ -9,7 +9,7 @@ from tests.fundamentals.application import record
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
-#: celery-node does not tell when a message is sent; QUIT comes after what was written before it.
+#: celery-node does not report when a message is sent. QUIT is processed after everything written before it.
 SEND = """
 const celery = require("celery-node");
 const [url, queue, key, count, protocol] = process.argv.slice(1);
@@ -24,7 +24,7 @@ client.conf.TASK_PROTOCOL = Number(protocol || 2);
 })();
 """
 
-#: What README shows: CRC-32 of the key's UTF-8 bytes, modulo N.
+#: As in the README: CRC-32 of the key's UTF-8 bytes, modulo N.
 CRC32 = """
 function crc32(text) {
   let crc = ~0;
@@ -61,7 +61,7 @@ def test_protocol_1(live: LiveGroup, run_node: RunNode, key: str) -> None:
     wait_until(lambda: live.numbers_of(record, key) == list(range(5)))
 
 
-def test_javascript_computes_the_partition_as_python_does(run_node: RunNode) -> None:
+def test_javascript_computes_the_same_partition_as_python(run_node: RunNode) -> None:
     keys = '["AAPL", "", "naïve", "日本", "\\ud83d\\ude00", "a b"]'
     found = [int(line) for line in run_node(CRC32, keys, "7").split()]
     assert found == [partition_of(key, 7) for key in ("AAPL", "", "naïve", "日本", "😀", "a b")]

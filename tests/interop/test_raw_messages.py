@@ -1,4 +1,4 @@
-"""Messages written by hand: the least that is one, as `redis-cli` would push it; Go's protocol 1; kombu's priorities."""
+"""Hand-written messages: a minimal one, as `redis-cli` would push it; Go's protocol 1; kombu's priorities."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
 
-def least_message(key: str, number: int) -> str:
-    """What README shows for `redis-cli LPUSH`: nothing is base64, and nothing is there that needs not be."""
+def minimal_message(key: str, number: int) -> str:
+    """As in the README for `redis-cli LPUSH`: no base64, and only the required fields."""
     return json.dumps(
         {
             "body": json.dumps([[{"key": key, "number": number}], {}, {}]),
@@ -52,15 +52,15 @@ def queue(request: pytest.FixtureRequest, key: str) -> str:
     return "partition" if request.param == "the ingress" else f"partition.{partition_of(key, 4)}"
 
 
-def test_the_least_message(live: LiveGroup, queue: str, key: str) -> None:
+def test_a_minimal_message(live: LiveGroup, queue: str, key: str) -> None:
     for number in range(5):
-        live.client.execute_command("LPUSH", queue, least_message(key, number))
+        live.client.execute_command("LPUSH", queue, minimal_message(key, number))
     wait_until(lambda: live.numbers_of(record, key) == list(range(5)))
 
 
 def test_the_same_message_twice_is_two_messages(live: LiveGroup, queue: str, key: str) -> None:
-    """A producer that retries a publish sends it again, byte for byte: each is taken from the queue once."""
-    live.client.lpush(queue, *[least_message(key, 1)] * 3)
+    """A producer that retries a publish sends the same bytes again. Each copy is removed from the queue once."""
+    live.client.lpush(queue, *[minimal_message(key, 1)] * 3)
     wait_until(lambda: live.numbers_of(record, key) == [1, 1, 1])
 
 
@@ -70,7 +70,7 @@ def test_gocelery(live: LiveGroup, queue: str, key: str) -> None:
     wait_until(lambda: live.numbers_of(record, key) == list(range(5)))
 
 
-def test_gocelery_to_an_ordinary_task(live: LiveGroup) -> None:
+def test_gocelery_to_a_plain_task(live: LiveGroup) -> None:
     live.client.lpush("partition.0", gocelery_message("plain task witness", [1000]))
     wait_until(lambda: any(line.endswith(":1000") for line in live.witnessed()))
 
@@ -83,13 +83,13 @@ def test_a_celery_app_without_our_code(live: LiveGroup, queue: str, key: str) ->
     wait_until(lambda: live.numbers_of(record, key) == list(range(6)))
 
 
-def test_compressed_by_a_celery_app_without_our_code(live: LiveGroup, queue: str, key: str) -> None:
+def test_a_compressed_message_of_a_celery_app_without_our_code(live: LiveGroup, queue: str, key: str) -> None:
     with Celery("foreign", broker=live.settings.redis_url, set_as_current=False) as foreign:
         foreign.send_task("record", args=[{"key": key, "number": 1}], queue=queue, compression="gzip")
     wait_until(lambda: live.numbers_of(record, key) == [1])
 
 
-def test_pickled_messages_are_refused_unread(live: LiveGroup, queue: str, key: str) -> None:
+def test_pickled_messages_are_refused_without_unpickling_them(live: LiveGroup, queue: str, key: str) -> None:
     with Celery("foreign", broker=live.settings.redis_url, set_as_current=False) as foreign:
         message = foreign.send_task("record", args=[{"key": key, "number": 1}], queue=queue, serializer="pickle")
     (dead_letter,) = wait_until(lambda: [x for x in live.dead_letters() if message.id in base64.b64decode(x.raw).decode()])
@@ -101,10 +101,10 @@ def test_pickled_messages_are_refused_unread(live: LiveGroup, queue: str, key: s
 def test_a_priority_under_kombus_default_steps_is_not_forgotten(
     live: LiveGroup, queue: str, key: str, priority: int
 ) -> None:
-    """It lies in a list of its own, and joins the queue when the worker next looks: with the next message."""
+    """It is in a separate list, and joins the queue when the worker next reads it: with the next message."""
     with Celery("foreign", broker=live.settings.redis_url, set_as_current=False) as foreign:
         foreign.send_task("record", args=[{"key": key, "number": 1}], queue=queue, priority=priority)
     live.send(record, [Step(key, 2)])
     if queue == "partition":
-        live.client.lpush("partition", least_message(f"{key}-other", 3))
+        live.client.lpush("partition", minimal_message(f"{key}-other", 3))
     wait_until(lambda: sorted(live.numbers_of(record, key)) == [1, 2])

@@ -90,8 +90,8 @@ def test_the_timers_of_a_chain_differ_and_do_not_grow() -> None:
         sizes.append(len(timer.raw))
         outcome = key.do([timer.raw], timer.due)
         key.timers.remove(timer)
-        told = [one.message_id for one in outcome.emitted if isinstance(one, Delivery)]
-        assert all(one.startswith(ids[-1] + ":") for one in told)
+        ids_sent = [one.message_id for one in outcome.emitted if isinstance(one, Delivery)]
+        assert all(one.startswith(ids[-1] + ":") for one in ids_sent)
     assert ids[:3] == ["m:0", "m:0~1", "m:0~2"] and len(set(ids)) == 50
     assert sizes[-1] < sizes[0] + 40
 
@@ -154,16 +154,16 @@ def test_a_timer_for_a_key_without_a_state_does_nothing() -> None:
     assert key.fire(key.timers[0], now=1_010.0) == [] and not key.timers
 
 
-@pytest.mark.parametrize("told", ["text", True, [1], {"a": 1}, None, 1e300, -1e300, 10**40, "2020-01-01"])
-def test_an_invalid_time_in_the_header_of_a_stages_message_is_ignored(told: Any) -> None:
+@pytest.mark.parametrize("value", ["text", True, [1], {"a": 1}, None, 1e300, -1e300, 10**40, "2020-01-01"])
+def test_an_invalid_time_in_the_header_of_a_stages_message_is_ignored(value: Any) -> None:
     key = Key(range_windows(seconds(10)).over(Gather), event_time=lambda value: 1_005.0)
-    raw = send(1, task="gather", partition_key="k", event_time=told)
+    raw = send(1, task="gather", partition_key="k", event_time=value)
     assert not key.do([raw], now=1_003.0).dead
     assert [timer.due for timer in key.timers] == [1_010.0]
 
 
-@pytest.mark.parametrize("told", ["text", True, None, 1e300, float("nan"), float("inf"), 10**40])
-def test_an_invalid_result_of_event_time_fails_the_message(told: Any) -> None:
-    app = app_of(range_windows(seconds(10)).over(Gather), event_time=lambda value: told)
+@pytest.mark.parametrize("value", ["text", True, None, 1e300, float("nan"), float("inf"), 10**40])
+def test_an_invalid_result_of_event_time_fails_the_message(value: Any) -> None:
+    app = app_of(range_windows(seconds(10)).over(Gather), event_time=lambda _: value)
     ((broken, _),) = run(app, [send(1)]).dead
     assert "event_time must return" in broken.error and broken.reason == "computation-failed"

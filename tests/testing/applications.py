@@ -57,7 +57,7 @@ def first_of(pair: tuple[str, int]) -> str:
     return pair[0]
 
 
-# Failures: a pipeline for each policy. An amount of 13 always fails, one of 7 twice, 17 spoils the state, 19 fails a stage later.
+# Failures: a pipeline for each policy. An amount of 13 always fails, one of 7 twice; 17 makes the state unpicklable; 19 fails a stage later.
 
 
 def _failing(exhausted: Exhausted, attempts: int, backoff_seconds: float) -> None:
@@ -73,16 +73,16 @@ def _failing(exhausted: Exhausted, attempts: int, backoff_seconds: float) -> Non
         return [amount.key, amount.amount]
 
     @state_computation(f"after {exhausted}", state=Total, on_error=policy)
-    def after(told: list[object], total: Total) -> list[object]:
+    def after(added: list[object], total: Total) -> list[object]:
         total.total += 1
-        if told[1] == 19:
+        if added[1] == 19:
             raise ValueError("19 is too much")
-        return [told[0], total.total]
+        return [added[0], total.total]
 
     beginning = source(f"amounts or {exhausted}", type=Amount)
     middle = beginning.key_by(key_of).to(add)
-    told, ended = middle.to_sink(RedisList(f"told or {exhausted}")), middle.to(after).to_sink(RedisList(f"added or {exhausted}"))
-    build_application(f"failing: {exhausted}", told.merge(ended))
+    direct, ended = middle.to_sink(RedisList(f"direct or {exhausted}")), middle.to(after).to_sink(RedisList(f"added or {exhausted}"))
+    build_application(f"failing: {exhausted}", direct.merge(ended))
 
 
 _failing("dead_letter", 2, 0.05)
@@ -105,7 +105,7 @@ def add_or_stop(amount: Amount, total: Total, context: Context) -> list[object]:
 stopping = source("amounts or stop", type=Amount)
 build_application("failing: stop", stopping.key_by(key_of).to(add_or_stop).to_sink(RedisList("added or stop")))
 
-# A multi: elements that are None are dropped, None ends the path, and what is no list is an error.
+# A multi: None elements are dropped, None ends the path, and anything that is not a list is an error.
 
 
 @computation_multi("spread out", on_error=RetryPolicy(attempts=0, exhausted="dead_letter"))
@@ -128,7 +128,7 @@ def sum_up(amount: Amount, total: Total) -> tuple[str, int] | None:
 multi = source("to spread out", type=Amount)
 build_application("multi", multi.to(spread_out).key_by(key_of).to(sum_up).to_sink(RedisStream("summed up")))
 
-# A branch: one stage's outputs to two sinks at once, to a stage under another key, to a task, and to a computation with a key.
+# A branch: the outputs of one stage go to two sinks, to a stage with another key, to a task, and to a computation with a key.
 
 
 @state_computation("twice as much", state=Total)
@@ -159,7 +159,7 @@ def of_its_own(amount: Amount, known: Known) -> None:
 
 
 def shout(pair: tuple[str, int]) -> None:
-    raise AssertionError("no function of a sink is called here")
+    raise AssertionError("the harness must not call the function of a sink")
 
 
 branching = source("to double", type=Amount)
@@ -184,10 +184,10 @@ left, right = source("from the left", type=Amount), source("from the right", typ
 merged = left.key_by(key_of).merge(right.key_by(key_of)).to(double, name="double both")
 counted = merged.collect().to(count_all, name="count both").to_sink(RedisList("counted both"))
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", OneKeyWarning)  # it is what is wanted
+    warnings.simplefilter("ignore", OneKeyWarning)  # one key is intended here
     build_application("merged", merged.to_sink(RedisList("doubled both")).merge(counted))
 
-# Windows, by the messages' own time, and by their number.
+# Windows by event time, and by count.
 
 
 class Gather(Aggregation):

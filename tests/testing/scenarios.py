@@ -124,23 +124,23 @@ SCENARIOS = [
     Scenario(
         name="retries, then a dead letter",
         application="failing: dead_letter",
-        sends=[("amounts or dead_letter", [*_unlucky("buried"), *(Amount("b buried", number) for number in (7, 17, 8, 19, 9))])],
-        done=both(has(9, "added or dead_letter"), lambda view: not view.parked.keys() & {"a buried", "b buried"}),
+        sends=[("amounts or dead_letter", [*_unlucky("given up"), *(Amount("b given up", number) for number in (7, 17, 8, 19, 9))])],
+        done=both(has(9, "added or dead_letter"), lambda view: not view.parked.keys() & {"a given up", "b given up"}),
         stages=("add or dead_letter", "after dead_letter"),
-        sinks={"told or dead_letter": first, "added or dead_letter": first},
+        sinks={"direct or dead_letter": first, "added or dead_letter": first},
         seconds=10,
         expected={
             "states of add or dead_letter": {
-                "a buried": {"seen": [1, 4, 6]},
-                "b buried": {"seen": [2, 3, 7, 8, 9]},
-                "c buried": {"seen": [5]},
+                "a given up": {"seen": [1, 4, 6]},
+                "b given up": {"seen": [2, 3, 7, 8, 9]},
+                "c given up": {"seen": [5]},
             },
-            "outputs to told or dead_letter": {
-                f"{key} buried": [[f"{key} buried", number] for number in numbers]
+            "outputs to direct or dead_letter": {
+                f"{key} given up": [[f"{key} given up", number] for number in numbers]
                 for key, numbers in {"a": (1, 4, 6), "b": (2, 3, 7, 8, 9), "c": (5,)}.items()
             },
             "outputs to added or dead_letter": {
-                f"{key} buried": [[f"{key} buried", number + 1] for number in range(count)]
+                f"{key} given up": [[f"{key} given up", number + 1] for number in range(count)]
                 for key, count in {"a": 3, "b": 5, "c": 1}.items()
             },
         },
@@ -151,7 +151,7 @@ SCENARIOS = [
         sends=[("amounts or park", _unlucky("parked"))],
         done=both(has(4, "added or park"), is_parked("a parked", waiting=3)),
         stages=("add or park", "after park"),
-        sinks={"told or park": first, "added or park": first},
+        sinks={"direct or park": first, "added or park": first},
         seconds=1,
         expected={
             "parked": {"a parked": ("ValueError: 13 is unlucky", 2, 3, False)},
@@ -166,7 +166,7 @@ SCENARIOS = [
         sends=[("amounts or hold", _unlucky("held"))],
         done=both(has(4, "added or hold"), is_parked("a held", waiting=3)),
         stages=("add or hold", "after hold"),
-        sinks={"told or hold": first, "added or hold": first},
+        sinks={"direct or hold": first, "added or hold": first},
         seconds=1,
         expected={
             "parked": {"a held": ("ValueError: 13 is unlucky", 2, 3, True)},

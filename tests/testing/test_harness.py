@@ -182,11 +182,11 @@ def test_with_twice_each_message_runs_twice_and_counts_once() -> None:
 
 
 def test_values_that_json_cannot_represent_need_a_signing_key_as_in_a_worker() -> None:
-    told = applications["branch"]
-    with harness(told, settings=Settings()) as h:
+    branch = applications["branch"]
+    with harness(branch, settings=Settings()) as h:
         h.send(Amount("a", 1))
         assert "PARTITIONS_STATE_SIGNING_KEY" in h.parked["a"].record.error
-    with harness(told, settings=Settings(state_signing_keys=(b"sixteen characters",))) as h:
+    with harness(branch, settings=Settings(state_signing_keys=(b"sixteen characters",))) as h:
         h.send(Amount("a", 1))
         assert h.outputs("shout") == [("a", 2)]
         assert h.outputs("elsewhere") == [["a", 2]]
@@ -229,6 +229,6 @@ def test_a_timer_due_within_a_millisecond_fires() -> None:
         assert h.outputs("short") == [["a", [1]]]
 
 
-def test_at_first_there_is_nothing() -> None:
+def test_a_new_harness_is_empty() -> None:
     with harness(applications["branch"]) as h:
         assert (h.states("keep even"), h.outputs("kept even"), h.dead_letters, h.parked, h.paused) == ({}, [], [], {}, [])

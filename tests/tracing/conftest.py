@@ -27,7 +27,7 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def spans(exporter: InMemorySpanExporter) -> Callable[[], list[Seen]]:
-    """The spans that have ended, in that order."""
+    """The spans that have ended, in order."""
     return lambda: [seen(span) for span in exporter.get_finished_spans()]
 
 

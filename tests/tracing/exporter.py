@@ -23,7 +23,7 @@ class Seen(NamedTuple):
     links: list[int]
     attributes: dict[str, Any]
     error: str | None
-    #: Type and text of what was recorded.
+    #: The type and text of the recorded exception.
     exceptions: list[list[str]]
     began: int
     ended: int
@@ -68,6 +68,6 @@ def provider_to(exporter: SpanExporter, sampler: Sampler = ALWAYS_ON) -> TracerP
 
 
 def read_spans(path: Path) -> list[Seen]:
-    """What was exported so far; half a line is not looked at."""
+    """The spans exported so far. An incomplete line is ignored."""
     text = path.read_text() if path.exists() else ""
     return [Seen(*json.loads(line)) for line in text[: text.rfind("\n") + 1].splitlines()]

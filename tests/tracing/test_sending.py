@@ -39,7 +39,7 @@ def headers_in(client: redis.Redis, queue: str = QUEUE) -> list[dict[str, Any]]:
 
 
 def carried(headers: dict[str, Any]) -> tuple[int, int, bool]:
-    """Trace, span, and whether it is sampled, as the header `traceparent` has them; other flags are nobody's business here."""
+    """The trace, the span, and whether it is sampled, from the header `traceparent`. Other flags are ignored here."""
     _, trace_id, span_id, flags = headers["traceparent"].split("-")
     return int(trace_id, 16), int(span_id, 16), bool(int(flags, 16) & 1)
 
@@ -85,7 +85,7 @@ def test_send_many_makes_a_span_for_each_message(
     assert list(map(carried, headers_in(client))) == [context_of(first), context_of(second)]
 
 
-def test_in_a_sources_process_each_trace_begins_with_a_message(traced_app: Celery, client: redis.Redis, spans: Spans) -> None:
+def test_in_a_sources_process_each_message_starts_a_trace(traced_app: Celery, client: redis.Redis, spans: Spans) -> None:
     installation: Any = installation_of(traced_app)
     with closing(Stop()) as stop:
         outbox = Outbox(installation, sales._receiver(), Run("{partition}:source:x:y"), Patience("x", stop))
@@ -103,7 +103,7 @@ def test_messages_sent_by_task_name_carry_a_context_too(traced_app: Celery, clie
     (span,) = spans()
     assert (span.name, span.attributes["messaging.message.id"]) == ("create traced bill", message_id)
     assert carried(headers_in(client)[0]) == context_of(span)
-    traced_app.send_task("somebody else's", queue="other")  # Celery's own instrumentation is for those
+    traced_app.send_task("another project's task", queue="other")  # Celery's own instrumentation covers these
     assert len(spans()) == 1
     assert "traceparent" not in headers_in(client, "other")[0]
 
@@ -121,7 +121,7 @@ def test_a_span_records_a_failure_to_send(traced_app: Celery, spans: Spans, sett
     assert span.error is not None
     assert span.exceptions[0][0] == "TypeError"
     with pytest.raises(MessageError):
-        billed.delay({"customer": 1})  # it is none that could be sent
+        billed.delay({"customer": 1})  # it cannot be sent
     assert len(spans()) == 1
 
 
@@ -137,7 +137,7 @@ def test_sending_spans_have_keys_only_with_tracing_keys(traced_app: Celery, span
     assert [span.attributes.get("celery_partitions.key") for span in spans()] == [None, None, "ann", "ann", "ann"]
 
 
-def test_an_unsampled_trace_records_nothing_and_the_message_carries_that(
+def test_an_unsampled_trace_records_nothing_and_the_message_says_so(
     traced_app: Celery, client: redis.Redis, spans: Spans, exporter: Any
 ) -> None:
     unsampled = provider_to(exporter, ALWAYS_OFF).get_tracer("a web request")

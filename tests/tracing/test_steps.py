@@ -96,7 +96,7 @@ def test_an_invalid_context_header_is_harmless(traced: TracedSteps, spans: Spans
 
 
 @pytest.mark.parametrize("flags", ["00", "01"])
-def test_a_timer_fires_in_a_trace_of_its_own(traced: TracedSteps, spans: Spans, flags: str) -> None:
+def test_a_timer_fires_in_its_own_trace(traced: TracedSteps, spans: Spans, flags: str) -> None:
     run(traced, counting(), [message(traceparent=PARENT + flags, timer=1.5)])
     (span,) = spans()
     assert span.parent is None and f"{span.trace:x}" not in PARENT
@@ -122,7 +122,7 @@ def test_spans_record_a_failure_and_its_retry(traced: TracedSteps, spans: Spans)
     assert spans()[4].exceptions == failed.exceptions
 
 
-def test_a_second_try_has_its_number(traced: TracedSteps, spans: Spans) -> None:
+def test_a_second_attempt_has_its_number(traced: TracedSteps, spans: Spans) -> None:
     run(traced, counting(), [message(), message(message_id="m1")], mailbox_of="ann", attempt=3)
     assert [span.attributes.get("celery_partitions.attempt") for span in spans()] == [3, None]
 
@@ -194,9 +194,9 @@ def test_a_commit_that_is_sent_again_is_one_span(
     client.lpush("partition.0", message())
     run(traced, counting(), [message()])
     commit = commit_of([message()])
-    under_way = store.begin(commit)
-    under_way.connection.disconnect()  # the answer is lost
-    client.connection_pool.release(under_way.connection)
+    in_flight = store.begin(commit)
+    in_flight.connection.disconnect()  # the answer is lost
+    client.connection_pool.release(in_flight.connection)
     assert store.send(commit).status in ("ok", "already")
     assert [span.name for span in spans()] == ["process count", "commit partition"]
 

@@ -1,4 +1,4 @@
-"""Without `opentelemetry-api`: everything works with PARTITIONS_TRACING off; with it on, each process says what to install."""
+"""Without `opentelemetry-api` everything works if PARTITIONS_TRACING is off. If it is on, each process says what to install."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.worker import ROOT
 
-#: As on a machine without it: the import system finds none.
+#: Hides the package from the import system, as on a machine without it.
 BLOCKED = """
 import sys
 
@@ -54,13 +54,13 @@ def test_a_worker_is_refused(tmp_path: Path, redis_url: str) -> None:
     assert WHAT_TO_DO in ended.stderr
 
 
-@pytest.mark.parametrize(("tracing", "said"), [("1", WHAT_TO_DO), ("0", "sent")])
-def test_sending(tmp_path: Path, redis_url: str, tracing: str, said: str) -> None:
+@pytest.mark.parametrize(("tracing", "line"), [("1", WHAT_TO_DO), ("0", "sent")])
+def test_sending(tmp_path: Path, redis_url: str, tracing: str, line: str) -> None:
     ended = python(SEND, tmp_path, redis_url, tracing)
-    assert ended.stdout.splitlines() == [said, said], ended.stderr
+    assert ended.stdout.splitlines() == [line, line], ended.stderr
 
 
 def test_with_tracing_off_spans_is_not_imported(tmp_path: Path, redis_url: str) -> None:
-    """redis-py imports OpenTelemetry by itself where it is installed; we do not."""
+    """redis-py imports OpenTelemetry if it is installed; we do not."""
     code = "import sys, celery_partitions.demo.stocks\ncelery_partitions.demo.stocks.update_stock.send_many([])\nprint([n for n in sys.modules if n.startswith('celery_partitions.tracing')])"
     assert python(code, tmp_path, redis_url, "0").stdout == "['celery_partitions.tracing', 'celery_partitions.tracing.switch', 'celery_partitions.tracing.headers']\n"

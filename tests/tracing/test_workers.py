@@ -43,14 +43,14 @@ def wait_spans(file: Path, wanted: Callable[[list[Seen]], Any]) -> list[Seen]:
 
 
 def the(spans: list[Seen], name: str, **attributes: Any) -> Seen:
-    """The one span of a name, with the attributes."""
+    """The only span with this name and these attributes."""
     (found,) = [span for span in spans if span.name == name and attributes.items() <= span.attributes.items()]
     return found
 
 
 @pytest.fixture(autouse=True)
 def two_partitions(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
-    """Of the client's app too."""
+    """Set two partitions for the client's app too."""
     object.__setattr__(settings, "partitions", 2)
 
 
@@ -75,7 +75,7 @@ def test_a_trace_goes_through_a_pipeline(live: LiveGroup, traced_app: Celery, pr
     assert live.client.lrange("traced out", 0, -1) == [b'"hat"']
 
 
-def test_each_try_is_a_span_and_the_last_one_records_the_dead_letter(live: LiveGroup, traced_app: Celery, spans: Spans, file: Path) -> None:
+def test_each_attempt_is_a_span_and_the_last_one_records_the_dead_letter(live: LiveGroup, traced_app: Celery, spans: Spans, file: Path) -> None:
     message_id = refuse.delay(Bill("ann", 7)).id
     start(live)
     found = wait_spans(file, lambda all_: sum(span.name == "commit partition" for span in all_) >= 2)
@@ -101,6 +101,6 @@ def test_with_tracing_off_a_worker_ignores_a_messages_context(live: LiveGroup, t
     sales.send_many([Order("ann", "hat")])
     live.env["PARTITIONS_TRACING"] = "0"
     start(live)
-    wait_until(lambda: live.client.llen("elsewhere") == 1, 60.0, message="nothing was put out")
+    wait_until(lambda: live.client.llen("elsewhere") == 1, 60.0, message="no output was sent")
     assert [span.name for span in read_spans(file)] == ["look into it"]
     assert "traceparent" not in json.loads(live.client.lrange("elsewhere", 0, -1)[0])["headers"]

@@ -1,4 +1,4 @@
-"""Typed as users type it; mypy --strict must find nothing here, and each `assert_type` must hold."""
+"""Code with types as users write it. mypy --strict must find nothing here, and each `assert_type` must be right."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ if price is not None:
 for symbol, each in update_stock.states(["A"]).items():
     print(symbol.lower(), each.price)
 
-# A computation is called in a test as the plain function that it is.
+# A test calls a computation like a plain function.
 update_stock(Stock("A", 1.0), StockPrice())
 update_stock.delay(Stock("A", 1.0))
 update_stock.delay({"symbol": "A", "price": 1.0})

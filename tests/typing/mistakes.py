@@ -1,4 +1,4 @@
-"""Mistakes that a type checker must find; each is ignored by its code, and an ignore that ignores nothing is an error."""
+"""Mistakes that a type checker must find. Each is ignored by its error code, and an unused ignore is an error."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ ROOT = HERE.parent.parent
 
 
 def mypy(file: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    # Outside this repository's configuration; celery has no types of its own, as every user of it knows.
+    # Without this repository's configuration. Celery itself has no types.
     command = [
         sys.executable,
         "-m",
@@ -30,7 +30,7 @@ def mypy(file: Path, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _folders_as_installed(place: Path) -> Path:
-    """A folder with `tasks/` and `config/` in it under the names they are installed by: mypy does not see an editable install."""
+    """A folder with `tasks/` and `config/` under their installed names, because mypy does not see an editable install."""
     found = place / "packages"
     if not found.exists():
         found.mkdir()
@@ -44,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mypy")
 
 
-def test_what_users_write_passes_mypy_strict_with_the_types_they_expect(cache: Path) -> None:
+def test_users_code_passes_mypy_strict_with_the_expected_types(cache: Path) -> None:
     ran = mypy(HERE / "as_users_type.py", cache)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
 

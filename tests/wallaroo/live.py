@@ -1,4 +1,4 @@
-"""Runs `python -m celery_partitions.wallaroo` as a child process and uses it by its ports, signals and exit code."""
+"""Runs `python -m celery_partitions.wallaroo` as a child process and tests it through ports, signals and exit code."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PATIENCE_SECONDS = 60.0
 
 
 class Run:
-    """One run of an application; `inputs`: how many addresses `--in` has, or their names.
+    """One run of an application. `inputs`: the number of addresses of `--in`, or their names.
 
-    As a context manager it is killed at the end, and what it said is printed.
+    As a context manager it is killed at the end, and its output is printed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Run:
 
     @contextlib.contextmanager
     def sender(self, number: int = 0) -> Iterator[socket.socket]:
-        """A connection to an input, made as soon as it listens."""
+        """A connection to an input, opened as soon as it listens."""
 
         def connect() -> socket.socket | None:
             assert self._process.poll() is None, self.log()
@@ -82,13 +82,13 @@ class Run:
                 return socket.create_connection(("127.0.0.1", self.ports[number]), timeout=30)
             return None
 
-        connection = wait_until(connect, PATIENCE_SECONDS, message="nobody listens")
+        connection = wait_until(connect, PATIENCE_SECONDS, message="the input does not listen")
         assert connection is not None
         with connection:
             yield connection
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Tell it to end; its exit code."""
+        """Send a signal to end the run. Returns the exit code."""
         self._process.send_signal(number)
         return self.wait()
 
@@ -96,7 +96,7 @@ class Run:
         try:
             return self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end\n{self.log()}") from None
+            raise AssertionError(f"the run does not end\n{self.log()}") from None
 
     def children(self, what: str) -> list[int]:
         """Process ids of the run's `worker`, `source` or `sink` processes."""
@@ -116,7 +116,7 @@ class Run:
 
 
 def _processes() -> Mapping[int, tuple[int, list[str]]]:
-    """Process id → its parent, and its command line; but for those that only keep another."""
+    """Process id → its parent and command line, without processes that only keep another one alive."""
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -128,7 +128,7 @@ def _processes() -> Mapping[int, tuple[int, list[str]]]:
 
 
 class Receiver:
-    """Listens for a sink, and keeps the bytes of all connections, one after the other."""
+    """Listens for a sink, and keeps the bytes of all connections, one after another."""
 
     def __init__(self, port: int | None = None) -> None:
         self.port = port or free_port()
@@ -169,6 +169,6 @@ class Receiver:
 
 
 def framed(*payloads: bytes | str) -> bytes:
-    """Each with four bytes of its length before it."""
+    """Payloads, each preceded by its length in four bytes."""
     each = [payload.encode() if isinstance(payload, str) else payload for payload in payloads]
     return b"".join(struct.pack(">I", len(payload)) + payload for payload in each)

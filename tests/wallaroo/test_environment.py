@@ -25,7 +25,7 @@ def test_a_run_without_a_signing_key_has_a_temporary_key_and_group() -> None:
     assert (one.retry_attempts, one.retry_exhausted) == (0, "dead_letter")
 
 
-def test_with_a_signing_key_states_outlive_the_run() -> None:
+def test_with_a_signing_key_states_survive_the_run() -> None:
     given = settings_of(REDIS_URL="redis://h/0", PARTITIONS_STATE_SIGNING_KEY="0123456789abcdef", PARTITIONS_RETRY_ATTEMPTS="2", PARTITIONS_STATE_MODULES="shop.*")
     assert given.group == "wallaroo-shop-votes"
     assert given.state_signing_keys == (b"0123456789abcdef",)

@@ -23,7 +23,7 @@ SETUPS = {
 
 
 @pytest.mark.parametrize("name", SETUPS)
-def test_what_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_explain_what_is_wrong(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, says = SETUPS[name]
     (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -38,7 +38,7 @@ def test_a_missing_module() -> None:
         load(command_line(["--application-module", "not_there"]))
 
 
-def test_the_application_is_given_the_whole_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_application_gets_the_whole_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "asking.py").write_text(
         "import wallaroo\n"
         "given = []\n"

@@ -72,7 +72,7 @@ def test_a_state_is_kept_under_its_name_and_save_is_removed_from_outputs(load: L
     assert call(application, "memory", "x", made) == "x" and made.seen == ["x"]
 
 
-def test_a_state_that_two_lines_share_is_one_stage_which_dispatches(load: Load) -> None:
+def test_a_state_that_two_pipelines_share_is_one_stage_that_dispatches(load: Load) -> None:
     load("reverse")
     builder = wallaroo.ApplicationBuilder("two")
     builder.new_pipeline("in", source()).to_state_partition(remember, State, "memory", first_letter, ["a", "b"]).done()

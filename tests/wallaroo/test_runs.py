@@ -22,7 +22,7 @@ def vote(letter: str, votes: int = 1) -> bytes:
 
 
 def totals(data: bytes) -> dict[str, list[int]]:
-    """Letter → the totals that were sent for it."""
+    """Letter → its totals, in the order they were sent."""
     seen: dict[str, list[int]] = defaultdict(list)
     for length, letter, total in struct.iter_unpack(">IsQ", data):
         assert length == 9
@@ -40,7 +40,7 @@ def test_votes_are_counted_and_a_second_connection_does_not_overtake_the_first(
         first.sendall(framed(*(vote(letter, 1) for _ in range(500) for letter in letters)))
     with run_of_votes.sender() as second:
         second.sendall(framed(*(vote(letter, 1000) for _ in range(500) for letter in letters)))
-        # Told to end at once: what was sent is worked off and delivered all the same.
+        # Stopped at once: everything sent is still processed and delivered.
         assert run_of_votes.end() == 0
     wanted = [*range(1, 501), *range(1500, 500_501, 1000)]
     assert totals(bytes(receiver.data)) == dict.fromkeys(letters, wanted)
@@ -72,7 +72,7 @@ def test_words_are_counted_though_a_worker_is_killed(run: Start, receiver: Recei
     assert seen == sequences
 
 
-def test_a_stateless_application_keeps_the_order_and_its_sink_may_come_late(run: Start) -> None:
+def test_a_stateless_application_keeps_the_order_and_its_sink_may_start_late(run: Start) -> None:
     reverse = run("reverse")
     with reverse.sender() as connection:
         connection.sendall(framed("one", "nothing", "two", "raise", *(f"word {number}" for number in range(2000))))
@@ -109,11 +109,11 @@ def test_orders_are_judged_by_earlier_messages_of_the_other_input(
     with market.sender(order) as connection:
         connection.sendall(framed(*(struct.pack(ORDER, s.encode(), number) for number in range(10) for s in symbols)))
     assert market.end() == 0
-    told = defaultdict(list)
+    reported = defaultdict(list)
     for length, symbol, number, bid, offer in struct.iter_unpack(RESULT, bytes(receiver.data)):
         assert (length, bid, offer) == (24, 10.0, 11.0)
-        told[symbol.decode()].append(number)
-    assert told == {symbol: list(range(10)) for symbol in wide}
+        reported[symbol.decode()].append(number)
+    assert reported == {symbol: list(range(10)) for symbol in wide}
 
 
 def test_windows_of_messages_and_then_of_time(run: Start, receiver: Receiver) -> None:
@@ -121,7 +121,7 @@ def test_windows_of_messages_and_then_of_time(run: Start, receiver: Receiver) ->
     payloads = [f"{user} {amount}".encode() for amount in (30, 40, 50, 1, 2, 3, 100, 1, 1) for user in ("ann", "bob")]
     with alerts.sender() as connection:
         connection.sendall(b"".join(struct.pack(">H", len(payload)) + payload for payload in payloads))
-        # The windows of time are closed by their timers; both alerts of a user may lie in one, or in two that follow.
+        # Timers close the time windows. Both alerts of a user may be in one window, or in two consecutive ones.
         wait_until(lambda: sum(int(line.split()[1]) for line in receiver.lines()) == 2 * (120 + 102), 30)
     assert alerts.end() == 0
     assert {line.split()[0] for line in receiver.lines()} == {"ann", "bob"}

@@ -1,9 +1,9 @@
-"""Bytewax 0.21: `stateful_map` with SQLite recovery and an epoch a batch. Runs in a venv of its own.
+"""Bytewax 0.21: `stateful_map` with SQLite recovery and an epoch per batch. Runs in its own venv.
 
-Twice: with the messages of the raw loop read from a Redis list (the work that we do), and with messages that
-lie in memory already decoded (the best that Bytewax can do). In both the state is a bare float, the list is
-never trimmed and the recovery store is on a memory file system where there is one: every advantage is its.
-Prints one line of JSON: messages/s from the first batch asked for until the flow has ended.
+It runs twice: with the raw loop's messages read from a Redis list (the same work as ours), and with decoded messages
+in memory (Bytewax's best case). In both, the state is a plain float, the list is never trimmed, and the recovery store
+is on a memory file system if there is one: Bytewax gets every advantage.
+Prints one line of JSON: messages/s from the first requested batch until the flow has ended.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from envelopes import decoder, fill
 from trades import averaged, folded, trades
 
 Item = tuple[str, float]
-#: Number of a batch, from zero -> the batch; empty after the last.
+#: The number of a batch, from zero -> the batch; empty after the last one.
 ReadBatch = Callable[[int], Sequence[Item]]
 
 QUEUE = "bytewax-queue"
-#: The same batch as BATCH_MESSAGES has by default.
+#: The default of BATCH_MESSAGES.
 BATCH_MESSAGES = 2000
 
 begun_at: list[float] = []
@@ -42,7 +42,7 @@ averages: dict[str, float] = {}
 
 
 class Batches(StatefulSourcePartition[Item, int]):
-    """Hands over one batch after the other; its snapshot is the number of the next one."""
+    """Returns one batch after another. Its snapshot is the number of the next one."""
 
     def __init__(self, read: ReadBatch, resume: int) -> None:
         self._read, self._next = read, resume
@@ -61,7 +61,7 @@ class Batches(StatefulSourcePartition[Item, int]):
 
 
 class Trades(FixedPartitionedSource[Item, int]):
-    """One partition, read by a function."""
+    """One partition, which a function reads."""
 
     def __init__(self, read: ReadBatch) -> None:
         self._read = read
@@ -74,7 +74,7 @@ class Trades(FixedPartitionedSource[Item, int]):
 
 
 def from_memory(count: int, keys: int) -> ReadBatch:
-    """Batches made and decoded before the clock starts."""
+    """Batches that are created and decoded before the clock starts."""
     items = [(trade.symbol, trade.price) for trade in trades(count, keys)]
     batches = [items[start : start + BATCH_MESSAGES] for start in range(0, len(items), BATCH_MESSAGES)]
     return lambda number: batches[number] if number < len(batches) else ()
@@ -107,7 +107,7 @@ class KeepSink(DynamicSink[Item]):
 
 
 def update(average: float | None, price: float) -> tuple[float, float]:
-    """The computation: state and message to new state and output."""
+    """The computation: from state and message to new state and output."""
     new = averaged(average or 0.0, price)
     return new, new
 
@@ -127,7 +127,7 @@ def main() -> None:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as store:
         subprocess.run([sys.executable, "-m", "bytewax.recovery", store, "1"], check=True)
-        # An interval of zero ends the epoch, and so takes a snapshot, after each batch.
+        # An interval of zero ends the epoch after each batch, which takes a snapshot.
         run_main(flow, epoch_interval=timedelta(0), recovery_config=RecoveryConfig(store))
         seconds = time.monotonic() - begun_at[0]
         written = sum(file.stat().st_size for file in Path(store).iterdir())

@@ -1,4 +1,4 @@
-"""Messages as stock Celery writes them (protocol 2, JSON, body in base64), made without Celery."""
+"""Messages as stock Celery writes them (protocol 2, JSON, body in base64), created without Celery."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class Headers(msgspec.Struct):
-    """What a consumer needs to know of a message's headers."""
+    """The headers of a message that a consumer needs."""
 
     task: str
     id: str
 
 
 class Envelope(msgspec.Struct):
-    """A message as it lies in the list."""
+    """A message as it is stored in the list."""
 
     body: str
     headers: Headers
 
 
 def written(trade: Trade, number: int, queue: str) -> bytes:
-    """What `apply_async` of stock Celery pushes for one trade, field by field."""
+    """The message that stock Celery's `apply_async` pushes for one trade, field by field."""
     body = base64.b64encode(msgspec.json.encode([[trade], {}, EMBED])).decode()
     task_id = f"{number:08x}-5a1d-4c3e-9b7f-2d6e8f0a1b3c"
     headers = {
@@ -48,7 +48,7 @@ def written(trade: Trade, number: int, queue: str) -> bytes:
 
 
 def fill(client: redis.Redis, queue: str, count: int, keys: int) -> None:
-    """Push all trades, in order: the oldest ends up rightmost, as Celery's does."""
+    """Push all trades in order, so that the oldest is on the right, as with Celery."""
     waiting: list[bytes] = []
     for number, trade in enumerate(trades(count, keys), start=1):
         waiting.append(written(trade, number, queue))

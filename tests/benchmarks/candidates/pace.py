@@ -1,4 +1,4 @@
-"""Send messages at an even pace, and say when each was sent."""
+"""Sends messages at a constant rate, and records when each was sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trades import Trade
 def paced(
     messages: Sequence[Trade], rate: float, send: Callable[[Trade], Any]
 ) -> list[tuple[str, float, float]]:
-    """Send `rate` messages a second; (symbol, time before, time after) of each, on the monotonic clock."""
+    """Send `rate` messages per second. Returns (symbol, time before, time after) of each, on the monotonic clock."""
     sent: list[tuple[str, float, float]] = []
     begun = time.monotonic()
     for number, message in enumerate(messages):

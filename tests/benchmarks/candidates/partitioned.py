@@ -1,4 +1,4 @@
-"""Ours: the application under measure, as a user would write it. `celery -A partitioned worker`."""
+"""Ours: the measured application, as a user would write it. `celery -A partitioned worker`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def average_price(trade: Trade, state: Average) -> None:
 
 @state_computation(name="average price, waiting", state=Average, key=symbol_of)
 def average_price_waiting(trade: Trade, state: Average) -> None:
-    """Like one that asks another service."""
+    """Like a computation that calls another service."""
     time.sleep(SLOW_SECONDS)
     state.price = averaged(state.price, trade.price)
 
 
 @state_computation(name="average price, computing", state=Average, key=symbol_of)
 def average_price_computing(trade: Trade, state: Average) -> None:
-    """Like one that evaluates a model: burns processor time, not time on the wall."""
+    """Like a computation that evaluates a model: it uses processor time instead of waiting."""
     until = time.thread_time() + SLOW_SECONDS
     while time.thread_time() < until:
         pass
@@ -42,7 +42,7 @@ def average_price_computing(trade: Trade, state: Average) -> None:
 
 @state_computation(name="average price, once", state=Average, key=symbol_of, deduplicate=3600)
 def average_price_once(trade: Trade, state: Average) -> None:
-    """Like `average_price`, with every id looked up and remembered."""
+    """Like `average_price`, but every id is looked up and remembered."""
     state.price = averaged(state.price, trade.price)
 
 

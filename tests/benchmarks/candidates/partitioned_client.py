@@ -1,4 +1,4 @@
-"""Ours, the producer: fill queues in bulk, send at a pace, and check the state that came out.
+"""Our producer: fills queues in bulk, sends at a constant rate, and checks the resulting states.
 
 Prints one line of JSON. Times are seconds on the monotonic clock, which all processes of a machine share.
 """
@@ -25,7 +25,7 @@ def main() -> None:
     computation = COMPUTATIONS[options.computation]
     match options.action:
         case "fill":
-            # Made before the clock starts, as apply_async's are: what is timed is sending.
+            # Created before the clock starts, as with apply_async: only sending is timed.
             messages = list(trades(options.count, options.keys))
             started_at = time.monotonic()
             computation.send_many(messages, progress=False)

@@ -1,4 +1,4 @@
-"""Ours, as pipelines: the same work once in one stage, and once through two hops. `celery -A pipelined worker`."""
+"""Ours, as pipelines: the same work in one stage, and through two hops. `celery -A pipelined worker`."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ second = state_computation("average, second", state=Average)(average)
 one_stage = source("one stage")
 build_application("one stage", one_stage.key_by(symbol_of).to(once).to_sinks([]))
 
-#: The second key puts most trades into another partition; the last stage's outputs go to a list.
+#: The second key moves most trades to another partition. The outputs of the last stage go to a list.
 two_hops = source("two hops")
 build_application(
     "two hops",
     two_hops.key_by(symbol_of).to(first).key_by(reversed_symbol_of).to(second).to_sink(RedisList("outputs")),
 )
 
-# From a TCP source to a TCP sink, one stage between them.
+# From a TCP source to a TCP sink, with one stage between them.
 
 
 @decoder(header_length=4, length_fmt=">I")

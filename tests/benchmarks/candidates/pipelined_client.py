@@ -1,4 +1,4 @@
-"""Ours, the pipelines' producer: fill the source's queues, and check the states of every stage. Prints one line of JSON."""
+"""The producer of our pipelines: fills the source's queues, and checks the states of every stage. Prints one line of JSON."""
 
 from __future__ import annotations
 

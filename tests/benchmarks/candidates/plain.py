@@ -1,4 +1,4 @@
-"""Plain Celery: the same state kept by hand in a Redis hash. Stock settings, no result backend."""
+"""Plain Celery: the task itself keeps the same state in a Redis hash. Default settings, no result backend."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["app", "average_price"]
 STATES = "plain-states"
 
 app = Celery("plain", broker=os.environ["REDIS_URL"])
-# Celery 5.7 asks for this to be said; it changes nothing once the worker is connected.
+# Celery 5.7 warns unless this is set. It has no effect once the worker is connected.
 app.conf.broker_connection_retry_on_startup = True
 
 store = redis.Redis.from_url(os.environ["REDIS_URL"])
 
-#: Where the task writes when it ran, one line a message, for the latency measure; unset otherwise.
+#: For the latency measure: the file to which the task writes when it ran, one line per message. Unset otherwise.
 effects = os.environ.get("EFFECTS_FILE")
 effects_file = os.open(effects, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if effects else None
 
 
 @app.task(name="average price")
 def average_price(trade: dict[str, object]) -> None:
-    """Read, unpickle, change, pickle, write: two round trips a message, and with two workers lost updates."""
+    """Read, unpickle, change, pickle, write: two round trips per message, and lost updates with two workers."""
     kept = store.hget(STATES, trade["symbol"])
     state = pickle.loads(kept) if kept else Average()
     state.price = averaged(state.price, trade["price"])

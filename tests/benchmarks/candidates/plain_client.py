@@ -1,4 +1,4 @@
-"""Plain Celery, the producer: `apply_async` in a loop, at full speed or at a pace.
+"""The producer of plain Celery: `apply_async` in a loop, at full speed or at a constant rate.
 
 Prints one line of JSON.
 """
@@ -17,7 +17,7 @@ from trades import Trade, folded, trades
 
 
 def send(trade: Trade) -> None:
-    """What a producer writes without us."""
+    """How a producer without our package sends."""
     average_price.apply_async((asdict(trade),))
 
 

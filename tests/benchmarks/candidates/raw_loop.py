@@ -1,9 +1,8 @@
-"""The raw loop: the least that keeps state in Redis by batches, with none of our features.
+"""The raw loop: the minimum that keeps state in Redis in batches, without any of our features.
 
-No lease, no fence, no commit number, no retry, no dead letter, no check of anything; one list, one process. It
-fills its own queue with the messages that stock Celery writes, empties it, checks the result and prints one
-line of JSON: messages/s from the first commit to the last. With `--fill-keys` every key has a state in Redis
-before that.
+It has no lease, no fencing, no commit number, no retry, no dead letter and no checks; one list and one process. It
+fills its own queue with messages as stock Celery writes them, empties it, checks the result and prints one line of
+JSON: messages/s from the first commit to the last. With `--fill-keys` every key first gets a state in Redis.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from envelopes import decoder, fill
 from trades import Average, averaged, folded, one_trade_a_symbol
 
 QUEUE, STATES = "raw-queue", "raw-states"
-#: The same batch as BATCH_MESSAGES has by default.
+#: The default of BATCH_MESSAGES.
 BATCH_MESSAGES = 2000
-#: The same cache as PARTITIONS_STATE_CACHE_KEYS has by default.
+#: The default of PARTITIONS_STATE_CACHE_KEYS.
 CACHE_KEYS = 100_000
-#: Redis' Lua can't unpack more than about 8000 values: 2000 fields and values are safe.
+#: Redis' Lua cannot unpack more than about 8000 values; 2000 fields with values are safe.
 COMMIT = """
 redis.call('LTRIM', KEYS[1], 0, -ARGV[1] - 1)
 redis.call('HSET', KEYS[2], unpack(ARGV, 2))
@@ -31,7 +30,7 @@ redis.call('HSET', KEYS[2], unpack(ARGV, 2))
 
 
 def empty(client: redis.Redis) -> float:
-    """Apply everything in the queue; messages/s after the first commit."""
+    """Apply everything in the queue. Returns messages/s after the first commit."""
     commit = client.register_script(COMMIT)
     decode = decoder()
     states: dict[str, Average] = {}
@@ -61,7 +60,7 @@ def empty(client: redis.Redis) -> float:
 
 
 def fill_keys(client: redis.Redis, keys: int) -> None:
-    """A state for every key, as one trade each would have left it."""
+    """Write a state for every key, as if it had received one trade."""
     pipeline = client.pipeline(transaction=False)
     for number, trade in enumerate(one_trade_a_symbol(keys), start=1):
         state = Average()

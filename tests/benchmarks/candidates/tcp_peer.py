@@ -1,6 +1,6 @@
-"""The other side of both connections: sends framed trades to a source, and reads lines from a sink. Prints one line of JSON.
+"""The TCP peer: sends framed trades to a source, and reads lines from a sink. Prints one line of JSON.
 
-Times from the first byte sent to the last line that came back; checks each symbol's lines against what was sent, in order.
+Measures from the first byte sent to the last line received, and checks the lines of each symbol against what was sent, in order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import defaultdict
 
 from trades import trades
 
-#: Both processes are up by then, or something is wrong.
+#: Longer than the start of both processes.
 CONNECT_SECONDS = 60
 
 
@@ -52,7 +52,7 @@ def connected(port: int) -> socket.socket:
 
 
 def wrong(sent: list[str], received: list[str]) -> int:
-    """Symbols whose lines are not those that were sent, in order."""
+    """The number of symbols whose lines are not what was sent, in order."""
     wanted, seen = by_symbol(sent), by_symbol(received)
     return sum(wanted[symbol] != seen.get(symbol) for symbol in wanted)
 

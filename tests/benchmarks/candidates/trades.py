@@ -1,7 +1,7 @@
-"""The work every candidate does: fold the trades of each symbol into a moving average of its price.
+"""The work of every candidate: fold the trades of each symbol into a moving average of its price.
 
-The average depends on every trade and on their order, so that equal results mean: nothing lost, nothing
-applied twice, nothing reordered.
+The average depends on every trade and on their order, so equal results mean that nothing was lost, applied twice or
+reordered.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: The weight of a new price. Small enough that a trade still shows in the average after a few hundred more.
+#: The weight of a new price. Small enough that a trade still affects the average after a few hundred more.
 WEIGHT = 1 / 16
 
 
@@ -34,7 +34,7 @@ def averaged(average: float, price: float) -> float:
 
 
 def trades(count: int, keys: int) -> Iterator[Trade]:
-    """The same `count` trades each time, over `keys` symbols in random order."""
+    """`count` trades of `keys` symbols in random order, the same on every call."""
     chosen = random.Random(7)
     symbols = [f"S{number}" for number in range(keys)]
     for _ in range(count):
@@ -48,7 +48,7 @@ def one_trade_a_symbol(keys: int) -> Iterator[Trade]:
 
 
 def folded(count: int, keys: int, *, after_one_each: bool = False) -> dict[str, float]:
-    """What every candidate must end with: symbol -> average. `after_one_each`: after `one_trade_a_symbol`."""
+    """The result that every candidate must reach: symbol -> average. `after_one_each`: after `one_trade_a_symbol`."""
     averages: dict[str, float] = {}
     if after_one_each:
         averages = {trade.symbol: averaged(0.0, trade.price) for trade in one_trade_a_symbol(keys)}

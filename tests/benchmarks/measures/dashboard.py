@@ -1,4 +1,4 @@
-"""What the dashboard takes: how soon its pages answer beside a busy group, and what an open page costs the worker."""
+"""The cost of the dashboard: how fast its pages answer while the group is busy, and how much an open page slows the worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target
 from tests.support.server import free_port
 from tests.support.wait import wait_until
 
-#: Between two requests of somebody who looks at one page after the other.
+#: The pause between two requests of a user who opens one page after another.
 BETWEEN_REQUESTS_SECONDS = 0.25
 #: Longer than Flower's start on a busy machine.
 READY_SECONDS = 60.0
@@ -42,7 +42,7 @@ def measure(bench: Bench) -> list[Row]:
             continue
         opened.values.append(statistics.median(span.rate for span in spans[1::2]))
         closed.values.append(statistics.median(span.rate for span in spans[::2]))
-        # What else the machine does changes slower than neighbours in time follow each other.
+        # Other load on the machine changes slowly, so consecutive spans see the same load.
         pairs.values += [
             2 * between.rate / (before.rate + after.rate)
             for before, between, after in zip(spans[::2], spans[1::2], spans[2::2], strict=False)
@@ -100,12 +100,12 @@ class Span(NamedTuple):
 
     #: Messages/s of the worker.
     rate: float
-    #: Seconds of a processor that Flower used, a second.
+    #: Seconds of processor time that Flower used per second.
     flower: float
 
 
 def one_round(bench: Bench) -> tuple[list[Span], dict[str, list[float]]]:
-    """The page closed, open, closed, …; then seconds of each answer, while the rest flows."""
+    """The page is closed, open, closed, …; then the seconds of each answer while the remaining messages are processed."""
     size = bench.size
     settings = {"PARTITIONS": size.many_partitions}
     queues = partition_queues(size.many_partitions)
@@ -121,7 +121,7 @@ def one_round(bench: Bench) -> tuple[list[Span], dict[str, list[float]]]:
         bench.client() as client,
     ):
         full = messages_left(client, queues)
-        # The first of them wait for the worker's start.
+        # The first requests wait for the start of the worker.
         wait_until(lambda: messages_left(client, queues) < 0.97 * full, READY_SECONDS, message="the worker does nothing")
         for path in (PAGE, API):
             fetch(looked_at.base + path)
@@ -150,17 +150,17 @@ class Flower:
     process: subprocess.Popen[bytes]
 
     def used_seconds(self) -> float:
-        """Of a processor, since it started."""
+        """Processor time since its start."""
         ticks = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def span(bench: Bench, looked_at: Flower, alone: Flower, queues: list[str], *, is_open: bool) -> Span:
-    """One of the two Flowers runs: that whose page is open, or the one that nobody looked at."""
+    """Run one of the two Flowers: the one with an open page, or the one without."""
     running, still = (looked_at, alone) if is_open else (alone, looked_at)
     events = listening(running.base + API + "/events") if is_open else contextlib.nullcontext()
-    with standing_still(still), events, bench.client() as client:
-        # A page that opens gets five minutes of history, and a Flower that stood still the events that it missed.
+    with suspended(still), events, bench.client() as client:
+        # A page that opens first gets five minutes of history, and a Flower that was suspended gets the events it missed.
         time.sleep(bench.size.dashboard_settling_seconds)
         before, used, begun = messages_left(client, queues), running.used_seconds(), time.monotonic()
         time.sleep(bench.size.dashboard_window_seconds - bench.size.dashboard_settling_seconds)
@@ -169,7 +169,7 @@ def span(bench: Bench, looked_at: Flower, alone: Flower, queues: list[str], *, i
 
 
 @contextmanager
-def standing_still(flower: Flower) -> Iterator[None]:
+def suspended(flower: Flower) -> Iterator[None]:
     flower.process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -179,7 +179,7 @@ def standing_still(flower: Flower) -> Iterator[None]:
 
 @contextmanager
 def flower(bench: Bench, name: str, **settings: object) -> Iterator[Flower]:
-    """Flower, once it answers; `name`: of its log."""
+    """Start Flower and wait until it answers. `name` is the name of its log."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     words = ("partitions", "flower", f"--port={port}", "--logging=warning")
@@ -198,14 +198,14 @@ def answers(base: str) -> bool:
 
 
 def fetch(url: str) -> None:
-    """The whole answer; an error status is an error."""
+    """Read the whole answer. An error status raises."""
     with urllib.request.urlopen(url, timeout=30) as reply:
         reply.read()
 
 
 @contextmanager
 def listening(url: str) -> Iterator[None]:
-    """As an open page does: take every event as it comes."""
+    """Read every event at once, as an open page does."""
     reply = urllib.request.urlopen(url, timeout=30)
 
     def take() -> None:

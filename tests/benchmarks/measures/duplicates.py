@@ -1,4 +1,4 @@
-"""What `deduplicate=` costs: throughput with every id looked up and remembered, and the memory of an id in Redis."""
+"""The cost of `deduplicate=`: throughput if every id is looked up and remembered, and the memory of an id in Redis."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def bytes_of_ids(client: redis.Redis) -> float:
-    """Bytes of all sets: nothing else of ours is one."""
+    """Bytes of all sets. Only deduplication uses sets."""
     sets = list(client.scan_iter(count=1000, _type="set"))
     return float(sum(client.memory_usage(key, samples=100) or 0 for key in sets))  # type: ignore[misc]

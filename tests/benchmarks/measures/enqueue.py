@@ -1,4 +1,4 @@
-"""Enqueued messages/s: `send_many` against `apply_async` in a loop."""
+"""Enqueued messages/s: `send_many` compared with `apply_async` in a loop."""
 
 from __future__ import annotations
 

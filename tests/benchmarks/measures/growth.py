@@ -1,4 +1,4 @@
-"""What a message costs as keys, partitions and the queue's depth grow, compared with itself."""
+"""How the cost of a message changes as the numbers of keys, partitions and queued messages grow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.benchmarks.bench import Bench, partition_queues
 from tests.benchmarks.runs import PARTITIONS, checked, partitioned_drain, partitioned_drain_of_filled
 from tests.benchmarks.samples import Row, Target, alternate, ratio
 
-#: Of the deep queue, the part at each end over which a message's cost is taken.
+#: The share of a deep queue, at each end, over which the cost of a message is measured.
 END_FRACTION = 0.1
 
 
@@ -23,7 +23,7 @@ def measure(bench: Bench) -> list[Row]:
         return microseconds(partitioned_drain(bench, **options).rate())
 
     def with_many_keys_there(used: int) -> float:
-        """Every key has a state in Redis before trades of the first `used`, at random, are queued and timed."""
+        """Give every key a state in Redis, then queue and time random trades of the first `used` keys."""
         bench.clear()
         bench.run("partitioned_client.py", "fill-keys", "--keys", size.many_keys, PARTITIONS=PARTITIONS)
         with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
@@ -79,9 +79,9 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def deep_queue(bench: Bench, shallow: str, deep: str) -> dict[str, Callable[[], float]]:
-    """Two candidates that each empty a deep queue; one looks at the beginning of it, one at the end.
+    """Two candidates that each empty a deep queue; one is measured at its beginning, one at its end.
 
-    The first tenth starts one hundredth late, so that no process start is counted.
+    The first tenth starts one hundredth late, so that the start of the process does not count.
     """
     count = bench.size.depth
     end = int(count * END_FRACTION)
@@ -100,5 +100,5 @@ def deep_queue(bench: Bench, shallow: str, deep: str) -> dict[str, Callable[[], 
 
 
 def microseconds(rate: float) -> float:
-    """What one message takes at a rate of messages/s."""
+    """The time of one message at a rate of messages/s."""
     return 1e6 / rate

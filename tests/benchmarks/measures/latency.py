@@ -1,10 +1,10 @@
-"""Latency at 300 messages/s, from the call that sends to the effect.
+"""Latency at 300 messages/s, from the sending call to the effect.
 
-Plain Celery: the task itself writes down when it has run. Ours: a computation can't know when its effect is
-committed, so this process watches the queues from outside, since a message leaves its queue only in the
-commit that holds its effects. A look takes place about every 0.2 ms over a bare socket, and counts a message
-as committed at the end of the look that shows it gone: what watching adds is added to our figure, not theirs.
-The queues are watched in the same way while plain Celery runs, so that both carry the load of it.
+Plain Celery: the task itself records when it has run. Ours: a computation cannot know when its effect is committed, so
+this process watches the queues from outside; a message leaves its queue only in the commit that holds its effects. The
+queues are read about every 0.2 ms over a plain socket. A message counts as committed at the end of the first read
+without it, so the delay of watching is added to our figure, not to Celery's. The queues are watched in the same way
+while plain Celery runs, so that both have the same extra load.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tests.benchmarks.runs import PARTITIONS
 from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate, ratio
 
 RATE = 300.0
-#: The first messages meet cold code and a first connection: left out of both figures.
+#: The first messages run cold code and open the first connection. They are excluded from both figures.
 WARM_UP_SECONDS = 0.5
-#: Between two looks; short against the latency that is looked at.
+#: The interval between two reads. Short compared with the measured latency.
 PAUSE_SECONDS = 0.0001
-#: Until the last message is committed, after the last was sent.
+#: How long to wait for the last commit after the last message was sent.
 FINISH_SECONDS = 10.0
 
-#: A wait that grows so much within a run is a queue that grows.
+#: If the wait grows by this factor within a run, the queue is growing.
 FALLS_BEHIND = 3.0
 
-#: (begin of the look, its end, length of each queue)
+#: (start of the read, its end, length of each queue)
 Looks = list[tuple[float, float, tuple[int, ...]]]
 #: (symbol, time before sending, time after)
 Sent = list[tuple[str, float, float]]
@@ -69,7 +69,7 @@ def measure(bench: Bench) -> list[Row]:
         return kept("plain Celery", [at - before for at, (_, before, _) in zip(ran, sent, strict=True)])
 
     def kept(name: str, seconds: list[float]) -> float:
-        """Keep both percentiles; the p99 stands in the round's line of output."""
+        """Keep both percentiles. The p99 is shown in the output line of the round."""
         warm = seconds[int(RATE * WARM_UP_SECONDS) :]
         if falls_behind(warm):
             behind.add(name)
@@ -105,13 +105,13 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def falls_behind(seconds: Sequence[float]) -> bool:
-    """Whether the last quarter of the messages waited far longer than the first: more came than could go."""
+    """Whether the last quarter of the messages waited far longer than the first: more arrived than could be processed."""
     quarter = len(seconds) // 4
     return statistics.median(seconds[-quarter:]) > FALLS_BEHIND * statistics.median(seconds[:quarter])
 
 
 def send_and_look(bench: Bench, script: str, count: int, queues: Sequence[str]) -> tuple[Sent, Looks]:
-    """Let a producer send at the pace, in a process of its own, and look at the queues meanwhile."""
+    """Let a producer send at the given rate in its own process, and read the queues at the same time."""
     command = [sys.executable, str(CANDIDATES / script), "pace", "--count", str(count)]
     command += ["--keys", str(bench.size.keys), "--rate", str(RATE)]
     looks: Looks = []
@@ -141,7 +141,7 @@ def send_and_look(bench: Bench, script: str, count: int, queues: Sequence[str]) 
 
 
 def look(connection: socket.socket, asked: bytes, replies: int) -> tuple[int, ...]:
-    """The lengths, by the inline protocol: each reply is a line `:123`."""
+    """The lengths, read with the inline protocol: each reply is a line `:123`."""
     connection.sendall(asked)
     answer = b""
     while answer.count(b"\n") < replies:
@@ -150,10 +150,10 @@ def look(connection: socket.socket, asked: bytes, replies: int) -> tuple[int, ..
 
 
 def committed(sent: Sent, looks: Looks) -> list[float]:
-    """Seconds from sending to commit of each message, in the order of sending.
+    """The seconds from sending to commit of each message, in the order of sending.
 
-    Committed are those sent before a look began, minus those that the look found: a message that arrived in
-    between makes this number too low for one look, never too high, so that none is counted early.
+    The number of committed messages is the number sent before a read started, minus the number that the read found. A
+    message that arrived in between makes it too low for one read, never too high, so no message counts too early.
     """
     of_queue: dict[int, list[int]] = defaultdict(list)
     for number, (symbol, _, _) in enumerate(sent):

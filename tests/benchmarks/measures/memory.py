@@ -1,4 +1,4 @@
-"""Bytes a key takes in Redis, and what a worker takes with many keys cached."""
+"""The bytes of a key in Redis, and the memory of a worker with many cached keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.benchmarks.bench import Bench, Worker, partition_queues
 from tests.benchmarks.runs import PARTITIONS
 from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, alternate
 
-#: A hash with fewer fields is bookkeeping, not the states of a partition (small run: 5 000 keys / 4).
+#: A hash with fewer fields is not the states of a partition (small run: 5 000 keys / 4).
 STATE_FIELDS = 500
 
 
@@ -62,7 +62,7 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def state_bytes(client: redis.Redis) -> int:
-    """What the server spends on hashes as large as a partition's states, names and overhead included."""
+    """The server's memory for hashes as large as a partition's states, including names and overhead."""
     total = 0
     for key in client.scan_iter(_type="hash"):
         if client.hlen(key) >= STATE_FIELDS:

@@ -1,4 +1,4 @@
-"""What a look at the whole group takes (the page's and `partitions top`'s, one each 2 s), with many partitions and keys."""
+"""The cost of reading the overview of a whole group (as the page and `partitions top` do every 2 s), with many partitions and keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from celery_partitions_config.settings import Settings
 from tests.benchmarks.bench import Bench, partition_queues
 from tests.benchmarks.samples import Row, Samples, Target, alternate
 
-#: Looks of one round, one after another: enough for a median.
+#: Reads per round, one after another: enough for a median.
 LOOKS = 50
 
 
@@ -61,11 +61,11 @@ def measure(bench: Bench) -> list[Row]:
 
     answered = alternate(bench.rounds, {"at rest": still, "while a worker applies messages": flowing})
     of_server = Samples(server)
-    told = f"{partitions} partitions, {keys:,} keys"
+    group = f"{partitions} partitions, {keys:,} keys"
     note = "From the question to the JSON that the page is sent, in one process; the states are weighed every 30 s."
     return [
         Row(
-            measure=f"a look at the whole group, {told}",
+            measure=f"reading the whole group's overview, {group}",
             unit="ms",
             ours=answered["at rest"].median,
             score=answered["at rest"].median,
@@ -74,7 +74,7 @@ def measure(bench: Bench) -> list[Row]:
             samples={"at rest": answered["at rest"]},
         ),
         Row(
-            measure=f"the same while a worker applies messages as fast as it can, {told}",
+            measure=f"the same while a worker applies messages as fast as it can, {group}",
             unit="ms",
             ours=answered["while a worker applies messages"].median,
             score=answered["while a worker applies messages"].median,
@@ -83,7 +83,7 @@ def measure(bench: Bench) -> list[Row]:
             samples={"flowing": answered["while a worker applies messages"]},
         ),
         Row(
-            measure=f"the server's time that a look each {MIN_SECONDS:g} s takes, {told}",
+            measure=f"server time for one read per {MIN_SECONDS:g} s, {group}",
             unit="%",
             ours=of_server.median / (MIN_SECONDS * 10),
             score=of_server.median / (MIN_SECONDS * 10),
@@ -95,15 +95,15 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def remember(watch: Watcher) -> None:
-    """Give a watch the five minutes of history that it has after five minutes."""
-    overview = watch.look()  # connects, and learns of the computations
+    """Fill a watcher with five minutes of history."""
+    overview = watch.look()  # connects, and reads the computations
     points = int(KEPT_SECONDS / MIN_SECONDS)
     for number in range(points):
         watch.history.add(dataclasses.replace(overview, at=overview.at - (points - number) * MIN_SECONDS))
 
 
 def look(watch: Watcher) -> float:
-    """Seconds that one look takes."""
+    """The seconds of one read."""
     began = time.perf_counter()
     msgspec.json.encode(watch.to_json())
     return time.perf_counter() - began

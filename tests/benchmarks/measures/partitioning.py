@@ -1,8 +1,8 @@
-"""The proof that partitioning helps: the same messages on one key and on many, with 1, 2 and 4 workers.
+"""Shows that partitioning helps: the same messages with one key and with many, on 1, 2 and 4 workers.
 
-Two computations of 2 ms: one waits, as if it asked another service; one burns processor time. Messages of one
-key are applied one after the other, whatever the number of workers; messages of many keys are not, and go as
-much faster as there are workers (the computing ones: processors). The states must be the same each time.
+Two computations of 2 ms: one waits, as if it called another service; one uses processor time. Messages of one key are
+applied one after another with any number of workers. Messages of many keys are faster in proportion to the number of
+workers (if they compute: of processors). The states must be the same each time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tests.benchmarks.bench import Bench, partition_queues
 from tests.benchmarks.runs import checked
 from tests.benchmarks.samples import CandidateFailedError, Row, Samples, alternate, ratio
 
-#: Twice the workers, so that every worker gets its share of the keys though crc32 spreads them unevenly.
+#: Twice the number of workers, so that every worker gets its share of the keys although crc32 spreads them unevenly.
 PARTITIONS = 8
 WORKERS = (1, 2, 4)
-#: Time for the workers to share the partitions out, process start included.
+#: The time in which workers must start and share the partitions.
 SHARED_SECONDS = 60.0
 
 
@@ -44,7 +44,7 @@ def label(keys: str, workers: int) -> str:
 
 
 def run(bench: Bench, computation: str, keys: int, workers: int) -> float:
-    """Messages/s from the first message sent to the last committed, with workers that wait for it."""
+    """Messages/s from the first message sent to the last commit, with workers that already wait."""
     count = bench.size.slow_messages
     workload = ("--computation", computation, "--count", count, "--keys", keys)
     bench.clear()
@@ -61,13 +61,13 @@ def run(bench: Bench, computation: str, keys: int, workers: int) -> float:
 
 
 def wait_until_shared(bench: Bench, workers: int) -> None:
-    """Return when every worker owns its share of the partitions, fair to within one."""
+    """Wait until every worker owns its share of the partitions, where shares differ by at most one."""
     until = time.monotonic() + SHARED_SECONDS
     owned: dict[str, int] = {}
     while time.monotonic() < until:
         owned = {}
         for entry in bench.partition_status(PARTITIONS=PARTITIONS):
-            # The ingress moves too, but forwards nothing here.
+            # The ingress also has an owner, but forwards nothing here.
             if entry["owner"] and entry["queue"] != "partition":
                 owned[entry["owner"]] = owned.get(entry["owner"], 0) + 1
         shares = owned.values()
@@ -77,7 +77,7 @@ def wait_until_shared(bench: Bench, workers: int) -> None:
 
 
 def row(computation: str, taken: dict[str, Samples], workers: int) -> Row:
-    """Many keys on several workers against one key, which no number of workers can speed up."""
+    """Many keys on several workers compared with one key, which more workers cannot speed up."""
     ours, single = taken[label("many keys", workers)].median, taken[label("one key", 1)].median
     usable = workers if computation == "waiting" else min(workers, os.cpu_count() or 1)
     return Row(

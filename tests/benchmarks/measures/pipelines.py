@@ -1,4 +1,4 @@
-"""Messages/s through a pipeline of two hops, and from a TCP source to a TCP sink, beside the same work in one stage."""
+"""Messages/s through a pipeline of two hops, and from a TCP source to a TCP sink, compared with the same work in one stage."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def tcp_to_tcp(bench: Bench) -> float:
 
 
 def seconds_to_drain(client: redis.Redis) -> float:
-    """From the first message that was processed until no queue holds one."""
+    """Seconds from the first processed message until all queues are empty."""
     queues = partition_queues(PARTITIONS)
     begun = None
     asked = time.monotonic()

@@ -1,4 +1,4 @@
-"""Messages/s when the server is 2 ms away, as it is in another zone of a cloud."""
+"""Messages/s if the server is 2 ms away, as in another zone of a cloud."""
 
 from __future__ import annotations
 

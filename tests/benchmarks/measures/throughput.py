@@ -1,4 +1,4 @@
-"""Stateful messages/s of one worker, against plain Celery, Bytewax and the raw loop."""
+"""Stateful messages/s of one worker, compared with plain Celery, Bytewax and the raw loop."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def bytewax_python() -> Path:
-    """The Python of a venv with Bytewax, made the first time: its dependencies are not ours."""
+    """The Python of a venv with Bytewax, which is created on first use: its dependencies are not ours."""
     venv = OUTPUT / "bytewax-venv"
     python = venv / "bin" / "python"
     ready = venv / "ready"

@@ -1,4 +1,4 @@
-"""Alerts as Wallaroo 0.6 has them: the transactions of a user in windows; one whose total is high makes an alert."""
+"""The alerts example of Wallaroo 0.6: a user's transactions in windows. A window with a high total makes an alert."""
 
 import wallaroo
 

@@ -1,4 +1,4 @@
-"""Votes for letters, as Wallaroo 0.6 has it: packed binary frames in and out."""
+"""The example of votes for letters of Wallaroo 0.6: packed binary frames in and out."""
 
 import struct
 

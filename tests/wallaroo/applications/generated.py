@@ -1,4 +1,4 @@
-"""A generator as the source, with a state of its own; the sum of odd and of even numbers."""
+"""A generator with its own state as the source; the sums of odd and of even numbers."""
 
 import wallaroo
 

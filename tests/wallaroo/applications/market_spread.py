@@ -1,4 +1,4 @@
-"""Market spread as Wallaroo 0.6 has it: two inputs, merged into one state for each symbol; orders in a wide market are told.
+"""The market spread example of Wallaroo 0.6: two inputs share one state per symbol. Orders in a wide market are reported.
 
 `--in` has two addresses, with names or without: `nbbo@host:port` is the market's data, whatever its place.
 """

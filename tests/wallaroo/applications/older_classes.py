@@ -1,4 +1,4 @@
-"""Votes in the manner of Wallaroo 0.1: everything is a class, and objects of them are given."""
+"""Votes in the style of Wallaroo 0.1: everything is a class, and the API gets objects."""
 
 import string
 import struct

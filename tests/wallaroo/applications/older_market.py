@@ -1,4 +1,4 @@
-"""Market spread in the manner of Wallaroo 0.2 to 0.5: two pipelines share one state by its name."""
+"""Market spread in the style of Wallaroo 0.2 to 0.5: two pipelines share a state by name."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Words reversed: stateless; the source and the computation have one name, and a computation is an object."""
+"""Reverses words, without state. The source and the computation have the same name, and one computation is an object."""
 
 import wallaroo
 

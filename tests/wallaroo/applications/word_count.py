@@ -1,4 +1,4 @@
-"""Word count as Wallaroo 0.6 has it: a line becomes words, each word is counted."""
+"""The word count example of Wallaroo 0.6: a line becomes words, and each word is counted."""
 
 
 import wallaroo

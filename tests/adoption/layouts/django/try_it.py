@@ -1,4 +1,4 @@
-"""Send to the running workers, as a view of the project would, and read what came of it."""
+"""Send to the running workers, as a view of the project would, and read the results."""
 
 import time
 

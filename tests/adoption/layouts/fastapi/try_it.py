@@ -1,4 +1,4 @@
-"""What a client of the service does: it posts prices, and asks until they count."""
+"""A client of the service: it posts prices, and reads until they have been applied."""
 
 import time
 

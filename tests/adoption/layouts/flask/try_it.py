@@ -1,4 +1,4 @@
-"""What a visitor does: pay twice, and look at the account until both payments are there."""
+"""A visitor: pays twice, and reads the account until it shows both payments."""
 
 import time
 

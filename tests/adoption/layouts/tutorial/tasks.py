@@ -1,4 +1,4 @@
-"""Celery's "First Steps with Celery": the user's own `tasks.py`. It knows nothing of partitions."""
+"""Celery's "First Steps with Celery": the user's own `tasks.py`. It does not use partitions."""
 
 from celery import Celery
 

@@ -1,4 +1,4 @@
-"""The service's Celery app and computation. The web process imports it too, to produce."""
+"""The service's Celery app and computation. The web process imports this module too, to send messages."""
 
 from celery import Celery
 from pydantic import BaseModel, PositiveFloat
