@@ -203,7 +203,7 @@ def plan_calls(
     taken = closing.batch.messages[: outcome.taken] if closing is not None else []
     ask = limit if not owned.messages else 0
     if closing is not None:
-        ask = 1 if closing.batch.alone and owned.to_isolate > 1 else owned.ask_after(len(taken), len(closing.batch.messages), limit)
+        ask = owned.ask_after(closing.batch, len(taken), limit)
     commit = Commit(
         lease=owned.lease,
         commit_number=owned.commit_number,

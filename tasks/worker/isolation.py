@@ -14,8 +14,9 @@ from celery_partitions.store.scripts import digest_of
 from celery_partitions.worker.owned import Batch, OwnedPartition, Verdict
 from celery_partitions_config.settings import Settings
 
-#: The largest group that is recorded together. If a worker dies over it, its messages run alone. A smaller group costs more commits.
-LARGEST_GROUP = 200
+#: The largest group that is recorded together. A smaller one costs more commits after every crash. If a second worker dies over a group, its
+#: messages run alone: so a larger one costs more commits then.
+LARGEST_GROUP = 500
 #: A message that stalls its whole process beyond a lease this often becomes a dead letter. After the first stall, only its group is known.
 STALLS_ALLOWED = 3
 
@@ -39,7 +40,7 @@ def alone(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch
         batch,
         messages=batch.messages[: tried.count],
         noted=owned.trying,
-        alone=tried.has_history or largest == 1,
+        next_group=1 if tried.has_history else largest,
         condemned=verdict_on(tried, settings),
         failed=tried.hang,
     )

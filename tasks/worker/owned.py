@@ -170,8 +170,8 @@ class Batch:
     length: int = 0
     #: Digests of the messages that were recorded in Redis before they run, because a worker died.
     noted: list[str] = field(default_factory=list)
-    #: This batch and the next one have only one message.
-    alone: bool = False
+    #: During isolation: how many messages run together next, if this batch is committed.
+    next_group: int | None = None
     #: The messages of the mailbox have waited long enough for a task or a state (PARTITIONS_DEPLOY_WAIT_SECONDS).
     waited_out: bool = False
     #: Why the message becomes a dead letter, or counts as failed, without running.
@@ -356,9 +356,12 @@ class OwnedPartition:
         if edit_version > self.edit_version or paused != self.paused:
             self.forget_all()
 
-    def ask_after(self, taken: int, offered: int, limit: int) -> int:
-        """How many messages to ask for. Fewer after a batch that ended early (slow computations, a plain task), to avoid rereading."""
-        return limit if taken >= offered else max(MIN_ASKED, min(limit, taken * 2))
+    def ask_after(self, batch: Batch, taken: int, limit: int) -> int:
+        """How many messages to ask for after so many of the batch were taken. Messages that do not run next would be read again."""
+        if batch.next_group is not None and self.to_isolate > taken:
+            return min(batch.next_group, limit)
+        # After a batch that ended early (slow computations, a plain task) fewer.
+        return limit if taken >= len(batch.messages) else max(MIN_ASKED, min(limit, taken * 2))
 
     def follow(
         self, outcome: Outcome, parked: dict[str, ParkedKeyRecord], ended: str | None, mailbox_of: str | None = None

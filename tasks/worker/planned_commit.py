@@ -106,7 +106,7 @@ def _ask(owned: OwnedPartition, batch: Batch, taken: int, limit: int) -> int:
     """How many messages of the queue the commit asks for."""
     if batch.mailbox_of is not None and owned.messages:
         return 0  # they are already in memory
-    return 1 if batch.alone and owned.to_isolate > 1 else owned.ask_after(taken, len(batch.messages), limit)
+    return owned.ask_after(batch, taken, limit)
 
 
 def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKeyRecord]:

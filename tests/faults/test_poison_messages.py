@@ -57,7 +57,7 @@ def test_after_a_crash_the_backlog_is_committed_in_large_batches(make_live: Call
     assert [dead_letter.reason for dead_letter in live.dead_letters()] == ["kills-the-worker"]
     assert sum(map(len, live.numbers(kill).values())) == 6000
     commits = sum(int(live.client.hget(live.names.meta(partition), "commit_number") or 0) for partition in "01")
-    assert commits < 300
+    assert commits < 700  # the group of 500 over which the second worker died runs message by message
 
 
 @pytest.mark.parametrize("workers", [2, 3])

@@ -15,6 +15,7 @@ from tests.benchmarks.measures import (
     overview,
     partitioning,
     pipelines,
+    recovery,
     round_trips,
     throughput,
 )
@@ -31,5 +32,6 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
     "pipelines": pipelines.measure,
+    "recovery": recovery.measure,
     "dashboard": dashboard.measure,
 }
