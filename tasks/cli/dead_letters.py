@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
+from heapq import nlargest
+from operator import attrgetter
 from typing import Any
 
 import click
@@ -53,21 +54,23 @@ def dead_letters() -> None:
 def list_dead_letters(
     context: click.Context, reason: str | None, wanted_fingerprint: str | None, in_groups: bool, limit: int, as_json: bool
 ) -> None:
-    """List dead letters with id, fingerprint, reason and error. With --grouped, count them by fingerprint."""
+    """List dead letters with id, age, fingerprint, reason, task, key and error, newest first. With --grouped, count them by fingerprint."""
     installation = installation_in(context)
     query = DeadLetterQuery(reason=reason or "", fingerprint=wanted_fingerprint or "")
     if in_groups:
         _list_groups(installation.group.dead_letters, query, installation.group.now(), limit, as_json)
         return
-    shown = list(islice(filter(query.fits, installation.group.dead_letters.all()), limit))
+    shown = nlargest(limit, filter(query.fits, installation.group.dead_letters.all()), key=attrgetter("died_at"))
     if as_json:
         print_json([json_dead_letter(one) for one in shown])
         return
+    now = installation.group.now()
     print_table(
-        ("id", "fingerprint", "reason", "task", "key", "in place", "error"),
+        ("id", "died", "fingerprint", "reason", "task", "key", "in place", "error"),
         [
             (
                 one.id,
+                ago(one.died_at, now),
                 fingerprint(one),
                 one.reason,
                 one.task or "-",
@@ -77,7 +80,7 @@ def list_dead_letters(
             )
             for one in shown
         ],
-        whole=("id", "fingerprint", "reason", "in place"),
+        whole=("id", "died", "fingerprint", "reason", "in place"),
     )
 
 

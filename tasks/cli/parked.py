@@ -39,10 +39,11 @@ def parked() -> None:
 def print_parked(found: Sequence[ParkedKey], now: float) -> None:
     """Print the table of parked keys. `now`: seconds, by the server's clock."""
     print_table(
-        ("key", "partition", "waiting", "why", "for", "try", "due", "error"),
+        ("key", "task", "partition", "waiting", "why", "for", "try", "due", "error"),
         [
             (
                 shown_key(one.key),
+                one.record.task or "-",
                 one.partition,
                 one.waiting,
                 one.record.why,
@@ -71,7 +72,7 @@ def _due(due: float | None, now: float) -> str:
 def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     """List the parked keys of all partitions, longest waiting first.
 
-    Columns: waiting messages, why, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
+    Columns: the task of the first message, waiting messages, why, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
     """
     group = installation_in(context).group
     found = sorted(group.parked_keys.all(), key=lambda one: one.record.since)[:limit]

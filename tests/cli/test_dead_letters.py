@@ -27,8 +27,13 @@ def left(run: Run) -> list[str]:
 
 def test_list_shows_each_with_id_reason_and_error(run: Run, dead_letters: list[str]) -> None:
     heading, *lines = run("dead-letters", "list").stdout.splitlines()
-    assert heading.split() == ["id", "fingerprint", "reason", "task", "key", "in", "place", "error"]
+    assert heading.split() == ["id", "died", "fingerprint", "reason", "task", "key", "in", "place", "error"]
     assert sorted(line.split()[0] for line in lines) == sorted(dead_letters)
+    rows = json.loads(run("dead-letters", "list", "--json").stdout)
+    assert [line.split()[0] for line in lines] == [row["id"] for row in rows]
+    died = [row["died_at"] for row in rows]
+    assert died == sorted(died, reverse=True)
+    assert run("dead-letters", "list", "--limit", "1").stdout.splitlines()[1].split()[0] == rows[0]["id"]
     assert any("not-json" in line and "error 0" in line for line in lines)
 
 

@@ -47,7 +47,7 @@ def test_list_has_waiting_messages_since_when_and_why(run: Run, park: Park) -> N
     assert [row["reason"] for row in rows] == ["retry", "hold"]
     assert (one["error"], one["task"], one["partition"]) == ("ValueError: 'b'", update.name, partition_of("b", 4))
     heading, first, second = run("parked", "list").stdout.splitlines()
-    assert heading.split() == ["key", "partition", "waiting", "why", "for", "try", "due", "error"]
+    assert heading.split() == ["key", "task", "partition", "waiting", "why", "for", "try", "due", "error"]
     assert "in " in first and "held" in second
     assert len(json.loads(run("parked", "list", "--json", "--limit", "1").stdout)) == 1
 
