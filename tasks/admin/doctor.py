@@ -261,11 +261,11 @@ def _group(
 def judge_workers(rows: list[PartitionStatus], workers: list[WorkerStatus], names: Names) -> Check:
     if not workers:
         return Check("workers", "warn", "none: no messages are processed. Start a worker")
-    said = f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'}"
+    counted = f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'}"
     ownerless = [row.queue for row in rows if row.owner is None]
     if not ownerless:
-        return Check("workers", "ok", f"{said}; every partition has an owner")
-    text = f"{said}, but no owner for {', '.join(ownerless[:5])}{' …' if len(ownerless) > 5 else ''}"
+        return Check("workers", "ok", f"{counted}; every partition has an owner")
+    text = f"{counted}, but no owner for {', '.join(ownerless[:5])}{' …' if len(ownerless) > 5 else ''}"
     if all(worker.pinned for worker in workers):
         fix = f"All workers are pinned to other partitions: start one with -Q {names.group}"
     elif all(worker.draining or worker.pinned for worker in workers):
@@ -276,16 +276,16 @@ def judge_workers(rows: list[PartitionStatus], workers: list[WorkerStatus], name
 
 
 def _libraries() -> Iterator[Check]:
-    old, said = [], []
+    old, installed = [], []
     for name, least in LIBRARIES.items():
         found = version(name)
-        said.append(f"{name} {found}")
+        installed.append(f"{name} {found}")
         if tuple(int(part) for part in found.split(".")[: len(least)] if part.isdigit()) < least:
             old.append(f"{name} {'.'.join(map(str, least))}")
     if old:
-        yield Check("libraries", "bad", f"{', '.join(said)}. Upgrade to at least {', '.join(old)}")
+        yield Check("libraries", "bad", f"{', '.join(installed)}. Upgrade to at least {', '.join(old)}")
     else:
-        yield Check("libraries", "ok", ", ".join(said))
+        yield Check("libraries", "ok", ", ".join(installed))
 
 
 def _configured(client: redis.Redis, name: str) -> str | None:

@@ -13,7 +13,7 @@ def retry_dead_letters(store: DeadLetters, dead_letters: Sequence[DeadLetter | D
     """Retry dead letters. Returns the result as facts for scripts and as a sentence."""
     in_place = store.retry([dead_letter for dead_letter in dead_letters if dead_letter.in_place], by=by)
     at_the_end = store.retry([dead_letter for dead_letter in dead_letters if not dead_letter.in_place], by=by)
-    said = [f"{in_place:,} will be retried in place"] if in_place else []
+    parts = [f"{in_place:,} will be retried in place"] if in_place else []
     if at_the_end or not in_place:
-        said.append(f"{at_the_end:,} put back at the end of their queues")
-    return {"retried": in_place + at_the_end, "in_place": in_place, "at_the_end": at_the_end}, "; ".join(said)
+        parts.append(f"{at_the_end:,} put back at the end of their queues")
+    return {"retried": in_place + at_the_end, "in_place": in_place, "at_the_end": at_the_end}, "; ".join(parts)

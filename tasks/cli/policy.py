@@ -59,19 +59,19 @@ def policy(
     """
     installation = installation_in(context)
     computation_named(installation, name, with_state=False)
-    asked = PolicyChange(attempts, backoff, longest_backoff, jitter, exhausted)
+    requested = PolicyChange(attempts, backoff, longest_backoff, jitter, exhausted)
     policies = installation.group.policies
     if reset:
-        if asked != PolicyChange():
+        if requested != PolicyChange():
             raise click.UsageError("--reset cannot be combined with other changes")
         policies.reset(name, by=who())
-    elif asked != PolicyChange():
-        policies.change(name, _over(policies.get(name), asked), by=who())
+    elif requested != PolicyChange():
+        policies.change(name, _over(policies.get(name), requested), by=who())
     _show(installation, name, policies.get(name), as_json)
 
 
-def _over(before: PolicyChange, asked: PolicyChange) -> PolicyChange:
-    fields = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not None}
+def _over(before: PolicyChange, requested: PolicyChange) -> PolicyChange:
+    fields = {name: value for name, value in msgspec.structs.asdict(requested).items() if value is not None}
     return msgspec.structs.replace(before, **fields)
 
 

@@ -18,7 +18,7 @@ from celery_partitions.sinks.runner import keep_standard_output, run_sink
 def sink(context: click.Context, name: str, loglevel: str) -> None:
     """Deliver the outputs of the sink NAME, in order per key, at least once, until SIGTERM or SIGINT.
 
-    The process is a partition worker of the sink's own group. One process holds the lease; others with the same NAME stand by.
+    The process is a partition worker of the sink's own group. One process holds the lease; others with the same NAME wait as standbys.
     Sinks in Redis (a task, a stream, a list) need no process. `partitions --sink NAME status` and other commands show the
     sink's group.
 

@@ -27,7 +27,7 @@ def source(context: click.Context, names: tuple[str, ...], loglevel: str) -> Non
 
     One process can read several TCP sources: messages on a new connection to one source do not overtake messages sent to
     another source before it connected. Several processes may read the same TCP source, each on its own port or host. One
-    process at a time reads a generator, a file or a stream; a second one stands by.
+    process at a time reads a generator, a file or a stream; a second one waits as a standby.
     """
     installation = app_installation(context)
     settings = installation.resolved.check("workers")

@@ -98,19 +98,19 @@ class ParkedAction(Action):
     @authenticated
     async def post(self, what: str) -> None:
         self.check_writable()
-        asked = self.asked(OfParked)
-        key = self.key_of(utf8(asked.key), asked.base64)
-        answer = await self.acting(self._act, key, what, asked)
+        body = self.body(OfParked)
+        key = self.key_of(utf8(body.key), body.base64)
+        answer = await self.acting(self._act, key, what, body)
         if answer != "ok":
             raise HTTPError(409, _NOT_DONE[answer])
         self.answer({"done": what, "message": _PARKED_DONE[what]})
 
-    def _act(self, key: str, what: str, asked: OfParked) -> str:
+    def _act(self, key: str, what: str, body: OfParked) -> str:
         keys = self.installation.group.parked_keys
         seen = keys.get(key)
         if seen is None:
             return "not-parked"
-        if asked.since is not None and (asked.message_id, asked.since) != (seen.record.message_id, seen.record.since):
+        if body.since is not None and (body.message_id, body.since) != (seen.record.message_id, seen.record.since):
             return "changed"
         if what == "retry":
             return keys.retry(key, by=self.who)
@@ -123,27 +123,27 @@ class SetState(Action):
     @authenticated
     async def post(self) -> None:
         self.check_writable()
-        asked = self.asked(NewState)
-        if asked.digest is None and not asked.preview:
+        body = self.body(NewState)
+        if body.digest is None and not body.preview:
             raise HTTPError(400, "digest is missing: send preview: true first, then the digest that it returns")
-        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+        self.answer(await self.acting(self._act, self.key_of(utf8(body.key), body.base64), body))
 
-    def _act(self, key: str, asked: NewState) -> dict[str, Any]:
-        seen = see(self.installation, asked, key, stale_is_refused=not asked.preview)
-        text = asked.state if isinstance(asked.state, str) else msgspec.json.encode(asked.state)
+    def _act(self, key: str, body: NewState) -> dict[str, Any]:
+        seen = see(self.installation, body, key, stale_is_refused=not body.preview)
+        text = body.state if isinstance(body.state, str) else msgspec.json.encode(body.state)
         assert seen.computation.state is not None
-        base = seen.to_merge_with() if asked.merge else None  # its StateError is a 409, because the request is valid
+        base = seen.to_merge_with() if body.merge else None  # its StateError is a 409, because the request is valid
         try:
             made = state_from_json(seen.computation.state, text, base)
         except StateError as error:
             raise HTTPError(400, str(error)) from error
         meta = {
-            "computation": asked.computation,
+            "computation": body.computation,
             "old": plain_value(seen.plain),
             "new": plain_value(plain_fields(made)),
             "digest": _digest(seen),
         }
-        if asked.preview:
+        if body.preview:
             return meta
         if self.installation.group.state_editor.set(seen, made, by=self.who) != "ok":
             raise HTTPError(409, changed(seen))
@@ -156,16 +156,16 @@ class Forget(Action):
     @authenticated
     async def post(self) -> None:
         self.check_writable()
-        asked = self.asked(OfState)
-        self.answer(await self.acting(self._act, self.key_of(utf8(asked.key), asked.base64), asked))
+        body = self.body(OfState)
+        self.answer(await self.acting(self._act, self.key_of(utf8(body.key), body.base64), body))
 
-    def _act(self, key: str, asked: OfState) -> dict[str, Any]:
-        seen = see(self.installation, asked, key)
+    def _act(self, key: str, body: OfState) -> dict[str, Any]:
+        seen = see(self.installation, body, key)
         if seen.stored is None:
             raise HTTPError(409, "the key has no state; nothing was done")
         if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
             raise HTTPError(409, changed(seen))
-        return {"computation": asked.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
+        return {"computation": body.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
 
 
 class DeadLettersAction(Action):
@@ -174,11 +174,11 @@ class DeadLettersAction(Action):
     @authenticated
     async def post(self, what: str) -> None:
         self.check_writable()
-        asked = self.asked(OfDeadLetters)
-        common = DeadLetterQuery(asked.text, self.known_partition(asked.partition) if asked.partition else "", asked.reason, asked.fingerprint)
-        if sum((bool(asked.ids), common.anything, asked.all)) != 1:
+        body = self.body(OfDeadLetters)
+        common = DeadLetterQuery(body.text, self.known_partition(body.partition) if body.partition else "", body.reason, body.fingerprint)
+        if sum((bool(body.ids), common.anything, body.all)) != 1:
             raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint); all: true")
-        self.answer(await self.acting(self._act, what, asked.ids, common))
+        self.answer(await self.acting(self._act, what, body.ids, common))
 
     def _act(self, what: str, ids: list[str], common: DeadLetterQuery) -> dict[str, Any]:
         dead_letters = self.installation.group.dead_letters
@@ -193,13 +193,13 @@ class DeadLettersAction(Action):
         return {**meta, "message": text}
 
 
-def see(installation: Installation, asked: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:
+def see(installation: Installation, body: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:
     """The state to change. Raises 404 if this process does not have the computation, 409 if the operator saw an older state."""
-    computation = installation.computations.get(asked.computation)
+    computation = installation.computations.get(body.computation)
     if computation is None or computation.state is None:
-        raise HTTPError(404, f"this process has no state computation {asked.computation!r}")
+        raise HTTPError(404, f"this process has no state computation {body.computation!r}")
     seen = installation.group.state_editor.see(computation, key)
-    if stale_is_refused and asked.digest is not None and asked.digest != _digest(seen):
+    if stale_is_refused and body.digest is not None and body.digest != _digest(seen):
         raise HTTPError(409, changed(seen))
     return seen
 

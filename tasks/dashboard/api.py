@@ -46,4 +46,4 @@ class DeadLetters(Api):
 
     @authenticated
     async def get(self) -> None:
-        self.answer(await self.reading(find_dead_letters, self.installation, self.dead_letters_asked()))
+        self.answer(await self.reading(find_dead_letters, self.installation, self.dead_letter_query()))

@@ -14,7 +14,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import authenticated
 
 from celery_partitions.dashboard.handlers import JSON_TYPE, Api, Common
-from celery_partitions.dashboard.live import FAILURES, said
+from celery_partitions.dashboard.live import FAILURES, describe
 
 
 class Events(Common):
@@ -27,27 +27,27 @@ class Events(Common):
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")  # otherwise nginx buffers events
-        self._waiting = asyncio.ensure_future(self._tell())
+        self._waiting = asyncio.ensure_future(self._stream())
         try:
             await self._waiting
         except (StreamClosedError, asyncio.CancelledError):
             return
 
-    async def _tell(self) -> None:
+    async def _stream(self) -> None:
         live = self.live
         self.write("retry: 2000\n\n")
-        told = False
+        has_history = False
         while True:
-            if told:
+            if has_history:
                 overview, error = await live.next()
             else:
                 try:
-                    overview, error, told = await live.whole(), "", True
+                    overview, error, has_history = await live.whole(), "", True
                 except FAILURES as failure:
-                    overview, error = None, said(failure)
+                    overview, error = None, describe(failure)
             self._write(overview, error)
             await self.flush()
-            if not told:
+            if not has_history:
                 await live.next()
 
     def _write(self, overview: bytes | None, error: str) -> None:

@@ -19,7 +19,7 @@ from tornado.web import HTTPError
 
 from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.state_json import plain_value
-from celery_partitions.dashboard.live import Live, live_of, said
+from celery_partitions.dashboard.live import Live, describe, live_of
 from celery_partitions.model.errors import KeyExtractionError, PartitionError
 from celery_partitions.model.keys import key_text, normalize_key
 from celery_partitions.runtime.installation import Installation
@@ -57,9 +57,9 @@ class Common(BaseHandler):  # type: ignore[misc]
         except redis.exceptions.NoPermissionError as error:
             raise HTTPError(403, f"Flower's Redis user may not do this: {error}") from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise HTTPError(503, said(error)) from error
+            raise HTTPError(503, describe(error)) from error
         except (redis.RedisError, PartitionError) as error:
-            raise HTTPError(409, said(error)) from error
+            raise HTTPError(409, describe(error)) from error
 
     async def reading(self, function: Callable[..., T], *words: Any) -> T:
         """Like `blocking`, for functions that only read: calls again once if the connection was lost."""
@@ -86,7 +86,7 @@ class Common(BaseHandler):  # type: ignore[misc]
         except binascii.Error as error:
             raise HTTPError(400, "the key is not base64: %s", error) from error
         except KeyExtractionError as error:
-            raise HTTPError(400, said(error)) from error
+            raise HTTPError(400, describe(error)) from error
 
     def known_partition(self, partition: str) -> str:
         """`partition`, if this group has it. Raises 404 if not."""
@@ -95,7 +95,7 @@ class Common(BaseHandler):  # type: ignore[misc]
             raise HTTPError(404, f"there is no partition {partition[:20]}; expected 0 to {partitions - 1}, or ingress")
         return partition
 
-    def dead_letters_asked(self) -> DeadLetterQuery:
+    def dead_letter_query(self) -> DeadLetterQuery:
         """The selection of dead letters in the query."""
         partition = self.word("partition")
         return DeadLetterQuery(
@@ -169,7 +169,7 @@ class Action(Api):
         finally:
             self.live.watch.invalidate()
 
-    def asked(self, form: type[T]) -> T:
+    def body(self, form: type[T]) -> T:
         """The JSON body as a `form`. Raises 400 that names the field that is not valid."""
         try:
             return msgspec.json.decode(self.request.body or b"{}", type=form)

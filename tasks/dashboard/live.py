@@ -1,7 +1,7 @@
 """The sampler of a Flower process: it reads the group every two seconds while a page is open, and wakes all event streams.
 
 It starts with the first page view and stops some minutes after the last. A page that is opened again soon still has its five minutes
-of history, and a Flower that nobody uses does not read Redis.
+of history, and an unused Flower does not read Redis.
 """
 
 from __future__ import annotations
@@ -74,17 +74,17 @@ class Live:
             began = time.monotonic()
             try:
                 self.latest = await self._in_executor(0)
-                self._said("")
+                self._set_error("")
             except FAILURES as error:
-                self._said(said(error))
+                self._set_error(describe(error))
             except Exception as error:
                 logger.exception("unexpected error while reading the partitions")
-                self._said(said(error))
+                self._set_error(describe(error))
             ticked, self._ticked = self._ticked, asyncio.Event()
             ticked.set()
             await asyncio.sleep(max(MIN_SECONDS / 4, began + MIN_SECONDS + 0.01 - time.monotonic()))
 
-    def _said(self, error: str) -> None:
+    def _set_error(self, error: str) -> None:
         if error and not self.error:
             logger.warning("cannot read the partitions (%s); retrying every two seconds", error)
         self.error = error
@@ -96,7 +96,7 @@ class Live:
         return await asyncio.get_running_loop().run_in_executor(self.executor, read)
 
 
-def said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """An error's text for people, without a traceback."""
     what = f"{error}" or type(error).__name__
     if isinstance(error, PartitionError):

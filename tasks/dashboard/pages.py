@@ -88,6 +88,6 @@ class DeadLettersPage(Page):
 
     @authenticated
     async def get(self) -> None:
-        asked = self.dead_letters_asked()
-        found = await self.reading(find_dead_letters, self.installation, asked)
-        self.show("dead_letters.html", asked=asked, found=found)
+        query = self.dead_letter_query()
+        found = await self.reading(find_dead_letters, self.installation, query)
+        self.show("dead_letters.html", query=query, found=found)

@@ -147,8 +147,7 @@ class _Run:
     def event_time(self) -> float | None:
         """The message's event time, from its source, in seconds since the epoch."""
         if self._event_time is None and self.item.computation.has_event_time:
-            told = details_of(self.item.raw).event_time
-            self._event_time = seconds_given(told)
+            self._event_time = seconds_given(details_of(self.item.raw).event_time)
         return self._event_time
 
     def give(self, nodes: list[Node], value: Any, giver: Computation) -> Calls[None]:

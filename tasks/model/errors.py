@@ -11,7 +11,7 @@ PartitionError
 ├── QueueFull             the queue is at PARTITIONS_QUEUE_MAX_LENGTH; the message was not sent
 ├── SendInterrupted       `send_many` could not go on; says which messages are in  (celery_partitions.producer.bulk)
 ├── FrameError            bytes of a TCP source do not fit its decoder  (celery_partitions.pipeline.frames)
-└── Stopped, Refused      internal to a source's process: told to stop, or replaced  (celery_partitions.sources)
+└── Stopped, Refused      internal to a source's process: stopped, or replaced  (celery_partitions.sources)
 """
 
 from __future__ import annotations

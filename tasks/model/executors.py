@@ -12,7 +12,7 @@ from celery_partitions.model.errors import DeclarationError
 #: `loop`: a plain function, called by the partition loop. `async`: a coroutine function. `threads`: a blocking function.
 Executor = Literal["loop", "async", "threads"]
 
-#: More calls than this in one process help nobody.
+#: More calls than this in one process are of no use.
 MAX_CONCURRENCY = 100_000
 
 

@@ -91,7 +91,7 @@ class Cause:
         if event_time is not None:
             self._more += b',"event_time":' + json_text(event_time)
 
-    def tell(self, headers: bytes) -> None:
+    def add_headers(self, headers: bytes) -> None:
         """Add headers to all outputs, each preceded by a comma."""
         self._more += headers
 

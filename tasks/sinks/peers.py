@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from celery_partitions.worker.backoff import Backoff
-from celery_partitions.worker.process_replacement import is_told_to_end
+from celery_partitions.worker.process_replacement import is_stopping
 from celery_partitions.worker.sink_delivery import NotDelivered
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -137,16 +137,16 @@ class TCPPeer:
 
 def _send_all(connection: socket.socket, data: bytes) -> None:
     """Write everything, however slow the peer is. Raises `OSError` if the connection breaks or the peer stalls."""
-    rest, heard = memoryview(data), time.monotonic()
+    rest, progress_at = memoryview(data), time.monotonic()
     while rest:
         try:
             sent = connection.send(rest)
         except BlockingIOError:
-            if time.monotonic() - heard > (LAST_TRY_SECONDS if is_told_to_end() else STALLED_SECONDS):
+            if time.monotonic() - progress_at > (LAST_TRY_SECONDS if is_stopping() else STALLED_SECONDS):
                 raise TimeoutError(errno.ETIMEDOUT, "it accepts no more data") from None
             select.select([], [connection], [], LOOK_SECONDS)
         else:
-            rest, heard = rest[sent:], time.monotonic()
+            rest, progress_at = rest[sent:], time.monotonic()
 
 
 def _unacknowledged(connection: socket.socket) -> int:
@@ -199,7 +199,7 @@ class FilePeer:
 
 
 class StdoutPeer:
-    """Writes lines to file descriptor `number`, the process's standard output. Ends the process once nobody reads it."""
+    """Writes lines to file descriptor `number`, the process's standard output. Ends the process once the reader has closed it."""
 
     def __init__(self, name: str, number: int) -> None:
         self.name, self.number = name, number

@@ -48,7 +48,7 @@ class GeneratorReader:
 
     def fill(self, outbox: Outbox) -> Filled:
         until = time.monotonic() + CHUNK_SECONDS
-        while not outbox.is_full and time.monotonic() < until and not self.stop.asked:
+        while not outbox.is_full and time.monotonic() < until and not self.stop.requested:
             try:
                 value = self.generator.apply(self.value) if self.count else self.generator.initial_value()
             except Exception as error:

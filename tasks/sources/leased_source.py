@@ -57,14 +57,14 @@ class LeasedPlace:
 
     def take(self) -> Hold:
         """Wait until no other process has the lease. Raises `Stopped`."""
-        said = False
+        logged = False
         while True:
             hold = self.patience.run(self._hold, can_be_left=True)
             if hold.token:
                 self.token, self.number = hold.token, hold.number
                 return hold
-            if not said:
-                said = True
+            if not logged:
+                logged = True
                 logger.info("source %r: another process reads it; waiting to take over", self.source)
             if self.patience.stop.wait(min(hold.left_seconds + GRACE_SECONDS, self.lease_seconds / RENEWALS_PER_LEASE)):
                 raise Stopped
@@ -122,7 +122,7 @@ class LeasedSource:
         self.reader.begin(hold.position, hold.token)
         logger.info("source %r: reading from %s", self.name, "its stored position" if hold.position else "its beginning")
         filled: Filled = "more"
-        while not self.stop.asked and filled in ("more", "wait"):
+        while not self.stop.requested and filled in ("more", "wait"):
             try:
                 filled = self.reader.fill(self.outbox)
             except (Refused, Stopped):

@@ -198,7 +198,7 @@ class Outbox:
 
     def _wait_for_room(self, wanted: dict[str, int]) -> None:
         seconds = FIRST_LOOK_SECONDS
-        while not (self.stop.asked and self.place.token is None):
+        while not (self.stop.requested and self.place.token is None):
             try:
                 self.backlog.refuse(wanted)
                 break

@@ -44,7 +44,7 @@ class Patience:
             try:
                 done = attempt()
             except (redis.RedisError, OSError) as error:
-                if self.stop.asked:
+                if self.stop.requested:
                     if can_be_left:
                         raise Stopped from error
                     give_up = give_up or time.monotonic() + LAST_TRY_SECONDS
@@ -61,7 +61,7 @@ class Patience:
                 return done
 
     def rest(self, seconds: float) -> None:
-        if self.stop.asked:
+        if self.stop.requested:
             time.sleep(seconds)
         else:
             self.stop.wait(seconds)

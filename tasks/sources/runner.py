@@ -52,8 +52,8 @@ def run_sources(installation: Installation, names: Sequence[str], say_line: Call
                 raise SetupError(f"source {computation.name!r} is not a TCP source. Only TCP sources can share a process; run it alone")
             feeds.append(Feed(installation, computation, config, stop))
         TCPSources(feeds, stop).run(say_line)
-    except EndAtOnce as told:
-        raise SystemExit(told.code) from None
+    except EndAtOnce as end:
+        raise SystemExit(end.code) from None
     finally:
         stop.close()
 

@@ -21,33 +21,33 @@ class Stop:
     """Whether the process was asked to stop. Code that waits calls `wait`, or selects `reader` together with its own sockets."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self.reader, self._writer = socket.socketpair()
         self.reader.setblocking(False)
         self._writer.setblocking(False)
 
     def listen(self) -> None:
         """Install the handlers of both signals. Call it once, in the main thread."""
-        signal.signal(signal.SIGTERM, self._told)
-        signal.signal(signal.SIGINT, self._told)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
 
     def ask(self) -> None:
         """Ask the process to stop. Any thread may call it."""
-        if not self.asked:
-            self.asked = True
+        if not self.requested:
+            self.requested = True
             self._writer.send(b"x")
 
     def wait(self, seconds: float) -> bool:
         """Wait until the process is asked to stop, at most `seconds`. Returns whether it was asked."""
-        if not self.asked:
+        if not self.requested:
             select.select([self.reader], [], [], max(0.0, seconds))
-        return self.asked
+        return self.requested
 
     def close(self) -> None:
         self.reader.close()
         self._writer.close()
 
-    def _told(self, number: int, frame: Any) -> None:
-        if self.asked:
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.requested:
             raise EndAtOnce(number)
         self.ask()

@@ -57,7 +57,7 @@ class Connection:
     #: Older connections that may still have input sent before this one was accepted, each with the bytes it had sent by then.
     behind: list[tuple[Connection, int]] = field(default_factory=list)
     #: When input last arrived, when the connection was last read empty, and how many bytes have arrived.
-    heard: float = 0.0
+    received_at: float = 0.0
     emptied: float = 0.0
     bytes: int = 0
     is_open: bool = True
@@ -76,7 +76,7 @@ class Connection:
             return False
         if self.behind:
             return True
-        if now - max(self.heard, accepted) >= QUIET_SECONDS:
+        if now - max(self.received_at, accepted) >= QUIET_SECONDS:
             return False
         return now - accepted < MAX_HELD_SECONDS or self.emptied <= accepted
 
@@ -100,7 +100,7 @@ class TCPSources:
         for feed in self.feeds:
             say_line(f"listening on {feed.address}")
         try:
-            while not self.stop.asked:
+            while not self.stop.requested:
                 self.turn()
             self.end()
         except (redis.RedisError, OSError):
@@ -117,7 +117,7 @@ class TCPSources:
         held = any(connection.behind for connection in self.connections)
         ready = {key.fileobj for key, _ in self.selector.select(QUIET_SECONDS if held else None)}
         now = time.monotonic()
-        if self.stop.asked:
+        if self.stop.requested:
             return
         for connection in [one for one in self.connections if one.socket in ready]:
             self.read(connection)
@@ -163,10 +163,10 @@ class TCPSources:
         except OSError as error:
             self.drop(connection, f"failed ({error.strerror or error})")
             return False
-        connection.heard = time.monotonic()
+        connection.received_at = time.monotonic()
         connection.bytes += len(data)
         if len(data) < READ_BYTES:
-            connection.emptied = connection.heard
+            connection.emptied = connection.received_at
         if not data:
             self.drop(connection, "was closed")
             return False

@@ -76,7 +76,7 @@ def _connect(settings: Settings, make_client: Any, make_sentinel: Any, make_retr
 
 
 def reserve(client: redis.Redis, connections: int) -> None:
-    """Make sure that the client has so many working connections, and keep them in its pool. Raises redis-py's errors and OSError."""
+    """Make sure that the client has this many working connections, and keep them in its pool. Raises redis-py's errors and OSError."""
     pool: Any = client.connection_pool
     taken: list[Any] = []
     try:
@@ -141,14 +141,14 @@ def _take_connection_options(url: str, options: dict[str, Any]) -> tuple[str, di
 
 def _tls(settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
     """redis-py's TLS options: those given by the URL or the app, and for what they leave open the settings."""
-    asked = given.get("ssl_cert_reqs", ssl.CERT_REQUIRED if settings.redis_tls_verify else ssl.CERT_NONE)
-    if isinstance(asked, str):
+    mode = given.get("ssl_cert_reqs", ssl.CERT_REQUIRED if settings.redis_tls_verify else ssl.CERT_NONE)
+    if isinstance(mode, str):
         known = {one.name.removeprefix("CERT_"): one for one in ssl.VerifyMode}
-        name = asked.upper().removeprefix("CERT_")
+        name = mode.upper().removeprefix("CERT_")
         if name not in known:
-            raise ValueError(f"ssl_cert_reqs={asked} is not one of CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE")
-        asked = known[name]
-    tls = {"ssl_check_hostname": asked != ssl.CERT_NONE, **given, "ssl_cert_reqs": ssl.VerifyMode(asked or ssl.CERT_NONE)}
+            raise ValueError(f"ssl_cert_reqs={mode} is not one of CERT_REQUIRED, CERT_OPTIONAL, CERT_NONE")
+        mode = known[name]
+    tls = {"ssl_check_hostname": mode != ssl.CERT_NONE, **given, "ssl_cert_reqs": ssl.VerifyMode(mode or ssl.CERT_NONE)}
     if settings.redis_tls_ca_file is not None:
         tls.setdefault("ssl_ca_certs", settings.redis_tls_ca_file)
     return tls

@@ -149,7 +149,7 @@ def _claim(
 def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False) -> int:
     """Release leases. With `leave`, the worker also stops being a member. Returns how many leases it still held.
 
-    The partitions' own keys are released before the assignments. So the next worker finds no holder, and knows that nobody died.
+    The partitions' own keys are released before the assignments. So the next worker finds no holder, and knows that no worker died.
     """
     calls = [([names.meta(partition), names.isolation(partition)], [worker, token]) for partition, token in leases.items()]
     answers = dict(zip(leases, script("release").run_many(client, calls), strict=True))

@@ -43,7 +43,7 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:policies                hash   computation → JSON of an operator's changes to its failure policy
 {partition}:audit                   stream operators' actions: who, what, detail (JSON); the entry id is the time; bounded
 {partition}:measurements            hash   partition → JSON of what workers measured (store/telemetry.py)
-{partition}:draining                hash   worker id → when an operator told it to release its partitions (ms)
+{partition}:draining                hash   worker id → when an operator drained it (ms)
 {partition}:source:<name>           hash   progress of a source: number (of pushes), position, ended; its lease: owner, token, until (ms)
 {partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source without a position; expires
 

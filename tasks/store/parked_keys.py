@@ -41,12 +41,12 @@ def read_record(record: bytes) -> ParkedKeyRecord:
 
 def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]) -> dict[str, int]:
     """The number of messages in each key's mailbox; 0 if the mailbox has another type."""
-    asked = list(keys)
+    wanted = list(keys)
     with client.pipeline(transaction=False) as pipe:
-        for key in asked:
+        for key in wanted:
             pipe.llen(cast(str, names.mailbox(partition, key)))
         lengths = pipe.execute(raise_on_error=False)
-    return {key: length if isinstance(length, int) else 0 for key, length in zip(asked, lengths, strict=True)}
+    return {key: length if isinstance(length, int) else 0 for key, length in zip(wanted, lengths, strict=True)}
 
 
 def read_mailbox(client: redis.Redis, names: Names, partition: str, key: str, limit: int) -> tuple[list[bytes], int]:
@@ -62,14 +62,14 @@ def read_mailboxes(
     client: redis.Redis, names: Names, partition: str, keys: Iterable[str], limit: int
 ) -> dict[str, tuple[list[bytes], int]]:
     """Like `read_mailbox` for several keys, in one round trip. A mailbox of another type counts as empty."""
-    asked = list(keys)
+    wanted = list(keys)
     with client.pipeline(transaction=False) as pipe:
-        for key in asked:
+        for key in wanted:
             pipe.lrange(cast(str, names.mailbox(partition, key)), -limit, -1)
             pipe.llen(cast(str, names.mailbox(partition, key)))
         answers = iter(pipe.execute(raise_on_error=False))
     found = {}
-    for key in asked:
+    for key in wanted:
         raws, length = next(answers), next(answers)
         if isinstance(raws, Exception) and not str(raws).startswith("WRONGTYPE"):
             raise raws

@@ -5,8 +5,8 @@
     tag      16 bytes only if signed
     payload           a pickle (protocol 5), or JSON
 
-The tag covers the record's owner (group, computation and key; see `Signer`), the format, the header and the payload. So nobody without the
-key can move a record to another key, computation or group, or change its header.
+The tag covers the record's owner (group, computation and key; see `Signer`), the format, the header and the payload. So without the
+key a record cannot be moved to another key, computation or group, and its header cannot be changed.
 
 A signature does not prevent replay. Anyone who can write to Redis can put an older, correctly signed record of the same key back. Only
 the server's access rights (ACL) prevent that.

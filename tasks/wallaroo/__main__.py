@@ -34,8 +34,8 @@ def main() -> int:
     except (RunError, ServerError, SettingsError, PartitionError) as error:
         say(str(error))
         return 1
-    except EndAtOnce as told:
-        return told.code
+    except EndAtOnce as end:
+        return end.code
 
 
 if __name__ == "__main__":

@@ -42,14 +42,14 @@ def load(arguments: Sequence[str]) -> Application:
             raise ApplicationError(
                 f"no module {name!r} in {folder} or on PYTHONPATH. Give --application-module as in an import, without .py"
             ) from None
-        raise ApplicationError(f"importing {name!r} failed:\n{_told(error)}") from error
+        raise ApplicationError(f"importing {name!r} failed:\n{_describe(error)}") from error
     setup = getattr(module, "application_setup", None)
     if not callable(setup):
         raise ApplicationError(f"{name!r} has no function application_setup(args)")
     try:
         application = setup(list(arguments))
     except (Exception, SystemExit) as error:
-        raise ApplicationError(f"application_setup of {name!r} failed:\n{_told(error)}") from error
+        raise ApplicationError(f"application_setup of {name!r} failed:\n{_describe(error)}") from error
     if not isinstance(application, Application):
         raise ApplicationError(
             f"application_setup of {name!r} must return the result of wallaroo.build_application(…) or ApplicationBuilder.build(), not {application!r:.80}"
@@ -57,7 +57,7 @@ def load(arguments: Sequence[str]) -> Application:
     return application
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """The traceback, starting at the application's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     here = [number for number, frame in enumerate(frames) if frame.filename == __file__ or "importlib" in frame.filename]

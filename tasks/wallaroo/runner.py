@@ -190,7 +190,7 @@ class Processes:
             return None
 
     def forget(self) -> None:
-        """Delete a temporary group: without its signing key nobody can read it any more."""
+        """Delete a temporary group: without its signing key it can no longer be read."""
         if not self.is_private:
             return
         client = self.group.client

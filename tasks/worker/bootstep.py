@@ -42,7 +42,7 @@ from celery_partitions.worker.measurer import Measurer
 from celery_partitions.worker.metrics import MetricsServer, serve_metrics
 from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRunner
-from celery_partitions.worker.process_replacement import is_told_to_end
+from celery_partitions.worker.process_replacement import is_stopping
 from celery_partitions.worker.queue_guard import keep_kombu_away
 from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.signing import check_signing
@@ -186,20 +186,20 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def reach_server(self, worker: Any) -> None:
         """Check the server. Wait while it does not answer or refuses, as Celery waits for its broker."""
-        said = ""
+        logged = ""
         while True:
             try:
                 self.check_server()
             except (redis.RedisError, OSError) as error:
                 if worker.app.conf.broker_connection_retry_on_startup is False:
                     raise
-                if str(error) != said:
-                    said = str(error)
+                if str(error) != logged:
+                    logged = str(error)
                     logger.warning("partitions: cannot use Redis yet (%s); retrying until it works", error)
             else:
                 return
             time.sleep(STARTUP_BACKOFF_SECONDS)
-            if is_told_to_end():
+            if is_stopping():
                 raise WorkerShutdown(0)
 
     def check_server(self) -> None:

@@ -1,7 +1,7 @@
 """What a Celery worker provides around each task, around computations: `current_task`, `task_prerun` and `task_postrun`, `Task.__call__`.
 
 Libraries hang on these: Celery's own Django support closes broken database connections there, Flask's recipe pushes its context in
-`Task.__call__`. Whether anybody needs them is checked once per batch. If nobody does, no message costs more.
+`Task.__call__`. Whether anything needs them is checked once per batch. If not, messages cost no more.
 """
 
 from __future__ import annotations
@@ -127,19 +127,19 @@ class CeleryContext:
     def _with_signals(self, task: Task, call: Call, run: Callable[[], Any]) -> Any:
         work = self.current.work()
         request = request_of(call.item, 1 if work is None else work[1], self.node)
-        told = {"sender": task, "task_id": request.id, "task": task, "args": request.args, "kwargs": {}}
+        arguments = {"sender": task, "task_id": request.id, "task": task, "args": request.args, "kwargs": {}}
         returned, state = None, states.SUCCESS
         task.request_stack.push(request)
         push_current_task(task)
         try:
-            signals.task_prerun.send(**told)
+            signals.task_prerun.send(**arguments)
             try:
                 returned = run()
             except BaseException as error:
                 returned, state = error, states.FAILURE
                 raise
             finally:
-                signals.task_postrun.send(**told, retval=returned, state=state)
+                signals.task_postrun.send(**arguments, retval=returned, state=state)
             return returned
         finally:
             pop_current_task()
@@ -175,8 +175,8 @@ class CeleryContext:
         signals.task_prerun.send(sender=self.current, task_id=None, task=self.current, args=[], kwargs={})
 
     def _after_tasks(self) -> None:
-        told = {"task_id": None, "task": self.current, "args": [], "kwargs": {}, "retval": None, "state": states.SUCCESS}
-        signals.task_postrun.send(sender=self.current, **told)
+        arguments = {"task_id": None, "task": self.current, "args": [], "kwargs": {}, "retval": None, "state": states.SUCCESS}
+        signals.task_postrun.send(sender=self.current, **arguments)
 
 
 def _is_djangos(receiver: Any) -> bool:

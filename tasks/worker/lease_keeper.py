@@ -21,8 +21,8 @@ from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: A worker whose loop fails for so many leases, while its lease keeper's connections work, gives its partitions up. Longer than a
-#: reconnection and the loop's longest wait between two tries.
+#: A worker gives its partitions up if its loop fails for this many leases while its lease keeper's connections work. Longer than a
+#: reconnection and the loop's longest wait between two attempts.
 PATIENCE_LEASES = 2
 
 
@@ -61,7 +61,7 @@ class LeaseKeeper(threading.Thread):
         self.introduce = introduce
         #: Whether the loop cannot work. Then the worker claims nothing new, and does not hold for long what it has.
         self.loop_fails = loop_fails
-        #: Not a member of the group: it has not begun, or has given its partitions up.
+        #: Not a member of the group: it has not started, or has given its partitions up.
         self._away = True
         #: Since when the loop fails while this thread's own connections work.
         self._failing_since: float | None = None

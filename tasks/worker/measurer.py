@@ -188,8 +188,8 @@ class Measurer:
 
 def _last_error(outcome: Outcome, now: float) -> LastError:
     text, key, message_id = _error_of(outcome)
-    told = None if key is None else key_bytes(key).decode("utf-8", "backslashreplace")
-    return LastError(shortened(text, MAX_ERROR_CHARACTERS), now, told, None if message_id is None else encodable(message_id))
+    shown_key = None if key is None else key_bytes(key).decode("utf-8", "backslashreplace")
+    return LastError(shortened(text, MAX_ERROR_CHARACTERS), now, shown_key, None if message_id is None else encodable(message_id))
 
 
 def _error_of(outcome: Outcome) -> tuple[str, str | None, str | None]:

@@ -72,7 +72,7 @@ class Runner(Protocol):
     def step(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Outcome: ...
 
     def longest_stall_seconds(self) -> float:
-        """How long the whole process stood still since `begin`."""
+        """How long the whole process was suspended since `begin`."""
 
     def follow(self, policies: Mapping[str, bytes]) -> None:
         """Take operators' changes of failure policies."""

@@ -19,7 +19,7 @@ from celery_partitions_config.settings import Settings
 logger = logging.getLogger("celery.worker.partitions")
 
 
-def is_told_to_end() -> bool:
+def is_stopping() -> bool:
     """Whether a signal asked the worker to stop. Celery's flags hold the exit code, which may be 0."""
     flags = (worker_state.should_stop, worker_state.should_terminate)
     return any(flag is not None and flag is not False for flag in flags)
@@ -36,7 +36,7 @@ def replace_process(settings: Settings, names: Names, worker: str, lease: Lease,
         note_hang(client, names, lease, raw, why, settings.batch_messages)
         release(client, names, worker, leases_of(client, names, worker), leave=True)
     logging.shutdown()
-    if is_told_to_end():
+    if is_stopping():
         os._exit(0)
     # `exec` closes the connections: Python opens sockets as non-inheritable.
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line

@@ -87,7 +87,7 @@ class Reports:
             text = "partition %s: %d more failures and dead letters in this batch"
             logger.warning(text, partition, untold, extra=log_fields(partition, untold=untold))
         if self.enabled():
-            self.tell(outcome)
+            self.send_events(outcome)
 
     def fenced(self, partition: str) -> None:
         """After a commit was refused because another worker owns the partition."""
@@ -149,17 +149,17 @@ class Reports:
             ),
         )
 
-    def tell(self, outcome: Outcome) -> None:
+    def send_events(self, outcome: Outcome) -> None:
         done, began = outcome.done, outcome.began
         now = time.time() - time.monotonic()  # converts the step's clock to wall-clock time
         for number in self.sample(len(done)):
             after = began[number + 1] if number + 1 < len(began) else outcome.ended
-            self.tell_done(done[number], began[number] + now, after - began[number])
+            self.send_done(done[number], began[number] + now, after - began[number])
         for failure in outcome.failures[: self.take(len(outcome.failures))]:
-            self.tell_failed(failure)
+            self.send_failed(failure)
         revoked = [one for one in outcome.skipped if one.why != "duplicate"]
         for skipped in revoked[: self.take(len(revoked))]:
-            self.tell_skipped(skipped)
+            self.send_skipped(skipped)
 
     def sample(self, count: int) -> range:
         """The indexes of the tasks to report, evenly spread over the batch."""
@@ -175,18 +175,18 @@ class Reports:
         self._tokens -= granted
         return granted
 
-    def tell_done(self, work: Work, began: float, runtime: float) -> None:
+    def send_done(self, work: Work, began: float, runtime: float) -> None:
         self.send("task-received", work, timestamp=began, **self.description(work))
         self.send("task-started", work, timestamp=began)
-        told = work.value[:MAX_ARGUMENT_CHARACTERS] if isinstance(work, ReplyRequest) else "None"
-        self.send("task-succeeded", work, timestamp=began + runtime, runtime=runtime, result=told)
+        shown = work.value[:MAX_ARGUMENT_CHARACTERS] if isinstance(work, ReplyRequest) else "None"
+        self.send("task-succeeded", work, timestamp=began + runtime, runtime=runtime, result=shown)
 
-    def tell_failed(self, failure: Failure) -> None:
+    def send_failed(self, failure: Failure) -> None:
         self.send("task-received", failure.item, **self.description(failure.item))
         self.send("task-started", failure.item)
         self.send("task-failed", failure.item, exception=failure.error, traceback=failure.trace)
 
-    def tell_skipped(self, skipped: Skipped) -> None:
+    def send_skipped(self, skipped: Skipped) -> None:
         self.dispatcher.send(
             "task-revoked", uuid=skipped.headers.id, terminated=False, signum=None, expired=skipped.why == "expired"
         )

@@ -133,7 +133,7 @@ class TracedSteps:
     def make_cause(self, message_id: str, root_id: object, sent_at: object, event_time: float | None) -> Cause:
         """The cause of a message's outputs, made while the message runs, so that outputs carry its span's context."""
         cause = Cause(message_id, root_id, sent_at, event_time)
-        cause.tell(self.tracing.current_headers())
+        cause.add_headers(self.tracing.current_headers())
         return cause
 
 

@@ -17,7 +17,7 @@ from celery_partitions.store.scripts import digest_of
 from celery_partitions.worker.owned import Batch, OwnedPartition, Verdict
 from celery_partitions.worker.sink_delivery import NotDelivered
 
-#: Error codes that blame the server's condition. In an error of a script they may stand anywhere in the text.
+#: Error codes that blame the server's condition. In an error of a script they may be anywhere in the text.
 _OF_THE_SERVER = re.compile(
     r"\b(OOM|MISCONF|READONLY|NOPERM|NOAUTH|NOREPLICAS|BUSY|LOADING|MASTERDOWN|CLUSTERDOWN|CROSSSLOT|MOVED|ASK|TRYAGAIN|WRONGTYPE|"
     r"NOSCRIPT|UNKILLABLE)\b|^unknown command"

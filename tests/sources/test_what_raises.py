@@ -171,7 +171,7 @@ def test_a_second_signal_during_a_message_does_not_lose_it(
         def decode(line: bytes) -> Any:
             if b"2" in line:
                 for _ in range(2):
-                    stop._told(signal.SIGTERM, None)
+                    stop._on_signal(signal.SIGTERM, None)
             return json.loads(line)
 
         with closing(reading(decode, stop)) as reader:

@@ -80,9 +80,9 @@
     } catch (error) {
       throw new Error("Flower is not reachable.");
     }
-    const said = await reply.json().catch(() => ({}));
-    if (!reply.ok) { throw new Error(said.error || reply.status + " " + reply.statusText); }
-    return said;
+    const answer = await reply.json().catch(() => ({}));
+    if (!reply.ok) { throw new Error(answer.error || reply.status + " " + reply.statusText); }
+    return answer;
   }
 
   // Ask in a dialog. Resolves to true only for Yes.
