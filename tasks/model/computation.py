@@ -131,6 +131,8 @@ class Computation:
     concurrency: int | None = None
     #: A key's next call starts only after the commit of the one before.
     strict: bool = False
+    #: Whether a message may name follow-ups (links, the rest of a chain, a chord). If not, such a message becomes a dead letter.
+    follow_ups: bool = True
     #: Modules whose classes may appear in values between stages.
     modules: tuple[str, ...] = ()
     #: The nodes that receive a message of a source or a stage, in this order. Filled when the pipeline is built.
@@ -203,6 +205,7 @@ def declare(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    follow_ups: bool = True,
 ) -> Computation:
     """Check a declaration and make its `Computation`. Raises `DeclarationError` that says what to change.
 
@@ -243,6 +246,7 @@ def declare(
         executor=where,
         concurrency=concurrency,
         strict=strict,
+        follow_ups=follow_ups,
     )
 
 

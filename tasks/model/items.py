@@ -34,7 +34,7 @@ from celery_partitions.model.messages import (
     open_slowly,
     open_usual,
 )
-from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request
+from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request, refuse_follow_ups
 from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.model.values import TIMER, load_value
 
@@ -238,6 +238,8 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             if (body[-3] != 123 or computation.replies or headers.ignore_result is False) and is_reply_request(
                 computation, headers, body
             ):
+                if not computation.follow_ups:
+                    refuse_follow_ups(computation, body)
                 append(ReplyRequest(raw, computation, key, message, envelope))
             else:
                 append(Work(raw, computation, key, message, envelope))

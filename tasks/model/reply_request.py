@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 from kombu.utils.json import dumps
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import ReplyError, describe
+from celery_partitions.model.errors import MessageError, ReplyError, describe
 from celery_partitions.model.messages import Headers
 
 #: The task name of the message that sends what follows another message.
 FOLLOW_UP = "partitions.follow_up"
+
+#: What a body can name to be sent after the message.
+FOLLOW_UPS = ("callbacks", "errbacks", "chain", "chord")
 
 #: The end of a body (`[args, kwargs, embed]`) without follow-ups: as Celery writes it, as compact JSON, and as we write it.
 NOTHING_FOLLOWS = (
@@ -36,6 +40,17 @@ def wants_reply(computation: Computation, headers: Headers) -> bool:
 def is_reply_request(computation: Computation, headers: Headers, body: bytes) -> bool:
     """Whether the message may request something: a result, or follow-ups named in its body."""
     return wants_reply(computation, headers) or not body.endswith(NOTHING_FOLLOWS)
+
+
+def refuse_follow_ups(computation: Computation, body: bytes) -> None:
+    """Raises `MessageError` if the body names follow-ups."""
+    embed = msgspec.json.decode(body)[2]
+    named = [name for name in FOLLOW_UPS if isinstance(embed, dict) and embed.get(name)]
+    if named:
+        raise MessageError(
+            f"the message names what follows it ({', '.join(named)}), but computation {computation.name!r} is declared with follow_ups=False",
+            reason="follow-ups-refused",
+        )
 
 
 def longest_value(body: bytes, raw: bytes, message_bytes: int) -> int:

@@ -124,6 +124,7 @@ def state_computation(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    follow_ups: bool = True,
 ) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
@@ -142,7 +143,8 @@ def state_computation(
 
     `reply`: store what the function returns (it must be JSON) as the message's Celery result, in the commit that writes the state.
     `update.delay(message).get()` then is a request to the key, answered in the key's order. If the message is given up, `get()`
-    raises its error. A message can override this (`apply_async(ignore_result=…)`).
+    raises its error. A message can override this (`apply_async(ignore_result=…)`). `follow_ups=False`: a message that names links, the
+    rest of a chain or a chord becomes a dead letter, and nothing of it is sent. For computations whose producers you do not trust.
 
     An `async def` runs in the worker's event loop, and calls of many keys are in flight at once; the calls of one key still run one at a
     time, in order. `executor="threads"` does the same for a blocking function, in a pool of threads. `concurrency`: the most calls in
@@ -164,6 +166,7 @@ def state_computation(
         executor=executor,
         concurrency=concurrency,
         strict=strict,
+        follow_ups=follow_ups,
     )
 
 
@@ -203,6 +206,7 @@ def computation(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    follow_ups: bool = True,
 ) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
@@ -222,6 +226,7 @@ def computation(
         executor=executor,
         concurrency=concurrency,
         strict=strict,
+        follow_ups=follow_ups,
     )
 
 

@@ -148,6 +148,12 @@ def known_queues(app: Celery, names: Names, more: Iterable[str] = ()) -> Callabl
     return lambda queue: "*" in known or queue in known or names.partition_of_queue(queue) is not None
 
 
+def may_follow(app: Celery, names: Names, more: Iterable[str] = ()) -> Callable[[str], bool]:
+    """Like `known_queues`, without names that the partitions' other keys have."""
+    is_known = known_queues(app, names, more)
+    return lambda queue: is_known(queue) and not names.is_no_queue(queue)
+
+
 def _queues_of_routes(routes: Any) -> Iterator[str]:
     """The queues named in `task_routes`. Queues that a route function returns are not known."""
     match routes:

@@ -36,11 +36,15 @@ logger = logging.getLogger("celery.worker.partitions")
 MAX_EXCEPTION_BYTES = 100_000
 
 
+#: What is sent after a message that did not succeed, by its state.
+_FOLLOWS: dict[str, tuple[str, ...]] = {states.FAILURE: ("errbacks", "chain", "chord"), states.REVOKED: ("chord",)}
+
+
 class Replies:
     """Made once per loop and used by its thread. Does not use Celery's backend until a message wants a result."""
 
     def __init__(self, installation: Installation, follow_ups: FollowUps) -> None:
-        self.app, self.follow_ups = installation.app, follow_ups
+        self.app, self.follow_ups, self.computations = installation.app, follow_ups, installation.computations
 
     def of(self, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> list[MoreEffects]:
         """What an outcome's commit stores and pushes for callers who wait for its messages."""
@@ -83,7 +87,8 @@ class Replies:
             ignored = task is not None and task.ignore_result  # Celery reports unknown tasks too
         wants = not ignored or (task is not None and task.store_errors_even_if_ignored and failed.state == states.FAILURE)
         wants = wants and self.keeps
-        follows = {states.FAILURE: ("errbacks", "chain", "chord"), states.REVOKED: ("chord",)}.get(failed.state, ())
+        computation = self.computations.get(name)
+        follows = () if computation is not None and not computation.follow_ups else _FOLLOWS.get(failed.state, ())
         if not wants and not any(map(request.get, follows)):
             return []
         prepared = self.prepared(failed)

@@ -25,6 +25,7 @@ from kombu.entity import Queue
 from celery_partitions.admin.status import worker_id
 from celery_partitions.model.errors import SetupError, describe
 from celery_partitions.results.backend import check_backend
+from celery_partitions.results.recorder import may_follow
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.leases import Share, remember_computations
@@ -167,7 +168,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             PlainTasks(worker.app, installation),
             self.measurer,
         )
-        run_plain_task = PlainTaskRunner(worker, reports.dispatcher)
+        is_allowed = may_follow(worker.app, installation.group.names, settings.follow_up_queues)
+        run_plain_task = PlainTaskRunner(worker, reports.dispatcher, is_allowed)
         parts = worker_parts(installation, identity, reports, run_plain_task, worker_state.revoked, node=worker.hostname)
         self.stalls = parts.stalls
         self.loop = PartitionLoop(installation, identity, parts)

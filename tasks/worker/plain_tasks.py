@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from celery_partitions.model.effects import Requeue
 from celery_partitions.model.errors import describe, trace_of
 from celery_partitions.model.items import DeadLetterItem, PlainTask
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.results.link_queues import check_links
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class PlainTaskRunner:
     A task that asks for a retry publishes its message again, as in any Celery worker, behind newer ones.
     """
 
-    def __init__(self, worker: Any, dispatcher: Any) -> None:
+    def __init__(self, worker: Any, dispatcher: Any, is_allowed: Callable[[str], bool]) -> None:
         self.worker, self.dispatcher = worker, dispatcher
         self.app = worker.app
+        #: Whether what follows a task may go to a queue.
+        self.is_allowed = is_allowed
         self._requests: dict[str, Any] = {}
 
     def __call__(self, raw: bytes) -> PlainTaskRun:
@@ -66,6 +70,7 @@ class PlainTaskRunner:
     def _run(self, raw: bytes, again: list[bytes]) -> None:
         message = _kombu_message(raw)
         name = message.headers["task"]
+        check_links(name, _bytes(message.body), self.is_allowed)
         task = self.app.tasks[name]
         if task.__trace__ is None:
             # Celery's consumer builds the tracers once it has connected; the loop may reach the server before that.
@@ -108,6 +113,10 @@ class PlainTaskRunner:
                 base, task, self.worker.pool, self.worker.hostname, self.dispatcher, app=self.app
             )
         return self._requests[name]
+
+
+def _bytes(body: Any) -> bytes:
+    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
 
 
 def _kombu_message(raw: bytes) -> Message:

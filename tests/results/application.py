@@ -13,7 +13,7 @@ import redis
 
 from celery_partitions import Context, RetryPolicy, app, computation, key_extractor, state_computation
 
-__all__ = ["RAN", "Refused", "add", "app", "as_text", "close_up", "gather", "held", "quiet", "refuse", "tried"]
+__all__ = ["RAN", "Refused", "add", "alone", "app", "as_text", "close_up", "gather", "held", "quiet", "refuse", "tried"]
 
 #: The list that plain tasks append `<name>:<argument>` to.
 RAN = "ran"
@@ -56,6 +56,13 @@ def refuse(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
     state.numbers.append(message["number"])
     if message["number"] < 0:
         raise Refused(message["key"], message["number"])
+    return {"key": message["key"], "number": sum(state.numbers)}
+
+
+@state_computation("results.alone", state=Numbers, key=key_of, reply=True, follow_ups=False)
+def alone(message: dict[str, Any], state: Numbers) -> dict[str, Any]:
+    """Takes no message that something follows."""
+    state.numbers.append(message["number"])
     return {"key": message["key"], "number": sum(state.numbers)}
 
 

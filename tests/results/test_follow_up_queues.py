@@ -11,8 +11,9 @@ from kombu import Queue
 
 from celery_partitions.results.recorder import known_queues
 from celery_partitions.store.names import Names
-from tests.results.application import Refused, add, quiet, refuse
+from tests.results.application import Refused, add, alone, quiet, refuse
 from tests.results.conftest import Client
+from tests.support.wait import wait_until
 
 MakeClient = Callable[..., Client]
 
@@ -68,3 +69,41 @@ def test_which_queues_the_app_names() -> None:
     app.amqp.queues["sent to"]  # Celery adds it
     for queue in ["answered", "sent to", "", "partition.x", "other.0", "celery"]:
         assert not is_allowed(queue), queue
+
+
+def test_links_of_a_plain_task_go_to_no_unknown_queue(make_client: MakeClient) -> None:
+    here = make_client()
+    here.start_worker("-Q", "partition")
+    elsewhere = here.sig("double").set(queue="elsewhere")
+    queue = here.live.names.queue_name("0")
+    here.sig("double", message("a", 1)).apply_async(queue=queue, task_id="link", link=elsewhere)
+    here.sig("double", message("b", 1)).apply_async(queue=queue, task_id="error", link_error=elsewhere)
+    chain(here.sig("double", message("c", 1)).set(queue=queue, task_id="chain"), group(elsewhere, elsewhere), here.sig("as_text")).apply_async()
+    here.app.send_task("celery.group", args=[[dict(elsewhere)], "group", None], task_id="built in", queue=queue)
+    for task_id in ("link", "error", "chain", "built in"):
+        letter = here.live.dead_letter_of(task_id)
+        assert letter.reason == "task-failed"
+        assert "'elsewhere'" in letter.error and "PARTITIONS_FOLLOW_UP_QUEUES" in letter.error
+    fine = here.sig("double", message("d", 1)).apply_async(queue=queue, link=here.sig("double").set(queue=queue))
+    wait_until(lambda: len(here.ran("double:d")) == 2, PATIENCE)
+    assert fine.get(timeout=PATIENCE)["number"] == 2
+    assert here.ran("double:a") == here.ran("double:b") == here.ran("double:c") == []
+    assert here.live.client.llen("elsewhere") == 0
+
+
+def test_a_computation_can_refuse_all_follow_ups(make_client: MakeClient) -> None:
+    here = make_client()
+    here.start_worker("-Q", "partition")
+    double = here.sig("double")
+    sent = [
+        alone.apply_async([message("a", 1)], link=double),
+        alone.apply_async([message("b", 1)], link_error=double),
+        chain(alone.s(message("c", 1)), double).apply_async().parent,
+        here.app.send_task(alone.name, args=[{"number": "no key"}], queue="partition", link_error=double),
+    ]
+    reasons = [here.live.dead_letter_of(one.id).reason for one in sent]
+    assert reasons == ["follow-ups-refused", "follow-ups-refused", "follow-ups-refused", "bad-key"]
+    assert alone.apply_async([message("a", 2)]).get(timeout=PATIENCE)["number"] == 2
+    here.live.wait_drained()
+    assert here.ran("double") == []
+    assert here.live.client.llen("celery") == 0
