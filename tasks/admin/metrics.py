@@ -57,6 +57,7 @@ COUNTERS = (
     _Counter("messages_emitted", "Outputs of pipelines.", lambda partition: partition.emitted),
     _Counter("messages_deduplicated", "Messages dropped because their id had been seen before.", lambda partition: partition.deduplicated),
     _Counter("messages_skipped", "Messages dropped because they had expired or had been revoked.", lambda partition: partition.skipped),
+    _Counter("messages_late", "Values dropped because they came after their windows were closed.", lambda partition: partition.late),
     _Counter("messages_dead_lettered", "Messages that became dead letters.", lambda partition: partition.dead_lettered),
     _Counter(
         "lease_takeovers", "Times that a worker took over the partition.", lambda partition: partition.measurements.takeovers

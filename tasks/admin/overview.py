@@ -25,7 +25,7 @@ from celery_partitions.store.telemetry import Measurements
 from celery_partitions_config.settings import Settings
 
 #: Counters in a partition's `meta`, in addition to those of a status.
-COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead")
+COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead", "late")
 #: `MEMORY USAGE` measures this many fields of a hash and estimates the rest from them.
 WEIGHED_FIELDS = 5
 
@@ -54,6 +54,7 @@ class PartitionOverview:
     deduplicated: int
     #: Messages dropped because they had expired or had been revoked.
     skipped: int
+    late: int
     #: Messages that became dead letters, including those retried or discarded since.
     dead_lettered: int
     #: What its workers measured; all zero before the first measurement.
@@ -168,7 +169,7 @@ def _partition(
     measurements: Measurements,
 ) -> PartitionOverview:
     status, counters = partition_status(names, partition, holders, row)
-    failed, forwarded, emitted, deduplicated, skipped, dead_lettered = map(int_or_zero, counters or [None] * len(COUNTERS))
+    failed, forwarded, emitted, deduplicated, skipped, dead_lettered, late = map(int_or_zero, counters or [None] * len(COUNTERS))
     return PartitionOverview(
         partition=partition,
         status=status,
@@ -180,6 +181,7 @@ def _partition(
         emitted=emitted,
         deduplicated=deduplicated,
         skipped=skipped,
+        late=late,
         dead_lettered=dead_lettered,
         measurements=measurements,
     )

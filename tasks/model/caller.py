@@ -21,7 +21,7 @@ from celery_partitions.model.computation import (
     extracted_key,
 )
 from celery_partitions.model.effects import Delivery, Emission, Hop, Push, Timer
-from celery_partitions.model.errors import MessageError
+from celery_partitions.model.errors import EventTimeAhead, MessageError
 from celery_partitions.model.items import Work
 from celery_partitions.model.message_writer import TIMER_BODY, Cause, MessageWriter, unescape
 from celery_partitions.model.messages import MAX_SECONDS, details_of
@@ -71,11 +71,14 @@ class Caller:
         self.at: Computation | None = None
         #: What the computation of the last message returned. None for a pipeline.
         self.returned: Any = None
+        #: How many values of the last message came too late for their windows and were dropped.
+        self.dropped = 0
         self._inline = calling.inline
 
     def call(self, item: Work, attempt: int) -> Calls[list[Emission] | None]:
         """Call what the message is for. Returns its outputs; None if it is not for a pipeline. Raises what user code raises."""
         computation = self.at = item.computation
+        self.dropped = 0
         if computation.role == "task":
             arguments = self.arguments(computation, item, item.message, attempt)
             self.returned = computation.function(*arguments) if self.is_inline(computation) else (yield Call(computation, item, arguments))
@@ -129,6 +132,12 @@ class _Run:
         event_time = item.computation.event_time
         #: The result of the source's `event_time=`, in seconds since the epoch. Called before any stage can change the message.
         self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
+        limit = item.computation.max_event_time_ahead_seconds
+        if self._event_time is not None and limit is not None and self._event_time - self.calling.now > limit:
+            raise EventTimeAhead(
+                f"the event time is {self._event_time - self.calling.now:.0f} s ahead of the server's clock; the source {item.computation.name!r} "
+                f"accepts {limit:g} s (max_event_time_ahead). Retry it when its time has come, or correct its sender's clock"
+            )
 
     @property
     def cause(self) -> Cause:
@@ -236,6 +245,10 @@ class _Run:
         keyed = key if sink.has_process else None
         self.outputs.append(Push(queue, self.cause.fill(template, message_id, body, keyed)))
 
+    def drop(self) -> None:
+        """A value came too late for its windows."""
+        self.caller.dropped += 1
+
     def gather(self, computation: Computation, value: Any, fires: bool = False) -> list[Any]:
         """Run a window stage: add a value, or close the windows whose timer is due. Sets the next timer."""
         windows, key, now = computation.windows, self.item.key, self.calling.now
@@ -248,7 +261,7 @@ class _Run:
                 state.timer_at = None
             outputs = windows.fire(state, key, now)
         else:
-            outputs = windows.take(state, value, key, self.event_time, now)
+            outputs = windows.take(state, value, key, self.event_time, now, self.drop)
         due = windows.due(state)
         # Set another one if the timer is overdue, because its message may have become a dead letter.
         if due is not None and (state.timer_at is None or due < state.timer_at or state.timer_at < now):

@@ -40,8 +40,10 @@ class Context:
 class Windows(Protocol):
     """What the step needs from a stage that collects messages in windows. Times are seconds since the epoch."""
 
-    def take(self, state: Any, value: Any, key: str, event_time: float | None, now: float) -> list[Any]:
-        """Put a value into its windows. Returns the outputs of the windows that close."""
+    def take(
+        self, state: Any, value: Any, key: str, event_time: float | None, now: float, on_drop: Callable[[], None] = lambda: None
+    ) -> list[Any]:
+        """Put a value into its windows. Returns the outputs of the windows that close. Calls `on_drop` if it came too late for any."""
         ...
 
     def fire(self, state: Any, key: str, now: float) -> list[Any]:
@@ -114,6 +116,8 @@ class Computation:
     windows: Windows | None = None
     #: Returns the event time of a source's message, in seconds since the epoch; None: the time of arrival.
     event_time: Callable[[Any], Any] | None = None
+    #: How far, in seconds, an event time may be ahead of the clock; None: any time.
+    max_event_time_ahead_seconds: float | None = None
     #: Whether any source of its pipeline has an event time.
     has_event_time: bool = False
     #: Delivers to the outside: called with the successful messages of a batch, in order, before the commit. If it raises, the batch stays

@@ -43,6 +43,13 @@ class MessageError(PartitionError, ValueError):
         self.reason = reason
 
 
+class EventTimeAhead(MessageError):
+    """A message's event time is further ahead of the clock than its source allows. The message becomes a dead letter."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="event-time-ahead")
+
+
 class KeyExtractionError(MessageError):
     """The key extractor raised, or returned something that cannot be a key."""
 

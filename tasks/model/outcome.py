@@ -123,6 +123,8 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     #: The outputs of the messages in `done`, in order.
     emitted: list[Emission] = field(default_factory=list)
+    #: How many values of the messages in `done` came too late for their windows, and were dropped.
+    late: int = 0
     ended: float = 0.0
     #: When each of `done` ended, if they did not run one after the other.
     ends: list[float] = field(default_factory=list)
@@ -186,6 +188,7 @@ class Outcome:
                 "dead": len(self.dead),
                 "forwarded": sum(map(len, self.forwarded.values())),
                 "delayed": len(self.delayed),
+                "late": self.late,
                 "skipped": sum(one.why != "duplicate" for one in self.skipped),
                 "deduplicated": sum(one.why == "duplicate" for one in self.skipped),
             }

@@ -30,6 +30,8 @@ class Replay:
         self.caller, self.states, self.pickling, self.done = caller, states, pickling, done
         #: The outputs of each message in `done`, by the `id()` of its item.
         self.emitted: dict[int, list[Emission]] = {}
+        #: How many values of a message in `done` came too late for their windows, by the `id()` of its item. Only those with some.
+        self.dropped: dict[int, int] = {}
         #: The outputs so far, as a share of the limits for one commit; 1 means that a limit is reached.
         self.share = 0.0
         #: The earlier message that is applied again.
@@ -51,6 +53,8 @@ class Replay:
             self.share += max(count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES)
         if emitted is not None:
             self.emitted[id(stands_for)] = emitted
+            if self.caller.dropped:
+                self.dropped[id(stands_for)] = self.caller.dropped
         if type(stands_for) is ReplyRequest:
             self.answer(stands_for, self.caller.returned)
 
@@ -59,6 +63,10 @@ class Replay:
         if not self.emitted:
             return []
         return [one for work in self.done for one in self.emitted.get(id(work), ())]
+
+    def late(self) -> int:
+        """How many values of the messages in `done` came too late for their windows."""
+        return sum(self.dropped.get(id(work), 0) for work in self.done) if self.dropped else 0
 
     def checkpoint(self, item: Work) -> None:
         """Save the states after an item that is about to join `done`, so that a replay need not apply it again. Raises if the states can't

@@ -16,7 +16,7 @@ from typing import Any, Literal, assert_never, cast
 
 from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import TimeLimitExceeded, describe
+from celery_partitions.model.errors import EventTimeAhead, TimeLimitExceeded, describe
 from celery_partitions.model.executors import call_and_wait
 from celery_partitions.model.items import (
     Apart,
@@ -273,7 +273,7 @@ class _Step:
         else:
             out.taken = taken
         yield from self.pickle_touched()
-        out.emitted = self.replay.outputs()
+        out.emitted, out.late = self.replay.outputs(), self.replay.late()
         out.ended = clock()
         return out
 
@@ -366,6 +366,9 @@ class _Step:
 
     def fail(self, item: Work, error: BaseException) -> Calls[bool]:
         """Undo the failed try, then park the key or make a dead letter of the message. Returns False to end the step before the message."""
+        if isinstance(error, EventTimeAhead):  # before any stage was called
+            self.add_dead_letter(item, error.reason, str(error), "", self.attempt)
+            return True
         at = self.failed_at(item)
         failure = failure_of(item, error, self.attempt, at)
         try:

@@ -279,6 +279,7 @@ class _Building:
             deduplicate_seconds=node.deduplicate_seconds,
             role="source",
             event_time=node.event_time,
+            max_event_time_ahead_seconds=node.max_event_time_ahead_seconds,
             takes_values=node.config is not None,
             scope=self.scope,
             modules=self.modules,

@@ -45,6 +45,8 @@ class Source(GraphNode):
     deduplicate_seconds: float | None
     #: The type of its messages; None: the annotation of the first function that receives them.
     type: Any
+    #: How far an event time may be ahead of the clock, in seconds; None: any time.
+    max_event_time_ahead_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

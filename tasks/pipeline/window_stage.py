@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from celery_partitions.pipeline.aggregation import looked_over, modules_of, name_of
@@ -99,11 +100,13 @@ class RangeWindows(_Windows):
         """The initial state of a key."""
         return RangeState()
 
-    def take(self, state: RangeState, message: Any, key: str, event_time: float | None, now: float) -> list[Any]:
+    def take(
+        self, state: RangeState, message: Any, key: str, event_time: float | None, now: float, on_drop: Callable[[], None] = lambda: None
+    ) -> list[Any]:
         """Put a message into its windows. Returns the outputs of the windows that its time closes, oldest first.
 
         `event_time` None: the message's time is `now`, and it is never late. A message is late if all its windows are closed; then the
-        late-data policy applies. Raises what the aggregation raises, and may leave the state partly changed.
+        late-data policy applies; `on_drop` is called if that drops it. Raises what the aggregation raises, and may leave the state partly changed.
         """
         clock = to_ns(now)
         # A server's clock may go back after a failover. A later message must not get an earlier time.
@@ -116,6 +119,8 @@ class RangeWindows(_Windows):
             state.arrived = clock
             return outputs
         match self.late_data_policy:
+            case "drop":
+                on_drop()
             case "fire-per-message":
                 outputs += self._output(key, self._updated(self.aggregation.initial_accumulator(), message))
             case "place-in-oldest-window":
@@ -219,7 +224,9 @@ class CountWindows(_Windows):
         """The initial state of a key."""
         return CountState()
 
-    def take(self, state: CountState, message: Any, key: str, event_time: float | None, now: float) -> list[Any]:
+    def take(
+        self, state: CountState, message: Any, key: str, event_time: float | None, now: float, on_drop: Callable[[], None] = lambda: None
+    ) -> list[Any]:
         """Put a message into the window. Returns its output if it is full. Raises what the aggregation raises."""
         before = state.accumulator if state.count else self.aggregation.initial_accumulator()
         state.accumulator = self._updated(before, message)

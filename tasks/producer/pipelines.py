@@ -88,6 +88,7 @@ def source(
     config: SourceConfig | None = None,
     *,
     event_time: Callable[[Any], Any] | None = None,
+    max_event_time_ahead: timedelta | float | None = timedelta(hours=1),
     deduplicate: timedelta | float | None = None,
     type: Any = None,
 ) -> SourcePipeline:
@@ -95,6 +96,8 @@ def source(
 
     `name`: without a `config`, the Celery task that producers send; with one, `celery -A APP partitions source NAME` reads it.
     `event_time`: returns the time of a message for windows, in seconds since the epoch or as a datetime; None: the time of arrival.
+    `max_event_time_ahead`: a message whose event time is further ahead of the server's clock becomes a dead letter, because it would close
+    the windows of its key, and later messages would be too late; None: any time is accepted.
     `deduplicate`: seconds or a timedelta; a message whose id was seen within this time has no effect. `type`: the type of the messages,
     like the annotation of a computation's first parameter; None: the first annotation after the source. Raises `DeclarationError`.
     """
@@ -104,7 +107,8 @@ def source(
         raise DeclarationError(f"source {name!r}: config must be a TCPSourceConfig, GenSourceConfig, FileSource or StreamSource, not {config!r:.80}")
     if event_time is not None and not callable(event_time):
         raise DeclarationError(f"source {name!r}: event_time must be a function of one message")
-    return SourcePipeline(Source(name, config, event_time, seconds_or_none(name, "deduplicate", deduplicate), type))
+    ahead = seconds_or_none(name, "max_event_time_ahead", max_event_time_ahead)
+    return SourcePipeline(Source(name, config, event_time, seconds_or_none(name, "deduplicate", deduplicate), type, ahead))
 
 
 def build_application(name: str, pipeline: Pipeline) -> Application:

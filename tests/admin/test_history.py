@@ -36,6 +36,7 @@ def partition(
         emitted=0,
         deduplicated=0,
         skipped=0,
+        late=0,
         dead_lettered=0,
         measurements=measured or Measurements(),
     )

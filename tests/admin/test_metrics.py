@@ -40,7 +40,7 @@ def value(registry: CollectorRegistry, name: str, partition: str = "1", **labels
 
 def test_every_metric_of_a_partition(group: Group, client: redis.Redis, names: Names) -> None:
     remember_computations(client, names, ["one"])
-    counters = {"processed": 70, "failed": 6, "forwarded": 5, "emitted": 4, "deduplicated": 3, "skipped": 2, "dead": 1}
+    counters = {"processed": 70, "failed": 6, "forwarded": 5, "emitted": 4, "deduplicated": 3, "skipped": 2, "dead": 1, "late": 14}
     client.hset(names.meta("1"), mapping={**counters, "paused": 1})
     client.lpush("partition.1", "no message")
     client.hset(names.states("1", "one"), mapping={"k": "1" * 5000})
@@ -58,11 +58,11 @@ def test_every_metric_of_a_partition(group: Group, client: redis.Redis, names: N
             "messages_processed_total", "messages_failed_total", "messages_forwarded_total", "messages_emitted_total",
             "messages_deduplicated_total", "messages_skipped_total", "messages_dead_lettered_total", "lease_takeovers_total",
             "fenced_commits_total", "state_cache_hits_total", "state_cache_misses_total", "messages_retried_total",
-            "foreign_removals_total",
+            "foreign_removals_total", "messages_late_total",
             "queue_length", "delayed_messages", "dead_letters", "parked_keys", "state_keys", "paused", "leases_held",
         )
     }  # fmt: skip
-    assert list(found.values()) == [70, 6, 5, 4, 3, 2, 1, 8, 9, 10, 11, 12, 13, 1, 1, 1, 2, 1, 1, 1]
+    assert list(found.values()) == [70, 6, 5, 4, 3, 2, 1, 8, 9, 10, 11, 12, 13, 14, 1, 1, 1, 2, 1, 1, 1]
     assert value(registry, "oldest_message_age_seconds") is None, "its oldest message has no time of sending"
     assert value(registry, "oldest_message_age_seconds", "0") == 0
     assert value(registry, "leases_held", "0") == 0
