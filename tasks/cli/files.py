@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,26 +13,14 @@ import msgspec
 from celery_partitions.cli.csv_rows import nullable_of, with_nulls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
-from celery_partitions.model.messages import MessageCodec
 from celery_partitions_config.parsers import MAX_MESSAGE_BYTES
 
+#: Called with the number of a refused row (from 1), its text and the error.
+Refuse = Callable[[int, bytes, MessageError], None]
 
-def read_messages(file: str, form: str | None, computation: Computation) -> Iterator[Any]:
-    """The rows of a file (`-`: standard input) as messages, ready to send. Raises `MessageError` that names the line.
 
-    CSV has only text, so each cell is converted to its field's type. An empty cell is null if the field may be null.
-    """
-    form = form or ("csv" if file.endswith(".csv") else "jsonl")
-    try:
-        if file != "-":
-            with Path(file).open("rb") as stream:
-                yield from _rows(stream, form, computation)
-        elif sys.stdin is None:  # closed, by `<&-`
-            raise MessageError("standard input is closed")
-        else:
-            yield from _rows(sys.stdin.buffer, form, computation)
-    except OSError as error:
-        raise MessageError(f"{file}: {error.strerror or error}") from error
+class _LineTooLong(Exception):
+    """A line is longer than any message may be."""
 
 
 class _Lines:
@@ -41,40 +29,103 @@ class _Lines:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.number = 0
+        self._since: list[bytes] = []
+
+    def take(self) -> bytes:
+        """The lines read since the last call, as they are in the file."""
+        taken, self._since = b"".join(self._since), []
+        return taken
 
     def __iter__(self) -> Iterator[str]:
         while line := self._stream.readline(MAX_MESSAGE_BYTES + 1):
             self.number += 1
             if len(line) > MAX_MESSAGE_BYTES:
-                raise MessageError(f"the line is longer than {MAX_MESSAGE_BYTES} bytes", reason="too-large")
+                raise _LineTooLong(f"the line is longer than {MAX_MESSAGE_BYTES} bytes")
+            self._since.append(line)
             yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
 
 
-def _rows(stream: BinaryIO, form: str, computation: Computation) -> Iterator[Any]:
-    lines = _Lines(stream)
-    messages = _from_csv(lines, computation.codec) if form == "csv" else _from_json(lines)
-    try:
-        for message in messages:
-            _, as_sent = computation.codec.encode(message)
-            computation.key_of(as_sent)
-            yield message
-    except MessageError as error:
-        raise MessageError(f"line {lines.number}: {error}", reason=error.reason) from error
-    except UnicodeDecodeError as error:
-        raise MessageError(f"line {lines.number}: not UTF-8 text: {error.reason}") from error
-    except (csv.Error, msgspec.DecodeError, RecursionError) as error:
-        raise MessageError(f"line {lines.number}: {error}") from error
+class Rows:
+    """The rows of a file (`-`: standard input) as messages, ready to send. Can be iterated over once.
 
+    CSV has only text, so each cell is converted to its field's type. An empty cell is null if the field may be null. `skip`: leave out the
+    first rows. `refuse`: called with the number of the row, its text and the error for each row that cannot be sent; None: the error is
+    raised. A file that is not text, or not CSV, always raises. Errors are `MessageError`s that name the line.
+    """
 
-def _from_csv(lines: _Lines, codec: MessageCodec) -> Iterator[Any]:
-    nullable = nullable_of(codec.annotation)
-    for row in csv.DictReader(lines):
-        if None in row or None in row.values():
+    def __init__(self, file: str, form: str | None, computation: Computation, *, skip: int = 0, refuse: Refuse | None = None) -> None:
+        self.file, self.computation, self.skip, self.refuse = file, computation, skip, refuse
+        self.form = form or ("csv" if file.endswith(".csv") else "jsonl")
+        self._form_is_given = form is not None
+        self._nullable = nullable_of(computation.codec.annotation) if self.form == "csv" else None
+        #: How many rows were read, with those that were left out or refused.
+        self.number = 0
+        #: The header's text, of a CSV file.
+        self.header = b""
+
+    def __len__(self) -> int:
+        """About how many rows the file has, for a progress bar: its lines. Not for standard input."""
+        with Path(self.file).open("rb") as stream:
+            lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+        return max(0, lines - (self.form == "csv") - self.skip)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            if self.file != "-":
+                with Path(self.file).open("rb") as stream:
+                    yield from self._messages(_Lines(stream))
+            elif sys.stdin is None:  # closed, by `<&-`
+                raise MessageError("standard input is closed")
+            else:
+                yield from self._messages(_Lines(sys.stdin.buffer))
+        except OSError as error:
+            raise MessageError(f"{self.file}: {error.strerror or error}") from error
+
+    def _messages(self, lines: _Lines) -> Iterator[Any]:
+        try:
+            for row in self._texts(lines):
+                text = lines.take()
+                self.number += 1
+                if self.number <= self.skip:
+                    continue
+                try:
+                    message = self._message(row)
+                except (MessageError, msgspec.DecodeError, RecursionError) as error:
+                    refused = MessageError(f"line {lines.number}: {error}{self._advice(error)}", reason=getattr(error, "reason", "not-json"))
+                    if self.refuse is None:
+                        raise refused from error
+                    self.refuse(self.number, text, refused)
+                    continue
+                yield message
+        except UnicodeDecodeError as error:
+            raise MessageError(f"line {lines.number}: not UTF-8 text: {error.reason}") from error
+        except csv.Error as error:
+            raise MessageError(f"line {lines.number}: {error}") from error
+        except _LineTooLong as error:
+            raise MessageError(f"line {lines.number}: {error}", reason="too-large") from error
+
+    def _texts(self, lines: _Lines) -> Iterator[Any]:
+        if self.form != "csv":
+            yield from (line for line in lines if line.strip())
+            return
+        reader = csv.DictReader(lines)
+        _ = reader.fieldnames  # reads the header
+        self.header = lines.take()
+        yield from reader
+
+    def _message(self, row: Any) -> Any:
+        codec = self.computation.codec
+        if self._nullable is None:
+            message = msgspec.json.decode(row)
+        elif None in row or None in row.values():
             raise MessageError("the row has more or fewer cells than the header")
-        yield codec.from_text(with_nulls(row, nullable))
+        else:
+            message = codec.from_text(with_nulls(row, self._nullable))
+        _, as_sent = codec.encode(message)
+        self.computation.key_of(as_sent)
+        return message
 
-
-def _from_json(lines: _Lines) -> Iterator[Any]:
-    for line in lines:
-        if line.strip():
-            yield msgspec.json.decode(line)
+    def _advice(self, error: Exception) -> str:
+        """For what is CSV by its looks, but neither by its name nor by an option."""
+        is_guess = self.form == "jsonl" and not self._form_is_given and isinstance(error, msgspec.DecodeError)
+        return ". Lines are read as JSON; if this is CSV, pass --format csv" if is_guess and self.number == 1 else ""

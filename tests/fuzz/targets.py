@@ -19,7 +19,7 @@ from celery_partitions.admin.dead_letters import _read, fingerprint, raw_text
 from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
 from celery_partitions.admin.transfer import read_header, read_records
 from celery_partitions.cli.context import shown_key, typed_key
-from celery_partitions.cli.files import read_messages
+from celery_partitions.cli.files import Rows
 from celery_partitions.model.computation import declare
 from celery_partitions.model.errors import MessageError, SetupError, StateError
 from celery_partitions.model.items import DeadLetterItem, Reading, condemned, read_batch
@@ -144,7 +144,7 @@ def files(data: bytes) -> None:
         for computation in COMPUTATIONS[:3]:
             for form in ("csv", "jsonl"):
                 with suppress(MessageError):
-                    list(read_messages(file.name, form, computation))
+                    list(Rows(file.name, form, computation))
         with suppress(SetupError):
             read_header(Path(file.name))
             list(read_records(Path(file.name)))
