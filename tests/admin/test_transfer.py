@@ -301,17 +301,17 @@ def test_partitions_paused_by_an_operator_or_a_policy_during_an_export_stay_paus
     client: redis.Redis, names: Names, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_group(client, names, 4)
-    sound, meanwhile = Exporter._write_partitions, list[str]()
+    sound, paused = Exporter._write_partitions, list[str]()
 
     def write_partitions(exporter: Exporter, stream: Any, all_partitions: list[str]) -> int:
-        meanwhile.extend(pause(client, names, ["0", "2"], by="me"))
+        paused.extend(pause(client, names, ["0", "2"], by="me"))
         for command in commands_of(Outcome(pause=True), names, "3", 0, 0.0):
             client.execute_command(*command)
         return sound(exporter, stream, all_partitions)
 
     monkeypatch.setattr(Exporter, "_write_partitions", write_partitions)
     exported(client, names, 4, file, pause_all=True)
-    assert meanwhile == ["0", "2"], "the operator's call must report these as paused now"
+    assert paused == ["0", "2"], "the operator's call must report these as paused now"
     assert [client.hget(names.meta(partition), "paused") for partition in partitions_and_ingress(4)] == [b"1", b"1", b"1", b"1", None]
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert {row["partition"]: row["values"].get("paused") for row in rows if row["kind"] == "meta"} == {
@@ -338,7 +338,7 @@ def test_messages_that_arrive_while_a_queue_is_read_do_not_shift_it(client: redi
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "words"),
     [
         (lambda lines: lines[:-1], "the last line is missing"),
         (lambda lines: lines[:5] + lines[6:], "it is incomplete"),
@@ -351,12 +351,12 @@ def test_messages_that_arrive_while_a_queue_is_read_do_not_shift_it(client: redi
     ],
 )
 def test_an_incomplete_file_is_refused_and_nothing_is_written(
-    client: redis.Redis, names: Names, file: Path, spoil: Any, words: str
+    client: redis.Redis, names: Names, file: Path, damage: Any, words: str
 ) -> None:
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     client.flushdb()
-    file.write_text("\n".join(spoil(file.read_text().splitlines())))
+    file.write_text("\n".join(damage(file.read_text().splitlines())))
     with pytest.raises(SetupError, match=words):
         Importer(client, names, 4, COMPUTATIONS, file).run(by="me")
     assert contents(client) == {}

@@ -50,7 +50,7 @@ def test_drain_and_undrain_a_worker_by_its_node_name(run: Run, client: redis.Red
     assert (row["node"], row["draining"], len(row["queues"])) == ("celery@host", True, 5)
     assert "yes" in run("workers").stdout
     assert json.loads(run("undrain", "celery@host", "--json").stdout)["changed"] is True
-    result = run("drain", "nobody")
+    result = run("drain", "unknown")
     assert result.exit_code == 1
     assert "Workers: celery@host" in result.stderr
 

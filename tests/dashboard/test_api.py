@@ -120,9 +120,9 @@ def test_a_state_not_signed_by_us_is_not_unpickled(served: Served, filled: Fille
 
 
 def test_a_computation_that_this_process_does_not_have(served: Served, filled: Filled) -> None:
-    filled.stored("a", b"\x02whatever that is", name="of somebody else")
+    filled.stored("a", b"\x02whatever that is", name="of another app")
     [state] = served.ask("/api/partitions/keys/a").json["states"]
-    assert state["computation"] == "of somebody else" and "does not unpickle" in state["error"]
+    assert state["computation"] == "of another app" and "does not unpickle" in state["error"]
     assert state["bytes"] == 17 and state["tree"] is None
 
 

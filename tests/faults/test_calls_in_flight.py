@@ -1,4 +1,4 @@
-"""Workers with many calls in flight that are killed, stopped, frozen or hung: nothing is lost, and every effect counts once."""
+"""Workers with many calls in flight are killed, stopped, suspended or hang: nothing is lost, and every effect happens once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def start(live: LiveGroup, **env: object) -> WorkerProcess:
 
 
 def stopped(worker: WorkerProcess) -> int:
-    """Tell a worker to stop. Returns its exit code."""
+    """Stop a worker with SIGTERM. Returns its exit code."""
     worker.terminate()
     return worker.wait()
 
@@ -37,7 +37,7 @@ def wait_in_flight(live: LiveGroup, count: int) -> None:
 
 
 def judge(live: LiveGroup, messages: list[Visit], at_most: int) -> None:
-    """Each message is in its key's state once, in the order of the queue, and was called at most so many times."""
+    """Check that each message is in its key's state once, in queue order, and was called at most `at_most` times."""
     wanted: dict[str, list[int]] = {}
     for message in messages:
         wanted.setdefault(message.key, []).append(message.number)
@@ -61,8 +61,8 @@ def test_after_a_kill_all_calls_in_flight_run_again(live: LiveGroup) -> None:
     assert overlaps(lines[:died]) == overlaps(lines[died:]) == []
 
 
-def test_a_worker_that_is_told_to_stop_lets_its_calls_end(live: LiveGroup) -> None:
-    """No call is repeated: those in flight are committed, and the next worker goes on with the mailboxes."""
+def test_a_stopping_worker_lets_its_calls_end(live: LiveGroup) -> None:
+    """No call is repeated: those in flight are committed, and the next worker continues with the mailboxes."""
     messages = [Visit(f"k{number % KEYS}", number, 0.8) for number in range(KEYS * 2)]
     worker = start(live)
     live.send(visit, messages)
@@ -76,7 +76,7 @@ def test_a_worker_that_is_told_to_stop_lets_its_calls_end(live: LiveGroup) -> No
     assert overlaps(recorded(live.client)) == []
 
 
-def test_what_does_not_end_in_time_runs_again(live: LiveGroup) -> None:
+def test_a_call_that_does_not_end_in_time_runs_again(live: LiveGroup) -> None:
     messages = [Visit(f"k{number}", number, 30 if number == 0 else 0.5) for number in range(KEYS)]
     worker = start(live, PARTITIONS_STOP_SECONDS=2)
     live.send(visit, messages)
@@ -100,7 +100,7 @@ def test_a_second_worker_gets_its_share_without_a_call_being_repeated(live: Live
 
 
 def test_a_message_that_kills_its_worker_is_found_among_many_calls(live: LiveGroup) -> None:
-    """The innocent ones are applied, and are never counted more than once."""
+    """The other messages are applied, and never counted more than once."""
     messages = [Visit(f"k{number}", number, 0.3) for number in range(KEYS)]
     messages[17] = Visit("k17", 17, 0.3, trick="kills")
     live.send(visit, messages)
@@ -115,7 +115,7 @@ def test_a_message_that_kills_its_worker_is_found_among_many_calls(live: LiveGro
     assert (dead.reason, dead.key) == ("kills-the-worker", "k17")
 
 
-def test_a_call_that_takes_too_long_fails_and_the_others_go_on(live: LiveGroup) -> None:
+def test_a_call_that_takes_too_long_fails_and_the_others_continue(live: LiveGroup) -> None:
     start(live, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
     live.send(limited_visit, [Visit("slow", 1, 30), Visit("slow", 2), Visit("quick", 3)])
     live.wait_drained()

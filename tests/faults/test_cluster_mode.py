@@ -1,4 +1,4 @@
-"""A server in cluster mode is refused with what to do, by workers, producers and `doctor`, with all slots or some."""
+"""Workers, producers and `doctor` refuse a server in cluster mode, with all slots or some, and say what to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_workers_and_doctor_refuse_it(server_factory: Callable[..., RedisServer]
 
 
 @pytest.mark.parametrize("slots", ["few", "none"])
-def test_a_producer_says_so(server_factory: Callable[..., RedisServer], slots: str) -> None:
+def test_a_producer_refuses_it(server_factory: Callable[..., RedisServer], slots: str) -> None:
     app = install(Celery("shop", broker=cluster(server_factory, slots), set_as_current=False), Settings(partitions=4))
     installation = installation_of(app)
     assert installation is not None

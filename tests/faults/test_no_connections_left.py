@@ -1,4 +1,4 @@
-"""A worker whose loop gets no connection while its lease keeper has one: others take its partitions over."""
+"""If a worker's loop gets no connection while its lease keeper has one, others take its partitions over."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.proxy import Proxy
 from tests.support.wait import wait_until
 
-#: More than any test meets.
+#: More than any test needs.
 ALWAYS = 1_000_000
 
 
 def lose_the_loops_connections(proxy: Proxy) -> None:
-    """No new connection, and each that a commit or a peek is sent on breaks. Those of lease keeper and Celery stay."""
+    """Allow no new connection, and break each one that sends a commit or a peek. Those of lease keeper and Celery stay."""
     proxy.refuse()
     proxy.cut_before_request(script("commit").digest.encode(), ALWAYS)
 
@@ -39,7 +39,7 @@ def test_another_worker_takes_over_and_the_partitions_come_back_later(live: Live
     assert "has taken over" not in second.log()
 
 
-def test_alone_it_goes_on_when_there_are_connections_again(live: LiveGroup, proxy: Proxy) -> None:
+def test_a_single_worker_continues_when_there_are_connections_again(live: LiveGroup, proxy: Proxy) -> None:
     worker = live.start_worker(REDIS_URL=proxy.url()).wait_ready()
     live.wait_owned(by=1)
     traffic = Traffic(live)

@@ -50,8 +50,8 @@ def test_a_commit_is_answered_when_the_replica_has_it(pair: tuple[RedisServer, R
             replica.pause()
             resuming = threading.Timer(0.3, replica.resume)
             resuming.start()
-            under_way = store.begin(commit(lease, commit_number))
-            assert store.finish(under_way).status == "ok"
+            in_flight = store.begin(commit(lease, commit_number))
+            assert store.finish(in_flight).status == "ok"
             assert commit_number_on(replica) == commit_number + 1
             resuming.join()
         client.script_flush()

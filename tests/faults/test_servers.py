@@ -20,9 +20,9 @@ def test_paused_past_lease_and_timeout(own_server: RedisServer, make_live: Calla
     traffic.send(1500)
     for processed in (200, 700):
         traffic.wait_processed(processed)
-        said = [worker.log().count("retrying until it") for worker in workers]
+        logged = [worker.log().count("retrying until it") for worker in workers]
         own_server.pause()
-        for worker, before in zip(workers, said, strict=True):
+        for worker, before in zip(workers, logged, strict=True):
             wait_until(lambda: worker.log().count("retrying until it") > before, timeout=30, message="not noticed")  # noqa: B023
         own_server.resume()
     traffic.check()

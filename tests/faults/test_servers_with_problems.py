@@ -25,7 +25,7 @@ def assert_logged_once(workers: list[WorkerProcess]) -> None:
     """Each worker logged once that it waits and once that it continues, and never exited."""
     for worker in workers:
         assert worker.running
-        wait_until(lambda: FOUND in worker.log(), timeout=30, message="does not say that it goes on")  # noqa: B023
+        wait_until(lambda: FOUND in worker.log(), timeout=30, message="the worker does not log that it continues")  # noqa: B023
         assert (worker.log().count(LOST), worker.log().count(FOUND)) == (1, 1), worker.log_tail()
 
 

@@ -48,7 +48,7 @@ _BEGUN = piped.begin(event_time=lambda value: value).key_by(str).to(piped.loggin
 PIPELINE = piped.built(_BEGUN.to(count_windows(2).over(Gather)).to_sink(RedisStream("out")))
 READING = Reading({one.name: one for one in COMPUTATIONS}, {"mail"}, 0, 1)
 STATED = declare(lambda message, state: None, name="stated", state=State, key=str)
-SIGNING = StateCodec((b"a key that nobody knows",))
+SIGNING = StateCodec((b"a secret signing key",))
 
 
 @dataclass

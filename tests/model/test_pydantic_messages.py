@@ -1,4 +1,4 @@
-"""pydantic in messages: wherever it stands, and nothing that JSON does not give back is sent."""
+"""pydantic objects anywhere in messages. Values that JSON would change are refused by the sender."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class HoldsCustom:
     custom: list[Custom]
 
 
-def test_a_class_that_cannot_be_decoded_is_refused_when_it_is_declared_wherever_it_stands() -> None:
+def test_a_class_that_cannot_be_decoded_is_refused_on_declaration_at_any_depth() -> None:
     for annotation in (Custom, list[Custom], HoldsCustom):
         with pytest.raises(DeclarationError, match="Custom"):
             MessageCodec(annotation, "message")
@@ -133,13 +133,13 @@ HIDDEN, EXCLUDED = Login(user="u", password=pydantic.SecretStr("p")), Login(user
         (Batch, Batch((Login(user="u"), HIDDEN)), "$.logins[1].password"),
     ],
 )
-def test_what_json_does_not_give_back_is_refused_by_the_sender(annotation: Any, message: Any, path: str) -> None:
+def test_a_value_that_json_would_change_is_refused_by_the_sender(annotation: Any, message: Any, path: str) -> None:
     with pytest.raises(MessageError, match="JSON does not give this field's value back") as refused:
         MessageCodec(annotation, "message").encode(message)
     assert f"at `{path}`" in str(refused.value)
 
 
-def test_what_it_gives_back_is_not() -> None:
+def test_a_value_that_json_keeps_is_sent() -> None:
     codec = MessageCodec(Written, "message")
     _, decoded = codec.encode(Written(user="u", password=pydantic.SecretStr("p")))
     assert decoded.password.get_secret_value() == "p"
@@ -148,7 +148,7 @@ def test_what_it_gives_back_is_not() -> None:
     assert (from_dict.password.get_secret_value(), from_dict.note) == ("p", "n")
 
 
-def test_numbers_that_json_does_not_have_are_refused_inside_too() -> None:
+def test_numbers_that_json_does_not_have_are_refused_at_any_depth() -> None:
     class Loose(pydantic.BaseModel):
         price: float | None = None
 

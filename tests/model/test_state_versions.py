@@ -1,4 +1,4 @@
-"""A field is added to a state class: states that were stored before get its default, and keep what they have."""
+"""A field is added to a state class: states stored before get its default, and keep their other fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from celery_partitions.store.codec import StateCodec
 
 MODULE = "tests.model.state_of_two_versions"
 
-#: Each class before the change, and after it. A field that is put first is the hardest case.
+#: Each class before and after the change. A new first field is the hardest case.
 VERSIONS = {
     "set in __init__": (
         "class State:\n    def __init__(self): self.price = 1.0\n",

@@ -202,7 +202,7 @@ def test_a_python_producer_cannot_send_to_a_stage(make_orders: Callable[..., Ord
     live = make_orders()
     with pytest.raises(KeyExtractionError, match="'tally' is a stage of a pipeline, because it has no key"):
         live.send_task("tally", {"customer": "ann", "item": "tea", "amount": 1})
-    refused = live.run("keys", "nobody")
+    refused = live.run("keys", "unknown")
     assert refused.exit_code == 1 and "'tally'" in refused.stderr
 
 

@@ -1,4 +1,4 @@
-"""`adelay`, `asend_many`, `astate`, `astates`: the same messages and answers, and an event loop that goes on."""
+"""`adelay`, `asend_many`, `astate`, `astates`: the same messages and answers, and the event loop is never blocked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOTED = f"partition.{partition('k')}"
 
 
 def run(doing: Coroutine[Any, Any, Any]) -> Any:
-    """In an event loop of its own, which leaves no connection open."""
+    """Run in a new event loop, which leaves no connection open."""
 
     async def run() -> Any:
         try:
@@ -55,7 +55,7 @@ def distant(make_app: MakeApp, redis_url: str, proxy: Proxy) -> Proxy:
 
 
 def comparable(client: redis.Redis, queue: str) -> list[dict[str, Any]]:
-    """Messages without what differs between any two."""
+    """The messages, without the fields that differ between any two."""
     found = envelopes(client, queue)
     for envelope in found:
         for name in ("id", "root_id", "sent_at"):
@@ -132,7 +132,7 @@ def test_states(app: Celery, client: redis.Redis) -> None:
     run(read())
 
 
-def test_the_event_loop_goes_on_while_redis_is_silent(distant: Proxy, client: redis.Redis) -> None:
+def test_the_event_loop_continues_while_redis_is_silent(distant: Proxy, client: redis.Redis) -> None:
     async def watch() -> list[bool]:
         await update.adelay(Trade("AAPL", 1))
         distant.freeze()
@@ -169,7 +169,7 @@ def test_an_async_iterable_in_order_and_in_chunks(app: Celery, client: redis.Red
     assert [msgspec.json.decode(body)[0][0]["number"] for body in bodies] == list(range(count))
 
 
-def test_a_full_queue_is_waited_for_without_blocking(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:
+def test_it_waits_for_room_in_a_full_queue_without_blocking(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:
     make_app(settings.redis_url, Settings(partitions=4, queue_max_length=2))
 
     async def send() -> int:
@@ -180,16 +180,16 @@ def test_a_full_queue_is_waited_for_without_blocking(make_app: MakeApp, settings
         return await sending
 
     assert run(send()) == 4
-    with pytest.raises(SendInterrupted) as told:
+    with pytest.raises(SendInterrupted) as caught:
         run(note.asend_many(notes(4), when_full="raise"))
-    assert isinstance(told.value.__cause__, QueueFull)
+    assert isinstance(caught.value.__cause__, QueueFull)
 
 
-def test_a_lost_reply_is_told_as_it_is_by_send_many(distant: Proxy, client: redis.Redis) -> None:
+def test_a_lost_reply_is_reported_as_by_send_many(distant: Proxy, client: redis.Redis) -> None:
     distant.cut_before_reply(b"LPUSH")
-    with pytest.raises(SendInterrupted) as told:
+    with pytest.raises(SendInterrupted) as caught:
         run(note.asend_many(notes(3)))
-    assert (told.value.sent, len(told.value.unknown), told.value.refused) == (0, 3, [])
+    assert (caught.value.sent, len(caught.value.unknown), caught.value.refused) == (0, 3, [])
     distant.cut_before_reply(b"LPUSH")
     with pytest.raises(OperationalError, match="may or may not be in its queue"):
         run(update.adelay(Trade("AAPL", 1)))
@@ -253,7 +253,7 @@ def test_an_iterable_that_raises(app: Celery, client: redis.Redis) -> None:
         yield {"key": "k"}
         raise LookupError("broken")
 
-    with pytest.raises(LookupError) as told:
+    with pytest.raises(LookupError) as caught:
         run(note.asend_many(broken()))
-    assert told.value.__notes__ == ["send_many had sent 1 message before this error"]
+    assert caught.value.__notes__ == ["send_many had sent 1 message before this error"]
     assert queues(client) == {NOTED: 1}

@@ -149,8 +149,8 @@ def test_connection_options_of_the_app_besides_the_url(server_factory: Callable[
 
 
 def test_the_url_overrides_the_connection_options_of_the_app(make_app: MakeApp) -> None:
-    beside = {"broker_user": "other", "broker_password": "other", "broker_port": 2, "broker_vhost": "9"}
-    app = make_app("redis://u:p%40@host:1/3?health_check_interval=7", Settings(), **beside)
+    options = {"broker_user": "other", "broker_password": "other", "broker_port": 2, "broker_vhost": "9"}
+    app = make_app("redis://u:p%40@host:1/3?health_check_interval=7", Settings(), **options)
     options = client_of(app).connection_pool.connection_kwargs
     assert (options["username"], options["password"], options["host"], options["port"], options["db"]) == ("u", "p@", "host", 1, 3)
     broker = kombu.Connection("redis://u:p%40@host:1/3", "other", "other", "9", 2)

@@ -151,7 +151,7 @@ def test_other_tasks_go_to_the_same_queues_as_before(app: Celery, client: redis.
     @app.task(name="ours", shared=False)
     def ours() -> None: ...
 
-    app.send_task("somebody's task", args=[1])
+    app.send_task("another task", args=[1])
     ours.delay()
     assert queues(client) == {"celery": 2}
 

@@ -19,12 +19,12 @@ __all__ = ["BREAKS", "app"]
 #: Name → texts in `commit.lua` and their replacements.
 BREAKS: Mapping[str, tuple[str, str]] = {
     "notifies no caller": ("  redis.pcall('PUBLISH', key, value)\n", ""),
-    "tells over a success": ("""if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end""", ""),
+    "overwrites a success": ("""if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end""", ""),
 }
 
 
 def break_replies(name: str) -> None:
-    if name == "tells the value as it is later":
+    if name == "stores the value as it is later":
         sound = _Step.answer
 
         def late(self: _Step, item: Any, value: Any) -> None:

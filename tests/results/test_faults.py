@@ -151,8 +151,8 @@ def test_follow_ups_are_not_pushed_onto_other_keys_of_the_group(make_client: Mak
         "starts a chord with each part",
         "commits again on a retry",
         "notifies no caller",
-        "tells over a success",
-        "tells the value as it is later",
+        "overwrites a success",
+        "stores the value as it is later",
     ],
 )
 def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_url: str, name: str) -> None:
@@ -160,8 +160,8 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
     checks = {
         "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
         "notifies no caller": lambda: check_notified(here),
-        "tells over a success": lambda: test_replies.test_a_stored_success_is_not_overwritten(here, "k"),
-        "tells the value as it is later": lambda: test_replies.test_a_later_change_of_the_returned_value_is_not_stored(here, "k"),
+        "overwrites a success": lambda: test_replies.test_a_stored_success_is_not_overwritten(here, "k"),
+        "stores the value as it is later": lambda: test_replies.test_a_later_change_of_the_returned_value_is_not_stored(here, "k"),
         "commits again on a retry": lambda: check_flows(here, send_flows(here, 20), 3),
     }
     if name == "commits again on a retry":

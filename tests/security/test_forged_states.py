@@ -19,7 +19,7 @@ from tests.support.wait import wait_until
 
 MakeLive = Callable[..., LiveGroup]
 
-OLD, NEW, STOLEN = "the old key of 16 bytes", "the new key of 16 bytes", "the key of somebody else"
+OLD, NEW, STOLEN = "the old key of 16 bytes", "the new key of 16 bytes", "the key of an attacker"
 COMPUTATION = record.computation
 
 

@@ -1,4 +1,4 @@
-"""A commit that shortens mailboxes beside the queue: each is checked by its ends, and one that differs refuses the whole commit."""
+"""A commit that removes messages from mailboxes and from the queue. Each mailbox is checked by its ends, and a difference refuses the whole commit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_several_mailboxes_and_the_queue_are_shortened_together(store: CommitSto
     assert store.client.hget(store.names.meta("2"), "running") == b"2"
 
 
-def test_what_the_same_commit_adds_to_a_mailbox_comes_behind(store: CommitStore, lease: Lease, boxes: list[bytes]) -> None:
+def test_messages_that_the_same_commit_adds_to_a_mailbox_are_at_its_end(store: CommitStore, lease: Lease, boxes: list[bytes]) -> None:
     store.send(commit(store, lease, Mail("a", [b"new"]), TakeFromMailbox("a", [b"a-0", b"a-1"])))
     assert queued(store, boxes[0]) == [b"a-2", b"a-3", b"new"]
 
@@ -63,14 +63,14 @@ def test_a_mailbox_of_another_type_refuses_the_whole_commit(store: CommitStore, 
     assert everything(store.client) == before
 
 
-def test_sent_again_it_is_written_once(store: CommitStore, lease: Lease, boxes: list[bytes]) -> None:
+def test_a_commit_sent_again_is_written_once(store: CommitStore, lease: Lease, boxes: list[bytes]) -> None:
     once = commit(store, lease, TakeFromMailbox("a", [b"a-0"]))
     assert [store.send(once).status, store.send(once).status] == ["ok", "already"]
     assert queued(store, boxes[0]) == [b"a-1", b"a-2", b"a-3"]
 
 
 @pytest.mark.parametrize(("change", "status"), [({"edit_version": 7}, "stale"), ({"commit_number": 5}, "moved")])
-def test_like_any_commit_it_is_refused_after_an_edit_or_another_commit(
+def test_it_is_refused_after_an_edit_or_another_commit_like_any_commit(
     store: CommitStore, lease: Lease, boxes: list[bytes], change: dict[str, Any], status: str
 ) -> None:
     refused = replace(commit(store, lease, TakeFromMailbox("a", [b"a-0"])), **change)

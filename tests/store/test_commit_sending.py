@@ -31,8 +31,8 @@ def test_begin_and_finish_give_the_same_answer_as_send(
 ) -> None:
     fill(store, QUEUE, [b"m0", b"m1"])
     commit = commit_of(lease, [b"m0"])
-    under_way = store.begin(commit)
-    reply = store.finish(under_way)
+    in_flight = store.begin(commit)
+    reply = store.finish(in_flight)
     assert (reply.status, reply.commit_number, reply.messages) == ("ok", 1, [b"m1"])
     assert store.send(commit).status == "already"
 

@@ -111,12 +111,12 @@ BROKEN: list[Callable[[Patch], None]] = [
 
 @pytest.fixture(scope="module")
 def sound() -> list[dict[str, Any]]:
-    """What is seen of each scenario with the engine as it is."""
+    """The results of each scenario on the real engine."""
     return [in_memory(scenario) for scenario in SCENARIOS]
 
 
 @pytest.mark.parametrize("break_it", BROKEN, ids=lambda break_it: break_it.__name__)
-def test_one_scenario_at_least_shows_it(
+def test_at_least_one_scenario_shows_it(
     monkeypatch: Patch, break_it: Callable[[Patch], None], sound: list[dict[str, Any]]
 ) -> None:
     break_it(monkeypatch)

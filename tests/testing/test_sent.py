@@ -29,7 +29,7 @@ class Seen:
 @key_extractor
 def shop_of(order: Order) -> str:
     if not order.shop:
-        raise ValueError("an order for nobody")
+        raise ValueError("an order without a shop")
     return order.shop
 
 
@@ -54,7 +54,7 @@ def take_order(order: Order, seen: Seen) -> None:
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
-    """A user's app with partitions, whose broker and result backend are a server that nobody may connect to."""
+    """A user's app with partitions, whose broker and result backend are a server that must get no connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
         app = Celery("users", broker=url, backend=url, set_as_current=False)
@@ -155,7 +155,7 @@ def test_a_computation_reads_the_states_of_the_harness(app: Celery) -> None:
     assert [None if one is None else one.orders for one in found] == [None, 1]
 
 
-def test_an_eager_app_is_no_hindrance(app: Celery) -> None:
+def test_an_eager_app_works_too(app: Celery) -> None:
     app.conf.task_always_eager = True
     doing[:] = [lambda: confirm.delay(Order("b"))]
     assert [one.key for one in in_harness()] == ["b"]

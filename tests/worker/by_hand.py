@@ -42,7 +42,7 @@ class LoopByHand(PartitionLoop):
         raise AssertionError(f"something is still ready after {limit} turns")
 
     def begin_calls(self) -> None:
-        """Calls that wait run in a thread of their own, as in a worker. End it with `end_calls`."""
+        """Run calls that wait in their own thread, as in a worker. `end_calls` ends it."""
         self.calls = begin_calls(self, cast(WorkerParts, self.parts), "by-hand")
 
     def end_calls(self) -> None:

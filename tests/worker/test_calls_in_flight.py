@@ -1,4 +1,4 @@
-"""Many keys in flight: the calls of a key never overlap and begin in queue order, and each has its effect once."""
+"""Many keys in flight: the calls of a key never overlap and start in queue order, and each has its effect once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def until_drained(live: LiveGroup, loop: LoopByHand) -> None:
 
 @pytest.mark.parametrize("computation", [visit, threaded_visit, strict_visit], ids=lambda one: one.name)
 @pytest.mark.parametrize("seconds", [0.0, 0.05], ids=["short", "long"])
-def test_calls_of_a_key_follow_each_other_and_those_of_other_keys_run_meanwhile(
+def test_calls_of_a_key_run_one_by_one_while_those_of_other_keys_run(
     live: LiveGroup, loop: LoopByHand, computation: object, seconds: float
 ) -> None:
     messages = [Visit(f"k{number % 7}", number, seconds) for number in range(35)]
@@ -95,14 +95,14 @@ def test_plain_and_waiting_computations_of_a_key_keep_the_order_of_the_queue(liv
     assert begun(lines) == {"k0": list(range(0, 30, 2)), "k1": list(range(1, 30, 2))}
 
 
-def test_a_failure_rolls_back_to_the_message_before_without_calling_that_again(live: LiveGroup, loop: LoopByHand) -> None:
+def test_a_failure_rolls_back_to_the_previous_message_without_calling_it_again(live: LiveGroup, loop: LoopByHand) -> None:
     live.send(visit, [Visit("k", 1, 0.02), Visit("k", 2, 0.02, fails=2), Visit("k", 3), Visit("other", 4, 0.1)])
     until_drained(live, loop)
     assert begun(recorded(live.client)) == {"k": [1, 2, 2, 2, 3], "other": [4]}
     assert live.numbers(visit) == {"k": [1, 2, 3], "other": [4]}
 
 
-def test_a_state_that_can_not_be_pickled_fails_its_message_alone(make_live: Callable[..., LiveGroup], live: LiveGroup, loop: LoopByHand) -> None:
+def test_a_state_that_cannot_be_pickled_fails_only_its_message(make_live: Callable[..., LiveGroup], live: LiveGroup, loop: LoopByHand) -> None:
     live.send(visit, [Visit("k", 1), Visit("k", 2, trick="unpicklable"), Visit("k", 3)])
     loop.look_again()
     loop.live_until(lambda: live.status()["partition.0"].parked == 1)
@@ -116,8 +116,8 @@ def test_a_failing_thread_is_retried(live: LiveGroup, loop: LoopByHand) -> None:
     assert live.numbers(threaded_visit) == {"k": list(range(6))}
 
 
-def test_an_operators_edit_refuses_the_key_of_the_call_alone(live: LiveGroup, loop: LoopByHand) -> None:
-    """Its message runs again on the new state; the calls of other keys go on."""
+def test_an_operators_edit_refuses_only_the_key_of_the_call(live: LiveGroup, loop: LoopByHand) -> None:
+    """Its message runs again on the new state. The calls of other keys continue."""
     live.send(visit, [Visit(f"k{number}", number) for number in range(4)])
     until_drained(live, loop)
     live.send(visit, [Visit(f"k{number}", number + 10, 0.5) for number in range(4)])
@@ -136,14 +136,14 @@ def test_an_edit_while_the_batch_is_in_the_queue_repeats_only_its_key(live: Live
     loop.work(loop.owned)
     assert loop.owned.calls is not None and loop.owned.calls.open is not None
     wait_until(lambda: len(recorded(live.client)) >= 4)
-    live.group.states.forget(plain_visit.computation, "k1")  # another computation's state: nothing of these calls
+    live.group.states.forget(plain_visit.computation, "k1")  # another computation's state, which these calls do not use
     until_drained(live, loop)
     assert begun(recorded(live.client)) == {f"k{number}": [number] for number in range(4)}
     assert live.numbers(visit) == {f"k{number}": [number] for number in range(4)}
 
 
-def test_a_key_takes_only_its_own_room(make_live: Callable[..., LiveGroup], live: LiveGroup, loop: LoopByHand) -> None:
-    """Never more calls than `concurrency`; what finds no room stays in the queue."""
+def test_never_more_calls_than_the_concurrency(make_live: Callable[..., LiveGroup], live: LiveGroup, loop: LoopByHand) -> None:
+    """Messages beyond `concurrency` stay in the queue."""
     live.send(threaded_visit, [Visit(f"k{number}", number, 0.02) for number in range(40)])
     until_drained(live, loop)
     lines, most, now = recorded(live.client), 0, 0
@@ -154,7 +154,7 @@ def test_a_key_takes_only_its_own_room(make_live: Callable[..., LiveGroup], live
     assert len(live.numbers(threaded_visit)) == 40
 
 
-def test_results_and_duplicates_are_as_for_plain_computations(live: LiveGroup, loop: LoopByHand) -> None:
+def test_results_and_duplicates_work_as_for_plain_computations(live: LiveGroup, loop: LoopByHand) -> None:
     names = [live.send_task(replied_visit.name, {"key": "k", "number": number}, task_id=f"id{number}") for number in (1, 2)]
     live.send_task(replied_visit.name, {"key": "k", "number": 1}, task_id="id1")
     until_drained(live, loop)
@@ -162,7 +162,7 @@ def test_results_and_duplicates_are_as_for_plain_computations(live: LiveGroup, l
     assert live.numbers(replied_visit) == {"k": [1, 2]}
 
 
-def test_paused_calls_end_and_nothing_new_starts(live: LiveGroup, loop: LoopByHand) -> None:
+def test_after_a_pause_calls_end_and_no_new_ones_start(live: LiveGroup, loop: LoopByHand) -> None:
     live.send(visit, [Visit("k", 1, 0.3), Visit("k", 2)])
     loop.look_again()
     loop.live_until(lambda: live.status()["partition.0"].running == 1)

@@ -1,4 +1,4 @@
-"""What a Celery worker provides around tasks is there around computations: signals, `current_task`, the app's `Task.__call__`, Django's part."""
+"""What a Celery worker provides around tasks also exists around computations: signals, `current_task`, the app's `Task.__call__`, Django support."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def who(visit: Visit) -> str:
     return visit.who
 
 
-#: What `visit` does besides, set by each test; and what it noted.
+#: What `visit` does in addition, set by each test; and what it recorded.
 doing: list[Callable[[Visit], Any]] = []
 noted: list[Any] = []
 
@@ -95,44 +95,44 @@ def listening(signal: Any, receiver: Callable[..., Any]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", [*COMPUTATIONS, "tests.context: visits"])
-def test_listeners_hear_of_each_message_before_and_after_it(make_live: Callable[..., LiveGroup], name: str) -> None:
-    heard: list[Any] = []
+def test_receivers_get_each_message_before_and_after_its_call(make_live: Callable[..., LiveGroup], name: str) -> None:
+    received: list[Any] = []
 
     def before(sender: Any, task_id: str, task: Any, args: Any, kwargs: Any, **_: Any) -> None:
         assert sender is task
         assert task.request.id == current_task.request.id == task_id
-        heard.append(("before", task_id, args[0].number))
+        received.append(("before", task_id, args[0].number))
 
     def after(task_id: str, state: str, retval: Any, **_: Any) -> None:
-        heard.append(("after", task_id, state))
+        received.append(("after", task_id, state))
 
     live = make_live(PARTITIONS=1)
-    doing[:] = [lambda visit: heard.append(("within", current_task.request.id))]
+    doing[:] = [lambda visit: received.append(("within", current_task.request.id))]
     with loop_of(live) as loop, listening(signals.task_prerun, before), listening(signals.task_postrun, after):
         run(live, loop, [Visit("a", 1), Visit("a", 2)], name)
-    first = heard[0][1]
-    assert heard[:3] == [("before", first, 1), ("within", first), ("after", first, "SUCCESS")]
-    assert [one[0] for one in heard] == ["before", "within", "after"] * 2
+    first = received[0][1]
+    assert received[:3] == [("before", first, 1), ("within", first), ("after", first, "SUCCESS")]
+    assert [one[0] for one in received] == ["before", "within", "after"] * 2
 
 
-def test_listeners_hear_of_a_failure_and_cannot_break_anything(make_live: Callable[..., LiveGroup]) -> None:
-    heard: list[Any] = []
+def test_receivers_get_a_failure_and_cannot_break_anything(make_live: Callable[..., LiveGroup]) -> None:
+    received: list[Any] = []
 
     def after(task_id: str, state: str, retval: Any, **_: Any) -> None:
-        heard.append((task_id, state, retval))
+        received.append((task_id, state, retval))
         raise ValueError("a broken listener")
 
     live = make_live(PARTITIONS=1)
     wrong = ZeroDivisionError("no")
 
     def fail_once(visit: Visit) -> None:
-        if not heard:
+        if not received:
             raise wrong
 
     doing[:] = [fail_once]
     with loop_of(live) as loop, listening(signals.task_postrun, after):
         run(live, loop, [Visit("a", 1), Visit("b", 2)])
-        assert heard[:2] == [("a-1", "FAILURE", wrong), ("b-2", "SUCCESS", None)]
+        assert received[:2] == [("a-1", "FAILURE", wrong), ("b-2", "SUCCESS", None)]
         assert live.group.states.get(visit.computation, "b").numbers == (2,)
 
 
@@ -234,10 +234,10 @@ def query(connection: Any) -> int:
 
 
 def test_a_database_connection_that_broke_is_replaced(make_live: Callable[..., LiveGroup], django_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the same batch and in later ones, as beside it the connection of a stock task is."""
+    """In the same batch and in later ones, as for a stock task."""
     live = make_live(PARTITIONS=1)
     monkeypatch.setitem(django_database.settings_dict, "CONN_MAX_AGE", 3600)
-    monkeypatch.setattr(django_database, "is_usable", lambda: False)  # as PostgreSQL's after an error
+    monkeypatch.setattr(django_database, "is_usable", lambda: False)  # like PostgreSQL's after an error
 
     broke: set[int] = set()
 

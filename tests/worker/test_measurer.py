@@ -65,10 +65,10 @@ def test_a_worker_that_was_suspended_past_its_lease_counts_the_refused_commit(ma
     live = make_live(PARTITIONS=1, PARTITIONS_LEASE_SECONDS=0.5)
     (first,) = live.start_workers(1)
     live.send(witness, [Deed("a", 0, 0.5)])
-    wait_until(lambda: live.witnessed(), PATIENCE_SECONDS, message="it did not begin")
+    wait_until(lambda: live.witnessed(), PATIENCE_SECONDS, message="the computation did not start")
     first.stop_process()
     live.start_worker()
-    wait_until(lambda: live.processed() == 1, PATIENCE_SECONDS, message="nobody took over")
+    wait_until(lambda: live.processed() == 1, PATIENCE_SECONDS, message="no worker took over")
     first.continue_process()
     # Refused work is not measured.
     wait_measured(live, lambda found: (found.fenced, found.batch.total) == (1, 1), "a refused commit, and one that was not")

@@ -1,4 +1,4 @@
-"""During a deploy: messages of a task that a worker does not know yet, or whose state it cannot read, wait in order."""
+"""During a deploy, messages whose task a worker does not know yet, or whose state it cannot read, wait in order."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def retry_dead_letters(live: LiveGroup) -> int:
 
 
 def wait_dead(loop: LoopByHand, live: LiveGroup, count: int) -> None:
-    """Until the waiting time is over, by the server's clock."""
+    """Wait until the waiting time is over, by the server's clock."""
 
     def is_over() -> bool:
         loop.take_turns()
@@ -59,7 +59,7 @@ def wait_dead(loop: LoopByHand, live: LiveGroup, count: int) -> None:
     wait_until(is_over)
 
 
-def spoil(live: LiveGroup, key: str) -> None:
+def damage(live: LiveGroup, key: str) -> None:
     live.client.hset(live.names.states("0", "record"), key, b"no pickle")
 
 
@@ -78,14 +78,14 @@ def test_messages_of_an_unknown_task_wait_for_a_worker_that_knows_it(make: Calla
         assert "this worker has no task named 'record'" in waiting.record.error
     live.app.send_task("record", args=[{"key": "key", "number": 3}], queue=queue)
     with worker_of(live, knows=True) as loop:
-        loop.look_again()  # at what the ingress has forwarded
+        loop.look_again()  # reads what the ingress has forwarded
         loop.take_turns()
         assert live.numbers_of(record, "key") == [0, 1, 2, 3]
     assert parked(live) == {} and live.dead_letters() == []
 
 
-def test_messages_that_come_later_do_not_overtake_those_that_wait(make: Callable[[str], LiveGroup]) -> None:
-    """The worker learns the task while its messages wait: in the same process, without a new lease."""
+def test_later_messages_do_not_overtake_waiting_ones(make: Callable[[str], LiveGroup]) -> None:
+    """The worker gets the task while its messages wait, in the same process and without a new lease."""
     live = make(LONG)
     with worker_of(live, knows=False) as loop:
         deliver(loop, live, 0, 1)
@@ -124,7 +124,7 @@ def test_messages_that_waited_too_long_become_dead_letters_and_are_retried_in_or
     assert live.dead_letters() == []
 
 
-def test_a_retry_goes_before_the_messages_that_wait_meanwhile(make: Callable[[str], LiveGroup]) -> None:
+def test_a_retry_goes_before_the_messages_that_wait(make: Callable[[str], LiveGroup]) -> None:
     live = make(SHORT)
     with worker_of(live, knows=False) as loop:
         deliver(loop, live, 0, 1)
@@ -141,7 +141,7 @@ def test_a_retry_goes_before_the_messages_that_wait_meanwhile(make: Callable[[st
     assert live.numbers_of(record, "key") == [0, 1, 2]
 
 
-def test_a_full_line_makes_dead_letters(make_live: Callable[..., LiveGroup]) -> None:
+def test_with_a_full_line_messages_become_dead_letters(make_live: Callable[..., LiveGroup]) -> None:
     live = make_live(PARTITIONS=1, PARTITIONS_DEPLOY_WAIT_SECONDS=LONG, PARTITIONS_MAILBOX_MESSAGES=2)
     with worker_of(live, knows=False) as loop:
         deliver(loop, live, 0, 1, 2)
@@ -150,10 +150,10 @@ def test_a_full_line_makes_dead_letters(make_live: Callable[..., LiveGroup]) -> 
     assert dead.reason == "unknown-task" and "2 of its messages wait already" in dead.error
 
 
-def test_messages_of_a_state_that_cannot_be_read_wait_until_it_can(make: Callable[[str], LiveGroup]) -> None:
+def test_messages_of_an_unreadable_state_wait_until_it_can_be_read(make: Callable[[str], LiveGroup]) -> None:
     live = make(LONG)
     with worker_of(live, knows=True) as loop:
-        spoil(live, "key")
+        damage(live, "key")
         deliver(loop, live, 0, 1)
         deliver(loop, live, 2)
         deliver(loop, live, 3, key="other")
@@ -167,10 +167,10 @@ def test_messages_of_a_state_that_cannot_be_read_wait_until_it_can(make: Callabl
     assert parked(live) == {} and live.dead_letters() == []
 
 
-def test_a_new_owner_tries_at_once(make: Callable[[str], LiveGroup]) -> None:
+def test_a_new_owner_retries_at_once(make: Callable[[str], LiveGroup]) -> None:
     live = make(LONG)
     with worker_of(live, knows=True) as loop:
-        spoil(live, "key")
+        damage(live, "key")
         deliver(loop, live, 0, 1)
     repair(live, "key")
     with worker_of(live, knows=True):
@@ -180,7 +180,7 @@ def test_a_new_owner_tries_at_once(make: Callable[[str], LiveGroup]) -> None:
 def test_a_state_that_stays_unreadable(make: Callable[[str], LiveGroup]) -> None:
     live = make(SHORT)
     with worker_of(live, knows=True) as loop:
-        spoil(live, "key")
+        damage(live, "key")
         deliver(loop, live, 0, 1)
         wait_dead(loop, live, 2)
         assert {one.reason for one in live.dead_letters()} == {"unreadable-state"}

@@ -1,4 +1,4 @@
-"""Messages/s in the first second after a worker took over from one that was killed, compared with the killed one's."""
+"""Messages/s in the first second after a worker took over from a killed one, compared with the rate of the killed one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tests.benchmarks.bench import LOOK_SECONDS, STALLED_SECONDS, Bench, message
 from tests.benchmarks.runs import PARTITIONS, checked
 from tests.benchmarks.samples import CandidateFailedError, Row, Samples, Target, ratio
 
-#: The first worker is killed when this part of the queue is left.
+#: The first worker is killed when this fraction of the queue is left.
 KILLED_AT = 0.6
-#: From the second worker's first commit on. While it lasts, the second worker searches for a message that kills.
+#: The time from the second worker's first commit. During it, the second worker searches for a poison message.
 WINDOW_SECONDS = 1.0
 LEASE_SECONDS = 1
 
@@ -61,7 +61,7 @@ def killed_once(bench: Bench) -> tuple[float, float]:
 
 
 def watched(bench: Bench, full: int, until: int = 0, window: float = float("inf")) -> tuple[float, int]:
-    """Messages/s from the first commit on, until at most `until` are left or the window is over; and how many are left."""
+    """Messages/s since the first commit, until at most `until` are left or the window is over; and how many are left."""
     begun: tuple[float, int] | None = None
     give_up = time.monotonic() + STALLED_SECONDS
     with bench.client() as client:

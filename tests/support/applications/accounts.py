@@ -27,7 +27,7 @@ class Payment:
 
 @dataclass
 class Owner:
-    name: str = "nobody"
+    name: str = "unknown"
     emails: list[str] = field(default_factory=list)
 
 

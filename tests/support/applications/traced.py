@@ -61,7 +61,7 @@ def tally(order: Order, count: Count) -> str:
 sales = source("traced sales")
 checked = sales.key_by(customer_of).to(check).key_by(item_of).to(tally)
 build_application(
-    "traced", checked.to_sink(RedisList("traced out")).merge(checked.to_sink(TaskSink("traced ordinary", queue="elsewhere")))
+    "traced", checked.to_sink(RedisList("traced out")).merge(checked.to_sink(TaskSink("traced plain task", queue="elsewhere")))
 )
 
 

@@ -1,6 +1,6 @@
-"""Computations that wait, as async functions and in threads, and an outside recorder that sees when each call begins and ends.
+"""Computations that wait, as async functions and in threads. They record outside of the state when each call starts and ends.
 
-The sleep here is the work that is waited for, not a wait of a test's.
+The sleep here is the work of a computation. No test waits with it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from tests.support.applications.sequences import Sequence
 
 __all__ = ["app"]
 
-#: The list of the recorder, in the server and database of `REDIS_URL`.
+#: The list with the records, in the server and database of `REDIS_URL`.
 RECORDED = "recorded"
 
 
 @dataclass
 class Visit:
-    """A message whose call takes `seconds`, and raises in the first `fails` tries."""
+    """A message whose call takes `seconds`, and raises in the first `fails` attempts."""
 
     key: str
     number: int
     seconds: float = 0.0
     fails: int = 0
-    #: What else the call does: see `visit`.
+    #: Other behaviour of the call: see `visit`.
     trick: str = ""
 
 
@@ -114,7 +114,7 @@ def plain_visit(message: Visit, state: Sequence) -> None:
 
 @asynccontextmanager
 async def lifespan(worker: Any) -> AsyncIterator[dict[str, Any]]:
-    """The resource is the event loop itself: a computation sees whether it runs in it."""
+    """The resource is the event loop itself, so a computation can check that it runs in it."""
     _recorder().rpush("lifespans", f"began {worker.node}")
     if os.environ.get("LIFESPAN_FAILS"):
         raise OSError("no database")
@@ -134,7 +134,7 @@ async def resourceful_visit(message: Visit, state: Sequence, context: Context) -
 
 
 def overlaps(lines: Iterable[str]) -> list[str]:
-    """What the recorder saw of calls that overlap: a call of a key that begins while another one of that key has not ended."""
+    """The records of overlapping calls: a call that starts while another call of its key has not ended."""
     running: dict[str, str] = {}
     found = []
     for line in lines:
@@ -149,7 +149,7 @@ def overlaps(lines: Iterable[str]) -> list[str]:
 
 
 def begun(lines: Iterable[str]) -> dict[str, list[int]]:
-    """The numbers of each key's calls, in the order of their beginnings."""
+    """The numbers of each key's calls, in the order of their starts."""
     found: dict[str, list[int]] = {}
     for line in lines:
         what, key, number = line.split()
