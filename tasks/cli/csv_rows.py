@@ -1,16 +1,62 @@
-"""Decides which empty cells of a CSV row are null, from the fields of the message class."""
+"""Reads CSV rows by the fields of the message class: which column is which field, and which empty cells are null."""
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from msgspec import inspect
 
+from celery_partitions.model.errors import MessageError
+
 #: A function that returns, for a row, the names of the fields that may be null.
 Nullable = Callable[[Mapping[str, str]], Container[str]]
+
+
+def columns_of(header: Sequence[str], annotation: Any, say: Callable[[str], None]) -> list[str | None]:
+    """The field of each column; None for a column without a name or a field, which is left out. `say` gets what was left out.
+
+    Raises `MessageError` if a name occurs twice, or looks like a field that no column has.
+    """
+    names = [name.strip() for name in header]
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise MessageError(f"two columns have the name {twice!r}")
+    fields = fields_of(annotation)
+    if fields is None:
+        return [name or None for name in names]
+    missing = {name.casefold(): name for name in fields.difference(names)}
+    for name in names:
+        likely = [] if not name or name in fields else get_close_matches(name.casefold(), missing, 1)
+        if likely:
+            raise MessageError(f"no field has the name {name!r} of a column. Did you mean {missing[likely[0]]!r}?")
+    ignored = [name for name in names if name and name not in fields]
+    if ignored:
+        say(f"ignored columns, because no field has their name: {', '.join(ignored)}")
+    return [name if name in fields else None for name in names]
+
+
+def fields_of(annotation: Any) -> frozenset[str] | None:
+    """The names that the fields of a message may have in JSON; None if any name is accepted."""
+    if hasattr(annotation, "__pydantic_validator__"):
+        if getattr(annotation, "model_config", {}).get("extra") == "allow":
+            return None
+        return frozenset(name for field in annotation.__pydantic_fields__ for name in _names_in_model(annotation, field))
+    found: set[str] = set()
+    for one in _members(inspect.type_info(annotation)):
+        match one:
+            case inspect.StructType() | inspect.DataclassType() | inspect.TypedDictType():
+                found.update(field.encode_name for field in one.fields)
+                if isinstance(one, inspect.StructType) and isinstance(one.tag_field, str):
+                    found.add(one.tag_field)
+            case inspect.NoneType():
+                pass
+            case _:
+                return None
+    return frozenset(found)
 
 
 def with_nulls(row: Mapping[str, str], nullable: Nullable) -> dict[str, str | None]:
@@ -27,7 +73,7 @@ def nullable_of(annotation: Any) -> Nullable:
     A field without a type, or with `Any`, keeps an empty string, because null may not be meant. For tagged structs the row's tag
     selects the struct.
     """
-    if hasattr(annotation, "__pydantic_validator__"):
+    if hasattr(annotation, "__pydantic_fields__"):
         names = frozenset(_of_model(annotation))
         return lambda _: names
     shape = inspect.type_info(annotation)
@@ -35,14 +81,19 @@ def nullable_of(annotation: Any) -> Nullable:
 
 
 def _of_model(model: Any) -> Iterator[str]:
-    by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
-    for name, field in model.model_fields.items():
+    for name, field in model.__pydantic_fields__.items():
         if _says_none(field.annotation):
-            alias = field.validation_alias
-            aliases = [one for one in (alias, *getattr(alias, "choices", ())) if isinstance(one, str)]
-            yield from aliases
-            if by_name or not aliases:
-                yield name
+            yield from _names_in_model(model, name)
+
+
+def _names_in_model(model: Any, name: str) -> Iterator[str]:
+    """The names that a field of a pydantic class may have in JSON."""
+    config = getattr(model, "model_config", {})
+    alias = model.__pydantic_fields__[name].validation_alias
+    aliases = [one for one in (alias, *getattr(alias, "choices", ())) if isinstance(one, str)]
+    yield from aliases
+    if config.get("populate_by_name") or config.get("validate_by_name") or not aliases:
+        yield name
 
 
 def _says_none(annotation: Any) -> bool:

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from celery_partitions.cli.csv_rows import nullable_of, with_nulls
+from celery_partitions.admin.numbers import counted
+from celery_partitions.cli.csv_rows import columns_of, nullable_of, with_nulls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
 from celery_partitions_config.parsers import MAX_MESSAGE_BYTES
@@ -50,18 +51,30 @@ class Rows:
 
     CSV has only text, so each cell is converted to its field's type. An empty cell is null if the field may be null. `skip`: leave out the
     first rows. `refuse`: called with the number of the row, its text and the error for each row that cannot be sent; None: the error is
-    raised. A file that is not text, or not CSV, always raises. Errors are `MessageError`s that name the line.
+    raised. A file that is not text, or not CSV, always raises. Errors are `MessageError`s that name the line. `say` gets what is left out:
+    columns that are no fields, and rows of empty cells, which do not count as rows.
     """
 
-    def __init__(self, file: str, form: str | None, computation: Computation, *, skip: int = 0, refuse: Refuse | None = None) -> None:
-        self.file, self.computation, self.skip, self.refuse = file, computation, skip, refuse
-        self.form = form or ("csv" if file.endswith(".csv") else "jsonl")
+    def __init__(
+        self,
+        file: str,
+        form: str | None,
+        computation: Computation,
+        *,
+        skip: int = 0,
+        refuse: Refuse | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.file, self.computation, self.skip, self.refuse, self.say = file, computation, skip, refuse, say
+        self.form = form or ("csv" if file.casefold().endswith(".csv") else "jsonl")
         self._form_is_given = form is not None
         self._nullable = nullable_of(computation.codec.annotation) if self.form == "csv" else None
         #: How many rows were read, with those that were left out or refused.
         self.number = 0
-        #: The header's text, of a CSV file.
+        #: The header's text, of a CSV file, and the field of each of its columns (None: none).
         self.header = b""
+        self._names: list[str] = []
+        self._columns: list[str | None] = []
 
     def __len__(self) -> int:
         """About how many rows the file has, for a progress bar: its lines. Not for standard input."""
@@ -108,19 +121,36 @@ class Rows:
         if self.form != "csv":
             yield from (line for line in lines if line.strip())
             return
-        reader = csv.DictReader(lines)
-        _ = reader.fieldnames  # reads the header
+        text = iter(lines)
+        self._names = next(filter(None, csv.reader(text)), [])
         self.header = lines.take()
-        yield from reader
+        try:
+            self._columns = columns_of(self._names, self.computation.codec.annotation, self.say)
+        except MessageError as error:
+            raise MessageError(f"line {lines.number}: {error}", reason=error.reason) from error
+        # With `symbol, price` as header, the space before a cell belongs to the comma.
+        spaced = any(name.startswith(" ") for name in self._names[1:])
+        empty = 0
+        for cells in filter(None, csv.reader(text, skipinitialspace=spaced)):
+            if any(map(str.strip, cells)):
+                yield cells
+            else:
+                lines.take()
+                empty += 1
+        if empty:
+            self.say(f"ignored {counted(empty, 'row')} of empty cells")
 
     def _message(self, row: Any) -> Any:
         codec = self.computation.codec
         if self._nullable is None:
             message = msgspec.json.decode(row)
-        elif None in row or None in row.values():
+        elif len(row) != len(self._columns):
             raise MessageError("the row has more or fewer cells than the header")
+        elif any(cell and not name for cell, name in zip(row, self._names, strict=True)):
+            raise MessageError("the row has a cell in a column without a name")
         else:
-            message = codec.from_text(with_nulls(row, self._nullable))
+            cells = {name: cell for name, cell in zip(self._columns, row, strict=True) if name is not None}
+            message = codec.from_text(with_nulls(cells, self._nullable))
         _, as_sent = codec.encode(message)
         self.computation.key_of(as_sent)
         return message

@@ -62,7 +62,8 @@ def send(
 ) -> None:
     """Send each row of FILE as a message to the computation NAME.
 
-    FILE is CSV with a header, or JSON lines; - reads standard input. At a row that cannot be sent, those before it have been sent: the
+    FILE is CSV with a header, or JSON lines; - reads standard input. Columns of CSV that are no fields, and rows of empty cells, are ignored,
+    and named on standard error. At a row that cannot be sent, those before it have been sent: the
     error says with which --skip to go on. With --on-error skip the exit code is 1 if a row was refused.
     """
     installation = installation_in(context)
@@ -72,7 +73,9 @@ def send(
         if dry_run or on_error == "skip":
             where = None if dry_run else refused or (file if file != "-" else "stdin") + ".refused"
             keeper = _Refused(stack, where)
-        rows = Rows(file, form, computation, skip=skip, refuse=keeper)
+        rows = Rows(
+            file, form, computation, skip=skip, refuse=keeper, say=lambda text: click.echo(f"{file}: {escape_lines(text)}", err=True)
+        )
         if keeper is not None:
             keeper.rows = rows
         if dry_run:

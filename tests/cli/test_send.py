@@ -40,6 +40,8 @@ def file(tmp_path: Path) -> Any:
 
 CSV = "symbol,price,volume\nAAPL,191.5,10\nMSFT,2,\nAAPL,192,30\n"
 JSONL = '{"symbol": "AAPL", "price": 191.5, "volume": 10}\n\n{"symbol": "MSFT", "price": 2}\r\n{"price": 192, "symbol": "AAPL", "volume": 30}'
+#: With two columns that are no fields.
+MORE = "symbol,comment,price,volume,\x1b[2J\nAAPL,x,191.5,10,y\nMSFT,,2,,\nAAPL,x,192,30,y\n"
 ROWS = [
     {"symbol": "AAPL", "price": 191.5, "volume": 10},
     {"symbol": "AAPL", "price": 192.0, "volume": 30},
@@ -170,8 +172,8 @@ def test_an_endless_line_is_refused_before_it_fills_the_memory(
     run: Run, file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("celery_partitions.cli.files.MAX_MESSAGE_BYTES", 1_000)
-    for name in ("endless.csv", "endless.jsonl"):
-        result = run("send", update.name, file(name, JSONL.splitlines()[0] + "\n" + "x" * 1_001))
+    for name, first in (("endless.csv", CSV.splitlines()[0]), ("endless.jsonl", JSONL.splitlines()[0])):
+        result = run("send", update.name, file(name, first + "\n" + "x" * 1_001))
         assert result.exit_code == 1
         assert "line 2: the line is longer than 1000 bytes" in result.stderr
 
@@ -264,3 +266,37 @@ def test_an_interrupted_file_says_where_to_go_on(make_app: MakeApp, run: Run, se
     path = file("notes.jsonl", '{"key": "k", "text": "x"}\n' * 5)
     result = run("send", note.name, path, "--when-full", "raise", "--skip", "1", app=app)
     assert "go on with --skip 3" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("prices.CSV", CSV, ""),
+        ("prices.csv", CSV.replace(",", ", "), ""),
+        ("prices.csv", CSV.replace("symbol,", " symbol ,"), ""),
+        ("prices.csv", CSV + ",,\n , ,\n,,,,,,\n", "ignored 3 rows of empty cells"),
+        ("prices.csv", CSV.replace("\n", ",\n"), ""),
+        ("prices.csv", MORE, "ignored columns, because no field has their name: comment, \\x1b[2J"),
+    ],
+    ids=["upper case", "spaces", "spaces around a name", "lines of commas", "a comma at each end", "more columns"],
+)  # fmt: skip
+def test_files_as_spreadsheets_write_them(run: Run, client: redis.Redis, file: Any, name: str, content: str, said: str) -> None:
+    path = file(name, content)
+    result = run("send", update.name, path)
+    assert (result.exit_code, result.stderr) == (0, f"{path}: {said}\n" if said else "")
+    assert sent(client) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        ("symbol,price,volumes", "line 1: no field has the name 'volumes' of a column. Did you mean 'volume'?"),
+        ("Symbol,price,volume", "line 1: no field has the name 'Symbol' of a column. Did you mean 'symbol'?"),
+        ("symbol,price,price", "line 1: two columns have the name 'price'"),
+        ("symbol,price,", "line 2: the row has a cell in a column without a name"),
+    ],
+)
+def test_a_column_that_is_probably_meant_for_a_field_is_refused(run: Run, client: redis.Redis, file: Any, header: str, error: str) -> None:
+    result = run("send", update.name, file("a.csv", f"{header}\nAAPL,1,2\n"))
+    assert result.exit_code != 0 and error in result.stderr
+    assert sent(client) == []
