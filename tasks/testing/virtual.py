@@ -178,9 +178,10 @@ class Raising:
     is_on = False
 
     def of_batch(self, owned: OwnedPartition, batch: Batch | None, outcome: Outcome | None, error: Exception) -> NoReturn:
-        raise error
+        self.of_partition(owned, error)
 
     def of_partition(self, owned: OwnedPartition, error: Exception) -> NoReturn:
+        owned.forget_all()
         raise error
 
     def of_server(self, error: Exception, share: Share, *, quietly: bool, wait: bool) -> NoReturn:
@@ -283,7 +284,7 @@ class VirtualWorkers:
             unread = self.client.llen(self.names.queue(owned.partition)) and not owned.messages
             score = self._first_due(owned.partition)
             if not owned.paused and (unread or (score is not None and score <= self.keyspace.milliseconds)):
-                owned.unknown = True
+                owned.look_again()
         return self._worker.next_partition()
 
     def _work(self, partition: str) -> None:

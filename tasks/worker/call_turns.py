@@ -17,6 +17,7 @@ from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.in_flight import InFlight
 from celery_partitions.worker.in_flight_commit import plan_calls
 from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.partition_state import Event
 from celery_partitions.worker.planned_commit import UnderWay
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class CallTurns:
     def commit(self, owned: OwnedPartition, *, last: bool = False) -> bool:
         """Send the commit of calls that ended, if it is due. `last`: even if it is not due; what has not ended moves to its mailbox."""
         loop, calls = self.loop, owned.calls
-        if calls is None or calls.doubtful or owned.unknown or (not last and self.in_flight.seconds_to_commit(owned) != 0):
+        if calls is None or calls.doubtful or owned.must_peek or (not last and self.in_flight.seconds_to_commit(owned) != 0):
             return False
         calls.passed_over = False
         closes = calls.open is not None and (last or self.in_flight.seconds_to_close(calls, calls.open, time.monotonic()) == 0)
@@ -96,6 +97,7 @@ class CallTurns:
         if planned is None:
             return False
         loop.settle()
+        owned.on(Event.SENT)
         began = loop.clock.monotonic()
         sent = loop.begin(planned.planned.commit)
         loop.under_way = UnderWay(owned, planned.batch, planned.outcome, planned.planned, sent, began, planned)

@@ -98,8 +98,8 @@ class InFlight:
     def of(self, owned: OwnedPartition) -> PartitionCalls:
         if owned.calls is None:
             owned.calls = PartitionCalls(self.takes, self.seconds_to_turn, self.can_take, self.suspects)
-            if not owned.parked_unknown:
-                owned.take_parked(owned.parked, owned.mailbox_lengths)
+            if not owned.must_load_parked:
+                owned.index_parked()
         return owned.calls
 
     # A turn.
@@ -111,7 +111,7 @@ class InFlight:
         self.collect(owned)
         if owned.paused:
             self.stop(calls)
-        if owned.unknown or owned.parked_unknown:
+        if owned.must_peek or owned.must_load_parked:
             return
         if calls.doubtful:
             self.compare(owned)

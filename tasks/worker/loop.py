@@ -28,6 +28,7 @@ from celery_partitions.worker.in_flight_commit import calls_committed
 from celery_partitions.worker.isolation import LeaseLost, alone, outlived
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import Batch, OwnedPartition, idle_partitions
+from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import UnderWay, plan_commit
 from celery_partitions.worker.recovery import REST_SECONDS
@@ -172,10 +173,10 @@ class PartitionLoop(threading.Thread):
 
     def take_batch(self, owned: OwnedPartition) -> Batch | None:
         """The next messages: those of a parked key whose retry is due, else the oldest in the queue."""
-        delayed_is_due = not owned.unknown and not owned.messages
-        if owned.unknown and not self.peek(owned):
+        delayed_is_due = owned.state is State.KNOWN and not owned.messages
+        if owned.must_peek and not self.peek(owned):
             return None
-        if owned.parked_unknown:  # after the peek, whose edit version shows whether parked keys are out of date
+        if owned.state is State.PEEKED:
             self.read_parked(owned)
         if owned.paused or (owned.calls is not None and not owned.calls.may_start):
             return None
@@ -188,7 +189,7 @@ class PartitionLoop(threading.Thread):
             return Batch(messages, key, record.attempt, length, waited_out=waited_out)
         if owned.calls is not None and owned.calls.open is not None:
             return None
-        if delayed_is_due and (not self.peek(owned) or owned.parked_unknown):
+        if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN):
             return None
         return Batch(owned.messages) if owned.messages else None
 
@@ -238,6 +239,7 @@ class PartitionLoop(threading.Thread):
         planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids, wait_seconds=self.settings.deploy_wait_seconds)
         if planned is not None:
             self.settle()
+            owned.on(Event.SENT)
             began = self.clock.monotonic()
             self.under_way = UnderWay(owned, batch, outcome, planned, self.begin(planned.commit), began)
 
@@ -270,7 +272,7 @@ class PartitionLoop(threading.Thread):
         if reply.status == "moved" and under_way.sent is not None and under_way.batch.messages:  # else Redis may have lost data
             self.foreign_consumers.commit_refused(owned, under_way.batch, reply)
         if self.judge(owned, reply):
-            if kept and not owned.unknown:
+            if kept and owned.state is State.KNOWN:
                 owned.messages = kept
             self.faults.written()
             widen(owned, self.settings.batch_messages)
@@ -377,6 +379,7 @@ class PartitionLoop(threading.Thread):
 
     def close_partition(self, owned: OwnedPartition) -> None:
         """Stop processing this partition under this token. Writes nothing."""
+        owned.on(Event.CLOSE)
         self._gone.add((owned.partition, owned.lease.token))
         self.owned_partitions.pop(owned.partition, None)
         if self.calls is not None:
@@ -385,10 +388,7 @@ class PartitionLoop(threading.Thread):
 
     def next_partition(self) -> OwnedPartition | None:
         """The ready partition that has used the least time; None if none is ready."""
-        return self._turns.next(owned for owned in self.owned_partitions.values() if owned.is_ready() and not self.is_under_way(owned))
-
-    def is_under_way(self, owned: OwnedPartition) -> bool:
-        return self.under_way is not None and self.under_way.owned is owned
+        return self._turns.next(owned for owned in self.owned_partitions.values() if owned.is_ready())
 
     def wait(self) -> None:
         """Wait for a message, a delayed message that falls due, or a wake-up by another thread."""
@@ -413,8 +413,7 @@ class PartitionLoop(threading.Thread):
         if now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
             self.observer.flush_if_due()
-            settled = [owned for owned in self.owned_partitions.values() if not self.is_under_way(owned)]
-            idle, _ = idle_partitions(settled, now)
+            idle, _ = idle_partitions(self.owned_partitions.values(), now)
             self.listen([owned for owned in idle if not owned.is_ready()], 0.0)
 
     def listen(self, idle: list[OwnedPartition], seconds: float) -> None:
@@ -426,17 +425,17 @@ class PartitionLoop(threading.Thread):
             owned = self.owned_partitions[partition]
             if isinstance(head, redis.ResponseError):
                 self.faults.of_partition(owned, head)
-            elif owned.messages or self.is_under_way(owned):
+            elif owned.messages or owned.state is State.COMMITTING:
                 pass  # its next messages are known, or arrive with the commit's answer
-            elif head is not None and owned.watched_at == owned.commit_number:
+            elif head is not None and owned.watched_at == owned.commit_number and owned.state is State.KNOWN:
                 owned.messages = [head]
             else:
-                owned.unknown = True
+                owned.look_again()
                 owned.had_message = head is None and self.waiting.is_tracking and owned.watched_at == owned.commit_number
 
     def rest(self, error: Exception) -> None:
         """After a server error: wait, then look at every queue again."""
         self.waiting.close()
         for owned in self.owned_partitions.values():
-            owned.unknown = True  # the server may come back with older data: peek before continuing
+            owned.look_again()  # the server may come back with older data
         self.faults.of_server(error, self._share, quietly=self._finishing, wait=not self._dropping)

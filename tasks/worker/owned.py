@@ -3,153 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from celery_partitions.model.items import Item, Reading, Work
-from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.items import Reading
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.store.commits import Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.worker.partition_calls import PartitionCalls
+from celery_partitions.worker.partition_state import Event, State, after
+from celery_partitions.worker.state_cache import StateCache
 
 #: The longest wait of an idle loop.
 MAX_IDLE_SECONDS = 60.0
 #: The least number of messages to ask for after a short batch.
 MIN_ASKED = 16
-
-
-Table = dict[str, "Slot | Unreadable"]
-
-
-class StateCache:
-    """States in memory while the lease is held, bounded by their number and their bytes, in two generations.
-
-    A hit in the young generation costs nothing; a hit in the old one moves the state to the young one. When both together are full,
-    or the young one has half of the bytes, the old one is dropped and the young one replaces it. So the least recently used states
-    go first. Bytes are those of the stored state in Redis.
-    """
-
-    def __init__(self) -> None:
-        self.young: dict[str, Table] = {}
-        self._old: dict[str, Table] = {}
-        self._has_unreadable = False
-        #: How many states were read from Redis since this was last reset.
-        self.missed = 0
-        self._young_bytes = self._old_bytes = 0
-        #: The bytes of the largest state seen; None before the first.
-        self.largest: int | None = None
-
-    def missing(self, items: Iterable[Item]) -> dict[str, list[str]]:
-        """The keys of items whose state is not in memory, by computation name. States in memory are moved to `young`."""
-        missing: dict[str, dict[str, None]] = {}
-        tables: list[tuple[str, Table, Table]] = []
-        current = None
-        for item in items:
-            if not isinstance(item, Work):
-                continue
-            if item.computation is not current:
-                current = item.computation
-                names = [stage.name for stage in current.stateful]
-                tables = [(name, self.young.setdefault(name, {}), self._old.setdefault(name, {})) for name in names]
-            key = item.key
-            for name, young, old in tables:
-                if key not in young:
-                    slot = old.pop(key, None)
-                    if slot is None:
-                        missing.setdefault(name, {})[key] = None
-                    else:
-                        young[key] = slot
-                        size = _bytes_of(slot)
-                        self._young_bytes += size
-                        self._old_bytes -= size
-        return {name: list(keys) for name, keys in missing.items()}
-
-    def add(self, loaded: Mapping[str, Table]) -> None:
-        """Add states that were read from Redis."""
-        for name, slots in loaded.items():
-            self.young[name].update(slots)
-            self.missed += len(slots)
-            sizes = list(map(_bytes_of, slots.values()))
-            self._young_bytes += sum(sizes)
-            self.largest = max(self.largest or 0, max(sizes, default=0))
-            self._has_unreadable = self._has_unreadable or any(type(slot) is Unreadable for slot in slots.values())
-
-    def take(self, names: Iterable[str], key: str) -> dict[str, Table]:
-        """Remove a key's states, by computation name, for a call outside the loop. They must be in `young`."""
-        taken: dict[str, Table] = {}
-        for name in names:
-            slot = self.young[name].pop(key)
-            self._young_bytes -= _bytes_of(slot)
-            taken[name] = {key: slot}
-        return taken
-
-    def give_back(self, slots: Mapping[str, Table]) -> None:
-        """Add states that `take` removed, as Redis has them now."""
-        for name, table in slots.items():
-            for key, slot in table.items():
-                self.young.setdefault(name, {})[key] = slot
-                self._young_bytes += _bytes_of(slot)
-                self._has_unreadable = self._has_unreadable or type(slot) is Unreadable
-
-    def may_hold_unreadable(self, so: bool) -> None:
-        """Note whether the step may have found a loaded state to be unreadable."""
-        self._has_unreadable = self._has_unreadable or so
-
-    def committed(self, states: Mapping[str, Mapping[str, bytes]]) -> None:
-        """Record the states that a commit wrote."""
-        for name, changed in states.items():
-            table = self.young.get(name, {})  # empty: the cache was dropped meanwhile, because an operator changed something
-            for key, stored in changed.items():
-                slot = table.get(key)
-                if type(slot) is Slot:
-                    self._young_bytes += len(stored) - _bytes_of(slot)
-                    slot.stored = stored
-                    if self.largest is None or len(stored) > self.largest:
-                        self.largest = len(stored)
-
-    def fitting(self, items: Sequence[Item], sizes: Mapping[str, Mapping[str, int]], limit: int) -> int:
-        """How many of the first items have states of at most `limit` bytes in total; at least one.
-
-        `sizes`: the bytes of states that are not in memory, by computation name and key.
-        """
-        met: set[tuple[str, str]] = set()
-        for count, item in enumerate(items):
-            if not isinstance(item, Work):
-                continue
-            for stage in item.computation.stateful:
-                place = stage.name, item.key
-                if place not in met:
-                    met.add(place)
-                    slot = self.young.get(stage.name, {}).get(item.key)
-                    limit -= sizes.get(stage.name, {}).get(item.key, 0) if slot is None else _bytes_of(slot)
-            if limit < 0 and count:
-                return count
-        return len(items)
-
-    def trim(self, limit: int, max_bytes: int) -> None:
-        """After a commit: keep about `limit` states with at most `max_bytes` in total. Drop unreadable ones: they may be repaired."""
-        if self._has_unreadable:
-            for table in self.young.values():
-                for key in [key for key, slot in table.items() if type(slot) is Unreadable]:
-                    del table[key]
-            self._has_unreadable = False
-        count = sum(map(len, self.young.values())) + sum(map(len, self._old.values()))
-        if count > limit or self._young_bytes * 2 > max_bytes:
-            self._old, self.young = self.young, {}
-            self._old_bytes, self._young_bytes = self._young_bytes, 0
-            if self._old_bytes > max_bytes:
-                self._old, self._old_bytes = {}, 0
-
-
-def _bytes_of(slot: Slot | Unreadable) -> int:
-    return len(slot.stored) if type(slot) is Slot and slot.stored is not None else 0
 
 
 class Verdict(NamedTuple):
@@ -191,10 +66,11 @@ class OwnedPartition:
     lease: Lease
     #: The monotonic clock of the loop.
     clock: Callable[[], float] = time.monotonic
-    #: Parked keys, and how many messages wait for each; not yet loaded while `parked_unknown`.
+    #: Only `on` changes it.
+    state: State = State.FORGOTTEN
+    #: Parked keys, and how many messages wait for each.
     parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
-    parked_unknown: bool = True
     #: The parked keys that are lines of tasks.
     lines: set[str] = field(default_factory=set)
     #: Whether parked keys were loaded under this lease.
@@ -216,8 +92,6 @@ class OwnedPartition:
     commit_number: int = 0
     edit_version: int = 0
     messages: list[bytes] = field(default_factory=list)
-    #: The head of the queue is not known: peek before waiting.
-    unknown: bool = True
     next_due: float | None = None
     #: Server's clock minus this process's monotonic clock, seconds.
     clock_offset: float = 0.0
@@ -249,6 +123,20 @@ class OwnedPartition:
         """The partition's number; None for the ingress."""
         return int(self.partition) if self.partition.isdigit() else None
 
+    def on(self, event: Event) -> None:
+        """Note that something happened. Raises `ImpossibleEvent`."""
+        self.state = after(self.state, event)
+
+    @property
+    def must_peek(self) -> bool:
+        """The head of the queue is not known."""
+        return self.state in (State.FORGOTTEN, State.UNSURE)
+
+    @property
+    def must_load_parked(self) -> bool:
+        """The parked keys in memory do not count."""
+        return self.state in (State.FORGOTTEN, State.PEEKED)
+
     def server_now(self) -> float:
         return self.clock() + self.clock_offset
 
@@ -258,20 +146,19 @@ class OwnedPartition:
 
     def take_reply(self, reply: Reply) -> None:
         """Take over what every answer of the commit script contains."""
-        # A peek, or a commit that was sent again after a lost reply, may be the first to show an operator's change. Adopting its
-        # edit version without reloading would let the next commit overwrite what the operator wrote.
-        is_changed, is_begun = reply.edit_version != self.edit_version, not self.unknown
+        is_changed = reply.edit_version != self.edit_version
         self.commit_number, self.edit_version = reply.commit_number, reply.edit_version
         self.messages = reply.messages
         self.next_due = reply.next_due
         self.paused, self.to_isolate = reply.paused, reply.to_isolate
         self.clock_offset = reply.now - self.clock()
-        self.unknown = False
         if is_changed:
+            # A peek, or a commit that was sent again after a lost reply, may be the first to show an operator's change. Adopting its
+            # edit version without reloading would let the next commit overwrite what the operator wrote.
             self.cache = StateCache()
-            self.parked_unknown = True
-            if is_begun:  # based on parked keys that may be gone
-                self.forget_all()
+            if self.calls is not None:
+                self.calls.doubtful = True
+        self.on(Event.CHANGED if is_changed else Event.READ)
 
     def take_parked(self, parked: dict[str, ParkedKeyRecord], mailbox_lengths: dict[str, int]) -> None:
         """Replace the parked keys by those in Redis."""
@@ -279,8 +166,12 @@ class OwnedPartition:
             parked = {key: replace(fact, due=0.0) if fact.waits_for_code else fact for key, fact in parked.items()}
         self.parked, self.mailbox_lengths, self.parked_loaded = parked, mailbox_lengths, True
         self.lines = {key for key in parked if partition_of_line(key) is not None}
-        self.parked_unknown = False
-        takes = None if self.calls is None else self.calls.takes
+        self.on(Event.LOADED)
+        self.index_parked()
+
+    def index_parked(self) -> None:
+        """Note when the parked keys are due, and who retries each."""
+        takes, parked = None if self.calls is None else self.calls.takes, self.parked
         self.dues = [(fact.due, key) for key, fact in parked.items() if fact.due is not None and not (takes and takes(fact))]
         heapify(self.dues)
         if self.calls is not None:
@@ -332,14 +223,18 @@ class OwnedPartition:
         """Whether there is work for this partition now."""
         if self.rest_until > self.clock():
             return False
+        if self.state in (State.COMMITTING, State.CLOSED):
+            return False
         may_take = may_retry = True
         if self.calls is not None:
             if self.calls.seconds_to_turn(self) <= 0:
                 return True
             may_take, may_retry = self.calls.can_take(self.calls), self.calls.may_start
-        if self.paused and not self.unknown:
+        if self.state is not State.KNOWN:
+            return True
+        if self.paused:
             return False
-        if self.unknown or (self.messages and may_take) or (may_retry and self.due_key() is not None):
+        if (self.messages and may_take) or (may_retry and self.due_key() is not None):
             return True
         return may_take and self.next_due is not None and self.next_due <= self.server_now()
 
@@ -347,9 +242,13 @@ class OwnedPartition:
         """Discard what is in memory and reload it from Redis, for example after a refused commit."""
         self.cache = StateCache()
         self.messages = []
-        self.unknown = self.parked_unknown = True
+        self.on(Event.FORGET)
         if self.calls is not None:
             self.calls.doubtful = True
+
+    def look_again(self) -> None:
+        """Peek before anything else: the queue may have changed."""
+        self.on(Event.NEWS)
 
     def notify(self, edit_version: int, paused: bool) -> None:
         """Reload the partition if an operator changed it, according to the lease keeper's share."""
@@ -396,7 +295,7 @@ def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> t
     for owned in owned_partitions:
         if owned.rest_until > now:
             until.append(owned.rest_until - now)
-        elif not owned.paused or owned.calls is not None:
+        elif owned.state is State.KNOWN and (not owned.paused or owned.calls is not None):
             if not owned.paused and not owned.messages:  # else a batch is open, or there is no room for its calls
                 idle.append(owned)
             seconds = owned.seconds_to_next_due()

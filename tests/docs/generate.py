@@ -20,6 +20,7 @@ from celery_partitions.cli.commands import partitions
 from celery_partitions.cli.reference import settings_table
 from celery_partitions.dashboard.urls import HANDLERS
 from celery_partitions.model.errors import PartitionError
+from celery_partitions.worker.partition_state import TRANSITIONS, Event, State
 from tests.docs.pages import page_name, page_paths
 
 _PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -107,12 +108,26 @@ def errors() -> str:
     return table(("exception", "is a", "meaning"), *rows)
 
 
+def partition_states() -> str:
+    """The states of an owned partition, and the table of its transitions."""
+    states = [(f"`{one.name.lower()}`", one.value) for one in State]
+    rows = []
+    for event in Event:
+        nexts = [TRANSITIONS[state].get(event) for state in State]
+        cells = ["" if to is None else "same" if to is state else to.name.lower() for state, to in zip(State, nexts, strict=True)]
+        rows.append((event.value, *cells))
+    return table(("state", "what holds, and what the worker does"), *states) + "\n\n" + table(
+        ("what happens", *(f"`{one.name.lower()}`" for one in State)), *rows
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "settings": lambda: settings_table().rstrip("\n"),
     "commands": commands,
     "metrics": metrics,
     "routes": routes,
     "errors": errors,
+    "partition-states": partition_states,
 }
 
 

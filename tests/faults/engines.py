@@ -18,7 +18,8 @@ from typing import Any
 
 from celery_partitions.store.scripts import script
 from celery_partitions.worker.loop import PartitionLoop
-from celery_partitions.worker.owned import OwnedPartition, StateCache
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.state_cache import StateCache
 from tests.fundamentals.application import app
 
 __all__ = ["BREAKS", "app"]

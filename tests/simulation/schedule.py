@@ -202,7 +202,7 @@ class Schedule(Faults, Operators):
             assert worker.loop is not None
             for partition, owned in worker.loop.owned_partitions.items():
                 meta = data[self.names.meta(partition).encode()]
-                if meta[b"token"] != b"%d" % owned.lease.token or owned.unknown:
+                if meta[b"token"] != b"%d" % owned.lease.token or owned.must_peek:
                     continue
                 for name, key, slot in worker.cached(owned):
                     held = data.get(self.names.states(partition, name).encode(), {}).get(key.encode())

@@ -21,6 +21,7 @@ from celery_partitions.store.leases import Share
 from celery_partitions.store.names import Names
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.partition_state import Event
 from tests.simulation.engines import BREAKS, broken
 from tests.simulation.schedule import run
 
@@ -66,7 +67,7 @@ def test_an_engine_that_is_broken_in_its_scripts_is_caught(name: str) -> None:
 def test_states_kept_after_a_refusal_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget_less(owned: OwnedPartition) -> None:
         owned.messages = []
-        owned.unknown = owned.parked_unknown = True
+        owned.on(Event.FORGET)
 
     monkeypatch.setattr(OwnedPartition, "forget_all", forget_less)
     assert is_caught()

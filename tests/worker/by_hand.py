@@ -74,7 +74,7 @@ class LoopByHand(PartitionLoop):
     def look_again(self) -> None:
         """Look at the queue again, as after the arrival of a message."""
         for owned in self.owned_partitions.values():
-            owned.unknown = True
+            owned.look_again()
 
 
 @contextmanager

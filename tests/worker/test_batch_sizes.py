@@ -12,7 +12,7 @@ import pytest
 from celery_partitions.model.computation import declare
 from celery_partitions.model.items import MEMORY_PER_BYTE, Reading, memory_of, read_batch
 from celery_partitions.model.outcome import Slot
-from celery_partitions.worker.owned import StateCache
+from celery_partitions.worker.state_cache import StateCache
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_envelope
 from tests.worker import growing

@@ -78,7 +78,7 @@ def take_one(live: LiveGroup, loop: LoopByHand) -> None:
 
     def is_notified() -> bool:
         listen(loop)
-        return loop.owned.unknown
+        return loop.owned.must_peek
 
     wait_until(is_notified)
     loop.take_turns()
@@ -125,7 +125,7 @@ def test_the_workers_own_commits_are_not_mistaken_for_it(live: LiveGroup, loop: 
         loop.look_again()
         loop.take_turns()
         wait_listening(loop)
-        assert loop.owned.unknown
+        assert loop.owned.must_peek
         loop.take_turns()
     assert (seen(loop), errors(caplog)) == (0, [])
 
@@ -140,7 +140,7 @@ def test_emptying_another_database_is_not_mistaken_for_it(live: LiveGroup, loop:
             def is_notified() -> bool:
                 tracked = loop.waiting._tracked
                 assert tracked is not None
-                return not tracked._empty or loop.owned.unknown or listen(loop)  # type: ignore[func-returns-value]
+                return not tracked._empty or loop.owned.must_peek or listen(loop)  # type: ignore[func-returns-value]
 
             wait_until(is_notified)
             loop.take_turns()

@@ -9,6 +9,7 @@ import pytest
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.partition_state import State
 from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import LiveGroup
 from tests.worker.by_hand import LoopByHand, loop_by_hand
@@ -41,7 +42,7 @@ def turn(loop: LoopByHand) -> None:
 
 def test_the_queue_does_not_wait_for_the_retries(live: LiveGroup, loop: LoopByHand) -> None:
     live.send(record, [Step("innocent", number) for number in range(100)])
-    loop.owned.unknown = True
+    loop.owned.look_again()
     turns = 0
     while live.numbers_of(record, "innocent") != list(range(100)):
         turn(loop)
@@ -53,7 +54,7 @@ def test_retries_do_not_wait_for_a_queue_that_is_never_empty(live: LiveGroup, lo
     retried = 0
     for number in range(100):
         live.send(record, [Step("innocent", number)])
-        loop.owned.unknown = True
+        loop.owned.look_again()
         attempts = sum(known.attempt for known in loop.owned.parked.values())
         turn(loop)
         retried += sum(known.attempt for known in loop.owned.parked.values()) - attempts
@@ -62,7 +63,7 @@ def test_retries_do_not_wait_for_a_queue_that_is_never_empty(live: LiveGroup, lo
 
 def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand) -> None:
     live.send(record, [Step("innocent", number) for number in range(100)])
-    loop.owned.unknown = True
+    loop.owned.look_again()
     asked = []
     for _ in range(6):
         owned = loop.owned
@@ -77,7 +78,7 @@ def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand
 
 
 def owned_of(**dues: float | None) -> OwnedPartition:
-    owned = OwnedPartition(Lease("0", 1))
+    owned = OwnedPartition(Lease("0", 1), state=State.PEEKED)
     owned.take_parked({key: ParkedKeyRecord(due, 1) for key, due in dues.items()}, dict.fromkeys(dues, 1))
     return owned
 

@@ -9,6 +9,7 @@ import pytest
 from celery_partitions.store.leases import balance
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.partition_state import State
 from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.reports import Reports
@@ -53,7 +54,7 @@ def cached(loop: PartitionLoop) -> list[int] | None:
 
 
 def test_states_are_kept_if_nothing_has_changed(loop: PartitionLoop) -> None:
-    owned_of(loop).unknown = True
+    owned_of(loop).look_again()
     work(loop)
     assert cached(loop) == [0]
 
@@ -63,14 +64,14 @@ def test_a_server_that_lost_the_last_commit(loop: PartitionLoop) -> None:
     owned, client, names = owned_of(loop), loop.client, loop.names
     client.hincrby(names.meta("0"), "commit_number", -1)
     client.hdel(names.states("0", "record"), "key")
-    owned.unknown = True
+    owned.look_again()
     work(loop)
     assert cached(loop) is None
 
 
 def test_an_operator_changed_a_state_and_the_peek_came_before_the_notification(loop: PartitionLoop) -> None:
     loop.installation.group.states.forget(loop.installation.computations["record"], "key")
-    owned_of(loop).unknown = True
+    owned_of(loop).look_again()
     work(loop)
     assert cached(loop) is None
 
@@ -82,4 +83,4 @@ def test_the_same_if_the_peek_is_for_a_delayed_message(loop: PartitionLoop) -> N
     owned.next_due = owned.server_now()
     assert loop.take_batch(owned) is None
     assert cached(loop) is None
-    assert owned.parked_unknown
+    assert owned.state is State.PEEKED
