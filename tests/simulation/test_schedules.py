@@ -82,7 +82,7 @@ def test_states_kept_although_an_operator_changed_something_are_caught(monkeypat
         sound(owned, reply)
 
     monkeypatch.setattr(OwnedPartition, "take_reply", take_reply)
-    assert is_caught(focus="forget", first=400) or is_caught(focus="change_parked", first=300)  # about one schedule in 200 shows it
+    assert is_caught(focus="forget", first=170) or is_caught(focus="change_parked", first=300)  # about one schedule in 200 shows it
 
 
 def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
