@@ -101,6 +101,7 @@ class Installation:
         Raises `SettingsError` for an invalid value, and `SetupError` if the app's broker is not Redis, or the code names another Redis.
         """
         settings, broker = self.resolved.check("producers"), refuse_other_brokers(self.app.conf.broker_url)
+        refuse_two_brokers(self.app.conf)
         if broker and _place(broker_url(settings.redis_url)) != _place(broker):
             if self.resolved.sources["redis_url"] == "code":
                 raise SetupError(
@@ -253,6 +254,27 @@ def with_broker_options(app: Celery, settings: Settings) -> Settings:
         url = as_url(parts.scheme, parts.hostname, port, user, password, str(database or "0").lstrip("/")) + (f"?{query}" if query else "")
         settings = replace(settings, redis_url=url)
     return settings
+
+
+def refuse_two_brokers(conf: Any) -> None:
+    """Raise `SetupError` if the app sends to another server or database than its `broker_url`, or consumes from another: queues and states
+    are in one place, so a message would be where no worker looks."""
+    broker = refuse_other_brokers(conf.broker_url)
+    for name in ("broker_write_url", "broker_read_url"):
+        other = refuse_other_brokers(getattr(conf, name))
+        if broker and other and _server(other) != _server(broker):
+            raise SetupError(
+                f"{name} and broker_url of the app name different servers or databases, but messages, queues and states must be in one. "
+                f"Leave {name} out (also CELERY_{name.upper()}), or make it the same"
+            )
+
+
+def _server(url: str) -> tuple[object, ...]:
+    """What a broker URL connects to, without credentials and options."""
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss"):
+        return parts.hostname or "localhost", parts.port or 6379, parts.path.strip("/") or "0"
+    return parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query
 
 
 def _place(url: str) -> str:

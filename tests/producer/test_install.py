@@ -116,6 +116,23 @@ def test_a_broker_that_is_not_the_redis_of_the_settings_is_refused(
     assert queues(client) == {}
 
 
+@pytest.mark.parametrize("name", ["broker_write_url", "broker_read_url"])
+@pytest.mark.parametrize("send", [update.delay, lambda message: update.send_many([message])])
+def test_an_app_that_sends_or_reads_elsewhere_is_refused(make_app: MakeApp, settings: Settings, client: redis.Redis, name: str, send: Any) -> None:
+    app = make_app(settings.redis_url, None)
+    app.conf[name] = settings.redis_url.removesuffix("/0") + "/3"
+    with pytest.raises(SetupError, match=rf"{name} and broker_url of the app name different servers.*Leave {name} out"):
+        send(MESSAGE)
+    assert queues(client) == {}
+
+
+def test_the_same_broker_in_other_words_is_not(make_app: MakeApp, settings: Settings, client: redis.Redis) -> None:
+    app = make_app(settings.redis_url, None)
+    app.conf.broker_write_url = settings.redis_url.removesuffix("/0").replace("redis://", "redis://default:@") + "/"
+    update.send_many([MESSAGE])
+    assert sum(queues(client).values()) == 1
+
+
 def test_the_apps_broker_is_used_if_redis_url_belongs_to_something_else(
     make_app: MakeApp, settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
