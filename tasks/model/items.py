@@ -35,6 +35,7 @@ from celery_partitions.model.messages import (
     open_usual,
 )
 from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request, refuse_follow_ups
+from celery_partitions.model.revocations import is_revoked
 from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.model.values import TIMER, load_value
 
@@ -300,7 +301,7 @@ def _not_now(
     raw: bytes, headers: Headers, now: float, revoked: Container[str], partition: int | None
 ) -> Skipped | Delayed | None:
     """The item for a message that is revoked, expired or not yet due; otherwise None. The ingress does not delay: it forwards first."""
-    if headers.id in revoked:
+    if is_revoked(raw, headers.id, revoked):
         return Skipped(raw, headers, "revoked")
     expires = moment(headers.expires)
     if expires is not None and expires < now:

@@ -76,6 +76,9 @@ class Details(msgspec.Struct, gc=False):
     timer: Any = None
     #: Proves that a worker of this group wrote a follow-up.
     seal: Any = None
+    #: Celery's stamps: their names, and the value or values of each.
+    stamped_headers: Any = None
+    stamps: Any = None
 
 
 class _Detailed(msgspec.Struct):

@@ -24,6 +24,7 @@ from kombu.entity import Queue
 
 from celery_partitions.admin.status import worker_id
 from celery_partitions.model.errors import SetupError, describe
+from celery_partitions.model.revocations import Revocations
 from celery_partitions.results.backend import check_backend
 from celery_partitions.results.recorder import may_follow
 from celery_partitions.runtime.installation import Installation
@@ -170,7 +171,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         is_allowed = may_follow(worker.app, installation.group.names, settings.follow_up_queues)
         run_plain_task = PlainTaskRunner(worker, reports.dispatcher, is_allowed)
-        parts = worker_parts(installation, identity, reports, run_plain_task, worker_state.revoked, node=worker.hostname)
+        revoked = Revocations(worker_state.revoked, worker_state.revoked_stamps)
+        parts = worker_parts(installation, identity, reports, run_plain_task, revoked, node=worker.hostname)
         self.stalls = parts.stalls
         self.loop = PartitionLoop(installation, identity, parts)
         self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce, self.loop_fails)

@@ -119,6 +119,16 @@ def test_a_revoked_message_is_skipped(shared: LiveGroup, key: str) -> None:
     wait_until(lambda: shared.numbers_of(record, key) == [2])
 
 
+def test_messages_with_a_revoked_stamp_are_skipped(shared: LiveGroup, key: str) -> None:
+    answers = shared.app.control.revoke_by_stamped_headers({"order": [key, "another"]}, reply=True, timeout=10, limit=2)
+    assert len(answers) == 2
+    for number, stamps in enumerate([{"order": key}, {"order": "kept"}, {"other": key}, {"order": ["kept", key]}, {}]):
+        options = {"stamped_headers": list(stamps), **stamps} if stamps else {}
+        shared.send_task("record", {"key": key, "number": number}, **options)
+    wait_until(lambda: len(shared.numbers_of(record, key)) == 3)
+    assert shared.numbers_of(record, key) == [1, 2, 4]
+
+
 def test_a_message_in_another_partitions_queue_is_forwarded(shared: LiveGroup, key: str) -> None:
     wrong = f"partition.{(partition_of(key, 4) + 1) % 4}"
     shared.send_task("record", {"key": key, "number": 1}, queue=wrong)
