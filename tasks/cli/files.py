@@ -52,7 +52,7 @@ class Rows:
     CSV has only text, so each cell is converted to its field's type. An empty cell is null if the field may be null. `skip`: leave out the
     first rows. `refuse`: called with the number of the row, its text and the error for each row that cannot be sent; None: the error is
     raised. A file that is not text, or not CSV, always raises. Errors are `MessageError`s that name the line. `say` gets what is left out:
-    columns that are no fields, and rows of empty cells, which do not count as rows.
+    columns that are not fields, and rows of empty cells, which do not count as rows.
     """
 
     def __init__(

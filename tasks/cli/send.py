@@ -39,7 +39,7 @@ MAX_NAMED = 20
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="At a row that cannot be sent: stop, or go on and write it to --refused.",
+    help="At a row that cannot be sent: stop, or continue and write it to --refused.",
 )
 @click.option("--refused", type=click.Path(dir_okay=False), help="The file for refused rows. Default: FILE.refused.")
 @click.option("--ids", metavar="PREFIX", help="Give each message the id PREFIX:ROW, so that deduplicate= drops rows that are sent again.")
@@ -62,9 +62,9 @@ def send(
 ) -> None:
     """Send each row of FILE as a message to the computation NAME.
 
-    FILE is CSV with a header, or JSON lines; - reads standard input. Columns of CSV that are no fields, and rows of empty cells, are ignored,
+    FILE is CSV with a header, or JSON lines; - reads standard input. Columns of CSV that are not fields, and rows of empty cells, are ignored,
     and named on standard error. At a row that cannot be sent, those before it have been sent: the
-    error says with which --skip to go on. With --on-error skip the exit code is 1 if a row was refused.
+    error says with which --skip to continue. With --on-error skip the exit code is 1 if a row was refused.
     """
     installation = installation_in(context)
     computation = computation_named(installation, name, with_state=False)
@@ -86,12 +86,12 @@ def send(
                 messages = iter(rows) if file == "-" else rows  # whose number is unknown
                 done = send_many(installation, computation, messages, progress, id_of=id_of, when_full=when_full)
             except MessageError as error:
-                error.add_note(f"correct the row, and go on with --skip {rows.number - 1}")
+                error.add_note(f"correct the row, and continue with --skip {rows.number - 1}")
                 raise
             except SendInterrupted as error:
                 if not keeper:
                     maybe = f" ({counted(len(error.unknown), 'row')} after that may be in its queue)" if error.unknown else ""
-                    error.add_note(f"go on with --skip {skip + error.sent}{maybe}")
+                    error.add_note(f"continue with --skip {skip + error.sent}{maybe}")
                 raise
     count = 0 if keeper is None else keeper.count
     if dry_run:

@@ -9,7 +9,7 @@ PartitionError
 ├── StateError            a stored state cannot be read (wrong signature, unknown format, unpickling failed)
 ├── SetupError            this process does not fit the server or the group; the message says what to do
 ├── QueueFull             the queue is at PARTITIONS_QUEUE_MAX_LENGTH; the message was not sent
-├── SendInterrupted       `send_many` could not go on; says which messages are in  (celery_partitions.producer.bulk)
+├── SendInterrupted       `send_many` could not continue; says which messages are in  (celery_partitions.producer.bulk)
 ├── FrameError            bytes of a TCP source do not fit its decoder  (celery_partitions.pipeline.frames)
 └── Stopped, Refused      internal to a source's process: stopped, or replaced  (celery_partitions.sources)
 """

@@ -58,7 +58,7 @@ class Pickling:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try that raised. `stage`: the name of the computation that raised."""
+    """An attempt that raised. `stage`: the name of the computation that raised."""
 
     item: Work
     error: str

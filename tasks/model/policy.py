@@ -31,9 +31,9 @@ class RetryPolicy:
     reports it:
 
     - `park`: the key keeps waiting. The message is retried at the longest wait until it succeeds or an operator acts.
-    - `dead_letter`: the message becomes a dead letter. The key goes on with its next message.
+    - `dead_letter`: the message becomes a dead letter. The key continues with its next message.
     - `hold`: the key waits until an operator acts.
-    - `stop`: the key waits, and the whole partition is paused. When it is resumed, the message is tried immediately.
+    - `stop`: the key waits, and the whole partition is paused. When it is resumed, the message is retried immediately.
 
     Raises `DeclarationError` for invalid values.
     """

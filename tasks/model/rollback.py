@@ -136,5 +136,5 @@ class Replay:
 
 
 def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
-    """The failure of a try that raised in the computation `at`."""
+    """The failure of an attempt that raised in the computation `at`."""
     return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error))

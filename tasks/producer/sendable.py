@@ -47,7 +47,7 @@ class Sending(ABC):
         return self.task.apply_async(args, kwargs, **options)
 
     async def adelay(self, *args: Any, message_id: str | None = None, **kwargs: Any) -> AsyncResult:
-        """`delay` for asyncio: the event loop goes on meanwhile. Await it before you send the key's next message, to keep their order."""
+        """`delay` for asyncio: the event loop is not blocked. Await it before you send the key's next message, to keep their order."""
         if self._receiver().codec.parameter == "message_id" and message_id is not None:
             kwargs, message_id = {**kwargs, "message_id": message_id}, None
         result: AsyncResult = await self.task.send_async(args, kwargs, message_id)

@@ -30,7 +30,7 @@ def check_links(task: str, body: bytes, is_allowed: Callable[[str], bool]) -> No
     for queue in _destinations(named):
         if not isinstance(queue, str) or not is_allowed(queue):
             raise SetupError(
-                f"what follows plain task {task!r:.80} would go to {queue!r:.80}, which is no queue that the app declares. This is refused "
+                f"what follows plain task {task!r:.80} would go to {queue!r:.80}, which the app does not declare. This is refused "
                 "because anyone who can send a message could choose it. To allow it, name it in task_queues, task_routes or "
                 "PARTITIONS_FOLLOW_UP_QUEUES"
             )

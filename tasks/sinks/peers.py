@@ -28,7 +28,7 @@ from celery_partitions.worker.sink_delivery import NotDelivered
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: The timeout to connect, and the wait before a failed standard output is tried again.
+#: The timeout to connect, and the wait before a failed standard output is retried.
 PATIENCE_SECONDS = 10.0
 #: The timeout to connect while there is nothing to write, and the wait before the next try.
 PREPARE_SECONDS = 0.4

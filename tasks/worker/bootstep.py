@@ -53,7 +53,7 @@ from celery_partitions_config.settings import SettingsError
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: The pause between two tries to reach Redis when the worker starts.
+#: The pause between two attempts to reach Redis when the worker starts.
 STARTUP_BACKOFF_SECONDS = 1.0
 
 

@@ -119,7 +119,7 @@ class CeleryContext:
         try:
             return run(function)
         except BaseException:
-            if django:  # the connection may be broken, and the batch goes on
+            if django:  # the connection may be broken, and the batch continues
                 self._after_tasks()
                 self._before_tasks()
             raise
@@ -160,7 +160,7 @@ class CeleryContext:
         return task(*call.arguments)
 
     def _listeners(self) -> tuple[bool, bool]:
-        """Whether somebody listens to the signals around tasks, and whether Celery's Django support does.
+        """Whether the signals around tasks have receivers, and whether Celery's Django support is one.
 
         Django's part closes connections that are broken or too old. Once per batch is enough, so that a batch can share a connection.
         """

@@ -28,7 +28,7 @@ def make_patient(worker: Any, client: redis.Redis) -> None:
     base: Any = symbol_by_name(worker.consumer_cls)
 
     class PatientConsumer(base):  # type: ignore[misc]
-        """Survives the errors of a server in trouble, and waits between tries, so that it does not fill the log."""
+        """Survives the errors of a server with a problem, and waits between attempts, so that it does not fill the log."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""An outage of the server: logged once when it starts and once when it ends, with growing waits between tries."""
+"""An outage of the server: logged once when it starts and once when it ends, with growing waits between attempts."""
 
 from __future__ import annotations
 

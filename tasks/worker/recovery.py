@@ -65,7 +65,7 @@ class Recovery:
             self.clock.sleep(seconds)
 
     def of_loop(self) -> None:
-        """After an error that is no server's and no partition's. Called while it is handled."""
+        """After an error that neither the server nor a partition caused. Called while it is handled."""
         logger.exception("partitions: internal error in the loop; it continues")
         self.clock.sleep(REST_SECONDS)
 

@@ -111,7 +111,7 @@ class Reports:
     def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
         """A retry is a warning. A message that is given up is an error with its exception, as a plain Celery task's failure is."""
         item = failure.item
-        # With the policy `park` it is tried again and again, so it is not given up.
+        # With the policy `park` it is retried forever, so no failure is the last one.
         is_given_up = park is None or (park.used_up and not park.seconds)
         logger.log(
             logging.ERROR if is_given_up else logging.WARNING,

@@ -195,7 +195,7 @@ MIXED = "symbol,price\nAAPL,1\nAAPL,dear\nMSFT,2\nAAPL\nMSFT,3\n"
 def test_a_bad_row_says_where_to_go_on_and_skip_goes_on_there(run: Run, client: redis.Redis, file: Any) -> None:
     path = file("a.csv", MIXED)
     stopped = run("send", update.name, path)
-    assert "correct the row, and go on with --skip 1" in stopped.stderr
+    assert "correct the row, and continue with --skip 1" in stopped.stderr
     file("a.csv", MIXED.replace("dear", "9").replace("AAPL\n", "AAPL,8\n"))
     assert run("send", update.name, path, "--skip", "1").stdout == f"4 messages sent to {update.name!r}\n"
     assert [message["price"] for message in sent(client)] == [1, 9, 8, 2, 3]
@@ -265,7 +265,7 @@ def test_an_interrupted_file_says_where_to_go_on(make_app: MakeApp, run: Run, se
     app = make_app(settings.redis_url, Settings(redis_url=settings.redis_url, queue_max_length=2))
     path = file("notes.jsonl", '{"key": "k", "text": "x"}\n' * 5)
     result = run("send", note.name, path, "--when-full", "raise", "--skip", "1", app=app)
-    assert "go on with --skip 3" in result.stderr
+    assert "continue with --skip 3" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 -- ARGV  1 token of the lease; "": no lease (then the process's number is accepted if none is stored)
 --       2 number of pushes so far, as the process knows it  3 position after this push
 --       4 ms: with a lease, until it ends; without a lease, until the hash expires
---       5 "1": nothing more will come
+--       5 "1": the source has ended
 --       6… commands, each: its number of words, then the words: Redis command, the number of its key in KEYS, arguments
 -- Returns {status, culprit}
 --   "ok"         written; number has increased by one
