@@ -148,6 +148,38 @@ def test_a_value_that_json_keeps_is_sent() -> None:
     assert (from_dict.password.get_secret_value(), from_dict.note) == ("p", "n")
 
 
+class Grid:
+    """Like an array: comparing two gives no truth value."""
+
+    def __init__(self, cells: list[int]) -> None:
+        self.cells = cells
+
+    def __eq__(self, other: object) -> Any:
+        raise ValueError("the truth value is ambiguous")
+
+
+class HoldsGrid(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    grid: Grid
+    password: pydantic.SecretStr = pydantic.SecretStr("")
+
+    @pydantic.field_serializer("grid")
+    def write(self, grid: Grid) -> list[int]:
+        return grid.cells
+
+    @pydantic.field_validator("grid", mode="before")
+    @classmethod
+    def read(cls, grid: Any) -> Any:
+        return Grid(grid) if isinstance(grid, list) else grid
+
+
+def test_what_cannot_be_compared_is_sent() -> None:
+    _, decoded = MessageCodec(HoldsGrid, "message").encode(HoldsGrid(grid=Grid([1, 2])))
+    assert decoded.grid.cells == [1, 2]
+    with pytest.raises(MessageError, match=r"at `\$.password`"):
+        MessageCodec(HoldsGrid, "message").encode(HoldsGrid(grid=Grid([1]), password=pydantic.SecretStr("p")))
+
+
 def test_numbers_that_json_does_not_have_are_refused_at_any_depth() -> None:
     class Loose(pydantic.BaseModel):
         price: float | None = None
