@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError, describe
 from celery_partitions.model.executors import Executor, executor_of, is_async
 from celery_partitions.model.keys import SHORT_KEY, normalize_key
-from celery_partitions.model.messages import MessageCodec, first_annotation
+from celery_partitions.model.messages import MessageCodec, first_annotation, plain_function
 from celery_partitions.model.names_given import check_name
 from celery_partitions.model.policy import EXHAUSTED_CHOICES, Exhausted, RetryPolicy
 from celery_partitions.model.sinks import Sink
@@ -228,6 +229,9 @@ def declare(
     if any(is_kind(function) for is_kind in _GENERATORS):
         # Calling one would run nothing of its body: messages would be removed, and nothing done.
         raise DeclarationError(f"computation {name!r} is a generator (it has a yield). Return a list from a stage declared with _multi instead")
+    if hasattr(function, "cache_info"):
+        raise DeclarationError(f"computation {name!r} is cached: an equal message would not be applied again. Remove lru_cache, or cache a function that it calls")
+    _compare_annotations(name, function, parameters, state, key)
     where = executor_of(name, function, executor, concurrency, strict)
     if reply and key is None:
         raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
@@ -252,6 +256,47 @@ def declare(
         strict=strict,
         follow_ups=follow_ups,
     )
+
+
+def _compare_annotations(
+    name: str, function: Callable[..., Any], parameters: Sequence[str], state: type | None, key: Callable[[Any], Any] | None
+) -> None:
+    """Raise `DeclarationError` if the function is annotated for another state, or the key extractor for another message. Only classes are
+    compared."""
+    if state is not None:
+        wanted = _class_annotated(function, parameters[1])
+        if wanted is not None and not _fits(state, wanted):
+            raise DeclarationError(
+                f"state computation {name!r}: state={state.__qualname__}, but {parameters[1]} of {name_of_function(function)} is annotated as "
+                f"{wanted.__qualname__}. Make them the same"
+            )
+    if key is not None:
+        message = _class_annotated(function, parameters[0])
+        wanted = _class_annotated(key, None)
+        if message is not None and wanted is not None and not _fits(message, wanted):
+            raise DeclarationError(
+                f"computation {name!r}: its messages are {message.__qualname__}, but the key extractor {name_of_function(key)} takes "
+                f"{wanted.__qualname__}. Use a key extractor for {message.__qualname__}"
+            )
+
+
+def _class_annotated(function: Callable[..., Any], parameter: str | None) -> type | None:
+    """A parameter's annotation, if it is a class. `parameter` None: the first one."""
+    try:
+        annotation = first_annotation(function, parameter or next(iter(inspect.signature(function).parameters)))
+    except Exception:  # it has no signature, or it names what exists for type checkers only
+        return None
+    plain = typing.get_origin(annotation) or annotation
+    return plain if isinstance(plain, type) and plain not in (inspect.Parameter.empty, object, Any) else None
+
+
+def _fits(given: type, wanted: type) -> bool:
+    """Whether an object of one class is one of the other, as far as is known."""
+    given = typing.get_origin(given) or given
+    try:
+        return issubclass(given, wanted) or (wanted in (float, complex) and issubclass(given, int | float))
+    except TypeError:  # a protocol, a TypedDict
+        return True
 
 
 def check_is_named(name: object) -> None:
@@ -293,7 +338,8 @@ def _looked_over(name: str, on_error: RetryPolicy | Exhausted | None) -> RetryPo
 
 def name_of_function(function: Callable[..., Any]) -> str:
     """The name of a function, or of a callable object's class."""
-    return str(getattr(function, "__name__", type(function).__name__))
+    named = function if hasattr(function, "__name__") else plain_function(function)
+    return str(type(function).__name__ if named.__name__ == "__call__" else named.__name__)
 
 
 def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) -> float | None:
@@ -309,7 +355,7 @@ def seconds_or_none(name: str, parameter: str, value: timedelta | float | None) 
 def _positional(function: Callable[..., Any], what: str, counts: tuple[int, ...], form: str) -> list[str]:
     """The names of a function's positional parameters. Raises `DeclarationError` unless their number is one of `counts`.
 
-    Parameters with a default value may come on top: they keep it.
+    Parameters with a default value may come on top: they keep it, except `context`.
     """
     if not callable(function):
         raise DeclarationError(f"{what}: expected a function, got {function!r}")
@@ -319,8 +365,11 @@ def _positional(function: Callable[..., Any], what: str, counts: tuple[int, ...]
         raise DeclarationError(f"{what}: {error}") from error
     parameters = by_name.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(names) not in counts:
-        names = [name for name in names if by_name[name].default is inspect.Parameter.empty]
+    if names[:1] == ["self"] and len(names) > 1:
+        raise DeclarationError(f"{what} is a method, and nobody gives it a `self`. Declare a function, or put @staticmethod below the decorator")
+    needed = [name for name in names if by_name[name].default is inspect.Parameter.empty or name == "context"]
+    if len(needed) in counts or len(names) not in counts:
+        names = needed
     needed_by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if len(names) not in counts or needed_by_name:
         raise DeclarationError(f"{what} must take {form}; {getattr(function, '__qualname__', function)} takes {names}")

@@ -5,21 +5,26 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast
 
 import msgspec
 from celery.canvas import Signature
 
 from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function
 from celery_partitions.model.keys import normalize_key
+from celery_partitions.model.messages import plain_function
 from celery_partitions.model.policy import Exhausted, RetryPolicy
 from celery_partitions.producer.sendable import Sending
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.registry import add_computation, current_group
 
+if TYPE_CHECKING:
+    from celery_partitions.producer.typed import TypedComputation, TypedStateComputation
+
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M")
 
 
 class OrderedComputation(Sending, Generic[P, R]):
@@ -32,7 +37,7 @@ class OrderedComputation(Sending, Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__name__ = name_of_function(function)
         self.__module__ = function.__module__
-        self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
+        self.__qualname__ = getattr(plain_function(function), "__qualname__", type(function).__qualname__)
 
     @property
     def name(self) -> str:
@@ -125,7 +130,7 @@ def state_computation(
     concurrency: int | None = None,
     strict: bool = False,
     follow_ups: bool = True,
-) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
+) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
     The function runs in a partition worker, in a thread of that process, for each message, in the order of the message's key. It
@@ -179,7 +184,7 @@ def state_computation_multi(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
-) -> Callable[[Callable[P, R]], StateComputation[P, R, S]]:
+) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
     """Like `state_computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
     return _decorator(
@@ -207,7 +212,7 @@ def computation(
     concurrency: int | None = None,
     strict: bool = False,
     follow_ups: bool = True,
-) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
+) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
     It runs in a partition worker, at least once for each message, in the order of the message's key. Without a `key` it is a stage for
@@ -238,7 +243,7 @@ def computation_multi(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
-) -> Callable[[Callable[P, R]], OrderedComputation[P, R]]:
+) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]:
     """Like `computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
     return _decorator(

@@ -96,7 +96,28 @@ for symbol, each in update_stock.states(["A"]).items():
 update_stock(Stock("A", 1.0), StockPrice())
 update_stock.delay(Stock("A", 1.0))
 update_stock.delay({"symbol": "A", "price": 1.0})
+update_stock.delay(stock={"symbol": "A", "price": 1.0})
 update_stock.apply_async([Stock("A", 1.0)], countdown=5)
+update_stock.apply_async((Stock("A", 1.0),))
+notify.delay(Stock("A", 1.0), message_id="mine")
+untyped.delay({"key": 1})
+untyped.delay(5)
+count_orders.delay({"customer": 1, "amount": 2.0})
+several: list[Stock] = [Stock("A", 1.0)]
+update_stock.send_many(several)
+
+
+async def in_a_loop() -> None:
+    await update_stock.adelay(Stock("A", 1.0))
+    assert_type(await update_stock.asend_many(several), int)
+    assert_type(await update_stock.astate("A"), StockPrice | None)
+
+
+@state_computation("async", state=StockPrice, key=extract_symbol)
+async def ask(stock: Stock, state: StockPrice, context: Context) -> None: ...
+
+
+ask.delay(Stock("A", 1.0))
 
 
 

@@ -45,6 +45,15 @@ def notify(stock: Stock, context: Context) -> None:
     print(delayed)
 
 
+@state_computation("another state", state=Stock, key=extract_symbol)  # type: ignore[arg-type]
+def another_state(stock: Stock, state: StockPrice) -> None: ...
+
+
+async def in_a_loop() -> None:
+    await update_stock.adelay("A")  # type: ignore[call-overload]
+    await update_stock.asend_many(["A"])  # type: ignore[list-item]
+
+
 print(update_stock.state("A").price)  # type: ignore[union-attr]
 print(update_stock.state("A").prise)  # type: ignore[union-attr]
 print(update_stock.states(["A"])["A"].prise)  # type: ignore[attr-defined]
@@ -63,5 +72,9 @@ build_application("no pipeline", source)  # type: ignore[arg-type]
 state_computation("no class", state=StockPrice(), key=extract_symbol)  # type: ignore[arg-type]
 state_computation("no function", state=StockPrice, key="symbol")  # type: ignore[arg-type]
 computation("with state", state=StockPrice, key=extract_symbol)  # type: ignore[call-arg]
+update_stock.delay(5)  # type: ignore[call-overload]
+update_stock.apply_async([5])  # type: ignore[list-item]
+update_stock.send_many([1])  # type: ignore[list-item]
+notify.send_many(5 for _ in range(3))  # type: ignore[misc]
 harness("no pipeline")  # type: ignore[arg-type]
 harness(update_stock).crash(at="lunch")  # type: ignore[arg-type]
