@@ -6,7 +6,9 @@ import copy
 
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-from tests.simulation.scene import Scene
+from celery_partitions.store.scripts import script
+from celery_partitions.testing.keyspace import Words
+from tests.simulation.outside import Operators
 from tests.simulation.server import Session
 from tests.simulation.tell import tell_request
 from tests.simulation.worker import Worker
@@ -24,12 +26,29 @@ REFUSALS_OF_SCRIPTS = (
 )
 
 
-class Faults(Scene):
+def is_commit_with_messages(words: Words) -> bool:
+    """Whether a request is a commit that removes messages."""
+    if words[0] != b"EVALSHA" or words[1] != script("commit").digest.encode():
+        return False
+    taken = words[3 + int(words[2]) :][3]
+    return int(taken) > 0
+
+
+class Faults(Operators):
     """Each method but `deliver` and `during` is one thing that the storm does at a random moment."""
 
     def deliver(self, session: Session) -> None:
         """A request arrives, or does not, or its answer does not."""
-        if self.stormy and session.owner != "outside" and self.random.random() < self.loss_rate:
+        if self.stormy and self.change_next and is_commit_with_messages(session.inbox[0]):
+            self.change_next = False
+            self.tell(f"reply lost: {session.owner} {tell_request(session.inbox[0])}", "changed after a commit")
+            session.cut = True
+            self.world.deliver(session)
+            session.inbox.clear()
+            session.outbox.clear()
+            self.judge.look()
+            self.random.choice((self.forget, self.edit))()
+        elif self.stormy and session.owner != "outside" and self.random.random() < self.loss_rate:
             kind = self.random.choice(("request lost", "reply lost", "request late", "request refused"))
             self.tell(f"{kind}: {session.owner} {tell_request(session.inbox[0])}", kind)
             if kind == "request refused":
@@ -45,6 +64,11 @@ class Faults(Scene):
             session.blocked, session.channels = None, set()
         else:
             self.world.deliver(session)
+
+    def change_after_commit(self) -> None:
+        """The next commit's reply is lost. Before it is sent again, an operator changes a state: the repetition's answer is the first to
+        show that to the worker."""
+        self.change_next = True
 
     def during(self, number: int) -> None:
         """In a computation: it ends the process, raises, or takes long, and everything else goes on."""

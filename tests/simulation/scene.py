@@ -63,6 +63,8 @@ class Scene:
         self.steps = 0
         self.faults: dict[str, int] = {}
         self.stormy = True
+        #: An operator changes something as soon as a commit's reply is lost.
+        self.change_next = False
         self.send_rate = pick((0.02, 0.05, 0.15))
         self.fault_rate = pick((0.01, 0.05, 0.2))
         self.loss_rate = pick((0.0, 0.01, 0.05))

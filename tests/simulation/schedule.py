@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from tests.simulation import application
 from tests.simulation.faults import Faults
 from tests.simulation.judge import Violation, check_shares
-from tests.simulation.outside import Operators
 from tests.simulation.server import Server, Session
 from tests.simulation.tell import tell_request
 from tests.simulation.world import BEGINNING, Thread, World
@@ -44,6 +43,7 @@ ACTIONS = {
     "lose": 1,
     "forget": 3,
     "edit": 4,
+    "change_after_commit": 2,
     "retry_dead_letter": 3,
     "change_parked": 3,
     "send_poison_message": 1,
@@ -81,7 +81,7 @@ def run(
             gc.enable()
 
 
-class Schedule(Faults, Operators):
+class Schedule(Faults):
     """The storm, the calm after it, and the judgement."""
 
     def __init__(self, world: World, server: Server, focus: str | None = None) -> None:
