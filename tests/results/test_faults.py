@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import chord
+from celery import chain, chord
 from celery.exceptions import TimeoutError
 
 from celery_partitions import partition_of
@@ -173,3 +173,20 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
         worker.wait_ready()  # these checks have short timeouts: without a running worker they would prove nothing
     with pytest.raises((AssertionError, TimeoutError)):
         checks[name]()
+
+
+def test_a_chord_whose_body_is_copied_into_too_many_parts(make_client: MakeClient) -> None:
+    """Celery puts the body into each part's message. Together they would be one command that the server refuses."""
+    here = make_client()
+    worker = here.start_worker("-Q", "partition,celery")
+    body = here.sig("constant", "x" * 1_200_000)
+    parts = [here.sig("constant", "y", immutable=True) for _ in range(60)]
+    chain(quiet.s(message("a", 1)).set(task_id="first"), chord(parts, body)).apply_async()
+    add.apply_async([message("a", 2)]).get(timeout=PATIENCE)
+    dead_letter = here.live.dead_letter_of("first:follow-up")
+    assert dead_letter.reason == "follow-up-failed"
+    assert "copied into each" in dead_letter.error
+    assert quiet.state("a").numbers == [1]  # type: ignore[union-attr]
+    assert here.ran("constant") == []
+    assert worker.running
+    assert "Redis error" not in worker.log()

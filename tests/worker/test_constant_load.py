@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 
@@ -85,6 +86,19 @@ def test_the_cut_connection_of_an_idle_partition(busy: Busy) -> None:
             client.client_kill_filter(_id=row["id"])
     live.send(record, [Step(key_in(1), 1)])
     busy.wait(lambda: live.numbers_of(record, key_in(1)) == [0, 1], "the next message was not applied")
+
+
+def test_a_revocation(busy: Busy) -> None:
+    """It reaches the busy worker, and the next message is not held up by it."""
+    live, key = busy.live, key_in(1)
+    wait_until(lambda: live.app.control.ping(timeout=1, limit=1), PATIENCE_SECONDS)
+    revoked = str(uuid4())
+    (answer,) = live.app.control.revoke(revoked, reply=True, timeout=10, limit=1)
+    assert "ok" in next(iter(answer.values()))
+    live.send_task("record", {"key": key, "number": 0}, task_id=revoked)
+    live.send(record, [Step(key, 1)])
+    busy.wait(lambda: live.numbers_of(record, key), "the next message was not applied")
+    assert live.numbers_of(record, key) == [1]
 
 
 def test_a_second_worker_gets_its_share(busy: Busy) -> None:
