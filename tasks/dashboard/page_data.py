@@ -17,6 +17,7 @@ from celery_partitions.admin.watcher import Watcher
 from celery_partitions.dashboard.tree import tree_of
 from celery_partitions.model.keys import key_bytes, key_text, partition_of
 from celery_partitions.model.message_key import key_in
+from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.measurements import read_recent_commits
 from celery_partitions.store.names import INGRESS
@@ -43,7 +44,6 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
     raws = list(oldest_of(group.client, group.names.queue(partition), SAMPLED_MESSAGES))
     keys = [key_in(raw, installation.computations) for raw in raws]
     counts = Counter(one for one in keys if one is not None)
-    parked = []
     parked = list(islice(group.parked_keys.of_partition("ingress" if partition == INGRESS else int(partition)), MAX_PARKED))
     return {
         **row_of(row, watch.history),
@@ -77,10 +77,9 @@ def largest_states(installation: Installation, partition: str) -> list[dict[str,
 
 
 def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[str, Any]:
-    """A key: its partition and owner, its state in each computation, and its waiting messages."""
+    """A key, or a task's line: its partition and owner, its state in each computation, and its waiting messages."""
     group = installation.group
-    number = partition_of(key, installation.settings.partitions)
-    partition = str(number)
+    partition = partition_of_line(key) or str(partition_of(key, installation.settings.partitions))
     overview = watch.look()
     at = next(one for one in overview.partitions if one.partition == partition)
     names, client = group.names, group.client
@@ -90,7 +89,7 @@ def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[st
     waiting = [raw for raw in raws if (key_in(raw, installation.computations) or ("", None))[1] == key]
     return {
         **json_key(key),
-        "partition": number,
+        "partition": int(partition) if partition != INGRESS else partition,
         "queue": at.status.queue,
         "owner": at.status.owner,
         "paused": at.status.paused,
