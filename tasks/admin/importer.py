@@ -35,8 +35,9 @@ from celery_partitions.admin.transfer import (
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import SetupError, StateError
-from celery_partitions.model.keys import key_text, partition_of
+from celery_partitions.model.keys import key_bytes, key_text, partition_of
 from celery_partitions.model.message_key import key_in
+from celery_partitions.model.task_lines import moved_line, partition_of_line
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
@@ -200,9 +201,10 @@ class Importer:
                 dead_letter_id = read_record(record.record).dead_letter
                 if dead_letter_id is not None:
                     self._waiting[dead_letter_id] = record.key
-                yield ["HSET", names.parked(self._of_key(record.key)), record.key, record.record]
+                partition, key = self._place_of(record.key)
+                yield ["HSET", names.parked(partition), key_bytes(key), record.record]
             case Mail():
-                yield ["LPUSH", names.mailbox(self._of_key(record.key), key_text(record.key)), record.message]
+                yield ["LPUSH", names.mailbox(*self._place_of(record.key)), record.message]
             case DelayedRecord():
                 partition = self._of_message(record.partition, record.entry.partition(b":")[2])
                 yield ["ZADD", names.delayed(partition), record.due, record.entry]
@@ -235,6 +237,14 @@ class Importer:
 
     def _of_key(self, key: bytes) -> str:
         return str(partition_of(key, self.partitions))
+
+    def _place_of(self, key: bytes) -> tuple[str, str]:
+        """The partition of a parked key, and the key. A task's line is not in the partition of a key: its messages are sorted when it ends."""
+        text = key_text(key)
+        line = partition_of_line(text)
+        if line is None:
+            return self._of_key(key), text
+        return self._numbered(line), moved_line(text, self._numbered(line))
 
     def _of_message(self, partition: str, raw: bytes) -> str:
         """The same partition if N is the same, else the partition of the message's key."""

@@ -22,6 +22,11 @@ def line_of_task(task: str, partition: str) -> str:
     return f"unknown task {name} @{partition}"
 
 
+def moved_line(line: str, partition: str) -> str:
+    """The same line in another partition."""
+    return f"{line.rpartition('@')[0]}@{partition}"
+
+
 def partition_of_line(key: str) -> str | None:
     """The partition of a line; None if this is not a line's name."""
     found = _LINE.fullmatch(key)

@@ -23,6 +23,7 @@ from celery_partitions.admin.status import read_status
 from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import CommitStore
@@ -166,6 +167,26 @@ def test_an_in_place_dead_letter_stays_with_its_key_even_if_its_message_is_unrea
     for dead_letter in dead_letters:
         found = parked.of_dead_letter(dead_letter)
         assert found is not None and dead_letter.partition == str(found.partition)
+
+
+@pytest.mark.parametrize(("partitions", "there"), [(4, ["0", "3", "ingress"]), (2, ["0", "1", "ingress"]), (7, ["0", "3", "ingress"])])
+def test_the_lines_of_unknown_tasks_are_where_operators_find_them(
+    client: redis.Redis, names: Names, file: Path, partitions: int, there: list[str]
+) -> None:
+    agree_on_topology(client, names, 4)
+    for partition in ("0", "3", "ingress"):
+        line = line_of_task("new", partition)
+        client.hset(names.parked(partition), line, msgspec.json.encode(ParkedKeyRecord(1.0, 2, reason="unknown-task")))  # type: ignore[arg-type]
+        client.lpush(names.mailbox(partition, line), b"older", b"younger")  # type: ignore[arg-type]
+    exported(client, names, 4, file)
+    client.flushdb()
+    Importer(client, names, partitions, COMPUTATIONS, file).run(by="me")
+    parked = ParkedKeys(client, names, partitions, Audit(client, names))
+    assert sorted(str(one.partition) for one in parked.all()) == there
+    for one in parked.all():
+        assert (one.key, one.waiting) == (line_of_task("new", str(one.partition)), 2)
+        assert client.lrange(names.mailbox(str(one.partition), one.key), 0, -1) == [b"younger", b"older"]  # type: ignore[arg-type]
+        assert parked.retry(one.key, by="me") == "ok"
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 7])
