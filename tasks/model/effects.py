@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -96,6 +96,8 @@ class Emit(msgspec.Struct, frozen=True, gc=False):
 #: the next message of such a key has not started yet. `unknown-task`, `unreadable-state`: no call failed; the messages wait until a worker can
 #: process them.
 WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state"]
+
+RUNNING: Final = "running"
 
 
 class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):

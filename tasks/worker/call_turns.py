@@ -8,11 +8,14 @@ from functools import partial
 from heapq import heappop
 from typing import TYPE_CHECKING
 
+import redis
+
 from celery_partitions.model.in_flight import Division
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import PartitionWorker
 from celery_partitions.store.codec import StateCodec
+from celery_partitions.store.commits import CommitTooLarge
 from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.in_flight import InFlight
 from celery_partitions.worker.in_flight_commit import plan_calls
@@ -99,7 +102,12 @@ class CallTurns:
         loop.settle()
         owned.on(Event.SENT)
         began = loop.clock.monotonic()
-        sent = loop.begin(planned.planned.commit)
+        try:
+            sent = loop.begin(planned.planned.commit)
+        except (redis.ResponseError, redis.DataError, CommitTooLarge) as error:
+            if self.in_flight.narrow(owned, planned, error):
+                return True
+            raise
         loop.under_way = UnderWay(owned, planned.batch, planned.outcome, planned.planned, sent, began, planned)
         return True
 

@@ -7,6 +7,7 @@ themselves run in `calls`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
@@ -18,6 +19,7 @@ import redis
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import ParkedKeyRecord
+from celery_partitions.model.errors import describe
 from celery_partitions.model.in_flight import (
     BATCH_SECONDS,
     LINGER_SECONDS,
@@ -27,7 +29,7 @@ from celery_partitions.model.in_flight import (
     divide,
     is_batch_due,
 )
-from celery_partitions.model.items import Apart, Item, PlainTask, Reading, Work, read_batch
+from celery_partitions.model.items import Apart, Item, PlainTask, Reading, Work, condemned, read_batch
 from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Outcome, Slot
 from celery_partitions.store.codec import StateCodec
@@ -37,11 +39,15 @@ from celery_partitions.store.parked_keys import read_mailboxes
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import load_slots
 from celery_partitions.worker.calls import CallThread, KeyRun
-from celery_partitions.worker.in_flight_commit import finish
+from celery_partitions.worker.in_flight_commit import PlannedCalls, finish
 from celery_partitions.worker.isolation import LeaseLost, verdict_on
+from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import MAX_IDLE_SECONDS, Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls, Suspects
+from celery_partitions.worker.unwritable import lies_in_the_outcome
 from celery_partitions_config.settings import Settings
+
+logger = logging.getLogger("celery.worker.partitions")
 
 #: How many messages of a mailbox one run gets. Its next messages are read after its commit.
 MAX_OF_MAILBOX = 20
@@ -372,6 +378,8 @@ class InFlight:
                 self.drop(owned, run.key)
             elif run.is_over and not run.outcomes:
                 finish(owned, calls, run)
+            elif run.outcomes:  # the commit that held them was refused
+                calls.ended_since = time.monotonic()
 
     def drop(self, owned: OwnedPartition, key: str) -> None:
         """Cancel a key's run. Its message runs again, from where it is in Redis."""
@@ -391,6 +399,28 @@ class InFlight:
             owned.calls.open, owned.calls.noted = None, []
             owned.calls = None
 
+    def narrow(self, owned: OwnedPartition, planned: PlannedCalls, error: Exception) -> bool:
+        """A commit cannot be written. Search for the outcome at fault in smaller commits; alone, its message becomes a dead letter.
+        Returns False if no outcome of a call is at fault."""
+        calls, count = self.of(owned), planned.count
+        if not count or not lies_in_the_outcome(error):
+            return False
+        owned.forget_all()
+        run = next(run for run, number in planned.runs if number)
+        if count > 1 or run.from_queue:  # from now on, what ends moves to its mailbox before it is written
+            if calls.largest_commit is None:
+                text = "partition %s: cannot write what calls have done (%s); the message that causes this becomes a dead letter"
+                logger.warning(text, owned.partition, describe(error), extra=log_fields(owned.partition))
+            calls.largest_commit = max(1, count // 2)
+            return True
+        if not run.is_over:
+            self.calls.cancel([run])
+        self.release(run)
+        item = condemned(run.items[0], f"cannot write its outcome to Redis: {describe(error)}", "unwritable")
+        run.outcomes[:] = [Outcome(taken=1, dead=[(item, 0)])]
+        run.slots, run.base = {}, {}  # not what Redis has
+        return True
+
     # When to commit.
 
     def seconds_to_commit(self, owned: OwnedPartition) -> float | None:
@@ -401,7 +431,8 @@ class InFlight:
         self.collect(owned)
         now, waits = time.monotonic(), []
         if calls.noted:
-            return None if calls.ended.running > 0 else 0.0
+            # Not `ended.running`: the call thread may not have started them yet.
+            return None if any(not run.is_over for run in calls.runs.values()) else 0.0
         if calls.ended_since is not None:
             waits.append(0.0 if calls.ended.running <= 0 else max(0.0, calls.ended_since + LINGER_SECONDS - now))
         if calls.open is not None:

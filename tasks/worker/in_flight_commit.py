@@ -5,12 +5,14 @@ What ended is written as ever. What has not ended moves from the queue to its ke
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from celery_partitions.model.deduplication import ids_to_remember
 from celery_partitions.model.effects import (
+    RUNNING,
     CountRunning,
     DropDeadLetter,
     Effect,
@@ -20,6 +22,7 @@ from celery_partitions.model.effects import (
     TakeFromMailbox,
     Unpark,
 )
+from celery_partitions.model.in_flight import MAX_SHARED
 from celery_partitions.model.messages import name_of
 from celery_partitions.model.outcome import Outcome, Park, Slot, Waiting
 from celery_partitions.store.commands import commands_of_effects
@@ -48,6 +51,11 @@ class PlannedCalls:
     unparked: list[str]
     noted: bool
 
+    @property
+    def count(self) -> int:
+        """How many outcomes of calls it holds."""
+        return sum(count for _, count in self.runs)
+
 
 @dataclass(slots=True)
 class _Plan:
@@ -64,10 +72,13 @@ class _Plan:
     parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
     unparked: list[str] = field(default_factory=list)
     runs: list[tuple[KeyRun, int]] = field(default_factory=list)
+    #: How many more outcomes the commit may hold.
+    room: int = sys.maxsize
 
     def add(self, run: KeyRun) -> list[bytes]:
-        """Add the outcomes of a run. Returns its messages that are not done."""
-        outcomes, owned = run.outcomes, self.owned
+        """Add the outcomes of a run, as far as there is room. Returns its messages that are not done."""
+        outcomes, owned = run.outcomes[: self.room], self.owned
+        self.room -= len(outcomes)
         self.runs.append((run, len(outcomes)))
         done = sum(one.taken for one in outcomes)
         known = None if run.from_queue else owned.parked.get(run.key)
@@ -116,7 +127,7 @@ class _Plan:
     def running(self, raw: bytes | None, attempt: int = 1, since: float | None = None) -> ParkedKeyRecord:
         """The record of a key whose next message is `raw` (None: not known)."""
         task, message_id = (None, None) if raw is None else name_of(raw)
-        return ParkedKeyRecord(self.now, attempt, message_id=message_id, task=task, since=since or self.now, reason="running")
+        return ParkedKeyRecord(self.now, attempt, message_id=message_id, task=task, since=since or self.now, reason=RUNNING)
 
     def close(self, opened: OpenBatch) -> None:
         """Add the open batch: its messages leave the queue."""
@@ -132,13 +143,17 @@ class _Plan:
             self.parked[key] = self.record(key, park, None)
         for key, waiting in outcome.waiting.items():
             self.parked[key] = self.waiting(waiting, None)
+        room, searching = self.room, self.calls.largest_commit is not None
+        if searching:
+            self.room = 0  # what ended moves to the mailboxes too, and is written from there in small commits
         for key, run in opened.runs.items():
             rest = self.add(run) + opened.behind.get(key, [])
             if rest:
                 self.outcome.mailed[key] = rest
                 if key not in self.parked:
-                    attempt = run.attempt if not run.outcomes else 1
+                    attempt = run.attempt if searching or not run.outcomes else 1
                     self.parked[key] = self.running(rest[0], attempt)
+        self.room = room
         for key, raws in opened.behind.items():
             if key in opened.runs:
                 continue
@@ -177,11 +192,12 @@ def plan_calls(
     assert calls is not None
     now = owned.server_now()
     plan = _Plan(owned, calls, replies, now, wait_seconds)
+    plan.room = calls.largest_commit or sys.maxsize
     closing = calls.open if closes else None
     if closing is not None:
         plan.close(closing)
     for run in list(calls.runs.values()):
-        if not run.from_queue and run.outcomes:
+        if not run.from_queue and run.outcomes and plan.room > 0:
             plan.of_mailbox(run)
     calls.ended_since = None
     is_noted = bool(calls.noted)
@@ -243,6 +259,9 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
         calls.running.discard(key)
     if planned.noted:
         calls.noted = []
+    was_small = calls.largest_commit is not None
+    if calls.largest_commit is not None and planned.count:
+        calls.largest_commit = None if calls.largest_commit >= MAX_SHARED else calls.largest_commit * 2
     if planned.closing is not None and calls.open is planned.closing:
         calls.open = None
     for run, count in planned.runs:
@@ -260,6 +279,8 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
             finish(owned, calls, run)
         elif run.outcomes and calls.ended_since is None:
             calls.ended_since = time.monotonic()
+    if was_small and any(run.outcomes and not run.from_queue for run in calls.runs.values()):
+        calls.ended_since = time.monotonic()
 
 
 def finish(owned: OwnedPartition, calls: PartitionCalls, run: KeyRun) -> None:

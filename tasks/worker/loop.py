@@ -262,7 +262,8 @@ class PartitionLoop(threading.Thread):
         try:
             reply = self.answer(under_way)
         except (redis.ResponseError, CommitTooLarge) as error:
-            self.faults.of_batch(owned, under_way.batch, under_way.outcome, error)
+            if self.calls is None or under_way.calls is None or not self.calls.in_flight.narrow(owned, under_way.calls, error):
+                self.faults.of_batch(owned, under_way.batch, under_way.outcome, error)
             return
         except BaseException:
             owned.forget_all()

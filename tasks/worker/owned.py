@@ -151,6 +151,8 @@ class OwnedPartition:
         self.messages = reply.messages
         self.next_due = reply.next_due
         self.paused, self.to_isolate = reply.paused, reply.to_isolate
+        if self.calls is not None:
+            self.calls.must_isolate = reply.to_isolate > 0
         self.clock_offset = reply.now - self.clock()
         if is_changed:
             # A peek, or a commit that was sent again after a lost reply, may be the first to show an operator's change. Adopting its

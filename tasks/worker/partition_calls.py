@@ -83,6 +83,8 @@ class PartitionCalls:
     no_room_until: float = 0.0
     #: Since when the worker is giving the partition up.
     leaving_since: float | None = None
+    #: How many outcomes one commit may hold, while the one that cannot be written is searched. None: any number.
+    largest_commit: int | None = None
     #: A due commit had to let a plain batch go first.
     passed_over: bool = False
 

@@ -83,7 +83,7 @@ class Session:
     def _use_file(self, name: str, text: str) -> None:
         if name.startswith("test_"):
             return  # pytest runs it
-        if "install(" in text:
+        if "install(" in text and "Celery(" in text:
             self._run([sys.executable, "-c", f"import {_module(name)}"])  # a project with its own app
             return
         module = importlib.import_module(_module(name))
@@ -170,7 +170,7 @@ class Session:
         return sum(row.processed for row in self.group.status())
 
     def _wait_idle(self) -> None:
-        wait_until(lambda: not any(row.length for row in self.group.status()), PATIENCE_SECONDS, message="the queues are not empty")
+        wait_until(lambda: not any(row.length or row.running for row in self.group.status()), PATIENCE_SECONDS, message="the queues are not empty")
 
 
 def _module(name: str) -> str:

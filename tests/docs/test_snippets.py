@@ -54,7 +54,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert not path.exists() or path.read_text() == block.text, f"{block.where}: another {block.file} is on another page"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text)
-        if "install(" not in block.text and not block.file.startswith("test_") and "celery_partitions" in block.text:
+        has_own_app = "install(" in block.text and "Celery(" in block.text
+        if not has_own_app and not block.file.startswith("test_") and "celery_partitions" in block.text:
             modules.append(block.file.removesuffix(".py").replace("/", "."))
     imports = "".join(f"import {name}\n" for name in dict.fromkeys(modules))
     (folder / "guides.py").write_text(f"from celery_partitions import app\n{imports}")

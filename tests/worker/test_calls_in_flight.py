@@ -197,3 +197,15 @@ def test_a_lost_lease_cancels_the_calls_and_loses_nothing(live: LiveGroup) -> No
         second.end_calls()
     assert live.numbers(visit) == {f"k{number}": [number] for number in range(5)}
     assert set(itertools.chain(*begun(recorded(live.client)).values())) == set(range(5))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["from the queue", "from the mailbox"])
+def test_a_call_whose_outcome_can_not_be_written_becomes_a_dead_letter_alone(live: LiveGroup, loop: LoopByHand, seconds: float) -> None:
+    loop.store.max_bytes = 200_000
+    messages = [Visit(f"k{number}", number, seconds, trick="huge" if number == 5 else "") for number in range(12)]
+    live.send(visit, [*messages, Visit("k5", 12)])
+    until_drained(live, loop)
+    (dead,) = live.dead_letters()
+    assert (dead.reason, dead.key) == ("unwritable", "k5")
+    assert live.numbers(visit) == {f"k{number}": [12 if number == 5 else number] for number in range(12)}
+    assert sorted(begun(recorded(live.client))) == sorted(f"k{number}" for number in range(12))

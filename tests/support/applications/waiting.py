@@ -63,6 +63,8 @@ async def visit(message: Visit, state: Sequence, context: Context) -> None:
         state.numbers.append(message.number)
         if context.attempt <= message.fails:
             raise ValueError(f"try {context.attempt} of {message.key} {message.number}")
+        if message.trick == "huge":
+            state.numbers.append("x" * 400_000)  # type: ignore[arg-type]
         if message.trick == "unpicklable":
             state.numbers.append(lambda: None)  # type: ignore[arg-type]
     finally:
