@@ -17,10 +17,15 @@ PartitionError
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
+from types import TracebackType
 
 #: Longer error texts and tracebacks lose their middle.
 MAX_ERROR_CHARACTERS = 4_000
 MAX_TRACE_CHARACTERS = 40_000
+
+#: The code between a worker's loop and the user's function.
+_OURS = tuple(f"{Path(__file__).parent.parent / folder}/" for folder in ("model", "worker", "testing"))
 
 
 class PartitionError(Exception):
@@ -102,6 +107,14 @@ def trace_of(error: BaseException) -> str:
         return shortened(encodable("".join(traceback.format_exception(error))), MAX_TRACE_CHARACTERS)
     except Exception as worse:
         return f"no traceback: {type(worse).__name__}"
+
+
+def frames_of(error: BaseException) -> TracebackType | None:
+    """The part of an exception's traceback that begins with the user's code. The whole one, if it has none."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
+        frames = frames.tb_next
+    return frames or error.__traceback__
 
 
 def without_frames(error: BaseException) -> BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -67,6 +68,8 @@ class Failure:
     stage: str = ""
     #: The exception, for the message's result.
     exception: BaseException | None = None
+    #: Where it was raised. Kept until the failure is reported: frames keep the objects of the failed call alive.
+    frames: TracebackType | None = None
 
     def dead_letter_item(self) -> DeadLetterItem:
         """The dead letter for its message, which stays first in its key's mailbox."""

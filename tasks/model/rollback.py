@@ -8,7 +8,7 @@ from typing import Any, cast
 from celery_partitions.model.caller import Caller, Calls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import Delivery, Emission
-from celery_partitions.model.errors import MessageError, describe, trace_of, without_frames
+from celery_partitions.model.errors import MessageError, describe, frames_of, trace_of, without_frames
 from celery_partitions.model.items import ReplyRequest, Work, decoded
 from celery_partitions.model.outcome import Failure, Pickling, Slot, States, Unreadable
 
@@ -137,4 +137,5 @@ class Replay:
 
 def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
     """The failure of an attempt that raised in the computation `at`."""
-    return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error))
+    frames = frames_of(error)
+    return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error), frames)

@@ -14,13 +14,15 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from celery import Celery
+from billiard.einfo import ExceptionInfo
+from celery import Celery, signals
 from celery.worker import state as worker_state
 
 from celery_partitions.model.items import DeadLetterItem, ReplyRequest, Skipped, Work
 from celery_partitions.model.keys import shown_key
 from celery_partitions.model.messages import details_of
 from celery_partitions.model.outcome import Failure, Outcome, Park, Waiting
+from celery_partitions.worker.celery_context import request_of
 from celery_partitions.worker.logs import log_fields, log_fields_of
 from celery_partitions.worker.measurer import Measurer
 from celery_partitions.worker.owned import OwnedPartition
@@ -93,6 +95,8 @@ class Reports:
         if untold:
             text = "partition %s: %d more failures and dead letters in this batch"
             logger.warning(text, partition, untold, extra=log_fields(partition, untold=untold))
+        if outcome.failures and (signals.task_failure.receivers or signals.task_retry.receivers):
+            self.send_signals(outcome)
         if self.enabled():
             self.send_events(outcome)
 
@@ -108,11 +112,22 @@ class Reports:
         if self.measurer is not None:
             self.measurer.removed(owned)
 
+    def send_signals(self, outcome: Outcome) -> None:
+        """Celery's signals for failures: `task_failure` for a message that is given up, `task_retry` for another one."""
+        for failure in outcome.failures:
+            task, error, item = self.app.tasks.get(failure.item.computation.name), failure.exception, failure.item
+            if task is None or error is None:
+                continue
+            einfo, request = ExceptionInfo(_exc_info(failure)), request_of(item, failure.attempt, self.node)
+            if not _is_given_up(outcome.parked.get(item.key)):
+                signals.task_retry.send(sender=task, request=request, reason=error, einfo=einfo)
+                continue
+            told = {"task_id": request.id, "exception": error, "args": request.args, "kwargs": {}, "traceback": failure.frames, "einfo": einfo}
+            signals.task_failure.send(sender=task, **told)
+
     def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
         """A retry is a warning. A message that is given up is an error with its exception, as a plain Celery task's failure is."""
-        item = failure.item
-        # With the policy `park` it is retried forever, so no failure is the last one.
-        is_given_up = park is None or (park.used_up and not park.seconds)
+        item, is_given_up = failure.item, _is_given_up(park)
         logger.log(
             logging.ERROR if is_given_up else logging.WARNING,
             "%s of key %r raised %s (message %s, try %d); %s",
@@ -122,7 +137,7 @@ class Reports:
             item.envelope.headers.id,
             failure.attempt,
             _what_follows(park),
-            exc_info=failure.exception if is_given_up else None,
+            exc_info=_exc_info(failure) if is_given_up else None,
             extra=log_fields_of(partition, item, attempt=failure.attempt, error=failure.error),
         )
 
@@ -266,6 +281,15 @@ def _called_with(body: bytes) -> tuple[str, str]:
         return msgspec.json.encode(arguments).decode(), msgspec.json.encode(keywords).decode()
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
         return body.decode("utf-8", "replace"), "{}"
+
+
+def _is_given_up(park: Park | None) -> bool:
+    """Whether a failed message is not retried by itself. With the policy `park` it is retried forever, so no failure is the last one."""
+    return park is None or (park.used_up and not park.seconds)
+
+
+def _exc_info(failure: Failure) -> Any:
+    return failure.exception and (type(failure.exception), failure.exception, failure.frames)
 
 
 def _what_follows(park: Park | None) -> str:

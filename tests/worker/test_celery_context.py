@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
+import msgspec
 import pytest
 from celery import Celery, Task, current_task, signals
 
 from celery_partitions import MessageError, RetryPolicy, build_application, key_extractor, source, state_computation
+from celery_partitions.model.policy import Exhausted, PolicyChange
 from celery_partitions.producer.task import ComputationTask
 from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.testing import harness
@@ -284,3 +287,43 @@ def test_delay_on_commit(make_live: Callable[..., LiveGroup], django_database: A
             visit.delay_on_commit(Visit("a", 2))
             raise ZeroDivisionError
         assert live.client.llen("partition.0") == 1
+
+
+def failing(visit: Visit) -> None:
+    raise ZeroDivisionError(visit.who)
+
+
+@pytest.mark.parametrize("exhausted", ["dead_letter", "hold"])
+def test_failures_are_signalled_as_those_of_tasks(make_live: Callable[..., LiveGroup], exhausted: Exhausted) -> None:
+    heard: list[Any] = []
+
+    def retried(sender: Any, request: Any, reason: Any, einfo: Any, **_: Any) -> None:
+        heard.append(("retry", sender.name, request.id, request.retries, str(reason), "in failing" in str(einfo)))
+
+    def failed(sender: Any, task_id: str, exception: Any, args: Any, traceback: Any, einfo: Any, **_: Any) -> None:
+        names = [frame.f_code.co_name for frame, _ in walk_tb(traceback)]
+        heard.append(("failure", sender.name, task_id, args[0].who, str(exception), names))
+
+    live = make_live(PARTITIONS=1)
+    doing[:] = [failing]
+    with loop_of(live) as loop, listening(signals.task_retry, retried), listening(signals.task_failure, failed):
+        change = PolicyChange(attempts=1, backoff_seconds=0.001, exhausted=exhausted)
+        loop.runner.follow({visit.name: msgspec.json.encode(change)})
+        run(live, loop, [Visit("a", 1)])
+        while len(heard) < 2:
+            loop.look_again()
+            loop.take_turns()
+    name = "tests.context: visit"
+    assert heard == [("retry", name, "a-1", 0, "a", True), ("failure", name, "a-1", "a", "a", ["visit", "failing"])]
+
+
+def test_an_error_in_the_log_has_the_users_frames(make_live: Callable[..., LiveGroup], caplog: pytest.LogCaptureFixture) -> None:
+    """Error trackers group by them."""
+    live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_EXHAUSTED="dead_letter")
+    doing[:] = [failing]
+    with loop_of(live) as loop:
+        run(live, loop, [Visit("a", 1)], "tests.context: visit in time")
+    (record,) = [one for one in caplog.records if one.exc_info and "ZeroDivisionError" in one.getMessage()]
+    assert record.exc_info is not None
+    assert [frame.f_code.co_name for frame, _ in walk_tb(record.exc_info[2])] == ["visit_in_time", "failing"]
+    assert record.levelno == logging.ERROR
