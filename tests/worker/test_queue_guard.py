@@ -10,6 +10,7 @@ from kombu import Queue
 from celery_partitions.store.names import Names
 from celery_partitions.worker.queue_guard import keep_kombu_away
 from tests.fundamentals.live import LiveGroup
+from tests.support.wait import wait_until
 from tests.worker import foreign
 
 
@@ -19,15 +20,22 @@ def consumed(live: LiveGroup) -> list[str]:
     return sorted(queue["name"] for queue in queues)
 
 
+def wait_listening(live: LiveGroup) -> None:
+    """A broadcast is lost while nobody has subscribed, and a worker is ready a moment before it has."""
+    wait_until(lambda: live.app.control.ping(timeout=1, limit=1), 30)
+
+
 def test_queues_that_the_app_declares(live: LiveGroup) -> None:
     everything = "celery,partition,partition.0,partition.3,partition.sink.x,emails"
     worker = live.start_worker("-c", "1", module=foreign.__name__, TASK_QUEUES=everything).wait_ready()
+    wait_listening(live)
     assert "partition.0" not in worker.log()
     assert consumed(live) == ["celery", "emails"]
 
 
 def test_queues_that_remote_control_adds(live: LiveGroup) -> None:
     worker = live.start_worker("-c", "1", module=foreign.__name__).wait_ready()
+    wait_listening(live)
     live.send_task("total", 2)
     before = [row.length for row in live.status().values()]
     for queue in ("partition.0", "partition"):
