@@ -21,9 +21,10 @@ from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: A worker gives its partitions up if its loop fails for this many leases while its lease keeper's connections work. Longer than a
-#: reconnection and the loop's longest wait between two attempts.
+#: A worker gives its partitions up if its loop fails for this many leases while its lease keeper's connections work ...
 PATIENCE_LEASES = 2
+#: ... and for at least the time of one reply and this: the loop's longest wait, before and after it. A few lost replies are no reason.
+PATIENCE_SECONDS = 2 * LONGEST_SECONDS
 
 
 class Event(Protocol):
@@ -63,6 +64,7 @@ class LeaseKeeper(threading.Thread):
         self.loop_fails = loop_fails
         #: Not a member of the group: it has not started, or has given its partitions up.
         self._away = True
+        self._patience_seconds = max(PATIENCE_LEASES * settings.lease_seconds, PATIENCE_SECONDS + settings.redis_timeout_seconds)
         #: Since when the loop fails while this thread's own connections work.
         self._failing_since: float | None = None
         self.client, self.clock = connect(settings) if client is None else client, clock
@@ -110,7 +112,7 @@ class LeaseKeeper(threading.Thread):
         now = self.clock()
         if self._failing_since is None:
             self._failing_since = now
-        return not self._away and now - self._failing_since < PATIENCE_LEASES * self.settings.lease_seconds
+        return not self._away and now - self._failing_since < self._patience_seconds
 
     def step_back(self) -> Share:
         """Release the partitions and leave the group, so that workers that can work take over. Without it, the lease would be renewed and
@@ -121,7 +123,7 @@ class LeaseKeeper(threading.Thread):
                 "partitions: the loop has had no working connection for %.1f s, but the lease keeper has. This worker gives its partitions "
                 "up until it gets one. Check the server's maxclients and this process's limit of open files"
             )
-            logger.error(text, PATIENCE_LEASES * self.settings.lease_seconds)
+            logger.warning(text, self._patience_seconds)
             self.release_all()
         return Share({}, (), None)
 
