@@ -69,8 +69,9 @@ class Run:
             f"{len(self.found.dead_letters):,} dead letters, {len(self.found.notes):,} plain tasks run; "
             f"{len(stage.workers)} workers, {len(stage.retired)} of them restarted"
         )
-        longest = max(stage.prober.waits, default=0.0)
-        self.say(f"{len(stage.prober.waits)} messages on other partitions than the busy one waited up to {longest:.1f} s while their partition was healthy")
+        longest, ahead = max(stage.prober.waits, default=(0.0, 0))
+        text = f"{len(stage.prober.waits)} messages on other partitions than the busy one waited up to {longest:.1f} s"
+        self.say(f"{text} while their partition was healthy; the one that waited longest had {ahead} before it")
         self.say(
             f"{sum(fault.fired for fault in stage.faults)} requests and replies lost; workers saw "
             + ", ".join(f"{times} {what}" for what, times in stage.noticed().items())

@@ -21,9 +21,13 @@ BACKLOG = 400
 BUSY_SECONDS = 0.003
 #: The interval between two checks whether a message was applied.
 LOOK_SECONDS = 0.1
-#: The longest allowed wait while the partition is healthy: it keeps its owner, is not paused, and the server answers.
-#: Longer than the longest freeze of a worker, several messages in a row that hold the interpreter lock, and the delays of a busy machine.
+#: The longest allowed wait of a message with none before it, while the partition is healthy: it keeps its owner, is not paused, and the server
+#: answers. Longer than the longest freeze of a worker, several messages in a row that hold the interpreter lock, and the delays of a busy
+#: machine.
 MAX_WAIT_SECONDS = 20.0
+#: It may wait this much longer for each message before it: the producers fill the same partitions, and a fault leaves a backlog. A message
+#: takes up to 5 ms, and a partition has at least a fifth of its worker's time; a busy machine needs several times as long.
+SECONDS_AHEAD = 0.1
 
 
 class Prober(Producer):
@@ -34,8 +38,9 @@ class Prober(Producer):
         self.name = "prober"
         #: Requested numbers of messages that always raise, each with its own key.
         self.crowds: deque[int] = deque()
-        #: How long messages waited while the server answered. `late` describes those that waited too long.
-        self.waits: list[float] = []
+        #: How long messages waited while their partition was healthy, and how many others were before them. `late` describes those that
+        #: waited too long.
+        self.waits: list[tuple[float, int]] = []
         self.late: list[str] = []
         self._salt = count()
 
@@ -51,7 +56,7 @@ class Prober(Producer):
     def keep_busy(self) -> None:
         if self.crowds:
             self.send_to(BUSY_PARTITION, [Act(self.key_in(BUSY_PARTITION), next_number(), ALWAYS) for _ in range(self.crowds.popleft())])
-        if int(self.live.client.llen(self.live.names.queue(BUSY_PARTITION))) < BACKLOG:  # type: ignore[arg-type]
+        if self.length_of(BUSY_PARTITION) < BACKLOG:
             keys = [self.key_in(BUSY_PARTITION) for _ in range(20)]
             acts = [Act(self.random.choice(keys), next_number(), seconds=BUSY_SECONDS) for _ in range(BACKLOG)]
             for _ in range(self.poison_messages.popleft() if self.poison_messages else 0):
@@ -62,7 +67,7 @@ class Prober(Producer):
         return self.push(partition, [self.raw_act(act) for act in acts], [sent_act(act) for act in acts])
 
     def probe(self, partition: str) -> None:
-        act = Act(self.key_in(partition), next_number())
+        act, ahead = Act(self.key_in(partition), next_number()), self.length_of(partition)
         if not self.send_to(partition, [act]) or self.sent[-1] != SentAct(act.key, act.number):
             return
         since, owner = time.monotonic(), self.owner_of(partition)
@@ -75,10 +80,11 @@ class Prober(Producer):
             if owner is None or owner != before:  # it is not healthy, or became so just now
                 since = time.monotonic()
             waited = time.monotonic() - since
-            if is_applied or waited > MAX_WAIT_SECONDS:
-                self.waits.append(waited)
+            if is_applied or waited > MAX_WAIT_SECONDS + ahead * SECONDS_AHEAD:
+                self.waits.append((waited, ahead))
                 if not is_applied:
-                    self.late.append(f"message {act.number} on partition {partition} waited for {waited:.0f} s, and {owner} owned it")
+                    text = f"message {act.number} on partition {partition} waited for {waited:.0f} s, and {owner} owned it"
+                    self.late.append(f"{text}; {ahead} messages were before it, {self.length_of(partition)} are in the queue now")
                 return
             self.keep_busy_quietly()
             self._ended.wait(LOOK_SECONDS)
@@ -88,6 +94,9 @@ class Prober(Producer):
             self.keep_busy()
         except (redis.RedisError, OSError):
             return
+
+    def length_of(self, partition: str) -> int:
+        return int(self.live.client.llen(self.live.names.queue(partition)))  # type: ignore[arg-type]
 
     def owner_of(self, partition: str) -> str | None:
         """The owner that works on the partition; None if there is none, the partition is paused, or the server does not answer."""
