@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -38,6 +38,7 @@ def harness(
     twice: bool = False,
     now: datetime | float = BEGINNING,
     settings: Settings | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> Harness:
     """Run a pipeline, an application or a computation with a key in memory: `with harness(pipeline) as h:`.
 
@@ -48,6 +49,9 @@ def harness(
     `partitions`, `batch_messages`: override the settings of these names. `now`: the start of the clock. `settings`: default from
     the environment. `twice`: two workers run each batch, the second takes over from the first, and each commit is sent twice. No
     state, output or dead letter may be duplicated. Side effects of your computations outside their state do occur twice.
+
+    `resources`: what computations get as `context.resources`; no lifespan is entered. Coroutines run one at a time, each to its end on a
+    virtual clock of its own, so `await asyncio.sleep(60)` takes no time.
 
     Differences from a worker: time limits are ignored, retries have no jitter, a batch takes no time, and outputs are not delivered
     (read them with `outputs`). Raises `DeclarationError`.
@@ -62,13 +66,13 @@ def harness(
         **cast("dict[str, Any]", {name: value for name, value in changed.items() if value is not None}),
     )
     begins = now.timestamp() if isinstance(now, datetime) else float(now)
-    return Harness(subject, found, begins, twice=twice)
+    return Harness(subject, found, begins, twice=twice, resources=resources or {})
 
 
 class Harness(View):
     """Made by `harness`. Use it as a context manager. On exit it raises `HarnessError` if a requested crash never happened."""
 
-    def __init__(self, subject: Subject | Pipeline, settings: Settings, now: float, *, twice: bool) -> None:
+    def __init__(self, subject: Subject | Pipeline, settings: Settings, now: float, *, twice: bool, resources: Mapping[str, Any]) -> None:
         if isinstance(subject, Pipeline):
             subject = build("harness", subject)
         parts = Parts.of(subject)
@@ -84,7 +88,7 @@ class Harness(View):
         self._keyspace.now = now
         super().__init__(parts, Installation(app, settings, computations, by_default=False))
         self.installation.group.client = client_of(self._keyspace)
-        self._workers = VirtualWorkers(self.installation, self._keyspace, twice=twice)
+        self._workers = VirtualWorkers(self.installation, self._keyspace, twice=twice, resources=resources)
         self._messages = 0
         self._capture = Capture(lambda: self.installation.group)
 

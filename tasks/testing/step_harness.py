@@ -30,6 +30,7 @@ from celery_partitions.store.codec import StateCodec
 from celery_partitions.testing.capture import Capture, Sent
 from celery_partitions.testing.keyspace import Keyspace
 from celery_partitions.testing.memory import client_of
+from celery_partitions.testing.virtual_time import call_on_virtual_time
 from celery_partitions_config.settings import Settings
 
 
@@ -48,9 +49,14 @@ class Applied:
 
 
 def apply(
-    computation: OrderedComputation[Any, Any], messages: Iterable[Any], states: Mapping[str, Any] | None = None
+    computation: OrderedComputation[Any, Any],
+    messages: Iterable[Any],
+    states: Mapping[str, Any] | None = None,
+    *,
+    resources: Mapping[str, Any] | None = None,
 ) -> Applied:
-    """Apply messages (objects or dicts) in order. `states`: key → initial state object; these objects are not changed.
+    """Apply messages (objects or dicts) in order. `states`: key → initial state object; these objects are not
+    changed. `resources`: what computations get as `context.resources`. Coroutines run on a virtual clock: `await asyncio.sleep(60)` takes no time.
 
     Raises `MessageError` for an invalid message, as a producer does.
     """
@@ -73,10 +79,11 @@ def apply(
         clock=time.perf_counter,
         random=lambda: 0.5,
         seconds=float("inf"),
+        resources=resources or {},
     )
     capture = Capture(cache(_empty_group))
     with capture():
-        outcome = step(work, {declared.name: slots}, rules)
+        outcome = step(work, {declared.name: slots}, rules, call=call_on_virtual_time)
     changed = outcome.states.get(declared.name, {})
     result = Applied(sent=capture.sent)
     for key, slot in slots.items():

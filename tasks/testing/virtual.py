@@ -6,21 +6,21 @@ which the worker may die.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from celery_partitions.model.caller import Call
 from celery_partitions.model.effects import MoreEffects
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.model.step import call_directly
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
 from celery_partitions.store.leases import Share
 from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions.testing.keyspace import Keyspace, SortedSet
 from celery_partitions.testing.memory import client_of
+from celery_partitions.testing.virtual_time import call_on_virtual_time
 from celery_partitions.worker.blocking_read import Found
 from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.loop import PartitionLoop
@@ -121,7 +121,7 @@ class LateStore(Store):
 class Steps:
     """Steps without time limits, with a virtual clock and without chance. The worker may die before, in and after one."""
 
-    def __init__(self, installation: Installation, keyspace: Keyspace, crashes: Crashes) -> None:
+    def __init__(self, installation: Installation, keyspace: Keyspace, crashes: Crashes, resources: Mapping[str, Any]) -> None:
         self.keyspace, self.crashes = keyspace, crashes
         self._ticks = self._vain_tries = 0
         self._runner = StepRunner(
@@ -134,6 +134,7 @@ class Steps:
             random=lambda: 0.5,
             stalls=StallDetector(),
         )
+        self._runner.resources = resources
 
     def begin(self) -> None:
         self.crashes.reach("before reading")
@@ -169,7 +170,7 @@ class DirectCalls:
         return False
 
     def call(self, owned: OwnedPartition, call: Call) -> object:
-        return call_directly(call)
+        return call_on_virtual_time(call)
 
 
 class Raising:
@@ -238,8 +239,8 @@ class VirtualWorkers:
     sent twice, and must be written once.
     """
 
-    def __init__(self, installation: Installation, keyspace: Keyspace, *, twice: bool) -> None:
-        self.installation, self.keyspace, self.twice = installation, keyspace, twice
+    def __init__(self, installation: Installation, keyspace: Keyspace, *, twice: bool, resources: Mapping[str, Any]) -> None:
+        self.installation, self.keyspace, self.twice, self.resources = installation, keyspace, twice, resources
         self.settings, self.names = installation.settings, installation.group.names
         self.client = client_of(keyspace)
         self.crashes = Crashes()
@@ -310,7 +311,7 @@ class VirtualWorkers:
             store=store,
             clock=VirtualClock(self.keyspace),
             waiting=nobody,
-            runner=Steps(self.installation, self.keyspace, crashes),
+            runner=Steps(self.installation, self.keyspace, crashes, self.resources),
             faults=Raising(),
             answers=nobody,
             tasks=nobody,
