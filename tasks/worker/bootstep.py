@@ -78,6 +78,13 @@ def note_command_line(sender: Any = None, instance: Any = None, options: Any = N
         instance.hostname = f"{name}-{uuid.uuid4().hex[:6]}@{host}"
 
 
+def _note_queues(installation: Installation, worker: Any) -> None:
+    """For a worker that no command line started, such as that of `celery.contrib.testing`: serve the partitions whose queues it would consume."""
+    names = installation.group.names
+    ours = [name for name in worker.app.amqp.queues.consume_from if names.partition_of_queue(name) is not None]
+    worker.partition_options = {"queues": ours, "concurrency": worker.concurrency}
+
+
 def installation_for(worker: Any) -> Installation | None:
     """The installation that a worker serves: the one passed to it (a sink's), else its app's."""
     given: Installation | None = getattr(worker, "partition_options", {}).get("partition_installation")
@@ -118,6 +125,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self.installation = installation_for(worker)
+        if self.installation is not None and not hasattr(worker, "partition_options"):
+            _note_queues(self.installation, worker)
         self.partitions = None if self.installation is None else requested_partitions(self.installation, worker)
         self.enabled = self.partitions is not None
         # In a worker without partitions, too. A sink's worker has an installation of its own.
