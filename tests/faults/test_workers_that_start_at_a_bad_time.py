@@ -31,6 +31,24 @@ def test_the_server_is_silent_and_closes_while_celery_mingles(live: LiveGroup, p
         assert worker.running
 
 
+def test_the_server_stands_still_while_celery_mingles_and_its_connections_close_again_and_again(
+    own_server: RedisServer, own_proxy: Proxy, make_live: MakeLive, tmp_path: Path
+) -> None:
+    live = make_live(own_server.url())
+    env = {**live.env, "REDIS_URL": own_proxy.url()}
+    with WorkerProcess(application.__name__, "--without-gossip", directory=tmp_path, env=env) as worker:
+        wait_until(lambda: "mingle: searching" in worker.log(), PATIENCE_SECONDS, every=0.002)
+        own_server.pause()
+        for _ in range(3):
+            own_proxy.cut()
+            wait_until(lambda: own_proxy.connection_count > 0 or not worker.running, PATIENCE_SECONDS)
+        own_server.resume()
+        worker.wait_ready(PATIENCE_SECONDS)
+        live.send(record, [Step("key", 1)])
+        wait_until(lambda: live.numbers_of(record, "key") == [1], PATIENCE_SECONDS)
+        assert worker.running
+
+
 def test_a_new_group_on_a_server_that_refuses_writes(server_factory: Callable[..., RedisServer], make_live: MakeLive) -> None:
     """Redis answers MISCONF to writes while it cannot save to disk."""
     server = server_factory(config={"save": "3600 1", "enable-protected-configs": "yes"})
