@@ -41,7 +41,10 @@ class Replay:
 
     def call(self, item: Work, stands_for: Work, attempt: int) -> Calls[None]:
         """Call what the message is for. Keeps the outputs for the item `stands_for` (in a replay, the original item)."""
-        emitted = yield from self.caller.call(item, attempt)
+        self.keep(stands_for, (yield from self.caller.call(item, attempt)))
+
+    def keep(self, stands_for: Work, emitted: list[Emission] | None) -> None:
+        """Keep the outputs of a call. Raises `MessageError` if they are too many or too large for one commit."""
         if emitted:
             count = len(emitted)
             size = sum(len(one.payload if isinstance(one, Delivery) else one.raw) for one in emitted)

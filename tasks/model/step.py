@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal, assert_never, cast
 
 from celery_partitions.model.caller import Call, Caller, Calling, Calls
-from celery_partitions.model.computation import Computation
+from celery_partitions.model.computation import Computation, StageNode
 from celery_partitions.model.errors import EventTimeAhead, TimeLimitExceeded, describe
 from celery_partitions.model.executors import call_and_wait
 from celery_partitions.model.items import (
@@ -36,6 +36,7 @@ from celery_partitions.model.outcome import Failure, Outcome, Park, Pickling, Sl
 from celery_partitions.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
+from celery_partitions.model.values import TIMER
 
 #: The longest time until a waiting key or line is tried again: a deploy that ends is noticed within this.
 LONGEST_WAIT_SECONDS = 60.0
@@ -206,6 +207,7 @@ class _Step:
         current: Computation | None = None
         table: Mapping[str, Slot | Unreadable] = {}
         touched: dict[str, Slot] = {}
+        only_stage: StageNode | None = None
         inline = self.rules.inline
         now = clock()
         until = now + self.rules.seconds
@@ -229,6 +231,8 @@ class _Step:
                 table = self.states.get(computation.name, {})
                 if computation.plain_call:
                     touched = self.touched.setdefault(computation, {})
+                else:
+                    only_stage = self.caller.only_stage(computation)
             try:
                 if computation.plain_call:
                     slot = table[key]
@@ -253,7 +257,10 @@ class _Step:
                             break
                         waiting = self.parked
                         continue
-                    yield from self.replay.call(item, item, self.attempt)
+                    if only_stage is not None and item.message is not TIMER:
+                        self.replay.keep(item, self.caller.call_only(only_stage, item, self.attempt))
+                    else:
+                        yield from self.replay.call(item, item, self.attempt)
                     if self.replay.share >= 1:
                         until = now - 1  # end the step: the commit is large enough
                 if careful:
