@@ -21,7 +21,7 @@ from celery_partitions.admin.queue_consumers import describe_foreign_consumers
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.errors import SetupError
-from celery_partitions.store.client import UNWELL, connect, verification
+from celery_partitions.store.client import SERVER_ERRORS, connect, verification
 from celery_partitions.store.names import Names
 from celery_partitions.store.server import CLUSTER, NO_LUA, Finding, has_no_lua, is_cluster, look_at_server
 from celery_partitions.store.topology import refuse_other_layout
@@ -57,7 +57,7 @@ def examine(
     try:
         seconds, micros = client.time()
         info: dict[str, Any] = client.info()
-    except UNWELL as error:
+    except SERVER_ERRORS as error:
         return [Check("server", "bad", f"not reachable: {str(error).rstrip('.')}. Start it, or correct REDIS_URL"), *_libraries()]
     except redis.ResponseError as error:
         return [Check("server", "bad", f"refuses TIME or INFO: {str(error).rstrip('.')}. Allow both commands for this Redis user"), *_libraries()]

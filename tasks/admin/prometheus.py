@@ -35,7 +35,7 @@ class GroupCollector(Collector):
     ) -> None:
         self.group, self.only, self.wait_seconds = group, only, wait_seconds
         self._lock = threading.Lock()
-        self._under_way: threading.Thread | None = None
+        self._read_thread: threading.Thread | None = None
         self._overview: Overview | None = None
         self._read_at = self._weighed_at = float("-inf")
         self._bytes: dict[str, int] = {}
@@ -53,12 +53,12 @@ class GroupCollector(Collector):
         with self._lock:
             if time.monotonic() - self._read_at <= FRESH_SECONDS:
                 return self._overview
-            if self._under_way is None or not self._under_way.is_alive():
-                self._under_way = threading.Thread(target=self._read, name="partitions-metrics", daemon=True)
-                self._under_way.start()
-            under_way = self._under_way
-        under_way.join(self.wait_seconds)
-        return None if under_way.is_alive() else self._overview
+            if self._read_thread is None or not self._read_thread.is_alive():
+                self._read_thread = threading.Thread(target=self._read, name="partitions-metrics", daemon=True)
+                self._read_thread.start()
+            read_thread = self._read_thread
+        read_thread.join(self.wait_seconds)
+        return None if read_thread.is_alive() else self._overview
 
     def _read(self) -> None:
         began = time.monotonic()

@@ -7,7 +7,7 @@ from celery.backends.redis import RedisBackend
 
 from celery_partitions.model.errors import SetupError
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 
 
 def why_not_own_backend(installation: Installation) -> str | None:
@@ -27,7 +27,7 @@ def why_not_own_backend(installation: Installation) -> str | None:
     here = _run_id(client)
     try:
         there = _run_id(backend.client)
-    except UNWELL as error:  # the broker's server did answer above
+    except SERVER_ERRORS as error:  # the broker's server did answer above
         return f"{text}: it does not answer ({error})"
     return None if here == there else text
 

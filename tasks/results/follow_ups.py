@@ -33,7 +33,7 @@ from celery_partitions.model.reply_request import FOLLOW_UP
 from celery_partitions.results.backend import why_not_own_backend
 from celery_partitions.results.recorder import Recording, record_messages, record_results, recorded
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.follow_ups import follow_up_secret
 
@@ -127,7 +127,7 @@ class FollowUps:
             outcome.taken += 1
             try:
                 outcome.effects += self.effects_of(item, outcome)
-            except UNWELL:
+            except SERVER_ERRORS:
                 raise
             except MessageError as error:
                 outcome.dead.append((dead_letter(item, error, error.reason), 1))

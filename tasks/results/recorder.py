@@ -24,7 +24,7 @@ from kombu.utils.json import dumps
 from celery_partitions.model.effects import DeleteResultKeys, MoreEffects, Push, Reply, SetResultKey
 from celery_partitions.model.errors import MessageError, SetupError
 from celery_partitions.runtime.queue_limit import looks_for_room
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import Names
 
 #: How much one follow-up may send and store. Several of this size fit into a commit.
@@ -69,7 +69,7 @@ class Recording:
         def noting(*args: Any, **kwargs: Any) -> Any:
             try:
                 return read(*args, **kwargs)
-            except UNWELL as error:
+            except SERVER_ERRORS as error:
                 self.outage = error
                 raise
 

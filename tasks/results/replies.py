@@ -26,7 +26,7 @@ from celery_partitions.model.reply_request import FOLLOW_UP, NOTHING_FOLLOWS, wa
 from celery_partitions.results.failure_replies import Failed, endings
 from celery_partitions.results.follow_ups import FollowUps
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import Batch, OwnedPartition
 
@@ -54,7 +54,7 @@ class Replies:
         for failed in endings(owned, batch, outcome):
             try:
                 effects += self.of_failure(owned.partition, failed)
-            except UNWELL:
+            except SERVER_ERRORS:
                 raise
             except Exception:
                 text = "partition %s: cannot report a message's failure to its caller"

@@ -23,7 +23,7 @@ from celery_partitions.model.errors import SetupError
 from celery_partitions_config.settings import Settings
 
 #: What redis-py raises when the problem is the whole server (gone, silent, loading, a replica after a failover), not one key.
-UNWELL = (
+SERVER_ERRORS = (
     redis.ConnectionError,
     redis.TimeoutError,
     OSError,

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import redis
 
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.commands import declare, keys_in, refused_keys
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
@@ -111,7 +111,7 @@ class CommitStore:
         except redis.exceptions.NoPermissionError as refusal:
             return self._send_what_is_permitted(commit, refusal)
 
-    def begin(self, commit: Commit) -> CommitUnderWay:
+    def begin(self, commit: Commit) -> SentCommit:
         """Send a commit without waiting for the answer, so that another partition's batch can run. Raises `CommitTooLarge`."""
         keys, words = self._words(commit)
         self._check_size(len(words), MAX_COMMIT_WORDS, "words")
@@ -126,7 +126,7 @@ class CommitStore:
             connection.disconnect()
             self.client.connection_pool.release(connection)
             raise
-        return CommitUnderWay(commit, connection)
+        return SentCommit(commit, connection)
 
     @staticmethod
     def _check_size(size: int, limit: int, of_what: str) -> None:
@@ -139,7 +139,7 @@ class CommitStore:
             return False
         try:
             return bool(self.client.ping())
-        except UNWELL:
+        except SERVER_ERRORS:
             return False
 
     def no_lists(self, keys: Iterable[str]) -> list[str]:
@@ -151,9 +151,9 @@ class CommitStore:
             types = pipe.execute(raise_on_error=False)
         return [key for key, found in zip(asked, types, strict=True) if found not in (b"list", b"none")]
 
-    def finish(self, under_way: CommitUnderWay) -> Reply:
+    def finish(self, sent: SentCommit) -> Reply:
         """Wait for the answer to a commit that `begin` sent. After an error, the same commit can be sent again."""
-        connection = under_way.connection
+        connection = sent.connection
         try:
             answer = self._read(connection)
         except BaseException:
@@ -163,9 +163,9 @@ class CommitStore:
             self.client.connection_pool.release(connection)
         match answer:
             case redis.exceptions.NoScriptError():
-                return self.send(under_way.commit)  # it has not run
+                return self.send(sent.commit)  # it has not run
             case redis.exceptions.NoPermissionError():
-                return self._send_what_is_permitted(under_way.commit, answer)
+                return self._send_what_is_permitted(sent.commit, answer)
             case redis.ResponseError():
                 raise answer
             case _:
@@ -198,7 +198,7 @@ class CommitStore:
         except redis.ResponseError as refusal:
             answer = refusal
         if self.replicas is not None:
-            self.replicas.hear(connection)
+            self.replicas.read_answer(connection)
         return answer
 
     def _words(self, commit: Commit) -> tuple[list[Any], list[Any]]:
@@ -223,7 +223,7 @@ class CommitStore:
 
 
 @dataclass(frozen=True, slots=True)
-class CommitUnderWay:
+class SentCommit:
     """A commit that was sent and not yet answered."""
 
     commit: Commit

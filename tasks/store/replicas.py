@@ -24,7 +24,7 @@ class Replicas:
         """Send WAIT. Called right after a commit was sent on this connection."""
         connection.send_command("WAIT", self.wanted, self.milliseconds)
 
-    def hear(self, connection: Any) -> None:
+    def read_answer(self, connection: Any) -> None:
         """Read WAIT's answer, and warn if replicas are late. Called after the commit's answer was read. Raises redis-py's errors if the
         connection breaks."""
         reached = int(connection.read_response())

@@ -15,7 +15,7 @@ from celery_partitions.model.effects import MoreEffects
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
+from celery_partitions.store.commits import Commit, CommitStore, Reply, SentCommit
 from celery_partitions.store.leases import Share
 from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions.testing.keyspace import Keyspace, SortedSet
@@ -26,7 +26,7 @@ from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.parts import LoopParts
-from celery_partitions.worker.planned_commit import UnderWay
+from celery_partitions.worker.planned_commit import PendingCommit
 from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.step_runner import StepRunner
 
@@ -95,14 +95,14 @@ class Store(CommitStore):
             raise HarnessError(f"partition {commit.lease.partition}: the commit was refused: {reply.status}")
         return replace(reply, now=self.keyspace.now)  # the server's time is in whole milliseconds
 
-    def begin(self, commit: Commit) -> CommitUnderWay:
-        return CommitUnderWay(commit, None)
+    def begin(self, commit: Commit) -> SentCommit:
+        return SentCommit(commit, None)
 
-    def finish(self, under_way: CommitUnderWay) -> Reply:
-        reply = self.send(under_way.commit)
+    def finish(self, sent: SentCommit) -> Reply:
+        reply = self.send(sent.commit)
         self.crashes.reach("after the commit")
         if self.repeats and reply.status == "ok":
-            reply = self.send(under_way.commit)
+            reply = self.send(sent.commit)
             if reply.status != "already":
                 raise HarnessError(f"engine error: a repeated commit was not recognized as already written: {reply.status}")
         return reply
@@ -111,8 +111,8 @@ class Store(CommitStore):
 class LateStore(Store):
     """Commits of a worker that sleeps until another one has taken over its partition."""
 
-    def finish(self, under_way: CommitUnderWay) -> Reply:
-        reply = CommitStore.send(self, under_way.commit)
+    def finish(self, sent: SentCommit) -> Reply:
+        reply = CommitStore.send(self, sent.commit)
         if reply.status != "fenced":
             raise HarnessError(f"engine error: a worker wrote after another one had taken over its partition: {reply.status}")
         return reply
@@ -214,7 +214,7 @@ class Nobody:
 
     def destroy(self) -> None: ...
 
-    def committed(self, under_way: UnderWay) -> None: ...
+    def committed(self, pending: PendingCommit) -> None: ...
 
     def fenced(self, partition: str) -> None: ...
 

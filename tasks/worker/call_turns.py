@@ -21,7 +21,7 @@ from celery_partitions.worker.in_flight import InFlight
 from celery_partitions.worker.in_flight_commit import plan_calls
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_state import Event
-from celery_partitions.worker.planned_commit import UnderWay
+from celery_partitions.worker.planned_commit import PendingCommit
 
 if TYPE_CHECKING:
     from celery_partitions.worker.loop import PartitionLoop
@@ -108,7 +108,7 @@ class CallTurns:
             if self.in_flight.narrow(owned, planned, error):
                 return True
             raise
-        loop.under_way = UnderWay(owned, planned.batch, planned.outcome, planned.planned, sent, began, planned)
+        loop.pending = PendingCommit(owned, planned.batch, planned.outcome, planned.planned, sent, began, planned)
         return True
 
     # Partitions that go.

@@ -15,7 +15,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker.state import maybe_shutdown
 from kombu.exceptions import OperationalError
 
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.worker.backoff import Backoff
 
 #: A connection that lasted longer than this counts as a success.
@@ -56,5 +56,5 @@ def is_replica(client: redis.Redis) -> bool:
     """Whether the server reports that it is a replica; False if it does not answer."""
     try:
         return str(client.info("replication").get("role", "master")) != "master"
-    except (redis.ResponseError, *UNWELL):
+    except (redis.ResponseError, *SERVER_ERRORS):
         return False

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import redis
 
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.isolation import IsolatedTry, begin_isolated_try, forgive
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import digest_of
@@ -59,11 +59,11 @@ def verdict_on(tried: IsolatedTry, settings: Settings) -> Verdict | None:
     return None
 
 
-def outlived(client: redis.Redis, names: Names, owned: OwnedPartition, *, stalled: bool) -> None:
+def withdraw_crash(client: redis.Redis, names: Names, owned: OwnedPartition, *, stalled: bool) -> None:
     """Take back the death counted for the recorded messages: the partition's lease is lost, but this worker is alive.
 
     If Redis does not answer, the messages keep one death too many.
     """
     if owned.trying:
-        with suppress(redis.ResponseError, *UNWELL):
+        with suppress(redis.ResponseError, *SERVER_ERRORS):
             forgive(client, names, owned.lease, owned.trying, stalled=stalled)

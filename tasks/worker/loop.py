@@ -17,20 +17,20 @@ import redis
 from celery_partitions.model.items import Item, Reading, Skipped, behind_lines, condemned, read_batch
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.client import UNWELL, reserve
-from celery_partitions.store.commits import Commit, CommitTooLarge, CommitUnderWay, Reply
+from celery_partitions.store.client import SERVER_ERRORS, reserve
+from celery_partitions.store.commits import Commit, CommitTooLarge, Reply, SentCommit
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.worker.batch_loader import drop_known_duplicates, load_parked, load_states
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.in_flight_commit import calls_committed
-from celery_partitions.worker.isolation import LeaseLost, alone, outlived
+from celery_partitions.worker.isolation import LeaseLost, alone, withdraw_crash
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.owned import Batch, OwnedPartition, idle_partitions
 from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
-from celery_partitions.worker.planned_commit import UnderWay, plan_commit
+from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
 from celery_partitions.worker.recovery import REST_SECONDS
 from celery_partitions.worker.sink_delivery import flush, prepare
 from celery_partitions.worker.turns import Turns
@@ -74,7 +74,7 @@ class PartitionLoop(threading.Thread):
         #: By the monotonic clock.
         self._next_poll = 0.0
         #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
-        self.under_way: UnderWay | None = None
+        self.pending: PendingCommit | None = None
         self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
         #: Calls outside the loop's thread. None: every computation is plain.
         self.calls: CallTurns | None = None
@@ -110,7 +110,7 @@ class PartitionLoop(threading.Thread):
                 owned = self.next_partition()
                 if owned is not None:
                     self.work(owned)
-                elif self.under_way is not None:
+                elif self.pending is not None:
                     self.settle()
                 else:
                     self.wait()
@@ -161,7 +161,7 @@ class PartitionLoop(threading.Thread):
             self.commit(owned, batch, items, outcome)
         except LeaseLost:
             self.lose(owned)
-        except (Dropped, *UNWELL):
+        except (Dropped, *SERVER_ERRORS):
             owned.forget_all()
             raise
         except Exception as error:
@@ -241,53 +241,53 @@ class PartitionLoop(threading.Thread):
             self.settle()
             owned.on(Event.SENT)
             began = self.clock.monotonic()
-            self.under_way = UnderWay(owned, batch, outcome, planned, self.begin(planned.commit), began)
+            self.pending = PendingCommit(owned, batch, outcome, planned, self.begin(planned.commit), began)
 
-    def begin(self, commit: Commit) -> CommitUnderWay | None:
+    def begin(self, commit: Commit) -> SentCommit | None:
         """Send a commit. None: sending failed, and it must be sent again."""
         if self._dropping:
             raise Dropped
         try:
             return self.store.begin(commit)
-        except UNWELL as error:
+        except SERVER_ERRORS as error:
             self.rest(error)
             return None
 
     def settle(self) -> None:
         """Wait for the commit in flight, and update memory with what it wrote to Redis."""
-        under_way, self.under_way = self.under_way, None
-        if under_way is None:
+        pending, self.pending = self.pending, None
+        if pending is None:
             return
-        owned = under_way.owned
+        owned = pending.owned
         try:
-            reply = self.answer(under_way)
+            reply = self.answer(pending)
         except (redis.ResponseError, CommitTooLarge) as error:
-            if self.calls is None or under_way.calls is None or not self.calls.in_flight.narrow(owned, under_way.calls, error):
-                self.faults.of_batch(owned, under_way.batch, under_way.outcome, error)
+            if self.calls is None or pending.calls is None or not self.calls.in_flight.narrow(owned, pending.calls, error):
+                self.faults.of_batch(owned, pending.batch, pending.outcome, error)
             return
         except BaseException:
             owned.forget_all()
             raise
         # The commit of a retry may ask for no messages: then the known ones of the queue stay.
-        kept = [] if under_way.planned.commit.ask else owned.messages
-        if reply.status == "moved" and under_way.sent is not None and under_way.batch.messages:  # else Redis may have lost data
-            self.foreign_consumers.commit_refused(owned, under_way.batch, reply)
+        kept = [] if pending.planned.commit.ask else owned.messages
+        if reply.status == "moved" and pending.sent is not None and pending.batch.messages:  # else Redis may have lost data
+            self.foreign_consumers.commit_refused(owned, pending.batch, reply)
         if self.judge(owned, reply):
             if kept and owned.state is State.KNOWN:
                 owned.messages = kept
             self.faults.written()
             widen(owned, self.settings.batch_messages)
-            planned = under_way.planned
-            owned.follow(under_way.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
-            if under_way.calls is not None:
-                calls_committed(owned, under_way.calls)
+            planned = pending.planned
+            owned.follow(pending.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
+            if pending.calls is not None:
+                calls_committed(owned, pending.calls)
             held = sum(one.number is not None for one in self.owned_partitions.values())
             held = max(1, held)
             owned.cache.trim(self.settings.state_cache_keys // held, self.settings.state_cache_bytes // held)
-            self.observer.committed(under_way)
+            self.observer.committed(pending)
             self.observer.flush_if_due()
 
-    def answer(self, under_way: UnderWay) -> Reply:
+    def answer(self, pending: PendingCommit) -> Reply:
         """The answer to a commit. After a lost reply the same commit is sent again; it is idempotent."""
         give_up: float | None = None
         failures = 0
@@ -295,16 +295,16 @@ class PartitionLoop(threading.Thread):
             if self._dropping:
                 raise Dropped
             try:
-                reply = self.store.send(under_way.planned.commit) if under_way.sent is None else self.store.finish(under_way.sent)
-            except UNWELL as error:
-                under_way.sent = None
+                reply = self.store.send(pending.planned.commit) if pending.sent is None else self.store.finish(pending.sent)
+            except SERVER_ERRORS as error:
+                pending.sent = None
                 if self._finishing:
                     give_up = give_up or self.clock.monotonic() + LAST_TRY_SECONDS
                     if self.clock.monotonic() > give_up:
                         raise
                 self.rest(error)
                 failures += 1
-                if failures >= REFUSALS and self.store.is_refused(under_way.planned.commit):
+                if failures >= REFUSALS and self.store.is_refused(pending.planned.commit):
                     raise CommitTooLarge("the server closes the connection when it receives the commit") from error
             else:
                 return reply
@@ -333,7 +333,7 @@ class PartitionLoop(threading.Thread):
     def lose(self, owned: OwnedPartition) -> None:
         """Close a partition that another worker has taken over."""
         self.observer.fenced(owned.partition)
-        outlived(self.client, self.names, owned, stalled=owned.stalled)
+        withdraw_crash(self.client, self.names, owned, stalled=owned.stalled)
         self.close_partition(owned)
         self.wake_keeper()
 

@@ -32,7 +32,7 @@ from celery_partitions.store.telemetry import (
     Removal,
 )
 from celery_partitions.worker.owned import OwnedPartition
-from celery_partitions.worker.planned_commit import UnderWay
+from celery_partitions.worker.planned_commit import PendingCommit
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -71,17 +71,17 @@ class Measurer:
         """Take the worker's new share. The lease keeper's thread calls this."""
         self._share = share
 
-    def committed(self, under_way: UnderWay, done: Mapping[str, int]) -> None:
+    def committed(self, pending: PendingCommit, done: Mapping[str, int]) -> None:
         """Measure a commit that was answered. `done`: how many messages each computation processed."""
-        owned, outcome = under_way.owned, under_way.outcome
+        owned, outcome = pending.owned, pending.outcome
         found, now = self._of(owned.partition), owned.server_now()
         commit_seconds = None
-        if under_way.sent is not None:  # else it was sent again after an outage, whose time is not a commit's
-            commit_seconds = self.clock() - under_way.began
+        if pending.sent is not None:  # else it was sent again after an outage, whose time is not a commit's
+            commit_seconds = self.clock() - pending.began
             found.commit.observe(COMMIT_SECONDS, commit_seconds)
         if outcome.taken:
             found.batch.observe(BATCH_MESSAGES, outcome.taken)
-        found.retried += under_way.planned.retried
+        found.retried += pending.planned.retried
         count = len(outcome.done)
         if count:
             found.computation.observe(COMPUTATION_SECONDS, (outcome.ended - outcome.began[0]) / count, count)
@@ -95,7 +95,7 @@ class Measurer:
         commits = self.commits.get(owned.partition)
         if commits is None:
             commits = self.commits[owned.partition] = deque(maxlen=MAX_KEPT)
-        commits.append(self._commit(under_way, now, commit_seconds))
+        commits.append(self._commit(pending, now, commit_seconds))
 
     def fenced(self, partition: str) -> None:
         """Count a commit that was refused because another worker has taken over."""
@@ -133,8 +133,8 @@ class Measurer:
         self.fresh, self.commits, self._fault = {}, {}, ""
         return None
 
-    def _commit(self, under_way: UnderWay, now: float, seconds: float | None) -> RecentCommit:
-        outcome, planned = under_way.outcome, under_way.planned.commit
+    def _commit(self, pending: PendingCommit, now: float, seconds: float | None) -> RecentCommit:
+        outcome, planned = pending.outcome, pending.planned.commit
         return RecentCommit(
             at=now,
             commit_number=planned.commit_number or 0,

@@ -29,7 +29,7 @@ from celery_partitions.worker.celery_context import CeleryContext
 from celery_partitions.worker.celery_tasks import CeleryTasks
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.plain_tasks import PlainTaskRun
-from celery_partitions.worker.planned_commit import UnderWay
+from celery_partitions.worker.planned_commit import PendingCommit
 from celery_partitions.worker.recovery import Recovery
 from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.step_runner import LimitedCalls, StepRunner
@@ -97,7 +97,7 @@ class Observer(Protocol):
     def plain_tasks(self) -> Container[str]:
         """The names of Celery tasks that are not computations."""
 
-    def committed(self, under_way: UnderWay) -> None: ...
+    def committed(self, pending: PendingCommit) -> None: ...
 
     def fenced(self, partition: str) -> None: ...
 

@@ -11,7 +11,7 @@ from celery_partitions.model.effects import DropDeadLetter, EndIsolation, Parked
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.commands import commands_of_effects
-from celery_partitions.store.commits import Commit, CommitUnderWay
+from celery_partitions.store.commits import Commit, SentCommit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
 from celery_partitions.worker.owned import Batch, OwnedPartition
@@ -33,7 +33,7 @@ class PlannedCommit:
 
 
 @dataclass(slots=True)
-class UnderWay:
+class PendingCommit:
     """A commit that was sent, with what is needed to update its partition once it is written."""
 
     owned: OwnedPartition
@@ -41,7 +41,7 @@ class UnderWay:
     outcome: Outcome
     planned: PlannedCommit
     #: None: it must be sent again, or was, because sending it failed or its answer was lost.
-    sent: CommitUnderWay | None
+    sent: SentCommit | None
     #: When it was sent, by the loop's clock.
     began: float
     #: What the commit holds of calls outside the loop.

@@ -26,7 +26,7 @@ from celery_partitions.worker.celery_context import request_of
 from celery_partitions.worker.logs import log_fields, log_fields_of
 from celery_partitions.worker.measurer import Measurer
 from celery_partitions.worker.owned import OwnedPartition
-from celery_partitions.worker.planned_commit import UnderWay
+from celery_partitions.worker.planned_commit import PendingCommit
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -70,12 +70,12 @@ class Reports:
         self._tokens = events_per_second
         self._filled_at = self._flushed_at = time.monotonic()
 
-    def committed(self, under_way: UnderWay) -> None:
+    def committed(self, pending: PendingCommit) -> None:
         """After an outcome was written: count it, log its failures and dead letters, and send events for a sample."""
-        partition, outcome, commit_number = under_way.owned.partition, under_way.outcome, under_way.planned.commit.commit_number or 0
+        partition, outcome, commit_number = pending.owned.partition, pending.outcome, pending.planned.commit.commit_number or 0
         counted = Counter(map(_task_name, outcome.done))
         if self.measurer is not None:
-            self.measurer.committed(under_way, counted)
+            self.measurer.committed(pending, counted)
         for name, count in counted.items():
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)

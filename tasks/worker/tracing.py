@@ -19,7 +19,7 @@ from celery_partitions.model.message_writer import Cause
 from celery_partitions.model.outcome import Outcome, States
 from celery_partitions.model.step import StepRules, step
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.commits import Commit, CommitStore, CommitUnderWay, Reply
+from celery_partitions.store.commits import Commit, CommitStore, Reply, SentCommit
 from celery_partitions.store.names import INGRESS
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class TracedStore(CommitStore):
         #: The commit in flight and its span, by partition.
         self._open: dict[str, tuple[Commit, Span]] = {}
 
-    def begin(self, commit: Commit) -> CommitUnderWay:
+    def begin(self, commit: Commit) -> SentCommit:
         partition = commit.lease.partition
         if partition not in self._open or self._open[partition][0] is not commit:
             self._end(partition, "given-up", "no answer came")
@@ -161,10 +161,10 @@ class TracedStore(CommitStore):
                 self._open[partition] = commit, span
         return super().begin(commit)
 
-    def finish(self, under_way: CommitUnderWay) -> Reply:
-        partition = under_way.commit.lease.partition
+    def finish(self, sent: SentCommit) -> Reply:
+        partition = sent.commit.lease.partition
         try:
-            reply = super().finish(under_way)
+            reply = super().finish(sent)
         except redis.ResponseError as error:
             self._end(partition, "refused", str(error))
             raise

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from celery_partitions.store.client import UNWELL
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import Names
 
 #: A queue is read again after this long, in case a notification was lost.
@@ -76,7 +76,7 @@ class TrackedRead:
         while self._connection.can_read(timeout=0):
             try:
                 answer = self._connection.read_response(push_request=True)
-            except UNWELL:
+            except SERVER_ERRORS:
                 raise
             except redis.ResponseError as refusal:
                 answer = refusal
@@ -145,7 +145,7 @@ class TrackedRead:
         except BaseException as error:
             connection.disconnect()
             self.client.connection_pool.release(connection)
-            if isinstance(error, redis.ResponseError) and not isinstance(error, UNWELL):
+            if isinstance(error, redis.ResponseError) and not isinstance(error, SERVER_ERRORS):
                 raise NotOffered(f"the server refuses CLIENT TRACKING ({error})") from error
             raise
         connection._parser.set_invalidation_push_handler(lambda push: _Changed(push[1]))

@@ -125,8 +125,8 @@ def test_a_hanging_server_does_not_block_a_scrape_for_long(server_factory: Calla
     assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 0
     assert time.monotonic() - began < 2
     own_server.resume()
-    assert collector._under_way is not None
-    collector._under_way.join()
+    assert collector._read_thread is not None
+    collector._read_thread.join()
     assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 1
     own_server.kill()
     collector._read_at = 0.0

@@ -1,1 +1,1 @@
-"""The loop on virtual time: real scripts, a simulated store, a schedule from a seed. `python -m tests.simulation --seed 7`."""
+"""The worker's loop on virtual time: real scripts, a simulated store, and a schedule from a seed. `python -m tests.simulation --seed 7`."""

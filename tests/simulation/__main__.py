@@ -1,6 +1,6 @@
-"""Run schedules: `python -m tests.simulation --seed 7` shows one step by step, `--schedules 5000` looks for one that fails.
+"""Run schedules: `python -m tests.simulation --seed 7` shows one step by step, `--schedules 5000` searches for one that fails.
 
-Prints nothing else but what was found; exits with 1 when a promise was broken. `--engine NAME` breaks the engine first.
+Prints only what was found. Exits with 1 if a promise was broken. `--engine NAME` breaks the engine first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def show(seed: int, edits: dict[str, str], focus: str | None) -> int:
-    """One schedule with its trace."""
+    """Run one schedule and print its trace."""
     trace: list[str] = []
     try:
         report = run(seed, edits, trace, focus)
@@ -45,7 +45,7 @@ def show(seed: int, edits: dict[str, str], focus: str | None) -> int:
 
 
 def search(seeds: range, edits: dict[str, str], focus: str | None) -> int:
-    """Many schedules; the first that breaks a promise ends it, with its trace."""
+    """Run many schedules. Stop at the first that breaks a promise, and print its trace."""
     began, faults, applied = time.perf_counter(), Counter[str](), 0
     print(f"seeds {seeds.start} to {seeds.stop - 1}")
     for seed in seeds:
@@ -61,7 +61,7 @@ def search(seeds: range, edits: dict[str, str], focus: str | None) -> int:
 
 
 if __name__ == "__main__":
-    if "PYTHONHASHSEED" not in os.environ:  # `set` is ordered by it; a replay must have the same order
+    if "PYTHONHASHSEED" not in os.environ:  # the order of sets depends on it, and a replay needs the same order
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
     sys.exit(main())

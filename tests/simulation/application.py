@@ -1,4 +1,4 @@
-"""The computations of the simulation: each key's state is the list of the numbers applied to it; and the messages for them."""
+"""The computations of the simulation, and their messages. Each key's state is the list of the numbers applied to it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from celery_partitions.model.computation import Computation, declare, key_extractor
 from tests.support.applications.sequences import Sequence
 
-#: A Celery task that is no computation.
+#: A Celery task that is not a computation.
 PLAIN_TASK = "plain"
 
 
 @dataclass
 class Deed:
-    """`number` is to be appended to the state of `key`."""
+    """A message that appends `number` to the state of `key`."""
 
     key: str
     number: int
@@ -28,7 +28,7 @@ def deed_key(deed: Deed) -> str:
     return deed.key
 
 
-#: What happens in a computation, before and after it has changed its state; set by the schedule that runs.
+#: Called in a computation, before and after it changes its state. The running schedule sets it.
 during: list[Callable[[int], None]] = [lambda number: None]
 
 
@@ -43,7 +43,7 @@ def declared(name: str, **options: Any) -> Computation:
 
 
 def raw_deed(computation: str, key: str, number: int, **headers: Any) -> bytes:
-    """The message as Celery's own client writes it. Its id is the number."""
+    """A message as Celery's own client writes it. Its id is the number."""
     return raw_message(computation, [{"key": key, "number": number}], str(number), **headers)
 
 

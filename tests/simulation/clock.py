@@ -1,4 +1,4 @@
-"""Time and events of a process in the simulation, which the engine's parts get in place of the machine's."""
+"""The time and the events of a simulated process. The engine's parts get these instead of the real ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.simulation.world import World
 
 
 class Clock:
-    """The world's time. Each process has a monotonic clock of its own, which differs from the others' by `offset`."""
+    """The world's time. Each process has its own monotonic clock, which is shifted by `offset`."""
 
     def __init__(self, world: World, offset: float) -> None:
         self.world, self.offset = world, offset

@@ -1,6 +1,6 @@
-"""The engine, broken on purpose in the text of its scripts: what the simulation must catch.
+"""Engines with scripts that are broken on purpose, which the simulation must catch.
 
-Those of `tests.faults.engines`, and some that take a schedule of many steps to show.
+Those of `tests.faults.engines`, and some that only show in a schedule with many steps.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from celery_partitions.store.scripts import script
 from tests.faults import engines
 
-#: Where a commit's commands are run.
+#: The place where the commit script runs its commands.
 _RUN = "redis.call(unpack(ARGV, i + 1, i + words))"
 
-#: By name: what is replaced in the scripts, and by what.
+#: Name → texts in the scripts and their replacements.
 BREAKS: Mapping[str, Mapping[str, str]] = {
     **engines.BREAKS,
     "swaps two messages on their way": {
@@ -38,9 +38,9 @@ BREAKS: Mapping[str, Mapping[str, str]] = {
 
 
 def broken(name: str) -> dict[str, str]:
-    """What to give to `run` for an engine broken in this way; the scripts must still have what is replaced."""
+    """The argument `edits` of `run` for an engine that is broken in this way. The scripts must still contain the replaced texts."""
     texts = [script(one).text.decode() for one in ("balance", "claim", "commit")]
     for sound in BREAKS[name]:
         if sum(text.count(sound) for text in texts) != 1:
-            raise AssertionError(f"the scripts have changed, and can't be broken as {name!r}: {sound}")
+            raise AssertionError(f"the scripts have changed, and cannot be broken as {name!r}: {sound}")
     return dict(BREAKS[name])

@@ -1,4 +1,4 @@
-"""What goes wrong with workers, connections and the server."""
+"""Faults of workers, connections and the server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from celery_partitions.store.scripts import script
 from celery_partitions.testing.keyspace import Words
 from tests.simulation.outside import Operators
 from tests.simulation.server import Session
-from tests.simulation.tell import tell_request
+from tests.simulation.trace import format_request
 from tests.simulation.worker import Worker
 
-#: A server that loads its data, or is busy with somebody's script, refuses everything; one that is full, or has become a
-#: replica, refuses scripts.
+#: A server that loads its data, or is busy with another client's script, refuses everything. One that is full, or has
+#: become a replica, refuses scripts.
 REFUSALS = (
     BusyLoadingError("Redis is loading the dataset in memory"),
     ResponseError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."),
@@ -35,13 +35,13 @@ def is_commit_with_messages(words: Words) -> bool:
 
 
 class Faults(Operators):
-    """Each method but `deliver` and `during` is one thing that the storm does at a random moment."""
+    """Each method except `deliver` and `during` is a fault that the storm injects at a random moment."""
 
     def deliver(self, session: Session) -> None:
-        """A request arrives, or does not, or its answer does not."""
+        """A request arrives, or is lost, or its answer is lost."""
         if self.stormy and self.change_next and is_commit_with_messages(session.inbox[0]):
             self.change_next = False
-            self.tell(f"reply lost: {session.owner} {tell_request(session.inbox[0])}", "changed after a commit")
+            self.log(f"reply lost: {session.owner} {format_request(session.inbox[0])}", "changed after a commit")
             session.cut = True
             self.world.deliver(session)
             session.inbox.clear()
@@ -50,7 +50,7 @@ class Faults(Operators):
             self.random.choice((self.forget, self.edit))()
         elif self.stormy and session.owner != "outside" and self.random.random() < self.loss_rate:
             kind = self.random.choice(("request lost", "reply lost", "request late", "request refused"))
-            self.tell(f"{kind}: {session.owner} {tell_request(session.inbox[0])}", kind)
+            self.log(f"{kind}: {session.owner} {format_request(session.inbox[0])}", kind)
             if kind == "request refused":
                 is_script = session.inbox.popleft()[0].startswith(b"EVAL")
                 session.outbox.append(self.random.choice(REFUSALS_OF_SCRIPTS if is_script else REFUSALS))
@@ -71,16 +71,16 @@ class Faults(Operators):
         self.change_next = True
 
     def during(self, number: int) -> None:
-        """In a computation: it ends the process, raises, or takes long, and everything else goes on."""
+        """Called in a computation: it kills the process, raises, or takes long while everything else continues."""
         self.world.check_alive()
         if number in self.poison_messages:
-            self.tell(f"{self.world.who()} is ended by {number}", "killer")
+            self.log(f"{self.world.who()} is killed by {number}", "poison")
             self.world.die()
         if not self.stormy:
             return
         if self.random.random() < self.raise_rate:
             self.world.note("%-9s raises at %d", self.world.who(), number)
-            raise ValueError(f"{number} was told to fail")
+            raise ValueError(f"{number} fails on purpose")
         if self.random.random() < self.slow_rate:
             seconds = self.random.choice((0.0, 0.1, 1.5))
             self.world.note("%-9s takes %.1f s for %d", self.world.who(), seconds, number)
@@ -90,59 +90,59 @@ class Faults(Operators):
         if len(self.running()) < 3:
             self.joined += 1
             name = f"worker-{self.joined}"
-            self.tell(f"{name} joins", "join")
+            self.log(f"{name} joins", "join")
             self.workers.append(Worker(self.world, self.installation, name, self.ran_plain_task))
 
     def kill(self) -> None:
         if (worker := self.some_worker()) is not None:
-            self.tell(f"{worker.name} is killed", "kill")
+            self.log(f"{worker.name} is killed", "kill")
             self.world.kill(worker.process)
             self.workers.remove(worker)
 
     def leave(self) -> None:
         if (worker := self.some_worker()) is not None and not worker.leaving:
             cold = self.random.random() < 0.5
-            self.tell(f"{worker.name} is told to end{' at once' if cold else ''}", "leave")
+            self.log(f"{worker.name} is stopped{' at once' if cold else ''}", "leave")
             worker.leave(cold=cold)
 
     def freeze(self) -> None:
-        """A process, or one thread of it, stands still, for less than a lease or for more."""
+        """A process, or one thread of it, is suspended for less than a lease or for more."""
         if (worker := self.some_worker()) is not None:
             what = self.random.choice([worker.process, *worker.process.threads])
             seconds = self.random.choice((0.2, 0.9, 1.5, 4.0))
-            self.tell(f"{worker.name} {what.name} stands still for {seconds} s", "freeze")
+            self.log(f"{worker.name} {what.name} is suspended for {seconds} s", "freeze")
             what.frozen_until = self.world.now + seconds
 
     def pass_time(self) -> None:
-        """Everything takes long at once."""
+        """Much time passes at once."""
         seconds = self.random.choice((0.05, 0.5, 1.2))
-        self.tell(f"{seconds} s pass", "time")
+        self.log(f"{seconds} s pass", "time")
         self.world.advance(self.world.now + seconds)
 
     def cut(self) -> None:
         sessions = [session for session in self.server.sessions if not session.cut and session.owner != "outside"]
         if sessions:
             session = self.random.choice(sessions)
-            self.tell(f"a connection of {session.owner} is cut", "cut")
+            self.log(f"a connection of {session.owner} is cut", "cut")
             session.cut, session.blocked, session.channels = True, None, set()
             session.outbox.clear()
 
     def fill_server(self) -> None:
-        """The server has as many connections as it takes, and one of a worker is cut: perhaps its loop's, perhaps its keeper's."""
+        """The server accepts no more connections, and one of a worker is cut: that of its loop or of its lease keeper."""
         seconds = self.random.choice((0.5, 2.5, 6.0))
-        self.tell(f"the server takes no more connections for {seconds} s", "server full")
+        self.log(f"the server accepts no more connections for {seconds} s", "server full")
         self.world.full_until = self.world.now + seconds
         self.cut()
 
     def pause_server(self) -> None:
         seconds = self.random.choice((0.3, 1.5))
-        self.tell(f"the server stands still for {seconds} s", "server pause")
+        self.log(f"the server is suspended for {seconds} s", "server pause")
         self.world.paused_until = self.world.now + seconds
 
     def restart_server(self) -> None:
-        """What it holds it keeps, its scripts and connections it does not."""
+        """The server keeps its data, but loses its scripts and connections."""
         seconds = self.random.choice((0.0, 0.3, 1.5))
-        self.tell(f"the server is away for {seconds} s", "server restart")
+        self.log(f"the server is unreachable for {seconds} s", "server restart")
         self.world.down_until = self.world.now + seconds
         self.server.scripts.clear()
         for session in self.server.sessions:
@@ -151,15 +151,15 @@ class Faults(Operators):
             session.outbox.clear()
 
     def save(self) -> None:
-        """The server's disk has what it holds now; `lose` brings it back to that."""
-        self.tell("the server saves", "save")
+        """Save the server's data to its disk. `lose` restores it."""
+        self.log("the server saves", "save")
         self.saved = copy.deepcopy((self.server.keyspace.data, self.server.keyspace.ends)), self.judge.remember()
         self.saved_plain_task = set(self.plain_task)
 
     def lose(self) -> None:
-        """The server is killed, and comes back with what its disk has: queues and states are from one moment."""
+        """The server is killed and comes back with the data on its disk, where queues and states are from the same moment."""
         if self.saved is not None:
-            self.tell("the server comes back with older data", "lose")
+            self.log("the server comes back with older data", "lose")
             self.restart_server()
             (data, ends), known = self.saved
             self.server.keyspace.data, self.server.keyspace.ends = copy.deepcopy((data, ends))
@@ -168,5 +168,5 @@ class Faults(Operators):
             self.plain_task = set(self.saved_plain_task)
 
     def flush_scripts(self) -> None:
-        self.tell("the scripts are forgotten", "script flush")
+        self.log("the scripts are flushed", "script flush")
         self.server.scripts.clear()

@@ -1,9 +1,9 @@
-"""The pipeline of the simulation: two hops, a stage that puts out twice, and windows; and what is to be true of its outputs.
+"""The pipeline of the simulation: two hops, a stage with two outputs per message, and windows; and the expected outputs.
 
     flow ─ first ×2 ─ key_by ─ next ─ key_by ─ last ─┬─ stream "flowed"
                                                      └─ gather (windows of 3) ─ list "gathered"
 
-Each hop gives a key another name, so that what each key's state must come to hold is known from the one before.
+Each hop renames the keys, so the expected state of each key follows from the key before it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tests.simulation.application import Deed, Sequence, deed_key, during
 
 SOURCE = "flow"
 STREAM, LIST = "flowed", "gathered"
-#: A hop's number: so many times this, and ten times the number that it comes from, and which of its outputs it is.
+#: The number of a message after a hop consists of: the hops times this, ten times the original number, and the index of the output.
 HOP = 10**9
 GATHERED = 3
 
 
 def outputs_of(stage: str, key: str, number: int) -> list[tuple[str, str, int]]:
-    """(stage, key, number) of the messages that a message applied at a stage puts out."""
+    """(stage, key, number) of the messages that a stage sends when it applies this message."""
     match stage:
         case "first":
             return [("next", f"next-{key}", HOP + 10 * number + place) for place in (0, 1)]
@@ -36,7 +36,7 @@ def outputs_of(stage: str, key: str, number: int) -> list[tuple[str, str, int]]:
 
 
 def number_of(message_id: str) -> int | None:
-    """The number of a message, by its id; None for a timer, and what has no number."""
+    """The number of a message, by its id; None for timers and other messages without a number."""
     parts = message_id.split(":")
     if len(parts) > 3 or not all(part.lstrip("-").isdigit() for part in parts):
         return None
@@ -45,7 +45,7 @@ def number_of(message_id: str) -> int | None:
 
 
 def id_of_output(number: int) -> str:
-    """The id of the entry that `last` puts out for a number."""
+    """The id of the output of `last` for a number."""
     first, place = divmod(number - 2 * HOP, 10)
     return f"{first}:{place}:0:0"
 
@@ -83,7 +83,7 @@ class Gather(Aggregation):
         return []
 
     def update(self, message: Deed, accumulator: list[int]) -> None:
-        during[0](message.number)  # when the stream's entry is made already
+        during[0](message.number)  # here the entry of the stream already exists
         accumulator.append(message.number)
 
     def output(self, key: str, accumulator: list[int]) -> list[int]:
@@ -103,8 +103,8 @@ def flow() -> dict[str, Computation]:
     return {**made.sources, **made.stages}
 
 
-def told_in_stream(entry: tuple[bytes, list[bytes]]) -> tuple[str, str, int]:
-    """Id, key and number of an entry."""
+def fields_of_entry(entry: tuple[bytes, list[bytes]]) -> tuple[str, str, int]:
+    """The id, key and number of an entry of the stream."""
     _, words = entry
     fields = dict(zip(words[::2], words[1::2], strict=True))
     deed = json.loads(fields[b"message"])

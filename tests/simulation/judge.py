@@ -1,7 +1,7 @@
-"""Watches every request that the simulated server executes, and says at which of them a promise was broken.
+"""Checks the data after every request that the simulated server executes, to find the one that breaks a promise.
 
-History: what a state holds is the beginning of what was sent to its key, and never goes back. Dead letters: each message
-is applied or becomes one, once. Leases: a token is given to one worker, and only the one who has it commits.
+History: a state contains the beginning of what was sent to its key, and never loses a number. Dead letters: each message
+is either applied or becomes a dead letter, once. Leases: a token is issued to one worker, and only that worker commits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from celery_partitions.model.computation import Computation
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress
-from tests.simulation.flow import GATHERED, LIST, STREAM, id_of_output, number_of, outputs_of, told_in_stream
+from tests.simulation.flow import GATHERED, LIST, STREAM, fields_of_entry, id_of_output, number_of, outputs_of
 from tests.simulation.server import Server, Session
 from tests.support.history import check_history, check_history_so_far
 
@@ -25,35 +25,34 @@ Place = tuple[str, str]
 
 
 class Violation(AssertionError):
-    """A promise is broken that is not one of a key's history."""
+    """A broken promise other than the history of a key."""
 
 
-#: What of a judge's knowledge a server loses together with its data; not to whom it gave a token: it must never give
-#: that to another.
-GOES_BACK = ("wanted", "applied", "forgotten", "dead", "broken", "put_out", "_told", "_seen", "_positions", "_tokens")
+#: The fields that go back when the server loses data. The owners of tokens do not: a token must never be issued again.
+GOES_BACK = ("wanted", "applied", "forgotten", "dead", "broken", "put_out", "_outputs", "_seen", "_positions", "_tokens")
 
 
 class Judge:
-    """What was sent and done from outside is told; the rest is seen in the keyspace."""
+    """The schedule reports what it sends and does; the judge sees the rest in the keyspace."""
 
     def __init__(self, server: Server, names: Names, codec: StateCodec, computations: dict[str, Computation]) -> None:
         self.keyspace, self.names, self.codec, self.computations = server.keyspace, names, codec, computations
         self.partitions = [partition.encode() for partition in partitions_and_ingress(3)]
-        #: What each state must come to hold, in order; without what became a dead letter.
+        #: The expected numbers of each state, in order, without dead letters.
         self.wanted: dict[Place, list[int]] = {}
         self.place_of: dict[int, Place] = {}
         self.applied: dict[Place, list[int]] = {}
-        #: Numbers that were applied to a state that an operator has deleted since.
+        #: Numbers in states that an operator has deleted.
         self.forgotten: list[int] = []
-        #: Number, or the message itself where it has none → the dead letters that tell of it.
+        #: The number, or the message itself if it has none → its dead letters.
         self.dead: dict[int | bytes, set[bytes]] = {}
         self.broken: list[bytes] = []
-        #: Numbers that no message has: operators wrote them.
+        #: Numbers that operators wrote to states. No message has them.
         self.edits: set[int] = set()
-        #: By key of the pipeline's last stage: the numbers applied there, each of which is in the stream.
+        #: Key of the pipeline's last stage → the numbers applied there. Each must be in the stream.
         self.put_out: dict[str, list[int]] = {}
-        #: How much of the stream and the list was looked at; the numbers in the list's windows, by key.
-        self._told: dict[str, Any] = {STREAM: 0, LIST: 0, "stream": {}, "windows": {}}
+        #: How many elements of the stream and of the list were read, and their numbers by key.
+        self._outputs: dict[str, Any] = {STREAM: 0, LIST: 0, "stream": {}, "windows": {}}
         self._seen: dict[Place, bytes] = {}
         self._tokens: dict[bytes, int] = {}
         self._given: dict[tuple[bytes, int], bytes] = {}
@@ -65,30 +64,30 @@ class Judge:
         self._dead = {names.dead(partition.decode()).encode() for partition in self.partitions}
         self._meta = {names.meta(partition.decode()).encode(): partition for partition in self.partitions}
 
-    # What is done from outside.
+    # Reports of the schedule.
 
     def sent(self, name: str, key: str, number: int) -> None:
         self.place_of[number] = (name, key)
         self.wanted.setdefault((name, key), []).append(number)
 
     def sent_again(self, number: int) -> None:
-        """A dead letter goes back, to the end."""
+        """A dead letter is put back at the end of its queue."""
         self.dead.pop(number)
         self.wanted[self.place_of[number]].append(number)
 
     def discarded(self, number: int) -> None:
-        """An operator deleted a message that waited."""
+        """An operator deleted a waiting message."""
         self.wanted[self.place_of[number]].remove(number)
         self.dead[number] = {b"discarded"}
 
     def edited(self, place: Place, number: int) -> None:
-        """An operator is about to append a number to a state: it must stay where it is."""
+        """An operator is about to append a number to a state. It must keep its place."""
         self.wanted[place].insert(self._next_index(place), number)
         self.place_of[number] = place
         self.edits.add(number)
 
     def forgets(self, place: Place) -> None:
-        """An operator is about to delete a state: what comes begins anew."""
+        """An operator is about to delete a state. Later messages start with a new one."""
         del self.wanted[place][: self._next_index(place)]
         self.forgotten += self.applied.pop(place, [])
         self._seen.pop(place, None)
@@ -98,17 +97,17 @@ class Judge:
         return self.wanted[place].index(applied[-1]) + 1 if applied else 0
 
     def remember(self) -> dict[str, Any]:
-        """All that is known at this moment, for `went_back`."""
+        """The current knowledge, for `went_back`."""
         return copy.deepcopy({name: getattr(self, name) for name in GOES_BACK})
 
     def went_back(self, known: dict[str, Any]) -> None:
-        """The server has lost what it was given since: what was sent then was never sent."""
+        """The server went back to the data of an earlier moment. Later messages count as never sent."""
         vars(self).update(copy.deepcopy(known))
 
-    # What is seen.
+    # Checks after each request.
 
     def look(self, session: Session | None = None) -> None:
-        """After each request, on what it wrote."""
+        """Check what the request has written."""
         touched, self.keyspace.touched = self.keyspace.touched, set()
         for key in sorted(touched & self._dead):
             self._look_at_dead_letters(key)
@@ -143,34 +142,34 @@ class Judge:
                     self._applied(name, place[1], number)
 
     def _applied(self, name: str, key: str, number: int) -> None:
-        """What the message puts out must come, in this order, behind what the key put out before."""
+        """The outputs of the message must follow the earlier outputs of the key, in this order."""
         for output in outputs_of(name, key, number):
             self.sent(*output)
         if name == "last":
             self.put_out.setdefault(key, []).append(number)
 
     def _look_at_outputs(self) -> None:
-        """In the stream is what was applied, at once with it; in the list are windows of it."""
-        told, entries = self._told, self.keyspace.data.get(STREAM.encode(), [])
-        for words in entries[told[STREAM] :]:
-            output_id, key, number = told_in_stream(words)
-            told["stream"].setdefault(key, []).append(number)
+        """The stream must contain the applied numbers, written together with the state. The list must contain their windows."""
+        outputs, entries = self._outputs, self.keyspace.data.get(STREAM.encode(), [])
+        for words in entries[outputs[STREAM] :]:
+            output_id, key, number = fields_of_entry(words)
+            outputs["stream"].setdefault(key, []).append(number)
             if output_id != id_of_output(number):
                 raise Violation(f"output {number} has the id {output_id!r}")
-        told[STREAM] = len(entries)
-        if told["stream"] != self.put_out:
-            keys = [key for key in self.put_out.keys() | told["stream"].keys() if self.put_out.get(key) != told["stream"].get(key)]
+        outputs[STREAM] = len(entries)
+        if outputs["stream"] != self.put_out:
+            keys = [key for key in self.put_out.keys() | outputs["stream"].keys() if self.put_out.get(key) != outputs["stream"].get(key)]
             key = min(keys)
-            raise Violation(f"outputs of {key!r}: {self.put_out.get(key)} was applied, {told['stream'].get(key)} is in the stream")
+            raise Violation(f"outputs of {key!r}: {self.put_out.get(key)} was applied, {outputs['stream'].get(key)} is in the stream")
         windows = self.keyspace.data.get(LIST.encode(), [])
-        for element in reversed(windows[: len(windows) - told[LIST]]):
+        for element in reversed(windows[: len(windows) - outputs[LIST]]):
             numbers = json.loads(element)
             key = self.place_of[numbers[0]][1]
-            gathered = told["windows"].setdefault(key, [])
+            gathered = outputs["windows"].setdefault(key, [])
             gathered += numbers
             if len(numbers) > GATHERED or gathered != self.put_out.get(key, [])[: len(gathered)]:
-                raise Violation(f"windows of {key!r}: {gathered} was gathered of {self.put_out.get(key)}")
-        told[LIST] = len(windows)
+                raise Violation(f"windows of {key!r}: {gathered} was gathered from {self.put_out.get(key)}")
+        outputs[LIST] = len(windows)
 
     def _look_at_dead_letters(self, hash_key: bytes) -> None:
         for dead_letter_id, row in self.keyspace.data.get(hash_key, {}).items():
@@ -178,7 +177,7 @@ class Judge:
             if dead_letter.get("in_place"):
                 continue
             if dead_letter["reason"] == "unreadable-state":
-                raise Violation(f"a state that nobody spoiled could not be read: {dead_letter['error']}")
+                raise Violation(f"an undamaged state could not be read: {dead_letter['error']}")
             text = dead_letter["message_id"]
             number = None if text is None else number_of(text)
             what = number if number in self.place_of else base64.b64decode(dead_letter["raw"])
@@ -200,11 +199,11 @@ class Judge:
         if commit_number == self._positions.get(partition, 0):
             return
         if commit_number != self._positions.get(partition, 0) + 1:
-            raise Violation(f"position of partition {partition!r} went from {self._positions.get(partition, 0)} to {commit_number}")
+            raise Violation(f"the commit number of partition {partition!r} went from {self._positions.get(partition, 0)} to {commit_number}")
         self._positions[partition] = commit_number
         holder = self._given.get((partition, self._tokens.get(partition, 0)))
         if holder != session.owner.encode():
-            raise Violation(f"lease: {session.owner} commits to partition {partition!r}, whose token {holder!r} holds")
+            raise Violation(f"lease: {session.owner} commits to partition {partition!r}, whose token belongs to {holder!r}")
 
     def _look_at_lease(self, key: bytes, partition: bytes) -> None:
         meta = self.keyspace.data.get(key, {})
@@ -218,7 +217,7 @@ class Judge:
             was = self._given[partition, token]
             raise Violation(f"lease: token {token} of partition {partition!r} was given to {was!r} and to {holder!r}")
 
-    # At the end.
+    # Checks at the end.
 
     def is_drained(self) -> bool:
         """Nothing is queued, delayed or parked."""
@@ -230,23 +229,23 @@ class Judge:
         return not any(name.encode() in self.keyspace.data for name in waiting)
 
     def check_end(self) -> None:
-        """Everything was applied or is a dead letter, once, and was counted."""
+        """Check that every message was applied or is a dead letter, once, and was counted."""
         self.keyspace.touched |= self.keyspace.data.keys()
         self.look()
         check_history(_labelled(self.wanted), _labelled(self.applied))
         for raw in self.broken:
             if raw not in self.dead:
-                raise Violation(f"loss: {raw[:80]!r} is no dead letter")
+                raise Violation(f"loss: {raw[:80]!r} is not a dead letter")
         if left := [key for key in self.keyspace.data if b":mailbox:" in key]:
-            raise Violation(f"mailboxes that nobody will read: {left}")
+            raise Violation(f"mailboxes that will never be read: {left}")
         for key in self._dead:
             for row in self.keyspace.data.get(key, {}).values():
                 if json.loads(row).get("in_place"):
-                    raise Violation(f"a dead letter tells of a message that was applied since: {row[:200]!r}")
+                    raise Violation(f"a dead letter is left of a message that was applied: {row[:200]!r}")
         lost_timers = self._lost_timers()
         for key, numbers in self.put_out.items():
-            if self._told["windows"].get(key) != numbers and key not in lost_timers:
-                raise Violation(f"loss: a timer of {key!r}: {self._told['windows'].get(key)} was gathered of {numbers}")
+            if self._outputs["windows"].get(key) != numbers and key not in lost_timers:
+                raise Violation(f"loss: a timer of {key!r}: {self._outputs['windows'].get(key)} was gathered from {numbers}")
         history = [*self.forgotten, *(number for numbers in self.applied.values() for number in numbers)]
         by_stage = Counter(self.place_of[number][0] for number in history if number not in self.edits)
         windows = len(self.keyspace.data.get(LIST.encode(), []))
@@ -259,7 +258,7 @@ class Judge:
         return sum(int(self.keyspace.data.get(meta, {}).get(what, b"0")) for meta in self._meta)
 
     def _lost_timers(self) -> list[str]:
-        """The keys of timers that are dead letters: whoever tried them was killed."""
+        """The keys of timers that are dead letters, because their workers were killed."""
         found = []
         for key in self._dead:
             for row in self.keyspace.data.get(key, {}).values():
@@ -274,11 +273,11 @@ def _labelled(numbers: dict[Place, list[int]]) -> dict[str, list[int]]:
 
 
 def check_shares(holders: Iterable[bytes], alive: set[str], partitions: int) -> str | None:
-    """Why the shares are not fair; None: they are."""
+    """Why the shares are not fair; None if they are."""
     held = dict.fromkeys(alive, 0)
     for holder in holders:
         if holder.decode() not in held:
-            return f"{holder!r} is gone, and holds a partition"
+            return f"{holder!r} is gone, but owns a partition"
         held[holder.decode()] += 1
     if sum(held.values()) != partitions + 1:
         return f"{partitions + 1 - sum(held.values())} partitions have no owner"

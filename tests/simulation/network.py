@@ -1,6 +1,6 @@
-"""Connections, sockets and selectors as redis-py and the worker's loop use them, on the simulated world.
+"""Simulated connections, sockets and selectors, as redis-py and the worker's loop use them.
 
-Everything above is the real thing: redis-py's client, pipelines and subscriptions, `CommitStore`, `BlockingRead`.
+Everything above them is real: redis-py's client, pipelines and subscriptions, `CommitStore`, `BlockingRead`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tests.simulation.world import OUTSIDE, World, world
 
 
 def connect(settings: Any) -> redis.Redis:
-    """Stands where `celery_partitions.store.client.connect` does: a client of the simulated server."""
+    """Replaces `celery_partitions.store.client.connect`: returns a client of the simulated server."""
     pool = Pool(world(), settings.redis_timeout_seconds)
-    client = copy(_client(pool))  # making one takes as long as ten requests
+    client = copy(_client(pool))  # creating one takes as long as ten requests
     client.connection_pool = pool
     return client
 
@@ -40,7 +40,7 @@ def _client(pool: Pool) -> redis.Redis:
 
 
 class Pool:
-    """As much of redis-py's pool as its client and the engine ask for."""
+    """The part of redis-py's pool that its client and the engine use."""
 
     def __init__(self, of: World, timeout_seconds: float) -> None:
         self.world, self.timeout_seconds = of, timeout_seconds
@@ -52,7 +52,7 @@ class Pool:
         connection = self._free.pop() if self._free else Connection(self)
         try:
             connection.connect()
-            if connection.can_read():  # cut while nobody used it
+            if connection.can_read():  # cut while it was unused
                 connection.disconnect()
                 connection.connect()
         except BaseException:
@@ -77,7 +77,7 @@ class Pool:
 
 
 class Connection:
-    """One connection: requests go on the wire at once, and an answer is waited for."""
+    """One connection: requests are sent at once, and a read waits for an answer."""
 
     retry = Retry(NoBackoff(), 0)
     host, port, db, health_check_interval = "simulated", 0, 0, 0
@@ -138,7 +138,7 @@ class Connection:
         self.session.inbox.extend(commands)
 
     def send_command(self, *words: Any, **_: Any) -> None:
-        # The client splits what it knows as two words.
+        # redis-py splits command names of two words.
         self.send_packed_command([[_word(word) for word in words]])
 
     def can_read(self, timeout: float | None = 0, **_: Any) -> bool:
@@ -171,7 +171,7 @@ def _word(value: Any) -> bytes:
 
 
 class Selector:
-    """Stands where `selectors.DefaultSelector` does, for connections and the waker's sockets."""
+    """Replaces `selectors.DefaultSelector`, for connections and the waker's sockets."""
 
     def __init__(self) -> None:
         self.world = world()
@@ -193,7 +193,7 @@ class Selector:
 
 
 class Socket:
-    """One end of a pair: what one end sends, the other reads."""
+    """One end of a socket pair: one end sends, the other reads."""
 
     def __init__(self) -> None:
         self.other = self

@@ -1,4 +1,4 @@
-"""Producers and operators: what they do is done at once, and the judge is told of it."""
+"""Producers and operators: their actions take effect at once, and are reported to the judge."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.simulation.scene import Scene
 
 
 class Producers(Scene):
-    """Numbered messages by all ways to their queue, garbage, and plain tasks."""
+    """Send numbered messages on all ways to their queue, garbage, and plain tasks."""
 
     def push(self, queue: str, raw: bytes) -> None:
         self.server.outside(b"LPUSH", queue.encode(), raw)
 
     def send(self) -> None:
-        """Some messages to some keys; each key's always go the same way."""
+        """Send some messages to some keys. The messages of a key always take the same way."""
         for _ in range(self.random.choice((1, 1, 2, 6))):
             key = self.random.choice(self.keys)
             name = SOURCE if self.random.random() < self.flow_share else self.random.choice(("record", "second"))
@@ -30,27 +30,27 @@ class Producers(Scene):
             self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
 
     def send_poison_message(self) -> None:
-        """A message that ends the process that runs it, until it is a dead letter."""
+        """Send a message that kills every process that runs it, until it is a dead letter."""
         if self.settings.max_worker_crashes:
             key = self.random.choice(self.keys)
             self.numbers += 1
             self.poison_messages.add(self.numbers)
             self.judge.sent("record", key, self.numbers)
             self.push(self.way_of(key), raw_deed("record", key, self.numbers))
-            self.tell(f"{self.numbers}, a killer, is sent to {key}", "killer sent")
+            self.log(f"{self.numbers}, a poison message, is sent to {key}", "poison sent")
 
     def resend(self) -> None:
-        """A producer sends a message twice, with one id: the computation drops the second."""
+        """A producer sends a message twice with the same id. The computation drops the second one."""
         if self.deduplicates:
             applied = [(place, n) for place, numbers in sorted(self.judge.applied.items()) for n in numbers]
             of_it = [(key, n) for (name, key), n in applied if name == "second" and n not in self.judge.edits]
             if of_it:
                 key, number = self.random.choice(of_it)
                 self.push(self.way_of(key), raw_deed("second", key, number))
-                self.tell(f"{number} is sent again", "resend")
+                self.log(f"{number} is sent again", "resend")
 
     def way_of(self, key: str) -> str:
-        """Straight to the key's queue; or by the ingress, a wrong partition, or a priority list."""
+        """The list to which messages of the key are sent: its queue, the ingress, a wrong partition, or a priority list."""
         right = self.home_of(key)
         queue = self.names.queue(right)
         match self.keys.index(key) % 6:
@@ -69,7 +69,7 @@ class Producers(Scene):
         due = self.world.now + self.random.choice((-1.0, 0.1, 1.0))
         self.judge.sent("record", key, self.numbers)
         self.push(self.names.queue(self.home_of(key)), raw_deed("record", key, self.numbers, eta=_iso(due)))
-        self.tell(f"{self.numbers} is sent, due in {due - self.world.now:.1f} s", "delayed")
+        self.log(f"{self.numbers} is sent, due in {due - self.world.now:.1f} s", "delayed")
 
     def send_garbage(self) -> None:
         self.numbers += 1
@@ -84,14 +84,14 @@ class Producers(Scene):
         )
         self.judge.broken.append(raw)
         self.push(self.names.queue(self.home_of(str(self.numbers))), raw)
-        self.tell("garbage is sent", "garbage")
+        self.log("garbage is sent", "garbage")
 
     def send_plain_task(self) -> None:
         self.numbers += 1
         raw = raw_message(PLAIN_TASK, [], f"ordinary-{self.numbers}")
         self.plain_task.add(raw)
         self.push(self.names.queue(self.home_of(str(self.numbers))), raw)
-        self.tell("an ordinary task is sent", "plain_task")
+        self.log("a plain task is sent", "plain_task")
 
 
 class Operators(Producers):
@@ -103,7 +103,7 @@ class Operators(Producers):
 
     def forget(self) -> None:
         if (place := self.some_place()) is not None:
-            self.tell(f"an operator deletes the state of {place}", "forget")
+            self.log(f"an operator deletes the state of {place}", "forget")
             self.judge.forgets(place)
             editor = self.group.state_editor
             assert editor.delete(editor.see(self.computations[place[0]], place[1]), by="me") == "ok"
@@ -111,7 +111,7 @@ class Operators(Producers):
     def edit(self) -> None:
         """An operator appends to a state."""
         if (place := self.some_place()) is not None:
-            self.tell(f"an operator edits the state of {place}", "edit")
+            self.log(f"an operator edits the state of {place}", "edit")
             self.numbers += 1
             self.judge.edited(place, self.numbers)
             editor = self.group.state_editor
@@ -122,17 +122,17 @@ class Operators(Producers):
 
     def pause(self) -> None:
         partition = str(self.random.randrange(self.settings.partitions))
-        self.tell(f"an operator pauses partition {partition}", "pause")
+        self.log(f"an operator pauses partition {partition}", "pause")
         pause(self.client, self.names, [partition], by="me")
 
     def resume(self) -> None:
-        """Paused partitions go on, and held keys are tried again."""
+        """Resume paused partitions, and retry held keys."""
         partitions = [str(number) for number in range(self.settings.partitions)]
         if resumed := resume(self.client, self.names, partitions, by="me"):
-            self.tell(f"an operator resumes partitions {resumed}", "resume")
+            self.log(f"an operator resumes partitions {resumed}", "resume")
         for parked in list(self.group.parked_keys.all()):
             if parked.record.due is None:
-                self.tell(f"an operator retries the held {parked.key}", "release")
+                self.log(f"an operator retries the held {parked.key}", "release")
                 assert self.group.parked_keys.retry(parked.key, by="me") == "ok"
 
     def change_parked(self) -> None:
@@ -148,13 +148,13 @@ class Operators(Producers):
             number = number_of(json.loads(head)["headers"]["id"])
             if number is None:
                 return
-            self.tell(f"an operator's {action} of {number}, at which {key} is parked", action)
+            self.log(f"an operator's {action} of {number}, at which {key} is parked", action)
             if action == "discard":
                 self.judge.discarded(number)
             assert getattr(keys, action)(key, by="me") == "ok"
 
     def retry_dead_letter(self) -> None:
-        """An operator sends a dead letter again, where that puts it behind all that was sent to its key."""
+        """An operator retries a dead letter, if this puts it behind everything that was sent to its key."""
         straight = {key for key in self.keys if self.way_of(key) == self.names.queue(self.home_of(key))}
         straight |= {key for _, key in self.judge.wanted if key.startswith(("next-", "last-"))}
         for number, dead_letters in list(self.judge.dead.items()):
@@ -163,7 +163,7 @@ class Operators(Producers):
                 continue
             dead_letter = self.group.dead_letters.get(min(dead_letters).decode())
             if dead_letter is not None:
-                self.tell(f"an operator retries {number!r}", "retry letter")
+                self.log(f"an operator retries {number!r}", "retry dead letter")
                 self.judge.sent_again(int(number))
                 assert self.group.dead_letters.retry([dead_letter]) == 1
             return

@@ -1,4 +1,4 @@
-"""What every part of a schedule has at hand: the world, the server, the group, its workers, and the judge."""
+"""What all parts of a schedule share: the world, the server, the group, its workers, and the judge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _app = Celery("simulation", set_as_current=False)
 
 
 class Scene:
-    """A group of a size, with settings and rates, that the seed decides."""
+    """A group whose size, settings and rates depend on the seed."""
 
     def __init__(self, world: World, server: Server) -> None:
         self.world, self.server, self.random = world, server, world.random
@@ -53,7 +53,7 @@ class Scene:
         self.group, self.computations = self.installation.group, self.installation.computations
         self.client = self.group.client = connect(self.settings)
         self.workers: list[Worker] = []
-        #: What the server's disk and the judge have, when `save` was last called.
+        #: The data on the server's disk and the judge's knowledge, from the last call of `save`.
         self.saved: tuple[Any, dict[str, Any]] | None = None
         self.saved_plain_task: set[bytes] = set()
         self.plain_task: set[bytes] = set()
@@ -70,12 +70,12 @@ class Scene:
         self.loss_rate = pick((0.0, 0.01, 0.05))
         self.raise_rate = pick((0.0, 0.02, 0.1))
         self.slow_rate = pick((0.0, 0.05))
-        #: Of the messages, so many go into the pipeline, where each becomes five.
+        #: The share of messages that go into the pipeline, where each becomes five.
         self.flow_share = pick((0.0, 0.0, 0.1, 0.4))
         self.poison_messages: set[int] = set()
         self.keys = [f"key-{number}" for number in range(pick((1, 3, 6)))]
 
-    def tell(self, text: str, kind: str) -> None:
+    def log(self, text: str, kind: str) -> None:
         self.faults[kind] = self.faults.get(kind, 0) + 1
         self.world.note("--------- %s", text)
 

@@ -1,6 +1,6 @@
-"""One schedule from a seed: workers, producers, operators and faults, and the judgement.
+"""One schedule from a seed: workers, producers, operators, faults, and the checks.
 
-`run(seed)` raises `HistoryError` or `Violation` where a promise is broken; the same seed breaks it at the same step.
+`run(seed)` raises `HistoryError` or `Violation` if a promise is broken. The same seed breaks it at the same step.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from tests.simulation import application
 from tests.simulation.faults import Faults
 from tests.simulation.judge import Violation, check_shares
 from tests.simulation.server import Server, Session
-from tests.simulation.tell import tell_request
+from tests.simulation.trace import format_request
 from tests.simulation.world import BEGINNING, Thread, World
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: Scheduler's steps in which faults happen.
+#: The number of scheduler steps in which faults happen.
 STORM_STEPS = 250
-#: After the storm: virtual seconds, and steps, in which all must be applied and shared out fairly.
+#: After the storm: the virtual seconds and steps in which all messages must be applied and the partitions shared fairly.
 CALM_SECONDS, CALM_STEPS = 600.0, 30_000
 
-#: What may happen in the storm, and how often against the others.
+#: What may happen in the storm, with its relative frequency.
 ACTIONS = {
     "send_delayed": 3,
     "send_garbage": 3,
@@ -55,7 +55,7 @@ ACTIONS = {
 
 @dataclass(frozen=True)
 class Report:
-    """What a schedule that broke no promise did."""
+    """The result of a schedule that broke no promise."""
 
     steps: int
     seconds: float
@@ -67,11 +67,11 @@ class Report:
 def run(
     seed: object, edits: Mapping[str, str] | None = None, trace: list[str] | None = None, focus: str | None = None
 ) -> Report:
-    """Run one schedule to its end. `edits`: what is replaced in the engine's scripts. `trace`: gets what happened. `focus`: the
-    one of `ACTIONS` that happens more than all others, with many lost answers."""
+    """Run one schedule to its end. `edits`: replacements in the engine's scripts. `trace`: a list that gets the events. `focus`:
+    the one of `ACTIONS` that happens more often than all others, with many lost answers."""
     server = Server(edits or {})
     collects = gc.isenabled()
-    gc.disable()  # a sixth of the time
+    gc.disable()  # saves a sixth of the time
     try:
         with World(seed, server) as world:
             world.trace = trace
@@ -82,7 +82,7 @@ def run(
 
 
 class Schedule(Faults):
-    """The storm, the calm after it, and the judgement."""
+    """The storm, the calm after it, and the checks."""
 
     def __init__(self, world: World, server: Server, focus: str | None = None) -> None:
         super().__init__(world, server)
@@ -102,7 +102,7 @@ class Schedule(Faults):
         try:
             for _ in range(self.random.choice((1, 2, 3))):
                 self.join()
-            self.save()  # what is lost may be everything
+            self.save()  # the server may lose everything
             self.storm()
             self.calm()
             self.judge.check_end()
@@ -115,7 +115,7 @@ class Schedule(Faults):
         return Report(self.steps, self.world.now - BEGINNING, applied, len(self.judge.dead), self.faults)
 
     def step(self) -> bool:
-        """Let one thing happen. False: nothing ever will."""
+        """Let one thing happen. Returns False if nothing ever will."""
         world = self.world
         self.steps += 1
         found = world.candidates()
@@ -142,7 +142,7 @@ class Schedule(Faults):
 
     def delivered(self, session: Session, words: list[bytes], answer: object) -> None:
         if self.world.trace is not None:
-            self.world.note("%-9s %s → %s", session.owner, tell_request(words), tell_request(answer))
+            self.world.note("%-9s %s → %s", session.owner, format_request(words), format_request(answer))
         self.judge.look(session)
 
     def storm(self) -> None:
@@ -157,7 +157,7 @@ class Schedule(Faults):
                 self.join()
 
     def calm(self) -> None:
-        """No fault any more, and at least one worker: everything must be applied, and shared out fairly."""
+        """No more faults, and at least one worker: all messages must be applied, and the partitions shared fairly."""
         world = self.world
         self.stormy = False
         world.note("========= calm")
@@ -184,19 +184,19 @@ class Schedule(Faults):
 
     def unrest(self) -> str | None:
         if not self.judge.is_drained():
-            return "there is still work"
+            return "messages are still queued, delayed or parked"
         if any(worker.leaving and not worker.gone for worker in self.workers):
-            return "a worker does not end"
+            return "a worker does not exit"
         if self.world.candidates() or any(thread.sleeps for thread in self.world.threads):
-            return "somebody is at work"
+            return "a thread is still active"
         owners = self.server.keyspace.data.get(self.names.owners.encode(), {})
         alive = {worker.name for worker in self.workers if not worker.gone}
         return check_shares(owners.values(), alive, self.settings.partitions)
 
     def check_rest(self) -> None:
-        """What workers have in memory is what Redis has; plain tasks ran."""
+        """Check that workers have the same states in memory as Redis, and that plain tasks ran."""
         if not_run := self.plain_task - set(self.ran_plain_task) - self.judge.dead.keys():
-            raise Violation(f"loss: an ordinary task never ran: {sorted(not_run)[0]!r}")
+            raise Violation(f"loss: a plain task never ran: {sorted(not_run)[0]!r}")
         data = self.server.keyspace.data
         for worker in self.running():
             assert worker.loop is not None
@@ -207,11 +207,11 @@ class Schedule(Faults):
                 for name, key, slot in worker.cached(owned):
                     held = data.get(self.names.states(partition, name).encode(), {}).get(key.encode())
                     if slot.stored != held and b"%d" % owned.edit_version == meta.get(b"edit_version", b"0"):
-                        raise Violation(f"{worker.name} holds an old state of {name}:{key} in memory")
+                        raise Violation(f"{worker.name} has an old state of {name}:{key} in memory")
 
 
 class EngineErrors(logging.Handler):
-    """Log records into the trace; an error with a traceback is one of the engine's own, which its loop survives."""
+    """Adds log records to the trace. An error with a traceback is an internal error of the engine, which its loop survives."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class EngineErrors(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.world.note("%-9s says: %s", self.world.who(), record.getMessage())
+        self.world.note("%-9s logs: %s", self.world.who(), record.getMessage())
         if record.exc_info and record.exc_info[1] is not None:
             text = "".join(logging.Formatter().formatException(record.exc_info))
             self.world.note("%s", text)

@@ -17,14 +17,14 @@ class Session:
     """The server's side of one connection, and what is on the wire in both directions."""
 
     def __init__(self, owner: str) -> None:
-        #: Who connected; for the trace and the judge.
+        #: The client's name, for the trace and the judge.
         self.owner = owner
-        #: Requests that are not executed yet, and answers that are not read yet.
+        #: Requests that have not been executed, and answers that have not been read.
         self.inbox: deque[Words] = deque()
         self.outbox: deque[Any] = deque()
-        #: The connection is cut: the client finds out at its next read. What is in the inbox may still arrive.
+        #: The connection is cut. The client notices at its next read. What is in the inbox may still arrive.
         self.cut = False
-        #: A blocking peek: the request, and until when it waits.
+        #: A blocking peek: the request, and the end of its wait.
         self.blocked: Words | None = None
         self.blocked_until = 0.0
         self.channels: set[bytes] = set()
@@ -37,19 +37,19 @@ class Session:
 
 
 class Server:
-    """`edits`: texts that are replaced in the scripts, so that the engine is broken on purpose."""
+    """`edits`: replacements in the scripts, to break the engine on purpose."""
 
     def __init__(self, edits: Mapping[str, str]) -> None:
         self.keyspace = Keyspace()
         self.keyspace.publish = self.publish
         self.sessions: list[Session] = []
         self.scripts: dict[bytes, bytes] = {}
-        #: Every request that was executed, in order: when, what, and its answer. None: nobody wants it.
+        #: Every executed request, in order: time, words and answer. None: not recorded.
         self.log: list[tuple[float, Words, Any]] | None = None
         self.edits = {sound.encode(): broken.encode() for sound, broken in edits.items()}
 
     def deliver(self, session: Session) -> tuple[Words, Any]:
-        """Execute the oldest request of a session; returns it and its answer (None while it blocks)."""
+        """Execute the oldest request of a session. Returns it with its answer (None while it blocks)."""
         words = session.inbox.popleft()
         answer = self.execute(words, session)
         if answer is not _NOTHING_YET:
@@ -58,13 +58,13 @@ class Server:
         return words, answer
 
     def outside(self, *words: bytes) -> Any:
-        """A command of a producer or an operator: executed at once."""
+        """Execute a command of a producer or an operator at once."""
         answer = self.execute(list(words), Session("outside"))
         self.wake_blocked()
         return answer
 
     def execute(self, words: Words, session: Session) -> Any:
-        """One request's answer; a refusal is a value too."""
+        """The answer to a request. An error is also a value."""
         answer = self.answer(words, session)
         if self.log is not None:
             self.log.append((self.keyspace.now, words, answer))
@@ -119,7 +119,7 @@ class Server:
         return answer
 
     def wake_blocked(self) -> None:
-        """Answer the blocking peeks whose queue has a message now, and those that have waited long enough."""
+        """Answer blocking peeks whose queue now has a message, and those whose wait has ended."""
         for session in self.sessions:
             if session.blocked is None:
                 continue

@@ -1,4 +1,4 @@
-"""The simulated store is no fake of unknown truth: the same calls have the same answers on a real server."""
+"""The simulated store behaves like a real server: the same calls have the same answers on both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from redis.exceptions import NoScriptError, ResponseError
 from celery_partitions.testing.keyspace import Keyspace, Words
 from tests.simulation.schedule import Schedule
 from tests.simulation.server import Server, Session
-from tests.simulation.tell import script_of
+from tests.simulation.trace import script_of
 from tests.simulation.world import World
 
-#: Scripts find the simulated time here on the real server; its answer has the form of TIME's.
+#: On the real server, scripts read the simulated time from this key, in the form of TIME's answer.
 TIME = b"simulated-time"
 ASKS, ASKS_INSTEAD = b"redis.call('TIME')", b"redis.call('LRANGE', 'simulated-time', 0, 1)"
 
@@ -27,7 +27,7 @@ Call = Callable[[Words], Any]
 
 @pytest.fixture(scope="module")
 def real_call(redis_server: Any) -> Iterator[Call]:
-    """Calls a command of a real server; its answer as it comes, a refusal too."""
+    """A function that sends a command to a real server and returns its raw answer, including errors."""
     with redis.Redis.from_url(redis_server.url(), protocol=2) as client:
         connection = client.connection_pool.get_connection()
 
@@ -44,18 +44,18 @@ def real_call(redis_server: Any) -> Iterator[Call]:
 
 @pytest.fixture
 def call(real_call: Call, redis_url: str) -> Call:
-    """The same, on an empty database."""
+    """The same with an empty database."""
     return real_call
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_whole_schedule_has_the_same_answers_and_leaves_the_same(call: Call, seed: int) -> None:
+def test_a_whole_schedule_gives_the_same_answers_and_data(call: Call, seed: int) -> None:
     for one in count(seed, 8):
         server = Server({})
         server.log = []
         with World(one, server) as world:
             if "lose" not in Schedule(world, server).run().faults:
-                break  # the real server loses nothing
+                break  # the real server loses no data
     clock = Keyspace()
     for clock.now, words, answer in server.log:
         match words[0].upper():
@@ -63,7 +63,7 @@ def test_a_whole_schedule_has_the_same_answers_and_leaves_the_same(call: Call, s
                 continue
             case b"BLMOVE":
                 if not isinstance(answer, bytes):
-                    continue  # it waits, and is in the log again when it is answered
+                    continue  # it blocks, and is in the log again when it is answered
                 words = [b"LMOVE", *words[1:5]]
             case b"EVAL" | b"EVALSHA":
                 if isinstance(answer, NoScriptError):
@@ -78,12 +78,12 @@ def test_a_whole_schedule_has_the_same_answers_and_leaves_the_same(call: Call, s
 
 
 def plain(words: Words, answer: Any) -> Any:
-    """An answer as it is compared: of a refusal its code; no order of a hash, or of what a script found by Lua's `pairs`."""
+    """An answer in comparable form: only the code of an error, and without the order of hashes and of Lua's `pairs`."""
     if isinstance(answer, ResponseError):
         code = str(answer).split()[0]
-        return "refused", code if code.isupper() else "ERR"  # redis-py takes ERR away, and leaves other codes
+        return "refused", code if code.isupper() else "ERR"  # redis-py removes ERR and keeps other codes
     if words[0] == b"XADD":
-        return "an id"  # it is the server's own time
+        return "an id"  # it contains the server's own time
     if words[0] == b"HGETALL":
         return dict(zip(answer[::2], answer[1::2], strict=True))
     if words[0] == b"HSCAN":
@@ -94,7 +94,7 @@ def plain(words: Words, answer: Any) -> Any:
 
 
 def everything(call: Call, keys: list[bytes]) -> dict[bytes, Any]:
-    """What is under the keys."""
+    """The values of the keys."""
     found = {}
     for key in keys:
         words = {
@@ -110,7 +110,7 @@ def everything(call: Call, keys: list[bytes]) -> dict[bytes, Any]:
     return found
 
 
-# Each command for itself, and through Lua.
+# Each command directly, and through Lua.
 
 KEYS = [b"a", b"b", b"c"]
 key = st.sampled_from(KEYS)
@@ -122,7 +122,7 @@ end = st.sampled_from([b"LEFT", b"RIGHT", b"left"])
 
 
 def command(name: bytes, *parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Words]:
-    """A command and its words; a part that gives a list stands for any number of words."""
+    """A command with its words. A part that gives a list adds any number of words."""
     return st.tuples(*parts).map(
         lambda given: [name, *(one for part in given for one in (part if isinstance(part, list) else [part]))]
     )
@@ -156,7 +156,7 @@ commands = st.one_of(
     st.sampled_from([[b"HSET", b"a", b"x"], [b"HGET", b"a"], [b"NOSUCH", b"a"]]),
 )
 
-#: Ways to run a command: as it is, and through each of Lua's two calls, whose answers take another way.
+#: Ways to run a command: directly, and with each of Lua's two calls, which convert answers.
 ways = st.sampled_from(
     [
         None,
@@ -172,7 +172,7 @@ ways = st.sampled_from(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.lists(st.tuples(ways, commands), min_size=5, max_size=25))
-def test_any_commands_have_the_same_answers_and_leave_the_same(call: Call, steps: list[tuple[bytes | None, Words]]) -> None:
+def test_any_commands_give_the_same_answers_and_data(call: Call, steps: list[tuple[bytes | None, Words]]) -> None:
     call([b"FLUSHDB"])
     server = Server({})
     session = Session("outside")

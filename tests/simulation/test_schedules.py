@@ -1,4 +1,4 @@
-"""Thousands of schedules of the loop, each from its seed; `python -m tests.simulation --seed N` shows one that failed."""
+"""Many schedules of the loop, each from its seed. `python -m tests.simulation --seed N` shows one that failed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from celery_partitions.worker.partition_state import Event
 from tests.simulation.engines import BREAKS, broken
 from tests.simulation.schedule import run
 
-#: All together take about a minute of one core; in parts, so that none comes near the timeout of a test.
+#: All together take about a minute on one core. They are split into parts that are far below the timeout of a test.
 PARTS, SCHEDULES_OF_A_PART = 10, 80
 
-#: What every part must have seen, or it proves little.
+#: Events that must occur in every part, or it proves little.
 KINDS = {"changed after a commit", "kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose"}
 
 
@@ -50,7 +50,7 @@ def test_every_promise_is_kept_in_every_schedule(part: int) -> None:
 def is_caught(
     edits: dict[str, str] | None = None, *, focus: str | None = None, schedules: int = 300, first: int = 0
 ) -> bool:
-    """Whether some schedule shows what is wrong."""
+    """Whether a schedule finds the defect."""
     for seed in range(first, first + schedules):
         try:
             run(seed, edits, focus=focus)
@@ -60,7 +60,7 @@ def is_caught(
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_an_engine_that_is_broken_in_its_scripts_is_caught(name: str) -> None:
+def test_an_engine_with_broken_scripts_is_caught(name: str) -> None:
     assert is_caught(broken(name))
 
 
@@ -74,7 +74,7 @@ def test_states_kept_after_a_refusal_are_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_states_kept_although_an_operator_changed_something_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The edit version that a peek or a repeated commit tells is taken over, and what was read before it is kept."""
+    """The broken engine adopts the edit version from a peek or a repeated commit, but keeps what it read before."""
     sound = OwnedPartition.take_reply
 
     def take_reply(owned: OwnedPartition, reply: Any) -> None:
@@ -82,11 +82,11 @@ def test_states_kept_although_an_operator_changed_something_are_caught(monkeypat
         sound(owned, reply)
 
     monkeypatch.setattr(OwnedPartition, "take_reply", take_reply)
-    assert is_caught(focus="change_after_commit")  # about one schedule in ten shows it; left to chance, one in 200 did
+    assert is_caught(focus="change_after_commit")  # about one schedule in ten finds it; without the focus, one in 200
 
 
 def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right after the commit, as fast as may be: the worker can die between the two."""
+    """Even directly after the commit: the worker can die between the two."""
     sound = PartitionLoop.commit
 
     def commit(loop: PartitionLoop, owned: OwnedPartition, batch: Any, items: Any, outcome: Outcome) -> None:
@@ -114,7 +114,7 @@ def test_outputs_kept_for_an_undone_message_are_caught(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(_Run, "deliver", keep)
     monkeypatch.setattr(Replay, "outputs", all_outputs)
-    assert is_caught(first=100)  # nothing fails so late in the pipelines of the first hundred
+    assert is_caught(first=100)  # the first hundred schedules have no failure so late in their pipelines
 
 
 def test_outputs_in_another_order_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_outputs_in_another_order_are_caught(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("kind", [Hop, Timer, Delivery])
-def test_outputs_that_are_lost_now_and_then_are_caught(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+def test_outputs_that_are_sometimes_lost_are_caught(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
     def lose(emitted: list[Emission], names: Names, partition: str, commit_number: int, number: int) -> list[list[Any]]:
         kept = [one for one in emitted if not isinstance(one, kind) or commit_number % 7]
         return commands_of_outputs(kept, names, partition, commit_number, number)
@@ -136,14 +136,14 @@ def test_outputs_that_are_lost_now_and_then_are_caught(monkeypatch: pytest.Monke
 
 
 def test_a_release_that_is_sent_only_once_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it is lost, the partition is nobody's: this worker has done with it, and Redis says that it is this worker's."""
+    """If the release is lost, the partition has no owner: the worker has finished with it, but in Redis it is still the owner."""
     sound = PartitionLoop.take_up_share
 
     def take_up_share(loop: PartitionLoop) -> None:
         known = {partition: token for partition, token in loop._share.owned.items() if (partition, token) not in loop._gone}
-        told = loop._share
-        if known != told.owned:
-            loop._share = Share(known, tuple(partition for partition in told.give_up if partition in known), told.next_end_seconds)
+        share = loop._share
+        if known != share.owned:
+            loop._share = Share(known, tuple(partition for partition in share.give_up if partition in known), share.next_end_seconds)
         sound(loop)
 
     monkeypatch.setattr(PartitionLoop, "take_up_share", take_up_share)

@@ -1,4 +1,4 @@
-"""A worker of the simulation: the real loop and the real lease keeper, each in a thread of the world."""
+"""A worker of the simulation: the real loop and the real lease keeper, each in a thread of the simulated world."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRun
-from celery_partitions.worker.planned_commit import UnderWay
+from celery_partitions.worker.planned_commit import PendingCommit
 from tests.simulation.application import PLAIN_TASK
 from tests.simulation.clock import Clock, Event
 from tests.simulation.network import Selector, connect, socketpair
@@ -20,11 +20,11 @@ from tests.simulation.world import Process, World
 
 
 class Reports:
-    """Where the loop reports to: nobody watches. What Celery's monitors get of it is tested elsewhere."""
+    """Ignores the loop's reports. What Celery's monitors get is tested elsewhere."""
 
     plain_tasks: Container[str] = frozenset({PLAIN_TASK})
 
-    def committed(self, under_way: UnderWay) -> None: ...
+    def committed(self, pending: PendingCommit) -> None: ...
 
     def flush_if_due(self) -> float | None:
         return None
@@ -43,13 +43,13 @@ class Worker:
         self.world, self.name = world, name
         self.process = Process(name, clock_offset=world.random.uniform(-1e6, 1e6))
         self._installation, self._ran_plain_task = installation, ran_plain_task
-        #: It was told to end.
+        #: It was stopped.
         self.leaving = False
         self.loop: PartitionLoop | None = None
         world.spawn(self.process, "start", self._start)
 
     def _start(self) -> None:
-        """What the boot step does."""
+        """Start the worker as the boot step does."""
         installation = self._installation
         settings, names = installation.settings, installation.group.names
         world, clock = self.world, Clock(self.world, self.process.clock_offset)
@@ -91,7 +91,7 @@ class Worker:
         return self.loop is not None and not self.process.dead
 
     def leave(self, *, cold: bool) -> None:
-        """As the boot step ends a worker: warm, or cold."""
+        """Stop the worker as the boot step does, with a warm or a cold shutdown."""
         self.leaving = True
         self.world.spawn(self.process, "leave", lambda: self._leave(cold))
 
@@ -103,7 +103,7 @@ class Worker:
             self.loop.finish()
             self.world.wait(lambda: self._loop_thread.ended)
         self.keeper.leave()
-        # The process ends: a loop that was told to drop what it had dies with it.
+        # The process ends, and with it a loop that was stopped without committing.
         self.world.wait(None, self.world.now + self.world.random.choice((0.0, 0.3)))
         self.process.dead = True
 

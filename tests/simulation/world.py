@@ -1,7 +1,7 @@
-"""Virtual time, and threads that are greenlets: one runs at a time, and a seeded scheduler picks which.
+"""Virtual time, and threads that are greenlets: one runs at a time, chosen by a seeded scheduler.
 
-A thread goes on until it waits: for an answer, a message, an event, a moment. Between two of these points nothing else
-happens; at each of them anything may.
+A thread runs until it waits for an answer, a message, an event or a time. Between two such points nothing else happens;
+at each of them anything may.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from tests.simulation.server import Server, Session
 
-#: Seconds since the epoch when every schedule begins.
+#: The time at which every schedule starts, in seconds since the epoch.
 BEGINNING = 1_800_000_000.0
 
-#: Producers and operators: what they do is done at once.
+#: The actions of producers and operators take effect at once.
 OUTSIDE = "outside"
 
 _worlds: list[World] = []
 
 
 def world() -> World:
-    """The world of the schedule that runs now."""
+    """The world of the running schedule."""
     return _worlds[-1]
 
 
 class Process:
-    """What dies, freezes and has a clock as one: a worker. Its threads share its fate."""
+    """A worker process: its threads share its clock, and are killed and suspended together."""
 
     def __init__(self, name: str, clock_offset: float) -> None:
         self.name = name
@@ -42,7 +42,7 @@ class Process:
 
 
 class Thread:
-    """One greenlet, and what it waits for."""
+    """One greenlet, with what it waits for."""
 
     def __init__(self, of: World, process: Process, name: str, run: Callable[[], Any]) -> None:
         self.process, self.name = process, name
@@ -58,7 +58,7 @@ class Thread:
 
     @property
     def sleeps(self) -> bool:
-        """It waits for nothing but a moment."""
+        """Whether it waits only for a time."""
         return self.ready is None
 
     def thaws(self) -> float:
@@ -72,12 +72,12 @@ class Thread:
         return self.ready is None if self.until is None and self.ready is None else bool(self.ready and self.ready())
 
     def wakes(self) -> float | None:
-        """When it can run again if nothing happens; None: it waits for something else."""
+        """When it can run again if nothing else happens; None: it waits for something else."""
         return None if self.until is None else max(self.until, self.thaws())
 
 
 class World:
-    """One schedule's world. As a context manager it is the one that `world()` answers with."""
+    """The world of one schedule. Inside its context, `world()` returns it."""
 
     def __init__(self, seed: object, server: Server) -> None:
         self.random = random.Random(str(seed))
@@ -86,9 +86,9 @@ class World:
         self.hub = getcurrent()
         self.threads: list[Thread] = []
         self.paused_until = self.down_until = 0.0
-        #: Until then the server takes no more connections.
+        #: Until then the server accepts no connections.
         self.full_until = 0.0
-        #: What happened, when somebody wants it.
+        #: The events, if they are recorded.
         self.trace: list[str] | None = None
 
     def __enter__(self) -> World:
@@ -104,7 +104,7 @@ class World:
         if self.trace is not None:
             self.trace.append(f"{self.now - BEGINNING:9.4f}  {text % values if values else text}")
 
-    # For what runs in threads.
+    # For code in threads.
 
     def current(self) -> Thread | None:
         return getattr(getcurrent(), "thread", None)
@@ -114,22 +114,22 @@ class World:
         return OUTSIDE if thread is None else thread.process.name
 
     def check_alive(self) -> None:
-        """A killed process does nothing more, whatever its `finally` clauses want."""
+        """A killed process does nothing more, not even in `finally` clauses."""
         thread = self.current()
         if thread is not None and thread.process.dead:
             raise GreenletExit
 
     def die(self) -> None:
-        """What runs now ends its own process."""
+        """The running thread kills its own process."""
         thread = self.current()
         assert thread is not None
         thread.process.dead = True
         self.hub.switch()
 
     def wait(self, ready: Callable[[], bool] | None, until: float | None = None) -> None:
-        """Let others go on until `ready`, or until a moment, and the scheduler comes back to this thread."""
+        """Let other threads run until `ready` or a given time, and until the scheduler picks this thread again."""
         thread = self.current()
-        if thread is None:  # what is done from outside is done at once
+        if thread is None:  # actions from outside take effect at once
             self.deliver_all()
             return
         self.check_alive()
@@ -142,7 +142,7 @@ class World:
         return self.down_until > self.now
 
     def hang_up(self, session: Session) -> None:
-        """The client closes: what it sent may still arrive, or be lost."""
+        """The client closes its connection. What it sent may still arrive, or be lost."""
         session.cut = True
         session.blocked, session.channels = None, set()
         session.outbox.clear()
@@ -158,7 +158,7 @@ class World:
         return thread
 
     def kill(self, process: Process) -> None:
-        """As by SIGKILL: nothing of it runs any more; what it sent may still arrive."""
+        """As by SIGKILL: none of its threads run any more. What it sent may still arrive."""
         process.dead = True
         for thread in process.threads:
             if not thread.ended:
@@ -174,7 +174,7 @@ class World:
         self.server.wake_blocked()
 
     def deliver_all(self) -> None:
-        """Execute what came from outside, at once."""
+        """Execute requests from outside at once."""
         for session in self.server.sessions:
             while session.owner == OUTSIDE and session.deliverable:
                 self.deliver(session)
@@ -187,7 +187,7 @@ class World:
         self.delivered(session, words, answer)
 
     def delivered(self, session: Session, words: list[bytes], answer: Any) -> None:
-        """Overwritten by whoever wants to see every request."""
+        """Replaced by code that wants to see every request."""
 
     def candidates(self) -> list[Thread | Session]:
         """Everything that could happen now."""
@@ -204,7 +204,7 @@ class World:
             self.threads.remove(thread)
 
     def next_moment(self) -> float | None:
-        """When something happens by itself; None: never."""
+        """The next time at which something happens without a request; None: never."""
         moments = [moment for thread in self.threads if (moment := thread.wakes()) is not None]
         moments += [thread.thaws() for thread in self.threads if thread.thaws() > self.now]
         moments += [session.blocked_until for session in self.server.sessions if session.blocked is not None]
@@ -212,5 +212,5 @@ class World:
         return min(moments, default=None)
 
     def sweep(self) -> None:
-        """Forget sessions from which nothing comes any more."""
+        """Forget sessions that will send nothing more."""
         self.server.sessions = [one for one in self.server.sessions if not one.cut or one.inbox or one.outbox]

@@ -32,7 +32,7 @@ class LoopByHand(PartitionLoop):
         """Work until nothing is ready. Returns the number of turns. Raises if a partition has a fault that no message caused."""
         for turn in range(limit):
             owned = self.next_partition()
-            if owned is None and self.under_way is None:
+            if owned is None and self.pending is None:
                 return turn
             if owned is not None:
                 self.work(owned)

@@ -69,9 +69,9 @@ def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand
         owned = loop.owned
         owned.retries_lead = -1.0
         loop.work(owned)
-        assert loop.under_way is not None
-        assert loop.under_way.planned.commit.mailbox_of is not None
-        asked.append(loop.under_way.planned.commit.ask)
+        assert loop.pending is not None
+        assert loop.pending.planned.commit.mailbox_of is not None
+        asked.append(loop.pending.planned.commit.ask)
         loop.settle()
         assert len(owned.messages) == 100
     assert set(asked) == {0}

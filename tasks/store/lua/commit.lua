@@ -34,7 +34,7 @@ local function text(key)
   return type(found) == 'string' and found or nil
 end
 
-local function tell(key, value, seconds)
+local function store_result(key, value, seconds)
   if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end
   if tonumber(seconds) > 0 then
     redis.pcall('SETEX', key, seconds, value)
@@ -127,7 +127,7 @@ if status == 'ok' and writes then
     local words = tonumber(ARGV[i])
     local command = ARGV[i + 1]
     if command == 'REPLY' then
-      tell(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+      store_result(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
     elseif command == 'SHORTEN' then
       redis.call('LTRIM', ARGV[i + 2], 0, -ARGV[i + 3] - 1)
     -- The key to rename may have expired since the worker read it.

@@ -1,4 +1,4 @@
-"""Requests and answers as a person reads them in a trace."""
+"""Formats requests and answers for people who read a trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from celery_partitions.store.scripts import LuaScript, script
 
-#: Longer values are cut.
+#: Longer values are shortened.
 MAX_CHARACTERS = 46
 
 
@@ -27,13 +27,13 @@ def script_of(words: list[bytes]) -> LuaScript:
     return _scripts()[digest]
 
 
-def tell_request(value: Any) -> str:
-    """A request's words, or an answer."""
+def format_request(value: Any) -> str:
+    """The words of a request, or an answer."""
     if isinstance(value, list) and value and value[0] in (b"EVALSHA", b"EVAL"):
         keys = int(value[2])
         return f"{script_of(value).name}({value[3].decode()}: {' '.join(map(_short, value[3 + keys :]))})"
     if isinstance(value, list):
-        return "[" + " ".join(map(tell_request, value)) + "]"
+        return "[" + " ".join(map(format_request, value)) + "]"
     return _short(value)
 
 
@@ -41,7 +41,7 @@ def _short(value: Any) -> str:
     if not isinstance(value, bytes):
         return repr(value)
     text = value.decode("utf-8", "backslashreplace")
-    if len(text) == 40 and all(dead_letter in "0123456789abcdef" for dead_letter in text):
+    if len(text) == 40 and all(character in "0123456789abcdef" for character in text):
         return text[:6]
     if value[:7] == b'{"body"':
         at = value.find(b'"id": ')
