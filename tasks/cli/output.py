@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -82,11 +83,19 @@ def _how_to_reach(error: Exception) -> str:
     return f"{'' if str(error).endswith('.') else '.'} Is the server running, and is REDIS_URL (or the app's broker_url) right?"
 
 
+def _write_any_text() -> None:
+    """Write a character that the terminal's encoding has not (latin-1, ASCII) as `?`, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def refusals(command: Callable[P, R]) -> Callable[P, R]:
     """Turn the errors that an operator can fix into one line and exit code 1. An argument that is not UTF-8 is wrong usage."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        _write_any_text()
         for parameter in click.get_current_context().command.params:
             _refuse_what_is_no_text(parameter, kwargs.get(parameter.name or ""))
         try:

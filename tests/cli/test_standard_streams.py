@@ -41,6 +41,19 @@ def run_alone(redis_url: str) -> RunAlone:
     return run_alone
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("words", [("top", "--interval", "0.1"), ("status",), ("doctor",), ("keys", update.name), ("parked", "list")])
+def test_an_encoding_without_our_characters_is_no_error(
+    run_alone: RunAlone, put_state: PutState, monkeypatch: pytest.MonkeyPatch, encoding: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    put_state("▁e", 191.5)
+    done = run_alone(*words)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    if words[0] == "keys":
+        assert {"?e", "▁e"} & set(done.stdout.split())  # click writes UTF-8 where the encoding is ASCII
+
+
 def test_a_closed_pipe_ends_the_command_silently(
     run_alone: RunAlone, put_state: PutState
 ) -> None:
