@@ -9,7 +9,6 @@ counts once.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import compress
 from types import MappingProxyType
 from typing import Any, Literal, assert_never, cast
@@ -30,48 +29,15 @@ from celery_partitions.model.items import (
     UnknownTask,
     Work,
 )
-from celery_partitions.model.message_writer import MessageWriter
-from celery_partitions.model.messages import MAX_BYTES
-from celery_partitions.model.outcome import Failure, Outcome, Park, Pickling, Slot, States, Unreadable, Waiting
-from celery_partitions.model.policy import GiveUp, RetryPolicy, TryAgain, Wait, after_failure
+from celery_partitions.model.outcome import Failure, Outcome, Park, Slot, States, Unreadable, Waiting
+from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
+from celery_partitions.model.step_rules import StepRules
 from celery_partitions.model.values import TIMER
 
 #: The longest time until a waiting key or line is tried again: a deploy that ends is noticed within this.
 LONGEST_WAIT_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRules:
-    """The settings and functions that a step uses."""
-
-    partition: int
-    #: The current failure policy of a computation.
-    policy_of: Callable[[Computation], RetryPolicy]
-    #: The most messages that may wait for one parked key.
-    mailbox_messages: int
-    pickling: Pickling
-    clock: Callable[[], float]
-    #: Returns 0 to 1, for jitter.
-    random: Callable[[], float]
-    #: The step ends after this time (by `clock`), but not before one message is done.
-    seconds: float
-    #: Whether the machine calls plain computations without a time limit directly. It yields all others as a `Call`. The outcome is the same, but
-    #: most computations take less time than yielding a call.
-    inline: bool = True
-    #: The longest message that workers decode (PARTITIONS_MESSAGE_BYTES). It limits returned values.
-    message_bytes: int = MAX_BYTES
-    #: Makes the messages of outputs. None if there are no pipelines.
-    writer: MessageWriter | None = None
-    #: The server's time for windows, in seconds since the epoch.
-    now: float = 0.0
-    #: What computations get as `Context.resources`.
-    resources: Mapping[str, Any] = field(default_factory=dict)
-    #: Called when the step begins, with a function that returns the message being applied and the number of its try.
-    begins: Callable[[Callable[[], tuple[Work, int] | None]], None] | None = None
-    #: Whether messages wait if their key's state can't be read. If not, they become dead letters.
-    unreadable_waits: bool = False
 
 
 class StepMachine:

@@ -23,7 +23,8 @@ from celery_partitions.model.items import Work
 from celery_partitions.model.messages import DeliveryInfo, Envelope, Headers, Properties
 from celery_partitions.model.outcome import Slot
 from celery_partitions.model.policy import RetryPolicy
-from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.step import step
+from celery_partitions.model.step_rules import StepRules
 from celery_partitions.producer.handle import OrderedComputation
 from celery_partitions.runtime.group import Group
 from celery_partitions.store.codec import StateCodec

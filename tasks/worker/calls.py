@@ -22,7 +22,8 @@ from celery_partitions.model.errors import TimeLimitExceeded
 from celery_partitions.model.in_flight import LINGER_SECONDS, MAX_SHARED
 from celery_partitions.model.items import Item, Work, skipped_now
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
-from celery_partitions.model.step import StepMachine, StepRules
+from celery_partitions.model.step import StepMachine
+from celery_partitions.model.step_rules import StepRules
 from celery_partitions.store.leases import Lease
 from celery_partitions.worker.daemon_pool import DaemonPool
 from celery_partitions.worker.time_limits import INTERRUPT_SECONDS, TimeLimits, over_the_limit

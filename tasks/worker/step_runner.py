@@ -12,7 +12,8 @@ from celery_partitions.model.caller import Call
 from celery_partitions.model.items import Item, Work
 from celery_partitions.model.message_writer import MessageWriter
 from celery_partitions.model.outcome import Outcome, Pickling
-from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.step import step
+from celery_partitions.model.step_rules import StepRules
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.worker.celery_context import CeleryContext

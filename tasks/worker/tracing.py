@@ -17,7 +17,8 @@ import redis
 from celery_partitions.model.items import DeadLetterItem, Item, ReplyRequest, Work
 from celery_partitions.model.message_writer import Cause
 from celery_partitions.model.outcome import Outcome, States
-from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.step import step
+from celery_partitions.model.step_rules import StepRules
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.commits import Commit, CommitStore, Reply, SentCommit
 from celery_partitions.store.names import INGRESS

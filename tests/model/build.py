@@ -11,7 +11,8 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.items import Item, Reading, Work, read_batch
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.policy import Exhausted, RetryPolicy, effective_policy
-from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.step import step
+from celery_partitions.model.step_rules import StepRules
 from celery_partitions.store.codec import StateCodec
 
 CODEC = StateCodec()

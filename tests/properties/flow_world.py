@@ -16,7 +16,8 @@ from celery_partitions.model.items import Reading, Work, read_batch
 from celery_partitions.model.message_writer import MessageWriter
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.policy import RetryPolicy
-from celery_partitions.model.step import StepRules, step
+from celery_partitions.model.step import step
+from celery_partitions.model.step_rules import StepRules
 from celery_partitions.pipeline.builder import Built
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commands import commands_of_outputs
