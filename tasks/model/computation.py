@@ -366,7 +366,7 @@ def _positional(function: Callable[..., Any], what: str, counts: tuple[int, ...]
     parameters = by_name.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if names[:1] == ["self"] and len(names) > 1:
-        raise DeclarationError(f"{what} is a method, and nobody gives it a `self`. Declare a function, or put @staticmethod below the decorator")
+        raise DeclarationError(f"{what} is a method, and is called without a `self`. Declare a function, or put @staticmethod below the decorator")
     needed = [name for name in names if by_name[name].default is inspect.Parameter.empty or name == "context"]
     if len(needed) in counts or len(names) not in counts:
         names = needed

@@ -144,12 +144,12 @@ class CommitStore:
 
     def no_lists(self, keys: Iterable[str]) -> list[str]:
         """The keys that can't be pushed to, because they have another type or this user may not read them."""
-        asked = list(keys)
+        wanted = list(keys)
         with self.client.pipeline(transaction=False) as pipe:
-            for key in asked:
+            for key in wanted:
                 pipe.type(key)
             types = pipe.execute(raise_on_error=False)
-        return [key for key, found in zip(asked, types, strict=True) if found not in (b"list", b"none")]
+        return [key for key, found in zip(wanted, types, strict=True) if found not in (b"list", b"none")]
 
     def finish(self, sent: SentCommit) -> Reply:
         """Wait for the answer to a commit that `begin` sent. After an error, the same commit can be sent again."""

@@ -36,7 +36,7 @@ CrashPoint = Literal[
 ]
 CRASH_POINTS: tuple[CrashPoint, ...] = get_args(CrashPoint)
 
-#: After this many failed tries of a parked key without a wait between them, the retries count as endless.
+#: After this many failed attempts of a parked key without a wait between them, the retries count as endless.
 MAX_TRIES = 1000
 #: The clock advances by a millisecond after this many batches, so that a timer due a fraction later fires in the end.
 BATCHES_PER_MILLISECOND = 1000

@@ -258,7 +258,7 @@ class OwnedPartition:
             self.forget_all()
 
     def ask_after(self, batch: Batch, taken: int, limit: int) -> int:
-        """How many messages to ask for after so many of the batch were taken. Messages that do not run next would be read again."""
+        """How many messages to ask for after this many of the batch were taken. Messages that do not run next would be read again."""
         if batch.next_group is not None and self.to_isolate > taken:
             return min(batch.next_group, limit)
         # After a batch that ended early (slow computations, a plain task) fewer.

@@ -34,7 +34,7 @@ def _copy(run: KeyRun) -> KeyRun:
 
 
 def forget_a_message() -> None:
-    """The move to the mailbox forgets the youngest message of a key."""
+    """The move to the mailbox loses the youngest message of a key."""
     close = in_flight_commit._Plan.close
 
     def forgetful(self: Any, opened: Any) -> None:

@@ -1,4 +1,4 @@
-"""The checks of calls in flight catch engines that are broken on purpose, and find nothing wrong with the sound one."""
+"""The checks of calls in flight catch engines that are broken on purpose, and pass on the real one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYS, EACH = 6, 4
 
 
 def flaws(live: LiveGroup) -> set[str]:
-    """Send to a worker, delete the state of a running key, and let the outside recorder and the states speak."""
+    """Send to a worker, delete the state of a running key, and check the records and the states."""
     live.send(visit, [Visit(f"k{number}", number) for number in range(KEYS)])
     live.wait_drained()
     live.send(visit, [Visit(f"k{number % KEYS}", number, 0.4) for number in range(KEYS, KEYS * EACH)])
@@ -48,7 +48,7 @@ def broken(redis_url: str, make_live: Callable[..., LiveGroup]) -> Callable[[str
     return start
 
 
-def test_the_sound_engine_passes(broken: Callable[[str], LiveGroup]) -> None:
+def test_the_real_engine_passes(broken: Callable[[str], LiveGroup]) -> None:
     assert flaws(broken("")) == set()
 
 

@@ -1,4 +1,4 @@
-"""Functions in every form that users declare: what is taken from them, and what is refused with what to do."""
+"""Functions in every form that users declare: what is read from them, and what is refused with what to do."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ def test_the_message_class_and_the_parameters_are_found(function: Callable[..., 
     (State, operator.attrgetter("who")),
     (State, functools.lru_cache(lambda order: order.who)),
 ])  # fmt: skip
-def test_what_fits_is_taken(state: type, key: Callable[[Any], Any]) -> None:
+def test_matching_types_are_accepted(state: type, key: Callable[[Any], Any]) -> None:
     assert made(plain, state, key).state is not None
 
 
-def test_what_cannot_be_compared_is_taken() -> None:
+def test_types_that_cannot_be_compared_are_accepted() -> None:
     def by_protocol(order: HasWho) -> str:
         return order.who
 
@@ -148,9 +148,9 @@ def by_other(order: Other) -> str:
 @pytest.mark.parametrize(("function", "state", "key", "says"), [
     (plain, Other, who, r"state=Other, but state of plain is annotated as State\. Make them the same"),
     (plain, State, by_other, r"its messages are Paid, but the key extractor by_other takes Other\. Use a key extractor for Paid"),
-    (vars(Shop)["method"], State, who, r"is a method, and nobody gives it a `self`\. Declare a function, or put @staticmethod below"),
+    (vars(Shop)["method"], State, who, r"is a method, and is called without a `self`\. Declare a function, or put @staticmethod below"),
     (functools.lru_cache(plain), State, who, r"is cached: an equal message would not be applied again\. Remove lru_cache"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused_with_what_to_do(function: Any, state: type, key: Any, says: str) -> None:
+def test_types_that_do_not_match_are_refused_with_what_to_do(function: Any, state: type, key: Any, says: str) -> None:
     with pytest.raises(DeclarationError, match=says):
         made(function, state, key)

@@ -66,8 +66,8 @@ class Faults(Operators):
             self.world.deliver(session)
 
     def change_after_commit(self) -> None:
-        """The next commit's reply is lost. Before it is sent again, an operator changes a state: the repetition's answer is the first to
-        show that to the worker."""
+        """The reply to the next commit is lost. Before it is sent again, an operator changes a state. The worker first learns of
+        the change from the answer to the repeated commit."""
         self.change_next = True
 
     def during(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Computations that wait, in the harness and in `apply`: on a virtual clock, with resources of the test's choice."""
+"""Computations that wait, in the harness and in `apply`: on a virtual clock, with any resources."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_harness_runs_them_too_with_a_crash() -> None:
         assert h.state(ask, "a").found == ["42", "42"]
 
 
-def test_a_call_in_a_thread_is_waited_for() -> None:
+def test_it_waits_for_a_call_in_a_thread() -> None:
     @state_computation(name="ask a thread", state=Answers, key=lambda call: call.key)
     async def through_a_thread(call: Call, state: Answers) -> None:
         state.found.append(await asyncio.to_thread(str, call.seconds))

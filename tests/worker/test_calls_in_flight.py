@@ -200,7 +200,7 @@ def test_a_lost_lease_cancels_the_calls_and_loses_nothing(live: LiveGroup) -> No
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["from the queue", "from the mailbox"])
-def test_a_call_whose_outcome_can_not_be_written_becomes_a_dead_letter_alone(live: LiveGroup, loop: LoopByHand, seconds: float) -> None:
+def test_only_the_call_with_an_unwritable_outcome_becomes_a_dead_letter(live: LiveGroup, loop: LoopByHand, seconds: float) -> None:
     loop.store.max_bytes = 200_000
     messages = [Visit(f"k{number}", number, seconds, trick="huge" if number == 5 else "") for number in range(12)]
     live.send(visit, [*messages, Visit("k5", 12)])

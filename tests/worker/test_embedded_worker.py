@@ -31,7 +31,7 @@ def app(redis_url: str) -> Iterator[Celery]:
 
 
 @pytest.mark.parametrize("queues", [["partition"], ["celery", "partition"], ["partition.0", "partition.1"]])
-def test_it_serves_the_partitions_that_it_is_started_with(app: Celery, queues: list[str]) -> None:
+def test_it_serves_the_partitions_given_at_its_start(app: Celery, queues: list[str]) -> None:
     with start_worker(app, queues=queues, perform_ping_check=False):
         record.send_many([Step("a", 1), Step("b", 2), Step("a", 3)])
         wait_until(lambda: (state := record.state("a")) is not None and state.numbers == [1, 3], timeout=60)

@@ -99,14 +99,14 @@ def test_a_partition_that_is_not_ready_waits_for_something(state: State) -> None
     assert (idle == [owned]) == (state is State.KNOWN)
 
 
-def test_a_paused_one_is_not_ready_and_waits_for_no_message() -> None:
+def test_a_paused_partition_is_not_ready_and_waits_for_no_message() -> None:
     owned = owned_in(State.KNOWN)
     owned.paused = True
     assert not owned.is_ready()
     assert idle_partitions([owned], 0.0)[0] == []
 
 
-def test_one_that_rests_is_not_ready() -> None:
+def test_a_resting_partition_is_not_ready() -> None:
     owned = owned_in(State.FORGOTTEN)
     owned.rest_until = 1.0
     assert not owned.is_ready()
