@@ -135,7 +135,7 @@ MEMORY_PER_ELEMENT = 64
 #: The memory of smaller messages is not estimated. The limit on bytes from the queue is enough for them.
 LARGE_BYTES = 1_000
 
-#: Keys whose partition number is cached, per partition: about 10 MB.
+#: Keys whose partition number is cached, in one worker: about 10 MB.
 MAX_PLACES = 100_000
 
 
@@ -158,7 +158,7 @@ class Reading(msgspec.Struct, frozen=True):
     load_value: LoadValue = no_values
     #: Whether messages of unknown tasks wait, instead of becoming dead letters.
     unknown_waits: bool = False
-    #: A cache: key → partition number. `read_batch` bounds it.
+    #: A cache: key → partition number, which all partitions of a worker share. `read_batch` bounds it.
     places: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property

@@ -71,6 +71,8 @@ class PartitionLoop(threading.Thread):
         self._gone: set[tuple[str, int]] = set()
         self._finishing = self._dropping = False
         self._turns = Turns()
+        #: A cache for `Reading.places`.
+        self._places: dict[str, int] = {}
         #: By the monotonic clock.
         self._next_poll = 0.0
         #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
@@ -209,7 +211,7 @@ class PartitionLoop(threading.Thread):
             limit = self.settings.message_bytes
             owned.reading = Reading(
                 known, plain_task, owned.number, self.settings.partitions, limit, self.settings.batch_bytes, self.codec.load_value,
-                unknown_waits=self.settings.deploy_wait_seconds > 0,
+                unknown_waits=self.settings.deploy_wait_seconds > 0, places=self._places,
             )
         return owned.reading
 

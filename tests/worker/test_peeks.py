@@ -15,6 +15,7 @@ from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.reports import Reports
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
+from tests.worker.by_hand import loop_by_hand
 
 
 def no_task(raw: bytes) -> PlainTaskRun:
@@ -84,3 +85,15 @@ def test_the_same_if_the_peek_is_for_a_delayed_message(loop: PartitionLoop) -> N
     assert loop.take_batch(owned) is None
     assert cached(loop) is None
     assert owned.state is State.PEEKED
+
+
+def test_all_partitions_share_one_cache_of_keys(make_live: Callable[..., LiveGroup]) -> None:
+    """It is bounded for the worker, not once for each of its partitions."""
+    live = make_live(PARTITIONS=4)
+    with loop_by_hand(live) as loop:
+        live.send(record, [Step(f"key-{number}", 0) for number in range(20)])
+        loop.look_again()
+        loop.take_turns()
+        caches = {id(owned.reading.places) for owned in loop.owned_partitions.values() if owned.reading is not None}
+        assert len(caches) == 1
+        assert len(loop._places) == 20
