@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -22,6 +24,10 @@ from tests.support.environment import PARTITIONS, clear_environment
 from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.worker import WorkerProcess
+
+# Our tests do not assert times: examples have no deadline, and a busy machine may make them slowly.
+hypothesis_settings.register_profile("no-deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("no-deadline")
 
 #: `pytester` runs a user's tests, which use our fixtures.
 pytest_plugins = ["pytester"]

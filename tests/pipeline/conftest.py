@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from celery_partitions.producer.bulk import send_many
 from celery_partitions.producer.pipelines import SourcePipeline
 from celery_partitions.runtime.registry import declared
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import pipelines
-
-# Examples have no deadline, as in tests.properties.
-settings.register_profile("no-deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("no-deadline")
 
 
 class LivePipelines(LiveGroup):
@@ -36,7 +31,13 @@ def make_pipelines(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Liv
     with ExitStack() as stack:
 
         def make(**env: object) -> LivePipelines:
-            live = stack.enter_context(LivePipelines(redis_url, tmp_path, **{"PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.2, **env}))
+            live = stack.enter_context(
+                LivePipelines(
+                    redis_url,
+                    tmp_path,
+                    **{"PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_RETRY_BACKOFF_SECONDS": 0.2, **env},
+                )
+            )
             stack.callback(live.print_logs)
             return live
 
