@@ -135,7 +135,7 @@ def takes_exits(message: Exits) -> None: ...
     ("key", "reason", "says"), [("exit", "unforeseen", "SystemExit: 1"), ("x", "wrong-type", "ZeroDiv")]
 )
 def test_a_message_class_that_raises_or_exits_makes_a_dead_letter(key: str, reason: str, says: str) -> None:
-    computation = declare(takes_exits, name="count", state=None, key=keyed)
+    computation = declare(takes_exits, name="count", state=None, key=lambda message: message.key)
     (item,) = read([computation], [raw_message("count", {"key": key})])
     assert isinstance(item, DeadLetterItem) and item.reason == reason
     assert says in item.error and "__post_init__" in item.trace
