@@ -163,6 +163,7 @@ def test_the_rows_have_the_documented_fields() -> None:
         "keys": 0,
         "state_bytes": 70,
         "parked": 0,
+        "running": 0,
         "dead_letters": 0,
         "last_error": {"text": "ValueError: why", "at": 5.0, "key": "k", "message_id": "m"},
         "paused": False,
