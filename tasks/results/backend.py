@@ -50,7 +50,7 @@ def _try_to_answer(installation: Installation, name: str) -> None:
     key = installation.app.backend.get_key_for_task(f"trial of {installation.group.names.group}")
     client = installation.group.client
     try:
-        client.setex(key, 1, "null")
+        client.execute_command("SETEX", key, 1, "null")
         client.publish(key, "null")
     except redis.exceptions.NoPermissionError as error:
         raise SetupError(

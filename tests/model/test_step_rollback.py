@@ -119,7 +119,7 @@ class Flaky:
 
 def test_a_state_class_that_cannot_be_created_again_does_not_end_the_step() -> None:
     Flaky.made = 0
-    computation = declare(counting.apply, name="log", state=Flaky, key=lambda m: m["key"])
+    computation = declare(lambda message, state: counting.apply(message, state), name="log", state=Flaky, key=lambda m: m["key"])
     Flaky.made = 2
     outcome = run([computation], [log(0), log(1, "raise"), log(2)], by=NO_RETRY)
     assert [broken.reason for broken, _ in outcome.dead] == ["unreadable-state"] * 3

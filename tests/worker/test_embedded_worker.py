@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery._state import _set_task_join_will_block
 from celery.contrib.testing.worker import start_worker
 
@@ -18,12 +19,26 @@ from tests.support.apps import close_app
 from tests.support.wait import wait_until
 
 
+@contextmanager
+def no_logging_setup() -> Iterator[None]:
+    """Celery leaves the process's logging alone while somebody listens to this signal. Other tests read logs."""
+
+    def leave(**_: object) -> None: ...
+
+    signals.setup_logging.connect(leave)
+    try:
+        yield
+    finally:
+        signals.setup_logging.disconnect(leave)
+
+
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
     app = install(Celery("shop", broker=redis_url, backend=redis_url, set_as_current=False), Settings(partitions=2))
     installation = installation_of(app)
     assert installation is not None
-    yield app
+    with no_logging_setup():
+        yield app
     remove_installation(installation)
     installation.group.client.close()
     close_app(app)
