@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
+from celery import Celery
 
+from celery_partitions.worker.reports import FLUSH_SECONDS, Reports
 from tests.fundamentals.application import Attempt, Step, fail, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import latin
@@ -111,3 +115,29 @@ def test_without_events_none_are_sent(live: LiveGroup) -> None:
         wait_until(lambda: live.numbers_of(record, "key") == [1])
         live.app.control.ping(timeout=10, limit=1)
         assert seen.events("task-succeeded") == []
+
+
+def test_a_server_without_connections_left_is_asked_once_for_all_waiting_events() -> None:
+    """The loop waits for each attempt, and all partitions wait for the loop."""
+    attempts = 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            nonlocal attempts
+            with suppress(OSError):  # closed: the test is over
+                while True:
+                    server.accept()[0].close()
+                    attempts += 1
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        app = Celery("outside", broker=f"redis://127.0.0.1:{server.getsockname()[1]}/0", set_as_current=False)
+        reports = Reports(app, "node", 50, lambda: True, ())
+        for number in range(3):
+            reports.dispatcher.send("task-sent", uuid=str(number))
+            reports._flushed_at -= FLUSH_SECONDS
+            reports.flush_if_due()
+        reports.dispatcher.close()
+        server.shutdown(socket.SHUT_RDWR)
+    refusing.join()
+    assert attempts == 1
