@@ -47,7 +47,7 @@ class Client:
         lines = [line.decode() for line in self.live.client.lrange(application.RAN, 0, -1)]
         return [line for line in lines if line.startswith(start)]
 
-    def listen(self, task_id: str) -> Callable[[int], list[dict[str, Any]]]:
+    def listen(self, task_id: str, seconds: float = 60.0) -> Callable[[int], list[dict[str, Any]]]:
         """Subscribe to the notifications about a message. Returns a function that waits for the first `count` of them."""
         pubsub = self.live.client.pubsub(ignore_subscribe_messages=True)
         pubsub.subscribe(f"celery-task-meta-{task_id}")
@@ -60,7 +60,7 @@ class Client:
                     received.append(self.app.backend.decode(message["data"]))
                 return len(received) >= count
 
-            wait_until(enough, message=f"received only {received}")
+            wait_until(enough, seconds, message=f"received only {received}")
             pubsub.close()
             return received
 

@@ -55,9 +55,9 @@ def check_flows(here: Client, results: list[Any], patience: float = PATIENCE) ->
     assert here.live.dead_letters() == []
 
 
-def check_notified(here: Client) -> None:
+def check_notified(here: Client, seconds: float = 60.0) -> None:
     """A caller that waits for a result is notified and need not poll."""
-    received = here.listen("notified")
+    received = here.listen("notified", seconds)
     add.apply_async([message("k", 1)], task_id="notified")
     assert received(1)[0]["status"] == "SUCCESS"
 
@@ -159,7 +159,7 @@ def test_a_broken_engine_is_caught(make_client: MakeClient, proxy: Proxy, redis_
     here = make_client(PARTITIONS=2, PARTITIONS_BATCH_MESSAGES=2)
     checks = {
         "starts a chord with each part": lambda: test_canvas.test_a_chord_of_both_starts_a_computation(here, "k"),
-        "notifies no caller": lambda: check_notified(here),
+        "notifies no caller": lambda: check_notified(here, 10.0),
         "overwrites a success": lambda: test_replies.test_a_stored_success_is_not_overwritten(here, "k"),
         "stores the value as it is later": lambda: test_replies.test_a_later_change_of_the_returned_value_is_not_stored(here, "k"),
         "commits again on a retry": lambda: check_flows(here, send_flows(here, 20), 3),

@@ -26,7 +26,7 @@ from tests.simulation.engines import BREAKS, broken
 from tests.simulation.schedule import run
 
 #: All together take about a minute on one core. They are split into parts that are far below the timeout of a test.
-PARTS, SCHEDULES_OF_A_PART = 10, 50
+PARTS, SCHEDULES_OF_A_PART = 6, 60
 
 #: Events that must occur in every part, or it proves little.
 KINDS = {"changed after a commit", "kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose"}
