@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tests.properties.conftest  # noqa: F401  no deadline
 from tests.fuzz.targets import TARGETS, seeds
 
 
