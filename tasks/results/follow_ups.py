@@ -31,6 +31,7 @@ from celery_partitions.model.messages import details_of, open_envelope
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.reply_request import FOLLOW_UP
 from celery_partitions.results.backend import why_not_own_backend
+from celery_partitions.results.link_queues import check_shape
 from celery_partitions.results.recorder import Recording, record_messages, record_results, recorded
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import SERVER_ERRORS
@@ -153,7 +154,7 @@ class FollowUps:
         if not isinstance(seal, str) or not compare_digest(seal.encode(), self.seal(body).encode()):
             raise MessageError("the seal of this follow-up is wrong: only workers of this group may write follow-ups", reason="unknown-task")
         _, about, _ = loads(body)
-        check_links(about["request"])
+        check_shape(about["request"])
         return about["request"], Ending(about["state"], about["result"], about["traceback"])
 
     def traced(self, item: PlainTask, request: dict[str, Any], ending: Ending) -> tuple[list[MoreEffects], BaseException | None]:
@@ -189,16 +190,6 @@ class FollowUps:
 
 def is_follow_up(item: Item) -> TypeGuard[PlainTask]:
     return isinstance(item, PlainTask) and item.headers.task == FOLLOW_UP
-
-
-def check_links(request: dict[str, Any]) -> None:
-    """Raises `MessageError` if links are not a list: Celery would send one message for each character of a text."""
-    for name in ("callbacks", "errbacks", "chain"):
-        if request[name] is not None and not isinstance(request[name], list):
-            kind = type(request[name]).__name__
-            raise MessageError(f"{name!r} of the message must be a list of signatures or null, but is {kind}", reason="follow-up-failed")
-    if request["chord"] is not None and not isinstance(request["chord"], dict | list):
-        raise MessageError(f"'chord' of the message must be a signature or null, but is {type(request['chord']).__name__}", reason="follow-up-failed")
 
 
 def dead_letter(item: PlainTask, error: BaseException, reason: str = "follow-up-failed") -> DeadLetterItem:

@@ -11,19 +11,34 @@ from typing import Any
 
 import msgspec
 
-from celery_partitions.model.errors import SetupError
+from celery_partitions.model.errors import MessageError, SetupError
 from celery_partitions.model.reply_request import FOLLOW_UPS, NOTHING_FOLLOWS
 
 #: Celery's own tasks that send the signatures in their arguments.
 _SENDING_TASKS = "celery."
 
 
+def check_shape(embed: dict[str, Any]) -> None:
+    """Raises `MessageError` if links are not a list: Celery would send one message for each character of a text."""
+    for name in ("callbacks", "errbacks", "chain"):
+        if embed.get(name) is not None and not isinstance(embed.get(name), list):
+            kind = type(embed.get(name)).__name__
+            raise MessageError(f"{name!r} of the message must be a list of signatures or null, but is {kind}", reason="follow-up-failed")
+    if embed.get("chord") is not None and not isinstance(embed.get("chord"), dict | list):
+        raise MessageError(f"'chord' of the message must be a signature or null, but is {type(embed['chord']).__name__}", reason="follow-up-failed")
+
+
 def check_links(task: str, body: bytes, is_allowed: Callable[[str], bool]) -> None:
-    """Raises `SetupError` if links, chain or chord in the body name a queue that the app does not declare, or an exchange."""
+    """Raises `SetupError` if links, chain or chord in the body name a queue that the app does not declare, or an exchange.
+
+    Raises `MessageError` if they are not lists.
+    """
     sends_arguments = task.startswith(_SENDING_TASKS)
     if body.endswith(NOTHING_FOLLOWS) and not sends_arguments:
         return
     args, kwargs, embed = msgspec.json.decode(body)
+    if isinstance(embed, dict):
+        check_shape(embed)
     named: list[Any] = [embed.get(name) for name in FOLLOW_UPS] if isinstance(embed, dict) else []
     if sends_arguments:
         named += [args, kwargs]

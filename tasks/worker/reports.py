@@ -125,8 +125,8 @@ class Reports:
             if not _is_given_up(outcome.parked.get(item.key)):
                 signals.task_retry.send(sender=task, request=request, reason=error, einfo=einfo)
                 continue
-            told = {"task_id": request.id, "exception": error, "args": request.args, "kwargs": {}, "traceback": failure.frames, "einfo": einfo}
-            signals.task_failure.send(sender=task, **told)
+            details = {"task_id": request.id, "exception": error, "args": request.args, "kwargs": {}, "traceback": failure.frames, "einfo": einfo}
+            signals.task_failure.send(sender=task, **details)
 
     def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
         """A retry is a warning. A message that is given up is an error with its exception, as a plain Celery task's failure is."""
@@ -150,10 +150,10 @@ class Reports:
         now = time.monotonic()
         if self._late_logged_at is None or now - self._late_logged_at >= LATE_SECONDS:
             self._late_logged_at = now
-            told = ", ".join(f"{number} in partition {one}" for one, number in sorted(self._late.items()))
+            counts = ", ".join(f"{number} in partition {one}" for one, number in sorted(self._late.items()))
             self._late = {}
             text = "late messages were dropped, because their windows were closed: %s. See with_delay and with_late_data_policy"
-            logger.warning(text, told, extra=log_fields(partition))
+            logger.warning(text, counts, extra=log_fields(partition))
 
     def log_waiting(self, partition: str, key: str, waiting: Waiting) -> None:
         """Once, when the first message begins to wait."""
