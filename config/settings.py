@@ -183,7 +183,7 @@ class Settings:
     )
     stop_seconds: float = setting(
         10.0, parse_seconds, used_by="workers",
-        help="How long a worker that is told to stop (SIGTERM) waits for its calls in flight. Those that are not done run again on another "
+        help="How long a worker that stops (SIGTERM) waits for its calls in flight. Those that are not done run again on another "
         "worker. Must be shorter than the time until SIGKILL.",
     )
     batch_state_bytes: int = setting(
