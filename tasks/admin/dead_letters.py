@@ -172,7 +172,7 @@ class DeadLetters:
         for dead_letter in self.whole(dead_letters):
             parked = self.parked.of_dead_letter(dead_letter) if dead_letter.in_place else None
             if parked is not None:
-                gone += self.parked.discard(parked.key, by=by, of=parked.record) == "ok"
+                gone += self.parked.discard(parked.key, by=by, of=parked) == "ok"
             else:
                 if dead_letter.apart:
                     self.client.hdel(self.names.dead_raw(dead_letter.partition), dead_letter.id)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from celery_partitions.admin.dead_letters import fingerprint, raw_text
-from celery_partitions.admin.parked_keys import ParkedKey
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.keys import key_bytes, shown_key
 from celery_partitions.model.messages import details_of, name_of, open_envelope
@@ -26,15 +26,7 @@ def json_key(key: str) -> dict[str, str]:
 
 def json_parked(one: ParkedKey) -> dict[str, Any]:
     """All facts about a parked key."""
-    record = msgspec.structs.asdict(one.record)
-    return {
-        **json_key(one.key),
-        "partition": one.partition,
-        "waiting": one.waiting,
-        "held": one.record.due is None,
-        **record,
-        "reason": one.record.why,
-    }
+    return {**msgspec.structs.asdict(one), **json_key(one.key), "held": one.due is None, "reason": one.why}
 
 
 def json_dead_letter(dead_letter: DeadLetter) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from celery_partitions.admin.transfer import (
     DeadLetterRecord,
     DelayedRecord,
     End,
-    ExportedParkedKey,
     Header,
     Mail,
     Message,
+    ParkedKeyRecord,
     PartitionMeta,
     Policy,
     Record,
@@ -172,7 +172,7 @@ class Exporter:
             for key, state in client.hscan_iter(names.states(partition, name), count=PAGE):
                 yield StateRecord(partition, name, key, state)
         for key, record in client.hscan_iter(names.parked(partition), count=PAGE):
-            yield ExportedParkedKey(partition, key, record)
+            yield ParkedKeyRecord(partition, key, record)
             for message in self._list(names.mailbox(partition, key_text(key))):
                 yield Mail(partition, key, message)
         for number in range(0, client.zcard(names.delayed(partition)), PAGE):

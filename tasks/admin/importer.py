@@ -20,10 +20,10 @@ from celery_partitions.admin.transfer import (
     DeadLetterMessage,
     DeadLetterRecord,
     DelayedRecord,
-    ExportedParkedKey,
     Header,
     Mail,
     Message,
+    ParkedKeyRecord,
     PartitionMeta,
     Policy,
     Record,
@@ -197,7 +197,7 @@ class Importer:
             case StateRecord():
                 partition = self._of_key(record.key)
                 yield ["HSET", names.states(partition, record.computation), record.key, self._state(record)]
-            case ExportedParkedKey():
+            case ParkedKeyRecord():
                 dead_letter_id = read_record(record.record).dead_letter
                 if dead_letter_id is not None:
                     self._waiting[dead_letter_id] = record.key

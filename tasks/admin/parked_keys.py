@@ -12,12 +12,13 @@ import msgspec
 import redis
 
 from celery_partitions.admin.audit import Audit
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
 from celery_partitions.model.messages import name_of
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import ParkedKeyRecord, read_record
+from celery_partitions.store.parked_keys import read_record
 from celery_partitions.store.scripts import digest_of, script
 
 #: `running`: the call of the first waiting message is in flight, so there is nothing to do. `not-failed`: the first waiting message has not failed, so there is nothing to skip or discard. `changed`: another message has
@@ -29,22 +30,9 @@ TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedKey:
-    """A key whose messages wait in its mailbox."""
-
-    #: Or the name of a task's line (`model/task_lines.py`).
-    key: str
-    #: `ingress` for a line of the ingress.
-    partition: int | Literal["ingress"]
-    record: ParkedKeyRecord
-    #: Messages in its mailbox, including the one that failed or runs.
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Seen:
     stored: bytes
-    record: ParkedKeyRecord
+    parked: ParkedKey
     head: bytes | None
 
 
@@ -76,7 +64,7 @@ class ParkedKeys:
                 pipe.llen(cast(str, self.names.mailbox(str(partition), key_text(field))))
             lengths = pipe.execute()
         for (field, record), length in zip(rows.items(), lengths, strict=True):
-            yield ParkedKey(key_text(field), partition, read_record(record), length)
+            yield msgspec.structs.replace(read_record(record), key=key_text(field), partition=partition, waiting=length)
 
     def get(self, key: object) -> ParkedKey | None:
         """The parked key; None if the key is not parked."""
@@ -90,7 +78,7 @@ class ParkedKeys:
     def of_dead_letter(self, dead_letter: DeadLetter) -> ParkedKey | None:
         """The key that waits behind this in-place dead letter; None if there is none (any more)."""
         for parked in self.all() if dead_letter.key is None else self._likely(dead_letter.key):
-            if parked.record.dead_letter == dead_letter.id:
+            if parked.dead_letter == dead_letter.id:
                 return parked
         return None
 
@@ -106,30 +94,30 @@ class ParkedKeys:
         """Retry the key's first message now, in place. Its count of attempts starts again."""
         return self._edit(normalize_key(key), "retry", by)
 
-    def skip(self, key: object, *, by: str, of: ParkedKeyRecord | None = None) -> Answer:
+    def skip(self, key: object, *, by: str, of: ParkedKey | None = None) -> Answer:
         """Make the failed message an ordinary dead letter; the key continues with its next message.
 
-        `of`: the record that the operator saw. If another message has failed since, nothing is changed.
+        `of`: the parked key that the operator saw. If another message has failed since, nothing is changed.
         """
         return self._edit(normalize_key(key), "skip", by, of)
 
-    def discard(self, key: object, *, by: str, of: ParkedKeyRecord | None = None) -> Answer:
+    def discard(self, key: object, *, by: str, of: ParkedKey | None = None) -> Answer:
         """Delete the failed message and its dead letter permanently; the key continues with its next message.
 
         `of`: as for `skip`.
         """
         return self._edit(normalize_key(key), "discard", by, of)
 
-    def _edit(self, key: str, action: str, by: str, of: ParkedKeyRecord | None = None) -> Answer:
+    def _edit(self, key: str, action: str, by: str, of: ParkedKey | None = None) -> Answer:
         for _ in range(TRIES):
             seen = self._see(key)
             if seen is None:
                 return "not-parked"
-            if seen.record.why == "running":
+            if seen.parked.why == "running":
                 return "running"
-            if of is not None and (of.message_id, of.since) != (seen.record.message_id, seen.record.since):
+            if of is not None and (of.message_id, of.since) != (seen.parked.message_id, seen.parked.since):
                 return "changed"
-            if action != "retry" and (seen.head is None or not (seen.record.error or seen.record.dead_letter)):
+            if action != "retry" and (seen.head is None or not (seen.parked.error or seen.parked.dead_letter)):
                 return "not-failed"
             if self._try(key, action, seen, by) == "ok":
                 return "ok"
@@ -153,15 +141,15 @@ class ParkedKeys:
         now = seconds + micros / 1_000_000
         written = self._skipped_dead_letter(key, seen, now) if action == "skip" else None
         if action == "retry":
-            left = msgspec.structs.replace(seen.record, due=now, attempt=1)
+            left = msgspec.structs.replace(seen.parked, due=now, attempt=1)
         else:
-            left = ParkedKeyRecord(due=now, attempt=1, since=now)
+            left = ParkedKey(due=now, attempt=1, since=now)
         detail = {
             "key": key_bytes(key).decode("utf-8", "backslashreplace"),
             "partition": _numbered(partition),
-            "message_id": seen.record.message_id,
-            "error": seen.record.error,
-            "dead_letter": seen.record.dead_letter if written is None else written.id,
+            "message_id": seen.parked.message_id,
+            "error": seen.parked.error,
+            "dead_letter": seen.parked.dead_letter if written is None else written.id,
         }
         answer: bytes = script("edit_parked").run(
             self.client,
@@ -174,7 +162,7 @@ class ParkedKeys:
                 msgspec.json.encode(left),
                 "" if written is None else written.id,
                 b"" if written is None else msgspec.json.encode(written),
-                (seen.record.dead_letter or "") if action == "discard" else "",
+                (seen.parked.dead_letter or "") if action == "discard" else "",
                 names.changed,
                 *self.audit.words(by, f"parked {action}", detail),
             ],
@@ -184,8 +172,8 @@ class ParkedKeys:
     def _skipped_dead_letter(self, key: str, seen: _Seen, now: float) -> DeadLetter:
         """The in-place dead letter as an ordinary one, or a new dead letter if retries were left."""
         partition, raw = self._partition(key), seen.head or b""
-        if seen.record.dead_letter is not None:
-            row = self.client.hget(self.names.dead(partition), seen.record.dead_letter)
+        if seen.parked.dead_letter is not None:
+            row = self.client.hget(self.names.dead(partition), seen.parked.dead_letter)
             if row is not None:
                 try:
                     dead_letter = msgspec.json.decode(cast(bytes, row), type=DeadLetter)
@@ -194,15 +182,15 @@ class ParkedKeys:
                     pass
         task, message_id = name_of(raw)
         return DeadLetter(
-            id=seen.record.dead_letter or f"{partition}-skipped-{uuid.uuid4().hex[:12]}",
+            id=seen.parked.dead_letter or f"{partition}-skipped-{uuid.uuid4().hex[:12]}",
             partition=partition,
             reason="skipped",
-            error=seen.record.error,
-            trace=seen.record.trace,
+            error=seen.parked.error,
+            trace=seen.parked.trace,
             task=task,
             message_id=message_id,
             key=key_bytes(key).decode("utf-8", "backslashreplace"),
-            attempts=max(0, seen.record.attempt - 1),
+            attempts=max(0, seen.parked.attempt - 1),
             died_at=now,
             raw=base64.b64encode(raw).decode(),
         )

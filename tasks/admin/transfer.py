@@ -44,7 +44,7 @@ class StateRecord(msgspec.Struct, tag="state", tag_field="kind"):
     state: bytes
 
 
-class ExportedParkedKey(msgspec.Struct, tag="parked", tag_field="kind"):
+class ParkedKeyRecord(msgspec.Struct, tag="parked", tag_field="kind"):
     partition: str
     key: bytes
     record: bytes
@@ -108,7 +108,7 @@ class End(msgspec.Struct, tag="end", tag_field="kind"):
     records: int
 
 
-Record = PartitionMeta | StateRecord | ExportedParkedKey | Mail | DelayedRecord | DeadLetterRecord | DeadLetterMessage | SeenIds | Message | Policy
+Record = PartitionMeta | StateRecord | ParkedKeyRecord | Mail | DelayedRecord | DeadLetterRecord | DeadLetterMessage | SeenIds | Message | Policy
 _decode = msgspec.json.Decoder(Record | Header | End).decode
 _encode = msgspec.json.Encoder().encode
 

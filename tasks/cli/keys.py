@@ -53,8 +53,8 @@ def keys(
         _hot(installation, name, sample, limit or HOT_KEYS, as_json)
     elif parked:
         computation_named(installation, name, with_state=False)
-        found = [one for one in installation.group.parked_keys.all() if one.record.task in (None, name)]
-        found = sorted(found, key=lambda one: one.record.since)[:limit]
+        found = [one for one in installation.group.parked_keys.all() if one.task in (None, name)]
+        found = sorted(found, key=lambda one: one.since)[:limit]
         if as_json:
             print_json([json_parked(one) for one in found])
         else:

@@ -9,7 +9,7 @@ import click
 
 from celery_partitions.admin.documents import json_parked
 from celery_partitions.admin.numbers import counted, span
-from celery_partitions.admin.parked_keys import Answer, ParkedKey, ParkedKeys
+from celery_partitions.admin.parked_keys import Answer, ParkedKeys
 from celery_partitions.cli.context import (
     ANY_BYTES,
     base64_option,
@@ -21,6 +21,7 @@ from celery_partitions.cli.context import (
     yes_option,
 )
 from celery_partitions.cli.output import json_option, print_done, print_json, print_table, refusals
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.escaping import escape
 
 #: Length of an error message in a table.
@@ -43,14 +44,14 @@ def print_parked(found: Sequence[ParkedKey], now: float) -> None:
         [
             (
                 shown_key(one.key),
-                one.record.task or "-",
+                one.task or "-",
                 one.partition,
                 one.waiting,
-                one.record.why,
-                span(now - one.record.since) if one.record.since else "-",
-                one.record.attempt,
-                "-" if one.record.why == "running" else _due(one.record.due, now),
-                one.record.error[:MAX_ERROR_CHARACTERS],
+                one.why,
+                span(now - one.since) if one.since else "-",
+                one.attempt,
+                "-" if one.why == "running" else _due(one.due, now),
+                one.error[:MAX_ERROR_CHARACTERS],
             )
             for one in found
         ],
@@ -75,7 +76,7 @@ def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     Columns: the task of the first message, waiting messages, why, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
     """
     group = installation_in(context).group
-    found = sorted(group.parked_keys.all(), key=lambda one: one.record.since)[:limit]
+    found = sorted(group.parked_keys.all(), key=lambda one: one.since)[:limit]
     if as_json:
         print_json([json_parked(one) for one in found])
     else:
@@ -117,7 +118,7 @@ def skip(
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Skip the failed message of {_named(chosen)}? The key continues without it.", yes)
-    count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one.record))
+    count = _each(chosen, lambda one: keys.skip(one.key, by=who(), of=one))
     print_done(as_json, {"skipped": count}, f"{counted(count, 'message')} moved to the dead letters; the keys continue")
 
 
@@ -134,7 +135,7 @@ def discard(
     keys = installation_in(context).group.parked_keys
     chosen = _picked(keys, typed, in_base64, everything)
     confirm(f"Delete the failed message of {_named(chosen)} permanently?", yes)
-    count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one.record))
+    count = _each(chosen, lambda one: keys.discard(one.key, by=who(), of=one))
     print_done(as_json, {"discarded": count}, f"{counted(count, 'message')} deleted; the keys continue")
 
 
@@ -142,7 +143,7 @@ def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everythin
     if bool(typed) == everything:
         raise click.UsageError("name the keys, or pass --all")
     if everything:
-        return [one for one in keys.all() if one.record.why != "running"]
+        return [one for one in keys.all() if one.why != "running"]
     chosen = []
     for key in (typed_key(one, in_base64) for one in typed):
         found = keys.get(key)
@@ -156,7 +157,7 @@ def _named(chosen: Sequence[ParkedKey]) -> str:
     if len(chosen) != 1:
         return counted(len(chosen), "key")
     (one,) = chosen
-    return f"the key {shown_key(one.key)!r} ({escape(one.record.error)[:MAX_ERROR_CHARACTERS]})"
+    return f"the key {shown_key(one.key)!r} ({escape(one.error)[:MAX_ERROR_CHARACTERS]})"
 
 
 def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> int:

@@ -110,11 +110,11 @@ class ParkedAction(Action):
         seen = keys.get(key)
         if seen is None:
             return "not-parked"
-        if body.since is not None and (body.message_id, body.since) != (seen.record.message_id, seen.record.since):
+        if body.since is not None and (body.message_id, body.since) != (seen.message_id, seen.since):
             return "changed"
         if what == "retry":
             return keys.retry(key, by=self.who)
-        return (keys.skip if what == "skip" else keys.discard)(key, by=self.who, of=seen.record)
+        return (keys.skip if what == "skip" else keys.discard)(key, by=self.who, of=seen)
 
 
 class SetState(Action):

@@ -54,7 +54,7 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
             for (name, key), count in counts.most_common(MAX_KEYS)
         ],
         "largest": largest_states(installation, partition),
-        "parked_keys": [json_parked(one) for one in sorted(parked, key=lambda one: one.record.since)],
+        "parked_keys": [json_parked(one) for one in sorted(parked, key=lambda one: one.since)],
         "messages": [_with_key(raw, installation) for raw in raws[:MAX_MESSAGES]],
         "commits": [msgspec.structs.asdict(one) for one in read_recent_commits(group.client, group.names, partition)],
     }

@@ -100,7 +100,7 @@ WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-stat
 RUNNING: Final = "running"
 
 
-class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
+class ParkedKey(msgspec.Struct, omit_defaults=True):
     """A parked key: when its next try is due, the number of that try, and the error. The message of that try is the oldest in its mailbox."""
 
     #: Seconds since the epoch, server clock. None: the key waits for an operator.
@@ -117,6 +117,13 @@ class ParkedKeyRecord(msgspec.Struct, omit_defaults=True):
     #: "": parked after a failure.
     reason: Literal["", "running", "unknown-task", "unreadable-state"] = ""
 
+    #: Where it was found (`admin/parked_keys.py`). Redis does not store these: the record is a field of its key, in its partition's hash.
+    #: `key`: or the name of a task's line (`model/task_lines.py`), which `ingress` can have too.
+    key: str = ""
+    partition: int | Literal["ingress"] = "ingress"
+    #: Messages in its mailbox, including the one that failed or runs.
+    waiting: int = 0
+
     @property
     def why(self) -> WhyParked:
         """Why the key waits."""
@@ -132,7 +139,7 @@ class PutParkedKey(msgspec.Struct, frozen=True, gc=False):
     """Park a key, or update a parked key's record."""
 
     key: str
-    record: ParkedKeyRecord
+    parked: ParkedKey
 
 
 class Unpark(msgspec.Struct, frozen=True, gc=False):

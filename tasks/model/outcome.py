@@ -20,7 +20,7 @@ from celery_partitions.model.effects import (
     Forward,
     Mail,
     MoreEffects,
-    ParkedKeyRecord,
+    ParkedKey,
     Pause,
     PutParkedKey,
     PutStates,
@@ -159,7 +159,7 @@ class Outcome:
         self.ended = max(self.ended, one.ended)
         self.answered = self.answered or one.answered
 
-    def written(self, partition: str, commit_number: int, parked: Mapping[str, ParkedKeyRecord]) -> Iterator[Effect]:
+    def written(self, partition: str, commit_number: int, parked: Mapping[str, ParkedKey]) -> Iterator[Effect]:
         """The effects that the commit writes. `commit_number` is part of the dead letters' ids. `parked`: the records of the parked keys."""
         for computation, states in self.states.items():
             if states:

@@ -30,7 +30,7 @@ from celery_partitions.model.effects import (
     Forward,
     Hop,
     Mail,
-    ParkedKeyRecord,
+    ParkedKey,
     Pause,
     Push,
     PutParkedKey,
@@ -81,7 +81,7 @@ def commands_of(
     partition: str,
     commit_number: int,
     now: float,
-    parked: Mapping[str, ParkedKeyRecord] = MappingProxyType({}),
+    parked: Mapping[str, ParkedKey] = MappingProxyType({}),
 ) -> list[list[Any]]:
     """The Redis commands for an outcome. `parked`: the records to write for the keys that it parks."""
     return commands_of_effects(outcome.written(partition, commit_number, parked), names, partition, commit_number, now)

@@ -8,14 +8,14 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from celery_partitions.model.effects import ParkedKeyRecord as ParkedKeyRecord
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.store.names import Names
 
 _json = msgspec.json.Encoder().encode
 
 
-def park(names: Names, partition: str, key: str, record: ParkedKeyRecord) -> list[Any]:
+def park(names: Names, partition: str, key: str, record: ParkedKey) -> list[Any]:
     """The command that parks a key, or updates its record."""
     return ["HSET", names.parked(partition), key_bytes(key), _json(record)]
 
@@ -25,18 +25,18 @@ def unpark(names: Names, partition: str, key: str) -> list[Any]:
     return ["HDEL", names.parked(partition), key_bytes(key)]
 
 
-def read_parked(client: redis.Redis, names: Names, partition: str) -> dict[str, ParkedKeyRecord]:
+def read_parked(client: redis.Redis, names: Names, partition: str) -> dict[str, ParkedKey]:
     """The partition's parked keys. Read when a lease begins, and after an operator's change. Otherwise the holder has them in memory."""
     rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(partition)))
     return {key_text(key): read_record(record) for key, record in rows.items()}
 
 
-def read_record(record: bytes) -> ParkedKeyRecord:
+def read_record(record: bytes) -> ParkedKey:
     """Decode a parked key's record. An invalid record counts as due immediately."""
     try:
-        return msgspec.json.decode(record, type=ParkedKeyRecord)
+        return msgspec.json.decode(record, type=ParkedKey)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return ParkedKeyRecord(due=0.0, attempt=1)
+        return ParkedKey(due=0.0, attempt=1)
 
 
 def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]) -> dict[str, int]:

@@ -9,8 +9,8 @@ from typing import Any, assert_never
 
 import msgspec
 
-from celery_partitions.admin.parked_keys import ParkedKey
 from celery_partitions.model.computation import Computation, HopNode, Node, StageNode, declare
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.messages import open_envelope
 from celery_partitions.model.sinks import ListSink, QueueSink, StreamSink

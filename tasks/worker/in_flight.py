@@ -18,7 +18,7 @@ from typing import cast
 import redis
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.effects import ParkedKeyRecord
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import describe
 from celery_partitions.model.in_flight import (
     BATCH_SECONDS,
@@ -94,7 +94,7 @@ class InFlight:
         """How many calls of a stage may be in flight in this process."""
         return stage.concurrency or self.settings.concurrency
 
-    def takes(self, record: ParkedKeyRecord) -> bool:
+    def takes(self, record: ParkedKey) -> bool:
         """Whether a parked key's next message probably runs outside the loop. The lines of tasks are the loop's."""
         if record.reason == "unknown-task":
             return False

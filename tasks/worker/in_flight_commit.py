@@ -18,7 +18,7 @@ from celery_partitions.model.effects import (
     Effect,
     EndIsolation,
     MoreEffects,
-    ParkedKeyRecord,
+    ParkedKey,
     TakeFromMailbox,
     Unpark,
 )
@@ -69,7 +69,7 @@ class _Plan:
     #: Effects that come before those of the outcome, and after.
     first: list[Effect] = field(default_factory=list)
     last: list[Effect] = field(default_factory=list)
-    parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
+    parked: dict[str, ParkedKey] = field(default_factory=dict)
     unparked: list[str] = field(default_factory=list)
     runs: list[tuple[KeyRun, int]] = field(default_factory=list)
     #: How many more outcomes the commit may hold.
@@ -100,14 +100,14 @@ class _Plan:
                 self.last.append(DropDeadLetter(known.dead_letter))
         return raws[done:]
 
-    def record(self, key: str, park: Park, before: ParkedKeyRecord | None) -> ParkedKeyRecord:
+    def record(self, key: str, park: Park, before: ParkedKey | None) -> ParkedKey:
         """The record of a key whose message failed. `before`: its record, if the same message failed before."""
         failure, headers = park.failure, park.failure.item.envelope.headers
         failed_before = before is not None and bool(before.error)
         dead_letter = None if before is None else before.dead_letter
         if park.used_up and dead_letter is None:
             dead_letter = f"{self.owned.partition}-{self.owned.commit_number}-c{len(self.parked)}"
-        return ParkedKeyRecord(
+        return ParkedKey(
             due=None if park.seconds is None else self.now + park.seconds,
             attempt=failure.attempt + 1,
             error=failure.error,
@@ -118,16 +118,16 @@ class _Plan:
             since=before.since if before is not None and failed_before else self.now,
         )
 
-    def waiting(self, one: Waiting, before: ParkedKeyRecord | None) -> ParkedKeyRecord:
+    def waiting(self, one: Waiting, before: ParkedKey | None) -> ParkedKey:
         """The record of a key whose state can't be read, or of a task's line."""
         since = before.since if before is not None and before.waits_for_code else self.now
         due = min(self.now + one.seconds, max(self.now, since + self.wait_seconds))
-        return ParkedKeyRecord(due, one.attempt + 1, one.error, message_id=one.message_id, task=one.task, since=since, reason=one.reason)
+        return ParkedKey(due, one.attempt + 1, one.error, message_id=one.message_id, task=one.task, since=since, reason=one.reason)
 
-    def running(self, raw: bytes | None, attempt: int = 1, since: float | None = None) -> ParkedKeyRecord:
+    def running(self, raw: bytes | None, attempt: int = 1, since: float | None = None) -> ParkedKey:
         """The record of a key whose next message is `raw` (None: not known)."""
         task, message_id = (None, None) if raw is None else name_of(raw)
-        return ParkedKeyRecord(self.now, attempt, message_id=message_id, task=task, since=since or self.now, reason=RUNNING)
+        return ParkedKey(self.now, attempt, message_id=message_id, task=task, since=since or self.now, reason=RUNNING)
 
     def close(self, opened: OpenBatch) -> None:
         """Add the open batch: its messages leave the queue."""

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import Reading
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.store.commits import Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.worker.partition_calls import PartitionCalls
 from celery_partitions.worker.partition_state import Event, State, after
 from celery_partitions.worker.state_cache import StateCache
@@ -69,7 +69,7 @@ class OwnedPartition:
     #: Only `on` changes it.
     state: State = State.FORGOTTEN
     #: Parked keys, and how many messages wait for each.
-    parked: dict[str, ParkedKeyRecord] = field(default_factory=dict)
+    parked: dict[str, ParkedKey] = field(default_factory=dict)
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
     #: The parked keys that are lines of tasks.
     lines: set[str] = field(default_factory=set)
@@ -162,7 +162,7 @@ class OwnedPartition:
                 self.calls.doubtful = True
         self.on(Event.CHANGED if is_changed else Event.READ)
 
-    def take_parked(self, parked: dict[str, ParkedKeyRecord], mailbox_lengths: dict[str, int]) -> None:
+    def take_parked(self, parked: dict[str, ParkedKey], mailbox_lengths: dict[str, int]) -> None:
         """Replace the parked keys by those in Redis."""
         if not self.parked_loaded:  # this worker may have another version of the code
             parked = {key: replace(fact, due=0.0) if fact.waits_for_code else fact for key, fact in parked.items()}
@@ -179,7 +179,7 @@ class OwnedPartition:
         if self.calls is not None:
             self.calls.take_parked(parked)
 
-    def note_due(self, key: str, record: ParkedKeyRecord) -> None:
+    def note_due(self, key: str, record: ParkedKey) -> None:
         """Remember when a parked key is due, if it is not held."""
         if record.due is None:
             return
@@ -265,7 +265,7 @@ class OwnedPartition:
         return limit if taken >= len(batch.messages) else max(MIN_ASKED, min(limit, taken * 2))
 
     def follow(
-        self, outcome: Outcome, parked: dict[str, ParkedKeyRecord], ended: str | None, mailbox_of: str | None = None
+        self, outcome: Outcome, parked: dict[str, ParkedKey], ended: str | None, mailbox_of: str | None = None
     ) -> None:
         """Update memory with what a commit wrote to Redis."""
         self.fault = ""

@@ -9,7 +9,7 @@ from heapq import heapify, heappush
 from typing import TYPE_CHECKING
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.effects import ParkedKeyRecord
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.deduplication import SeenIds
@@ -55,7 +55,7 @@ class PartitionCalls:
     """Only the loop's thread uses it."""
 
     #: Whether a parked key's next message probably runs outside the loop.
-    takes: Callable[[ParkedKeyRecord], bool]
+    takes: Callable[[ParkedKey], bool]
     #: Seconds until the partition's calls need a turn of the loop, unless one ends before.
     seconds_to_turn: Callable[[OwnedPartition], float]
     #: Whether the loop may take the next batch of the queue.
@@ -100,10 +100,10 @@ class PartitionCalls:
         """Whether calls in flight were noted in Redis as suspects."""
         return bool(self.noted) or (self.open is not None and bool(self.open.batch.noted))
 
-    def note_parked(self, key: str, record: ParkedKeyRecord) -> None:
+    def note_parked(self, key: str, record: ParkedKey) -> None:
         (self.running.add if record.why == "running" else self.running.discard)(key)
 
-    def take_parked(self, parked: Mapping[str, ParkedKeyRecord]) -> None:
+    def take_parked(self, parked: Mapping[str, ParkedKey]) -> None:
         """Replace what is known of parked keys by what is in Redis."""
         self.running = {key for key, record in parked.items() if record.why == "running"}
         self.dues = [(record.due, key) for key, record in parked.items() if record.due is not None and self.takes(record)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_partitions.model.deduplication import ids_to_remember
-from celery_partitions.model.effects import DropDeadLetter, EndIsolation, ParkedKeyRecord, PutParkedKey, Unpark
+from celery_partitions.model.effects import DropDeadLetter, EndIsolation, ParkedKey, PutParkedKey, Unpark
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.commands import commands_of_effects
@@ -25,7 +25,7 @@ class PlannedCommit:
     """A commit, and the partition's parked keys after it."""
 
     commit: Commit
-    parked: dict[str, ParkedKeyRecord]
+    parked: dict[str, ParkedKey]
     #: The key whose mailbox the commit empties.
     ended: str | None
     #: How many of its messages were retries.
@@ -77,9 +77,9 @@ def plan_commit(
         elif key not in parked:  # the next message was not tried yet: due immediately
             before = owned.parked[key]
             if batch.waited_out and outcome.dead:
-                parked[key] = ParkedKeyRecord(now, 1, since=before.since, reason=before.reason)
+                parked[key] = ParkedKey(now, 1, since=before.since, reason=before.reason)
             else:
-                parked[key] = ParkedKeyRecord(now, 1)
+                parked[key] = ParkedKey(now, 1)
             effects.append(PutParkedKey(key, parked[key]))
     elif key is not None and key not in parked and batch.length == 0:
         ended = key
@@ -109,7 +109,7 @@ def _ask(owned: OwnedPartition, batch: Batch, taken: int, limit: int) -> int:
     return owned.ask_after(batch, taken, limit)
 
 
-def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKeyRecord]:
+def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKey]:
     """The records of the keys that the outcome parks or keeps parked."""
     parked = {}
     for number, (key, (failure, seconds, used_up)) in enumerate(outcome.parked.items()):
@@ -117,7 +117,7 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
         before = owned.parked[key] if failed_again else None
         dead_letter = None if before is None else before.dead_letter
         headers = failure.item.envelope.headers
-        parked[key] = ParkedKeyRecord(
+        parked[key] = ParkedKey(
             due=None if seconds is None else now + seconds,
             attempt=failure.attempt + 1,
             error=failure.error,
@@ -132,13 +132,13 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
 
 def _waiting_after(
     owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float, wait_seconds: float
-) -> dict[str, ParkedKeyRecord]:
+) -> dict[str, ParkedKey]:
     """The records of keys and lines that wait for a task or a state."""
     waiting = {}
     for key, one in outcome.waiting.items():
         before = owned.parked[key] if key == batch.mailbox_of else None
         since = before.since if before is not None and before.waits_for_code else now
-        waiting[key] = ParkedKeyRecord(
+        waiting[key] = ParkedKey(
             due=min(now + one.seconds, max(now, since + wait_seconds)),
             attempt=one.attempt + 1,
             error=one.error,

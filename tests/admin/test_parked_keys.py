@@ -12,18 +12,18 @@ import redis
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.dead_letters import DeadLetters
 from celery_partitions.admin.parked_keys import ParkedKeys
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from tests.store.declared import commit_of, queued
 from tests.store.test_states import KEYS
 
 #: A key in the partition whose lease the fixture holds.
 KEY = next(f"k{number}" for number in count() if partition_of(f"k{number}", 4) == 2)
-FACT = ParkedKeyRecord(due=1e12, attempt=3, error="ValueError: no", trace="the trace", message_id="id-1", task="t", since=5.0)
+FACT = ParkedKey(due=1e12, attempt=3, error="ValueError: no", trace="the trace", message_id="id-1", task="t", since=5.0)
 
 
 @pytest.fixture
@@ -65,7 +65,8 @@ def test_parked_keys_are_listed_with_their_waiting_messages(parked: ParkedKeys) 
     found = {one.key: one for one in parked.all()}
     assert found.keys() == {*KEYS, "held"}
     assert all(one.partition == partition_of(key, 4) and one.waiting == 3 for key, one in found.items())
-    assert (found["held"].record.due, found["a"].record) == (None, FACT)
+    assert found["held"].due is None
+    assert found["a"] == msgspec.structs.replace(FACT, key="a", partition=partition_of("a", 4), waiting=3)
     assert parked.get("a") == found["a"]
     assert parked.get("unknown") is None
 
@@ -79,7 +80,7 @@ def test_hundreds_of_parked_keys_are_scanned_once_each(parked: ParkedKeys) -> No
 def test_a_foreign_record_is_listed_as_a_parked_key(parked: ParkedKeys, client: redis.Redis) -> None:
     client.hset(parked.names.parked("2"), KEY, b"\xff{")
     found = parked.get(KEY)
-    assert found is not None and (found.record.attempt, found.waiting) == (1, 0)
+    assert found is not None and (found.attempt, found.waiting) == (1, 0)
     assert parked.retry(KEY, by="me") == "ok"
     assert parked.get(KEY) is None, "nothing waits for it"
 
@@ -91,9 +92,9 @@ def test_retry_makes_the_first_message_due_now_in_place_with_all_attempts(
     park(parked, key, dead_letter="x-1", due=None)
     assert parked.retry(key, by="me") == "ok"
     found = parked.get(key)
-    assert found is not None and found.record.due is not None
-    assert abs(found.record.due - parked.client.time()[0]) < 60
-    assert (found.record.attempt, found.record.dead_letter, found.record.since) == (1, "x-1", 5.0)
+    assert found is not None and found.due is not None
+    assert abs(found.due - parked.client.time()[0]) < 60
+    assert (found.attempt, found.dead_letter, found.since) == (1, "x-1", 5.0)
     assert mailbox(parked, store, key) == [b"failed", b"next", b"last"]
     assert dead_letters(parked)["x-1"].in_place, "the engine deletes it when the message succeeds"
 
@@ -109,7 +110,7 @@ def test_skip_makes_the_in_place_dead_letter_a_normal_one_and_the_key_continues(
     assert (dead_letter.in_place, dead_letter.reason, base64.b64decode(dead_letter.raw)) == (False, "computation-failed", b"failed")
     found = parked.get(key)
     assert found is not None
-    assert (found.record.attempt, found.record.dead_letter, found.record.error, found.record.message_id) == (1, None, "", None)
+    assert (found.attempt, found.dead_letter, found.error, found.message_id) == (1, None, "", None)
 
 
 def test_skip_before_the_retries_are_used_up_makes_a_dead_letter(parked: ParkedKeys) -> None:
@@ -238,7 +239,7 @@ def test_an_in_place_dead_letter_is_retried_in_place(parked: ParkedKeys, store: 
     assert store_of_dead_letters.retry(list(dead_letters(parked).values()), by="me") == 1
     assert (mailbox(parked, store), queued(store, "partition.2")) == ([b"failed", b"next", b"last"], [])
     found = parked.get(KEY)
-    assert found is not None and found.record.due is not None
+    assert found is not None and found.due is not None
 
 
 def test_discarding_an_in_place_dead_letter_lets_the_key_continue(parked: ParkedKeys, store: CommitStore) -> None:

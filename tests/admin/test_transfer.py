@@ -20,6 +20,7 @@ from celery_partitions.admin.importer import Importer
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.pause import pause
 from celery_partitions.admin.status import read_status
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
@@ -30,7 +31,6 @@ from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease, balance, release, remember_computations
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.store.topology import agree_on_topology
 from tests.store.declared import commit_of, computation
 from tests.store.test_states import KEYS
@@ -69,7 +69,7 @@ def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
         partition = str(partition_of(key, partitions))
         for one in range(3):
             client.lpush(names.mailbox(partition, key), message(key, 100 + one))  # type: ignore[arg-type]
-        client.hset(names.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKeyRecord(None, 4, dead_letter=f"{partition}-9-p{number}")))  # type: ignore[arg-type]
+        client.hset(names.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKey(None, 4, dead_letter=f"{partition}-9-p{number}")))  # type: ignore[arg-type]
         raw = base64.b64encode(message(key, 100)).decode()
         dead_letter = DeadLetter(f"{partition}-9-p{number}", partition, "r", "e", "", "totals", "i", key, 1, 1.0, raw, True)
         client.hset(names.dead(partition), dead_letter.id, msgspec.json.encode(dead_letter))  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def test_the_lines_of_unknown_tasks_are_where_operators_find_them(
     agree_on_topology(client, names, 4)
     for partition in ("0", "3", "ingress"):
         line = line_of_task("new", partition)
-        client.hset(names.parked(partition), line, msgspec.json.encode(ParkedKeyRecord(1.0, 2, reason="unknown-task")))  # type: ignore[arg-type]
+        client.hset(names.parked(partition), line, msgspec.json.encode(ParkedKey(1.0, 2, reason="unknown-task")))  # type: ignore[arg-type]
         client.lpush(names.mailbox(partition, line), b"older", b"younger")  # type: ignore[arg-type]
     exported(client, names, 4, file)
     client.flushdb()
@@ -214,7 +214,7 @@ def test_with_another_n_everything_goes_to_its_keys_partition_in_order(
             if field != b"by hand":
                 dead_letter = msgspec.json.decode(row, type=DeadLetter)
                 assert (dead_letter.partition, partition_of(dead_letter.key, partitions)) == (partition, number)
-                parked = msgspec.json.decode(client.hget(names.parked(partition), dead_letter.key), type=ParkedKeyRecord)  # type: ignore[arg-type]
+                parked = msgspec.json.decode(client.hget(names.parked(partition), dead_letter.key), type=ParkedKey)  # type: ignore[arg-type]
                 assert parked.dead_letter == dead_letter.id
                 waiting = client.lrange(names.mailbox(partition, dead_letter.key), 0, -1)[::-1]  # type: ignore[arg-type, index]
                 assert [key_and_number(raw)[1] for raw in waiting] == [100, 101, 102]

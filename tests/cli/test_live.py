@@ -13,10 +13,10 @@ import pytest
 
 from celery_partitions.admin.drain import drain, undrain
 from celery_partitions.admin.exporter import Exporter
-from celery_partitions.admin.parked_keys import ParkedKey
 from celery_partitions.admin.pause import pause, resume
 from celery_partitions.admin.transfer import Message, StateRecord, read_records
 from celery_partitions.admin.workers import read_workers
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.messages import open_envelope
 from celery_partitions.model.policy import PolicyChange
@@ -71,7 +71,7 @@ def held(live: LiveGroup, key: str) -> ParkedKey:
 
     def look() -> ParkedKey | None:
         found = live.group.parked_keys.get(key)
-        return found if found is not None and found.record.due is None else None
+        return found if found is not None and found.due is None else None
 
     return wait_until(look, PATIENCE_SECONDS, message="the key is not held")
 

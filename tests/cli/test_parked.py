@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import redis
 
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
 
@@ -26,7 +26,7 @@ def park(client: redis.Redis) -> Park:
     def park(key: str, messages: int = 2, task: str = update.name, **fact: object) -> None:
         partition = str(partition_of(key, 4))
         known = {"due": 2e12, "attempt": 2, "error": f"ValueError: {key!a:.20}", "task": task, "since": 5.0, **fact}
-        client.hset(NAMES.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKeyRecord(**known)))  # type: ignore[arg-type]
+        client.hset(NAMES.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKey(**known)))  # type: ignore[arg-type]
         for number in range(1, messages + 1):
             client.lpush(NAMES.mailbox(partition, key), key_bytes(f"{key}-{number}"))  # type: ignore[arg-type]
 

@@ -7,13 +7,14 @@ from typing import Any
 import redis
 from celery import Celery
 
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.commands import commands_of
-from celery_partitions.store.parked_keys import ParkedKeyRecord, park
+from celery_partitions.store.parked_keys import park
 from tests.dashboard.declared import Account, pay
 
 
@@ -39,7 +40,7 @@ class Filled:
 
     def park(self, key: str, error: str = "ValueError: no", *, since: float = 5.0) -> None:
         """Hold a key behind a failed message."""
-        fact = ParkedKeyRecord(due=None, attempt=2, error=error, trace="the trace", message_id="m", task=pay.name, since=since)
+        fact = ParkedKey(due=None, attempt=2, error=error, trace="the trace", message_id="m", task=pay.name, since=since)
         self.client.execute_command(*park(self.names, self.partition(key), key, fact))
         self.client.lpush(self.names.mailbox(self.partition(key), key), b'{"headers": {"task": "t", "id": "m"}}')  # type: ignore[arg-type]
 

@@ -8,9 +8,9 @@ from urllib.parse import quote, unquote
 import msgspec
 import pytest
 
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.store.measurements import add_measurements
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.store.recent_commits import RecentCommit
 from celery_partitions.store.telemetry import Measurements
 from tests.dashboard.declared import Payment, pay
@@ -98,7 +98,7 @@ def test_a_key_shows_its_state_and_waiting_messages(served: Served, filled: Fill
 @pytest.mark.parametrize("partition", ["2", "ingress"])
 def test_the_line_of_an_unknown_task_is_shown_where_it_waits(served: Served, filled: Filled, partition: str) -> None:
     line, names, client = line_of_task("new task", partition), filled.names, filled.client
-    record = ParkedKeyRecord(due=9e9, attempt=2, error="this worker has no task named 'new task'", reason="unknown-task")
+    record = ParkedKey(due=9e9, attempt=2, error="this worker has no task named 'new task'", reason="unknown-task")
     client.hset(names.parked(partition), line, msgspec.json.encode(record))
     client.lpush(names.mailbox(partition, line), b"message")
     page = served.ask(f"/api/partitions/{partition}").json

@@ -42,7 +42,7 @@ def hold(live: LiveGroup, key: str, text: str = "the bank is closed") -> None:
     with broken(live, text):
         live.send(deliver, [Payment(key, 7, may_fail=True), Payment(key, 1)])
         wait_until(
-            lambda: (found := live.group.parked_keys.get(key)) and found.waiting == 2 and found.record.due is None,
+            lambda: (found := live.group.parked_keys.get(key)) and found.waiting == 2 and found.due is None,
             PATIENCE_SECONDS,
             message="the key is not held",
         )

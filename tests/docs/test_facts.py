@@ -18,7 +18,7 @@ _REASON = re.compile(r"\breason(?:: str)? ?= ?\"([a-z-]+)\"|\braw, \"([a-z-]+)\"
 
 def test_the_guide_lists_every_reason_of_a_dead_letter() -> None:
     lines = (line for path in (ROOT / "tasks").rglob("*.py") for line in path.read_text().splitlines())
-    code = "\n".join(line for line in lines if "ParkedKeyRecord(" not in line)  # a parked key has other reasons
+    code = "\n".join(line for line in lines if "ParkedKey(" not in line)  # a parked key has other reasons
     reasons = {next(filter(None, found)) for found in _REASON.findall(code)}
     guide = (ROOT / "tasks/model/README.md").read_text()
     table = guide[guide.index("## Dead letters") : guide.index("## Errors")]

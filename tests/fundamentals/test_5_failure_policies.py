@@ -8,8 +8,9 @@ import msgspec
 import pytest
 import redis
 
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.store.dead_letters import DeadLetter
-from celery_partitions.store.parked_keys import ParkedKeyRecord, mailbox_lengths, read_parked
+from celery_partitions.store.parked_keys import mailbox_lengths, read_parked
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble
 from tests.support.applications.trouble import BROKEN, Trouble, policed
@@ -32,7 +33,7 @@ def start(make_live: Callable[..., LiveGroup]) -> Callable[..., LiveGroup]:
     return start
 
 
-def parked(live: LiveGroup, key: str = "k") -> ParkedKeyRecord | None:
+def parked(live: LiveGroup, key: str = "k") -> ParkedKey | None:
     return read_parked(live.client, live.names, "0").get(key)
 
 
@@ -54,7 +55,7 @@ def test_park_retries_until_it_succeeds_and_removes_the_dead_letter(start: Calla
     live = start("park", PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=0.2)
     dead_letter_in_place(live)
     waits_behind_2(live)
-    wait_until(lambda: (parked(live) or ParkedKeyRecord(0, 0)).attempt > 4)
+    wait_until(lambda: (parked(live) or ParkedKey(0, 0)).attempt > 4)
     assert dead_letter_in_place(live).attempts >= 3
     live.client.delete(BROKEN)
     wait_until(lambda: live.numbers_of(policed, "k") == [1, 2, 3])

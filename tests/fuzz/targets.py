@@ -21,6 +21,7 @@ from celery_partitions.admin.transfer import read_header, read_records
 from celery_partitions.cli.context import shown_key, typed_key
 from celery_partitions.cli.files import Rows
 from celery_partitions.model.computation import declare
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import MessageError, SetupError, StateError
 from celery_partitions.model.items import DeadLetterItem, Reading, condemned, read_batch
 from celery_partitions.model.message_key import key_in
@@ -34,7 +35,6 @@ from celery_partitions.pipeline.windows import count_windows
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.store.record import SIGNED, UNSIGNED
 from tests.fuzz import pickle_programs
 from tests.model import pickled, piped
@@ -85,7 +85,7 @@ def messages(data: bytes) -> None:
         assert not isinstance(item, DeadLetterItem) or item.reason not in ("unforeseen", "bad-message"), item
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
-    parked = {key: ParkedKeyRecord(5.0, 2, dead_letter="0-1-p0") for key in outcome.parked}
+    parked = {key: ParkedKey(5.0, 2, dead_letter="0-1-p0") for key in outcome.parked}
     commands_of(outcome, NAMES, "0", 1, 1_000.0, parked)
     for raw, item in zip(raws, items, strict=True):
         name_of(raw)

@@ -13,11 +13,11 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from celery_partitions.model.computation import declare
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, Work
 from celery_partitions.model.step import step
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from tests.model.build import read, rules, slots_for
 
 
@@ -156,7 +156,7 @@ def test_the_step_accepts_whatever_was_read_and_its_effects_can_be_written(raws:
     items = one_item_each(raws)
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
-    parked = {key: ParkedKeyRecord(5.0, 2, dead_letter="0-1-p0") for key in outcome.parked}
+    parked = {key: ParkedKey(5.0, 2, dead_letter="0-1-p0") for key in outcome.parked}
     commands = list(commands_of(outcome, Names("partition"), "0", 1, 1_000.0, parked))
     assert all(isinstance(word, str | bytes | int | float) for command in commands for word in command)
     left = len(outcome.done) + len(outcome.dead) + len(outcome.skipped) + len(outcome.delayed)

@@ -131,7 +131,7 @@ class Operators(Producers):
         if resumed := resume(self.client, self.names, partitions, by="me"):
             self.log(f"an operator resumes partitions {resumed}", "resume")
         for parked in list(self.group.parked_keys.all()):
-            if parked.record.due is None:
+            if parked.due is None:
                 self.log(f"an operator retries the held {parked.key}", "release")
                 assert self.group.parked_keys.retry(parked.key, by="me") == "ok"
 
@@ -140,9 +140,9 @@ class Operators(Producers):
         parked = sorted(self.group.parked_keys.all(), key=lambda one: one.key)
         if parked:
             chosen = self.random.choice(parked)
-            key, fact = chosen.key, chosen.record
+            key = chosen.key
             keys, action = self.group.parked_keys, self.random.choice(("retry", "skip", "discard"))
-            if action != "retry" and not fact.error:
+            if action != "retry" and not chosen.error:
                 return
             (head,) = self.server.outside(b"LRANGE", self.names.mailbox(self.home_of(key), key), b"-1", b"-1")
             number = number_of(json.loads(head)["headers"]["id"])

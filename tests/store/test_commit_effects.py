@@ -10,6 +10,7 @@ import msgspec
 import redis
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem, Delayed, Skipped, Work
 from celery_partitions.model.messages import Headers, open_envelope
 from celery_partitions.model.outcome import Failure, Outcome, Park
@@ -19,7 +20,6 @@ from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import (
-    ParkedKeyRecord,
     mailbox_lengths,
     park,
     read_mailbox,
@@ -44,7 +44,7 @@ def write(
     *,
     commit_number: int = 0,
     now: float = 50.0,
-    parked: dict[str, ParkedKeyRecord] | None = None,
+    parked: dict[str, ParkedKey] | None = None,
 ) -> str:
     commands = commands_of(outcome, store.names, lease.partition, commit_number, now, parked or {})
     return store.send(commit_of(lease, [], commit_number=commit_number, commands=commands)).status
@@ -179,7 +179,7 @@ def test_a_parked_key_has_its_next_attempt_its_time_and_the_reason(
     client: redis.Redis, store: CommitStore, lease: Lease, names: Names
 ) -> None:
     failure = Failure(work("\udcff"), "ValueError: no", "the trace", 2)
-    fact = ParkedKeyRecord(104.0, 3, "ValueError: no", "the trace", message_id="id-1", task="totals", since=90.0)
+    fact = ParkedKey(104.0, 3, "ValueError: no", "the trace", message_id="id-1", task="totals", since=90.0)
     outcome = Outcome(parked={"\udcff": Park(failure, 4.0, False)}, mailed={"\udcff": [b"a", b"b"]})
     write(store, lease, outcome, parked={"\udcff": fact})
     assert read_parked(client, names, "2") == {"\udcff": fact}
@@ -193,7 +193,7 @@ def test_a_parked_key_without_retries_has_an_in_place_dead_letter(
     store: CommitStore, lease: Lease
 ) -> None:
     failure = Failure(work("k"), "ValueError: no", "the trace", 4)
-    fact = ParkedKeyRecord(None, 5, dead_letter="2-0-p0")
+    fact = ParkedKey(None, 5, dead_letter="2-0-p0")
     write(store, lease, Outcome(parked={"k": Park(failure, None, True)}, mailed={"k": [RAW]}), parked={"k": fact})
     rows: dict[bytes, bytes] = store.client.hgetall("{partition.2}:dead")  # type: ignore[assignment]
     dead_letter = msgspec.json.decode(rows[b"2-0-p0"], type=DeadLetter)
@@ -219,10 +219,10 @@ def test_a_key_is_unparked_or_kept_by_the_commit_that_removes_from_its_mailbox(
 ) -> None:
     failure = Failure(work("k"), "ValueError: no", "", 1)
     outcome = Outcome(parked={"k": Park(failure, 4.0, False)}, mailed={"k": [b"a", b"b"]})
-    write(store, lease, outcome, parked={"k": ParkedKeyRecord(54.0, 2)})
-    keep = [park(names, "2", "k", ParkedKeyRecord(7.0, 1))]
+    write(store, lease, outcome, parked={"k": ParkedKey(54.0, 2)})
+    keep = [park(names, "2", "k", ParkedKey(7.0, 1))]
     assert store.send(commit_of(lease, [b"a"], commit_number=1, mailbox_of="k", commands=keep)).status == "ok"
-    assert read_parked(client, names, "2") == {"k": ParkedKeyRecord(7.0, 1)}
+    assert read_parked(client, names, "2") == {"k": ParkedKey(7.0, 1)}
     end = [unpark(names, "2", "k")]
     assert store.send(commit_of(lease, [b"b"], commit_number=2, mailbox_of="k", commands=end)).status == "ok"
     assert read_parked(client, names, "2") == {}
@@ -231,7 +231,7 @@ def test_a_key_is_unparked_or_kept_by_the_commit_that_removes_from_its_mailbox(
 
 def test_a_foreign_record_of_a_parked_key_is_due_at_once(client: redis.Redis, names: Names) -> None:
     client.hset(names.parked("2"), mapping={"a": b"not json", "b": b'{"due": "x"}', "c": b"\xff"})
-    assert read_parked(client, names, "2") == dict.fromkeys("abc", ParkedKeyRecord(0.0, 1))
+    assert read_parked(client, names, "2") == dict.fromkeys("abc", ParkedKey(0.0, 1))
 
 
 def test_computations_are_distinguished_by_name_only(store: CommitStore, lease: Lease) -> None:

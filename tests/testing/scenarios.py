@@ -49,9 +49,9 @@ def seen(scenario: Scenario, view: View) -> dict[str, Any]:
         (one.task or "", one.key or "", one.reason, one.error, one.attempts, one.in_place) for one in dead_letters
     )
     found["parked"] = {
-        key: (one.record.error, one.record.attempt, one.waiting, one.record.due is None)
+        key: (one.error, one.attempt, one.waiting, one.due is None)
         for key, one in view.parked.items()
-        if one.record.task in mine
+        if one.task in mine
     }
     return found
 

@@ -127,10 +127,10 @@ def test_each_retry_runs_at_its_time() -> None:
     with harness(applications["failing: dead_letter"]) as h:
         h.send(Amount("a", 13))
         parked = h.parked["a"]
-        assert (parked.record.attempt, parked.record.error) == (2, "ValueError: 13 is unlucky")
-        assert parked.record.due == pytest.approx(h.now + 0.05)
+        assert (parked.attempt, parked.error) == (2, "ValueError: 13 is unlucky")
+        assert parked.due == pytest.approx(h.now + 0.05)
         h.advance(milliseconds=50)
-        assert h.parked["a"].record.attempt == 3
+        assert h.parked["a"].attempt == 3
         h.advance(milliseconds=99)
         assert not h.dead_letters
         h.advance(milliseconds=1)
@@ -185,7 +185,7 @@ def test_values_that_json_cannot_represent_need_a_signing_key_as_in_a_worker() -
     branch = applications["branch"]
     with harness(branch, settings=Settings()) as h:
         h.send(Amount("a", 1))
-        assert "PARTITIONS_STATE_SIGNING_KEY" in h.parked["a"].record.error
+        assert "PARTITIONS_STATE_SIGNING_KEY" in h.parked["a"].error
     with harness(branch, settings=Settings(state_signing_keys=(b"sixteen characters",))) as h:
         h.send(Amount("a", 1))
         assert h.outputs("shout") == [("a", 2)]

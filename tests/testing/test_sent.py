@@ -72,7 +72,7 @@ def app() -> Iterator[Celery]:
 def in_harness() -> list[Sent]:
     with harness(take_order) as h:
         h.send(Order("a"))
-        assert not h.parked, h.parked["a"].record.error
+        assert not h.parked, h.parked["a"].error
         assert h.state(take_order).orders == 1
         return h.sent
 

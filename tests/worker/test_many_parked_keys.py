@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.parked_keys import ParkedKeyRecord
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import State
 from tests.fundamentals.application import Attempt, Step, fail, record
@@ -79,7 +79,7 @@ def test_a_retry_does_not_read_the_queue_again(live: LiveGroup, loop: LoopByHand
 
 def owned_of(**dues: float | None) -> OwnedPartition:
     owned = OwnedPartition(Lease("0", 1), state=State.PEEKED)
-    owned.take_parked({key: ParkedKeyRecord(due, 1) for key, due in dues.items()}, dict.fromkeys(dues, 1))
+    owned.take_parked({key: ParkedKey(due, 1) for key, due in dues.items()}, dict.fromkeys(dues, 1))
     return owned
 
 
@@ -90,6 +90,6 @@ def test_the_longest_overdue_key_is_first() -> None:
 
 def test_a_key_that_was_parked_again_or_unparked_is_not_due_at_its_old_time() -> None:
     owned = owned_of(a=1.0, b=2.0, c=3.0)
-    owned.parked["a"] = ParkedKeyRecord(9.0, 2)
+    owned.parked["a"] = ParkedKey(9.0, 2)
     del owned.parked["b"]
     assert owned.first_due == (3.0, "c")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from celery_partitions.admin.dead_letters import died
-from celery_partitions.admin.parked_keys import ParkedKey
+from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.task_lines import line_of_task, partition_of_line
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
@@ -74,8 +74,8 @@ def test_messages_of_an_unknown_task_wait_for_a_worker_that_knows_it(make: Calla
         deliver(loop, live, 0, 1, queue=queue)
         deliver(loop, live, 2, queue=queue)
         (waiting,) = parked(live).values()
-        assert (waiting.waiting, waiting.record.task, waiting.record.reason) == (3, "record", "unknown-task")
-        assert "this worker has no task named 'record'" in waiting.record.error
+        assert (waiting.waiting, waiting.task, waiting.reason) == (3, "record", "unknown-task")
+        assert "this worker has no task named 'record'" in waiting.error
     live.app.send_task("record", args=[{"key": "key", "number": 3}], queue=queue)
     with worker_of(live, knows=True) as loop:
         loop.look_again()  # reads what the ingress has forwarded
@@ -106,7 +106,7 @@ def test_other_tasks_do_not_wait(make: Callable[[str], LiveGroup]) -> None:
         live.app.send_task("witness", args=[{"key": "key", "number": 1}], queue="partition.0")
         loop.look_again()
         loop.take_turns()
-    assert parked(live)["key"].record.error.startswith("ConnectionError"), "it ran, and found no server for its lines"
+    assert parked(live)["key"].error.startswith("ConnectionError"), "it ran, and found no server for its lines"
 
 
 def test_messages_that_waited_too_long_become_dead_letters_and_are_retried_in_order(make: Callable[[str], LiveGroup]) -> None:
@@ -158,7 +158,7 @@ def test_messages_of_an_unreadable_state_wait_until_it_can_be_read(make: Callabl
         deliver(loop, live, 2)
         deliver(loop, live, 3, key="other")
         waiting = parked(live)["key"]
-        assert (waiting.waiting, waiting.record.reason) == (3, "unreadable-state")
+        assert (waiting.waiting, waiting.reason) == (3, "unreadable-state")
         assert live.numbers_of(record, "other") == [3]
         repair(live, "key")
         assert live.group.parked_keys.retry("key", by="test") == "ok"
