@@ -47,7 +47,7 @@ from celery_partitions.store.topology import agree_on_topology
 #: Commands sent in one round trip.
 PAGE = 500
 #: Fields of meta that are not counters, and are not added up.
-_OWN_META = ("commit_number", "paused", "token", "since")
+_OWN_META = ("commit_number", "paused", "token", "since", "takeovers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
         ("HSETNX", names.group_meta, "partitions", "1"),
         ("HSET", names.measurements, "0", "x"),
         ("LPUSH", names.commits("0"), "x"),
+        ("LPUSH", names.history("0", "fine"), "x"),
+        ("HSET", names.reports, "x", "{}"),
         ("HGETALL", names.policies),
         ("PUBLISH", names.changed, "x"),
         ("SUBSCRIBE", names.changed),

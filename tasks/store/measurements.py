@@ -1,5 +1,5 @@
-"""Workers' measurements in Redis: a hash per group, with one partition's cumulative values as JSON in each field, and each partition's
-last commits."""
+"""Workers' measurements in Redis: a hash per group, with one partition's cumulative values as JSON in each field; the same for each
+computation; and each partition's last commits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import redis
 from celery_partitions.store.names import Names
 from celery_partitions.store.recent_commits import MAX_KEPT, RecentCommit, dump_commit, load_commits
 from celery_partitions.store.scripts import script
-from celery_partitions.store.telemetry import Measurements, dump_measurements, load_measurements
+from celery_partitions.store.telemetry import (
+    ComputationMeasurements,
+    Measurements,
+    dump_measurements,
+    load_computation,
+    load_measurements,
+)
 
 
 def add_measurements(
@@ -20,12 +26,16 @@ def add_measurements(
     names: Names,
     fresh: Mapping[str, Measurements],
     commits: Mapping[str, Collection[RecentCommit]] = MappingProxyType({}),
+    computations: Mapping[str, ComputationMeasurements] = MappingProxyType({}),
 ) -> None:
     """Add what was measured since the last call, for all partitions together. If the reply is lost, it may or may not have been added.
 
     `commits`: the last commits of each of those partitions, oldest first.
     """
-    keys, words = [names.measurements], []
+    keys: list[str] = [names.measurements, names.computations]
+    words: list[Any] = [len(computations)]
+    for computation, measured in computations.items():
+        words += [computation, dump_measurements(measured)]
     for partition, one in fresh.items():
         keys.append(names.commits(partition))
         recent = [dump_commit(commit) for commit in commits.get(partition, ())]
@@ -47,3 +57,12 @@ def measurements_in(answer: Any, all_partitions: Sequence[str]) -> dict[str, Mea
 def read_recent_commits(client: redis.Redis, names: Names, partition: str) -> list[RecentCommit]:
     """The partition's last measured commits, newest first, at most `MAX_KEPT`."""
     return load_commits(cast(list[bytes], client.lrange(names.commits(partition), 0, MAX_KEPT - 1)))
+
+
+def read_computations(client: redis.Redis, names: Names) -> dict[str, ComputationMeasurements]:
+    """What workers measured of each computation that ever ran. Empty if the key has another type."""
+    try:
+        rows = cast(Mapping[bytes, bytes], client.hgetall(names.computations))
+    except redis.ResponseError:
+        return {}
+    return {name.decode("utf-8", "replace"): load_computation(text) for name, text in rows.items()}

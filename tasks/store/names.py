@@ -16,6 +16,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            paused: 1 (by an operator or a policy), or the name of whoever paused it
                                            to_isolate: number of messages to run in isolation after a worker died
                                            seen:<computation>: when the set of young ids was started (ms)
+                                           takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
 {partition.3}:delayed               zset   due (ms) → `<commit number>.<index>:<raw message>`
@@ -25,6 +26,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
 {partition.3}:dead:raw              hash   dead letter id → raw message, if it is too long for the JSON
 {partition.3}:isolation             hash   SHA-1 of a message that runs in isolation → `<token>:<deaths>:<stalls>`, or `hang:<why>`
 {partition.3}:commits               list   JSON of the newest commits (store/recent_commits.py); the newest is leftmost
+{partition.3}:history:<fine|coarse> list   points of the last hour, and of the last two days (store/history.py); the newest is leftmost
 {partition.3}:seen:<age>:<computation>
                                     set    message ids, for a computation with deduplication; age: young or old
 
@@ -43,6 +45,10 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:policies                hash   computation → JSON of an operator's changes to its failure policy
 {partition}:audit                   stream operators' actions: who, what, detail (JSON); the entry id is the time; bounded
 {partition}:measurements            hash   partition → JSON of what workers measured (store/telemetry.py)
+{partition}:computations            hash   computation → JSON of what workers measured, over all partitions (store/telemetry.py)
+{partition}:history:<fine|coarse>:<computation>
+                                    list   the same as a partition's history, for one computation
+{partition}:reports                 hash   worker id → JSON of what the worker reports about itself (store/worker_reports.py)
 {partition}:draining                hash   worker id → when an operator drained it (ms)
 {partition}:source:<name>           hash   progress of a source: number (of pushes), position, ended; its lease: owner, token, until (ms)
 {partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source without a position; expires
@@ -61,6 +67,8 @@ from typing import Literal
 from celery_partitions.model.errors import SetupError
 
 INGRESS = "ingress"
+#: Of a history: a point every ten seconds, or every five minutes.
+Resolution = Literal["fine", "coarse"]
 
 #: kombu's Redis transport, default priority steps 3, 6, 9 (0 is the queue's own name).
 PRIORITY_SUFFIXES = ("\x06\x163", "\x06\x166", "\x06\x169")
@@ -191,6 +199,14 @@ class Names:
         return self._group_key("measurements")
 
     @property
+    def computations(self) -> str:
+        return self._group_key("computations")
+
+    @property
+    def reports(self) -> str:
+        return self._group_key("reports")
+
+    @property
     def policies(self) -> str:
         return self._group_key("policies")
 
@@ -234,6 +250,12 @@ class Names:
 
     def commits(self, partition: str) -> str:
         return self._key(partition, "commits")
+
+    def history(self, partition: str, resolution: Resolution) -> str:
+        return self._key(partition, f"history:{resolution}")
+
+    def computation_history(self, computation: str, resolution: Resolution) -> str:
+        return self._group_key(f"history:{resolution}:{computation}")
 
     def deduplication(self, partition: str, computation: str, age: Literal["young", "old"]) -> str:
         return self._key(partition, f"seen:{age}:{computation}")

@@ -117,8 +117,25 @@ class Measurements(msgspec.Struct, omit_defaults=True, gc=False):
     last_error: LastError | None = None
 
 
+class ComputationMeasurements(msgspec.Struct, omit_defaults=True, gc=False):
+    """The measurements of one computation, over all partitions. Best effort: a killed worker loses its last second."""
+
+    #: Messages that were applied.
+    processed: int = 0
+    #: Attempts that raised.
+    failed: int = 0
+    #: Messages that became dead letters.
+    dead: int = 0
+    #: As in `Measurements`.
+    latency: Histogram = msgspec.field(default_factory=_latency)
+    #: Seconds of one call. Calls of one batch of a plain computation count with their mean.
+    computation: Histogram = msgspec.field(default_factory=_computation)
+    last_error: LastError | None = None
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Measurements).decode
+_decode_computation = msgspec.json.Decoder(ComputationMeasurements).decode
 _LENGTHS = {
     "latency": len(LATENCY_SECONDS) + 1,
     "batch": len(BATCH_MESSAGES) + 1,
@@ -127,7 +144,7 @@ _LENGTHS = {
 }
 
 
-def dump_measurements(found: Measurements) -> bytes:
+def dump_measurements(found: Measurements | ComputationMeasurements) -> bytes:
     return _encode(found)
 
 
@@ -142,6 +159,18 @@ def load_measurements(text: bytes | None) -> Measurements:
     for name, length in _LENGTHS.items():
         if len(getattr(found, name).counts) != length:
             setattr(found, name, Histogram([0] * length))
+    return found
+
+
+def load_computation(text: bytes) -> ComputationMeasurements:
+    """Decode JSON, as `load_measurements` does."""
+    try:
+        found = _decode_computation(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ComputationMeasurements()
+    for name in ("latency", "computation"):
+        if len(getattr(found, name).counts) != _LENGTHS[name]:
+            setattr(found, name, Histogram([0] * _LENGTHS[name]))
     return found
 
 

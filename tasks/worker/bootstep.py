@@ -169,7 +169,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         for text in self.warnings:
             logger.warning("partitions: %s", text)
         identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
-        self.measurer = Measurer(installation.group.client, installation.group.names, installation.computations, worker.hostname)
+        self.measurer = Measurer(installation.group.client, installation.group.names, installation.computations, identity)
         reports = Reports(
             worker.app,
             worker.hostname,
@@ -189,6 +189,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self.loop.calls = begin_calls(self.loop, parts, worker.hostname)
         except Exception as error:
             raise WorkerRefused(f"the lifespan given to install() raised {describe(error)}") from error
+        if self.loop.calls is not None:
+            self.measurer.history.in_flight = self.loop.calls.in_flight.use
         parts.follow_ups.prepare()
         self.loop.wake_keeper = self.keeper.wake
         collect_seldom()

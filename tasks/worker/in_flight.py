@@ -94,6 +94,11 @@ class InFlight:
         """How many calls of a stage may be in flight in this process."""
         return stage.concurrency or self.settings.concurrency
 
+    def use(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Calls in flight by computation, and how many there may be: for the worker's report."""
+        stages = {stage.name: stage for stage in self._waiting.values() if stage is not None}
+        return {name: self.counts[name] for name in stages}, {name: self.limit(stage) for name, stage in stages.items()}
+
     def takes(self, record: ParkedKey) -> bool:
         """Whether a parked key's next message probably runs outside the loop. The lines of tasks are the loop's."""
         if record.reason == "unknown-task":

@@ -1,4 +1,4 @@
-"""A worker's measurements: collected after each commit, and added to the group's in Redis once a second.
+"""A worker's measurements: collected after each commit, and added to the group's in Redis once a second; histories every ten seconds.
 
 Best effort: after a failed write the next one follows a second later, and a killed worker loses its last second. Counts that must
 be exact (`meta`) are written by the commits themselves.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 import redis
 
+from celery_partitions.admin.status import node_name
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import encodable, shortened
 from celery_partitions.model.keys import key_bytes
@@ -27,10 +28,12 @@ from celery_partitions.store.telemetry import (
     COMMIT_SECONDS,
     COMPUTATION_SECONDS,
     LATENCY_SECONDS,
+    ComputationMeasurements,
     LastError,
     Measurements,
     Removal,
 )
+from celery_partitions.worker.history_writer import HistoryWriter
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.planned_commit import PendingCommit
 
@@ -40,6 +43,8 @@ logger = logging.getLogger("celery.worker.partitions")
 WRITE_SECONDS = 1.0
 #: How many messages of a batch are sampled for latency. Each costs about 2 µs, because its headers are read a second time.
 MAX_SAMPLED = 4
+#: How many calls of a batch with several computations, or of calls in flight, are timed. Each stands for its neighbours.
+MAX_TIMED = 16
 #: An error is shortened to this length; its dead letter has the full text.
 MAX_ERROR_CHARACTERS = 500
 #: The limit for errors in the list of recent commits, of which a page reads twenty.
@@ -54,15 +59,17 @@ class Measurer:
         client: redis.Redis,
         names: Names,
         computations: Mapping[str, Computation],
-        node: str,
+        worker: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client, self.names, self.computations, self.clock = client, names, computations, clock
         #: The worker's node name.
-        self.node = node
+        self.node = node_name(worker)
+        self.history = HistoryWriter(worker, computations, clock)
         #: Measurements since the last write, and the newest commits of each partition, oldest first.
         self.fresh: dict[str, Measurements] = {}
         self.commits: dict[str, deque[RecentCommit]] = {}
+        self.of_computations: dict[str, ComputationMeasurements] = {}
         self._share = self._followed = Share({}, (), None)
         self._written_at = clock()
         self._fault = ""
@@ -85,13 +92,15 @@ class Measurer:
         count = len(outcome.done)
         if count:
             found.computation.observe(COMPUTATION_SECONDS, (outcome.ended - outcome.began[0]) / count, count)
-            self._observe_latency(found, outcome, now)
+            self._observe_latency(owned.partition, found, outcome, now)
+            self._observe_computations(outcome, done)
             needed = sum(self._states_of(name) * many for name, many in done.items())
             found.cache_hits += max(0, needed - owned.cache.missed)
         found.cache_misses += owned.cache.missed
         owned.cache.missed = 0
         if outcome.dead or outcome.failures:
             found.last_error = _last_error(outcome, now)
+            self._count_failures(outcome, now)
         commits = self.commits.get(owned.partition)
         if commits is None:
             commits = self.commits[owned.partition] = deque(maxlen=MAX_KEPT)
@@ -108,30 +117,35 @@ class Measurer:
         found.last_removal = Removal(owned.server_now())
 
     def write_if_due(self) -> float | None:
-        """Write measurements if they are due. Returns the seconds until they are; None: there is nothing to write."""
+        """Write measurements, and histories, if they are due. Returns the seconds until something is; None: there is nothing to write."""
         self._count_takeovers()
-        if not self.fresh:
-            return None
         left = self._written_at + WRITE_SECONDS - self.clock()
         if left > 0:
-            return left
+            return left if self.fresh else max(left, self._until_history())
+        if not self.fresh and self._until_history() > 0:
+            return self._until_history()
         return self.write()
 
     def write(self) -> float | None:
         """Write now. If that fails: keep the measurements and return the seconds until the next try."""
         self._written_at = self.clock()
         self._count_takeovers()
-        if not self.fresh:
-            return None
         try:
-            add_measurements(self.client, self.names, self.fresh, self.commits)
+            if self.fresh:
+                add_measurements(self.client, self.names, self.fresh, self.commits, self.of_computations)
+                self.fresh, self.commits, self.of_computations = {}, {}, {}
+            if self._until_history() <= 0:
+                self.history.write(self.client, self.names, self._share.owned)
         except (redis.RedisError, OSError) as error:
             if str(error) != self._fault:  # log it once, however long it lasts
                 self._fault = str(error)
                 logger.info("cannot write measurements (%s); they are kept and written later", error)
             return WRITE_SECONDS
-        self.fresh, self.commits, self._fault = {}, {}, ""
+        self._fault = ""
         return None
+
+    def _until_history(self) -> float:
+        return self.history.seconds_until_due()
 
     def _commit(self, pending: PendingCommit, now: float, seconds: float | None) -> RecentCommit:
         outcome, planned = pending.outcome, pending.planned.commit
@@ -159,6 +173,44 @@ class Measurer:
             found = self.fresh[partition] = Measurements()
         return found
 
+    def _of_computation(self, name: str) -> ComputationMeasurements:
+        found = self.of_computations.get(name)
+        if found is None:
+            found = self.of_computations[name] = ComputationMeasurements()
+        return found
+
+    def _observe_computations(self, outcome: Outcome, done: Mapping[str, int]) -> None:
+        """Count what each computation processed, and how long its calls took."""
+        for name, count in done.items():
+            self._of_computation(name).processed += count
+            self.history.processed[name] += count
+        if len(done) == 1 and not outcome.ends:
+            (name,) = done
+            seconds = (outcome.ended - outcome.began[0]) / done[name]
+            self._of_computation(name).computation.observe(COMPUTATION_SECONDS, seconds, done[name])
+            return
+        began, ends, many = outcome.began, outcome.ends, len(outcome.done)
+        samples = min(many, MAX_TIMED)
+        for number in range(samples):
+            start, stop = many * number // samples, many * (number + 1) // samples
+            at = (start + stop) // 2
+            end = ends[at] if ends else began[at + 1] if at + 1 < many else outcome.ended
+            found = self._of_computation(outcome.done[at].computation.name)
+            found.computation.observe(COMPUTATION_SECONDS, max(0.0, end - began[at]), stop - start)
+
+    def _count_failures(self, outcome: Outcome, now: float) -> None:
+        last: dict[str, tuple[str, str | None, str | None]] = {}
+        for failure in outcome.failures:
+            name = failure.item.computation.name
+            self._of_computation(name).failed += 1
+            last[name] = (failure.error, failure.item.key, failure.item.envelope.headers.id)
+        for item, _ in outcome.dead:
+            if item.task is not None and item.task in self.computations:
+                self._of_computation(item.task).dead += 1
+                last[item.task] = (item.error, item.key, item.message_id)
+        for name, error in last.items():
+            self._of_computation(name).last_error = _error(*error, now)
+
     def _states_of(self, name: str) -> int:
         computation = self.computations.get(name)
         return 0 if computation is None else len(computation.stateful)
@@ -171,7 +223,7 @@ class Measurer:
                     self._of(partition).takeovers += 1
             self._followed = share
 
-    def _observe_latency(self, found: Measurements, outcome: Outcome, now: float) -> None:
+    def _observe_latency(self, partition: str, found: Measurements, outcome: Outcome, now: float) -> None:
         """Sample a few messages, evenly spread over the batch; each counts for its neighbours."""
         done, count = outcome.done, len(outcome.done)
         samples = min(count, MAX_SAMPLED)
@@ -183,11 +235,17 @@ class Measurer:
             details = details_of(work.raw)
             sent_at = details.sent_at
             if isinstance(sent_at, int | float) and 0 <= sent_at <= MAX_SECONDS and details.timer is None:
-                found.latency.observe(LATENCY_SECONDS, max(0.0, now - sent_at), end - start)
+                seconds, name = max(0.0, now - sent_at), work.computation.name
+                found.latency.observe(LATENCY_SECONDS, seconds, end - start)
+                self._of_computation(name).latency.observe(LATENCY_SECONDS, seconds, end - start)
+                self.history.observe(partition, name, seconds, end - start)
 
 
 def _last_error(outcome: Outcome, now: float) -> LastError:
-    text, key, message_id = _error_of(outcome)
+    return _error(*_error_of(outcome), now)
+
+
+def _error(text: str, key: str | None, message_id: str | None, now: float) -> LastError:
     shown_key = None if key is None else key_bytes(key).decode("utf-8", "backslashreplace")
     return LastError(shortened(text, MAX_ERROR_CHARACTERS), now, shown_key, None if message_id is None else encodable(message_id))
 

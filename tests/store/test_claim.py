@@ -21,7 +21,21 @@ def meta(client: redis.Redis, names: Names) -> dict[bytes, bytes]:
 def test_each_claim_gives_a_higher_token(client: redis.Redis, names: Names) -> None:
     tokens = [int(claim(client, names, worker, since)[1]) for worker, since in (("one", 1), ("two", 2), ("two", 2), ("one", 3))]
     assert tokens == sorted(set(tokens))
-    assert meta(client, names) == {b"token": b"%d" % tokens[-1], b"holder": b"one", b"since": b"3"}
+    assert meta(client, names).items() >= {b"token": b"%d" % tokens[-1], b"holder": b"one", b"since": b"3"}.items()
+
+
+def test_the_last_times_that_a_dead_workers_partition_was_taken_are_noted(client: redis.Redis, names: Names) -> None:
+    token = int(claim(client, names, "one", 1)[1])
+    assert release(client, names, "one", {"0": token}) == 1
+    claim(client, names, "two", 2)
+    claim(client, names, "two", 2)
+    assert b"takeovers" not in meta(client, names), "nobody died"
+    for since in range(3, 16):
+        claim(client, names, f"worker {since}", since)
+    times = [int(text) for text in meta(client, names)[b"takeovers"].split()]
+    assert len(times) == 10
+    assert times == sorted(times, reverse=True)
+    assert abs(times[0] / 1000 - client.time()[0]) < 5  # type: ignore[index]
 
 
 def test_a_claim_for_an_earlier_assignment_is_refused_and_changes_nothing(client: redis.Redis, names: Names) -> None:

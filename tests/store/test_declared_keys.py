@@ -29,6 +29,7 @@ KEYS_OF = {"TIME": 0, "PUBLISH": 0, "LMOVE": 2, "RENAME": 2}
 KINDS = (
     "meta", "state:play", "delayed", "parked", "mailbox:stuck", "dead", "isolation", "commits", "seen:young:play once",
     "group", "workers", "owners", "since", "policies", "audit", "measurements", "source:numbers",
+    "computations", "reports", "history:fine", "history:coarse", "history:fine:play", "history:coarse:play",
 )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def test_a_live_group(live: LiveGroup) -> None:
     monitor.close()
     assert monitor.undeclared == []
     ran = {name for name, _ in monitor.touched}
-    assert {"balance", "claim", "look_at_held", "commit", "begin_isolated_try", "release", "unassign", "measure"} <= ran
+    assert {"balance", "claim", "look_at_held", "commit", "begin_isolated_try", "release", "unassign", "measure", "add_points"} <= ran
     of_one_slot = ran & {"balance", "claim", "release", "unassign", "begin_isolated_try", "forget", "retry_dead_letter"}
     assert {name: monitor.slots[name] for name in of_one_slot} == dict.fromkeys(of_one_slot, 1)
     assert not missing(live, monitor)

@@ -23,6 +23,8 @@ def keys_of(names: Names, partition: str) -> list[str | bytes]:
         names.dead_raw(partition),
         names.isolation(partition),
         names.commits(partition),
+        names.history(partition, "fine"),
+        names.history(partition, "coarse"),
         names.deduplication(partition, "update stock", "young"),
         names.deduplication(partition, "update stock", "old"),
     ]
@@ -39,6 +41,9 @@ def keys_of_group(names: Names) -> list[str]:
         names.audit,
         names.draining,
         names.measurements,
+        names.computations,
+        names.reports,
+        names.computation_history("update stock", "fine"),
         names.policies,
         names.source("numbers"),
         names.source("numbers", "run"),

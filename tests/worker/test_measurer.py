@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 
 from celery_partitions.admin.overview import read_overview
-from celery_partitions.store.measurements import read_recent_commits
+from celery_partitions.store.history import Point, read_points
+from celery_partitions.store.measurements import read_computations, read_recent_commits
 from celery_partitions.store.recent_commits import RecentCommit
 from celery_partitions.store.telemetry import Measurements, merged
+from celery_partitions.store.worker_reports import load_reports
 from tests.fundamentals.application import Deed, Step, record, witness
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.wait import wait_until
@@ -97,3 +99,27 @@ def test_the_last_commits_are_recorded_with_their_outcomes(make_live: Make) -> N
     wait_until(lambda: len(commits(live, "0")) == 3, PATIENCE_SECONDS, message="the next worker recorded nothing")
     third = commits(live, "0")[0]
     assert third.worker != first.worker and third.token > first.token
+
+
+def test_histories_are_written_without_a_viewer_and_while_nothing_happens(make_live: Make) -> None:
+    live = make_live(PARTITIONS=1)
+    (worker,) = live.start_workers(1)
+    live.send(record, [Step("key", number) for number in range(3)])
+    live.send_task("fail", {"key": "a", "number": 1, "fail": True})
+    keys = [live.names.history("0", "fine"), live.names.computation_history("record", "fine")]
+
+    def points() -> list[list[Point]] | None:
+        found = read_points(live.client, keys, 100)
+        return found if all(one and one[-1].left == 3 for one in found) else None
+
+    before, _ = wait_until(points, PATIENCE_SECONDS, message="no points")
+    assert max(point.p50 for point in before) >= 0
+    after, _ = wait_until(lambda: found if (found := points()) and len(found[0]) > len(before) else None, PATIENCE_SECONDS, message="an idle partition has no points")
+    assert after[-1].left == 3
+    found = read_computations(live.client, live.names)
+    assert (found["record"].processed, found["record"].computation.count, found["record"].latency.count) == (3, 3, 3)
+    assert found["fail"].failed >= 1
+    assert found["fail"].last_error is not None and found["fail"].last_error.key == "a"
+    (report,) = load_reports(live.client.hgetall(live.names.reports)).values()  # type: ignore[arg-type]
+    assert report.pid == worker.pid
+    assert report.memory_bytes is None or report.memory_bytes > 10_000_000

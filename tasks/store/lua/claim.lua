@@ -10,7 +10,7 @@
 -- assignment never takes the partition from a holder whose lease is valid.
 
 local me, since, to_isolate = ARGV[1], ARGV[2], ARGV[3]
-local found = redis.call('HMGET', KEYS[1], 'token', 'holder', 'since', 'edit_version', 'paused')
+local found = redis.call('HMGET', KEYS[1], 'token', 'holder', 'since', 'edit_version', 'paused', 'takeovers')
 local holder, last = found[2], found[3] or '0'
 if tonumber(last) > tonumber(since) then
   return { 'superseded', last }
@@ -21,9 +21,16 @@ redis.call('HDEL', KEYS[1], '')
 if holder and holder ~= me and to_isolate ~= '0' then
   redis.call('HSET', KEYS[1], 'to_isolate', to_isolate)
 end
+local time = redis.call('TIME')
+if holder and holder ~= me then
+  local times = { string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)) }
+  for at in string.gmatch(found[6] or '', '%d+') do
+    if #times < 10 then times[#times + 1] = at end
+  end
+  redis.call('HSET', KEYS[1], 'takeovers', table.concat(times, ' '))
+end
 -- From the clock, not a counter. A server that comes back empty, or with older data, could count to a token that it gave before, and a
 -- worker that still has that token could write.
-local time = redis.call('TIME')
 local before = tonumber(found[1] or '0')
 local token = string.format('%.0f', math.max(before + 1, time[1] * 1000000 + time[2]))
 redis.call('HSET', KEYS[1], 'token', token, 'holder', me, 'since', since)

@@ -1,15 +1,15 @@
--- Add a worker's measurements to the group's, partition by partition, so that nothing is lost when a partition changes its owner.
+-- Add a worker's measurements to the group's, so that nothing is lost when a partition changes its owner.
 --
--- KEYS  1 measurements (hash), then the commits (list) of each partition
--- ARGV  1 number of commits kept per partition, then for each partition in the same order: partition, JSON of what was measured since the
---       last call (tasks/store/telemetry.py), n, n times JSON of a commit, oldest first (tasks/store/recent_commits.py)
+-- KEYS  1 measurements (hash)  2 computations (hash), then the commits (list) of each partition
+-- ARGV  1 number of commits kept per partition  2 number of computations, then for each: name, JSON of what was measured since the last call
+--       (tasks/store/telemetry.py), then for each partition in the order of KEYS: partition, the same JSON, n, n times JSON of a commit,
+--       oldest first (tasks/store/recent_commits.py)
 -- Returns nothing. A stored value that can't be decoded, or has other bounds, is replaced.
 
-local at = 2
-for partition = 2, #KEYS do
-  local ok, found = pcall(cjson.decode, redis.call('HGET', KEYS[1], ARGV[at]) or '{}')
+local function add(key, field, fresh)
+  local ok, found = pcall(cjson.decode, redis.call('HGET', key, field) or '{}')
   if not ok or type(found) ~= 'table' then found = {} end
-  for name, value in pairs(cjson.decode(ARGV[at + 1])) do
+  for name, value in pairs(cjson.decode(fresh)) do
     local old = found[name]
     if type(value) == 'number' then
       found[name] = (tonumber(old) or 0) + value
@@ -23,7 +23,16 @@ for partition = 2, #KEYS do
       found[name] = value
     end
   end
-  redis.call('HSET', KEYS[1], ARGV[at], cjson.encode(found))
+  redis.call('HSET', key, field, cjson.encode(found))
+end
+
+local at = 3
+for _ = 1, tonumber(ARGV[2]) do
+  add(KEYS[2], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+for partition = 3, #KEYS do
+  add(KEYS[1], ARGV[at], ARGV[at + 1])
   local commits = tonumber(ARGV[at + 2])
   for number = 1, commits do
     redis.call('LPUSH', KEYS[partition], ARGV[at + 2 + number])
