@@ -33,6 +33,7 @@ from celery_partitions.model.errors import (
 )
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.policy import RetryPolicy
+from celery_partitions.model.versions import migrates, state
 from celery_partitions.pipeline.frames import decoder, encoder
 from celery_partitions.pipeline.graph import Pipeline
 from celery_partitions.pipeline.sinks import (
@@ -126,6 +127,7 @@ __all__ = [
     "install",
     "key_extractor",
     "microseconds",
+    "migrates",
     "milliseconds",
     "minutes",
     "nanoseconds",
@@ -133,6 +135,7 @@ __all__ = [
     "range_windows",
     "seconds",
     "source",
+    "state",
     "state_computation",
     "state_computation_multi",
 ]

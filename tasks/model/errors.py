@@ -7,6 +7,7 @@ PartitionError
 ├── ReplyError            a returned value is not JSON, and the message asks for it; counts as a failure
 ├── TimeLimitExceeded     a computation exceeded its time_limit; raised inside it, counts as a failure
 ├── StateError            a stored state cannot be read (wrong signature, unknown format, unpickling failed)
+│   └── MigrationFailed     a migration raised, or returned what the class cannot hold; counts as a failure
 ├── SetupError            this process does not fit the server or the group; the message says what to do
 ├── QueueFull             the queue is at PARTITIONS_QUEUE_MAX_LENGTH; the message was not sent
 ├── SendInterrupted       `send_many` could not continue; says which messages are in  (celery_partitions.producer.bulk)
@@ -72,6 +73,10 @@ class TimeLimitExceeded(PartitionError):
 
 class StateError(PartitionError):
     """A stored state that cannot be read. It stays in Redis unchanged, and is not unpickled."""
+
+
+class MigrationFailed(StateError):
+    """A state of an older version that your migrations cannot convert. The message that needs it counts as failed."""
 
 
 class SetupError(PartitionError):

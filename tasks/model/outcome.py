@@ -25,6 +25,7 @@ from celery_partitions.model.effects import (
     PutParkedKey,
     PutStates,
 )
+from celery_partitions.model.errors import MigrationFailed
 from celery_partitions.model.items import DeadLetterItem, Delayed, PlainTask, Skipped, Work
 
 
@@ -39,6 +40,8 @@ class Unreadable(msgspec.Struct, frozen=True):
     """A key's state that can't be read. The key's messages become dead letters, and the stored state is kept."""
 
     error: str
+    #: What a migration of an older state raised: the message counts as failed instead.
+    failure: MigrationFailed | None = None
 
 
 #: States by computation name, then key. The caller fills it, the step changes the objects, and after the commit the caller keeps it.

@@ -41,6 +41,7 @@ from typing import Any
 import msgspec
 
 from celery_partitions.model.pickle_opcodes import load_guarded
+from celery_partitions.model.versions import renamed, versions_of
 
 _PATHS = (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath)
 _PLAIN: tuple[type, ...] = (
@@ -162,6 +163,8 @@ class Allowed:
     def __init__(self, cls: type, modules: Iterable[str] = ()) -> None:
         modules = tuple(modules)
         self.cls = cls
+        #: The names under which the class was stored earlier.
+        self.formerly = versions_of(cls).formerly
         self._anything = EVERYTHING in modules
         self._names = {entry for entry in modules if ":" in entry}
         self._packages = tuple(entry.removesuffix(".*") for entry in modules if entry.endswith(".*"))
@@ -170,12 +173,23 @@ class Allowed:
 
     def find(self, module: str, name: str) -> Any:
         """The object that a pickle names. Raises `NotAllowed`."""
+        try:
+            return self._find(module, name)
+        except NotAllowed:
+            now = renamed(module, name)
+            if now is None:
+                raise
+        return self._find(*now)
+
+    def _find(self, module: str, name: str) -> Any:
         plain = PLAIN.get((module, name), self)
         if plain is not self:
             return plain
         own = self.cls.__module__
         if name == self.cls.__qualname__ and (module == own or "__main__" in (module, own)):
             return self.cls  # a script's class is in `__main__` here, and in a module in a worker
+        if self.formerly and f"{module}.{name}" in self.formerly:
+            return self.cls
         if f"{module}:{name}" in self._names:
             return _anything_in(module, name)
         if self._anything and module in sys.modules:

@@ -24,6 +24,7 @@ import msgspec
 
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.restricted_pickle import Allowed, NotAllowed, load_and_list
+from celery_partitions.model.versions import FIRST, versions_of
 
 S = TypeVar("S")
 
@@ -48,7 +49,7 @@ _NOT_DATA = (
 class StateClass(Generic[S]):
     """A checked state class. Creates new objects, and completes unpickled ones."""
 
-    __slots__ = ("_attributes", "_defaults", "_make", "_private", "_slots", "cls", "modules", "names")
+    __slots__ = ("_attributes", "_defaults", "_make", "_private", "cls", "modules", "names", "slots", "versions")
 
     def __init__(self, cls: type[S], modules: tuple[str, ...] = (), make: Callable[[], S] | None = None) -> None:
         """Raises `DeclarationError` if `cls` can't be created without arguments, can't be pickled, or is immutable.
@@ -57,7 +58,7 @@ class StateClass(Generic[S]):
         key's initial state, if calling the class without arguments does not.
         """
         self._make = make or cls
-        self.cls, self.modules = cls, modules
+        self.cls, self.modules, self.versions = cls, modules, versions_of(cls)
         if not isinstance(cls, type):
             raise DeclarationError(f"state= must be a class, not {cls!r}")
         if issubclass(cls, _IMMUTABLE):
@@ -82,7 +83,7 @@ class StateClass(Generic[S]):
                 "Add it to __slots__ and set it in __init__"
             )
         self._attributes: frozenset[str] = frozenset()
-        self._slots: tuple[str, ...] = ()
+        self.slots: tuple[str, ...] = ()
         self._private: frozenset[str] = frozenset()
         _store_by_name(cls)
         try:
@@ -100,7 +101,7 @@ class StateClass(Generic[S]):
         self._attributes = frozenset(getattr(again, "__dict__", ()))
         #: pydantic keeps these apart.
         self._private = frozenset(getattr(again, "__pydantic_private__", None) or ())
-        self._slots = tuple(name for name in _slots_of(cls) if hasattr(again, name))
+        self.slots = tuple(name for name in _slots_of(cls) if hasattr(again, name))
 
     def check_allowed(self, modules: tuple[str, ...]) -> None:
         """Raise `DeclarationError` if workers could not read back the states that they write. `modules`: PARTITIONS_STATE_MODULES.
@@ -128,7 +129,7 @@ class StateClass(Generic[S]):
                 if name not in own:
                     object.__setattr__(state, name, copy.deepcopy(value))
         missing = [] if own is None or self._attributes <= own.keys() else [name for name in self._attributes if name not in own]
-        missing += [name for name in self._slots if not hasattr(state, name)]
+        missing += [name for name in self.slots if not hasattr(state, name)]
         if missing:
             fresh = self._make()
             for name in missing:
@@ -141,7 +142,17 @@ class StateClass(Generic[S]):
     @property
     def completes(self) -> bool:
         """Whether `complete` ever does anything, so that a loader can skip the call."""
-        return bool(self._defaults or self._attributes or self._slots)
+        return bool(self._defaults or self._attributes or self.slots)
+
+    @property
+    def version(self) -> int:
+        """The version of the states that this process writes."""
+        return self.versions.version
+
+    @property
+    def is_versioned(self) -> bool:
+        """Whether records of its states have a version."""
+        return self.versions.version != FIRST
 
 
 def _store_by_name(cls: type) -> None:

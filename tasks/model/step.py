@@ -203,7 +203,7 @@ class _Step:
                 if computation.plain_call:
                     slot = table[key]
                     if type(slot) is not Slot:
-                        if not self.wait_for_state(item, cast(Unreadable, slot).error):
+                        if not self.wait_for_state(item, self.error_of(cast(Unreadable, slot), computation)):
                             break
                         waiting = self.parked
                         continue
@@ -267,12 +267,19 @@ class _Step:
         self.out.answered = True
 
     def unreadable(self, item: Work) -> str | None:
-        """The error, if one of the states that the message may change can't be read."""
+        """The error, if one of the states that the message may change can't be read. Raises `MigrationFailed`."""
         for stage in item.computation.stateful:
             slot = self.states[stage.name][item.key]
             if type(slot) is not Slot:
-                return cast(Unreadable, slot).error
+                return self.error_of(cast(Unreadable, slot), stage)
         return None
+
+    def error_of(self, unreadable: Unreadable, stage: Computation) -> str:
+        """Why a stage's state can't be read. Raises `MigrationFailed`, which is a failure of the message."""
+        if unreadable.failure is not None:
+            self.caller.at = stage
+            raise unreadable.failure
+        return unreadable.error
 
     @property
     def attempt(self) -> int:

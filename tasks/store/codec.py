@@ -7,15 +7,16 @@ and allowed classes (`celery_partitions.model.restricted_pickle`).
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import StateError, describe
+from celery_partitions.model.errors import MigrationFailed, StateError, describe
 from celery_partitions.model.message_writer import json_text
+from celery_partitions.model.old_states import AsData, migrated
 from celery_partitions.model.outcome import Pickling
 from celery_partitions.model.restricted_pickle import (
     EVERYTHING,
@@ -27,7 +28,19 @@ from celery_partitions.model.restricted_pickle import (
 )
 from celery_partitions.model.state import StateClass
 from celery_partitions.model.values import is_exact
-from celery_partitions.store.record import SIGNED, SIGNED_JSON, UNSIGNED, UNSIGNED_JSON, Kind, Record, Signer, split
+from celery_partitions.model.versions import FIRST
+from celery_partitions.store.record import (
+    SIGNED,
+    SIGNED_JSON,
+    UNSIGNED,
+    UNSIGNED_JSON,
+    VERSION,
+    Kind,
+    Record,
+    Signer,
+    split,
+    version_in,
+)
 
 #: The opcode with which a pickle (protocol 4 and later) names something. Data can contain the same byte, so the count of this byte is an
 #: upper bound for the number of names.
@@ -70,6 +83,8 @@ class StateCodec:
         self._loaders: Loaders = {}
         #: These raise if a pickle that was just written could not be read back.
         self._checks: Loaders = {}
+        #: These read states of older versions.
+        self._data_loaders: Loaders = {}
         self._value_loaders: dict[Computation, Callable[[bytes], Any]] = {}
         #: The number of names in a pickle that are known to be readable, so that it needs no check.
         self._harmless: dict[StateClass[Any], int] = {}
@@ -91,13 +106,13 @@ class StateCodec:
             harmless = self._harmless[wanted] = len(wanted.names) if itself.issuperset(wanted.names) else 0
         if data.count(NAMING) > harmless:
             self._unpickled(computation.name, wanted, data, self._checks, self._check)
-        return self.seal(computation.name, key, data)
+        return self.seal(computation.name, key, data, {VERSION: wanted.version} if wanted.is_versioned else None)
 
-    def seal(self, name: str, key: str, data: bytes) -> bytes:
+    def seal(self, name: str, key: str, data: bytes, header: Mapping[str, Any] | None = None) -> bytes:
         """Put a pickle into a record, signed if there is a key."""
-        if not self._keys:
+        if not self._keys and not header:
             return UNSIGNED + data
-        return self._signer("state", name).seal(key, data)
+        return self._signer("state", name).seal(key, data, header=header)
 
     def moved(self, name: str, key: str, stored: bytes, group: str) -> bytes:
         """Sign for this group a state that `group` wrote. Raises `StateError` if `group` did not sign it."""
@@ -108,11 +123,13 @@ class StateCodec:
 
     def load(self, computation: Computation, key: str, stored: bytes) -> Any:
         """Unpickle a stored state. Raises `StateError` for a wrong signature, an unknown format, or a pickle that is damaged or names
-        something that is not allowed."""
-        data = self.verified(computation.name, key, stored)
+        something that is not allowed. Raises `MigrationFailed` if a migration of an older state does."""
         wanted = computation.state
         if wanted is None:
             raise StateError(f"{computation.name!r} has no state")
+        data, version = self.opened(computation.name, key, stored)
+        if version != wanted.version:
+            return self._migrated(computation.name, wanted, data, version)
         state = self._unpickled(computation.name, wanted, data, self._loaders, self._loader)
         if not (isinstance(state, wanted.cls) or _same_source(type(state), wanted.cls)):
             raise StateError(
@@ -120,11 +137,40 @@ class StateCodec:
             )
         return wanted.complete(state) if wanted.completes else state
 
+    def opened(self, name: str, key: str, stored: bytes) -> tuple[bytes, int]:
+        """The pickle in a record, and its state's version, after its signature is verified. Unpickles nothing."""
+        if not self._keys and stored[:1] == UNSIGNED:
+            return stored[1:], FIRST
+        record = self._verified(self._signer("state", name), key, stored)
+        if len(record.head) == 1:
+            return record.payload, FIRST
+        try:
+            return record.payload, version_in(record.header)
+        except StateError as error:
+            raise StateError(f"state of {name!r} can't be read: {error}") from error
+
     def verified(self, name: str, key: str, stored: bytes) -> bytes:
         """The pickle in a record, after its signature is verified. Unpickles nothing."""
-        if not self._keys and stored[:1] == UNSIGNED:
-            return stored[1:]
-        return self._verified(self._signer("state", name), key, stored).payload
+        return self.opened(name, key, stored)[0]
+
+    def _migrated(self, name: str, wanted: StateClass[Any], data: bytes, version: int) -> Any:
+        """Read a state of another version as data, and migrate it."""
+        cls, versions = wanted.cls.__qualname__, wanted.versions
+        if version > versions.version:
+            raise StateError(
+                f"state of {name!r} has version {version}, but this process has version {versions.version} of {cls}. Newer code wrote it: deploy "
+                "that code here, too"
+            )
+        if version < versions.oldest:
+            raise StateError(
+                f"state of {name!r} has version {version}, but {cls} has no migration to version {versions.oldest}. Add "
+                f"@migrates({cls}, to_version={versions.oldest})"
+            )
+        old = self._unpickled(name, wanted, data, self._data_loaders, self._loader, AsData)
+        try:
+            return migrated(wanted, old, version)
+        except MigrationFailed as error:
+            raise MigrationFailed(f"state of {name!r} with version {version}: {error}") from error.__cause__
 
     def _verified(self, signer: Signer, key: str, stored: bytes, *, json: bool = False) -> Record:
         try:
@@ -216,10 +262,12 @@ class StateCodec:
             return msgspec.json.decode(record.payload)
         return self._unpickled_value(source, record.payload)
 
-    def _unpickled(self, name: str, wanted: StateClass[Any], data: bytes, made: Loaders, make: MakeLoader) -> Any:
+    def _unpickled(
+        self, name: str, wanted: StateClass[Any], data: bytes, made: Loaders, make: MakeLoader, allow: type[Allowed] = Allowed
+    ) -> Any:
         loads = made.get(wanted)
         if loads is None:
-            loads = made[wanted] = make(Allowed(wanted.cls, (*self._modules, *wanted.modules)))
+            loads = made[wanted] = make(allow(wanted.cls, (*self._modules, *wanted.modules)))
         try:
             return loads(data)
         except NotAllowed as error:

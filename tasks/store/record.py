@@ -23,6 +23,7 @@ import msgspec
 
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.keys import key_bytes
+from celery_partitions.model.versions import FIRST, MAX_VERSION
 
 UNSIGNED = b"\x01"
 SIGNED = b"\x02"
@@ -34,6 +35,9 @@ HEADER = 0x80
 
 TAG_BYTES = 16
 _LENGTH_BYTES = 4
+#: The names in a header. They are short, because each versioned state has them.
+#: `v`: the state's version, if it is above 1.
+VERSION = "v"
 #: A longer header is refused.
 MAX_HEADER_BYTES = 1 << 24
 
@@ -62,6 +66,14 @@ class Record(NamedTuple):
             return _decode(self.head[1 + _LENGTH_BYTES :])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StateError("its header can't be decoded") from error
+
+
+def version_in(header: Mapping[str, Any]) -> int:
+    """The version of the state in a record with this header. Raises `StateError` if it is not a version."""
+    version = header.get(VERSION, FIRST)
+    if type(version) is not int or not FIRST <= version <= MAX_VERSION:
+        raise StateError(f"its header has the state version {str(version)[:40]!r}, which is not an integer from {FIRST} to {MAX_VERSION:,}")
+    return version
 
 
 def split(stored: bytes) -> Record:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import redis
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import StateError
+from celery_partitions.model.errors import MigrationFailed, StateError
 from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
 from celery_partitions.model.outcome import Slot, Unreadable
 from celery_partitions.store.codec import StateCodec, StoredMeta
@@ -68,6 +68,8 @@ def _slot(codec: StateCodec, computation: Computation, key: str, stored: bytes |
     assert computation.state is not None
     try:
         state = computation.state.new() if stored is None else codec.load(computation, key, stored)
+    except MigrationFailed as error:
+        return Unreadable(str(error), error)
     except StateError as error:
         return Unreadable(str(error))
     except Exception as error:
