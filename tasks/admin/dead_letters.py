@@ -15,8 +15,9 @@ import redis
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.model.deduplication import normalize_id
-from celery_partitions.model.keys import key_bytes, keys_shown_as, partition_of
+from celery_partitions.model.keys import key_bytes, keys_shown_as
 from celery_partitions.model.task_lines import line_of_task
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.scripts import script
@@ -54,14 +55,14 @@ class DeadLetterPlace(NamedTuple):
 class DeadLetters:
     """The dead letters of a group."""
 
-    def __init__(self, client: redis.Redis, names: Names, partitions: int) -> None:
-        self.client, self.names, self.partitions = client, names, partitions
+    def __init__(self, client: redis.Redis, names: Names, topology: Topology) -> None:
+        self.client, self.names, self.topology = client, names, topology
         self.audit = Audit(client, names)
-        self.parked = ParkedKeys(client, names, partitions, self.audit)
+        self.parked = ParkedKeys(client, names, topology, self.audit)
 
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, in no particular order. Scans Redis page by page."""
-        for partition in partitions_and_ingress(self.partitions):
+        for partition in partitions_and_ingress(self.topology.partitions):
             cursor, count = 0, FIRST_PAGE
             while True:
                 cursor, rows = cast(Any, self.client.hscan(self.names.dead(partition), cursor, count=count))
@@ -76,14 +77,14 @@ class DeadLetters:
     def count(self) -> int:
         """The number of dead letters."""
         with self.client.pipeline(transaction=False) as pipe:
-            for partition in partitions_and_ingress(self.partitions):
+            for partition in partitions_and_ingress(self.topology.partitions):
                 pipe.hlen(self.names.dead(partition))
             return sum(pipe.execute())
 
     def get(self, dead_letter_id: str) -> DeadLetter | None:
         """The dead letter with this id; None if there is none (any more)."""
         field = dead_letter_id.encode("utf-8", "surrogateescape")
-        all_partitions = partitions_and_ingress(self.partitions)
+        all_partitions = partitions_and_ingress(self.topology.partitions)
         with self.client.pipeline(transaction=False) as pipe:
             for partition in all_partitions:
                 pipe.hget(self.names.dead(partition), cast(str, field))
@@ -141,7 +142,7 @@ class DeadLetters:
         back = size = 0
         for dead_letter in self.whole(dead_letters[::-1]):  # the youngest first, because each group goes before those put back earlier
             if dead_letter.reason in KEEP_ORDER and not dead_letter.in_place:
-                groups.setdefault((dead_letter.partition, _waits_as(dead_letter, self.partitions)), []).append(dead_letter)
+                groups.setdefault((dead_letter.partition, _waits_as(dead_letter, self.topology)), []).append(dead_letter)
                 size += len(dead_letter.raw)
             if size > MAX_BYTES_IN_ORDER:
                 back += sum(self._put_back(*group, ones[::-1]) for group, ones in groups.items())
@@ -222,12 +223,12 @@ def raw_text(dead_letter: DeadLetter) -> str:
     return base64.b64decode(dead_letter.raw).decode("utf-8", "backslashreplace")
 
 
-def _waits_as(dead_letter: DeadLetter, partitions: int) -> str:
+def _waits_as(dead_letter: DeadLetter, topology: Topology) -> str:
     """The key of a dead letter's message, or its task's line; "" if it is not known."""
     if dead_letter.reason == "unknown-task":
         return line_of_task(dead_letter.task or "", dead_letter.partition)
     likely = [] if dead_letter.key is None else keys_shown_as(dead_letter.key)
-    return next((key for key in likely if str(partition_of(key, partitions)) == dead_letter.partition), "")
+    return next((key for key in likely if str(topology.partition_of(key)) == dead_letter.partition), "")
 
 
 def _read(field: bytes, row: bytes, partition: str) -> DeadLetter:

@@ -35,9 +35,10 @@ from celery_partitions.admin.transfer import (
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import SetupError, StateError
-from celery_partitions.model.keys import key_bytes, key_text, partition_of
+from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.model.message_key import key_in
 from celery_partitions.model.task_lines import moved_line, partition_of_line
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
@@ -71,12 +72,12 @@ class Importer:
         self,
         client: redis.Redis,
         names: Names,
-        partitions: int,
+        topology: Topology,
         computations: Mapping[str, Computation],
         path: Path,
         codec: StateCodec | None = None,
     ) -> None:
-        self.client, self.names, self.partitions, self.path = client, names, partitions, path
+        self.client, self.names, self.topology, self.path = client, names, topology, path
         #: Signs the states of another group for this one.
         self.codec = codec or StateCodec(group=names.root)
         self.computations = computations
@@ -94,7 +95,7 @@ class Importer:
 
     def holds(self) -> dict[str, int]:
         """What the group already holds, as counts by kind. Empty if it holds nothing."""
-        rows = read_status(self.client, self.names, self.partitions)
+        rows = read_status(self.client, self.names, self.topology.partitions)
         counts = {
             "messages": sum(row.length + row.delayed for row in rows),
             "states": sum(row.keys for row in rows),
@@ -127,8 +128,8 @@ class Importer:
         """Check the whole file, then write it. If it is incomplete or damaged, raise `SetupError` and write nothing."""
         self.refuse_workers()
         records, computations, commit_number = self._look_over()
-        agree_on_topology(self.client, self.names, self.partitions)
-        all_partitions = partitions_and_ingress(self.partitions)
+        agree_on_topology(self.client, self.names, self.topology.partitions)
+        all_partitions = partitions_and_ingress(self.topology.partitions)
         detail = {
             "file": str(self.path),
             "records": records,
@@ -153,7 +154,7 @@ class Importer:
                     pipe.hdel(self.names.meta(partition), "paused")
             pipe.publish(self.names.changed, "")
             pipe.execute()
-        return Imported(records, self.header.partitions, self.partitions, self._without_key, self._left_out)
+        return Imported(records, self.header.partitions, self.topology.partitions, self._without_key, self._left_out)
 
     def _look_over(self) -> tuple[int, set[str], int]:
         """The number of records, their computations, and the highest commit number in the file or in Redis. Writes nothing."""
@@ -168,7 +169,7 @@ class Importer:
                     computations.add(record.computation)
                 case PartitionMeta():
                     commit_number = max(commit_number, int(record.values.get("commit_number", 0)))
-        for partition in partitions_and_ingress(self.partitions):
+        for partition in partitions_and_ingress(self.topology.partitions):
             commit_number = max(commit_number, int(cast(Any, self.client.hget(self.names.meta(partition), "commit_number")) or 0))
         return count, computations, commit_number
 
@@ -190,7 +191,7 @@ class Importer:
                     stay_paused.add(partition)
                 for name, value in record.values.items():
                     if name.startswith("seen:"):
-                        if self.header.partitions == self.partitions:
+                        if self.header.partitions == self.topology.partitions:
                             yield ["HSET", names.meta(partition), name, value]
                     elif name not in _OWN_META and value.lstrip("-").isdigit():
                         yield ["HINCRBY", names.meta(partition), name, value]
@@ -213,7 +214,7 @@ class Importer:
             case DeadLetterMessage():
                 yield ["HSET", names.dead_raw(self._numbered(record.partition)), record.id, record.message]
             case SeenIds():
-                if self.header.partitions == self.partitions:
+                if self.header.partitions == self.topology.partitions:
                     ids = names.deduplication(record.partition, record.computation, record.age)
                     yield ["SADD", ids, *record.ids]
                     if record.expire_ms > 0:
@@ -236,7 +237,7 @@ class Importer:
         return ["HSET", self.names.dead(dead_letter.partition), record.id, msgspec.json.encode(dead_letter)]
 
     def _of_key(self, key: bytes) -> str:
-        return str(partition_of(key, self.partitions))
+        return str(self.topology.partition_of(key_text(key)))
 
     def _place_of(self, key: bytes) -> tuple[str, str]:
         """The partition of a parked key, and the key. A task's line is not in the partition of a key: its messages are sorted when it ends."""
@@ -248,7 +249,7 @@ class Importer:
 
     def _of_message(self, partition: str, raw: bytes) -> str:
         """The same partition if N is the same, else the partition of the message's key."""
-        if partition == INGRESS or self.header.partitions == self.partitions:
+        if partition == INGRESS or self.header.partitions == self.topology.partitions:
             return partition
         found = key_in(raw, self.computations)
         if found is None:
@@ -276,4 +277,4 @@ class Importer:
             return record.state
 
     def _numbered(self, partition: str) -> str:
-        return partition if partition == INGRESS else str(int(partition) % self.partitions)
+        return partition if partition == INGRESS else str(int(partition) % self.topology.partitions)

@@ -18,11 +18,11 @@ from celery_partitions.admin.status import (
     request_holders,
     request_partition,
 )
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.measurements import measurements_in, request_measurements
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.oldest import oldest_sent, request_oldest
 from celery_partitions.store.telemetry import Measurements
-from celery_partitions_config.settings import Settings
 
 #: Counters in a partition's `meta`, in addition to those of a status.
 COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead", "late")
@@ -85,7 +85,7 @@ class Readable(Protocol):
     """The part of a group that an overview needs (see `runtime/group.py`)."""
 
     names: Names
-    settings: Settings
+    topology: Topology
     #: The computations that had run in the group at the last read: with them one read is enough.
     computations_seen: tuple[str, ...]
 
@@ -104,7 +104,7 @@ def read_overview(group: Readable, *, state_bytes: bool = False, only: Collectio
     Raises redis-py's errors, and `SetupError` if this process and the group do not agree on the number of partitions.
     """
     group.check()
-    wanted = [partition for partition in partitions_and_ingress(group.settings.partitions) if only is None or partition in only]
+    wanted = [partition for partition in partitions_and_ingress(group.topology.partitions) if only is None or partition in only]
     while True:
         known = group.computations_seen
         answers = _ask(group, wanted, known, state_bytes)

@@ -13,9 +13,10 @@ import redis
 
 from celery_partitions.admin.audit import Audit
 from celery_partitions.model.effects import ParkedKey
-from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
+from celery_partitions.model.keys import key_bytes, key_text, normalize_key
 from celery_partitions.model.messages import name_of
 from celery_partitions.model.task_lines import partition_of_line
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import read_record
@@ -39,12 +40,12 @@ class _Seen:
 class ParkedKeys:
     """The parked keys of a group. A key can be parked only in its own partition, a task's line in any."""
 
-    def __init__(self, client: redis.Redis, names: Names, partitions: int, audit: Audit) -> None:
-        self.client, self.names, self.partitions, self.audit = client, names, partitions, audit
+    def __init__(self, client: redis.Redis, names: Names, topology: Topology, audit: Audit) -> None:
+        self.client, self.names, self.topology, self.audit = client, names, topology, audit
 
     def all(self) -> Iterator[ParkedKey]:
         """Every parked key, in no particular order. Scans Redis page by page."""
-        for partition in range(self.partitions):
+        for partition in range(self.topology.partitions):
             yield from self.of_partition(partition)
         yield from self.of_partition("ingress")
 
@@ -125,7 +126,7 @@ class ParkedKeys:
 
     def _partition(self, key: str) -> str:
         line = partition_of_line(key)
-        return line if line is not None else str(partition_of(key, self.partitions))
+        return line if line is not None else str(self.topology.partition_of(key))
 
     def _see(self, key: str) -> _Seen | None:
         partition = self._partition(key)

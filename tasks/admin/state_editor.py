@@ -9,7 +9,7 @@ from celery_partitions.admin.audit import Audit, shortened
 from celery_partitions.admin.state_json import plain_fields
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import StateError
-from celery_partitions.model.keys import key_bytes, normalize_key, partition_of
+from celery_partitions.model.keys import key_bytes, normalize_key
 from celery_partitions.store.record import UNSIGNED
 from celery_partitions.store.scripts import digest_of, script
 from celery_partitions.store.states import StateReader
@@ -57,7 +57,7 @@ class StateEditor:
     def see(self, computation: Computation, key: object) -> SeenState:
         """The state as last committed. A state that cannot be read is returned too, so that it can be replaced."""
         states, spelled = self.states, normalize_key(key)
-        partition = partition_of(spelled, states.partitions)
+        partition = states.topology.partition_of(spelled)
         name = states.names.states(str(partition), computation.name)
         stored = cast("bytes | None", states.client.hget(name, cast(str, key_bytes(spelled))))
         if stored is None:

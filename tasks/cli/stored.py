@@ -9,7 +9,6 @@ import click
 from celery_partitions.admin.documents import json_key
 from celery_partitions.cli.context import base64_option, installation_in, key_argument, shown_key, typed_key
 from celery_partitions.cli.output import json_option, print_json, refusals
-from celery_partitions.model.keys import partition_of
 
 _SIGNED = {True: "by a key of this process", False: "by no key of this process", None: "not verified: no key here"}
 
@@ -30,7 +29,7 @@ def stored(context: click.Context, name: str, key: str, in_base64: bool, as_json
     found = installation.group.states.meta(name, key)
     if found is None:
         raise click.ClickException(f"{name!r} has no state for the key {shown_key(key)!r}")
-    partition = partition_of(key, installation.settings.partitions)
+    partition = installation.group.topology.partition_of(key)
     if as_json:
         print_json({"computation": name, **json_key(key), "partition": partition, **asdict(found)})
         return

@@ -40,7 +40,7 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
     pause_all = pause_all or _has_stages(installation)
     if file.exists():
         confirm(f"{file} exists. Overwrite it?", yes)
-    exporter = Exporter(group.client, group.names, group.settings.partitions, by=who())
+    exporter = Exporter(group.client, group.names, group.topology.partitions, by=who())
     records = exporter.write(file, pause_all=pause_all)
     paused = [group.names.queue_name(partition) for partition in exporter.paused]
     text = f"{counted(records, 'record')} written to {file}" + (
@@ -78,7 +78,7 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
     installation = installation_in(context)
     group = installation.group
     importer = Importer(
-        group.client, group.names, installation.settings.partitions, installation.computations, file, group.codec
+        group.client, group.names, group.topology, installation.computations, file, group.codec
     )
     importer.refuse_workers()
     erased = 0

@@ -15,7 +15,7 @@ from celery_partitions.admin.overview_json import row_of
 from celery_partitions.admin.state_json import plain_value
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.dashboard.tree import tree_of
-from celery_partitions.model.keys import key_bytes, key_text, partition_of
+from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.model.message_key import key_in
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.runtime.installation import Installation
@@ -79,7 +79,7 @@ def largest_states(installation: Installation, partition: str) -> list[dict[str,
 def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[str, Any]:
     """A key, or a task's line: its partition and owner, its state in each computation, and its waiting messages."""
     group = installation.group
-    partition = partition_of_line(key) or str(partition_of(key, installation.settings.partitions))
+    partition = partition_of_line(key) or str(installation.group.topology.partition_of(key))
     overview = watch.look()
     at = next(one for one in overview.partitions if one.partition == partition)
     names, client = group.names, group.client
@@ -122,7 +122,7 @@ def computations_of(installation: Installation, key: str | None = None) -> list[
 
 def _has_state(installation: Installation, name: str, key: str) -> bool:
     group = installation.group
-    partition = str(partition_of(key, installation.settings.partitions))
+    partition = str(installation.group.topology.partition_of(key))
     return bool(group.client.hexists(group.names.states(partition, name), cast(str, key_bytes(key))))
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from celery_partitions.model.errors import KeyExtractionError
-from celery_partitions.model.keys import keys_shown_as, partition_of, shown_key
+from celery_partitions.model.keys import keys_shown_as, shown_key
 from celery_partitions.runtime.installation import Installation
 
 #: How many of Flower's tasks are searched.
@@ -27,13 +27,13 @@ def of_key(state: Any, key: str) -> list[dict[str, Any]]:
 
 def of_partition(state: Any, partition: int, installation: Installation) -> list[dict[str, Any]]:
     """The events of one partition. An event whose shown key fits two keys counts for both partitions."""
-    partitions = installation.settings.partitions
+    topology = installation.group.topology
 
     def fits(arguments: str) -> bool:
         found = _KEY.match(arguments)
         try:
             keys = [] if found is None else keys_shown_as(found[1])
-            return any(partition_of(key, partitions) == partition for key in keys)
+            return any(topology.partition_of(key) == partition for key in keys)
         except KeyExtractionError:
             return False
 

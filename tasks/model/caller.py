@@ -237,7 +237,7 @@ class _Run:
         else:
             body, message = stage.codec.encode(value)
             key = extracted_key(node.extract, message)
-        partition = self.writer.partition_of(key)
+        partition = self.writer.topology.partition_of(key)
         raw = cause.fill(self.writer.to_stage(stage.name, partition), message_id, body, key)
         if len(raw) > self.writer.max_bytes:
             raise MessageError(

@@ -23,7 +23,7 @@ from celery_partitions.model.errors import (
     shortened,
     trace_of,
 )
-from celery_partitions.model.keys import SHORT_KEY, key_text, normalize_key, partition_of_normalized
+from celery_partitions.model.keys import SHORT_KEY, key_text, normalize_key
 from celery_partitions.model.messages import (
     MAX_BYTES,
     NOT_USUAL,
@@ -37,6 +37,7 @@ from celery_partitions.model.messages import (
 from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request, refuse_follow_ups
 from celery_partitions.model.revocations import is_revoked
 from celery_partitions.model.task_lines import line_of_task
+from celery_partitions.model.topology import Topology
 from celery_partitions.model.values import TIMER, load_value
 
 
@@ -148,7 +149,7 @@ class Reading(msgspec.Struct, frozen=True):
     computations: Mapping[str, Computation]
     plain_task: Container[str]
     partition: int | None
-    partitions: int
+    topology: Topology
     #: A longer message is not decoded (PARTITIONS_MESSAGE_BYTES).
     max_bytes: int = MAX_BYTES
     #: Reading stops before the decoded messages take more memory than `MEMORY_PER_BYTE` times this (PARTITIONS_BATCH_BYTES). At least one
@@ -179,7 +180,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
 
     Called for each batch, so it is fast for messages of the usual form. `now`: the server's time, in seconds since the epoch.
     """
-    computations, partition, partitions = reading.computations, reading.partition, reading.partitions
+    computations, partition, topology = reading.computations, reading.partition, reading.topology
     any_revoked, max_bytes = bool(revoked), reading.max_bytes
     room = reading.batch_bytes * MEMORY_PER_BYTE
     places = reading.places
@@ -231,7 +232,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
                 key = normalize_key(key)
             where = places.get(key)
             if where is None:
-                where = places[key] = partition_of_normalized(key, partitions)
+                where = places[key] = topology.partition_of(key)
             if where != partition:
                 append(Misrouted(raw, where))
                 continue
@@ -287,13 +288,13 @@ def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading:
     """The item for a message that a stage or a source's process has written."""
     if computation.role == "stage":
         key = key_in_header(computation, envelope.headers.partition_key)
-        where = partition_of_normalized(key, reading.partitions)
+        where = reading.topology.partition_of(key)
         if where != reading.partition:
             return Misrouted(raw, where)
         return Work(raw, computation, key, decoded(computation, envelope, reading.load_value), envelope)
     message = decoded(computation, envelope, reading.load_value)
     key = computation.key_of(message)
-    where = partition_of_normalized(key, reading.partitions)
+    where = reading.topology.partition_of(key)
     return Work(raw, computation, key, message, envelope) if where == reading.partition else Misrouted(raw, where)
 
 

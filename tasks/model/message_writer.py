@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from celery_partitions.model.keys import key_bytes, partition_of_normalized
+from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.messages import MAX_BYTES
 from celery_partitions.model.sinks import QueueSink
+from celery_partitions.model.topology import Topology
 
 #: The body of a timer's message, which a stage sends to itself.
 TIMER_BODY = b'[[{"__timer__":true}],{},{}]'
@@ -144,7 +145,7 @@ class MessageWriter:
     def __init__(
         self,
         *,
-        partitions: int,
+        topology: Topology,
         queue_of: Callable[[int], str],
         queue_of_task: Callable[[str], str],
         queue_of_sink: Callable[[str], str],
@@ -153,14 +154,10 @@ class MessageWriter:
         make_cause: MakeCause = Cause,
     ) -> None:
         self.max_bytes, self.make_cause = max_bytes, make_cause
-        self.partitions, self.queue_of, self.origin = partitions, queue_of, origin
+        self.topology, self.queue_of, self.origin = topology, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
-
-    def partition_of(self, key: str) -> int:
-        """The partition of a normalized key."""
-        return partition_of_normalized(key, self.partitions)
 
     def to_stage(self, stage: str, partition: int) -> MessageTemplate:
         """The template of messages to a stage in a partition."""

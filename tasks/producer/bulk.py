@@ -17,7 +17,7 @@ import redis
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import PartitionError, QueueFull, describe
-from celery_partitions.producer.message_maker import maker_for, own_id, random_id, random_ids
+from celery_partitions.producer.message_maker import MessageMaker, own_id, random_id, random_ids
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.queue_limit import Backlog
 from celery_partitions.store.programs import AsyncClients, Program, run
@@ -151,7 +151,7 @@ class _Sender:
         self.chunk_messages = min(CHUNK_MESSAGES, limit or CHUNK_MESSAGES)
         self.id_of = id_of
         self.client = installation.group.client
-        self.maker = maker_for(installation, computation, ids_are_known=id_of is not None)
+        self.maker = MessageMaker(installation, computation, ids_are_known=id_of is not None)
         self.queues = self.maker.queues
         self.sent = 0
 

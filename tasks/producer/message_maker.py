@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
-from celery_partitions.model.keys import partition_of_normalized
 from celery_partitions.model.message_writer import MessageTemplate, escape, unescape
 from celery_partitions.model.values import dump_value
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.names import INGRESS
 from celery_partitions.tracing.headers import encode_headers
 
-if TYPE_CHECKING:
-    from celery_partitions.tracing.spans import Tracing
-
 
 class MessageMaker:
-    """One per sender. Ids are passed escaped for JSON, without quotes. `ids_are_known`: the caller knows the ids, so results can be
+    """One per sender. If tracing is on, its messages carry a trace context, with a span for the creation of each. Ids are passed escaped for JSON, without quotes. `ids_are_known`: the caller knows the ids, so results can be
     requested."""
 
     def __init__(self, installation: Installation, computation: Computation, *, ids_are_known: bool = False) -> None:
-        names, partitions = installation.group.names, installation.settings.partitions
-        self.computation, self.partitions = computation, partitions
+        names, self._topology = installation.group.names, installation.group.topology
+        self.computation, self._tracing, partitions = computation, installation.tracing, range(self._topology.partitions)
         #: The queue of each partition, as a key in Redis.
-        self.queues = [names.queue(str(number)) for number in range(partitions)]
+        self.queues = [names.queue(str(number)) for number in partitions]
         self._takes_values = computation.takes_values and not computation.codec.is_typed
         self._encode, self._key_of, self._check_size = computation.codec.encode, computation.key_of, installation.check_size
         self._dump = installation.group.codec.dump_value
         origin = f"gen{os.getpid()}@{socket.gethostname()}"
         ignore_result = not (ids_are_known and computation.replies)
-        self._templates = [
-            MessageTemplate(computation.name, names.queue_name(str(number)), origin, ignore_result)
-            for number in range(partitions)
-        ]
+        #: The queue of each partition, by its name in Celery.
+        self._queue_names = [names.queue_name(str(number)) for number in partitions]
+        self._templates = [MessageTemplate(computation.name, queue, origin, ignore_result) for queue in self._queue_names]
         self._to_ingress = MessageTemplate(computation.name, names.queue_name(INGRESS), origin)
 
     def make(self, message: Any, name: bytes, sent_at: bytes) -> tuple[int, bytes]:
@@ -44,8 +39,13 @@ class MessageMaker:
         without a key."""
         body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
         self._check_size(body)
-        partition = partition_of_normalized(self._key_of(decoded), self.partitions)
-        return partition, self._templates[partition].fill(name, sent_at, body)
+        key = self._key_of(decoded)
+        partition = self._topology.partition_of(key)
+        template = self._templates[partition]
+        if self._tracing is None:
+            return partition, template.fill(name, sent_at, body)
+        carrier = self._tracing.created(self.computation.name, self._queue_names[partition], unescape(name), lambda: key)
+        return partition, template.fill(name, sent_at, body, b',"parent_id":null' + encode_headers(carrier))
 
     def make_without_key(self, message: Any, name: bytes, sent_at: bytes) -> bytes:
         """The raw message for the ingress. A worker extracts its key, or makes a dead letter that says why there is none."""
@@ -59,31 +59,6 @@ class MessageMaker:
             return self._dump(self.computation.name, unescape(name), message)
 
         return dump_value(self.computation.codec, message, pickled), message
-
-
-class TracedMaker(MessageMaker):
-    """Makes messages that carry a trace context, with a span for the creation of each."""
-
-    def __init__(self, tracing: Tracing, installation: Installation, computation: Computation, ids_are_known: bool) -> None:
-        super().__init__(installation, computation, ids_are_known=ids_are_known)
-        self._tracing, self._names = tracing, installation.group.names
-
-    def make(self, message: Any, name: bytes, sent_at: bytes) -> tuple[int, bytes]:
-        body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
-        self._check_size(body)
-        key = self._key_of(decoded)
-        partition = partition_of_normalized(key, self.partitions)
-        queue = self._names.queue_name(str(partition))
-        carrier = self._tracing.created(self.computation.name, queue, unescape(name), lambda: key)
-        more = b',"parent_id":null' + encode_headers(carrier)
-        return partition, self._templates[partition].fill(name, sent_at, body, more)
-
-
-def maker_for(installation: Installation, computation: Computation, *, ids_are_known: bool = False) -> MessageMaker:
-    """The maker for one sender: a `TracedMaker` if tracing is on."""
-    if installation.tracing is None:
-        return MessageMaker(installation, computation, ids_are_known=ids_are_known)
-    return TracedMaker(installation.tracing, installation, computation, ids_are_known)
 
 
 def random_ids(count: int) -> str:

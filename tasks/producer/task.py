@@ -52,12 +52,12 @@ class ComputationTask(Task):  # type: ignore[misc]
         if stand_in.current is not None:
             return stand_in.current.take(computation, decoded, options.pop("task_id", None), options)
         if is_direct:
-            message_id, partition = options.get("task_id") or uuid(), installation.partition_of_queue(computation, decoded)
+            message_id, partition = options.get("task_id") or uuid(), installation.partition_of_message(computation, decoded)
             installation.make_sure_of_room(partition)
             direct.publish(partition, message_id, body, shown)
             return self.AsyncResult(message_id)
         if not options.get("queue"):
-            options["queue"] = installation.queue_with_room(installation.partition_of_queue(computation, decoded))
+            options["queue"] = installation.queue_with_room(installation.partition_of_message(computation, decoded))
         publish_as_read(options, installation.app.conf.task_compression)
         # Celery's own short repr would take a tenth of the whole call.
         options.setdefault("argsrepr", shown)
@@ -80,7 +80,7 @@ class ComputationTask(Task):  # type: ignore[misc]
         if not self._direct.serves(options):
             return await asyncio.to_thread(self.apply_async, args, kwargs, **options)
         body, decoded, shown = self._encoded(args, kwargs, options)
-        message_id, partition = message_id or uuid(), installation.partition_of_queue(self.computation, decoded)
+        message_id, partition = message_id or uuid(), installation.partition_of_message(self.computation, decoded)
         await installation.make_sure_of_room_async(partition)
         await self._direct.publish_async(partition, message_id, body, shown)
         return self.AsyncResult(message_id)

@@ -14,6 +14,7 @@ from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.policies import Policies
 from celery_partitions.admin.state_editor import StateEditor
 from celery_partitions.admin.status import PartitionStatus, read_status
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.client import connect, connect_async
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import Names
@@ -33,6 +34,8 @@ class Group:
         #: The group's computations when `read_overview` last looked. If they are still the same, it needs one round trip.
         self.computations_seen: tuple[str, ...] = ()
         self.async_clients = AsyncClients(lambda: connect_async(settings))
+        #: The settings' number of partitions, until `check` has compared it with Redis.
+        self.topology = Topology(0, settings.partitions)
         self._checked = False
         self._lock = threading.Lock()
 
@@ -49,14 +52,14 @@ class Group:
             return
         with self._lock:
             with suppress(redis.exceptions.NoPermissionError):
-                agree_on_topology(self.client, self.names, self.settings.partitions)
+                self.topology = agree_on_topology(self.client, self.names, self.topology.partitions)
             self._checked = True
 
     async def check_async(self) -> None:
         """The same with the running event loop's client."""
         if not self._checked:
             with suppress(redis.exceptions.NoPermissionError):
-                await self.async_clients.run(agreement(self.names, self.settings.partitions))
+                self.topology = await self.async_clients.run(agreement(self.names, self.topology.partitions))
             self._checked = True
 
     @property
@@ -67,17 +70,17 @@ class Group:
     @property
     def state_reader(self) -> StateReader:
         """Reads states without a check of the group."""
-        return StateReader(self.client, self.names, self.codec, self.settings.partitions)
+        return StateReader(self.client, self.names, self.codec, self.topology)
 
     @property
     def dead_letters(self) -> DeadLetters:
         self.check()
-        return DeadLetters(self.client, self.names, self.settings.partitions)
+        return DeadLetters(self.client, self.names, self.topology)
 
     @property
     def parked_keys(self) -> ParkedKeys:
         self.check()
-        return ParkedKeys(self.client, self.names, self.settings.partitions, self.audit)
+        return ParkedKeys(self.client, self.names, self.topology, self.audit)
 
     @property
     def state_editor(self) -> StateEditor:
@@ -99,4 +102,4 @@ class Group:
 
     def status(self) -> list[PartitionStatus]:
         self.check()
-        return read_status(self.client, self.names, self.settings.partitions)
+        return read_status(self.client, self.names, self.topology.partitions)

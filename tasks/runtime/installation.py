@@ -17,7 +17,6 @@ from kombu.utils.url import as_url, url_to_parts
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError, SetupError
-from celery_partitions.model.keys import partition_of
 from celery_partitions.model.message_writer import Cause, MakeCause, MessageWriter
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.published_form import publish_as_read
@@ -144,9 +143,9 @@ class Installation:
             if name.startswith("broker_") and not conf.get(name):
                 conf[name] = value
 
-    def partition_of_queue(self, computation: Computation, message: Any) -> str:
+    def partition_of_message(self, computation: Computation, message: Any) -> str:
         """The partition of a decoded message. Raises `KeyExtractionError` if it has no key."""
-        return str(partition_of(computation.key_of(message), self.settings.partitions))
+        return str(self.group.topology.partition_of(computation.key_of(message)))
 
     def check_size(self, body: bytes) -> None:
         """Raise `MessageError` if the message with this body would be too long for workers to decode."""
@@ -176,7 +175,7 @@ class Installation:
         """Makes the messages for outputs. `origin`: the sender's name in them. `make_cause`: makes what outputs inherit."""
         names = self.group.names
         return MessageWriter(
-            partitions=self.settings.partitions,
+            topology=self.group.topology,
             queue_of=lambda number: names.queue_name(str(number)),
             queue_of_task=self.queue_of_task,
             queue_of_sink=lambda name: Names(names.sink_group(name)).queue_name("0"),
@@ -234,7 +233,7 @@ class Installation:
         message = computation.codec.from_arguments(list(args or ()), dict(kwargs or {}))
         body, decoded = computation.codec.encode(message)
         self.check_size(body)
-        return {"queue": self.queue_with_room(self.partition_of_queue(computation, decoded))}
+        return {"queue": self.queue_with_room(self.partition_of_message(computation, decoded))}
 
     def _is_ours(self, queue: Queue | str) -> bool:
         # Not `self.group`, which raises if the app's broker can't be used. A plain task must not fail because of that.

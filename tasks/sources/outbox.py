@@ -26,7 +26,7 @@ from celery_partitions.model.errors import (
 )
 from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.producer.bulk import CHUNK_BYTES, CHUNK_MESSAGES
-from celery_partitions.producer.message_maker import maker_for
+from celery_partitions.producer.message_maker import MessageMaker
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.queue_limit import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
 from celery_partitions.sources.patience import Patience, Stopped
@@ -83,7 +83,7 @@ class Outbox:
         group, limit = installation.group, installation.settings.queue_max_length or SOURCE_QUEUE_MESSAGES
         self.group, self.source, self.place = group, computation.name, place
         self.patience, self.stop = patience, patience.stop
-        self.maker = maker_for(installation, computation)
+        self.maker = MessageMaker(installation, computation)
         self.backlog = Backlog(group.client, group.names, limit)
         self.limit = min(CHUNK_MESSAGES, limit)
         self._pushes: list[list[bytes]] = [[] for _ in self.maker.queues]

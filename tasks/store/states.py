@@ -11,8 +11,9 @@ import redis
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MigrationFailed, StateError
-from celery_partitions.model.keys import key_bytes, key_text, normalize_key, partition_of
+from celery_partitions.model.keys import key_bytes, key_text, normalize_key
 from celery_partitions.model.outcome import Slot, Unreadable
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec, StoredMeta
 from celery_partitions.store.names import Names
 from celery_partitions.store.programs import Program, run
@@ -80,8 +81,8 @@ def _slot(codec: StateCodec, computation: Computation, key: str, stored: bytes |
 class StateReader:
     """Reads and deletes states by key, from any process. A computation's `state`, `states`, `keys` and `forget` use it."""
 
-    def __init__(self, client: redis.Redis, names: Names, codec: StateCodec, partitions: int) -> None:
-        self.client, self.names, self.codec, self.partitions = client, names, codec, partitions
+    def __init__(self, client: redis.Redis, names: Names, codec: StateCodec, topology: Topology) -> None:
+        self.client, self.names, self.codec, self.topology = client, names, codec, topology
 
     def get(self, computation: Computation, key: object) -> Any | None:
         """A copy of the key's state as of the last commit. None if the key has no state. Raises `StateError` if it can't be read."""
@@ -116,7 +117,7 @@ class StateReader:
 
     def keys(self, computation_name: str) -> Iterator[str]:
         """Iterate over the keys that have a state, in constant memory. A key that exists throughout comes at least once, maybe more often."""
-        for partition in range(self.partitions):
+        for partition in range(self.topology.partitions):
             name = self.names.states(str(partition), computation_name)
             for field, _ in self.client.hscan_iter(name, count=PAGE):
                 yield key_text(field)
@@ -124,7 +125,7 @@ class StateReader:
     def forget(self, computation: Computation, key: object) -> bool:
         """Delete the key's state. Its next message starts from the initial state. Returns whether there was a state."""
         spelled = normalize_key(key)
-        partition = str(partition_of(spelled, self.partitions))
+        partition = str(self.topology.partition_of(spelled))
         gone = script("forget").run(
             self.client,
             [self.names.states(partition, computation.name), self.names.meta(partition)],
@@ -133,4 +134,4 @@ class StateReader:
         return bool(gone)
 
     def _hash(self, computation_name: str, key: str) -> str:
-        return self.names.states(str(partition_of(key, self.partitions)), computation_name)
+        return self.names.states(str(self.topology.partition_of(key)), computation_name)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from celery_partitions.model.errors import SetupError
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.names import Names
 from celery_partitions.store.programs import Program, run
 from celery_partitions.store.server import CLUSTER, CLUSTER_ERRORS
 
 #: The version of the key layout in `names.py`. Increase it if an older release could not read, or would damage, what this one writes.
 LAYOUT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """How many partitions a group has. `epoch` increases when the number changes."""
-
-    epoch: int
-    partitions: int
 
 
 def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Topology:

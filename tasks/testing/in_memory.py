@@ -182,7 +182,7 @@ class Harness(View):
         else:
             body, decoded = source.codec.encode(message)
         installation.check_size(body)
-        partition = installation.partition_of_queue(source, decoded)
+        partition = installation.partition_of_message(source, decoded)
         more = b',"parent_id":null'
         if countdown is not None:
             due = datetime.fromtimestamp(self._keyspace.now + countdown, UTC)

@@ -152,10 +152,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if unsigned is not None:
             logger.warning("partitions: %s", unsigned)
         for partition in self.partitions:
-            if int(partition) >= self.installation.settings.partitions:
+            if int(partition) >= self.installation.group.topology.partitions:
                 raise WorkerRefused(
                     f"-Q {self.installation.group.names.queue_name(partition)}: no such partition. There are "
-                    f"{self.installation.settings.partitions} partitions, numbered from 0 (PARTITIONS)"
+                    f"{self.installation.group.topology.partitions} partitions, numbered from 0 (PARTITIONS)"
                 )
         list_owned_queues(self.owned)
         make_patient(worker, self.installation.group.client)
@@ -184,7 +184,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         parts = worker_parts(installation, identity, reports, run_plain_task, revoked, node=worker.hostname)
         self.stalls = parts.stalls
         self.loop = PartitionLoop(installation, identity, parts)
-        self.keeper = LeaseKeeper(settings, installation.group.names, identity, self.partitions, self.follow, self.introduce, self.loop_fails)
+        group = installation.group
+        self.keeper = LeaseKeeper(
+            settings, group.names, group.topology, identity, self.partitions, self.follow, self.introduce, self.loop_fails
+        )
         try:
             self.loop.calls = begin_calls(self.loop, parts, worker.hostname)
         except Exception as error:
@@ -242,7 +245,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.installation is not None
         group = self.installation.group
         with suppress(redis.exceptions.OutOfMemoryError):  # a full server still has what was written before
-            agree_on_topology(group.client, group.names, self.installation.settings.partitions)
+            agree_on_topology(group.client, group.names, self.installation.group.topology.partitions)
             remember_computations(group.client, group.names, self.installation.computations)
 
     def stop(self, worker: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 import redis
 
 from celery_partitions.model.errors import SetupError
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.client import connect
 from celery_partitions.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE, Share, balance, leases_of, release
 from celery_partitions.store.names import Names
@@ -44,6 +45,7 @@ class LeaseKeeper(threading.Thread):
         self,
         settings: Settings,
         names: Names,
+        topology: Topology,
         worker: str,
         pins: Sequence[str],
         on_share: Callable[[Share], None],
@@ -56,7 +58,7 @@ class LeaseKeeper(threading.Thread):
         make_event: Callable[[], Event] = threading.Event,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
-        self.settings, self.names, self.worker, self.pins = settings, names, worker, pins
+        self.settings, self.names, self.topology, self.worker, self.pins = settings, names, topology, worker, pins
         self.on_share = on_share
         #: Called after each new connection: the server may have come back empty. Raises `SetupError` if it belongs to another group.
         self.introduce = introduce
@@ -133,7 +135,7 @@ class LeaseKeeper(threading.Thread):
             self.names,
             self.worker,
             lease_seconds=self.settings.lease_seconds,
-            partitions=self.settings.partitions,
+            partitions=self.topology.partitions,
             pins=self.pins,
             isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
         )

@@ -210,7 +210,7 @@ class PartitionLoop(threading.Thread):
             known, plain_task = self.installation.computations, self.observer.plain_tasks
             limit = self.settings.message_bytes
             owned.reading = Reading(
-                known, plain_task, owned.number, self.settings.partitions, limit, self.settings.batch_bytes, self.codec.load_value,
+                known, plain_task, owned.number, self.installation.group.topology, limit, self.settings.batch_bytes, self.codec.load_value,
                 unknown_waits=self.settings.deploy_wait_seconds > 0, places=self._places,
             )
         return owned.reading

@@ -11,6 +11,7 @@ import redis
 from celery_partitions.admin.dead_letters import DeadLetters, died, raw_text
 from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
@@ -28,7 +29,7 @@ def dead_letters(client: redis.Redis, names: Names, store: CommitStore, lease: L
         outcome = Outcome(dead=[(DeadLetterItem(raw, "bad-key", f"error {raw!r}"), 1) for raw in raws])
         commands = commands_of(outcome, names, partition, 0, 5.0)
         assert store.send(commit_of(lease, [], commit_number=None, commands=commands)).status == "ok"
-    return DeadLetters(client, names, 4)
+    return DeadLetters(client, names, Topology(0, 4))
 
 
 def found(dead_letters: DeadLetters) -> list[str]:

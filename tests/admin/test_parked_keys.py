@@ -14,6 +14,7 @@ from celery_partitions.admin.dead_letters import DeadLetters
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, partition_of
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
@@ -28,7 +29,7 @@ FACT = ParkedKey(due=1e12, attempt=3, error="ValueError: no", trace="the trace",
 
 @pytest.fixture
 def parked(client: redis.Redis, names: Names) -> ParkedKeys:
-    return ParkedKeys(client, names, 4, Audit(client, names))
+    return ParkedKeys(client, names, Topology(0, 4), Audit(client, names))
 
 
 def park(
@@ -51,7 +52,7 @@ def mailbox(parked: ParkedKeys, store: CommitStore, key: str = KEY) -> list[byte
 
 
 def dead_letters(parked: ParkedKeys) -> dict[str, DeadLetter]:
-    return {dead_letter.id: dead_letter for dead_letter in DeadLetters(parked.client, parked.names, 4).all()}
+    return {dead_letter.id: dead_letter for dead_letter in DeadLetters(parked.client, parked.names, Topology(0, 4)).all()}
 
 
 def edit_version(parked: ParkedKeys) -> object:
@@ -210,7 +211,7 @@ def test_the_message_that_is_taken_is_the_one_that_was_seen(
     park(parked)
     parked.retry(KEY, by="warm up the script")
     meddler.times = 1
-    assert ParkedKeys(meddler, names, 4, parked.audit).skip(KEY, by="me") == "ok"
+    assert ParkedKeys(meddler, names, Topology(0, 4), parked.audit).skip(KEY, by="me") == "ok"
     assert mailbox(parked, store) == [b"last"]
     (dead_letter,) = dead_letters(parked).values()
     assert base64.b64decode(dead_letter.raw) == b"next", "read again after the script reported another head"
@@ -220,7 +221,7 @@ def test_a_key_that_keeps_changing_is_reported(meddler: Meddler, names: Names, p
     park(parked, KEY, tuple(b"%d" % number for number in range(50)))
     parked.retry(KEY, by="warm up the script")
     meddler.times = 50
-    assert ParkedKeys(meddler, names, 4, parked.audit).discard(KEY, by="me") == "changed"
+    assert ParkedKeys(meddler, names, Topology(0, 4), parked.audit).discard(KEY, by="me") == "changed"
 
 
 def test_an_in_place_dead_letter_leads_to_its_key_for_any_key(parked: ParkedKeys) -> None:
@@ -235,7 +236,7 @@ def test_an_in_place_dead_letter_leads_to_its_key_for_any_key(parked: ParkedKeys
 
 def test_an_in_place_dead_letter_is_retried_in_place(parked: ParkedKeys, store: CommitStore) -> None:
     park(parked, dead_letter="x-1", due=None)
-    store_of_dead_letters = DeadLetters(parked.client, parked.names, 4)
+    store_of_dead_letters = DeadLetters(parked.client, parked.names, Topology(0, 4))
     assert store_of_dead_letters.retry(list(dead_letters(parked).values()), by="me") == 1
     assert (mailbox(parked, store), queued(store, "partition.2")) == ([b"failed", b"next", b"last"], [])
     found = parked.get(KEY)
@@ -244,7 +245,7 @@ def test_an_in_place_dead_letter_is_retried_in_place(parked: ParkedKeys, store: 
 
 def test_discarding_an_in_place_dead_letter_lets_the_key_continue(parked: ParkedKeys, store: CommitStore) -> None:
     park(parked, dead_letter="x-1", due=None)
-    assert DeadLetters(parked.client, parked.names, 4).discard(list(dead_letters(parked).values()), by="me") == 1
+    assert DeadLetters(parked.client, parked.names, Topology(0, 4)).discard(list(dead_letters(parked).values()), by="me") == 1
     assert (mailbox(parked, store), dead_letters(parked)) == ([b"next", b"last"], {})
 
 
@@ -252,7 +253,7 @@ def test_an_in_place_dead_letter_whose_message_is_gone_is_not_sent_again(parked:
     park(parked, dead_letter="x-1")
     (dead_letter,) = dead_letters(parked).values()
     parked.discard(KEY, by="other")
-    assert DeadLetters(parked.client, parked.names, 4).retry([dead_letter], by="me") == 0
+    assert DeadLetters(parked.client, parked.names, Topology(0, 4)).retry([dead_letter], by="me") == 0
 
 
 def test_no_action_is_possible_for_a_key_whose_call_is_in_flight(parked: ParkedKeys) -> None:

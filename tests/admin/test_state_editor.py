@@ -11,6 +11,7 @@ from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.state_editor import StateEditor
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.keys import partition_of
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease
@@ -27,12 +28,12 @@ SECRET = b"the key of this group"
 
 @pytest.fixture
 def editor(client: redis.Redis, names: Names) -> StateEditor:
-    return StateEditor(StateReader(client, names, StateCodec(), 4), Audit(client, names))
+    return StateEditor(StateReader(client, names, StateCodec(), Topology(0, 4)), Audit(client, names))
 
 
 def signing(editor: StateEditor) -> StateEditor:
     states = editor.states
-    return StateEditor(StateReader(states.client, states.names, StateCodec((SECRET,)), 4), editor.audit)
+    return StateEditor(StateReader(states.client, states.names, StateCodec((SECRET,)), Topology(0, 4)), editor.audit)
 
 
 def edit_version(editor: StateEditor, key: str = KEY) -> int:

@@ -25,6 +25,7 @@ from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.task_lines import line_of_task
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import CommitStore
@@ -115,7 +116,7 @@ def test_with_the_same_n_everything_is_restored(client: redis.Redis, names: Name
     exported(client, names, 4, file)
     before = contents(client)
     client.flushdb()
-    done = Importer(client, names, 4, COMPUTATIONS, file).run(by="me")
+    done = Importer(client, names, Topology(0, 4), COMPUTATIONS, file).run(by="me")
     after = contents(client)
     assert (done.without_key, done.left_out) == (0, 0)
     meta = {names.meta(partition).encode() for partition in partitions_and_ingress(4)}
@@ -132,7 +133,7 @@ def test_into_another_group(client: redis.Redis, names: Names, file: Path) -> No
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     other = Names("other")
-    Importer(client, other, 4, COMPUTATIONS, file).run(by="me")
+    Importer(client, other, Topology(0, 4), COMPUTATIONS, file).run(by="me")
     rows = zip(read_status(client, names, 4), read_status(client, other, 4), strict=True)
     assert all((a.length, a.keys, a.parked, a.dead, a.delayed) == (b.length, b.keys, b.parked, b.dead, b.delayed) for a, b in rows)
 
@@ -146,8 +147,8 @@ def test_signed_states_are_signed_again_for_another_group(client: redis.Redis, n
     client.hset(names.group_meta, names.computation_field("totals"), 1)
     exported(client, names, 4, file)
     with pytest.raises(SetupError, match="PARTITIONS_STATE_SIGNING_KEY"):
-        Importer(client, other, 4, COMPUTATIONS, file).run(by="me")
-    Importer(client, other, 4, COMPUTATIONS, file, here).run(by="me")
+        Importer(client, other, Topology(0, 4), COMPUTATIONS, file).run(by="me")
+    Importer(client, other, Topology(0, 4), COMPUTATIONS, file, here).run(by="me")
     found = {key: client.hget(other.states(str(partition_of(key, 4)), "totals"), key) for key in ("good", "forged")}
     assert here.verified("totals", "good", found["good"] or b"") == b"N."  # type: ignore[arg-type]
     with pytest.raises(StateError, match="signature is wrong"):
@@ -160,9 +161,9 @@ def test_an_in_place_dead_letter_stays_with_its_key_even_if_its_message_is_unrea
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     client.flushdb()
-    Importer(client, names, 7, {}, file).run(by="me")
-    parked = ParkedKeys(client, names, 7, Audit(client, names))
-    dead_letters = [dead_letter for dead_letter in DeadLetters(client, names, 7).all() if dead_letter.in_place]
+    Importer(client, names, Topology(0, 7), {}, file).run(by="me")
+    parked = ParkedKeys(client, names, Topology(0, 7), Audit(client, names))
+    dead_letters = [dead_letter for dead_letter in DeadLetters(client, names, Topology(0, 7)).all() if dead_letter.in_place]
     assert len(dead_letters) == 8
     for dead_letter in dead_letters:
         found = parked.of_dead_letter(dead_letter)
@@ -180,8 +181,8 @@ def test_the_lines_of_unknown_tasks_are_where_operators_find_them(
         client.lpush(names.mailbox(partition, line), b"older", b"younger")  # type: ignore[arg-type]
     exported(client, names, 4, file)
     client.flushdb()
-    Importer(client, names, partitions, COMPUTATIONS, file).run(by="me")
-    parked = ParkedKeys(client, names, partitions, Audit(client, names))
+    Importer(client, names, Topology(0, partitions), COMPUTATIONS, file).run(by="me")
+    parked = ParkedKeys(client, names, Topology(0, partitions), Audit(client, names))
     assert sorted(str(one.partition) for one in parked.all()) == there
     for one in parked.all():
         assert (one.key, one.waiting) == (line_of_task("new", str(one.partition)), 2)
@@ -196,7 +197,7 @@ def test_with_another_n_everything_goes_to_its_keys_partition_in_order(
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     client.flushdb()
-    done = Importer(client, names, partitions, COMPUTATIONS, file).run(by="me")
+    done = Importer(client, names, Topology(0, partitions), COMPUTATIONS, file).run(by="me")
     assert (done.from_partitions, done.to_partitions, done.without_key) == (4, partitions, 1)
     in_queues: dict[str, list[int]] = {}
     states: set[bytes] = set()
@@ -379,7 +380,7 @@ def test_an_incomplete_file_is_refused_and_nothing_is_written(
     client.flushdb()
     file.write_text("\n".join(damage(file.read_text().splitlines())))
     with pytest.raises(SetupError, match=words):
-        Importer(client, names, 4, COMPUTATIONS, file).run(by="me")
+        Importer(client, names, Topology(0, 4), COMPUTATIONS, file).run(by="me")
     assert contents(client) == {}
 
 
@@ -387,7 +388,7 @@ def test_no_import_while_a_worker_runs(client: redis.Redis, names: Names, file: 
     fill_group(client, names, 4)
     exported(client, names, 4, file)
     share = balance(client, names, "celery@here/1", lease_seconds=60, partitions=4)
-    importer = Importer(client, names, 4, COMPUTATIONS, file)
+    importer = Importer(client, names, Topology(0, 4), COMPUTATIONS, file)
     for act in (importer.refuse_workers, importer.erase, lambda: importer.run(by="me")):
         with pytest.raises(SetupError, match="celery@here"):
             act()
@@ -402,7 +403,7 @@ def test_the_contents_of_a_group_are_counted_and_erase_deletes_only_that_group(
         fill_group(client, Names(group), 4)
     client.set("partitions", "mine")
     exported(client, names, 4, file)
-    importer = Importer(client, names, 4, COMPUTATIONS, file)
+    importer = Importer(client, names, Topology(0, 4), COMPUTATIONS, file)
     assert importer.holds() == {"messages": 3 * len(NAMED) + 3 + 8, "states": len(KEYS), "parked keys": 8, "dead letters": 9}
     importer.erase()
     assert importer.holds() == {}
@@ -418,5 +419,5 @@ def test_an_interrupted_import_leaves_the_group_paused(client: redis.Redis, name
     client.flushdb()
     client.set(names.queue("0"), "text")
     with pytest.raises(redis.ResponseError):
-        Importer(client, names, 4, COMPUTATIONS, file).run(by="me")
+        Importer(client, names, Topology(0, 4), COMPUTATIONS, file).run(by="me")
     assert all(row.paused for row in read_status(client, names, 4))

@@ -10,6 +10,7 @@ from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.drain import drain, undrain
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.pause import pause, resume
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.names import Names, partitions_and_ingress
 from tests.chaos.application import play
 from tests.fundamentals.live import LiveGroup
@@ -52,7 +53,7 @@ class Operator:
 
     def retry_parked(self) -> str:
         """Retry every parked key at once, with all of its attempts restored."""
-        keys = ParkedKeys(self.client, self.names, self.partitions, Audit(self.client, self.names))
+        keys = ParkedKeys(self.client, self.names, Topology(0, self.partitions), Audit(self.client, self.names))
         return self._described(lambda: f"{[keys.retry(one.key, by=BY) for one in keys.all()].count('ok')} of them")
 
     def settle(self, workers: list[int]) -> None:

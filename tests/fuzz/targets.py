@@ -30,6 +30,7 @@ from celery_partitions.model.messages import details_of, name_of
 from celery_partitions.model.restricted_pickle import unsigned_loader
 from celery_partitions.model.state import StateClass
 from celery_partitions.model.step import step
+from celery_partitions.model.topology import Topology
 from celery_partitions.pipeline.sinks import RedisStream
 from celery_partitions.pipeline.windows import count_windows
 from celery_partitions.store.codec import StateCodec
@@ -46,7 +47,7 @@ from tests.properties.test_items_of_anything import COMPUTATIONS, Trade
 NAMES = Names("partition")
 _BEGUN = piped.begin(event_time=lambda value: value).key_by(str).to(piped.logging("log"))
 PIPELINE = piped.built(_BEGUN.to(count_windows(2).over(Gather)).to_sink(RedisStream("out")))
-READING = Reading({one.name: one for one in COMPUTATIONS}, {"mail"}, 0, 1)
+READING = Reading({one.name: one for one in COMPUTATIONS}, {"mail"}, 0, Topology(0, 1))
 STATED = declare(lambda message, state: None, name="stated", state=State, key=str)
 SIGNING = StateCodec((b"a secret signing key",))
 

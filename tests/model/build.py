@@ -13,6 +13,7 @@ from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.policy import Exhausted, RetryPolicy, effective_policy
 from celery_partitions.model.step import step
 from celery_partitions.model.step_rules import StepRules
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 
 CODEC = StateCodec()
@@ -56,7 +57,7 @@ def read(
     now: float = 1_000.0,
     revoked: Container[str] = (),
 ) -> list[Item]:
-    reading = Reading({each.name: each for each in computations}, plain_task, partition, partitions)
+    reading = Reading({each.name: each for each in computations}, plain_task, partition, Topology(0, partitions))
     return read_batch(raws, reading, now=now, revoked=revoked)
 
 

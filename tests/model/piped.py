@@ -15,6 +15,7 @@ from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.policy import Exhausted, RetryPolicy, effective_policy
 from celery_partitions.model.step import step
 from celery_partitions.model.step_rules import StepRules
+from celery_partitions.model.topology import Topology
 from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline, Source
 from celery_partitions.pipeline.sinks import RedisStream
@@ -80,7 +81,7 @@ def built(pipeline: Pipeline, name: str = "app") -> Built:
 
 def writer(partitions: int = 1) -> MessageWriter:
     return MessageWriter(
-        partitions=partitions,
+        topology=Topology(0, partitions),
         queue_of=lambda number: f"partition.{number}",
         queue_of_task=lambda task: "celery",
         queue_of_sink=lambda sink: f"partition.sink.{sink}",
@@ -94,7 +95,7 @@ def send(value: Any, message_id: str = "m", task: str = "in", **headers: Any) ->
 
 def read(app: Built, raws: list[bytes], codec: StateCodec = SIGNING, partitions: int = 1) -> list[Item]:
     computations = {**app.sources, **app.stages}
-    reading = Reading(computations, (), 0, partitions, load_value=codec.load_value)
+    reading = Reading(computations, (), 0, Topology(0, partitions), load_value=codec.load_value)
     return read_batch(raws, reading, now=1_000.0, revoked=())
 
 

@@ -14,6 +14,7 @@ from celery_partitions.model.computation import declare
 from celery_partitions.model.errors import MAX_ERROR_CHARACTERS, describe
 from celery_partitions.model.items import DeadLetterItem, Reading, Work, condemned, read_batch
 from celery_partitions.model.messages import MAX_BYTES, name_of
+from celery_partitions.model.topology import Topology
 from tests.model.build import raw_envelope, raw_message, read
 
 
@@ -34,7 +35,7 @@ MAX = 10_000
 
 
 def read_one(raw: bytes, max_bytes: int = MAX) -> Any:
-    reading = Reading({"any": ANY, "typed": TYPED}, (), 0, 1, max_bytes)
+    reading = Reading({"any": ANY, "typed": TYPED}, (), 0, Topology(0, 1), max_bytes)
     (item,) = read_batch([raw], reading, now=0.0, revoked=())
     return item
 

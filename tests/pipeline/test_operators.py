@@ -192,7 +192,7 @@ def test_hops_and_timers_pass_an_export_and_import(
 
 
 def _partition(live: Orders, key: str) -> str:
-    return str(live.installation.message_writer("test").partition_of(key))
+    return str(live.installation.group.topology.partition_of(key))
 
 
 # Messages to stages from outside.

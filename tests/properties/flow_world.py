@@ -18,6 +18,7 @@ from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.policy import RetryPolicy
 from celery_partitions.model.step import step
 from celery_partitions.model.step_rules import StepRules
+from celery_partitions.model.topology import Topology
 from celery_partitions.pipeline.builder import Built
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commands import commands_of_outputs
@@ -58,7 +59,7 @@ class FlowWorld:
     def __post_init__(self) -> None:
         self.computations: dict[str, Computation] = {**self.built.sources, **self.built.stages}
         self.writer = MessageWriter(
-            partitions=len(self.partitions),
+            topology=Topology(0, len(self.partitions)),
             queue_of=lambda number: NAMES.queue_name(str(number)),
             queue_of_task=lambda task: "celery",
             queue_of_sink=NAMES.sink_group,
@@ -72,7 +73,7 @@ class FlowWorld:
     def send(self, source: str, message_id: str, value: Any) -> None:
         """Send as a producer that knows the key."""
         key = self.computations[source].key_of(value)
-        self.push(self.writer.partition_of(key), raw_message(source, value, message_id))
+        self.push(self.writer.topology.partition_of(key), raw_message(source, value, message_id))
 
     def turn(self, at: Partition, limit: int, ticks: int, *, lost: bool = False) -> None:
         """Run one batch of a queue. With `lost` the commit is refused and must leave nothing behind."""
@@ -97,7 +98,7 @@ class FlowWorld:
             del at.mailboxes[key], at.attempts[key]
 
     def read(self, at: Partition, raws: list[bytes]) -> list[Any]:
-        reading = Reading(self.computations, (), at.number, len(self.partitions), load_value=CODEC.load_value)
+        reading = Reading(self.computations, (), at.number, Topology(0, len(self.partitions)), load_value=CODEC.load_value)
         return read_batch(raws, reading, now=1_000.0, revoked=())
 
     def _step(self, at: Partition, raws: list[bytes], ticks: int, **how: Any) -> Outcome:

@@ -69,6 +69,7 @@ class Worker:
         self.keeper = LeaseKeeper(
             settings,
             names,
+            installation.group.topology,
             self.name,
             (),
             self.loop.follow,

@@ -11,6 +11,7 @@ import redis
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.outcome import Slot, Unreadable
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease
@@ -45,12 +46,12 @@ class CannotBeCreated:
 
 @pytest.fixture
 def reader(client: redis.Redis, names: Names) -> StateReader:
-    return StateReader(client, names, StateCodec(), 4)
+    return StateReader(client, names, StateCodec(), Topology(0, 4))
 
 
 def put(reader: StateReader, key: str, state: object, codec: StateCodec | None = None, name: str = "totals") -> None:
     """Store a state where a worker would."""
-    partition = str(partition_of(key, reader.partitions))
+    partition = str(partition_of(key, reader.topology.partitions))
     field = key.encode("utf-8", "surrogateescape")
     stored = (codec or reader.codec).seal(TOTALS.name, key, pickle.dumps(state, 5))
     reader.client.hset(reader.names.states(partition, name), field, stored)  # type: ignore[arg-type]
@@ -183,7 +184,7 @@ def test_nothing_is_unpickled_from_redis_unless_its_signature_is_right(
 ) -> None:
     trap = tmp_path / "sprung"
     put(reader, "a", Trap(trap), StateCodec((signed_by,) if signed_by else ()))
-    safe = StateReader(client, names, StateCodec((b"the key of this group",)), 4)
+    safe = StateReader(client, names, StateCodec((b"the key of this group",)), Topology(0, 4))
     with pytest.raises(StateError, match="not unpickled"):
         safe.get(TOTALS, "a")
     partition = str(partition_of("a", 4))
@@ -193,7 +194,7 @@ def test_nothing_is_unpickled_from_redis_unless_its_signature_is_right(
 
 
 def test_a_signed_state_moved_to_another_key_in_redis_is_not_read(client: redis.Redis, names: Names) -> None:
-    safe = StateReader(client, names, StateCodec((b"the key of this group",)), 1)
+    safe = StateReader(client, names, StateCodec((b"the key of this group",)), Topology(0, 1))
     put(safe, "a", total(9))
     assert safe.get(TOTALS, "a").amount == 9
     stored = client.hget(names.states("0", "totals"), "a")

@@ -7,8 +7,9 @@ import redis
 
 from celery_partitions.admin.doctor import _group
 from celery_partitions.model.errors import SetupError
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.names import Names
-from celery_partitions.store.topology import LAYOUT, Topology, agree_on_topology
+from celery_partitions.store.topology import LAYOUT, agree_on_topology
 from celery_partitions_config.settings import Settings
 
 

@@ -12,6 +12,7 @@ import pytest
 from celery_partitions.model.computation import declare
 from celery_partitions.model.items import MEMORY_PER_BYTE, Reading, memory_of, read_batch
 from celery_partitions.model.outcome import Slot
+from celery_partitions.model.topology import Topology
 from celery_partitions.worker.state_cache import StateCache
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_envelope
@@ -26,7 +27,7 @@ def compressed(key: str, size: int) -> bytes:
 
 
 def read(raws: list[bytes], batch_bytes: int) -> list[Any]:
-    reading = Reading({"count": COUNT}, (), 0, 1, batch_bytes=batch_bytes)
+    reading = Reading({"count": COUNT}, (), 0, Topology(0, 1), batch_bytes=batch_bytes)
     return read_batch(raws, reading, now=0.0, revoked=())
 
 
