@@ -154,7 +154,7 @@ class DeadLetters:
         names = self.names
         keys: list[str | bytes] = [
             names.dead(partition), names.dead_raw(partition), names.queue(partition), names.parked(partition), names.mailbox(partition, key),
-            names.meta(partition),
+            names.meta(partition), names.parked_due(partition),
         ]  # fmt: skip
         words: list[Any] = [key_bytes(key), names.changed]
         numbers: dict[str, int] = {}

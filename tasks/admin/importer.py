@@ -42,7 +42,7 @@ from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
-from celery_partitions.store.parked_keys import read_record
+from celery_partitions.store.parked_keys import due_score, read_record
 from celery_partitions.store.topology import agree_on_topology
 
 #: Commands sent in one round trip.
@@ -199,11 +199,12 @@ class Importer:
                 partition = self._of_key(record.key)
                 yield ["HSET", names.states(partition, record.computation), record.key, self._state(record)]
             case ParkedKeyRecord():
-                dead_letter_id = read_record(record.record).dead_letter
-                if dead_letter_id is not None:
-                    self._waiting[dead_letter_id] = record.key
+                parked = read_record(record.record)
+                if parked.dead_letter is not None:
+                    self._waiting[parked.dead_letter] = record.key
                 partition, key = self._place_of(record.key)
                 yield ["HSET", names.parked(partition), key_bytes(key), record.record]
+                yield ["ZADD", names.parked_due(partition), due_score(parked), key_bytes(key)]
             case Mail():
                 yield ["LPUSH", names.mailbox(*self._place_of(record.key)), record.message]
             case DelayedRecord():

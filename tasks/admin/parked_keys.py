@@ -19,7 +19,7 @@ from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import read_record
+from celery_partitions.store.parked_keys import due_score, read_record
 from celery_partitions.store.scripts import digest_of, script
 
 #: `running`: the call of the first waiting message is in flight, so there is nothing to do. `not-failed`: the first waiting message has not failed, so there is nothing to skip or discard. `changed`: another message has
@@ -154,7 +154,7 @@ class ParkedKeys:
         }
         answer: bytes = script("edit_parked").run(
             self.client,
-            [names.parked(partition), names.mailbox(partition, key), names.meta(partition), names.dead(partition), names.audit],
+            [names.parked(partition), names.mailbox(partition, key), names.meta(partition), names.dead(partition), names.audit, names.parked_due(partition)],
             [
                 key_bytes(key),
                 digest_of(seen.stored),
@@ -165,6 +165,7 @@ class ParkedKeys:
                 b"" if written is None else msgspec.json.encode(written),
                 (seen.parked.dead_letter or "") if action == "discard" else "",
                 names.changed,
+                due_score(left),
                 *self.audit.words(by, f"parked {action}", detail),
             ],
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -327,6 +327,20 @@ def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask | U
     if reading.unknown_waits:
         return UnknownTask(raw, line_of_task(headers.task, reading.place), shortened(encodable(error)), *name_of(raw))
     raise MessageError(error, reason="unknown-task")
+
+
+def waits_in(item: Item, place: str) -> Iterator[str]:
+    """The keys and lines in whose mailboxes a message of a queue may have to wait. `place`: the partition, as in the names of lines."""
+    match item:
+        case Work():
+            yield item.key
+            yield line_of_task(item.computation.name, place)
+        case PlainTask():
+            yield line_of_task(item.headers.task, place)
+        case Misrouted():
+            yield line_of_task(name_of(item.raw)[0] or "", place)
+        case UnknownTask():
+            yield item.line
 
 
 def behind_lines(items: Sequence[Item], lines: Container[str], place: str) -> list[Item]:

@@ -48,7 +48,7 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.sinks import ListSink, StreamSink
 from celery_partitions.store.dead_letters import dead_letter_of, dump_dead_letter
 from celery_partitions.store.names import Names
-from celery_partitions.store.parked_keys import park, unpark
+from celery_partitions.store.parked_keys import due_score, dump_parked
 from celery_partitions.store.scripts import digest_of, script
 
 #: Ids in one SADD. Lua can't unpack many more.
@@ -64,6 +64,19 @@ def split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
     words = list(rest)
     for start in range(0, len(words), MAX_WORDS):
         yield head + words[start : start + MAX_WORDS]
+
+
+def park(names: Names, partition: str, parked: Mapping[str, ParkedKey]) -> list[list[Any]]:
+    """The commands that park keys, or update their records."""
+    records = (word for key, one in parked.items() for word in (key_bytes(key), dump_parked(one)))
+    dues = (word for key, one in parked.items() for word in (due_score(one), key_bytes(key)))
+    return [*split(["HSET", names.parked(partition)], records), *split(["ZADD", names.parked_due(partition)], dues)]
+
+
+def unpark(names: Names, partition: str, keys: Iterable[str]) -> list[list[Any]]:
+    """The commands that unpark keys. They belong to the commit that empties the keys' mailboxes."""
+    spelled = [key_bytes(key) for key in keys]
+    return [*split(["HDEL", names.parked(partition)], spelled), *split(["ZREM", names.parked_due(partition)], spelled)]
 
 
 def delayed_entry(due: float, raw: bytes, commit_number: int, number: int) -> tuple[int, bytes]:
@@ -97,6 +110,8 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
     follow_ups: list[bytes] = []
     dead_letters: list[Any] = []
     taken: list[list[Any]] = []
+    parked: dict[str, ParkedKey] = {}
+    unparked: list[str] = []
     for one in effects:
         match one:
             case PutStates(computation, states):
@@ -117,9 +132,9 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
             case Emit(outputs, first_number):
                 commands += commands_of_outputs(outputs, names, partition, commit_number, first_number)
             case PutParkedKey(key, record):
-                commands.append(park(names, partition, key, record))
+                parked[key] = record
             case Unpark(key):
-                commands.append(unpark(names, partition, key))
+                unparked.append(key)
             case AddDeadLetter(dead_letter_id, item, attempts, in_place):
                 dead_letter = dead_letter_of(item, dead_letter_id, partition, attempts, now, in_place)
                 dead_letters += dead_letter.id, dump_dead_letter(dead_letter)
@@ -152,6 +167,7 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
                 commands.append(["LPUSH", names.queue(partition), raw])
             case _:
                 assert_never(one)
+    commands += park(names, partition, parked) + unpark(names, partition, unparked)
     commands += split(["HSET", names.dead(partition)], dead_letters)
     commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
     return taken + commands if taken else commands

@@ -21,6 +21,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
 {partition.3}:delayed               zset   due (ms) → `<commit number>.<index>:<raw message>`
 {partition.3}:parked                hash   key → JSON {due, attempt, error, dead_letter, …}
+{partition.3}:parked:due            zset   each of these keys → when it is due (ms); +inf: it waits for an operator
 {partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is rightmost
 {partition.3}:dead                  hash   dead letter id → JSON
 {partition.3}:dead:raw              hash   dead letter id → raw message, if it is too long for the JSON
@@ -234,6 +235,9 @@ class Names:
 
     def parked(self, partition: str) -> str:
         return self._key(partition, "parked")
+
+    def parked_due(self, partition: str) -> str:
+        return self._key(partition, "parked:due")
 
     def mailbox(self, partition: str, key: str) -> bytes:
         """The key is bytes, because a message's key may be any bytes."""

@@ -1,9 +1,10 @@
-"""Parked keys as they are stored in Redis: a record per key, and the mailbox with its messages."""
+"""Parked keys as they are stored in Redis: a record per key, the index of when they are due, and the mailboxes with their messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+import math
+from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple, cast
 
 import msgspec
 import redis
@@ -12,23 +13,74 @@ from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.store.names import Names
 
+#: Keys in one HMGET.
+PAGE = 1000
+
 _json = msgspec.json.Encoder().encode
 
 
-def park(names: Names, partition: str, key: str, record: ParkedKey) -> list[Any]:
-    """The command that parks a key, or updates its record."""
-    return ["HSET", names.parked(partition), key_bytes(key), _json(record)]
+class ParkedKeys(NamedTuple):
+    """Some parked keys of a partition, and the number of messages in each one's mailbox."""
+
+    parked: dict[str, ParkedKey]
+    mailbox_lengths: dict[str, int]
 
 
-def unpark(names: Names, partition: str, key: str) -> list[Any]:
-    """The command that unparks a key. It belongs to the commit that empties the key's mailbox."""
-    return ["HDEL", names.parked(partition), key_bytes(key)]
+def dump_parked(record: ParkedKey) -> bytes:
+    """A parked key's record, as Redis stores it."""
+    return _json(record)
 
 
-def read_parked(client: redis.Redis, names: Names, partition: str) -> dict[str, ParkedKey]:
-    """The partition's parked keys. Read when a lease begins, and after an operator's change. Otherwise the holder has them in memory."""
-    rows = cast(Mapping[bytes, bytes], client.hgetall(names.parked(partition)))
-    return {key_text(key): read_record(record) for key, record in rows.items()}
+def due_score(record: ParkedKey) -> int | str:
+    """When a parked key is due, as in the index of parked keys: in ms, rounded up, so that a key is never found before it is due."""
+    return "+inf" if record.due is None else math.ceil(record.due * 1000)
+
+
+def read_parked(client: redis.Redis, names: Names, partition: str, limit: int) -> ParkedKeys | None:
+    """All parked keys of a partition; None if there are more than `limit`. Then use `read_due` and `look_up_parked`."""
+    name = names.parked(partition)
+    count = client.hlen(name)
+    if count > limit:
+        return None
+    if not count:
+        return ParkedKeys({}, {})
+    rows = cast(Mapping[bytes, bytes], client.hgetall(name))
+    parked = {key_text(key): read_record(record) for key, record in rows.items()}
+    return ParkedKeys(parked, mailbox_lengths(client, names, partition, parked))
+
+
+def read_due(client: redis.Redis, names: Names, partition: str, since: float, known: Container[str], page: int) -> tuple[ParkedKeys, float]:
+    """About a page of the parked keys that are due first, from the time `since` on (seconds since the epoch), without those in `known`.
+    Also returns from when on others are due; infinity: there are no others."""
+    most = page
+    while True:
+        rows = client.zrangebyscore(names.parked_due(partition), math.ceil(since * 1000), "(inf", start=0, num=most + 1, withscores=True)
+        found = cast(list[tuple[bytes, float]], rows)
+        keys = [key for spelled, _ in found[:most] if (key := key_text(spelled)) not in known]
+        if keys or len(found) <= most:
+            break
+        most *= 2  # more keys than this are due at the same moment, and their calls are in flight
+    following = found[most][1] / 1000 if len(found) > most else math.inf
+    # A key in the index without a record counts as due now: its mailbox is empty, or tells what to do.
+    return _read(client, names, partition, keys, default=ParkedKey(due=since, attempt=1)), following
+
+
+def look_up_parked(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]) -> ParkedKeys:
+    """Those of the keys that are parked."""
+    return _read(client, names, partition, keys)
+
+
+def _read(client: redis.Redis, names: Names, partition: str, keys: Iterable[str], default: ParkedKey | None = None) -> ParkedKeys:
+    wanted = list(keys)
+    parked: dict[str, ParkedKey] = {}
+    for start in range(0, len(wanted), PAGE):
+        page = wanted[start : start + PAGE]
+        rows = client.hmget(names.parked(partition), [cast(str, key_bytes(key)) for key in page])
+        for key, row in zip(page, cast(list[bytes | None], rows), strict=True):
+            record = default if row is None else read_record(row)
+            if record is not None:
+                parked[key] = record
+    return ParkedKeys(parked, mailbox_lengths(client, names, partition, parked))
 
 
 def read_record(record: bytes) -> ParkedKey:
@@ -42,6 +94,8 @@ def read_record(record: bytes) -> ParkedKey:
 def mailbox_lengths(client: redis.Redis, names: Names, partition: str, keys: Iterable[str]) -> dict[str, int]:
     """The number of messages in each key's mailbox; 0 if the mailbox has another type."""
     wanted = list(keys)
+    if not wanted:
+        return {}
     with client.pipeline(transaction=False) as pipe:
         for key in wanted:
             pipe.llen(cast(str, names.mailbox(partition, key)))

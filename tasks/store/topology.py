@@ -13,7 +13,7 @@ from celery_partitions.store.programs import Program, run
 from celery_partitions.store.server import CLUSTER, CLUSTER_ERRORS
 
 #: The version of the key layout in `names.py`. Increase it if an older release could not read, or would damage, what this one writes.
-LAYOUT = 2
+LAYOUT = 3
 
 
 def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Topology:

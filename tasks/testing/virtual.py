@@ -6,6 +6,7 @@ which the worker may die.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, get_args
@@ -272,6 +273,7 @@ class VirtualWorkers:
                 score = self._first_due(partition)
                 dues += [] if score is None else [score / 1000]
                 dues += [] if owned.first_due is None else [owned.first_due[0]]
+                dues += [owned.unread_due] if owned.unread_due < math.inf else []
         return min(dues, default=None)
 
     def resume(self) -> None:

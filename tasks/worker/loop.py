@@ -21,7 +21,13 @@ from celery_partitions.store.client import SERVER_ERRORS, reserve
 from celery_partitions.store.commits import Commit, CommitTooLarge, Reply, SentCommit
 from celery_partitions.store.leases import Lease, Share, release
 from celery_partitions.store.parked_keys import read_mailbox
-from celery_partitions.worker.batch_loader import drop_known_duplicates, load_parked, load_states
+from celery_partitions.worker.batch_loader import (
+    drop_known_duplicates,
+    load_due,
+    load_parked,
+    load_parked_of,
+    load_states,
+)
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.in_flight_commit import calls_committed
@@ -182,6 +188,8 @@ class PartitionLoop(threading.Thread):
             self.read_parked(owned)
         if owned.paused or (owned.calls is not None and not owned.calls.may_start):
             return None
+        if owned.must_read_due():
+            load_due(self.client, self.names, owned)
         key = owned.due_key() if owned.is_turn_of_retries() else None
         if key is not None:
             limit = self.settings.batch_messages // 10 or 1
@@ -218,6 +226,7 @@ class PartitionLoop(threading.Thread):
     def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
         reading = self.reading_of(owned)
         items = read_batch(batch.messages, reading, now=owned.server_now(), revoked=self.parts.revoked)
+        load_parked_of(self.client, self.names, owned, batch, items)
         if owned.lines and batch.mailbox_of is None:
             items = behind_lines(items, owned.lines, reading.place)
         items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from celery_partitions.worker.state_cache import StateCache
 MAX_IDLE_SECONDS = 60.0
 #: The least number of messages to ask for after a short batch.
 MIN_ASKED = 16
+#: How many parked keys that fall due are read at once, if not all are in memory.
+DUE_PAGE = 1000
 
 
 class Verdict(NamedTuple):
@@ -68,8 +71,12 @@ class OwnedPartition:
     clock: Callable[[], float] = time.monotonic
     #: Only `on` changes it.
     state: State = State.FORGOTTEN
-    #: Parked keys, and how many messages wait for each.
+    #: Parked keys, and how many messages wait for each. Not all of them, if they are very many.
     parked: dict[str, ParkedKey] = field(default_factory=dict)
+    #: Whether `parked` has every parked key. If not, a batch's keys are looked up, and keys that fall due are read from Redis' index.
+    knows_all_parked: bool = True
+    #: Keys that are due from this time on may be missing in `parked`. Infinity: none is.
+    unread_due: float = math.inf
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
     #: The parked keys that are lines of tasks.
     lines: set[str] = field(default_factory=set)
@@ -162,14 +169,34 @@ class OwnedPartition:
                 self.calls.doubtful = True
         self.on(Event.CHANGED if is_changed else Event.READ)
 
-    def take_parked(self, parked: dict[str, ParkedKey], mailbox_lengths: dict[str, int]) -> None:
-        """Replace the parked keys by those in Redis."""
+    def take_parked(self, parked: dict[str, ParkedKey], mailbox_lengths: dict[str, int], *, are_all: bool = True) -> None:
+        """Replace the parked keys by those in Redis. `are_all`: there are no others."""
         if not self.parked_loaded:  # this worker may have another version of the code
             parked = {key: replace(fact, due=0.0) if fact.waits_for_code else fact for key, fact in parked.items()}
         self.parked, self.mailbox_lengths, self.parked_loaded = parked, mailbox_lengths, True
+        self.knows_all_parked, self.unread_due = are_all, math.inf if are_all else 0.0
         self.lines = {key for key in parked if partition_of_line(key) is not None}
         self.on(Event.LOADED)
         self.index_parked()
+
+    def learn_parked(self, parked: Mapping[str, ParkedKey], mailbox_lengths: Mapping[str, int]) -> None:
+        """Add parked keys that were not in memory."""
+        self.parked.update(parked)
+        self.mailbox_lengths.update(mailbox_lengths)
+        for key, record in parked.items():
+            if partition_of_line(key) is not None:
+                self.lines.add(key)
+            self.note_due(key, record)
+            if self.calls is not None:
+                self.calls.note_parked(key, record)
+
+    def must_read_due(self) -> bool:
+        """Whether to read from Redis which keys are due, because few of those in memory are."""
+        now = self.server_now()
+        if self.unread_due > now:
+            return False
+        heaps = [self.dues] if self.calls is None else [self.dues, self.calls.dues]
+        return all(len(heap) < DUE_PAGE or heap[0][0] > now for heap in heaps)
 
     def index_parked(self) -> None:
         """Note when the parked keys are due, and who retries each."""
@@ -219,7 +246,10 @@ class OwnedPartition:
         dues = [] if self.first_due is None else [self.first_due[0]]
         if self.next_due is not None:
             dues.append(self.next_due)
-        return max(0.0, min(dues) - self.server_now()) if dues else None
+        now = self.server_now()
+        if now < self.unread_due < math.inf:
+            dues.append(self.unread_due)
+        return max(0.0, min(dues) - now) if dues else None
 
     def is_ready(self) -> bool:
         """Whether there is work for this partition now."""
@@ -236,7 +266,7 @@ class OwnedPartition:
             return True
         if self.paused:
             return False
-        if (self.messages and may_take) or (may_retry and self.due_key() is not None):
+        if (self.messages and may_take) or (may_retry and (self.due_key() is not None or self.must_read_due())):
             return True
         return may_take and self.next_due is not None and self.next_due <= self.server_now()
 

@@ -27,7 +27,7 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
-from celery_partitions.store.commands import commands_of
+from celery_partitions.store.commands import commands_of, park
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease, balance, release, remember_computations
@@ -70,7 +70,8 @@ def fill_group(client: redis.Redis, names: Names, partitions: int) -> None:
         partition = str(partition_of(key, partitions))
         for one in range(3):
             client.lpush(names.mailbox(partition, key), message(key, 100 + one))  # type: ignore[arg-type]
-        client.hset(names.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKey(None, 4, dead_letter=f"{partition}-9-p{number}")))  # type: ignore[arg-type]
+        for command in park(names, partition, {key: ParkedKey(None, 4, dead_letter=f"{partition}-9-p{number}")}):
+            client.execute_command(*command)
         raw = base64.b64encode(message(key, 100)).decode()
         dead_letter = DeadLetter(f"{partition}-9-p{number}", partition, "r", "e", "", "totals", "i", key, 1, 1.0, raw, True)
         client.hset(names.dead(partition), dead_letter.id, msgspec.json.encode(dead_letter))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import redis
 
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.store.dead_letters import DeadLetter
-from celery_partitions.store.parked_keys import mailbox_lengths, read_parked
+from celery_partitions.store.parked_keys import look_up_parked, mailbox_lengths
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import trouble
 from tests.support.applications.trouble import BROKEN, Trouble, policed
@@ -34,7 +34,7 @@ def start(make_live: Callable[..., LiveGroup]) -> Callable[..., LiveGroup]:
 
 
 def parked(live: LiveGroup, key: str = "k") -> ParkedKey | None:
-    return read_parked(live.client, live.names, "0").get(key)
+    return look_up_parked(live.client, live.names, "0", [key]).parked.get(key)
 
 
 def dead_letter_in_place(live: LiveGroup) -> DeadLetter:

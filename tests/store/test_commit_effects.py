@@ -14,17 +14,16 @@ from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem, Delayed, Skipped, Work
 from celery_partitions.model.messages import Headers, open_envelope
 from celery_partitions.model.outcome import Failure, Outcome, Park
-from celery_partitions.store.commands import commands_of
+from celery_partitions.store.commands import commands_of, park, unpark
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import (
+    due_score,
     mailbox_lengths,
-    park,
     read_mailbox,
     read_parked,
-    unpark,
 )
 from tests.store.declared import commit_of, computation, fill, queued
 
@@ -52,6 +51,16 @@ def write(
 
 def work(key: str) -> Work:
     return Work(RAW, computation(), key, {}, open_envelope(RAW))
+
+
+def parked_in(client: redis.Redis, names: Names) -> dict[str, ParkedKey]:
+    found = read_parked(client, names, "2", 100)
+    assert found is not None
+    return found.parked
+
+
+def index(client: redis.Redis, names: Names) -> dict[bytes, float]:
+    return dict(client.zrange(names.parked_due("2"), 0, -1, withscores=True))  # type: ignore[arg-type]
 
 
 def meta(store: CommitStore) -> dict[bytes, bytes]:
@@ -182,7 +191,8 @@ def test_a_parked_key_has_its_next_attempt_its_time_and_the_reason(
     fact = ParkedKey(104.0, 3, "ValueError: no", "the trace", message_id="id-1", task="totals", since=90.0)
     outcome = Outcome(parked={"\udcff": Park(failure, 4.0, False)}, mailed={"\udcff": [b"a", b"b"]})
     write(store, lease, outcome, parked={"\udcff": fact})
-    assert read_parked(client, names, "2") == {"\udcff": fact}
+    assert parked_in(client, names) == {"\udcff": fact}
+    assert index(client, names) == {b"\xff": 104_000.0}
     assert read_mailbox(client, names, "2", "\udcff", 1) == ([b"a"], 2)
     assert read_mailbox(client, names, "2", "\udcff", 9) == ([b"a", b"b"], 2)
     assert mailbox_lengths(client, names, "2", ["\udcff", "none"]) == {"\udcff": 2, "none": 0}
@@ -220,18 +230,23 @@ def test_a_key_is_unparked_or_kept_by_the_commit_that_removes_from_its_mailbox(
     failure = Failure(work("k"), "ValueError: no", "", 1)
     outcome = Outcome(parked={"k": Park(failure, 4.0, False)}, mailed={"k": [b"a", b"b"]})
     write(store, lease, outcome, parked={"k": ParkedKey(54.0, 2)})
-    keep = [park(names, "2", "k", ParkedKey(7.0, 1))]
+    keep = park(names, "2", {"k": ParkedKey(7.0, 1)})
     assert store.send(commit_of(lease, [b"a"], commit_number=1, mailbox_of="k", commands=keep)).status == "ok"
-    assert read_parked(client, names, "2") == {"k": ParkedKey(7.0, 1)}
-    end = [unpark(names, "2", "k")]
+    assert parked_in(client, names) == {"k": ParkedKey(7.0, 1)}
+    end = unpark(names, "2", ["k"])
     assert store.send(commit_of(lease, [b"b"], commit_number=2, mailbox_of="k", commands=end)).status == "ok"
-    assert read_parked(client, names, "2") == {}
+    assert parked_in(client, names) == index(client, names) == {}
     assert not client.exists(names.mailbox("2", "k"))
+
+
+def test_the_index_never_names_a_key_before_it_is_due() -> None:
+    assert due_score(ParkedKey(1.0001, 1)) == 1001
+    assert due_score(ParkedKey(None, 1)) == "+inf"
 
 
 def test_a_foreign_record_of_a_parked_key_is_due_at_once(client: redis.Redis, names: Names) -> None:
     client.hset(names.parked("2"), mapping={"a": b"not json", "b": b'{"due": "x"}', "c": b"\xff"})
-    assert read_parked(client, names, "2") == dict.fromkeys("abc", ParkedKey(0.0, 1))
+    assert parked_in(client, names) == dict.fromkeys("abc", ParkedKey(0.0, 1))
 
 
 def test_computations_are_distinguished_by_name_only(store: CommitStore, lease: Lease) -> None:

@@ -85,7 +85,8 @@ if status == 'ok' and writes then
   end
   -- Redis does not roll back a script that fails half-way. So check everything before the first write.
   local type_of = {
-    HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', SADD = 'set', XADD = 'stream', SHORTEN = 'list'
+    HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', ZREM = 'zset', SADD = 'set', XADD = 'stream',
+    SHORTEN = 'list'
   }
   local key_words, i, becomes = { RENAME = 2 }, 9, {}
   while i <= #ARGV do

@@ -2,7 +2,8 @@
 -- their ids from deduplication, so that they are not dropped as duplicates of themselves.
 --
 -- KEYS  1 dead (hash)  2 raw messages that are too long for their dead letter (hash)  3 queue (list)  4 parked (hash)
---       5 mailbox (list) of that key or line  6 meta (hash)  7… for each computation: young and old remembered ids (sets)
+--       5 mailbox (list) of that key or line  6 meta (hash)  7 when parked keys are due (zset)
+--       8… for each computation: young and old remembered ids (sets)
 -- ARGV  1 the key or line; "": not known  2 channel `changed`, then for each dead letter, oldest first: its id, raw message,
 --       the message's id as deduplication stores it, and the number of its computation's young ids in KEYS
 -- Returns how many of the dead letters existed. Increases edit_version, so that a batch that a worker is running is refused.
@@ -33,6 +34,7 @@ if back > 0 then
     -- Due now, and with the whole waiting time before it.
     record.due, record.attempt, record.since = 0, 1, tonumber(time[1])
     redis.call('HSET', KEYS[4], ARGV[1], cjson.encode(record))
+    redis.call('ZADD', KEYS[7], 0, ARGV[1])
   end
   redis.call('HINCRBY', KEYS[6], 'edit_version', 1)
   redis.call('PUBLISH', ARGV[2], '')
