@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import pty
-import sys
 from pathlib import Path
 
+from tests.support.python_process import start_python
 from tests.support.worker import ROOT
 
 
 def answer(reply: str, *words: str, url: str, directory: Path, module: str = "tests.cli.declared_app") -> tuple[int, str]:
     """Run `celery -A module partitions …` and answer its first question. Returns the exit code and the screen's text."""
-    child, terminal = pty.fork()
-    if child == 0:
-        environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "TERM": "dumb"}
-        os.chdir(directory)
-        os.execve(sys.executable, [sys.executable, "-m", "celery", "-A", module, "partitions", *words], environment)
+    environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "TERM": "dumb"}
+    terminal, theirs = pty.openpty()
+    command = ("celery", "-A", module, "partitions", *words)
+    child = start_python(*command, directory=directory, environment=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
     screen, replied = b"", False
     try:
         while chunk := os.read(terminal, 65536):
@@ -28,4 +28,4 @@ def answer(reply: str, *words: str, url: str, directory: Path, module: str = "te
         pass
     finally:
         os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), screen.decode(errors="replace")
+    return child.wait(), screen.decode(errors="replace")

@@ -16,6 +16,7 @@ from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
 from tests.producer.conftest import MakeApp
+from tests.support.python_process import run_python
 from tests.support.worker import ROOT
 
 PutState = Callable[[str, float], None]
@@ -44,11 +45,11 @@ def run_alone(redis_url: str) -> RunAlone:
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 @pytest.mark.parametrize("words", [("top", "--interval", "0.1"), ("status",), ("doctor",), ("keys", update.name), ("parked", "list")])
 def test_an_encoding_without_our_characters_is_no_error(
-    run_alone: RunAlone, put_state: PutState, monkeypatch: pytest.MonkeyPatch, encoding: str, words: tuple[str, ...]
+    redis_url: str, put_state: PutState, tmp_path: Path, encoding: str, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("PYTHONIOENCODING", encoding)
     put_state("▁e", 191.5)
-    done = run_alone(*words)
+    environment = {**os.environ, "REDIS_URL": redis_url, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    done = run_python("celery", "-A", "tests.cli.declared_app", "partitions", *words, directory=tmp_path, environment=environment)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     if words[0] == "keys":
         assert {"?e", "▁e"} & set(done.stdout.split())  # click writes UTF-8 where the encoding is ASCII

@@ -9,7 +9,6 @@ import re
 import signal
 import struct
 import subprocess
-import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +22,17 @@ from celery import Celery
 from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
+from tests.support.python_process import ForkedProcess, start_python
 from tests.support.worker import ROOT
 
 QUICK = ("--interval", "0.1")
 
 
 @contextmanager
-def command(url: str, directory: Path, *words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def command(url: str, directory: Path, *words: str, **options: Any) -> Iterator[ForkedProcess | subprocess.Popen[bytes]]:
     environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    line = [sys.executable, "-m", "celery", "-A", "tests.cli.declared_app", "partitions", *words]
-    with subprocess.Popen(line, cwd=directory, env=environment, **options) as process:
+    line = ("celery", "-A", "tests.cli.declared_app", "partitions", *words)
+    with start_python(*line, directory=directory, environment=environment, **options) as process:
         try:
             yield process
         finally:
@@ -84,7 +84,7 @@ def test_on_a_terminal_it_updates_and_ends_with_ctrl_c(redis_url: str, client: r
         while not re.search(pattern, screen):
             screen += os.read(ours, 65536).decode(errors="replace")
 
-    files = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    files = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     with command(redis_url, tmp_path, "top", *QUICK, **files) as process:
         os.close(theirs)
         read_until("waiting 0")

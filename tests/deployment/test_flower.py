@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.flower import READY_SECONDS, FlowerProcess
+from tests.support.python_process import run_python
 from tests.support.worker import ROOT
 
 Start = Callable[..., FlowerProcess]
@@ -84,7 +83,7 @@ def test_our_flower_has_the_partitions_pages_and_stock_flower_has_not(redis_url:
     ],
 )
 def test_an_error_is_one_line(redis_url: str, words: list[str], env: dict[str, str], text: str) -> None:
-    arguments = [sys.executable, "-m", "celery", "-A", "celery_partitions.demo.stocks", "partitions", "flower", *words]
-    done = subprocess.run(arguments, cwd=ROOT, env={**os.environ, "REDIS_URL": redis_url, **env}, capture_output=True, text=True, timeout=60)
+    arguments = ("celery", "-A", "celery_partitions.demo.stocks", "partitions", "flower", *words)
+    done = run_python(*arguments, directory=ROOT, environment={**os.environ, "REDIS_URL": redis_url, **env})
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(f"Error: {text}")

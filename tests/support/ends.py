@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.applications import ends
+from tests.support.python_process import start_python
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
@@ -27,11 +27,10 @@ class EndProcess:
         number = len(list(directory.glob(f"{kind}-*.log")))
         self._log, self._out = directory / f"{kind}-{number}.log", directory / f"{kind}-{number}.out"
         with self._log.open("wb") as log, self._out.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", ends.__name__, "partitions", kind, name, *arguments],
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-                stdin=subprocess.DEVNULL,
+            self.process = start_python(
+                *("celery", "-A", ends.__name__, "partitions", kind, name, *arguments),
+                directory=directory,
+                environment={**os.environ, "PYTHONPATH": str(ROOT), **env},
                 stdout=out,
                 stderr=log,
             )

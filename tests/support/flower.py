@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.python_process import start_python
 from tests.support.server import free_port
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
@@ -29,16 +28,14 @@ class FlowerProcess:
 
     def __init__(self, module: str, *words: str, directory: Path, env: dict[str, str], command: Sequence[str] = ("partitions", "flower")) -> None:
         self.port = free_port()
-        flower = [sys.executable, "-m", "celery", "-A", module, *command]
         self.log_path = directory / f"flower-{self.port}.log"
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*flower, f"--port={self.port}", f"--db={directory / 'flower'}", *words],
-                cwd=ROOT,
-                env={**os.environ, **env},
-                stdin=subprocess.DEVNULL,
+            self.process = start_python(
+                *("celery", "-A", module, *command, f"--port={self.port}", f"--db={directory / 'flower'}", *words),
+                directory=ROOT,
+                environment={**os.environ, **env},
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log,
             )
 
     def __enter__(self) -> Self:

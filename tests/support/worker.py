@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.fork_server import ForkedProcess, ForkServer
+from tests.support.python_process import start_python
 from tests.support.wait import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,22 +23,11 @@ READY_SECONDS = 30.0
 #: How much of a log an error shows.
 TAIL_LINES = 60
 
-#: A process that has loaded Apple's libraries can't be forked.
-CAN_FORK = sys.platform == "linux"
-#: The interpreter reads these when it starts, so a worker with one of them starts a fresh one.
-FRESH_VARIABLES = frozenset({"PYTHONDEVMODE", "PYTHONFAULTHANDLER", "PYTHONHASHSEED", "PYTHONMALLOC", "PYTHONWARNINGS", "COVERAGE_PROCESS_START"})
-
 _numbers = itertools.count(1)
 
 
-@functools.cache
-def _fork_server() -> ForkServer:
-    """One fork server per pytest process, started with its first worker."""
-    return ForkServer()
-
-
 class WorkerProcess:
-    """`celery -A module worker -l INFO ARGUMENTS` in its own process group, forked from `fork_server` if possible.
+    """`celery -A module worker -l INFO ARGUMENTS` in its own process group.
 
     It starts when the object is created. `env` is added to this process's environment, `python_path` to the
     folders it imports from (the repository is always among them). The output goes to a file in `directory`,
@@ -59,23 +46,8 @@ class WorkerProcess:
         folders = [str(path) for path in (ROOT, *python_path)]
         words = ["-A", module, "worker", "-l", "INFO", *arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **(env or {})}
-        self._process: subprocess.Popen[bytes] | ForkedProcess
-        if CAN_FORK and not FRESH_VARIABLES & environment.keys():
-            paths = environment["PYTHONPATH"].split(os.pathsep)
-            self._process = _fork_server().start(
-                words, directory=directory, environment=environment, python_path=paths, log=self.log_path
-            )
-            return
         with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "celery", *words],
-                cwd=directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = start_python("celery", *words, directory=directory, environment=environment, stdout=log, stderr=log)
 
     def __enter__(self) -> Self:
         return self

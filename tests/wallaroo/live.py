@@ -8,12 +8,12 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.python_process import start_python
 from tests.support.server import free_port
 from tests.support.wait import wait_until
 from tests.support.worker import ROOT
@@ -41,13 +41,12 @@ class Run:
         if self.ports:
             command += ["--in", ",".join(f"{name}127.0.0.1:{port}" for name, port in zip(names, self.ports, strict=True))]
         with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "celery_partitions.wallaroo", *command],
-                cwd=APPLICATIONS,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "", "PARTITIONS_LEASE_SECONDS": "1", **env},
-                stdin=subprocess.DEVNULL,
+            self._process = start_python(
+                *("celery_partitions.wallaroo", *command),
+                directory=APPLICATIONS,
+                environment={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "", "PARTITIONS_LEASE_SECONDS": "1", **env},
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=log,
             )
 
     def __enter__(self) -> Self:
