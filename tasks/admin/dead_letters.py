@@ -16,6 +16,7 @@ from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.model.deduplication import normalize_id
 from celery_partitions.model.keys import key_bytes, keys_shown_as
+from celery_partitions.model.own_lines import own_line
 from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter
@@ -142,7 +143,7 @@ class DeadLetters:
         back = size = 0
         for dead_letter in self.whole(dead_letters[::-1]):  # the youngest first, because each group goes before those put back earlier
             if dead_letter.reason in KEEP_ORDER and not dead_letter.in_place:
-                groups.setdefault((dead_letter.partition, _waits_as(dead_letter, self.topology)), []).append(dead_letter)
+                groups.setdefault((dead_letter.partition, self._waits_as(dead_letter)), []).append(dead_letter)
                 size += len(dead_letter.raw)
             if size > MAX_BYTES_IN_ORDER:
                 back += sum(self._put_back(*group, ones[::-1]) for group, ones in groups.items())
@@ -165,6 +166,16 @@ class DeadLetters:
                 keys += [names.deduplication(partition, task, "young"), names.deduplication(partition, task, "old")]
             words += [one.id, base64.b64decode(one.raw), normalize_id(one.message_id or ""), numbers[task]]
         return int(script("retry_in_order").run(self.client, keys, words))
+
+    def _waits_as(self, dead_letter: DeadLetter) -> str:
+        """The key of a dead letter's message, or the line where messages like it wait; "" if it is not known."""
+        partition, task = dead_letter.partition, dead_letter.task or ""
+        likely = [] if dead_letter.key is None else keys_shown_as(dead_letter.key)
+        key = next((key for key in likely if str(self.topology.partition_of(key)) == partition), "")
+        if dead_letter.reason == "unknown-task":
+            return key or line_of_task(task, partition)
+        line = own_line(key, task)
+        return line if self.client.hexists(self.names.parked(partition), cast(str, key_bytes(line))) else key
 
     def discard(self, dead_letters: Sequence[DeadLetter | DeadLetterPlace], *, by: str = "") -> int:
         """Delete them permanently, including the waiting messages of `in_place` ones. Returns how many still existed."""
@@ -221,14 +232,6 @@ def raw_text(dead_letter: DeadLetter) -> str:
     if dead_letter.apart:
         return f"(too long to show, and stored separately: field {dead_letter.id} of the hash dead:raw of its partition)"
     return base64.b64decode(dead_letter.raw).decode("utf-8", "backslashreplace")
-
-
-def _waits_as(dead_letter: DeadLetter, topology: Topology) -> str:
-    """The key of a dead letter's message, or its task's line; "" if it is not known."""
-    if dead_letter.reason == "unknown-task":
-        return line_of_task(dead_letter.task or "", dead_letter.partition)
-    likely = [] if dead_letter.key is None else keys_shown_as(dead_letter.key)
-    return next((key for key in likely if str(topology.partition_of(key)) == dead_letter.partition), "")
 
 
 def _read(field: bytes, row: bytes, partition: str) -> DeadLetter:

@@ -25,8 +25,16 @@ def json_key(key: str) -> dict[str, str]:
 
 
 def json_parked(one: ParkedKey) -> dict[str, Any]:
-    """All facts about a parked key."""
-    return {**msgspec.structs.asdict(one), **json_key(one.key), "held": one.due is None, "reason": one.why}
+    """All facts about a parked key. `key`: its name for actions. `of_key`: the key whose messages wait, all or (`holds`) one computation's."""
+    of_key = shown_key(one.of_key)
+    return {
+        **msgspec.structs.asdict(one),
+        **json_key(one.key),
+        "of_key": of_key,
+        "holds": one.holds,
+        "held": one.due is None,
+        "reason": one.why,
+    }
 
 
 def json_dead_letter(dead_letter: DeadLetter) -> dict[str, Any]:

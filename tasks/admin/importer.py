@@ -37,6 +37,7 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.model.message_key import key_in
+from celery_partitions.model.own_lines import key_and_computation
 from celery_partitions.model.task_lines import moved_line, partition_of_line
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
@@ -234,7 +235,7 @@ class Importer:
         except (msgspec.DecodeError, UnicodeDecodeError):  # not written by us: kept unchanged
             return ["HSET", self.names.dead(self._numbered(record.partition)), record.id, record.dead_letter]
         key = self._waiting.get(dead_letter.id)
-        dead_letter.partition = self._of_message(record.partition, raw) if key is None else self._of_key(key)
+        dead_letter.partition = self._of_message(record.partition, raw) if key is None else self._place_of(key)[0]
         return ["HSET", self.names.dead(dead_letter.partition), record.id, msgspec.json.encode(dead_letter)]
 
     def _of_key(self, key: bytes) -> str:
@@ -245,7 +246,7 @@ class Importer:
         text = key_text(key)
         line = partition_of_line(text)
         if line is None:
-            return self._of_key(key), text
+            return self._of_key(key_bytes(key_and_computation(text)[0])), text
         return self._numbered(line), moved_line(text, self._numbered(line))
 
     def _of_message(self, partition: str, raw: bytes) -> str:

@@ -15,6 +15,7 @@ from celery_partitions.admin.audit import Audit
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, key_text, normalize_key
 from celery_partitions.model.messages import name_of
+from celery_partitions.model.own_lines import is_own_line, key_and_computation, own_line
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.dead_letters import DeadLetter
@@ -26,6 +27,7 @@ from celery_partitions.store.scripts import digest_of, script
 #: failed since the operator looked, or the key kept changing.
 Answer = Literal["ok", "changed", "not-parked", "not-failed", "running"]
 
+PAGE = 500
 #: How often an action is attempted when a worker changes the key between the read and the script.
 TRIES = 10
 
@@ -38,7 +40,7 @@ class _Seen:
 
 
 class ParkedKeys:
-    """The parked keys of a group. A key can be parked only in its own partition, a task's line in any."""
+    """The parked keys of a group. A key and its own lines can be parked only in the key's partition, a task's line in any."""
 
     def __init__(self, client: redis.Redis, names: Names, topology: Topology, audit: Audit) -> None:
         self.client, self.names, self.topology, self.audit = client, names, topology, audit
@@ -52,9 +54,9 @@ class ParkedKeys:
     def of_partition(self, partition: int | Literal["ingress"]) -> Iterator[ParkedKey]:
         """The parked keys of one partition, in no particular order."""
         rows: dict[bytes, bytes] = {}
-        for field, record in self.client.hscan_iter(self.names.parked(str(partition)), count=500):
+        for field, record in self.client.hscan_iter(self.names.parked(str(partition)), count=PAGE):
             rows[field] = record
-            if len(rows) >= 500:
+            if len(rows) >= PAGE:
                 yield from self._with_lengths(partition, rows)
                 rows = {}
         yield from self._with_lengths(partition, rows)
@@ -69,45 +71,59 @@ class ParkedKeys:
 
     def get(self, key: object) -> ParkedKey | None:
         """The parked key; None if the key is not parked."""
-        spelled = normalize_key(key)
-        partition = self._partition(spelled)
+        spelled = _spelled(key)
+        partition = self.partition(spelled)
         record = self.client.hget(self.names.parked(partition), cast(str, key_bytes(spelled)))
         if record is None:
             return None
         return next(self._with_lengths(_numbered(partition), {key_bytes(spelled): cast(bytes, record)}))
 
+    def of_key(self, key: object) -> list[ParkedKey]:
+        """The parked key and its own lines: everything of it that waits."""
+        spelled = _spelled(key)
+        found = self.get(spelled)
+        waiting = [] if found is None else [found]
+        if is_own_line(spelled):
+            return waiting
+        partition = self.partition(spelled)
+        start = own_line(spelled, "")
+        rows = self.client.hscan_iter(self.names.parked(partition), count=PAGE)
+        lines = {field: record for field, record in rows if key_text(field).startswith(start)}
+        return [*waiting, *self._with_lengths(_numbered(partition), lines)]
+
     def of_dead_letter(self, dead_letter: DeadLetter) -> ParkedKey | None:
         """The key that waits behind this in-place dead letter; None if there is none (any more)."""
-        for parked in self.all() if dead_letter.key is None else self._likely(dead_letter.key):
+        for parked in self.all() if dead_letter.key is None else self._likely(dead_letter.key, dead_letter.task):
             if parked.dead_letter == dead_letter.id:
                 return parked
         return None
 
-    def _likely(self, shown: str) -> Iterator[ParkedKey]:
-        """Candidates for a dead letter's key: first the key as shown, then all. A key that is not UTF-8 text is shown escaped, so it
-        cannot be looked up."""
-        found = self.get(shown)
-        if found is not None:
-            yield found
+    def _likely(self, shown: str, task: str | None) -> Iterator[ParkedKey]:
+        """Candidates for a dead letter's key: first the key as shown and its task's own line, then all. A key that is not UTF-8 text is
+        shown escaped, so it cannot be looked up."""
+        for name in (shown, own_line(shown, task or "")):
+            found = self.get(name)
+            if found is not None:
+                yield found
         yield from self.all()
 
     def retry(self, key: object, *, by: str) -> Answer:
         """Retry the key's first message now, in place. Its count of attempts starts again."""
-        return self._edit(normalize_key(key), "retry", by)
+        return self._edit(_spelled(key), "retry", by)
 
     def skip(self, key: object, *, by: str, of: ParkedKey | None = None) -> Answer:
         """Make the failed message an ordinary dead letter; the key continues with its next message.
 
         `of`: the parked key that the operator saw. If another message has failed since, nothing is changed.
         """
-        return self._edit(normalize_key(key), "skip", by, of)
+        return self._edit(_spelled(key), "skip", by, of)
 
     def discard(self, key: object, *, by: str, of: ParkedKey | None = None) -> Answer:
         """Delete the failed message and its dead letter permanently; the key continues with its next message.
 
         `of`: as for `skip`.
         """
-        return self._edit(normalize_key(key), "discard", by, of)
+        return self._edit(_spelled(key), "discard", by, of)
 
     def _edit(self, key: str, action: str, by: str, of: ParkedKey | None = None) -> Answer:
         for _ in range(TRIES):
@@ -124,12 +140,19 @@ class ParkedKeys:
                 return "ok"
         return "changed"
 
-    def _partition(self, key: str) -> str:
+    def partition(self, key: str) -> str:
+        """The partition where a key, an own line or a task's line is parked, if it is."""
         line = partition_of_line(key)
-        return line if line is not None else str(self.topology.partition_of(key))
+        if line is not None:
+            return line
+        if is_own_line(key):
+            partition = str(self.topology.partition_of(key_and_computation(key)[0]))
+            if self.client.hexists(self.names.parked(partition), cast(str, key_bytes(key))):  # else a key that looks like one
+                return partition
+        return str(self.topology.partition_of(key))
 
     def _see(self, key: str) -> _Seen | None:
-        partition = self._partition(key)
+        partition = self.partition(key)
         with self.client.pipeline(transaction=True) as pipe:
             pipe.hget(self.names.parked(partition), cast(str, key_bytes(key)))
             pipe.lindex(cast(str, self.names.mailbox(partition, key)), -1)
@@ -137,7 +160,7 @@ class ParkedKeys:
         return None if record is None else _Seen(record, read_record(record), head)
 
     def _try(self, key: str, action: str, seen: _Seen, by: str) -> str:
-        partition, names = self._partition(key), self.names
+        partition, names = self.partition(key), self.names
         seconds, micros = self.client.time()
         now = seconds + micros / 1_000_000
         written = self._skipped_dead_letter(key, seen, now) if action == "skip" else None
@@ -146,7 +169,7 @@ class ParkedKeys:
         else:
             left = ParkedKey(due=now, attempt=1, since=now)
         detail = {
-            "key": key_bytes(key).decode("utf-8", "backslashreplace"),
+            "key": key_bytes(key_and_computation(key)[0]).decode("utf-8", "backslashreplace"),
             "partition": _numbered(partition),
             "message_id": seen.parked.message_id,
             "error": seen.parked.error,
@@ -173,7 +196,7 @@ class ParkedKeys:
 
     def _skipped_dead_letter(self, key: str, seen: _Seen, now: float) -> DeadLetter:
         """The in-place dead letter as an ordinary one, or a new dead letter if retries were left."""
-        partition, raw = self._partition(key), seen.head or b""
+        partition, raw = self.partition(key), seen.head or b""
         if seen.parked.dead_letter is not None:
             row = self.client.hget(self.names.dead(partition), seen.parked.dead_letter)
             if row is not None:
@@ -191,11 +214,16 @@ class ParkedKeys:
             trace=seen.parked.trace,
             task=task,
             message_id=message_id,
-            key=key_bytes(key).decode("utf-8", "backslashreplace"),
+            key=key_bytes(key_and_computation(key)[0]).decode("utf-8", "backslashreplace"),
             attempts=max(0, seen.parked.attempt - 1),
             died_at=now,
             raw=base64.b64encode(raw).decode(),
         )
+
+
+def _spelled(key: object) -> str:
+    """A key as it is stored, or the name of an own line, which may be longer than a key."""
+    return key if isinstance(key, str) and is_own_line(key) else normalize_key(key)
 
 
 def _numbered(partition: str) -> int | Literal["ingress"]:

@@ -40,11 +40,12 @@ def parked() -> None:
 def print_parked(found: Sequence[ParkedKey], now: float) -> None:
     """Print the table of parked keys. `now`: seconds, by the server's clock."""
     print_table(
-        ("key", "task", "partition", "waiting", "why", "for", "try", "due", "error"),
+        ("key", "task", "holds", "partition", "waiting", "why", "for", "try", "due", "error"),
         [
             (
-                shown_key(one.key),
+                shown_key(one.of_key),
                 one.task or "-",
+                one.holds,
                 one.partition,
                 one.waiting,
                 one.why,
@@ -55,7 +56,7 @@ def print_parked(found: Sequence[ParkedKey], now: float) -> None:
             )
             for one in found
         ],
-        whole=("partition", "waiting", "why", "for", "try", "due"),
+        whole=("holds", "partition", "waiting", "why", "for", "try", "due"),
     )
 
 
@@ -73,7 +74,7 @@ def _due(due: float | None, now: float) -> str:
 def list_parked(context: click.Context, limit: int, as_json: bool) -> None:
     """List the parked keys of all partitions, longest waiting first.
 
-    Columns: the task of the first message, waiting messages, why, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
+    Columns: the task of the first message, what waits (all messages of the key, or only those of this computation), waiting messages, why, how long, attempt, when the next attempt is due ("held": when an operator acts), and the error.
     """
     group = installation_in(context).group
     found = sorted(group.parked_keys.all(), key=lambda one: one.since)[:limit]
@@ -146,10 +147,10 @@ def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everythin
         return [one for one in keys.all() if one.why != "running"]
     chosen = []
     for key in (typed_key(one, in_base64) for one in typed):
-        found = keys.get(key)
-        if found is None:
+        found = keys.of_key(key)
+        if not found:
             raise click.ClickException(f"the key {shown_key(key)!r} is not parked")
-        chosen.append(found)
+        chosen += found
     return chosen
 
 
@@ -157,7 +158,7 @@ def _named(chosen: Sequence[ParkedKey]) -> str:
     if len(chosen) != 1:
         return counted(len(chosen), "key")
     (one,) = chosen
-    return f"the key {shown_key(one.key)!r} ({escape(one.error)[:MAX_ERROR_CHARACTERS]})"
+    return f"the key {shown_key(one.of_key)!r} ({escape(one.error)[:MAX_ERROR_CHARACTERS]})"
 
 
 def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> int:
@@ -168,7 +169,7 @@ def _each(chosen: Sequence[ParkedKey], act: Callable[[ParkedKey], Answer]) -> in
         answer = act(one)
         count += answer == "ok"
         if answer != "ok" and len(chosen) == 1:
-            raise click.ClickException(f"the key {shown_key(one.key)!r} {_REFUSALS[answer]}; nothing was changed")
+            raise click.ClickException(f"the key {shown_key(one.of_key)!r} {_REFUSALS[answer]}; nothing was changed")
     return count
 
 

@@ -17,7 +17,6 @@ from celery_partitions.admin.watcher import Watcher
 from celery_partitions.dashboard.tree import tree_of
 from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.model.message_key import key_in
-from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.measurements import read_recent_commits
 from celery_partitions.store.names import INGRESS
@@ -77,14 +76,14 @@ def largest_states(installation: Installation, partition: str) -> list[dict[str,
 
 
 def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[str, Any]:
-    """A key, or a task's line: its partition and owner, its state in each computation, and its waiting messages."""
+    """A key, an own line, or a task's line: its partition and owner, its state in each computation, and its waiting messages."""
     group = installation.group
-    partition = partition_of_line(key) or str(installation.group.topology.partition_of(key))
+    partition = group.parked_keys.partition(key)
     overview = watch.look()
     at = next(one for one in overview.partitions if one.partition == partition)
     names, client = group.names, group.client
-    parked = group.parked_keys.get(key)
-    mailbox = read_mailbox(client, names, partition, key, MAX_MESSAGES)[0] if parked is not None else []
+    parked = next(iter(group.parked_keys.of_key(key)), None)
+    mailbox = read_mailbox(client, names, partition, parked.key, MAX_MESSAGES)[0] if parked is not None else []
     raws = list(oldest_of(client, names.queue(partition), SAMPLED_MESSAGES))
     waiting = [raw for raw in raws if (key_in(raw, installation.computations) or ("", None))[1] == key]
     return {

@@ -14,7 +14,7 @@ from celery_partitions.model.executors import Executor, executor_of, is_async
 from celery_partitions.model.keys import SHORT_KEY, normalize_key
 from celery_partitions.model.messages import MessageCodec, first_annotation, plain_function
 from celery_partitions.model.names_given import check_name
-from celery_partitions.model.policy import EXHAUSTED_CHOICES, Exhausted, RetryPolicy
+from celery_partitions.model.policy import EXHAUSTED_CHOICES, HOLDS_CHOICES, Exhausted, Holds, RetryPolicy
 from celery_partitions.model.sinks import Sink
 from celery_partitions.model.state import StateClass
 
@@ -102,6 +102,8 @@ class Computation:
     plain_call: bool
     #: None: the settings' policy. A word: the settings' retries, and this when none are left.
     on_error: RetryPolicy | Exhausted | None = None
+    #: What waits while a failed message waits: all of its key, or only its own computation's messages for that key.
+    holds: Holds = "key"
     #: The longest that one call may take, in seconds; None: no limit.
     time_limit_seconds: float | None = None
     #: A message whose id was seen within this many seconds has no effect; None: ids are not checked.
@@ -204,6 +206,7 @@ def declare(
     key: Callable[[Any], Any] | None,
     multi: bool = False,
     on_error: RetryPolicy | Exhausted | None = None,
+    holds: Holds = "key",
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
@@ -235,6 +238,7 @@ def declare(
     where = executor_of(name, function, executor, concurrency, strict)
     if reply and key is None:
         raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
+    _check_holds(name, holds, key, where)
     takes_context = len(parameters) == (2 if state is None else 3)
     return Computation(
         name=name,
@@ -245,6 +249,7 @@ def declare(
         takes_context=takes_context,
         plain_call=key is not None and state is not None and not takes_context and time_limit is None and where == "loop",
         on_error=_looked_over(name, on_error),
+        holds=holds,
         replies=reply,
         time_limit_seconds=seconds_or_none(name, "time_limit", time_limit),
         deduplicate_seconds=seconds_or_none(name, "deduplicate", deduplicate),
@@ -334,6 +339,17 @@ def _looked_over(name: str, on_error: RetryPolicy | Exhausted | None) -> RetryPo
     if on_error is None or isinstance(on_error, RetryPolicy) or on_error in EXHAUSTED_CHOICES:
         return on_error
     raise DeclarationError(f"computation {name!r}: on_error must be a RetryPolicy or one of {', '.join(EXHAUSTED_CHOICES)}")
+
+
+def _check_holds(name: str, holds: Holds, key: object, executor: Executor) -> None:
+    if holds not in HOLDS_CHOICES:
+        raise DeclarationError(f"computation {name!r}: holds must be one of {', '.join(HOLDS_CHOICES)}, not {holds!r:.80}")
+    if holds == "computation" and key is None:
+        raise DeclarationError(f'computation {name!r}: holds="computation" needs a key=. In a pipeline, a failed message always holds its whole key')
+    if holds == "computation" and executor != "loop":
+        raise DeclarationError(
+            f'computation {name!r}: holds="computation" is for plain functions. The calls of an async def or a thread always hold their whole key'
+        )
 
 
 def name_of_function(function: Callable[..., Any]) -> str:

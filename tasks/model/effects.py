@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from celery_partitions.model.items import DeadLetterItem, Delayed
+from celery_partitions.model.own_lines import key_and_computation
+from celery_partitions.model.policy import Holds
 from celery_partitions.model.sinks import ListSink, StreamSink
 
 
@@ -118,7 +120,7 @@ class ParkedKey(msgspec.Struct, omit_defaults=True):
     reason: Literal["", "running", "unknown-task", "unreadable-state"] = ""
 
     #: Where it was found (`admin/parked_keys.py`). Redis does not store these: the record is a field of its key, in its partition's hash.
-    #: `key`: or the name of a task's line (`model/task_lines.py`), which `ingress` can have too.
+    #: `key`: or the name of an own line (`model/own_lines.py`), or of a task's line (`model/task_lines.py`), which `ingress` can have too.
     key: str = ""
     partition: int | Literal["ingress"] = "ingress"
     #: Messages in its mailbox, including the one that failed or runs.
@@ -128,6 +130,16 @@ class ParkedKey(msgspec.Struct, omit_defaults=True):
     def why(self) -> WhyParked:
         """Why the key waits."""
         return self.reason or ("hold" if self.due is None else "retry")
+
+    @property
+    def of_key(self) -> str:
+        """The key whose messages wait. For a task's line: its name."""
+        return key_and_computation(self.key)[0]
+
+    @property
+    def holds(self) -> Holds:
+        """Whether all messages of the key wait, or only those of one computation."""
+        return "key" if key_and_computation(self.key)[1] is None else "computation"
 
     @property
     def waits_for_code(self) -> bool:

@@ -17,6 +17,9 @@ from celery_partitions.model.errors import DeclarationError
 #: What happens when a message's retries are used up.
 Exhausted = Literal["park", "dead_letter", "hold", "stop"]
 EXHAUSTED_CHOICES: tuple[Exhausted, ...] = get_args(Exhausted)
+#: What waits while a failed message waits: all messages of its key, or only those of its computation for that key.
+Holds = Literal["key", "computation"]
+HOLDS_CHOICES: tuple[Holds, ...] = get_args(Holds)
 
 
 @dataclass(frozen=True, slots=True)

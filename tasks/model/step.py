@@ -8,7 +8,7 @@ counts once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from itertools import compress
 from types import MappingProxyType
 from typing import Any, Literal, assert_never, cast
@@ -30,6 +30,7 @@ from celery_partitions.model.items import (
     Work,
 )
 from celery_partitions.model.outcome import Failure, Outcome, Park, Slot, States, Unreadable, Waiting
+from celery_partitions.model.own_lines import is_own_line, own_line
 from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
@@ -46,7 +47,7 @@ class StepMachine:
 
     `parked`: parked keys, whose messages go to their mailboxes. `mailbox_lengths`: the number of messages waiting there. `mailbox_of`: the
     items come from this parked key's mailbox, and the first is at try number `attempt`; then a failure to be retried ends the step.
-    `line`: the items come from this task's line. `waited_out`: messages of the mailbox or line have waited long enough, and become dead
+    `own_lines`: those of `parked` that are own lines. `line`: the items come from this task's line. `waited_out`: messages of the mailbox or line have waited long enough, and become dead
     letters if they still can't be processed.
     `failed`: the only item exceeded its time limit before, with this error. It counts as failed and is not called.
     The step changes the state objects in place. After a refused commit, the caller must drop them.
@@ -60,13 +61,14 @@ class StepMachine:
         *,
         parked: Container[str] = (),
         mailbox_lengths: Mapping[str, int] = MappingProxyType({}),
+        own_lines: Collection[str] = (),
         mailbox_of: str | None = None,
         attempt: int = 1,
         line: str | None = None,
         waited_out: bool = False,
         failed: str | None = None,
     ) -> None:
-        doing = _Step(items, states, rules, parked, mailbox_lengths, mailbox_of, attempt, line, waited_out)
+        doing = _Step(items, states, rules, parked, mailbox_lengths, own_lines, mailbox_of, attempt, line, waited_out)
         if rules.begins is not None:
             rules.begins(doing.current)
         self._calls = doing.run() if failed is None else doing.fail_first(failed)
@@ -137,6 +139,7 @@ class _Step:
         rules: StepRules,
         parked: Container[str],
         mailbox_lengths: Mapping[str, int],
+        own_lines: Collection[str],
         mailbox_of: str | None,
         attempt: int,
         line: str | None,
@@ -146,6 +149,9 @@ class _Step:
         self.line, self.waited_out = line, waited_out
         self.mailbox_lengths = mailbox_lengths
         self.parked, self.mailbox_of, self.first_attempt = parked, mailbox_of, attempt
+        #: With those that this step parks. The one whose mailbox the items come from does not count.
+        self.own_lines = set(own_lines)
+        self.own_lines.discard(mailbox_of or "")
         self.out = Outcome()
         calling = Calling(
             partition=rules.partition,
@@ -167,7 +173,7 @@ class _Step:
         return (item, self.attempt) if isinstance(item, Work) else None
 
     def run(self) -> Calls[Outcome]:
-        out, clock, parked_now = self.out, self.rules.clock, self.out.parked
+        out, clock, parked_now, own_lines = self.out, self.rules.clock, self.out.parked, self.own_lines
         done, began, waiting = out.done.append, out.began.append, self.parked
         careful = self.mailbox_of is not None
         current: Computation | None = None
@@ -189,7 +195,11 @@ class _Step:
                 continue
             key, computation = item.key, item.computation
             if (waiting and key in waiting and not careful) or (parked_now and key in parked_now):
-                if not self.mail(item):
+                if not self.mail(item, key):
+                    break
+                continue
+            if own_lines and (line := own_line(key, computation.name)) in own_lines:
+                if not self.mail(item, line):
                     break
                 continue
             if computation is not current:
@@ -332,13 +342,13 @@ class _Step:
             self.add_dead_letter(item, "unreadable-state", error, "", 1)
             return True
         headers = item.envelope.headers
-        key = item.key if self.mailbox_of is None else self.mailbox_of
-        if self.mailbox_of is not None and self.out.taken:
+        place = self.place_of(item)
+        if place == self.mailbox_of and self.out.taken:
             return False  # the messages before it are committed first
-        self.out.waiting[key] = self.waiting("unreadable-state", error, headers.task, headers.id, self.attempt)
+        self.out.waiting[place] = self.waiting("unreadable-state", error, headers.task, headers.id, self.attempt)
         if not isinstance(self.parked, _Either):
             self.parked = _Either(self.out.waiting, self.parked)
-        return self.mailbox_of is None and self.mail(item)
+        return place != self.mailbox_of and self.mail(item, place)
 
     def waiting(self, reason: Literal["unknown-task", "unreadable-state"], error: str, task: str | None, message_id: str | None, attempt: int) -> Waiting:
         seconds = min(LONGEST_WAIT_SECONDS, 2.0 ** min(attempt - 1, 64)) * (0.9 + 0.2 * self.rules.random())
@@ -373,23 +383,30 @@ class _Step:
                 self.out.pause = self.out.pause or pause
             case _:
                 assert_never(follows)
-        if self.mailbox_of is not None:
-            # Use the mailbox's key, because the key extractor may have changed since the message was parked.
-            self.out.parked[self.mailbox_of] = park
+        place = self.place_of(item)
+        self.out.parked[place] = park
+        if place == self.mailbox_of:
             return False
-        self.out.parked[item.key] = park
-        self.out.mailed.setdefault(item.key, []).append(item.raw)
+        self.out.mailed.setdefault(place, []).append(item.raw)
         return True
+
+    def place_of(self, item: Work) -> str:
+        """Where a message waits that was tried now: in its key's mailbox, or in an own line. An own line is noted as parked."""
+        place = item.key if self.mailbox_of is None else self.mailbox_of  # the key extractor may have changed since the message was parked
+        if item.computation.holds == "computation" and not is_own_line(place):
+            place = own_line(item.key, item.computation.name)
+            self.own_lines.add(place)
+        return place
 
     def failed_at(self, item: Work) -> Computation:
         """The computation to which the failure belongs. Call it right after the message has failed."""
         return item.computation if item.computation.role == "task" else self.caller.at or item.computation
 
-    def mail(self, item: Work) -> bool:
-        """Put a message of a parked key into the key's mailbox. If the mailbox is full, make a dead letter, or pause the partition before the
+    def mail(self, item: Work, place: str) -> bool:
+        """Put a message of a parked key or own line into the mailbox. If the mailbox is full, make a dead letter, or pause the partition before the
         message and return False."""
-        if self.has_room(item.key):
-            self.out.mailed.setdefault(item.key, []).append(item.raw)
+        if self.has_room(place):
+            self.out.mailed.setdefault(place, []).append(item.raw)
             return True
         limit = self.rules.mailbox_messages
         if self.rules.policy_of(item.computation).exhausted == "stop":
@@ -418,8 +435,9 @@ class _Step:
         self.replay.checkpoints.clear()
         out.failures.append(failure)
         seconds = self.rules.policy_of(self.failed_at(item)).wait_after(1, self.rules.random())
-        out.parked[item.key] = Park(failure, seconds, used_up=False)
-        out.mailed[item.key] = back + then + out.mailed.get(item.key, [])
+        place = self.place_of(item)
+        out.parked[place] = Park(failure, seconds, used_up=False)
+        out.mailed[place] = back + then + out.mailed.get(place, [])
 
     def give_up(self, item: Work, error: Exception) -> None:
         """A state's bytes can't be read back. Undo everything that this step did for the key, and make dead letters of its messages."""

@@ -13,7 +13,7 @@ from celery.canvas import Signature
 from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function
 from celery_partitions.model.keys import normalize_key
 from celery_partitions.model.messages import plain_function
-from celery_partitions.model.policy import Exhausted, RetryPolicy
+from celery_partitions.model.policy import Exhausted, Holds, RetryPolicy
 from celery_partitions.producer.sendable import Sending
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.registry import add_computation, current_group
@@ -123,6 +123,7 @@ def state_computation(
     state: type[S],
     key: Callable[[Any], Any] | None = None,
     on_error: RetryPolicy | Exhausted | None = None,
+    holds: Holds = "key",
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
@@ -142,7 +143,8 @@ def state_computation(
     returns goes to the next stage (None goes nowhere).
 
     `on_error`: a `RetryPolicy`, or only what happens after the last retry ("park", "dead_letter", "hold", "stop"). None: as set by
-    `PARTITIONS_RETRY_…`. `time_limit`: seconds or a timedelta; a longer call is interrupted by `TimeLimitExceeded` and counts as failed.
+    `PARTITIONS_RETRY_…`. `holds`: what waits while a failed message of it waits: all later messages of its key ("key"), or only its own
+    ("computation"). `time_limit`: seconds or a timedelta; a longer call is interrupted by `TimeLimitExceeded` and counts as failed.
     If it cannot be interrupted, the worker process is replaced. `deduplicate`: seconds or a timedelta; a message whose id was
     seen within this time has no effect.
 
@@ -165,6 +167,7 @@ def state_computation(
         state=state,
         key=key,
         on_error=on_error,
+        holds=holds,
         time_limit=time_limit,
         deduplicate=deduplicate,
         reply=reply,
@@ -205,6 +208,7 @@ def computation(
     *,
     key: Callable[[Any], Any] | None = None,
     on_error: RetryPolicy | Exhausted | None = None,
+    holds: Holds = "key",
     time_limit: timedelta | float | None = None,
     deduplicate: timedelta | float | None = None,
     reply: bool = False,
@@ -225,6 +229,7 @@ def computation(
         name=name,
         key=key,
         on_error=on_error,
+        holds=holds,
         time_limit=time_limit,
         deduplicate=deduplicate,
         reply=reply,

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import Reading
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.own_lines import is_own_line
 from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.store.commits import Reply
 from celery_partitions.store.deduplication import SeenIds
@@ -80,6 +81,8 @@ class OwnedPartition:
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
     #: The parked keys that are lines of tasks.
     lines: set[str] = field(default_factory=set)
+    #: Those that are own lines of computations.
+    own_lines: set[str] = field(default_factory=set)
     #: Whether parked keys were loaded under this lease.
     parked_loaded: bool = False
     #: A heap of (due time, parked key), without keys that wait for an operator. An entry that contradicts `parked` is out of date.
@@ -176,6 +179,7 @@ class OwnedPartition:
         self.parked, self.mailbox_lengths, self.parked_loaded = parked, mailbox_lengths, True
         self.knows_all_parked, self.unread_due = are_all, math.inf if are_all else 0.0
         self.lines = {key for key in parked if partition_of_line(key) is not None}
+        self.own_lines = set(filter(is_own_line, parked))
         self.on(Event.LOADED)
         self.index_parked()
 
@@ -310,12 +314,15 @@ class OwnedPartition:
         if ended is not None:
             self.parked.pop(ended, None)
             self.lines.discard(ended)
+            self.own_lines.discard(ended)
             self.mailbox_lengths.pop(ended, None)
             if self.calls is not None:
                 self.calls.running.discard(ended)
         for key, fact in parked.items():
             if fact.reason == "unknown-task":
                 self.lines.add(key)
+            if is_own_line(key):
+                self.own_lines.add(key)
             self.note_due(key, fact)
             if self.calls is not None:
                 self.calls.note_parked(key, fact)

@@ -76,6 +76,7 @@ class StepRunner:
                 call=partial(self.calls.call, owned),
                 parked=owned.parked,
                 mailbox_lengths=owned.mailbox_lengths,
+                own_lines=owned.own_lines,
                 mailbox_of=batch.mailbox_of if batch.line is None else None,
                 attempt=batch.attempt,
                 line=batch.line,

@@ -11,6 +11,7 @@ import redis
 
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, partition_of
+from celery_partitions.model.own_lines import own_line
 from celery_partitions.store.names import Names
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
@@ -23,9 +24,10 @@ NAMES = Names("partition")
 def park(client: redis.Redis) -> Park:
     """Park a key with messages `<key>-1`, `<key>-2`, …"""
 
-    def park(key: str, messages: int = 2, task: str = update.name, **fact: object) -> None:
+    def park(key: str, messages: int = 2, task: str = update.name, line: bool = False, **fact: object) -> None:
         partition = str(partition_of(key, 4))
         known = {"due": 2e12, "attempt": 2, "error": f"ValueError: {key!a:.20}", "task": task, "since": 5.0, **fact}
+        key = own_line(key, task) if line else key
         client.hset(NAMES.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKey(**known)))  # type: ignore[arg-type]
         for number in range(1, messages + 1):
             client.lpush(NAMES.mailbox(partition, key), key_bytes(f"{key}-{number}"))  # type: ignore[arg-type]
@@ -47,9 +49,21 @@ def test_list_has_waiting_messages_since_when_and_why(run: Run, park: Park) -> N
     assert [row["reason"] for row in rows] == ["retry", "hold"]
     assert (one["error"], one["task"], one["partition"]) == ("ValueError: 'b'", update.name, partition_of("b", 4))
     heading, first, second = run("parked", "list").stdout.splitlines()
-    assert heading.split() == ["key", "task", "partition", "waiting", "why", "for", "try", "due", "error"]
+    assert heading.split() == ["key", "task", "holds", "partition", "waiting", "why", "for", "try", "due", "error"]
     assert "in " in first and "held" in second
     assert len(json.loads(run("parked", "list", "--json", "--limit", "1").stdout)) == 1
+
+
+def test_own_lines_are_listed_and_retried_with_their_key(run: Run, park: Park) -> None:
+    park("a", 1)
+    park("a", 2, line=True)
+    rows = json.loads(run("parked", "list", "--json").stdout)
+    assert [(row["of_key"], row["holds"], row["waiting"]) for row in rows] == [("a", "key", 1), ("a", "computation", 2)]
+    assert "computation" in run("parked", "list").stdout and "\x1f" not in run("parked", "list").stdout
+    assert json.loads(run("parked", "retry", "a", "--json").stdout) == {"retried": 2}
+    assert json.loads(run("parked", "skip", "a", "--yes", "--json").stdout) == {"skipped": 2}
+    (dead, _) = json.loads(run("dead-letters", "list", "--json").stdout)
+    assert dead["key"] == "a"
 
 
 def test_retry_makes_it_due_now(run: Run, park: Park, client: redis.Redis) -> None:

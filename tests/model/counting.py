@@ -79,6 +79,8 @@ def _key(message: dict[str, Any]) -> Any:
 LOG = declare(apply, name="log", state=Log, key=_key)
 SECOND = declare(apply, name="second", state=Log, key=_key)
 WITH_CONTEXT = declare(apply_in_context, name="with context", state=Log, key=_key)
+#: Its failed messages hold up no other computation of their key.
+ALONE = declare(apply_in_context, name="alone", state=Log, key=_key, holds="computation")
 STATELESS = declare(note, name="stateless", state=None, key=_key)
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.own_lines import is_own_line
 from celery_partitions.model.step import step
 from tests.model.build import CODEC, read, rules, slots_for
-from tests.model.counting import LOG, SECOND, STATELESS, WITH_CONTEXT
+from tests.model.counting import ALONE, LOG, SECOND, STATELESS, WITH_CONTEXT
 
-COMPUTATIONS = {each.name: each for each in (LOG, SECOND, WITH_CONTEXT, STATELESS)}
+COMPUTATIONS = {each.name: each for each in (LOG, SECOND, WITH_CONTEXT, ALONE, STATELESS)}
 #: Raises or damages the state at every attempt.
 HOPELESS = {"raise", "exit", "without text", "unpicklable"}
 
@@ -30,7 +31,7 @@ class Planned:
 
     def counts(self, retries: int) -> bool:
         """Whether it must be in the state at the end."""
-        if self.do == "flaky" and self.computation == WITH_CONTEXT.name:
+        if self.do == "flaky" and self.computation in (WITH_CONTEXT.name, ALONE.name):
             return retries > 0
         if self.computation == STATELESS.name:
             return self.do != "raise"
@@ -64,7 +65,7 @@ class World:
     def turn(self, limit: int, ticks: int, *, lost: bool = False) -> None:
         """Run one batch of the queue. With `lost` the commit is refused and must leave nothing behind."""
         source = self.queue[:limit]
-        outcome = self._step(source, ticks, parked=self.mailboxes)
+        outcome = self._step(source, ticks)
         if lost:
             self.memory.clear()
             return
@@ -75,9 +76,9 @@ class World:
     def retry(self, key: str, limit: int, ticks: int) -> None:
         """Run one batch of a parked key's mailbox."""
         outcome = self._step(
-            self.mailboxes[key][:limit], ticks, parked=self.mailboxes, mailbox_of=key, attempt=self.attempts[key]
+            self.mailboxes[key][:limit], ticks, mailbox_of=key, attempt=self.attempts[key]
         )
-        assert not outcome.mailed
+        assert key not in outcome.mailed, "it waits in its own line"
         del self.mailboxes[key][: outcome.taken]
         self.attempts[key] = 1
         self._commit(outcome)
@@ -93,7 +94,8 @@ class World:
                 self.memory.setdefault(name, {}).update(table)
         clock = iter(range(1_000_000))
         by = replace(rules(retries=self.retries, clock=lambda: float(next(clock)), seconds=float(ticks)), inline=self.inline)
-        return step(items, slots, by, **how)
+        own_lines = set(filter(is_own_line, self.mailboxes))
+        return step(items, slots, by, parked=self.mailboxes, own_lines=own_lines, **how)
 
     def _commit(self, outcome: Outcome) -> None:
         for name, changed in outcome.states.items():
@@ -103,6 +105,7 @@ class World:
                 if isinstance(slot, Slot):
                     slot.stored = after
         for key, raws in outcome.mailed.items():
+            self.attempts.setdefault(key, 1)
             self.mailboxes.setdefault(key, []).extend(raws)
         for key, (failure, _, _) in outcome.parked.items():
             self.attempts[key] = failure.attempt + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.model import counting
@@ -50,6 +50,7 @@ def drain(world: World, plan_of_turns: list[tuple[int, int, str]]) -> None:
 
 
 @settings(max_examples=300)
+@example([("alone", "a", "flaky"), ("alone", "a", ""), ("log", "a", "raise"), ("alone", "a", "")], [], 1, True)
 @given(st.lists(planned, max_size=30), turns, st.integers(0, 2), st.booleans())
 def test_states_are_the_fold_of_the_queue_and_every_message_ends_once(
     messages: list[tuple[str, str, str]],

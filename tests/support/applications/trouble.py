@@ -16,7 +16,7 @@ import redis
 from celery_partitions import RetryPolicy, TimeLimitExceeded, app, key_extractor, state_computation
 from tests.support.applications.sequences import Sequence
 
-__all__ = ["Trouble", "app", "kill", "limited", "once", "policed"]
+__all__ = ["Trouble", "alone", "app", "kill", "limited", "once", "policed"]
 
 #: While this Redis key is set, failing messages of `policed` fail.
 BROKEN = "broken"
@@ -72,6 +72,14 @@ def limited(trouble: Trouble, state: Sequence) -> None:
 @state_computation(name="policed", state=Sequence, key=trouble_key)
 def policed(trouble: Trouble, state: Sequence) -> None:
     """Its policy comes from the settings, or from an operator."""
+    state.numbers.append(trouble.number)
+    if trouble.do == "fail" and redis.Redis.from_url(os.environ["REDIS_URL"]).exists(BROKEN):
+        raise ValueError(f"{trouble.number} fails on purpose")
+
+
+@state_computation(name="alone", state=Sequence, key=trouble_key, holds="computation", on_error="park")
+def alone(trouble: Trouble, state: Sequence) -> None:
+    """Like `policed`, but a failing message holds up no other computation of its key."""
     state.numbers.append(trouble.number)
     if trouble.do == "fail" and redis.Redis.from_url(os.environ["REDIS_URL"]).exists(BROKEN):
         raise ValueError(f"{trouble.number} fails on purpose")

@@ -1,0 +1,65 @@
+"""A computation with `holds="computation"`: while its message waits, the other computations of the key go on. The real loop, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from celery_partitions.model.own_lines import own_line
+from tests.fundamentals.application import record
+from tests.fundamentals.live import LiveGroup
+from tests.support.applications.sequences import Step
+from tests.support.applications.trouble import BROKEN, Trouble, alone
+from tests.worker.by_hand import LoopByHand, loop_by_hand
+
+LINE = own_line("k", "alone")
+
+
+@pytest.fixture
+def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> LiveGroup:
+    live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=1000)
+    monkeypatch.setenv("REDIS_URL", live.env["REDIS_URL"])
+    live.client.set(BROKEN, 1)
+    return live
+
+
+def take(loop: LoopByHand) -> None:
+    loop.look_again()
+    loop.take_turns()
+
+
+def test_only_its_own_messages_wait_and_keep_their_order(live: LiveGroup) -> None:
+    with loop_by_hand(live) as loop:
+        live.send(alone, [Trouble("k", 1), Trouble("k", 2, "fail"), Trouble("other", 3)])
+        live.send(record, [Step("k", 1)])
+        take(loop)
+        live.send(alone, [Trouble("k", 4)])
+        live.send(record, [Step("k", 2)])
+        take(loop)
+        assert (live.numbers(alone), live.numbers(record)) == ({"k": [1], "other": [3]}, {"k": [1, 2]})
+        (waiting,) = live.group.parked_keys.of_key("k")
+        assert (waiting.key, waiting.of_key, waiting.holds, waiting.waiting) == (LINE, "k", "computation", 2)
+        (dead,) = live.dead_letters()
+        assert (dead.in_place, dead.key, dead.task) == (True, "k", "alone")
+    with loop_by_hand(live) as loop:  # a new holder reads the line from Redis
+        live.send(alone, [Trouble("k", 5)])
+        take(loop)
+        assert live.numbers_of(alone, "k") == [1]
+        live.client.delete(BROKEN)
+        assert live.group.dead_letters.retry([dead]) == 1
+        take(loop)
+        assert live.numbers_of(alone, "k") == [1, 2, 4, 5]
+        assert not live.dead_letters() and not live.group.parked_keys.of_key("k")
+        assert live.client.keys("*mailbox*") == []
+
+
+def test_an_operator_skips_the_message(live: LiveGroup) -> None:
+    with loop_by_hand(live) as loop:
+        live.send(alone, [Trouble("k", 1, "fail"), Trouble("k", 2)])
+        take(loop)
+        assert live.group.parked_keys.skip(LINE, by="test") == "ok"
+        take(loop)
+        assert live.numbers_of(alone, "k") == [2]
+        (dead,) = live.dead_letters()
+        assert (dead.in_place, dead.key) == (False, "k")
