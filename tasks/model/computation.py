@@ -123,11 +123,6 @@ class Computation:
     max_event_time_ahead_seconds: float | None = None
     #: Whether any source of its pipeline has an event time.
     has_event_time: bool = False
-    #: Delivers to the outside: called with the successful messages of a batch, in order, before the commit. If it raises, the batch stays
-    #: in its queue and is tried again; no message counts as failed.
-    flush: Callable[[Sequence[Any]], None] | None = None
-    #: Called while the worker is idle, to prepare what `flush` needs. It must not raise.
-    prepare: Callable[[], None] | None = None
     #: Its messages may hold any Python value (`celery_partitions.model.values`), not only JSON.
     takes_values: bool = False
     #: Computations with the same scope are rolled back together when a message of a key fails, because they share states.

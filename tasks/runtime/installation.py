@@ -19,6 +19,7 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError, SetupError
 from celery_partitions.model.message_writer import Cause, MakeCause, MessageWriter
 from celery_partitions.runtime.group import Group
+from celery_partitions.runtime.peer import Peer
 from celery_partitions.runtime.published_form import publish_as_read
 from celery_partitions.runtime.queue_limit import Backlog
 from celery_partitions.store.client import refuse_failover
@@ -63,8 +64,11 @@ class Installation:
         *,
         by_default: bool,
         lifespan: Lifespan | None = None,
+        peer: Peer | None = None,
     ) -> None:
         self.app = app
+        #: Where the messages of a sink's own group are written. None: a computation processes them.
+        self.peer = peer
         #: Entered by each worker process.
         self.lifespan = lifespan
         #: The settings given in code, and the environment variables at that time. The app's configuration is read later.

@@ -14,10 +14,8 @@ from celery_partitions.model.values import ANY_VALUE
 from celery_partitions.pipeline.sinks import CallableSink, FileSink, SinkConfig, StdoutSink, TCPSinkConfig
 from celery_partitions.producer.pipelines import Application, applications
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.sinks.peers import FilePeer, Peer, StdoutPeer, TCPPeer
-
-#: An encoder's output, as a message holds it.
-_BYTES = MessageCodec(bytes, "output")
+from celery_partitions.runtime.peer import Peer
+from celery_partitions.sinks.peers import FilePeer, StdoutPeer, TCPPeer
 
 
 def sink_installation(
@@ -27,15 +25,17 @@ def sink_installation(
 
     Raises `SetupError` for a sink without a process, and lists the sinks that have one.
     """
-    computation = sink_computation(*find_sink(name), standard_output)
+    application, config = find_sink(name)
+    peer = _peer(config, standard_output)
+    computation = _writing(name) if peer is not None else _calling(application, config)
     settings = replace(
         installation.settings,
         group=installation.group.names.sink_group(name),
         partitions=1,
         # Writing bytes cannot kill a worker: if one dies, something else killed it, and no message is at fault.
-        max_worker_crashes=installation.settings.max_worker_crashes if computation.flush is None else 0,
+        max_worker_crashes=installation.settings.max_worker_crashes if peer is None else 0,
     )
-    return Installation(installation.app, settings, {name: computation}, by_default=True)
+    return Installation(installation.app, settings, {name: computation}, by_default=True, peer=peer)
 
 
 def find_sink(name: str) -> tuple[Application, SinkConfig]:
@@ -52,30 +52,32 @@ def find_sink(name: str) -> tuple[Application, SinkConfig]:
     raise SetupError(f"no sink is named {name!r}; {there}")
 
 
-def sink_computation(application: Application, config: SinkConfig, standard_output: Callable[[], int]) -> Computation:
-    """The computation that processes a sink's messages."""
-    name = config.sink_name
+def _peer(config: SinkConfig, standard_output: Callable[[], int]) -> Peer | None:
+    """What a sink writes to. None: it calls a function."""
     match config:
-        case CallableSink(function=function):
-            modules = {module for stage in (*application.stages.values(), *application.sources.values()) for module in stage.modules}
-            modules |= {str(getattr(function, "__module__", "builtins"))} - {"builtins"}
-            return _computation(name, function, ANY_VALUE, takes_context=_takes_context(name, function), modules=tuple(sorted(modules)))
         case TCPSinkConfig(host=host, port=port):
-            peer = TCPPeer(name, host, port)
-            return _writing(name, peer, prepare=peer.prepare)
+            return TCPPeer(config.sink_name, host, port)
         case FileSink(path=path):
-            return _writing(name, FilePeer(name, path))
+            return FilePeer(config.sink_name, path)
         case StdoutSink():
-            return _writing(name, StdoutPeer(name, standard_output()))
-    raise SetupError(f"sink {name!r}: no process delivers to a {type(config).__name__}")
+            return StdoutPeer(config.sink_name, standard_output())
+    return None
 
 
-def _writing(name: str, peer: Peer, prepare: Callable[[], None] | None = None) -> Computation:
-    return _computation(name, _keep, _BYTES, flush=peer.write, prepare=prepare)
+def _calling(application: Application, config: SinkConfig) -> Computation:
+    """The computation of a sink that calls a function."""
+    name = config.sink_name
+    if not isinstance(config, CallableSink):
+        raise SetupError(f"sink {name!r}: no process delivers to a {type(config).__name__}")
+    function = config.function
+    modules = {module for stage in (*application.stages.values(), *application.sources.values()) for module in stage.modules}
+    modules |= {str(getattr(function, "__module__", "builtins"))} - {"builtins"}
+    return _computation(name, function, ANY_VALUE, takes_context=_takes_context(name, function), modules=tuple(sorted(modules)))
 
 
-def _keep(output: bytes) -> None:
-    """Does nothing: `flush` writes the outputs of a batch together."""
+def _writing(name: str) -> Computation:
+    """The computation of a sink that writes. It does nothing: the sink's peer writes the outputs of a batch together."""
+    return _computation(name, lambda output: None, MessageCodec(bytes, "output"))
 
 
 def _computation(name: str, function: Callable[..., Any], codec: MessageCodec, **more: Any) -> Computation:

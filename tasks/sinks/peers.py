@@ -20,11 +20,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
+from celery_partitions.runtime.peer import NotDelivered, Peer
 from celery_partitions.worker.backoff import Backoff
 from celery_partitions.worker.process_replacement import is_stopping
-from celery_partitions.worker.sink_delivery import NotDelivered
 
 logger = logging.getLogger("celery.worker.partitions")
 
@@ -40,15 +39,7 @@ LAST_TRY_SECONDS = 3.0
 LOOK_SECONDS = 0.5
 
 
-class Peer(Protocol):
-    """Delivers the outputs of a batch."""
-
-    def write(self, messages: Sequence[bytes]) -> None:
-        """Write all messages, in order. Raises `NotDelivered`."""
-        ...
-
-
-class TCPPeer:
+class TCPPeer(Peer):
     """A connection that is made once the sink has its lease, and made again after it breaks. It starts at a message boundary.
 
     Bytes that the peer's system had not acknowledged when a connection broke are written first to the next one, even if committed.
@@ -157,7 +148,7 @@ def _unacknowledged(connection: socket.socket) -> int:
         return 0
 
 
-class FilePeer:
+class FilePeer(Peer):
     """Appends lines to a file; they are on disk before `write` returns. A partial last line left by a crash is terminated first."""
 
     def __init__(self, name: str, path: str | Path) -> None:
@@ -198,7 +189,7 @@ class FilePeer:
             self._file = None
 
 
-class StdoutPeer:
+class StdoutPeer(Peer):
     """Writes lines to file descriptor `number`, the process's standard output. Ends the process once the reader has closed it."""
 
     def __init__(self, name: str, number: int) -> None:

@@ -38,7 +38,6 @@ from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
 from celery_partitions.worker.recovery import REST_SECONDS
-from celery_partitions.worker.sink_delivery import flush, prepare
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrowed, widen
 
@@ -67,7 +66,7 @@ class PartitionLoop(threading.Thread):
 
     def __init__(self, installation: Installation, worker: str, parts: LoopParts) -> None:
         super().__init__(name="partition-loop", daemon=True)
-        self.installation, self.worker, self.parts = installation, worker, parts
+        self.installation, self.worker, self.parts, self.peer = installation, worker, parts, installation.peer
         self.settings, self.names, self.codec = installation.settings, installation.group.names, installation.group.codec
         self.client, self.store, self.clock = parts.client, parts.store, parts.clock
         self.waiting, self.runner, self.faults, self.observer = parts.waiting, parts.runner, parts.faults, parts.observer
@@ -163,7 +162,8 @@ class PartitionLoop(threading.Thread):
             if outcome.plain_task is not None and outcome.taken == 0:
                 outcome = self.run_celery_task(owned, items)
             owned.stalled = self.runner.longest_stall_seconds() > self.settings.lease_seconds / 2
-            flush(self.installation.computations, outcome)
+            if self.peer is not None and outcome.done:
+                self.peer.write([work.message for work in outcome.done])
             if self.calls is not None and division is not None and self.calls.begin(owned, batch, items, division, outcome):
                 return
             self.commit(owned, batch, items, outcome)
@@ -407,8 +407,8 @@ class PartitionLoop(threading.Thread):
         if self.faults.is_on:
             self.reconnect()
         idle, seconds = idle_partitions(self.owned_partitions.values(), self.clock.monotonic())
-        if any(owned.number is not None for owned in idle):
-            prepare(self.installation.computations)
+        if self.peer is not None and any(owned.number is not None for owned in idle):
+            self.peer.prepare()
         flush_in = self.observer.flush_if_due()
         self.listen(idle, seconds if flush_in is None else min(seconds, flush_in))
 

@@ -10,12 +10,12 @@ import redis
 
 from celery_partitions.model.errors import describe
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.runtime.peer import NotDelivered
 from celery_partitions.store.commits import CommitTooLarge
 from celery_partitions.store.leases import Share
 from celery_partitions.worker.logs import log_fields
 from celery_partitions.worker.outage import Outage
 from celery_partitions.worker.owned import Batch, OwnedPartition
-from celery_partitions.worker.sink_delivery import NotDelivered
 from celery_partitions.worker.unwritable import narrow
 
 logger = logging.getLogger("celery.worker.partitions")

@@ -2,7 +2,7 @@
 -- removes its note. So a note with another token means that its worker died while it ran the message.
 --
 -- KEYS  1 meta (hash)  2 isolation (hash)
--- ARGV  1 token  2 the most messages to note  3… SHA-1 of each message, oldest first
+-- ARGV  1 token  2 max_messages to note  3… SHA-1 of each message, oldest first
 -- Returns {status, count, before}
 --   status  "ok", or "fenced": another owner has taken over; nothing is noted
 --   count   number of messages noted, which run next. A message with a history runs alone; others run as a group

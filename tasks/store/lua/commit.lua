@@ -6,7 +6,7 @@
 -- ARGV  1 token  2 commit_number of the partition, as the worker knows it; "": not checked
 --       3 edit_version of the partition, as the worker knows it; "": not checked
 --       4 taken: number of messages to remove from the source  5 SHA-1 of the oldest of them  6 SHA-1 of the youngest
---       7 the most messages and 8 the most bytes of the next batch (at least one message; 0 messages: none)
+--       7 max_messages and 8 max_bytes: the limits of the next batch (at least one message; 0 messages: none)
 --       9… commands, each: its number of words, then the words: Redis command, the number of its key in KEYS, arguments. Or a command of
 --       this script, with its key by number too:
 --         REPLY key value seconds     set a Celery result (expires after seconds; 0: never) and publish it, unless a success is stored
@@ -47,7 +47,7 @@ end
 local queue, source = KEYS[1], KEYS[4]
 local token, commit_number, edit_version = ARGV[1], ARGV[2], ARGV[3]
 local taken = tonumber(ARGV[4])
-local most, most_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local max_messages, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -165,16 +165,16 @@ end
 meta = redis.call('HMGET', KEYS[2], 'paused', 'to_isolate')
 local paused = meta[1] ~= false
 local reply = { status, at, edits, now, next_due, paused and 1 or 0, tonumber(meta[2] or '0') or 0 }
-if most > 0 and not paused then
+if max_messages > 0 and not paused then
   -- Read in chunks, from the oldest on, so that huge messages are not all read.
   local from, chunk, bytes, count = 0, 16, 0, 0
-  while count < most do
-    chunk = math.min(chunk, most - count)
+  while count < max_messages do
+    chunk = math.min(chunk, max_messages - count)
     local part = redis.call('LRANGE', queue, -from - chunk, -from - 1)
     if #part == 0 then break end
     for i = #part, 1, -1 do
       bytes = bytes + #part[i]
-      if count > 0 and bytes > most_bytes then
+      if count > 0 and bytes > max_bytes then
         return reply
       end
       count = count + 1
