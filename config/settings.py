@@ -173,7 +173,7 @@ class Settings:
     )
     concurrency: int = setting(
         100, parse_count, used_by="workers",
-        help="The most calls of one async or threaded computation that are in flight in one worker process, unless its declaration says "
+        help="The maximum number of calls of one async or threaded computation that are in flight in one worker process, unless its declaration has "
         "concurrency=.",
     )
     bytes_in_flight: int = setting(

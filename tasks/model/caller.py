@@ -254,8 +254,8 @@ class _Run:
             return
         key = self.item.key if node.extract is None else extracted_key(node.extract, value)
         if not isinstance(sink, QueueSink):
-            told_id = f"{self.item.envelope.headers.id}:{len(self.outputs)}"
-            self.outputs.append(Delivery(sink, told_id, key, cast(bytes, payload)))
+            delivery_id = f"{self.item.envelope.headers.id}:{len(self.outputs)}"
+            self.outputs.append(Delivery(sink, delivery_id, key, cast(bytes, payload)))
             return
         message_id = self.next_id()
         queue, template = self.writer.to_sink(sink)

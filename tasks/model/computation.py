@@ -129,7 +129,7 @@ class Computation:
     scope: str = ""
     #: Where its calls run. Those of `async` and `threads` may be in flight for many keys at once.
     executor: Executor = "loop"
-    #: The most calls in flight in one worker process. None: PARTITIONS_CONCURRENCY.
+    #: The maximum number of calls in flight in one worker process. None: PARTITIONS_CONCURRENCY.
     concurrency: int | None = None
     #: A key's next call starts only after the commit of the one before.
     strict: bool = False

@@ -21,7 +21,7 @@ class StepRules:
     partition: int
     #: The current failure policy of a computation.
     policy_of: Callable[[Computation], RetryPolicy]
-    #: The most messages that may wait for one parked key.
+    #: The maximum number of messages that may wait for one parked key.
     mailbox_messages: int
     pickling: Pickling
     clock: Callable[[], float]

@@ -1,1 +1,1 @@
-"""What users say of a pipeline, as values: its graph, its sources, sinks and windows; and the computations that it comes to. Pure."""
+"""A pipeline as users declare it, as values: its graph, sources, sinks and windows, and the computations that they become. Pure."""

@@ -132,8 +132,8 @@ class _Chunk:
     written: int = 0
     #: Seconds since the epoch.
     began: float = field(default_factory=time.time)
-    #: "under way": the server may have some of them. "settled": it is known which ones it has, and they are counted or reported.
-    state: Literal["taken", "under way", "settled"] = "taken"
+    #: "sent": the server may have some of them. "settled": it is known which ones it has, and they are counted or reported.
+    state: Literal["taken", "sent", "settled"] = "taken"
 
 
 class _Sender:
@@ -213,7 +213,7 @@ class _Sender:
             return  # it reports everything
         is_signal = not isinstance(error, Exception)
         sendable, not_made = chunk.messages[: len(chunk.made)], chunk.messages[len(chunk.made) :]
-        if chunk.state == "under way":
+        if chunk.state == "sent":
             raise error from SendInterrupted(error, self.sent, sendable, not_made)
         if chunk.state == "taken":
             if is_signal:  # it may have come between the length check's request and reply; the push would read that reply as its own
@@ -241,7 +241,7 @@ class _Sender:
         if not pushes:
             return
         yield from self.make_sure_of_room({str(number): len(raws) for number, raws in pushes.items()}, chunk, when_full)
-        chunk.state = "under way"
+        chunk.state = "sent"
         try:
             answers = yield partial(self._push, pushes)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:

@@ -154,7 +154,7 @@ def state_computation(
     rest of a chain or a chord becomes a dead letter, and nothing of it is sent. For computations whose producers you do not trust.
 
     An `async def` runs in the worker's event loop, and calls of many keys are in flight at once; the calls of one key still run one at a
-    time, in order. `executor="threads"` does the same for a blocking function, in a pool of threads. `concurrency`: the most calls in
+    time, in order. `executor="threads"` does the same for a blocking function, in a pool of threads. `concurrency`: the maximum number of calls in
     flight in one worker process (default `PARTITIONS_CONCURRENCY`). `strict`: a key's next call starts only after the commit of the one
     before; by default it starts when that call has ended, and if the commit is refused both run again.
 

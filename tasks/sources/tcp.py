@@ -26,7 +26,7 @@ from celery_partitions.sources.stop_signal import Stop
 
 logger = logging.getLogger("celery.partitions.source")
 
-#: The most that is read from one connection in one turn.
+#: The maximum number of bytes read from one connection in one turn.
 READ_BYTES = 262_144
 #: An older connection that was silent for this long has no earlier input left. Longer than a round trip, in which the sender's
 #: system transmits what did not fit into the window.

@@ -67,7 +67,7 @@ class Commit:
     oldest: bytes
     youngest: bytes
     commands: list[list[Any]]
-    #: The most messages that the answer may contain (the next batch).
+    #: The maximum number of messages that the answer may contain (the next batch).
     ask: int
 
 

@@ -53,7 +53,7 @@ def read_seen_ids(
 
 
 def remember(seen: Mapping[str, SeenIds], fresh: Mapping[str, Sequence[str]], now: float, limit: int) -> Iterator[RememberIds]:
-    """The effects that remember the `fresh` ids. `limit`: the most ids remembered for one computation."""
+    """The effects that remember the `fresh` ids. `limit`: the maximum number of ids remembered for one computation."""
     for name, ids in fresh.items():
         before = seen[name]
         window = before.computation.deduplicate_seconds or 0.0

@@ -197,8 +197,8 @@ class Raising:
     def written(self) -> None: ...
 
 
-class Nobody:
-    """Where a worker waits, reports and answers callers: nobody sends, watches or calls."""
+class InertParts:
+    """Parts of a loop that do nothing. In memory there is nothing to wait for, report or answer."""
 
     plain_tasks: frozenset[str] = frozenset()
     is_tracking = False
@@ -307,17 +307,17 @@ class VirtualWorkers:
 
     def _start(self, store: Store, crashes: Crashes) -> PartitionLoop:
         """A worker that owns nothing yet."""
-        nobody = Nobody()
+        inert = InertParts()
         parts = LoopParts(
             client=self.client,
             store=store,
             clock=VirtualClock(self.keyspace),
-            waiting=nobody,
+            waiting=inert,
             runner=Steps(self.installation, self.keyspace, crashes, self.resources),
             faults=Raising(),
-            answers=nobody,
-            tasks=nobody,
-            observer=nobody,
+            answers=inert,
+            tasks=inert,
+            observer=inert,
             revoked=(),
         )
         return PartitionLoop(self.installation, "harness", parts)
