@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeVar
@@ -14,6 +15,7 @@ from celery_partitions.model.executors import Executor, executor_of, is_async
 from celery_partitions.model.keys import SHORT_KEY, normalize_key
 from celery_partitions.model.messages import MessageCodec, first_annotation, plain_function
 from celery_partitions.model.names_given import check_name
+from celery_partitions.model.outbox import sent_now
 from celery_partitions.model.policy import EXHAUSTED_CHOICES, HOLDS_CHOICES, Exhausted, Holds, RetryPolicy
 from celery_partitions.model.sinks import Sink
 from celery_partitions.model.state import StateClass
@@ -36,6 +38,14 @@ class Context:
     attempt: int
     #: What the app's `lifespan` yielded in this worker process, such as a client with its connections. Empty without a lifespan.
     resources: Mapping[str, Any] = field(default_factory=dict)
+
+    def send_now(self) -> AbstractContextManager[None]:
+        """In this `with` block, what the computation sends (`delay`, `apply_async`, …) goes out at once, for example to report progress.
+
+        Such a message is sent at least once: it is not taken back if the computation fails, and sent again if it runs again. Outside such
+        a block, everything is sent exactly once, with the computation's other effects.
+        """
+        return sent_now()
 
 
 class Windows(Protocol):

@@ -10,23 +10,27 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import Delivery, Emission
 from celery_partitions.model.errors import MessageError, describe, frames_of, trace_of, without_frames
 from celery_partitions.model.items import ReplyRequest, Work, decoded
+from celery_partitions.model.outbox import MAX_OUTPUT_BYTES, MAX_OUTPUTS, SHARED_OUTPUT_BYTES, SHARED_OUTPUTS, Outbox
 from celery_partitions.model.outcome import Failure, Pickling, Slot, States, Unreadable
-
-#: Limits for the outputs of one commit, unless one message has more. A commit blocks the server for about 3 µs per output. Redis accepts a
-#: million words per command, and an output needs about ten.
-SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000
-#: Limits for the outputs of one message, which can't be split over commits. Redis accepts 1 GB per command.
-MAX_OUTPUTS, MAX_OUTPUT_BYTES = 50_000, 256_000_000
 
 
 class Replay:
     """The rollback of one step. Each call of a computation goes through it, so that it knows what to restore.
 
-    `done`: the step's successful messages, in order. `answer`: keeps the result for a message that requests it.
+    `done`: the step's successful messages, in order. `answer`: keeps the result for a message that requests it. `outbox`: what computations
+    send.
     """
 
-    def __init__(self, caller: Caller, states: States, pickling: Pickling, done: list[Work], answer: Callable[[ReplyRequest, Any], None]) -> None:
-        self.answer = answer
+    def __init__(
+        self,
+        caller: Caller,
+        states: States,
+        pickling: Pickling,
+        done: list[Work],
+        answer: Callable[[ReplyRequest, Any], None],
+        outbox: Outbox,
+    ) -> None:
+        self.answer, self.outbox = answer, outbox
         self.caller, self.states, self.pickling, self.done = caller, states, pickling, done
         #: The outputs of each message in `done`, by the `id()` of its item.
         self.emitted: dict[int, list[Emission]] = {}
@@ -36,6 +40,8 @@ class Replay:
         self.share = 0.0
         #: The earlier message that is applied again.
         self.again: Work | None = None
+        #: The item that `again` is a fresh copy of.
+        self.original: Work | None = None
         #: Where a replay begins, by scope and key: the states' bytes, and how many messages of `done` they include.
         self.checkpoints: dict[tuple[str, str], tuple[dict[Computation, bytes], int]] = {}
 
@@ -54,6 +60,8 @@ class Replay:
                     "because they are written in one commit"
                 )
             self.share += max(count / SHARED_OUTPUTS, size / SHARED_OUTPUT_BYTES)
+        if self.outbox.sent:
+            self.share += self.outbox.share_of(stands_for)
         if emitted is not None:
             self.emitted[id(stands_for)] = emitted
             if self.caller.dropped:
@@ -63,9 +71,10 @@ class Replay:
 
     def outputs(self) -> list[Emission]:
         """The outputs of the messages in `done`, in order."""
-        if not self.emitted:
+        sent = self.outbox.sent
+        if not self.emitted and not sent:
             return []
-        return [one for work in self.done for one in self.emitted.get(id(work), ())]
+        return [one for work in self.done for outputs in (self.emitted, sent) for one in outputs.get(id(work), ())]
 
     def late(self) -> int:
         """How many values of the messages in `done` came too late for their windows."""
@@ -95,6 +104,8 @@ class Replay:
             self.caller.at = earlier.computation
             try:
                 fresh = decoded(earlier.computation, earlier.envelope, self.pickling.load_value)
+                self.outbox.drop(earlier)
+                self.original = earlier
                 self.again = again = Work(earlier.raw, earlier.computation, key, fresh, earlier.envelope)
                 yield from self.call(again, earlier, 1)
                 saved = self.readable(again)
@@ -105,7 +116,7 @@ class Replay:
                 self.restore(key, slots, saved)
                 return failure_of(earlier, error, 1, self.caller.at or earlier.computation)
             finally:
-                self.again = None
+                self.again = self.original = None
             self.checkpoints[scope, key] = saved, index + 1
         return None
 

@@ -29,11 +29,12 @@ from celery_partitions.model.items import (
     UnknownTask,
     Work,
 )
+from celery_partitions.model.outbox import SHARED_OUTPUT_BYTES, Outbox
 from celery_partitions.model.outcome import Failure, Outcome, Park, Slot, States, Unreadable, Waiting
 from celery_partitions.model.own_lines import is_own_line, own_line
 from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
 from celery_partitions.model.reply_request import longest_value, reply_text
-from celery_partitions.model.rollback import SHARED_OUTPUT_BYTES, Replay, failure_of
+from celery_partitions.model.rollback import Replay, failure_of
 from celery_partitions.model.step_rules import StepRules
 from celery_partitions.model.values import TIMER
 
@@ -43,7 +44,7 @@ LONGEST_WAIT_SECONDS = 60.0
 
 class StepMachine:
     """A step without I/O. While `call` is not None, call it, and pass the result to `returned` or the exception to `raised`. Then read
-    `outcome`.
+    `outcome`. Make each call in `with outbox.active()`, so that what the computation sends is part of the outcome.
 
     `parked`: parked keys, whose messages go to their mailboxes. `mailbox_lengths`: the number of messages waiting there. `mailbox_of`: the
     items come from this parked key's mailbox, and the first is at try number `attempt`; then a failure to be retried ends the step.
@@ -71,6 +72,7 @@ class StepMachine:
         doing = _Step(items, states, rules, parked, mailbox_lengths, own_lines, mailbox_of, attempt, line, waited_out)
         if rules.begins is not None:
             rules.begins(doing.current)
+        self.outbox = doing.outbox
         self._calls = doing.run() if failed is None else doing.fail_first(failed)
         self._outcome: Outcome | None = None
         #: The next call to make. None: the step is done.
@@ -94,7 +96,8 @@ class StepMachine:
 
     def _go_on(self, to_next: Callable[[], Call]) -> None:
         try:
-            self.call = to_next()
+            with self.outbox.active():  # the machine may call computations directly
+                self.call = to_next()
         except StopIteration as end:
             self.call, self._outcome = None, end.value
 
@@ -113,7 +116,8 @@ def step(
     machine = StepMachine(items, states, rules, **how)
     while machine.call is not None:
         try:
-            value = call(machine.call)
+            with machine.outbox.active():
+                value = call(machine.call)
         except BaseException as error:  # anything that a user's function raises is a failure of its message
             machine.raised(error)
         else:
@@ -163,7 +167,8 @@ class _Step:
         )
         self.caller = Caller(states, calling)
         self.touched = self.caller.touched
-        self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer)
+        self.outbox = Outbox(rules.app, self.sender)
+        self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer, self.outbox)
 
     def current(self) -> tuple[Work, int] | None:
         """The message being applied, and the number of its try. None: no message is."""
@@ -171,6 +176,13 @@ class _Step:
             return self.replay.again, 1
         item = self.items[self.out.taken] if self.out.taken < len(self.items) else None
         return (item, self.attempt) if isinstance(item, Work) else None
+
+    def sender(self) -> Work | None:
+        """The item being applied. None: no message is."""
+        if self.replay.original is not None:
+            return self.replay.original
+        item = self.items[self.out.taken] if self.out.taken < len(self.items) else None
+        return item if isinstance(item, Work) else None
 
     def run(self) -> Calls[Outcome]:
         out, clock, parked_now, own_lines = self.out, self.rules.clock, self.out.parked, self.own_lines
@@ -359,6 +371,7 @@ class _Step:
         if isinstance(error, EventTimeAhead):  # before any stage was called
             self.add_dead_letter(item, error.reason, str(error), "", self.attempt)
             return True
+        self.outbox.drop(item)
         at = self.failed_at(item)
         failure = failure_of(item, error, self.attempt, at)
         try:

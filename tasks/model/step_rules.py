@@ -40,6 +40,8 @@ class StepRules:
     now: float = 0.0
     #: What computations get as `Context.resources`.
     resources: Mapping[str, Any] = field(default_factory=dict)
+    #: The Celery app whose sends join the commit.
+    app: object = None
     #: Called when the step begins, with a function that returns the message being applied and the number of its try.
     begins: Callable[[Callable[[], tuple[Work, int] | None]], None] | None = None
     #: Whether messages wait if their key's state can't be read. If not, they become dead letters.

@@ -15,12 +15,10 @@ from uuid import uuid4
 
 import msgspec
 import redis
-from celery import Task, signals
+from celery import Celery, Task, signals
 from celery._state import get_current_worker_task
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import fxrange, retry_over_time
-
-from celery_partitions.model.message_writer import escape
 
 if TYPE_CHECKING:
     from celery_partitions.runtime.installation import Installation
@@ -40,7 +38,7 @@ class DirectPublisher:
         self._task, self._installation = task, installation
         self._app = task.app
         self._has_own_options = any(getattr(task, name, None) is not None for name in _TASK_OPTIONS)
-        self._templates: dict[str, _Template] = {}
+        self._templates: dict[str, TaskTemplate] = {}
         #: The app's configuration when it was last checked. Reading Celery's settings costs more than everything else here.
         self._configured: tuple[Any, dict[str, Any]] | None = None
         self._is_plain = False
@@ -80,7 +78,7 @@ class DirectPublisher:
         Raises kombu's `OperationalError` if the server can't be reached, after the retries of the app's `task_publish_retry_policy`. Also
         raises it, without a retry, if the connection breaks after the message was sent. Then the message may be in the queue.
         """
-        queue, raw = self._message(partition, message_id, body, shown)
+        queue, raw = self.message(partition, message_id, body, shown)
         client = self._installation.group.client
         connection = self._connection(client)
         try:
@@ -99,7 +97,7 @@ class DirectPublisher:
 
     async def publish_async(self, partition: str, message_id: str, body: bytes, shown: str) -> None:
         """The same with the running event loop's client."""
-        queue, raw = self._message(partition, message_id, body, shown)
+        queue, raw = self.message(partition, message_id, body, shown)
         client, slots = self._installation.group.async_clients.current()
         async with slots:
             connection = await self._connection_async(client)
@@ -117,12 +115,17 @@ class DirectPublisher:
             finally:
                 await client.connection_pool.release(connection)
 
-    def _message(self, partition: str, message_id: str, body: bytes, shown: str) -> tuple[str, bytes]:
-        """The queue's key in Redis, and the raw message."""
+    def message(
+        self, partition: str, message_id: str, body: bytes, shown: str, root_id: str | None = None, parent_id: str | None = None
+    ) -> tuple[str, bytes]:
+        """The queue's key in Redis, and the raw message. `root_id`, `parent_id`: of a message that another one caused."""
         template = self._templates.get(partition)
         if template is None:
-            template = self._templates[partition] = _Template(self._task, self._installation, partition)
-        return template.key, template.fill(message_id, body, shown, self._app.thread_oid)
+            names = self._installation.group.names
+            template = self._templates[partition] = TaskTemplate(self._app, self._task.name, names.queue_name(partition), ignore_result=True)
+        return self._installation.group.names.queue(partition), template.fill(
+            message_id, body, shown, "{}", self._app.thread_oid, root_id, parent_id
+        )
 
     async def _connection_async(self, client: Any) -> Any:
         """The same with an asyncio client."""
@@ -159,54 +162,68 @@ class DirectPublisher:
             raise OperationalError(str(error)) from error
 
 
-class _Template:
-    """The messages of one computation to one partition: the constant parts, and the places of the others."""
+class TaskTemplate:
+    """The messages of one task to one queue, as Celery makes them: the constant parts, and the places of the others."""
 
-    def __init__(self, task: Task, installation: Installation, partition: str) -> None:
-        names = installation.group.names
-        queue = names.queue_name(partition)
-        #: The queue's key in Redis.
-        self.key = names.queue(partition)
+    def __init__(self, app: Celery, task: str, queue: str, *, ignore_result: bool | None) -> None:
         mark = uuid4().hex
-        message_id, shown, body, sent_at, tag, reply_to = (f"{mark}:{name}" for name in ("id", "args", "body", "time", "tag", "reply"))
-        made = task.app.amqp.create_task_message(
-            message_id, task.name, (), {}, argsrepr=shown, kwargsrepr="{}", ignore_result=True, reply_to=reply_to
+        place = {name: f"{mark}:{name}" for name in ("id", "args", "kwargs", "body", "time", "tag", "reply", "root", "parent")}
+        made = app.amqp.create_task_message(
+            place["id"],
+            task,
+            (),
+            {},
+            argsrepr=place["args"],
+            kwargsrepr=place["kwargs"],
+            ignore_result=ignore_result,
+            reply_to=place["reply"],
+            root_id=place["root"],
+            parent_id=place["parent"],
         )
         envelope = {
-            "body": body,
+            "body": place["body"],
             "content-encoding": "utf-8",
             "content-type": "application/json",
-            "headers": {"sent_at": sent_at, **made.headers},
+            "headers": {"sent_at": place["time"], **made.headers},
             "properties": {
                 **made.properties,
                 "delivery_mode": 2,
                 "delivery_info": {"exchange": "", "routing_key": queue},
                 "priority": 0,
                 "body_encoding": "base64",
-                "delivery_tag": tag,
+                "delivery_tag": place["tag"],
             },
         }
-        # A time is a number, so remove the quotes.
-        text = msgspec.json.encode(envelope).replace(b'"%b"' % sent_at.encode(), sent_at.encode())
+        # Numbers and null have no quotes. Those of the others are in what is filled in.
+        text = msgspec.json.encode(envelope)
         #: Constant parts, alternating with the names of what is filled in: an id, the body, …
-        self._parts = re.split(rb"%b:(id|args|body|time|tag|reply)" % mark.encode(), text)
+        self._parts = re.split(rb'"%b:(id|args|kwargs|body|time|tag|reply|root|parent)"' % mark.encode(), text)
         #: What Celery puts at the end of a body, instead of the empty object.
         self._embed = msgspec.json.encode(made.body[2])
 
-    def fill(self, message_id: str, body: bytes, shown: str, reply_to: str) -> bytes:
-        """The raw message."""
-        quoted = escape(message_id)
+    def fill(
+        self, message_id: str, body: bytes, shown_args: str, shown_kwargs: str, reply_to: str, root_id: str | None, parent_id: str | None
+    ) -> bytes:
+        """The raw message. `body`: the JSON of `[args, kwargs, {}]`. `shown_args`, `shown_kwargs`: for monitors. `root_id`: None if it is the
+        first message of its chain."""
+        quoted = _json(message_id)
         values = {
             b"id": quoted,
             b"tag": quoted,
-            b"args": escape(shown),
-            b"body": base64.b64encode(body[:-3] + self._embed + b"]"),
+            b"args": _json(shown_args),
+            b"kwargs": _json(shown_kwargs),
+            b"body": b'"%b"' % base64.b64encode(body[:-3] + self._embed + b"]"),
             b"time": b"%.6f" % time.time(),
-            b"reply": reply_to.encode(),
+            b"reply": b'"%b"' % reply_to.encode(),
+            b"root": quoted if root_id is None else _json(root_id),
+            b"parent": b"null" if parent_id is None else _json(parent_id),
         }
         parts = list(self._parts)
         parts[1::2] = [values[name] for name in parts[1::2]]
         return b"".join(parts)
+
+
+_json = msgspec.json.encode
 
 
 def _uncertain(error: Exception, message_id: str, queue: str) -> OperationalError:

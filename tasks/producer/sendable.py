@@ -11,6 +11,7 @@ from celery import Task
 from celery.result import AsyncResult
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.outbox import current_outbox
 from celery_partitions.producer.bulk import WhenFull, send_many, send_many_async
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.registry import close_async_clients, current_installation
@@ -61,7 +62,7 @@ class Sending(ABC):
         when_full: WhenFull = "block",
     ) -> int:
         """`send_many` for asyncio, also for an async iterable. If its task is cancelled, the messages already taken are sent first."""
-        if stand_in.current is not None:
+        if stand_in.current is not None or current_outbox() is not None:
             taken = [one async for one in messages] if isinstance(messages, AsyncIterable) else messages
             return self.send_many(taken, id_of=id_of)
         installation = current_installation()
@@ -88,8 +89,11 @@ class Sending(ABC):
         id_of: Callable[[Any], str] | None = None,
         when_full: WhenFull = "block",
     ) -> int:
-        """Send every message of an iterable in bulk, in order. See `celery_partitions.producer.bulk.send_many`."""
-        if stand_in.current is not None:
+        """Send every message of an iterable in bulk, in order. See `celery_partitions.producer.bulk.send_many`.
+
+        Inside a computation they are sent with its commit, as by `delay`.
+        """
+        if stand_in.current is not None or current_outbox() is not None:
             return len([self.apply_async((message,), task_id=id_of and id_of(message)) for message in messages])
         installation = current_installation()
         installation.refuse_eager()

@@ -15,11 +15,15 @@ from celery.result import AsyncResult, EagerResult
 from celery.utils import uuid
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import Hop
+from celery_partitions.model.messages import details_of
+from celery_partitions.model.outbox import Outbox, current_outbox
 from celery_partitions.producer.direct import DirectPublisher
 from celery_partitions.producer.message_maker import own_id
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.published_form import publish_as_read
+from celery_partitions.runtime.sent_now import ANOTHER_APP, note_sent_now
 
 #: How much of a message its header `argsrepr` contains, for monitors. The same as Celery's limit.
 MAX_SHOWN_BYTES = 1024
@@ -41,7 +45,7 @@ class ComputationTask(Task):  # type: ignore[misc]
 
         Raises `MessageError` for an invalid message (with the field's path) or a `task_id` that is not a str, `KeyExtractionError` for a
         message without a key, `QueueFull` if the queue has no room (PARTITIONS_QUEUE_MAX_LENGTH; several producers together may exceed it
-        a little), `SetupError` if `task_always_eager` is on, and Celery's errors if the broker can't be reached.
+        a little; never inside a computation), `SetupError` if `task_always_eager` is on, and Celery's errors if the broker can't be reached.
         """
         installation, computation, direct = self.installation, self.computation, self._direct
         options = {name: value for name, value in options.items() if value is not None}
@@ -51,6 +55,11 @@ class ComputationTask(Task):  # type: ignore[misc]
         body, decoded, shown = self._encoded(args, kwargs, options)
         if stand_in.current is not None:
             return stand_in.current.take(computation, decoded, options.pop("task_id", None), options)
+        outbox = current_outbox()
+        if outbox is not None and outbox.app is installation.app:
+            return self._join(outbox, decoded, body, shown, options, is_direct)
+        if outbox is not None:
+            note_sent_now(computation.name, ANOTHER_APP)
         if is_direct:
             message_id, partition = options.get("task_id") or uuid(), installation.partition_of_message(computation, decoded)
             installation.make_sure_of_room(partition)
@@ -58,6 +67,27 @@ class ComputationTask(Task):  # type: ignore[misc]
             return self.AsyncResult(message_id)
         if not options.get("queue"):
             options["queue"] = installation.queue_with_room(installation.partition_of_message(computation, decoded))
+        return self._by_celery(decoded, body, shown, options)
+
+    def _join(self, outbox: Outbox, decoded: Any, body: bytes, shown: str, options: dict[str, Any], is_direct: bool) -> AsyncResult:
+        """Send with the commit of the message that a computation is applying."""
+        installation, computation = self.installation, self.computation
+        options.setdefault("task_id", outbox.next_id())
+        if not is_direct:
+            if not options.get("queue"):
+                options["queue"] = installation.queue(installation.partition_of_message(computation, decoded))
+            return self._by_celery(decoded, body, shown, options)
+        cause = outbox.cause()
+        parent_id, partition = cause.envelope.headers.id, installation.partition_of_message(computation, decoded)
+        root_id = details_of(cause.raw).root_id
+        root = root_id if isinstance(root_id, str) else parent_id
+        _, raw = self._direct.message(partition, options["task_id"], body, shown, root, parent_id)
+        outbox.add(Hop(int(partition), raw))
+        return self.AsyncResult(options["task_id"])
+
+    def _by_celery(self, decoded: Any, body: bytes, shown: str, options: dict[str, Any]) -> AsyncResult:
+        """Send by Celery's publishing code."""
+        installation, computation = self.installation, self.computation
         publish_as_read(options, installation.app.conf.task_compression)
         # Celery's own short repr would take a tenth of the whole call.
         options.setdefault("argsrepr", shown)
@@ -75,7 +105,7 @@ class ComputationTask(Task):  # type: ignore[misc]
     async def send_async(self, args: Any, kwargs: Any, message_id: str | None) -> AsyncResult:
         """`apply_async` in the running event loop. What needs Celery's own publishing code runs in a thread, because kombu blocks."""
         installation, options = self.installation, {} if message_id is None else {"task_id": message_id}
-        if stand_in.current is not None:
+        if stand_in.current is not None or current_outbox() is not None:
             return self.apply_async(args, kwargs, **options)
         if not self._direct.serves(options):
             return await asyncio.to_thread(self.apply_async, args, kwargs, **options)

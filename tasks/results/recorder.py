@@ -23,6 +23,7 @@ from kombu.utils.json import dumps
 
 from celery_partitions.model.effects import DeleteResultKeys, MoreEffects, Push, Reply, SetResultKey
 from celery_partitions.model.errors import MessageError, SetupError
+from celery_partitions.model.outbox import Outbox
 from celery_partitions.runtime.queue_limit import looks_for_room
 from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import Names
@@ -38,6 +39,9 @@ CLAIM_SECONDS = 86_400
 
 class Recording:
     """What one follow-up sends and stores. `token`: the same each time this follow-up runs."""
+
+    #: Whether messages may go only to queues that the app declares. What follows a message is chosen by its sender, not by the app.
+    is_restricted = True
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -76,6 +80,24 @@ class Recording:
         return noting
 
 
+class NotAQueue(Exception):
+    """A computation sends to an exchange, which is not a part of a commit."""
+
+
+class SendRecording(Recording):
+    """Puts what a computation sends into its outbox."""
+
+    is_restricted = False
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__("")
+        self.outbox = outbox
+
+    def add(self, effect: MoreEffects) -> None:
+        assert isinstance(effect, Push)  # `Celery.send_task` stores nothing
+        self.outbox.add(effect)
+
+
 _current: ContextVar[Recording | None] = ContextVar("partitions_recording", default=None)
 
 
@@ -83,14 +105,21 @@ _current: ContextVar[Recording | None] = ContextVar("partitions_recording", defa
 def recorded(token: str) -> Iterator[Recording]:
     """Record Celery's messages and results in this block, in this thread. Raises an outage of the server at the end."""
     recording = Recording(token)
+    with recorded_by(recording):
+        yield recording
+    if recording.outage is not None:
+        raise recording.outage
+
+
+@contextmanager
+def recorded_by(recording: Recording) -> Iterator[None]:
+    """Record Celery's messages in this block."""
     current, no_room = _current.set(recording), looks_for_room.set(False)
     try:
-        yield recording
+        yield
     finally:
         looks_for_room.reset(no_room)
         _current.reset(current)
-    if recording.outage is not None:
-        raise recording.outage
 
 
 class RecordingChannel(virtual.Channel):
@@ -103,6 +132,9 @@ class RecordingChannel(virtual.Channel):
     is_allowed: Callable[[str], bool]
 
     def basic_publish(self, message: Any, exchange: str, routing_key: str, **kwargs: Any) -> None:
+        recording = _current.get()
+        if exchange and recording is not None and not recording.is_restricted:
+            raise NotAQueue(exchange)
         if exchange:
             raise SetupError(
                 f"what follows a computation cannot be sent to an exchange ({exchange!r}): route it with queue="
@@ -113,8 +145,9 @@ class RecordingChannel(virtual.Channel):
         recording = _current.get()
         assert recording is not None
         if self.is_taken(queue):
-            raise SetupError(f"what follows a computation cannot go to queue {queue!r:.80}: that name is reserved for the partitions")
-        if not self.is_allowed(queue):
+            what = "what follows a computation" if recording.is_restricted else "what a computation sends"
+            raise SetupError(f"{what} cannot go to queue {queue!r:.80}: that name is reserved for the partitions")
+        if recording.is_restricted and not self.is_allowed(queue):
             raise SetupError(
                 f"what follows a computation would go to queue {queue!r:.80}, which the app does not declare. This is refused because anyone who "
                 "can send a message could choose it. To allow it, name it in task_queues, task_routes or PARTITIONS_FOLLOW_UP_QUEUES"
@@ -176,14 +209,14 @@ def _is_destination(route: Mapping[str, Any]) -> bool:
     return bool(route.keys() & {"queue", "exchange", "routing_key"})
 
 
-def record_messages(app: Celery, names: Names, more_queues: Iterable[str] = ()) -> None:
+def record_messages(app: Celery, names: Names, more_queues: Iterable[str] = ()) -> Any:
     """Send the app's messages to the active recording, if there is one. Call it once per app; repeating it is harmless.
 
-    `more_queues`: queues that are allowed in addition to those that the app declares.
+    Returns a producer that connects to nothing, for sends that are recorded. `more_queues`: queues that are allowed in addition to those that the app declares.
     """
     send = app.amqp.send_task_message
-    if getattr(send, "records", False):
-        return
+    if hasattr(send, "recorder"):
+        return send.recorder
     options = dict(app.conf.broker_transport_options or {})
     channel = Connection(transport=_RecordingTransport, transport_options=options).channel()
     channel.is_taken = names.is_no_queue
@@ -196,8 +229,9 @@ def record_messages(app: Celery, names: Names, more_queues: Iterable[str] = ()) 
         # No task-sent event: it cannot wait for the commit, and the message may never be sent.
         return send(recorder, name, message._replace(sent_event=None), **options)
 
-    send_task_message.records = True  # type: ignore[attr-defined]
+    send_task_message.recorder = recorder  # type: ignore[attr-defined]
     app.amqp.send_task_message = send_task_message
+    return recorder
 
 
 def record_results(app: Celery) -> None:

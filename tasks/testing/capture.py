@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from celery.backends.base import DisabledBackend
@@ -13,6 +13,9 @@ from celery.result import AsyncResult
 from celery.utils import uuid
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.effects import Push
+from celery_partitions.model.outbox import current_outbox
+from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.registry import declared
@@ -23,7 +26,7 @@ _OBJECTS = frozenset({"connection", "producer", "result_cls", "router", "task_ty
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One message or task that a computation sent with `delay`, `apply_async`, `send_many`, `send_task` or a canvas."""
+    """One message or task that a computation sent, with its message's commit or in `context.send_now()`, with `delay`, `apply_async`, `send_many`, `send_task` or a canvas."""
 
     #: The task's name.
     name: str
@@ -42,6 +45,10 @@ class Sent:
         return self.args[0]
 
 
+#: The list in the harness's Redis with what was sent.
+SENT = "harness:sent"
+
+
 class _NoResults(DisabledBackend):  # type: ignore[misc]
     """The result backend while computations run: stores nothing, so that chords connect to no server. `get()` raises."""
 
@@ -56,8 +63,9 @@ class Capture:
     """What was sent, in order. `make_group`: makes the group whose states computations read with `state()`."""
 
     def __init__(self, make_group: Callable[[], Group]) -> None:
-        self.sent: list[Sent] = []
         self._make_group = make_group
+        #: Everything that was sent, also by calls whose messages failed. The list `SENT` in Redis has the numbers of those that count.
+        self._all: list[Sent] = []
         self._results = _NoResults(app=Celery("sent", set_as_current=False))
 
     @property
@@ -92,9 +100,27 @@ class Capture:
         finally:
             stand_in.current, Celery.send_task, Celery.backend = before
 
+    @property
+    def sent(self) -> list[Sent]:
+        """What was sent in commits, or at once, in order."""
+        numbers = cast("list[bytes]", self.group.client.lrange(SENT, 0, -1))
+        return [self._all[int(number)] for number in reversed(numbers)]
+
+    def commit(self, outcome: Outcome) -> None:
+        """Write what an outcome sends, as its commit would."""
+        for one in outcome.emitted:
+            if isinstance(one, Push) and one.queue == SENT:
+                self.group.client.lpush(SENT, one.raw)
+
     def _add(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], key: str | None, message_id: str | None, options: dict[str, Any]
     ) -> AsyncResult:
-        message_id = message_id or uuid()
-        self.sent.append(Sent(name, args, kwargs, key, message_id, options))
+        outbox = current_outbox()
+        message_id = message_id or (uuid() if outbox is None else outbox.next_id())
+        self._all.append(Sent(name, args, kwargs, key, message_id, options))
+        number = str(len(self._all) - 1).encode()
+        if outbox is None:
+            self.group.client.lpush(SENT, number)
+        else:
+            outbox.add(Push(SENT, number))
         return AsyncResult(message_id, backend=self._results)

@@ -107,8 +107,11 @@ class Harness(View):
 
     @property
     def sent(self) -> list[Sent]:
-        """What computations sent by themselves, with `delay`, `send_many`, `send_task`, …, in order. None of it is delivered."""
-        return list(self._capture.sent)
+        """What computations sent by themselves, with `delay`, `send_many`, `send_task`, …, in order. None of it is delivered.
+
+        What a failed call sent is not in it, unless the call sent it in `context.send_now()`.
+        """
+        return self._capture.sent
 
     def send(
         self, message: Any, source: Any = None, message_id: str | None = None, *, countdown: float | None = None

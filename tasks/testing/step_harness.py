@@ -86,6 +86,7 @@ def apply(
     with capture():
         outcome = step(work, {declared.name: slots}, rules, call=call_on_virtual_time)
     changed = outcome.states.get(declared.name, {})
+    capture.commit(outcome)
     result = Applied(sent=capture.sent)
     for key, slot in slots.items():
         stored = changed.get(key, slot.stored)

@@ -47,6 +47,7 @@ from celery_partitions.worker.plain_tasks import PlainTaskRunner
 from celery_partitions.worker.process_replacement import is_stopping
 from celery_partitions.worker.queue_guard import keep_kombu_away
 from celery_partitions.worker.reports import Reports
+from celery_partitions.worker.sends import join_sends
 from celery_partitions.worker.signing import check_signing
 from celery_partitions.worker.tracing import check_tracing
 from celery_partitions_config.settings import SettingsError
@@ -195,6 +196,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.loop.calls is not None:
             self.measurer.history.in_flight = self.loop.calls.in_flight.use
         parts.follow_ups.prepare()
+        join_sends(installation)
         self.loop.wake_keeper = self.keeper.wake
         collect_seldom()
         self.stalls.start()

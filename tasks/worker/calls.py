@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -268,7 +269,8 @@ class CallThread(threading.Thread):
         machine = StepMachine([item], run.slots, rules, mailbox_of=run.key, **cast(dict[str, Any], first))
         while (call := machine.call) is not None:
             try:
-                value = await self._invoke(run, call)
+                with machine.outbox.active():
+                    value = await self._invoke(run, call)
             except asyncio.CancelledError as error:
                 if run.cancelled or self._stopping.is_set():
                     run.cancelled = True
@@ -316,7 +318,7 @@ class CallThread(threading.Thread):
         pool = self._pools.get(computation.name)
         if pool is None:
             pool = self._pools[computation.name] = DaemonPool(self.concurrency(computation), "partition-call")
-        future = asyncio.wrap_future(pool.submit(function, *arguments), loop=self._loop)
+        future = asyncio.wrap_future(pool.submit(copy_context().run, function, *arguments), loop=self._loop)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

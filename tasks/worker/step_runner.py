@@ -107,6 +107,7 @@ class StepRunner:
             begins=self.context.current.follow,
             unreadable_waits=self.settings.deploy_wait_seconds > 0,
             resources=self.resources,
+            app=self.context.app,
         )
 
     def rules_outside(self, owned: OwnedPartition, pickling: Pickling) -> StepRules:

@@ -13,7 +13,7 @@ from functools import cache
 import redis
 from celery.exceptions import Reject
 
-from celery_partitions import app, key_extractor, state_computation
+from celery_partitions import Context, app, key_extractor, state_computation
 from tests.support.applications.plain_tasks import plain
 from tests.support.applications.sequences import Sequence, Step, record
 from tests.support.applications.slow import Attempt, Nap, fail, sleep
@@ -24,6 +24,7 @@ __all__ = [
     "Deed",
     "Meeting",
     "Nap",
+    "Sale",
     "Sequence",
     "Step",
     "app",
@@ -33,6 +34,7 @@ __all__ = [
     "plain_task_witness",
     "record",
     "requeue_itself",
+    "sell",
     "sleep",
     "witness",
 ]
@@ -91,6 +93,32 @@ def meet(meeting: Meeting, state: Sequence) -> None:
     if client.blpop([f"here:{meeting.other}"], MEETING_SECONDS) is None:
         raise TimeoutError(f"the computation of {meeting.other} did not start")
     state.numbers.append(meeting.number)
+
+
+@dataclass
+class Sale:
+    """A message whose computation sends `number` to a plain task, or itself to another key. It may fail afterwards, in the first try."""
+
+    key: str
+    number: int
+    fails: bool = True
+    forward_to: str = ""
+
+
+@key_extractor
+def sale_key(sale: Sale) -> str:
+    return sale.key
+
+
+@state_computation(name="sell", state=Sequence, key=sale_key)
+def sell(sale: Sale, state: Sequence, context: Context) -> None:
+    state.numbers.append(sale.number)
+    if sale.forward_to:
+        sell.delay(Sale(sale.forward_to, sale.number, fails=False))
+    elif not sale.key.endswith("total"):
+        plain_task_witness.delay(sale.number)
+    if sale.fails and context.attempt == 1:
+        raise RuntimeError("after it has sent")
 
 
 @app.task(name="requeue itself", acks_late=True)

@@ -46,7 +46,20 @@ def average_price_once(trade: Trade, state: Average) -> None:
     state.price = averaged(state.price, trade.price)
 
 
+@app.task(name="note", ignore_result=True, queue="notes")
+def note(symbol: str, price: float) -> None:
+    """What `average_price_sending` sends. No worker runs it."""
+
+
+@state_computation(name="average price, sending", state=Average, key=symbol_of)
+def average_price_sending(trade: Trade, state: Average) -> None:
+    """Sends a plain task for each message, with the commit."""
+    state.price = averaged(state.price, trade.price)
+    note.delay(trade.symbol, state.price)
+
+
 COMPUTATIONS = {
+    "sending": average_price_sending,
     "plain": average_price,
     "once": average_price_once,
     "waiting": average_price_waiting,

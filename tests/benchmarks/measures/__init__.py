@@ -17,6 +17,7 @@ from tests.benchmarks.measures import (
     pipelines,
     recovery,
     round_trips,
+    sends,
     throughput,
 )
 from tests.benchmarks.samples import Row
@@ -29,6 +30,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "round-trips": round_trips.measure,
     "memory": memory.measure,
     "overview": overview.measure,
+    "sends": sends.measure,
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
     "pipelines": pipelines.measure,

@@ -1,0 +1,45 @@
+"""One ordinary task sent per message, in its commit, compared with `apply_async` called outside."""
+
+from __future__ import annotations
+
+from tests.benchmarks.bench import Bench, partition_queues
+from tests.benchmarks.runs import PARTITIONS, checked
+from tests.benchmarks.samples import CandidateFailedError, Row, Target, alternate, ratio
+
+
+def measure(bench: Bench) -> list[Row]:
+    size = bench.size
+    workload = ("--computation", "sending", "--count", size.enqueued, "--keys", size.keys)
+
+    def in_the_commit() -> float:
+        bench.clear()
+        bench.run("partitioned_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
+        with bench.worker("partitioned", PARTITIONS=PARTITIONS) as worker:
+            rate = bench.watch(partition_queues(PARTITIONS), [worker]).rate()
+        checked(bench.run("partitioned_client.py", "check", *workload, PARTITIONS=PARTITIONS))
+        with bench.client() as client:
+            sent = client.llen("notes")
+        if sent != size.enqueued:
+            raise CandidateFailedError(f"{sent} tasks were sent for {size.enqueued} messages")
+        return rate
+
+    def outside() -> float:
+        bench.clear()
+        filled = bench.run("plain_client.py", "fill", "--count", size.plain_enqueued, "--keys", size.keys)
+        return size.plain_enqueued / float(filled["seconds"])
+
+    taken = alternate(bench.rounds, {"ours": in_the_commit, "apply_async": outside})
+    ours, theirs = taken["ours"].median, taken["apply_async"].median
+    return [
+        Row(
+            measure="stateful messages/s, one worker, each sends an ordinary task in its commit",
+            unit="messages/s",
+            ours=ours,
+            against="apply_async in a loop, outside",
+            theirs=theirs,
+            score=ratio(ours, theirs),
+            target=Target("at least", 5.0, "×"),
+            note=f"{size.enqueued:,} messages; apply_async {size.plain_enqueued:,}. States checked, tasks counted.",
+            samples=taken,
+        )
+    ]
