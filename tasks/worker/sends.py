@@ -87,9 +87,10 @@ class JoinedSends:
         parent_id, root_id = cause.envelope.headers.id, details_of(cause.raw).root_id
         lineage = {"root_id": root_id if isinstance(root_id, str) else parent_id, "parent_id": parent_id}
         task_id = options.get("task_id") or outbox.next_id()
-        queue = self._plain_queue(name, args, kwargs, options, task)
+        given = {option: value for option, value in options.items() if value is not None}
+        queue = self._plain_queue(name, args, kwargs, given, task)
         if queue is not None:
-            ignore_result = options.get("ignore_result")
+            ignore_result = given.get("ignore_result")
             template = self._templates.get((name, queue, ignore_result))
             if template is None:
                 template = self._templates[name, queue, ignore_result] = TaskTemplate(self.app, name, queue, ignore_result=ignore_result)
@@ -111,8 +112,8 @@ class JoinedSends:
     def _plain_queue(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> str | None:
         """The queue of a message that can be made here. None if an option, a setting, a signal's receiver or a tool needs Celery's code."""
         if (
-            any(value is not None and option not in _KNOWN_OPTIONS for option, value in options.items())
-            or options.get("serializer", "json") not in (None, "json")
+            options.keys() - _KNOWN_OPTIONS
+            or options.get("serializer", "json") != "json"
             or not self._has_plain_configuration()
             or signals.before_task_publish.receivers
             or signals.after_task_publish.receivers
