@@ -21,6 +21,8 @@ from celery_partitions.store.scripts import script
 RENEWALS_PER_LEASE = 3
 #: How long after the end of another worker's lease to look again. Longer than the resolution of a clock.
 GRACE_SECONDS = 0.02
+#: How long a partition stays with workers that know a task, after its messages had to wait for one. A deploy may take as long.
+WANTED_SECONDS = 600
 #: Partitions in one call of `look_at_held`, so that it blocks the server for a few milliseconds at most.
 PARTITIONS_IN_ONE_LOOK = 500
 
@@ -49,6 +51,8 @@ class Share:
     paused: frozenset[str] = frozenset()
     #: Computation → JSON of an operator's `PolicyChange`.
     policies: Mapping[str, bytes] = field(default_factory=dict)
+    #: Of the tasks that this worker lacks, those that another living worker knows.
+    known_elsewhere: frozenset[str] = frozenset()
     #: Partition assigned to the worker that it can't claim → the error.
     faults: Mapping[str, str] = field(default_factory=dict)
 
@@ -73,16 +77,24 @@ def balance(
     partitions: int,
     pins: Iterable[str] = (),
     isolate_messages: int = 0,
+    tasks: Iterable[str] = (),
+    lacks: Iterable[tuple[str, str]] = (),
 ) -> Share:
     """Renew the leases, claim assigned partitions, and learn which to release. Called every third of a lease, and after a message on
     `names.changed`.
 
-    `isolate_messages`: how many messages to run in isolation in a partition whose owner died without releasing it.
+    `isolate_messages`: how many messages to run in isolation in a partition whose owner died without releasing it. `tasks`: the names of the
+    tasks and computations that this worker knows. `lacks`: partitions of its own where messages of a task wait that it does not know, with
+    the task's name.
     """
-    next_end, found, give_up, policies = script("balance").run(
+    waiting = [word.encode("utf-8", "backslashreplace") for pair in lacks if "\n" not in pair[1] for word in pair]
+    next_end, found, give_up, policies, known = script("balance").run(
         client,
-        [names.workers, names.pins, names.owners, names.since, names.policies, names.draining],
-        [worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed],
+        [names.workers, names.pins, names.owners, names.since, names.policies, names.draining, names.tasks, names.wanted],
+        [
+            worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed,
+            "\n".join(("", *sorted(tasks), "")), WANTED_SECONDS * 1000, *waiting,
+        ],
     )
     assigned = {found[at].decode(): int(found[at + 1]) for at in range(0, len(found), 2)}
     held = _look_at_held(client, names, worker, assigned)
@@ -97,6 +109,7 @@ def balance(
         edit_versions={partition: one.edit_version for partition, one in held.items()},
         paused=frozenset(partition for partition, one in held.items() if one.paused),
         policies={name.decode("utf-8", "replace"): text for name, text in zip(words, words, strict=True)},
+        known_elsewhere=frozenset(task.decode("utf-8", "replace") for task in known),
         faults=faults,
     )
 
@@ -164,7 +177,7 @@ def _unassign(client: redis.Redis, names: Names, worker: str, after: Mapping[str
     flat: list[str | int] = [word for pair in after.items() for word in pair]
     script("unassign").run(
         client,
-        [names.workers, names.pins, names.owners, names.since, names.draining],
+        [names.workers, names.pins, names.owners, names.since, names.draining, names.tasks],
         [worker, "leave" if leave else "", names.changed, *flat],
     )
 

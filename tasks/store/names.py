@@ -51,6 +51,8 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
                                     list   the same as a partition's history, for one computation
 {partition}:reports                 hash   worker id → JSON of what the worker reports about itself (store/worker_reports.py)
 {partition}:draining                hash   worker id → when an operator drained it (ms)
+{partition}:tasks                   hash   worker id → the tasks and computations that it knows, one a line
+{partition}:wanted                  hash   partition → until when (ms), and a task: its holder did not know it, and another worker did
 {partition}:source:<name>           hash   progress of a source: number (of pushes), position, ended; its lease: owner, token, until (ms)
 {partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source without a position; expires
 
@@ -194,6 +196,14 @@ class Names:
     @property
     def draining(self) -> str:
         return self._group_key("draining")
+
+    @property
+    def tasks(self) -> str:
+        return self._group_key("tasks")
+
+    @property
+    def wanted(self) -> str:
+        return self._group_key("wanted")
 
     @property
     def measurements(self) -> str:

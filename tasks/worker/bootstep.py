@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -187,7 +188,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.loop = PartitionLoop(installation, identity, parts)
         group = installation.group
         self.keeper = LeaseKeeper(
-            settings, group.names, group.topology, identity, self.partitions, self.follow, self.introduce, self.loop_fails
+            settings, group.names, group.topology, identity, self.partitions, self.follow, self.introduce, self.loop_fails,
+            tasks=partial(known_tasks, worker.app, installation), lacks=self.loop.lacks,
         )
         try:
             self.loop.calls = begin_calls(self.loop, parts, worker.hostname)
@@ -304,6 +306,11 @@ class PlainTasks:
 
     def __contains__(self, name: object) -> bool:
         return name in self.tasks and name not in self.computations
+
+
+def known_tasks(app: Any, installation: Installation) -> list[str]:
+    """The names of the app's tasks and computations, without Celery's own."""
+    return [*installation.computations, *(name for name in list(app.tasks) if not name.startswith("celery."))]
 
 
 def _events_wanted(worker: Any) -> bool:

@@ -6,7 +6,7 @@ import logging
 import random as system_random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -52,6 +52,8 @@ class LeaseKeeper(threading.Thread):
         introduce: Callable[[], None] = lambda: None,
         loop_fails: Callable[[], bool] = lambda: False,
         *,
+        tasks: Callable[[], Iterable[str]] = tuple,
+        lacks: Callable[[], Iterable[tuple[str, str]]] = tuple,
         client: redis.Redis | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = system_random.random,
@@ -64,6 +66,8 @@ class LeaseKeeper(threading.Thread):
         self.introduce = introduce
         #: Whether the loop cannot work. Then the worker claims nothing new, and does not hold for long what it has.
         self.loop_fails = loop_fails
+        #: The tasks that this worker knows, and (partition, task) for messages that wait for one that it does not know.
+        self.tasks, self.lacks = tasks, lacks
         #: Not a member of the group: it has not started, or has given its partitions up.
         self._away = True
         self._patience_seconds = max(PATIENCE_LEASES * settings.lease_seconds, PATIENCE_SECONDS + settings.redis_timeout_seconds)
@@ -138,6 +142,8 @@ class LeaseKeeper(threading.Thread):
             partitions=self.topology.partitions,
             pins=self.pins,
             isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
+            tasks=self.tasks(),
+            lacks=self.lacks(),
         )
         if self._lost_since is not None:
             logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", self.clock() - self._lost_since)

@@ -1,14 +1,19 @@
 -- Renew a worker's membership and leases, assign free partitions to it, and report what it must release.
 -- Workers' shares differ by at most one partition, also with the ingress counted. Partitions move only if that is needed.
+-- A partition with messages of a task that its holder does not know goes to a worker that knows it, and stays with such workers for a while.
 -- An assignment is advice: a worker holds a partition only after `claim`, on the partition's own keys, has given it a fencing token.
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 policies (hash)  6 draining (hash)
+--       7 tasks (hash)  8 wanted (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
--- Returns {next, assigned, give_up, policies}
+--       6 the tasks that this worker knows, each between two newlines  7 how long a partition stays with workers that know a task, ms
+--       8… partition, task, partition, task, …: messages of the task wait there, and this worker does not know it
+-- Returns {next, assigned, give_up, policies, known}
 --   next      ms until the first lease of another worker ends, -1 if there is no other
 --   assigned  {partition, since, partition, …} the partitions this worker must hold; since: the assignment's number, always increasing
 --   give_up   {partition, …} those of `assigned` that it must release
 --   policies  {computation, JSON, …} operators' changes
+--   known     {task, …} those of ARGV 8… that another living worker knows
 -- Publishes on `changed` if a worker joined or was found dead. The policies are read with pcall, so that a key of the wrong type under
 -- their name does not keep a worker from its share.
 
@@ -26,6 +31,7 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) 
     redis.call('ZREM', KEYS[1], dead)
     redis.call('HDEL', KEYS[2], dead)
     redis.call('HDEL', KEYS[6], dead)
+    redis.call('HDEL', KEYS[7], dead)
     changed = true
   end
 end
@@ -34,6 +40,10 @@ if redis.call('ZADD', KEYS[1], now + lease, me) == 1 then
 end
 if my_pins ~= '' then
   redis.call('HSET', KEYS[2], me, my_pins)
+end
+
+if redis.call('HGET', KEYS[7], me) ~= ARGV[6] then
+  redis.call('HSET', KEYS[7], me, ARGV[6])
 end
 
 -- Which workers live, and which of them are pinned to which partition.
@@ -75,14 +85,62 @@ local function assign(partition)
   owner[partition] = me
 end
 
-local give_up = {}
+-- Which workers know a task. Most groups never ask.
+local function that_know(task, workers)
+  local found, count = {}, 0
+  for _, worker in ipairs(workers) do
+    if string.find(redis.call('HGET', KEYS[7], worker) or '', '\n' .. task .. '\n', 1, true) then
+      found[worker], count = true, count + 1
+    end
+  end
+  return found, count
+end
+
+local everybody, known = {}, {}
+for worker in pairs(alive) do everybody[#everybody + 1] = worker end
+for i = 8, #ARGV, 2 do
+  local partition, task = ARGV[i], ARGV[i + 1]
+  local _, count = that_know(task, everybody)
+  if count > 0 then
+    known[#known + 1] = task
+    redis.call('HSET', KEYS[8], partition, string.format('%.0f\n', now + ARGV[7]) .. task)
+  end
+end
+
+-- The partitions that only some of the general workers may hold, and how many each of them takes.
+local wanted_by, most, count_wanted = {}, {}, 0
+local wanted_rows = redis.call('HGETALL', KEYS[8])
+for i = 1, #wanted_rows, 2 do
+  local partition, stop = wanted_rows[i], string.find(wanted_rows[i + 1], '\n', 1, true) or 0
+  local who, count = that_know(string.sub(wanted_rows[i + 1], stop + 1), general)
+  if (tonumber(string.sub(wanted_rows[i + 1], 1, stop - 1)) or 0) < now then
+    redis.call('HDEL', KEYS[8], partition)
+  elseif count > 0 and count < #general and not pinned_to[partition] then
+    wanted_by[partition], most[partition], count_wanted = who, count, count_wanted + 1
+  end
+end
+
+local give_up, mine_wanted = {}, 0
+for partition in pairs(wanted_by) do
+  if owner[partition] == me then mine_wanted = mine_wanted + 1 end
+end
+-- A partition of them that I may take, as long as I have no more than my part.
+local function takes(partition)
+  return wanted_by[partition][me] and not owner[partition] and mine_wanted < math.ceil(count_wanted / most[partition])
+end
 
 -- A pinned partition goes to the first worker that is pinned to it.
 local shared, is_general = {}, my_pins == '' and not draining
 for number = 0, n - 1 do
   local partition = tostring(number)
   local wanted = pinned_to[partition]
-  if not wanted then
+  if wanted_by[partition] then
+    wanted = wanted_by[partition]
+    if takes(partition) then
+      assign(partition)
+      mine_wanted = mine_wanted + 1
+    end
+  elseif not wanted then
     shared[#shared + 1] = partition
   elseif wanted[me] then
     if not owner[partition] then assign(partition) end
@@ -126,7 +184,13 @@ if is_general and #general > 0 then
   end
   -- The ingress goes to a worker with the smallest share.
   local light = share == base
-  if not owner.ingress then
+  if wanted_by.ingress then
+    if takes('ingress') then
+      assign('ingress')
+    elseif owner.ingress == me and not wanted_by.ingress[me] then
+      give_up[#give_up + 1] = 'ingress'
+    end
+  elseif not owner.ingress then
     if light then assign('ingress') end
   elseif owner.ingress == me and not light then
     give_up[#give_up + 1] = 'ingress'
@@ -146,4 +210,4 @@ if changed then
   redis.call('PUBLISH', channel, me)
 end
 local policies = redis.pcall('HGETALL', KEYS[5])
-return { next_end, assigned, give_up, policies.err and {} or policies }
+return { next_end, assigned, give_up, policies.err and {} or policies, known }
