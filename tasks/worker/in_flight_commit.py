@@ -17,6 +17,7 @@ from celery_partitions.model.effects import (
     DropDeadLetter,
     Effect,
     EndIsolation,
+    FollowUp,
     MoreEffects,
     ParkedKey,
     TakeFromMailbox,
@@ -29,7 +30,7 @@ from celery_partitions.store.commands import commands_of_effects
 from celery_partitions.store.commits import Commit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
-from celery_partitions.worker.calls import KeyRun
+from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
 from celery_partitions.worker.planned_commit import PlannedCommit, next_look
@@ -220,6 +221,8 @@ def plan_calls(
     ask = limit if not owned.messages else 0
     if closing is not None:
         ask = owned.ask_after(closing.batch, len(taken), limit)
+        if calls.full is not None and len(owned.messages) - len(taken) >= ask // 4 and not any(type(one) is FollowUp for one in outcome.effects):
+            ask = 0  # the next messages are known
     commit = Commit(
         lease=owned.lease,
         commit_number=owned.commit_number,

@@ -211,6 +211,8 @@ class PartitionLoop(threading.Thread):
             return None
         if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN):
             return None
+        if owned.calls is not None and self.calls is not None:
+            return self.calls.in_flight.next_batch(owned)
         return Batch(owned.messages) if owned.messages else None
 
     def peek(self, owned: OwnedPartition) -> bool:
@@ -290,7 +292,7 @@ class PartitionLoop(threading.Thread):
             owned.forget_all()
             raise
         # The commit of a retry may ask for no messages: then the known ones of the queue stay.
-        kept = [] if pending.planned.commit.ask else owned.messages
+        kept = [] if pending.planned.commit.ask else owned.messages_after(pending.planned.commit)
         if reply.status == "moved" and pending.sent is not None and pending.batch.messages:  # else Redis may have lost data
             self.foreign_consumers.commit_refused(owned, pending.batch, reply)
         if self.judge(owned, reply):

@@ -16,7 +16,7 @@ from celery_partitions.model.items import Reading
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.own_lines import is_own_line
 from celery_partitions.model.task_lines import partition_of_line
-from celery_partitions.store.commits import Reply
+from celery_partitions.store.commits import Commit, Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
 from celery_partitions.worker.partition_calls import PartitionCalls
@@ -303,6 +303,10 @@ class OwnedPartition:
         """Reload the partition if an operator changed it, according to the lease keeper's share."""
         if edit_version > self.edit_version or paused != self.paused:
             self.forget_all()
+
+    def messages_after(self, commit: Commit) -> list[bytes]:
+        """The known messages of the queue that a commit leaves there."""
+        return self.messages if commit.mailbox_of is not None or not commit.taken else self.messages[commit.taken :]
 
     def ask_after(self, batch: Batch, taken: int, limit: int) -> int:
         """How many messages to ask for after this many of the batch were taken. Messages that do not run next would be read again."""
