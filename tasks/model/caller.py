@@ -124,7 +124,10 @@ class Caller:
         if computation.state is not None:
             arguments.append(self.state(computation, item.key))
         if computation.takes_context:
-            arguments.append(context_of(item, self.calling.partition, attempt, self.calling.resources))
+            sent_at = details_of(item.raw).sent_at
+            sent_at = sent_at if isinstance(sent_at, int | float) else None
+            message_id = item.envelope.headers.id
+            arguments.append(Context(item.key, message_id, self.calling.partition, sent_at, attempt, self.calling.resources))
         return arguments
 
     def state(self, computation: Computation, key: str) -> Any:
@@ -135,13 +138,6 @@ class Caller:
             touched = self.touched[computation] = {}
         touched[key] = slot
         return slot.state
-
-
-def context_of(item: Work, partition: int, attempt: int, resources: Mapping[str, Any]) -> Context:
-    """What a computation gets as its context."""
-    sent_at = details_of(item.raw).sent_at
-    sent_at = sent_at if isinstance(sent_at, int | float) else None
-    return Context(item.key, item.envelope.headers.id, partition, sent_at, attempt, resources)
 
 
 class _Run:
