@@ -251,6 +251,8 @@ class PartitionLoop(threading.Thread):
         if planned is not None:
             self.settle()
             owned.on(Event.SENT)
+            if planned.commit.ask == 0 and batch.mailbox_of is None:
+                owned.messages = owned.messages[planned.commit.taken :]
             began = self.clock.monotonic()
             self.pending = PendingCommit(owned, batch, outcome, planned, self.begin(planned.commit), began)
 
@@ -279,7 +281,7 @@ class PartitionLoop(threading.Thread):
         except BaseException:
             owned.forget_all()
             raise
-        # The commit of a retry may ask for no messages: then the known ones of the queue stay.
+        # A commit asks for no messages if those in memory come next.
         kept = [] if pending.planned.commit.ask else owned.messages
         if reply.status == "moved" and pending.sent is not None and pending.batch.messages:  # else Redis may have lost data
             self.foreign_consumers.commit_refused(owned, pending.batch, reply)

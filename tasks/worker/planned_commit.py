@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_partitions.model.deduplication import ids_to_remember
-from celery_partitions.model.effects import DropDeadLetter, EndIsolation, ParkedKey, PutParkedKey, Unpark
+from celery_partitions.model.effects import DropDeadLetter, EndIsolation, FollowUp, ParkedKey, PutParkedKey, Unpark
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.commands import commands_of_effects
@@ -97,16 +97,16 @@ def plan_commit(
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
         commands=commands,
-        ask=_ask(owned, batch, len(taken), limit),
+        ask=_ask(owned, batch, outcome, limit),
     )
     return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
 
 
-def _ask(owned: OwnedPartition, batch: Batch, taken: int, limit: int) -> int:
-    """How many messages of the queue the commit asks for."""
-    if batch.mailbox_of is not None and owned.messages:
-        return 0  # they are already in memory
-    return owned.ask_after(batch, taken, limit)
+def _ask(owned: OwnedPartition, batch: Batch, outcome: Outcome, limit: int) -> int:
+    """How many messages of the queue the commit asks for; 0 if those in memory come next."""
+    gone = outcome.taken if batch.mailbox_of is None else 0
+    are_next = not owned.to_isolate and not any(isinstance(one, FollowUp) for one in outcome.effects)
+    return 0 if are_next and len(owned.messages) > gone else owned.ask_after(batch, outcome.taken, limit)
 
 
 def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float) -> dict[str, ParkedKey]:

@@ -14,9 +14,11 @@ from celery_partitions.model.items import MEMORY_PER_BYTE, Reading, memory_of, r
 from celery_partitions.model.outcome import Slot
 from celery_partitions.model.topology import Topology
 from celery_partitions.worker.state_cache import StateCache
+from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_envelope
 from tests.worker import growing
+from tests.worker.by_hand import loop_by_hand
 
 COUNT = declare(lambda message, state: None, name="count", state=dict, key=lambda message: str(message["key"]))
 
@@ -131,3 +133,18 @@ def test_a_worker_ends_a_batch_before_its_states_get_too_large(make_live: Callab
         live.start_worker(module=growing.__name__).wait_ready()
     live.wait_drained()
     assert commits() - before >= 9
+
+
+def test_what_a_short_batch_leaves_is_not_read_again(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(PARTITIONS=1, PARTITIONS_BATCH_SECONDS=0.000_001)
+    live.send(record, [Step("key", number) for number in range(20)])
+    asked = []
+    with loop_by_hand(live) as loop:
+        loop.look_again()
+        while live.numbers_of(record, "key") != list(range(20)):
+            loop.work(loop.owned)
+            assert loop.pending is not None
+            asked.append(loop.pending.planned.commit.ask)
+            loop.settle()
+    assert asked.pop() > 0
+    assert len(asked) > 1 and set(asked) == {0}
