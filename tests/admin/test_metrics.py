@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -120,12 +119,10 @@ def test_a_hanging_server_does_not_block_a_scrape_for_long(server_factory: Calla
     registry = registered(collector)
     assert value(registry, "queue_length") == 0
     own_server.pause()
-    began = time.monotonic()
     collector._read_at = 0.0  # a second later
     assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 0
-    assert time.monotonic() - began < 2
+    assert collector._read_thread is not None and collector._read_thread.is_alive(), "the scrape did not wait for it"
     own_server.resume()
-    assert collector._read_thread is not None
     collector._read_thread.join()
     assert registry.get_sample_value(PREFIX + "up", {"group": "partition"}) == 1
     own_server.kill()

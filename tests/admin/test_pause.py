@@ -74,7 +74,7 @@ def test_an_operator_resumes_partitions_that_an_export_paused_and_pauses_them_ag
 def test_workers_are_notified_immediately(client: redis.Redis, names: Names) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as changes:
         changes.subscribe(names.changed)
-        changes.get_message(timeout=5)
+        changes.get_message(timeout=60)
         for act in (pause, resume):
             act(client, names, ["1"], by="me")
-            assert changes.get_message(timeout=5) is not None
+            assert changes.get_message(timeout=60) is not None

@@ -94,11 +94,11 @@ def test_a_commit_based_on_the_old_state_is_refused(
 def test_workers_are_notified_immediately(editor: StateEditor, client: redis.Redis, names: Names) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as changes:
         changes.subscribe(names.changed)
-        changes.get_message(timeout=5)
+        changes.get_message(timeout=60)
         editor.set(editor.see(TOTALS, KEY), total(1), by="me")
-        assert changes.get_message(timeout=5) is not None
+        assert changes.get_message(timeout=60) is not None
         editor.states.forget(TOTALS, KEY)
-        assert changes.get_message(timeout=5) is not None
+        assert changes.get_message(timeout=60) is not None
 
 
 def test_an_unreadable_state_can_be_replaced_and_deleted(editor: StateEditor, client: redis.Redis) -> None:

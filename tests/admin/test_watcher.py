@@ -50,7 +50,7 @@ def test_after_a_change_during_a_slow_read_the_next_look_reads_again(proxy: Prox
         looks.get()
         proxy.freeze()
         slow = pool.submit(watch.look)
-        looks.get(timeout=10)
+        looks.get(timeout=60)
         invalidated = pool.submit(watch.invalidate)
         try:
             invalidated.result(timeout=1)

@@ -21,7 +21,7 @@ def test_the_tutorials_tasks_module_is_the_users_own(start_project: Start) -> No
     project = start_project("tutorial")
     worker = project.start("celery -A tasks worker --loglevel=INFO -c 1").wait_for(READY)
     assert ". tasks.add" in worker.log()
-    add = "from tasks import add; print(add.delay(4, 4).get(timeout=30))"
+    add = "from tasks import add; print(add.delay(4, 4).get(timeout=60))"
     assert project.run(f"python -c '{add}'") == "8\n"
     assert "partition" not in worker.log()
 
@@ -34,7 +34,7 @@ import time
 from counters import Visit, count_visit
 from tasks import add
 count_visit.send_many([Visit("home"), Visit("help"), Visit("home")])
-assert add.delay(4, 4).get(timeout=30) == 8
+assert add.delay(4, 4).get(timeout=60) == 8
 while sum(v.count for v in count_visit.states(["home", "help"]).values() if v) < 3: time.sleep(0.05)
 print(count_visit.state("home").count)
 """

@@ -60,7 +60,7 @@ class Served:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(60)
         return self
 
     def __exit__(
@@ -100,7 +100,7 @@ class Served:
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
         try:
-            with urllib.request.build_opener(_NoRedirect()).open(request, timeout=10) as reply:
+            with urllib.request.build_opener(_NoRedirect()).open(request, timeout=60) as reply:
                 return Answer(reply.status, reply.headers, reply.read())
         except urllib.error.HTTPError as error:
             with error:

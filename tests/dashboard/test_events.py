@@ -35,7 +35,7 @@ def events(served: Served, path: str = "/partitions/events") -> Iterator[tuple[s
     """The events of a stream, until the caller stops."""
     request = urllib.request.Request(served.base + path)
     request.add_header("Authorization", "Basic " + base64.b64encode(LOGIN.encode()).decode())
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         assert reply.headers["Content-Type"] == "text/event-stream"
         name = ""
         for line in reply:

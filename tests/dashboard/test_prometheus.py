@@ -22,7 +22,7 @@ from tests.support.server import free_port
 from tests.support.wait import wait_until
 
 #: Longer than Prometheus needs to start and to scrape several times, on a busy machine.
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 60
 #: What Grafana puts in place of its variables.
 WINDOW = "10s"
 
@@ -52,7 +52,7 @@ class Prometheus:
         """The data of an API answer; None if it does not answer yet."""
         address = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
         try:
-            with urllib.request.urlopen(address, timeout=10) as reply:
+            with urllib.request.urlopen(address, timeout=60) as reply:
                 answer = json.load(reply)
         except urllib.error.HTTPError as error:
             with error:

@@ -59,7 +59,7 @@ def test_the_command_and_its_folder_end_with_a_killed_parent(tmp_path: Path, num
 def test_the_parent_sees_the_command_end() -> None:
     command = [sys.executable, "-c", "raise SystemExit(7)"]
     with lifeline(command, environment=os.environ, grace_seconds=5) as keeper:
-        assert keeper.wait(timeout=30) == 7
+        assert keeper.wait(timeout=60) == 7
 
 
 def test_a_command_that_ignores_the_first_signal_is_killed() -> None:

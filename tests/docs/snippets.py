@@ -38,7 +38,7 @@ from tests.support.worker import ROOT
 
 #: Longer than processing the messages of one snippet on a busy machine.
 PATIENCE_SECONDS = 60.0
-FOREIGN_SECONDS = 30.0
+FOREIGN_SECONDS = 60
 
 _VALUE = re.compile(r"#\s*→\s*(.+)$")
 _SENDS = re.compile(r"\.(delay|apply_async|send_many|send_task|get)\(|\)\(\)|send ")

@@ -72,7 +72,7 @@ def lost_and_held_again(live: LiveGroup, engine: Engine) -> None:
     traffic.send(64)
     traffic.wait_processed(128)
     second.terminate()
-    second.wait(timeout=30)
+    second.wait()
     first.continue_process()
     traffic.send(64)
     traffic.check()

@@ -28,7 +28,7 @@ def cluster(server_factory: Callable[..., RedisServer], slots: str) -> str:
     if served is not None:
         with server.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", *served)
-            wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")), timeout=30)
+            wait_until(lambda: "cluster_state:ok" in str(client.execute_command("CLUSTER", "INFO")))
     return server.url()
 
 

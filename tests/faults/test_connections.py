@@ -73,7 +73,7 @@ def test_the_connection_of_a_leaving_worker_is_cut_before_its_last_reply(live: L
         fault = proxy.cut_before_reply(COMMIT)
         leaving.terminate()
         leaving.continue_process()
-        leaving.wait(timeout=30)
+        leaving.wait()
         traffic.check_so_far()
         live.start_worker()
         traffic.check()

@@ -27,7 +27,7 @@ def pair(server_factory: Callable[..., RedisServer]) -> tuple[RedisServer, Redis
     master = server_factory()
     replica = server_factory(config={"replicaof": f"{master.host} {master.port}"})
     with replica.client() as client:
-        wait_until(lambda: client.info("replication").get("master_link_status") == "up", timeout=30)
+        wait_until(lambda: client.info("replication").get("master_link_status") == "up")
     return master, replica
 
 
@@ -95,7 +95,7 @@ def test_a_worker_waits_while_the_server_refuses_writes_without_its_replica(
     live.client.config_set("min-replicas-max-lag", 1)
     live.client.config_set("min-replicas-to-write", 1)
     replica.pause()
-    wait_until(lambda: "NOREPLICAS" in worker.log() or "good slaves" in worker.log().lower(), timeout=30)
+    wait_until(lambda: "NOREPLICAS" in worker.log() or "good slaves" in worker.log().lower())
     stopped_at = live.processed()
     assert stopped_at < 600
     replica.resume()

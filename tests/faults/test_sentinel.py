@@ -28,7 +28,7 @@ class Watched:
         """Wait until the replica has everything that the master has now. The rest would be lost with the master."""
         with self.master.client() as master, self.replica.client() as replica:
             offset = master.info("replication")["master_repl_offset"]
-            wait_until(lambda: replica.info("replication").get("slave_repl_offset", 0) >= offset, timeout=30)
+            wait_until(lambda: replica.info("replication").get("slave_repl_offset", 0) >= offset)
 
     def wait_promoted(self) -> None:
         def promoted() -> bool:
@@ -36,7 +36,7 @@ class Watched:
             with self.replica.client() as client:
                 return int(found[1]) == self.replica.port and client.info("replication")["role"] == "master"
 
-        wait_until(promoted, timeout=30, message="no replica was promoted")
+        wait_until(promoted, message="no replica was promoted")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_failover(watched: Watched, make_live: Callable[..., LiveGroup]) -> No
     traffic.wait_processed(200)
     watched.master.kill()
     watched.wait_promoted()
-    wait_until(lambda: answers(live.client), timeout=30)
+    wait_until(lambda: answers(live.client))
     traffic.send(100)
     traffic.check()
     assert all(worker.running for worker in workers)

@@ -23,7 +23,7 @@ def test_paused_past_lease_and_timeout(own_server: RedisServer, make_live: Calla
         logged = [worker.log().count("retrying until it") for worker in workers]
         own_server.pause()
         for worker, before in zip(workers, logged, strict=True):
-            wait_until(lambda: worker.log().count("retrying until it") > before, timeout=30, message="not noticed")  # noqa: B023
+            wait_until(lambda: worker.log().count("retrying until it") > before, message="not noticed")  # noqa: B023
         own_server.resume()
     traffic.check()
     assert all(worker.running for worker in workers)
@@ -72,7 +72,7 @@ def test_gone_while_a_worker_is_stopping(own_server: RedisServer, make_live: Cal
     traffic.wait_processed(100)
     own_server.kill()
     worker.terminate()
-    worker.wait(timeout=30)
+    worker.wait()
     own_server.start()
     traffic.check_so_far()
     live.start_worker()
@@ -108,7 +108,7 @@ def test_out_of_memory(own_server: RedisServer, make_live: Callable[..., LiveGro
     traffic.wait_processed(200)
     live.client.config_set("maxmemory", "100kb")
     wait_until(
-        lambda: all("maxmemory" in worker.log() for worker in workers), timeout=30, message="the workers did not notice"
+        lambda: all("maxmemory" in worker.log() for worker in workers), message="the workers did not notice"
     )
     traffic.check()
     live.client.config_set("maxmemory", "0")

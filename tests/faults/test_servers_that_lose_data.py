@@ -65,6 +65,6 @@ def test_a_worker_owns_nothing_of_an_emptied_server_with_a_different_n(
     live.client.flushall()
     live.client.hset(live.names.group_meta, "partitions", 3)
     own_proxy.accept()
-    wait_until(lambda: "has 3 partitions" in worker.log(), timeout=30, message="the worker did not log it")
+    wait_until(lambda: "has 3 partitions" in worker.log(), message="the worker did not log it")
     assert live.client.hgetall(live.names.owners) == {}
     assert worker.running

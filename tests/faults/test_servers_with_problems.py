@@ -25,7 +25,7 @@ def assert_logged_once(workers: list[WorkerProcess]) -> None:
     """Each worker logged once that it waits and once that it continues, and never exited."""
     for worker in workers:
         assert worker.running
-        wait_until(lambda: FOUND in worker.log(), timeout=30, message="the worker does not log that it continues")  # noqa: B023
+        wait_until(lambda: FOUND in worker.log(), message="the worker does not log that it continues")  # noqa: B023
         assert (worker.log().count(LOST), worker.log().count(FOUND)) == (1, 1), worker.log_tail()
 
 
@@ -50,7 +50,7 @@ def test_slower_than_the_timeout_of_a_reply(live: LiveGroup, proxy: Proxy) -> No
     traffic.wait_processed(50)
     proxy.delay_seconds = 0.8
     for worker in workers:
-        wait_until(lambda: LOST in worker.log(), timeout=30, message="not noticed")  # noqa: B023
+        wait_until(lambda: LOST in worker.log(), message="not noticed")  # noqa: B023
     proxy.delay_seconds = 0
     traffic.check()
     assert all(worker.running for worker in workers)
@@ -103,7 +103,7 @@ def test_a_replica_for_a_while(server_factory: Factory, make_live: MakeLive) -> 
     elsewhere.client.replicaof("NO", "ONE")
     follow(live.client, other)
     live.client.client_unpause()
-    wait_until(lambda: all("read only" in worker.log() for worker in workers), timeout=30, message="not noticed")
+    wait_until(lambda: all("read only" in worker.log() for worker in workers), message="not noticed")
     traffic.live = elsewhere
     traffic.send(100)
     in_sync(elsewhere.client, live.client)
@@ -120,10 +120,10 @@ def test_a_replica_for_a_while(server_factory: Factory, make_live: MakeLive) -> 
 def follow(client: redis.Redis, master: RedisServer) -> None:
     """Make a server a replica, and wait until it has caught up."""
     client.replicaof(master.host, str(master.port))
-    wait_until(lambda: client.info("replication").get("master_link_status") == "up", timeout=30)
+    wait_until(lambda: client.info("replication").get("master_link_status") == "up")
 
 
 def in_sync(master: redis.Redis, replica: redis.Redis) -> None:
     """Wait until the replica has everything that its master has now."""
     offset = master.info("replication")["master_repl_offset"]
-    wait_until(lambda: replica.info("replication")["slave_repl_offset"] >= offset, timeout=30)
+    wait_until(lambda: replica.info("replication")["slave_repl_offset"] >= offset)

@@ -49,7 +49,7 @@ def test_each_computation_has_its_own_state_of_a_key(shared: LiveGroup, key: str
 def test_different_keys_run_at_the_same_time_on_two_workers(shared: LiveGroup, key: str) -> None:
     one, other = keys_of_different_workers(shared, key)
     shared.send(meet, [Meeting(one, 1, other), Meeting(other, 2, one)])
-    wait_until(lambda: shared.numbers_of(meet, one) and shared.numbers_of(meet, other), timeout=30)
+    wait_until(lambda: shared.numbers_of(meet, one) and shared.numbers_of(meet, other))
     assert (shared.numbers_of(meet, one), shared.numbers_of(meet, other)) == ([1], [2])
 
 

@@ -112,7 +112,7 @@ def test_an_expired_message_is_skipped(shared: LiveGroup, key: str) -> None:
 
 def test_a_revoked_message_is_skipped(shared: LiveGroup, key: str) -> None:
     revoked = str(uuid4())
-    answers = shared.app.control.revoke(revoked, reply=True, timeout=10, limit=2)
+    answers = shared.app.control.revoke(revoked, reply=True, timeout=60, limit=2)
     assert len(answers) == 2
     shared.send_task("record", {"key": key, "number": 1}, task_id=revoked)
     shared.send(record, [Step(key, 2)])
@@ -120,7 +120,7 @@ def test_a_revoked_message_is_skipped(shared: LiveGroup, key: str) -> None:
 
 
 def test_messages_with_a_revoked_stamp_are_skipped(shared: LiveGroup, key: str) -> None:
-    answers = shared.app.control.revoke_by_stamped_headers({"order": [key, "another"]}, reply=True, timeout=10, limit=2)
+    answers = shared.app.control.revoke_by_stamped_headers({"order": [key, "another"]}, reply=True, timeout=60, limit=2)
     assert len(answers) == 2
     for number, stamps in enumerate([{"order": key}, {"order": "kept"}, {"other": key}, {"order": ["kept", key]}, {}]):
         options = {"stamped_headers": list(stamps), **stamps} if stamps else {}

@@ -32,5 +32,5 @@ def test_a_plain_task_that_requeues_itself_returns_to_its_queue(shared: LiveGrou
 
 def test_a_plain_task_has_a_result(shared: LiveGroup) -> None:
     result = shared.app.send_task("plain", args=[7], queue="partition.0")
-    assert result.get(timeout=20) == 7
+    assert result.get(timeout=60) == 7
     assert shared.client.lrange(PLAIN_RAN, -1, -1) == [b"7"]

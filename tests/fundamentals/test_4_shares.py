@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
-from tests.support.wait import wait_until
 
-#: The promised time for a join and for a clean leave.
-MOVED_WITHIN_SECONDS = 1.0
+#: Workers look for changes once in a third of it, so in these tests a partition moves only because its worker was notified.
+LONG_LEASE_SECONDS = 600
 
 
-def test_a_joining_worker_has_its_share_within_a_second(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(PARTITIONS_LEASE_SECONDS=60)
+def test_a_joining_worker_has_its_share_immediately(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(PARTITIONS_LEASE_SECONDS=LONG_LEASE_SECONDS)
     live.start_workers(1)
     joined = live.start_worker()
-    wait_until(lambda: live.client.zcard(live.names.workers) == 2, timeout=60, every=0.002)
-    live.wait_owned(by=2, timeout=MOVED_WITHIN_SECONDS)
+    live.wait_owned(by=2)
     joined.wait_ready()
 
 
-def test_the_share_of_a_leaving_worker_is_taken_within_a_second(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(PARTITIONS_LEASE_SECONDS=60)
+def test_the_share_of_a_leaving_worker_is_taken_immediately(make_live: Callable[..., LiveGroup]) -> None:
+    live = make_live(PARTITIONS_LEASE_SECONDS=LONG_LEASE_SECONDS)
     leaving, _ = live.start_workers(2)
     leaving.terminate()
-    wait_until(lambda: live.client.zcard(live.names.workers) == 1, every=0.002)
-    live.wait_owned(by=1, timeout=MOVED_WITHIN_SECONDS)
+    live.wait_owned(by=1)
     assert leaving.wait() == 0
 
 
 def test_the_share_of_a_killed_worker_is_taken_when_its_lease_has_ended(make_live: Callable[..., LiveGroup]) -> None:
-    live = make_live(PARTITIONS_LEASE_SECONDS=2)
+    live = make_live(PARTITIONS_LEASE_SECONDS=1)
     killed, _ = live.start_workers(2)
     killed.kill()
-    at = time.monotonic()
-    live.wait_owned(by=1, timeout=2 + 1)
-    assert time.monotonic() - at > 0.5
+    ends = dict(live.client.zrange(live.names.workers, 0, -1, withscores=True))
+    live.wait_owned(by=1)
+    (gone,) = ends.keys() - {*live.client.zrange(live.names.workers, 0, -1)}
+    seconds, microseconds = live.client.time()
+    assert seconds * 1000 + microseconds / 1000 >= ends[gone]
 
 
 def test_no_partition_moves_without_need(make_live: Callable[..., LiveGroup]) -> None:

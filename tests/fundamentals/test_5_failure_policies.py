@@ -39,14 +39,14 @@ def parked(live: LiveGroup, key: str = "k") -> ParkedKey | None:
 
 def dead_letter_in_place(live: LiveGroup) -> DeadLetter:
     """The dead letter of message 2, which is still in its mailbox."""
-    (dead_letter,) = wait_until(live.dead_letters, 30)
+    (dead_letter,) = wait_until(live.dead_letters)
     assert (dead_letter.in_place, dead_letter.key, dead_letter.error) == (True, "k", "ValueError: 2 fails on purpose")
     return dead_letter
 
 
 def waits_behind_2(live: LiveGroup) -> None:
     """Other keys continue. The key's messages wait in order, and none of them is in the state."""
-    wait_until(lambda: live.numbers_of(policed, "other") == [4], 30)
+    wait_until(lambda: live.numbers_of(policed, "other") == [4])
     assert live.numbers_of(policed, "k") == [1]
     assert mailbox_lengths(live.client, live.names, "0", ["k"]) == {"k": 2}
 
@@ -77,7 +77,7 @@ def test_hold_waits_for_an_operator(start: Callable[..., LiveGroup]) -> None:
 
 def test_dead_letter_lets_the_key_continue(start: Callable[..., LiveGroup]) -> None:
     live = start("dead_letter")
-    wait_until(lambda: live.numbers_of(policed, "k") == [1, 3], 30)
+    wait_until(lambda: live.numbers_of(policed, "k") == [1, 3])
     (dead_letter,) = live.dead_letters()
     assert not dead_letter.in_place and parked(live) is None
 
@@ -98,7 +98,7 @@ def test_stop_pauses_the_partition_until_it_is_resumed(start: Callable[..., Live
 def test_with_a_full_mailbox_later_messages_become_dead_letters(start: Callable[..., LiveGroup]) -> None:
     live = start("hold", PARTITIONS_MAILBOX_MESSAGES=3)
     live.send(policed, [Trouble("k", number) for number in (6, 7, 8)])
-    wait_until(lambda: len(live.dead_letters()) == 3, 30)
+    wait_until(lambda: len(live.dead_letters()) == 3)
     assert sorted(dead_letter.reason for dead_letter in live.dead_letters()) == ["computation-failed", "mailbox-full", "mailbox-full"]
     assert mailbox_lengths(live.client, live.names, "0", ["k"]) == {"k": 3}
 
@@ -106,7 +106,7 @@ def test_with_a_full_mailbox_later_messages_become_dead_letters(start: Callable[
 def test_a_full_mailbox_stops_the_partition_if_the_policy_is_stop(start: Callable[..., LiveGroup]) -> None:
     live = start("stop", PARTITIONS_MAILBOX_MESSAGES=2, PARTITIONS_RETRY_ATTEMPTS=5, PARTITIONS_RETRY_BACKOFF_SECONDS=30)
     live.send(policed, [Trouble("k", 6), Trouble("k", 7)])
-    wait_until(lambda: live.status()["partition.0"].paused, 30)
+    wait_until(lambda: live.status()["partition.0"].paused)
     assert not live.dead_letters()
     assert live.status()["partition.0"].length == 2
 

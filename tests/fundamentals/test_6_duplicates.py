@@ -35,7 +35,7 @@ def live(make_live: Callable[..., LiveGroup]) -> LiveGroup:
 def test_the_second_message_with_an_id_changes_nothing_and_is_counted(live: LiveGroup) -> None:
     first = [Trouble(f"k{number % 3}", number) for number in range(30)]
     send(live, first + first[:10])  # in one batch
-    wait_until(lambda: live.processed() == 30, 30)
+    wait_until(lambda: live.processed() == 30)
     send(live, first)  # and later
     wait_until(lambda: deduplicated(live) == 40)
     assert live.numbers(once) == {f"k{key}": list(range(key, 30, 3)) for key in range(3)}
@@ -45,18 +45,18 @@ def test_the_second_message_with_an_id_changes_nothing_and_is_counted(live: Live
 def test_ids_are_known_to_the_next_owner(live: LiveGroup) -> None:
     messages = [Trouble("k", number) for number in range(10)]
     send(live, messages)
-    wait_until(lambda: live.processed() == 10, 30)
+    wait_until(lambda: live.processed() == 10)
     live.workers[0].kill()
     send(live, [*messages, Trouble("k", 10)])
     live.start_worker(module=trouble.__name__)
-    wait_until(lambda: live.numbers_of(once, "k") == list(range(11)), 30)
+    wait_until(lambda: live.numbers_of(once, "k") == list(range(11)))
     assert deduplicated(live) == 10
 
 
 def test_one_id_in_two_partitions_is_two_messages(live: LiveGroup) -> None:
     """Ids are compared within a partition only."""
     send(live, [Trouble(f"key-{number}", 7) for number in range(8)])
-    wait_until(lambda: live.processed() + deduplicated(live) == 8, 30)
+    wait_until(lambda: live.processed() + deduplicated(live) == 8)
     assert live.processed() == 2
 
 
@@ -77,7 +77,7 @@ def test_delay_takes_an_id_too(live: LiveGroup) -> None:
         once.delay(Trouble("k", 2))
     finally:
         remove_installation(live.installation)
-    wait_until(lambda: live.numbers_of(once, "k") == [1, 2], 30)
+    wait_until(lambda: live.numbers_of(once, "k") == [1, 2])
     wait_until(lambda: deduplicated(live) == 1)
 
 
@@ -85,5 +85,5 @@ def test_celerys_task_id_is_the_id(live: LiveGroup) -> None:
     for _ in range(2):
         live.send_task("once", {"key": "k", "number": 1}, task_id="mine")
     live.send_task("once", {"key": "k", "number": 2})
-    wait_until(lambda: live.numbers_of(once, "k") == [1, 2], 30)
+    wait_until(lambda: live.numbers_of(once, "k") == [1, 2])
     wait_until(lambda: deduplicated(live) == 1)

@@ -20,7 +20,7 @@ CELERY_NODE = "celery-node@0.5.9"
 
 #: Longer than npm needs for thirty small packages over a slow line.
 NPM_SECONDS = 90
-NODE_SECONDS = 30
+NODE_SECONDS = 60
 
 _numbers = count()
 

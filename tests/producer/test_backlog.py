@@ -101,7 +101,7 @@ def test_bulk_sending_waits_for_room_and_never_exceeds_the_limit(limited: Celery
     while taken < 35:
         longest = max(longest, int(client.llen(QUEUE)))
         taken += len(client.rpop(QUEUE, 4) or ())
-    sending.join(timeout=30)
+    sending.join(timeout=60)
     assert not sending.is_alive()
     assert longest == 10
     assert client.llen(QUEUE) == 0
@@ -135,6 +135,6 @@ def test_a_connection_that_breaks_while_bulk_sending_waits(
     sending.start()
     wait_until(lambda: client.llen(QUEUE) == 10)
     proxy.cut_before_reply(b"LLEN")
-    sending.join(timeout=30)
+    sending.join(timeout=60)
     (error,) = failed
     assert (error.sent, error.unknown, error.refused) == (10, [], notes(15)[10:])

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from celery_partitions.model.step import _Step
+from celery_partitions.results.recorder import CHORD_PART_RETURN_LUA, _RecordingScript
 from celery_partitions.store.scripts import script
 from celery_partitions.worker.loop import PartitionLoop
 from tests.faults.engines import break_engine  # and reads DIE_AT
@@ -41,6 +42,15 @@ def break_replies(name: str) -> None:
             return out
 
         _Step.answer, _Step.run = late, run_and_answer  # type: ignore[method-assign]
+        return
+    if name == "starts a chord with each part":
+        count_part = _RecordingScript.__call__
+
+        def count_as_last(self: _RecordingScript, keys: Any, args: Any, client: Any) -> Any:
+            found = count_part(self, keys, args, client)
+            return (int(found[2]), *found[1:3], 1) if self._text == CHORD_PART_RETURN_LUA and found[2] else found
+
+        _RecordingScript.__call__ = count_as_last  # type: ignore[method-assign]
         return
     if name == "commits again on a retry":
         break_engine(name)

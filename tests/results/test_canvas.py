@@ -14,7 +14,7 @@ from tests.results.application import Refused, add, gather, quiet, refuse, tried
 from tests.results.conftest import APART, Client
 from tests.support.wait import wait_until
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 def message(key: str, number: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tests.support.wait import wait_until
 
 MakeClient = Callable[..., Client]
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 def message(key: str, number: int) -> dict[str, Any]:

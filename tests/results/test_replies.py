@@ -11,7 +11,7 @@ from tests.results.application import Refused, add, close_up, held, quiet, refus
 from tests.results.conftest import Client
 from tests.support.wait import wait_until
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 def test_the_value_is_returned(here: Client, key: str) -> None:
@@ -103,8 +103,7 @@ def test_an_expired_message_is_revoked(here: Client, key: str) -> None:
 
 
 def test_a_revoked_message_is_reported_as_revoked(here: Client, key: str) -> None:
-    here.app.control.revoke(f"{key}-revoked")
-    here.app.control.ping(timeout=1)
+    here.app.control.revoke(f"{key}-revoked", reply=True, timeout=60, limit=2)
     result = add.apply_async([{"key": key, "number": 1}], task_id=f"{key}-revoked")
     with pytest.raises(TaskRevokedError, match="revoked"):
         result.get(timeout=PATIENCE)

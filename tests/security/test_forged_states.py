@@ -130,5 +130,5 @@ def test_unsigned_states_from_before_a_key_was_set_are_not_unpickled(make_live: 
     put(live, "key", codec().dump(COMPUTATION, "key", of(0)))
     live.start_workers(1)
     live.send(record, [Step("key", 1)])
-    dead_letter = wait_until(lambda: next(iter(live.dead_letters()), None), timeout=30)
+    dead_letter = wait_until(lambda: next(iter(live.dead_letters()), None))
     assert "is not signed, but PARTITIONS_STATE_SIGNING_KEY is set" in dead_letter.error

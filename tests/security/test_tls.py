@@ -44,7 +44,7 @@ def works(live: LiveGroup) -> None:
     live.start_workers(1)
     live.send(record, [Step("key", 1)])
     live.send_task("record", {"key": "key", "number": 2})
-    wait_until(lambda: live.numbers_of(record, "key") == [1, 2], timeout=30)
+    wait_until(lambda: live.numbers_of(record, "key") == [1, 2])
 
 
 def refused(live: LiveGroup) -> None:

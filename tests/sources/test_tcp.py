@@ -131,7 +131,7 @@ def test_it_waits_for_an_unreachable_server_and_keeps_the_order(make_ends: Make,
         connection.sendall(pairs(range(5000, 10_000)))
         source.wait_for("reading is paused until Redis works again")
         server.start()
-        wait_until(lambda: queued(live) == 10_000, 30)
+        wait_until(lambda: queued(live) == 10_000)
     with Receiver(live.sink_port) as receiver:
         live.start_worker()
         live.start_end("sink", "out")

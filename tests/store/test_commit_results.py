@@ -35,7 +35,7 @@ def test_a_result_is_stored_until_it_expires_and_published(do: Any, client: redi
         pubsub.subscribe(KEY)
         pubsub.get_message(timeout=1)
         assert do(Reply(KEY, SUCCESS, 100)) == "ok"
-        message = pubsub.get_message(timeout=5)
+        message = pubsub.get_message(timeout=60)
     assert message is not None
     assert message["data"] == SUCCESS
     assert client.get(KEY) == SUCCESS

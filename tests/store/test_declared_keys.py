@@ -72,7 +72,7 @@ class Monitor:
 
     def close(self) -> None:
         self._connection.disconnect()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=60)
 
 
 @pytest.fixture

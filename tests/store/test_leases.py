@@ -28,7 +28,7 @@ def changes(client: redis.Redis, names: Names) -> Iterator[PubSub]:
     """A subscription to the channel that announces changes of members and owners."""
     with client.pubsub(ignore_subscribe_messages=True) as subscription:
         subscription.subscribe(names.changed)
-        subscription.get_message(timeout=5)
+        subscription.get_message(timeout=60)
         yield subscription
 
 
@@ -38,7 +38,7 @@ def published(changes: PubSub) -> list[bytes]:
     changes_client.publish("{partition}:changed", "END")
     found: list[bytes] = []
     while b"END" not in found:
-        message = changes.get_message(timeout=5)
+        message = changes.get_message(timeout=60)
         found += [message["data"]] if message else []
     return found[:-1]
 

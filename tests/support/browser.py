@@ -27,7 +27,7 @@ from tests.support.worker import ROOT
 SCREENSHOTS = ROOT / ".screenshots"
 
 #: How long one action or expectation may take. Longer than two refreshes of a page (2 s each) on a busy machine.
-PATIENCE_MILLISECONDS = 15_000
+PATIENCE_MILLISECONDS = 60_000
 
 PHONE = {"width": 375, "height": 740}
 DESK = {"width": 1280, "height": 800}

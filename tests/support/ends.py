@@ -145,5 +145,5 @@ def framed(*payloads: bytes | str) -> bytes:
 @contextlib.contextmanager
 def sender(port: int) -> Iterator[socket.socket]:
     """A connection to a source."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         yield connection

@@ -17,7 +17,7 @@ from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
 #: Longer than importing Celery and Flower on a busy machine.
-READY_SECONDS = 40.0
+READY_SECONDS = 60.0
 
 
 class FlowerProcess:
@@ -83,7 +83,7 @@ class FlowerProcess:
             request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
         opener = urllib.request.build_opener() if follow else urllib.request.build_opener(_NoRedirect())
         try:
-            with opener.open(request, timeout=10) as reply:
+            with opener.open(request, timeout=60) as reply:
                 endless = reply.headers.get_content_type() == "text/event-stream"
                 return int(reply.status), reply.headers, b"" if endless else reply.read()
         except urllib.error.HTTPError as error:

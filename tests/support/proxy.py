@@ -14,7 +14,7 @@ from tests.support.proxy_connection import Connection, Fault, Traffic
 T = TypeVar("T")
 
 #: Enough for an action, which is a few steps of the proxy's own event loop.
-ACTION_SECONDS = 10.0
+ACTION_SECONDS = 60.0
 
 
 class Proxy:

@@ -33,7 +33,7 @@ def running_sentinel(master: RedisServer, folder: Path, *options: str, until: tu
                         pytest.skip("this server's binary is no sentinel")
                     return False
 
-            wait_until(answers, timeout=30, message=f"the sentinel does not answer {until}")
+            wait_until(answers, message=f"the sentinel does not answer {until}")
             yield client, port
         finally:
             process.kill()

@@ -18,7 +18,7 @@ from tests.support.wait import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Longer than importing Celery on a busy machine with several workers starting at once.
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 
 #: How much of a log an error shows.
 TAIL_LINES = 60

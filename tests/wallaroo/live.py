@@ -58,7 +58,7 @@ class Run:
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(20)
+                self._process.wait(PATIENCE_SECONDS)
         self._process.kill()
         self._process.wait()
         print(self.log())
@@ -78,7 +78,7 @@ class Run:
         def connect() -> socket.socket | None:
             assert self._process.poll() is None, self.log()
             with contextlib.suppress(ConnectionRefusedError):
-                return socket.create_connection(("127.0.0.1", self.ports[number]), timeout=30)
+                return socket.create_connection(("127.0.0.1", self.ports[number]), timeout=60)
             return None
 
         connection = wait_until(connect, PATIENCE_SECONDS, message="the input does not listen")

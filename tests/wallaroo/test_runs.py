@@ -122,7 +122,7 @@ def test_windows_of_messages_and_then_of_time(run: Start, receiver: Receiver) ->
     with alerts.sender() as connection:
         connection.sendall(b"".join(struct.pack(">H", len(payload)) + payload for payload in payloads))
         # Timers close the time windows. Both alerts of a user may be in one window, or in two consecutive ones.
-        wait_until(lambda: sum(int(line.split()[1]) for line in receiver.lines()) == 2 * (120 + 102), 30)
+        wait_until(lambda: sum(int(line.split()[1]) for line in receiver.lines()) == 2 * (120 + 102))
     assert alerts.end() == 0
     assert {line.split()[0] for line in receiver.lines()} == {"ann", "bob"}
 

@@ -158,7 +158,7 @@ def test_results_and_duplicates_work_as_for_plain_computations(live: LiveGroup, 
     names = [live.send_task(replied_visit.name, {"key": "k", "number": number}, task_id=f"id{number}") for number in (1, 2)]
     live.send_task(replied_visit.name, {"key": "k", "number": 1}, task_id="id1")
     until_drained(live, loop)
-    assert [live.app.AsyncResult(name).get(timeout=10) for name in names] == [10, 20]
+    assert [live.app.AsyncResult(name).get(timeout=60) for name in names] == [10, 20]
     assert live.numbers(replied_visit) == {"k": [1, 2]}
 
 

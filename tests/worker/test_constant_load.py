@@ -93,7 +93,7 @@ def test_a_revocation(busy: Busy) -> None:
     live, key = busy.live, key_in(1)
     wait_until(lambda: live.app.control.ping(timeout=1, limit=1), PATIENCE_SECONDS)
     revoked = str(uuid4())
-    (answer,) = live.app.control.revoke(revoked, reply=True, timeout=10, limit=1)
+    (answer,) = live.app.control.revoke(revoked, reply=True, timeout=60, limit=1)
     assert "ok" in next(iter(answer.values()))
     live.send_task("record", {"key": key, "number": 0}, task_id=revoked)
     live.send(record, [Step(key, 1)])

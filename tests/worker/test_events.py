@@ -109,11 +109,11 @@ def test_beyond_the_budget_a_sample_is_sent_in_few_messages(make_live: Make) -> 
 
 def test_without_events_none_are_sent(live: LiveGroup) -> None:
     live.start_worker("--without-heartbeat").wait_ready()
-    live.app.control.disable_events(reply=True, timeout=10, limit=1)
+    live.app.control.disable_events(reply=True, timeout=60, limit=1)
     with monitor(live) as seen:
         live.send(record, [Step("key", 1)])
         wait_until(lambda: live.numbers_of(record, "key") == [1])
-        live.app.control.ping(timeout=10, limit=1)
+        live.app.control.ping(timeout=60, limit=1)
         assert seen.events("task-succeeded") == []
 
 

@@ -27,7 +27,7 @@ def port_of(worker: WorkerProcess) -> int:
 
 def samples(port: int) -> dict[tuple[str, str], float]:
     """(name, partition) → value; the partition is "" if there is none."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as reply:
         text = reply.read().decode()
     return {
         (sample.name, sample.labels.get("partition", "")): sample.value

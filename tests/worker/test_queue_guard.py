@@ -16,13 +16,13 @@ from tests.worker import foreign
 
 def consumed(live: LiveGroup) -> list[str]:
     """The queues that the only worker consumes through kombu. It owns no partitions."""
-    (queues,) = live.app.control.inspect(timeout=20, limit=1).active_queues().values()
+    (queues,) = live.app.control.inspect(timeout=60, limit=1).active_queues().values()
     return sorted(queue["name"] for queue in queues)
 
 
 def wait_listening(live: LiveGroup) -> None:
     """A broadcast is lost while nobody has subscribed, and a worker is ready a moment before it has."""
-    wait_until(lambda: live.app.control.ping(timeout=1, limit=1), 30)
+    wait_until(lambda: live.app.control.ping(timeout=1, limit=1))
 
 
 def test_queues_that_the_app_declares(live: LiveGroup) -> None:
@@ -39,14 +39,14 @@ def test_queues_that_remote_control_adds(live: LiveGroup) -> None:
     live.send_task("total", 2)
     before = [row.length for row in live.status().values()]
     for queue in ("partition.0", "partition"):
-        ((answer,),) = [one.values() for one in live.app.control.add_consumer(queue, reply=True, timeout=20, limit=1)]
+        ((answer,),) = [one.values() for one in live.app.control.add_consumer(queue, reply=True, timeout=60, limit=1)]
         assert answer == {
             "error": f"Celery does not consume {queue}, because that breaks the order of its messages. "
             f"Start a partition worker: celery -A APP worker -Q {queue}"
         }
-    ((answer,),) = [one.values() for one in live.app.control.add_consumer("emails", reply=True, timeout=20, limit=1)]
+    ((answer,),) = [one.values() for one in live.app.control.add_consumer("emails", reply=True, timeout=60, limit=1)]
     assert answer == {"ok": "add consumer emails"}
-    assert live.app.send_task("add", args=[2, 3], queue="emails").get(timeout=20) == 5
+    assert live.app.send_task("add", args=[2, 3], queue="emails").get(timeout=60) == 5
     assert consumed(live) == ["celery", "emails"]
     assert [row.length for row in live.status().values()] == before
     assert worker.running

@@ -34,7 +34,7 @@ def test_an_idle_worker_ends_immediately_and_releases_everything(
     live = make_live(**LONG)
     worker = live.start_workers(1)[0]
     end(worker)
-    code = worker.wait(timeout=10)
+    code = worker.wait()
     assert code != -signal.SIGKILL
     assert set(live.owners().values()) == {None}
     assert live.client.zcard(live.names.workers) == 0
@@ -45,7 +45,7 @@ def test_the_running_computation_is_committed(make_live: Make, end: Callable[[Wo
     live = make_live(**LONG)
     worker = in_a_long_computation(live, seconds=1.0)
     end(worker)
-    worker.wait(timeout=20)
+    worker.wait()
     assert live.numbers_of(witness, "key") == [0]
     assert live.processed() == 1
     assert sum(row.length for row in live.status().values()) == 2
@@ -56,7 +56,7 @@ def test_sigquit_drops_the_running_computation_and_another_worker_repeats_it(mak
     live = make_live(**LONG)
     worker = in_a_long_computation(live, seconds=5.0)
     worker.quit()
-    worker.wait(timeout=20)
+    worker.wait()
     assert live.numbers_of(witness, "key") == []
     assert sum(row.length for row in live.status().values()) == 3
     assert set(live.owners().values()) == {None}
@@ -71,7 +71,7 @@ def test_a_second_interrupt_drops_the_running_computation_too(make_live: Make) -
     worker.interrupt()
     wait_until(lambda: "Warm shutdown" in worker.log())
     worker.interrupt()
-    worker.wait(timeout=20)
+    worker.wait()
     assert live.numbers_of(witness, "key") == []
     assert sum(row.length for row in live.status().values()) == 3
     assert set(live.owners().values()) == {None}
@@ -86,7 +86,7 @@ def test_a_worker_that_ends_during_a_backlog_loses_and_repeats_nothing(
     live.send(record, [Step("key", number) for number in range(20_000)])
     wait_until(lambda: live.processed() > 500, every=0.001)
     end(worker)
-    worker.wait(timeout=20)
+    worker.wait()
     done = live.numbers_of(record, "key")
     assert done == list(range(len(done)))
     assert len(done) == live.processed()
