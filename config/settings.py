@@ -284,6 +284,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check values given in code that would otherwise fail much later. Raises `SettingsError`."""
+        for name in sorted(self.given):
+            value, kind = getattr(self, name, None), type(type(self).__dataclass_fields__[name].default)
+            fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+            if kind in (int, float, str, bool) and (not fits or (isinstance(value, bool) and kind is not bool)):
+                raise SettingsError(f"{name}={value!r:.80} is not valid: expected {_KINDS[kind]}")
         if not 1 <= self.partitions <= MAX_PARTITIONS:
             raise SettingsError(f"partitions={self.partitions} is not valid: expected an integer from 1 to {MAX_PARTITIONS}")
         if not self.group:
@@ -297,6 +302,9 @@ class Settings:
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """The settings of a process that uses all of them. Raises `SettingsError` for the first value that is not valid."""
         return resolve(environ=environ).check("workers", "dashboard", "wallaroo")
+
+
+_KINDS = {int: "an integer", float: "a number", str: "a str", bool: "True or False"}
 
 
 @dataclass(frozen=True, slots=True)

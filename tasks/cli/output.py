@@ -8,6 +8,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -19,6 +20,7 @@ from rich.table import Table
 from celery_partitions.admin.state_json import plain_value
 from celery_partitions.model.errors import PartitionError, encodable
 from celery_partitions.model.escaping import escape, escape_lines
+from celery_partitions.runtime.registry import installation_of
 from celery_partitions_config.settings import SettingsError
 
 P = ParamSpec("P")
@@ -80,7 +82,11 @@ def _how_to_reach(error: Exception) -> str:
     """The advice for a server that cannot be reached; "" for other errors."""
     if not isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return ""
-    return f"{'' if str(error).endswith('.') else '.'} Is the server running, and is REDIS_URL (or the app's broker_url) right?"
+    source = "REDIS_URL (or the app's broker_url)"
+    with suppress(Exception):  # there is no app, or its settings are not valid
+        found = installation_of(click.get_current_context().obj.app)
+        source = source if found is None else found.redis_source
+    return f"{'' if str(error).endswith('.') else '.'} Is the server running? Its address comes from {source}"
 
 
 def _write_any_text() -> None:

@@ -59,11 +59,11 @@ class OfState(OfKey, forbid_unknown_fields=True, kw_only=True):
 
 
 class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
-    """`state`: an object, or its JSON as text. `merge`: missing fields keep their values. `preview`: write nothing; answer with the
+    """`state`: an object, or its JSON as text. Missing fields keep their values, or with `replace` get their defaults. `preview`: write nothing; answer with the
     current state, its digest and the new state."""
 
     state: Any
-    merge: bool = False
+    replace: bool = False
     preview: bool = False
 
 
@@ -132,7 +132,7 @@ class SetState(Action):
         seen = see(self.installation, body, key, stale_is_refused=not body.preview)
         text = body.state if isinstance(body.state, str) else msgspec.json.encode(body.state)
         assert seen.computation.state is not None
-        base = seen.to_merge_with() if body.merge else None  # its StateError is a 409, because the request is valid
+        base = None if body.replace else seen.to_merge_with()  # its StateError is a 409, because the request is valid
         try:
             made = state_from_json(seen.computation.state, text, base)
         except StateError as error:

@@ -144,13 +144,26 @@ PLAIN: dict[tuple[str, str], Any] = {
 EVERYTHING = "*"
 
 
+#: Modules of the standard library with classes that run code, start processes, or open files and connections.
+_POWERFUL = frozenset(
+    ["builtins", "code", "codeop", "ctypes", "functools", "importlib", "inspect", "io", "marshal", "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "posix", "pty", "runpy", "shelve", "shutil", "signal", "socket", "subprocess", "sys", "threading", "timeit", "trace", "types", "unittest", "urllib", "webbrowser", "zipimport"]
+)
+
+
 class NotAllowed(pickle.UnpicklingError):
-    """A pickle names something that is not allowed. `allow`: the entry of PARTITIONS_STATE_MODULES that would allow it."""
+    """A pickle names something that is not allowed. `allow`: the entry of PARTITIONS_STATE_MODULES that would allow it, or None if that would
+    let a forged state run any code."""
 
     def __init__(self, module: str, name: str, why: str = "which is neither plain data nor allowed") -> None:
         found = _class_in(sys.modules.get(module), name)
-        self.allow = module if found is not None else f"{module}:{name}"
-        super().__init__(f"it names {module}.{name}, {why}. If your states contain it, set PARTITIONS_STATE_MODULES={self.allow}")
+        self.allow: str | None = module if found is not None else f"{module}:{name}"
+        root = module.partition(".")[0]
+        if root in _POWERFUL or (found is None and root in sys.stdlib_module_names):
+            self.allow = None
+            what = "Keep it out of the state: with it, a forged state could run any code"
+        else:
+            what = f"If your states contain it, set PARTITIONS_STATE_MODULES={self.allow}"
+        super().__init__(f"it names {module}.{name}, {why}. {what}")
 
 
 class Allowed:

@@ -116,6 +116,19 @@ class Installation:
         return self._with_the_apps_master(with_broker_options(self.app, settings))
 
     @property
+    def redis_source(self) -> str:
+        """The setting that the server's address comes from, for error messages."""
+        if self.settings.redis_url != self.resolved.settings.redis_url:
+            return "the app's broker_url"
+        match self.resolved.sources["redis_url"]:
+            case "environment":
+                return "REDIS_URL"
+            case "default":
+                return "the default, because neither REDIS_URL nor the app's broker_url is set"
+            case source:
+                return f"redis_url ({source})"
+
+    @property
     def state_modules(self) -> tuple[str, ...]:
         """The modules whose classes states may contain, besides plain data and their own module (PARTITIONS_STATE_MODULES)."""
         return self.resolved.check("producers").state_modules

@@ -218,6 +218,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def reach_server(self, worker: Any) -> None:
         """Check the server. Wait while it does not answer or refuses, as Celery waits for its broker."""
+        assert self.installation is not None
         logged = ""
         while True:
             try:
@@ -227,7 +228,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
                     raise
                 if str(error) != logged:
                     logged = str(error)
-                    logger.warning("partitions: cannot use Redis yet (%s); retrying until it works", error)
+                    logger.warning("partitions: cannot use Redis yet (%s); retrying until it works. The address comes from %s", error, self.installation.redis_source)
             else:
                 return
             time.sleep(STARTUP_BACKOFF_SECONDS)

@@ -58,7 +58,7 @@ def test_an_unreachable_server_is_a_one_line_error(make_app: MakeApp, run: Run) 
     result = run("status", app=make_app(url, Settings(redis_url=url)))
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: Redis: ") and len(result.stderr.splitlines()) == 1
-    assert result.stderr.rstrip().endswith("Is the server running, and is REDIS_URL (or the app's broker_url) right?")
+    assert result.stderr.rstrip().endswith("Is the server running? Its address comes from redis_url (code)")
 
 
 def test_an_app_without_partitions_gets_instructions(run: Run) -> None:

@@ -165,3 +165,25 @@ def python(code: str, environ: dict[str, str], folder: Path | None = None) -> st
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environ}, cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"partitions": "4"}, "partitions='4' is not valid: expected an integer"),
+        ({"lease_seconds": "10"}, "lease_seconds='10' is not valid: expected a number"),
+        ({"batch_messages": True}, "batch_messages=True is not valid: expected an integer"),
+        ({"redis_tls_verify": 1}, "redis_tls_verify=1 is not valid: expected True or False"),
+    ],
+)
+def test_a_value_of_another_type_in_code(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{says}$"):
+        Settings(**given)
+
+
+@pytest.mark.parametrize("command", ["worker", "partitions status"])
+def test_a_command_says_in_one_line_which_variable_is_not_valid(command: str) -> None:
+    arguments = [sys.executable, "-m", "celery", "-A", "celery_partitions", *command.split()]
+    done = subprocess.run(arguments, env={**os.environ, "PARTITIONS": "abc"}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: PARTITIONS='abc' is not valid: expected an integer\n"

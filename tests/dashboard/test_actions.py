@@ -42,9 +42,9 @@ def test_a_state_is_previewed_and_then_set(served: Served, filled: Filled) -> No
     filled.state("a", balance=3, notes=["x"])
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
     look = served.post("/api/partitions/key/state", {**body, "preview": True}).json
-    assert (look["old"], look["new"]) == ({"balance": 3, "notes": ["x"]}, {"balance": 9, "notes": []})
-    merged = served.post("/api/partitions/key/state", {**body, "merge": True, "preview": True}).json
-    assert merged["new"] == {"balance": 9, "notes": ["x"]}
+    assert (look["old"], look["new"]) == ({"balance": 3, "notes": ["x"]}, {"balance": 9, "notes": ["x"]})
+    whole = served.post("/api/partitions/key/state", {**body, "replace": True, "preview": True}).json
+    assert whole["new"] == {"balance": 9, "notes": []}
     assert served.post("/api/partitions/key/state", body).status == 400, "the digest of the previewed state is required"
     assert (
         served.post("/api/partitions/key/state", {**body, "digest": look["digest"], "state": '{"balance": 9}'}).status
@@ -73,8 +73,8 @@ def test_a_state_that_has_changed_is_not_overwritten(served: Served, filled: Fil
 def test_merging_with_an_unreadable_state_is_refused(served: Served, filled: Filled, preview: bool) -> None:
     filled.stored("a", b"\x09nonsense")
     body = {"key": "a", "computation": pay.name, "state": {"balance": 9}}
-    digest = served.post("/api/partitions/key/state", {**body, "preview": True}).json["digest"]
-    merging = {**body, "merge": True, "preview": preview, "digest": digest}
+    digest = served.post("/api/partitions/key/state", {**body, "replace": True, "preview": True}).json["digest"]
+    merging = {**body, "preview": preview, "digest": digest}
     answer = served.post("/api/partitions/key/state", merging)
     assert answer.status == 409
     assert "cannot keep its fields" in answer.json["error"] and "format byte 09" in answer.json["error"]

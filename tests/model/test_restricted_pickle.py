@@ -140,6 +140,9 @@ def test_what_is_not_allowed_is_not_reachable(data: bytes) -> None:
 def test_a_refusal_contains_the_name_and_the_setting_that_allows_it() -> None:
     with pytest.raises(NotAllowed, match=r"names tests\.model\.foreign\.Foreign.*PARTITIONS_STATE_MODULES=tests\.model\.foreign$"):
         load(pickle.dumps(stated(foreign.Foreign())))
+    for module, name in (("builtins", "eval"), ("operator", "attrgetter"), ("subprocess", "Popen"), ("os", "system"), ("shutil", "rmtree"), ("random", "seed")):
+        with pytest.raises(NotAllowed, match=r"Keep it out of the state: with it, a forged state could run any code$"):
+            load(naming(module, name))
     with pytest.raises(NotAllowed, match=r"PARTITIONS_STATE_MODULES=tests\.model\.foreign:helper$"):
         load(pickle.dumps(stated(foreign.helper)))
 

@@ -24,7 +24,7 @@
   }
 
   function body(more) {
-    return {...key, ...edited, state: text.value, merge: find("edit-merge").checked, ...more};
+    return {...key, ...edited, state: text.value, replace: find("edit-replace").checked, ...more};
   }
 
   async function review() {
@@ -56,7 +56,7 @@
     if (!button) { return; }
     edited = {computation: button.dataset.computation, digest: button.dataset.digest};
     text.value = visible(button.dataset.editState);
-    find("edit-merge").checked = false;
+    find("edit-replace").checked = false;
     find("edit-title").textContent = "Edit the state in " + edited.computation;
     dialog.showModal();
     step(false);
