@@ -14,7 +14,7 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.commands import commands_of
-from celery_partitions.store.parked_keys import park
+from celery_partitions.store.parked_keys import dump_parked
 from tests.dashboard.declared import Account, pay
 
 
@@ -41,7 +41,7 @@ class Filled:
     def park(self, key: str, error: str = "ValueError: no", *, since: float = 5.0) -> None:
         """Hold a key behind a failed message."""
         fact = ParkedKey(due=None, attempt=2, error=error, trace="the trace", message_id="m", task=pay.name, since=since)
-        self.client.execute_command(*park(self.names, self.partition(key), key, fact))
+        self.client.hset(self.names.parked(self.partition(key)), key_bytes(key), dump_parked(fact))  # type: ignore[arg-type]
         self.client.lpush(self.names.mailbox(self.partition(key), key), b'{"headers": {"task": "t", "id": "m"}}')  # type: ignore[arg-type]
 
     def add_dead_letter(self, partition: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
