@@ -38,7 +38,6 @@ def row_of(partition: PartitionOverview, history: History, *, points: int = POIN
         "queue": status.queue,
         "partition": partition.partition,
         "owner": status.owner,
-        "refused_to": list(status.refused_to),
         "lease_age_seconds": _rounded(partition.lease_age_seconds),
         "waiting": status.length,
         "delayed": status.delayed,

@@ -124,10 +124,7 @@ class Caller:
         if computation.state is not None:
             arguments.append(self.state(computation, item.key))
         if computation.takes_context:
-            sent_at = details_of(item.raw).sent_at
-            sent_at = sent_at if isinstance(sent_at, int | float) else None
-            message_id = item.envelope.headers.id
-            arguments.append(Context(item.key, message_id, self.calling.partition, sent_at, attempt, self.calling.resources))
+            arguments.append(context_of(item, self.calling.partition, attempt, self.calling.resources))
         return arguments
 
     def state(self, computation: Computation, key: str) -> Any:
@@ -138,6 +135,13 @@ class Caller:
             touched = self.touched[computation] = {}
         touched[key] = slot
         return slot.state
+
+
+def context_of(item: Work, partition: int, attempt: int, resources: Mapping[str, Any]) -> Context:
+    """What a computation gets as its context."""
+    sent_at = details_of(item.raw).sent_at
+    sent_at = sent_at if isinstance(sent_at, int | float) else None
+    return Context(item.key, item.envelope.headers.id, partition, sent_at, attempt, resources)
 
 
 class _Run:

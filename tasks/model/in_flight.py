@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.items import Apart, Item, Work
+from celery_partitions.model.items import Apart, Item, UnknownTask, Work
 
 #: A batch is not committed before this time, unless all of its calls have ended. Short calls then never need a mailbox.
 BATCH_SECONDS = 0.02
@@ -61,8 +61,14 @@ def divide(
     out, runs, behind = division.items, division.runs, division.behind
     plain: set[str] = set()
     for item in items:
+        if isinstance(item, UnknownTask) and (item.line in behind or item.line in running or item.line in runs):
+            behind.setdefault(item.line, []).append(item.raw)
+            out.append(Apart(item.raw))
+            continue
         if not isinstance(item, Work):
             out.append(item)
+            if isinstance(item, UnknownTask):
+                plain.add(item.line)  # the step parks the key
             continue
         key, stage = item.key, waiting(item.computation)
         if key in behind:

@@ -34,6 +34,7 @@ from celery_partitions.model.messages import (
     open_slowly,
     open_usual,
 )
+from celery_partitions.model.own_lines import own_line
 from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request, refuse_follow_ups
 from celery_partitions.model.revocations import is_revoked
 from celery_partitions.model.task_lines import line_of_task
@@ -90,13 +91,15 @@ class PlainTask(msgspec.Struct, gc=False):
 
 
 class UnknownTask(msgspec.Struct, gc=False):
-    """A message that waits in its task's line (`task_lines`), because the task is unknown here, or was until now."""
+    """A message that waits because its task is unknown here, or was until now."""
 
     raw: bytes
+    #: Where it waits: in the mailbox of its key, if the message shows it, else in its task's line (`task_lines`).
     line: str
     error: str
     task: str | None
     message_id: str | None
+    key: str | None = None
 
 
 class Apart(msgspec.Struct, gc=False):
@@ -268,7 +271,7 @@ def decoded(computation: Computation, envelope: Envelope, open_value: LoadValue)
     return value
 
 
-def key_in_header(computation: Computation, value: object) -> str:
+def key_in_header(task: str, value: object, pipeline: str = "a pipeline") -> str:
     """The key of a message to a stage, from the header that the previous stage wrote. Raises `KeyExtractionError`."""
     if isinstance(value, str):
         return normalize_key(value)
@@ -279,7 +282,7 @@ def key_in_header(computation: Computation, value: object) -> str:
             raise KeyExtractionError(f"the key in the header partition_key is not base64: {error}") from None
         return normalize_key(key_text(raw))
     raise KeyExtractionError(
-        f"{computation.name!r} is a stage of {computation.scope}: it receives messages, with their keys, only from the previous stage. "
+        f"{task!r} is a stage of {pipeline}: it receives messages, with their keys, only from the previous stage. "
         "Send to the pipeline's source"
     )
 
@@ -287,7 +290,7 @@ def key_in_header(computation: Computation, value: object) -> str:
 def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading: Reading) -> Work | Misrouted:
     """The item for a message that a stage or a source's process has written."""
     if computation.role == "stage":
-        key = key_in_header(computation, envelope.headers.partition_key)
+        key = key_in_header(computation.name, envelope.headers.partition_key, computation.scope)
         where = reading.topology.partition_of(key)
         if where != reading.partition:
             return Misrouted(raw, where)
@@ -320,20 +323,37 @@ def skipped_now(item: Work, now: float, revoked: Container[str]) -> Skipped | No
     return found if isinstance(found, Skipped) else None
 
 
-def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask | UnknownTask:
+def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask | UnknownTask | Misrouted:
     if headers.task == FOLLOW_UP or headers.task in reading.plain_task:
         return PlainTask(raw, headers)
     error = f"this worker has no task named {headers.task!r}. Import the module that declares it, or correct the name"
     if reading.unknown_waits:
+        key = _key_shown(headers)
+        if key is not None:
+            where = reading.topology.partition_of(key)
+            if where != reading.partition:
+                return Misrouted(raw, where)
+            return UnknownTask(raw, key, shortened(encodable(error)), *name_of(raw), key)
         return UnknownTask(raw, line_of_task(headers.task, reading.place), shortened(encodable(error)), *name_of(raw))
     raise MessageError(error, reason="unknown-task")
 
 
+def _key_shown(headers: Headers) -> str | None:
+    """The key of a message that a stage has written; None for any other, or if it is no key."""
+    if headers.partition_key is None:
+        return None
+    try:
+        return key_in_header(headers.task, headers.partition_key)
+    except MessageError:
+        return None
+
+
 def waits_in(item: Item, place: str) -> Iterator[str]:
-    """The keys and lines in whose mailboxes a message of a queue may have to wait. `place`: the partition, as in the names of lines."""
+    """The keys and lines in whose mailboxes a message may have to wait. `place`: the partition, as in the names of lines."""
     match item:
         case Work():
             yield item.key
+            yield own_line(item.key, item.computation.name)
             yield line_of_task(item.computation.name, place)
         case PlainTask():
             yield line_of_task(item.headers.task, place)

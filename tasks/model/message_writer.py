@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -26,40 +27,48 @@ def escape(text: str) -> bytes:
     return json_text(text)[1:-1]
 
 
-class MessageTemplate:
-    """The constant parts of protocol 2 messages for one task and queue.
+#: The header of a message that no other message caused, with the comma before it.
+NO_PARENT = b',"parent_id":null'
 
-    Contains the headers and properties that Celery and kombu need, and leaves out optional ones that would be null. That makes a message
-    smaller (798 → 614 bytes in the README's example). `origin`: the sender's name, for people.
+
+class MessageTemplate:
+    """The constant parts of protocol 2 messages for one queue, named as in Celery.
+
+    `headers`: the constant ones. `properties`: further constant properties, besides those that Celery and kombu need.
     """
 
-    def __init__(self, task: str, queue: str, origin: str, ignore_result: bool = True) -> None:
+    def __init__(self, queue: str, headers: Mapping[str, object], properties: Mapping[str, object] = MappingProxyType({})) -> None:
         self._body = b'{"body":"'
-        self._id = (
-            b'","content-encoding":"utf-8","content-type":"application/json","headers":{"lang":"py","task":'
-            + json_text(task)
-            + b',"group":null,"origin":'
-            + json_text(origin)
-            + b',"ignore_result":'
-            + json_text(ignore_result)
+        self._headers = (
+            b'","content-encoding":"utf-8","content-type":"application/json","headers":'
+            + json_text(headers)[:-1]
             + b',"sent_at":'
         )
-        self._tail = (
-            b'"delivery_mode":2,"delivery_info":{"exchange":"","routing_key":'
-            + json_text(queue)
-            + b'},"priority":0,"body_encoding":"base64","delivery_tag":"'
-        )
+        needed = {
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+        }
+        self._properties = json_text({**properties, **needed})[1:-1] + b',"delivery_tag":"'
+
+    @classmethod
+    def small(cls, task: str, queue: str, origin: str, ignore_result: bool = True) -> MessageTemplate:
+        """Without the optional headers that would be null. That makes a message smaller (798 → 614 bytes in the README's example).
+        `origin`: the sender's name, for people."""
+        headers = {"lang": "py", "task": task, "group": None, "origin": origin, "ignore_result": ignore_result}
+        return cls(queue, headers)
 
     def fill(
-        self, name: bytes, sent_at: bytes, body: bytes, more: bytes = b',"parent_id":null', root: bytes | None = None
+        self, name: bytes, sent_at: bytes, body: bytes, more: bytes = NO_PARENT, root: bytes | None = None, properties: bytes = b""
     ) -> bytes:
         """A raw message. `name`: its id and delivery tag; `root`: the id of the first message of its chain, both escaped for JSON.
-        `more`: further headers, each preceded by a comma."""
+        `more`: further headers, each preceded by a comma; `properties`: further properties, each followed by one."""
         return b"".join(
             (
                 self._body,
                 base64.b64encode(body),
-                self._id,
+                self._headers,
                 sent_at,
                 more,
                 b',"id":"',
@@ -69,7 +78,8 @@ class MessageTemplate:
                 b'"},"properties":{"correlation_id":"',
                 name,
                 b'",',
-                self._tail,
+                properties,
+                self._properties,
                 name,
                 b'"}}',
             )
@@ -163,7 +173,7 @@ class MessageWriter:
         """The template of messages to a stage in a partition."""
         found = self._hops.get((stage, partition))
         if found is None:
-            found = self._hops[stage, partition] = MessageTemplate(stage, self.queue_of(partition), self.origin)
+            found = self._hops[stage, partition] = MessageTemplate.small(stage, self.queue_of(partition), self.origin)
         return found
 
     def to_sink(self, sink: QueueSink) -> tuple[str, MessageTemplate]:
@@ -171,5 +181,5 @@ class MessageWriter:
         found = self._sinks.get(sink)
         if found is None:
             queue = self.queue_of_sink(sink.name) if sink.has_process else sink.queue or self.queue_of_task(sink.task)
-            found = self._sinks[sink] = queue, MessageTemplate(sink.task, queue, self.origin)
+            found = self._sinks[sink] = queue, MessageTemplate.small(sink.task, queue, self.origin)
         return found

@@ -71,6 +71,10 @@ class Outbox:
         self.sent.pop(id(work), None)
         self._bytes.pop(id(work), None)
 
+    def enter(self) -> None:
+        """What this context calls sends here, as long as a message is being applied."""
+        _current.set(self)
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Around a call of a computation, in its thread or its coroutine's context."""

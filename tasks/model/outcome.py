@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -102,44 +102,41 @@ class Waiting(NamedTuple):
     seconds: float
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct):
     """What one step decided. The commit writes all of it or nothing."""
 
     #: The number of messages, from the oldest on, to remove from the queue or mailbox.
     taken: int = 0
     #: New state bytes by computation name, then key. Only changed states.
-    states: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    #: The versions of those states, by computation name, if they are above 1.
-    versions: dict[str, int] = field(default_factory=dict)
+    states: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
     #: Raw messages for other partitions, in order.
-    forwarded: dict[int, list[bytes]] = field(default_factory=dict)
-    delayed: list[Delayed] = field(default_factory=list)
-    dead: list[tuple[DeadLetterItem, int]] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    forwarded: dict[int, list[bytes]] = msgspec.field(default_factory=dict)
+    delayed: list[Delayed] = msgspec.field(default_factory=list)
+    dead: list[tuple[DeadLetterItem, int]] = msgspec.field(default_factory=list)
+    skipped: list[Skipped] = msgspec.field(default_factory=list)
     #: Messages to append to the mailbox of a parked key, oldest first.
-    mailed: dict[str, list[bytes]] = field(default_factory=dict)
+    mailed: dict[str, list[bytes]] = msgspec.field(default_factory=dict)
     #: Keys to park, or to keep parked.
-    parked: dict[str, Park] = field(default_factory=dict)
+    parked: dict[str, Park] = msgspec.field(default_factory=dict)
     #: Keys and lines that begin to wait, or go on waiting.
-    waiting: dict[str, Waiting] = field(default_factory=dict)
+    waiting: dict[str, Waiting] = msgspec.field(default_factory=dict)
     #: Pause the partition until an operator resumes it.
     pause: bool = False
     #: Work that was applied, and when each began.
-    done: list[Work] = field(default_factory=list)
-    began: list[float] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    done: list[Work] = msgspec.field(default_factory=list)
+    began: list[float] = msgspec.field(default_factory=list)
+    failures: list[Failure] = msgspec.field(default_factory=list)
     #: The outputs of the messages in `done`, in order.
-    emitted: list[Emission] = field(default_factory=list)
+    emitted: list[Emission] = msgspec.field(default_factory=list)
     #: How many values of the messages in `done` came too late for their windows, and were dropped.
     late: int = 0
     ended: float = 0.0
     #: When each of `done` ended, if they did not run one after the other.
-    ends: list[float] = field(default_factory=list)
+    ends: list[float] = msgspec.field(default_factory=list)
     #: Whether some of `done` are `ReplyRequest`, which get replies.
     answered: bool = False
     #: Further effects of the commit, in this order.
-    effects: list[MoreEffects] = field(default_factory=list)
+    effects: list[MoreEffects] = msgspec.field(default_factory=list)
     #: The next message is a plain Celery task. The worker runs it, then continues.
     plain_task: PlainTask | None = None
 
@@ -148,7 +145,6 @@ class Outcome:
         `taken`, which counts the messages of the queue."""
         for computation, states in one.states.items():
             self.states.setdefault(computation, {}).update(states)
-        self.versions.update(one.versions)
         for number, raws in one.forwarded.items():
             self.forwarded.setdefault(number, []).extend(raws)
         self.delayed += one.delayed
@@ -169,7 +165,7 @@ class Outcome:
         """The effects that the commit writes. `commit_number` is part of the dead letters' ids. `parked`: the records of the parked keys."""
         for computation, states in self.states.items():
             if states:
-                yield PutStates(computation, states, self.versions.get(computation, 0))
+                yield PutStates(computation, states)
         for number, raws in self.forwarded.items():
             yield Forward(number, raws)
         for key, raws in self.mailed.items():

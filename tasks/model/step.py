@@ -204,6 +204,7 @@ class _Step:
             if not isinstance(item, Work):
                 if not self.pass_on(item):
                     break
+                waiting = self.parked
                 continue
             key, computation = item.key, item.computation
             if (waiting and key in waiting and not careful) or (parked_now and key in parked_now):
@@ -268,9 +269,6 @@ class _Step:
         else:
             out.taken = taken
         yield from self.pickle_touched()
-        for stage in self.touched:
-            if stage.state is not None and stage.state.is_versioned:
-                out.versions[stage.name] = stage.state.version
         out.emitted, out.late = self.replay.outputs(), self.replay.late()
         out.ended = clock()
         return out
@@ -334,21 +332,24 @@ class _Step:
         return True
 
     def wait_for_task(self, item: UnknownTask) -> bool:
-        """Let a message wait in its task's line. Returns False to end the step before it, because it is in the line already."""
-        out = self.out
+        """Let a message wait in the mailbox of its key or line. Returns False to end the step before it, because it is there already."""
+        out, here = self.out, self.mailbox_of if self.line is None else self.line
         if self.waited_out:
-            out.dead.append((DeadLetterItem(item.raw, "unknown-task", item.error, "", item.task, item.message_id), 0))
-        elif self.line is not None:
-            out.waiting[self.line] = self.waiting("unknown-task", item.error, item.task, item.message_id, self.first_attempt)
+            out.dead.append((DeadLetterItem(item.raw, "unknown-task", item.error, "", item.task, item.message_id, item.key), 0))
+        elif here is not None:
+            if self.line is not None or not out.taken:  # else the messages before it are committed first
+                out.waiting[here] = self.waiting("unknown-task", item.error, item.task, item.message_id, self.first_attempt)
             return False
         elif self.has_room(item.line):
-            if item.line not in self.parked:
+            if item.line not in self.parked and item.line not in out.parked:
                 first = self.waiting("unknown-task", item.error, item.task, item.message_id, 1)
                 out.waiting.setdefault(item.line, first)
+                if item.key is not None and not isinstance(self.parked, _Either):
+                    self.parked = _Either(self.out.waiting, self.parked)
             out.mailed.setdefault(item.line, []).append(item.raw)
         else:
             error = f"{item.error}; and {self.rules.mailbox_messages} of its messages wait already (PARTITIONS_MAILBOX_MESSAGES)"
-            out.dead.append((DeadLetterItem(item.raw, "unknown-task", error, "", item.task, item.message_id), 0))
+            out.dead.append((DeadLetterItem(item.raw, "unknown-task", error, "", item.task, item.message_id, item.key), 0))
         return True
 
     def wait_for_state(self, item: Work, error: str) -> bool:

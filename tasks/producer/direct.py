@@ -7,18 +7,16 @@ partition, and each message fills in what differs.
 from __future__ import annotations
 
 import asyncio
-import base64
-import re
 import time
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-import msgspec
 import redis
 from celery import Celery, Task, signals
 from celery._state import get_current_worker_task
 from kombu.exceptions import OperationalError
 from kombu.utils.functional import fxrange, retry_over_time
+
+from celery_partitions.model.message_writer import NO_PARENT, MessageTemplate, escape, json_text
 
 if TYPE_CHECKING:
     from celery_partitions.runtime.installation import Installation
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
 _KNOWN_OPTIONS = frozenset({"task_id"})
 #: Options of a task, set on its class or by `task_annotations`, that change the message or its route.
 _TASK_OPTIONS = ("queue", "routing_key", "exchange", "expires", "delivery_mode", "compression", "time_limit", "soft_time_limit")
+#: Headers and properties that differ between messages.
+_FILLED_IN = ("id", "root_id", "parent_id", "argsrepr", "kwargsrepr", "correlation_id", "reply_to")
 #: Errors while connecting. The server was not reached, so a retry can't send twice.
 _CONNECTING = (redis.ConnectionError, redis.TimeoutError, OSError)
 
@@ -163,67 +163,30 @@ class DirectPublisher:
 
 
 class TaskTemplate:
-    """The messages of one task to one queue, as Celery makes them: the constant parts, and the places of the others."""
+    """The messages of one task to one queue, as Celery makes them: its code makes one, and what does not differ is kept."""
 
     def __init__(self, app: Celery, task: str, queue: str, *, ignore_result: bool | None) -> None:
-        mark = uuid4().hex
-        place = {name: f"{mark}:{name}" for name in ("id", "args", "kwargs", "body", "time", "tag", "reply", "root", "parent")}
-        made = app.amqp.create_task_message(
-            place["id"],
-            task,
-            (),
-            {},
-            argsrepr=place["args"],
-            kwargsrepr=place["kwargs"],
-            ignore_result=ignore_result,
-            reply_to=place["reply"],
-            root_id=place["root"],
-            parent_id=place["parent"],
-        )
-        envelope = {
-            "body": place["body"],
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {"sent_at": place["time"], **made.headers},
-            "properties": {
-                **made.properties,
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": queue},
-                "priority": 0,
-                "body_encoding": "base64",
-                "delivery_tag": place["tag"],
-            },
-        }
-        # Numbers and null have no quotes. Those of the others are in what is filled in.
-        text = msgspec.json.encode(envelope)
-        #: Constant parts, alternating with the names of what is filled in: an id, the body, …
-        self._parts = re.split(rb'"%b:(id|args|kwargs|body|time|tag|reply|root|parent)"' % mark.encode(), text)
+        made = app.amqp.create_task_message("", task, (), {}, ignore_result=ignore_result)
+        headers = {name: value for name, value in made.headers.items() if name not in _FILLED_IN}
+        properties = {name: value for name, value in made.properties.items() if name not in _FILLED_IN}
+        self._template = MessageTemplate(queue, headers, properties)
         #: What Celery puts at the end of a body, instead of the empty object.
-        self._embed = msgspec.json.encode(made.body[2])
+        self._end = json_text(made.body[2]) + b"]"
 
     def fill(
         self, message_id: str, body: bytes, shown_args: str, shown_kwargs: str, reply_to: str, root_id: str | None, parent_id: str | None
     ) -> bytes:
         """The raw message. `body`: the JSON of `[args, kwargs, {}]`. `shown_args`, `shown_kwargs`: for monitors. `root_id`: None if it is the
         first message of its chain."""
-        quoted = _json(message_id)
-        values = {
-            b"id": quoted,
-            b"tag": quoted,
-            b"args": _json(shown_args),
-            b"kwargs": _json(shown_kwargs),
-            b"body": b'"%b"' % base64.b64encode(body[:-3] + self._embed + b"]"),
-            b"time": b"%.6f" % time.time(),
-            b"reply": b'"%b"' % reply_to.encode(),
-            b"root": quoted if root_id is None else _json(root_id),
-            b"parent": b"null" if parent_id is None else _json(parent_id),
-        }
-        parts = list(self._parts)
-        parts[1::2] = [values[name] for name in parts[1::2]]
-        return b"".join(parts)
-
-
-_json = msgspec.json.encode
+        parent = NO_PARENT if parent_id is None else b',"parent_id":' + json_text(parent_id)
+        return self._template.fill(
+            escape(message_id),
+            b"%.6f" % time.time(),
+            body[:-3] + self._end,
+            b'%b,"argsrepr":%b,"kwargsrepr":%b' % (parent, json_text(shown_args), json_text(shown_kwargs)),
+            None if root_id is None else escape(root_id),
+            b'"reply_to":"%b",' % reply_to.encode(),
+        )
 
 
 def _uncertain(error: Exception, message_id: str, queue: str) -> OperationalError:

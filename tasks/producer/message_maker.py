@@ -8,7 +8,7 @@ from typing import Any
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError
-from celery_partitions.model.message_writer import MessageTemplate, escape, unescape
+from celery_partitions.model.message_writer import NO_PARENT, MessageTemplate, escape, unescape
 from celery_partitions.model.values import dump_value
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.names import INGRESS
@@ -31,8 +31,8 @@ class MessageMaker:
         ignore_result = not (ids_are_known and computation.replies)
         #: The queue of each partition, by its name in Celery.
         self._queue_names = [names.queue_name(str(number)) for number in partitions]
-        self._templates = [MessageTemplate(computation.name, queue, origin, ignore_result) for queue in self._queue_names]
-        self._to_ingress = MessageTemplate(computation.name, names.queue_name(INGRESS), origin)
+        self._templates = [MessageTemplate.small(computation.name, queue, origin, ignore_result) for queue in self._queue_names]
+        self._to_ingress = MessageTemplate.small(computation.name, names.queue_name(INGRESS), origin)
 
     def make(self, message: Any, name: bytes, sent_at: bytes) -> tuple[int, bytes]:
         """The partition of a message, and the raw message. Raises `MessageError` for an invalid message, and `KeyExtractionError` for one
@@ -45,7 +45,7 @@ class MessageMaker:
         if self._tracing is None:
             return partition, template.fill(name, sent_at, body)
         carrier = self._tracing.created(self.computation.name, self._queue_names[partition], unescape(name), lambda: key)
-        return partition, template.fill(name, sent_at, body, b',"parent_id":null' + encode_headers(carrier))
+        return partition, template.fill(name, sent_at, body, NO_PARENT + encode_headers(carrier))
 
     def make_without_key(self, message: Any, name: bytes, sent_at: bytes) -> bytes:
         """The raw message for the ingress. A worker extracts its key, or makes a dead letter that says why there is none."""

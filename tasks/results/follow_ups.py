@@ -109,7 +109,7 @@ class FollowUps:
             request = {**request, "args": [], "kwargs": {}}  # not needed, and possibly long
         about = f'{{"request":{dumps(request)},"result":{result},"state":{dumps(state)},"traceback":{dumps(traceback)}}}'
         body = f"[[],{about},{{}}]".encode()
-        template = MessageTemplate(FOLLOW_UP, self.installation.group.names.queue_name(partition), self.node)
+        template = MessageTemplate.small(FOLLOW_UP, self.installation.group.names.queue_name(partition), self.node)
         seal = b',"seal":' + json_text(self.seal(body))
         return FollowUp(template.fill(json_text(f"{request['id']}:follow-up")[1:-1], b"null", body, seal + more_headers))
 

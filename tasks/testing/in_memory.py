@@ -191,7 +191,7 @@ class Harness(View):
             due = datetime.fromtimestamp(self._keyspace.now + countdown, UTC)
             more += b',"eta":' + json_text(due.isoformat())
         names = installation.group.names
-        template = MessageTemplate(source.name, names.queue_name(partition), "harness")
+        template = MessageTemplate.small(source.name, names.queue_name(partition), "harness")
         raw = template.fill(escape(name), json_text(self._keyspace.now), body, more)
         self.installation.group.client.lpush(names.queue(partition), raw)
         return name

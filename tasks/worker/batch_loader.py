@@ -83,7 +83,7 @@ def load_due(client: redis.Redis, names: Names, owned: OwnedPartition) -> None:
 
 def load_parked_of(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch, items: list[Item]) -> None:
     """Load those of a batch's keys and lines that are parked, if not all parked keys are in memory."""
-    if owned.knows_all_parked or (batch.mailbox_of is not None and batch.line is None):
+    if owned.knows_all_parked:
         return
     assert owned.reading is not None
     places = dict.fromkeys(where for item in items for where in waits_in(item, owned.reading.place) if where not in owned.parked)

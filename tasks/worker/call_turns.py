@@ -96,6 +96,8 @@ class CallTurns:
         calls.passed_over = False
         closes = calls.open is not None and (last or self.in_flight.seconds_to_close(calls, calls.open, time.monotonic()) == 0)
         limit, max_ids, wait = loop.settings.batch_messages, loop.settings.deduplicate_ids, loop.settings.deploy_wait_seconds
+        if closes and calls.open is not None:
+            self.in_flight.note_closed(calls.open)
         planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, limit=limit, max_ids=max_ids, wait_seconds=wait)
         if planned is None:
             return False

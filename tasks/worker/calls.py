@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_partitions.model.caller import Call
@@ -22,11 +21,13 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import TimeLimitExceeded
 from celery_partitions.model.in_flight import LINGER_SECONDS, MAX_SHARED
 from celery_partitions.model.items import Item, Work, skipped_now
-from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.outcome import Outcome, Slot
+from celery_partitions.model.single_step import single_step
 from celery_partitions.model.step import StepMachine
 from celery_partitions.model.step_rules import StepRules
 from celery_partitions.store.leases import Lease
 from celery_partitions.worker.daemon_pool import DaemonPool
+from celery_partitions.worker.key_runs import Ended, KeyRun, is_dropped
 from celery_partitions.worker.time_limits import INTERRUPT_SECONDS, TimeLimits, over_the_limit
 
 if TYPE_CHECKING:
@@ -34,84 +35,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery.worker.partitions")
 
+#: How long the calls of a partition share their rules, with the server's time. Making them takes as long as a tenth of a short call.
+RULES_SECONDS = 0.002
 #: How often the watchdog looks for calls that ignored their time limit.
 WATCH_SECONDS = 0.25
 
-Slots = dict[str, dict[str, "Slot | Unreadable"]]
+#: What a call returned, or the exception that it raised.
+_Result = tuple[Any, BaseException | None]
 Hangs = Callable[[tuple[Lease, Work], str], None]
 
 
-@dataclass(slots=True, eq=False)
-class KeyRun:
-    """Some messages of one key, to be called in order. The partition loop makes it; while it runs only the call thread changes `slots`."""
+class _StageCalls:
+    """The calls of one computation. Only the call thread uses it."""
 
-    owned: OwnedPartition
-    key: str
-    #: The messages, oldest first. Those that are committed leave both lists; only the partition loop changes them.
-    items: list[Item]
-    #: The key's states, by computation name and key. They are not in the partition's cache meanwhile.
-    slots: Slots
-    #: The states' bytes in Redis, by computation name.
-    base: dict[str, bytes | None]
-    #: The stage that waits, whose `concurrency` it uses.
-    stage: Computation
-    #: The number of the first message's try, and its error if it exceeded its time limit before and is not called again.
-    attempt: int = 1
-    failed: str | None = None
-    #: The first message has waited long enough for a readable state.
-    waited_out: bool = False
-    #: Its messages are still in the queue, because their batch is not committed.
-    from_queue: bool = True
-    #: Bytes of its messages and states.
-    size: int = 0
-    #: By `time.monotonic`.
-    began: float = field(default_factory=time.monotonic)
-    #: What became of its first messages, in order. Not committed yet. Only the partition loop uses it.
-    outcomes: list[Outcome] = field(default_factory=list)
-    #: Nothing more will come of it. Only the partition loop uses it.
-    is_over: bool = False
-    cancelled: bool = False
-    #: The next message must not start any more.
-    stopping: bool = False
-
-    @property
-    def raws(self) -> list[bytes]:
-        return [item.raw for item in self.items]
-
-
-def is_dropped(run: KeyRun) -> bool:
-    """Whether the partition loop cancelled it meanwhile."""
-    return run.cancelled
-
-
-class Ended:
-    """What ended of one partition and was not collected yet. The call thread adds, the partition loop collects."""
-
-    def __init__(self) -> None:
-        self._outcomes: deque[tuple[KeyRun, Outcome | None, bool]] = deque()
-        #: Runs that the call thread has not finished. Only the call thread changes it.
-        self.running = 0
-        #: When the oldest of the outcomes was added, and when the newest (`time.monotonic`).
-        self.since: float | None = None
-        self.last = 0.0
-
-    def add(self, run: KeyRun, outcome: Outcome | None, is_over: bool) -> None:
-        """`outcome`: None after an internal error, or if the run stopped before its next message."""
-        self.last = time.monotonic()
-        if self.since is None:
-            self.since = self.last
-        self._outcomes.append((run, outcome, is_over))
-
-    def collect(self) -> list[tuple[KeyRun, Outcome | None, bool]]:
-        found = []
-        self.since = None
-        with suppress(IndexError):
-            while True:
-                found.append(self._outcomes.popleft())
-        return found
-
-    def __len__(self) -> int:
-        return len(self._outcomes)
+    def __init__(self, concurrency: int) -> None:
+        #: How many more calls may run.
+        self.free = concurrency
+        #: This many ended calls are worth a turn of the partition loop.
+        self.many = min(MAX_SHARED, max(1, concurrency // 2))
+        #: Runs that were submitted and have not begun.
+        self.waiting: deque[tuple[KeyRun, Ended]] = deque()
 
 
 class CallThread(threading.Thread):
@@ -140,7 +83,8 @@ class CallThread(threading.Thread):
         self._error: BaseException | None = None
         self._pools: dict[str, DaemonPool] = {}
         self._limits = threading.local()
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[str, str], tuple[KeyRun, asyncio.Task[None]]] = {}
+        self._stages: dict[Computation, _StageCalls] = {}
         #: Calls with a time limit, except in threads, which have watchdogs of their own: when the watchdog steps in, the limit, and for what.
         self._limited: dict[int, tuple[float, float, Lease, Work]] = {}
         self._stopping = asyncio.Event()
@@ -198,31 +142,57 @@ class CallThread(threading.Thread):
                 self.resources = cast(Mapping[str, Any], entered or {})
             self._ready.set()
             await self._stopping.wait()
-            tasks = list(self._tasks.values())
+            tasks = [task for _, task in self._tasks.values()]
             for task in tasks:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=INTERRUPT_SECONDS)
 
     def _start(self, runs: list[KeyRun], ended: Ended) -> None:
-        rules: StepRules | None = None
-        tasks, create = self._tasks, self._loop.create_task
         for run in runs:
             if run.cancelled:
                 continue
-            if rules is None:
-                rules = self.rules(run.owned)
-            place = run.owned.partition, run.key
             ended.running += 1
-            tasks[place] = create(self._run_key(run, ended, tasks.get(place), rules))
+            stage_calls = self._stages.get(run.stage)
+            if stage_calls is None:
+                stage_calls = self._stages[run.stage] = _StageCalls(self.concurrency(run.stage))
+            if stage_calls.free <= 0:
+                stage_calls.waiting.append((run, ended))
+                continue
+            stage_calls.free -= 1
+            self._begin(run, ended, stage_calls)
+
+    def _begin(self, run: KeyRun, ended: Ended, stage_calls: _StageCalls) -> None:
+        place = run.owned.partition, run.key
+        before = self._tasks.get(place)
+        task = self._loop.create_task(self._run_key(run, ended, stage_calls, None if before is None else before[1]))
+        self._tasks[place] = run, task
+
+    def _begin_next(self, stage_calls: _StageCalls) -> None:
+        """A call has ended: begin the next one."""
+        stage_calls.free += 1
+        while stage_calls.waiting and stage_calls.free > 0 and not self._stopping.is_set():
+            run, ended = stage_calls.waiting.popleft()
+            if run.cancelled:
+                ended.running -= 1
+                continue
+            stage_calls.free -= 1
+            self._begin(run, ended, stage_calls)
 
     def _cancel(self, runs: list[KeyRun]) -> None:
         for run in runs:
-            task = self._tasks.get((run.owned.partition, run.key))
-            if task is not None:
-                task.cancel()
+            current = self._tasks.get((run.owned.partition, run.key))
+            if current is not None and current[0] is run:
+                current[1].cancel()
 
-    async def _run_key(self, run: KeyRun, ended: Ended, before: asyncio.Task[None] | None, rules: StepRules) -> None:
+    def _rules_now(self, owned: OwnedPartition, ended: Ended) -> StepRules:
+        """The rules for a call that begins now. Calls that begin together share them."""
+        now = self._loop.time()
+        if ended.rules is None or now >= ended.rules_until:
+            ended.rules, ended.rules_until = self.rules(owned), now + RULES_SECONDS
+        return ended.rules
+
+    async def _run_key(self, run: KeyRun, ended: Ended, stage_calls: _StageCalls, before: asyncio.Task[None] | None) -> None:
         items, is_over = tuple(run.items), False
         try:
             if before is not None:
@@ -234,10 +204,9 @@ class CallThread(threading.Thread):
                     is_over = True
                     ended.running -= 1
                     ended.add(run, None, is_over)
-                    self._announce(ended)
+                    self._announce(ended, stage_calls)
                     return
-                if number:
-                    rules = self.rules(run.owned)
+                rules = self._rules_now(run.owned, ended)
                 if isinstance(item, Work):
                     item = skipped_now(item, rules.now, self.revoked) or item
                 outcome = await self._call(run, item, rules, number == 0)
@@ -247,7 +216,7 @@ class CallThread(threading.Thread):
                 if is_over:
                     ended.running -= 1
                 ended.add(run, outcome, is_over)
-                self._announce(ended)
+                self._announce(ended, stage_calls)
                 if is_over:
                     return
         except asyncio.CancelledError:
@@ -258,35 +227,58 @@ class CallThread(threading.Thread):
         finally:
             if not is_over:
                 ended.running -= 1
-                self._announce(ended)
+                self._announce(ended, stage_calls)
             place = run.owned.partition, run.key
-            if self._tasks.get(place) is asyncio.current_task():
+            current = self._tasks.get(place)
+            if current is not None and current[0] is run:
                 del self._tasks[place]
+            self._begin_next(stage_calls)
 
     async def _call(self, run: KeyRun, item: Item, rules: StepRules, is_first: bool) -> Outcome:
         """Process one message. Its states are pickled, so that a failure of the next one rolls back to here without calling this one again."""
-        first = {"attempt": run.attempt, "failed": run.failed, "waited_out": run.waited_out} if is_first else {}
-        machine = StepMachine([item], run.slots, rules, mailbox_of=run.key, **cast(dict[str, Any], first))
-        while (call := machine.call) is not None:
+        attempt, failed, waited_out = (run.attempt, run.failed, run.waited_out) if is_first else (1, None, False)
+        single = None if failed is not None else single_step(item, run.slots, rules, attempt)
+        result: _Result | None = None
+        outcome = None
+        if single is not None:
+            single.outbox.enter()
             try:
-                with machine.outbox.active():
-                    value = await self._invoke(run, call)
-            except asyncio.CancelledError as error:
-                if run.cancelled or self._stopping.is_set():
-                    run.cancelled = True
-                    raise
-                machine.raised(error)  # the computation itself was cancelled by something that it awaits
-            except BaseException as error:
-                machine.raised(error)
-            else:
-                machine.returned(value)
-        outcome = machine.outcome
+                result = await self._result_of(run, single.call)
+            finally:
+                single.end()
+            if result[1] is None:
+                outcome = single.outcome()
+        if outcome is None:
+            machine = StepMachine([item], run.slots, rules, mailbox_of=run.key, attempt=attempt, failed=failed, waited_out=waited_out)
+            while machine.call is not None:
+                if result is None:
+                    machine.outbox.enter()
+                    result = await self._result_of(run, machine.call)
+                value, error = result
+                result = None
+                if error is None:
+                    machine.returned(value)
+                else:
+                    machine.raised(error)
+            outcome = machine.outcome
         for name, states in outcome.states.items():
             for key, stored in states.items():
                 slot = run.slots[name][key]
                 if type(slot) is Slot:
                     slot.stored = stored
         return outcome
+
+    async def _result_of(self, run: KeyRun, call: Call) -> _Result:
+        """What a call returned, or raised. Raises `CancelledError` if the run was cancelled."""
+        try:
+            return await self._invoke(run, call), None
+        except asyncio.CancelledError as error:
+            if run.cancelled or self._stopping.is_set():
+                run.cancelled = True
+                raise
+            return None, error  # the computation itself was cancelled by something that it awaits
+        except BaseException as error:
+            return None, error
 
     async def _invoke(self, run: KeyRun, call: Call) -> Any:
         computation = call.computation
@@ -336,10 +328,12 @@ class CallThread(threading.Thread):
             limits = self._limits.of_thread = TimeLimits(self.hangs)
         return limits.call(function, arguments, seconds, about)
 
-    def _announce(self, ended: Ended) -> None:
+    def _announce(self, ended: Ended, stage_calls: _StageCalls) -> None:
         """Wake the partition loop when there is something to do: soon, so that calls that end together share a commit."""
-        if ended.running <= 0 or len(ended) >= MAX_SHARED:
-            self.wake()
+        if ended.running <= 0 or len(ended) >= stage_calls.many:
+            if not ended.is_announced:
+                ended.is_announced = True
+                self.wake()
         elif id(ended) not in self._timers:
             self._timers[id(ended)] = self._loop.call_later(LINGER_SECONDS, self._wake_for, id(ended))
 
@@ -365,6 +359,7 @@ class CallThread(threading.Thread):
         with suppress(RuntimeError):
             current = asyncio.current_task(self._loop)
             for one in late:
-                if current is not None and self._tasks.get((one[2].partition, one[3].key)) is current:
+                known = self._tasks.get((one[2].partition, one[3].key))
+                if current is not None and known is not None and known[1] is current:
                     return one
         return None

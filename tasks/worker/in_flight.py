@@ -38,11 +38,12 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import read_mailboxes
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import load_slots
-from celery_partitions.worker.calls import CallThread, KeyRun
+from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.in_flight_commit import PlannedCalls, finish
 from celery_partitions.worker.isolation import LeaseLost, verdict_on
+from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import MAX_IDLE_SECONDS, Batch, OwnedPartition
+from celery_partitions.worker.owned import MAX_IDLE_SECONDS, MIN_ASKED, Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls, Suspects
 from celery_partitions.worker.unwritable import lies_in_the_outcome
 from celery_partitions_config.settings import Settings
@@ -57,6 +58,8 @@ MAX_STARTS = 500
 SUSPECTS_TOGETHER = 14
 #: A full computation is given messages again when half of its calls have ended, or after this time when any has.
 REFILL_SECONDS = 0.02
+#: At most this many times `concurrency` calls are handed to the call thread.
+MAX_AHEAD = 8
 #: How often the loop looks whether the calls of a partition that it gives up have ended.
 LEAVING_SECONDS = 0.05
 
@@ -78,6 +81,8 @@ class InFlight:
         #: Calls in flight by stage, and the bytes of all.
         self.counts = Counter[str]()
         self.bytes = 0
+        #: How many times `concurrency` calls are handed over at once, by stage.
+        self.ahead: dict[Computation, int] = {}
         self.suspects = Suspects()
         self._waiting: dict[Computation, Computation | None] = {}
 
@@ -97,7 +102,25 @@ class InFlight:
     def use(self) -> tuple[dict[str, int], dict[str, int]]:
         """Calls in flight by computation, and how many there may be: for the worker's report."""
         stages = {stage.name: stage for stage in self._waiting.values() if stage is not None}
-        return {name: self.counts[name] for name in stages}, {name: self.limit(stage) for name, stage in stages.items()}
+        limits = {name: self.limit(stage) for name, stage in stages.items()}
+        return {name: min(self.counts[name], limit) for name, limit in limits.items()}, limits
+
+    def room(self, stage: Computation) -> int:
+        """How many calls of a stage may be handed to the call thread. More than may run, if they are short: then it need not wait for the
+        loop between them."""
+        return self.limit(stage) * self.ahead.get(stage, 1)
+
+    def note_closed(self, opened: OpenBatch) -> None:
+        """A batch is committed. Learn from it how many calls to hand over."""
+        stage = next((run.stage for run in opened.runs.values()), None)
+        if stage is None:
+            return
+        ahead, seconds = self.ahead.get(stage, 1), time.monotonic() - opened.began
+        if opened.left > 0 or seconds > 2 * BATCH_SECONDS:
+            ahead = 1
+        elif seconds < BATCH_SECONDS / 2 and len(opened.runs) * 2 > self.limit(stage):
+            ahead = min(ahead * 2, MAX_AHEAD)
+        self.ahead[stage] = ahead
 
     def takes(self, record: ParkedKey) -> bool:
         """Whether a parked key's next message probably runs outside the loop. The lines of tasks are the loop's."""
@@ -160,6 +183,16 @@ class InFlight:
             self.counts[run.stage.name] -= 1
             self.bytes -= run.size
 
+    def next_batch(self, owned: OwnedPartition) -> Batch | None:
+        """The next messages of the queue: not many more than can start, because the others would be read again."""
+        calls, messages = self.of(owned), owned.messages
+        if not messages:
+            return None
+        if calls.full is None:
+            return Batch(messages)
+        free = self.room(calls.full) - self.counts[calls.full.name]
+        return Batch(messages[: max(free + free // 4, MIN_ASKED)])
+
     def divide(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Division:
         """Who calls the messages of a batch. In a batch of a mailbox, the step gets the messages before the first that waits."""
         calls = self.of(owned)
@@ -182,7 +215,7 @@ class InFlight:
             if item.key in calls.runs:
                 return True  # an older run of these messages, which may go on
             in_flight = self.counts[stage.name] + begun[stage.name]
-            if in_flight >= self.limit(stage) or (self.bytes + size > self.settings.bytes_in_flight and (begun or self.bytes)):
+            if in_flight >= self.room(stage) or (self.bytes + size > self.settings.bytes_in_flight and (begun or self.bytes)):
                 return False
             begun[stage.name] += 1
             size += len(item.raw)
@@ -312,7 +345,7 @@ class InFlight:
             known = None if record.task is None else self.computations.get(record.task)
             stage = None if known is None else self.waiting(known)
             if stage is not None:
-                if self.counts[stage.name] + begun[stage.name] >= self.limit(stage) or self.bytes > self.settings.bytes_in_flight:
+                if self.counts[stage.name] + begun[stage.name] >= self.room(stage) or self.bytes > self.settings.bytes_in_flight:
                     later.append((due, key))
                     if len(later) > MAX_STARTS:
                         break
@@ -484,6 +517,6 @@ class InFlight:
             return True
         if self.bytes > self.settings.bytes_in_flight and self.counts.total():
             return False
-        limit = self.limit(calls.full)
+        limit = self.room(calls.full)
         free = limit - self.counts[calls.full.name]
         return free * 2 >= limit or (free > 0 and time.monotonic() - calls.full_since >= REFILL_SECONDS)

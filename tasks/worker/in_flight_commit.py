@@ -17,6 +17,7 @@ from celery_partitions.model.effects import (
     DropDeadLetter,
     Effect,
     EndIsolation,
+    FollowUp,
     MoreEffects,
     ParkedKey,
     TakeFromMailbox,
@@ -29,10 +30,10 @@ from celery_partitions.store.commands import commands_of_effects
 from celery_partitions.store.commits import Commit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
-from celery_partitions.worker.calls import KeyRun
+from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
-from celery_partitions.worker.planned_commit import PlannedCommit
+from celery_partitions.worker.planned_commit import PlannedCommit, next_look
 
 Replies = Callable[[OwnedPartition, Batch, Outcome], list[MoreEffects]]
 
@@ -121,7 +122,7 @@ class _Plan:
     def waiting(self, one: Waiting, before: ParkedKey | None) -> ParkedKey:
         """The record of a key whose state can't be read, or of a task's line."""
         since = before.since if before is not None and before.waits_for_code else self.now
-        due = min(self.now + one.seconds, max(self.now, since + self.wait_seconds))
+        due = next_look(self.now, one.seconds, since + self.wait_seconds)
         return ParkedKey(due, one.attempt + 1, one.error, message_id=one.message_id, task=one.task, since=since, reason=one.reason)
 
     def running(self, raw: bytes | None, attempt: int = 1, since: float | None = None) -> ParkedKey:
@@ -220,6 +221,8 @@ def plan_calls(
     ask = limit if not owned.messages else 0
     if closing is not None:
         ask = owned.ask_after(closing.batch, len(taken), limit)
+        if calls.full is not None and len(owned.messages) - len(taken) >= ask // 4 and not any(type(one) is FollowUp for one in outcome.effects):
+            ask = 0  # the next messages are known
     commit = Commit(
         lease=owned.lease,
         commit_number=owned.commit_number,

@@ -6,27 +6,17 @@ import logging
 import random as system_random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 import redis
 
 from celery_partitions.model.errors import SetupError
-from celery_partitions.model.escaping import escape
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.client import connect
-from celery_partitions.store.leases import (
-    GRACE_SECONDS,
-    RENEWALS_PER_LEASE,
-    UNKNOWN_CODE,
-    Share,
-    balance,
-    leases_of,
-    release,
-)
+from celery_partitions.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE, Share, balance, leases_of, release
 from celery_partitions.store.names import Names
-from celery_partitions.store.worker_code import Refusal, WorkerCode
 from celery_partitions.worker.backoff import LONGEST_SECONDS, Backoff
 from celery_partitions_config.settings import Settings
 
@@ -62,19 +52,22 @@ class LeaseKeeper(threading.Thread):
         introduce: Callable[[], None] = lambda: None,
         loop_fails: Callable[[], bool] = lambda: False,
         *,
+        tasks: Callable[[], Iterable[str]] = tuple,
+        lacks: Callable[[], Iterable[tuple[str, str]]] = tuple,
         client: redis.Redis | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = system_random.random,
         make_event: Callable[[], Event] = threading.Event,
-        code: WorkerCode = UNKNOWN_CODE,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self.settings, self.names, self.topology, self.worker, self.pins = settings, names, topology, worker, pins
-        self.on_share, self.code = on_share, code
+        self.on_share = on_share
         #: Called after each new connection: the server may have come back empty. Raises `SetupError` if it belongs to another group.
         self.introduce = introduce
         #: Whether the loop cannot work. Then the worker claims nothing new, and does not hold for long what it has.
         self.loop_fails = loop_fails
+        #: The tasks that this worker knows, and (partition, task) for messages that wait for one that it does not know.
+        self.tasks, self.lacks = tasks, lacks
         #: Not a member of the group: it has not started, or has given its partitions up.
         self._away = True
         self._patience_seconds = max(PATIENCE_LEASES * settings.lease_seconds, PATIENCE_SECONDS + settings.redis_timeout_seconds)
@@ -86,8 +79,6 @@ class LeaseKeeper(threading.Thread):
         self._lost_since: float | None = None
         self._refused = ""
         self._faults: dict[str, str] = {}
-        #: The partitions whose states this worker's code cannot read.
-        self._unreadable: dict[str, Refusal] = {}
         # No wait is longer than the time between two renewals, so that leases still valid when the server returns do not expire.
         self._backoff = Backoff(random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
 
@@ -151,8 +142,8 @@ class LeaseKeeper(threading.Thread):
             partitions=self.topology.partitions,
             pins=self.pins,
             isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
-            code=self.code,
-            refused=self._unreadable,
+            tasks=self.tasks(),
+            lacks=self.lacks(),
         )
         if self._lost_since is not None:
             logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", self.clock() - self._lost_since)
@@ -162,18 +153,7 @@ class LeaseKeeper(threading.Thread):
             if self._faults.get(partition) != fault:
                 logger.error("partition %s: cannot claim it (%s); retrying until it works", partition, fault)
         self._faults = dict(share.faults)
-        self.say_unreadable(share)
         return share
-
-    def say_unreadable(self, share: Share) -> None:
-        """Log once, for all partitions that became unreadable for the same reason."""
-        new: dict[str, list[str]] = {}
-        for partition, why in share.refused.items():
-            if self._unreadable.get(partition) != why:
-                new.setdefault(str(why), []).append(partition)
-        for text, found in new.items():
-            logger.error("partitions: this worker may not have partition %s: %s", ", ".join(found), escape(text))
-        self._unreadable = dict(share.refused)
 
     def listen(self, changes: redis.client.PubSub, share: Share) -> None:
         """Wait until the leases must be renewed, another worker's lease expires, or a change is announced."""

@@ -49,6 +49,8 @@ POLL_SECONDS = 0.005
 CONNECTIONS = 3
 #: If the connection breaks this often during one commit while the server answers, the server refuses that commit.
 REFUSALS = 3
+#: The most waiting tasks of a partition that are reported to other workers.
+MAX_LACKS = 20
 #: How long a stopping worker keeps trying to write a commit while the server does not answer.
 LAST_TRY_SECONDS = 3.0
 
@@ -97,6 +99,12 @@ class PartitionLoop(threading.Thread):
         """Stop after the current batch is committed."""
         self._finishing = True
         self.waiting.wake()
+
+    def lacks(self) -> list[tuple[str, str]]:
+        """(partition, task) for messages that wait for a task that this worker does not know. Not all, if they are many."""
+        pairs = {(owned.partition, task) for owned in list(self.owned_partitions.values()) for task in list(owned.lacks.values())[:MAX_LACKS]}
+        known = self.installation.computations, self.observer.plain_tasks
+        return [pair for pair in pairs if not any(pair[1] in names for names in known)]
 
     @property
     def is_dropping(self) -> bool:
@@ -196,11 +204,15 @@ class PartitionLoop(threading.Thread):
             messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
             record = owned.parked[key]
             waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
+            if record.reason == "unknown-task" and record.task in self._share.known_elsewhere:
+                waited_out = False  # the partition goes to that worker, or its messages wait until it is free
             return Batch(messages, key, record.attempt, length, waited_out=waited_out)
         if owned.calls is not None and owned.calls.open is not None:
             return None
         if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN):
             return None
+        if owned.calls is not None and self.calls is not None:
+            return self.calls.in_flight.next_batch(owned)
         return Batch(owned.messages) if owned.messages else None
 
     def peek(self, owned: OwnedPartition) -> bool:
@@ -251,8 +263,6 @@ class PartitionLoop(threading.Thread):
         if planned is not None:
             self.settle()
             owned.on(Event.SENT)
-            if planned.commit.ask == 0 and batch.mailbox_of is None:
-                owned.messages = owned.messages[planned.commit.taken :]
             began = self.clock.monotonic()
             self.pending = PendingCommit(owned, batch, outcome, planned, self.begin(planned.commit), began)
 
@@ -282,7 +292,7 @@ class PartitionLoop(threading.Thread):
             owned.forget_all()
             raise
         # A commit asks for no messages if those in memory come next.
-        kept = [] if pending.planned.commit.ask else owned.messages
+        kept = [] if pending.planned.commit.ask else owned.messages_after(pending.planned.commit)
         if reply.status == "moved" and pending.sent is not None and pending.batch.messages:  # else Redis may have lost data
             self.foreign_consumers.commit_refused(owned, pending.batch, reply)
         if self.judge(owned, reply):
@@ -290,8 +300,10 @@ class PartitionLoop(threading.Thread):
                 owned.messages = kept
             self.faults.written()
             widen(owned, self.settings.batch_messages)
-            planned = pending.planned
+            planned, lacked = pending.planned, bool(owned.lacks)
             owned.follow(pending.outcome, planned.parked, planned.ended, planned.commit.mailbox_of)
+            if owned.lacks and not lacked:
+                self.wake_keeper()  # another worker may know the task
             if pending.calls is not None:
                 calls_committed(owned, pending.calls)
             held = sum(one.number is not None for one in self.owned_partitions.values())

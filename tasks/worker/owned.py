@@ -16,7 +16,7 @@ from celery_partitions.model.items import Reading
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.own_lines import is_own_line
 from celery_partitions.model.task_lines import partition_of_line
-from celery_partitions.store.commits import Reply
+from celery_partitions.store.commits import Commit, Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
 from celery_partitions.worker.partition_calls import PartitionCalls
@@ -83,6 +83,8 @@ class OwnedPartition:
     lines: set[str] = field(default_factory=set)
     #: Those that are own lines of computations.
     own_lines: set[str] = field(default_factory=set)
+    #: Parked keys and lines whose messages wait for a task that this worker does not know, with the task.
+    lacks: dict[str, str] = field(default_factory=dict)
     #: Whether parked keys were loaded under this lease.
     parked_loaded: bool = False
     #: A heap of (due time, parked key), without keys that wait for an operator. An entry that contradicts `parked` is out of date.
@@ -180,6 +182,7 @@ class OwnedPartition:
         self.knows_all_parked, self.unread_due = are_all, math.inf if are_all else 0.0
         self.lines = {key for key in parked if partition_of_line(key) is not None}
         self.own_lines = set(filter(is_own_line, parked))
+        self.lacks = {key: fact.task for key, fact in parked.items() if fact.reason == "unknown-task" and fact.task}
         self.on(Event.LOADED)
         self.index_parked()
 
@@ -188,11 +191,21 @@ class OwnedPartition:
         self.parked.update(parked)
         self.mailbox_lengths.update(mailbox_lengths)
         for key, record in parked.items():
-            if partition_of_line(key) is not None:
-                self.lines.add(key)
-            self.note_due(key, record)
-            if self.calls is not None:
-                self.calls.note_parked(key, record)
+            self.note_parked(key, record)
+
+    def note_parked(self, key: str, record: ParkedKey) -> None:
+        """Note what follows from a record that is new in `parked`."""
+        if partition_of_line(key) is not None:
+            self.lines.add(key)
+        elif is_own_line(key):
+            self.own_lines.add(key)
+        if record.reason == "unknown-task" and record.task:
+            self.lacks[key] = record.task
+        else:
+            self.lacks.pop(key, None)
+        self.note_due(key, record)
+        if self.calls is not None:
+            self.calls.note_parked(key, record)
 
     def must_read_due(self) -> bool:
         """Whether to read from Redis which keys are due, because few of those in memory are."""
@@ -291,6 +304,10 @@ class OwnedPartition:
         if edit_version > self.edit_version or paused != self.paused:
             self.forget_all()
 
+    def messages_after(self, commit: Commit) -> list[bytes]:
+        """The known messages of the queue that a commit leaves there."""
+        return self.messages if commit.mailbox_of is not None or not commit.taken else self.messages[commit.taken :]
+
     def ask_after(self, batch: Batch, taken: int, limit: int) -> int:
         """How many messages to ask for after this many of the batch were taken. Messages that do not run next would be read again."""
         if batch.next_group is not None and self.to_isolate > taken:
@@ -315,17 +332,12 @@ class OwnedPartition:
             self.parked.pop(ended, None)
             self.lines.discard(ended)
             self.own_lines.discard(ended)
+            self.lacks.pop(ended, None)
             self.mailbox_lengths.pop(ended, None)
             if self.calls is not None:
                 self.calls.running.discard(ended)
         for key, fact in parked.items():
-            if fact.reason == "unknown-task":
-                self.lines.add(key)
-            if is_own_line(key):
-                self.own_lines.add(key)
-            self.note_due(key, fact)
-            if self.calls is not None:
-                self.calls.note_parked(key, fact)
+            self.note_parked(key, fact)
 
 
 def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> tuple[list[OwnedPartition], float]:

@@ -13,7 +13,7 @@ from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.deduplication import SeenIds
-from celery_partitions.worker.calls import Ended, KeyRun
+from celery_partitions.worker.key_runs import Ended, KeyRun
 
 if TYPE_CHECKING:
     from celery_partitions.worker.owned import Batch, OwnedPartition

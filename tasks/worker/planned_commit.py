@@ -130,6 +130,11 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
     return parked
 
 
+def next_look(now: float, seconds: float, until: float) -> float:
+    """When waiting messages are looked at next: after `seconds`, and at `until`, when they may have waited long enough."""
+    return min(now + seconds, until) if until > now else now + seconds
+
+
 def _waiting_after(
     owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float, wait_seconds: float
 ) -> dict[str, ParkedKey]:
@@ -139,7 +144,7 @@ def _waiting_after(
         before = owned.parked[key] if key == batch.mailbox_of else None
         since = before.since if before is not None and before.waits_for_code else now
         waiting[key] = ParkedKey(
-            due=min(now + one.seconds, max(now, since + wait_seconds)),
+            due=next_look(now, one.seconds, since + wait_seconds),
             attempt=one.attempt + 1,
             error=one.error,
             message_id=one.message_id,

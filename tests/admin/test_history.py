@@ -151,7 +151,6 @@ def test_the_rows_have_the_documented_fields() -> None:
         "queue": "q.0",
         "partition": "0",
         "owner": None,
-        "refused_to": [],
         "lease_age_seconds": None,
         "waiting": 4,
         "delayed": 0,

@@ -21,7 +21,7 @@ from celery_partitions_config.settings import Settings
 
 
 def message(sent_at: bytes, body: bytes = b"[[1],{},{}]") -> bytes:
-    return MessageTemplate("t", "partition.1", "here").fill(b"id", sent_at, body)
+    return MessageTemplate.small("t", "partition.1", "here").fill(b"id", sent_at, body)
 
 
 @pytest.fixture

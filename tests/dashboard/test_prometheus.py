@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.config.test_keda import SCALING_QUERY
 from tests.dashboard.test_grafana import EXPRESSIONS, QUERIES
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, pay
@@ -96,6 +97,7 @@ def test_every_panel_shows_something(prometheus: Prometheus, live: LiveGroup) ->
         found = prometheus.values(expression)
         # With no waiting messages there is no oldest one.
         assert found or "oldest_message_age" in text, f"{title}: {expression}"
+    prometheus.values(SCALING_QUERY)  # it can be parsed; an empty queue has no oldest message
     for query in QUERIES:
         assert query == "label_values(celery_partitions_up, group)"
     assert prometheus.ask("label/group/values", **{"match[]": "celery_partitions_up"}) == ["partition"]

@@ -15,7 +15,7 @@ README_LINES = 180
 GUIDE_LINES = 250
 
 #: The languages of blocks; those that run are in test_snippets.py.
-LANGUAGES = {"python", "sh", "js", "text", "json", "acl", "yaml", "procfile", "ini", "mermaid"}
+LANGUAGES = {"python", "sh", "js", "text", "json", "acl", "yaml", "procfile", "ini", "mermaid", "promql"}
 
 PAGES = [pytest.param(path, id=page_name(path)) for path in page_paths()]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_partitions.worker import in_flight_commit
-from celery_partitions.worker.calls import CallThread, KeyRun
+from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.in_flight import InFlight
+from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import OwnedPartition
 from tests.support.applications.waiting import app
 

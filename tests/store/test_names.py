@@ -40,6 +40,8 @@ def keys_of_group(names: Names) -> list[str]:
         names.changed,
         names.audit,
         names.draining,
+        names.tasks,
+        names.wanted,
         names.measurements,
         names.computations,
         names.reports,

@@ -7,26 +7,31 @@ from collections.abc import Callable
 import pytest
 
 from celery_partitions.model.own_lines import own_line
+from celery_partitions.worker import batch_loader
 from tests.fundamentals.application import record
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.sequences import Step
 from tests.support.applications.trouble import BROKEN, Trouble, alone
+from tests.support.wait import wait_until
 from tests.worker.by_hand import LoopByHand, loop_by_hand
 
 LINE = own_line("k", "alone")
 
 
-@pytest.fixture
-def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> LiveGroup:
+@pytest.fixture(params=["all in memory", "too many to load"])
+def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> LiveGroup:
+    if request.param == "too many to load":
+        monkeypatch.setattr(batch_loader, "MAX_LOADED", 0)
     live = make_live(PARTITIONS=1, PARTITIONS_RETRY_ATTEMPTS=0, PARTITIONS_RETRY_LONGEST_BACKOFF_SECONDS=1000)
     monkeypatch.setenv("REDIS_URL", live.env["REDIS_URL"])
     live.client.set(BROKEN, 1)
     return live
 
 
-def take(loop: LoopByHand) -> None:
+def take(loop: LoopByHand) -> object:
     loop.look_again()
     loop.take_turns()
+    return None
 
 
 def test_only_its_own_messages_wait_and_keep_their_order(live: LiveGroup) -> None:
@@ -48,8 +53,7 @@ def test_only_its_own_messages_wait_and_keep_their_order(live: LiveGroup) -> Non
         assert live.numbers_of(alone, "k") == [1]
         live.client.delete(BROKEN)
         assert live.group.dead_letters.retry([dead]) == 1
-        take(loop)
-        assert live.numbers_of(alone, "k") == [1, 2, 4, 5]
+        wait_until(lambda: take(loop) or live.numbers_of(alone, "k") == [1, 2, 4, 5])
         assert not live.dead_letters() and not live.group.parked_keys.of_key("k")
         assert live.client.keys("*mailbox*") == []
 
@@ -59,7 +63,6 @@ def test_an_operator_skips_the_message(live: LiveGroup) -> None:
         live.send(alone, [Trouble("k", 1, "fail"), Trouble("k", 2)])
         take(loop)
         assert live.group.parked_keys.skip(LINE, by="test") == "ok"
-        take(loop)
-        assert live.numbers_of(alone, "k") == [2]
+        wait_until(lambda: take(loop) or live.numbers_of(alone, "k") == [2])
         (dead,) = live.dead_letters()
         assert (dead.in_place, dead.key) == (False, "k")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -198,3 +199,50 @@ def test_the_names_of_lines() -> None:
     assert partition_of_line(line_of_task("x" * 10_000, "12")) == "12"
     assert line_of_task("x" * 10_000, "12") != line_of_task("x" * 10_001, "12")
     assert line_of_task("\ud800", "0").encode() and partition_of_line("record") is None
+
+
+def deliver_of_stage(loop: LoopByHand, live: LiveGroup, task: str, number: int, key: object = "key", queue: str = "partition.0") -> None:
+    """A message that a pipeline's stage has written: it shows its key."""
+    live.app.send_task(task, args=[{"key": "key", "number": number}], queue=queue, headers={"partition_key": key})
+    loop.look_again()
+    loop.take_turns()
+
+
+@pytest.mark.parametrize("queue", ["partition.0", "partition"])
+def test_a_message_that_shows_its_key_waits_in_the_order_of_its_key(make: Callable[[str], LiveGroup], queue: str) -> None:
+    live = make(LONG)
+    with worker_of(live, knows=True) as loop:
+        deliver_of_stage(loop, live, "of a newer version", 0, queue=queue)
+        deliver(loop, live, 1)
+        deliver(loop, live, 2, key="other")
+        assert live.numbers(record) == {"other": [2]}
+        (waiting,) = parked(live).values()
+        assert (waiting.key, waiting.reason, waiting.task, waiting.waiting) == ("key", "unknown-task", "of a newer version", 2)
+        assert loop.lacks() == [("0", "of a newer version")]
+        loop.owned.reading = None
+        loop.installation.computations = {**loop.installation.computations, "of a newer version": record.computation}
+        assert live.group.parked_keys.retry("key", by="test") == "ok"
+        deliver(loop, live, 3)
+        assert live.numbers_of(record, "key") == [0, 1, 2 + 1] and parked(live) == {} and loop.lacks() == []
+
+
+def test_a_message_that_shows_its_key_becomes_a_dead_letter_with_its_key(make: Callable[[str], LiveGroup]) -> None:
+    live = make(SHORT)
+    with worker_of(live, knows=True) as loop:
+        deliver_of_stage(loop, live, "of a newer version", 0)
+        deliver(loop, live, 1)
+        wait_dead(loop, live, 1)
+        (dead,) = live.dead_letters()
+        assert (dead.reason, dead.key) == ("unknown-task", "key") and live.numbers_of(record, "key") == [1]
+        deliver_of_stage(loop, live, "another", 2, key=["no key"])
+        wait_dead(loop, live, 2)
+
+
+def test_messages_do_not_die_while_another_worker_knows_their_task(make: Callable[[str], LiveGroup]) -> None:
+    live = make(SHORT)
+    with worker_of(live, knows=False) as loop:
+        loop.follow(replace(loop._share, known_elsewhere=frozenset(["record"])))
+        deliver(loop, live, 0, 1)
+        assert parked(live)[LINE].waiting == 2 and live.dead_letters() == []
+        loop.follow(replace(loop._share, known_elsewhere=frozenset()))
+        wait_dead(loop, live, 2)

@@ -1,0 +1,98 @@
+"""Some messages of one key that are called in order outside the loop's thread, and the outcomes of a partition's calls."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.items import Item
+from celery_partitions.model.outcome import Outcome, Slot, Unreadable
+from celery_partitions.model.step_rules import StepRules
+
+if TYPE_CHECKING:
+    from celery_partitions.worker.owned import OwnedPartition
+
+Slots = dict[str, dict[str, "Slot | Unreadable"]]
+
+
+@dataclass(slots=True, eq=False)
+class KeyRun:
+    """Some messages of one key, to be called in order. The partition loop makes it; while it runs only the call thread changes `slots`."""
+
+    owned: OwnedPartition
+    key: str
+    #: The messages, oldest first. Those that are committed leave both lists; only the partition loop changes them.
+    items: list[Item]
+    #: The key's states, by computation name and key. They are not in the partition's cache meanwhile.
+    slots: Slots
+    #: The states' bytes in Redis, by computation name.
+    base: dict[str, bytes | None]
+    #: The stage that waits, whose `concurrency` it uses.
+    stage: Computation
+    #: The number of the first message's try, and its error if it exceeded its time limit before and is not called again.
+    attempt: int = 1
+    failed: str | None = None
+    #: The first message has waited long enough for a readable state.
+    waited_out: bool = False
+    #: Its messages are still in the queue, because their batch is not committed.
+    from_queue: bool = True
+    #: Bytes of its messages and states.
+    size: int = 0
+    #: By `time.monotonic`.
+    began: float = field(default_factory=time.monotonic)
+    #: What became of its first messages, in order. Not committed yet. Only the partition loop uses it.
+    outcomes: list[Outcome] = field(default_factory=list)
+    #: None of its calls runs or will begin. Only the partition loop uses it.
+    is_over: bool = False
+    cancelled: bool = False
+    #: The next message must not start any more.
+    stopping: bool = False
+
+    @property
+    def raws(self) -> list[bytes]:
+        return [item.raw for item in self.items]
+
+
+def is_dropped(run: KeyRun) -> bool:
+    """Whether the partition loop cancelled it meanwhile."""
+    return run.cancelled
+
+
+class Ended:
+    """Outcomes of one partition's calls, for the partition loop to collect. The call thread adds them."""
+
+    def __init__(self) -> None:
+        self._outcomes: deque[tuple[KeyRun, Outcome | None, bool]] = deque()
+        #: Runs that the call thread has not finished. Only the call thread changes it.
+        self.running = 0
+        #: When the oldest of the outcomes was added, and when the newest (`time.monotonic`).
+        self.since: float | None = None
+        self.last = 0.0
+        #: The partition loop was woken for them.
+        self.is_announced = False
+        #: The rules of the partition's calls, and until when they are used. Only the call thread uses them.
+        self.rules: StepRules | None = None
+        self.rules_until = 0.0
+
+    def add(self, run: KeyRun, outcome: Outcome | None, is_over: bool) -> None:
+        """`outcome`: None after an internal error, or if the run stopped before its next message."""
+        self.last = time.monotonic()
+        if self.since is None:
+            self.since = self.last
+        self._outcomes.append((run, outcome, is_over))
+
+    def collect(self) -> list[tuple[KeyRun, Outcome | None, bool]]:
+        found = []
+        self.is_announced = False  # first: what is added from here on is announced
+        self.since = None
+        with suppress(IndexError):
+            while True:
+                found.append(self._outcomes.popleft())
+        return found
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
