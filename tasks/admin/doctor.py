@@ -81,6 +81,18 @@ def examine(
     ]
 
 
+def examine_server(settings: Settings, client: redis.Redis) -> list[Check]:
+    """The checks of the server's memory, disk and connections alone. Raises redis-py's errors, but nothing for what a server refuses."""
+    try:
+        info: dict[str, Any] = client.info()
+    except redis.ResponseError:
+        return []
+    if is_cluster(info):
+        return []
+    server = (check for check in _server(client, info) if check.subject in ("eviction", "persistence", "role"))
+    return [*server, *_fsync(client, info), judge_memory(info), judge_clients(info), judge_replicas(settings, info)]
+
+
 def judge_settings(resolved: Resolved, misspelt: Mapping[str, str]) -> list[Check]:
     """Check for values that are not valid and for misspelt variables (`misspelt`: variable → the name that was probably meant)."""
     checks = [Check("settings", "bad", str(error)) for error in resolved.refused.values()]

@@ -1,14 +1,18 @@
-"""The last five minutes of a group, computed from overviews: messages in and done per second, latencies."""
+"""The last five minutes of a group, computed from overviews: messages in and done per second, latencies.
+
+The first overview is preceded by what workers wrote into their histories, so that a chart is full at first sight.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 from celery_partitions.admin.overview import Overview
+from celery_partitions.store.history import STEP_SECONDS, Point
 from celery_partitions.store.telemetry import LATENCY_SECONDS, Histogram, merged
 
 #: How far back the sparklines go.
@@ -21,6 +25,8 @@ POINTS = 60
 LATENCY_STEP_SECONDS = 30.0
 #: Series are cached for at most this many different numbers of points; one process asks for few.
 MAX_DRAWN = 8
+#: After a longer time without an overview, earlier ones say nothing about now.
+GAP_SECONDS = 30.0
 #: Used in place of a partition for the whole group.
 TOTAL = None
 
@@ -61,8 +67,10 @@ class _Drawn:
 class History:
     """Takes overviews in order; each has its own time, by the server's clock. Not thread-safe."""
 
-    def __init__(self, *, kept_seconds: float = KEPT_SECONDS, least_seconds: float = MIN_SECONDS) -> None:
-        self.kept_seconds, self.least_seconds = kept_seconds, least_seconds
+    def __init__(
+        self, *, kept_seconds: float = KEPT_SECONDS, least_seconds: float = MIN_SECONDS, gap_seconds: float = GAP_SECONDS
+    ) -> None:
+        self.kept_seconds, self.least_seconds, self.gap_seconds = kept_seconds, least_seconds, gap_seconds
         self._points: deque[_Point] = deque()
         self._bytes: dict[str, int] = {}
         #: The last computed series, by number of points.
@@ -71,13 +79,29 @@ class History:
         self._latencies: deque[tuple[float, dict[str | None, Histogram]]] = deque()
         self._latency: dict[str | None, Histogram] = {}
 
+    def is_behind(self, now: float) -> bool:
+        """Whether what is known says nothing about now: there is nothing, a gap, or the server's clock was set back."""
+        return not self._points or not 0 <= now - self._points[-1].at <= self.gap_seconds
+
+    def begin(self, histories: Mapping[str, Sequence[Point]], now: float, *, forwarded: int = 0) -> None:
+        """Forget everything, and begin with the points that workers wrote about each partition, oldest first. `forwarded`: messages that
+        were forwarded since the group began, of which each counts in two partitions."""
+        self._points.clear()
+        self._drawn.clear()
+        self._latencies.clear()
+        self._latency = {}
+        times = sorted({point.at for points in histories.values() for point in points if now - self.kept_seconds <= point.at < now})
+        for at in _apart(times):
+            counts: dict[str | None, _Counts] = {name: _as_counts(points, at) for name, points in histories.items() if points}
+            came, left, waiting = (sum(column) for column in zip(*counts.values(), strict=True))
+            counts[TOTAL] = _Counts(came - forwarded, left - forwarded, waiting)
+            self._points.append(_Point(at, counts))
+
     def add(self, overview: Overview) -> None:
-        """Add the newest overview. If the server's clock was set back, all earlier overviews are forgotten."""
+        """Add the newest overview. After a gap, or if the server's clock was set back, all earlier overviews are forgotten."""
         points = self._points
-        if points and overview.at < points[-1].at:
-            points.clear()
-            self._drawn.clear()
-            self._latencies.clear()
+        if self.is_behind(overview.at):
+            self.begin({}, overview.at)
         if len(points) > 1 and points[-1].at - points[-2].at < self.least_seconds:
             points.pop()
         points.append(_Point(overview.at, _counted(overview)))
@@ -101,12 +125,14 @@ class History:
     def latency(self, share: float, partition: str | None = TOTAL) -> float | None:
         """The quantile `share` (0 to 1) of the seconds from sending to commit, over the messages of the kept minutes.
 
-        None without messages. After the first overview it covers all messages since the group began.
+        None without messages, and before the second overview.
         """
         if partition not in self._latency:
             return None
         found, (_, before) = self._latency[partition], self._latencies[0]
-        if before is not self._latency and partition in before:
+        if before is self._latency:
+            return None
+        if partition in before:
             found = found.since(before[partition])
         return found.quantile(LATENCY_SECONDS, share)
 
@@ -159,6 +185,21 @@ class History:
             held = point
         if held is not None:
             yield held
+
+
+def _apart(times: Sequence[int]) -> Iterator[int]:
+    """Times that are at least half a step apart: workers write their points at different times."""
+    last = 0
+    for at in times:
+        if at - last >= STEP_SECONDS["fine"]:
+            last = at
+            yield at
+
+
+def _as_counts(points: Sequence[Point], at: float) -> _Counts:
+    """A partition's counts at a time: those of its last point until then, or of its first one."""
+    point = next((one for one in reversed(points) if one.at <= at), points[0])
+    return _Counts(point.came, point.left, point.waiting)
 
 
 def _counted(overview: Overview) -> dict[str | None, _Counts]:

@@ -1,6 +1,7 @@
 """A group's Prometheus metrics: every exported name and its help text. Made from an overview; reads nothing itself.
 
-All metrics but `celery_partitions_up` have the labels `group` and `partition` (a number, or `ingress`) and no others: never a key.
+Metrics have the labels `group` and `partition` (a number, or `ingress`); those of computations have `computation` and attention has `rule` in
+the place of `partition`. Never a key.
 Counters and histograms count since the group began. They are kept in Redis, so a worker's restart does not reset them.
 """
 
@@ -19,6 +20,7 @@ from celery_partitions.store.telemetry import (
     COMMIT_SECONDS,
     COMPUTATION_SECONDS,
     LATENCY_SECONDS,
+    ComputationMeasurements,
     Histogram,
 )
 
@@ -119,12 +121,57 @@ HISTOGRAMS = (
 )
 
 
-def families(group: str, overview: Overview | None, state_bytes: Mapping[str, int]) -> Iterator[Metric]:
+class Whole(NamedTuple):
+    """What concerns the whole group. Flower exports it; a worker exports only its partitions."""
+
+    #: Rule of the attention list → how many partitions, keys or workers it concerns.
+    attention: Mapping[str, int]
+    computations: Mapping[str, ComputationMeasurements]
+    #: Computation → calls in flight, and how many there may be, over all workers.
+    calls: Mapping[str, tuple[int, int]]
+
+
+NO_WHOLE = Whole({}, {}, {})
+ATTENTION = PREFIX + "attention"
+ATTENTION_HELP = "How many partitions, keys, messages or workers need an operator, by rule. 0: none."
+#: Counters of a computation: name, help, field of its measurements.
+OF_COMPUTATIONS = (
+    ("computation_messages_processed", "Messages that the computation applied.", "processed"),
+    ("computation_messages_failed", "Attempts in which the computation raised.", "failed"),
+    ("computation_messages_dead_lettered", "Messages of the computation that became dead letters.", "dead"),
+)
+CALLS = (
+    ("calls_in_flight", "Calls in flight of a computation that waits, over all workers."),
+    ("calls_limit", "How many calls of that computation may be in flight, over all workers."),
+)
+
+
+def of_group(group: str, whole: Whole) -> Iterator[Metric]:
+    """The metrics of the whole group."""
+    attention = GaugeMetricFamily(ATTENTION, ATTENTION_HELP, labels=["group", "rule"])
+    for rule, count in whole.attention.items():
+        attention.add_metric([group, rule], count)
+    yield attention
+    for name, text, measured in OF_COMPUTATIONS:
+        counter = CounterMetricFamily(PREFIX + name, text, labels=["group", "computation"])
+        for computation, found in whole.computations.items():
+            counter.add_metric([group, computation], getattr(found, measured))
+        yield counter
+    for number, (name, text) in enumerate(CALLS):
+        gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group", "computation"])
+        for computation, calls in whole.calls.items():
+            gauge.add_metric([group, computation], calls[number])
+        yield gauge
+
+
+def families(group: str, overview: Overview | None, state_bytes: Mapping[str, int], whole: Whole | None = NO_WHOLE) -> Iterator[Metric]:
     """All metrics of a group. `overview` None: the group could not be read, and only that is exported. `state_bytes`: sizes as last
-    measured."""
+    measured. `whole`: None for a worker."""
     up = GaugeMetricFamily(UP, "1 if the group could be read from Redis. If 0, its other metrics are absent.", labels=["group"])
     up.add_metric([group], 0.0 if overview is None else 1.0)
     yield up
+    if whole is not None:
+        yield from of_group(group, whole if overview is not None else NO_WHOLE)
     partitions = () if overview is None else overview.partitions
     labelled = [((group, partition.partition), partition) for partition in partitions]
     for counter in COUNTERS:

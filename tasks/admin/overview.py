@@ -26,6 +26,8 @@ from celery_partitions.store.telemetry import Measurements
 
 #: Counters in a partition's `meta`, in addition to those of a status.
 COUNTERS = ("failed", "forwarded", "emitted", "deduplicated", "skipped", "dead", "late")
+#: Another field of `meta`.
+TAKEOVERS = "takeovers"
 #: `MEMORY USAGE` measures this many fields of a hash and estimates the rest from them.
 WEIGHED_FIELDS = 5
 
@@ -57,6 +59,8 @@ class PartitionOverview:
     late: int
     #: Messages that became dead letters, including those retried or discarded since.
     dead_lettered: int
+    #: When it was last taken from a worker that had died, newest first: seconds since the epoch, by the server's clock.
+    takeovers: tuple[float, ...] = ()
     #: What its workers measured; all zero before the first measurement.
     measurements: Measurements = field(default_factory=Measurements)
 
@@ -124,7 +128,7 @@ def _ask(group: Readable, wanted: Sequence[str], computations: Sequence[str], st
         request_oldest(pipe, [names.queue(partition) for partition in wanted])
         request_measurements(pipe, names, wanted)
         for partition in wanted:
-            request_partition(pipe, names, partition, computations, COUNTERS)
+            request_partition(pipe, names, partition, computations, (*COUNTERS, TAKEOVERS))
             for computation in computations if state_bytes else ():
                 pipe.memory_usage(names.states(partition, computation), samples=WEIGHED_FIELDS)
         return pipe.execute(raise_on_error=False)
@@ -169,7 +173,8 @@ def _partition(
     measurements: Measurements,
 ) -> PartitionOverview:
     status, counters = partition_status(names, partition, holders, row)
-    failed, forwarded, emitted, deduplicated, skipped, dead_lettered, late = map(int_or_zero, counters or [None] * len(COUNTERS))
+    *numbers, taken = counters or [None] * (len(COUNTERS) + 1)
+    failed, forwarded, emitted, deduplicated, skipped, dead_lettered, late = map(int_or_zero, numbers)
     return PartitionOverview(
         partition=partition,
         status=status,
@@ -183,6 +188,7 @@ def _partition(
         skipped=skipped,
         late=late,
         dead_lettered=dead_lettered,
+        takeovers=tuple(int_or_zero(text) / 1000 for text in (taken or b"").split()),
         measurements=measurements,
     )
 

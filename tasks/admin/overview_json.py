@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -25,18 +27,34 @@ _SUMMED = (
 )
 
 
-def to_json(overview: Overview, history: History, *, points: int = POINTS) -> dict[str, Any]:
-    """`at`, `totals`, and `partitions`: one row each, the ingress last. `points`: length of each row's history; 0: no history."""
-    rows = [row_of(partition, history, points=points) for partition in overview.partitions]
+def to_json(
+    overview: Overview, history: History, words: Mapping[str, str] = MappingProxyType({}), *, points: int = POINTS
+) -> dict[str, Any]:
+    """`at`, `totals`, and `partitions`: one row each, the ingress last. `points`: length of each row's history; 0: no history. `words`:
+    partitions that are stalled or fall behind, with that word."""
+    rows = [row_of(partition, history, words, points=points) for partition in overview.partitions]
     return {"at": overview.at, "totals": _totals(rows, history, points), "partitions": rows}
 
 
-def row_of(partition: PartitionOverview, history: History, *, points: int = POINTS) -> dict[str, Any]:
+def state_of(partition: PartitionOverview, words: Mapping[str, str]) -> str:
+    """One word: `unowned`, `paused`, `stalled`, `falling behind`, `running`, or `idle` (nothing waits)."""
+    status = partition.status
+    if status.owner is None:
+        return "unowned"
+    if status.paused:
+        return "paused"
+    return words.get(partition.partition) or ("running" if status.length or status.running else "idle")
+
+
+def row_of(
+    partition: PartitionOverview, history: History, words: Mapping[str, str] = MappingProxyType({}), *, points: int = POINTS
+) -> dict[str, Any]:
     """One partition. A value that is not known is null, as rates are before the second overview."""
     status = partition.status
     return {
         "queue": status.queue,
         "partition": partition.partition,
+        "state": state_of(partition, words),
         "owner": status.owner,
         "lease_age_seconds": _rounded(partition.lease_age_seconds),
         "waiting": status.length,

@@ -8,6 +8,7 @@ import redis
 
 from celery_partitions.admin.status import node_name
 from celery_partitions.store.names import Names
+from celery_partitions.store.worker_reports import WorkerReport, load_reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class WorkerStatus:
     draining: bool
     #: Seconds until its leases expire, unless it renews them.
     lease_seconds: float
+    #: What it last reported about itself; None before its first report.
+    report: WorkerReport | None = None
 
 
 def read_workers(client: redis.Redis, names: Names) -> list[WorkerStatus]:
@@ -33,7 +36,9 @@ def read_workers(client: redis.Redis, names: Names) -> list[WorkerStatus]:
         pipe.hgetall(names.pins)
         pipe.hkeys(names.draining)
         pipe.time()
-        members, owners, pins, draining, (seconds, micros) = pipe.execute()
+        pipe.hgetall(names.reports)
+        members, owners, pins, draining, (seconds, micros), reported = pipe.execute()
+    reports = load_reports(reported)
     now = seconds * 1000 + micros // 1000
     found = []
     for worker, until in members:
@@ -48,6 +53,7 @@ def read_workers(client: redis.Redis, names: Names) -> list[WorkerStatus]:
                 [names.queue_name(partition) for partition in pinned],
                 worker in draining,
                 round((until - now) / 1000, 3),
+                reports.get(worker.decode()),
             )
         )
     return sorted(found, key=lambda worker: worker.node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from celery_partitions.cli.attention import attention
 from celery_partitions.cli.audit import audit
 from celery_partitions.cli.dead_letters import dead_letters
 from celery_partitions.cli.doctor import doctor
@@ -26,6 +27,7 @@ __all__ = ["partitions"]
 for command in (
     status,
     top,
+    attention,
     doctor,
     settings,
     flower,

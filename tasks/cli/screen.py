@@ -46,7 +46,9 @@ def _state(row: Row) -> str:
     """The trouble that an operator must see first; empty if there is none."""
     if row["paused"]:
         return "paused"
-    return "" if row["owner"] else "no owner"
+    if not row["owner"]:
+        return "no owner"
+    return {"stalled": "stalled", "falling behind": "behind"}.get(row.get("state", ""), "")
 
 
 def _error(row: Row) -> str:
@@ -95,7 +97,7 @@ def draw(
 ) -> RenderableType:
     """Draw what `celery_partitions.admin.overview_json.to_json` returned. `height` None: every row. `trouble`: why the data is old."""
     rows: list[Row] = found["partitions"]
-    head = [*_totals(found, width, trouble), Text()]
+    head = [*_attention(found, width, height), *_totals(found, width, trouble), Text()]
     room = None if height is None else max(1, height - len(head) - 1)  # one line for the table's header
     if sort is None:  # rows that all fit keep their places; otherwise the largest backlogs are shown
         sort = "name" if room is None or len(rows) <= room else "backlog"
@@ -107,6 +109,23 @@ def draw(
     table = _table(rows, found["partitions"], width)
     rest = Text(f"and {left_out:,} more, by {sort}", style="dim", no_wrap=True, overflow="ellipsis")
     return Group(*head, table, *([rest] if left_out else []))
+
+
+def _attention(found: Mapping[str, Any], width: int, height: int | None) -> list[Text]:
+    """What needs an operator: a line each, in at most a third of the screen."""
+    every: Sequence[Mapping[str, Any]] = found.get("attention", ())
+    room = len(every) if height is None else max(1, height // 3)
+    lines = []
+    for one in every[:room] if len(every) <= room else every[: room - 1]:
+        since = "" if one["since"] is None else f", for {span(found['at'] - one['since'])}"
+        line = Text(f"! {escape(one['what'])}{since}", style="bold red" if one["severity"] == "critical" else "bold yellow")
+        line.append(f"  {escape(one['why'])}", style="not bold")
+        lines.append(line)
+    if len(every) > room:
+        lines.append(Text(f"! and {len(every) - len(lines)} more: celery -A APP partitions attention", style="bold yellow"))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
 
 
 def in_order(rows: Sequence[Row], sort: Sort) -> list[Row]:

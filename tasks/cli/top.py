@@ -13,10 +13,12 @@ import redis
 from rich.console import Console
 from rich.live import Live
 
+from celery_partitions.admin.history import GAP_SECONDS
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.cli.context import installation_in
 from celery_partitions.cli.output import refusals
 from celery_partitions.cli.screen import Sort, draw
+from celery_partitions.producer.pipelines import ends_with_processes
 
 #: Width of the table when the output is a pipe or a file.
 PIPED_WIDTH = 200
@@ -39,12 +41,14 @@ PIPED_WIDTH = 200
 @click.pass_context
 @refusals
 def top(context: click.Context, interval: float, sort: Sort | None, as_json: bool) -> None:
-    """Watch the partitions live: rates, sparklines of the last five minutes, backlog, latency, parked keys and dead letters.
+    """Watch the partitions live: what needs you, rates, sparklines of the last five minutes, backlog, latency, parked keys, dead letters.
 
     Stop it with Ctrl-C. A narrow terminal shows fewer columns. If the output is not a terminal, the table is printed once,
-    after one interval. Rates and sparklines start when the command starts.
+    after one interval. Rates and sparklines begin with what workers wrote before the command started.
     """
-    watch = Watcher(installation_in(context).group, every_seconds=0)
+    watch = Watcher(
+        installation_in(context).group, ends=ends_with_processes, every_seconds=0, gap_seconds=max(GAP_SECONDS, 3 * interval)
+    )
     try:
         if as_json:
             _print_lines(watch, interval)
@@ -61,7 +65,7 @@ def top(context: click.Context, interval: float, sort: Sort | None, as_json: boo
 
 def _print_lines(watch: Watcher, interval: float) -> None:
     while True:
-        print_line(watch.to_json())
+        print_line(watch.with_attention())
         time.sleep(interval)
 
 
@@ -75,18 +79,18 @@ def _print_once(watch: Watcher, interval: float, sort: Sort | None) -> None:
     watch.look()
     time.sleep(interval)
     console = Console(width=PIPED_WIDTH, markup=False, emoji=False, highlight=False)
-    console.print(draw(watch.to_json(), sort=sort, width=PIPED_WIDTH, height=None))
+    console.print(draw(watch.with_attention(), sort=sort, width=PIPED_WIDTH, height=None))
 
 
 def _show(watch: Watcher, interval: float, sort: Sort | None) -> None:
     console = Console(markup=False, emoji=False, highlight=False)
-    found, trouble = watch.to_json(), ""
+    found, trouble = watch.with_attention(), ""
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             width, height = console.size
             live.update(draw(found, sort=sort, width=width, height=height, trouble=trouble), refresh=True)
             time.sleep(interval)
             try:
-                found, trouble = watch.to_json(), ""
+                found, trouble = watch.with_attention(), ""
             except (redis.RedisError, OSError) as error:  # shown; the next update tries again
                 trouble = f"Redis: {error}"

@@ -13,7 +13,7 @@ from flower.views.monitor import Metrics
 
 from celery_partitions.dashboard.loader import PagesLoader
 from celery_partitions.dashboard.metrics import MetricsPage
-from celery_partitions.dashboard.protection import SafeHeaders, guarded
+from celery_partitions.dashboard.protection import Compressed, SafeHeaders, guarded
 from celery_partitions.dashboard.urls import HANDLERS
 
 __all__ = ["add_to_flower"]
@@ -28,5 +28,5 @@ def add_to_flower() -> None:
     at = next(number for number, handler in enumerate(flower_handlers) if isinstance(handler, tuple) and handler[1] is Metrics)
     flower_handlers[at] = (flower_handlers[at][0], MetricsPage)
     flower_handlers[:] = [guarded(handler) for handler in flower_handlers]
-    flower_settings["transforms"] = [SafeHeaders]
+    flower_settings["transforms"] = [SafeHeaders, Compressed]
     flower_settings["template_loader"] = PagesLoader(flower_settings["template_path"])

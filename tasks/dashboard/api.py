@@ -5,6 +5,7 @@ from __future__ import annotations
 from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
+from celery_partitions.admin.attention_watch import attention_json
 from celery_partitions.dashboard.dead_letters import find_dead_letters
 from celery_partitions.dashboard.handlers import Api
 from celery_partitions.dashboard.live import Live
@@ -19,6 +20,14 @@ class Overview(Api):
         live: Live = self.live
         live.touch()
         self.answer(await self.reading(live.watch.to_json))
+
+
+class Attention(Api):
+    """GET /api/partitions/attention: what needs an operator, worst first: rule, severity, what, why, since, action, page, count."""
+
+    @authenticated
+    async def get(self) -> None:
+        self.answer(attention_json(await self.reading(self.live.watch.attention.look)))
 
 
 class Partition(Api):

@@ -1,7 +1,7 @@
 """The live overview: server-sent events, or polling for a page that receives none.
 
-The first event has the last five minutes of every row. Later events have only the current rows, and the page extends its lines itself,
-so that events stay small for any number of partitions. While Redis is not reachable, `unreachable` events give the reason; `overview`
+The first event has the last five minutes of every row. Later events have only the rows that changed, and the page extends its lines itself,
+so that events stay small for any number of partitions. Every 30 seconds all rows are sent. While Redis is not reachable, `unreachable` events give the reason; `overview`
 events resume when it is back.
 """
 
@@ -36,7 +36,7 @@ class Events(Common):
     async def _stream(self) -> None:
         live = self.live
         self.write("retry: 2000\n\n")
-        has_history = False
+        has_history, attention = False, None
         while True:
             if has_history:
                 overview, error = await live.next()
@@ -46,6 +46,9 @@ class Events(Common):
                 except FAILURES as failure:
                     overview, error = None, describe(failure)
             self._write(overview, error)
+            if not error and live.attention is not attention:
+                attention = live.attention
+                self.write(b"event: attention\ndata: " + (attention or b"[]") + b"\n\n")
             await self.flush()
             if not has_history:
                 await live.next()
@@ -66,7 +69,7 @@ class PageEvents(Events):
 
 
 class ApiEvents(Events, Api):
-    """GET /api/partitions/events: server-sent events: `overview` every two seconds, `unreachable` with `error` while Redis is away."""
+    """GET /api/partitions/events: server-sent events: `overview` every two seconds, `attention` when it has changed, `unreachable` with `error` while Redis is away."""
 
 
 class PageOverview(Common):
@@ -74,7 +77,7 @@ class PageOverview(Common):
 
     @authenticated
     async def get(self) -> None:
-        text = await self.reading(self.live.watch.to_json)
+        text = await self.reading(self.live.watch.with_attention)
         self.live.touch()
         self.set_header("Content-Type", JSON_TYPE)
         self.set_header("Cache-Control", "no-store")

@@ -15,15 +15,22 @@ from typing import Any
 import msgspec
 import redis
 
+from celery_partitions.admin.attention_watch import attention_json
 from celery_partitions.admin.history import KEPT_SECONDS, MIN_SECONDS
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.model.errors import PartitionError
+from celery_partitions.producer.pipelines import ends_with_processes
 from celery_partitions.runtime.installation import Installation
 
 logger = logging.getLogger("celery.partitions.dashboard")
 
 #: Longer than the history, so that it is complete for a user who comes back within this time.
 IDLE_SECONDS = 2 * KEPT_SECONDS
+
+#: Fields that change with time alone. A row that differs only in them is not sent; the page computes them.
+AGES = ("lease_age_seconds", "oldest_age_seconds")
+#: All rows are sent with every n-th sample.
+SAMPLES_PER_WHOLE = 15
 
 #: Errors of a read that are shown to the user; the read is then retried.
 FAILURES = (redis.RedisError, OSError, PartitionError)
@@ -33,10 +40,14 @@ class Live:
     """Created and used in Flower's event loop. `watch` may be used by any thread that may block."""
 
     def __init__(self, installation: Installation, executor: Executor, *, idle_seconds: float = IDLE_SECONDS) -> None:
-        self.watch = Watcher(installation.group)
+        self.watch = Watcher(installation.group, ends=ends_with_processes)
         self.executor, self.idle_seconds = executor, idle_seconds
-        #: The last overview in JSON, without histories; None before the first one.
+        #: The last overview in JSON, without histories, and of its rows only those that changed; None before the first one.
         self.latest: bytes | None = None
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._since_all = 0
+        #: What needs an operator, in JSON; None before the first look. Replaced only if it has changed.
+        self.attention: bytes | None = None
         #: Why the last read failed; empty if it succeeded.
         self.error = ""
         self._looked_at = time.monotonic()
@@ -55,9 +66,19 @@ class Live:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def whole(self) -> bytes:
-        """The overview with histories, in JSON. Raises one of `FAILURES`."""
+        """The overview with all rows and histories, in JSON. Raises one of `FAILURES`."""
         self.touch()
-        return await self._in_executor(60)
+        return await asyncio.get_running_loop().run_in_executor(self.executor, lambda: msgspec.json.encode(self.watch.to_json()))
+
+    async def look_for_attention(self) -> None:
+        """Read what needs an operator, if the last look is old. Raises one of `FAILURES`."""
+
+        def read() -> bytes:
+            return msgspec.json.encode(attention_json(self.watch.attention.look(self.watch.look())))
+
+        found = await asyncio.get_running_loop().run_in_executor(self.executor, read)
+        if found != self.attention:
+            self.attention = found
 
     async def next(self) -> tuple[bytes | None, str]:
         """Wait for the next sample: the overview in JSON, or why there is none."""
@@ -73,7 +94,8 @@ class Live:
         while self._listeners or time.monotonic() - self._looked_at < self.idle_seconds:
             began = time.monotonic()
             try:
-                self.latest = await self._in_executor(0)
+                self.latest = await asyncio.get_running_loop().run_in_executor(self.executor, self._changes)
+                await self.look_for_attention()
                 self._set_error("")
             except FAILURES as error:
                 self._set_error(describe(error))
@@ -89,11 +111,17 @@ class Live:
             logger.warning("cannot read the partitions (%s); retrying every two seconds", error)
         self.error = error
 
-    async def _in_executor(self, points: int) -> bytes:
-        def read() -> bytes:
-            return msgspec.json.encode(self.watch.to_json(points=points))
-
-        return await asyncio.get_running_loop().run_in_executor(self.executor, read)
+    def _changes(self) -> bytes:
+        """Read the overview. A row that did not change is left out, but now and then all are sent, for a page that missed a change."""
+        found = self.watch.to_json(points=0)
+        rows = {row["partition"]: {name: value for name, value in row.items() if name not in AGES} for row in found["partitions"]}
+        self._since_all += 1
+        if self._since_all < SAMPLES_PER_WHOLE:
+            found["partitions"] = [row for row in found["partitions"] if self._rows.get(row["partition"]) != rows[row["partition"]]]
+        else:
+            self._since_all = 0
+        self._rows = rows
+        return msgspec.json.encode(found)
 
 
 def describe(error: BaseException) -> str:

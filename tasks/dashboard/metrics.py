@@ -10,6 +10,7 @@ from tornado.ioloop import IOLoop
 
 from celery_partitions.admin.prometheus import GroupCollector
 from celery_partitions.model.errors import SetupError
+from celery_partitions.producer.pipelines import ends_with_processes
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import installation_of
 
@@ -36,7 +37,7 @@ def install_metrics(installation: Installation) -> None:
     if id(installation) in _installed:
         return
     try:
-        collector = GroupCollector(installation.group)
+        collector = GroupCollector(installation.group, ends=ends_with_processes)
     except SetupError as error:  # for example no Redis: Flower's own metrics still work
         _installed[id(installation)] = None
         logger.warning("metrics: the partitions' metrics are missing: %s", error)

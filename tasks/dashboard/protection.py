@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from flower.views.monitor import Healthcheck
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.routing import URLSpec
-from tornado.web import OutputTransform, RequestHandler
+from tornado.web import GZipContentEncoding, OutputTransform, RequestHandler
 
 from celery_partitions.model.escaping import escape
 from celery_partitions.runtime.registry import installation_of
@@ -50,6 +50,14 @@ class SafeHeaders(OutputTransform):
         if "Content-Security-Policy" not in headers:
             headers["Content-Security-Policy"] = FLOWERS_POLICY
         return status_code, headers, chunk
+
+
+class Compressed(GZipContentEncoding):
+    """Compresses our own pages, API answers and event streams, if the client accepts it."""
+
+    def __init__(self, request: HTTPServerRequest) -> None:
+        super().__init__(request)
+        self._gzipping = self._gzipping and "/partition" in request.path
 
 
 def is_known_host(host: str, known: tuple[str, ...]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from celery_partitions.admin.attention_facts import Ends
 from celery_partitions.model.computation import Computation, seconds_or_none
 from celery_partitions.model.errors import DeclarationError, OneKeyWarning, SetupError
 from celery_partitions.pipeline.builder import Built, build
@@ -124,3 +125,10 @@ def build_application(name: str, pipeline: Pipeline) -> Application:
         add_computation(computation)
     applications[name] = application
     return application
+
+
+def ends_with_processes() -> Ends:
+    """The names of the sinks and sources that have a process of their own, of every application built in this process."""
+    every = applications.values()
+    sinks = {sink.sink_name for one in every for sink in one.sinks.values() if sink.has_process}
+    return Ends(tuple(sorted(sinks)), tuple(sorted({name for one in every for name in one.source_configs})))

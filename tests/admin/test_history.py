@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from celery_partitions.admin.history import Flow, History
 from celery_partitions.admin.overview import Overview, PartitionOverview
-from celery_partitions.admin.overview_json import to_json
+from celery_partitions.admin.overview_json import row_of, to_json
 from celery_partitions.admin.status import PartitionStatus
+from celery_partitions.store.history import Point
 from celery_partitions.store.telemetry import LATENCY_SECONDS, LastError, Measurements
 
 #: A time at which a span starts, for any number of points.
@@ -113,6 +116,35 @@ def test_deleted_counters_and_a_clock_that_was_set_back_give_no_negative_rate() 
     assert history.now("1") == Flow(START - 48, 5, 5, 0)
 
 
+def test_after_a_gap_nothing_before_it_counts() -> None:
+    """Nobody looked for hours, and nothing flowed meanwhile."""
+    history = fed(at(0, partition("1", measured=latencies(2799.0))), at(2, partition("1", processed=4_000_000, length=700)))
+    history.add(at(10_000, partition("1", processed=8_000_000, measured=latencies(2799.0))))
+    assert (history.now("1"), history.series("1"), history.latency(0.99, "1")) == (None, [], None)
+    history.add(at(10_002, partition("1", processed=8_000_000, measured=latencies(2799.0))))
+    assert history.now("1") == Flow(START + 10_002, 0, 0, 0)
+    assert history.latency(0.99, "1") is None
+
+
+def point(seconds: float, left: int, waiting: int = 0) -> Point:
+    return Point(int(START + seconds), left, 0, 0, waiting, 0, 0, 0, -1, -1)
+
+
+def test_it_begins_with_what_workers_wrote() -> None:
+    history = History()
+    now = at(0, partition("0", processed=1000, length=50, forwarded=500), partition("1", processed=90))
+    assert history.is_behind(now.at)
+    old, young = [point(-400, 0), point(-30, 500, 20), point(-20, 1000, 40), point(-10, 1400, 50)], [point(-15, 90)]
+    history.begin({"0": old, "1": young, "2": []}, now.at, forwarded=500)
+    history.add(now)
+    assert not history.is_behind(now.at)
+    assert history.series("0", 60)[:2] == [Flow(START - 20, 52, 50, 40), Flow(START - 10, 41, 40, 50)]
+    assert history.now("0") == Flow(START, 10, 10, 50)
+    assert history.now("1") == Flow(START, 0, 0, 0), "it has its first count before its first point too"
+    assert history.now() == Flow(START, 10, 10, 50)
+    assert history.is_behind(now.at + 31) and history.is_behind(now.at - 1)
+
+
 def latencies(*seconds: float) -> Measurements:
     found = Measurements()
     for one in seconds:
@@ -123,7 +155,7 @@ def latencies(*seconds: float) -> Measurements:
 def test_latencies_cover_the_kept_minutes() -> None:
     slow, quick = [20.0] * 100, [0.004] * 100
     history = fed(at(0, partition("1", measured=latencies(*slow))))
-    assert history.latency(0.5, "1") == 20.0, "after the first overview: everything since the group started"
+    assert history.latency(0.5, "1") is None, "measuring: what came since the group began says nothing about now"
     history.add(at(2, partition("1", measured=latencies(*slow))))
     assert history.latency(0.5, "1") is None, "no messages since then"
     history.add(at(4, partition("1", measured=latencies(*slow, *quick)), partition("2", measured=latencies(*[0.3] * 100))))
@@ -150,6 +182,7 @@ def test_the_rows_have_the_documented_fields() -> None:
     assert found["partitions"][0] == {
         "queue": "q.0",
         "partition": "0",
+        "state": "unowned",
         "owner": None,
         "lease_age_seconds": None,
         "waiting": 4,
@@ -173,6 +206,9 @@ def test_the_rows_have_the_documented_fields() -> None:
         "emitted": 0,
         "deduplicated": 0,
     }
+    words = {"0": "stalled"}
+    owned = replace(last.partitions[0], status=replace(last.partitions[0].status, owner="one@h"))
+    assert [row_of(owned, history, words)["state"], row_of(owned, history)["state"]] == ["stalled", "running"]
     totals = found["totals"]
     assert (totals["waiting"], totals["done_per_second"], totals["state_bytes"], totals["partitions"]) == (4, 5.0, 77, 2)
     assert (totals["held"], totals["workers"], totals["paused"], totals["history"][-1][3]) == (0, 0, 0, 4)

@@ -14,10 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from celery_partitions.admin.metrics import PREFIX
 from celery_partitions.admin.prometheus import GroupCollector
 from celery_partitions.runtime.group import Group
+from celery_partitions.store.history import add_points
 from celery_partitions.store.leases import balance, remember_computations
 from celery_partitions.store.measurements import add_measurements
 from celery_partitions.store.names import Names
-from celery_partitions.store.telemetry import LATENCY_SECONDS, Measurements
+from celery_partitions.store.telemetry import LATENCY_SECONDS, ComputationMeasurements, Measurements
+from celery_partitions.store.worker_reports import WorkerReport, dump_report
 from celery_partitions_config.settings import Settings
 from tests.support.server import RedisServer
 
@@ -81,8 +83,27 @@ def test_both_formats_can_be_parsed_and_no_label_is_a_key(group: Group) -> None:
         assert one.documentation
         for sample in one.samples:
             assert sample.name.startswith(PREFIX)
-            assert sample.labels.keys() <= {"group", "partition", "le"}
+            assert sample.labels.keys() <= {"group", "partition", "le", "rule"}
             assert sample.labels.get("partition", "0") in {"0", "1", "2", "3", "ingress"}
+
+
+def test_the_metrics_of_the_whole_group(group: Group, client: redis.Redis, names: Names) -> None:
+    balance(client, names, "node@host/u", lease_seconds=60, partitions=4, pins=["1"])
+    add_measurements(client, names, {}, {}, {"pay": ComputationMeasurements(processed=9, failed=2, dead=1)})
+    report = WorkerReport(1.0, 1.0, "host", 7, "1.0", "abcd", "3.11", in_flight={"call": 3}, concurrency={"call": 50})
+    add_points(client, names, {}, {}, worker="node@host/u", report=dump_report(report))
+    registry = registered(GroupCollector(group))
+
+    def of(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(PREFIX + name, {"group": "partition", **labels})
+
+    assert of("attention", rule="no-owner") == 4
+    assert of("attention", rule="stalled") == 0
+    counters = ("processed", "failed", "dead_lettered")
+    assert [of(f"computation_messages_{one}_total", computation="pay") for one in counters] == [9, 2, 1]
+    assert (of("calls_in_flight", computation="call"), of("calls_limit", computation="call")) == (3, 50)
+    worker = registered(GroupCollector(group, only=lambda: ["1"]))
+    assert "attention" not in generate_latest(worker).decode(), "a worker exports only its partitions"
 
 
 def test_only_the_requested_partitions_are_exported_even_if_there_are_none(group: Group) -> None:

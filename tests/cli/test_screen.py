@@ -146,3 +146,15 @@ def test_if_not_all_rows_fit_the_largest_backlogs_are_shown() -> None:
     assert first.startswith("partition.99 ")
     assert last == f"and {100 - 1 - len(rest)} more, by backlog"
     assert len(table(lines(found(rows), height=None))) == 101
+
+
+def test_what_needs_an_operator_comes_first() -> None:
+    one = {"severity": "critical", "what": "partition.3 stalled\n\x1b[31m", "why": "9 messages wait", "since": -40.0}
+    drawn = lines({**found(FOUR), "attention": [one]})
+    assert drawn[0].startswith("! partition.3 stalled\\n\\x1b[31m, for 40 s  9 messages wait")
+    many = lines({**found(FOUR), "attention": [{**one, "what": f"trouble {number}"} for number in range(30)]}, width=60)
+    assert sum(line.startswith("! trouble") for line in many) == 24 // 3 - 1
+    assert "! and 23 more" in "\n".join(many)
+    assert max(map(len, many)) <= 60
+    stalled = row(0, state="stalled")
+    assert "stalled" in "\n".join(table(lines(found([stalled]))))

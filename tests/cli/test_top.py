@@ -43,11 +43,13 @@ def test_in_a_pipe_it_prints_one_table(run: Run, client: redis.Redis) -> None:
     client.lpush("partition.1", "a", "b")
     result = run("top", *QUICK)
     assert (result.exit_code, result.stderr) == (0, "")
-    totals, _, heading, *rows = result.stdout.splitlines()
+    attention, memory, totals, _, heading, *rows = result.stdout.splitlines()
+    assert attention.startswith("! no worker is running  2 messages wait")
+    assert memory.startswith("! Redis, persistence")
     assert "4 partitions and the ingress" in totals and "waiting 2" in totals and "no owner 5" in totals
     assert heading.split()[:2] == ["queue", "owner"]
     assert [row.split()[0] for row in rows] == [*(f"partition.{number}" for number in range(4)), "partition"]
-    assert run("top", *QUICK, "--sort", "backlog").stdout.splitlines()[3].startswith("partition.1 ")
+    assert run("top", *QUICK, "--sort", "backlog").stdout.splitlines()[5].startswith("partition.1 ")
 
 
 def test_json_is_one_line_per_update_until_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:

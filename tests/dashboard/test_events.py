@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -56,12 +57,35 @@ def test_the_first_event_has_the_history_and_the_next_ones_the_rows(
     assert sampler(served) is None, "no page is open yet"
     served.ask("/api/partitions")
     stream = events(served, "/api/partitions/events")
-    kinds = [next(stream) for _ in range(4)]
-    assert {kind for kind, _ in kinds} == {"overview"}
-    first, *others = [overview for _, overview in kinds]
+    kinds = [next(stream) for _ in range(5)]
+    first, *others = [found for kind, found in kinds if kind == "overview"]
     assert [row["partition"] for row in first["partitions"]] == ["0", "1", "2", "3", "ingress"]
-    assert all(row["history"] == [] for one in others for row in one["partitions"])
+    assert others[-1]["partitions"] == [], "nothing has changed"
+    (attention,) = [found for kind, found in kinds if kind == "attention"]
+    assert attention[0]["rule"] == "no-owner"
+    filled.client.lpush("partition.2", "one")
+    row = next(row for kind, found in stream if kind == "overview" for row in found["partitions"] if row["waiting"])
+    assert (row["partition"], row["history"]) == ("2", [])
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_page_that_missed_a_change_gets_all_rows_now_and_then(served: Served, filled: Filled, quick: None) -> None:
+    stream = events(served)
+    sizes = [len(found["partitions"]) for kind, found in (next(stream) for _ in range(40)) if kind == "overview"]
+    assert sizes.count(5) >= 3 and sizes.count(0) >= 20
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_events_are_compressed_one_by_one(served: Served, filled: Filled, quick: None) -> None:
+    request = urllib.request.Request(served.base + "/partitions/events", headers={"Accept-Encoding": "gzip"})
+    request.add_header("Authorization", "Basic " + base64.b64encode(LOGIN.encode()).decode())
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert reply.headers["Content-Encoding"] == "gzip"
+        unpack, text = zlib.decompressobj(wbits=31), b""
+        while b"event: overview" not in text:
+            text += unpack.decompress(reply.read1())
+    assert served.ask("/partitions", Accept_Encoding="gzip").headers["Content-Encoding"] == "gzip"
+    assert "Content-Encoding" not in served.ask("/workers", Accept_Encoding="gzip").headers
 
 
 def test_all_listeners_share_one_read(served: Served, filled: Filled, quick: None) -> None:
@@ -100,7 +124,7 @@ def test_an_unreachable_redis_is_reported_and_so_is_its_return(
         stream = events(served)
         assert next(stream)[0] == "overview"
         server.stop()
-        kind, data = next(one for one in stream if one[0] != "overview")
+        kind, data = next(one for one in stream if one[0] not in ("overview", "attention"))
         assert kind == "unreachable" and data["error"].startswith("Redis: ")
         server.start()
         assert next(one for one in stream if one[0] == "overview")

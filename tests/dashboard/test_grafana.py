@@ -60,7 +60,7 @@ def test_it_has_the_form_that_grafana_imports() -> None:
 
 def test_no_panel_overlaps_another_and_the_rows_are_these() -> None:
     rows = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert [row["title"] for row in rows] == ["Overview", "Latency", "Failures", "Leases", "State"]
+    assert [row["title"] for row in rows] == ["Overview", "Latency", "Failures", "Leases", "State", "Computations and attention"]
     places: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]

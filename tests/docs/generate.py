@@ -15,6 +15,7 @@ import click
 from tornado.web import URLSpec
 
 import celery_partitions
+from celery_partitions.admin.attention import RULES
 from celery_partitions.admin.metrics import families
 from celery_partitions.cli.commands import partitions
 from celery_partitions.cli.reference import settings_table
@@ -76,6 +77,11 @@ def metrics() -> str:
     return table(("name", "type", "meaning"), *rows)
 
 
+def attention() -> str:
+    """The rules of the attention list, in its order."""
+    return table(("rule", "reports"), *((f"`{rule.name}`", rule.help) for rule in RULES))
+
+
 def routes() -> str:
     """Every address of the JSON API, from the docstrings of the handlers."""
     rows = []
@@ -125,6 +131,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": lambda: settings_table().rstrip("\n"),
     "commands": commands,
     "metrics": metrics,
+    "attention": attention,
     "routes": routes,
     "errors": errors,
     "partition-states": partition_states,

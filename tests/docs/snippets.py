@@ -46,7 +46,7 @@ _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 #: Commands that are run, not only parsed: they print data and exit.
 RUN = {
-    *("status", "workers", "doctor", "audit", "keys", "state get", "parked list", "dead-letters list", "policy", "send", "top"),
+    *("status", "workers", "doctor", "attention", "audit", "keys", "state get", "parked list", "dead-letters list", "policy", "send", "top"),
     "settings",
 }
 
@@ -144,7 +144,7 @@ class Session:
         placeholders = [word for word in words if re.search(r"[A-Z]{2,}", word) and word.isupper() and word not in ("AAPL", "MSFT")]
         if not placeholders and words[0] != "--sink" and (words[0] in RUN or " ".join(words[:2]) in RUN) and not _changes(words):
             done = runner.invoke(partitions, words, obj=context)
-            if done.exit_code != 0 and words[0] != "doctor":
+            if done.exit_code != 0 and words[0] not in ("doctor", "attention"):
                 raise Failed(f"exit code {done.exit_code}: {done.output}") from done.exception
             self._wait_idle()
 
