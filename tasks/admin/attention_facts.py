@@ -19,6 +19,7 @@ from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.keys import shown_key
 from celery_partitions.store.history import Point, read_points
 from celery_partitions.store.names import INGRESS, Names
+from celery_partitions_config.settings import Settings
 
 #: The window of a partition's pace, in fine points (five minutes), and how far back to look for the beginning of trouble, in coarse points
 #: (two hours).
@@ -128,6 +129,8 @@ class Facts:
 
 class Attended(Readable, Protocol):
     """The part of a group that is read."""
+
+    settings: Settings
 
     @property
     def parked_keys(self) -> ParkedKeys: ...
