@@ -84,6 +84,8 @@ class Importer:
         self.computations = computations
         self.header: Header = read_header(path)
         self._without_key = self._left_out = 0
+        #: The field of `meta` with the highest version of a computation's states → that version, in the file or in Redis.
+        self._versions: dict[str, int] = {}
         #: In-place dead letters (id → key): they must go to the partition of their parked key.
         self._waiting: dict[str, bytes] = {}
 
@@ -137,10 +139,11 @@ class Importer:
             "group": self.header.group,
             "partitions": self.header.partitions,
         }
+        begins: dict[Any, Any] = {"paused": 1, **self._versions}
         with self.client.pipeline(transaction=True) as pipe:
             Audit(self.client, self.names).add(pipe, by, "import", detail)
             for partition in all_partitions:
-                pipe.hset(self.names.meta(partition), "paused", 1)
+                pipe.hset(self.names.meta(partition), mapping=begins)
             for name in computations:
                 pipe.hset(self.names.group_meta, self.names.computation_field(name), 1)
             pipe.execute()
@@ -170,9 +173,17 @@ class Importer:
                     computations.add(record.computation)
                 case PartitionMeta():
                     commit_number = max(commit_number, int(record.values.get("commit_number", 0)))
+                    self._note_versions(record.values)
         for partition in partitions_and_ingress(self.topology.partitions):
-            commit_number = max(commit_number, int(cast(Any, self.client.hget(self.names.meta(partition), "commit_number")) or 0))
+            meta = cast(dict[bytes, bytes], self.client.hgetall(self.names.meta(partition)))
+            commit_number = max(commit_number, int(meta.get(b"commit_number", 0)))
+            self._note_versions({name.decode(): value.decode() for name, value in meta.items()})
         return count, computations, commit_number
+
+    def _note_versions(self, meta: Mapping[str, str]) -> None:
+        for name, value in meta.items():
+            if name != self.names.computation_of_version(name) and value.isdigit():
+                self._versions[name] = max(self._versions.get(name, 0), int(value))
 
     def _write(self, stay_paused: set[str]) -> None:
         pipe = self.client.pipeline(transaction=False)
@@ -194,7 +205,7 @@ class Importer:
                     if name.startswith("seen:"):
                         if self.header.partitions == self.topology.partitions:
                             yield ["HSET", names.meta(partition), name, value]
-                    elif name not in _OWN_META and value.lstrip("-").isdigit():
+                    elif name not in _OWN_META and name not in self._versions and value.lstrip("-").isdigit():
                         yield ["HINCRBY", names.meta(partition), name, value]
             case StateRecord():
                 partition = self._of_key(record.key)

@@ -56,6 +56,7 @@ def row_of(
         "partition": partition.partition,
         "state": state_of(partition, words),
         "owner": status.owner,
+        "refused_to": list(status.refused_to),
         "lease_age_seconds": _rounded(partition.lease_age_seconds),
         "waiting": status.length,
         "delayed": status.delayed,

@@ -78,13 +78,15 @@ class StateEditor:
             raise StateError(
                 "the stored state is signed, but PARTITIONS_STATE_SIGNING_KEY is not set here. Workers would refuse an unsigned state"
             )
-        return self._edit(seen, "set", data, {"new": shortened(plain_fields(state))}, by)
+        state_class = seen.computation.state
+        version = state_class.version if state_class is not None and state_class.is_versioned else 0
+        return self._edit(seen, "set", data, {"new": shortened(plain_fields(state))}, by, version)
 
     def delete(self, seen: SeenState, *, by: str) -> Answer:
         """Delete the state; the key's next message starts from a new one. `changed`: as for `set`."""
         return self._edit(seen, "delete", b"", {}, by)
 
-    def _edit(self, seen: SeenState, action: str, data: bytes, more: dict[str, Any], by: str) -> Answer:
+    def _edit(self, seen: SeenState, action: str, data: bytes, more: dict[str, Any], by: str, version: int = 0) -> Answer:
         names, partition = self.states.names, str(seen.partition)
         field = key_bytes(seen.key)
         detail = {
@@ -104,6 +106,8 @@ class StateEditor:
                 data,
                 names.changed,
                 *self.audit.words(by, f"state {action}", detail),
+                names.version_field(seen.computation.name),
+                version,
             ],
         )
         return cast(Answer, answer.decode())

@@ -33,6 +33,8 @@ class PartitionStatus:
     delayed: int
     #: Keys whose call was in flight at the last commit, or that wait for such a call. They are not counted as `parked`.
     running: int = 0
+    #: The running workers that may not own it, because their code is too old to read its states.
+    refused_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,12 @@ class Holders:
     now: float
     #: Partition → worker id, for leases that have not expired.
     workers: dict[str, str]
+    #: Partition → ids of the workers whose code cannot read its states.
+    refused: dict[str, list[str]]
 
 
 #: How many answers `request_holders` has.
-HOLDERS_ANSWERS = 3
+HOLDERS_ANSWERS = 4
 #: The counters of `meta` that a status is made of.
 _META = ("processed", "paused", "running")
 
@@ -74,6 +78,7 @@ def request_holders(pipe: redis.client.Pipeline, names: Names) -> None:
     pipe.hgetall(names.owners)
     pipe.zrange(names.workers, 0, -1, withscores=True)
     pipe.time()
+    pipe.hgetall(names.refused)
 
 
 def holders_in(answers: Sequence[Any]) -> Holders:
@@ -81,11 +86,15 @@ def holders_in(answers: Sequence[Any]) -> Holders:
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
-    owners, members, (seconds, micros) = answers
+    owners, members, (seconds, micros), unreadable = answers
     now = seconds * 1000 + micros // 1000
     alive = {worker for worker, until in members if until >= now}
     held = {partition.decode(): worker.decode() for partition, worker in owners.items() if worker in alive}
-    return Holders(now=seconds + micros / 1_000_000, workers=held)
+    refused: dict[str, list[str]] = {}
+    for worker, partitions in sorted(unreadable.items()):
+        for partition in partitions.decode().split(",") if worker in alive else ():
+            refused.setdefault(partition, []).append(worker.decode())
+    return Holders(now=seconds + micros / 1_000_000, workers=held, refused=refused)
 
 
 def partition_answers(computations: Sequence[str]) -> int:
@@ -128,6 +137,7 @@ def partition_status(names: Names, partition: str, holders: Holders, row: Sequen
         paused=paused is not None,
         delayed=_count(delayed),
         running=running_keys,
+        refused_to=tuple(map(node_name, holders.refused.get(partition, ()))),
     )
     return status, more
 

@@ -24,7 +24,7 @@ def status(context: click.Context, as_json: bool) -> None:
         [
             (
                 r.queue,
-                r.owner or "-",
+                r.owner or ("(states too new for its workers)" if r.refused_to else "-"),
                 r.length,
                 r.processed,
                 r.keys,
@@ -37,6 +37,8 @@ def status(context: click.Context, as_json: bool) -> None:
             for r in rows
         ],
     )
+    if any(r.owner is None and r.refused_to for r in rows):
+        click.echo("Some partitions have no owner, because newer code wrote their states. `partitions versions` shows what the deploy waits for.")
 
 
 @click.command(short_help="List the workers and the partitions that each owns.")

@@ -47,10 +47,11 @@ Emission = Hop | Timer | Push | Delivery
 
 
 class PutStates(msgspec.Struct, frozen=True, gc=False):
-    """New states of one computation: key → bytes."""
+    """New states of one computation: key → bytes. `version`: theirs, if it is above 1."""
 
     computation: str
     states: Mapping[str, bytes]
+    version: int = 0
 
 
 class Forward(msgspec.Struct, frozen=True, gc=False):

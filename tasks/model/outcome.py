@@ -109,6 +109,8 @@ class Outcome(msgspec.Struct):
     taken: int = 0
     #: New state bytes by computation name, then key. Only changed states.
     states: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
+    #: The versions of those states, by computation name, if they are above 1.
+    versions: dict[str, int] = msgspec.field(default_factory=dict)
     #: Raw messages for other partitions, in order.
     forwarded: dict[int, list[bytes]] = msgspec.field(default_factory=dict)
     delayed: list[Delayed] = msgspec.field(default_factory=list)
@@ -145,6 +147,7 @@ class Outcome(msgspec.Struct):
         `taken`, which counts the messages of the queue."""
         for computation, states in one.states.items():
             self.states.setdefault(computation, {}).update(states)
+        self.versions.update(one.versions)
         for number, raws in one.forwarded.items():
             self.forwarded.setdefault(number, []).extend(raws)
         self.delayed += one.delayed
@@ -165,7 +168,7 @@ class Outcome(msgspec.Struct):
         """The effects that the commit writes. `commit_number` is part of the dead letters' ids. `parked`: the records of the parked keys."""
         for computation, states in self.states.items():
             if states:
-                yield PutStates(computation, states)
+                yield PutStates(computation, states, self.versions.get(computation, 0))
         for number, raws in self.forwarded.items():
             yield Forward(number, raws)
         for key, raws in self.mailed.items():

@@ -269,6 +269,9 @@ class _Step:
         else:
             out.taken = taken
         yield from self.pickle_touched()
+        for stage in self.touched:
+            if stage.state is not None and stage.state.is_versioned:
+                out.versions[stage.name] = stage.state.version
         out.emitted, out.late = self.replay.outputs(), self.replay.late()
         out.ended = clock()
         return out

@@ -114,7 +114,9 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
     unparked: list[str] = []
     for one in effects:
         match one:
-            case PutStates(computation, states):
+            case PutStates(computation, states, version):
+                if version:  # the holder can read what is there (see `claim`), so this is not lower
+                    commands.append(["HSET", names.meta(partition), names.version_field(computation), version])
                 fields = (word for key, state in states.items() for word in (key_bytes(key), state))
                 commands += split(["HSET", names.states(partition, computation)], fields)
             case Forward(number, raws):

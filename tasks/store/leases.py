@@ -16,7 +16,10 @@ import redis
 
 from celery_partitions.store.names import Names, queue_lists
 from celery_partitions.store.scripts import script
+from celery_partitions.store.worker_code import Refusal, WorkerCode, refusal, still_refused
 
+#: Of a worker that only holds leases.
+UNKNOWN_CODE = WorkerCode()
 #: Renewals per lease: two may fail before it ends.
 RENEWALS_PER_LEASE = 3
 #: How long after the end of another worker's lease to look again. Longer than the resolution of a clock.
@@ -55,6 +58,8 @@ class Share:
     known_elsewhere: frozenset[str] = frozenset()
     #: Partition assigned to the worker that it can't claim → the error.
     faults: Mapping[str, str] = field(default_factory=dict)
+    #: Partition that the worker may not have → why its code cannot read it.
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
 
     def surplus(self, gone: Container[tuple[str, int]]) -> dict[str, int]:
         """The partitions to release, with their tokens: those beyond the share, and those that the worker has `gone` from.
@@ -79,28 +84,32 @@ def balance(
     isolate_messages: int = 0,
     tasks: Iterable[str] = (),
     lacks: Iterable[tuple[str, str]] = (),
+    code: WorkerCode = UNKNOWN_CODE,
+    refused: Iterable[str] = (),
 ) -> Share:
     """Renew the leases, claim assigned partitions, and learn which to release. Called every third of a lease, and after a message on
     `names.changed`.
 
     `isolate_messages`: how many messages to run in isolation in a partition whose owner died without releasing it. `tasks`: the names of the
     tasks and computations that this worker knows. `lacks`: partitions of its own where messages of a task wait that it does not know, with
-    the task's name.
+    the task's name. `code`: the states that it can read. `refused`: the partitions that were refused to it before, because it cannot.
     """
     waiting = [word.encode("utf-8", "backslashreplace") for pair in lacks if "\n" not in pair[1] for word in pair]
+    still = still_refused(client, names, code, refused)
+    keys = [names.workers, names.pins, names.owners, names.since, names.policies, names.draining, names.tasks, names.wanted, names.reads]
     next_end, found, give_up, policies, known = script("balance").run(
         client,
-        [names.workers, names.pins, names.owners, names.since, names.policies, names.draining, names.tasks, names.wanted],
+        [*keys, names.refused],
         [
             worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed,
-            "\n".join(("", *sorted(tasks), "")), WANTED_SECONDS * 1000, *waiting,
+            "\n".join(("", *sorted(tasks), "")), WANTED_SECONDS * 1000, code.json, ",".join(still), *waiting,
         ],
     )
     assigned = {found[at].decode(): int(found[at + 1]) for at in range(0, len(found), 2)}
     held = _look_at_held(client, names, worker, assigned)
     missing = {partition: since for partition, since in assigned.items() if partition not in held}
-    claimed, faults = _claim(client, names, worker, missing, isolate_messages) if missing else ({}, {})
-    held |= claimed
+    claims = _claim(client, names, worker, missing, isolate_messages, code) if missing else _Claims()
+    held |= claims.held
     words = iter(policies)
     return Share(
         owned={partition: one.token for partition, one in held.items()},
@@ -110,7 +119,8 @@ def balance(
         paused=frozenset(partition for partition, one in held.items() if one.paused),
         policies={name.decode("utf-8", "replace"): text for name, text in zip(words, words, strict=True)},
         known_elsewhere=frozenset(task.decode("utf-8", "replace") for task in known),
-        faults=faults,
+        faults=claims.faults,
+        refused=still | claims.refused,
     )
 
 
@@ -119,6 +129,15 @@ class _Held:
     token: int
     edit_version: int
     paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """The answers to claims, by partition."""
+
+    held: dict[str, _Held] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
 
 
 def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iterable[str]) -> dict[str, _Held]:
@@ -142,21 +161,24 @@ def _keys_of(names: Names, some: tuple[str, ...]) -> list[str]:
 
 
 def _claim(
-    client: redis.Redis, names: Names, worker: str, assigned: Mapping[str, int], isolate_messages: int
-) -> tuple[dict[str, _Held], dict[str, str]]:
-    """Claim each partition on its own keys, all in one round trip. Also returns the errors of partitions that can't be claimed."""
-    calls = [([names.meta(partition)], [worker, since, isolate_messages]) for partition, since in assigned.items()]
-    held, superseded, faults = {}, {}, {}
+    client: redis.Redis, names: Names, worker: str, assigned: Mapping[str, int], isolate_messages: int, code: WorkerCode
+) -> _Claims:
+    """Claim each partition on its own keys, all in one round trip."""
+    calls = [([names.meta(partition)], [worker, since, isolate_messages, *code.words]) for partition, since in assigned.items()]
+    made, superseded = _Claims(), {}
     for partition, answer in zip(assigned, script("claim").run_many(client, calls), strict=True):
         if isinstance(answer, Exception):
-            faults[partition] = f"Redis key {names.meta(partition)}: {answer}"
+            made.faults[partition] = f"Redis key {names.meta(partition)}: {answer}"
         elif answer[0] == b"ok":
-            held[partition] = _Held(int(answer[1]), int(answer[2]), bool(answer[3]))
+            made.held[partition] = _Held(int(answer[1]), int(answer[2]), bool(answer[3]))
+        elif answer[0] == b"unreadable":
+            made.refused[partition] = refusal(code, answer[1], answer[2])
         else:
             superseded[partition] = int(answer[1])
-    if superseded:  # if this worker is still the assigned one, `balance` assigns the partition again, with a higher number
-        _unassign(client, names, worker, superseded)
-    return held, faults
+    if superseded or made.refused:
+        # If this worker is still the assigned one, `balance` assigns a superseded partition again, with a higher number.
+        _unassign(client, names, worker, superseded | dict.fromkeys(made.refused, 0))
+    return made
 
 
 def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False) -> int:
@@ -177,7 +199,7 @@ def _unassign(client: redis.Redis, names: Names, worker: str, after: Mapping[str
     flat: list[str | int] = [word for pair in after.items() for word in pair]
     script("unassign").run(
         client,
-        [names.workers, names.pins, names.owners, names.since, names.draining, names.tasks],
+        [names.workers, names.pins, names.owners, names.since, names.draining, names.tasks, names.reads, names.refused],
         [worker, "leave" if leave else "", names.changed, *flat],
     )
 

@@ -16,6 +16,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            paused: 1 (by an operator or a policy), or the name of whoever paused it
                                            to_isolate: number of messages to run in isolation after a worker died
                                            seen:<computation>: when the set of young ids was started (ms)
+                                           version:<computation>: the highest version of its states written here, if above 1
                                            takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
@@ -53,6 +54,8 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:draining                hash   worker id → when an operator drained it (ms)
 {partition}:tasks                   hash   worker id → the tasks and computations that it knows, one a line
 {partition}:wanted                  hash   partition → until when (ms), and a task: its holder did not know it, and another worker did
+{partition}:reads                   hash   worker id → JSON: computation → highest version of its states that the worker can read
+{partition}:refused                 hash   worker id → the partitions whose states it cannot read, comma-separated (store/worker_code.py)
 {partition}:source:<name>           hash   progress of a source: number (of pushes), position, ended; its lease: owner, token, until (ms)
 {partition}:source:<name>:<run>     hash   number (of pushes) of one process of a source without a position; expires
 
@@ -77,6 +80,7 @@ Resolution = Literal["fine", "coarse"]
 PRIORITY_SUFFIXES = ("\x06\x163", "\x06\x166", "\x06\x169")
 
 _COMPUTATION = "computation:"
+_VERSION = "version:"
 #: Without leading zeros: `partition.03` is not a queue of the group.
 _IS_NUMBER = re.compile(r"0|[1-9][0-9]*")
 _NUMBER_AT_END = re.compile(r"\.(?=[0-9]+$)")
@@ -204,6 +208,23 @@ class Names:
     @property
     def wanted(self) -> str:
         return self._group_key("wanted")
+
+    @property
+    def reads(self) -> str:
+        return self._group_key("reads")
+
+    @property
+    def refused(self) -> str:
+        return self._group_key("refused")
+
+    @staticmethod
+    def version_field(computation: str) -> str:
+        """The field of `meta` with the highest version of a computation's states."""
+        return _VERSION + computation
+
+    @staticmethod
+    def computation_of_version(field: str) -> str:
+        return field.removeprefix(_VERSION)
 
     @property
     def measurements(self) -> str:

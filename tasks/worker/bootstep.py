@@ -24,7 +24,7 @@ from celery.worker import state as worker_state
 from kombu.entity import Queue
 
 from celery_partitions.admin.status import worker_id
-from celery_partitions.model.errors import SetupError, describe
+from celery_partitions.model.errors import DeclarationError, SetupError, describe
 from celery_partitions.model.revocations import Revocations
 from celery_partitions.results.backend import check_backend
 from celery_partitions.results.recorder import may_follow
@@ -34,6 +34,7 @@ from celery_partitions.store.leases import Share, remember_computations
 from celery_partitions.store.names import INGRESS
 from celery_partitions.store.server import look_at_server
 from celery_partitions.store.topology import agree_on_topology
+from celery_partitions.store.worker_code import WorkerCode
 from celery_partitions.worker.call_turns import begin_calls
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.control import list_owned_queues
@@ -146,8 +147,11 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             self.installation.resolved.check("workers")
             unsigned = check_signing(self.installation)
+            for computation in self.installation.computations.values():
+                if computation.state is not None:
+                    computation.state.versions.check(computation.state.cls)
             self.check_server()
-        except (SetupError, SettingsError) as error:
+        except (SetupError, SettingsError, DeclarationError) as error:
             raise WorkerRefused(str(error)) from error
         except (redis.RedisError, OSError):
             pass  # Redis is not reachable yet: `start` waits for it
@@ -190,6 +194,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.keeper = LeaseKeeper(
             settings, group.names, group.topology, identity, self.partitions, self.follow, self.introduce, self.loop_fails,
             tasks=partial(known_tasks, worker.app, installation), lacks=self.loop.lacks,
+            code=WorkerCode.of(installation.computations.values()),
         )
         try:
             self.loop.calls = begin_calls(self.loop, parts, worker.hostname)

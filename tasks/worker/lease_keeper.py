@@ -13,10 +13,20 @@ from typing import Protocol
 import redis
 
 from celery_partitions.model.errors import SetupError
+from celery_partitions.model.escaping import escape
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.client import connect
-from celery_partitions.store.leases import GRACE_SECONDS, RENEWALS_PER_LEASE, Share, balance, leases_of, release
+from celery_partitions.store.leases import (
+    GRACE_SECONDS,
+    RENEWALS_PER_LEASE,
+    UNKNOWN_CODE,
+    Share,
+    balance,
+    leases_of,
+    release,
+)
 from celery_partitions.store.names import Names
+from celery_partitions.store.worker_code import Refusal, WorkerCode
 from celery_partitions.worker.backoff import LONGEST_SECONDS, Backoff
 from celery_partitions_config.settings import Settings
 
@@ -58,10 +68,11 @@ class LeaseKeeper(threading.Thread):
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = system_random.random,
         make_event: Callable[[], Event] = threading.Event,
+        code: WorkerCode = UNKNOWN_CODE,
     ) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self.settings, self.names, self.topology, self.worker, self.pins = settings, names, topology, worker, pins
-        self.on_share = on_share
+        self.on_share, self.code = on_share, code
         #: Called after each new connection: the server may have come back empty. Raises `SetupError` if it belongs to another group.
         self.introduce = introduce
         #: Whether the loop cannot work. Then the worker claims nothing new, and does not hold for long what it has.
@@ -79,6 +90,8 @@ class LeaseKeeper(threading.Thread):
         self._lost_since: float | None = None
         self._refused = ""
         self._faults: dict[str, str] = {}
+        #: The partitions whose states this worker's code cannot read.
+        self._unreadable: dict[str, Refusal] = {}
         # No wait is longer than the time between two renewals, so that leases still valid when the server returns do not expire.
         self._backoff = Backoff(random, min(LONGEST_SECONDS, settings.lease_seconds / RENEWALS_PER_LEASE))
 
@@ -144,6 +157,8 @@ class LeaseKeeper(threading.Thread):
             isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
             tasks=self.tasks(),
             lacks=self.lacks(),
+            code=self.code,
+            refused=self._unreadable,
         )
         if self._lost_since is not None:
             logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", self.clock() - self._lost_since)
@@ -153,7 +168,18 @@ class LeaseKeeper(threading.Thread):
             if self._faults.get(partition) != fault:
                 logger.error("partition %s: cannot claim it (%s); retrying until it works", partition, fault)
         self._faults = dict(share.faults)
+        self.say_unreadable(share)
         return share
+
+    def say_unreadable(self, share: Share) -> None:
+        """Log once, for all partitions that became unreadable for the same reason."""
+        new: dict[str, list[str]] = {}
+        for partition, why in share.refused.items():
+            if self._unreadable.get(partition) != why:
+                new.setdefault(str(why), []).append(partition)
+        for text, found in new.items():
+            logger.error("partitions: this worker may not have partition %s: %s", ", ".join(found), escape(text))
+        self._unreadable = dict(share.refused)
 
     def listen(self, changes: redis.client.PubSub, share: Share) -> None:
         """Wait until the leases must be renewed, another worker's lease expires, or a change is announced."""

@@ -184,6 +184,7 @@ def test_the_rows_have_the_documented_fields() -> None:
         "partition": "0",
         "state": "unowned",
         "owner": None,
+        "refused_to": [],
         "lease_age_seconds": None,
         "waiting": 4,
         "delayed": 0,

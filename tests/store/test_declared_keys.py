@@ -29,7 +29,7 @@ KEYS_OF = {"TIME": 0, "PUBLISH": 0, "LMOVE": 2, "RENAME": 2}
 KINDS = (
     "meta", "state:play", "delayed", "parked", "mailbox:stuck", "dead", "isolation", "commits", "seen:young:play once",
     "group", "workers", "owners", "since", "policies", "audit", "measurements", "source:numbers",
-    "computations", "reports", "history:fine", "history:coarse", "history:fine:play", "history:coarse:play",
+    "computations", "reports", "reads", "history:fine", "history:coarse", "history:fine:play", "history:coarse:play",
 )  # fmt: skip
 
 

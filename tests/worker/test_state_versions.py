@@ -9,6 +9,8 @@ import pytest
 
 from celery_partitions.model.computation import declare
 from celery_partitions.store.record import split
+from celery_partitions.store.worker_code import WorkerCode
+from celery_partitions.worker.lease_keeper import LeaseKeeper
 from tests.fundamentals.live import LiveGroup
 from tests.model.classes_in_time import Code, code_in_time
 from tests.worker.by_hand import LoopByHand, loop_by_hand
@@ -110,9 +112,36 @@ def test_a_state_of_newer_code_waits_for_it(make_live: Callable[..., LiveGroup],
     with loop_by_hand(live) as loop:
         deliver(loop, live, ("key", 5.0), ("other", 2.0))
         (parked,) = live.group.parked_keys.all()
-        assert (parked.key, parked.record.reason) == ("key", "unreadable-state")
-        assert "Newer code wrote it" in parked.record.error
+        assert (parked.key, parked.reason) == ("key", "unreadable-state")
+        assert "Newer code wrote it" in parked.error
     deploy(live, code, NEW, add_cents)
     with loop_by_hand(live) as loop:
         loop.take_turns()
     assert live.group.states.get(live.installation.computations["count"], "key").cents == 5  # type: ignore[union-attr]
+
+
+def test_a_worker_with_older_code_loses_and_never_gets_the_partition(make_live: Callable[..., LiveGroup], code: Code, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator with newer code sets a state while an older worker holds the partition."""
+    live = make_live(PARTITIONS=1)
+    deploy(live, code, OLD, set_price)
+    with loop_by_hand(live) as loop:
+        deliver(loop, live, ("key", 1.0))
+        older = LeaseKeeper(
+            live.settings, live.names, live.group.topology, loop.worker, (), loop.follow, client=live.client, code=WorkerCode.of(live.installation.computations.values())
+        )
+        deploy(live, code, NEW, add_cents)
+        newer = live.installation.computations["count"]
+        seen = live.group.state_editor.see(newer, "key")
+        assert live.group.state_editor.set(seen, seen.state, by="me") == "ok"
+        live.app.send_task("count", args=[["other", 2.0]], queue="partition.0")
+        loop.look_again()
+        loop.take_turns()
+        assert loop.owned_partitions.keys() == {"ingress"}, "its commit was refused"
+        assert set(older.balance().owned) == set(older.balance().owned) == {"ingress"}
+        assert "this worker may not have partition 0: its states of 'count' have version 2" in caplog.text
+        assert caplog.text.count("may not have partition") == 1, "it is logged once"
+        (row, _) = live.group.status()
+        assert (row.owner, row.refused_to, row.length) == (None, ("by-hand",), 1)
+    with loop_by_hand(live) as loop:
+        loop.take_turns()
+    assert headers(live) == {"key": {"v": 2}, "other": {"v": 2}}

@@ -4,16 +4,17 @@
 -- An assignment is advice: a worker holds a partition only after `claim`, on the partition's own keys, has given it a fencing token.
 --
 -- KEYS  1 workers (zset)  2 pins (hash)  3 owners (hash)  4 since (hash)  5 policies (hash)  6 draining (hash)
---       7 tasks (hash)  8 wanted (hash)
+--       7 tasks (hash)  8 wanted (hash)  9 reads (hash)  10 refused (hash)
 -- ARGV  1 worker id  2 lease, ms  3 pins of this worker ("" none, "2,5")  4 N  5 channel `changed`
 --       6 the tasks that this worker knows, each between two newlines  7 how long a partition stays with workers that know a task, ms
---       8… partition, task, partition, task, …: messages of the task wait there, and this worker does not know it
+--       8 JSON of the state versions that this worker can read  9 the partitions whose states it cannot read ("" none, "2,5")
+--       10… partition, task, partition, task, …: messages of the task wait there, and this worker does not know it
 -- Returns {next, assigned, give_up, policies, known}
 --   next      ms until the first lease of another worker ends, -1 if there is no other
 --   assigned  {partition, since, partition, …} the partitions this worker must hold; since: the assignment's number, always increasing
 --   give_up   {partition, …} those of `assigned` that it must release
 --   policies  {computation, JSON, …} operators' changes
---   known     {task, …} those of ARGV 8… that another living worker knows
+--   known     {task, …} those of ARGV 10… that another living worker knows
 -- Publishes on `changed` if a worker joined or was found dead. The policies are read with pcall, so that a key of the wrong type under
 -- their name does not keep a worker from its share.
 
@@ -30,8 +31,7 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)) 
   if dead ~= me then
     redis.call('ZREM', KEYS[1], dead)
     redis.call('HDEL', KEYS[2], dead)
-    redis.call('HDEL', KEYS[6], dead)
-    redis.call('HDEL', KEYS[7], dead)
+    for _, i in ipairs({ 6, 7, 9, 10 }) do redis.call('HDEL', KEYS[i], dead) end
     changed = true
   end
 end
@@ -45,9 +45,16 @@ end
 if redis.call('HGET', KEYS[7], me) ~= ARGV[6] then
   redis.call('HSET', KEYS[7], me, ARGV[6])
 end
+if redis.call('HGET', KEYS[9], me) ~= ARGV[8] then
+  redis.call('HSET', KEYS[9], me, ARGV[8])
+end
+if (redis.call('HGET', KEYS[10], me) or '') ~= ARGV[9] then
+  changed = true
+  if ARGV[9] == '' then redis.call('HDEL', KEYS[10], me) else redis.call('HSET', KEYS[10], me, ARGV[9]) end
+end
 
--- Which workers live, and which of them are pinned to which partition.
-local alive, general, pinned_to, draining = {}, {}, {}, false
+-- Which workers live, which of them are pinned to which partition, and which cannot read it.
+local alive, general, pinned_to, refused_by, draining = {}, {}, {}, {}, false
 local members = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 local next_end = -1
 for i = 1, #members, 2 do
@@ -56,6 +63,10 @@ for i = 1, #members, 2 do
   if worker ~= me then
     local left = tonumber(members[i + 1]) - now
     if next_end < 0 or left < next_end then next_end = left end
+  end
+  for partition in string.gmatch(redis.call('HGET', KEYS[10], worker) or '', '[^,]+') do
+    refused_by[partition] = refused_by[partition] or {}
+    refused_by[partition][worker] = true
   end
   local pins = redis.call('HGET', KEYS[2], worker)
   if redis.call('HEXISTS', KEYS[6], worker) == 1 then
@@ -85,6 +96,20 @@ local function assign(partition)
   owner[partition] = me
 end
 
+local function can_read(worker, partition)
+  return not (refused_by[partition] and refused_by[partition][worker])
+end
+
+-- Those of the general workers that can read a partition.
+local function readers_of(partition)
+  if not refused_by[partition] then return general end
+  local found = {}
+  for _, worker in ipairs(general) do
+    if can_read(worker, partition) then found[#found + 1] = worker end
+  end
+  return found
+end
+
 -- Which workers know a task. Most groups never ask.
 local function that_know(task, workers)
   local found, count = {}, 0
@@ -98,7 +123,7 @@ end
 
 local everybody, known = {}, {}
 for worker in pairs(alive) do everybody[#everybody + 1] = worker end
-for i = 8, #ARGV, 2 do
+for i = 10, #ARGV, 2 do
   local partition, task = ARGV[i], ARGV[i + 1]
   local _, count = that_know(task, everybody)
   if count > 0 then
@@ -112,7 +137,7 @@ local wanted_by, most, count_wanted = {}, {}, 0
 local wanted_rows = redis.call('HGETALL', KEYS[8])
 for i = 1, #wanted_rows, 2 do
   local partition, stop = wanted_rows[i], string.find(wanted_rows[i + 1], '\n', 1, true) or 0
-  local who, count = that_know(string.sub(wanted_rows[i + 1], stop + 1), general)
+  local who, count = that_know(string.sub(wanted_rows[i + 1], stop + 1), readers_of(partition))
   if (tonumber(string.sub(wanted_rows[i + 1], 1, stop - 1)) or 0) < now then
     redis.call('HDEL', KEYS[8], partition)
   elseif count > 0 and count < #general and not pinned_to[partition] then
@@ -130,7 +155,7 @@ local function takes(partition)
 end
 
 -- A pinned partition goes to the first worker that is pinned to it.
-local shared, is_general = {}, my_pins == '' and not draining
+local shared, unreadable, is_general = {}, {}, my_pins == '' and not draining
 for number = 0, n - 1 do
   local partition = tostring(number)
   local wanted = pinned_to[partition]
@@ -141,49 +166,65 @@ for number = 0, n - 1 do
       mine_wanted = mine_wanted + 1
     end
   elseif not wanted then
-    shared[#shared + 1] = partition
+    local which = shared
+    if refused_by[partition] then
+      local whom = {}
+      for worker in pairs(refused_by[partition]) do whom[#whom + 1] = worker end
+      table.sort(whom)
+      local name = table.concat(whom, ' ')
+      unreadable[name] = unreadable[name] or {}
+      which = unreadable[name]
+    end
+    which[#which + 1] = partition
   elseif wanted[me] then
-    if not owner[partition] then assign(partition) end
+    if not owner[partition] and can_read(me, partition) then assign(partition) end
   end
-  if owner[partition] == me and ((wanted and not wanted[me]) or (not wanted and not is_general)) then
+  if owner[partition] == me and ((wanted and not wanted[me]) or (not wanted and not is_general) or not can_read(me, partition)) then
     give_up[#give_up + 1] = partition
   end
 end
 
-if is_general and #general > 0 then
+-- Share some partitions among some workers. Returns whether this worker's share is a smallest one.
+local function share_out(partitions, workers)
   local holds = {}
-  for _, worker in ipairs(general) do holds[worker] = 0 end
-  for _, partition in ipairs(shared) do
+  for _, worker in ipairs(workers) do holds[worker] = 0 end
+  if not holds[me] then return false end
+  for _, partition in ipairs(partitions) do
     local worker = owner[partition]
     if worker and holds[worker] then holds[worker] = holds[worker] + 1 end
   end
   -- The workers that hold the most get one more than the base; the ingress's holder comes last.
-  local base, extra = math.floor(#shared / #general), #shared % #general
-  table.sort(general, function(a, b)
+  local base, extra = math.floor(#partitions / #workers), #partitions % #workers
+  table.sort(workers, function(a, b)
     if holds[a] ~= holds[b] then return holds[a] > holds[b] end
     local ia, ib = owner.ingress == a, owner.ingress == b
     if ia ~= ib then return ib end
     return a < b
   end)
-  local target = {}
-  for place, worker in ipairs(general) do
-    target[worker] = base + (place <= extra and 1 or 0)
+  local mine, share = holds[me], base
+  for place = 1, extra do
+    if workers[place] == me then share = base + 1 end
   end
-  local mine, share = holds[me], target[me]
-  for i = #shared, 1, -1 do
-    if mine > share and owner[shared[i]] == me then
-      give_up[#give_up + 1] = shared[i]
+  for i = #partitions, 1, -1 do
+    if mine > share and owner[partitions[i]] == me then
+      give_up[#give_up + 1] = partitions[i]
       mine = mine - 1
     end
   end
-  for _, partition in ipairs(shared) do
+  for _, partition in ipairs(partitions) do
     if mine < share and not owner[partition] then
       assign(partition)
       mine = mine + 1
     end
   end
+  return share == base
+end
+
+if is_general and #general > 0 then
   -- The ingress goes to a worker with the smallest share.
-  local light = share == base
+  local light = share_out(shared, general)
+  -- During a deploy: what the same workers cannot read is shared among the others.
+  for _, partitions in pairs(unreadable) do share_out(partitions, readers_of(partitions[1])) end
   if wanted_by.ingress then
     if takes('ingress') then
       assign('ingress')

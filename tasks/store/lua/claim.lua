@@ -2,9 +2,11 @@
 --
 -- KEYS  1 meta (hash)
 -- ARGV  1 worker id  2 since: number of the assignment  3 number of messages to run in isolation if the last holder died (0: none)
--- Returns {status, token, edit_version, paused}, or {"superseded", since}
+--       4… field of meta with a computation's highest written version, the highest version that the worker can read, field, version, …
+-- Returns {status, token, edit_version, paused}, {"superseded", since}, or {"unreadable", field, version}
 --   status   "ok", or "superseded": the partition was already claimed for a later assignment, with the number `since`. This worker was
---            slow, or the group's keys lost data. Nothing is written
+--            slow, or the group's keys lost data. Nothing is written. Or "unreadable": newer code wrote states with this version, which the
+--            worker cannot read. Nothing is written
 --   paused   1 or 0
 -- `balance` assigns a partition again only after its holder's lease has ended or the partition was released. So a claim for a later
 -- assignment never takes the partition from a holder whose lease is valid.
@@ -14,6 +16,12 @@ local found = redis.call('HMGET', KEYS[1], 'token', 'holder', 'since', 'edit_ver
 local holder, last = found[2], found[3] or '0'
 if tonumber(last) > tonumber(since) then
   return { 'superseded', last }
+end
+for i = 4, #ARGV, 2 do
+  local written = redis.call('HGET', KEYS[1], ARGV[i])
+  if written and not (tonumber(written) and tonumber(written) <= tonumber(ARGV[i + 1])) then
+    return { 'unreadable', ARGV[i], written }
+  end
 end
 -- A full server refuses a script if its first write needs memory, so begin with a deletion.
 redis.call('HDEL', KEYS[1], '')
