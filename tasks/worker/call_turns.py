@@ -16,6 +16,7 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import PartitionWorker
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.commits import CommitTooLarge
+from celery_partitions.worker.call_context import CallContext
 from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.in_flight import InFlight
 from celery_partitions.worker.in_flight_commit import plan_calls
@@ -44,8 +45,10 @@ def begin_calls(loop: PartitionLoop, parts: WorkerParts, node: str) -> CallTurns
         parts.hangs,
         parts.waiting.wake,
         lambda stage: stage.concurrency or limit,
+        CallContext(installation.app, node),
         parts.revoked,
         None if given is None else partial(given, me),
+        parts.traced,
     )
     thread.begin()
     runner.resources = thread.resources

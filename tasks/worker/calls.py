@@ -9,26 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_partitions.model.caller import Call
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.errors import TimeLimitExceeded
 from celery_partitions.model.in_flight import LINGER_SECONDS, MAX_SHARED
 from celery_partitions.model.items import Item, Work, skipped_now
 from celery_partitions.model.outcome import Outcome, Slot
 from celery_partitions.model.single_step import single_step
 from celery_partitions.model.step import StepMachine
 from celery_partitions.model.step_rules import StepRules
-from celery_partitions.store.leases import Lease
-from celery_partitions.worker.daemon_pool import DaemonPool
+from celery_partitions.worker.call_context import CallContext
 from celery_partitions.worker.key_runs import Ended, KeyRun, is_dropped
-from celery_partitions.worker.time_limits import INTERRUPT_SECONDS, TimeLimits, over_the_limit
+from celery_partitions.worker.outside_calls import Hangs, OutsideCalls
+from celery_partitions.worker.time_limits import INTERRUPT_SECONDS
+from celery_partitions.worker.tracing import TracedSteps
 
 if TYPE_CHECKING:
     from celery_partitions.worker.owned import OwnedPartition
@@ -37,12 +35,9 @@ logger = logging.getLogger("celery.worker.partitions")
 
 #: How long the calls of a partition share their rules, with the server's time. Making them takes as long as a tenth of a short call.
 RULES_SECONDS = 0.002
-#: How often the watchdog looks for calls that ignored their time limit.
-WATCH_SECONDS = 0.25
 
 #: What a call returned, or the exception that it raised.
 _Result = tuple[Any, BaseException | None]
-Hangs = Callable[[tuple[Lease, Work], str], None]
 
 
 class _StageCalls:
@@ -70,23 +65,22 @@ class CallThread(threading.Thread):
         hangs: Hangs,
         wake: Callable[[], None],
         concurrency: Callable[[Computation], int],
+        context: CallContext,
         revoked: Container[str] = (),
         lifespan: Callable[[], Any] | None = None,
+        traced: TracedSteps | None = None,
     ) -> None:
         super().__init__(name="partition-calls", daemon=True)
-        self.rules, self.hangs, self.wake, self.concurrency = rules, hangs, wake, concurrency
-        self.revoked, self.lifespan = revoked, lifespan
+        self.rules, self.wake, self.concurrency, self.context = rules, wake, concurrency, context
+        self.revoked, self.lifespan, self.traced = revoked, lifespan, traced
         #: What the lifespan yielded.
         self.resources: Mapping[str, Any] = {}
         self._loop = asyncio.new_event_loop()
+        self.calls = OutsideCalls(self._loop, hangs, concurrency, context, self._is_current)
         self._ready = threading.Event()
         self._error: BaseException | None = None
-        self._pools: dict[str, DaemonPool] = {}
-        self._limits = threading.local()
         self._tasks: dict[tuple[str, str], tuple[KeyRun, asyncio.Task[None]]] = {}
         self._stages: dict[Computation, _StageCalls] = {}
-        #: Calls with a time limit, except in threads, which have watchdogs of their own: when the watchdog steps in, the limit, and for what.
-        self._limited: dict[int, tuple[float, float, Lease, Work]] = {}
         self._stopping = asyncio.Event()
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
@@ -98,7 +92,7 @@ class CallThread(threading.Thread):
         self._ready.wait()
         if self._error is not None:
             raise self._error
-        threading.Thread(target=self._watch, name="partition-calls-watchdog", daemon=True).start()
+        threading.Thread(target=self.calls.watch, args=(self.is_alive,), name="partition-calls-watchdog", daemon=True).start()
 
     def submit(self, runs: Iterable[KeyRun], ended: Ended) -> None:
         """Start runs. Their outcomes come to `ended`. A key's run starts when the calls of an earlier one for it are over."""
@@ -125,7 +119,8 @@ class CallThread(threading.Thread):
     def run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._live())
+            with self.context.in_this_thread():
+                self._loop.run_until_complete(self._live())
         except BaseException as error:
             self._error = error
         finally:
@@ -189,6 +184,7 @@ class CallThread(threading.Thread):
         """The rules for a call that begins now. Calls that begin together share them."""
         now = self._loop.time()
         if ended.rules is None or now >= ended.rules_until:
+            self.context.check()
             ended.rules, ended.rules_until = self.rules(owned), now + RULES_SECONDS
         return ended.rules
 
@@ -237,6 +233,15 @@ class CallThread(threading.Thread):
     async def _call(self, run: KeyRun, item: Item, rules: StepRules, is_first: bool) -> Outcome:
         """Process one message. Its states are pickled, so that a failure of the next one rolls back to here without calling this one again."""
         attempt, failed, waited_out = (run.attempt, run.failed, run.waited_out) if is_first else (1, None, False)
+        self.context.enter(item, attempt)
+        if self.traced is None:
+            return await self._outcome(run, item, rules, attempt, failed, waited_out)
+        with self.traced.message(run.owned.partition, item, attempt) as about:
+            outcome = await self._outcome(run, item, rules, attempt, failed, waited_out)
+        self.traced.ended(run.owned.partition, about, outcome)
+        return outcome
+
+    async def _outcome(self, run: KeyRun, item: Item, rules: StepRules, attempt: int, failed: str | None, waited_out: bool) -> Outcome:
         single = None if failed is not None else single_step(item, run.slots, rules, attempt)
         result: _Result | None = None
         outcome = None
@@ -271,7 +276,7 @@ class CallThread(threading.Thread):
     async def _result_of(self, run: KeyRun, call: Call) -> _Result:
         """What a call returned, or raised. Raises `CancelledError` if the run was cancelled."""
         try:
-            return await self._invoke(run, call), None
+            return await self.calls.make(run.owned.lease, call), None
         except asyncio.CancelledError as error:
             if run.cancelled or self._stopping.is_set():
                 run.cancelled = True
@@ -279,54 +284,6 @@ class CallThread(threading.Thread):
             return None, error  # the computation itself was cancelled by something that it awaits
         except BaseException as error:
             return None, error
-
-    async def _invoke(self, run: KeyRun, call: Call) -> Any:
-        computation = call.computation
-        seconds = computation.time_limit_seconds
-        if seconds is None:
-            if computation.executor == "async":
-                return await computation.function(*call.arguments)
-            if computation.executor == "loop":
-                return computation.function(*call.arguments)
-            return await self._in_thread(computation, computation.function, *call.arguments)
-        if computation.executor == "threads":
-            about = run.owned.lease, call.item
-            return await self._in_thread(computation, self._limited_call, computation.function, call.arguments, seconds, about)
-        watched = id(call)
-        self._limited[watched] = time.monotonic() + seconds + INTERRUPT_SECONDS, seconds, run.owned.lease, call.item
-        try:
-            try:
-                async with asyncio.timeout(seconds) as scope:
-                    value = computation.function(*call.arguments)
-                    return await value if computation.executor == "async" else value
-            except TimeoutError:
-                if not scope.expired():
-                    raise
-                raise TimeLimitExceeded(over_the_limit(seconds)) from None
-        finally:
-            self._limited.pop(watched, None)
-
-    async def _in_thread(self, computation: Computation, function: Callable[..., Any], *arguments: Any) -> Any:
-        pool = self._pools.get(computation.name)
-        if pool is None:
-            pool = self._pools[computation.name] = DaemonPool(self.concurrency(computation), "partition-call")
-        future = asyncio.wrap_future(pool.submit(copy_context().run, function, *arguments), loop=self._loop)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # A thread can't be cancelled. The key's next call must not begin before this one has ended.
-            if not future.cancel():
-                await asyncio.wait((future,))
-                with suppress(BaseException):
-                    future.exception()
-            raise
-
-    def _limited_call(self, function: Callable[..., Any], arguments: list[Any], seconds: float, about: tuple[Lease, Work]) -> Any:
-        """Runs in a thread of a pool. Each has its own watchdog, as the partition loop has."""
-        limits = getattr(self._limits, "of_thread", None)
-        if limits is None:
-            limits = self._limits.of_thread = TimeLimits(self.hangs)
-        return limits.call(function, arguments, seconds, about)
 
     def _announce(self, ended: Ended, stage_calls: _StageCalls) -> None:
         """Wake the partition loop when there is something to do: soon, so that calls that end together share a commit."""
@@ -343,23 +300,9 @@ class CallThread(threading.Thread):
 
     # In the watchdog's thread.
 
-    def _watch(self) -> None:
-        """Find calls that ignored their time limit: coroutines that swallow their cancellation, and code that blocks the event loop."""
-        while self.is_alive():
-            time.sleep(WATCH_SECONDS)
-            now = time.monotonic()
-            late = [one for one in list(self._limited.values()) if one[0] < now]
-            if not late:
-                continue
-            _, seconds, lease, item = self._blocking(late) or late[0]
-            self.hangs((lease, item), over_the_limit(seconds))
-
-    def _blocking(self, late: list[tuple[float, float, Lease, Work]]) -> tuple[float, float, Lease, Work] | None:
-        """The late call that the event loop is executing now, if one is."""
+    def _is_current(self, partition: str, key: str) -> bool:
+        """Whether the event loop is executing the run of a key now."""
         with suppress(RuntimeError):
-            current = asyncio.current_task(self._loop)
-            for one in late:
-                known = self._tasks.get((one[2].partition, one[3].key))
-                if current is not None and known is not None and known[1] is current:
-                    return one
-        return None
+            current, known = asyncio.current_task(self._loop), self._tasks.get((partition, key))
+            return current is not None and known is not None and known[1] is current
+        return False

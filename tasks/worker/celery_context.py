@@ -52,9 +52,10 @@ class CurrentTask:
         work = self.work()
         if work is None:
             return Context()
-        if self._known is None or self._known[0] is not work[0]:
-            self._known = work[0], request_of(*work, self._node)
-        return self._known[1]
+        known = self._known
+        if known is None or known[0] is not work[0]:
+            known = self._known = work[0], request_of(*work, self._node)
+        return known[1]
 
     def __getattr__(self, name: str) -> Any:
         task = self._app.tasks.get(self.name)
@@ -81,7 +82,7 @@ def request_of(work: Work, attempt: int, node: str) -> Context:
 
 
 class CeleryContext:
-    """Made once per loop and used by its thread."""
+    """Made once per loop and used by its thread. `CallContext` is the one for other threads."""
 
     def __init__(self, app: Celery, node: str) -> None:
         self.app, self.node = app, node

@@ -153,6 +153,8 @@ class WorkerParts(LoopParts):
     runner: StepRunner
     stalls: StallDetector
     follow_ups: FollowUps
+    #: Makes spans, if tracing is on.
+    traced: TracedSteps | None
     #: Called in any thread for a call that cannot be interrupted. Does not return.
     hangs: Callable[[tuple[Lease, Work], str], None]
 
@@ -176,8 +178,8 @@ def worker_parts(
     waiting = BlockingRead(client, names) if make_waiting is None else make_waiting(client)
     store, run = CommitStore.of(client, names, settings), step
     make_cause: MakeCause = Cause
-    if tracing is not None:
-        traced = TracedSteps(tracing)
+    traced = None if tracing is None else TracedSteps(tracing)
+    if traced is not None:
         store, run, make_cause = TracedStore(store, traced), traced.step, traced.make_cause
     follow_ups, stalls, context = FollowUps(installation, node, store), StallDetector(), CeleryContext(installation.app, node)
     calls = LimitedCalls(settings, names, worker, context)
@@ -205,4 +207,5 @@ def worker_parts(
         stalls=stalls,
         follow_ups=follow_ups,
         hangs=calls.hangs,
+        traced=traced,
     )

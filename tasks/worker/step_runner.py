@@ -112,7 +112,7 @@ class StepRunner:
 
     def rules_outside(self, owned: OwnedPartition, pickling: Pickling) -> StepRules:
         """The rules for a call outside the loop's thread. `pickling`: not the loop's own, because both may pickle at the same time."""
-        return replace(self.rules_for(owned), pickling=pickling, inline=True, begins=None)
+        return replace(self.rules_for(owned), pickling=pickling, begins=None)
 
 
 class LimitedCalls:

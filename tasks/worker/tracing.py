@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -38,7 +39,7 @@ def check_tracing(installation: Installation) -> None:
 
 
 @dataclass(slots=True)
-class _Try:
+class MessageTry:
     """A message that the step received, and its span."""
 
     index: int
@@ -53,7 +54,7 @@ class _Watched(Sequence[Item]):
 
     def __init__(self, tracing: Tracing, items: Sequence[Item], partition: str, attempt: int) -> None:
         self.tracing, self.items, self.partition, self.attempt = tracing, items, partition, attempt
-        self.tries: list[_Try] = []
+        self.tries: list[MessageTry] = []
 
     def __len__(self) -> int:
         return len(self.items)
@@ -86,12 +87,12 @@ class _Watched(Sequence[Item]):
         task = item.computation.name if isinstance(item, Work) else item.task or "unknown"
         attempt = self.attempt if index == 0 else 1
         span, context = self.tracing.process(task, self.partition, item.raw, item.key, attempt)
-        self.tries.append(_Try(index, item, span))
+        self.tries.append(MessageTry(index, item, span))
         return context
 
 
 class TracedSteps:
-    """Made once per loop and used by its thread."""
+    """Made once per loop and used by its thread, except `message` and `ended`, which the thread of calls uses."""
 
     def __init__(self, tracing: Tracing) -> None:
         self.tracing = tracing
@@ -106,16 +107,39 @@ class TracedSteps:
         if more.get("failed") is not None and isinstance(first, Work):  # it is not called again
             watched.begin(0, first)
         outcome = step(watched, states, rules, **more)
-        self.spans[partition] = self.judged(watched, outcome)
+        self.spans[partition] = self.judged(watched.tries, outcome)
         return outcome
 
-    def judged(self, watched: _Watched, outcome: Outcome) -> list[Span]:
+    @contextmanager
+    def message(self, partition: str, item: Item, attempt: int) -> Iterator[MessageTry | None]:
+        """Around a message that runs outside the loop's thread, in its own context. Its span ends with `ended`."""
+        if not isinstance(item, Work | DeadLetterItem):
+            yield None
+            return
+        task = item.computation.name if isinstance(item, Work) else item.task or "unknown"
+        span, context = self.tracing.process(task, partition, item.raw, item.key, attempt)
+        one = MessageTry(0, item, span)
+        token = self.tracing.enter(context)
+        try:
+            yield one
+        finally:
+            if type(item) is ReplyRequest:
+                item.trace_headers = self.tracing.current_headers()
+            self.tracing.leave(token)
+            one.ended = time.time_ns()
+
+    def ended(self, partition: str, one: MessageTry | None, outcome: Outcome) -> None:
+        """The message of a call has its outcome. The partition's next commit links to its span."""
+        if one is not None:
+            self.spans.setdefault(partition, []).extend(self.judged([one], outcome))
+
+    def judged(self, tries: Sequence[MessageTry], outcome: Outcome) -> list[Span]:
         """End the spans of the messages that were tried, with their outcomes."""
         done = {id(work) for work in outcome.done}
         failures = {id(failure.item): failure for failure in outcome.failures}
         dead = {dead_letter_item.raw: dead_letter_item for dead_letter_item, _ in outcome.dead}
         spans = []
-        for one in watched.tries:
+        for one in tries:
             item, failure, dead_letter = one.item, failures.get(id(one.item)), dead.get(one.item.raw)
             if one.index >= outcome.taken and failure is None:
                 continue  # the step ended before this message; a span that is not ended is not exported
