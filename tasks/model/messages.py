@@ -30,6 +30,7 @@ from celery_partitions.model.pydantic_types import (
     classes_in,
     decode_inside,
     encode_inside,
+    field_that_never_arrives,
     is_pydantic,
     json_of,
     plain_inside,
@@ -268,6 +269,7 @@ class MessageCodec:
             )
             classes = [] if wanted is Any else classes_in(wanted)
             self._refuse_unknown(classes)
+            self._refuse_lossy([annotation] if self._validate is not None else classes)
             self._has_pydantic = self._validate is not None or bool(classes)
             #: Decodes a body of the usual form, `[[message], {}, …]`, in one call of C code; the message is `args[0]` of the result.
             #: Raises one of `NOT_USUAL` for others. None if the annotation needs more than that (pydantic).
@@ -283,6 +285,15 @@ class MessageCodec:
         for one in classes:
             if not is_pydantic(one):
                 raise TypeError(f"msgspec does not support {one.__qualname__}")
+
+    @staticmethod
+    def _refuse_lossy(classes: list[type]) -> None:
+        for one in classes:
+            if (path := field_that_never_arrives(one)) is not None:
+                raise DeclarationError(
+                    f"{one.__qualname__} can't be a message: JSON does not give the field at `{path}` back (its type hides it, or the model "
+                    "leaves it out), so no message could arrive. Give the model a field_serializer that writes it"
+                )
 
     def encode(self, message: object) -> tuple[bytes, Any]:
         """The body for `message` (an object or a dict), and the message as the worker will see it.

@@ -81,6 +81,36 @@ def classes_in(kind: Any) -> list[type]:
     return found
 
 
+def field_that_never_arrives(kind: Any, path: str = "$", seen: frozenset[Any] = frozenset()) -> str | None:
+    """The path of a field of a pydantic class whose value JSON never gives back: a required secret without a serializer, or a required field that the
+    model leaves out. None if there is no such field, or the class writes itself (`model_serializer`)."""
+    if typing.get_args(kind):
+        return _first(field_that_never_arrives(one, path, seen) for one in typing.get_args(kind))
+    if not is_pydantic(kind) or kind in seen:
+        return None
+    decorators = kind.__pydantic_decorators__
+    if decorators.model_serializers or getattr(kind, "model_config", {}).get("json_encoders"):
+        return None
+    written = {name for one in decorators.field_serializers.values() for name in one.info.fields}
+    for name, field in kind.__pydantic_fields__.items():
+        here = f"{path}.{name}"
+        if field.exclude and field.is_required():
+            return here
+        if name in written or "*" in written or any(type(one).__name__.endswith("Serializer") for one in field.metadata):
+            continue
+        if field.is_required() and _holds_secret(field.annotation):
+            return here
+        inside = field_that_never_arrives(field.annotation, here, seen | {kind})
+        if inside is not None:
+            return inside
+    return None
+
+
+def _holds_secret(annotation: Any) -> bool:
+    """Whether this is a `SecretStr` or the like, or a container of them."""
+    return hasattr(annotation, "get_secret_value") or any(map(_holds_secret, typing.get_args(annotation)))
+
+
 def changed_field(sent: Any, got: Any, path: str = "$") -> str | None:
     """The path of the first field of a pydantic object that arrives with another value; None if all are the same.
 

@@ -193,3 +193,40 @@ def test_numbers_that_json_does_not_have_are_refused_at_any_depth() -> None:
 def test_foreign_json_is_read_by_the_same_rules() -> None:
     body = json.dumps([[], {"message": [{"symbol": "A", "px": 2.5}]}, {}]).encode()
     assert MessageCodec(list[Model], "message").decode(body) == [ONE]
+
+
+class Key(pydantic.BaseModel):
+    user: str
+    secret: pydantic.SecretStr
+
+
+class LeftOut(pydantic.BaseModel):
+    user: str = pydantic.Field(exclude=True)
+
+
+class Inside(pydantic.BaseModel):
+    keys: list[Key | None]
+
+
+class WrittenKey(Key):
+    @pydantic.field_serializer("secret")
+    def write(self, secret: pydantic.SecretStr) -> str:
+        return secret.get_secret_value()
+
+
+@dataclass
+class HoldsKey:
+    key: Key
+
+
+@pytest.mark.parametrize(
+    ("annotation", "path"), [(Key, "$.secret"), (Key | None, "$.secret"), (HoldsKey, "$.secret"), (LeftOut, "$.user"), (Inside, "$.keys.secret")]
+)
+def test_a_class_whose_messages_could_never_arrive_is_refused_when_declared(annotation: Any, path: str) -> None:
+    with pytest.raises(DeclarationError, match=f"{path.replace('$', '[$]')}` back .*field_serializer"):
+        MessageCodec(annotation, "message")
+
+
+def test_a_secret_with_a_serializer_is_declared() -> None:
+    key = WrittenKey(user="u", secret=pydantic.SecretStr("s"))
+    assert MessageCodec(WrittenKey, "message").encode(key)[1] == key
