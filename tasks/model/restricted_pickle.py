@@ -176,6 +176,8 @@ class Allowed:
     def __init__(self, cls: type, modules: Iterable[str] = ()) -> None:
         modules = tuple(modules)
         self.cls = cls
+        #: The classes that pickles named, besides plain data.
+        self.classes: set[type] = set()
         #: The names under which the class was stored earlier.
         self.formerly = versions_of(cls).formerly
         self._anything = EVERYTHING in modules
@@ -283,6 +285,8 @@ def _remembering(allowed: Allowed) -> Callable[[str, str], Any]:
             return known[module, name]
         except KeyError:
             found = known[module, name] = allowed.find(module, name)
+            if isinstance(found, type) and found not in PLAIN_CLASSES:
+                allowed.classes.add(found)
             return found
 
     return find

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.inside_defaults import structs_in
 from celery_partitions.model.restricted_pickle import Allowed, NotAllowed, load_and_list
 from celery_partitions.model.versions import FIRST, versions_of
 
@@ -157,9 +158,9 @@ class StateClass(Generic[S]):
 
 def _store_by_name(cls: type) -> None:
     """Make pickles of this class name its fields. Raises `DeclarationError` for a class whose pickles can only list them."""
-    if issubclass(cls, msgspec.Struct):
-        copyreg.pickle(cls, _struct_by_name)
-    elif getattr(getattr(cls, "__getstate__", None), "__name__", "") == "_dataclass_getstate":
+    for one in structs_in(cls):
+        copyreg.pickle(one, _struct_by_name)
+    if not issubclass(cls, msgspec.Struct) and getattr(getattr(cls, "__getstate__", None), "__name__", "") == "_dataclass_getstate":
         raise DeclarationError(
             f"state class {cls.__qualname__} is a frozen dataclass with slots, whose fields are stored by position: a field that is added "
             "later would get another one's value. Leave frozen=True out"

@@ -15,6 +15,7 @@ import msgspec
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MigrationFailed, StateError, describe
+from celery_partitions.model.inside_defaults import InsideDefaults
 from celery_partitions.model.message_writer import json_text
 from celery_partitions.model.old_states import AsData, migrated
 from celery_partitions.model.outcome import Pickling
@@ -81,6 +82,7 @@ class StateCodec:
         self._loader: MakeLoader = signed_loader if signing_keys else unsigned_loader
         self._check: MakeLoader = signed_loader if signing_keys else readable_check
         self._loaders: Loaders = {}
+        self._inside: dict[StateClass[Any], InsideDefaults] = {}
         #: These raise if a pickle that was just written could not be read back.
         self._checks: Loaders = {}
         #: These read states of older versions.
@@ -135,6 +137,7 @@ class StateCodec:
             raise StateError(
                 f"state of {computation.name!r} is a {type(state).__qualname__}, but {wanted.cls.__qualname__} is declared"
             )
+        self._inside[wanted].complete(state)
         return wanted.complete(state) if wanted.completes else state
 
     def opened(self, name: str, key: str, stored: bytes) -> tuple[bytes, int]:
@@ -267,7 +270,10 @@ class StateCodec:
     ) -> Any:
         loads = made.get(wanted)
         if loads is None:
-            loads = made[wanted] = make(allow(wanted.cls, (*self._modules, *wanted.modules)))
+            allowed = allow(wanted.cls, (*self._modules, *wanted.modules))
+            loads = made[wanted] = make(allowed)
+            if made is self._loaders:
+                self._inside[wanted] = InsideDefaults(wanted.cls, allowed.classes)
         try:
             return loads(data)
         except NotAllowed as error:

@@ -106,3 +106,37 @@ def test_a_path_that_another_version_of_python_wrote(module: types.ModuleType, w
     path = text(where) + text("PurePosixPath") + b"\x93" + text("/") + text("a") + text("b") + b"\x87R"
     data = b"\x80\x04" + text(MODULE) + text("State") + b"\x93)\x81}" + text("path") + path + b"sb."
     assert codec.load(new, "key", codec.seal("count", "key", data)).path == PurePosixPath("/a/b")
+
+
+#: A class inside a state, before and after the change. `old` and `new` make one.
+INSIDE = {
+    "dataclass": ("@dataclass\nclass Line:\n    price: float\n", "@dataclass\nclass Line:\n    price: float\n    names: list = field(default_factory=list)\n"),
+    "dataclass with slots": (
+        "@dataclass(slots=True)\nclass Line:\n    price: float\n",
+        "@dataclass(slots=True, kw_only=True)\nclass Line:\n    names: list = field(default_factory=list)\n    price: float\n",
+    ),
+    "attrs": ("@attrs.define\nclass Line:\n    price: float\n", "@attrs.define\nclass Line:\n    price: float\n    names: list = attrs.field(factory=list)\n"),
+    "pydantic": (
+        "class Line(pydantic.BaseModel):\n    price: float\n",
+        "class Line(pydantic.BaseModel):\n    names: list = pydantic.Field(default_factory=list)\n    price: float\n",
+    ),
+    "msgspec": (
+        "class Line(msgspec.Struct):\n    price: float\n",
+        "class Line(msgspec.Struct, kw_only=True):\n    names: list = []\n    price: float\n",
+    ),
+}
+STATE = "@dataclass\nclass State:\n    lines: dict[str, list[Line]] = field(default_factory=dict)\n"
+
+
+@pytest.mark.parametrize("keys", [(), (b"0123456789abcdef",)], ids=["unsigned", "signed"])
+@pytest.mark.parametrize(("before", "after"), INSIDE.values(), ids=INSIDE)
+def test_a_field_is_added_to_a_class_inside_the_state(module: types.ModuleType, before: str, after: str, keys: tuple[bytes, ...]) -> None:
+    old = computation(module, before + STATE)
+    state = old.state.new()
+    state.lines["a"] = [module.Line(price=7.5), module.Line(price=8.5)]
+    stored = StateCodec(keys).dump(old, "key", state)
+    new, codec = computation(module, after + STATE), StateCodec(keys)
+    one, other = codec.load(new, "key", stored).lines["a"]
+    assert [(line.price, list(line.names)) for line in (one, other)] == [(7.5, []), (8.5, [])]
+    one.names.append("a")
+    assert other.names == [], "each object has its own"
