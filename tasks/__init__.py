@@ -33,6 +33,7 @@ from celery_partitions.model.errors import (
 )
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.policy import RetryPolicy
+from celery_partitions.model.timers import Timer
 from celery_partitions.model.versions import migrates, state
 from celery_partitions.pipeline.frames import decoder, encoder
 from celery_partitions.pipeline.graph import Pipeline
@@ -115,6 +116,7 @@ __all__ = [
     "TCPSourceConfig",
     "TaskSink",
     "TimeLimitExceeded",
+    "Timer",
     "aclose",
     "app",
     "build_application",

@@ -39,6 +39,7 @@ from celery_partitions.model.keys import key_bytes, key_text
 from celery_partitions.model.message_key import key_in
 from celery_partitions.model.own_lines import key_and_computation
 from celery_partitions.model.task_lines import moved_line, partition_of_line
+from celery_partitions.model.timers import key_of_alarm
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.dead_letters import DeadLetter
@@ -220,7 +221,9 @@ class Importer:
             case Mail():
                 yield ["LPUSH", names.mailbox(*self._place_of(record.key)), record.message]
             case DelayedRecord():
-                partition = self._of_message(record.partition, record.entry.partition(b":")[2])
+                timed = key_of_alarm(record.entry)
+                message = record.entry.partition(b":")[2]
+                partition = self._of_message(record.partition, message) if timed is None else self._of_key(key_bytes(timed))
                 yield ["ZADD", names.delayed(partition), record.due, record.entry]
             case DeadLetterRecord():
                 yield self._dead_letter(record)

@@ -72,7 +72,8 @@ class StateEditor:
 
         Raises `StateError` if the old state is signed and this process has no signing key.
         """
-        data = self.states.codec.dump(seen.computation, seen.key, state)
+        timers = None if seen.stored is None or seen.error else self.states.codec.timers(seen.stored)
+        data = self.states.codec.dump(seen.computation, seen.key, state, timers)
         before = None if seen.stored is None else self.states.codec.meta(seen.computation.name, seen.key, seen.stored)
         if data[:1] == UNSIGNED and before is not None and before.form == "signed":
             raise StateError(
@@ -82,11 +83,17 @@ class StateEditor:
         version = state_class.version if state_class is not None and state_class.is_versioned else 0
         return self._edit(seen, "set", data, {"new": shortened(plain_fields(state))}, by, version)
 
+    def write(self, seen: SeenState, record: bytes, action: str, detail: dict[str, Any], *, by: str) -> Answer:
+        """Replace the key's whole record, with a state of the same version. `changed`: as for `set`."""
+        return self._edit(seen, "set", record, detail, by, what=action)
+
     def delete(self, seen: SeenState, *, by: str) -> Answer:
         """Delete the state; the key's next message starts from a new one. `changed`: as for `set`."""
         return self._edit(seen, "delete", b"", {}, by)
 
-    def _edit(self, seen: SeenState, action: str, data: bytes, more: dict[str, Any], by: str, version: int = 0) -> Answer:
+    def _edit(
+        self, seen: SeenState, action: str, data: bytes, more: dict[str, Any], by: str, version: int = 0, what: str = ""
+    ) -> Answer:
         names, partition = self.states.names, str(seen.partition)
         field = key_bytes(seen.key)
         detail = {
@@ -105,7 +112,7 @@ class StateEditor:
                 action,
                 data,
                 names.changed,
-                *self.audit.words(by, f"state {action}", detail),
+                *self.audit.words(by, what or f"state {action}", detail),
                 names.version_field(seen.computation.name),
                 version,
             ],

@@ -18,6 +18,7 @@ from celery_partitions.cli.source import source
 from celery_partitions.cli.states import state
 from celery_partitions.cli.status import status, workers
 from celery_partitions.cli.stored import stored
+from celery_partitions.cli.timers import timers
 from celery_partitions.cli.top import top
 from celery_partitions.cli.transfer import export_group, import_group
 from celery_partitions_config.command import partitions
@@ -35,6 +36,7 @@ for command in (
     keys,
     state,
     stored,
+    timers,
     parked,
     dead_letters,
     pause,

@@ -17,6 +17,7 @@ from celery_partitions.admin.dead_letters import DeadLetterPlace
 from celery_partitions.admin.pause import pause, resume
 from celery_partitions.admin.state_editor import SeenState
 from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
+from celery_partitions.admin.timers import cancel_timer
 from celery_partitions.admin.wording import retry_dead_letters
 from celery_partitions.dashboard.handlers import Action
 from celery_partitions.model.errors import StateError
@@ -56,6 +57,10 @@ class OfState(OfKey, forbid_unknown_fields=True, kw_only=True):
 
     computation: str
     digest: str | None = None
+
+
+class OfTimer(OfState, forbid_unknown_fields=True, kw_only=True):
+    timer: str
 
 
 class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
@@ -166,6 +171,26 @@ class Forget(Action):
         if self.installation.group.state_editor.delete(seen, by=self.who) != "ok":
             raise HTTPError(409, changed(seen))
         return {"computation": body.computation, "old": plain_value(seen.plain), "message": "the state is deleted"}
+
+
+class CancelTimer(Action):
+    """POST /api/partitions/key/cancel-timer: cancel the timer `timer` of a key."""
+
+    @authenticated
+    async def post(self) -> None:
+        self.check_writable()
+        body = self.body(OfTimer)
+        self.answer(await self.acting(self._act, self.key_of(utf8(body.key), body.base64), body))
+
+    def _act(self, key: str, body: OfTimer) -> dict[str, Any]:
+        seen = see(self.installation, body, key, stale_is_refused=False)
+        try:
+            answer = cancel_timer(self.installation.group.state_editor, seen, body.timer, by=self.who)
+        except StateError as error:
+            raise HTTPError(409, str(error)) from None
+        if answer != "ok":
+            raise HTTPError(409, changed(seen))
+        return {"computation": body.computation, "timer": body.timer, "message": "the timer is cancelled"}
 
 
 class DeadLettersAction(Action):

@@ -13,6 +13,7 @@ from celery_partitions.admin.documents import json_key, json_message, json_parke
 from celery_partitions.admin.hot_keys import oldest_of
 from celery_partitions.admin.overview_json import row_of
 from celery_partitions.admin.state_json import plain_value
+from celery_partitions.admin.timers import timers_in
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.dashboard.tree import tree_of
 from celery_partitions.model.keys import key_bytes, key_text
@@ -130,13 +131,15 @@ def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
     group = installation.group
     computation = installation.computations.get(name)
     found: dict[str, Any] = {"computation": name, "type": None, "state": None, "tree": None, "digest": "", "error": ""}
-    found["whole"] = False
+    found |= {"whole": False, "timers": []}
     meta = group.states.meta(name, key)
     found |= {"bytes": None, "form": None, "verified": None} if meta is None else asdict(meta)
     if computation is None or computation.state is None:
         return {**found, "error": "this process does not have the computation, so it does not unpickle the state"}
     seen = group.state_editor.see(computation, key)
     found |= {"digest": "" if seen.stored is None else digest_of(seen.stored), "error": seen.error}
+    if not seen.error:
+        found["timers"] = [asdict(one) for one in timers_in(group.states, computation, seen.stored)]
     if seen.state is not None:
         found |= {"type": type(seen.state).__qualname__, "tree": asdict(tree_of(seen.state))}
         found["whole"] = len(seen.stored or b"") <= MAX_STATE_BYTES

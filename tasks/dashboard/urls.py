@@ -28,6 +28,7 @@ HANDLERS = [
     url(r"/api/partitions/key/(retry|skip|discard)", actions.ParkedAction),
     url(r"/api/partitions/key/state", actions.SetState),
     url(r"/api/partitions/key/forget", actions.Forget),
+    url(r"/api/partitions/key/cancel-timer", actions.CancelTimer),
     url(rf"/api/partitions/{PARTITION}", api.Partition),
     url(rf"/api/partitions/{PARTITION}/(pause|resume)", actions.Pause),
 ]

@@ -6,9 +6,10 @@ given to the next stage, immediately. If the computation changes the object late
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from celery_partitions.model.computation import (
@@ -25,9 +26,11 @@ from celery_partitions.model.errors import EventTimeAhead, MessageError
 from celery_partitions.model.items import Work
 from celery_partitions.model.message_writer import TIMER_BODY, Cause, MessageWriter, unescape
 from celery_partitions.model.messages import MAX_SECONDS, details_of
+from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Pickling, Slot, States
 from celery_partitions.model.restricted_pickle import copied
 from celery_partitions.model.sinks import QueueSink
+from celery_partitions.model.timers import Timers, fire
 from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
 
 T = TypeVar("T")
@@ -64,8 +67,8 @@ class Calling:
 class Caller:
     """Calls the computations of one step. `touched`: the states that they received."""
 
-    def __init__(self, states: States, calling: Calling) -> None:
-        self.states, self.calling = states, calling
+    def __init__(self, states: States, calling: Calling, outbox: Outbox) -> None:
+        self.states, self.calling, self.outbox = states, calling, outbox
         self.touched: dict[Computation, dict[str, Slot]] = {}
         #: The computation called last, to which a failure belongs.
         self.at: Computation | None = None
@@ -74,6 +77,8 @@ class Caller:
         #: How many values of the last message came too late for their windows and were dropped.
         self.dropped = 0
         self._inline = calling.inline
+        #: `Context.opens_timers` of each computation.
+        self._timers: dict[Computation, Callable[[str], Timers]] = {}
 
     def call(self, item: Work, attempt: int) -> Calls[list[Emission] | None]:
         """Call what the message is for. Returns its outputs; None if it is not for a pipeline. Raises what user code raises."""
@@ -84,6 +89,8 @@ class Caller:
             self.returned = computation.function(*arguments) if self.is_inline(computation) else (yield Call(computation, item, arguments))
             return None
         self.returned = None
+        if computation.owner is not None:
+            return (yield from self.fire(item, computation.owner, attempt))
         run = _Run(self, item, attempt)
         if item.message is TIMER:
             stage = cast(StageNode, computation.roots[0])
@@ -94,10 +101,30 @@ class Caller:
             yield from run.give(computation.roots, item.message, computation)
         return run.outputs
 
+    def fire(self, item: Work, owner: Computation, attempt: int) -> Calls[list[Emission] | None]:
+        """Call the handler of a timer, if the key's record says that the timer is due."""
+        handler = item.computation
+        slot = self.slot(owner, item.key)
+        timer = fire(handler, item.key, slot, self.outbox, self.calling.now)
+        if timer is None:
+            return None
+        arguments = [timer, slot.state]
+        if handler.takes_context:
+            arguments.append(self.context(handler, item, attempt))
+        returned = handler.function(*arguments) if self.is_inline(handler) else (yield Call(handler, item, arguments))
+        if owner.role == "task":
+            return None
+        run, stage = _Run(self, item, attempt), cast(StageNode, handler.roots[0])
+        if owner.multi:
+            yield from run.give_each(stage.then, returned, owner)
+        elif returned is not None:
+            yield from run.give(stage.then, returned, owner)
+        return run.outputs
+
     def only_stage(self, computation: Computation) -> StageNode | None:
         """The stage to call with `call_only`, if the messages of a computation run nothing else, and what it returns goes to one hop or sink,
         or nowhere. Most pipelines consist of such stages. None: use `call`."""
-        if computation.role == "task" or len(computation.roots) != 1 or not isinstance(root := computation.roots[0], StageNode):
+        if computation.role in ("task", "timer") or len(computation.roots) != 1 or not isinstance(root := computation.roots[0], StageNode):
             return None
         stage, then = root.computation, root.then
         if stage.windows is not None or stage.multi or not self.is_inline(stage):
@@ -124,24 +151,42 @@ class Caller:
         if computation.state is not None:
             arguments.append(self.state(computation, item.key))
         if computation.takes_context:
-            arguments.append(context_of(item, self.calling.partition, attempt, self.calling.resources))
+            arguments.append(self.context(computation, item, attempt))
         return arguments
+
+    def context(self, computation: Computation, item: Work, attempt: int) -> Context:
+        owner = computation if computation.owner is None else computation.owner
+        opens_timers = self._timers.get(owner)
+        if opens_timers is None and owner.state is not None:
+            opens_timers = self._timers[owner] = partial(self.timers, owner)
+        return context_of(item, self.calling.partition, attempt, self.calling.resources, opens_timers)
+
+    def timers(self, computation: Computation, key: str) -> Timers:
+        """`Context.timers`."""
+        slot = self.states[computation.name][key]
+        assert type(slot) is Slot
+        return Timers(computation, key, slot, self.outbox, self.calling.now)
 
     def state(self, computation: Computation, key: str) -> Any:
         """The key's state object. Marks it as touched."""
+        return self.slot(computation, key).state
+
+    def slot(self, computation: Computation, key: str) -> Slot:
         slot: Any = self.states[computation.name][key]  # readable: checked before
         touched = self.touched.get(computation)
         if touched is None:
             touched = self.touched[computation] = {}
         touched[key] = slot
-        return slot.state
+        return cast(Slot, slot)
 
 
-def context_of(item: Work, partition: int, attempt: int, resources: Mapping[str, Any]) -> Context:
+def context_of(
+    item: Work, partition: int, attempt: int, resources: Mapping[str, Any], opens_timers: Callable[[str], Timers] | None = None
+) -> Context:
     """What a computation gets as its context."""
     sent_at = details_of(item.raw).sent_at
     sent_at = sent_at if isinstance(sent_at, int | float) else None
-    return Context(item.key, item.envelope.headers.id, partition, sent_at, attempt, resources)
+    return Context(item.key, item.envelope.headers.id, partition, sent_at, attempt, resources, opens_timers)
 
 
 class _Run:

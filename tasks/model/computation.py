@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError, describe
 from celery_partitions.model.executors import Executor, executor_of, is_async
@@ -19,6 +19,9 @@ from celery_partitions.model.outbox import sent_now
 from celery_partitions.model.policy import EXHAUSTED_CHOICES, HOLDS_CHOICES, Exhausted, Holds, RetryPolicy
 from celery_partitions.model.sinks import Sink
 from celery_partitions.model.state import StateClass
+
+if TYPE_CHECKING:
+    from celery_partitions.model.timers import Timers
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +41,8 @@ class Context:
     attempt: int
     #: What the app's `lifespan` yielded in this worker process, such as a client with its connections. Empty without a lifespan.
     resources: Mapping[str, Any] = field(default_factory=dict)
+    #: For `timers`.
+    opens_timers: Callable[[str], Timers] | None = field(default=None, repr=False, compare=False)
 
     def send_now(self) -> AbstractContextManager[None]:
         """In this `with` block, what the computation sends (`delay`, `apply_async`, …) goes out at once, for example to report progress.
@@ -46,6 +51,13 @@ class Context:
         a block, everything is sent exactly once, with the computation's other effects.
         """
         return sent_now()
+
+    @property
+    def timers(self) -> Timers:
+        """The timers of the key. Raises `RuntimeError` in a computation without a state, and outside workers and the test kit."""
+        if self.opens_timers is None:
+            raise RuntimeError("there are no timers here: they belong to the key of a state_computation that a worker or the test kit's harness runs")
+        return self.opens_timers(self.key)
 
 
 class Windows(Protocol):
@@ -66,7 +78,7 @@ class Windows(Protocol):
         ...
 
 
-Role = Literal["task", "source", "stage"]
+Role = Literal["task", "source", "stage", "timer"]
 
 
 @dataclass(slots=True, eq=False)
@@ -121,8 +133,13 @@ class Computation:
     #: Whether the returned value is stored as the message's Celery result, unless the message says otherwise.
     replies: bool = False
     #: `task`: producers send to it. `source`: producers send to it, and its pipeline's stages receive the message. `stage`: it receives
-    #: its messages from another stage.
+    #: its messages from another stage. `timer`: it handles a timer of another computation, on the states of that.
     role: Role = "task"
+    #: The computation whose timer it handles, and the timer's name.
+    owner: Computation | None = None
+    timer: str = ""
+    #: The handlers of its timers, by the timer's name.
+    handlers: dict[str, Computation] = field(default_factory=dict)
     #: It returns a list, whose elements go to the next stage one by one.
     multi: bool = False
     #: The windows that process its messages in the place of `function`. Its state is the windows' content.
@@ -156,6 +173,13 @@ class Computation:
         check_name("the source" if self.role == "source" else "the computation", self.name)
         if self.state is not None and self.role == "task":
             self.stateful.append(self)
+        if self.owner is not None and self.owner.role == "task":
+            self.stateful.append(self.owner)
+
+    @property
+    def line(self) -> str:
+        """The name of its own line (`own_lines`). A timer's messages wait with those of its computation."""
+        return self.name if self.owner is None else self.owner.name
 
     @property
     def waiting(self) -> Computation | None:
@@ -266,6 +290,57 @@ def declare(
         strict=strict,
         follow_ups=follow_ups,
     )
+
+
+def timer_handler(
+    owner: Computation,
+    timer: str,
+    function: Callable[..., Any],
+    *,
+    on_error: RetryPolicy | Exhausted | None = None,
+    time_limit: timedelta | float | None = None,
+    executor: Literal["threads"] | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
+) -> Computation:
+    """Check the handler of a timer and make its computation, which its owner then knows. Raises `DeclarationError`."""
+    if not isinstance(timer, str) or not timer.strip():
+        raise DeclarationError(f"computation {owner.name!r}: a timer needs a name: @….on_timer(name)")
+    if owner.state is None:
+        raise DeclarationError(f"computation {owner.name!r} has no state, so its keys have no timers. Declare it with state_computation")
+    if owner.role != "task" and owner.roots:
+        raise DeclarationError(f"computation {owner.name!r}: declare the timer {timer!r} before the pipeline is built")
+    name = timer_task(owner.name, timer)
+    check_name("the timer", name)
+    parameters = _positional(function, f"the handler of timer {timer!r}", (2, 3), "(timer, state) or (timer, state, context)")
+    where = executor_of(name, function, executor, concurrency, strict)
+    owner.handlers[timer] = handler = Computation(
+        name=name,
+        function=function,
+        extract=_no_key(name),
+        codec=MessageCodec(inspect.Parameter.empty, parameters[0]),
+        state=None,
+        takes_context=len(parameters) == 3,
+        plain_call=False,
+        on_error=_looked_over(name, on_error) if on_error is not None else owner.on_error,
+        holds=owner.holds,
+        time_limit_seconds=seconds_or_none(name, "time_limit", time_limit),
+        role="timer",
+        owner=owner,
+        timer=timer,
+        takes_values=True,
+        multi=owner.multi,
+        scope=owner.scope,
+        executor=where,
+        concurrency=concurrency,
+        strict=strict,
+    )
+    return handler
+
+
+def timer_task(computation: str, timer: str) -> str:
+    """The task name of a timer's messages."""
+    return f"{computation} @ {timer}"
 
 
 def _compare_annotations(

@@ -27,6 +27,15 @@ class Timer(msgspec.Struct, frozen=True, gc=False):
     raw: bytes
 
 
+class Alarm(msgspec.Struct, frozen=True, gc=False):
+    """Wakes the partition for a named timer (`celery_partitions.model.timers`). A later one for the same timer and key replaces it."""
+
+    #: Milliseconds since the epoch, server clock.
+    due: int
+    #: Its member of the sorted set.
+    raw: bytes
+
+
 class Push(msgspec.Struct, frozen=True, gc=False):
     """A message to a Celery queue, by the queue's name in Celery."""
 
@@ -43,7 +52,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-Emission = Hop | Timer | Push | Delivery
+Emission = Hop | Timer | Alarm | Push | Delivery
 
 
 class PutStates(msgspec.Struct, frozen=True, gc=False):

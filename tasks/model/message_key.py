@@ -19,7 +19,7 @@ def key_in(raw: bytes, computations: Mapping[str, Computation]) -> tuple[str, st
         computation = computations.get(envelope.headers.task)
         if computation is None:
             return None
-        if computation.role == "stage":
+        if computation.role in ("stage", "timer"):
             return computation.name, key_in_header(computation.name, envelope.headers.partition_key)
         return computation.name, computation.key_of(decoded(computation, envelope, no_values))
     except (Exception, SystemExit):  # a bad message, or the user's extractor

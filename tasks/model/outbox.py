@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from celery_partitions.model.errors import MessageError
 
 if TYPE_CHECKING:
-    from celery_partitions.model.effects import Hop, Push
+    from celery_partitions.model.effects import Alarm, Hop, Push
     from celery_partitions.model.items import Work
 
 #: Limits for the outputs of one commit, unless one message has more. A commit blocks the server for about 3 µs per output. Redis accepts a
@@ -29,14 +29,14 @@ class Outbox:
     """What the computations of one step send. `app`: the app whose sends join the commit. `sender`: returns the message being applied; None:
     no message is."""
 
-    __slots__ = ("_bytes", "app", "sender", "sent")
+    __slots__ = ("_sizes", "app", "sender", "sent")
 
     def __init__(self, app: object, sender: Callable[[], Work | None]) -> None:
         self.app, self.sender = app, sender
         #: What each message sent, in order, by the `id()` of its item.
-        self.sent: dict[int, list[Hop | Push]] = {}
-        #: The bytes of the raw messages, by the `id()` of the item.
-        self._bytes: dict[int, int] = {}
+        self.sent: dict[int, list[Hop | Push | Alarm]] = {}
+        #: The bytes of that, and how many alarms are in it, by the `id()` of the item.
+        self._sizes: dict[int, tuple[int, int]] = {}
 
     def cause(self) -> Work:
         """The message being applied."""
@@ -47,14 +47,18 @@ class Outbox:
     def next_id(self) -> str:
         """The id of the next message that is sent: that of its cause, and a number. A second run makes the same ids."""
         work = self.cause()
-        return f"{work.envelope.headers.id}.{len(self.sent.get(id(work), ())) + 1}"
+        place = id(work)
+        number = len(self.sent.get(place, ())) - self._sizes.get(place, (0, 0))[1] + 1
+        return f"{work.envelope.headers.id}.{number}"
 
-    def add(self, one: Hop | Push) -> None:
+    def add(self, one: Hop | Push | Alarm, *, is_message: bool = True) -> None:
         """Send a message with the commit of the message being applied. Raises `MessageError` if that has too many or too large outputs for
         one commit."""
         place = id(self.cause())
         sent = self.sent.setdefault(place, [])
-        size = self._bytes[place] = self._bytes.get(place, 0) + len(one.raw)
+        size, alarms = self._sizes.get(place, (0, 0))
+        size += len(one.raw)
+        self._sizes[place] = size, alarms + (not is_message)
         if len(sent) >= MAX_OUTPUTS or size > MAX_OUTPUT_BYTES:
             raise MessageError(
                 f"one message sends more than {MAX_OUTPUTS:,} messages or {MAX_OUTPUT_BYTES:,} bytes, which one commit can't hold. "
@@ -64,12 +68,12 @@ class Outbox:
 
     def share_of(self, work: Work) -> float:
         """What a message sent, as a share of the limits for one commit."""
-        return max(len(self.sent.get(id(work), ())) / SHARED_OUTPUTS, self._bytes.get(id(work), 0) / SHARED_OUTPUT_BYTES)
+        return max(len(self.sent.get(id(work), ())) / SHARED_OUTPUTS, self._sizes.get(id(work), (0, 0))[0] / SHARED_OUTPUT_BYTES)
 
     def drop(self, work: Work) -> None:
         """Forget what a message sent, because it failed or is applied again."""
         self.sent.pop(id(work), None)
-        self._bytes.pop(id(work), None)
+        self._sizes.pop(id(work), None)
 
     def enter(self) -> None:
         """What this context calls sends here, as long as a message is being applied."""

@@ -27,13 +27,16 @@ from celery_partitions.model.effects import (
 )
 from celery_partitions.model.errors import MigrationFailed
 from celery_partitions.model.items import DeadLetterItem, Delayed, PlainTask, Skipped, Work
+from celery_partitions.model.timers import Entries
 
 
 class Slot(msgspec.Struct, gc=False):
-    """A key's state in a worker's memory: the object, and its bytes in Redis (None: not stored yet)."""
+    """A key's record in a worker's memory: the state object, its bytes in Redis (None: not stored yet), and its timers."""
 
     state: Any
     stored: bytes | None
+    #: The key's timers. None: never any.
+    timers: Entries | None = None
 
 
 class Unreadable(msgspec.Struct, frozen=True):
@@ -52,8 +55,11 @@ States = Mapping[str, Mapping[str, Slot | Unreadable]]
 class Pickling:
     """Functions that convert states and values to bytes and back. The store's codec provides them, with signatures."""
 
-    dump: Callable[[Computation, str, Any], bytes]
+    #: (computation, key, state, timers) → the record.
+    dump: Callable[[Computation, str, Any, Entries | None], bytes]
     load: Callable[[Computation, str, bytes], Any]
+    #: The timers in a record that `load` has read.
+    timers: Callable[[bytes], Entries | None]
     #: (task, message id, value) → a signed pickle. Raises `StateError` without a signing key.
     dump_value: Callable[[str, str, Any], bytes]
     #: (computation, message id, bytes) → the value. Raises `StateError`, and never unpickles unsigned bytes.

@@ -131,6 +131,7 @@ class Replay:
             stored = saved.get(stage, slot.stored)
             try:
                 slot.state = stage.state.new() if stored is None else self.pickling.load(stage, key, stored)
+                slot.timers = None if stored is None else self.pickling.timers(stored)
             except Exception as error:
                 cast(dict[str, Any], self.states[stage.name])[key] = Unreadable(describe(error))
                 raise
@@ -144,7 +145,7 @@ class Replay:
         pickling, made = self.pickling, {}
         for stage, slot in self.slots_of(item.computation.scope, item.key).items():
             self.caller.at = stage  # to which a failure belongs
-            made[stage] = pickling.dump(stage, item.key, slot.state)
+            made[stage] = pickling.dump(stage, item.key, slot.state, slot.timers)
             pickling.load(stage, item.key, made[stage])
         return made
 

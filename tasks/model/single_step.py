@@ -14,6 +14,7 @@ from celery_partitions.model.items import Item, Work
 from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Outcome, Slot, States, Unreadable
 from celery_partitions.model.step_rules import StepRules
+from celery_partitions.model.timers import Timers
 
 #: For computations without a state.
 _NO_STATES: Mapping[str, Slot | Unreadable] = {}
@@ -29,6 +30,13 @@ class SingleStep:
         self._item: Work | None = call.item
         self.outbox = Outbox(rules.app, self.sender)
         self._began = rules.clock()
+
+    def timers(self, key: str) -> Timers:
+        """`Context.timers`."""
+        computation = self.call.computation
+        slot = self._states[computation.name][key]
+        assert type(slot) is Slot
+        return Timers(computation, key, slot, self.outbox, self._rules.now)
 
     def sender(self) -> Work | None:
         """The message, until its call has ended."""
@@ -46,7 +54,7 @@ class SingleStep:
             slot, key = self._states[computation.name][item.key], item.key
             assert type(slot) is Slot
             try:
-                after = self._rules.pickling.dump(computation, key, slot.state)
+                after = self._rules.pickling.dump(computation, key, slot.state, slot.timers)
             except Exception:
                 return None
             if after != slot.stored:
@@ -70,6 +78,8 @@ def single_step(item: Item, states: States, rules: StepRules, attempt: int) -> S
         if type(slot) is not Slot:
             return None
         arguments.append(slot.state)
+    single = SingleStep(Call(computation, item, arguments), states, rules)
     if computation.takes_context:
-        arguments.append(context_of(item, rules.partition, attempt, rules.resources))
-    return SingleStep(Call(computation, item, arguments), states, rules)
+        opens_timers = None if computation.state is None else single.timers
+        arguments.append(context_of(item, rules.partition, attempt, rules.resources, opens_timers))
+    return single

@@ -15,6 +15,7 @@ from typing import Any, Literal, assert_never, cast
 
 from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation, StageNode
+from celery_partitions.model.effects import Alarm
 from celery_partitions.model.errors import EventTimeAhead, TimeLimitExceeded, describe
 from celery_partitions.model.executors import call_and_wait
 from celery_partitions.model.items import (
@@ -36,6 +37,7 @@ from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import Replay, failure_of
 from celery_partitions.model.step_rules import StepRules
+from celery_partitions.model.timers import next_alarm
 from celery_partitions.model.values import TIMER
 
 #: The longest time until a waiting key or line is tried again: a deploy that ends is noticed within this.
@@ -165,9 +167,11 @@ class _Step:
             now=rules.now,
             resources=rules.resources,
         )
-        self.caller = Caller(states, calling)
-        self.touched = self.caller.touched
         self.outbox = Outbox(rules.app, self.sender)
+        self.caller = Caller(states, calling, self.outbox)
+        self.touched = self.caller.touched
+        #: Alarms of firings that were given up.
+        self.alarms: list[Alarm] = []
         self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer, self.outbox)
 
     def current(self) -> tuple[Work, int] | None:
@@ -211,7 +215,7 @@ class _Step:
                 if not self.mail(item, key):
                     break
                 continue
-            if own_lines and (line := own_line(key, computation.name)) in own_lines:
+            if own_lines and (line := own_line(key, computation.line)) in own_lines:
                 if not self.mail(item, line):
                     break
                 continue
@@ -272,7 +276,7 @@ class _Step:
         for stage in self.touched:
             if stage.state is not None and stage.state.is_versioned:
                 out.versions[stage.name] = stage.state.version
-        out.emitted, out.late = self.replay.outputs(), self.replay.late()
+        out.emitted, out.late = [*self.replay.outputs(), *self.alarms], self.replay.late()
         out.ended = clock()
         return out
 
@@ -395,6 +399,8 @@ class _Step:
         match follows:
             case GiveUp():
                 self.add_dead_letter(item, "computation-failed", failure.error, failure.trace, failure.attempt)
+                if item.computation.owner is not None:
+                    self.go_on_with_timer(item, item.computation.owner)
                 return True
             case TryAgain(seconds):
                 park = Park(failure, seconds, used_up=False)
@@ -410,11 +416,18 @@ class _Step:
         self.out.mailed.setdefault(place, []).append(item.raw)
         return True
 
+    def go_on_with_timer(self, item: Work, owner: Computation) -> None:
+        """A firing of a timer was given up. If the timer repeats itself, set the alarm for its next run."""
+        slot = self.states[owner.name][item.key]
+        alarm = next_alarm(item.computation, item.key, slot, self.rules.now) if type(slot) is Slot else None
+        if alarm is not None:
+            self.alarms.append(alarm)
+
     def place_of(self, item: Work) -> str:
         """Where a message waits that was tried now: in its key's mailbox, or in an own line. An own line is noted as parked."""
         place = item.key if self.mailbox_of is None else self.mailbox_of  # the key extractor may have changed since the message was parked
         if item.computation.holds == "computation" and not is_own_line(place):
-            place = own_line(item.key, item.computation.name)
+            place = own_line(item.key, item.computation.line)
             self.own_lines.add(place)
         return place
 
@@ -484,7 +497,7 @@ class _Step:
             changed = self.out.states.setdefault(stage.name, {})
             for key, slot in list(slots.items()):
                 try:
-                    after = dump(stage, key, slot.state)
+                    after = dump(stage, key, slot.state, slot.timers)
                 except Exception:
                     yield from self.roll_back(stage, key)
                     continue
@@ -506,7 +519,7 @@ class _Step:
         for stage in before:
             self.out.states.get(stage.name, {}).pop(key, None)
         for stage, slot in self.replay.slots_of(scope, key).items():
-            after = self.rules.pickling.dump(stage, key, slot.state)
+            after = self.rules.pickling.dump(stage, key, slot.state, slot.timers)
             if after != slot.stored:
                 self.out.states.setdefault(stage.name, {})[key] = after
 

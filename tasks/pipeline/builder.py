@@ -17,6 +17,7 @@ from celery_partitions.model.computation import (
     Node,
     SinkNode,
     StageNode,
+    timer_task,
 )
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError
 from celery_partitions.model.names_given import check_name
@@ -80,14 +81,26 @@ class _Building:
         check_types(self.name, self.after, self.names)
         for use, node in self.stage_nodes.items():
             node.then += self.following(use)
-            self.stages[use].roots.append(node)
+            stage = self.stages[use]
+            stage.roots.append(node)
+            for timer, handler in use.computation.handlers.items():
+                stage.handlers[timer] = replace(
+                    handler,
+                    name=timer_task(stage.name, timer),
+                    owner=stage,
+                    scope=stage.scope,
+                    has_event_time=stage.has_event_time,
+                    modules=stage.modules,
+                    roots=[node],
+                    stateful=stage.stateful,
+                )
         sources = self.sources()
         for computation in (*self.stages.values(), *sources.values()):
             computation.stateful.extend(_states_under(computation.roots))
         configs = {
             node.name: node.config for node in self.nodes if isinstance(node, Source) and node.config is not None
         }
-        stages = {stage.name: stage for stage in self.stages.values()}
+        stages = {one.name: one for stage in self.stages.values() for one in (stage, *stage.handlers.values())}
         return Built(self.name, sources, stages, configs, self.sinks, tuple(self.warnings))
 
     def stage_names(self) -> dict[Use, str]:
@@ -157,6 +170,7 @@ class _Building:
             modules=self.modules,
             roots=[],
             stateful=[],
+            handlers={},
         )
 
     def one_keys_of_beginnings(self) -> dict[GraphNode, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 import msgspec
 from celery.canvas import Signature
 
-from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function
+from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function, timer_handler
 from celery_partitions.model.keys import normalize_key
 from celery_partitions.model.messages import plain_function
 from celery_partitions.model.policy import Exhausted, Holds, RetryPolicy
@@ -25,6 +25,7 @@ S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M")
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 class OrderedComputation(Sending, Generic[P, R]):
@@ -107,6 +108,40 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
         group = current_group()
         await group.check_async()
         return await group.async_clients.run(group.state_reader.reading(self.computation, keys))
+
+    def on_timer(
+        self,
+        name: str,
+        *,
+        on_error: RetryPolicy | Exhausted | None = None,
+        time_limit: timedelta | float | None = None,
+        executor: Literal["threads"] | None = None,
+        concurrency: int | None = None,
+        strict: bool = False,
+    ) -> Callable[[H], H]:
+        """Declare the handler of a timer: a function `(timer, state)` or `(timer, state, context)`, called when `context.timers` says.
+
+        It is a computation like any other: its changes of the state, what it sends, the timers that it sets are one commit; it is retried and
+        parked, and becomes a dead letter. In a pipeline, what it returns goes to the next stage. It may be an `async def`. `on_error`: default as
+        for this computation. The other options: as for `state_computation`. Returns the function. Raises `DeclarationError`.
+        """
+
+        def declare_handler(function: H) -> H:
+            handler = timer_handler(
+                self.computation,
+                name,
+                function,
+                on_error=on_error,
+                time_limit=time_limit,
+                executor=executor,
+                concurrency=concurrency,
+                strict=strict,
+            )
+            if self.computation.role == "task":
+                add_computation(handler)
+            return function
+
+        return declare_handler
 
     def keys(self) -> Iterator[str]:
         """Iterate over every key with a state, by scanning. If keys change meanwhile, a key may appear twice."""

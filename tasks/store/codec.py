@@ -28,11 +28,14 @@ from celery_partitions.model.restricted_pickle import (
     unsigned_loader,
 )
 from celery_partitions.model.state import StateClass
+from celery_partitions.model.timers import Entries, TimerEntry
 from celery_partitions.model.values import is_exact
 from celery_partitions.model.versions import FIRST
 from celery_partitions.store.record import (
+    HEADER,
     SIGNED,
     SIGNED_JSON,
+    TIMERS,
     UNSIGNED,
     UNSIGNED_JSON,
     VERSION,
@@ -96,8 +99,8 @@ class StateCodec:
         """Whether states are signed."""
         return bool(self._keys)
 
-    def dump(self, computation: Computation, key: str, state: Any) -> bytes:
-        """Pickle a state. The worker calls this for each changed state of a batch. Raises what pickle raises, and `StateError` for a
+    def dump(self, computation: Computation, key: str, state: Any, timers: Entries | None = None) -> bytes:
+        """Pickle a state, and add the key's timers. The worker calls this for each changed state of a batch. Raises what pickle raises, and `StateError` for a
         state that could not be read back. Then the message that changed the state fails, and the stored state stays readable."""
         data = pickle.dumps(state, 5)
         wanted = computation.state
@@ -108,7 +111,10 @@ class StateCodec:
             harmless = self._harmless[wanted] = len(wanted.names) if itself.issuperset(wanted.names) else 0
         if data.count(NAMING) > harmless:
             self._unpickled(computation.name, wanted, data, self._checks, self._check)
-        return self.seal(computation.name, key, data, {VERSION: wanted.version} if wanted.is_versioned else None)
+        header: dict[str, Any] | None = {VERSION: wanted.version} if wanted.is_versioned else None
+        if timers:
+            header = {**(header or {}), TIMERS: timers}
+        return self.seal(computation.name, key, data, header)
 
     def seal(self, name: str, key: str, data: bytes, header: Mapping[str, Any] | None = None) -> bytes:
         """Put a pickle into a record, signed if there is a key."""
@@ -139,6 +145,22 @@ class StateCodec:
             )
         self._inside[wanted].complete(state)
         return wanted.complete(state) if wanted.completes else state
+
+    def timers(self, stored: bytes) -> Entries | None:
+        """The timers in a record that `load` has read. Verifies no signature."""
+        if stored[0] < HEADER:
+            return None
+        found = split(stored).header.get(TIMERS)
+        try:
+            return None if found is None else msgspec.convert(found, dict[str, TimerEntry])
+        except msgspec.ValidationError as error:
+            raise StateError(f"the timers in its header can't be read: {error}") from error
+
+    def with_timers(self, name: str, key: str, stored: bytes, timers: Entries) -> bytes:
+        """The record with other timers. Raises `StateError` if it can't be verified."""
+        record = self._verified(self._signer("state", name), key, stored)
+        header = {one: value for one, value in record.header.items() if one != TIMERS}
+        return self.seal(name, key, record.payload, {**header, **({TIMERS: timers} if timers else {})})
 
     def opened(self, name: str, key: str, stored: bytes) -> tuple[bytes, int]:
         """The pickle in a record, and its state's version, after its signature is verified. Unpickles nothing."""
@@ -212,7 +234,7 @@ class StateCodec:
 
     def pickling(self) -> Pickling:
         """The functions with which a batch step, which does no I/O, reads and writes states."""
-        return Pickling(self.dump, self.load, self.dump_value, self.load_value)
+        return Pickling(self.dump, self.load, self.timers, self.dump_value, self.load_value)
 
     def dump_value(self, task: str, message_id: str, value: Any) -> bytes:
         """Pickle and sign a value for one message of a task. Raises `StateError` without a signing key, and if the value can't be

@@ -16,6 +16,7 @@ import redis
 from celery_partitions.model.deduplication import normalize_id
 from celery_partitions.model.effects import (
     AddDeadLetter,
+    Alarm,
     Count,
     CountRunning,
     Delay,
@@ -203,6 +204,8 @@ def commands_of_outputs(
                 queues.setdefault(names.queue(str(number)), []).append(raw)
             case Push(queue, raw):
                 queues.setdefault(names.prefix + queue, []).append(raw)
+            case Alarm(due, raw):
+                timers += due, raw
             case Timer(due, raw):
                 timers += delayed_entry(due, raw, commit_number, first_number + len(timers) // 2)
             case Delivery(ListSink(list=where), payload=payload):

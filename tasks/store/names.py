@@ -20,7 +20,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
-{partition.3}:delayed               zset   due (ms) → `<commit number>.<index>:<raw message>`
+{partition.3}:delayed               zset   due (ms) → `<commit number>.<index>:<raw message>`, or a timer's alarm: `@<task>` and a key, as JSON lines
 {partition.3}:parked                hash   key → JSON {due, attempt, error, dead_letter, …}
 {partition.3}:parked:due            zset   each of these keys → when it is due (ms); +inf: it waits for an operator
 {partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is rightmost

@@ -38,6 +38,8 @@ _LENGTH_BYTES = 4
 #: The names in a header. They are short, because each versioned state has them.
 #: `v`: the state's version, if it is above 1.
 VERSION = "v"
+#: `t`: the key's timers: name → a `TimerEntry`.
+TIMERS = "t"
 #: A longer header is refused.
 MAX_HEADER_BYTES = 1 << 24
 

@@ -68,14 +68,16 @@ def is_wrong_type(error: redis.ResponseError) -> bool:
 def _slot(codec: StateCodec, computation: Computation, key: str, stored: bytes | None) -> Slot | Unreadable:
     assert computation.state is not None
     try:
-        state = computation.state.new() if stored is None else codec.load(computation, key, stored)
+        if stored is None:
+            return Slot(computation.state.new(), None)
+        state, timers = codec.load(computation, key, stored), codec.timers(stored)
     except MigrationFailed as error:
         return Unreadable(str(error), error)
     except StateError as error:
         return Unreadable(str(error))
     except Exception as error:
         return Unreadable(f"the initial state could not be created: {type(error).__name__}: {error}")
-    return Slot(state, stored)
+    return Slot(state, stored, timers)
 
 
 class StateReader:

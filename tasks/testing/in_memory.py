@@ -77,6 +77,7 @@ class Harness(View):
             subject = build("harness", subject)
         parts = Parts.of(subject)
         computations = {**parts.stages, **parts.sources}
+        computations |= {handler.name: handler for one in computations.values() for handler in one.handlers.values()}
         for computation in computations.values():
             if computation.state is not None:
                 computation.state.check_allowed(settings.state_modules)

@@ -142,6 +142,16 @@ elseif status == 'ok' and commit_number == '' then
   at = tostring(tonumber(at))
 end
 
+-- The message of a timer that is due. `alarm`: "@", the JSON of its task, a newline, the JSON of its key. The body is `[[],{},{}]`.
+local function firing(alarm, due)
+  local task, key = string.match(alarm, '^@(.-)\n(.*)$')
+  local id = string.sub(redis.sha1hex(alarm), 1, 16) .. '-' .. due
+  return '{"body":"W1tdLHt9LHt9XQ==","content-encoding":"utf-8","content-type":"application/json","headers":{"lang":"py","task":' .. task
+    .. ',"ignore_result":true,"origin":"timer","parent_id":null,"partition_key":' .. key .. ',"id":"' .. id .. '","root_id":"' .. id
+    .. '"},"properties":{"correlation_id":"' .. id .. '","delivery_mode":2,"delivery_info":{"exchange":"","routing_key":""},"priority":0,'
+    .. '"body_encoding":"base64","delivery_tag":"' .. id .. '"}}'
+end
+
 -- Move due delayed messages, and messages with a priority, to the end of the queue. pcall: the commit is written already, and a key of
 -- the wrong type must not lose its answer.
 local next_due = -1
@@ -149,9 +159,15 @@ local first = redis.pcall('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[1] then
   if tonumber(first[2]) <= now then
     for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1000)) do
+      local raw
+      if string.byte(entry) == 64 then  -- "@"
+        raw = firing(entry, redis.call('ZSCORE', KEYS[3], entry))
+      else
+        raw = string.sub(entry, string.find(entry, ':', 1, true) + 1)
+      end
       -- The removal comes first, because a full server refuses a script if its first write needs memory.
       redis.call('ZREM', KEYS[3], entry)
-      redis.call('LPUSH', queue, string.sub(entry, string.find(entry, ':', 1, true) + 1))
+      redis.call('LPUSH', queue, raw)
     end
     first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   end

@@ -1,0 +1,205 @@
+"""Named timers of a key: `context.timers`, and what a handler receives.
+
+The truth is in the key's record: name → when it is due. An *alarm* in the partition's sorted set only wakes the partition: it becomes a message
+(a *firing*) on the queue. When the firing's turn comes, the record decides. If the timer was cancelled, nothing happens; if it was moved, the alarm
+is set again. So a cancel that was committed before always wins, and a timer that is moved with every message sets no new alarm.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from celery_partitions.model.effects import Alarm
+from celery_partitions.model.keys import key_text
+from celery_partitions.model.message_writer import escape_header, json_text
+from celery_partitions.model.schedules import CatchUp, Schedule, after_firing, next_due, schedule_of
+
+if TYPE_CHECKING:
+    from celery_partitions.model.computation import Computation
+    from celery_partitions.model.outbox import Outbox
+    from celery_partitions.model.outcome import Slot
+
+#: A key's record holds its timers, so they must be few and small.
+MAX_TIMERS = 1000
+MAX_MESSAGE_BYTES = 10_000
+#: Milliseconds. Celery's own limit for an eta is the year 9999.
+MAX_DUE = 253_402_300_799_000
+
+
+class TimerEntry(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
+    """A timer in a key's record. Times in ms, by the server's clock."""
+
+    due: int
+    #: When the alarm rings that was set for it: at `due` or before.
+    alarm: int
+    #: The JSON of its message.
+    message: bytes = b""
+    #: For a timer that repeats itself.
+    schedule: Schedule | None = None
+
+
+Entries = Mapping[str, TimerEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A timer that fires, as its handler receives it."""
+
+    name: str
+    #: When it was due, and when it fires, by the server's clock. The first is never later.
+    due: datetime
+    fired: datetime
+    #: What was given to `set` or `every` as `message=`, after JSON.
+    message: Any = None
+
+
+def alarm_entry(computation: str, key: str) -> bytes:
+    """An alarm in the sorted set of delayed messages. `computation`: the timer's handler."""
+    return b"@" + json_text(computation) + b"\n" + escape_header(key)
+
+
+def key_of_alarm(entry: bytes) -> str | None:
+    """The key of an alarm in the sorted set. None for an entry that is a message."""
+    if not entry.startswith(b"@"):
+        return None
+    value = msgspec.json.decode(entry.partition(b"\n")[2])
+    return value if isinstance(value, str) else key_text(base64.b64decode(value["base64"]))
+
+
+class Timers:
+    """The timers of the key that a computation is processing. Changes are part of the message's commit."""
+
+    __slots__ = ("_computation", "_key", "_now", "_outbox", "_slot")
+
+    def __init__(self, computation: Computation, key: str, slot: Slot, outbox: Outbox, now: float) -> None:
+        self._computation, self._key, self._slot, self._outbox = computation, key, slot, outbox
+        #: Rounded up, so that nothing is early.
+        self._now = math.ceil(now * 1000)
+
+    def set(
+        self, name: str, *, after: timedelta | float | None = None, at: datetime | float | None = None, message: Any = None
+    ) -> None:
+        """Call the handler of this name `after` some time (a timedelta or seconds), or `at` a time (a datetime with a zone, or seconds since the
+        epoch). A timer that is set already is moved. `message`: JSON for the handler.
+
+        Raises `ValueError` and `TypeError` for invalid arguments, and `LookupError` without a handler.
+        """
+        self._put(name, self._due(after, at), message, None)
+
+    def cancel(self, name: str) -> bool:
+        """The timer does not fire. Returns whether it was set."""
+        self._handler(name)
+        entries = self._slot.timers or {}
+        self._slot.timers = {one: entry for one, entry in entries.items() if one != name}
+        return name in entries
+
+    def every(
+        self, name: str, schedule: Any, *, timezone: str | ZoneInfo = "UTC", catch_up: CatchUp = "one", message: Any = None
+    ) -> None:
+        """Call the handler again and again: by a `celery.schedules.crontab`, or each `timedelta` from now on. The same call again changes
+        nothing; another schedule replaces this one.
+
+        `timezone`: of the crontab. A local time that does not exist fires at the next instant that does; one that exists twice fires once.
+        `catch_up`: what happens with runs that were missed. "one": one of them; "none": nothing; "all": each (up to 100, else one).
+        """
+        wanted = schedule_of(schedule, timezone, catch_up)
+        entry = (self._slot.timers or {}).get(name)
+        if entry is not None and entry.schedule == wanted and entry.message == _encoded(message) and entry.alarm > self._now - 1000 * 60:
+            return
+        due = next_due(wanted, self._now) if entry is None or entry.schedule != wanted else entry.due
+        if due is None:
+            raise ValueError(f"{schedule!r:.200} never comes")
+        self._put(name, due, message, wanted)
+
+    def due(self, name: str) -> datetime | None:
+        """When the timer is due. None if it is not set."""
+        self._handler(name)
+        entry = (self._slot.timers or {}).get(name)
+        return None if entry is None else _moment(entry.due)
+
+    def _handler(self, name: str) -> Computation:
+        handler = self._computation.handlers.get(name)
+        if handler is None:
+            known = ", ".join(map(repr, self._computation.handlers)) or "none"
+            raise LookupError(
+                f"computation {self._computation.name!r} has no handler for the timer {name!r:.80}. Declare one with @….on_timer({name!r:.80}). "
+                f"Its timers: {known}"
+            )
+        return handler
+
+    def _due(self, after: timedelta | float | None, at: datetime | float | None) -> int:
+        if (after is None) == (at is None):
+            raise TypeError("pass either after= or at=")
+        if isinstance(at, datetime):
+            if at.tzinfo is None:
+                raise ValueError("at= must have a time zone: datetime.now(UTC) + …")
+            at = at.timestamp()
+        elif after is not None:
+            at = self._now / 1000 + (after.total_seconds() if isinstance(after, timedelta) else after)
+        if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or at * 1000 > MAX_DUE:
+            raise ValueError(f"a timer's time must be a timedelta, a datetime or a number of seconds before the year 10000, not {at!r:.40}")
+        return max(0, math.ceil(round(at * 1000, 3)))
+
+    def _put(self, name: str, due: int, message: Any, schedule: Schedule | None) -> None:
+        handler = self._handler(name)
+        entries = dict(self._slot.timers or {})
+        before = entries.get(name)
+        # An alarm in the past may not be there any more: its firing may have become a dead letter.
+        alarm = before.alarm if before is not None and self._now < before.alarm <= due else due
+        if before is None or alarm != before.alarm:
+            self._outbox.add(Alarm(alarm, alarm_entry(handler.name, self._key)), is_message=False)
+        entries[name] = TimerEntry(due, alarm, _encoded(message), schedule)
+        if len(entries) > MAX_TIMERS:
+            raise ValueError(f"key {self._key!r:.80} has more than {MAX_TIMERS} timers. Use several keys, or keep the times in the state")
+        self._slot.timers = entries
+
+
+def fire(handler: Computation, key: str, slot: Slot, outbox: Outbox, now: float) -> Timer | None:
+    """At a firing's turn: the timer, if it is due; it is then removed, or set to its next run. Otherwise None, and it is as before, with an alarm."""
+    name, now_ms = handler.timer, math.floor(now * 1000 + 0.001)
+    entries = dict(slot.timers or {})
+    entry = entries.pop(name, None)
+    if entry is None:
+        return None
+    if entry.due > now_ms:
+        happens, following = False, entry.due
+    elif entry.schedule is None:
+        happens, following = True, None
+    else:
+        happens, following = after_firing(entry.schedule, entry.due, now_ms)
+    if following is not None:
+        entries[name] = TimerEntry(following, following, entry.message, entry.schedule)
+        outbox.add(Alarm(following, alarm_entry(handler.name, key)), is_message=False)
+    slot.timers = entries
+    if not happens:
+        return None
+    message = msgspec.json.decode(entry.message) if entry.message else None
+    return Timer(name, _moment(entry.due), datetime.fromtimestamp(now, UTC), message)
+
+
+def next_alarm(handler: Computation, key: str, slot: Slot, now: float) -> Alarm | None:
+    """The alarm that a repeated timer needs when a firing of it was given up. At its turn the overdue run catches up."""
+    entry = (slot.timers or {}).get(handler.timer)
+    following = None if entry is None or entry.schedule is None else next_due(entry.schedule, math.ceil(now * 1000))
+    return None if following is None else Alarm(following, alarm_entry(handler.name, key))
+
+
+def _encoded(message: Any) -> bytes:
+    if message is None:
+        return b""
+    encoded = json_text(message)
+    if len(encoded) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"the timer's message has {len(encoded)} bytes of JSON; at most {MAX_MESSAGE_BYTES:,} are stored. Keep it in the state")
+    return encoded
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
