@@ -128,7 +128,7 @@ class Timers:
     def _handler(self, name: str) -> Computation:
         handler = self._computation.handlers.get(name)
         if handler is None:
-            known = ", ".join(map(repr, self._computation.handlers)) or "none"
+            known = ", ".join(map(repr, sorted(self._computation.handlers))) or "none"
             raise LookupError(
                 f"computation {self._computation.name!r} has no handler for the timer {name!r:.80}. Declare one with @….on_timer({name!r:.80}). "
                 f"Its timers: {known}"
@@ -149,16 +149,16 @@ class Timers:
         return max(0, math.ceil(round(at * 1000, 3)))
 
     def _put(self, name: str, due: int, message: Any, schedule: Schedule | None) -> None:
-        handler = self._handler(name)
+        handler, encoded = self._handler(name), _encoded(message)
         entries = dict(self._slot.timers or {})
         before = entries.get(name)
+        if before is None and len(entries) >= MAX_TIMERS:
+            raise ValueError(f"key {self._key!r:.80} has {MAX_TIMERS} timers already. Use several keys, or keep the times in the state")
         # An alarm in the past may not be there any more: its firing may have become a dead letter.
         alarm = before.alarm if before is not None and self._now < before.alarm <= due else due
         if before is None or alarm != before.alarm:
             self._outbox.add(Alarm(alarm, alarm_entry(handler.name, self._key)), is_message=False)
-        entries[name] = TimerEntry(due, alarm, _encoded(message), schedule)
-        if len(entries) > MAX_TIMERS:
-            raise ValueError(f"key {self._key!r:.80} has more than {MAX_TIMERS} timers. Use several keys, or keep the times in the state")
+        entries[name] = TimerEntry(due, alarm, encoded, schedule)
         self._slot.timers = entries
 
 

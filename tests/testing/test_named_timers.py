@@ -346,7 +346,7 @@ def test_in_a_pipeline_what_a_handler_returns_goes_on() -> None:
         (lambda t: t.set("one"), TypeError, "either after= or at="),
         (lambda t: t.set("one", after=1, at=2), TypeError, "either after= or at="),
         (lambda t: t.set("none", after=1), LookupError, "has no handler for the timer 'none'"),
-        (lambda t: t.cancel("none"), LookupError, "Its timers: 'one', 'other'"),
+        (lambda t: t.cancel("none"), LookupError, "Its timers: 'again', 'failing', 'one', 'other'"),
         (lambda t: t.set("one", at=datetime(2027, 1, 1)), ValueError, "time zone"),
         (lambda t: t.set("one", after=float("nan")), ValueError, "a timer's time must be"),
         (lambda t: t.set("one", after=1e15), ValueError, "before the year 10000"),
@@ -363,7 +363,7 @@ def test_wrong_calls_are_refused(call: Callable[[Any], None], error: type[Except
 
 def test_wrong_declarations_are_refused() -> None:
     with pytest.raises(DeclarationError, match="needs a name"):
-        count.on_timer("")
+        count.on_timer("")(fires)
     with pytest.raises(DeclarationError, match=r"\(timer, state\)"):
         count.on_timer("x")(lambda timer: None)
     with pytest.raises(RuntimeError, match="no timers here"):
