@@ -56,6 +56,7 @@ def worker_commands(names: Names) -> Iterable[tuple[Any, ...]]:
         ("ZREM", names.parked_due("0"), "key"),
         ("ZRANGEBYSCORE", names.parked_due("0"), "0", "(inf"),
         ("LPUSH", names.mailbox("0", "key"), "x"),
+        ("ZREMRANGEBYSCORE", names.rates("0", "any"), "-inf", "1"),
         ("HSET", names.dead("0"), "id", "x"),
         ("HSET", names.isolation("0"), "x", "1:0:0"),
         ("SADD", names.deduplication("0", "any", "young"), "x"),

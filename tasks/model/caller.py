@@ -42,6 +42,8 @@ class Call(NamedTuple):
     computation: Computation
     item: Work
     arguments: list[Any]
+    #: The message comes at a time that its rate limit has promised.
+    waited: bool = False
 
 
 #: A generator that yields calls, is sent each result (or is thrown the exception), and returns a T.
@@ -76,6 +78,8 @@ class Caller:
         self.returned: Any = None
         #: How many values of the last message came too late for their windows and were dropped.
         self.dropped = 0
+        #: `Call.waited` of the next calls.
+        self.waited = False
         self._inline = calling.inline
         #: `Context.opens_timers` of each computation.
         self._timers: dict[Computation, Callable[[str], Timers]] = {}
@@ -86,7 +90,7 @@ class Caller:
         self.dropped = 0
         if computation.role == "task":
             arguments = self.arguments(computation, item, item.message, attempt)
-            self.returned = computation.function(*arguments) if self.is_inline(computation) else (yield Call(computation, item, arguments))
+            self.returned = computation.function(*arguments) if self.is_inline(computation) else (yield Call(computation, item, arguments, self.waited))
             return None
         self.returned = None
         if computation.owner is not None:
@@ -141,8 +145,8 @@ class Caller:
         return run.outputs
 
     def is_inline(self, computation: Computation) -> bool:
-        """Whether the computation is called directly (it is plain and has no time limit), instead of being yielded as a `Call`."""
-        return self._inline and computation.time_limit_seconds is None and computation.executor == "loop"
+        """Whether the computation is called directly (it is plain and has no limits), instead of being yielded as a `Call`."""
+        return self._inline and computation.time_limit_seconds is None and computation.executor == "loop" and computation.rate_limit is None
 
     def arguments(self, computation: Computation, item: Work, value: Any, attempt: int) -> list[Any]:
         """The arguments of one computation for a value: the value, the state of the item's key, the context. Notes it as called last."""
@@ -261,7 +265,7 @@ class _Run:
             yield from self.give_each(then, self.gather(computation, value), computation)
             return
         arguments = caller.arguments(computation, self.item, value, self.attempt)
-        returned = computation.function(*arguments) if caller.is_inline(computation) else (yield Call(computation, self.item, arguments))
+        returned = computation.function(*arguments) if caller.is_inline(computation) else (yield Call(computation, self.item, arguments, caller.waited))
         if computation.multi:
             yield from self.give_each(then, returned, computation)
         elif returned is not None and then:

@@ -17,6 +17,7 @@ from celery_partitions.model.messages import MessageCodec, first_annotation, pla
 from celery_partitions.model.names_given import check_name
 from celery_partitions.model.outbox import sent_now
 from celery_partitions.model.policy import EXHAUSTED_CHOICES, HOLDS_CHOICES, Exhausted, Holds, RetryPolicy
+from celery_partitions.model.rate_limit import RateLimit, rate_limit_of
 from celery_partitions.model.sinks import Sink
 from celery_partitions.model.state import StateClass
 
@@ -160,6 +161,8 @@ class Computation:
     concurrency: int | None = None
     #: A key's next call starts only after the commit of the one before.
     strict: bool = False
+    #: How often its calls may start. An operator may change it.
+    rate_limit: RateLimit | None = None
     #: Whether a message may name follow-ups (links, the rest of a chain, a chord). If not, such a message becomes a dead letter.
     follow_ups: bool = True
     #: Modules whose classes may appear in values between stages.
@@ -187,6 +190,11 @@ class Computation:
         if self.executor != "loop":
             return self
         return next((stage for stage in _stages(self.roots) if stage.executor != "loop"), None) if self.roots else None
+
+    @property
+    def has_rate_limit(self) -> bool:
+        """Whether it, or one of its stages, has a rate limit."""
+        return self.rate_limit is not None or any(stage.rate_limit is not None for stage in _stages(self.roots))
 
     @property
     def limited(self) -> Computation | None:
@@ -242,6 +250,9 @@ def declare(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    rate_limit: str | None = None,
+    rate_limit_key: Callable[[Any], Any] | None = None,
+    burst: int | None = None,
     follow_ups: bool = True,
 ) -> Computation:
     """Check a declaration and make its `Computation`. Raises `DeclarationError` that says what to change.
@@ -264,7 +275,7 @@ def declare(
     if hasattr(function, "cache_info"):
         raise DeclarationError(f"computation {name!r} is cached: an equal message would not be applied again. Remove lru_cache, or cache a function that it calls")
     _compare_annotations(name, function, parameters, state, key)
-    where = executor_of(name, function, executor, concurrency, strict)
+    where, limit = executor_of(name, function, executor, concurrency, strict), rate_limit_of(name, rate_limit, rate_limit_key, burst)
     if reply and key is None:
         raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
     _check_holds(name, holds, key, where)
@@ -276,7 +287,7 @@ def declare(
         codec=_codec(function, parameters[0], is_stage=key is None),
         state=None if state is None else StateClass(state),
         takes_context=takes_context,
-        plain_call=key is not None and state is not None and not takes_context and time_limit is None and where == "loop",
+        plain_call=key is not None and state is not None and not takes_context and time_limit is None and where == "loop" and limit is None,
         on_error=_looked_over(name, on_error),
         holds=holds,
         replies=reply,
@@ -288,6 +299,7 @@ def declare(
         executor=where,
         concurrency=concurrency,
         strict=strict,
+        rate_limit=limit,
         follow_ups=follow_ups,
     )
 

@@ -86,7 +86,7 @@ class TakeFromMailbox(msgspec.Struct, frozen=True, gc=False):
 
 
 class CountRunning(msgspec.Struct, frozen=True, gc=False):
-    """How many keys are parked as `running` after the commit."""
+    """How many parked keys wait only for their turn after the commit."""
 
     count: int
 
@@ -106,8 +106,10 @@ class Emit(msgspec.Struct, frozen=True, gc=False):
 
 #: Why a key's messages wait in its mailbox. `retry`, `hold`: a call failed. `running`: a call was in flight when its batch was committed, or
 #: the next message of such a key has not started yet. `unknown-task`, `unreadable-state`: no call failed; the messages wait until a worker can
-#: process them.
-WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state"]
+#: process them. `rate`: the next call waits for its rate limit.
+WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state", "rate"]
+#: Reasons of keys that wait for their turn: nothing has gone wrong.
+TURN_REASONS: Final = ("rate",)
 
 RUNNING: Final = "running"
 
@@ -127,7 +129,7 @@ class ParkedKey(msgspec.Struct, omit_defaults=True):
     #: When the message failed for the first time, or when its key left the queue (seconds since the epoch, server clock).
     since: float = 0.0
     #: "": parked after a failure.
-    reason: Literal["", "running", "unknown-task", "unreadable-state"] = ""
+    reason: Literal["", "running", "unknown-task", "unreadable-state", "rate"] = ""
 
     #: Where it was found (`admin/parked_keys.py`). Redis does not store these: the record is a field of its key, in its partition's hash.
     #: `key`: or the name of an own line (`model/own_lines.py`), or of a task's line (`model/task_lines.py`), which `ingress` can have too.
@@ -150,6 +152,11 @@ class ParkedKey(msgspec.Struct, omit_defaults=True):
     def holds(self) -> Holds:
         """Whether all messages of the key wait, or only those of one computation."""
         return "key" if key_and_computation(self.key)[1] is None else "computation"
+
+    @property
+    def waits_its_turn(self) -> bool:
+        """Whether nothing has gone wrong: a call is in flight, or will start when it is the key's turn."""
+        return self.reason == RUNNING or self.reason in TURN_REASONS
 
     @property
     def waits_for_code(self) -> bool:

@@ -357,6 +357,8 @@ def waits_in(item: Item, place: str) -> Iterator[str]:
             yield item.key
             yield own_line(item.key, item.computation.name)
             yield line_of_task(item.computation.name, place)
+            if item.computation.holds == "computation":
+                yield own_line(item.key, item.computation.name)
         case PlainTask():
             yield line_of_task(item.headers.task, place)
         case Misrouted():

@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import (
+    TURN_REASONS,
     AddDeadLetter,
     Count,
     Delay,
@@ -97,15 +99,31 @@ class Park(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A key, or a task's line, that waits until a worker can process its messages."""
+    """A key, or a task's line, that waits until a worker can process its messages, or until it is their turn."""
 
-    reason: Literal["unknown-task", "unreadable-state"]
+    reason: Literal["unknown-task", "unreadable-state", "rate"]
     error: str
     task: str | None
     message_id: str | None
     #: The number of this try, and the seconds until the next one.
     attempt: int
     seconds: float
+
+    def parked(self, before: ParkedKey | None, now: float, wait_seconds: float) -> ParkedKey:
+        """The record to write. `before`: the key's or line's record, if its first message is the same. `wait_seconds`: how long messages wait
+        for a task or a state (PARTITIONS_DEPLOY_WAIT_SECONDS)."""
+        if self.reason in TURN_REASONS:
+            due = now + self.seconds
+            if before is not None and (before.error or before.dead_letter):  # a retry
+                return replace(before, due=due, attempt=self.attempt, reason=self.reason)
+            since = now if before is None or before.reason != self.reason else before.since
+            return ParkedKey(due, self.attempt, message_id=self.message_id, task=self.task, since=since, reason=self.reason)
+        since = before.since if before is not None and before.waits_for_code else now
+        until = since + wait_seconds  # when they may have waited long enough
+        due = min(now + self.seconds, until) if until > now else now + self.seconds
+        return ParkedKey(
+            due, self.attempt + 1, self.error, message_id=self.message_id, task=self.task, since=since, reason=self.reason
+        )
 
 
 class Outcome(msgspec.Struct):

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import msgspec
 
 from celery_partitions.model.errors import DeclarationError
+from celery_partitions.model.rate_limit import MAX_BURST, NO_LIMIT, per_second
 
 #: What happens when a message's retries are used up.
 Exhausted = Literal["park", "dead_letter", "hold", "stop"]
@@ -65,13 +66,16 @@ class RetryPolicy:
 
 
 class PolicyChange(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """An operator's change of a computation's policy. None keeps what the code declares."""
+    """An operator's change of a computation's failure policy and rate limit. None keeps what the code declares."""
 
     attempts: int | None = None
     backoff_seconds: float | None = None
     longest_backoff_seconds: float | None = None
     jitter: float | None = None
     exhausted: Exhausted | None = None
+    #: In place of the declared rate limit (`rate_limit.py`); `none`: no limit.
+    rate_limit: str | None = None
+    burst: int | None = None
 
 
 def effective_policy(
@@ -84,8 +88,16 @@ def effective_policy(
         policy = default if declared is None else replace(default, exhausted=declared)
     if change is None:
         return policy
-    changed = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
+    changed = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None and name not in ("rate_limit", "burst")}
     return replace(policy, **changed)
+
+
+def check_limit(change: PolicyChange) -> None:
+    """Raise `ValueError` if the rate limit of a change is invalid."""
+    if change.rate_limit is not None and change.rate_limit != NO_LIMIT:
+        per_second(change.rate_limit)
+    if change.burst is not None and not 1 <= change.burst <= MAX_BURST:
+        raise ValueError(f"burst must be an integer from 1 to {MAX_BURST:,}, not {change.burst}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class SingleStep:
 
     def outcome(self) -> Outcome | None:
         """The outcome of a call that returned. None: the state can't be pickled, and the machine must decide."""
-        computation, item, _ = self.call
+        computation, item = self.call.computation, self.call.item
         out = Outcome(taken=1, done=[item], began=[self._began])
         if computation.state is not None:
             slot, key = self._states[computation.name][item.key], item.key

@@ -15,7 +15,7 @@ from typing import Any, Literal, assert_never, cast
 
 from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation, StageNode
-from celery_partitions.model.effects import Alarm
+from celery_partitions.model.effects import TURN_REASONS, Alarm, ParkedKey
 from celery_partitions.model.errors import EventTimeAhead, TimeLimitExceeded, describe
 from celery_partitions.model.executors import call_and_wait
 from celery_partitions.model.items import (
@@ -34,6 +34,7 @@ from celery_partitions.model.outbox import SHARED_OUTPUT_BYTES, Outbox
 from celery_partitions.model.outcome import Failure, Outcome, Park, Slot, States, Unreadable, Waiting
 from celery_partitions.model.own_lines import is_own_line, own_line
 from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
+from celery_partitions.model.rate_limit import NoToken
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import Replay, failure_of
 from celery_partitions.model.step_rules import StepRules
@@ -50,8 +51,9 @@ class StepMachine:
 
     `parked`: parked keys, whose messages go to their mailboxes. `mailbox_lengths`: the number of messages waiting there. `mailbox_of`: the
     items come from this parked key's mailbox, and the first is at try number `attempt`; then a failure to be retried ends the step.
-    `own_lines`: those of `parked` that are own lines. `line`: the items come from this task's line. `waited_out`: messages of the mailbox or line have waited long enough, and become dead
-    letters if they still can't be processed.
+    `own_lines`: those of `parked` that are own lines. `line`: the items come from this task's line. `waited_out`: messages of the mailbox or
+    line have waited long enough, and become dead letters if they still can't be processed. `waited`: the first message comes at a time that
+    its rate limit has promised.
     `failed`: the only item exceeded its time limit before, with this error. It counts as failed and is not called.
     The step changes the state objects in place. After a refused commit, the caller must drop them.
     """
@@ -69,9 +71,10 @@ class StepMachine:
         attempt: int = 1,
         line: str | None = None,
         waited_out: bool = False,
+        waited: bool = False,
         failed: str | None = None,
     ) -> None:
-        doing = _Step(items, states, rules, parked, mailbox_lengths, own_lines, mailbox_of, attempt, line, waited_out)
+        doing = _Step(items, states, rules, parked, mailbox_lengths, own_lines, mailbox_of, attempt, line, waited_out, waited)
         if rules.begins is not None:
             rules.begins(doing.current)
         self.outbox = doing.outbox
@@ -150,14 +153,16 @@ class _Step:
         attempt: int,
         line: str | None,
         waited_out: bool,
+        waited: bool,
     ) -> None:
         self.items, self.states, self.rules = items, states, rules
-        self.line, self.waited_out = line, waited_out
+        self.line, self.waited_out, self.waited = line, waited_out, waited
         self.mailbox_lengths = mailbox_lengths
         self.parked, self.mailbox_of, self.first_attempt = parked, mailbox_of, attempt
         #: With those that this step parks. The one whose mailbox the items come from does not count.
         self.own_lines = set(own_lines)
         self.own_lines.discard(mailbox_of or "")
+        self.known: Mapping[str, object] = parked if isinstance(parked, Mapping) else {}
         self.out = Outcome()
         calling = Calling(
             partition=rules.partition,
@@ -169,6 +174,7 @@ class _Step:
         )
         self.outbox = Outbox(rules.app, self.sender)
         self.caller = Caller(states, calling, self.outbox)
+        self.caller.waited = waited
         self.touched = self.caller.touched
         #: Alarms of firings that were given up.
         self.alarms: list[Alarm] = []
@@ -197,6 +203,8 @@ class _Step:
         touched: dict[str, Slot] = {}
         only_stage: StageNode | None = None
         inline = self.rules.inline
+        #: Whether messages have rate limits, so that a rollback must not call those before again.
+        limited = False
         now = clock()
         until = now + self.rules.seconds
         taken = 0
@@ -222,6 +230,7 @@ class _Step:
             if computation is not current:
                 current = computation
                 table = self.states.get(computation.name, {})
+                limited = not computation.plain_call and computation.has_rate_limit
                 if computation.plain_call:
                     touched = self.touched.setdefault(computation, {})
                 else:
@@ -256,13 +265,15 @@ class _Step:
                         yield from self.replay.call(item, item, self.attempt)
                     if self.replay.share >= 1:
                         until = now - 1  # end the step: the commit is large enough
-                if careful:
+                if careful or limited:
                     self.replay.checkpoint(item)
+                    self.caller.waited = False
             except GeneratorExit:  # the step is abandoned
                 raise
             except BaseException as error:  # anything that a user's function raises is a failure of its message
                 if not (yield from self.fail(item, error)):
                     break
+                waiting = self.parked
                 if out.pause:
                     out.taken = taken
                     break
@@ -373,6 +384,17 @@ class _Step:
             self.parked = _Either(self.out.waiting, self.parked)
         return place != self.mailbox_of and self.mail(item, place)
 
+    def wait_for_turn(self, item: Work, reason: Literal["rate"], seconds: float) -> bool:
+        """Let a key wait until it is its turn. Returns False to end the step before the message, because it is in the mailbox already."""
+        headers = item.envelope.headers
+        place = self.place_of(item)
+        self.out.waiting[place] = Waiting(reason, "", headers.task, headers.id, self.attempt, seconds)
+        if place == self.mailbox_of:
+            return False
+        if not isinstance(self.parked, _Either):
+            self.parked = _Either(self.out.waiting, self.parked)
+        return self.mail(item, place)
+
     def waiting(self, reason: Literal["unknown-task", "unreadable-state"], error: str, task: str | None, message_id: str | None, attempt: int) -> Waiting:
         seconds = min(LONGEST_WAIT_SECONDS, 2.0 ** min(attempt - 1, 64)) * (0.9 + 0.2 * self.rules.random())
         return Waiting(reason, error, task, message_id, attempt, seconds)
@@ -383,6 +405,8 @@ class _Step:
             self.add_dead_letter(item, error.reason, str(error), "", self.attempt)
             return True
         self.outbox.drop(item)
+        if isinstance(error, NoToken) and item.computation.role == "task":  # nothing was called
+            return self.wait_for_turn(item, "rate", error.seconds)
         at = self.failed_at(item)
         failure = failure_of(item, error, self.attempt, at)
         try:
@@ -394,6 +418,8 @@ class _Step:
         if undone is not None:
             self.park_from(undone, [item.raw])
             return self.mailbox_of is None
+        if isinstance(error, NoToken):
+            return self.wait_for_turn(item, "rate", error.seconds)
         self.out.failures.append(failure)
         follows = after_failure(self.rules.policy_of(at), error, failure.attempt, self.rules.random)
         match follows:
@@ -450,6 +476,10 @@ class _Step:
         return True
 
     def has_room(self, key: str) -> bool:
+        """Whether one more message may wait for a key. Those that wait only for their turn have no limit."""
+        one = self.out.waiting.get(key) or self.known.get(key)
+        if isinstance(one, Waiting | ParkedKey) and one.reason in TURN_REASONS:
+            return True
         return len(self.out.mailed.get(key, ())) + self.mailbox_lengths.get(key, 0) < self.rules.mailbox_messages
 
     def park_from(self, failure: Failure, then: list[bytes]) -> None:

@@ -165,6 +165,9 @@ def state_computation(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    rate_limit: str | None = None,
+    rate_limit_key: Callable[[Any], Any] | None = None,
+    burst: int | None = None,
     follow_ups: bool = True,
 ) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
@@ -193,6 +196,10 @@ def state_computation(
     flight in one worker process (default `PARTITIONS_CONCURRENCY`). `strict`: a key's next call starts only after the commit of the one
     before; by default it starts when that call has ended, and if the commit is refused both run again.
 
+    `rate_limit`: how often the calls of a key may start, in Celery's spelling ("10/s", "100/m", "5/h"). `rate_limit_key`: a function of the
+    message that returns another text to count by, such as a host name; all partitions and workers share this limit. `burst`: how many calls
+    may start at once after a pause (default 1, or what the rate allows in 50 ms). A message that must wait holds up only its own key.
+
     Raises `DeclarationError`.
     """
 
@@ -209,6 +216,9 @@ def state_computation(
         executor=executor,
         concurrency=concurrency,
         strict=strict,
+        rate_limit=rate_limit,
+        rate_limit_key=rate_limit_key,
+        burst=burst,
         follow_ups=follow_ups,
     )
 
@@ -222,6 +232,9 @@ def state_computation_multi(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    rate_limit: str | None = None,
+    rate_limit_key: Callable[[Any], Any] | None = None,
+    burst: int | None = None,
 ) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
     """Like `state_computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
@@ -235,6 +248,9 @@ def state_computation_multi(
         executor=executor,
         concurrency=concurrency,
         strict=strict,
+        rate_limit=rate_limit,
+        rate_limit_key=rate_limit_key,
+        burst=burst,
     )
 
 
@@ -250,6 +266,9 @@ def computation(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    rate_limit: str | None = None,
+    rate_limit_key: Callable[[Any], Any] | None = None,
+    burst: int | None = None,
     follow_ups: bool = True,
 ) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
@@ -271,6 +290,9 @@ def computation(
         executor=executor,
         concurrency=concurrency,
         strict=strict,
+        rate_limit=rate_limit,
+        rate_limit_key=rate_limit_key,
+        burst=burst,
         follow_ups=follow_ups,
     )
 
@@ -283,6 +305,9 @@ def computation_multi(
     executor: Literal["threads"] | None = None,
     concurrency: int | None = None,
     strict: bool = False,
+    rate_limit: str | None = None,
+    rate_limit_key: Callable[[Any], Any] | None = None,
+    burst: int | None = None,
 ) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]:
     """Like `computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
@@ -295,6 +320,9 @@ def computation_multi(
         executor=executor,
         concurrency=concurrency,
         strict=strict,
+        rate_limit=rate_limit,
+        rate_limit_key=rate_limit_key,
+        burst=burst,
     )
 
 

@@ -24,6 +24,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
 {partition.3}:parked                hash   key → JSON {due, attempt, error, dead_letter, …}
 {partition.3}:parked:due            zset   each of these keys → when it is due (ms); +inf: it waits for an operator
 {partition.3}:mailbox:<key>         list   a parked key's messages; the oldest is rightmost
+{partition.3}:rates:<computation>   zset   buckets of a rate limit per key (lua/take_tokens.lua)
 {partition.3}:dead                  hash   dead letter id → JSON
 {partition.3}:dead:raw              hash   dead letter id → raw message, if it is too long for the JSON
 {partition.3}:isolation             hash   SHA-1 of a message that runs in isolation → `<token>:<deaths>:<stalls>`, or `hang:<why>`
@@ -45,6 +46,7 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:since                   hash   partition → when it was assigned (µs, server clock); increases with each assignment
 {partition}:changed                 channel: members, owners or something that an operator edits has changed
 {partition}:policies                hash   computation → JSON of an operator's changes to its failure policy
+{partition}:rates:<computation>     zset   buckets of a rate limit with `rate_limit_key=`, which all partitions share
 {partition}:audit                   stream operators' actions: who, what, detail (JSON); the entry id is the time; bounded
 {partition}:measurements            hash   partition → JSON of what workers measured (store/telemetry.py)
 {partition}:computations            hash   computation → JSON of what workers measured, over all partitions (store/telemetry.py)
@@ -273,6 +275,12 @@ class Names:
     def mailbox(self, partition: str, key: str) -> bytes:
         """The key is bytes, because a message's key may be any bytes."""
         return self._key(partition, "mailbox:").encode() + key.encode("utf-8", "surrogateescape")
+
+    def rates(self, partition: str, computation: str) -> str:
+        return self._key(partition, f"rates:{computation}")
+
+    def shared_rates(self, computation: str) -> str:
+        return self._group_key(f"rates:{computation}")
 
     def dead(self, partition: str) -> str:
         return self._key(partition, "dead")

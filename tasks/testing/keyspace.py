@@ -313,6 +313,11 @@ class Keyspace:
             rows, options = rows[offset : offset + count], options[3:]
         return _rows(rows, with_scores=_only(options, b"WITHSCORES"))
 
+    def do_zremrangebyscore(self, key: bytes, least: bytes, limit: bytes) -> int:
+        held = self.find(key, SortedSet) or SortedSet()
+        gone = [member for member, score in held.items() if _above(score, least) and _below(score, limit)]
+        return self.do_zrem(key, *gone) if gone else 0
+
     # Sets.
 
     def do_sadd(self, key: bytes, member: bytes, *members: bytes) -> int:

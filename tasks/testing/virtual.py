@@ -120,9 +120,13 @@ class LateStore(Store):
 
 
 class Steps:
-    """Steps without time limits, with a virtual clock and without chance. The worker may die before, in and after one."""
+    """Steps without time limits, with a virtual clock and without chance. The worker may die before, in and after one.
 
-    def __init__(self, installation: Installation, keyspace: Keyspace, crashes: Crashes, resources: Mapping[str, Any]) -> None:
+    `limited`: rate limits apply. Not to a worker whose calls are another's too, and do not count."""
+
+    def __init__(
+        self, installation: Installation, keyspace: Keyspace, crashes: Crashes, resources: Mapping[str, Any], *, limited: bool
+    ) -> None:
         self.keyspace, self.crashes = keyspace, crashes
         self._ticks = self._vain_tries = 0
         self._runner = StepRunner(
@@ -134,8 +138,12 @@ class Steps:
             clock=self._tick,
             random=lambda: 0.5,
             stalls=StallDetector(),
+            client=client_of(keyspace),
+            names=installation.group.names,
         )
         self._runner.resources = resources
+        if not limited:
+            self._runner.tokens.limit_of = lambda computation: None
 
     def begin(self) -> None:
         self.crashes.reach("before reading")
@@ -144,7 +152,7 @@ class Steps:
         self.crashes.reach("before the step")
         self._ticks = 0
         outcome = self._runner.step(owned, batch, items)
-        self._vain_tries = 0 if outcome.taken else self._vain_tries + 1
+        self._vain_tries = self._vain_tries + 1 if outcome.parked and not outcome.taken else 0
         if self._vain_tries > MAX_TRIES:
             key, (failure, *_) = next(iter(outcome.parked.items()))
             raise HarnessError(f"key {key!r} fails each time and its policy retries it forever without a wait: {failure.error}")
@@ -154,7 +162,8 @@ class Steps:
     def longest_stall_seconds(self) -> float:
         return 0.0
 
-    def follow(self, policies: object) -> None: ...
+    def follow(self, policies: Mapping[str, bytes]) -> None:
+        self._runner.follow(policies)
 
     def _tick(self) -> float:
         """The step's clock, which the step reads when it begins and after each message."""
@@ -313,7 +322,7 @@ class VirtualWorkers:
             store=store,
             clock=VirtualClock(self.keyspace),
             waiting=inert,
-            runner=Steps(self.installation, self.keyspace, crashes, self.resources),
+            runner=Steps(self.installation, self.keyspace, crashes, self.resources, limited=not isinstance(store, LateStore)),
             faults=Raising(),
             answers=inert,
             tasks=inert,

@@ -46,6 +46,7 @@ def begin_calls(loop: PartitionLoop, parts: WorkerParts, node: str) -> CallTurns
         parts.waiting.wake,
         lambda stage: stage.concurrency or limit,
         CallContext(installation.app, node),
+        runner.tokens,
         parts.revoked,
         None if given is None else partial(given, me),
         parts.traced,

@@ -26,6 +26,7 @@ from celery_partitions.worker.call_context import CallContext
 from celery_partitions.worker.key_runs import Ended, KeyRun, is_dropped
 from celery_partitions.worker.outside_calls import Hangs, OutsideCalls
 from celery_partitions.worker.time_limits import INTERRUPT_SECONDS
+from celery_partitions.worker.tokens import SharedAsking, Tokens
 from celery_partitions.worker.tracing import TracedSteps
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class CallThread(threading.Thread):
         wake: Callable[[], None],
         concurrency: Callable[[Computation], int],
         context: CallContext,
+        tokens: Tokens,
         revoked: Container[str] = (),
         lifespan: Callable[[], Any] | None = None,
         traced: TracedSteps | None = None,
@@ -77,6 +79,7 @@ class CallThread(threading.Thread):
         self.resources: Mapping[str, Any] = {}
         self._loop = asyncio.new_event_loop()
         self.calls = OutsideCalls(self._loop, hangs, concurrency, context, self._is_current)
+        self._asking = SharedAsking(tokens, self._loop)
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._tasks: dict[tuple[str, str], tuple[KeyRun, asyncio.Task[None]]] = {}
@@ -233,28 +236,33 @@ class CallThread(threading.Thread):
     async def _call(self, run: KeyRun, item: Item, rules: StepRules, is_first: bool) -> Outcome:
         """Process one message. Its states are pickled, so that a failure of the next one rolls back to here without calling this one again."""
         attempt, failed, waited_out = (run.attempt, run.failed, run.waited_out) if is_first else (1, None, False)
+        waited = is_first and run.waited
         self.context.enter(item, attempt)
         if self.traced is None:
-            return await self._outcome(run, item, rules, attempt, failed, waited_out)
+            return await self._outcome(run, item, rules, attempt, failed, waited_out, waited)
         with self.traced.message(run.owned.partition, item, attempt) as about:
-            outcome = await self._outcome(run, item, rules, attempt, failed, waited_out)
+            outcome = await self._outcome(run, item, rules, attempt, failed, waited_out, waited)
         self.traced.ended(run.owned.partition, about, outcome)
         return outcome
 
-    async def _outcome(self, run: KeyRun, item: Item, rules: StepRules, attempt: int, failed: str | None, waited_out: bool) -> Outcome:
+    async def _outcome(
+        self, run: KeyRun, item: Item, rules: StepRules, attempt: int, failed: str | None, waited_out: bool, waited: bool
+    ) -> Outcome:
         single = None if failed is not None else single_step(item, run.slots, rules, attempt)
         result: _Result | None = None
         outcome = None
         if single is not None:
             single.outbox.enter()
             try:
-                result = await self._result_of(run, single.call)
+                result = await self._result_of(run, single.call._replace(waited=waited) if waited else single.call)
             finally:
                 single.end()
             if result[1] is None:
                 outcome = single.outcome()
         if outcome is None:
-            machine = StepMachine([item], run.slots, rules, mailbox_of=run.key, attempt=attempt, failed=failed, waited_out=waited_out)
+            machine = StepMachine(
+                [item], run.slots, rules, mailbox_of=run.key, attempt=attempt, failed=failed, waited_out=waited_out, waited=waited
+            )
             while machine.call is not None:
                 if result is None:
                     machine.outbox.enter()
@@ -276,6 +284,8 @@ class CallThread(threading.Thread):
     async def _result_of(self, run: KeyRun, call: Call) -> _Result:
         """What a call returned, or raised. Raises `CancelledError` if the run was cancelled."""
         try:
+            if call.computation.rate_limit is not None:
+                await self._asking.take(run.owned.partition, call)
             return await self.calls.make(run.owned.lease, call), None
         except asyncio.CancelledError as error:
             if run.cancelled or self._stopping.is_set():

@@ -309,6 +309,7 @@ class InFlight:
             run = self.run_of(owned, key, items, attempt=owned.parked[key].attempt, from_queue=False)
             record = owned.parked[key]
             run.waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
+            run.waited = record.reason == "rate"
             calls.runs[key] = run
             runs.append(run)
         self.start(calls, runs)

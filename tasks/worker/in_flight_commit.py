@@ -25,7 +25,7 @@ from celery_partitions.model.effects import (
 )
 from celery_partitions.model.in_flight import MAX_SHARED
 from celery_partitions.model.messages import name_of
-from celery_partitions.model.outcome import Outcome, Park, Slot, Waiting
+from celery_partitions.model.outcome import Outcome, Park, Slot
 from celery_partitions.store.commands import commands_of_effects
 from celery_partitions.store.commits import Commit
 from celery_partitions.store.deduplication import remember
@@ -33,7 +33,7 @@ from celery_partitions.store.names import Names
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
-from celery_partitions.worker.planned_commit import PlannedCommit, next_look
+from celery_partitions.worker.planned_commit import PlannedCommit
 
 Replies = Callable[[OwnedPartition, Batch, Outcome], list[MoreEffects]]
 
@@ -93,7 +93,7 @@ class _Plan:
             for park in one.parked.values():
                 self.parked[run.key] = self.record(run.key, park, known if number == 0 else None)
             for waiting in one.waiting.values():
-                self.parked[run.key] = self.waiting(waiting, known if number == 0 else None)
+                self.parked[run.key] = waiting.parked(known if number == 0 else None, self.now, self.wait_seconds)
         raws = run.raws
         if not run.from_queue and done:
             self.first.append(TakeFromMailbox(run.key, raws[:done]))
@@ -119,12 +119,6 @@ class _Plan:
             since=before.since if before is not None and failed_before else self.now,
         )
 
-    def waiting(self, one: Waiting, before: ParkedKey | None) -> ParkedKey:
-        """The record of a key whose state can't be read, or of a task's line."""
-        since = before.since if before is not None and before.waits_for_code else self.now
-        due = next_look(self.now, one.seconds, since + self.wait_seconds)
-        return ParkedKey(due, one.attempt + 1, one.error, message_id=one.message_id, task=one.task, since=since, reason=one.reason)
-
     def running(self, raw: bytes | None, attempt: int = 1, since: float | None = None) -> ParkedKey:
         """The record of a key whose next message is `raw` (None: not known)."""
         task, message_id = (None, None) if raw is None else name_of(raw)
@@ -143,7 +137,7 @@ class _Plan:
         for key, park in outcome.parked.items():
             self.parked[key] = self.record(key, park, None)
         for key, waiting in outcome.waiting.items():
-            self.parked[key] = self.waiting(waiting, None)
+            self.parked[key] = waiting.parked(None, self.now, self.wait_seconds)
         room, searching = self.room, self.calls.largest_commit is not None
         if searching:
             self.room = 0  # what ended moves to the mailboxes too, and is written from there in small commits
@@ -210,12 +204,9 @@ def plan_calls(
         return None
     outcome.parked = {key: park for key, park in outcome.parked.items() if key in plan.parked}
     written = outcome.written(owned.partition, owned.commit_number, plan.parked)
-    running = set(calls.running)
-    for key, record in plan.parked.items():
-        (running.add if record.why == "running" else running.discard)(key)
-    running.difference_update(plan.unparked)
-    if running or calls.running:
-        plan.last.append(CountRunning(len(running)))
+    count = owned.count_in_turn(plan.parked, plan.unparked)
+    if count is not None:
+        plan.last.append(CountRunning(count))
     effects = [*plan.first, *written, *plan.last]
     taken = closing.batch.messages[: outcome.taken] if closing is not None else []
     ask = limit if not owned.messages else 0
@@ -260,6 +251,7 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
         owned.parked.pop(key, None)
         owned.mailbox_lengths.pop(key, None)
         calls.running.discard(key)
+        owned.in_turn.discard(key)
     if planned.noted:
         calls.noted = []
     was_small = calls.largest_commit is not None

@@ -38,6 +38,8 @@ class KeyRun:
     failed: str | None = None
     #: The first message has waited long enough for a readable state.
     waited_out: bool = False
+    #: The first message comes at a time that its rate limit has promised.
+    waited: bool = False
     #: Its messages are still in the queue, because their batch is not committed.
     from_queue: bool = True
     #: Bytes of its messages and states.

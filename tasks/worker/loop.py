@@ -206,7 +206,7 @@ class PartitionLoop(threading.Thread):
             waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
             if record.reason == "unknown-task" and record.task in self._share.known_elsewhere:
                 waited_out = False  # the partition goes to that worker, or its messages wait until it is free
-            return Batch(messages, key, record.attempt, length, waited_out=waited_out)
+            return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=record.reason == "rate")
         if owned.calls is not None and owned.calls.open is not None:
             return None
         if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN):
@@ -393,7 +393,10 @@ class PartitionLoop(threading.Thread):
                 self.owned_partitions[partition] = OwnedPartition(Lease(partition, token), self.clock.monotonic)
         for partition, owned in self.owned_partitions.items():
             owned.notify(share.edit_versions.get(partition, 0), partition in share.paused)
-        self.runner.follow(share.policies)
+        if share.policies != self._followed.policies:
+            self.runner.follow(share.policies)
+            for owned in self.owned_partitions.values():
+                owned.retry_limited()
         if set(self.owned_partitions) != held_before:
             in_order = sorted(self.owned_partitions, key=lambda partition: (len(partition), partition))  # 2 before 10
             logger.info("partitions held: %s", ", ".join(map(self.names.queue_name, in_order)) or "none")

@@ -53,6 +53,8 @@ class Batch:
     next_group: int | None = None
     #: The messages of the mailbox have waited long enough for a task or a state (PARTITIONS_DEPLOY_WAIT_SECONDS).
     waited_out: bool = False
+    #: The first message comes at a time that its rate limit has promised.
+    waited: bool = False
     #: Why the message becomes a dead letter, or counts as failed, without running.
     condemned: Verdict | None = None
     failed: str | None = None
@@ -79,6 +81,8 @@ class OwnedPartition:
     #: Keys that are due from this time on may be missing in `parked`. Infinity: none is.
     unread_due: float = math.inf
     mailbox_lengths: dict[str, int] = field(default_factory=dict)
+    #: The parked keys that wait only for their turn.
+    in_turn: set[str] = field(default_factory=set)
     #: The parked keys that are lines of tasks.
     lines: set[str] = field(default_factory=set)
     #: Those that are own lines of computations.
@@ -183,6 +187,7 @@ class OwnedPartition:
         self.lines = {key for key in parked if partition_of_line(key) is not None}
         self.own_lines = set(filter(is_own_line, parked))
         self.lacks = {key: fact.task for key, fact in parked.items() if fact.reason == "unknown-task" and fact.task}
+        self.in_turn = {key for key, record in parked.items() if record.waits_its_turn}
         self.on(Event.LOADED)
         self.index_parked()
 
@@ -203,6 +208,7 @@ class OwnedPartition:
             self.lacks[key] = record.task
         else:
             self.lacks.pop(key, None)
+        (self.in_turn.add if record.waits_its_turn else self.in_turn.discard)(key)
         self.note_due(key, record)
         if self.calls is not None:
             self.calls.note_parked(key, record)
@@ -214,6 +220,13 @@ class OwnedPartition:
             return False
         heaps = [self.dues] if self.calls is None else [self.dues, self.calls.dues]
         return all(len(heap) < DUE_PAGE or heap[0][0] > now for heap in heaps)
+
+    def count_in_turn(self, parked: Mapping[str, ParkedKey], unparked: Iterable[str]) -> int | None:
+        """How many parked keys wait only for their turn after a commit that parks and unparks these. None: none did, and none will."""
+        if not self.in_turn and not any(record.waits_its_turn for record in parked.values()):
+            return None
+        after = self.in_turn.difference(unparked, parked)
+        return len(after) + sum(record.waits_its_turn for record in parked.values())
 
     def index_parked(self) -> None:
         """Note when the parked keys are due, and who retries each."""
@@ -231,6 +244,13 @@ class OwnedPartition:
             self.calls.note_due(key, record.due)
         else:
             heappush(self.dues, (record.due, key))
+
+    def retry_limited(self) -> None:
+        """Let keys that wait for a rate limit ask again now, because a limit was changed."""
+        for key, record in self.parked.items():
+            if record.reason == "rate":
+                self.parked[key] = record = replace(record, due=0.0)
+                self.note_due(key, record)
 
     @property
     def first_due(self) -> tuple[float, str] | None:
@@ -333,6 +353,7 @@ class OwnedPartition:
             self.lines.discard(ended)
             self.own_lines.discard(ended)
             self.lacks.pop(ended, None)
+            self.in_turn.discard(ended)
             self.mailbox_lengths.pop(ended, None)
             if self.calls is not None:
                 self.calls.running.discard(ended)

@@ -197,6 +197,8 @@ def worker_parts(
             clock=clock.monotonic,
             random=random,
             stalls=stalls,
+            client=client,
+            names=names,
             run=run,
         ),
         faults=Recovery(clock, random),

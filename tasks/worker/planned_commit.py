@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_partitions.model.deduplication import ids_to_remember
-from celery_partitions.model.effects import DropDeadLetter, EndIsolation, FollowUp, ParkedKey, PutParkedKey, Unpark
+from celery_partitions.model.effects import (
+    CountRunning,
+    DropDeadLetter,
+    EndIsolation,
+    FollowUp,
+    ParkedKey,
+    PutParkedKey,
+    Unpark,
+)
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.commands import commands_of_effects
@@ -84,6 +92,9 @@ def plan_commit(
     elif key is not None and key not in parked and batch.length == 0:
         ended = key
         effects.append(Unpark(key))
+    count = owned.count_in_turn(parked, () if ended is None else (ended,))
+    if count is not None:
+        effects.append(CountRunning(count))
     commands = commands_of_effects(effects, names, owned.partition, owned.commit_number, now)
     if not commands and not outcome.taken:
         return None
@@ -130,26 +141,11 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
     return parked
 
 
-def next_look(now: float, seconds: float, until: float) -> float:
-    """When waiting messages are looked at next: after `seconds`, and at `until`, when they may have waited long enough."""
-    return min(now + seconds, until) if until > now else now + seconds
-
-
 def _waiting_after(
     owned: OwnedPartition, batch: Batch, outcome: Outcome, now: float, wait_seconds: float
 ) -> dict[str, ParkedKey]:
-    """The records of keys and lines that wait for a task or a state."""
-    waiting = {}
-    for key, one in outcome.waiting.items():
-        before = owned.parked[key] if key == batch.mailbox_of else None
-        since = before.since if before is not None and before.waits_for_code else now
-        waiting[key] = ParkedKey(
-            due=next_look(now, one.seconds, since + wait_seconds),
-            attempt=one.attempt + 1,
-            error=one.error,
-            message_id=one.message_id,
-            task=one.task,
-            since=since,
-            reason=one.reason,
-        )
-    return waiting
+    """The records of keys and lines that wait for a task, a state or their turn."""
+    return {
+        key: one.parked(owned.parked[key] if key == batch.mailbox_of and outcome.taken == 0 else None, now, wait_seconds)
+        for key, one in outcome.waiting.items()
+    }

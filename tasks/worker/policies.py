@@ -10,7 +10,8 @@ import msgspec
 from celery_partitions.admin.policies import default_policy
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.policy import PolicyChange, RetryPolicy, effective_policy
+from celery_partitions.model.policy import PolicyChange, RetryPolicy, check_limit, effective_policy
+from celery_partitions.model.rate_limit import RateLimit, changed_limit
 from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -27,6 +28,13 @@ class Policies:
     def of(self, computation: Computation) -> RetryPolicy:
         return effective_policy(self.default, computation.on_error, self._changes.get(computation.name))
 
+    def limit_of(self, computation: Computation) -> RateLimit | None:
+        """The rate limit in force; None if there is none."""
+        declared, change = computation.rate_limit, self._changes.get(computation.name)
+        if declared is None or change is None:
+            return declared
+        return changed_limit(declared, change.rate_limit, change.burst)
+
     def follow(self, written: Mapping[str, bytes]) -> None:
         """Apply the changes stored in Redis. An invalid one is logged once and ignored."""
         if written == self._written:
@@ -36,7 +44,8 @@ class Policies:
             try:
                 change = msgspec.json.decode(text, type=PolicyChange)
                 effective_policy(self.default, None, change)
-            except (msgspec.DecodeError, UnicodeDecodeError, DeclarationError) as error:
+                check_limit(change)
+            except (msgspec.DecodeError, UnicodeDecodeError, DeclarationError, ValueError) as error:
                 logger.error("ignoring the invalid policy change of %r: %s; the declared policy applies", name, error)  # noqa: TRY400
             else:
                 self._changes[name] = change

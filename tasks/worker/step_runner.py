@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+import redis
+
 from celery_partitions.model.caller import Call
 from celery_partitions.model.items import Item, Work
 from celery_partitions.model.message_writer import MessageWriter
@@ -23,6 +25,7 @@ from celery_partitions.worker.policies import Policies
 from celery_partitions.worker.process_replacement import replace_process
 from celery_partitions.worker.stalls import StallDetector
 from celery_partitions.worker.time_limits import TimeLimits
+from celery_partitions.worker.tokens import Tokens
 from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -41,7 +44,7 @@ class StepRunner:
     """Made once per loop and used by its thread.
 
     `calls`: makes the calls. `context`: what Celery provides around tasks. `clock`: measures the step. `random`: returns 0 to 1, for
-    jitter. `run`: `step`, or one that also makes spans.
+    jitter. `client`: for rate limits. `run`: `step`, or one that also makes spans.
     """
 
     def __init__(
@@ -55,11 +58,14 @@ class StepRunner:
         clock: Callable[[], float],
         random: Callable[[], float],
         stalls: StallDetector,
+        client: redis.Redis,
+        names: Names,
         run: Callable[..., Outcome] = step,
     ) -> None:
         self.settings, self.pickling, self.writer, self.calls, self.context = settings, pickling, writer, calls, context
         self.clock, self.random, self.stalls, self.run = clock, random, stalls, run
         self.policies = Policies(settings)
+        self.tokens = Tokens(client, names, self.policies.limit_of)
         #: What the app's lifespan yielded.
         self.resources: Mapping[str, Any] = {}
 
@@ -73,7 +79,7 @@ class StepRunner:
                 items,
                 owned.cache.young,
                 self.rules_for(owned),
-                call=partial(self.calls.call, owned),
+                call=partial(self.call, owned),
                 parked=owned.parked,
                 mailbox_lengths=owned.mailbox_lengths,
                 own_lines=owned.own_lines,
@@ -81,8 +87,15 @@ class StepRunner:
                 attempt=batch.attempt,
                 line=batch.line,
                 waited_out=batch.waited_out,
+                waited=batch.waited,
                 failed=batch.failed,
             )
+
+    def call(self, owned: OwnedPartition, call: Call) -> object:
+        """Make a call of a step. Raises what the computation raises, and `NoToken` if its rate limit makes it wait."""
+        if call.computation.rate_limit is not None:
+            self.tokens.take(owned.partition, call)
+        return self.calls.call(owned, call)
 
     def longest_stall_seconds(self) -> float:
         return self.stalls.longest_seconds()

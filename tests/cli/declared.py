@@ -31,6 +31,11 @@ def update(price: Price, state: Last) -> None:
     state.price = price.price
 
 
+@computation("tests.cli: limited", key=symbol_of, rate_limit="100/m")
+def limited(price: Price) -> None:
+    """A computation with a rate limit."""
+
+
 @computation("tests.cli: note", key=lambda message: message["key"])
 def note(message: dict[str, Any]) -> None:
     """A computation without a type and without state."""

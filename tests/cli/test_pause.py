@@ -10,7 +10,7 @@ import redis
 from celery_partitions.store.leases import balance
 from celery_partitions.store.names import Names
 from tests.cli.conftest import Run
-from tests.cli.declared import update
+from tests.cli.declared import limited, update
 
 
 def paused(run: Run) -> list[str]:
@@ -66,6 +66,8 @@ def test_a_policy_is_shown_changed_and_reset(run: Run) -> None:
             "longest_backoff_seconds": 300.0,
             "jitter": 0.1,
             "exhausted": "park",
+            "rate_limit": None,
+            "burst": None,
             "only": ["BaseException"],
         },
         "changed": [],
@@ -77,6 +79,24 @@ def test_a_policy_is_shown_changed_and_reset(run: Run) -> None:
     table = run("policy", update.name).stdout
     assert ["exhausted", "hold", "park"] in [line.split() for line in table.splitlines()]
     assert json.loads(run("policy", update.name, "--reset", "--json").stdout) == before
+
+
+def test_a_rate_limit_is_changed_lifted_and_reset(run: Run) -> None:
+    assert "100/m" in run("policy", limited.name).stdout
+    after = json.loads(run("policy", limited.name, "--rate-limit", "200/s", "--burst", "3", "--json").stdout)
+    assert (after["policy"]["rate_limit"], after["policy"]["burst"]) == ("200/s", 3)
+    after = json.loads(run("policy", limited.name, "--rate-limit", "40/s", "--json").stdout)
+    assert (after["policy"]["rate_limit"], after["policy"]["burst"]) == ("40/s", 2)
+    run("policy", limited.name, "--rate-limit", "none")
+    assert ["rate_limit", "none", "100/m"] in [line.split() for line in run("policy", limited.name).stdout.splitlines()]
+    run("policy", limited.name, "--reset")
+    assert "none" not in run("policy", limited.name).stdout
+    refused = run("policy", limited.name, "--rate-limit", "fast")
+    assert refused.exit_code == 2
+    assert "'fast' is not a rate" in refused.stderr
+    refused = run("policy", update.name, "--rate-limit", "1/s")
+    assert refused.exit_code == 2
+    assert "declares no rate limit" in refused.stderr
 
 
 @pytest.mark.parametrize(

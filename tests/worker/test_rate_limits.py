@@ -1,0 +1,72 @@
+"""Keys that wait for a rate limit, in a worker's loop: they are not in the way, and follow an operator's change at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from celery_partitions.model.policy import PolicyChange
+from celery_partitions.store.leases import balance
+from tests.fundamentals.live import LiveGroup
+from tests.support.applications.limited import Request, per_key, recorder
+from tests.worker.by_hand import LoopByHand, loop_by_hand
+
+
+@pytest.fixture
+def live(make_live: Callable[..., LiveGroup], monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveGroup]:
+    live = make_live(PARTITIONS=1, PARTITIONS_MAILBOX_MESSAGES=2)
+    monkeypatch.setenv("REDIS_URL", live.env["REDIS_URL"])
+    recorder.cache_clear()
+    yield live
+    recorder().close()
+    recorder.cache_clear()
+
+
+@pytest.fixture
+def loop(live: LiveGroup) -> Iterator[LoopByHand]:
+    with loop_by_hand(live) as loop:
+        yield loop
+
+
+def change(live: LiveGroup, loop: LoopByHand, rate: str) -> None:
+    live.group.policies.change(per_key.name, PolicyChange(rate_limit=rate), by="a test")
+    loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
+    loop.take_up_share()
+
+
+def test_a_limit_is_changed_while_keys_wait(live: LiveGroup, loop: LoopByHand) -> None:
+    change(live, loop, "1/h")
+    live.send(per_key, [Request("ada", number) for number in range(6)])
+    live.send(per_key, [Request("bob", 0)])
+    loop.take_turns()
+    assert live.numbers(per_key) == {"ada": [0], "bob": [0]}
+    (parked,) = live.group.parked_keys.all()
+    assert (parked.key, parked.why, parked.waiting, parked.error, parked.attempt) == ("ada", "rate", 5, "", 1)
+    assert parked.due is not None
+    assert 3000 < parked.due - live.group.now() <= 3600
+    assert [(row.parked, row.running) for row in live.group.status() if row.parked or row.running] == [(0, 1)]
+    live.send(per_key, [Request("ada", 6)])
+    loop.look_again()
+    loop.take_turns()
+    assert live.numbers_of(per_key, "ada") == [0]
+    assert live.dead_letters() == []
+    change(live, loop, "none")
+    loop.take_turns()
+    assert live.numbers_of(per_key, "ada") == list(range(7))
+    assert list(live.group.parked_keys.all()) == []
+    assert all(row.parked == row.running == 0 for row in live.group.status())
+
+
+def test_the_next_owner_keeps_the_limit(live: LiveGroup, loop: LoopByHand) -> None:
+    change(live, loop, "1/h")
+    live.send(per_key, [Request("ada", number) for number in range(3)])
+    loop.take_turns()
+    loop.owned.forget_all()
+    loop.take_turns()
+    live.group.parked_keys.retry("ada", by="a test")
+    loop.owned.notify(loop.owned.edit_version + 1, paused=False)
+    loop.take_turns()
+    assert live.numbers_of(per_key, "ada") == [0]
+    (parked,) = live.group.parked_keys.all()
+    assert (parked.why, parked.waiting) == ("rate", 2)
