@@ -8,6 +8,7 @@ from celery_partitions.cli.dead_letters import dead_letters
 from celery_partitions.cli.doctor import doctor
 from celery_partitions.cli.flower import flower
 from celery_partitions.cli.keys import keys
+from celery_partitions.cli.migrate import migrate
 from celery_partitions.cli.parked import parked
 from celery_partitions.cli.pause import drain, pause, resume, undrain
 from celery_partitions.cli.policy import policy
@@ -48,6 +49,7 @@ for command in (
     send,
     sink,
     source,
+    migrate,
     export_group,
     import_group,
 ):

@@ -86,6 +86,7 @@ class StateCodec:
         self._check: MakeLoader = signed_loader if signing_keys else readable_check
         self._loaders: Loaders = {}
         self._inside: dict[StateClass[Any], InsideDefaults] = {}
+        self._inside_old: dict[StateClass[Any], InsideDefaults] = {}
         #: These raise if a pickle that was just written could not be read back.
         self._checks: Loaders = {}
         #: These read states of older versions.
@@ -162,6 +163,15 @@ class StateCodec:
         header = {one: value for one, value in record.header.items() if one != TIMERS}
         return self.seal(name, key, record.payload, {**header, **({TIMERS: timers} if timers else {})})
 
+    def renewed(self, computation: Computation, key: str, stored: bytes) -> bytes:
+        """A stored state as this process would store it, with what else is in its header. Raises as `load` and `dump` do."""
+        made = self.dump(computation, key, self.load(computation, key, stored))
+        header = split(stored).header if stored[:1] >= b"\x80" else {}
+        if header.keys() <= {VERSION}:
+            return made
+        record = split(made)
+        return self.seal(computation.name, key, record.payload, {**header, **record.header})
+
     def opened(self, name: str, key: str, stored: bytes) -> tuple[bytes, int]:
         """The pickle in a record, and its state's version, after its signature is verified. Unpickles nothing."""
         if not self._keys and stored[:1] == UNSIGNED:
@@ -192,6 +202,7 @@ class StateCodec:
                 f"@migrates({cls}, to_version={versions.oldest})"
             )
         old = self._unpickled(name, wanted, data, self._data_loaders, self._loader, AsData)
+        self._inside_old[wanted].complete(old)
         try:
             return migrated(wanted, old, version)
         except MigrationFailed as error:
@@ -294,8 +305,9 @@ class StateCodec:
         if loads is None:
             allowed = allow(wanted.cls, (*self._modules, *wanted.modules))
             loads = made[wanted] = make(allowed)
-            if made is self._loaders:
-                self._inside[wanted] = InsideDefaults(wanted.cls, allowed.classes)
+            if made is not self._checks:
+                inside = self._inside if made is self._loaders else self._inside_old
+                inside[wanted] = InsideDefaults(wanted.cls, allowed.classes)
         try:
             return loads(data)
         except NotAllowed as error:

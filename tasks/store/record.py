@@ -78,6 +78,11 @@ def version_in(header: Mapping[str, Any]) -> int:
     return version
 
 
+def version_of(stored: bytes) -> int:
+    """The version of the state in a record, which is not verified. Raises `StateError`."""
+    return FIRST if stored[:1] in _FORMS else version_in(split(stored).header)
+
+
 def split(stored: bytes) -> Record:
     """Split a record into its parts. Raises `StateError` for bytes that are not a record."""
     end, form = 1, stored[:1]
