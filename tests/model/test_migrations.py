@@ -191,10 +191,10 @@ def test_declarations_that_cannot_work(code: Code) -> None:
 
 
 def test_objects_inside_get_new_fields_before_the_migrations(code: Code) -> None:
-    old = code.at("class Item:\n    def __init__(self): self.price = 1\nclass State:\n    def __init__(self): self.items = [Item()]\n")
+    item = "@dataclass\nclass Item:\n    price: int = 1\n"
+    old = code.at(f"{item}class State:\n    def __init__(self): self.items = [Item()]\n")
     assert old.state is not None
     stored = StateCodec().dump(old, "key", old.state.new())
-    item = "class Item:\n    def __init__(self): self.price, self.count = 1, 5\n"
-    migration = "@migrates(State, to_version=2)\ndef total(old): return {'total': sum(one.price * one.count for one in old['items'])}\n"
-    new = code.at(f"{item}@state(version=2)\nclass State:\n    total = 0\n{migration}")
-    assert StateCodec().load(new, "key", stored).total == 5
+    migration = "@migrates(State, to_version=2)\ndef tags(old): return {'tags': [one.tags for one in old['items']]}\n"
+    new = code.at(f"{item}    tags: list = field(default_factory=list)\n@state(version=2)\nclass State:\n    tags = []\n{migration}")
+    assert StateCodec().load(new, "key", stored).tags == [[]]
