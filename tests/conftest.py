@@ -35,8 +35,12 @@ pytest_plugins = ["pytester"]
 TESTS = Path(__file__).parent
 #: A test that uses one of these fixtures is marked `server`.
 SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
-#: These files take longest: they build, install and run a demo.
-LONG_FOLDERS = {"adoption"}
+#: Files that take longer than twenty seconds, and so are started first. If one started last, the other processors would wait for it.
+LONG_FILES = (
+    *("adoption/test_readme.py", "adoption/test_layouts.py", "simulation/test_schedules.py", "faults/test_poison_messages.py"),
+    *("wallaroo/test_runs.py", "results/test_faults.py", "faults/test_servers_with_problems.py", "dashboard/test_browser_keys.py"),
+    *("faults/test_calls_in_flight.py", "pipeline/test_examples.py"),
+)
 #: Tests in these folders build, install, type-check, or run thousands of schedules or a browser.
 SLOW_FOLDERS = {"adoption", "chaos", "dashboard", "deployment", "docs", "interop", "simulation", "typing"}
 #: The limit for `pytest -n auto`: each process starts its own servers and workers.
@@ -49,13 +53,17 @@ def pytest_configure() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process per processor. A server in `TEST_REDIS_URL` cannot be shared, because each test empties it."""
-    return 0 if "TEST_REDIS_URL" in os.environ else min(os.cpu_count() or 1, MAX_PROCESSES)
+    """Three processes for two processors, because tests wait for half of their time: for leases, retries and timeouts.
+
+    A server in `TEST_REDIS_URL` cannot be shared, because each test empties it.
+    """
+    return 0 if "TEST_REDIS_URL" in os.environ else min((os.cpu_count() or 1) * 3 // 2, MAX_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest files first: if one started last, the other processors would wait for it. pytest-randomly has already shuffled the rest.
-    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG_FOLDERS)
+    # pytest-randomly has already shuffled all files. Sorting keeps the order of the others.
+    place = {TESTS / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
