@@ -34,7 +34,7 @@ pytest_plugins = ["pytester"]
 
 TESTS = Path(__file__).parent
 #: A test that uses one of these fixtures is marked `server`.
-SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker"}
+SERVER_FIXTURES = {"redis_server", "redis_url", "server_factory", "start_worker", "server", "shared", "live"}
 #: Files that take longer than twenty seconds, and so are started first. If one started last, the other processors would wait for it.
 LONG_FILES = (
     *("adoption/test_readme.py", "adoption/test_layouts.py", "simulation/test_schedules.py", "faults/test_poison_messages.py"),

@@ -57,6 +57,7 @@ def test_the_refusal_has_a_new_key_that_can_be_pasted() -> None:
     assert len(keys) == 2
 
 
+@pytest.mark.server
 def test_a_worker_refuses_before_it_connects_to_the_server(tmp_path: Path) -> None:
     with WorkerProcess("tests.fundamentals.application", directory=tmp_path, env={"REDIS_URL": ELSEWHERE}) as worker:
         assert worker.wait(timeout=60) == 1

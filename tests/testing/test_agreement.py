@@ -81,6 +81,7 @@ def test_real_workers_agree(scenario: Scenario, live: PartitionWorkers) -> None:
     assert seen(scenario, live) == in_memory(scenario)
 
 
+@pytest.mark.server
 def test_real_workers_agree_when_one_is_killed(tmp_path: Path) -> None:
     with RedisServer() as server, on_workers(server, tmp_path) as workers:
         victim, _ = workers.start(2)

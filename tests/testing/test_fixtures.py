@@ -70,6 +70,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
+@pytest.mark.server
 def test_a_project_tests_in_memory_and_on_real_workers(project: pytest.Pytester) -> None:
     project.makepyfile(test_shop=TESTS)
     result = project.runpytest_subprocess("-q", "-p", "no:cacheprovider", "-p", "no:randomly")

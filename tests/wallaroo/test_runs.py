@@ -14,6 +14,8 @@ import redis
 from tests.support.wait import wait_until
 from tests.wallaroo.live import Receiver, Run, framed
 
+pytestmark = pytest.mark.server
+
 Start = Callable[..., Run]
 
 
