@@ -176,6 +176,7 @@ CONTRACTS = [
     Contract("celery.backends.redis.CHORD_PART_RETURN_LUA", "results/recorder.py", "counts a chord's parts", chord_scripts),
     Contract("RedisBackend.set", "results/recorder.py", "stores and publishes in one pipeline", calls(RedisBackend._set, "pipe.setex(", "pipe.set(", "pipe.publish(")),
     Contract("Task.bind", "results/follow_ups.py", "binds a task that is in no registry", takes(celery.Task.bind, "app")),
+    Contract("Task._get_exec_options", "worker/sends.py", "the options that a task's declaration gives its messages", calls(celery.Task.apply_async, "self._get_exec_options()")),
     Contract("AMQP.send_task_message", "results/recorder.py", "publishes every message of an app", takes(AMQP(app()).send_task_message, "producer", "name", "message")),
     Contract("AMQP.create_task_message", "producer/direct.py", "makes a message's headers and body", lambda: check_true(len(AMQP(app()).create_task_message("1", "n", (), {}).body) == 3)),
     Contract("Queues.deselect", "worker/bootstep.py", "takes queues out of what kombu consumes", takes(Queues.deselect, "exclude")),

@@ -16,6 +16,7 @@ from celery_partitions.dashboard.loader import with_entry
 from celery_partitions.dashboard.recent_tasks import of_key, of_partition
 from celery_partitions.dashboard.tree import MAX_CHILDREN, MAX_NODES, Node, tree_of
 from celery_partitions.model.keys import partition_of
+from celery_partitions.model.topology import Topology
 from tests.dashboard.declared import Account
 
 
@@ -98,6 +99,6 @@ def test_the_tasks_of_a_key_that_is_not_utf_8() -> None:
             "2": SimpleNamespace(args="key=\ud800 (x)", **fields),
         }
     )
-    installation = SimpleNamespace(settings=SimpleNamespace(partitions=4))
+    installation = SimpleNamespace(group=SimpleNamespace(topology=Topology(0, 4)))
     assert [(one["id"], one["key"]) for one in of_key(state, key)] == [("1", r"caf\xe9")]
     assert [one["id"] for one in of_partition(state, partition, installation)] == ["1"]  # type: ignore[arg-type]
