@@ -22,6 +22,7 @@ from celery_partitions.cli.stored import stored
 from celery_partitions.cli.timers import timers
 from celery_partitions.cli.top import top
 from celery_partitions.cli.transfer import export_group, import_group
+from celery_partitions.cli.versions import versions
 from celery_partitions_config.command import partitions
 
 __all__ = ["partitions"]
@@ -49,6 +50,7 @@ for command in (
     send,
     sink,
     source,
+    versions,
     migrate,
     export_group,
     import_group,

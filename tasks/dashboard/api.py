@@ -6,6 +6,7 @@ from tornado.escape import utf8
 from tornado.web import HTTPError, authenticated
 
 from celery_partitions.admin.attention_watch import attention_json
+from celery_partitions.admin.state_versions import read_versions
 from celery_partitions.dashboard.dead_letters import find_dead_letters
 from celery_partitions.dashboard.handlers import Api
 from celery_partitions.dashboard.live import Live
@@ -20,6 +21,15 @@ class Overview(Api):
         live: Live = self.live
         live.touch()
         self.answer(await self.reading(live.watch.to_json))
+
+
+class Versions(Api):
+    """GET /api/partitions/versions: `computations` (versions of their states and workers), and `waits`: what a deploy waits for."""
+
+    @authenticated
+    async def get(self) -> None:
+        group = self.installation.group
+        self.answer(await self.reading(read_versions, group.client, group.names, group.topology.partitions))
 
 
 class Attention(Api):

@@ -20,6 +20,7 @@ HANDLERS = [
     url(r"/partitions/static/(.*)", StaticFileHandler, {"path": str(STATIC)}, name="partitions-static"),
     url(r"/api/partitions", api.Overview, name="api-partitions"),
     url(r"/api/partitions/attention", api.Attention),
+    url(r"/api/partitions/versions", api.Versions),
     url(r"/api/partitions/events", events.ApiEvents),
     url(r"/api/partitions/keys", api.Key),
     url(r"/api/partitions/keys/(.+)", api.Key),

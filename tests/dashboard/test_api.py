@@ -29,6 +29,13 @@ def test_the_overview_has_a_row_for_each_queue(served: Served, filled: Filled) -
     assert found.json["partitions"][1]["dead_letters"] == found.json["totals"]["dead_letters"] == 1
 
 
+def test_the_versions_of_states(served: Served, filled: Filled) -> None:
+    filled.state("a", balance=3)
+    found = served.ask("/api/partitions/versions").json
+    (one,) = [each for each in found["computations"] if each["computation"] == pay.name]
+    assert (one["states"], one["versions"], one["partitions"], one["workers"], found["waits"]) == (1, {"1": 1}, {"1": 1}, {}, [])
+
+
 def test_a_partition_shows_its_messages_and_keys(served: Served, filled: Filled) -> None:
     partition = filled.partition("a")
     filled.state("a", balance=3)
