@@ -44,6 +44,9 @@ def test_each_trouble_of_a_real_group_is_found(run: Run, client: redis.Redis) ->
 def test_nothing_needs_you(run: Run, client: redis.Redis) -> None:
     balance(client, NAMES, "one@h/u", lease_seconds=60, partitions=4)
     client.config_set("save", "3600 1")
-    result = run("attention")
-    assert (result.stdout, result.exit_code) == ("Nothing needs you.\n", 0)
-    assert json.loads(run("attention", "--json").stdout) == []
+    try:
+        result = run("attention")
+        assert (result.stdout, result.exit_code) == ("Nothing needs you.\n", 0)
+        assert json.loads(run("attention", "--json").stdout) == []
+    finally:
+        client.config_set("save", "")  # other tests use this server

@@ -104,6 +104,7 @@ def test_a_replica_for_a_while(server_factory: Factory, make_live: MakeLive) -> 
     follow(live.client, other)
     live.client.client_unpause()
     wait_until(lambda: all("read only" in worker.log() for worker in workers), message="not noticed")
+    wait_until(lambda: all("does not answer the lease keeper" in worker.log() for worker in workers), message="not noticed by the lease keeper")
     traffic.live = elsewhere
     traffic.send(100)
     in_sync(elsewhere.client, live.client)
