@@ -33,7 +33,8 @@ def parked() -> None:
     """List, retry, skip and discard parked keys: keys whose messages wait in a mailbox of their own, in order.
 
     A key waits after a failure (why: retry or hold); the first message in its mailbox is the one that failed. Or the call of its first
-    message is in flight (why: running); there is nothing to do about that. Only that key waits, not its partition.
+    message is in flight (why: running), or waits for its rate limit (why: rate); there is nothing to do about that. Only that key waits, not its
+    partition.
     """
 
 
@@ -144,7 +145,7 @@ def _picked(keys: ParkedKeys, typed: tuple[str, ...], in_base64: bool, everythin
     if bool(typed) == everything:
         raise click.UsageError("name the keys, or pass --all")
     if everything:
-        return [one for one in keys.all() if one.why != "running"]
+        return [one for one in keys.all() if not one.waits_its_turn]
     chosen = []
     for key in (typed_key(one, in_base64) for one in typed):
         found = keys.of_key(key)

@@ -355,10 +355,8 @@ def waits_in(item: Item, place: str) -> Iterator[str]:
     match item:
         case Work():
             yield item.key
-            yield own_line(item.key, item.computation.name)
+            yield own_line(item.key, item.computation.line)
             yield line_of_task(item.computation.name, place)
-            if item.computation.holds == "computation":
-                yield own_line(item.key, item.computation.name)
         case PlainTask():
             yield line_of_task(item.headers.task, place)
         case Misrouted():

@@ -18,6 +18,7 @@ from billiard.einfo import ExceptionInfo
 from celery import Celery, signals
 from celery.worker import state as worker_state
 
+from celery_partitions.model.effects import TURN_REASONS
 from celery_partitions.model.items import DeadLetterItem, ReplyRequest, Skipped, Work
 from celery_partitions.model.keys import shown_key
 from celery_partitions.model.messages import details_of
@@ -85,7 +86,7 @@ class Reports:
         for failure in outcome.failures[:MAX_LINES]:
             self.log_failure(partition, failure, outcome.parked.get(failure.item.key))
         for key, waiting in outcome.waiting.items():
-            if waiting.attempt == 1:
+            if waiting.attempt == 1 and waiting.reason not in TURN_REASONS:
                 self.log_waiting(partition, key, waiting)
         if outcome.late:
             self.log_late(partition, outcome.late)

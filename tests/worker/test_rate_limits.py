@@ -35,7 +35,7 @@ def change(live: LiveGroup, loop: LoopByHand, rate: str) -> None:
     loop.take_up_share()
 
 
-def test_a_limit_is_changed_while_keys_wait(live: LiveGroup, loop: LoopByHand) -> None:
+def test_a_limit_is_changed_while_keys_wait(live: LiveGroup, loop: LoopByHand, caplog: pytest.LogCaptureFixture) -> None:
     change(live, loop, "1/h")
     live.send(per_key, [Request("ada", number) for number in range(6)])
     live.send(per_key, [Request("bob", 0)])
@@ -51,6 +51,7 @@ def test_a_limit_is_changed_while_keys_wait(live: LiveGroup, loop: LoopByHand) -
     loop.take_turns()
     assert live.numbers_of(per_key, "ada") == [0]
     assert live.dead_letters() == []
+    assert [one for one in caplog.records if one.levelname == "WARNING"] == []  # nothing has gone wrong
     change(live, loop, "none")
     loop.take_turns()
     assert live.numbers_of(per_key, "ada") == list(range(7))
