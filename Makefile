@@ -41,6 +41,7 @@ chaos: $(WITH_TESTS) ## inject random faults into a whole group, then check its 
 	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 bench: $(WITH_TESTS) ## run the benchmarks; tables and plots go to .bench/
+	@$(BIN)/python -c 'import gevent' 2>/dev/null || $(PIP) --quiet -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks
 
 fuzz: $(WITH_TESTS) ## fuzz the decoders with atheris for SECONDS (60)

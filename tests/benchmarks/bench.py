@@ -46,6 +46,12 @@ class Size:
     cached_keys: int = 100_000
     #: Messages of 2 ms each, to show that partitioning helps.
     slow_messages: int = 2_000
+    #: Messages whose calls wait: 2 ms or 100 ms in the event loop; 20 ms in threads; and in plain Celery.
+    waiting_messages: int = 60_000
+    waiting_keys: int = 10_000
+    threaded_messages: int = 10_000
+    plain_waiting_messages: int = 5_000
+    calls_at_once: int = 1_000
     #: Enough messages that the dashboard can be opened and closed several times while they are processed.
     dashboard_messages: int = 6_000_000
     #: As long as one refresh of its page, after settling. Not longer, so that the machine's load is the same with the page open and closed.
@@ -67,6 +73,11 @@ SMALL = Size(
     delayed_plain_messages=50,
     cached_keys=5_000,
     slow_messages=200,
+    waiting_messages=3_000,
+    waiting_keys=500,
+    threaded_messages=500,
+    plain_waiting_messages=300,
+    calls_at_once=100,
     dashboard_messages=500_000,
     dashboard_window_seconds=0.3,
     dashboard_settling_seconds=0.1,

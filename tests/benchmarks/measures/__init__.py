@@ -19,6 +19,7 @@ from tests.benchmarks.measures import (
     round_trips,
     sends,
     throughput,
+    waiting,
 )
 from tests.benchmarks.samples import Row
 
@@ -33,6 +34,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "sends": sends.measure,
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
+    "waiting": waiting.measure,
     "pipelines": pipelines.measure,
     "recovery": recovery.measure,
     "dashboard": dashboard.measure,
