@@ -65,7 +65,7 @@ class CallTurns:
     def attend(self, owned: OwnedPartition) -> bool:
         """Collect calls that ended, and start those that are due. True: their commit took the turn, because a plain batch had the last one."""
         self.in_flight.attend(owned, self.loop.reading_of(owned), self.loop.parts.revoked)
-        is_due = self.in_flight.seconds_to_commit(owned) == 0
+        is_due = self.in_flight.times.seconds_to_commit(owned) == 0
         calls = self.in_flight.of(owned)
         if is_due and calls.passed_over:
             return self.commit(owned)
@@ -95,13 +95,13 @@ class CallTurns:
     def commit(self, owned: OwnedPartition, *, last: bool = False) -> bool:
         """Send the commit of calls that ended, if it is due. `last`: even if it is not due; what has not ended moves to its mailbox."""
         loop, calls = self.loop, owned.calls
-        if calls is None or calls.doubtful or owned.must_peek or (not last and self.in_flight.seconds_to_commit(owned) != 0):
+        if calls is None or calls.doubtful or owned.must_peek or (not last and self.in_flight.times.seconds_to_commit(owned) != 0):
             return False
         calls.passed_over = False
-        closes = calls.open is not None and (last or self.in_flight.seconds_to_close(calls, calls.open, time.monotonic()) == 0)
+        closes = calls.open is not None and (last or self.in_flight.times.seconds_to_close(calls, calls.open, time.monotonic()) == 0)
         limit, max_ids, wait = loop.settings.batch_messages, loop.settings.deduplicate_ids, loop.settings.deploy_wait_seconds
         if closes and calls.open is not None:
-            self.in_flight.note_closed(calls.open)
+            self.in_flight.room.note_closed(calls.open)
         planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, limit=limit, max_ids=max_ids, wait_seconds=wait)
         if planned is None:
             return False

@@ -21,16 +21,10 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import describe
 from celery_partitions.model.in_flight import (
-    BATCH_SECONDS,
-    LINGER_SECONDS,
-    LONGEST_SECONDS,
-    PATIENCE_SECONDS,
     Division,
     divide,
-    is_batch_due,
 )
 from celery_partitions.model.items import Apart, Item, PlainTask, Reading, Work, condemned, read_batch
-from celery_partitions.model.keys import key_bytes
 from celery_partitions.model.outcome import Outcome, Slot
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.isolation import begin_isolated_try
@@ -38,13 +32,16 @@ from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import read_mailboxes
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import load_slots
+from celery_partitions.worker.call_room import CallRoom
+from celery_partitions.worker.call_times import REFILL_SECONDS, CallTimes
 from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.in_flight_commit import PlannedCalls, finish
 from celery_partitions.worker.isolation import LeaseLost, verdict_on
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import MAX_IDLE_SECONDS, MIN_ASKED, Batch, OwnedPartition
+from celery_partitions.worker.owned import MIN_ASKED, Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls, Suspects
+from celery_partitions.worker.reloaded_calls import adopted, without_ground
 from celery_partitions.worker.unwritable import lies_in_the_outcome
 from celery_partitions_config.settings import Settings
 
@@ -56,12 +53,6 @@ MAX_OF_MAILBOX = 20
 MAX_STARTS = 500
 #: After a death, suspects run in groups of this size, about the square root of `PARTITIONS_CONCURRENCY`'s usual values.
 SUSPECTS_TOGETHER = 14
-#: A full computation is given messages again when half of its calls have ended, or after this time when any has.
-REFILL_SECONDS = 0.02
-#: At most this many times `concurrency` calls are handed to the call thread.
-MAX_AHEAD = 8
-#: How often the loop looks whether the calls of a partition that it gives up have ended.
-LEAVING_SECONDS = 0.05
 
 
 class InFlight:
@@ -78,11 +69,8 @@ class InFlight:
     ) -> None:
         self.settings, self.client, self.names, self.codec = settings, client, names, codec
         self.computations, self.calls = computations, calls
-        #: Calls in flight by stage, and the bytes of all.
-        self.counts = Counter[str]()
-        self.bytes = 0
-        #: How many times `concurrency` calls are handed over at once, by stage.
-        self.ahead: dict[Computation, int] = {}
+        self.room = CallRoom(settings)
+        self.times = CallTimes(self.room, self.collect)
         self.suspects = Suspects()
         self._waiting: dict[Computation, Computation | None] = {}
 
@@ -95,32 +83,11 @@ class InFlight:
         except KeyError:
             return self._waiting.setdefault(computation, computation.waiting)
 
-    def limit(self, stage: Computation) -> int:
-        """How many calls of a stage may be in flight in this process."""
-        return stage.concurrency or self.settings.concurrency
-
     def use(self) -> tuple[dict[str, int], dict[str, int]]:
         """Calls in flight by computation, and how many there may be: for the worker's report."""
         stages = {stage.name: stage for stage in self._waiting.values() if stage is not None}
-        limits = {name: self.limit(stage) for name, stage in stages.items()}
-        return {name: min(self.counts[name], limit) for name, limit in limits.items()}, limits
-
-    def room(self, stage: Computation) -> int:
-        """How many calls of a stage may be handed to the call thread. More than may run, if they are short: then it need not wait for the
-        loop between them."""
-        return self.limit(stage) * self.ahead.get(stage, 1)
-
-    def note_closed(self, opened: OpenBatch) -> None:
-        """A batch is committed. Learn from it how many calls to hand over."""
-        stage = next((run.stage for run in opened.runs.values()), None)
-        if stage is None:
-            return
-        ahead, seconds = self.ahead.get(stage, 1), time.monotonic() - opened.began
-        if opened.left > 0 or seconds > 2 * BATCH_SECONDS:
-            ahead = 1
-        elif seconds < BATCH_SECONDS / 2 and len(opened.runs) * 2 > self.limit(stage):
-            ahead = min(ahead * 2, MAX_AHEAD)
-        self.ahead[stage] = ahead
+        limits = {name: self.room.limit(stage) for name, stage in stages.items()}
+        return {name: min(self.room.counts[name], limit) for name, limit in limits.items()}, limits
 
     def takes(self, record: ParkedKey) -> bool:
         """Whether a parked key's next message probably runs outside the loop. The lines of tasks are the loop's."""
@@ -131,7 +98,7 @@ class InFlight:
 
     def of(self, owned: OwnedPartition) -> PartitionCalls:
         if owned.calls is None:
-            owned.calls = PartitionCalls(self.takes, self.seconds_to_turn, self.can_take, self.suspects)
+            owned.calls = PartitionCalls(self.takes, self.times.seconds_to_turn, self.times.can_take, self.suspects)
             if not owned.must_load_parked:
                 owned.index_parked()
         return owned.calls
@@ -148,7 +115,8 @@ class InFlight:
         if owned.must_peek or owned.must_load_parked:
             return
         if calls.doubtful:
-            self.compare(owned)
+            for key in without_ground(self.client, self.names, owned, calls):
+                self.drop(owned, key)
         if not owned.paused and calls.may_start and not calls.is_isolating:
             self.start_due(owned, reading, revoked)
 
@@ -170,18 +138,11 @@ class InFlight:
             if outcome is not None and not run.from_queue and calls.ended_since is None:
                 calls.ended_since = time.monotonic()
             if is_over:
-                self.release(run)
+                self.room.release(run)
                 if not run.from_queue and not run.outcomes and not calls.doubtful:
                     finish(owned, calls, run)
                 if calls.open is not None and calls.open.runs.get(run.key) is run:
                     calls.open.left -= 1
-
-    def release(self, run: KeyRun) -> None:
-        """A run uses its room no more."""
-        if not run.is_over:
-            run.is_over = True
-            self.counts[run.stage.name] -= 1
-            self.bytes -= run.size
 
     def next_batch(self, owned: OwnedPartition) -> Batch | None:
         """The next messages of the queue: not many more than can start, because the others would be read again."""
@@ -190,7 +151,7 @@ class InFlight:
             return None
         if calls.full is None:
             return Batch(messages)
-        free = self.room(calls.full) - self.counts[calls.full.name]
+        free = self.room.free(calls.full)
         return Batch(messages[: max(free + free // 4, MIN_ASKED)])
 
     def divide(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item]) -> Division:
@@ -214,8 +175,7 @@ class InFlight:
             nonlocal size
             if item.key in calls.runs:
                 return True  # an older run of these messages, which may go on
-            in_flight = self.counts[stage.name] + begun[stage.name]
-            if in_flight >= self.room(stage) or (self.bytes + size > self.settings.bytes_in_flight and (begun or self.bytes)):
+            if self.room.free(stage, begun[stage.name]) <= 0 or (not self.room.has_bytes(size) and (begun or self.room.bytes)):
                 return False
             begun[stage.name] += 1
             size += len(item.raw)
@@ -242,7 +202,7 @@ class InFlight:
             division = self.divide(owned, batch, taken)
         runs = {}
         for key, works in division.runs.items():
-            older = self.adopted(owned, key, works)
+            older = adopted(owned, calls, key, works)
             runs[key] = older or self.run_of(owned, key, works)
             if len(works) > len(runs[key].items):  # the older run has the first of them
                 division.behind[key] = [work.raw for work in works[len(runs[key].items) :]] + division.behind.get(key, [])
@@ -273,10 +233,8 @@ class InFlight:
         return KeyRun(owned, key, list(works), slots, base, stage, attempt=attempt, from_queue=from_queue, size=size)
 
     def start(self, calls: PartitionCalls, runs: Sequence[KeyRun]) -> None:
-        for run in runs:
-            self.counts[run.stage.name] += 1
-            self.bytes += run.size
         if runs:
+            self.room.add(runs)
             self.calls.submit(runs, calls.ended)
 
     # Keys that wait in mailboxes.
@@ -346,7 +304,7 @@ class InFlight:
             known = None if record.task is None else self.computations.get(record.task)
             stage = None if known is None else self.waiting(known)
             if stage is not None:
-                if self.counts[stage.name] + begun[stage.name] >= self.room(stage) or self.bytes > self.settings.bytes_in_flight:
+                if self.room.free(stage, begun[stage.name]) <= 0 or not self.room.has_bytes():
                     later.append((due, key))
                     if len(later) > MAX_STARTS:
                         break
@@ -379,53 +337,12 @@ class InFlight:
         calls.noted = owned.trying = digests[:count]
         self.suspects.holder = calls
 
-    # After Redis was reloaded.
-
-    def adopted(self, owned: OwnedPartition, key: str, works: Sequence[Work]) -> KeyRun | None:
-        """A run of the same messages on the same states that was started before the batch had to be read again."""
-        run = self.of(owned).runs.get(key)
-        if run is None or not run.from_queue or run.cancelled:
-            return None
-        same = [work.raw for work in works[: len(run.items)]] == run.raws
-        same = same and all(
-            type(slot := owned.cache.young.get(name, {}).get(key)) is Slot and slot.stored == stored for name, stored in run.base.items()
-        )
-        if not same:
-            return None
-        owned.cache.take(list(run.base), key)
-        return run
-
-    def compare(self, owned: OwnedPartition) -> None:
-        """Drop the runs whose messages or states in Redis are not those that they began with: an operator changed them. Their messages
-        run again, on the new states. All others go on."""
-        calls = self.of(owned)
-        calls.doubtful = False
-        calls.open = None  # the batch is read again, and finds its runs by its messages
-        runs = [run for run in calls.runs.values() if not run.from_queue]
-        if not runs:
-            return
-        with self.client.pipeline(transaction=False) as pipe:
-            for run in runs:
-                pipe.lrange(cast(str, self.names.mailbox(owned.partition, run.key)), -len(run.items), -1)
-                for name in run.base:
-                    pipe.hget(self.names.states(owned.partition, name), cast(str, key_bytes(run.key)))
-            answers = iter(pipe.execute(raise_on_error=False))
-        for run in runs:
-            raws, stored = next(answers), {name: next(answers) for name in run.base}
-            is_there = isinstance(raws, list) and raws[::-1] == run.raws and stored == run.base and run.key in owned.parked
-            if not is_there:
-                self.drop(owned, run.key)
-            elif run.is_over and not run.outcomes:
-                finish(owned, calls, run)
-            elif run.outcomes:  # the commit that held them was refused
-                calls.ended_since = time.monotonic()
-
     def drop(self, owned: OwnedPartition, key: str) -> None:
         """Cancel a key's run. Its message runs again, from where it is in Redis."""
         calls = self.of(owned)
         run = calls.runs.pop(key)
         self.calls.cancel([run])
-        self.release(run)
+        self.room.release(run)
         record = owned.parked.get(key)
         if record is not None and record.due is not None:
             owned.note_due(key, record)
@@ -454,70 +371,8 @@ class InFlight:
             return True
         if not run.is_over:
             self.calls.cancel([run])
-        self.release(run)
+        self.room.release(run)
         item = condemned(run.items[0], f"cannot write its outcome to Redis: {describe(error)}", "unwritable")
         run.outcomes[:] = [Outcome(taken=1, dead=[(item, 0)])]
         run.slots, run.base = {}, {}  # not what Redis has
         return True
-
-    # When to commit.
-
-    def seconds_to_commit(self, owned: OwnedPartition) -> float | None:
-        """Seconds until the partition's next commit, unless a call ends before. None if nothing waits for one; 0: now."""
-        calls = owned.calls
-        if calls is None or calls.doubtful:
-            return None
-        self.collect(owned)
-        now, waits = time.monotonic(), []
-        if calls.noted:
-            # Not `ended.running`: the call thread may not have started them yet.
-            return None if any(not run.is_over for run in calls.runs.values()) else 0.0
-        if calls.ended_since is not None:
-            waits.append(0.0 if calls.ended.running <= 0 else max(0.0, calls.ended_since + LINGER_SECONDS - now))
-        if calls.open is not None:
-            waits.append(self.seconds_to_close(calls, calls.open, now))
-        return min(waits, default=None)
-
-    def seconds_to_close(self, calls: PartitionCalls, opened: OpenBatch, now: float) -> float:
-        """Seconds until the open batch is committed, unless a call ends before."""
-        if opened.left <= 0:
-            return 0.0
-        if opened.batch.noted:
-            return float("inf")
-        if opened.is_urgent:
-            return 0.0
-        stage = next(iter(opened.runs.values())).stage
-        room_wanted = len(opened.items) > 1 and self.counts[stage.name] * 2 < self.limit(stage) and calls.full is stage
-        age, since_last = now - opened.began, now - max(opened.began, calls.ended.last)
-        if is_batch_due(running=opened.left, age=age, since_last=since_last, room_wanted=room_wanted):
-            return 0.0
-        return max(0.0005, min(LONGEST_SECONDS - age, max(BATCH_SECONDS - age, PATIENCE_SECONDS - since_last)))
-
-    def seconds_to_turn(self, owned: OwnedPartition) -> float:
-        """Seconds until the partition's calls need a turn of the loop, unless one ends before."""
-        calls = owned.calls
-        assert calls is not None
-        if calls.doubtful:
-            return 0.0
-        seconds = self.seconds_to_commit(owned)
-        waits = [MAX_IDLE_SECONDS if seconds is None else seconds]
-        if calls.leaving_since is not None:
-            waits.append(LEAVING_SECONDS)
-        if calls.dues and not owned.paused and calls.may_start and not calls.is_isolating:
-            waits.append(max(0.0, calls.dues[0][0] - owned.server_now(), calls.no_room_until - time.monotonic()))
-        if calls.full is not None and calls.open is None and owned.messages and not owned.paused:
-            # Not 0: when there is room, `can_take` says so.
-            waits.append(max(0.001, calls.full_since + REFILL_SECONDS - time.monotonic()))
-        return min(waits)
-
-    def can_take(self, calls: PartitionCalls) -> bool:
-        """Whether the loop may take the next batch of the queue: none is open, and there is room for calls."""
-        if calls.open is not None or not calls.may_start:
-            return False
-        if calls.full is None:
-            return True
-        if self.bytes > self.settings.bytes_in_flight and self.counts.total():
-            return False
-        limit = self.room(calls.full)
-        free = limit - self.counts[calls.full.name]
-        return free * 2 >= limit or (free > 0 and time.monotonic() - calls.full_since >= REFILL_SECONDS)

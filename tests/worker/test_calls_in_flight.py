@@ -52,7 +52,7 @@ def until_drained(live: LiveGroup, loop: LoopByHand) -> None:
     loop.live_until(lambda: drained(live))
     assert loop.calls is not None
     assert not loop.owned.calls or not loop.owned.calls.runs
-    assert (loop.calls.in_flight.counts.total(), loop.calls.in_flight.bytes) == (0, 0)
+    assert (loop.calls.in_flight.room.counts.total(), loop.calls.in_flight.room.bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("computation", [visit, threaded_visit, strict_visit], ids=lambda one: one.name)
@@ -186,7 +186,7 @@ def test_a_lost_lease_cancels_the_calls_and_loses_nothing(live: LiveGroup) -> No
         first.live_until(lambda: live.status()["partition.0"].running == 5)
         live.client.hset(live.names.meta("0"), "token", 99)
         first.live_until(lambda: "0" not in first.owned_partitions)
-        assert first.calls is not None and first.calls.in_flight.counts.total() == 0
+        assert first.calls is not None and first.calls.in_flight.room.counts.total() == 0
         first.end_calls()
     live.client.hdel(live.names.meta("0"), "token", "holder")
     live.client.delete(live.names.owners, live.names.workers)
