@@ -100,6 +100,8 @@ class Harness(View):
         self._app.close()
         if kind is None and self._workers.crashes.points:
             raise HarnessError(f"the crash {self._workers.crashes.points[0]} never happened: no batch reached that point. Send a message after crash(), or remove it")
+        if kind is None and self._workers.crashes.awaits:
+            raise HarnessError(f"the crash at await {self._workers.crashes.awaits[0]} never happened: no coroutine waited that often after crash_at_await()")
 
     @property
     def now(self) -> float:
@@ -167,6 +169,11 @@ class Harness(View):
         if at not in CRASH_POINTS:
             raise HarnessError(f"crash(at={at!r}): unknown point, expected one of {', '.join(CRASH_POINTS)}")
         self._workers.crashes.points.append(at)
+
+    def crash_at_await(self, number: int = 1) -> None:
+        """Kill the worker, as by SIGKILL, in the next coroutine that waits at its await of this number, counted from 1. Another worker takes
+        over immediately. Awaits that need not wait do not count."""
+        self._workers.crashes.awaits.append(number)
 
     def resume(self) -> None:
         """Resume partitions that a failure paused, as `partitions resume` does, and process their messages."""

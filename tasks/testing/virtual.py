@@ -56,12 +56,20 @@ class Crashes:
     """The crashes still to happen, in order."""
 
     points: list[CrashPoint] = field(default_factory=list)
+    #: The awaits at which workers die, by their number in a coroutine, from 1 on.
+    awaits: list[int] = field(default_factory=list)
 
     def reach(self, point: CrashPoint) -> None:
         """A worker has come to a point. Raises `Crashed` if it dies there."""
         if self.points and self.points[0] == point:
             self.points.pop(0)
             raise Crashed(point)
+
+    def reach_await(self, number: int) -> None:
+        """A coroutine waits. Raises `Crashed` if the worker dies there."""
+        if self.awaits and self.awaits[0] == number:
+            self.awaits.pop(0)
+            raise Crashed(f"await {number}")
 
 
 class VirtualClock:
@@ -129,11 +137,12 @@ class Steps:
     ) -> None:
         self.keyspace, self.crashes = keyspace, crashes
         self._ticks = self._vain_tries = 0
+        self._calls = DirectCalls(crashes)
         self._runner = StepRunner(
             installation.settings,
             installation.group.codec.pickling(),
             installation.message_writer("harness"),
-            DirectCalls(),
+            self._calls,
             CeleryContext(installation.app, "harness"),
             clock=self._tick,
             random=lambda: 0.5,
@@ -152,6 +161,8 @@ class Steps:
         self.crashes.reach("before the step")
         self._ticks = 0
         outcome = self._runner.step(owned, batch, items)
+        if self._calls.died is not None:
+            raise self._calls.died
         self._vain_tries = self._vain_tries + 1 if outcome.parked and not outcome.taken else 0
         if self._vain_tries > MAX_TRIES:
             key, (failure, *_) = next(iter(outcome.parked.items()))
@@ -174,13 +185,24 @@ class Steps:
 
 
 class DirectCalls:
-    """Calls without time limits and without Celery's signals."""
+    """Calls without time limits and without Celery's signals. The worker may die while a coroutine waits."""
+
+    def __init__(self, crashes: Crashes) -> None:
+        self.crashes = crashes
+        #: Kept, because the step takes any exception of a call for the message's failure.
+        self.died: Crashed | None = None
 
     def are_needed(self) -> bool:
         return False
 
     def call(self, owned: OwnedPartition, call: Call) -> object:
-        return call_on_virtual_time(call)
+        if self.died is not None:
+            raise self.died
+        try:
+            return call_on_virtual_time(call, self.crashes.reach_await)
+        except Crashed as crash:
+            self.died = crash
+            raise
 
 
 class Raising:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from itertools import count
 from typing import Any
 
 from celery_partitions.model.caller import Call
@@ -35,13 +38,36 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
-def call_on_virtual_time(call: Call) -> Any:
-    """Make a call of a step in this thread. A coroutine runs to its end, with its sleeps and timeouts on a virtual clock."""
+@types.coroutine
+def _watched(coroutine: Coroutine[Any, Any, Any], reached: Callable[[int], None]) -> Generator[Any, Any, Any]:
+    """Run a coroutine, and call `reached` with the number of each await at which it waits."""
+    value: Any = None
+    error: BaseException | None = None
+    for number in count(1):
+        try:
+            waits_for = coroutine.send(value) if error is None else coroutine.throw(error)
+        except StopIteration as end:
+            return end.value
+        reached(number)
+        value = error = None
+        try:
+            value = yield waits_for
+        except BaseException as raised:
+            error = raised
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def call_on_virtual_time(call: Call, reached: Callable[[int], None] = lambda number: None) -> Any:
+    """Make a call of a step in this thread. A coroutine runs to its end, with its sleeps and timeouts on a virtual clock. `reached`: called
+    with the number of each await at which it waits."""
     if call.computation.executor != "async":
         return call_directly(call)
     loop = _VirtualLoop(_Skipping())
     try:
-        return loop.run_until_complete(call.computation.function(*call.arguments))
+        return loop.run_until_complete(_as_coroutine(_watched(call.computation.function(*call.arguments), reached)))
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()

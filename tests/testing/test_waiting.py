@@ -6,8 +6,10 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+import pytest
+
 from celery_partitions import Context, state_computation
-from celery_partitions.testing import apply, harness
+from celery_partitions.testing import HarnessError, apply, harness
 
 
 @dataclass
@@ -48,6 +50,31 @@ def test_the_harness_runs_them_too_with_a_crash() -> None:
         for call in CALLS:
             h.send(call)
         assert h.state(ask, "a").found == ["42", "42"]
+
+
+@state_computation(name="ask three times", state=Answers, key=lambda call: call.key)
+async def ask_three(call: Call, state: Answers) -> None:
+    for number in range(3):
+        await asyncio.sleep(call.seconds)
+        state.found.append(f"{call.seconds:g} {number}")
+
+
+def ask_with_a_crash(at: int) -> list[str]:
+    with harness(ask_three) as h:
+        h.crash_at_await(at)
+        for call in (Call("a", 1), Call("a", 2)):
+            h.send(call)
+        return h.state(ask_three, "a").found
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_worker_may_die_at_each_await(at: int) -> None:
+    assert ask_with_a_crash(at) == [f"{seconds} {number}" for seconds in (1, 2) for number in range(3)]
+
+
+def test_an_await_that_does_not_come_is_an_error() -> None:
+    with pytest.raises(HarnessError, match="at await 4 never happened"):
+        ask_with_a_crash(4)
 
 
 def test_it_waits_for_a_call_in_a_thread() -> None:
