@@ -266,7 +266,7 @@ class InFlight:
         for key, items in chosen.items():
             run = self.run_of(owned, key, items, attempt=owned.parked[key].attempt, from_queue=False)
             record = owned.parked[key]
-            run.waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
+            run.waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
             run.waited = record.reason == "rate"
             calls.runs[key] = run
             runs.append(run)

@@ -203,7 +203,7 @@ class PartitionLoop(threading.Thread):
             limit = self.settings.batch_messages // 10 or 1
             messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
             record = owned.parked[key]
-            waited_out = record.waits_for_code and owned.server_now() >= record.since + self.settings.deploy_wait_seconds
+            waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
             if record.reason == "unknown-task" and record.task in self._share.known_elsewhere:
                 waited_out = False  # the partition goes to that worker, or its messages wait until it is free
             return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=record.reason == "rate")

@@ -156,6 +156,10 @@ class OwnedPartition:
     def server_now(self) -> float:
         return self.clock() + self.clock_offset
 
+    def has_waited_out(self, record: ParkedKey, seconds: float) -> bool:
+        """Whether a mailbox has waited long enough for a task or a state that only other code knows."""
+        return record.waits_for_code and self.server_now() >= record.since + seconds
+
     def is_where_it_was(self, reply: Reply) -> bool:
         """Whether a peek shows the state that this worker left. If not, Redis lost data or an operator changed something."""
         return (reply.commit_number, reply.edit_version) == (self.commit_number, self.edit_version)
