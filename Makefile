@@ -28,8 +28,8 @@ install: $(WITH_TESTS) ## create .venv and install the project with its test dep
 demo: $(INSTALLED) ## process real prices with several workers and check the result; leaves nothing running
 	@$(BIN)/python -m celery_partitions.demo
 
-dev: $(INSTALLED) ## run a server, workers and Flower until Ctrl-C
-	@$(BIN)/python -m celery_partitions.demo --keep
+dev: $(if $(SCENE),$(WITH_TESTS),$(INSTALLED)) ## run a server, workers and Flower until Ctrl-C (SCENE=1: a group in trouble)
+	@$(BIN)/python -m $(if $(SCENE),tests.dashboard.scene,celery_partitions.demo --keep)
 
 test: $(WITH_TESTS) ## run all tests on all processors (ARGS="-k name" passes options to pytest)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)

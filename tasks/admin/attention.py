@@ -66,8 +66,8 @@ class Rule(NamedTuple):
 
 
 def look(facts: Facts) -> list[Attention]:
-    """Everything that needs an operator, worst first."""
-    return [one for rule in RULES for one in rule.find(facts)]
+    """Everything that needs an operator, worst first: what is critical, then warnings, each in the order of the rules."""
+    return sorted((one for rule in RULES for one in rule.find(facts)), key=lambda one: one.severity != "critical")
 
 
 def words(facts: Facts) -> dict[str, str]:
@@ -224,8 +224,8 @@ def _parked(facts: Facts) -> Iterator[Attention]:
 
 def _dead_letters(facts: Facts) -> Iterator[Attention]:
     for kind in facts.dead_letter_kinds:
-        if facts.at - kind.oldest_died_at > NEW_SECONDS:
-            continue
+        if facts.at - kind.oldest_died_at > NEW_SECONDS or kind.in_place == kind.count:
+            continue  # those in place are known as parked keys
         yield Attention(
             "dead-letters",
             "warning",

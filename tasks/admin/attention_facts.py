@@ -71,6 +71,8 @@ class DeadLetterKind:
     count: int
     oldest_died_at: float
     newest_died_at: float
+    #: How many are still first in their key's mailbox, with the key parked behind.
+    in_place: int = 0
 
 
 class Pause(NamedTuple):
@@ -235,7 +237,7 @@ def read_kinds(group: Attended) -> list[DeadLetterKind]:
 
 def _kind(group: DeadLetterGroup) -> DeadLetterKind:
     return DeadLetterKind(
-        group.fingerprint, group.reason, group.task, group.error, group.count, group.oldest_died_at, group.newest_died_at
+        group.fingerprint, group.reason, group.task, group.error, group.count, group.oldest_died_at, group.newest_died_at, group.in_place
     )
 
 

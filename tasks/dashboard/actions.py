@@ -81,6 +81,8 @@ class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
     fingerprint: str = ""
     all: bool = False
+    #: Only the oldest of those that match.
+    limit: int | None = None
 
 
 class Pause(Action):
@@ -203,14 +205,16 @@ class DeadLettersAction(Action):
         common = DeadLetterQuery(body.text, self.known_partition(body.partition) if body.partition else "", body.reason, body.fingerprint)
         if sum((bool(body.ids), common.anything, body.all)) != 1:
             raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint); all: true")
-        self.answer(await self.acting(self._act, what, body.ids, common))
+        if body.limit is not None and body.limit < 1:
+            raise HTTPError(400, "limit must be at least 1")
+        self.answer(await self.acting(self._act, what, body.ids, common, body.limit))
 
-    def _act(self, what: str, ids: list[str], common: DeadLetterQuery) -> dict[str, Any]:
+    def _act(self, what: str, ids: list[str], common: DeadLetterQuery, limit: int | None) -> dict[str, Any]:
         dead_letters = self.installation.group.dead_letters
         if ids:
             found = [DeadLetterPlace.of(one) for one in map(dead_letters.get, ids) if one is not None]
         else:
-            found = common.places(dead_letters)
+            found = common.places(dead_letters)[:limit]
         if what == "discard":
             gone = dead_letters.discard(found, by=self.who)
             return {"discarded": gone, "message": f"{gone:,} deleted"}

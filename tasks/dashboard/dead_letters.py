@@ -20,6 +20,8 @@ MAX_GROUPS = 100
 #: Dead letters shown for each group, and for a single group.
 MAX_OF_A_GROUP = 10
 MAX_OF_ONE_GROUP = 200
+#: However often one asks for more.
+MAX_SHOWN = 2_000
 
 
 class _Scan:
@@ -39,12 +41,12 @@ class _Scan:
                 break
 
 
-def find_dead_letters(installation: Installation, query: DeadLetterQuery) -> dict[str, Any]:
-    """Similar failures as groups, the most frequent first, each with its newest dead letters."""
+def find_dead_letters(installation: Installation, query: DeadLetterQuery, shown: int = MAX_OF_ONE_GROUP) -> dict[str, Any]:
+    """Similar failures as groups, the most frequent first, each with its newest dead letters. `shown`: of a single group."""
     dead_letters = installation.group.dead_letters
     total = dead_letters.count()
     scan = _Scan(dead_letters, query)
-    groups = grouped(scan, MAX_OF_ONE_GROUP if query.fingerprint else MAX_OF_A_GROUP)
+    groups = grouped(scan, min(shown, MAX_SHOWN) if query.fingerprint else MAX_OF_A_GROUP)
     return {
         "total": total,
         "scanned": scan.scanned,

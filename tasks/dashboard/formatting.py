@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, size, span
+from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, number, size, span
 
 #: The shortest text that Flower searches for.
 _SHORTEST_SEARCH = 3
@@ -60,7 +61,45 @@ def pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+WHYS = {
+    "hold": "no retry left",
+    "retry": "will be retried",
+    "running": "call in flight",
+    "unknown-task": "unknown task",
+    "unreadable-state": "unreadable state",
+    "rate": "rate limit",
+    "gather": "batch is filled",
+    "ready": "ready to run",
+}
+
+
+def why(reason: str) -> str:
+    """Why a key waits, in two or three words."""
+    return WHYS.get(reason, reason)
+
+
+def clock(at: float) -> str:
+    """A time for an attribute: ISO 8601, UTC. A script shows it in the viewer's zone."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def short_json(value: Any) -> str:
+    """JSON on one line, cut if it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 2_000 else text[:2_000] + "…"
+
+
+def query_of(**words: str) -> str:
+    """A query for an address."""
+    return urlencode(words)
+
+
 HELPERS = {
+    "short_json": short_json,
+    "query_of": query_of,
+    "why": why,
+    "clock": clock,
+    "number": number,
     "span": span,
     "size": size,
     "ago": ago,

@@ -46,7 +46,7 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
     counts = Counter(one for one in keys if one is not None)
     parked = list(islice(group.parked_keys.of_partition("ingress" if partition == INGRESS else int(partition)), MAX_PARKED))
     return {
-        **row_of(row, watch.history),
+        **row_of(row, watch.history, watch.attention.words),
         "at": overview.at,
         "sampled": len(raws),
         "hottest": [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
+import msgspec
 from tornado.web import HTTPError, authenticated
 
+from celery_partitions.admin.documents import json_dead_letter
 from celery_partitions.dashboard import formatting
-from celery_partitions.dashboard.dead_letters import find_dead_letters
+from celery_partitions.dashboard.dead_letters import MAX_OF_ONE_GROUP, find_dead_letters
 from celery_partitions.dashboard.handlers import NOT_INSTALLED, Common
 from celery_partitions.dashboard.loader import static_version
 from celery_partitions.dashboard.page_data import look_at_key, look_at_partition
@@ -15,6 +18,9 @@ from celery_partitions.dashboard.protection import STRICT_POLICY
 from celery_partitions.dashboard.recent_tasks import of_key, of_partition
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.names import INGRESS
+
+#: Dead letters that a download reads before it sends them.
+LINES_AT_ONCE = 100
 
 
 class Page(Common):
@@ -89,5 +95,22 @@ class DeadLettersPage(Page):
     @authenticated
     async def get(self) -> None:
         query = self.dead_letter_query()
-        found = await self.reading(find_dead_letters, self.installation, query)
-        self.show("dead_letters.html", query=query, found=found)
+        word = self.word("shown")
+        shown = max(1, int(word)) if word.isdigit() and len(word) < 6 else MAX_OF_ONE_GROUP
+        found = await self.reading(find_dead_letters, self.installation, query, shown)
+        self.show("dead_letters.html", query=query, found=found, shown=shown)
+
+
+class DeadLettersDownload(Page):
+    """GET /partitions/dead-letters.jsonl?q=…: the matching dead letters, one JSON per line, with their messages."""
+
+    @authenticated
+    async def get(self) -> None:
+        query, dead_letters = self.dead_letter_query(), self.installation.group.dead_letters
+        self.set_header("Content-Type", "application/jsonl; charset=UTF-8")
+        self.set_header("Content-Disposition", 'attachment; filename="dead-letters.jsonl"')
+        self.set_header("Cache-Control", "no-store")
+        found = (json_dead_letter(one) for one in dead_letters.all() if query.fits(one))
+        while lines := await self.blocking(lambda: [msgspec.json.encode(one) for one in islice(found, LINES_AT_ONCE)]):
+            self.write(b"\n".join(lines) + b"\n")
+            await self.flush()

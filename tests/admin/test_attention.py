@@ -168,8 +168,8 @@ def test_hostile_text_stays_on_one_short_line() -> None:
 
 def test_new_kinds_of_dead_letters() -> None:
     new = DeadLetterKind("f1", "failed", "pay", "ValueError: no", 8, NOW - 3600, NOW - 60)
-    old = replace(new, fingerprint="f2", oldest_died_at=NOW - 90_000)
-    found = only(look(facts(partition(), dead_letter_kinds=[new, old])), "dead-letters")
+    old, in_place = replace(new, fingerprint="f2", oldest_died_at=NOW - 90_000), replace(new, fingerprint="f3", in_place=8)
+    found = only(look(facts(partition(), dead_letter_kinds=[new, old, in_place])), "dead-letters")
     assert (found.since, found.count, found.page) == (NOW - 3600, 8, "partitions/dead-letters?fingerprint=f1")
     assert "ValueError: no" in found.what
 

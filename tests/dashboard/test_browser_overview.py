@@ -46,7 +46,7 @@ def test_its_numbers_change_while_messages_are_processed(visit: Visiting, live: 
     partition = partition_of_queue(live, key)
     expect(page.locator("#live-status")).to_have_text("Live")
     expect(cell(page, partition, "keys")).to_have_text(re.compile(r"^\d"))
-    before = number(cell(page, partition, "keys").locator("span"))
+    before = number(cell(page, partition, "keys"))
     live.send(pay, [Payment(f"{key}-{account}", 1) for account in range(400)])
 
     def is_moving() -> bool:
@@ -56,7 +56,7 @@ def test_its_numbers_change_while_messages_are_processed(visit: Visiting, live: 
 
     wait_until(is_moving, every=0.1)
     # The rate may come from another test's messages, in a row that was drawn before ours.
-    wait_until(lambda: number(cell(page, partition, "keys").locator("span")) > before)
+    wait_until(lambda: number(cell(page, partition, "keys")) > before)
     expect(page.locator("#chart-flow polyline.line-done")).to_have_count(1)
     assert one.loads == 1, "the page was loaded again"
 
@@ -82,23 +82,58 @@ def test_it_shows_problems(visit: Visiting, live: LiveGroup, key: str) -> None:
 def test_pause_and_resume(visit: Visiting, live: LiveGroup, key: str) -> None:
     page = visit().open("/partitions")
     partition = partition_of_queue(live, key)
-    page.get_by_role("button", name=f"Pause partition.{partition}", exact=True).click()
-    agree(page)
-    expect(cell(page, partition, "paused")).to_contain_text("paused")
+    menu = page.get_by_role("button", name=f"Actions for partition.{partition}", exact=True)
+    menu.click()
+    expect(page.get_by_role("dialog")).to_contain_text("its messages wait until you resume")
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(cell(page, partition, "state")).to_have_text("paused")
+    expect(page.locator("#attention-list [data-rule=paused]")).to_contain_text(f"paused by operator: partition.{partition}")
     assert live.status()[f"partition.{partition}"].paused
     live.send(pay, [Payment(key, 5)])
-    expect(cell(page, partition, "waiting").locator("span")).to_have_text("1")
-    page.get_by_role("button", name=f"Resume partition.{partition}", exact=True).click()
-    agree(page)
-    expect(cell(page, partition, "paused")).to_contain_text("running")
+    expect(cell(page, partition, "waiting")).to_have_text("1")
+    menu.click()
+    page.get_by_role("button", name="Resume", exact=True).click()
+    expect(cell(page, partition, "state")).to_have_text(re.compile("running|idle"))
     wait_balance(live, pay, key, 5)
     assert LOGIN.partition(":")[0] in str(live.group.audit.last(2))
 
 
-def agree(page: Page) -> None:
-    """Confirm, if the page asks."""
-    yes = page.locator("dialog[open] #confirm-yes")
-    if yes.count():
-        yes.click()
+def test_rows_are_sorted_and_filtered_and_the_address_remembers_it(visit: Visiting) -> None:
+    page = visit().open("/partitions")
+    rows = page.locator("#partitions-table tbody tr")
+    expect(rows).to_have_count(PARTITIONS + 1)
+    page.get_by_role("button", name="Queue").click()
+    expect(rows.first).to_have_id("partition-ingress")
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("Queue")
+    page.get_by_label("Filter", exact=True).fill("partition.2")
+    expect(rows).to_have_count(1)
+    expect(page.locator("#rows-count")).to_have_text("1 of 5")
+    page.reload()
+    expect(rows).to_have_count(1)
+    expect(page.get_by_label("Filter", exact=True)).to_have_value("partition.2")
+    page.get_by_label("Filter", exact=True).fill("")
+    page.locator("#filter-state").select_option("unowned")
+    expect(rows).to_have_count(0)
 
 
+def test_numbers_lead_to_the_stuck_key_and_to_the_traceback(visit: Visiting, live: LiveGroup, key: str) -> None:
+    """From the overview to the cause of a stuck key in two clicks; from a new kind of failure to its traceback in one."""
+    hold(live, key, text=f"why {key}")
+    make_dead_letters(live, key, text=f"a new failure of {key}")
+    page = visit().open("/partitions")
+    page.locator("#attention-list [data-rule=parked] a").filter(has_text="deliver").first.click()
+    page.locator("#parked-keys").get_by_role("link", name=key, exact=True).click()
+    expect(page.locator("#parked")).to_contain_text(f"why {key}")
+    page = visit().open("/partitions")
+    page.locator("#attention-list [data-rule=dead-letters] a").first.click()
+    expect(page.get_by_text("Traceback").first).to_be_visible()
+
+
+def test_charts_are_full_at_first_sight_and_have_a_range(visit: Visiting, live: LiveGroup) -> None:
+    wait_until(lambda: live.client.llen(live.names.history("0", "fine")) > 2, 60, message="no history")  # type: ignore[operator]
+    page = visit().open("/partitions")
+    expect(page.locator("#chart-flow polyline.line-done")).to_have_attribute("points", re.compile(r"\S+ \S+"))
+    page.get_by_role("button", name="1 hour").click()
+    expect(page.locator("#chart-flow")).to_contain_text("−45 min")
+    expect(page.get_by_role("button", name="1 hour")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#chart-waiting polyline")).to_have_count(1)

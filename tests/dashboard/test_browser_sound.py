@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,7 +21,10 @@ HOSTILE = """<img src=x onerror="window.hacked=1">"'></script><script>window.hac
 #: A key that is one long word, without a place to wrap.
 LONG = "account-" + "x" * 120
 
-PAGES = ["overview", "partition", "key", "held", "dead_letters", "find"]
+PAGES = [
+    "overview", "partition", "key", "held", "dead_letters", "find",
+    "parked", "computations", "computation", "workers", "keys", "audit",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,12 @@ def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
         "held": "/partitions/key?key=" + quote(HOSTILE + "held", safe=""),
         "dead_letters": "/partitions/dead-letters",
         "find": "/partitions/key",
+        "parked": "/partitions/parked",
+        "computations": "/partitions/computations",
+        "computation": "/partitions/computation?name=pay",
+        "workers": "/partitions/workers",
+        "keys": "/partitions/keys?computation=pay&prefix=" + quote(HOSTILE[:3], safe=""),
+        "audit": "/partitions/audit",
     }
 
 
@@ -58,13 +68,15 @@ def test_a_page_is_sound(visit: Visiting, shown: dict[str, str], name: str) -> N
         settle(page)
         assert page.evaluate("window.hacked") is None
         if name == "overview":
-            assert cut_off(page, "#partitions-table") == (size is PHONE), size_name
-        if name in ("key", "held", "dead_letters"):
+            assert not cut_off(page, "#partitions-table"), size_name
+        if name in ("key", "held", "dead_letters", "parked", "keys"):
             expect(page.get_by_text(HOSTILE).first).to_be_attached()
         assert wider_than_the_window(page) == [], size_name
         one.screenshot(f"{name}-{size_name}")
         if size is DESK:
             assert left_out_of_the_keyboard(page) == []
+            assert page.locator("h1").count() == 1
+            assert serious(page) == []
 
 
 @pytest.mark.parametrize("name", ["overview", "key", "dead_letters"])
@@ -121,6 +133,20 @@ def test_flowers_own_pages_are_unchanged(visit: Visiting, path: str) -> None:
     page = visit().open(path)
     expect(page.get_by_role("link", name="Partitions", exact=True)).to_be_visible()
     expect(page.locator("#partitions-page")).to_have_count(0)
+
+
+def test_the_overview_fits_a_tablet(visit: Visiting, shown: dict[str, str]) -> None:
+    page = visit(size={"width": 768, "height": 900}).open(shown["overview"])
+    settle(page)
+    assert not cut_off(page, "#partitions-table")
+
+
+def serious(page: Page) -> list[str]:
+    """What axe-core finds on our part of the page that is serious or critical: the rule, and the first element."""
+    source = resources.files(pytest.importorskip("axe_playwright_python")).joinpath("axe.min.js").read_text()
+    page.evaluate(source)
+    found = page.evaluate("async () => (await axe.run('#partitions-page')).violations")
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found if one["impact"] in ("serious", "critical")]
 
 
 def cut_off(page: Page, table: str) -> bool:

@@ -98,11 +98,14 @@ def test_shown_text_never_becomes_markup(served: Served, filled: Filled) -> None
             assert "<script>alert" not in answer.text
 
 
+LISTS = ("/partitions/parked", "/partitions/computations", "/partitions/workers", "/partitions/keys", "/partitions/audit")
+
+
 def test_tables_have_captions_buttons_names_and_inputs_labels(served: Served, filled: Filled) -> None:
     filled.state("a", balance=1)
     filled.park("a")
     filled.add_dead_letter("1", 1)
-    for path in ("/partitions", f"/partition/{filled.partition('a')}", "/partitions/key?key=a", "/partitions/dead-letters"):
+    for path in ("/partitions", f"/partition/{filled.partition('a')}", "/partitions/key?key=a", "/partitions/dead-letters", *LISTS):
         page = served.ask(path).text
         assert page.count("<table") == page.count("<caption"), path
         tags = Parsed(page).tags
@@ -121,7 +124,7 @@ def test_an_unreachable_redis(make_app: MakeApp, server_factory: Callable[..., R
         assert served.ask("/partition/1").status == 200
         server.stop()
         assert served.ask("/partitions").status == 200, "the page reads nothing; its events report the error"
-        for path in ("/partition/1", "/partitions/key?key=a", "/partitions/dead-letters"):
+        for path in ("/partition/1", "/partitions/key?key=a", "/partitions/dead-letters", *LISTS):
             answer = served.ask(path)
             assert answer.status == 503 and "Cannot read the partitions" in answer.text and "Traceback" not in answer.text, path
         wait_until(lambda: served.ask("/api/partitions").status == 503, message="the overview may be two seconds old")

@@ -12,21 +12,21 @@
     return made;
   }
 
-  function points(series, column, now, top, box) {
-    return series.map((one) => {
-      const x = box.left + box.width * (1 - (now - one[0]) / SECONDS);
+  function points(series, column, now, top, box, seconds) {
+    return series.filter((one) => one[column] !== null).map((one) => {
+      const x = box.left + box.width * (1 - (now - one[0]) / (seconds || SECONDS));
       const y = box.top + box.height * (1 - one[column] / top);
       return Math.max(box.left, x).toFixed(1) + "," + y.toFixed(1);
     });
   }
 
   function highest(series, columns) {
-    return series.reduce((most, one) => columns.reduce((so, column) => Math.max(so, one[column]), most), 0);
+    return series.reduce((most, one) => columns.reduce((so, column) => Math.max(so, one[column] || 0), most), 0);
   }
 
   // The smallest round number (1, 2, 5, 10, 20 …) that is not below the highest value.
   function ceiling(value) {
-    if (value <= 1) { return 1; }
+    if (value <= 0) { return 1; }
     const power = Math.pow(10, Math.floor(Math.log10(value)));
     return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
   }
@@ -45,8 +45,16 @@
     svg.children[1].setAttribute("points", points(series, 2, now, top, box).join(" "));
   }
 
-  // lines: [{column, className, filled}]
-  function chart(svg, series, now, lines) {
+  // The ticks of a time axis, in seconds before now, and how they are written.
+  const TICKS = {
+    300: [[300, "−5 min"], [240, "−4 min"], [180, "−3 min"], [120, "−2 min"], [60, "−1 min"], [0, "now"]],
+    3600: [[3600, "−1 h"], [2700, "−45 min"], [1800, "−30 min"], [900, "−15 min"], [0, "now"]],
+    21600: [[21600, "−6 h"], [14400, "−4 h"], [7200, "−2 h"], [0, "now"]],
+    172800: [[172800, "−2 d"], [129600, "−36 h"], [86400, "−1 d"], [43200, "−12 h"], [0, "now"]],
+  };
+
+  // lines: [{column, className, filled}]; marks: [{at, what}]
+  function chart(svg, series, now, lines, seconds = SECONDS, marks = []) {
     const width = Math.max(200, svg.clientWidth), height = Math.max(100, svg.clientHeight);
     const box = {left: 48, top: 8, width: width - 56, height: height - 30};
     const top = ceiling(highest(series, lines.map((line) => line.column)));
@@ -58,15 +66,21 @@
       const label = element("text", {class: "axis", x: box.left - 6, y: y + 4, "text-anchor": "end"}, svg);
       label.textContent = short(top * part);
     }
-    for (const minutes of width < 420 ? [5, 3, 1, 0] : [5, 4, 3, 2, 1, 0]) {
-      const x = box.left + box.width * (1 - minutes / 5);
-      const anchor = minutes === 5 ? "start" : minutes === 0 ? "end" : "middle";
-      const label = element("text", {class: "axis", x, y: height - 6, "text-anchor": anchor}, svg);
-      label.textContent = minutes ? "−" + minutes + " min" : "now";
+    const ticks = TICKS[seconds].filter((_, place) => width >= 420 || place % 2 === 0 || place === TICKS[seconds].length - 1);
+    for (const [before, words] of ticks) {
+      const x = box.left + box.width * (1 - before / seconds);
+      const anchor = before === seconds ? "start" : before === 0 ? "end" : "middle";
+      element("text", {class: "axis", x, y: height - 6, "text-anchor": anchor}, svg).textContent = words;
+    }
+    for (const mark of marks) {
+      const x = box.left + box.width * (1 - (now - mark.at) / seconds);
+      const line = element("line", {class: "mark", x1: x, x2: x, y1: box.top, y2: box.top + box.height}, svg);
+      element("title", {}, line).textContent = mark.what;
     }
     if (!series.length) { return; }
     for (const line of lines) {
-      const made = points(series, line.column, now, top, box);
+      const made = points(series, line.column, now, top, box, seconds);
+      if (!made.length) { continue; }
       if (line.filled) {
         const floor = box.top + box.height;
         const ends = [made[0], made[made.length - 1]].map((one) => one.split(",")[0] + "," + floor);
@@ -83,5 +97,26 @@
     return String(Number(value.toPrecision(3)));
   }
 
-  window.partitions.charts = {sparkline, chart, SECONDS};
+  // The samples of a longer time; null if they can't be read now.
+  async function fetchHistory(address, query) {
+    try {
+      const reply = await fetch(address + "?" + new URLSearchParams(query), {credentials: "same-origin"});
+      return reply.ok ? await reply.json() : null;
+    } catch (error) {
+      return null;
+    }
+  }
+
+  // Call `chosen` with the seconds of a range's button.
+  function onRange(chosen) {
+    const buttons = Array.from(document.querySelectorAll("button[data-range]"));
+    for (const button of buttons) {
+      button.addEventListener("click", () => {
+        for (const one of buttons) { one.setAttribute("aria-pressed", String(one === button)); }
+        chosen(Number(button.dataset.range));
+      });
+    }
+  }
+
+  window.partitions.charts = {sparkline, chart, fetchHistory, onRange, SECONDS};
 }());

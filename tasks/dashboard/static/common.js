@@ -39,6 +39,10 @@
     return value > 0 && value < 9.95 ? value.toFixed(1) : count(value);
   }
 
+  function put(node, text) {
+    if (node.textContent !== text) { node.textContent = text; }
+  }
+
   // Escape the marks that change the direction of text: a key in a question must not change how the question reads.
   function visible(text) {
     return text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => "\\u" + mark.charCodeAt(0).toString(16).padStart(4, "0"));
@@ -126,6 +130,7 @@
       const now = fresh.getElementById(old.id);
       if (now) { old.replaceWith(document.adoptNode(now)); }
     }
+    absolute();
     for (const one of document.querySelectorAll("[data-refresh] details[id]")) { one.open = folds.get(one.id) ?? one.open; }
     if (focused && document.activeElement === document.body) {
       const there = document.getElementById(focused.region).querySelectorAll(CONTROLS);
@@ -160,6 +165,12 @@
     }, 3000);
   }
 
+  // Relative times show the absolute one, in the viewer's zone, when pointed at.
+  function absolute() {
+    for (const one of document.querySelectorAll("time[datetime]:not([title])")) { one.title = new Date(one.dateTime).toLocaleString(); }
+  }
+  absolute();
+
   // A page of tables refreshes itself, unless the user has a dialog open, selects text, or looks at another tab.
   const every = document.querySelector("[data-refresh-seconds]");
   if (every) {
@@ -169,5 +180,5 @@
     }, 1000 * Number(every.dataset.refreshSeconds));
   }
 
-  window.partitions = {page, visible, span, size, count, rate, toast, post, confirmed, refresh};
+  window.partitions = {page, put, visible, span, size, count, rate, toast, post, confirmed, refresh};
 }());

@@ -7,8 +7,8 @@
   const POLL = 3000;
   const SPAN = 5; // seconds per point of a line, the same as on the server
 
-  // Calls onOverview(overview) and onState("live" | "polling" | "away", text).
-  function listen(eventsUrl, pollUrl, onOverview, onState) {
+  // Calls onOverview(overview), onAttention(list) and onState("live" | "polling" | "away", text).
+  function listen(eventsUrl, pollUrl, onOverview, onAttention, onState) {
     let heard = Date.now(), polling = false;
 
     const source = new EventSource(eventsUrl);
@@ -17,6 +17,7 @@
       onState("live", "");
       onOverview(JSON.parse(event.data));
     });
+    source.addEventListener("attention", (event) => onAttention(JSON.parse(event.data)));
     source.addEventListener("unreachable", (event) => {
       heard = Date.now();
       onState("away", JSON.parse(event.data).error);
@@ -48,7 +49,7 @@
     const known = series || [];
     if (row.in_per_second === null) { return known; }
     const last = known[known.length - 1];
-    if (last && last[0] > at) { return [[at, row.in_per_second, row.done_per_second, row.waiting]]; }
+    if (last && last[0] > at + SPAN) { return [[at, row.in_per_second, row.done_per_second, row.waiting]]; }
     if (last && Math.floor(last[0] / SPAN) === Math.floor(at / SPAN)) { known.pop(); }
     known.push([at, row.in_per_second, row.done_per_second, row.waiting]);
     while (known.length && known[0][0] < at - window.partitions.charts.SECONDS) { known.shift(); }

@@ -1,0 +1,179 @@
+"""The lists over the whole group, in the JSON API and on their pages: parked keys, computations, workers, keys, audit, histories."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from celery_partitions.store.history import add_points
+from celery_partitions.store.leases import balance
+from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.telemetry import ComputationMeasurements, LastError
+from celery_partitions.store.worker_reports import WorkerReport, dump_report
+from tests.dashboard.declared import pay
+from tests.dashboard.group import Filled
+from tests.dashboard.served import Served
+from tests.dashboard.serving import filled, make_app, served, shop
+
+__all__ = ["filled", "make_app", "served", "shop"]
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def test_parked_keys_of_the_whole_group(served: Served, filled: Filled) -> None:
+    for number in range(60):
+        filled.park(f"key {number}", since=100.0 + number)
+    filled.park(HOSTILE, "KeyError: other", since=5.0)
+    found = served.ask("/api/partitions/parked").json
+    assert (found["total"], found["found"], found["pages"], found["waiting"]) == (61, 61, 2, 61)
+    assert [one["key"] for one in found["keys"]][:2] == [HOSTILE, "key 0"]
+    assert found["causes"] == [{"why": "hold", "task": pay.name, "count": 61}]
+    assert len(served.ask("/api/partitions/parked?page=1").json["keys"]) == 11
+    assert served.ask("/api/partitions/parked?q=other").json["found"] == 1
+    assert served.ask("/api/partitions/parked?why=retry").json["found"] == 0
+    assert served.ask("/api/partitions/parked?task=none").json["found"] == 0
+    partition = filled.partition("key 0")
+    assert 0 < served.ask(f"/api/partitions/parked?partition={partition}").json["found"] < 61
+    assert served.ask("/api/partitions/parked?page=x").status == 400
+    assert served.ask("/api/partitions/parked?partition=99").status == 404
+    page = served.ask("/partitions/parked").text
+    assert HOSTILE not in page and "61 keys" in page and 'rel="next"' in page
+
+
+def test_many_parked_keys_are_retried_or_skipped_and_one_first(served: Served, filled: Filled) -> None:
+    for number in range(5):
+        filled.park(f"key {number}", since=100.0 + number)
+    filled.park("other", "KeyError: other", since=5.0)
+    first = served.post("/api/partitions/parked/retry", {"text": "key ", "limit": 1})
+    assert first.json == {"done": 1, "message": "1 of 1 keys will be retried now"}
+    parked = filled.group.parked_keys
+    assert [parked.get(f"key {number}").attempt for number in range(3)] == [1, 2, 2]  # type: ignore[union-attr]
+    assert served.post("/api/partitions/parked/skip", {"text": "other"}).json["done"] == 1
+    assert [one.key for one in filled.group.dead_letters.all()] == ["other"]
+    assert served.post("/api/partitions/parked/retry", {"why": "running"}).status == 400
+    assert served.post("/api/partitions/parked/retry", {"nothing": 1}).status == 400
+    assert ("me", "parked retry") in filled.who()
+
+
+def measured(filled: Filled) -> None:
+    names, client = filled.names, filled.client
+    balance(client, names, "one@h/u", lease_seconds=60, partitions=4)
+    error = LastError(f"ValueError: {HOSTILE}", 7.0, HOSTILE, "m")
+    add_measurements(client, names, {}, {}, {pay.name: ComputationMeasurements(processed=9, failed=2, dead=1, last_error=error)})
+    report = WorkerReport(1.0, 1.0, "host", 7, "1.0", "abcd", "3.11", 5_000_000, 12.5, {pay.name: 3}, {pay.name: 50})
+    add_points(client, names, {}, {}, worker="one@h/u", report=dump_report(report))
+    seconds = client.time()[0]  # type: ignore[index]
+    points = [f"{seconds - ago} {left} 0 0 0 0 0 0 -1 250000" for ago, left in ((10, 300), (20, 200), (30, 0))]
+    client.rpush(names.computation_history(pay.name, "fine"), *points)
+    client.rpush(names.history("1", "fine"), *points)
+
+
+def test_computations_with_rates_failures_and_calls(served: Served, filled: Filled) -> None:
+    measured(filled)
+    filled.park("a key")
+    found = {one["computation"]: one for one in served.ask("/api/partitions/computations").json["computations"]}[pay.name]
+    assert (found["processed"], found["failed"], found["dead_lettered"], found["parked"]) == (9, 2, 1, 1)
+    assert (found["done_per_second"], found["latency_p99_seconds"]) == (15.0, 0.25)
+    assert (found["in_flight"], found["concurrency"]) == (3, 50)
+    page = served.ask("/partitions/computations").text
+    assert "3 of 50" in page and HOSTILE not in page
+    one = served.ask("/partitions/computation?name=" + pay.name.replace(" ", "+")).text
+    assert "3 of 50 (6 %)" in one and HOSTILE not in one
+    assert "No computation of this name" in served.ask(f"/partitions/computation?name={HOSTILE}").text
+
+
+def test_workers_with_code_memory_and_calls(served: Served, filled: Filled) -> None:
+    measured(filled)
+    found = served.ask("/api/partitions/workers").json
+    (worker,) = found["workers"]
+    assert (worker["node"], worker["code"], worker["memory_bytes"], worker["done_per_second"]) == ("one@h", "abcd", 5_000_000, 12.5)
+    assert worker["calls"] == {pay.name: [3, 50]}
+    assert len(worker["queues"]) == 5
+    assert found["versions"] == 1
+    assert "abcd" in served.ask("/partitions/workers").text
+
+
+def test_a_running_key_says_since_when_and_is_no_trouble(served: Served, filled: Filled) -> None:
+    measured(filled)
+    partition = filled.partition("slow")
+    since = filled.group.now() - 30
+    filled.client.hset(filled.names.parked(partition), "slow", json.dumps({"due": None, "attempt": 1, "task": pay.name, "since": since, "reason": "running"}))
+    filled.client.hset(filled.names.meta(partition), "running", 1)
+    (worker,) = served.ask("/api/partitions/workers").json["workers"]
+    assert worker["running"] == {"count": 1, "oldest": [{"key": "slow", "task": pay.name, "since": since}]}
+    assert served.ask("/api/partitions/parked").json["found"] == 0
+    assert served.ask("/api/partitions/parked?why=running").json["found"] == 1
+    assert "Its call is in flight for" in served.ask("/partitions/key?key=slow").text
+
+
+def test_keys_are_found_by_their_beginning_page_by_page(served: Served, filled: Filled) -> None:
+    for number in range(300):
+        filled.state(f"customer-{number}")
+    filled.state("a*b")
+    filled.state(HOSTILE)
+
+    def search(prefix: str) -> set[str]:
+        found, after = set(), ""
+        while True:
+            one = served.ask(f"/api/partitions/find-keys?computation={pay.name.replace(' ', '+')}&prefix={prefix}&after={after}").json
+            found |= {key["key"] for key in one["keys"]}
+            if one["more"] is None:
+                return found
+            after = one["more"]
+
+    assert search("customer-1") == {f"customer-{number}" for number in range(300) if str(number).startswith("1")}
+    assert search("a*") == {"a*b"}
+    assert search("a?") == set(), "a prefix is no pattern"
+    assert len(search("")) == 302
+    assert served.ask("/api/partitions/find-keys?computation=none").json["keys"] == []
+    assert served.ask(f"/api/partitions/find-keys?computation={pay.name.replace(' ', '+')}&after=x:y").status == 200
+    page = served.ask(f"/partitions/keys?computation={pay.name.replace(' ', '+')}&prefix=%3Cscript")
+    assert page.status == 200 and HOSTILE not in page.text
+
+
+def test_the_audit_is_searched(served: Served, filled: Filled) -> None:
+    for number in range(60):
+        filled.group.audit.add(filled.client, "eve" if number else HOSTILE, "pause", {"queues": [f"partition.{number}"]})
+    found = served.ask("/api/partitions/audit").json
+    assert (found["total"], found["pages"], found["records"][0]["detail"]) == (60, 2, {"queues": ["partition.59"]})
+    assert served.ask("/api/partitions/audit?q=partition.7%22").json["found"] == 1
+    page = served.ask("/partitions/audit?page=1").text
+    assert HOSTILE not in page and "alert(1)" in page
+
+
+def test_the_samples_of_a_chart(served: Served, filled: Filled) -> None:
+    measured(filled)
+    at = served.ask("/api/partitions/history").json
+    assert [(one[1], one[2], one[4]) for one in at["samples"]] == [(20.0, 20.0, 0.25), (10.0, 10.0, 0.25)]
+    assert len(served.ask("/api/partitions/history?partition=1").json["samples"]) == 2
+    assert served.ask("/api/partitions/history?partition=2").json["samples"] == []
+    assert len(served.ask(f"/partitions/history?computation={pay.name.replace(' ', '+')}&seconds=3600").json["samples"]) == 2
+    assert served.ask("/api/partitions/history?seconds=7").status == 400
+    assert served.ask("/api/partitions/history?partition=99").status == 404
+
+
+@pytest.mark.parametrize("query", ["", "?reason=bad-key", "?partition=1"])
+def test_dead_letters_are_downloaded_as_json_lines(served: Served, filled: Filled, query: str) -> None:
+    for number in range(230):
+        filled.add_dead_letter("1", number)
+    filled.add_dead_letter("2", 7, reason="other")
+    answer = served.ask("/partitions/dead-letters.jsonl" + query)
+    assert "attachment" in answer.headers["Content-Disposition"]
+    rows = [json.loads(line) for line in answer.text.splitlines()]
+    assert len(rows) == (230 if query else 231)
+    assert {row["message"] for row in rows} == {"raw"}
+
+
+def test_one_dead_letter_is_retried_first(served: Served, filled: Filled) -> None:
+    for number in range(3):
+        filled.add_dead_letter("1", number)
+    assert served.post("/api/partitions/dead-letters/discard", {"reason": "bad-key", "limit": 1}).json["discarded"] == 1
+    assert served.ask("/api/partitions/dead-letters").json["total"] == 2
+    assert served.post("/api/partitions/dead-letters/discard", {"all": True, "limit": 0}).status == 400
+
+
+def test_what_needs_you_is_in_the_api(served: Served, filled: Filled) -> None:
+    found = served.ask("/api/partitions/attention").json
+    assert found[0].keys() == {"rule", "severity", "what", "why", "since", "action", "page", "count"}
+    assert found[0]["rule"] == "no-owner"
