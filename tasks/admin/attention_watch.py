@@ -23,8 +23,10 @@ from celery_partitions.admin.overview import Overview, read_overview
 
 #: What is older is read again.
 FRESH_SECONDS = 5.0
-#: The server's findings, and the kinds of dead letters, whose number may be the same though others came.
+#: The server's findings.
 DEAR_SECONDS = 60.0
+#: The kinds of dead letters, unless their number has changed. It may be the same though others came.
+KINDS_SECONDS = 15.0
 
 
 class AttentionWatch:
@@ -67,7 +69,7 @@ class AttentionWatch:
     def _dead_letters(self, now: float, overview: Overview) -> Sequence[DeadLetterKind]:
         count = sum(one.status.dead for one in overview.partitions)
         known = self._kinds
-        if known is None or known[1] != count or now - known[0] >= DEAR_SECONDS:
+        if known is None or known[1] != count or now - known[0] >= KINDS_SECONDS:
             self._kinds = known = (now, count, read_kinds(self.group) if count else [])
         return known[2]
 

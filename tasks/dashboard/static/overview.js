@@ -36,7 +36,7 @@
     link.href = page.dataset.page.replace(/partitions$/, "") + one.page;
     link.textContent = visible(one.what);
     why.className = "attention-why";
-    why.textContent = visible(one.why) + (one.since === null ? "" : " · for " + span(last.at - one.since));
+    why.textContent = visible(one.why) + (one.since === null ? "" : " · for " + span((last ? last.at : Date.now() / 1000) - one.since));
     action.className = "attention-action";
     action.textContent = visible(one.action);
     line.append(badge, " ", link, why, action);
