@@ -86,6 +86,14 @@ def parse_exhausted(text: str) -> Literal["park", "dead_letter", "hold", "stop"]
             raise ValueError("expected park, dead_letter, hold or stop")
 
 
+def parse_catch_up(text: str) -> Literal["one", "none", "all"]:
+    match text:
+        case "one" | "none" | "all":
+            return text
+        case _:
+            raise ValueError("expected one, none or all")
+
+
 def parse_log_format(text: str) -> Literal["text", "json"]:
     match text:
         case "text" | "json":

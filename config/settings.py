@@ -21,6 +21,7 @@ from celery_partitions_config.parsers import (
     MAX_MESSAGE_BYTES,
     MAX_PARTITIONS,
     MAX_SECONDS,
+    parse_catch_up,
     parse_count,
     parse_count_or_zero,
     parse_exhausted,
@@ -221,6 +222,15 @@ class Settings:
         300.0, parse_number, used_by="workers",
         help="How long messages wait in order if their task is unknown to the worker, or their key's state cannot be read, before they become "
         "dead letters: the time to finish a deploy, or to undo it. 0: they become dead letters at once.",
+    )
+    beat: bool = setting(
+        False, parse_switch,
+        help="Run the app's beat_schedule in partition workers, without celery beat. Set it in the environment of workers and commands, or call "
+        "install(app, beat=True).",
+    )
+    beat_catch_up: Literal["one", "none", "all"] = setting(
+        "one", parse_catch_up, used_by="workers",
+        help="With PARTITIONS_BEAT, what happens with runs that were missed in an outage: one of them, none, or all (up to 100 of an entry).",
     )
     mailbox_messages: int = setting(
         10_000, parse_count, used_by="workers",

@@ -16,7 +16,7 @@ from celery_partitions_config.settings import Settings, resolve
 
 
 def install(
-    app: Celery, settings: Settings | None = None, *, by_default: bool = False, lifespan: Lifespan | None = None
+    app: Celery, settings: Settings | None = None, *, by_default: bool = False, lifespan: Lifespan | None = None, beat: bool = False
 ) -> Celery:
     """Add partitions to a Celery app, and return it. Call it once, where you create the app; a second call changes
     nothing but the lifespan, so that `celery_partitions.app` can be given one.
@@ -32,14 +32,21 @@ def install(
     enters it at its start, in the event loop of its calls, and leaves it when it stops. It yields a dict, which computations get as
     `context.resources`: clients with their connections, for example. If it raises, the worker does not start.
 
+    `beat`: run the entries of `app.conf.beat_schedule` in partition workers, without `celery beat` (as PARTITIONS_BEAT=1 does). A worker does not
+    start if the schedule asks for what it cannot do.
+
     Raises `SettingsError` for an invalid setting, and `SetupError` for a broker that is not Redis.
     """
     before = installation_of(app)
     if before is not None:
         before.lifespan = lifespan or before.lifespan
+        if beat:
+            _begin_beat(before)
         return app
-    resolve(settings).check("producers")
+    checked = resolve(settings).check("producers")
     installation = Installation(app, settings, declared, by_default=by_default, lifespan=lifespan)
+    if beat or checked.beat:
+        _begin_beat(installation)
     # Each `config_from_object` replaces the configuration, so this runs after every one.
     app.on_after_configure.connect(lambda sender, **_: _configure(installation), weak=False)
     if app.configured:
@@ -49,6 +56,13 @@ def install(
     signals.celeryd_init.connect(_prepare_worker, dispatch_uid="celery-partitions")
     add_installation(installation, ComputationTask)
     return app
+
+
+def _begin_beat(installation: Installation) -> None:
+    from celery_partitions.producer.beat import declare_beat  # noqa: PLC0415 - loads celery.beat, which most processes do not need
+
+    installation.beat = True
+    declare_beat()
 
 
 def _prepare_worker(**arguments: Any) -> None:

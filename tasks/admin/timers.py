@@ -23,6 +23,7 @@ class KeyTimer:
     """A timer that is set."""
 
     computation: str
+    #: "": the expiry of `ttl=`.
     name: str
     #: Seconds since the epoch, by the server's clock.
     due: float

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from celery_partitions.cli.attention import attention
 from celery_partitions.cli.audit import audit
+from celery_partitions.cli.beat import beat
 from celery_partitions.cli.dead_letters import dead_letters
 from celery_partitions.cli.doctor import doctor
+from celery_partitions.cli.expire import expire
 from celery_partitions.cli.flower import flower
 from celery_partitions.cli.keys import keys
 from celery_partitions.cli.migrate import migrate
@@ -39,6 +41,8 @@ for command in (
     state,
     stored,
     timers,
+    expire,
+    beat,
     parked,
     dead_letters,
     pause,

@@ -48,7 +48,7 @@ def timers(
             print_json([{**asdict(one), **json_key(spelled)} for one in found])
         else:
             rows = [
-                (one.computation, one.name, f"{datetime.fromtimestamp(one.due, UTC):%Y-%m-%d %H:%M:%S}", one.repeats or "", text_of(one.message))
+                (one.computation, one.name or "(expiry)", f"{datetime.fromtimestamp(one.due, UTC):%Y-%m-%d %H:%M:%S}", one.repeats or "", text_of(one.message))
                 for one in found
             ]
             print_table(("computation", "timer", "due", "repeats", "message"), rows)

@@ -30,7 +30,7 @@ from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Pickling, Slot, States
 from celery_partitions.model.restricted_pickle import copied
 from celery_partitions.model.sinks import QueueSink
-from celery_partitions.model.timers import Timers, fire
+from celery_partitions.model.timers import EXPIRY, Timers, fire
 from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
 
 T = TypeVar("T")
@@ -81,6 +81,8 @@ class Caller:
         #: `Call.waited` of the next calls.
         self.waited = False
         self._inline = calling.inline
+        #: Computation and key of each record whose expiry was due in this step.
+        self.checked: set[tuple[str, str]] = set()
         #: `Context.opens_timers` of each computation.
         self._timers: dict[Computation, Callable[[str], Timers]] = {}
 
@@ -107,15 +109,28 @@ class Caller:
 
     def fire(self, item: Work, owner: Computation, attempt: int) -> Calls[list[Emission] | None]:
         """Call the handler of a timer, if the key's record says that the timer is due."""
-        handler = item.computation
-        slot = self.slot(owner, item.key)
-        timer = fire(handler, item.key, slot, self.outbox, self.calling.now)
+        handler, key, is_expiry = item.computation, item.key, item.computation.timer == EXPIRY
+        slot = cast(Slot, self.states[owner.name][key])
+        is_set = handler.timer in (slot.timers or {})
+        if is_expiry and key in self.touched.get(owner, ()):
+            return None  # a message before it used the key, which moves its expiry
+        if not is_set and (not is_expiry or slot.stored is None):
+            return None  # cancelled; or the record is gone, and must not be written again
+        self.slot(owner, key)
+        if is_expiry and not is_set:
+            return None  # the record is older than `ttl=`: its time begins with this commit
+        if is_expiry:
+            self.checked.add((owner.name, key))
+        timer = fire(handler, key, slot, self.outbox, self.calling.now)
         if timer is None:
             return None
-        arguments = [timer, slot.state]
+        arguments = [slot.state] if is_expiry else [timer, slot.state]
         if handler.takes_context:
             arguments.append(self.context(handler, item, attempt))
         returned = handler.function(*arguments) if self.is_inline(handler) else (yield Call(handler, item, arguments))
+        if is_expiry:
+            assert owner.state is not None
+            slot.state, slot.timers = owner.state.new(), None
         if owner.role == "task":
             return None
         run, stage = _Run(self, item, attempt), cast(StageNode, handler.roots[0])

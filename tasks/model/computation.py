@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: The name of the timer of `ttl=`, as in its task.
+EXPIRY_TASK = "expiry"
+
 _GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
@@ -141,6 +144,8 @@ class Computation:
     timer: str = ""
     #: The handlers of its timers, by the timer's name.
     handlers: dict[str, Computation] = field(default_factory=dict)
+    #: How long a key's record is kept after its last use, in ms. None: forever.
+    ttl_ms: int | None = None
     #: It returns a list, whose elements go to the next stage one by one.
     multi: bool = False
     #: The windows that process its messages in the place of `function`. Its state is the windows' content.
@@ -254,6 +259,8 @@ def declare(
     rate_limit_key: Callable[[Any], Any] | None = None,
     burst: int | None = None,
     follow_ups: bool = True,
+    ttl: timedelta | float | None = None,
+    on_expire: Callable[..., Any] | None = None,
 ) -> Computation:
     """Check a declaration and make its `Computation`. Raises `DeclarationError` that says what to change.
 
@@ -280,7 +287,10 @@ def declare(
         raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
     _check_holds(name, holds, key, where)
     takes_context = len(parameters) == (2 if state is None else 3)
-    return Computation(
+    ttl_seconds = seconds_or_none(name, "ttl", ttl)
+    if on_expire is not None and ttl_seconds is None:
+        raise DeclarationError(f"computation {name!r}: on_expire= needs a ttl=, the time after which a key that is not used is forgotten")
+    made = Computation(
         name=name,
         function=function,
         extract=key if key is not None else _no_key(name),
@@ -301,7 +311,11 @@ def declare(
         strict=strict,
         rate_limit=limit,
         follow_ups=follow_ups,
+        ttl_ms=None if ttl_seconds is None else max(1, round(ttl_seconds * 1000)),
     )
+    if ttl_seconds is not None:
+        expiry_handler(made, on_expire)
+    return made
 
 
 def timer_handler(
@@ -316,8 +330,8 @@ def timer_handler(
     strict: bool = False,
 ) -> Computation:
     """Check the handler of a timer and make its computation, which its owner then knows. Raises `DeclarationError`."""
-    if not isinstance(timer, str) or not timer.strip():
-        raise DeclarationError(f"computation {owner.name!r}: a timer needs a name: @….on_timer(name)")
+    if not isinstance(timer, str) or not timer.strip() or timer == EXPIRY_TASK:
+        raise DeclarationError(f"computation {owner.name!r}: a timer needs a name of its own, not {timer!r:.80}: @….on_timer(name)")
     if owner.state is None:
         raise DeclarationError(f"computation {owner.name!r} has no state, so its keys have no timers. Declare it with state_computation")
     if owner.role != "task" and owner.roots:
@@ -325,6 +339,34 @@ def timer_handler(
     name = timer_task(owner.name, timer)
     check_name("the timer", name)
     parameters = _positional(function, f"the handler of timer {timer!r}", (2, 3), "(timer, state) or (timer, state, context)")
+    return _handler(owner, timer, function, parameters, len(parameters) == 3, on_error, time_limit, executor, concurrency, strict)
+
+
+def expiry_handler(owner: Computation, function: Callable[..., Any] | None) -> Computation:
+    """The handler of `ttl=`. `function`: `on_expire`. Raises `DeclarationError`."""
+    if function is None:
+        return _handler(owner, "", _nothing, ["state"], False)
+    parameters = _positional(function, f"computation {owner.name!r}: on_expire", (1, 2), "(state) or (state, context)")
+    return _handler(owner, "", function, parameters, len(parameters) == 2)
+
+
+def _nothing(state: Any) -> None:
+    """For `ttl=` without `on_expire=`."""
+
+
+def _handler(
+    owner: Computation,
+    timer: str,
+    function: Callable[..., Any],
+    parameters: Sequence[str],
+    takes_context: bool,
+    on_error: RetryPolicy | Exhausted | None = None,
+    time_limit: timedelta | float | None = None,
+    executor: Literal["threads"] | None = None,
+    concurrency: int | None = None,
+    strict: bool = False,
+) -> Computation:
+    name = timer_task(owner.name, timer)
     where = executor_of(name, function, executor, concurrency, strict)
     owner.handlers[timer] = handler = Computation(
         name=name,
@@ -332,7 +374,7 @@ def timer_handler(
         extract=_no_key(name),
         codec=MessageCodec(inspect.Parameter.empty, parameters[0]),
         state=None,
-        takes_context=len(parameters) == 3,
+        takes_context=takes_context,
         plain_call=False,
         on_error=_looked_over(name, on_error) if on_error is not None else owner.on_error,
         holds=owner.holds,
@@ -351,8 +393,8 @@ def timer_handler(
 
 
 def timer_task(computation: str, timer: str) -> str:
-    """The task name of a timer's messages."""
-    return f"{computation} @ {timer}"
+    """The task name of a timer's messages. `timer`: "" for the one of `ttl=`."""
+    return f"{computation} @ {timer or EXPIRY_TASK}"
 
 
 def _compare_annotations(

@@ -56,7 +56,7 @@ Emission = Hop | Timer | Alarm | Push | Delivery
 
 
 class PutStates(msgspec.Struct, frozen=True, gc=False):
-    """New states of one computation: key → bytes. `version`: theirs, if it is above 1."""
+    """New records of one computation: key → bytes; empty: the record is deleted. `version`: of the states, if it is above 1."""
 
     computation: str
     states: Mapping[str, bytes]

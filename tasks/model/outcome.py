@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -30,6 +30,9 @@ from celery_partitions.model.effects import (
 from celery_partitions.model.errors import MigrationFailed
 from celery_partitions.model.items import DeadLetterItem, Delayed, PlainTask, Skipped, Work
 from celery_partitions.model.timers import Entries
+
+#: In place of a record's bytes: the key's record is deleted.
+GONE: Final = b""
 
 
 class Slot(msgspec.Struct, gc=False):

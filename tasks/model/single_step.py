@@ -14,7 +14,7 @@ from celery_partitions.model.items import Item, Work
 from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Outcome, Slot, States, Unreadable
 from celery_partitions.model.step_rules import StepRules
-from celery_partitions.model.timers import Timers
+from celery_partitions.model.timers import Timers, touch
 
 #: For computations without a state.
 _NO_STATES: Mapping[str, Slot | Unreadable] = {}
@@ -53,6 +53,9 @@ class SingleStep:
         if computation.state is not None:
             slot, key = self._states[computation.name][item.key], item.key
             assert type(slot) is Slot
+            alarm = None if computation.ttl_ms is None else touch(computation, key, slot, self._rules.now)
+            if alarm is not None:
+                out.emitted.append(alarm)
             try:
                 after = self._rules.pickling.dump(computation, key, slot.state, slot.timers)
             except Exception:

@@ -31,14 +31,14 @@ from celery_partitions.model.items import (
     Work,
 )
 from celery_partitions.model.outbox import SHARED_OUTPUT_BYTES, Outbox
-from celery_partitions.model.outcome import Failure, Outcome, Park, Slot, States, Unreadable, Waiting
+from celery_partitions.model.outcome import GONE, Failure, Outcome, Park, Slot, States, Unreadable, Waiting
 from celery_partitions.model.own_lines import is_own_line, own_line
 from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
 from celery_partitions.model.rate_limit import NoToken
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import Replay, failure_of
 from celery_partitions.model.step_rules import StepRules
-from celery_partitions.model.timers import next_alarm
+from celery_partitions.model.timers import EXPIRY, next_alarm, touch
 from celery_partitions.model.values import TIMER
 
 #: The longest time until a waiting key or line is tried again: a deploy that ends is noticed within this.
@@ -525,14 +525,26 @@ class _Step:
         dump = self.rules.pickling.dump
         for stage, slots in list(self.touched.items()):  # a copy, because a rollback calls computations, which may touch other states
             changed = self.out.states.setdefault(stage.name, {})
+            expires = stage.ttl_ms is not None
             for key, slot in list(slots.items()):
                 try:
-                    after = dump(stage, key, slot.state, slot.timers)
+                    after = GONE if expires and not self.is_kept(stage, key, slot) else dump(stage, key, slot.state, slot.timers)
                 except Exception:
                     yield from self.roll_back(stage, key)
                     continue
-                if after != slot.stored:
+                if after != (slot.stored or GONE):
                     changed[key] = after
+
+    def is_kept(self, stage: Computation, key: str, slot: Slot) -> bool:
+        """For a stage with `ttl=`: whether the key's record is kept. Moves its expiry if a message used the key."""
+        if (stage.name, key) in self.caller.checked:
+            expiry = stage.handlers[EXPIRY]
+            if not any(work.key == key and work.computation is not expiry and stage in work.computation.stateful for work in self.out.done):
+                return EXPIRY in (slot.timers or {})
+        alarm = touch(stage, key, slot, self.rules.now)
+        if alarm is not None:
+            self.alarms.append(alarm)
+        return True
 
     def roll_back(self, spoiled: Computation, key: str) -> Calls[None]:
         """A key's state can't be pickled. Fail the message that made it so, and pickle the key's restored states."""
@@ -549,7 +561,8 @@ class _Step:
         for stage in before:
             self.out.states.get(stage.name, {}).pop(key, None)
         for stage, slot in self.replay.slots_of(scope, key).items():
-            after = self.rules.pickling.dump(stage, key, slot.state, slot.timers)
-            if after != slot.stored:
+            is_gone = stage.ttl_ms is not None and not self.is_kept(stage, key, slot)
+            after = GONE if is_gone else self.rules.pickling.dump(stage, key, slot.state, slot.timers)
+            if after != (slot.stored or GONE):
                 self.out.states.setdefault(stage.name, {})[key] = after
 

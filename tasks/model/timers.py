@@ -47,6 +47,8 @@ class TimerEntry(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, 
 
 
 Entries = Mapping[str, TimerEntry]
+#: The name of the timer of `ttl=`.
+EXPIRY = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +112,16 @@ class Timers:
         `timezone`: of the crontab. A local time that does not exist fires at the next instant that does; one that exists twice fires once.
         `catch_up`: what happens with runs that were missed. "one": one of them; "none": nothing; "all": each (up to 100, else one).
         """
-        wanted = schedule_of(schedule, timezone, catch_up)
+        self.repeat(name, schedule_of(schedule, timezone, catch_up), message)
+
+    def repeat(self, name: str, wanted: Schedule, message: Any = None) -> None:
+        """`every`, with a schedule in its stored form (`schedule_of`)."""
         entry = (self._slot.timers or {}).get(name)
         if entry is not None and entry.schedule == wanted and entry.message == _encoded(message) and entry.alarm > self._now - 1000 * 60:
             return
         due = next_due(wanted, self._now) if entry is None or entry.schedule != wanted else entry.due
         if due is None:
-            raise ValueError(f"{schedule!r:.200} never comes")
+            raise ValueError(f"the schedule of timer {name!r:.80} never comes")
         self._put(name, due, message, wanted)
 
     def due(self, name: str) -> datetime | None:
@@ -126,9 +131,9 @@ class Timers:
         return None if entry is None else _moment(entry.due)
 
     def _handler(self, name: str) -> Computation:
-        handler = self._computation.handlers.get(name)
+        handler = self._computation.handlers.get(name) if name != EXPIRY else None
         if handler is None:
-            known = ", ".join(map(repr, sorted(self._computation.handlers))) or "none"
+            known = ", ".join(repr(one) for one in sorted(self._computation.handlers) if one != EXPIRY) or "none"
             raise LookupError(
                 f"computation {self._computation.name!r} has no handler for the timer {name!r:.80}. Declare one with @….on_timer({name!r:.80}). "
                 f"Its timers: {known}"
@@ -154,12 +159,31 @@ class Timers:
         before = entries.get(name)
         if before is None and len(entries) >= MAX_TIMERS:
             raise ValueError(f"key {self._key!r:.80} has {MAX_TIMERS} timers already. Use several keys, or keep the times in the state")
-        # An alarm in the past may not be there any more: its firing may have become a dead letter.
-        alarm = before.alarm if before is not None and self._now < before.alarm <= due else due
+        alarm = _alarm(before, due, self._now)
         if before is None or alarm != before.alarm:
             self._outbox.add(Alarm(alarm, alarm_entry(handler.name, self._key)), is_message=False)
         entries[name] = TimerEntry(due, alarm, encoded, schedule)
         self._slot.timers = entries
+
+
+def _alarm(before: TimerEntry | None, due: int, now: int) -> int:
+    """The alarm for a timer: the one that is set, if it rings before. One in the past may not be there any more, because its firing may have
+    become a dead letter."""
+    return before.alarm if before is not None and now < before.alarm <= due else due
+
+
+def touch(computation: Computation, key: str, slot: Slot, now: float) -> Alarm | None:
+    """A key with a `ttl=` was used: move its expiry. Returns the alarm to set. To write less, it is moved only by more than 1 %, and so comes
+    up to 1 % late."""
+    ttl, now_ms = computation.ttl_ms, math.ceil(now * 1000)
+    assert ttl is not None
+    slack = ttl // 100
+    due, before = now_ms + ttl + slack, (slot.timers or {}).get(EXPIRY)
+    if before is not None and abs(due - before.due) <= slack and before.alarm > now_ms:
+        return None
+    alarm = _alarm(before, due, now_ms)
+    slot.timers = {**(slot.timers or {}), EXPIRY: TimerEntry(due, alarm)}
+    return None if before is not None and alarm == before.alarm else Alarm(alarm, alarm_entry(computation.handlers[EXPIRY].name, key))
 
 
 def fire(handler: Computation, key: str, slot: Slot, outbox: Outbox, now: float) -> Timer | None:

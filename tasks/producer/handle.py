@@ -169,6 +169,8 @@ def state_computation(
     rate_limit_key: Callable[[Any], Any] | None = None,
     burst: int | None = None,
     follow_ups: bool = True,
+    ttl: timedelta | float | None = None,
+    on_expire: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
@@ -200,6 +202,9 @@ def state_computation(
     message that returns another text to count by, such as a host name; all partitions and workers share this limit. `burst`: how many calls
     may start at once after a pause (default 1, or what the rate allows in 50 ms). A message that must wait holds up only its own key.
 
+    `ttl`: seconds or a timedelta; a key that no message has used for this time is forgotten: its state and timers are deleted. Before that,
+    `on_expire` is called once, a function of `(state)` or `(state, context)`, which may send.
+
     Raises `DeclarationError`.
     """
 
@@ -220,6 +225,8 @@ def state_computation(
         rate_limit_key=rate_limit_key,
         burst=burst,
         follow_ups=follow_ups,
+        ttl=ttl,
+        on_expire=on_expire,
     )
 
 
@@ -339,7 +346,8 @@ def _decorator(
     def decorate(function: Callable[..., Any]) -> Any:
         declaration = declare(function, state=state, key=key, **declared)
         if key is not None:
-            add_computation(declaration)
+            for one in (declaration, *declaration.handlers.values()):
+                add_computation(one)
         return handle(declaration)
 
     return decorate

@@ -77,6 +77,8 @@ class Installation:
         self.by_default = by_default
         #: Every computation declared in this process, by name.
         self.computations = computations
+        #: Whether workers run the app's beat_schedule.
+        self.beat = False
         self._queues: dict[str, Queue] = {}
 
     @cached_property

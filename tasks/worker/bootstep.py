@@ -26,6 +26,7 @@ from kombu.entity import Queue
 from celery_partitions.admin.status import worker_id
 from celery_partitions.model.errors import DeclarationError, SetupError, describe
 from celery_partitions.model.revocations import Revocations
+from celery_partitions.producer.beat import check_beat, plan_runs
 from celery_partitions.results.backend import check_backend
 from celery_partitions.results.recorder import may_follow
 from celery_partitions.runtime.installation import Installation
@@ -146,6 +147,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         _check_pool(worker)
         try:
             self.installation.resolved.check("workers")
+            if self.installation.beat:
+                check_beat(self.installation)
             unsigned = check_signing(self.installation)
             for computation in self.installation.computations.values():
                 if computation.state is not None:
@@ -209,6 +212,8 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.stalls.start()
         self.loop.start()
         self.keeper.start()
+        if installation.beat:
+            logger.info("partitions: runs the %d entries of beat_schedule", plan_runs(installation))
         self.metrics = serve_metrics(installation, lambda: list(self.loop.owned_partitions))
 
     def reach_server(self, worker: Any) -> None:

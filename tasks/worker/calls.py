@@ -278,7 +278,7 @@ class CallThread(threading.Thread):
             for key, stored in states.items():
                 slot = run.slots[name][key]
                 if type(slot) is Slot:
-                    slot.stored = stored
+                    slot.stored = stored or None
         return outcome
 
     async def _result_of(self, run: KeyRun, call: Call) -> _Result:

@@ -264,7 +264,7 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
         for name, table in run.slots.items():
             stored = outcome.states.get(name, {}).get(run.key)
             if stored is not None and type(table[run.key]) is Slot:
-                run.base[name] = stored
+                run.base[name] = stored or None
         if not run.from_queue:
             owned.mailbox_lengths[run.key] = owned.mailbox_lengths.get(run.key, 0) - done
         del run.items[:done]

@@ -92,7 +92,7 @@ class StateCache:
                 slot = table.get(key)
                 if type(slot) is Slot:
                     self._young_bytes += len(stored) - _bytes_of(slot)
-                    slot.stored = stored
+                    slot.stored = stored or None
                     if self.largest is None or len(stored) > self.largest:
                         self.largest = len(stored)
 

@@ -1,0 +1,35 @@
+"""`partitions beat`: the entries of the schedule that workers run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from celery_partitions.cli.context import installation_in
+from celery_partitions.cli.output import json_option, print_json, print_table, refusals
+from celery_partitions.producer.beat import planned
+
+
+@click.command(short_help="Show the entries of beat_schedule, with last and next run.")
+@json_option
+@click.pass_context
+@refusals
+def beat(context: click.Context, as_json: bool) -> None:
+    """Show the entries of the app's beat_schedule that workers run with PARTITIONS_BEAT: schedule, last and next run (UTC).
+
+    Changes of the schedule take effect when a worker with the new code starts.
+    """
+    found = list(planned(installation_in(context)))
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    rows = [(one.name, one.task, one.schedule, _moment(one.last_run), _moment(one.next_run), one.runs) for one in found]
+    print_table(("entry", "task", "schedule", "last run", "next run", "runs"), rows)
+    if not found:
+        click.echo("no worker has started with PARTITIONS_BEAT=1, or the schedule has no entries", err=True)
+
+
+def _moment(at: float | None) -> str:
+    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
