@@ -99,7 +99,7 @@ def play(act: Act, state: History, context: Context) -> None:
     act_out(act, state, context)
 
 
-@state_computation(name="play on", state=History, key=act_key, on_error=GO_ON, time_limit=LIMIT_SECONDS)
+@state_computation(name="play on", state=History, key=act_key, on_error=GO_ON, time_limit=LIMIT_SECONDS, holds="computation")
 def play_on(act: Act, state: History, context: Context) -> None:
     act_out(act, state, context)
 

@@ -148,7 +148,7 @@ class _Schedule:
             case "poison" | "hang" | "hold":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=1)
             case "crowd":
-                return Injection(at, kind, times=self.random.randint(200, 500))
+                return Injection(at, kind, times=self.random.randint(300, 1000))
             case "malformed" | "raising":
                 return Injection(at, kind, self.random.randrange(PRODUCERS), times=self.random.randint(1, 8))
             case "resend":
