@@ -7,6 +7,7 @@ only when they are sent.
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import cached_property
 from typing import Any
@@ -64,7 +65,7 @@ class Replies:
     def of_value(self, partition: str, item: ReplyRequest) -> MoreEffects:
         """The reply or follow-up of a message that succeeded."""
         headers = item.envelope.headers
-        wants = self.keeps and wants_reply(item.computation, headers)
+        wants = self.keeps and bool(headers.id) and wants_reply(item.computation, headers)
         if wants and self.stores and item.envelope.body.endswith(NOTHING_FOLLOWS):
             details = details_of(item.raw)
             return self.reply(headers.id, details.group, details.parent_id, states.SUCCESS, item.value, None)
@@ -86,7 +87,7 @@ class Replies:
         if ignored is None:
             ignored = task is not None and task.ignore_result  # Celery reports unknown tasks too
         wants = not ignored or (task is not None and task.store_errors_even_if_ignored and failed.state == states.FAILURE)
-        wants = wants and self.keeps
+        wants = wants and self.keeps and bool(message_id)
         computation = self.computations.get(name)
         follows = () if computation is not None and not computation.follow_ups else _FOLLOWS.get(failed.state, ())
         if not wants and not any(map(request.get, follows)):
@@ -138,7 +139,7 @@ class Replies:
 
 def request_of(raw: bytes) -> dict[str, Any]:
     """A message as Celery's tracer expects it. Raises if the message cannot be decoded. A body that cannot be decoded counts as empty."""
-    message = msgspec.json.decode(raw)
+    message = _lenient(raw)
     headers, properties = message["headers"], message["properties"]
     try:
         args, kwargs, *rest = msgspec.json.decode(open_envelope(raw).body)
@@ -154,6 +155,16 @@ def request_of(raw: bytes) -> dict[str, Any]:
         "reply_to": properties.get("reply_to"),
         "correlation_id": properties.get("correlation_id"),
     }
+
+
+def _lenient(raw: bytes) -> Any:
+    """A decoded message. Reading a message does not look at fields that it does not need, so they may hold text that is not valid Unicode; it
+    is replaced."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False)
+        return msgspec.json.decode(text.encode("utf-8", "replace"))
 
 
 def _text(value: Any) -> str:
