@@ -187,8 +187,9 @@ class PlannedEntry:
 
 def planned(installation: Installation) -> Iterator[PlannedEntry]:
     """The entries that workers run. Raises `StateError` for a record that can't be read."""
-    group, computation = installation.group, declare_beat().computation
+    group = installation.group
     for name in sorted(group.states.keys(NAME)):
+        computation = declare_beat().computation
         seen = group.state_editor.see(computation, name)
         runs = seen.state
         if runs is None or runs.is_gone:

@@ -1,0 +1,91 @@
+"""`partitions timers`, `partitions expire` and `partitions beat`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import redis
+
+from celery_partitions import Timer, key_extractor, state_computation
+from celery_partitions.model.keys import partition_of
+from celery_partitions.model.schedules import schedule_of
+from celery_partitions.model.timers import Entries, TimerEntry
+from celery_partitions.store.codec import StateCodec
+from tests.cli.conftest import Run
+
+
+@dataclass
+class Ring:
+    who: str
+
+
+class Rung:
+    count = 0
+
+
+@key_extractor
+def who(ring: Ring) -> str:
+    return ring.who
+
+
+@state_computation("tests.cli: ring", state=Rung, key=who, ttl=60)
+def ring(ring: Ring, rung: Rung) -> None: ...
+
+
+@ring.on_timer("bell")
+@ring.on_timer("hourly")
+def bell(timer: Timer, rung: Rung) -> None: ...
+
+
+DUE = 1_900_000_000_000
+
+
+def put(client: redis.Redis, key: str, timers: Entries | None) -> None:
+    record = StateCodec().dump(ring.computation, key, Rung(), timers)
+    client.hset(f"{{partition.{partition_of(key, 4)}}}:state:{ring.name}", key, record)
+
+
+@pytest.fixture
+def ann(client: redis.Redis) -> None:
+    hourly = TimerEntry(DUE + 1000, DUE, b'{"a":"\\u001b[31m"}', schedule_of(3600, "UTC", "one"))
+    put(client, "ann", {"bell": TimerEntry(DUE, DUE), "hourly": hourly, "": TimerEntry(DUE + 2000, DUE)})
+
+
+def test_the_timers_of_a_key_are_shown(run: Run, ann: None) -> None:
+    rows = json.loads(run("timers", "ann", "--json").stdout)
+    assert [(row["name"], row["due"], row["repeats"], row["key"]) for row in rows] == [
+        ("bell", DUE / 1000, None, "ann"),
+        ("hourly", DUE / 1000 + 1, "every 1:00:00", "ann"),
+        ("", DUE / 1000 + 2, None, "ann"),
+    ]
+    text = run("timers", "ann").stdout
+    assert "2030-03-17 17:46:40" in text and "(expiry)" in text
+    assert "\x1b" not in text
+    assert json.loads(run("timers", "bob", "--json").stdout) == []
+
+
+def test_a_timer_is_cancelled_and_the_others_stay(run: Run, ann: None) -> None:
+    assert run("timers", "ann", "--cancel", "bell", "--yes").exit_code == 0
+    assert [row["name"] for row in json.loads(run("timers", "ann", "--json").stdout)] == ["hourly", ""]
+    assert "cancel timer" in run("audit").stdout
+    result = run("timers", "ann", "--cancel", "bell", "--yes")
+    assert result.exit_code == 1
+    assert "0 timers of 'ann' are named 'bell'. Set: 'hourly' of 'tests.cli: ring'" in result.stderr
+
+
+def test_keys_that_expire_are_counted_and_older_ones_started(run: Run, client: redis.Redis, ann: None) -> None:
+    put(client, "old", None)
+    counted = json.loads(run("expire", ring.name, "--dry-run", "--json").stdout)
+    assert (counted["keys"], counted["later"], counted["without"], counted["started"]) == (2, 1, 1, 0)
+    assert json.loads(run("expire", ring.name, "--yes", "--json").stdout)["started"] == 1
+    assert client.llen(f"partition.{partition_of('old', 4)}") == 1
+    refused = run("expire", "tests.cli: update", "--dry-run")
+    assert refused.exit_code == 1 and "has no ttl=" in refused.stderr
+
+
+def test_a_schedule_that_nobody_runs(run: Run) -> None:
+    result = run("beat")
+    assert result.exit_code == 0
+    assert "no worker has started with PARTITIONS_BEAT=1" in result.stderr
