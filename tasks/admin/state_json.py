@@ -11,11 +11,15 @@ import collections
 import contextlib
 import copy
 import dataclasses
+import datetime
+import decimal
 import enum
 import inspect
+import pathlib
 import sys
 import textwrap
 import typing
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -28,6 +32,8 @@ from celery_partitions.model.state import StateClass
 #: Types that JSON values are converted to if only a field's default is known.
 _PLAIN = (bool, int, float, str, bytes, list, dict, set, tuple, frozenset)
 
+#: Types that are one value for people, whatever attributes they have: written as JSON writes them (ISO 8601, decimal digits, base64).
+SCALARS = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID, bytes, bytearray, pathlib.PurePath)
 _CONTAINERS = (dict, list, collections.deque)
 #: Values nested deeper than this are shown as "…".
 MAX_DEPTH = 20
@@ -76,10 +82,12 @@ def plain_value(value: Any, depth: int = MAX_DEPTH) -> Any:
         return int.__int__(value) if _has_digits(value) else text_of(value)
     if isinstance(value, str):
         return encodable(value)
+    if isinstance(value, SCALARS):
+        return _scalar(value)
     if depth == 0:
         return "…"
     if isinstance(value, Mapping):
-        return {text_of(name, str): plain_value(one, depth - 1) for name, one in value.items()}
+        return {_name_of(name): plain_value(one, depth - 1) for name, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset | collections.deque):
         return [plain_value(one, depth - 1) for one in value]
     fields = {} if isinstance(value, type) else plain_fields(value)
@@ -90,6 +98,27 @@ def plain_value(value: Any, depth: int = MAX_DEPTH) -> Any:
     except Exception:
         return text_of(value)
     return plain_value(plain, depth - 1)
+
+
+def _scalar(value: Any) -> Any:
+    try:
+        return encodable(str(value)) if isinstance(value, pathlib.PurePath) else msgspec.to_builtins(value)
+    except Exception:
+        return text_of(value)
+
+
+def _name_of(key: Any) -> str:
+    """A dictionary's key as JSON's name, in the form that converts back."""
+    if isinstance(key, SCALARS):
+        return str(_scalar(key))
+    return text_of(key.value if isinstance(key, enum.Enum) else key, str)
+
+
+def _made_of_text(kind: type, given: Any) -> Any:
+    """For msgspec: a value of a type that it does not know, from JSON. Raises `NotImplementedError` for other types, as msgspec expects."""
+    if issubclass(kind, pathlib.PurePath) and isinstance(given, str):
+        return kind(given)
+    raise NotImplementedError(f"values of type {kind.__qualname__} can't be made from JSON")
 
 
 def text_of(value: Any, normalize: Callable[[Any], str] = repr) -> str:
@@ -131,8 +160,8 @@ def _whole(cls: type, given: dict[str, Any], base: Any) -> Any:
     if hasattr(cls, "__pydantic_validator__"):
         model = typing.cast(Any, cls)
         return model.model_validate({**({} if base is None else base.model_dump()), **given})
-    before = {} if base is None else msgspec.to_builtins(base, str_keys=True)
-    return msgspec.convert({**before, **given}, cls)
+    before = {} if base is None else msgspec.to_builtins(base, str_keys=True, enc_hook=_scalar)
+    return msgspec.convert({**before, **given}, cls, dec_hook=_made_of_text)
 
 
 def _by_attributes(state_class: StateClass[Any], given: dict[str, Any], base: Any) -> Any:
@@ -144,7 +173,7 @@ def _by_attributes(state_class: StateClass[Any], given: dict[str, Any], base: An
         [(name, kind, msgspec.UNSET) for name, kind in types.items() if name.isidentifier()],
         forbid_unknown_fields=True,
     )
-    for name, value in _set_fields(msgspec.convert(given, form)):
+    for name, value in _set_fields(msgspec.convert(given, form, dec_hook=_made_of_text)):
         setattr(made, name, _like(getattr(fresh, name, None), value))
     return made
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from celery_partitions.admin.state_json import plain_fields, text_of
+from celery_partitions.admin.state_json import SCALARS, plain_fields, plain_value, text_of
 from celery_partitions.model.errors import encodable
 
 MAX_DEPTH = 20
@@ -47,6 +47,9 @@ def tree_of(value: Any, name: str = "") -> Node:
 def _node(value: Any, name: str, depth: int, budget: _Budget) -> Node:
     budget.nodes -= 1
     made = Node(_cut(name), type(value).__qualname__)
+    if isinstance(value, SCALARS) and not isinstance(value, (bytes, bytearray)):
+        made.text = _cut(str(plain_value(value)))
+        return made
     if value is None or isinstance(value, (*_PLAIN, enum.Enum, type)):
         made.text = _text(value)
         return made

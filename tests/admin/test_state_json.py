@@ -6,8 +6,11 @@ import enum
 import json
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
 from typing import Any, ClassVar
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -277,3 +280,83 @@ def test_annotations_in_init_and_beside_one_that_does_not_exist_are_the_schema(c
         made(Plain, {"recent": ["a"]})
     with pytest.raises(StateError, match=r"\$\.prices"):
         made(Plain, {"prices": {"a": "b"}})
+
+
+class Kind(enum.Enum):
+    BIG = "big"
+    SMALL = "small"
+
+
+@dataclass
+class Nested:
+    at: datetime | None = None
+    path: Path = Path("/tmp")
+
+
+@dataclass
+class Everything:
+    """One field of each type that a state may hold and that JSON does not have."""
+
+    at: datetime | None = None
+    day: date = date(2026, 11, 30)
+    clock: time = time(3, 0)
+    took: timedelta = timedelta(0)
+    price: Decimal = Decimal(0)
+    id: UUID | None = None
+    raw: bytes = b""
+    kind: Kind = Kind.BIG
+    path: Path = Path("/")
+    seen: set[int] = field(default_factory=set)
+    pair: tuple[int, str] = (0, "")
+    nested: Nested = field(default_factory=Nested)
+    days: dict[date, Decimal] = field(default_factory=dict)
+
+
+class PlainEverything:
+    """The same, where only defaults say the types."""
+
+    def __init__(self) -> None:
+        self.day, self.took, self.price, self.id = date(2026, 11, 30), timedelta(0), Decimal(0), UUID(int=7)
+        self.raw, self.kind, self.path, self.seen = b"", Kind.BIG, Path("/"), {1}
+
+
+FILLED: dict[str, Any] = {
+    "at": datetime(2026, 11, 30, 3, 0, 0, 500_000, tzinfo=UTC),
+    "day": date(2025, 1, 2),
+    "clock": time(23, 59, 1),
+    "took": timedelta(days=2, seconds=5),
+    "price": Decimal("12.50"),
+    "id": UUID("12345678123456781234567812345678"),
+    "raw": bytes(range(256)),
+    "kind": Kind.SMALL,
+    "path": Path("/var/log/a b"),
+    "seen": {3, 1, 2},
+    "pair": (7, "seven"),
+    "nested": Nested(datetime(2026, 1, 1), Path("x")),
+    "days": {date(2025, 1, 2): Decimal("1.10")},
+}
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_each_type_is_shown_as_a_person_writes_it_and_comes_back_the_same(name: str) -> None:
+    state = Everything(**{name: FILLED[name]})
+    shown = plain_value(plain_fields(state))
+    assert state_from_json(StateClass(Everything), json.dumps(shown)) == state
+    assert state_from_json(StateClass(Everything), "{}", base=state) == state, "an edit of another field keeps it"
+
+
+def test_how_they_are_shown() -> None:
+    shown = plain_value(plain_fields(Everything(**FILLED)))
+    assert {name: shown[name] for name in ("at", "day", "clock", "took", "price", "kind", "path", "pair")} == {
+        "at": "2026-11-30T03:00:00.500000Z", "day": "2025-01-02", "clock": "23:59:01", "took": "P2DT5S", "price": "12.50", "kind": "small",
+        "path": "/var/log/a b", "pair": [7, "seven"],
+    }  # fmt: skip
+    assert shown["nested"] == {"at": "2026-01-01T00:00:00", "path": "x"}
+
+
+def test_a_plain_class_takes_the_types_of_its_defaults() -> None:
+    state = PlainEverything()
+    for name in vars(state):
+        setattr(state, name, FILLED[name])
+    made = state_from_json(StateClass(PlainEverything), json.dumps(plain_value(plain_fields(state))))
+    assert vars(made) == vars(state)
