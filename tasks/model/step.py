@@ -532,7 +532,7 @@ class _Step:
                 except Exception:
                     yield from self.roll_back(stage, key)
                     continue
-                if after != (slot.stored or GONE):
+                if after != slot.stored:
                     changed[key] = after
 
     def is_kept(self, stage: Computation, key: str, slot: Slot) -> bool:
@@ -563,6 +563,6 @@ class _Step:
         for stage, slot in self.replay.slots_of(scope, key).items():
             is_gone = stage.ttl_ms is not None and not self.is_kept(stage, key, slot)
             after = GONE if is_gone else self.rules.pickling.dump(stage, key, slot.state, slot.timers)
-            if after != (slot.stored or GONE):
+            if after != slot.stored:
                 self.out.states.setdefault(stage.name, {})[key] = after
 

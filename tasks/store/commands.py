@@ -118,9 +118,12 @@ def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str,
             case PutStates(computation, states, version):
                 if version:  # the holder can read what is there (see `claim`), so this is not lower
                     commands.append(["HSET", names.meta(partition), names.version_field(computation), version])
-                fields = (word for key, state in states.items() if state for word in (key_bytes(key), state))
+                if not all(states.values()):
+                    gone = [key_bytes(key) for key, state in states.items() if not state]
+                    commands += split(["HDEL", names.states(partition, computation)], gone)
+                    states = {key: state for key, state in states.items() if state}
+                fields = (word for key, state in states.items() for word in (key_bytes(key), state))
                 commands += split(["HSET", names.states(partition, computation)], fields)
-                commands += split(["HDEL", names.states(partition, computation)], [key_bytes(key) for key, state in states.items() if not state])
             case Forward(number, raws):
                 commands += split(["LPUSH", names.queue(str(number))], raws)
             case Mail(key, raws):

@@ -6,7 +6,7 @@ import time
 
 from trades import Average, Trade, averaged
 
-from celery_partitions import app, key_extractor, state_computation
+from celery_partitions import Context, Timer, app, key_extractor, state_computation
 
 __all__ = ["COMPUTATIONS", "app"]
 
@@ -46,6 +46,29 @@ def average_price_once(trade: Trade, state: Average) -> None:
     state.price = averaged(state.price, trade.price)
 
 
+@state_computation(name="average price, context", state=Average, key=symbol_of)
+def average_price_context(trade: Trade, state: Average, context: Context) -> None:
+    """Takes a context and uses nothing of it."""
+    state.price = averaged(state.price, trade.price)
+
+
+@state_computation(name="average price, timer", state=Average, key=symbol_of)
+def average_price_timer(trade: Trade, state: Average, context: Context) -> None:
+    """Moves a timer with each message."""
+    state.price = averaged(state.price, trade.price)
+    context.timers.set("quiet", after=3600)
+
+
+@average_price_timer.on_timer("quiet")
+def quiet(timer: Timer, state: Average) -> None: ...
+
+
+@state_computation(name="average price, ttl", state=Average, key=symbol_of, ttl=3600)
+def average_price_ttl(trade: Trade, state: Average) -> None:
+    """Each key expires."""
+    state.price = averaged(state.price, trade.price)
+
+
 @app.task(name="note", ignore_result=True, queue="notes")
 def note(symbol: str, price: float) -> None:
     """What `average_price_sending` sends. No worker runs it."""
@@ -59,6 +82,9 @@ def average_price_sending(trade: Trade, state: Average) -> None:
 
 
 COMPUTATIONS = {
+    "context": average_price_context,
+    "timer": average_price_timer,
+    "ttl": average_price_ttl,
     "sending": average_price_sending,
     "plain": average_price,
     "once": average_price_once,

@@ -19,6 +19,7 @@ from tests.benchmarks.measures import (
     round_trips,
     sends,
     throughput,
+    timers,
     waiting,
 )
 from tests.benchmarks.samples import Row
@@ -32,6 +33,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "memory": memory.measure,
     "overview": overview.measure,
     "sends": sends.measure,
+    "timers": timers.measure,
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
     "waiting": waiting.measure,
