@@ -90,7 +90,8 @@ def test_on_a_terminal_it_updates_and_ends_with_ctrl_c(redis_url: str, client: r
     with command(redis_url, tmp_path, "top", *QUICK, **files) as process:
         os.close(theirs)
         read_until("waiting 0")
-        assert "queue" in screen and "done/s" in screen
+        read_until("queue")
+        read_until("done/s")
         client.lpush("partition.1", *map(str, range(77)))
         read_until("waiting 77")
         process.send_signal(signal.SIGINT)
