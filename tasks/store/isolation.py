@@ -32,14 +32,20 @@ class IsolatedTry:
 
     @property
     def has_history(self) -> bool:
-        """Whether the first message runs alone, because of what happened before."""
+        """Whether something happened while the first message ran before."""
         return bool(self.deaths or self.stalls or self.hang)
 
 
-def begin_isolated_try(client: redis.Redis, names: Names, lease: Lease, digests: Sequence[str], largest: int) -> IsolatedTry | None:
-    """Note the next messages, by their `digest_of`, at most `largest` at a time. Returns None if another owner has taken over."""
+def begin_isolated_try(
+    client: redis.Redis, names: Names, lease: Lease, digests: Sequence[str], largest: int, largest_again: int = 1
+) -> IsolatedTry | None:
+    """Note the next messages, by their `digest_of`. Returns None if another owner has taken over.
+
+    At most `largest` messages without a history are noted together; or `largest_again` over which one worker died. Any other message with a
+    history is noted alone. `largest_again` is 0: a message with a history is not noted.
+    """
     status, count, before = script("begin_isolated_try").run(
-        client, [names.meta(lease.partition), names.isolation(lease.partition)], [lease.token, largest, *digests]
+        client, [names.meta(lease.partition), names.isolation(lease.partition)], [lease.token, largest, largest_again, *digests]
     )
     if status == b"fenced":
         return None

@@ -48,7 +48,7 @@ class CallTimes:
         """Seconds until the open batch is committed, unless a call ends before."""
         if opened.left <= 0:
             return 0.0
-        if opened.batch.noted:
+        if opened.is_isolating:
             return float("inf")
         if opened.is_urgent:
             return 0.0
@@ -78,7 +78,7 @@ class CallTimes:
 
     def can_take(self, calls: PartitionCalls) -> bool:
         """Whether the loop may take the next batch of the queue: none is open, and there is room for calls."""
-        if calls.open is not None or not calls.may_start:
+        if calls.open is not None or not calls.may_start or calls.suspects.wanted_by is calls:
             return False
         if calls.full is None:
             return True

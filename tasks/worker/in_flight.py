@@ -51,7 +51,8 @@ logger = logging.getLogger("celery.worker.partitions")
 MAX_OF_MAILBOX = 20
 #: How many keys are started from their mailboxes in one turn.
 MAX_STARTS = 500
-#: After a death, suspects run in groups of this size, about the square root of `PARTITIONS_CONCURRENCY`'s usual values.
+#: After a second death, suspects run in groups of this size, about the square root of `PARTITIONS_CONCURRENCY`'s usual values. After the
+#: first one they run all at once: it was probably no message that killed the worker, and slow calls must not wait for each other.
 SUSPECTS_TOGETHER = 14
 
 
@@ -109,6 +110,7 @@ class InFlight:
         """Collect what ended, and start what is due."""
         calls = self.of(owned)
         calls.must_isolate = owned.to_isolate > 0
+        self.suspects.leave(calls)  # `isolate` says again if it must wait
         self.collect(owned)
         if owned.paused:
             self.stop(calls)
@@ -217,7 +219,10 @@ class InFlight:
         left = sum(not run.is_over for run in runs.values())
         calls.open = OpenBatch(batch, items, outcome, runs, division.behind, owned.seen, is_urgent, left)
         if batch.noted:
-            self.suspects.holder = calls
+            self.suspects.add(calls)
+            if not calls.is_isolating:
+                for run in runs.values():
+                    run.noted = digest_of(run.items[0].raw)
         self.start(calls, fresh)
         return True
 
@@ -255,8 +260,7 @@ class InFlight:
                 chosen[key] = items
             else:  # empty, or the loop's own work
                 heappush(owned.dues, (cast(float, owned.parked[key].due), key))
-        if alone and chosen:
-            self.isolate(owned, chosen)
+        noted = self.isolate(owned, chosen) if alone and chosen else {}
         works = list(chain.from_iterable(chosen.values()))
         missing = owned.cache.missing(works)
         if missing:
@@ -268,6 +272,7 @@ class InFlight:
             record = owned.parked[key]
             run.waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
             run.waited = record.reason == "rate"
+            run.noted = noted.get(key)
             calls.runs[key] = run
             runs.append(run)
         self.start(calls, runs)
@@ -295,8 +300,7 @@ class InFlight:
         chosen: list[str] = []
         later: list[tuple[float, str]] = []
         begun: Counter[str] = Counter()
-        most = SUSPECTS_TOGETHER if owned.to_isolate > 0 else MAX_STARTS
-        while calls.dues and calls.dues[0][0] <= now and len(chosen) < most:
+        while calls.dues and calls.dues[0][0] <= now and len(chosen) < MAX_STARTS:
             due, key = heappop(calls.dues)
             record = owned.parked.get(key)
             if record is None or record.due != due or key in calls.runs:
@@ -317,16 +321,24 @@ class InFlight:
             calls.no_room_until = time.monotonic() + REFILL_SECONDS
         return list(dict.fromkeys(chosen))
 
-    def isolate(self, owned: OwnedPartition, chosen: dict[str, list[Item]]) -> None:
+    def isolate(self, owned: OwnedPartition, chosen: dict[str, list[Item]]) -> dict[str, str]:
         """Note in Redis which messages start now, because a worker died. Leaves in `chosen` those that may start together. A message that
-        must not run, or that hung before, is left to the loop. Raises `LeaseLost`."""
+        must not run, or that hung before, is left to the loop. Returns the digests of those beside which others may start, by key. Raises
+        `LeaseLost`."""
         calls = self.of(owned)
         digests = [digest_of(items[0].raw) for items in chosen.values()]
-        tried = begin_isolated_try(self.client, self.names, owned.lease, digests, SUSPECTS_TOGETHER)
+        # With a limit below three, a second death makes a dead letter, so every message must run alone.
+        largest, again = (MAX_STARTS, SUSPECTS_TOGETHER) if self.settings.max_worker_crashes > 2 else (1, 1)
+        if self.suspects.others_run(calls) or calls.has_suspects:
+            largest, again = largest if largest > 1 else 0, 0
+        tried = begin_isolated_try(self.client, self.names, owned.lease, digests, largest, again)
         if tried is None:
             raise LeaseLost
         count = tried.count
-        if verdict_on(tried, self.settings) is not None or tried.hang is not None:
+        if count == 0:  # nothing else starts until the others have ended
+            self.suspects.wanted_by = calls
+            calls.no_room_until = time.monotonic() + REFILL_SECONDS
+        elif verdict_on(tried, self.settings, more=int(largest > 1)) is not None or tried.hang is not None:
             first = next(iter(chosen))
             heappush(owned.dues, (cast(float, owned.parked[first].due), first))
             del chosen[first]
@@ -334,8 +346,13 @@ class InFlight:
         for key in list(chosen)[count:]:
             del chosen[key]
             calls.note_due(key, cast(float, owned.parked[key].due))
+        if not chosen:
+            return {}
+        self.suspects.add(calls)
+        if not tried.has_history and largest > 1:
+            return dict(zip(chosen, digests, strict=False))
         calls.noted = owned.trying = digests[:count]
-        self.suspects.holder = calls
+        return {}
 
     def drop(self, owned: OwnedPartition, key: str) -> None:
         """Cancel a key's run. Its message runs again, from where it is in Redis."""
@@ -353,6 +370,7 @@ class InFlight:
             for key in list(owned.calls.runs):
                 self.drop(owned, key)
             owned.calls.open, owned.calls.noted = None, []
+            self.suspects.leave(owned.calls)
             owned.calls = None
 
     def narrow(self, owned: OwnedPartition, planned: PlannedCalls, error: Exception) -> bool:

@@ -198,8 +198,9 @@ def plan_calls(
     is_noted = bool(calls.noted)
     outcome = plan.outcome
     plan.last += _of_batch(owned, closing, outcome, max_ids)
-    if is_noted:
-        plan.last.append(EndIsolation(calls.noted, None))
+    done = calls.noted + [run.noted for run, count in plan.runs if count and run.noted is not None and not run.from_queue]
+    if done:
+        plan.last.append(EndIsolation(done, None))
     if not plan.runs and closing is None and not is_noted:
         return None
     outcome.parked = {key: park for key, park in outcome.parked.items() if key in plan.parked}
@@ -239,7 +240,9 @@ def _of_batch(owned: OwnedPartition, closing: OpenBatch | None, outcome: Outcome
         fresh = ids_to_remember(closing.items[: outcome.taken], {item.raw for item, _ in outcome.dead})
         yield from remember(closing.seen, fresh, owned.server_now(), max_ids)
     if closing.batch.noted:
-        yield EndIsolation(closing.batch.noted, owned.to_isolate - outcome.taken if outcome.taken > 0 else None)
+        going_on = {run.noted for run in closing.runs.values() if not run.outcomes}
+        done = [digest for digest in closing.batch.noted if digest not in going_on]
+        yield EndIsolation(done, owned.to_isolate - outcome.taken if outcome.taken > 0 else None)
 
 
 def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:

@@ -46,15 +46,15 @@ def alone(client: redis.Redis, names: Names, owned: OwnedPartition, batch: Batch
     )
 
 
-def verdict_on(tried: IsolatedTry, settings: Settings) -> Verdict | None:
-    """Why the first message must not run any more."""
+def verdict_on(tried: IsolatedTry, settings: Settings, *, more: int = 0) -> Verdict | None:
+    """Why the first message must not run any more. `more`: that many more deaths are allowed, in groups."""
     if tried.stalls >= STALLS_ALLOWED:
         text = (
             f"it stalled its whole worker process for longer than a lease ({settings.lease_seconds:g} s), {tried.stalls} times: "
             "its code holds Python's interpreter lock, as a regular expression or a C function may"
         )
         return Verdict("stalls-the-worker", text)
-    if settings.max_worker_crashes and tried.deaths >= max(1, settings.max_worker_crashes - 1):
+    if settings.max_worker_crashes and tried.deaths >= max(1, settings.max_worker_crashes - 1) + more:
         return Verdict("kills-the-worker", f"{tried.deaths + 1} workers died or hung while they ran it (PARTITIONS_MAX_WORKER_CRASHES)")
     return None
 
@@ -64,6 +64,7 @@ def withdraw_crash(client: redis.Redis, names: Names, owned: OwnedPartition, *, 
 
     If Redis does not answer, the messages keep one death too many.
     """
-    if owned.trying:
+    digests = owned.trying + ([] if owned.calls is None else owned.calls.noted_by_runs())
+    if digests:
         with suppress(redis.ResponseError, *SERVER_ERRORS):
-            forgive(client, names, owned.lease, owned.trying, stalled=stalled)
+            forgive(client, names, owned.lease, digests, stalled=stalled)

@@ -40,6 +40,8 @@ class KeyRun:
     waited_out: bool = False
     #: The first message comes at a time that its rate limit has promised.
     waited: bool = False
+    #: Digest of its first message, if that was noted in Redis because a worker died, and other calls go on meanwhile.
+    noted: str | None = None
     #: Its messages are still in the queue, because their batch is not committed.
     from_queue: bool = True
     #: Bytes of its messages and states.

@@ -39,15 +39,40 @@ class OpenBatch:
     #: By `time.monotonic`.
     began: float = field(default_factory=time.monotonic)
 
+    @property
+    def is_isolating(self) -> bool:
+        """Whether a worker died over its messages before, so that nothing else may start."""
+        return bool(self.batch.noted) and self.batch.next_group == 1
+
 
 @dataclass(slots=True, eq=False)
 class Suspects:
-    """One for all partitions of a process: suspects of only one run at a time, so that a death is blamed on no other's."""
+    """One for all partitions of a process.
 
-    holder: PartitionCalls | None = None
+    After a first death all suspects run at once, each with a note in Redis. Those over which a second worker died run in small groups, of one
+    partition at a time and beside no other suspects, so that no further death is blamed on them by mistake.
+    """
 
-    def are_of_another(self, calls: PartitionCalls) -> bool:
-        return self.holder is not None and self.holder is not calls and self.holder.is_isolating
+    all: list[PartitionCalls] = field(default_factory=list)
+    #: The partition that waits until no other suspects run.
+    wanted_by: PartitionCalls | None = None
+
+    def add(self, calls: PartitionCalls) -> None:
+        """A partition runs suspects."""
+        self.all = [one for one in self.all if one is not calls and one.has_suspects] + [calls]
+
+    def leave(self, calls: PartitionCalls) -> None:
+        """A partition does not wait for other suspects."""
+        if self.wanted_by is calls:
+            self.wanted_by = None
+
+    def others_run(self, calls: PartitionCalls) -> bool:
+        """Whether another partition runs suspects."""
+        return any(one is not calls and one.has_suspects for one in self.all)
+
+    def others_isolate(self, calls: PartitionCalls) -> bool:
+        """Whether another partition runs suspects that must be beside no others, or waits to."""
+        return self.wanted_by not in (None, calls) or any(one is not calls and one.is_isolating for one in self.all)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +97,7 @@ class PartitionCalls:
     ended_since: float | None = None
     #: Redis was reloaded: compare the runs with it before the next commit.
     doubtful: bool = False
-    #: Digests of messages that were noted in Redis and must be committed before anything else starts (isolation).
+    #: Digests of messages over which a worker died before: they must be committed before anything else starts (isolation).
     noted: list[str] = field(default_factory=list)
     #: A worker died: the partition's next messages are noted before they run.
     must_isolate: bool = False
@@ -93,12 +118,21 @@ class PartitionCalls:
         """Whether messages may start: no suspects are in flight, what was reloaded has been compared, and the partition is not given up."""
         if self.noted or self.doubtful or self.leaving_since is not None:
             return False
-        return not (self.must_isolate and self.suspects.are_of_another(self))
+        return not (self.must_isolate and self.suspects.others_isolate(self))
 
     @property
     def is_isolating(self) -> bool:
+        """Whether suspects are in flight beside which nothing else may start."""
+        return bool(self.noted) or (self.open is not None and self.open.is_isolating)
+
+    @property
+    def has_suspects(self) -> bool:
         """Whether calls in flight were noted in Redis as suspects."""
-        return bool(self.noted) or (self.open is not None and bool(self.open.batch.noted))
+        return self.is_isolating or any(run.noted is not None for run in self.runs.values())
+
+    def noted_by_runs(self) -> list[str]:
+        """Digests of the suspects that run beside others."""
+        return [run.noted for run in self.runs.values() if run.noted is not None]
 
     def note_parked(self, key: str, record: ParkedKey) -> None:
         (self.running.add if record.why == "running" else self.running.discard)(key)

@@ -99,8 +99,20 @@ def test_a_second_worker_gets_its_share_without_a_call_being_repeated(live: Live
     assert overlaps(recorded(live.client)) == []
 
 
+def test_after_a_kill_all_calls_of_all_partitions_run_at_once_and_new_keys_start_beside_them(live: LiveGroup) -> None:
+    """Calls that were running are suspects, and slow ones do not wait for each other: here none of them ends before all have begun again."""
+    worker = start(live)
+    live.send(visit, [Visit(f"k{number}", number, 3600) for number in range(KEYS * 3)])
+    wait_in_flight(live, KEYS * 3)
+    worker.kill()
+    start(live)
+    wait_until(lambda: len(recorded(live.client)) == KEYS * 6)
+    live.send(visit, [Visit(f"new{number}", number) for number in range(KEYS)])
+    wait_until(lambda: sum(live.numbers_of(visit, f"new{number}") == [number] for number in range(KEYS)) == KEYS)
+
+
 def test_a_message_that_kills_its_worker_is_found_among_many_calls(live: LiveGroup) -> None:
-    """The other messages are applied, and never counted more than once."""
+    """The other messages are applied, and never become dead letters."""
     messages = [Visit(f"k{number}", number, 0.3) for number in range(KEYS)]
     messages[17] = Visit("k17", 17, 0.3, trick="kills")
     live.send(visit, messages)

@@ -34,8 +34,8 @@ class Owners:
         )
         return Lease("0", share.owned["0"])
 
-    def begin(self, lease: Lease, *raws: bytes, largest: int = 100) -> IsolatedTry | None:
-        return begin_isolated_try(self.client, self.names, lease, [digest_of(raw) for raw in raws or (RAW,)], largest)
+    def begin(self, lease: Lease, *raws: bytes, largest: int = 100, again: int = 1) -> IsolatedTry | None:
+        return begin_isolated_try(self.client, self.names, lease, [digest_of(raw) for raw in raws or (RAW,)], largest, again)
 
     def forgive(self, lease: Lease, *raws: bytes, stalled: bool = False) -> int:
         return forgive(self.client, self.names, lease, [digest_of(raw) for raw in raws or (RAW,)], stalled=stalled)
@@ -117,6 +117,25 @@ def test_a_group_that_killed_a_worker_runs_one_by_one_and_other_messages_as_a_gr
     assert owners.begin(lease, A, B, C, D) == IsolatedTry(1, 1, 0, None)
     assert owners.begin(lease, B, C, D) == IsolatedTry(1, 1, 0, None)
     assert owners.begin(lease, C, D) == IsolatedTry(2, 0, 0, None)
+
+
+def test_a_group_that_killed_a_worker_runs_in_smaller_groups_if_asked_then_one_by_one(owners: Owners) -> None:
+    owners.begin(owners.next(), A, B, C)
+    lease = owners.next()
+    assert owners.begin(lease, A, B, C, D, again=2) == IsolatedTry(2, 1, 0, None)
+    assert owners.begin(lease, C, D, again=2) == IsolatedTry(1, 1, 0, None), "a message without a history is in another group"
+    lease = owners.next()
+    assert owners.begin(lease, A, B, D, again=2) == IsolatedTry(1, 2, 0, None)
+    assert owners.begin(lease, D, A, again=2) == IsolatedTry(1, 0, 0, None)
+
+
+def test_a_message_with_a_history_is_not_noted_while_it_would_run_beside_others(owners: Owners) -> None:
+    owners.begin(owners.next(), A)
+    lease = owners.next()
+    noted = owners.client.hgetall(owners.names.isolation("0"))
+    assert owners.begin(lease, A, B, again=0) == IsolatedTry(0, 1, 0, None)
+    assert owners.client.hgetall(owners.names.isolation("0")) == noted
+    assert owners.begin(lease, B, A, again=0) == IsolatedTry(1, 0, 0, None)
 
 
 def test_a_group_ends_before_a_message_with_a_note(owners: Owners) -> None:

@@ -152,8 +152,7 @@ def running_again(bench: Bench) -> Row:
         theirs=LEASE_SECONDS,
         score=times.median - LEASE_SECONDS,
         target=Target("at most", 1, " s"),
-        note="Another worker starts when the first is killed. Without isolation (PARTITIONS_MAX_WORKER_CRASHES=0), which lets "
-        "suspects run only in groups of 14. Score: the time beyond the lease.",
+        note="Another worker starts when the first is killed. Score: the time beyond the lease.",
         samples={"all running again": times},
     )
 
@@ -169,7 +168,6 @@ def killed_once(bench: Bench) -> float:
             **SETTINGS,
             "PARTITIONS_LEASE_SECONDS": LEASE_SECONDS,
             "PARTITIONS_STOP_SECONDS": 0.1,
-            "PARTITIONS_MAX_WORKER_CRASHES": 0,
             "BEGINS_FILE": begins,
         }
         with bench.worker("waiting", **settings) as first:
