@@ -14,6 +14,7 @@ from redis.crc import key_slot
 
 from celery_partitions import partition_of
 from celery_partitions.admin.pause import pause, resume
+from celery_partitions.model.own_lines import own_line
 from celery_partitions.model.policy import PolicyChange
 from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions.store.scripts import script
@@ -25,11 +26,13 @@ from tests.support.wait import wait_until
 SCRIPTS = {path.name.removesuffix(".lua"): path.read_text() for path in resources.files("celery_partitions.store").joinpath("lua").iterdir()}
 #: The number of keys among a command's operands, if it is not one.
 KEYS_OF = {"TIME": 0, "PUBLISH": 0, "LMOVE": 2, "RENAME": 2}
+#: Where the messages of `play on` wait, which holds up only itself.
+STUCK = own_line("stuck", play_on.computation.line)
 #: All kinds of keys of partitions and of the group: the last part of the key's name.
 KINDS = (
-    "meta", "state:play", "delayed", "parked", "mailbox:stuck", "dead", "isolation", "commits", "seen:young:play once",
+    "meta", "state:play", "delayed", "parked", "parked:due", f"mailbox:{STUCK}", "dead", "isolation", "commits", "seen:young:play once",
     "group", "workers", "owners", "since", "policies", "audit", "measurements", "source:numbers",
-    "computations", "reports", "reads", "history:fine", "history:coarse", "history:fine:play", "history:coarse:play",
+    "computations", "reports", "reads", "tasks", "history:fine", "history:coarse", "history:fine:play", "history:coarse:play",
 )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def test_a_live_group(live: LiveGroup) -> None:
     wait_until(lambda: live.numbers_of(play, "fine") == [1, 3], 60, message="the other messages were not applied")
     live.group.states.forget(play.computation, "fine")
     live.group.dead_letters.retry([one for one in live.dead_letters() if one.key == "gone"], by="me")
-    live.group.parked_keys.discard("stuck", by="me")
+    live.group.parked_keys.discard(STUCK, by="me")
     for one in live.workers:
         if one.running:
             one.terminate()
