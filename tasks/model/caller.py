@@ -25,7 +25,7 @@ from celery_partitions.model.effects import Delivery, Emission, Hop, Push, Timer
 from celery_partitions.model.errors import EventTimeAhead, MessageError
 from celery_partitions.model.items import Work
 from celery_partitions.model.message_writer import TIMER_BODY, Cause, MessageWriter, unescape
-from celery_partitions.model.messages import MAX_SECONDS, details_of
+from celery_partitions.model.messages import MAX_SECONDS, details_of, origin_of
 from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Pickling, Slot, States
 from celery_partitions.model.restricted_pickle import copied
@@ -218,13 +218,19 @@ class _Run:
         self.writer = writer
         self.outputs: list[Emission] = []
         self._cause: Cause | None = None
-        event_time = item.computation.event_time
         #: The result of the source's `event_time=`, in seconds since the epoch. Called before any stage can change the message.
-        self._event_time = None if event_time is None or item.message is TIMER else seconds_of(event_time(item.message))
-        limit = item.computation.max_event_time_ahead_seconds
-        if self._event_time is not None and limit is not None and self._event_time - self.calling.now > limit:
+        self._event_time: float | None = None
+        if item.computation.event_time is not None and item.message is not TIMER:
+            self._event_time = seconds_of(item.computation.event_time(item.message))
+            self._refuse_ahead(self._event_time)
+
+    def _refuse_ahead(self, event_time: float | None) -> None:
+        """Raise `EventTimeAhead` if the event time is further ahead of the server's clock than the source accepts."""
+        source = self.item.computation
+        limit = source.max_event_time_ahead_seconds
+        if event_time is not None and limit is not None and event_time - self.calling.now > limit:
             raise EventTimeAhead(
-                f"the event time is {self._event_time - self.calling.now:.0f} s ahead of the server's clock; the source {item.computation.name!r} "
+                f"the event time is {event_time - self.calling.now:.0f} s ahead of the server's clock; the source {source.name!r} "
                 f"accepts {limit:g} s (max_event_time_ahead). Retry it when its time has come, or correct its sender's clock"
             )
 
@@ -232,9 +238,9 @@ class _Run:
     def cause(self) -> Cause:
         """What outputs inherit from the message. Computed on demand, because most messages have no outputs."""
         if self._cause is None:
-            details = details_of(self.item.raw)
+            origin = origin_of(self.item.raw)
             make = self.writer.make_cause
-            self._cause = make(self.item.envelope.headers.id, details.root_id, details.sent_at, self.event_time)
+            self._cause = make(self.item.envelope.headers.id, origin.root_id, origin.sent_at, self.event_time)
         return self._cause
 
     def next_id(self) -> bytes:

@@ -293,14 +293,18 @@ def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading:
     """The item for a message that a stage or a source's process has written."""
     if computation.role in ("stage", "timer"):
         key = key_in_header(computation.name, envelope.headers.partition_key, computation.scope)
-        where = reading.topology.partition_of(key)
-        if where != reading.partition:
-            return Misrouted(raw, where)
-        return Work(raw, computation, key, decoded(computation, envelope, reading.load_value), envelope)
-    message = decoded(computation, envelope, reading.load_value)
-    key = computation.key_of(message)
-    where = reading.topology.partition_of(key)
-    return Work(raw, computation, key, message, envelope) if where == reading.partition else Misrouted(raw, where)
+        message = None
+    else:
+        message = decoded(computation, envelope, reading.load_value)
+        key = computation.key_of(message)
+    where = reading.places.get(key)
+    if where is None:
+        where = reading.places[key] = reading.topology.partition_of(key)
+    if where != reading.partition:
+        return Misrouted(raw, where)
+    if computation.role == "stage":
+        message = decoded(computation, envelope, reading.load_value)
+    return Work(raw, computation, key, message, envelope)
 
 
 def _not_now(

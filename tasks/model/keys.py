@@ -94,4 +94,8 @@ def partition_of(key: object, partitions: int) -> int:
 
 def partition_of_normalized(key: str, partitions: int) -> int:
     """The partition of a key from `normalize_key`. The only place that computes it."""
-    return crc32(key_bytes(key)) % partitions
+    try:
+        raw = key.encode()
+    except UnicodeEncodeError:
+        raw = key_bytes(key)
+    return crc32(raw) % partitions

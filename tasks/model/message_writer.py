@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -17,9 +18,12 @@ from celery_partitions.model.topology import Topology
 TIMER_BODY = b'[[{"__timer__":true}],{},{}]'
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 def json_text(value: object) -> bytes:
     """A value as JSON."""
-    return msgspec.json.encode(value)
+    return _encode(value)
 
 
 def escape(text: str) -> bytes:
@@ -67,7 +71,7 @@ class MessageTemplate:
         return b"".join(
             (
                 self._body,
-                base64.b64encode(body),
+                b2a_base64(body, newline=False),
                 self._headers,
                 sent_at,
                 more,
@@ -95,9 +99,9 @@ class Cause:
     __slots__ = ("_id", "_more", "_root", "_sent_at")
 
     def __init__(self, message_id: str, root_id: object, sent_at: object, event_time: float | None) -> None:
-        self._id = escape(message_id)
+        self._id = _encode(message_id)[1:-1]
         self._root = self._id if root_id == message_id or not isinstance(root_id, str) else escape(root_id)
-        self._sent_at = json_text(sent_at) if isinstance(sent_at, int | float) else b"null"
+        self._sent_at = _encode(sent_at) if isinstance(sent_at, int | float) else b"null"
         self._more = b',"parent_id":"' + self._id + b'"'
         if event_time is not None:
             self._more += b',"event_time":' + json_text(event_time)
@@ -122,7 +126,12 @@ class Cause:
         self, template: MessageTemplate, message_id: bytes, body: bytes, key: str | None, timer: float | None = None
     ) -> bytes:
         """The message of an output. `timer`: when a stage's message to itself is due."""
-        more = self._more if key is None else self._more + b',"partition_key":' + escape_header(key)
+        more = self._more
+        if key is not None:
+            try:
+                more += b',"partition_key":' + _encode(key)
+            except UnicodeEncodeError:
+                more += b',"partition_key":' + escape_header(key)
         if timer is not None:
             more += b',"timer":' + json_text(timer)
         return template.fill(message_id, self._sent_at, body, more, self._root)

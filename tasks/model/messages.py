@@ -87,6 +87,17 @@ class _Detailed(msgspec.Struct):
     headers: Details = msgspec.field(default_factory=Details)
 
 
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """The headers that a message's outputs inherit, read from the raw message on demand."""
+
+    sent_at: Any = None
+    root_id: Any = None
+
+
+class _WithOrigin(msgspec.Struct, gc=False):
+    headers: Origin = Origin()
+
+
 class DeliveryInfo(msgspec.Struct, gc=False):
     """Where the producer sent the message. Celery's own worker crashes without it."""
 
@@ -112,6 +123,7 @@ class Envelope(msgspec.Struct, gc=False, rename={"content_type": "content-type"}
 #: Decodes a message of the usual form in one call of C code. Raises one of `NOT_USUAL` for any other.
 open_usual = msgspec.json.Decoder(Envelope).decode
 _open_details = msgspec.json.Decoder(_Detailed).decode
+_open_origin = msgspec.json.Decoder(_WithOrigin).decode
 NOT_USUAL = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _anything = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder(enc_hook=encode_inside).encode
@@ -131,6 +143,14 @@ def details_of(raw: bytes) -> Details:
         return _open_details(raw).headers
     except NOT_USUAL:
         return Details()
+
+
+def origin_of(raw: bytes) -> Origin:
+    """The headers that outputs inherit. All are None if the message can't be decoded."""
+    try:
+        return _open_origin(raw).headers
+    except NOT_USUAL:
+        return Origin()
 
 
 def name_of(raw: bytes) -> tuple[str | None, str | None]:
@@ -267,6 +287,7 @@ class MessageCodec:
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
                 msgspec.defstruct("Body", fields, array_like=True, gc=False), dec_hook=decode_inside
             )
+            self._decode_message = msgspec.json.Decoder(wanted, dec_hook=decode_inside).decode
             classes = [] if wanted is Any else classes_in(wanted)
             self._refuse_unknown(classes)
             self._refuse_lossy([annotation] if self._validate is not None else classes)
@@ -300,12 +321,18 @@ class MessageCodec:
 
         Raises `MessageError`, with the field's path, if it is invalid.
         """
-        written = write_message(message)
+        written = write_message(message, is_plain=type(message) is self._wanted)
         # JSON has no NaN and no infinity: the encoders write null for them. A message without null has none.
         if b"null" in written:
             _refuse_non_finite(msgspec.to_builtins(message, enc_hook=plain_inside), "$")
         body = b"[[" + written + b"],{},{}]"
-        decoded = self.decode(body)
+        if self._has_pydantic or b'"__type__"' in written:
+            decoded = self.decode(body)
+        else:
+            try:
+                decoded = self._decode_message(written)
+            except Exception:  # `decode` raises an error that says what is wrong
+                decoded = self.decode(body)
         if self._has_pydantic and (path := changed_field(message, decoded)) is not None:
             raise MessageError(
                 f"{self.parameter}: JSON does not give this field's value back (its type hides it, or the model leaves it out or changes it), "
@@ -396,10 +423,11 @@ def arguments(content: Any) -> tuple[Any, Any]:
     return content[0], content[1]
 
 
-def write_message(message: object) -> bytes:
-    """A message as JSON. Raises `MessageError` for a value that can't be encoded. NaN and infinity become null."""
+def write_message(message: object, *, is_plain: bool = False) -> bytes:
+    """A message as JSON. Raises `MessageError` for a value that can't be encoded. NaN and infinity become null. `is_plain`: it is known to be
+    no pydantic object."""
     try:
-        return _encode_message(message)
+        return _encode(message) if is_plain or not is_pydantic(type(message)) else json_of(message)
     except (TypeError, ValueError, msgspec.EncodeError, RecursionError, OverflowError) as error:
         raise MessageError(f"the message can't be encoded as JSON: {error}", reason="wrong-type") from error
 
@@ -414,10 +442,6 @@ def _refuse_non_finite(value: Any, path: str) -> None:
     elif isinstance(value, list | tuple | set | frozenset):
         for number, item in enumerate(value):
             _refuse_non_finite(item, f"{path}[{number}]")
-
-
-def _encode_message(message: object) -> bytes:
-    return json_of(message) if is_pydantic(type(message)) else _encode(message)
 
 
 def _unwrap(value: Any) -> Any:

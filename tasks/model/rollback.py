@@ -52,8 +52,9 @@ class Replay:
     def keep(self, stands_for: Work, emitted: list[Emission] | None) -> None:
         """Keep the outputs of a call. Raises `MessageError` if they are too many or too large for one commit."""
         if emitted:
-            count = len(emitted)
-            size = sum(len(one.payload if isinstance(one, Delivery) else one.raw) for one in emitted)
+            count, size = len(emitted), 0
+            for one in emitted:
+                size += len(one.payload if type(one) is Delivery else one.raw)  # type: ignore[union-attr]
             if count > MAX_OUTPUTS or size > MAX_OUTPUT_BYTES:
                 raise MessageError(
                     f"one message has {count} outputs with {size} bytes; the limit is {MAX_OUTPUTS} outputs with {MAX_OUTPUT_BYTES} bytes, "
@@ -74,6 +75,9 @@ class Replay:
         sent = self.outbox.sent
         if not self.emitted and not sent:
             return []
+        if not sent:
+            emitted = self.emitted
+            return [one for work in self.done for one in emitted.get(id(work), ())]
         return [one for work in self.done for outputs in (self.emitted, sent) for one in outputs.get(id(work), ())]
 
     def late(self) -> int:

@@ -202,10 +202,14 @@ def commands_of_outputs(
     lists: dict[str, list[bytes]] = {}
     timers: list[Any] = []
     entries: list[list[Any]] = []
+    of_partition: dict[int, list[bytes]] = {}
     for one in emitted:
         match one:
             case Hop(number, raw):
-                queues.setdefault(names.queue(str(number)), []).append(raw)
+                raws = of_partition.get(number)
+                if raws is None:
+                    raws = of_partition[number] = queues.setdefault(names.queue(str(number)), [])
+                raws.append(raw)
             case Push(queue, raw):
                 queues.setdefault(names.prefix + queue, []).append(raw)
             case Alarm(due, raw):
