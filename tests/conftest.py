@@ -57,7 +57,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
     A server in `TEST_REDIS_URL` cannot be shared, because each test empties it.
     """
-    return 0 if "TEST_REDIS_URL" in os.environ else min((os.cpu_count() or 1) * 3 // 2, MAX_PROCESSES)
+    return 0 if "TEST_REDIS_URL" in os.environ else min((os.cpu_count() or 1) * 2, MAX_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

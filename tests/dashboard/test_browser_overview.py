@@ -119,11 +119,12 @@ def test_rows_are_sorted_and_filtered_and_the_address_remembers_it(visit: Visiti
 def test_numbers_lead_to_the_stuck_key_and_to_the_traceback(visit: Visiting, live: LiveGroup, key: str) -> None:
     """From the overview to the cause of a stuck key in two clicks; from a new kind of failure to its traceback in one."""
     hold(live, key, text=f"why {key}")
-    make_dead_letters(live, key, text=f"a new failure of {key}")
     page = visit().open("/partitions")
     page.locator("#attention-list [data-rule=parked] a").filter(has_text="deliver").first.click()
     page.locator("#parked-keys").get_by_role("link", name=key, exact=True).click()
     expect(page.locator("#parked")).to_contain_text(f"why {key}")
+    other = f"{key} of another"  # nothing of the held key becomes a dead letter of its own
+    make_dead_letters(live, other, text=f"a new failure of {other}")
     page = visit().open("/partitions")
     page.locator("#attention-list [data-rule=dead-letters] a").first.click()
     expect(page.get_by_text("Traceback").first).to_be_visible()

@@ -20,6 +20,7 @@ from tests.dashboard.group import Filled
 from tests.dashboard.served import LOGIN, Served
 from tests.dashboard.serving import filled, make_app, served, shop
 from tests.producer.conftest import MakeApp
+from tests.support.coroutines import run_apart
 from tests.support.server import RedisServer
 from tests.support.wait import wait_until
 
@@ -112,7 +113,7 @@ def test_the_sampler_stops_after_the_last_page_view(shop: Any, filled: Filled, q
             assert (await live.next())[0] is not None, "and it starts again"
             await live._task
 
-    asyncio.run(run())
+    run_apart(run())
 
 
 def test_an_unreachable_redis_is_reported_and_so_is_its_return(

@@ -21,6 +21,7 @@ from celery_partitions.store.states import StateReader
 from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
 from tests.producer.declared import Last, Trade, envelopes, note, partition, queues, update
+from tests.support.coroutines import run_apart
 from tests.support.proxy import Proxy
 
 AAPL = f"partition.{partition('AAPL')}"
@@ -36,7 +37,7 @@ def run(doing: Coroutine[Any, Any, Any]) -> Any:
         finally:
             await aclose()
 
-    return asyncio.run(run())
+    return run_apart(run())
 
 
 def put_state(client: redis.Redis, key: str, price: float) -> None:

@@ -152,7 +152,8 @@ def test_what_it_cannot_do_is_refused_with_every_reason() -> None:
 
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
-    app = Celery("shop", broker=redis_url, set_as_current=False)
+    # A backend, because other tests of this process may have declared computations that reply.
+    app = Celery("shop", broker=redis_url, backend=redis_url, set_as_current=False)
     app.conf.beat_schedule = {"often": {"task": "often", "schedule": 0.1, "options": {"queue": "others"}}}
     install(app, Settings(partitions=2), beat=True)
     installation = installation_of(app)

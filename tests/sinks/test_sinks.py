@@ -143,8 +143,9 @@ def test_outputs_reach_a_function_a_file_and_standard_output(make_ends: Make, co
     assert [number for key, number, *_ in called if key != "key-1"] == [number for number in range(300) if number % 3 != 1]
     # A failure holds up only its own key, as in any partition. `partitions --sink call parked` shows it.
     assert [number for key, number, *_ in called if key == "key-1"] == list(range(1, 100, 3))
-    parked = command("--sink", "call", "keys", "call", "--parked", "--json")
-    assert [row["key"] for row in json.loads(parked)] == ["key-1"]
+    # The function is called before the commit that parks its key.
+    parked = wait_until(lambda: json.loads(command("--sink", "call", "keys", "call", "--parked", "--json")))
+    assert [row["key"] for row in parked] == ["key-1"]
 
     everything = [*messages[:100], failing, *messages[100:]]
     torn, *written = file.read_bytes().splitlines()
