@@ -152,6 +152,10 @@ class RecordingChannel(virtual.Channel):
                 f"what follows a computation would go to queue {queue!r:.80}, which the app does not declare. This is refused because anyone who "
                 "can send a message could choose it. To allow it, name it in task_queues, task_routes or PARTITIONS_FOLLOW_UP_QUEUES"
             )
+        task_id = message["headers"].get("id", "")  # protocol 1 has it in the body
+        if not isinstance(task_id, str):
+            # Celery would make a result object for it, which raises when it is deleted.
+            raise MessageError(f"the id of a task must be text, not {str(task_id)!r:.80}", reason="follow-up-failed")
         options = self.connection.client.transport_options
         steps = options.get("priority_steps") or PRIORITY_STEPS
         step = steps[bisect(steps, int(message["properties"].get("priority") or 0)) - 1]

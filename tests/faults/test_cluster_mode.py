@@ -15,7 +15,7 @@ from celery_partitions_config.settings import Settings
 from tests.fundamentals.application import Step, record
 from tests.fundamentals.live import LiveGroup
 from tests.support.apps import close_app
-from tests.support.server import RedisServer
+from tests.support.server import RedisServer, free_port
 from tests.support.wait import wait_until
 
 SLOTS = {"all": ("0", "16383"), "few": ("0", "10"), "none": None}
@@ -23,7 +23,8 @@ SLOTS = {"all": ("0", "16383"), "few": ("0", "10"), "none": None}
 
 def cluster(server_factory: Callable[..., RedisServer], slots: str) -> str:
     """The URL of a node that serves these slots."""
-    server = server_factory(config={"cluster-enabled": "yes", "cluster-require-full-coverage": "no"})
+    # The default port of the cluster's bus, 10,000 higher, may be in use.
+    server = server_factory(config={"cluster-enabled": "yes", "cluster-port": str(free_port()), "cluster-require-full-coverage": "no"})
     served = SLOTS[slots]
     if served is not None:
         with server.client() as client:

@@ -162,6 +162,17 @@ def test_links_that_are_not_a_list_send_nothing(live: LiveGroup, loop: LoopByHan
         assert {one.reason for one in live.dead_letters()} & {"follow-up-failed"}
 
 
+@pytest.mark.parametrize("task_id", [["a", "list"], {}, 7])
+def test_a_link_whose_task_id_is_no_text_is_not_sent(live: LiveGroup, loop: LoopByHand, task_id: object) -> None:
+    """Celery makes a result object for it, and cannot hash it."""
+    link = {"task": "plain", "args": [], "kwargs": {}, "options": {"queue": "celery", "task_id": task_id}, "subtask_type": None, "immutable": True}
+    put(live, raw_message("record", json.dumps([[{"key": "key", "number": 1}], {}, {"callbacks": [link]}])), step_of(2))
+    loop.take_turns()
+    assert live.numbers_of(record, "key") == [1, 2]
+    assert live.client.llen("celery") == 0
+    assert only_dead_letter(live).reason == "follow-up-failed"
+
+
 @pytest.mark.parametrize("links", [30])
 def test_many_links_to_keys_of_the_wrong_type_cost_one_more_turn(live: LiveGroup, loop: LoopByHand, links: int) -> None:
     for number in range(links):
