@@ -15,21 +15,11 @@ from tests.support.server import free_port
 
 def measure(bench: Bench) -> list[Row]:
     count, keys = bench.size.messages, bench.size.keys
-
-    def through(pipeline: str) -> float:
-        bench.clear()
-        workload = ("--pipeline", pipeline, "--count", count, "--keys", keys)
-        bench.run("pipelined_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
-        with bench.worker("pipelined", PARTITIONS=PARTITIONS), bench.client() as client:
-            seconds = seconds_to_drain(client)
-        checked(bench.run("pipelined_client.py", "check", *workload, PARTITIONS=PARTITIONS))
-        return count / seconds
-
     taken = alternate(
         bench.rounds,
         {
-            "two hops": partial(through, "two-hops"),
-            "one stage": partial(through, "one-stage"),
+            "two hops": partial(through, bench, "two-hops"),
+            "one stage": partial(through, bench, "one-stage"),
             "one computation, no pipeline": lambda: partitioned_drain(bench, count, keys).rate(),
             "TCP to TCP": partial(tcp_to_tcp, bench),
         },
@@ -61,6 +51,17 @@ def measure(bench: Bench) -> list[Row]:
             samples=taken,
         )
     ]
+
+
+def through(bench: Bench, pipeline: str) -> float:
+    """Messages/s of the source through a pipeline."""
+    bench.clear()
+    workload = ("--pipeline", pipeline, "--count", bench.size.messages, "--keys", bench.size.keys)
+    bench.run("pipelined_client.py", "fill", *workload, PARTITIONS=PARTITIONS)
+    with bench.worker("pipelined", PARTITIONS=PARTITIONS), bench.client() as client:
+        seconds = seconds_to_drain(client)
+    checked(bench.run("pipelined_client.py", "check", *workload, PARTITIONS=PARTITIONS))
+    return bench.size.messages / seconds
 
 
 def tcp_to_tcp(bench: Bench) -> float:
