@@ -37,10 +37,6 @@ class Division:
     #: The computation that has no room for more calls. The batch ends before its message.
     full: Computation | None = None
 
-    @property
-    def has_work_for_the_loop(self) -> bool:
-        return any(type(item) is not Apart for item in self.items)
-
 
 def divide(
     items: Sequence[Item],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, assert_never
 
 import redis
@@ -45,7 +44,6 @@ from celery_partitions.model.effects import (
     Unpark,
 )
 from celery_partitions.model.keys import key_bytes
-from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.sinks import ListSink, StreamSink
 from celery_partitions.store.dead_letters import dead_letter_of, dump_dead_letter
 from celery_partitions.store.names import Names
@@ -89,19 +87,7 @@ def delayed_entry(due: float, raw: bytes, commit_number: int, number: int) -> tu
     return math.ceil(due * 1000), b"%016d.%08d:" % (commit_number, number) + raw
 
 
-def commands_of(
-    outcome: Outcome,
-    names: Names,
-    partition: str,
-    commit_number: int,
-    now: float,
-    parked: Mapping[str, ParkedKey] = MappingProxyType({}),
-) -> list[list[Any]]:
-    """The Redis commands for an outcome. `parked`: the records to write for the keys that it parks."""
-    return commands_of_effects(outcome.written(partition, commit_number, parked), names, partition, commit_number, now)
-
-
-def commands_of_effects(effects: Iterable[Effect], names: Names, partition: str, commit_number: int, now: float) -> list[list[Any]]:
+def commands_of(effects: Iterable[Effect], names: Names, partition: str, commit_number: int, now: float) -> list[list[Any]]:
     """The Redis commands for effects. Commands for the same key keep the order of the effects, but what leaves mailboxes comes first.
 
     Follow-ups are put in front of the queue, in their order. `commit_number` orders delayed messages. `now` is the server's time, in seconds

@@ -26,7 +26,7 @@ from celery_partitions.model.effects import (
 from celery_partitions.model.in_flight import MAX_SHARED
 from celery_partitions.model.messages import name_of
 from celery_partitions.model.outcome import Outcome, Park, Slot
-from celery_partitions.store.commands import commands_of_effects
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import Commit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
@@ -223,7 +223,7 @@ def plan_calls(
         taken=len(taken),
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
-        commands=commands_of_effects(effects, names, owned.partition, owned.commit_number, now),
+        commands=commands_of(effects, names, owned.partition, owned.commit_number, now),
         ask=ask,
     )
     retried = sum(1 for run, count in plan.runs if count and run.attempt > 1)

@@ -18,7 +18,7 @@ from celery_partitions.model.effects import (
 )
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
-from celery_partitions.store.commands import commands_of_effects
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import Commit, SentCommit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
@@ -95,7 +95,7 @@ def plan_commit(
     count = owned.count_in_turn(parked, () if ended is None else (ended,))
     if count is not None:
         effects.append(CountRunning(count))
-    commands = commands_of_effects(effects, names, owned.partition, owned.commit_number, now)
+    commands = commands_of(effects, names, owned.partition, owned.commit_number, now)
     if not commands and not outcome.taken:
         return None
     taken = batch.messages[: outcome.taken]

@@ -12,12 +12,11 @@ from celery_partitions.admin.dead_letters import DeadLetters, died, raw_text
 from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.topology import Topology
-from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names
-from tests.store.declared import commit_of, fill, queued
+from tests.store.declared import commands_of_outcome, commit_of, fill, queued
 
 RAWS = [b"\xff raw", b"two", b"three"]
 
@@ -27,7 +26,7 @@ def dead_letters(client: redis.Redis, names: Names, store: CommitStore, lease: L
     """Three dead letters of partition 2, written by a commit, and one of the ingress."""
     for partition, raws in (("2", RAWS), ("ingress", [b"in"])):
         outcome = Outcome(dead=[(DeadLetterItem(raw, "bad-key", f"error {raw!r}"), 1) for raw in raws])
-        commands = commands_of(outcome, names, partition, 0, 5.0)
+        commands = commands_of_outcome(outcome, names, partition, 0, 5.0)
         assert store.send(commit_of(lease, [], commit_number=None, commands=commands)).status == "ok"
     return DeadLetters(client, names, Topology(0, 4))
 
@@ -73,7 +72,7 @@ def test_dead_letters_are_sorted_by_time(dead_letters: DeadLetters, store: Commi
     """A hash has no order. Twelve dead letters are from one commit, and their ids do not sort as text. Others are from other commits."""
     for at, commit_number in ((6.0, 12), (6.0, 9), (4.0, 13)):
         dead = [(DeadLetterItem(b"raw", "bad-key", "error"), 1) for _ in range(12)]
-        commands = commands_of(Outcome(dead=dead), dead_letters.names, "1", commit_number, at)
+        commands = commands_of_outcome(Outcome(dead=dead), dead_letters.names, "1", commit_number, at)
         assert store.send(commit_of(lease, [], commit_number=None, commands=commands)).status == "ok"
     found = sorted((dead_letter for dead_letter in dead_letters.all() if dead_letter.partition == "1"), key=died)
     assert [dead_letter.id for dead_letter in found] == [f"1-{commit_number}-{number}" for commit_number in (13, 9, 12) for number in range(12)]
@@ -85,7 +84,7 @@ def test_large_dead_letters_are_read_in_small_portions_and_small_ones_in_large_p
     def scan(size: int) -> tuple[int, int]:
         """Write dead letters of this size. Returns their number, and the number of round trips to read them."""
         dead = [(DeadLetterItem(b"x" * size, "bad-key", "error"), 1) for _ in range(400)]
-        for command in commands_of(Outcome(dead=dead), dead_letters.names, "1", size, 5.0):
+        for command in commands_of_outcome(Outcome(dead=dead), dead_letters.names, "1", size, 5.0):
             client.execute_command(*command)
         client.config_resetstat()
         count = len({dead_letter.id for dead_letter in dead_letters.all() if dead_letter.partition == "1"})

@@ -27,13 +27,13 @@ from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
-from celery_partitions.store.commands import commands_of, park
+from celery_partitions.store.commands import park
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease, balance, release, remember_computations
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 from celery_partitions.store.topology import agree_on_topology
-from tests.store.declared import commit_of, computation
+from tests.store.declared import commands_of_outcome, commit_of, computation
 from tests.store.test_states import KEYS
 
 TOTALS = computation()
@@ -328,7 +328,7 @@ def test_partitions_paused_by_an_operator_or_a_policy_during_an_export_stay_paus
 
     def write_partitions(exporter: Exporter, stream: Any, all_partitions: list[str]) -> int:
         paused.extend(pause(client, names, ["0", "2"], by="me"))
-        for command in commands_of(Outcome(pause=True), names, "3", 0, 0.0):
+        for command in commands_of_outcome(Outcome(pause=True), names, "3", 0, 0.0):
             client.execute_command(*command)
         return sound(exporter, stream, all_partitions)
 

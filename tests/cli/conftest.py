@@ -16,11 +16,11 @@ from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.registry import installation_of
-from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
 from celery_partitions_config.settings import Settings
 from tests.cli.declared import Last, update
 from tests.producer.conftest import MakeApp, make_app
+from tests.store.declared import commands_of_outcome
 
 __all__ = ["make_app"]
 
@@ -69,7 +69,7 @@ def add_dead_letter(client: redis.Redis) -> Callable[..., str]:
 
     def add_dead_letter(partition: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
         outcome = Outcome(dead=[(DeadLetterItem(raw, reason, f"error {number}", "the trace", **more), 1)])
-        for command in commands_of(outcome, Names("partition"), partition, number, 5.0):
+        for command in commands_of_outcome(outcome, Names("partition"), partition, number, 5.0):
             client.execute_command(*command)
         return f"{partition}-{number}-0"
 

@@ -13,9 +13,9 @@ from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.registry import installation_of
-from celery_partitions.store.commands import commands_of
 from celery_partitions.store.parked_keys import dump_parked
 from tests.dashboard.declared import Account, pay
+from tests.store.declared import commands_of_outcome
 
 
 class Filled:
@@ -47,7 +47,7 @@ class Filled:
     def add_dead_letter(self, partition: str, number: int, reason: str = "bad-key", raw: bytes = b"raw", **more: Any) -> str:
         more = {"error": f"error {number}", "trace": "the trace", **more}
         outcome = Outcome(dead=[(DeadLetterItem(raw, reason, **more), 1)])
-        for command in commands_of(outcome, self.names, partition, number, 5.0):
+        for command in commands_of_outcome(outcome, self.names, partition, number, 5.0):
             self.client.execute_command(*command)
         return f"{partition}-{number}-0"
 

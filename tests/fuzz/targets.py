@@ -34,7 +34,6 @@ from celery_partitions.model.topology import Topology
 from celery_partitions.pipeline.sinks import RedisStream
 from celery_partitions.pipeline.windows import count_windows
 from celery_partitions.store.codec import StateCodec
-from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
 from celery_partitions.store.record import SIGNED, UNSIGNED
 from tests.fuzz import pickle_programs
@@ -43,6 +42,7 @@ from tests.model.build import CODEC, raw_envelope, rules, slots_for
 from tests.model.pickled import State
 from tests.model.test_timers import Gather
 from tests.properties.test_items_of_anything import COMPUTATIONS, Trade
+from tests.store.declared import commands_of_outcome
 
 NAMES = Names("partition")
 _BEGUN = piped.begin(event_time=lambda value: value).key_by(str).to(piped.logging("log"))
@@ -87,7 +87,7 @@ def messages(data: bytes) -> None:
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
     parked = {key: ParkedKey(5.0, 2, dead_letter="0-1-p0") for key in outcome.parked}
-    commands_of(outcome, NAMES, "0", 1, 1_000.0, parked)
+    commands_of_outcome(outcome, NAMES, "0", 1, 1_000.0, parked)
     for raw, item in zip(raws, items, strict=True):
         name_of(raw)
         details_of(raw)
@@ -116,7 +116,7 @@ def stages(data: bytes) -> None:
         assert not isinstance(item, DeadLetterItem) or item.reason not in ("unforeseen", "bad-message"), item
     outcome = piped.run(PIPELINE, raws, now=1_000.0)
     assert outcome.taken == len(raws)
-    commands_of(outcome, NAMES, "0", 1, 1_000.0)
+    commands_of_outcome(outcome, NAMES, "0", 1, 1_000.0)
     for raw in raws:
         key_in(raw, PIPELINE.stages)
 

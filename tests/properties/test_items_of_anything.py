@@ -16,9 +16,9 @@ from celery_partitions.model.computation import declare
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, Work
 from celery_partitions.model.step import step
-from celery_partitions.store.commands import commands_of
 from celery_partitions.store.names import Names
 from tests.model.build import read, rules, slots_for
+from tests.store.declared import commands_of_outcome
 
 
 @dataclass
@@ -157,7 +157,7 @@ def test_the_step_accepts_whatever_was_read_and_its_effects_can_be_written(raws:
     outcome = step(items, slots_for(items, {}), rules())
     assert outcome.taken == len(raws)
     parked = {key: ParkedKey(5.0, 2, dead_letter="0-1-p0") for key in outcome.parked}
-    commands = list(commands_of(outcome, Names("partition"), "0", 1, 1_000.0, parked))
+    commands = list(commands_of_outcome(outcome, Names("partition"), "0", 1, 1_000.0, parked))
     assert all(isinstance(word, str | bytes | int | float) for command in commands for word in command)
     left = len(outcome.done) + len(outcome.dead) + len(outcome.skipped) + len(outcome.delayed)
     assert left + sum(map(len, outcome.mailed.values())) == len(raws)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.effects import ParkedKey
+from celery_partitions.model.outcome import Outcome
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import Commit, CommitStore
 from celery_partitions.store.leases import Lease
+from celery_partitions.store.names import Names
 
 
 class Total:
@@ -68,3 +74,15 @@ def fill(store: CommitStore, queue: str, messages: list[bytes]) -> None:
 def queued(store: CommitStore, queue: str | bytes) -> list[bytes]:
     """What a list holds, oldest first."""
     return store.client.lrange(queue, 0, -1)[::-1]  # type: ignore[index]
+
+
+def commands_of_outcome(
+    outcome: Outcome,
+    names: Names,
+    partition: str,
+    commit_number: int,
+    now: float,
+    parked: Mapping[str, ParkedKey] = MappingProxyType({}),
+) -> list[list[Any]]:
+    """The Redis commands for an outcome. `parked`: the records to write for the keys that it parks."""
+    return commands_of(outcome.written(partition, commit_number, parked), names, partition, commit_number, now)

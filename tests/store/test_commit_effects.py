@@ -14,7 +14,7 @@ from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem, Delayed, Skipped, Work
 from celery_partitions.model.messages import Headers, open_envelope
 from celery_partitions.model.outcome import Failure, Outcome, Park
-from celery_partitions.store.commands import commands_of, park, unpark
+from celery_partitions.store.commands import park, unpark
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.leases import Lease
@@ -25,7 +25,7 @@ from celery_partitions.store.parked_keys import (
     read_mailbox,
     read_parked,
 )
-from tests.store.declared import commit_of, computation, fill, queued
+from tests.store.declared import commands_of_outcome, commit_of, computation, fill, queued
 
 #: A time in the far future, in seconds since the epoch.
 FAR = 10**10
@@ -45,7 +45,7 @@ def write(
     now: float = 50.0,
     parked: dict[str, ParkedKey] | None = None,
 ) -> str:
-    commands = commands_of(outcome, store.names, lease.partition, commit_number, now, parked or {})
+    commands = commands_of_outcome(outcome, store.names, lease.partition, commit_number, now, parked or {})
     return store.send(commit_of(lease, [], commit_number=commit_number, commands=commands)).status
 
 
@@ -72,7 +72,7 @@ def meta(store: CommitStore) -> dict[bytes, bytes]:
 def test_ten_thousand_states_are_written_in_one_commit(store: CommitStore, lease: Lease) -> None:
     states = {f"key-{number}": b"\x01%d" % number for number in range(10_001)}
     fill(store, "partition.2", [RAW])
-    commands = commands_of(Outcome(states={"totals": states}), store.names, "2", 0, 0.0)
+    commands = commands_of_outcome(Outcome(states={"totals": states}), store.names, "2", 0, 0.0)
     assert store.send(commit_of(lease, [RAW], commands=commands)).status == "ok"
     assert store.client.hgetall("{partition.2}:state:totals") == {k.encode(): v for k, v in states.items()}
     assert meta(store)[b"commit_number"] == b"1"
@@ -138,7 +138,7 @@ def test_counters_count_once_however_often_the_commit_is_sent(store: CommitStore
         delayed=[Delayed(b"l", FAR)],
         skipped=[Skipped(b"s", Headers("t", "i"), "revoked")],
     )
-    commit = commit_of(lease, [], commands=commands_of(outcome, store.names, "2", 0, 0.0))
+    commit = commit_of(lease, [], commands=commands_of_outcome(outcome, store.names, "2", 0, 0.0))
     assert [store.send(commit).status, store.send(commit).status] == ["ok", "already"]
     assert meta(store) == {
         b"commit_number": b"1",
@@ -152,7 +152,7 @@ def test_counters_count_once_however_often_the_commit_is_sent(store: CommitStore
 
 
 def test_an_empty_outcome_writes_nothing(store: CommitStore) -> None:
-    assert commands_of(Outcome(), store.names, "2", 0, 0.0) == []
+    assert commands_of_outcome(Outcome(), store.names, "2", 0, 0.0) == []
 
 
 def test_a_dead_letter_keeps_reason_trace_identity_and_the_raw_bytes(store: CommitStore, lease: Lease) -> None:
@@ -215,7 +215,7 @@ def test_a_policy_pauses_the_partition_in_the_commit_whose_answer_has_no_message
     store: CommitStore, lease: Lease
 ) -> None:
     fill(store, "partition.2", [b"a", b"b"])
-    commands = commands_of(Outcome(pause=True), store.names, "2", 0, 0.0)
+    commands = commands_of_outcome(Outcome(pause=True), store.names, "2", 0, 0.0)
     reply = store.send(commit_of(lease, [b"a"], commands=commands))
     assert (reply.status, reply.paused, reply.messages) == ("ok", True, [])
     assert queued(store, "partition.2") == [b"b"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celery_partitions.model.effects import CountRunning, Mail, TakeFromMailbox, Unpark
-from celery_partitions.store.commands import commands_of_effects
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import Commit, CommitStore
 from celery_partitions.store.leases import Lease
 from tests.store.declared import commit_of, fill, queued
@@ -26,7 +26,7 @@ def boxes(store: CommitStore, lease: Lease) -> list[bytes]:
 
 
 def commit(store: CommitStore, lease: Lease, *effects: Any, taken: list[bytes] | None = None) -> Commit:
-    return commit_of(lease, taken or [], commands=commands_of_effects(effects, store.names, "2", 0, 1.0))
+    return commit_of(lease, taken or [], commands=commands_of(effects, store.names, "2", 0, 1.0))
 
 
 def test_several_mailboxes_and_the_queue_are_shortened_together(store: CommitStore, lease: Lease, boxes: list[bytes]) -> None:

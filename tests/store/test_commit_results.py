@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from celery_partitions.model.effects import DeleteResultKeys, FollowUp, Push, Reply, Requeue, SetResultKey
-from celery_partitions.store.commands import commands_of_effects
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease
 from tests.store.declared import commit_of, fill, queued
@@ -24,7 +24,7 @@ def do(store: CommitStore, lease: Lease) -> Any:
 
     def commit(*effects: Any) -> str:
         commit_number = store.peek(lease).commit_number
-        commands = commands_of_effects(effects, store.names, lease.partition, 0, 0.0)
+        commands = commands_of(effects, store.names, lease.partition, 0, 0.0)
         return store.send(commit_of(lease, [], commit_number=commit_number, commands=commands)).status
 
     return commit

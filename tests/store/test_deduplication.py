@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from celery_partitions.model.computation import Computation, declare
-from celery_partitions.store.commands import commands_of_effects
+from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.deduplication import read_seen_ids, remember
 from celery_partitions.store.leases import Lease
@@ -37,7 +37,7 @@ class Ids:
         """Receive and commit messages with these ids. Returns the ids that were seen before."""
         seen = read_seen_ids(self.store.client, self.store.names, "2", {"once": (ONCE, ids)})
         fresh = [one for one in ids if one not in seen["once"].ids]
-        commands = commands_of_effects(remember(seen, {"once": fresh} if fresh else {}, now, limit), self.store.names, "2", 0, now)
+        commands = commands_of(remember(seen, {"once": fresh} if fresh else {}, now, limit), self.store.names, "2", 0, now)
         if commands:
             assert self.store.send(commit_of(self.lease, [], commit_number=self.commit_number, commands=commands)).status == "ok"
             self.commit_number += 1
@@ -89,7 +89,7 @@ def test_ids_that_expire_between_reading_and_commit_do_not_fail_the_commit(ids: 
     seen = read_seen_ids(client, names, "2", {"once": (ONCE, ["b"])})
     client.delete(names.deduplication("2", "once", "young"))
     now = 1.0 + WINDOW_SECONDS
-    commands = commands_of_effects(remember(seen, {"once": ["b"]}, now, 1000), names, "2", 0, now)
+    commands = commands_of(remember(seen, {"once": ["b"]}, now, 1000), names, "2", 0, now)
     assert ids.store.send(commit_of(ids.lease, [], commit_number=1, commands=commands)).status == "ok"
     ids.commit_number = 2
     assert ids.receive("b", now=2.0 + WINDOW_SECONDS) == {"b"}
