@@ -6,6 +6,7 @@ import pytest
 from celery.exceptions import TaskRevokedError
 
 from celery_partitions import MessageError, partition_of
+from celery_partitions.admin.pause import pause, resume
 from celery_partitions.model.errors import ReplyError
 from tests.results.application import Refused, add, close_up, held, quiet, refuse, tried
 from tests.results.conftest import Client
@@ -25,7 +26,10 @@ def test_answers_are_in_the_order_of_the_key(here: Client, key: str) -> None:
 
 
 def test_a_later_change_of_the_returned_value_is_not_stored(here: Client, key: str) -> None:
+    live, partition = here.live, str(partition_of(key, here.live.settings.partitions))
+    pause(live.client, live.names, [partition], by="me")  # so that one batch has several of the messages
     results = [close_up.delay({"key": key, "number": number}) for number in range(3)]
+    resume(live.client, live.names, [partition], by="me")
     assert [result.get(timeout=PATIENCE) for result in results] == [[0], [0, 1], [0, 1, 2]]
 
 

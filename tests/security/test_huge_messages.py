@@ -21,7 +21,7 @@ def the_dead_letter(live: LiveGroup) -> DeadLetter:
 
 
 def test_a_huge_message_becomes_a_dead_letter_and_its_queue_continues(make_live: Callable[..., LiveGroup], redis_url: str) -> None:
-    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_REDIS_TIMEOUT_SECONDS=60)  # a busy machine needs seconds for so many bytes
+    live = make_live(redis_url, PARTITIONS=1, PARTITIONS_REDIS_TIMEOUT_SECONDS=60)  # a busy machine needs seconds for a message of this size
     assert len(HUGE) > live.settings.message_bytes and len(HUGE) > APART_BYTES
     live.client.lpush("partition.0", HUGE)
     live.send(record, [Step("key", 1)])

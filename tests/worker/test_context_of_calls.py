@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from celery import Task, current_task, signals
 from opentelemetry import trace
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from celery_partitions import RetryPolicy, build_application, key_extractor, source, state_computation
+from celery_partitions import RetryPolicy, build_application, source, state_computation
 from celery_partitions.producer.task import ComputationTask
 from celery_partitions.runtime.registry import add_installation, remove_installation
 from celery_partitions.tracing.spans import Tracing
@@ -25,27 +24,12 @@ from celery_partitions.worker.logs import JsonFormatter
 from tests.fundamentals.live import LiveGroup
 from tests.tracing.exporter import provider_to, seen
 from tests.worker.by_hand import LoopByHand, loop_by_hand
-from tests.worker.test_celery_context import django_database, listening
+from tests.worker.test_celery_context import Visit, Visits, django_database, listening, who
 
 __all__ = ["django_database"]
 
 #: How long a call waits. Calls that begin together overlap.
 WAIT_SECONDS = 0.02
-
-
-@dataclass
-class Visit:
-    who: str
-    number: int = 0
-
-
-class Visits:
-    numbers: tuple[int, ...] = ()
-
-
-@key_extractor
-def who(visit: Visit) -> str:
-    return visit.who
 
 
 #: What a call does before and after it waits, set by each test; and the results, by the message's number.

@@ -7,7 +7,7 @@
 -- Returns for each call: 0: it has a token; or the µs after which to ask again.
 -- Calls that are refused get different times, one token apart. So those that wait for one bucket do not all come back at the same time.
 
--- Calls that come when they were told may be early by this part of a token's time, so that one that is late does not delay all that follow.
+-- A call that comes at its promised time may be early by this part of a token's time. So one late call does not delay all that follow.
 local TOLERANCE = 0.5
 -- Full buckets are forgotten after this time.
 local FORGET_AFTER = 60 * 1000000
