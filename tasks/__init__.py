@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_partitions.app import make_app
 from celery_partitions.install import install
-from celery_partitions.model.computation import Context, key_extractor
+from celery_partitions.model.computation import Context
+from celery_partitions.model.declaration import key_extractor
 from celery_partitions.model.errors import (
     DeclarationError,
     KeyExtractionError,

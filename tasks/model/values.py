@@ -15,8 +15,8 @@ from math import isfinite
 from typing import Any
 
 from celery_partitions.model.errors import MessageError, StateError
+from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.model.message_writer import TIMER_BODY, json_text
-from celery_partitions.model.messages import MessageCodec
 
 _PICKLED = b'[[{"__pickle__":"'
 _END = b'"}],{},{}]'

@@ -8,8 +8,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from celery_partitions.model.annotations import first_annotation
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.messages import MessageCodec, first_annotation
+from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.pipeline.graph import GraphNode, KeyBy, Source, Use
 
 _Graph = Mapping[GraphNode, Sequence[GraphNode]]

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_partitions.model.computation import Computation, key_extractor
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import key_extractor
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.model.state import StateClass
 from celery_partitions.pipeline.sinks import ComputationSink, SinkConfig, sink_config
 from celery_partitions.pipeline.sources import SourceConfig

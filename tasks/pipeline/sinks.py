@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import DeclarationError
-from celery_partitions.model.messages import write_message
+from celery_partitions.model.message_codec import write_message
 from celery_partitions.model.sinks import ListSink, QueueSink, Sink, StreamSink
 
 #: Makes the bytes or text to send from an output; None sends nothing.

@@ -17,7 +17,8 @@ from celery.beat import BeatLazyFunc
 from celery.schedules import crontab, schedule, solar
 
 from celery_partitions.admin.timers import timers_in
-from celery_partitions.model.computation import Context, key_extractor
+from celery_partitions.model.computation import Context
+from celery_partitions.model.declaration import key_extractor
 from celery_partitions.model.errors import SetupError
 from celery_partitions.model.outbox import current_outbox
 from celery_partitions.model.schedules import CatchUp, schedule_of

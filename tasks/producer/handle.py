@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 import msgspec
 from celery.canvas import Signature
 
-from celery_partitions.model.computation import Computation, check_is_named, declare, name_of_function, timer_handler
+from celery_partitions.model.annotations import plain_function
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import check_is_named, declare, name_of_function, timer_handler
 from celery_partitions.model.keys import normalize_key
-from celery_partitions.model.messages import plain_function
 from celery_partitions.model.policy import Exhausted, Holds, RetryPolicy
 from celery_partitions.producer.sendable import Sending
 from celery_partitions.runtime import stand_in

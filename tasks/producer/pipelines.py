@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from celery_partitions.admin.attention_facts import Ends
-from celery_partitions.model.computation import Computation, seconds_or_none
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import seconds_or_none
 from celery_partitions.model.errors import DeclarationError, OneKeyWarning, SetupError
 from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline, Source

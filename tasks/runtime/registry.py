@@ -7,7 +7,8 @@ from typing import Any
 
 from celery import Celery, Task
 
-from celery_partitions.model.computation import Computation, name_of_function
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import name_of_function
 from celery_partitions.model.errors import DeclarationError, SetupError
 from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.group import Group

@@ -9,7 +9,7 @@ from typing import Any
 from celery_partitions.model.arity import misfit
 from celery_partitions.model.computation import Computation, StageNode
 from celery_partitions.model.errors import DeclarationError, SetupError
-from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.model.values import ANY_VALUE
 from celery_partitions.pipeline.sinks import CallableSink, FileSink, SinkConfig, StdoutSink, TCPSinkConfig
 from celery_partitions.producer.pipelines import Application, applications

@@ -9,7 +9,8 @@ from typing import Any, assert_never
 
 import msgspec
 
-from celery_partitions.model.computation import Computation, HopNode, Node, StageNode, declare
+from celery_partitions.model.computation import Computation, HopNode, Node, StageNode
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.messages import open_envelope

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery_partitions.model.arity import misfit
 from celery_partitions.model.computation import Computation as Stage
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.state import StateClass
 

@@ -12,7 +12,7 @@ import pytest
 
 from celery_partitions.cli.csv_rows import nullable_of, with_nulls
 from celery_partitions.model.errors import MessageError
-from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.message_codec import MessageCodec
 
 
 def message_of(annotation: Any, row: dict[str, str]) -> Any:

@@ -20,7 +20,7 @@ from celery_partitions.admin.state_json import plain_fields, plain_value, state_
 from celery_partitions.admin.transfer import read_header, read_records
 from celery_partitions.cli.context import shown_key, typed_key
 from celery_partitions.cli.files import Rows
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import MessageError, SetupError, StateError
 from celery_partitions.model.items import DeadLetterItem, Reading, condemned, read_batch

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery_partitions.model import versions
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 
 IMPORTS = (
     "import attrs, msgspec, pydantic, pydantic.dataclasses\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from celery_partitions.model.computation import Context, declare
+from celery_partitions.model.computation import Context
+from celery_partitions.model.declaration import declare
 from tests.model.build import raw_message
 
 

@@ -7,7 +7,8 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.effects import Delivery, Emission, Hop, Push, Timer
 from celery_partitions.model.items import Item, Reading, Work, read_batch
 from celery_partitions.model.message_writer import MessageWriter

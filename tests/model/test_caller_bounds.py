@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.effects import Hop
-from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.message_codec import MessageCodec
 from tests.model.piped import (
     OUT,
     Log,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import Computation, Context, declare, key_extractor
+from celery_partitions.model.computation import Computation, Context
+from celery_partitions.model.declaration import declare, key_extractor
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 import pytest
 
 from celery_partitions import DeclarationError, key_extractor
-from celery_partitions.model.computation import Computation, declare, name_of_function
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare, name_of_function
 
 if TYPE_CHECKING:
     from celery_partitions import Context

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare, key_extractor
+from celery_partitions.model.declaration import declare, key_extractor
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.outcome import Slot
 from celery_partitions.model.step import step

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.restricted_pickle import Allowed, unsigned_loader
 from celery_partitions.store.codec import StateCodec

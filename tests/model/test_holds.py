@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.own_lines import is_own_line, key_and_computation, own_line
 from tests.model import counting

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.items import DeadLetterItem, Delayed, Misrouted, PlainTask, Skipped, Work
 from celery_partitions.model.keys import partition_of
 from tests.model.build import raw_envelope, raw_message, read

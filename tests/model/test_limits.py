@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import MAX_ERROR_CHARACTERS, describe
 from celery_partitions.model.items import DeadLetterItem, Reading, Work, condemned, read_batch
 from celery_partitions.model.messages import MAX_BYTES, name_of

@@ -16,7 +16,7 @@ import pytest
 from kombu.utils.json import dumps as kombu_dumps
 
 from celery_partitions.model.errors import DeclarationError, MessageError
-from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.message_codec import MessageCodec
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.policy import (
     AfterFailure,

@@ -12,7 +12,7 @@ import pydantic.dataclasses
 import pytest
 
 from celery_partitions.model.errors import DeclarationError, MessageError
-from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.message_codec import MessageCodec
 
 
 class Model(pydantic.BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery.utils.time import rate
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.model.rate_limit import RateLimit, changed_limit, default_burst, per_second
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError, ReplyError
 from celery_partitions.model.items import ReplyRequest
 from tests.model.build import raw_envelope, raw_message, read, rules, run, state_after

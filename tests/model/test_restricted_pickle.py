@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError, StateError
 from celery_partitions.model.restricted_pickle import PLAIN, Allowed, NotAllowed, unsigned_loader
 from celery_partitions.model.state import StateClass

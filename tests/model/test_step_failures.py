@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.policy import RetryPolicy
 from tests.model import counting
 from tests.model.build import rules, run, state_after

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.step import step
 from celery_partitions.store.codec import StateCodec
 from tests.model import counting

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import DeclarationError
 from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline

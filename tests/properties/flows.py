@@ -12,7 +12,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from celery_partitions.model.computation import Computation, Context, declare
+from celery_partitions.model.computation import Computation, Context
+from celery_partitions.model.declaration import declare
 from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline, Source
 from celery_partitions.pipeline.sinks import RedisStream

@@ -12,7 +12,7 @@ import pydantic
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, Work
 from celery_partitions.model.step import step

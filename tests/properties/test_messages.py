@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.json import dumps as kombu_dumps
 
-from celery_partitions.model.messages import MessageCodec, open_envelope
+from celery_partitions.model.message_codec import MessageCodec
+from celery_partitions.model.messages import open_envelope
 from tests.model.build import raw_envelope
 
 

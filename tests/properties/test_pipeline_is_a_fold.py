@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_partitions.model.effects import Delivery, Hop
-from celery_partitions.model.messages import write_message
+from celery_partitions.model.message_codec import write_message
 from tests.properties.flow_world import CODEC, FlowWorld, Partition, header
 from tests.properties.flows import DOINGS, Failed, Flow, Fold, build_flow, flows
 

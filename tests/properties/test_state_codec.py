@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import StateError
 from celery_partitions.store.codec import StateCodec, StoredMeta
 from celery_partitions.store.record import SIGNED, TAG_BYTES, UNSIGNED

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_partitions.model.caller import Call
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.step import StepMachine, step
 from tests.model import counting
 from tests.model.build import raw_message, read, rules, slots_for

@@ -8,7 +8,7 @@ from hashlib import sha1
 from itertools import count
 from typing import Any
 
-from celery_partitions.model.step import _Step
+from celery_partitions.model.batch_step import BatchStep
 from celery_partitions.results.recorder import CHORD_PART_RETURN_LUA, _RecordingScript
 from celery_partitions.store.scripts import script
 from celery_partitions.worker.loop import PartitionLoop
@@ -26,22 +26,22 @@ BREAKS: Mapping[str, tuple[str, str]] = {
 
 def break_replies(name: str) -> None:
     if name == "stores the value as it is later":
-        sound = _Step.answer
+        sound = BatchStep.answer
 
-        def late(self: _Step, item: Any, value: Any) -> None:
+        def late(self: BatchStep, item: Any, value: Any) -> None:
             kept.append((self, item, value))
 
         kept: list[Any] = []
-        run = _Step.run
+        run = BatchStep.run
 
-        def run_and_answer(self: _Step) -> Any:
+        def run_and_answer(self: BatchStep) -> Any:
             out = yield from run(self)
             for step, item, value in kept:
                 sound(step, item, value)
             kept.clear()
             return out
 
-        _Step.answer, _Step.run = late, run_and_answer  # type: ignore[method-assign]
+        BatchStep.answer, BatchStep.run = late, run_and_answer  # type: ignore[method-assign]
         return
     if name == "starts a chord with each part":
         count_part = _RecordingScript.__call__

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from celery_partitions.model.computation import Computation, declare, key_extractor
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare, key_extractor
 from tests.support.applications.sequences import Sequence
 
 #: A Celery task that is not a computation.

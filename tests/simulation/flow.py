@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.pipeline.builder import build
 from celery_partitions.pipeline.graph import Pipeline, Source
 from celery_partitions.pipeline.sinks import RedisList, RedisStream

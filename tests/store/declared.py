@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.store.commands import commands_of

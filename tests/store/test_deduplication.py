@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import redis
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.deduplication import read_seen_ids, remember

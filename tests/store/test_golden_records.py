@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from celery_partitions import state
 from celery_partitions.model import versions
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.errors import StateError
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.record import HEADER, SIGNED, UNSIGNED, Signer

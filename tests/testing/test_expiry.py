@@ -12,7 +12,7 @@ import pytest
 from celery_partitions import Context, DeclarationError, RedisList, key_extractor, source, state_computation
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.expiry import count_expiring, start_expiry
-from celery_partitions.model import step as steps
+from celery_partitions.model import batch_step as steps
 from celery_partitions.model.timers import EXPIRY, TimerEntry
 from celery_partitions.testing import harness
 from celery_partitions.testing.in_memory import Harness

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celery_partitions import RetryPolicy, StateComputation, source, state_computation
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.testing import Harness, harness
 from celery_partitions.testing.virtual import CrashPoint
 

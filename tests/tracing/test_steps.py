@@ -12,7 +12,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext
 
-from celery_partitions.model.computation import Computation, declare
+from celery_partitions.model.computation import Computation
+from celery_partitions.model.declaration import declare
 from celery_partitions.store.commits import Commit, CommitStore
 from celery_partitions.store.leases import Lease
 from celery_partitions.store.names import Names

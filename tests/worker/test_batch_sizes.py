@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.model.items import MEMORY_PER_BYTE, Reading, memory_of, read_batch
 from celery_partitions.model.outcome import Slot
 from celery_partitions.model.topology import Topology

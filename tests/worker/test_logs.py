@@ -17,7 +17,7 @@ import pytest
 
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.keys import key_text
-from celery_partitions.model.messages import MessageCodec
+from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.worker.logs import EscapingCelerys, JsonFormatter, log_fields
 from tests.fundamentals.application import fail, record
 from tests.fundamentals.live import LiveGroup

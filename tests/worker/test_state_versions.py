@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_partitions.model.computation import declare
+from celery_partitions.model.declaration import declare
 from celery_partitions.store.record import split
 from celery_partitions.store.worker_code import WorkerCode
 from celery_partitions.worker.lease_keeper import LeaseKeeper
