@@ -88,7 +88,7 @@ def _configure(installation: Installation) -> None:
     if installation.by_default and not conf.task_queues:
         # Monitors and `celery purge` learn the queues from this list when no worker runs.
         default = conf.task_default_queue
-        ours = [installation.queue(partition) for partition in partitions_and_ingress(installation.group.topology.partitions)]
+        ours = [installation.queue(partition) for partition in partitions_and_ingress(installation.group.topology.served)]
         conf.task_queues = [Queue(default, Exchange(default), routing_key=default), *ours]
     # Celery only logs an error raised here; the first use of the settings raises it again.
     refuse_other_brokers(conf.broker_url)

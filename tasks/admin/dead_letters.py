@@ -63,7 +63,7 @@ class DeadLetters:
 
     def all(self) -> Iterator[DeadLetter]:
         """Every dead letter, in no particular order. Scans Redis page by page."""
-        for partition in partitions_and_ingress(self.topology.partitions):
+        for partition in partitions_and_ingress(self.topology.served):
             cursor, count = 0, FIRST_PAGE
             while True:
                 cursor, rows = cast(Any, self.client.hscan(self.names.dead(partition), cursor, count=count))
@@ -78,14 +78,14 @@ class DeadLetters:
     def count(self) -> int:
         """The number of dead letters."""
         with self.client.pipeline(transaction=False) as pipe:
-            for partition in partitions_and_ingress(self.topology.partitions):
+            for partition in partitions_and_ingress(self.topology.served):
                 pipe.hlen(self.names.dead(partition))
             return sum(pipe.execute())
 
     def get(self, dead_letter_id: str) -> DeadLetter | None:
         """The dead letter with this id; None if there is none (any more)."""
         field = dead_letter_id.encode("utf-8", "surrogateescape")
-        all_partitions = partitions_and_ingress(self.topology.partitions)
+        all_partitions = partitions_and_ingress(self.topology.served)
         with self.client.pipeline(transaction=False) as pipe:
             for partition in all_partitions:
                 pipe.hget(self.names.dead(partition), cast(str, field))

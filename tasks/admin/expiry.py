@@ -85,7 +85,7 @@ def start_expiry(states: StateReader, audit: Audit, computation: Computation, fo
 
 
 def _records(states: StateReader, computation: Computation) -> Iterator[tuple[str, str, bytes]]:
-    for number in range(states.topology.partitions):
+    for number in range(states.topology.served):
         name = states.names.states(str(number), computation.name)
         for field_, stored in states.client.hscan_iter(name, count=PAGE):
             yield str(number), key_text(cast(bytes, field_)), cast(bytes, stored)

@@ -99,7 +99,7 @@ class Importer:
 
     def holds(self) -> dict[str, int]:
         """What the group already holds, as counts by kind. Empty if it holds nothing."""
-        rows = read_status(self.client, self.names, self.topology.partitions)
+        rows = read_status(self.client, self.names, self.topology.served)
         counts = {
             "messages": sum(row.length + row.delayed for row in rows),
             "states": sum(row.keys for row in rows),
@@ -133,7 +133,7 @@ class Importer:
         self.refuse_workers()
         records, computations, commit_number = self._look_over()
         agree_on_topology(self.client, self.names, self.topology.partitions)
-        all_partitions = partitions_and_ingress(self.topology.partitions)
+        all_partitions = partitions_and_ingress(self.topology.served)
         detail = {
             "file": str(self.path),
             "records": records,
@@ -175,7 +175,7 @@ class Importer:
                 case PartitionMeta():
                     commit_number = max(commit_number, int(record.values.get("commit_number", 0)))
                     self._note_versions(record.values)
-        for partition in partitions_and_ingress(self.topology.partitions):
+        for partition in partitions_and_ingress(self.topology.served):
             meta = cast(dict[bytes, bytes], self.client.hgetall(self.names.meta(partition)))
             commit_number = max(commit_number, int(meta.get(b"commit_number", 0)))
             self._note_versions({name.decode(): value.decode() for name, value in meta.items()})

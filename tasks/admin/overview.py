@@ -108,7 +108,7 @@ def read_overview(group: Readable, *, state_bytes: bool = False, only: Collectio
     Raises redis-py's errors, and `SetupError` if this process and the group do not agree on the number of partitions.
     """
     group.check()
-    wanted = [partition for partition in partitions_and_ingress(group.topology.partitions) if only is None or partition in only]
+    wanted = [partition for partition in partitions_and_ingress(group.topology.served) if only is None or partition in only]
     while True:
         known = group.computations_seen
         answers = _ask(group, wanted, known, state_bytes)

@@ -47,7 +47,7 @@ class ParkedKeys:
 
     def all(self) -> Iterator[ParkedKey]:
         """Every parked key, in no particular order. Scans Redis page by page."""
-        for partition in range(self.topology.partitions):
+        for partition in range(self.topology.served):
             yield from self.of_partition(partition)
         yield from self.of_partition("ingress")
 

@@ -74,7 +74,7 @@ def _hot(installation: Installation, name: str, sample: int, limit: int, as_json
     found = hot_keys(
         group.client,
         group.names,
-        group.topology.partitions,
+        group.topology.served,
         installation.computations,
         name,
         per_partition=sample,

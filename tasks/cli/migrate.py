@@ -30,7 +30,7 @@ def migrate(context: click.Context, mode: str, yes: bool, as_json: bool) -> None
     installation = installation_in(context)
     group = installation.group
     group.check()
-    migration = Migration(group.client, group.names, group.topology.partitions, group.codec, installation.computations.values())
+    migration = Migration(group.client, group.names, group.topology.served, group.codec, installation.computations.values())
     if mode == "apply":
         confirm("Write all states in the form of this code? Workers with older code cannot read them any more.", yes)
     reports = migration.apply(by=who()) if mode == "apply" else migration.check()

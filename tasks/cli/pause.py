@@ -55,7 +55,7 @@ def resume(context: click.Context, queues: tuple[str, ...], everything: bool, as
 
 def _chosen(installation: Installation, queues: tuple[str, ...], everything: bool) -> list[str]:
     installation.group.check()
-    known = partitions_and_ingress(installation.group.topology.partitions)
+    known = partitions_and_ingress(installation.group.topology.served)
     if bool(queues) == everything:
         raise click.UsageError("name the queues or partitions, or pass --all")
     if everything:

@@ -40,7 +40,7 @@ def export_group(context: click.Context, file: Path, pause_all: bool, yes: bool,
     pause_all = pause_all or _has_stages(installation)
     if file.exists():
         confirm(f"{file} exists. Overwrite it?", yes)
-    exporter = Exporter(group.client, group.names, group.topology.partitions, by=who())
+    exporter = Exporter(group.client, group.names, group.topology.served, by=who())
     records = exporter.write(file, pause_all=pause_all)
     paused = [group.names.queue_name(partition) for partition in exporter.paused]
     text = f"{counted(records, 'record')} written to {file}" + (

@@ -23,7 +23,7 @@ def versions(context: click.Context, exit_code: bool, as_json: bool) -> None:
     """
     group = installation_in(context).group
     group.check()
-    report = read_versions(group.client, group.names, group.topology.partitions)
+    report = read_versions(group.client, group.names, group.topology.served)
     if as_json:
         print_json(report)
     else:

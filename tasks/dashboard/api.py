@@ -29,7 +29,7 @@ class Versions(Api):
     @authenticated
     async def get(self) -> None:
         group = self.installation.group
-        self.answer(await self.reading(read_versions, group.client, group.names, group.topology.partitions))
+        self.answer(await self.reading(read_versions, group.client, group.names, group.topology.served))
 
 
 class Attention(Api):

@@ -90,7 +90,7 @@ class Common(BaseHandler):  # type: ignore[misc]
 
     def known_partition(self, partition: str) -> str:
         """`partition`, if this group has it. Raises 404 if not."""
-        partitions = self.installation.group.topology.partitions
+        partitions = self.installation.group.topology.served
         if partition not in partitions_and_ingress(partitions):
             raise HTTPError(404, f"there is no partition {partition[:20]}; expected 0 to {partitions - 1}, or ingress")
         return partition

@@ -178,7 +178,7 @@ def find_keys(installation: Installation, computation: str, prefix: str, after: 
     It may answer with few keys, or none, and a `more`: one call reads a bounded number of keys.
     """
     group, names = installation.group, computations_of(installation)
-    partitions = group.topology.partitions
+    partitions = group.topology.served
     partition, _, cursor = (after or "0:0").partition(":")
     at, place = min(int(partition), partitions) if partition.isdigit() else 0, int(cursor) if cursor.isdigit() else 0
     found: list[str] = []

@@ -156,7 +156,7 @@ MakeCause = Callable[[str, object, object, float | None], Cause]
 class MessageWriter:
     """Makes the messages of a worker's outputs. Caches a template per stage and partition, and per sink.
 
-    Queues have their names in Celery. `max_bytes`: the longest message that workers decode (PARTITIONS_MESSAGE_BYTES). `queue_of`: a
+    Queues have their names in Celery. `topology`: returns the group's, which a resize changes. `max_bytes`: the longest message that workers decode (PARTITIONS_MESSAGE_BYTES). `queue_of`: a
     partition's queue. `queue_of_task`: the queue to which the app's routes send a plain task. `queue_of_sink`: the queue of a sink's own
     group. `make_cause`: makes the `Cause` of a message's outputs.
     """
@@ -164,7 +164,7 @@ class MessageWriter:
     def __init__(
         self,
         *,
-        topology: Topology,
+        topology: Callable[[], Topology],
         queue_of: Callable[[int], str],
         queue_of_task: Callable[[str], str],
         queue_of_sink: Callable[[str], str],
@@ -173,10 +173,15 @@ class MessageWriter:
         make_cause: MakeCause = Cause,
     ) -> None:
         self.max_bytes, self.make_cause = max_bytes, make_cause
-        self.topology, self.queue_of, self.origin = topology, queue_of, origin
+        self._topology, self.queue_of, self.origin = topology, queue_of, origin
         self.queue_of_task, self.queue_of_sink = queue_of_task, queue_of_sink
         self._hops: dict[tuple[str, int], MessageTemplate] = {}
         self._sinks: dict[QueueSink, tuple[str, MessageTemplate]] = {}
+
+    @property
+    def topology(self) -> Topology:
+        """The group's topology now."""
+        return self._topology()
 
     def to_stage(self, stage: str, partition: int) -> MessageTemplate:
         """The template of messages to a stage in a partition."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
 
 from celery_partitions.model.keys import partition_of_normalized
 
@@ -13,7 +15,36 @@ class Topology:
 
     epoch: int
     partitions: int
+    #: The number before the last resize, until that resize is finished. None: no resize is under way.
+    former: int | None = None
+    #: The highest number that the group ever had: a partition above `partitions` forwards what old producers still send there.
+    highest: int = 0
+
+    @property
+    def served(self) -> int:
+        """How many partitions have a worker."""
+        return max(self.partitions, self.former or 0, self.highest)
+
+    @property
+    def before(self) -> Topology:
+        """During a resize: the topology of a partition that does not follow the new one yet."""
+        assert self.former is not None
+        return Topology(self.epoch - 1, self.former, None, self.served)
 
     def partition_of(self, key: str) -> int:
         """The partition of a normalized key. Raises `KeyExtractionError` for text that can't be encoded."""
         return partition_of_normalized(key, self.partitions)
+
+    def sources(self, partition: int | None) -> tuple[int, ...]:
+        """During a resize: the other partitions from which a partition (None: the ingress) gets keys, and messages that were sent for the former
+        number. Empty if there is none."""
+        if self.former is None or partition is None or partition >= self.partitions:
+            return ()
+        return _sources(self.former, self.partitions, partition)
+
+
+@lru_cache(maxsize=10_000)
+def _sources(former: int, partitions: int, partition: int) -> tuple[int, ...]:
+    # Keys with the same remainder by both numbers' greatest common divisor are together before and after.
+    step = gcd(former, partitions)
+    return tuple(one for one in range(partition % step, former, step) if one != partition)

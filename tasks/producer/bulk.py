@@ -145,6 +145,7 @@ class _Sender:
         when_full: WhenFull,
     ) -> None:
         limit = installation.settings.queue_max_length
+        self.group = installation.group
         self.backlog = Backlog(installation.group.client, installation.group.names, limit)
         self.when_full = when_full
         #: At most the queue's limit, because there would never be room for more.
@@ -162,6 +163,7 @@ class _Sender:
         while more:
             chunk = _Chunk()
             try:
+                self.group.check()
                 more = self.fill(chunk, rest)
                 run(self.client, self.push(chunk, self.when_full))
             except BaseException as error:  # from the iterable, from an invalid message, or from a signal handler
@@ -176,6 +178,7 @@ class _Sender:
         while more:
             chunk = _Chunk()
             try:
+                await self.group.check_async()
                 more = await self.fill_async(chunk, rest) if isinstance(rest, AsyncIterator) else self.fill(chunk, rest)
                 await clients.run(self.push(chunk, self.when_full))
             except BaseException as error:  # also if this task is cancelled

@@ -20,19 +20,28 @@ class MessageMaker:
     requested."""
 
     def __init__(self, installation: Installation, computation: Computation, *, ids_are_known: bool = False) -> None:
-        names, self._topology = installation.group.names, installation.group.topology
-        self.computation, self._tracing, partitions = computation, installation.tracing, range(self._topology.partitions)
-        #: The queue of each partition, as a key in Redis.
-        self.queues = [names.queue(str(number)) for number in partitions]
+        self._group, self.computation, self._tracing = installation.group, computation, installation.tracing
+        names = self._group.names
+        #: The queue of each partition, as a key in Redis. Longer after a resize.
+        self.queues: list[str] = []
         self._takes_values = computation.takes_values and not computation.codec.is_typed
         self._encode, self._key_of, self._check_size = computation.codec.encode, computation.key_of, installation.check_size
         self._dump = installation.group.codec.dump_value
-        origin = f"gen{os.getpid()}@{socket.gethostname()}"
-        ignore_result = not (ids_are_known and computation.replies)
+        self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self._ignore_result = not (ids_are_known and computation.replies)
         #: The queue of each partition, by its name in Celery.
-        self._queue_names = [names.queue_name(str(number)) for number in partitions]
-        self._templates = [MessageTemplate.small(computation.name, queue, origin, ignore_result) for queue in self._queue_names]
-        self._to_ingress = MessageTemplate.small(computation.name, names.queue_name(INGRESS), origin)
+        self._queue_names: list[str] = []
+        self._templates: list[MessageTemplate] = []
+        self._add_queues(self._group.topology.partitions)
+        self._to_ingress = MessageTemplate.small(computation.name, names.queue_name(INGRESS), self._origin)
+
+    def _add_queues(self, partitions: int) -> None:
+        names = self._group.names
+        for number in map(str, range(len(self.queues), partitions)):
+            queue = names.queue_name(number)
+            self._templates.append(MessageTemplate.small(self.computation.name, queue, self._origin, self._ignore_result))
+            self._queue_names.append(queue)
+            self.queues.append(names.queue(number))
 
     def make(self, message: Any, name: bytes, sent_at: bytes) -> tuple[int, bytes]:
         """The partition of a message, and the raw message. Raises `MessageError` for an invalid message, and `KeyExtractionError` for one
@@ -40,7 +49,10 @@ class MessageMaker:
         body, decoded = self._value(message, name) if self._takes_values else self._encode(message)
         self._check_size(body)
         key = self._key_of(decoded)
-        partition = self._topology.partition_of(key)
+        topology = self._group.topology
+        partition = topology.partition_of(key)
+        if partition >= len(self._templates):
+            self._add_queues(topology.partitions)
         template = self._templates[partition]
         if self._tracing is None:
             return partition, template.fill(name, sent_at, body)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from contextlib import suppress
+import time
 from functools import cached_property
 
 import redis
@@ -23,6 +24,9 @@ from celery_partitions.store.states import StateReader
 from celery_partitions.store.topology import agree_on_topology, agreement
 from celery_partitions_config.settings import Settings
 
+#: How old a producer's topology may be. After a resize, messages for the former number are forwarded, so this costs only a detour.
+FOLLOW_SECONDS = 5.0
+
 
 class Group:
     """One per process and app. Connects on first use."""
@@ -36,7 +40,8 @@ class Group:
         self.async_clients = AsyncClients(lambda: connect_async(settings))
         #: The settings' number of partitions, until `check` has compared it with Redis.
         self.topology = Topology(0, settings.partitions)
-        self._checked = False
+        #: When to compare it again, by the monotonic clock.
+        self._check_at = -math.inf
         self._lock = threading.Lock()
 
     @cached_property
@@ -44,23 +49,44 @@ class Group:
         return connect(self.settings)
 
     def check(self) -> None:
-        """Check once that this process and the group agree on the number of partitions. Raises `SetupError` if they don't.
+        """Check that this process and the group agree on the topology, and take over what Redis has. Again only after some seconds. Raises
+        `SetupError` if they don't agree.
 
         A producer whose access rights (ACL) allow only pushing can't check, and is trusted.
         """
-        if self._checked:
+        if time.monotonic() < self._check_at:
             return
         with self._lock:
-            with suppress(redis.exceptions.NoPermissionError):
-                self.topology = agree_on_topology(self.client, self.names, self.topology.partitions)
-            self._checked = True
+            if time.monotonic() < self._check_at:
+                return
+            try:
+                self.follow(agree_on_topology(self.client, self.names, self.settings.partitions))
+            except (redis.RedisError, OSError) as error:
+                self._not_followed(error)
 
     async def check_async(self) -> None:
         """The same with the running event loop's client."""
-        if not self._checked:
-            with suppress(redis.exceptions.NoPermissionError):
-                self.topology = await self.async_clients.run(agreement(self.names, self.topology.partitions))
-            self._checked = True
+        if time.monotonic() >= self._check_at:
+            try:
+                self.follow(await self.async_clients.run(agreement(self.names, self.settings.partitions)))
+            except (redis.RedisError, OSError) as error:
+                self._not_followed(error)
+
+    def _not_followed(self, error: Exception) -> None:
+        """Raise the error if this process has never read the topology. Later it uses the one it knows: what it does next shows whether the server
+        is away."""
+        if isinstance(error, redis.exceptions.NoPermissionError):
+            self._check_at = math.inf
+        elif self._check_at == -math.inf:
+            raise error
+        else:
+            self._check_at = time.monotonic() + FOLLOW_SECONDS
+
+    def follow(self, topology: Topology, again_after: float = FOLLOW_SECONDS) -> None:
+        """Use this topology, which was just read from Redis. `again_after`: `check` reads it again after so many seconds."""
+        if topology != self.topology:
+            self.topology = topology
+        self._check_at = time.monotonic() + again_after
 
     @property
     def states(self) -> StateReader:
@@ -102,4 +128,4 @@ class Group:
 
     def status(self) -> list[PartitionStatus]:
         self.check()
-        return read_status(self.client, self.names, self.topology.partitions)
+        return read_status(self.client, self.names, self.topology.served)

@@ -194,7 +194,7 @@ class Installation:
         """Makes the messages for outputs. `origin`: the sender's name in them. `make_cause`: makes what outputs inherit."""
         names = self.group.names
         return MessageWriter(
-            topology=self.group.topology,
+            topology=lambda: self.group.topology,
             queue_of=lambda number: names.queue_name(str(number)),
             queue_of_task=self.queue_of_task,
             queue_of_sink=lambda name: Names(names.sink_group(name)).queue_name("0"),

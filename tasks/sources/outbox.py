@@ -86,7 +86,7 @@ class Outbox:
         self.maker = MessageMaker(installation, computation)
         self.backlog = Backlog(group.client, group.names, limit)
         self.limit = min(CHUNK_MESSAGES, limit)
-        self._pushes: list[list[bytes]] = [[] for _ in self.maker.queues]
+        self._pushes: dict[int, list[bytes]] = {}
         self._dead_letters: list[tuple[str, DeadLetterItem]] = []
         self._more: list[list[Any]] = []
         self._bytes = self.count = 0
@@ -118,7 +118,7 @@ class Outbox:
         except (Exception, SystemExit) as error:  # raised by the code of the message's class
             self.add_dead_letter(read(), name, "unforeseen", describe(error), trace_of(error))
         else:
-            self._pushes[partition].append(raw)
+            self._pushes.setdefault(partition, []).append(raw)
             self._bytes += len(raw)
             self.count += 1
 
@@ -149,8 +149,7 @@ class Outbox:
 
     def clear(self) -> None:
         """Discard what was not sent."""
-        for raws in self._pushes:
-            raws.clear()
+        self._pushes.clear()
         self._dead_letters.clear()
         self._more.clear()
         self._bytes = self.count = 0
@@ -160,8 +159,9 @@ class Outbox:
 
         If the process is asked to stop meanwhile: raises `Stopped` if the input can be read again, else redis-py's last error.
         """
-        wanted = {str(number): len(raws) for number, raws in enumerate(self._pushes) if raws}
+        wanted = {str(number): len(raws) for number, raws in self._pushes.items()}
         run, can_be_left = self.patience.run, self.place.token is not None
+        run(self.group.check, can_be_left=can_be_left)
         run(lambda: self._wait_for_room(wanted), can_be_left=can_be_left)
         commands = run(self._commands, can_be_left=can_be_left)
         run(lambda: self._push(position, commands, ends), can_be_left=can_be_left)
@@ -172,8 +172,8 @@ class Outbox:
     def _commands(self) -> list[list[Any]]:
         commands = [
             command
-            for queue, raws in zip(self.maker.queues, self._pushes, strict=True)
-            for command in split(["LPUSH", queue], raws)
+            for number, raws in self._pushes.items()
+            for command in split(["LPUSH", self.maker.queues[number]], raws)
         ]
         if self._dead_letters:
             commands += dead_letter_commands(self.group.names, INGRESS, self._dead_letters, self.group.now())

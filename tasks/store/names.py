@@ -8,11 +8,16 @@ Keys of one partition, here `partition.3`:
 
 partition.3                         list   the queue; the oldest message is rightmost
 partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kombu's default options put them (in another slot)
+{partition.3}:inbox                 list   during a resize, a partition that gets keys works on this list; `admit` adds its queue's messages to it
 {partition.3}:meta                  hash   token: fencing token; increases with each claim and each release (µs, server clock)
                                            holder: id of the worker that got the token; absent after a release
                                            since: number of the holder's assignment, as in {partition}:since
                                            commit_number: number of commits so far
                                            edit_version: number of operators' edits so far
+                                           epoch: that of the topology by which its keys are applied (absent: 0)
+                                           moved: the epoch up to which its keys for other partitions have left
+                                           removed: number of messages taken from its queue and inbox since its first epoch
+                                           forwarded: when it last passed on a message of a former number of partitions (ms)
                                            paused: 1 (by an operator or a policy), or the name of whoever paused it
                                            to_isolate: number of messages to run in isolation after a worker died
                                            seen:<computation>: when the set of young ids was started (ms)
@@ -38,6 +43,8 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:group                   hash   layout (store/topology.py)
                                            partitions: N
                                            epoch: increases when N changes
+                                           former, highest: N before a resize that is not finished; the highest N ever
+                                           resized: when the last resize began (ms)
                                            computation:<name>: 1 for each computation that ever ran
                                            follow-up secret: proves that a worker wrote a follow-up (store/follow_ups.py)
 {partition}:workers                 zset   worker id → when its leases end (ms, server clock)
@@ -56,6 +63,7 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
 {partition}:draining                hash   worker id → when an operator drained it (ms)
 {partition}:tasks                   hash   worker id → the tasks and computations that it knows, one a line
 {partition}:wanted                  hash   partition → until when (ms), and a task: its holder did not know it, and another worker did
+{partition}:epochs                  hash   worker id → epoch of the topology that it follows
 {partition}:reads                   hash   worker id → JSON: computation → highest version of its states that the worker can read
 {partition}:refused                 hash   worker id → the partitions whose states it cannot read, comma-separated (store/worker_code.py)
 {partition}:source:<name>           hash   progress of a source: number (of pushes), position, ended; its lease: owner, token, until (ms)
@@ -212,6 +220,10 @@ class Names:
         return self._group_key("wanted")
 
     @property
+    def epochs(self) -> str:
+        return self._group_key("epochs")
+
+    @property
     def reads(self) -> str:
         return self._group_key("reads")
 
@@ -259,6 +271,9 @@ class Names:
 
     def meta(self, partition: str) -> str:
         return self._key(partition, "meta")
+
+    def inbox(self, partition: str) -> str:
+        return self._key(partition, "inbox")
 
     def states(self, partition: str, computation: str) -> str:
         return self._key(partition, f"state:{computation}")

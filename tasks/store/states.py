@@ -119,7 +119,7 @@ class StateReader:
 
     def keys(self, computation_name: str) -> Iterator[str]:
         """Iterate over the keys that have a state, in constant memory. A key that exists throughout comes at least once, maybe more often."""
-        for partition in range(self.topology.partitions):
+        for partition in range(self.topology.served):
             name = self.names.states(str(partition), computation_name)
             for field, _ in self.client.hscan_iter(name, count=PAGE):
                 yield key_text(field)

@@ -14,6 +14,11 @@ from celery_partitions.store.server import CLUSTER, CLUSTER_ERRORS
 
 #: The version of the key layout in `names.py`. Increase it if an older release could not read, or would damage, what this one writes.
 LAYOUT = 3
+#: A group that was resized has this layout: older releases of layout 3 would not follow another number, and refuse it.
+RESIZED_LAYOUT = "3.1"
+_LAYOUTS = (str(LAYOUT).encode(), RESIZED_LAYOUT.encode())
+
+_FIELDS = ("layout", "partitions", "epoch", "former", "highest")
 
 
 def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Topology:
@@ -22,16 +27,16 @@ def agree_on_topology(client: redis.Redis, names: Names, partitions: int) -> Top
 
 
 def agreement(names: Names, partitions: int) -> Program[Topology]:
-    """Create the group with this number of partitions, if it does not exist. Raises `SetupError` if it has another number of partitions, or
-    another key layout.
+    """Create the group with this number of partitions, if it does not exist. Returns the topology in Redis.
 
-    Each process calls it once, before it sends or takes anything. With another number, keys would not find their states.
+    Raises `SetupError` if the group has another key layout; or another number of partitions, unless that is from a resize. Each process calls it
+    before it sends or takes anything: with another number, keys would not find their states.
     """
 
     def look(client: Any) -> Any:
         pipe = client.pipeline(transaction=False)
         pipe.hget(names.older_group_meta, "partitions")
-        pipe.hmget(names.group_meta, ["layout", "partitions", "epoch"])
+        pipe.hmget(names.group_meta, _FIELDS)
         return pipe.execute(raise_on_error=False)
 
     older, found = yield look
@@ -43,20 +48,30 @@ def agreement(names: Names, partitions: int) -> Program[Topology]:
         if isinstance(older, bytes) and older.isdigit():
             raise _older_layout(names)
         found = (yield lambda client: _begin(client, names, partitions))[-1]
-    layout, number, epoch = found
-    refuse_other_layout(names, layout)
-    if int(number) != partitions:
+    topology = _topology(names, found, partitions)
+    if topology.partitions != partitions and not topology.epoch:
         raise SetupError(
-            f"partition group {names.group!r} has {int(number)} partitions in this Redis, but this process was started with "
-            f"PARTITIONS={partitions}. Start it with PARTITIONS={int(number)}, or use another PARTITIONS_GROUP. To change the number of "
+            f"partition group {names.group!r} has {topology.partitions} partitions in this Redis, but this process was started with "
+            f"PARTITIONS={partitions}. Start it with PARTITIONS={topology.partitions}, or use another PARTITIONS_GROUP. To change the number of "
             "partitions, use `partitions export` and `partitions import --replace`"
         )
-    return Topology(int(epoch or 0), partitions)
+    return topology
+
+
+def read_topology(client: redis.Redis, names: Names, default: int) -> Topology:
+    """The topology in Redis now. `default`: the number of partitions of a group that does not exist. Raises `SetupError` for another key layout."""
+    return _topology(names, client.hmget(names.group_meta, list(_FIELDS)), default)
+
+
+def _topology(names: Names, found: Any, default: int) -> Topology:
+    layout, number, epoch, former, highest = found
+    refuse_other_layout(names, layout)
+    return Topology(int(epoch or 0), int(number or default), None if former is None else int(former), int(highest or 0))
 
 
 def refuse_other_layout(names: Names, layout: bytes | None) -> None:
     """Raise `SetupError` if a group's key layout is not this release's. `layout` None: unknown, which is accepted."""
-    if layout is not None and layout != b"%d" % LAYOUT:
+    if layout is not None and layout not in _LAYOUTS:
         shown = layout.decode("ascii", "backslashreplace")[:20]
         raise SetupError(
             f"partition group {names.group!r} has key layout {shown} in this Redis, but this release supports only layout {LAYOUT}. Use the "
@@ -70,7 +85,7 @@ def _begin(client: Any, names: Names, partitions: int) -> Any:
     pipe = client.pipeline(transaction=True)
     pipe.hsetnx(names.group_meta, "layout", LAYOUT)
     pipe.hsetnx(names.group_meta, "partitions", partitions)
-    pipe.hmget(names.group_meta, ["layout", "partitions", "epoch"])
+    pipe.hmget(names.group_meta, _FIELDS)
     return pipe.execute()
 
 

@@ -121,7 +121,7 @@ class View:
     def paused(self) -> list[int]:
         """The numbers of partitions that a failure paused (`exhausted="stop"`)."""
         group = self.installation.group
-        numbers = range(self.installation.group.topology.partitions)
+        numbers = range(self.installation.group.topology.served)
         return [one for one in numbers if group.client.hget(group.names.meta(str(one)), "paused") is not None]
 
     def source_of(self, source: Any) -> Computation:

@@ -357,7 +357,7 @@ class VirtualWorkers:
         """Start a worker that owns every partition."""
         store = Store(self.installation, self.keyspace, self.crashes, repeats=self.twice)
         self._worker = self._start(store, self.crashes)
-        self._take_over(self._worker, *partitions_and_ingress(self.installation.group.topology.partitions))
+        self._take_over(self._worker, *partitions_and_ingress(self.installation.group.topology.served))
 
     def _take_over(self, worker: PartitionLoop, *partitions: str) -> None:
         """Give the partitions to a worker, which starts with empty memory."""
@@ -372,6 +372,6 @@ class VirtualWorkers:
     def _die(self) -> None:
         """Another worker takes over the dead one's leases. Messages that may have killed it run one by one."""
         if self.settings.max_worker_crashes:
-            for partition in partitions_and_ingress(self.installation.group.topology.partitions):
+            for partition in partitions_and_ingress(self.installation.group.topology.served):
                 self.client.hset(self.names.meta(partition), "to_isolate", self.settings.batch_messages)
         self._begin()

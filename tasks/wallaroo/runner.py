@@ -185,7 +185,7 @@ class Processes:
     def look(self) -> Waiting | None:
         """What still waits; None if Redis does not answer."""
         try:
-            return look(self.group.client, self.group.names, self.group.topology.partitions, self.sink_names)
+            return look(self.group.client, self.group.names, self.group.topology.served, self.sink_names)
         except redis.RedisError:
             return None
 

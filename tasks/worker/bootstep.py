@@ -161,10 +161,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if unsigned is not None:
             logger.warning("partitions: %s", unsigned)
         for partition in self.partitions:
-            if int(partition) >= self.installation.group.topology.partitions:
+            if int(partition) >= self.installation.group.topology.served:
                 raise WorkerRefused(
                     f"-Q {self.installation.group.names.queue_name(partition)}: no such partition. There are "
-                    f"{self.installation.group.topology.partitions} partitions, numbered from 0 (PARTITIONS)"
+                    f"{self.installation.group.topology.served} partitions, numbered from 0 (PARTITIONS)"
                 )
         list_owned_queues(self.owned)
         make_patient(worker, self.installation.group.client)

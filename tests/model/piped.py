@@ -82,7 +82,7 @@ def built(pipeline: Pipeline, name: str = "app") -> Built:
 
 def writer(partitions: int = 1) -> MessageWriter:
     return MessageWriter(
-        topology=Topology(0, partitions),
+        topology=lambda: Topology(0, partitions),
         queue_of=lambda number: f"partition.{number}",
         queue_of_task=lambda task: "celery",
         queue_of_sink=lambda sink: f"partition.sink.{sink}",

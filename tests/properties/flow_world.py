@@ -59,7 +59,7 @@ class FlowWorld:
     def __post_init__(self) -> None:
         self.computations: dict[str, Computation] = {**self.built.sources, **self.built.stages}
         self.writer = MessageWriter(
-            topology=Topology(0, len(self.partitions)),
+            topology=lambda: Topology(0, len(self.partitions)),
             queue_of=lambda number: NAMES.queue_name(str(number)),
             queue_of_task=lambda task: "celery",
             queue_of_sink=NAMES.sink_group,

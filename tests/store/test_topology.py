@@ -9,7 +9,7 @@ from celery_partitions.admin.doctor import _group
 from celery_partitions.model.errors import SetupError
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.names import Names
-from celery_partitions.store.topology import LAYOUT, agree_on_topology
+from celery_partitions.store.topology import LAYOUT, RESIZED_LAYOUT, agree_on_topology, read_topology
 from celery_partitions_config.settings import Settings
 
 
@@ -41,3 +41,22 @@ def test_a_group_with_keys_of_the_previous_layout_is_refused_and_nothing_is_writ
 def test_a_foreign_key_does_not_count_as_an_older_layout(client: redis.Redis, names: Names, write: tuple[str, ...]) -> None:
     client.execute_command(*write)
     assert agree_on_topology(client, names, 4).partitions == 4
+
+
+def test_after_a_resize_the_number_in_redis_counts(client: redis.Redis, names: Names) -> None:
+    client.hset(names.group_meta, mapping={"layout": RESIZED_LAYOUT, "partitions": 8, "epoch": 3, "former": 4, "highest": 16})
+    found = agree_on_topology(client, names, 5)
+    assert found == read_topology(client, names, 5) == Topology(3, 8, 4, 16)
+    assert (found.served, found.before) == (16, Topology(2, 4, None, 16))
+
+
+def test_the_sources_of_a_partition_are_those_that_can_hold_its_keys() -> None:
+    grown, shrunk = Topology(1, 12, former=4), Topology(1, 4, former=12)
+    assert [grown.sources(number) for number in (0, 3, 4, 11, None)] == [(), (), (0,), (3,), ()]
+    assert [shrunk.sources(number) for number in (0, 3, 4)] == [(4, 8), (7, 11), ()]
+    keys = [str(number) for number in range(200)]
+    for topology in (grown, shrunk):
+        for key in keys:
+            before, after = topology.before.partition_of(key), topology.partition_of(key)
+            assert before == after or before in topology.sources(after)
+    assert Topology(1, 12).sources(4) == ()
