@@ -268,8 +268,8 @@ def calls_committed(owned: OwnedPartition, planned: PlannedCalls) -> None:
             stored = outcome.states.get(name, {}).get(run.key)
             if stored is not None and type(table[run.key]) is Slot:
                 run.base[name] = stored or None
-        if not run.from_queue:
-            owned.mailbox_lengths[run.key] = owned.mailbox_lengths.get(run.key, 0) - done
+        if not run.from_queue and run.key in owned.mailbox_lengths:  # else the commit emptied its mailbox
+            owned.mailbox_lengths[run.key] -= done
         del run.items[:done]
         del run.outcomes[:count]
         run.from_queue = False

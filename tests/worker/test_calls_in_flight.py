@@ -86,6 +86,17 @@ def test_a_slow_key_does_not_hold_up_the_others(live: LiveGroup, loop: LoopByHan
     assert live.numbers_of(visit, "slow") == [0, 1]
 
 
+def test_a_key_whose_mailbox_was_empty_again_keeps_what_waits_there_later(live: LiveGroup, loop: LoopByHand) -> None:
+    live.send(visit, [Visit("k", 0, 0.1)])
+    until_drained(live, loop)
+    live.send(visit, [Visit("k", 1, 0.5)])
+    loop.look_again()
+    loop.live_until(lambda: [row.running for row in live.group.status()] == [1, 0])
+    live.send(visit, [Visit("k", 2)])
+    until_drained(live, loop)
+    assert live.numbers_of(visit, "k") == [0, 1, 2]
+
+
 def test_plain_and_waiting_computations_of_a_key_keep_the_order_of_the_queue(live: LiveGroup, loop: LoopByHand) -> None:
     for number in range(30):
         live.send(plain_visit if number % 3 == 1 else visit, [Visit(f"k{number % 2}", number, 0.002)])
