@@ -232,6 +232,15 @@ class Settings:
         "one", parse_catch_up, used_by="workers",
         help="With PARTITIONS_BEAT, what happens with runs that were missed in an outage: one of them, none, or all (up to 100 of an entry).",
     )
+    timeline_bytes: int = setting(
+        0, parse_count_or_zero, used_by="workers",
+        help="How many bytes per partition the timelines of keys may have: what happened to each key, with its states before and after. They are "
+        "on the key's page and in `partitions watch`. 0: none are written. States may be personal data.",
+    )
+    timeline_seconds: float = setting(
+        86_400.0, parse_seconds, used_by="workers",
+        help="A key's timeline is deleted when the key has not changed for this long.",
+    )
     mailbox_messages: int = setting(
         10_000, parse_count, used_by="workers",
         help="How many messages may wait for one parked key. Later ones become dead letters.",

@@ -11,7 +11,7 @@ from celery_partitions.admin.dead_letters import fingerprint, raw_text
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import MessageError
 from celery_partitions.model.keys import key_bytes, shown_key
-from celery_partitions.model.messages import details_of, name_of, open_envelope
+from celery_partitions.model.messages import details_of, moment_or_none, name_of, open_envelope
 from celery_partitions.store.dead_letters import DeadLetter
 
 #: The longest text of one message in a list.
@@ -49,12 +49,11 @@ def json_message(raw: bytes) -> dict[str, Any]:
         content = open_envelope(raw).body
     except MessageError:
         content = raw
-    sent_at = details_of(raw).sent_at
     text = _arguments(content[: 4 * MAX_TEXT_CHARACTERS])
     return {
         "task": task,
         "message_id": message_id,
-        "sent_at": sent_at if isinstance(sent_at, int | float) and not isinstance(sent_at, bool) else None,
+        "sent_at": moment_or_none(details_of(raw).sent_at),
         "bytes": len(raw),
         "text": text if len(text) <= MAX_TEXT_CHARACTERS else text[:MAX_TEXT_CHARACTERS] + "…",
     }

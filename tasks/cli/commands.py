@@ -25,6 +25,7 @@ from celery_partitions.cli.timers import timers
 from celery_partitions.cli.top import top
 from celery_partitions.cli.transfer import export_group, import_group
 from celery_partitions.cli.versions import versions
+from celery_partitions.cli.watch import watch
 from celery_partitions_config.command import partitions
 
 __all__ = ["partitions"]
@@ -38,6 +39,7 @@ for command in (
     flower,
     workers,
     keys,
+    watch,
     state,
     stored,
     timers,

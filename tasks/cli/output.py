@@ -35,6 +35,13 @@ def print_json(value: Any) -> None:
     click.echo(_CONTROLS_OF_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def print_line(value: Any) -> None:
+    """Print one JSON document on one line, and flush it."""
+    text = msgspec.json.encode(value, enc_hook=plain_value).decode()
+    sys.stdout.write(_CONTROLS_OF_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    sys.stdout.flush()
+
+
 #: JSON itself escapes the control characters below U+0020.
 _CONTROLS_OF_TERMINALS = re.compile("[\x7f-\x9f]")
 

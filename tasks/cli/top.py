@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
 
 import click
-import msgspec
 import redis
 from rich.console import Console
 from rich.live import Live
@@ -16,7 +14,7 @@ from rich.live import Live
 from celery_partitions.admin.history import GAP_SECONDS
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.cli.context import installation_in
-from celery_partitions.cli.output import refusals
+from celery_partitions.cli.output import print_line, refusals
 from celery_partitions.cli.screen import Sort, draw
 from celery_partitions.producer.pipelines import ends_with_processes
 
@@ -67,12 +65,6 @@ def _print_lines(watch: Watcher, interval: float) -> None:
     while True:
         print_line(watch.with_attention())
         time.sleep(interval)
-
-
-def print_line(found: dict[str, Any]) -> None:
-    """Print one JSON document on one line, and flush it."""
-    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
-    sys.stdout.flush()
 
 
 def _print_once(watch: Watcher, interval: float, sort: Sort | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, number, size, span
+from celery_partitions.admin.timeline import WHYS
 
 #: The shortest text that Flower searches for.
 _SHORTEST_SEARCH = 3
@@ -59,18 +60,6 @@ def as_json(value: Any) -> str:
 def pretty(value: Any) -> str:
     """Indented JSON, for reading and editing."""
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-WHYS = {
-    "hold": "no retry left",
-    "retry": "will be retried",
-    "running": "call in flight",
-    "unknown-task": "unknown task",
-    "unreadable-state": "unreadable state",
-    "rate": "rate limit",
-    "gather": "batch is filled",
-    "ready": "ready to run",
-}
 
 
 def why(reason: str) -> str:

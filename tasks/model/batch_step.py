@@ -195,6 +195,8 @@ class BatchStep:
             if stage.state is not None and stage.state.is_versioned:
                 out.versions[stage.name] = stage.state.version
         out.emitted, out.late = [*self.replay.outputs(), *self.alarms], self.replay.late()
+        if out.emitted:
+            out.outputs = [self.replay.emitted, self.outbox.sent]
         out.ended = clock()
         return out
 

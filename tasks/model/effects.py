@@ -220,6 +220,15 @@ class Count(msgspec.Struct, frozen=True, gc=False):
     counts: Mapping[str, int]
 
 
+class AddToTimelines(msgspec.Struct, frozen=True, gc=False):
+    """Add what the commit changes to the keys' timelines (`model/timeline.py`): key → JSON. Older changes make room: at most `max_bytes` in the
+    partition, none older than `seconds`."""
+
+    changes: Mapping[str, bytes]
+    max_bytes: int
+    seconds: float
+
+
 class Reply(msgspec.Struct, frozen=True, gc=False):
     """Store a Celery result for some seconds (None or 0: forever) and publish it, unless a success is stored already."""
 
@@ -273,5 +282,6 @@ Effect = (
     | RememberIds
     | EndIsolation
     | Count
+    | AddToTimelines
     | MoreEffects
 )

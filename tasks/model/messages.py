@@ -126,6 +126,11 @@ def details_of(raw: bytes) -> Details:
         return Details()
 
 
+def moment_or_none(value: object) -> float | None:
+    """The header `sent_at` in seconds since the epoch. None if it is not a number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def origin_of(raw: bytes) -> Origin:
     """The headers that outputs inherit. All are None if the message can't be decoded."""
     try:

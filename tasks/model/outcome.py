@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple
@@ -157,6 +157,8 @@ class Outcome(msgspec.Struct):
     failures: list[Failure] = msgspec.field(default_factory=list)
     #: The outputs of the messages in `done`, in order.
     emitted: list[Emission] = msgspec.field(default_factory=list)
+    #: The same outputs, by the `id()` of the message's item. `outputs_of` reads them.
+    outputs: list[Mapping[int, Sequence[Emission]]] = msgspec.field(default_factory=list)
     #: How many values of the messages in `done` came too late for their windows, and were dropped.
     late: int = 0
     ended: float = 0.0
@@ -188,8 +190,13 @@ class Outcome(msgspec.Struct):
         self.began += one.began
         self.failures += one.failures
         self.emitted += one.emitted
+        self.outputs += one.outputs
         self.ended = max(self.ended, one.ended)
         self.answered = self.answered or one.answered
+
+    def outputs_of(self, work: Work) -> list[Emission]:
+        """What one of the messages in `done` sent."""
+        return [one for outputs in self.outputs for one in outputs.get(id(work), ())]
 
     def written(self, partition: str, commit_number: int, parked: Mapping[str, ParkedKey]) -> Iterator[Effect]:
         """The effects that the commit writes. `commit_number` is part of the dead letters' ids. `parked`: the records of the parked keys."""

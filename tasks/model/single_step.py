@@ -64,6 +64,7 @@ class SingleStep:
                 out.states[computation.name] = {key: after}
         if self.outbox.sent:
             out.emitted.extend(self.outbox.sent[id(item)])
+            out.outputs = [self.outbox.sent]
         out.ended = self._rules.clock()
         return out
 

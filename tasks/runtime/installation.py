@@ -15,6 +15,7 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 from kombu.utils.url import as_url, url_to_parts
 
+from celery_partitions.admin.timeline import KeyWatch
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import MessageError, SetupError
 from celery_partitions.model.message_writer import Cause, MakeCause, MessageWriter
@@ -182,6 +183,11 @@ class Installation:
                 "task_always_eager is on, but a computation runs only in its partition's worker. Turn task_always_eager off. To run "
                 "computations and pipelines in memory in tests, use celery_partitions.testing.harness"
             )
+
+    def watch_key(self, key: str) -> KeyWatch:
+        """What happens to a key, for operators."""
+        group = self.group
+        return KeyWatch(key, group.states, group.parked_keys, group.audit, self.computations)
 
     def queue(self, partition: str) -> Queue:
         """The Celery queue of a partition, declared as other producers declare it."""

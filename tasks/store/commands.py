@@ -15,6 +15,7 @@ import redis
 from celery_partitions.model.deduplication import normalize_id
 from celery_partitions.model.effects import (
     AddDeadLetter,
+    AddToTimelines,
     Alarm,
     Count,
     CountRunning,
@@ -49,13 +50,14 @@ from celery_partitions.store.dead_letters import dead_letter_of, dump_dead_lette
 from celery_partitions.store.names import Names
 from celery_partitions.store.parked_keys import due_score, dump_parked
 from celery_partitions.store.scripts import digest_of, script
+from celery_partitions.store.timelines import MAX_TIMELINE_BYTES
 
 #: Ids in one SADD. Lua can't unpack many more.
 PAGE = 5000
 #: Words in one command; longer ones are split. Lua's unpack fails above about 8,000 values.
 MAX_WORDS = 6000
 #: Commands with more than one key, and their number of keys. The scripts have the same table.
-KEYS_OF = {"RENAME": 2}
+KEYS_OF = {"RENAME": 2, "TIMELINE": 2}
 
 
 def split(head: list[Any], rest: Iterable[Any]) -> Iterator[list[Any]]:
@@ -97,6 +99,7 @@ def commands_of(effects: Iterable[Effect], names: Names, partition: str, commit_
     follow_ups: list[bytes] = []
     dead_letters: list[Any] = []
     taken: list[list[Any]] = []
+    last: list[list[Any]] = []
     parked: dict[str, ParkedKey] = {}
     unparked: list[str] = []
     for one in effects:
@@ -146,6 +149,9 @@ def commands_of(effects: Iterable[Effect], names: Names, partition: str, commit_
                     commands.append(["HSET", meta, "to_isolate", left] if left > 0 else ["HDEL", meta, "to_isolate"])
             case Count(counts):
                 commands += [["HINCRBY", names.meta(partition), name, count] for name, count in counts.items() if count]
+            case AddToTimelines(changes, max_bytes, seconds):
+                head = ["TIMELINE", names.timelines(partition), names.timelines_order(partition), round(seconds * 1000), MAX_TIMELINE_BYTES, max_bytes]
+                last.append([*head, *(word for key, change in changes.items() for word in (key_bytes(key), change))])
             case Reply(name, meta, seconds):
                 commands.append(["REPLY", name, meta, seconds or 0])
             case Push(queue, raw):
@@ -163,7 +169,7 @@ def commands_of(effects: Iterable[Effect], names: Names, partition: str, commit_
     commands += park(names, partition, parked) + unpark(names, partition, unparked)
     commands += split(["HSET", names.dead(partition)], dead_letters)
     commands += split(["RPUSH", names.queue(partition)], reversed(follow_ups))
-    return taken + commands if taken else commands
+    return [*taken, *commands, *last] if taken or last else commands
 
 
 def _remember(effect: RememberIds, names: Names, partition: str, now: float) -> list[list[Any]]:

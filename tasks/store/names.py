@@ -22,6 +22,7 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            to_isolate: number of messages to run in isolation after a worker died
                                            seen:<computation>: when the set of young ids was started (ms)
                                            version:<computation>: the highest version of its states written here, if above 1
+                                           timeline_bytes: how long all timelines are together
                                            takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …
 {partition.3}:state:<computation>   hash   key → record (store/record.py) around the pickled state
@@ -33,6 +34,8 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
 {partition.3}:dead                  hash   dead letter id → JSON
 {partition.3}:dead:raw              hash   dead letter id → raw message, if it is too long for the JSON
 {partition.3}:isolation             hash   SHA-1 of a message that runs in isolation → `<token>:<deaths>:<stalls>`, or `hang:<why>`
+{partition.3}:timelines             hash   key → what its last commits changed, newest first (store/timelines.py); bounded, expires
+{partition.3}:timelines:order       zset   each of these keys → its last change (ms)
 {partition.3}:commits               list   JSON of the newest commits (store/recent_commits.py); the newest is leftmost
 {partition.3}:history:<fine|coarse> list   points of the last hour, and of the last two days (store/history.py); the newest is leftmost
 {partition.3}:seen:<age>:<computation>
@@ -308,6 +311,12 @@ class Names:
 
     def commits(self, partition: str) -> str:
         return self._key(partition, "commits")
+
+    def timelines(self, partition: str) -> str:
+        return self._key(partition, "timelines")
+
+    def timelines_order(self, partition: str) -> str:
+        return self._key(partition, "timelines:order")
 
     def history(self, partition: str, resolution: Resolution) -> str:
         return self._key(partition, f"history:{resolution}")

@@ -130,7 +130,7 @@ class StateReader:
         partition = str(self.topology.partition_of(spelled))
         gone = script("forget").run(
             self.client,
-            [self.names.states(partition, computation.name), self.names.meta(partition)],
+            [self.names.states(partition, computation.name), self.names.meta(partition), self.names.timelines(partition)],
             [key_bytes(spelled), self.names.changed],
         )
         return bool(gone)

@@ -102,7 +102,7 @@ class CallTurns:
         limit, max_ids, wait = loop.settings.batch_messages, loop.settings.deduplicate_ids, loop.settings.deploy_wait_seconds
         if closes and calls.open is not None:
             self.in_flight.room.note_closed(calls.open)
-        planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, limit=limit, max_ids=max_ids, wait_seconds=wait)
+        planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, limit=limit, max_ids=max_ids, wait_seconds=wait, timelines=loop.timelines)
         if planned is None:
             return False
         loop.settle()

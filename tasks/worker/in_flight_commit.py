@@ -34,6 +34,7 @@ from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
 from celery_partitions.worker.planned_commit import PlannedCommit
+from celery_partitions.worker.timelines import Timelines
 
 Replies = Callable[[OwnedPartition, Batch, Outcome], list[MoreEffects]]
 
@@ -180,6 +181,7 @@ def plan_calls(
     limit: int,
     max_ids: int,
     wait_seconds: float,
+    timelines: Timelines | None = None,
 ) -> PlannedCalls | None:
     """The commit of what ended; None if there is nothing. `closes`: the open batch is part of it. `limit`: the most next messages to ask
     for. `max_ids`: how many message ids may be remembered for one computation."""
@@ -209,6 +211,10 @@ def plan_calls(
     if count is not None:
         plan.last.append(CountRunning(count))
     effects = [*plan.first, *written, *plan.last]
+    if timelines is not None:
+        bases = {(name, run.key): stored for run, _ in plan.runs for name, stored in run.base.items()}
+        if (added := timelines.effect(owned, outcome, plan.parked, bases)) is not None:
+            effects.append(added)
     taken = closing.batch.messages[: outcome.taken] if closing is not None else []
     ask = limit if not owned.messages else 0
     if closing is not None:

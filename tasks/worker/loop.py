@@ -38,6 +38,7 @@ from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
 from celery_partitions.worker.recovery import REST_SECONDS
+from celery_partitions.worker.timelines import Timelines
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrowed, widen
 
@@ -87,6 +88,7 @@ class PartitionLoop(threading.Thread):
         self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
         #: Calls outside the loop's thread. None: every computation is plain.
         self.calls: CallTurns | None = None
+        self.timelines = Timelines.of(self.settings, worker)
 
     # Called by other threads.
 
@@ -259,7 +261,7 @@ class PartitionLoop(threading.Thread):
         if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
             outcome.effects += self.parts.answers.of(owned, batch, outcome)
         limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
-        planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids, wait_seconds=self.settings.deploy_wait_seconds)
+        planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids, wait_seconds=self.settings.deploy_wait_seconds, timelines=self.timelines)
         if planned is not None:
             self.settle()
             owned.on(Event.SENT)

@@ -23,6 +23,7 @@ from celery_partitions.store.commits import Commit, SentCommit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
 from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.timelines import Timelines
 
 if TYPE_CHECKING:
     from celery_partitions.worker.in_flight_commit import PlannedCalls
@@ -57,12 +58,12 @@ class PendingCommit:
 
 
 def plan_commit(
-    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, *, limit: int, max_ids: int, wait_seconds: float
+    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, *, limit: int, max_ids: int, wait_seconds: float, timelines: Timelines | None = None
 ) -> PlannedCommit | None:
     """The commit of an outcome, which asks for at most `limit` next messages; None if there is nothing to write.
 
     `max_ids`: how many message ids may be remembered for one computation. `wait_seconds`: how long keys and lines may wait for a task or a
-    state (PARTITIONS_DEPLOY_WAIT_SECONDS).
+    state (PARTITIONS_DEPLOY_WAIT_SECONDS). `timelines`: add to them what changes.
     """
     now = owned.server_now()
     parked = _parked_after(owned, batch, outcome, now) | _waiting_after(owned, batch, outcome, now, wait_seconds)
@@ -95,6 +96,8 @@ def plan_commit(
     count = owned.count_in_turn(parked, () if ended is None else (ended,))
     if count is not None:
         effects.append(CountRunning(count))
+    if timelines is not None and (added := timelines.effect(owned, outcome, parked, {})) is not None:
+        effects.append(added)
     commands = commands_of(effects, names, owned.partition, owned.commit_number, now)
     if not commands and not outcome.taken:
         return None

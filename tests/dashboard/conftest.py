@@ -29,7 +29,7 @@ _failed = pytest.StashKey[bool]()
 @pytest.fixture(scope="package")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
     """Two workers that share four partitions."""
-    env = {"PARTITIONS": PARTITIONS, "PARTITIONS_LEASE_SECONDS": 10, "PARTITIONS_STATE_SIGNING_KEY": "a-key-of-the-tests-own"}
+    env = {"PARTITIONS": PARTITIONS, "PARTITIONS_LEASE_SECONDS": 10, "PARTITIONS_STATE_SIGNING_KEY": "a-key-of-the-tests-own", "PARTITIONS_TIMELINE_BYTES": 1_000_000}
     with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("dashboard"), **env) as live:
         for name in ("one", "two"):
             live.start_worker("-n", f"{name}@dashboard", module=accounts.__name__)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import redis
 from celery import Celery
 
@@ -11,6 +12,7 @@ from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.items import DeadLetterItem
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.timeline import KeyChange
 from celery_partitions.runtime.group import Group
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.parked_keys import dump_parked
@@ -50,6 +52,12 @@ class Filled:
         for command in commands_of_outcome(outcome, self.names, partition, number, 5.0):
             self.client.execute_command(*command)
         return f"{partition}-{number}-0"
+
+    def change(self, key: str, change: KeyChange) -> None:
+        """Put a change in front of the key's timeline."""
+        name, field = self.names.timelines(self.partition(key)), cast(str, key_bytes(key))
+        before = cast("bytes | None", self.client.hget(name, field)) or b""
+        self.client.hset(name, field, msgspec.json.encode(change) + b"\n" + before)  # type: ignore[arg-type]
 
     def who(self) -> list[tuple[str, str]]:
         """The audit's records, newest first."""

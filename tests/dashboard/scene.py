@@ -32,7 +32,7 @@ KILL_SECONDS = 60.0
 @contextmanager
 def scene(directory: Path, *, keys: int = 20_000, kill: bool = True) -> Iterator[tuple[LiveGroup, FlowerProcess]]:
     """Three workers, one of which dies each minute; a hot key; held keys; dead letters of several kinds; a paused partition."""
-    with RedisServer() as server, LiveGroup(server.url(), directory, PARTITIONS=PARTITIONS, PARTITIONS_LEASE_SECONDS=5) as live:
+    with RedisServer() as server, LiveGroup(server.url(), directory, PARTITIONS=PARTITIONS, PARTITIONS_LEASE_SECONDS=5, PARTITIONS_TIMELINE_BYTES=2_000_000) as live:
         for number in range(1, 4):
             live.start_worker("-n", f"worker{number}@shop", module=accounts.__name__)
         env = {**live.env, "FLOWER_BASIC_AUTH": LOGIN}

@@ -12,6 +12,7 @@ from tests.dashboard.conftest import LOGIN, Visiting
 from tests.dashboard.trouble import account, balance, dead_letters_of, hold, partition_of_queue, wait_balance
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications.accounts import Payment, deliver, pay
+from tests.support.browser import PHONE
 
 ME = LOGIN.partition(":")[0]
 
@@ -45,6 +46,20 @@ def test_a_key_is_found_and_its_state_is_a_tree(visit: Visiting, live: LiveGroup
     notes = tree.locator("summary", has_text="notes")
     notes.click()
     expect(tree.get_by_text("bread")).to_be_hidden()
+
+
+def test_the_timeline_shows_commits_and_operators(visit: Visiting, live: LiveGroup, key: str) -> None:
+    paid(live, key, "rent", "bread")
+    page = visit(size=PHONE).open(page_of(key))
+    timeline = page.get_by_role("list", name="Timeline, newest first")
+    expect(timeline).to_contain_text("applied pay")
+    expect(timeline).to_contain_text("@dashboard · commit")
+    expect(timeline).to_contain_text("pay.balance: null → ")
+    start_editing(page, '{"balance": 7}')
+    page.get_by_role("button", name="Set state").click()
+    expect(timeline.locator("li").first).to_contain_text("state set")
+    expect(timeline.locator("li").first).to_contain_text("pay.balance: 20 → 7")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_key_that_is_not_text_is_found_by_base64(visit: Visiting) -> None:

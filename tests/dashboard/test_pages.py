@@ -9,10 +9,12 @@ from urllib.parse import quote
 
 import pytest
 
+from celery_partitions.model.timeline import Event, KeyChange, StateChange
 from celery_partitions.store.measurements import add_measurements
 from celery_partitions.store.recent_commits import RecentCommit
 from celery_partitions.store.telemetry import Measurements
 from celery_partitions_config.settings import Settings
+from tests.dashboard.declared import Account, pay
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.dashboard.serving import filled, make_app, served, shop
@@ -70,6 +72,9 @@ def test_shown_text_never_becomes_markup(served: Served, filled: Filled) -> None
         partition, 1, raw=HOSTILE.encode(), error=HOSTILE, trace=HOSTILE, key=HOSTILE, message_id=HOSTILE, task=HOSTILE
     )
     filled.client.lpush(filled.names.queue(partition), HOSTILE)
+    after = filled.group.codec.dump(pay.computation, HOSTILE, Account(notes=[HOSTILE]))
+    event = Event("failed", HOSTILE, HOSTILE, error=HOSTILE)
+    filled.change(HOSTILE, KeyChange(5.0, 1, HOSTILE, [event], states={pay.name: StateChange(None, after), HOSTILE: StateChange(b"", 7)}))
     commit = RecentCommit(at=5.0, commit_number=1, worker=HOSTILE, token=7, taken=1, failed=1, error=HOSTILE)
     add_measurements(filled.client, filled.names, {partition: Measurements()}, {partition: [commit]})
     coded = quote(HOSTILE, safe="")

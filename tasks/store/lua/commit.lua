@@ -13,6 +13,10 @@
 --         SHORTEN key count oldest youngest
 --                                     remove the count oldest messages of a mailbox; oldest and youngest are the SHA-1 of the first and the
 --                                     last of them. If they are others, the answer is "moved", and nothing is written
+--         TIMELINE entries order ms longest most key change key change …
+--                                     put the changes in front of their keys' timelines (hash entries; zset order: the last change of each), and
+--                                     forget the keys that have not changed for longest: after ms, or if all are longer than `most` bytes.
+--                                     A timeline has at most `longest` bytes
 -- Returns {status, commit_number, edit_version, now, next due, paused, to_isolate, message, message, …}
 --   status    "ok"        written; commit_number has increased by one
 --             "already"   this same commit was written before, and its reply was lost; nothing is written again
@@ -42,6 +46,35 @@ local function store_result(key, value, seconds)
     redis.pcall('SET', key, value)
   end
   redis.pcall('PUBLISH', key, value)
+end
+
+-- TIMELINE: ARGV[at] to ARGV[last] are its words. Called with pcall: a key of the wrong type must not end the commit half-way.
+local function add_to_timelines(at, last, now)
+  local entries, order, ms, longest, most = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local bytes = redis.call('EXISTS', entries) == 1 and tonumber(redis.call('HGET', KEYS[2], 'timeline_bytes') or '0') or 0
+  local function forget(key)
+    bytes = bytes - redis.call('HSTRLEN', entries, key)
+    redis.call('HDEL', entries, key)
+  end
+  for i = at + 5, last, 2 do
+    local before = redis.call('HGET', entries, ARGV[i]) or ''
+    local after = string.sub(ARGV[i + 1] .. '\n' .. before, 1, longest)
+    redis.call('ZADD', order, now, ARGV[i])
+    redis.call('HSET', entries, ARGV[i], after)
+    bytes = bytes + #after - #before
+  end
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', order, '-inf', now - ms, 'LIMIT', 0, 1000)) do
+    redis.call('ZREM', order, key)
+    forget(key)
+  end
+  while bytes > most do
+    local oldest = redis.call('ZPOPMIN', order)[1]
+    if not oldest then break end
+    forget(oldest)
+  end
+  redis.call('PEXPIRE', entries, ms)
+  redis.call('PEXPIRE', order, ms)
+  redis.call('HSET', KEYS[2], 'timeline_bytes', bytes)
 end
 
 local queue, source = KEYS[1], KEYS[4]
@@ -88,7 +121,7 @@ if status == 'ok' and writes then
     HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', ZREM = 'zset', SADD = 'set', XADD = 'stream',
     SHORTEN = 'list'
   }
-  local key_words, i, becomes = { RENAME = 2 }, 9, {}
+  local key_words, i, becomes = { RENAME = 2, TIMELINE = 2 }, 9, {}
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     for at = i + 2, i + 1 + (key_words[ARGV[i + 1]] or 1) do ARGV[at] = KEYS[tonumber(ARGV[at])] end
@@ -103,7 +136,7 @@ if status == 'ok' and writes then
       becomes[ARGV[i + 2]] = wanted
     end
     -- Check the user's permission for the command too (possible since Redis 7). The first words are enough, because they contain the key.
-    -- A failing REPLY does no harm, so it is not checked.
+    -- A failing REPLY or TIMELINE does no harm, so they are not checked.
     local command = ARGV[i + 1]
     if command == 'SHORTEN' then
       if redis.acl_check_cmd and not redis.acl_check_cmd('LTRIM', ARGV[i + 2], 0, -1) then
@@ -113,7 +146,7 @@ if status == 'ok' and writes then
       if not oldest or not youngest or redis.sha1hex(oldest) ~= ARGV[i + 4] or redis.sha1hex(youngest) ~= ARGV[i + 5] then
         return { 'moved', at, edits, now, -1, 0, 0 }
       end
-    elseif redis.acl_check_cmd and command ~= 'REPLY'
+    elseif redis.acl_check_cmd and command ~= 'REPLY' and command ~= 'TIMELINE'
       and not redis.acl_check_cmd(unpack(ARGV, i + 1, i + math.min(words, 5))) then
       return { 'wrongtype', at, ARGV[i + 2], now, -1, 0, 0 }
     end
@@ -131,6 +164,8 @@ if status == 'ok' and writes then
       store_result(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
     elseif command == 'SHORTEN' then
       redis.call('LTRIM', ARGV[i + 2], 0, -ARGV[i + 3] - 1)
+    elseif command == 'TIMELINE' then
+      pcall(add_to_timelines, i + 2, i + words, now)
     -- The key to rename may have expired since the worker read it.
     elseif command ~= 'RENAME' or redis.call('EXISTS', ARGV[i + 2]) == 1 then
       redis.call(unpack(ARGV, i + 1, i + words))
