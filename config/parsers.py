@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 #: With more queues than this, the blocking connections of one worker would fill a small server.
 MAX_PARTITIONS = 4096
@@ -150,3 +150,18 @@ def parse_signing_keys(text: str) -> tuple[bytes, ...]:
     if any(len(key) < 16 for key in keys):
         raise ValueError("each signing key needs at least 16 characters (openssl rand -hex 32 makes one)")
     return keys
+
+
+def as_text(value: Any) -> str:
+    """A value of an app's configuration, as it would be written in the environment; "" for None."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value.strip()
+        case bytes():
+            return value.decode("utf-8", "backslashreplace")
+        case list() | tuple() | set() | frozenset():
+            return ",".join(map(as_text, value))
+        case _:
+            return str(value)

@@ -1,7 +1,7 @@
 """Every setting of the product, declared once: its name, type, default, parser and help.
 
 These declarations are used for parsing (`resolve`), for the table in the settings guide and for `celery -A APP partitions settings`.
-Only this module reads the environment. Programs that start others (`celery_partitions.demo`, `celery_partitions.wallaroo`) set the
+Only this package reads the environment. Programs that start others (`celery_partitions.demo`, `celery_partitions.wallaroo`) set the
 environment of their children and check it here.
 
 A value comes from the first of these that has one: `Settings(…)` in code, the environment variable, the configuration of the Celery
@@ -10,17 +10,17 @@ app (the variable's name in lower case: `app.conf.partitions_lease_seconds`), th
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from celery_partitions_config.declaration import Declaration, Setting, UsedBy, setting
 from celery_partitions_config.parsers import (
     MAX_MESSAGE_BYTES,
     MAX_PARTITIONS,
     MAX_SECONDS,
+    as_text,
     parse_catch_up,
     parse_count,
     parse_count_or_zero,
@@ -41,47 +41,17 @@ from celery_partitions_config.parsers import (
     parse_words,
 )
 
-T = TypeVar("T")
-
 #: Where a Redis server listens when nothing else is configured.
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 #: The name of the master in Redis's own examples of Sentinel.
 DEFAULT_SENTINEL_MASTER = "mymaster"
 
-#: Which processes read a setting. `workers` are also the processes of sources and sinks.
-UsedBy = Literal["all", "producers", "workers", "dashboard", "wallaroo"]
 #: Where a value came from, in the order of precedence.
 Source = Literal["code", "environment", "app configuration", "default"]
 
 
 class SettingsError(ValueError):
     """A setting has a value that is not valid. The message names the setting and says what was expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """The facts about a setting other than its name, type and default."""
-
-    parse: Callable[[str], Any]
-    help: str
-    used_by: UsedBy
-    #: The environment variable, if it is not `PARTITIONS_` and the field's name.
-    variable: str | None
-    secret: bool
-
-
-def setting(
-    default: T,
-    parse: Callable[[str], Any],
-    *,
-    help: str,
-    used_by: UsedBy = "all",
-    variable: str | None = None,
-    secret: bool = False,
-) -> T:
-    """Declare a setting. It returns a dataclass field, but has the default's type for mypy."""
-    declaration = Declaration(parse, help, used_by, variable, secret)
-    return field(default=default, repr=not secret, metadata={"setting": declaration})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,22 +296,6 @@ class Settings:
 _KINDS = {int: "an integer", float: "a number", str: "a str", bool: "True or False"}
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table."""
-
-    field: str
-    #: The environment variable.
-    variable: str
-    #: The name in the configuration of a Celery app; None for REDIS_URL, which is `broker_url` there.
-    option: str | None
-    default: Any
-    parse: Callable[[str], Any]
-    help: str
-    used_by: UsedBy
-    secret: bool
-
-
 def _table() -> dict[str, Setting]:
     table: dict[str, Setting] = {}
     for one in fields(Settings):
@@ -398,7 +352,7 @@ def resolve(
         name, text = one.variable, env.get(one.variable, "").strip()
         source: Source = "environment"
         if not text and configuration is not None and one.option is not None:
-            name, text, source = one.option, _as_text(configuration.get(one.option)), "app configuration"
+            name, text, source = one.option, as_text(configuration.get(one.option)), "app configuration"
         sources[one.field] = source if text else "default"
         if text:
             try:
@@ -416,45 +370,6 @@ def variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables of an environment (`os.environ` if None) that are settings."""
     env = os.environ if environ is None else environ
     return {one.variable: env[one.variable] for one in SETTINGS.values() if one.variable in env}
-
-
-def misspelt(environ: Mapping[str, str] | None = None, configuration: Iterable[str] = ()) -> dict[str, str]:
-    """Names that are not settings but look like one: name → the name that was probably meant.
-
-    `environ`: the environment (`os.environ` if None). `configuration`: the names in an app's configuration, where settings are in lower case.
-    """
-    options = {one.option for one in SETTINGS.values() if one.option is not None}
-    return {
-        **_near(os.environ if environ is None else environ, {one.variable for one in SETTINGS.values()}, "PARTITIONS?_"),
-        **_near(configuration, options, "partitions?_"),
-    }
-
-
-def _near(names: Iterable[str], known: set[str], prefix: str) -> dict[str, str]:
-    """The names that begin like a setting, are none, and are near to one."""
-    rests = {re.sub(f"^{prefix}", "", one): one for one in known}
-    found: dict[str, str] = {}
-    for name in names:
-        start = re.match(prefix, name)
-        if start is not None and name not in known:
-            for near in difflib.get_close_matches(name[start.end() :], rests, n=1, cutoff=0.8):
-                found[name] = rests[near]
-    return found
-
-
-def _as_text(value: Any) -> str:
-    """A value of an app's configuration, as it would be written in the environment; "" for None."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return value.strip()
-        case bytes():
-            return value.decode("utf-8", "backslashreplace")
-        case list() | tuple() | set() | frozenset():
-            return ",".join(map(_as_text, value))
-        case _:
-            return str(value)
 
 
 def _cause(text: str) -> str:

@@ -174,13 +174,13 @@ def _takeovers(facts: Facts) -> Iterator[Attention]:
     if not rows:
         return
     many = sum(len(times) for _, times in rows)
-    most = max(len(times) for _, times in rows)
+    changes = max(len(times) for _, times in rows)
     yield Attention(
         "takeovers",
-        "critical" if most >= 3 else "warning",
+        "critical" if changes >= 3 else "warning",
         f"{counted(many, 'takeover')} in ten minutes: {_names([one for one, _ in rows])}",
         "a worker died or lost its lease, and another one took its partitions"
-        + (f"; one partition changed hands {most} times: a message may kill its worker" if most >= 3 else ""),
+        + (f"; one partition changed hands {changes} times: a message may kill its worker" if changes >= 3 else ""),
         min(min(times) for _, times in rows),
         "See why the worker ended: its log, the kernel's log (out of memory), the deploy",
         _partition_page([one for one, _ in rows]),

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_partitions_config.settings import SETTINGS, Setting
+from celery_partitions_config.declaration import Setting
+from celery_partitions_config.settings import SETTINGS
 
 
 def settings_table() -> str:

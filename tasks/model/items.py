@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -34,7 +34,6 @@ from celery_partitions.model.messages import (
     open_slowly,
     open_usual,
 )
-from celery_partitions.model.own_lines import own_line
 from celery_partitions.model.reply_request import FOLLOW_UP, is_reply_request, refuse_follow_ups
 from celery_partitions.model.revocations import is_revoked
 from celery_partitions.model.task_lines import line_of_task
@@ -352,43 +351,6 @@ def _key_shown(headers: Headers) -> str | None:
         return key_in_header(headers.task, headers.partition_key)
     except MessageError:
         return None
-
-
-def waits_in(item: Item, place: str) -> Iterator[str]:
-    """The keys and lines in whose mailboxes a message may have to wait. `place`: the partition, as in the names of lines."""
-    match item:
-        case Work():
-            yield item.key
-            yield own_line(item.key, item.computation.line)
-            yield line_of_task(item.computation.name, place)
-        case PlainTask():
-            yield line_of_task(item.headers.task, place)
-        case Misrouted():
-            yield line_of_task(name_of(item.raw)[0] or "", place)
-        case UnknownTask():
-            yield item.line
-
-
-def behind_lines(items: Sequence[Item], lines: Container[str], place: str) -> list[Item]:
-    """The items of a queue, with those that must wait behind earlier messages of their task, which has become known meanwhile.
-
-    `lines`: the lines in which messages wait. `place`: the partition, as in the names of lines.
-    """
-    return [_behind_line(item, lines, place) for item in items]
-
-
-def _behind_line(item: Item, lines: Container[str], place: str) -> Item:
-    match item:
-        case Work():
-            task = item.computation.name
-        case PlainTask():
-            task = item.headers.task
-        case Misrouted():
-            task = name_of(item.raw)[0] or ""
-        case _:
-            return item
-    line = line_of_task(task, place)
-    return UnknownTask(item.raw, line, "earlier messages of this task wait", *name_of(item.raw)) if line in lines else item
 
 
 def _unforeseen(error: BaseException) -> MessageError:

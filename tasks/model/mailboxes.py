@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Literal
 
 from celery_partitions.model.effects import TURN_REASONS, ParkedKey
-from celery_partitions.model.items import DeadLetterItem, UnknownTask, Work
+from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, PlainTask, UnknownTask, Work
+from celery_partitions.model.messages import name_of
 from celery_partitions.model.outcome import Outcome, Waiting
 from celery_partitions.model.own_lines import is_own_line, own_line
 from celery_partitions.model.step_rules import StepRules
+from celery_partitions.model.task_lines import line_of_task
 
 #: The longest time until a waiting key or line is tried again: a deploy that ends is noticed within this.
 LONGEST_WAIT_SECONDS = 60.0
@@ -141,3 +143,40 @@ class Mailboxes:
     def add_dead_letter(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
         headers = item.envelope.headers
         self.out.dead.append((DeadLetterItem(item.raw, reason, error, trace, headers.task, headers.id, item.key), attempts))
+
+
+def waits_in(item: Item, place: str) -> Iterator[str]:
+    """The keys and lines in whose mailboxes a message may have to wait. `place`: the partition, as in the names of lines."""
+    match item:
+        case Work():
+            yield item.key
+            yield own_line(item.key, item.computation.line)
+            yield line_of_task(item.computation.name, place)
+        case PlainTask():
+            yield line_of_task(item.headers.task, place)
+        case Misrouted():
+            yield line_of_task(name_of(item.raw)[0] or "", place)
+        case UnknownTask():
+            yield item.line
+
+
+def behind_lines(items: Sequence[Item], lines: Container[str], place: str) -> list[Item]:
+    """The items of a queue, with those that must wait behind earlier messages of their task, which has become known meanwhile.
+
+    `lines`: the lines in which messages wait. `place`: the partition, as in the names of lines.
+    """
+    return [_behind_line(item, lines, place) for item in items]
+
+
+def _behind_line(item: Item, lines: Container[str], place: str) -> Item:
+    match item:
+        case Work():
+            task = item.computation.name
+        case PlainTask():
+            task = item.headers.task
+        case Misrouted():
+            task = name_of(item.raw)[0] or ""
+        case _:
+            return item
+    line = line_of_task(task, place)
+    return UnknownTask(item.raw, line, "earlier messages of this task wait", *name_of(item.raw)) if line in lines else item

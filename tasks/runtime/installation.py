@@ -27,7 +27,8 @@ from celery_partitions.store.client import refuse_failover
 from celery_partitions.store.names import Names
 from celery_partitions.tracing.switch import tracing_for
 from celery_partitions_config.celeryconfig import broker_options, broker_url
-from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Resolved, Settings, misspelt, resolve, variables
+from celery_partitions_config.misspelt import misspelt
+from celery_partitions_config.settings import DEFAULT_SENTINEL_MASTER, Resolved, Settings, resolve, variables
 
 if TYPE_CHECKING:
     from celery_partitions.tracing.spans import Tracing

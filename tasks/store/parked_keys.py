@@ -52,15 +52,15 @@ def read_parked(client: redis.Redis, names: Names, partition: str, limit: int) -
 def read_due(client: redis.Redis, names: Names, partition: str, since: float, known: Container[str], page: int) -> tuple[ParkedKeys, float]:
     """About a page of the parked keys that are due first, from the time `since` on (seconds since the epoch), without those in `known`.
     Also returns from when on others are due; infinity: there are no others."""
-    most = page
+    limit = page
     while True:
-        rows = client.zrangebyscore(names.parked_due(partition), math.ceil(since * 1000), "(inf", start=0, num=most + 1, withscores=True)
+        rows = client.zrangebyscore(names.parked_due(partition), math.ceil(since * 1000), "(inf", start=0, num=limit + 1, withscores=True)
         found = cast(list[tuple[bytes, float]], rows)
-        keys = [key for spelled, _ in found[:most] if (key := key_text(spelled)) not in known]
-        if keys or len(found) <= most:
+        keys = [key for spelled, _ in found[:limit] if (key := key_text(spelled)) not in known]
+        if keys or len(found) <= limit:
             break
-        most *= 2  # more keys than this are due at the same moment, and their calls are in flight
-    following = found[most][1] / 1000 if len(found) > most else math.inf
+        limit *= 2  # more keys than this are due at the same moment, and their calls are in flight
+    following = found[limit][1] / 1000 if len(found) > limit else math.inf
     # A key in the index without a record counts as due now: its mailbox is empty, or tells what to do.
     return _read(client, names, partition, keys, default=ParkedKey(due=since, attempt=1)), following
 

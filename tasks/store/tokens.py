@@ -18,7 +18,7 @@ class TokenRequest(NamedTuple):
     #: The sorted set with its bucket.
     buckets: str
     bucket: str
-    #: The limit: µs for one token, and the most tokens.
+    #: The limit: µs for one token, and the maximum number of tokens.
     microseconds: float
     burst: int
     #: It comes at a time that it was promised.

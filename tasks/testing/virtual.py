@@ -96,11 +96,9 @@ class Store(CommitStore):
         self.keyspace, self.crashes, self.repeats = keyspace, crashes, repeats
 
     def send(self, commit: Commit) -> Reply:
-        """Raises on any refusal: nothing else could have changed the partition."""
+        """Raises on a refusal that only another writer could cause: there is none."""
         reply = super().send(commit)
-        if reply.status == "wrongtype":
-            raise HarnessError(f"the Redis key {reply.culprit!r} has the wrong type: two sinks or names of different kinds use it")
-        if reply.status not in ("ok", "already"):
+        if reply.status not in ("ok", "already", "wrongtype"):
             raise HarnessError(f"partition {commit.lease.partition}: the commit was refused: {reply.status}")
         return replace(reply, now=self.keyspace.now)  # the server's time is in whole milliseconds
 
@@ -216,6 +214,9 @@ class Raising:
     def of_partition(self, owned: OwnedPartition, error: Exception) -> NoReturn:
         owned.forget_all()
         raise error
+
+    def of_key(self, owned: OwnedPartition, culprit: str) -> NoReturn:
+        raise HarnessError(f"the Redis key {culprit!r} has the wrong type: two sinks or names of different kinds use it")
 
     def of_server(self, error: Exception, share: Share, *, quietly: bool, wait: bool) -> NoReturn:
         raise error

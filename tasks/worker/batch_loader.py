@@ -9,7 +9,8 @@ import redis
 
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.deduplication import drop_duplicates, ids_to_look_for
-from celery_partitions.model.items import Item, waits_in
+from celery_partitions.model.items import Item
+from celery_partitions.model.mailboxes import waits_in
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.deduplication import read_seen_ids
 from celery_partitions.store.names import Names

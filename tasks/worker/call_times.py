@@ -13,7 +13,8 @@ from celery_partitions.model.in_flight import (
     is_batch_due,
 )
 from celery_partitions.worker.call_room import CallRoom
-from celery_partitions.worker.owned import MAX_IDLE_SECONDS, OwnedPartition
+from celery_partitions.worker.listening import MAX_IDLE_SECONDS
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
 
 #: A full computation is given messages again when half of its calls have ended, or after this time when any has.

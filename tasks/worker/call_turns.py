@@ -1,4 +1,4 @@
-"""What a turn of the partition loop does about calls in flight: attend to them, commit what ended, and wind them down."""
+"""What a turn of the partition loop does about calls in flight: attend to them, commit their results, and wind them down."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class CallTurns:
         self.loop, self.in_flight = loop, in_flight
 
     def attend(self, owned: OwnedPartition) -> bool:
-        """Collect calls that ended, and start those that are due. True: their commit took the turn, because a plain batch had the last one."""
-        self.in_flight.attend(owned, self.loop.reading_of(owned), self.loop.parts.revoked)
+        """Collect results, and start those that are due. True: their commit took the turn, because a plain batch had the last one."""
+        self.in_flight.attend(owned, self.loop.reader.reading_of(owned), self.loop.parts.revoked)
         is_due = self.in_flight.times.seconds_to_commit(owned) == 0
         calls = self.in_flight.of(owned)
         if is_due and calls.passed_over:
@@ -93,16 +93,15 @@ class CallTurns:
         return True
 
     def commit(self, owned: OwnedPartition, *, last: bool = False) -> bool:
-        """Send the commit of calls that ended, if it is due. `last`: even if it is not due; what has not ended moves to its mailbox."""
+        """Send the commit of the results, if it is due. `last`: even if it is not due; messages whose calls still run move to their mailboxes."""
         loop, calls = self.loop, owned.calls
         if calls is None or calls.doubtful or owned.must_peek or (not last and self.in_flight.times.seconds_to_commit(owned) != 0):
             return False
         calls.passed_over = False
         closes = calls.open is not None and (last or self.in_flight.times.seconds_to_close(calls, calls.open, time.monotonic()) == 0)
-        limit, max_ids, wait = loop.settings.batch_messages, loop.settings.deduplicate_ids, loop.settings.deploy_wait_seconds
         if closes and calls.open is not None:
             self.in_flight.room.note_closed(calls.open)
-        planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, limit=limit, max_ids=max_ids, wait_seconds=wait, timelines=loop.timelines)
+        planned = plan_calls(loop.names, owned, closes=closes, replies=loop.parts.answers.of, settings=loop.settings, timelines=loop.timelines)
         if planned is None:
             return False
         loop.settle()
@@ -143,7 +142,7 @@ class CallTurns:
         return True
 
     def end(self, *, dropping: bool) -> None:
-        """The worker stops. Unless it is `dropping`, wait for the calls in flight, and commit what ended."""
+        """The worker stops. Unless it is `dropping`, wait for the calls in flight, and commit their results."""
         loop = self.loop
         try:
             left = [] if dropping else list(loop.owned_partitions.values())

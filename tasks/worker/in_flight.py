@@ -1,4 +1,4 @@
-"""Calls in flight, as the partition loop sees them: starts them, collects what ended, and gives it to the partition's next commit.
+"""Calls in flight, as the partition loop sees them: starts them, collects their results, and gives these to the partition's next commit.
 
 A call begins while its message is in the queue. If it has not ended when its batch is committed, that commit moves its message to its key's
 mailbox, with the reason `running`; the call goes on, and its outcome joins a later commit. Only the loop's thread uses this module; the calls
@@ -107,7 +107,7 @@ class InFlight:
     # A turn.
 
     def attend(self, owned: OwnedPartition, reading: Reading, revoked: Container[str]) -> None:
-        """Collect what ended, and start what is due."""
+        """Collect results, and start the calls that are due."""
         calls = self.of(owned)
         calls.must_isolate = owned.to_isolate > 0
         self.suspects.leave(calls)  # `isolate` says again if it must wait
@@ -129,7 +129,7 @@ class InFlight:
             run.stopping = True
 
     def collect(self, owned: OwnedPartition) -> None:
-        """Take what ended from the call thread."""
+        """Take the results from the call thread."""
         calls = self.of(owned)
         for run, outcome, is_over in calls.ended.collect():
             if run.cancelled or run.is_over:

@@ -1,6 +1,6 @@
-"""Plans a commit of calls in flight: what ended in mailboxes, and the open batch of the queue. Sends nothing.
+"""Plans a commit of calls in flight: the results of calls that returned, and the open batch of the queue. Sends nothing.
 
-What ended is written as ever. What has not ended moves from the queue to its key's mailbox.
+The results of calls that returned are written as those of any step. A message of the queue whose call still runs moves to its key's mailbox.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from celery_partitions.model.effects import (
 from celery_partitions.model.in_flight import MAX_SHARED
 from celery_partitions.model.messages import name_of
 from celery_partitions.model.outcome import Outcome, Park, Slot
-from celery_partitions.store.commands import commands_of
-from celery_partitions.store.commits import Commit
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
-from celery_partitions.worker.planned_commit import PlannedCommit
+from celery_partitions.worker.planned_commit import PlannedCommit, commit_of
 from celery_partitions.worker.timelines import Timelines
+from celery_partitions_config.settings import Settings
 
 Replies = Callable[[OwnedPartition, Batch, Outcome], list[MoreEffects]]
 
@@ -84,11 +83,11 @@ class _Plan:
         self.runs.append((run, len(outcomes)))
         done = sum(one.taken for one in outcomes)
         known = None if run.from_queue else owned.parked.get(run.key)
-        told_before = known is not None and known.dead_letter is not None
+        was_reported = known is not None and known.dead_letter is not None
         for number, one in enumerate(outcomes):
             if one.answered or one.dead or one.parked or one.skipped:
                 # If its retries were used up before, the failure of the first message was reported then.
-                first = Batch([run.items[0].raw], run.key) if told_before and number == 0 else Batch([])
+                first = Batch([run.items[0].raw], run.key) if was_reported and number == 0 else Batch([])
                 self.outcome.effects += self.replies(owned, first, one)
             self.outcome.absorb(one)
             for park in one.parked.values():
@@ -141,7 +140,7 @@ class _Plan:
             self.parked[key] = waiting.parked(None, self.now, self.wait_seconds)
         room, searching = self.room, self.calls.largest_commit is not None
         if searching:
-            self.room = 0  # what ended moves to the mailboxes too, and is written from there in small commits
+            self.room = 0  # results move to the mailboxes with their messages, and are written from there in small commits
         for key, run in opened.runs.items():
             rest = self.add(run) + opened.behind.get(key, [])
             if rest:
@@ -158,7 +157,7 @@ class _Plan:
                 self.parked[key] = self.running(raws[0])
 
     def of_mailbox(self, run: KeyRun) -> None:
-        """Add what ended of a run whose messages are in its key's mailbox."""
+        """Add the results of a run whose messages are in its key's mailbox."""
         owned, key = self.owned, run.key
         rest = self.add(run)
         if key in self.parked:
@@ -173,22 +172,14 @@ class _Plan:
 
 
 def plan_calls(
-    names: Names,
-    owned: OwnedPartition,
-    *,
-    closes: bool,
-    replies: Replies,
-    limit: int,
-    max_ids: int,
-    wait_seconds: float,
-    timelines: Timelines | None = None,
+    names: Names, owned: OwnedPartition, *, closes: bool, replies: Replies, settings: Settings, timelines: Timelines | None = None
 ) -> PlannedCalls | None:
-    """The commit of what ended; None if there is nothing. `closes`: the open batch is part of it. `limit`: the most next messages to ask
-    for. `max_ids`: how many message ids may be remembered for one computation."""
+    """The commit of the results so far; None if there are none. `closes`: the open batch is part of it. `timelines`: add to them what
+    changes."""
     calls = owned.calls
     assert calls is not None
     now = owned.server_now()
-    plan = _Plan(owned, calls, replies, now, wait_seconds)
+    plan = _Plan(owned, calls, replies, now, settings.deploy_wait_seconds)
     plan.room = calls.largest_commit or sys.maxsize
     closing = calls.open if closes else None
     if closing is not None:
@@ -199,7 +190,7 @@ def plan_calls(
     calls.ended_since = None
     is_noted = bool(calls.noted)
     outcome = plan.outcome
-    plan.last += _of_batch(owned, closing, outcome, max_ids)
+    plan.last += _of_batch(owned, closing, outcome, settings.deduplicate_ids)
     done = calls.noted + [run.noted for run, count in plan.runs if count and run.noted is not None and not run.from_queue]
     if done:
         plan.last.append(EndIsolation(done, None))
@@ -216,22 +207,13 @@ def plan_calls(
         if (added := timelines.effect(owned, outcome, plan.parked, bases)) is not None:
             effects.append(added)
     taken = closing.batch.messages[: outcome.taken] if closing is not None else []
+    limit = settings.batch_messages
     ask = limit if not owned.messages else 0
     if closing is not None:
         ask = owned.ask_after(closing.batch, len(taken), limit)
         if calls.full is not None and len(owned.messages) - len(taken) >= ask // 4 and not any(type(one) is FollowUp for one in outcome.effects):
             ask = 0  # the next messages are known
-    commit = Commit(
-        lease=owned.lease,
-        commit_number=owned.commit_number,
-        edit_version=owned.edit_version,
-        mailbox_of=None,
-        taken=len(taken),
-        oldest=taken[0] if taken else b"",
-        youngest=taken[-1] if taken else b"",
-        commands=commands_of(effects, names, owned.partition, owned.commit_number, now),
-        ask=ask,
-    )
+    commit = commit_of(names, owned, effects, taken, now, ask=ask)
     retried = sum(1 for run, count in plan.runs if count and run.attempt > 1)
     planned = PlannedCommit(commit, plan.parked, None, retried)
     batch = Batch([]) if closing is None else closing.batch

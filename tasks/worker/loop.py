@@ -14,30 +14,23 @@ from typing import assert_never
 
 import redis
 
-from celery_partitions.model.items import Item, Reading, Skipped, behind_lines, condemned, read_batch
+from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import SERVER_ERRORS, reserve
 from celery_partitions.store.commits import Commit, CommitTooLarge, Reply, SentCommit
 from celery_partitions.store.leases import Lease, Share, release
-from celery_partitions.store.parked_keys import read_mailbox
-from celery_partitions.worker.batch_loader import (
-    drop_known_duplicates,
-    load_due,
-    load_parked,
-    load_parked_of,
-    load_states,
-)
+from celery_partitions.worker.batch_reader import BatchReader
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.in_flight_commit import calls_committed
 from celery_partitions.worker.isolation import LeaseLost, alone, withdraw_crash
+from celery_partitions.worker.listening import idle_partitions, listen
 from celery_partitions.worker.logs import log_fields
-from celery_partitions.worker.owned import Batch, OwnedPartition, idle_partitions
+from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
-from celery_partitions.worker.recovery import REST_SECONDS
 from celery_partitions.worker.timelines import Timelines
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrowed, widen
@@ -50,8 +43,6 @@ POLL_SECONDS = 0.005
 CONNECTIONS = 3
 #: If the connection breaks this often during one commit while the server answers, the server refuses that commit.
 REFUSALS = 3
-#: The most waiting tasks of a partition that are reported to other workers.
-MAX_LACKS = 20
 #: How long a stopping worker keeps trying to write a commit while the server does not answer.
 LAST_TRY_SECONDS = 3.0
 
@@ -73,16 +64,14 @@ class PartitionLoop(threading.Thread):
         self.settings, self.names, self.codec = installation.settings, installation.group.names, installation.group.codec
         self.client, self.store, self.clock = parts.client, parts.store, parts.clock
         self.waiting, self.runner, self.faults, self.observer = parts.waiting, parts.runner, parts.faults, parts.observer
+        self.reader = BatchReader(installation, parts)
         self.owned_partitions: dict[str, OwnedPartition] = {}
         self.wake_keeper: Callable[[], None] = lambda: None
         self._share = self._followed = Share({}, (), None)
         self._gone: set[tuple[str, int]] = set()
-        self._finishing = self._dropping = False
+        self._finishing = self.is_dropping = False
         self._turns = Turns()
-        #: A cache for `Reading.places`.
-        self._places: dict[str, int] = {}
-        #: By the monotonic clock.
-        self._next_poll = 0.0
+        self._next_poll = 0.0  # by the monotonic clock
         #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
         self.pending: PendingCommit | None = None
         self.foreign_consumers = ForeignConsumers(self.names, self.clock.monotonic, self.observer.removed)
@@ -104,17 +93,11 @@ class PartitionLoop(threading.Thread):
 
     def lacks(self) -> list[tuple[str, str]]:
         """(partition, task) for messages that wait for a task that this worker does not know. Not all, if they are many."""
-        pairs = {(owned.partition, task) for owned in list(self.owned_partitions.values()) for task in list(owned.lacks.values())[:MAX_LACKS]}
-        known = self.installation.computations, self.observer.plain_tasks
-        return [pair for pair in pairs if not any(pair[1] in names for names in known)]
-
-    @property
-    def is_dropping(self) -> bool:
-        return self._dropping
+        return self.reader.lacks(list(self.owned_partitions.values()))
 
     def drop(self) -> None:
         """Stop without committing the current batch."""
-        self._dropping = self._finishing = True
+        self.is_dropping = self._finishing = True
         self.waiting.wake()
 
     # The loop.
@@ -141,7 +124,7 @@ class PartitionLoop(threading.Thread):
             self.settle()
         if self.calls is not None:
             with suppress(Dropped, redis.RedisError, OSError):
-                self.calls.end(dropping=self._dropping)
+                self.calls.end(dropping=self.is_dropping)
         self.waiting.destroy()
         self.observer.close()
         self.client.close()
@@ -161,8 +144,7 @@ class PartitionLoop(threading.Thread):
             batch = narrowed(owned, batch)
             batch = alone(self.client, self.names, owned, batch, self.settings)
             self.runner.begin()
-            items = self.read(owned, batch)
-            items = self.load_states(owned, items)
+            items = self.reader.states(owned, self.reader.items(owned, batch))
             division = None
             if self.calls is not None:
                 division = self.calls.divide(owned, batch, items)
@@ -195,20 +177,14 @@ class PartitionLoop(threading.Thread):
         if owned.must_peek and not self.peek(owned):
             return None
         if owned.state is State.PEEKED:
-            self.read_parked(owned)
+            self.reader.parked(owned)
         if owned.paused or (owned.calls is not None and not owned.calls.may_start):
             return None
         if owned.must_read_due():
-            load_due(self.client, self.names, owned)
+            self.reader.due(owned)
         key = owned.due_key() if owned.is_turn_of_retries() else None
         if key is not None:
-            limit = self.settings.batch_messages // 10 or 1
-            messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
-            record = owned.parked[key]
-            waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
-            if record.reason == "unknown-task" and record.task in self._share.known_elsewhere:
-                waited_out = False  # the partition goes to that worker, or its messages wait until it is free
-            return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=record.reason == "rate")
+            return self.reader.mailbox(owned, key, self._share.known_elsewhere)
         if owned.calls is not None and owned.calls.open is not None:
             return None
         if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN):
@@ -226,33 +202,6 @@ class PartitionLoop(threading.Thread):
             self.foreign_consumers.peeked(owned, reply)
         return self.judge(owned, reply)
 
-    def reading_of(self, owned: OwnedPartition) -> Reading:
-        """How to read the partition's messages."""
-        if owned.reading is None:
-            known, plain_task = self.installation.computations, self.observer.plain_tasks
-            limit = self.settings.message_bytes
-            owned.reading = Reading(
-                known, plain_task, owned.number, self.installation.group.topology, limit, self.settings.batch_bytes, self.codec.load_value,
-                unknown_waits=self.settings.deploy_wait_seconds > 0, places=self._places,
-            )
-        return owned.reading
-
-    def read(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
-        reading = self.reading_of(owned)
-        items = read_batch(batch.messages, reading, now=owned.server_now(), revoked=self.parts.revoked)
-        load_parked_of(self.client, self.names, owned, batch, items)
-        if owned.lines and batch.mailbox_of is None:
-            items = behind_lines(items, owned.lines, reading.place)
-        items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
-        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate is dropped, not a dead letter
-            return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
-        return items
-
-    def load_states(self, owned: OwnedPartition, items: list[Item]) -> list[Item]:
-        """Load states. Returns the items whose states are in memory: only the first ones if all states would be too large."""
-        limit = self.settings.batch_state_bytes
-        return load_states(self.client, self.names, self.codec, self.installation.computations, owned, items, limit)
-
     def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
         return self.runner.step(owned, batch, items)
 
@@ -260,8 +209,7 @@ class PartitionLoop(threading.Thread):
         """Send the commit of an outcome. Its answer will bring the next batch."""
         if outcome.answered or outcome.dead or outcome.parked or outcome.skipped:
             outcome.effects += self.parts.answers.of(owned, batch, outcome)
-        limit, max_ids = self.settings.batch_messages, self.settings.deduplicate_ids
-        planned = plan_commit(self.names, owned, batch, items, outcome, limit=limit, max_ids=max_ids, wait_seconds=self.settings.deploy_wait_seconds, timelines=self.timelines)
+        planned = plan_commit(self.names, owned, batch, items, outcome, self.settings, self.timelines)
         if planned is not None:
             self.settle()
             owned.on(Event.SENT)
@@ -270,7 +218,7 @@ class PartitionLoop(threading.Thread):
 
     def begin(self, commit: Commit) -> SentCommit | None:
         """Send a commit. None: sending failed, and it must be sent again."""
-        if self._dropping:
+        if self.is_dropping:
             raise Dropped
         try:
             return self.store.begin(commit)
@@ -308,8 +256,7 @@ class PartitionLoop(threading.Thread):
                 self.wake_keeper()  # another worker may know the task
             if pending.calls is not None:
                 calls_committed(owned, pending.calls)
-            held = sum(one.number is not None for one in self.owned_partitions.values())
-            held = max(1, held)
+            held = max(1, sum(one.number is not None for one in self.owned_partitions.values()))
             owned.cache.trim(self.settings.state_cache_keys // held, self.settings.state_cache_bytes // held)
             self.observer.committed(pending)
             self.observer.flush_if_due()
@@ -319,7 +266,7 @@ class PartitionLoop(threading.Thread):
         give_up: float | None = None
         failures = 0
         while True:
-            if self._dropping:
+            if self.is_dropping:
                 raise Dropped
             try:
                 reply = self.store.send(pending.planned.commit) if pending.sent is None else self.store.finish(pending.sent)
@@ -349,10 +296,7 @@ class PartitionLoop(threading.Thread):
                 logger.info(text, owned.partition, reply.status, extra=log_fields(owned.partition))
                 owned.forget_all()
             case "wrongtype":
-                text = "partition %s: Redis key %s has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL"
-                logger.error(text, owned.partition, reply.culprit, extra=log_fields(owned.partition))
-                owned.forget_all()
-                owned.rest_until = self.clock.monotonic() + REST_SECONDS
+                self.faults.of_key(owned, reply.culprit)
             case _:
                 assert_never(reply.status)
         return False
@@ -405,9 +349,6 @@ class PartitionLoop(threading.Thread):
         if len(surplus) == len(going):  # else look again: calls are in flight
             self._followed = share
 
-    def read_parked(self, owned: OwnedPartition) -> None:
-        load_parked(self.client, self.names, owned)
-
     def close_partition(self, owned: OwnedPartition) -> None:
         """Stop processing this partition under this token. Writes nothing."""
         owned.on(Event.CLOSE)
@@ -449,24 +390,11 @@ class PartitionLoop(threading.Thread):
 
     def listen(self, idle: list[OwnedPartition], seconds: float) -> None:
         """Wait at most `seconds` for messages on the idle partitions."""
-        for owned in idle:
-            if not self.waiting.is_watching(owned.partition):
-                owned.watched_at = owned.commit_number
-        for partition, head in self.waiting.wait([owned.partition for owned in idle], seconds).items():
-            owned = self.owned_partitions[partition]
-            if isinstance(head, redis.ResponseError):
-                self.faults.of_partition(owned, head)
-            elif owned.messages or owned.state is State.COMMITTING:
-                pass  # its next messages are known, or arrive with the commit's answer
-            elif head is not None and owned.watched_at == owned.commit_number and owned.state is State.KNOWN:
-                owned.messages = [head]
-            else:
-                owned.look_again()
-                owned.had_message = head is None and self.waiting.is_tracking and owned.watched_at == owned.commit_number
+        listen(self.owned_partitions, idle, seconds, self.waiting, self.faults)
 
     def rest(self, error: Exception) -> None:
         """After a server error: wait, then look at every queue again."""
         self.waiting.close()
         for owned in self.owned_partitions.values():
             owned.look_again()  # the server may come back with older data
-        self.faults.of_server(error, self._share, quietly=self._finishing, wait=not self._dropping)
+        self.faults.of_server(error, self._share, quietly=self._finishing, wait=not self.is_dropping)

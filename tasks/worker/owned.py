@@ -23,8 +23,6 @@ from celery_partitions.worker.partition_calls import PartitionCalls
 from celery_partitions.worker.partition_state import Event, State, after
 from celery_partitions.worker.state_cache import StateCache
 
-#: The longest wait of an idle loop.
-MAX_IDLE_SECONDS = 60.0
 #: The least number of messages to ask for after a short batch.
 MIN_ASKED = 16
 #: How many parked keys that fall due are read at once, if not all are in memory.
@@ -363,20 +361,3 @@ class OwnedPartition:
                 self.calls.running.discard(ended)
         for key, fact in parked.items():
             self.note_parked(key, fact)
-
-
-def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> tuple[list[OwnedPartition], float]:
-    """The partitions to watch for messages, and for how many seconds at most. Call it when none is ready. `now`: by the loop's clock."""
-    idle, until = [], [MAX_IDLE_SECONDS]
-    for owned in owned_partitions:
-        if owned.rest_until > now:
-            until.append(owned.rest_until - now)
-        elif owned.state is State.KNOWN and (not owned.paused or owned.calls is not None):
-            if not owned.paused and not owned.messages:  # else a batch is open, or there is no room for its calls
-                idle.append(owned)
-            seconds = owned.seconds_to_next_due()
-            if seconds is not None and not owned.paused:
-                until.append(seconds)
-            if owned.calls is not None:
-                until.append(owned.calls.seconds_to_turn(owned))
-    return idle, min(until)

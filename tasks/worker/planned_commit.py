@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from celery_partitions.model.deduplication import ids_to_remember
 from celery_partitions.model.effects import (
     CountRunning,
     DropDeadLetter,
+    Effect,
     EndIsolation,
     FollowUp,
     ParkedKey,
@@ -27,6 +28,7 @@ from celery_partitions.worker.timelines import Timelines
 
 if TYPE_CHECKING:
     from celery_partitions.worker.in_flight_commit import PlannedCalls
+    from celery_partitions_config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +60,16 @@ class PendingCommit:
 
 
 def plan_commit(
-    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, *, limit: int, max_ids: int, wait_seconds: float, timelines: Timelines | None = None
+    names: Names, owned: OwnedPartition, batch: Batch, items: Sequence[Item], outcome: Outcome, settings: Settings, timelines: Timelines | None = None
 ) -> PlannedCommit | None:
-    """The commit of an outcome, which asks for at most `limit` next messages; None if there is nothing to write.
-
-    `max_ids`: how many message ids may be remembered for one computation. `wait_seconds`: how long keys and lines may wait for a task or a
-    state (PARTITIONS_DEPLOY_WAIT_SECONDS). `timelines`: add to them what changes.
-    """
+    """The commit of an outcome, which also asks for the next messages; None if there is nothing to write. `timelines`: add to them what
+    changes."""
     now = owned.server_now()
-    parked = _parked_after(owned, batch, outcome, now) | _waiting_after(owned, batch, outcome, now, wait_seconds)
+    parked = _parked_after(owned, batch, outcome, now) | _waiting_after(owned, batch, outcome, now, settings.deploy_wait_seconds)
     effects = list(outcome.written(owned.partition, owned.commit_number, parked))
     if owned.seen and outcome.taken:
         fresh = ids_to_remember(items[: outcome.taken], {dead_letter_item.raw for dead_letter_item, _ in outcome.dead})
-        effects += remember(owned.seen, fresh, now, max_ids)
+        effects += remember(owned.seen, fresh, now, settings.deduplicate_ids)
     if batch.noted:
         is_of_queue = batch.mailbox_of is None and outcome.taken > 0
         effects.append(EndIsolation(batch.noted, owned.to_isolate - outcome.taken if is_of_queue else None))
@@ -98,22 +97,28 @@ def plan_commit(
         effects.append(CountRunning(count))
     if timelines is not None and (added := timelines.effect(owned, outcome, parked, {})) is not None:
         effects.append(added)
-    commands = commands_of(effects, names, owned.partition, owned.commit_number, now)
-    if not commands and not outcome.taken:
+    commit = commit_of(names, owned, effects, batch.messages[: outcome.taken], now, mailbox_of=key, ask=_ask(owned, batch, outcome, settings.batch_messages))
+    if not commit.commands and not commit.taken:
         return None
-    taken = batch.messages[: outcome.taken]
-    commit = Commit(
+    return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
+
+
+def commit_of(
+    names: Names, owned: OwnedPartition, effects: Iterable[Effect], taken: Sequence[bytes], now: float, *, mailbox_of: str | None = None, ask: int
+) -> Commit:
+    """The commit of effects. `taken`: the messages that leave the queue, or the mailbox of the key `mailbox_of`, oldest first. `now`: the
+    server's time. `ask`: how many next messages it asks for."""
+    return Commit(
         lease=owned.lease,
         commit_number=owned.commit_number,
         edit_version=owned.edit_version,
-        mailbox_of=key,
+        mailbox_of=mailbox_of,
         taken=len(taken),
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
-        commands=commands,
-        ask=_ask(owned, batch, outcome, limit),
+        commands=commands_of(effects, names, owned.partition, owned.commit_number, now),
+        ask=ask,
     )
-    return PlannedCommit(commit, parked, ended, retried=int(key is not None and batch.attempt > 1))
 
 
 def _ask(owned: OwnedPartition, batch: Batch, outcome: Outcome, limit: int) -> int:

@@ -58,6 +58,13 @@ class Recovery:
             text = "partition %s: %s; retrying until it works"
             logger.error(text, owned.partition, error, exc_info=not known, extra=log_fields(owned.partition))
 
+    def of_key(self, owned: OwnedPartition, culprit: str) -> None:
+        """After a commit that was refused because of one Redis key: reload the partition a little later."""
+        text = "partition %s: Redis key %s has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL"
+        logger.error(text, owned.partition, culprit, extra=log_fields(owned.partition))
+        owned.forget_all()
+        owned.rest_until = self.clock.monotonic() + REST_SECONDS
+
     def of_server(self, error: Exception, share: Share, *, quietly: bool, wait: bool) -> None:
         """After a server error: log it once per outage, and wait a little longer each time. `share`: the newest one."""
         seconds = self.outage.goes_on(error, share, quietly=quietly)

@@ -95,10 +95,10 @@ class Reports:
             logger.error(text, partition, extra=log_fields(partition))
         for number, (dead_letter_item, attempts) in enumerate(outcome.dead[:MAX_LINES]):
             self.log_dead_letter(partition, f"{partition}-{commit_number}-{number}", dead_letter_item, attempts)
-        untold = max(0, len(outcome.failures) - MAX_LINES) + max(0, len(outcome.dead) - MAX_LINES)
-        if untold:
+        unlogged = max(0, len(outcome.failures) - MAX_LINES) + max(0, len(outcome.dead) - MAX_LINES)
+        if unlogged:
             text = "partition %s: %d more failures and dead letters in this batch"
-            logger.warning(text, partition, untold, extra=log_fields(partition, untold=untold))
+            logger.warning(text, partition, unlogged, extra=log_fields(partition, unlogged=unlogged))
         if outcome.failures and (signals.task_failure.receivers or signals.task_retry.receivers):
             self.send_signals(outcome)
         if self.enabled():

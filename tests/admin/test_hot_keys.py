@@ -7,7 +7,7 @@ import redis
 from celery_partitions.admin.hot_keys import HotKey, Sample, hot_keys
 from celery_partitions.model.keys import partition_of
 from celery_partitions.store.names import Names
-from tests.admin.test_transfer import COMPUTATIONS, message
+from tests.admin.exported_group import COMPUTATIONS, message
 
 
 def sample(client: redis.Redis, per_partition: int = 1000, limit: int = 20, name: str = "totals") -> Sample:

@@ -16,7 +16,8 @@ import pytest
 from celery import Celery
 
 from celery_partitions.runtime.registry import installation_of
-from celery_partitions_config.settings import SETTINGS, Settings, SettingsError, misspelt, resolve
+from celery_partitions_config.misspelt import misspelt
+from celery_partitions_config.settings import SETTINGS, Settings, SettingsError, resolve
 from tests.producer.conftest import MakeApp, make_app
 
 __all__ = ["make_app"]

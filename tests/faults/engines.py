@@ -2,8 +2,8 @@
 
 A worker of this module reads three variables. With `KEEP_STATES` it keeps its states when it loses a lease.
 `BROKEN_ENGINE` names one of `BREAKS`: that rule is removed from the commit script that this process sends.
-With `DIE_AT=step:before:3` SIGKILL ends the process before the third call of the loop's method `step`
-(`after`: when that call has returned).
+With `DIE_AT=step:before:3` SIGKILL ends the process before the third call of the method `step` of the loop, or of
+the batch reader (`after`: when that call has returned).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any
 
 from celery_partitions.store.scripts import script
+from celery_partitions.worker.batch_reader import BatchReader
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.state_cache import StateCache
@@ -80,7 +81,8 @@ def break_engine(name: str) -> None:
 
 
 def die_at(method: str, moment: str, times: int) -> None:
-    sound = getattr(PartitionLoop, method)
+    owner: Any = next(one for one in (PartitionLoop, BatchReader) if hasattr(one, method))
+    sound = getattr(owner, method)
     calls = count(1)
 
     @wraps(sound)
@@ -93,7 +95,7 @@ def die_at(method: str, moment: str, times: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
 
-    setattr(PartitionLoop, method, deadly)
+    setattr(owner, method, deadly)
 
 
 def keep_states_over_leases() -> None:

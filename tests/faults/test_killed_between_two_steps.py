@@ -11,10 +11,10 @@ from tests.faults.traffic import Traffic
 from tests.fundamentals.live import LiveGroup
 
 PLACES = [
-    "read_parked:after",
+    "parked:after",
     "take_batch:after",
-    "read:after",
-    "load_states:after",
+    "items:after",
+    "states:after",
     "step:after",
     "commit:before",
     "begin:after",  # the commit is sent; its answer has not been read

@@ -9,7 +9,8 @@ import pytest
 
 from celery_partitions.store.commits import Reply
 from celery_partitions.store.leases import Lease
-from celery_partitions.worker.owned import OwnedPartition, idle_partitions
+from celery_partitions.worker.listening import idle_partitions
+from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import TRANSITIONS, Event, ImpossibleEvent, State, after
 from celery_partitions.worker.state_cache import StateCache
 

@@ -2,7 +2,7 @@
 -- for all workers together, and through their crashes: a token is taken before its call starts.
 --
 -- KEYS  1 buckets (zset): bucket → when it is full again (µs); bucket and "\0line" → the time up to which its tokens are promised (µs)
--- ARGV  for each call: bucket, µs in which the bucket gets a token, burst: the most tokens, waited: 1 if the call comes at a time that it
+-- ARGV  for each call: bucket, µs in which the bucket gets a token, burst: the maximum number of tokens, waited: 1 if the call comes at a time that it
 --       was promised, else 0
 -- Returns for each call: 0: it has a token; or the µs after which to ask again.
 -- Calls that are refused get different times, one token apart. So those that wait for one bucket do not all come back at the same time.

@@ -1,0 +1,82 @@
+"""Reads a batch of an owned partition: its messages, and what Redis holds of their keys. Commits nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from celery_partitions.model.items import Item, Reading, Skipped, condemned, read_batch
+from celery_partitions.model.mailboxes import behind_lines
+from celery_partitions.runtime.installation import Installation
+from celery_partitions.store.parked_keys import read_mailbox
+from celery_partitions.worker.batch_loader import (
+    drop_known_duplicates,
+    load_due,
+    load_parked,
+    load_parked_of,
+    load_states,
+)
+from celery_partitions.worker.owned import Batch, OwnedPartition
+from celery_partitions.worker.parts import LoopParts
+
+#: At most this many waiting tasks of a partition are reported to other workers.
+MAX_LACKS = 20
+
+
+class BatchReader:
+    """Reads for a partition loop, in its thread. Every method may raise what redis-py raises."""
+
+    def __init__(self, installation: Installation, parts: LoopParts) -> None:
+        self.installation, self.settings = installation, installation.settings
+        self.group, self.names, self.codec = installation.group, installation.group.names, installation.group.codec
+        self.client, self.plain_tasks, self.revoked = parts.client, parts.observer.plain_tasks, parts.revoked
+        #: A cache for `Reading.places`.
+        self._places: dict[str, int] = {}
+
+    def reading_of(self, owned: OwnedPartition) -> Reading:
+        """How to read the partition's messages."""
+        if owned.reading is None:
+            settings = self.settings
+            owned.reading = Reading(
+                self.installation.computations, self.plain_tasks, owned.number, self.group.topology, settings.message_bytes, settings.batch_bytes,
+                self.codec.load_value, unknown_waits=settings.deploy_wait_seconds > 0, places=self._places,
+            )
+        return owned.reading
+
+    def parked(self, owned: OwnedPartition) -> None:
+        """Load the partition's parked keys."""
+        load_parked(self.client, self.names, owned)
+
+    def due(self, owned: OwnedPartition) -> None:
+        """Load the next parked keys that are due."""
+        load_due(self.client, self.names, owned)
+
+    def mailbox(self, owned: OwnedPartition, key: str, known_elsewhere: Container[str]) -> Batch:
+        """A parked key's next messages. `known_elsewhere`: the tasks that another worker knows."""
+        limit = self.settings.batch_messages // 10 or 1
+        messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
+        record = owned.parked[key]
+        waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
+        if record.reason == "unknown-task" and record.task in known_elsewhere:
+            waited_out = False  # the partition goes to that worker, or its messages wait until it is free
+        return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=record.reason == "rate")
+
+    def items(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
+        """What the batch's messages are, and which of them wait behind others or are dropped."""
+        reading = self.reading_of(owned)
+        items = read_batch(batch.messages, reading, now=owned.server_now(), revoked=self.revoked)
+        load_parked_of(self.client, self.names, owned, batch, items)
+        if owned.lines and batch.mailbox_of is None:
+            items = behind_lines(items, owned.lines, reading.place)
+        items = drop_known_duplicates(self.client, self.names, self.installation.computations, owned, batch, items)
+        if batch.condemned is not None and not isinstance(items[0], Skipped):  # a duplicate is dropped, not a dead letter
+            return [condemned(items[0], batch.condemned.error, batch.condemned.reason)]
+        return items
+
+    def states(self, owned: OwnedPartition, items: list[Item]) -> list[Item]:
+        """Load states. Returns the items whose states are in memory: only the first ones if all states would be too large."""
+        return load_states(self.client, self.names, self.codec, self.installation.computations, owned, items, self.settings.batch_state_bytes)
+
+    def lacks(self, owned_partitions: Iterable[OwnedPartition]) -> list[tuple[str, str]]:
+        """(partition, task) for messages that wait for a task that this worker does not know. Not all, if they are many."""
+        pairs = {(owned.partition, task) for owned in owned_partitions for task in list(owned.lacks.values())[:MAX_LACKS]}
+        return [pair for pair in pairs if pair[1] not in self.installation.computations and pair[1] not in self.plain_tasks]
