@@ -16,6 +16,8 @@ from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation, StageNode
 from celery_partitions.model.effects import Alarm
 from celery_partitions.model.errors import EventTimeAhead, TimeLimitExceeded, describe
+from celery_partitions.model.gathering import Gathering
+from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import (
     Apart,
     DeadLetterItem,
@@ -57,6 +59,8 @@ class BatchStep:
         line: str | None,
         waited_out: bool,
         waited: bool,
+        halving: Halving,
+        gathers: bool,
     ) -> None:
         self.items, self.states, self.rules = items, states, rules
         self.out = Outcome()
@@ -86,18 +90,21 @@ class BatchStep:
         #: Alarms of firings that were given up.
         self.alarms: list[Alarm] = []
         self.replay = Replay(self.caller, states, rules.pickling, self.out.done, self.answer, self.outbox)
+        self.gathering = Gathering(self, halving, gathers=gathers)
 
     def current(self) -> tuple[Work, int] | None:
         """The message being applied, and the number of its try. None: no message is."""
         if self.replay.again is not None:
             return self.replay.again, 1
-        item = self.items[self.out.taken] if self.out.taken < len(self.items) else None
-        return (item, self.boxes.attempt) if isinstance(item, Work) else None
+        item = self.sender()
+        return None if item is None else (item, self.boxes.attempt)
 
     def sender(self) -> Work | None:
-        """The item being applied. None: no message is."""
+        """The item being applied; the first, if several are. None: no message is."""
         if self.replay.original is not None:
             return self.replay.original
+        if self.gathering.called:
+            return self.gathering.called[0]
         item = self.items[self.out.taken] if self.out.taken < len(self.items) else None
         return item if isinstance(item, Work) else None
 
@@ -109,7 +116,7 @@ class BatchStep:
         table: Mapping[str, Slot | Unreadable] = {}
         touched: dict[str, Slot] = {}
         only_stage: StageNode | None = None
-        inline = self.rules.inline
+        inline, gathered = self.rules.inline, self.gathering.pending
         #: Whether messages have rate limits, so that a rollback must not call those before again.
         limited = False
         now = clock()
@@ -121,11 +128,16 @@ class BatchStep:
                 break
             taken += 1
             if not isinstance(item, Work):
+                if gathered and isinstance(item, UnknownTask) and item.line in gathered:
+                    yield from self.gathering.call(gathered.pop(item.line))
                 if not self.pass_on(item):
                     break
                 waiting = self.boxes.parked
                 continue
             key, computation = item.key, item.computation
+            if gathered and key in gathered and gathered[key][0].computation is not computation:
+                yield from self.gathering.call(gathered.pop(key))
+                waiting, now = self.boxes.parked, clock()
             if (waiting and key in waiting and not careful) or (parked_now and key in parked_now):
                 if not self.boxes.mail(item, key):
                     break
@@ -159,6 +171,15 @@ class BatchStep:
                         self.answer(item, value)
                         if self.replay.share >= 1:
                             until = now - 1
+                elif computation.flush is not None:
+                    if careful:
+                        yield from self.gathering.of_mailbox(taken - 1)
+                        break
+                    if not (yield from self.gathering.add(item)):
+                        break
+                    waiting, now = self.boxes.parked, clock()
+                    until = until if self.replay.share < 1 else now - 1
+                    continue
                 else:
                     unreadable = self.unreadable(item)
                     if unreadable is not None:
@@ -178,7 +199,7 @@ class BatchStep:
             except GeneratorExit:  # the step is abandoned
                 raise
             except BaseException as error:  # anything that a user's function raises is a failure of its message
-                if not (yield from self.fail(item, error)):
+                if not (yield from self.fail([item], error)):
                     break
                 waiting = self.boxes.parked
                 if out.pause:
@@ -190,6 +211,7 @@ class BatchStep:
             now = clock()
         else:
             out.taken = taken
+        yield from self.gathering.end()
         yield from self.pickle_touched()
         for stage in self.touched:
             if stage.state is not None and stage.state.is_versioned:
@@ -205,7 +227,10 @@ class BatchStep:
         item = self.items[0]
         if isinstance(item, Work):
             self.caller.at = item.computation.limited
-            self.out.taken = int((yield from self.fail(item, TimeLimitExceeded(text))))
+            if self.gathering.is_alone(item):
+                self.out.taken = int((yield from self.fail([item], TimeLimitExceeded(text), self.gathering.halving)))
+            else:
+                self.out.taken = int(self.gathering.halve_hanging(item, text))
             self.out.ended = self.rules.clock()
             return self.out
         return (yield from self.run())  # it is no longer work, for example because it was revoked meanwhile
@@ -253,29 +278,35 @@ class BatchStep:
                 assert_never(item)
         return True
 
-    def fail(self, item: Work, error: BaseException) -> Calls[bool]:
-        """Undo the failed try, then park the key or make a dead letter of the message. Returns False to end the step before the message."""
+    def fail(self, works: Sequence[Work], error: BaseException, halving: Halving = NOT_HALVED) -> Calls[bool]:
+        """Undo the failed try of a message, or of several that a batch computation got, then park the key or make a dead letter of the message.
+        Returns False to end the step before the message."""
+        item, count = works[0], len(works)
         if isinstance(error, EventTimeAhead):  # before any stage was called
             self.boxes.add_dead_letter(item, error.reason, str(error), "", self.boxes.attempt)
             return True
         self.outbox.drop(item)
         if isinstance(error, NoToken) and item.computation.role == "task":  # nothing was called
-            return self.boxes.wait_for_turn(item, "rate", error.seconds)
+            return self.boxes.wait_for_turn(works, "rate", error.seconds, halving)
         at = self.failed_at(item)
-        failure = failure_of(item, error, self.boxes.attempt, at)
+        failure = failure_of(item, error, self.boxes.attempt, at, works[1:], NOT_HALVED if item.computation.flush is None else halving.retried(count))
         try:
             undone = yield from self.replay.run(item)
         except Exception as unreadable:
             self.give_up(item, unreadable)
-            self.boxes.add_dead_letter(item, "unreadable-state", describe(unreadable), failure.trace, failure.attempt)
+            for work in works:
+                self.boxes.add_dead_letter(work, "unreadable-state", describe(unreadable), failure.trace, failure.attempt)
             return True
+        raws = [work.raw for work in works]
         if undone is not None:
-            self.park_from(undone, [item.raw])
+            self.park_from(undone, raws)
             return self.boxes.mailbox_of is None
         if isinstance(error, NoToken):
-            return self.boxes.wait_for_turn(item, "rate", error.seconds)
+            return self.boxes.wait_for_turn(works, "rate", error.seconds, halving)
         self.out.failures.append(failure)
         follows = after_failure(self.rules.policy_of(at), error, failure.attempt, self.rules.random)
+        if halving.must_halve(count, follows):
+            return self.boxes.wait_for_turn(works, "gather", 0.0, halving.halved(count))
         match follows:
             case GiveUp():
                 self.boxes.add_dead_letter(item, "computation-failed", failure.error, failure.trace, failure.attempt)
@@ -293,7 +324,7 @@ class BatchStep:
         self.out.parked[place] = park
         if place == self.boxes.mailbox_of:
             return False
-        self.out.mailed.setdefault(place, []).append(item.raw)
+        self.out.mailed.setdefault(place, []).extend(raws)
         return True
 
     def go_on_with_timer(self, item: Work, owner: Computation) -> None:
@@ -312,6 +343,7 @@ class BatchStep:
         out, item = self.out, failure.item
         kept, back = [], []
         found = False
+        before = list(out.done)
         for work, began in zip(out.done, out.began, strict=True):
             found = found or work is item
             if found and work.key == item.key and work.computation.scope == item.computation.scope:
@@ -319,8 +351,7 @@ class BatchStep:
             else:
                 kept.append((work, began))
         out.done[:], out.began[:] = [work for work, _ in kept], [began for _, began in kept]
-        # Checkpoints refer to indexes in `done`, which have changed. Without them, states are replayed from their bytes.
-        self.replay.checkpoints.clear()
+        self.replay.move_checkpoints(before)
         out.failures.append(failure)
         seconds = self.rules.policy_of(self.failed_at(item)).wait_after(1, self.rules.random())
         place = self.boxes.place_of(item)
@@ -334,8 +365,9 @@ class BatchStep:
         for work, kept in zip(out.done, keep, strict=True):
             if not kept:
                 self.boxes.add_dead_letter(work, "unreadable-state", describe(error), "", 1)
+        before = list(out.done)
         out.done[:], out.began[:] = list(compress(out.done, keep)), list(compress(out.began, keep))
-        self.replay.checkpoints.clear()
+        self.replay.move_checkpoints(before)
         for stage in self.replay.slots_of(scope, key):
             self.touched[stage].pop(key)
             out.states.get(stage.name, {}).pop(key, None)

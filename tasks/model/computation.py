@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from celery_partitions.model.errors import KeyExtractionError, describe
 from celery_partitions.model.executors import Executor
+from celery_partitions.model.flushing import Flush
 from celery_partitions.model.keys import SHORT_KEY, normalize_key
 from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.model.names_given import check_name
@@ -40,6 +41,13 @@ class Context:
     resources: Mapping[str, Any] = field(default_factory=dict)
     #: For `timers`.
     opens_timers: Callable[[str], Timers] | None = field(default=None, repr=False, compare=False)
+    #: For `message_ids`.
+    other_ids: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def message_ids(self) -> tuple[str, ...]:
+        """The ids of all messages of this call, in their order: several for a batch computation, otherwise one. `message_id` is the first."""
+        return (self.message_id, *self.other_ids)
 
     def send_now(self) -> AbstractContextManager[None]:
         """In this `with` block, what the computation sends (`delay`, `apply_async`, …) goes out at once, for example to report progress.
@@ -159,6 +167,8 @@ class Computation:
     concurrency: int | None = None
     #: A key's next call starts only after the commit of the one before.
     strict: bool = False
+    #: It is a batch computation: it receives a list of a key's messages. None: one message.
+    flush: Flush | None = None
     #: How often its calls may start. An operator may change it.
     rate_limit: RateLimit | None = None
     #: Whether a message may name follow-ups (links, the rest of a chain, a chord). If not, such a message becomes a dead letter.

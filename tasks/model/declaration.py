@@ -12,6 +12,7 @@ from celery_partitions.model.annotations import first_annotation, plain_function
 from celery_partitions.model.computation import EXPIRY_TASK, Computation, timer_task
 from celery_partitions.model.errors import DeclarationError, KeyExtractionError
 from celery_partitions.model.executors import Executor, executor_of, is_async
+from celery_partitions.model.flushing import element_of, flush_of
 from celery_partitions.model.message_codec import MessageCodec
 from celery_partitions.model.names_given import check_name
 from celery_partitions.model.policy import EXHAUSTED_CHOICES, HOLDS_CHOICES, Exhausted, Holds, RetryPolicy
@@ -56,6 +57,8 @@ def declare(
     follow_ups: bool = True,
     ttl: timedelta | float | None = None,
     on_expire: Callable[..., Any] | None = None,
+    flush_every: int | None = None,
+    flush_interval: timedelta | float | None = None,
 ) -> Computation:
     """Check a declaration and make its `Computation`. Raises `DeclarationError` that says what to change.
 
@@ -76,7 +79,9 @@ def declare(
         raise DeclarationError(f"computation {name!r} is a generator (it has a yield). Return a list from a stage declared with _multi instead")
     if hasattr(function, "cache_info"):
         raise DeclarationError(f"computation {name!r} is cached: an equal message would not be applied again. Remove lru_cache, or cache a function that it calls")
-    _compare_annotations(name, function, parameters, state, key)
+    refused = {'holds="computation"': holds == "computation", "rate_limit_key=": rate_limit_key is not None}
+    flush = flush_of(name, function, parameters[0], flush_every, flush_interval, key, refused)
+    _compare_annotations(name, function, parameters, state, key, is_batch=flush is not None)
     where, limit = executor_of(name, function, executor, concurrency, strict), rate_limit_of(name, rate_limit, rate_limit_key, burst)
     if reply and key is None:
         raise DeclarationError(f"computation {name!r}: reply=True needs a key=. Without one it is a stage, and what it returns goes to the next stage")
@@ -89,10 +94,10 @@ def declare(
         name=name,
         function=function,
         extract=key if key is not None else _no_key(name),
-        codec=_codec(function, parameters[0], is_stage=key is None),
+        codec=_codec(function, parameters[0], is_stage=key is None, is_batch=flush is not None),
         state=None if state is None else StateClass(state),
         takes_context=takes_context,
-        plain_call=key is not None and state is not None and not takes_context and time_limit is None and where == "loop" and limit is None,
+        plain_call=state is not None and not takes_context and where == "loop" and not any((key is None, time_limit, limit, flush)),
         on_error=_looked_over(name, on_error),
         holds=holds,
         replies=reply,
@@ -107,6 +112,7 @@ def declare(
         rate_limit=limit,
         follow_ups=follow_ups,
         ttl_ms=None if ttl_seconds is None else max(1, round(ttl_seconds * 1000)),
+        flush=flush,
     )
     if ttl_seconds is not None:
         expiry_handler(made, on_expire)
@@ -188,7 +194,13 @@ def _handler(
 
 
 def _compare_annotations(
-    name: str, function: Callable[..., Any], parameters: Sequence[str], state: type | None, key: Callable[[Any], Any] | None
+    name: str,
+    function: Callable[..., Any],
+    parameters: Sequence[str],
+    state: type | None,
+    key: Callable[[Any], Any] | None,
+    *,
+    is_batch: bool,
 ) -> None:
     """Raise `DeclarationError` if the function is annotated for another state, or the key extractor for another message. Only classes are
     compared."""
@@ -200,19 +212,21 @@ def _compare_annotations(
                 f"{wanted.__qualname__}. Make them the same"
             )
     if key is not None:
-        message = _class_annotated(function, parameters[0])
+        message = _class_annotated(function, parameters[0], is_batch=is_batch)
         wanted = _class_annotated(key, None)
         if message is not None and wanted is not None and not _fits(message, wanted):
+            advice = ". Or give it several messages at once, with flush_every=" if message is list else ""
             raise DeclarationError(
                 f"computation {name!r}: its messages are {message.__qualname__}, but the key extractor {name_of_function(key)} takes "
-                f"{wanted.__qualname__}. Use a key extractor for {message.__qualname__}"
+                f"{wanted.__qualname__}. Use a key extractor for {message.__qualname__}{advice}"
             )
 
 
-def _class_annotated(function: Callable[..., Any], parameter: str | None) -> type | None:
-    """A parameter's annotation, if it is a class. `parameter` None: the first one."""
+def _class_annotated(function: Callable[..., Any], parameter: str | None, *, is_batch: bool = False) -> type | None:
+    """A parameter's annotation, if it is a class. `parameter` None: the first one. `is_batch`: that of a list's elements."""
     try:
         annotation = first_annotation(function, parameter or next(iter(inspect.signature(function).parameters)))
+        annotation = element_of(annotation) if is_batch else annotation
     except Exception:  # it has no signature, or it names what exists for type checkers only
         return None
     plain = typing.get_origin(annotation) or annotation
@@ -233,9 +247,11 @@ def check_is_named(name: object) -> None:
         raise DeclarationError("a computation needs a name: @computation(name=…), the task name that producers send")
 
 
-def _codec(function: Callable[..., Any], parameter: str, *, is_stage: bool) -> MessageCodec:
-    """The codec of the first parameter. A stage can receive any Python value, so its annotation need not have a form in JSON."""
+def _codec(function: Callable[..., Any], parameter: str, *, is_stage: bool, is_batch: bool) -> MessageCodec:
+    """The codec of the first parameter, or of the elements of its list. A stage can receive any Python value, so its annotation need not have a
+    form in JSON."""
     annotation = first_annotation(function, parameter)
+    annotation = element_of(annotation) if is_batch else annotation
     try:
         codec = MessageCodec(annotation, parameter)
     except DeclarationError:

@@ -106,10 +106,10 @@ class Emit(msgspec.Struct, frozen=True, gc=False):
 
 #: Why a key's messages wait in its mailbox. `retry`, `hold`: a call failed. `running`: a call was in flight when its batch was committed, or
 #: the next message of such a key has not started yet. `unknown-task`, `unreadable-state`: no call failed; the messages wait until a worker can
-#: process them. `rate`: the next call waits for its rate limit.
-WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state", "rate"]
+#: process them. `rate`: the next call waits for its rate limit. `gather`: a batch computation waits for more messages.
+WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state", "rate", "gather"]
 #: Reasons of keys that wait for their turn: nothing has gone wrong.
-TURN_REASONS: Final = ("rate",)
+TURN_REASONS: Final = ("rate", "gather")
 
 RUNNING: Final = "running"
 
@@ -129,7 +129,11 @@ class ParkedKey(msgspec.Struct, omit_defaults=True):
     #: When the message failed for the first time, or when its key left the queue (seconds since the epoch, server clock).
     since: float = 0.0
     #: "": parked after a failure.
-    reason: Literal["", "running", "unknown-task", "unreadable-state", "rate"] = ""
+    reason: Literal["", "running", "unknown-task", "unreadable-state", "rate", "gather"] = ""
+    #: Of a batch computation: how many of its messages the next call gets, and how many are left of a batch that is being halved. 0: no batch
+    #: has failed (`model/gathering.py`).
+    size: int = 0
+    suspects: int = 0
 
     #: Where it was found (`admin/parked_keys.py`). Redis does not store these: the record is a field of its key, in its partition's hash.
     #: `key`: or the name of an own line (`model/own_lines.py`), or of a task's line (`model/task_lines.py`), which `ingress` can have too.

@@ -6,11 +6,12 @@ run. What has not ended when the batch is committed moves to its key's mailbox, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 from celery_partitions.model.computation import Computation
-from celery_partitions.model.items import Apart, Item, UnknownTask, Work
+from celery_partitions.model.items import Apart, Item, PlainTask, UnknownTask, Work
 
 #: A batch is not committed before this time, unless all of its calls have ended. Short calls then never need a mailbox.
 BATCH_SECONDS = 0.02
@@ -22,6 +23,8 @@ LONGEST_SECONDS = 0.2
 LINGER_SECONDS = 0.004
 #: This many ended calls are committed at once.
 MAX_SHARED = 1000
+#: How many messages of a mailbox one run gets, but for batch computations. Its next messages are read after its commit.
+MAX_OF_MAILBOX = 20
 
 
 @dataclass(slots=True)
@@ -73,11 +76,11 @@ def divide(
             behind[key] = [item.raw]
         elif key in runs:
             first = runs[key][0].computation
-            if stage is None or one_message or stage.strict or first.strict:
+            if stage is None or stage.flush is not None or one_message or stage.strict or first.strict:
                 behind[key] = [item.raw]
             else:
                 runs[key].append(item)
-        elif stage is None or key in parked:
+        elif stage is None or key in parked or stage.flush is not None:  # the step mails the messages of a batch computation
             plain.add(key)
             out.append(item)
             continue
@@ -90,6 +93,29 @@ def divide(
             break
         out.append(Apart(item.raw))
     return division
+
+
+def beginning(items: Sequence[Item], waiting: Callable[[Computation], Computation | None], size: int) -> list[Item]:
+    """The first messages of a mailbox that one run may take. `waiting`: as for `divide`. `size`: how many of a batch computation, if not as
+    declared."""
+    first = items[0].computation if items and isinstance(items[0], Work) else None
+    if first is not None and first.flush is not None and waiting(first) is not None:
+        together = itertools.takewhile(lambda item: isinstance(item, Work) and item.computation is first, items)
+        return list(itertools.islice(together, size or first.flush.every))
+    kept: list[Item] = []
+    for item in items[:MAX_OF_MAILBOX]:
+        if isinstance(item, PlainTask):
+            break
+        if isinstance(item, Work):
+            stage = waiting(item.computation)
+            if stage is None or stage.flush is not None or (kept and stage.strict):
+                break
+            kept.append(item)
+            if stage.strict:
+                break
+        else:
+            kept.append(item)
+    return kept
 
 
 def is_batch_due(*, running: int, age: float, since_last: float, room_wanted: bool) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Literal
 
 from celery_partitions.model.effects import TURN_REASONS, ParkedKey
+from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, PlainTask, UnknownTask, Work
 from celery_partitions.model.messages import name_of
 from celery_partitions.model.outcome import Outcome, Waiting
@@ -92,15 +93,32 @@ class Mailboxes:
         self.count_waiting()
         return place != self.mailbox_of and self.mail(item, place)
 
-    def wait_for_turn(self, item: Work, reason: Literal["rate"], seconds: float) -> bool:
-        """Let a key wait until it is its turn. Returns False to end the step before the message, because it is in the mailbox already."""
-        headers = item.envelope.headers
-        place = self.place_of(item)
-        self.out.waiting[place] = Waiting(reason, "", headers.task, headers.id, self.attempt, seconds)
+    def wait_for_turn(
+        self, works: Sequence[Work], reason: Literal["rate", "gather"], seconds: float, halving: Halving = NOT_HALVED
+    ) -> bool:
+        """Let a key wait until it is its turn. `works`: its next messages, of one computation. Returns False to end the step before them, because
+        they are in the mailbox already."""
+        headers = works[0].envelope.headers
+        place = self.place_of(works[0])
+        attempt = self.attempt if reason == "rate" else 1
+        self.out.waiting[place] = Waiting(reason, "", headers.task, headers.id, attempt, seconds, halving)
         if place == self.mailbox_of:
             return False
         self.count_waiting()
-        return self.mail(item, place)
+        for work in works:
+            self.mail(work, place)
+        return True
+
+    def end_gather(self, item: Work, place: str) -> None:
+        """A message was put into a mailbox. If a gather waits there that is full now, or that it can't join, the call is due now."""
+        one = self.out.waiting.get(place) or self.known.get(place)
+        if not isinstance(one, Waiting | ParkedKey) or one.reason != "gather":
+            return
+        if one.seconds == 0.0 if isinstance(one, Waiting) else (one.due or 0.0) <= self.rules.now:
+            return
+        flush, count = item.computation.flush, len(self.out.mailed[place]) + self.mailbox_lengths.get(place, 0)
+        if flush is None or item.computation.name != one.task or count >= flush.every:
+            self.out.waiting[place] = Waiting("gather", "", one.task, one.message_id, 1, 0.0)
 
     def waiting(self, reason: Literal["unknown-task", "unreadable-state"], error: str, task: str | None, message_id: str | None, attempt: int) -> Waiting:
         seconds = min(LONGEST_WAIT_SECONDS, 2.0 ** min(attempt - 1, 64)) * (0.9 + 0.2 * self.rules.random())
@@ -124,6 +142,7 @@ class Mailboxes:
         message and return False."""
         if self.has_room(place):
             self.out.mailed.setdefault(place, []).append(item.raw)
+            self.end_gather(item, place)
             return True
         limit = self.rules.mailbox_messages
         if self.rules.policy_of(item.computation).exhausted == "stop":

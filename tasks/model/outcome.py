@@ -28,6 +28,7 @@ from celery_partitions.model.effects import (
     PutStates,
 )
 from celery_partitions.model.errors import MigrationFailed
+from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import DeadLetterItem, Delayed, PlainTask, Skipped, Work
 from celery_partitions.model.timers import Entries
 
@@ -84,6 +85,14 @@ class Failure:
     exception: BaseException | None = None
     #: Where it was raised. Kept until the failure is reported: frames keep the objects of the failed call alive.
     frames: TracebackType | None = None
+    #: The other messages that a batch computation got in the same call, and how they are retried.
+    others: tuple[Work, ...] = ()
+    halving: Halving = NOT_HALVED
+
+    @property
+    def messages(self) -> tuple[Work, ...]:
+        """All messages that failed together."""
+        return (self.item, *self.others)
 
     def dead_letter_item(self) -> DeadLetterItem:
         """The dead letter for its message, which stays first in its key's mailbox."""
@@ -104,23 +113,27 @@ class Park(NamedTuple):
 class Waiting(NamedTuple):
     """A key, or a task's line, that waits until a worker can process its messages, or until it is their turn."""
 
-    reason: Literal["unknown-task", "unreadable-state", "rate"]
+    reason: Literal["unknown-task", "unreadable-state", "rate", "gather"]
     error: str
     task: str | None
     message_id: str | None
     #: The number of this try, and the seconds until the next one.
     attempt: int
     seconds: float
+    #: Of a batch computation.
+    halving: Halving = NOT_HALVED
 
     def parked(self, before: ParkedKey | None, now: float, wait_seconds: float) -> ParkedKey:
         """The record to write. `before`: the key's or line's record, if its first message is the same. `wait_seconds`: how long messages wait
         for a task or a state (PARTITIONS_DEPLOY_WAIT_SECONDS)."""
         if self.reason in TURN_REASONS:
-            due = now + self.seconds
+            due, (size, suspects) = now + self.seconds, self.halving
             if before is not None and (before.error or before.dead_letter):  # a retry
-                return replace(before, due=due, attempt=self.attempt, reason=self.reason)
+                return replace(before, due=due, attempt=self.attempt, reason=self.reason, size=size, suspects=suspects)
             since = now if before is None or before.reason != self.reason else before.since
-            return ParkedKey(due, self.attempt, message_id=self.message_id, task=self.task, since=since, reason=self.reason)
+            return ParkedKey(
+                due, self.attempt, message_id=self.message_id, task=self.task, since=since, reason=self.reason, size=size, suspects=suspects
+            )
         since = before.since if before is not None and before.waits_for_code else now
         until = since + wait_seconds  # when they may have waited long enough
         due = min(now + self.seconds, until) if until > now else now + self.seconds
@@ -164,6 +177,8 @@ class Outcome(msgspec.Struct):
     ended: float = 0.0
     #: When each of `done` ended, if they did not run one after the other.
     ends: list[float] = msgspec.field(default_factory=list)
+    #: Of each call of a batch computation: its name, and how many messages it got.
+    together: list[tuple[str, int]] = msgspec.field(default_factory=list)
     #: Whether some of `done` are `ReplyRequest`, which get replies.
     answered: bool = False
     #: Further effects of the commit, in this order.
@@ -191,6 +206,7 @@ class Outcome(msgspec.Struct):
         self.failures += one.failures
         self.emitted += one.emitted
         self.outputs += one.outputs
+        self.together += one.together
         self.ended = max(self.ended, one.ended)
         self.answered = self.answered or one.answered
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from celery_partitions.model.caller import Caller, Calls
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import Delivery, Emission
 from celery_partitions.model.errors import MessageError, describe, frames_of, trace_of, without_frames
+from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import ReplyRequest, Work, decoded
 from celery_partitions.model.outbox import MAX_OUTPUT_BYTES, MAX_OUTPUTS, SHARED_OUTPUT_BYTES, SHARED_OUTPUTS, Outbox
 from celery_partitions.model.outcome import Failure, Pickling, Slot, States, Unreadable
@@ -84,10 +86,16 @@ class Replay:
         """How many values of the messages in `done` came too late for their windows."""
         return sum(self.dropped.get(id(work), 0) for work in self.done) if self.dropped else 0
 
-    def checkpoint(self, item: Work) -> None:
-        """Save the states after an item that is about to join `done`, so that a replay need not apply it again. Raises if the states can't
-        be pickled and read back."""
-        self.checkpoints[item.computation.scope, item.key] = self.readable(item), len(self.done) + 1
+    def checkpoint(self, item: Work, count: int = 1) -> None:
+        """Save the states after an item that is about to join `done`, or several, so that a replay need not apply it again. Raises if the states
+        can't be pickled and read back."""
+        self.checkpoints[item.computation.scope, item.key] = self.readable(item), len(self.done) + count
+
+    def move_checkpoints(self, before: Sequence[Work]) -> None:
+        """Messages were taken out of `done`, which was `before`: none of those that a checkpoint includes, unless their state can't be read."""
+        kept = set(map(id, self.done))
+        places = [0, *itertools.accumulate(id(work) in kept for work in before)]
+        self.checkpoints = {place: (saved, places[included]) for place, (saved, included) in self.checkpoints.items()}
 
     def run(self, item: Work) -> Calls[Failure | None]:
         """Restore the states of the item's key to what this step's successful messages made of them, from the last known bytes.
@@ -154,7 +162,10 @@ class Replay:
         return made
 
 
-def failure_of(item: Work, error: BaseException, attempt: int, at: Computation) -> Failure:
-    """The failure of an attempt that raised in the computation `at`."""
+def failure_of(
+    item: Work, error: BaseException, attempt: int, at: Computation, others: Sequence[Work] = (), halving: Halving = NOT_HALVED
+) -> Failure:
+    """The failure of an attempt that raised in the computation `at`. `others`: that a batch computation got with the item. `halving`: how they are
+    retried."""
     frames = frames_of(error)
-    return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error), frames)
+    return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error), frames, tuple(others), halving)

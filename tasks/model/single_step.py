@@ -74,7 +74,7 @@ def single_step(item: Item, states: States, rules: StepRules, attempt: int) -> S
     if type(item) is not Work:
         return None
     computation = item.computation
-    if computation.role != "task":
+    if computation.role != "task" or computation.flush is not None:
         return None
     arguments: list[Any] = [item.message]
     if computation.state is not None:

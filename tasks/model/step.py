@@ -12,6 +12,7 @@ from typing import Any
 from celery_partitions.model.batch_step import BatchStep
 from celery_partitions.model.caller import Call
 from celery_partitions.model.executors import call_and_wait
+from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome, States
 from celery_partitions.model.step_rules import StepRules
@@ -27,6 +28,7 @@ class StepMachine:
     line have waited long enough, and become dead letters if they still can't be processed. `waited`: the first message comes at a time that
     its rate limit has promised.
     `failed`: the only item exceeded its time limit before, with this error. It counts as failed and is not called.
+    `halving`: of the mailbox's first messages. `gathers`: the messages of batch computations wait for others.
     The step changes the state objects in place. After a refused commit, the caller must drop them.
     """
 
@@ -45,8 +47,12 @@ class StepMachine:
         waited_out: bool = False,
         waited: bool = False,
         failed: str | None = None,
+        halving: Halving = NOT_HALVED,
+        gathers: bool = True,
     ) -> None:
-        doing = BatchStep(items, states, rules, parked, mailbox_lengths, own_lines, mailbox_of, attempt, line, waited_out, waited)
+        doing = BatchStep(
+            items, states, rules, parked, mailbox_lengths, own_lines, mailbox_of, attempt, line, waited_out, waited, halving, gathers
+        )
         if rules.begins is not None:
             rules.begins(doing.current)
         self.outbox = doing.outbox

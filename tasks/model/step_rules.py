@@ -42,6 +42,8 @@ class StepRules:
     resources: Mapping[str, Any] = field(default_factory=dict)
     #: The Celery app whose sends join the commit.
     app: object = None
+    #: Whether calls that wait (`async def`, threads) are made elsewhere: the messages of such a batch computation wait for it in a mailbox.
+    calls_apart: bool = False
     #: Called when the step begins, with a function that returns the message being applied and the number of its try.
     begins: Callable[[Callable[[], tuple[Work, int] | None]], None] | None = None
     #: Whether messages wait if their key's state can't be read. If not, they become dead letters.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 import msgspec
 from celery.canvas import Signature
@@ -20,7 +20,9 @@ from celery_partitions.runtime import stand_in
 from celery_partitions.runtime.registry import add_computation, current_group
 
 if TYPE_CHECKING:
-    from celery_partitions.producer.typed import TypedComputation, TypedStateComputation
+    from typing import Unpack
+
+    from celery_partitions.producer.typed import Options, StateOptions, TypedComputation, TypedStateComputation
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -153,6 +155,20 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
         return current_group().states.forget(self.computation, key)
 
 
+@overload
+def state_computation(
+    name: str, *, state: type[S], key: Callable[[Any], Any] | None = None, **options: Unpack[StateOptions]
+) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]: ...
+@overload
+def state_computation(
+    name: str,
+    *,
+    state: type[S],
+    key: Callable[[Any], Any],
+    flush_every: int,
+    flush_interval: timedelta | float | None = None,
+    **options: Unpack[StateOptions],
+) -> Callable[[Callable[Concatenate[list[M], S, P], R]], TypedStateComputation[M, Concatenate[list[M], S, P], R, S]]: ...
 def state_computation(
     name: str,
     *,
@@ -172,7 +188,9 @@ def state_computation(
     follow_ups: bool = True,
     ttl: timedelta | float | None = None,
     on_expire: Callable[..., Any] | None = None,
-) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
+    flush_every: int | None = None,
+    flush_interval: timedelta | float | None = None,
+) -> Callable[[Callable[..., Any]], Any]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
     The function runs in a partition worker, in a thread of that process, for each message, in the order of the message's key. It
@@ -206,6 +224,10 @@ def state_computation(
     `ttl`: seconds or a timedelta; a key that no message has used for this time is forgotten: its state and timers are deleted. Before that,
     `on_expire` is called once, a function of `(state)` or `(state, context)`, which may send.
 
+    `flush_every`: the function receives a list of a key's messages, `(messages, state)`, and is called when there are this many, or
+    `flush_interval` (seconds or a timedelta, default 1) after the first. Senders still send one message at a time. A call succeeds or fails as a
+    whole. If it fails for the last time, it is halved, until the message that spoils it stands alone.
+
     Raises `DeclarationError`.
     """
 
@@ -228,6 +250,8 @@ def state_computation(
         follow_ups=follow_ups,
         ttl=ttl,
         on_expire=on_expire,
+        flush_every=flush_every,
+        flush_interval=flush_interval,
     )
 
 
@@ -262,6 +286,14 @@ def state_computation_multi(
     )
 
 
+@overload
+def computation(
+    name: str, *, key: Callable[[Any], Any] | None = None, **options: Unpack[Options]
+) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]: ...
+@overload
+def computation(
+    name: str, *, key: Callable[[Any], Any], flush_every: int, flush_interval: timedelta | float | None = None, **options: Unpack[Options]
+) -> Callable[[Callable[Concatenate[list[M], P], R]], TypedComputation[M, Concatenate[list[M], P], R]]: ...
 def computation(
     name: str,
     *,
@@ -278,7 +310,9 @@ def computation(
     rate_limit_key: Callable[[Any], Any] | None = None,
     burst: int | None = None,
     follow_ups: bool = True,
-) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]:
+    flush_every: int | None = None,
+    flush_interval: timedelta | float | None = None,
+) -> Callable[[Callable[..., Any]], Any]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
     It runs in a partition worker, at least once for each message, in the order of the message's key. Without a `key` it is a stage for
@@ -302,6 +336,8 @@ def computation(
         rate_limit_key=rate_limit_key,
         burst=burst,
         follow_ups=follow_ups,
+        flush_every=flush_every,
+        flush_interval=flush_interval,
     )
 
 

@@ -46,9 +46,10 @@ def _all(outcome: Outcome) -> Iterator[Failed]:
         error = None if failure is None else failure.exception
         yield Failed(dead_letter_item.raw, _exception_of(dead_letter_item, error), dead_letter_item.trace or None, states.FAILURE)
     for failure, _, used_up in outcome.parked.values():
-        if type(failure.item) is ReplyRequest and failure.exception is not None:
-            state = states.FAILURE if used_up else states.RETRY
-            yield Failed(failure.item.raw, _can_be_raised(failure.exception), failure.trace, state)
+        for item in failure.messages:
+            if type(item) is ReplyRequest and failure.exception is not None:
+                state = states.FAILURE if used_up else states.RETRY
+                yield Failed(item.raw, _can_be_raised(failure.exception), failure.trace, state)
     for skipped in outcome.skipped:
         if skipped.why != "duplicate":
             yield Failed(skipped.raw, MessageError(skipped.why), None, states.REVOKED)

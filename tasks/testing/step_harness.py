@@ -84,7 +84,7 @@ def apply(
     )
     capture = Capture(cache(_empty_group))
     with capture():
-        outcome = step(work, {declared.name: slots}, rules, call=call_on_virtual_time)
+        outcome = step(work, {declared.name: slots}, rules, call=call_on_virtual_time, gathers=False)
     changed = outcome.states.get(declared.name, {})
     capture.commit(outcome)
     result = Applied(sent=capture.sent)
@@ -92,8 +92,8 @@ def apply(
         stored = changed.get(key, slot.stored)
         if stored is not None:
             result.states[key] = codec.load(declared, key, stored)
-    result.failures = [(failure.item.message, failure.error) for failure in outcome.failures]
-    failed = {failure.item.raw for failure in outcome.failures}
+    result.failures = [(work.message, failure.error) for failure in outcome.failures for work in failure.messages]
+    failed = {work.raw for failure in outcome.failures for work in failure.messages}
     by_raw = {item.raw: item.message for item in work}
     result.waiting = [by_raw[raw] for raws in outcome.mailed.values() for raw in raws if raw not in failed]
     return result

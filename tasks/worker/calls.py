@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -192,11 +192,11 @@ class CallThread(threading.Thread):
         return ended.rules
 
     async def _run_key(self, run: KeyRun, ended: Ended, stage_calls: _StageCalls, before: asyncio.Task[None] | None) -> None:
-        items, is_over = tuple(run.items), False
+        calls, is_over = [run.items[:]] if run.together else [[item] for item in run.items], False
         try:
             if before is not None:
                 await asyncio.wait((before,))
-            for number, item in enumerate(items):
+            for number, items in enumerate(calls):
                 if run.cancelled:
                     return
                 if run.stopping:
@@ -206,12 +206,11 @@ class CallThread(threading.Thread):
                     self._announce(ended, stage_calls)
                     return
                 rules = self._rules_now(run.owned, ended)
-                if isinstance(item, Work):
-                    item = skipped_now(item, rules.now, self.revoked) or item
-                outcome = await self._call(run, item, rules, number == 0)
+                items = [(skipped_now(item, rules.now, self.revoked) or item) if isinstance(item, Work) else item for item in items]
+                outcome = await self._call(run, items, rules, number == 0)
                 if is_dropped(run):
                     return
-                is_over = number == len(items) - 1 or outcome.taken == 0 or outcome.pause
+                is_over = number == len(calls) - 1 or outcome.taken == 0 or outcome.pause
                 if is_over:
                     ended.running -= 1
                 ended.add(run, outcome, is_over)
@@ -233,22 +232,24 @@ class CallThread(threading.Thread):
                 del self._tasks[place]
             self._begin_next(stage_calls)
 
-    async def _call(self, run: KeyRun, item: Item, rules: StepRules, is_first: bool) -> Outcome:
-        """Process one message. Its states are pickled, so that a failure of the next one rolls back to here without calling this one again."""
+    async def _call(self, run: KeyRun, items: Sequence[Item], rules: StepRules, is_first: bool) -> Outcome:
+        """Process one message, or those of one call of a batch computation. Its states are pickled, so that a failure of the next one rolls back to
+        here without calling this one again."""
+        item = items[0]
         attempt, failed, waited_out = (run.attempt, run.failed, run.waited_out) if is_first else (1, None, False)
         waited = is_first and run.waited
         self.context.enter(item, attempt)
         if self.traced is None:
-            return await self._outcome(run, item, rules, attempt, failed, waited_out, waited)
+            return await self._outcome(run, items, rules, attempt, failed, waited_out, waited)
         with self.traced.message(run.owned.partition, item, attempt) as about:
-            outcome = await self._outcome(run, item, rules, attempt, failed, waited_out, waited)
+            outcome = await self._outcome(run, items, rules, attempt, failed, waited_out, waited)
         self.traced.ended(run.owned.partition, about, outcome)
         return outcome
 
     async def _outcome(
-        self, run: KeyRun, item: Item, rules: StepRules, attempt: int, failed: str | None, waited_out: bool, waited: bool
+        self, run: KeyRun, items: Sequence[Item], rules: StepRules, attempt: int, failed: str | None, waited_out: bool, waited: bool
     ) -> Outcome:
-        single = None if failed is not None else single_step(item, run.slots, rules, attempt)
+        single = None if failed is not None else single_step(items[0], run.slots, rules, attempt)
         result: _Result | None = None
         outcome = None
         if single is not None:
@@ -261,7 +262,7 @@ class CallThread(threading.Thread):
                 outcome = single.outcome()
         if outcome is None:
             machine = StepMachine(
-                [item], run.slots, rules, mailbox_of=run.key, attempt=attempt, failed=failed, waited_out=waited_out, waited=waited
+                items, run.slots, rules, mailbox_of=run.key, attempt=attempt, failed=failed, waited_out=waited_out, waited=waited, halving=run.halving
             )
             while machine.call is not None:
                 if result is None:

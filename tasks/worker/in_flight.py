@@ -20,12 +20,16 @@ import redis
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.errors import describe
+from celery_partitions.model.flushing import messages_to_read
+from celery_partitions.model.halving import Halving
 from celery_partitions.model.in_flight import (
+    MAX_OF_MAILBOX,
     Division,
+    beginning,
     divide,
 )
-from celery_partitions.model.items import Apart, Item, PlainTask, Reading, Work, condemned, read_batch
-from celery_partitions.model.outcome import Outcome, Slot
+from celery_partitions.model.items import Apart, Item, Reading, Work, condemned, read_batch
+from celery_partitions.model.outcome import Outcome, Slot, Waiting
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.isolation import begin_isolated_try
 from celery_partitions.store.names import Names
@@ -47,8 +51,6 @@ from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: How many messages of a mailbox one run gets. Its next messages are read after its commit.
-MAX_OF_MAILBOX = 20
 #: How many keys are started from their mailboxes in one turn.
 MAX_STARTS = 500
 #: After a second death, suspects run in groups of this size, about the square root of `PARTITIONS_CONCURRENCY`'s usual values. After the
@@ -73,6 +75,8 @@ class InFlight:
         self.room = CallRoom(settings)
         self.times = CallTimes(self.room, self.collect)
         self.suspects = Suspects()
+        #: Whether some of them are batch computations.
+        self.gathers = any(one.flush is not None for one in computations.values())
         self._waiting: dict[Computation, Computation | None] = {}
 
     # What runs where.
@@ -192,6 +196,10 @@ class InFlight:
             one_message=bool(batch.noted),
         )
         calls.full, calls.full_since = division.full, time.monotonic()
+        if division.behind and self.gathers:
+            for item in items:
+                if isinstance(item, Work) and (run := calls.runs.get(item.key)) is not None and item.computation is not run.stage:
+                    run.is_followed = True
         return division
 
     def begin(self, owned: OwnedPartition, batch: Batch, items: Sequence[Item], division: Division, outcome: Outcome) -> bool:
@@ -251,11 +259,12 @@ class InFlight:
         if not keys:
             return
         alone = owned.to_isolate > 0
-        found = read_mailboxes(self.client, self.names, owned.partition, keys, 1 if alone else MAX_OF_MAILBOX)
+        longest = max(messages_to_read(self.computations, owned.parked[key].task) for key in keys)
+        found = read_mailboxes(self.client, self.names, owned.partition, keys, 1 if alone else max(longest, MAX_OF_MAILBOX))
         chosen: dict[str, list[Item]] = {}
         for key, (raws, length) in found.items():
             owned.mailbox_lengths[key] = length
-            items = self.beginning(read_batch(raws, reading, now=owned.server_now(), revoked=revoked))
+            items = beginning(read_batch(raws, reading, now=owned.server_now(), revoked=revoked), self.waiting, owned.parked[key].size)
             if any(isinstance(item, Work) for item in items):
                 chosen[key] = items
             else:  # empty, or the loop's own work
@@ -273,26 +282,10 @@ class InFlight:
             run.waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
             run.waited = record.reason == "rate"
             run.noted = noted.get(key)
+            run.together, run.halving = run.stage.flush is not None, Halving(record.size, record.suspects)
             calls.runs[key] = run
             runs.append(run)
         self.start(calls, runs)
-
-    def beginning(self, items: Sequence[Item]) -> list[Item]:
-        """The first messages of a mailbox that one run may take."""
-        kept: list[Item] = []
-        for item in items:
-            if isinstance(item, PlainTask):
-                break
-            if isinstance(item, Work):
-                stage = self.waiting(item.computation)
-                if stage is None or (kept and stage.strict):
-                    break
-                kept.append(item)
-                if stage.strict:
-                    break
-            else:
-                kept.append(item)
-        return kept
 
     def due_keys(self, owned: OwnedPartition) -> list[str]:
         """The keys to start now, as far as there is room. They leave the heap."""
@@ -390,7 +383,11 @@ class InFlight:
         if not run.is_over:
             self.calls.cancel([run])
         self.room.release(run)
-        item = condemned(run.items[0], f"cannot write its outcome to Redis: {describe(error)}", "unwritable")
-        run.outcomes[:] = [Outcome(taken=1, dead=[(item, 0)])]
+        if run.together and (together := len(run.items)) > 1:  # one of them is at fault
+            half = Waiting("gather", "", run.stage.name, None, 1, 0.0, run.halving.halved(together))
+            run.outcomes[:] = [Outcome(waiting={run.key: half})]
+        else:
+            item = condemned(run.items[0], f"cannot write its outcome to Redis: {describe(error)}", "unwritable")
+            run.outcomes[:] = [Outcome(taken=1, dead=[(item, 0)])]
         run.slots, run.base = {}, {}  # not what Redis has
         return True

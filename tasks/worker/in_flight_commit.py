@@ -25,13 +25,13 @@ from celery_partitions.model.effects import (
 )
 from celery_partitions.model.in_flight import MAX_SHARED
 from celery_partitions.model.messages import name_of
-from celery_partitions.model.outcome import Outcome, Park, Slot
+from celery_partitions.model.outcome import Outcome, Park, Slot, Waiting
 from celery_partitions.store.deduplication import remember
 from celery_partitions.store.names import Names
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_calls import OpenBatch, PartitionCalls
-from celery_partitions.worker.planned_commit import PlannedCommit, commit_of
+from celery_partitions.worker.planned_commit import PlannedCommit, commit_of, gather_of
 from celery_partitions.worker.timelines import Timelines
 from celery_partitions_config.settings import Settings
 
@@ -117,6 +117,8 @@ class _Plan:
             message_id=headers.id,
             task=headers.task,
             since=before.since if before is not None and failed_before else self.now,
+            size=failure.halving.size,
+            suspects=failure.halving.suspects,
         )
 
     def running(self, raw: bytes | None, attempt: int = 1, since: float | None = None) -> ParkedKey:
@@ -137,7 +139,7 @@ class _Plan:
         for key, park in outcome.parked.items():
             self.parked[key] = self.record(key, park, None)
         for key, waiting in outcome.waiting.items():
-            self.parked[key] = waiting.parked(None, self.now, self.wait_seconds)
+            self.parked[key] = waiting.parked(gather_of(self.owned, key, waiting), self.now, self.wait_seconds)
         room, searching = self.room, self.calls.largest_commit is not None
         if searching:
             self.room = 0  # results move to the mailboxes with their messages, and are written from there in small commits
@@ -155,6 +157,8 @@ class _Plan:
             self.outcome.mailed[key] = self.outcome.mailed.get(key, []) + raws
             if key not in self.parked and key not in self.owned.parked:
                 self.parked[key] = self.running(raws[0])
+            elif key in self.parked and self.parked[key].reason == "gather":  # a message of another computation ends it
+                self.parked[key].due = self.now
 
     def of_mailbox(self, run: KeyRun) -> None:
         """Add the results of a run whose messages are in its key's mailbox."""
@@ -167,8 +171,18 @@ class _Plan:
         if not rest and owned.mailbox_lengths.get(key, 0) <= done and key not in self.outcome.mailed:
             self.unparked.append(key)
             self.last.append(Unpark(key))
+        elif run.together and not rest and not run.is_followed and (waiting := self.gather(run, done)) is not None:
+            self.parked[key] = waiting.parked(None, self.now, self.wait_seconds)
         elif known is None or known.why != "running" or known.attempt != 1 or not rest:
             self.parked[key] = self.running(rest[0] if rest else None)
+
+    def gather(self, run: KeyRun, done: int) -> Waiting | None:
+        """How the messages behind a call of a batch computation wait for more. None: they are enough."""
+        flush, key = run.stage.flush, run.key
+        left = self.owned.mailbox_lengths.get(key, 0) - done + len(self.outcome.mailed.get(key, ()))
+        if flush is None or left >= flush.every:
+            return None
+        return Waiting("gather", "", run.stage.name, None, 1, flush.seconds)
 
 
 def plan_calls(

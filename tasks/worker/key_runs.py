@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_partitions.model.computation import Computation
+from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome, Slot, Unreadable
 from celery_partitions.model.step_rules import StepRules
@@ -40,6 +41,11 @@ class KeyRun:
     waited_out: bool = False
     #: The first message comes at a time that its rate limit has promised.
     waited: bool = False
+    #: All messages are for one call of a batch computation.
+    together: bool = False
+    halving: Halving = NOT_HALVED
+    #: A message of another computation came behind them: the key's next messages need not wait for more.
+    is_followed: bool = False
     #: Digest of its first message, if that was noted in Redis because a worker died, and other calls go on meanwhile.
     noted: str | None = None
     #: Its messages are still in the queue, because their batch is not committed.

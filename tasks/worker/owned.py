@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from celery_partitions.model.effects import ParkedKey
+from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import Reading
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.own_lines import is_own_line
@@ -53,6 +54,8 @@ class Batch:
     waited_out: bool = False
     #: The first message comes at a time that its rate limit has promised.
     waited: bool = False
+    #: Of a batch computation's messages.
+    halving: Halving = NOT_HALVED
     #: Why the message becomes a dead letter, or counts as failed, without running.
     condemned: Verdict | None = None
     failed: str | None = None

@@ -18,7 +18,7 @@ from celery_partitions.model.effects import (
     Unpark,
 )
 from celery_partitions.model.items import Item
-from celery_partitions.model.outcome import Outcome
+from celery_partitions.model.outcome import Outcome, Waiting
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import Commit, SentCommit
 from celery_partitions.store.deduplication import remember
@@ -145,6 +145,8 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
             message_id=headers.id,
             task=headers.task,
             since=now if before is None else before.since,
+            size=failure.halving.size,
+            suspects=failure.halving.suspects,
         )
     return parked
 
@@ -154,6 +156,12 @@ def _waiting_after(
 ) -> dict[str, ParkedKey]:
     """The records of keys and lines that wait for a task, a state or their turn."""
     return {
-        key: one.parked(owned.parked[key] if key == batch.mailbox_of and outcome.taken == 0 else None, now, wait_seconds)
+        key: one.parked(owned.parked[key] if key == batch.mailbox_of and outcome.taken == 0 else gather_of(owned, key, one), now, wait_seconds)
         for key, one in outcome.waiting.items()
     }
+
+
+def gather_of(owned: OwnedPartition, key: str, waiting: Waiting) -> ParkedKey | None:
+    """The record of a gather that goes on, because messages of the queue have joined it."""
+    before = owned.parked.get(key) if waiting.reason == "gather" else None
+    return before if before is not None and before.reason == "gather" else None

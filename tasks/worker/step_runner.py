@@ -89,6 +89,8 @@ class StepRunner:
                 waited_out=batch.waited_out,
                 waited=batch.waited,
                 failed=batch.failed,
+                halving=batch.halving,
+                gathers=not batch.noted,
             )
 
     def call(self, owned: OwnedPartition, call: Call) -> object:
@@ -121,11 +123,12 @@ class StepRunner:
             unreadable_waits=self.settings.deploy_wait_seconds > 0,
             resources=self.resources,
             app=self.context.app,
+            calls_apart=owned.calls is not None,
         )
 
     def rules_outside(self, owned: OwnedPartition, pickling: Pickling) -> StepRules:
         """The rules for a call outside the loop's thread. `pickling`: not the loop's own, because both may pickle at the same time."""
-        return replace(self.rules_for(owned), pickling=pickling, begins=None)
+        return replace(self.rules_for(owned), pickling=pickling, begins=None, calls_apart=False)
 
 
 class LimitedCalls:

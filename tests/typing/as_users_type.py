@@ -76,6 +76,19 @@ def notify(stock: Stock, context: Context) -> None:
     print(context.key, context.sent_at)
 
 
+@state_computation("index", state=StockPrice, key=extract_symbol, flush_every=100, flush_interval=0.5, ttl=60)
+def index(stocks: list[Stock], state: StockPrice, context: Context) -> int:
+    return len(context.message_ids)
+
+
+@computation("index later", key=extract_symbol, flush_every=100)
+async def index_later(stocks: list[Stock]) -> None: ...
+
+
+index.delay(Stock("A", 1.0))
+index.send_many([Stock("A", 1.0)])
+index_later.delay(symbol="A", price=1.0)
+assert_type(index.state("A"), StockPrice | None)
 assert_type(extract_symbol(Stock("A", 1.0)), str)
 assert_type(update_stock.state("A"), StockPrice | None)
 assert_type(update_stock.states(["A", b"B", 7]), dict[str, StockPrice])

@@ -49,6 +49,18 @@ def notify(stock: Stock, context: Context) -> None:
 def another_state(stock: Stock, state: StockPrice) -> None: ...
 
 
+@state_computation("index", state=StockPrice, key=extract_symbol, flush_every=10)  # type: ignore[arg-type]
+def no_list(stock: Stock, state: StockPrice) -> None: ...
+
+
+@computation("index stocks", key=extract_symbol, flush_every=10)
+def index(stocks: list[Stock]) -> None: ...
+
+
+index.delay([Stock("A", 1.0)])  # type: ignore[call-overload]
+index(Stock("A", 1.0))  # type: ignore[arg-type]
+
+
 async def in_a_loop() -> None:
     await update_stock.adelay("A")  # type: ignore[call-overload]
     await update_stock.asend_many(["A"])  # type: ignore[list-item]
@@ -64,14 +76,14 @@ update_stock.send_many(Stock("A", 1.0))  # type: ignore[arg-type]
 notify.state("A")  # type: ignore[attr-defined]
 extract_symbol("A")  # type: ignore[arg-type]
 partition_of("A")  # type: ignore[call-arg]
-state_computation("no state", key=extract_symbol)  # type: ignore[call-arg]
+state_computation("no state", key=extract_symbol)  # type: ignore[call-overload]
 source("prices", "127.0.0.1:7010")  # type: ignore[arg-type]
 source("prices").key_by("symbol")  # type: ignore[arg-type]
 source("prices").merge([source("quotes")])  # type: ignore[arg-type]
 build_application("no pipeline", source)  # type: ignore[arg-type]
-state_computation("no class", state=StockPrice(), key=extract_symbol)  # type: ignore[arg-type]
-state_computation("no function", state=StockPrice, key="symbol")  # type: ignore[arg-type]
-computation("with state", state=StockPrice, key=extract_symbol)  # type: ignore[call-arg]
+state_computation("no class", state=StockPrice(), key=extract_symbol)  # type: ignore[call-overload]
+state_computation("no function", state=StockPrice, key="symbol")  # type: ignore[call-overload]
+computation("with state", state=StockPrice, key=extract_symbol)  # type: ignore[call-overload]
 update_stock.delay(5)  # type: ignore[call-overload]
 update_stock.apply_async([5])  # type: ignore[list-item]
 update_stock.send_many([1])  # type: ignore[list-item]
