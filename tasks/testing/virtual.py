@@ -171,6 +171,9 @@ class Steps:
     def longest_stall_seconds(self) -> float:
         return 0.0
 
+    def stalled_since(self, moment: float, seconds: float) -> bool:
+        return False
+
     def follow(self, policies: Mapping[str, bytes]) -> None:
         self._runner.follow(policies)
 

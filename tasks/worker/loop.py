@@ -7,6 +7,7 @@ message, a state or the server it logs the error, waits and continues.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -304,9 +305,15 @@ class PartitionLoop(threading.Thread):
     def lose(self, owned: OwnedPartition) -> None:
         """Close a partition that another worker has taken over."""
         self.observer.fenced(owned.partition)
-        withdraw_crash(self.client, self.names, owned, stalled=owned.stalled)
+        self.withdraw_crash(owned)
         self.close_partition(owned)
         self.wake_keeper()
+
+    def withdraw_crash(self, owned: OwnedPartition) -> None:
+        """The lease is lost, but this worker is alive: no message has killed it."""
+        began = math.inf if owned.calls is None else owned.calls.suspects_began
+        stalled = owned.stalled or self.runner.stalled_since(began, self.settings.lease_seconds / 2)
+        withdraw_crash(self.client, self.names, owned, stalled=stalled)
 
     def run_celery_task(self, owned: OwnedPartition, items: list[Item]) -> Outcome:
         """Run a plain Celery task, or follow-ups, in their place in the order. At least once."""
@@ -324,6 +331,7 @@ class PartitionLoop(threading.Thread):
         held = {partition: token for partition, token in share.owned.items() if (partition, token) not in self._gone}
         for owned in list(self.owned_partitions.values()):
             if held.get(owned.partition) != owned.lease.token:
+                self.withdraw_crash(owned)
                 self.close_partition(owned)
         going = share.surplus(self._gone)
         surplus = going if self.calls is None else self.calls.wound_down(going)

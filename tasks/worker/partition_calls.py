@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,11 @@ class PartitionCalls:
     def has_suspects(self) -> bool:
         """Whether calls in flight were noted in Redis as suspects."""
         return self.is_isolating or any(run.noted is not None for run in self.runs.values())
+
+    @property
+    def suspects_began(self) -> float:
+        """When the first of the suspects in flight began (`time.monotonic`). Infinity: there are none."""
+        return min((run.began for run in self.runs.values() if self.is_isolating or run.noted is not None), default=math.inf)
 
     def noted_by_runs(self) -> list[str]:
         """Digests of the suspects that run beside others."""

@@ -74,6 +74,9 @@ class Runner(Protocol):
     def longest_stall_seconds(self) -> float:
         """How long the whole process was suspended since `begin`."""
 
+    def stalled_since(self, moment: float, seconds: float) -> bool:
+        """Whether it was suspended for more than these seconds after a moment of `time.monotonic`."""
+
     def follow(self, policies: Mapping[str, bytes]) -> None:
         """Take operators' changes of failure policies."""
 

@@ -102,6 +102,9 @@ class StepRunner:
     def longest_stall_seconds(self) -> float:
         return self.stalls.longest_seconds()
 
+    def stalled_since(self, moment: float, seconds: float) -> bool:
+        return self.stalls.stalled_since(moment, seconds)
+
     def follow(self, policies: Mapping[str, bytes]) -> None:
         self.policies.follow(policies)
 

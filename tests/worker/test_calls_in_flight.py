@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -186,6 +187,19 @@ def test_after_a_pause_calls_end_and_no_new_ones_start(live: LiveGroup, loop: Lo
     loop.owned.forget_all()
     until_drained(live, loop)
     assert live.numbers(visit) == {"k": [1, 2], "other": [3]}
+
+
+def test_a_worker_that_learns_that_its_lease_is_lost_withdraws_its_suspicion(live: LiveGroup, loop: LoopByHand) -> None:
+    """Its calls were noted, because another worker died over them, perhaps. No message has killed this one."""
+    live.client.hset(live.names.meta("0"), "to_isolate", 10)
+    loop.owned.forget_all()
+    live.send(visit, [Visit("a", 1, 30), Visit("b", 2, 30)])
+    loop.live_until(lambda: live.client.hlen(live.names.isolation("0")) == 2)
+    share = loop._share
+    loop.follow(replace(share, owned={partition: token for partition, token in share.owned.items() if partition != "0"}))
+    loop.take_up_share()
+    assert "0" not in loop.owned_partitions
+    assert live.client.hgetall(live.names.isolation("0")) == {}
 
 
 def test_a_lost_lease_cancels_the_calls_and_loses_nothing(live: LiveGroup) -> None:
