@@ -86,6 +86,6 @@ def start_expiry(states: StateReader, audit: Audit, computation: Computation, fo
 
 def _records(states: StateReader, computation: Computation) -> Iterator[tuple[str, str, bytes]]:
     for number in range(states.topology.served):
-        name = states.names.states(str(number), computation.name)
-        for field_, stored in states.client.hscan_iter(name, count=PAGE):
-            yield str(number), key_text(cast(bytes, field_)), cast(bytes, stored)
+        for name in (*computation.formerly, computation.name):
+            for field_, stored in states.client.hscan_iter(states.names.states(str(number), name), count=PAGE):
+                yield str(number), key_text(cast(bytes, field_)), cast(bytes, stored)

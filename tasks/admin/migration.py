@@ -14,6 +14,7 @@ from typing import Any, cast
 import redis
 
 from celery_partitions.admin.audit import Audit
+from celery_partitions.admin.former_names import delayed_with_former_names
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import StateError, describe
 from celery_partitions.model.keys import key_text, shown_key
@@ -52,7 +53,8 @@ class ComputationReport:
     states: int = 0
     #: Version → how many states have it. -1: it is not known, because the record cannot be read.
     versions: Counter[int] = field(default_factory=Counter)
-    #: How many this code would store in another form: migrated, renamed, or with new fields.
+    #: How many this code would store in another form: migrated, renamed, or with new fields. Also those under a former name of the
+    #: computation: the worker that claims their partition takes them over.
     outdated: int = 0
     #: How many of those were written.
     written: int = 0
@@ -61,6 +63,9 @@ class ComputationReport:
     failed: int = 0
     #: The first of the failed.
     failures: list[FailedState] = field(default_factory=list)
+    #: Timers and delayed messages that still have a former name of the computation. `apply` renames the timers.
+    former_timers: int = 0
+    former_messages: int = 0
 
 
 class Migration:
@@ -89,7 +94,14 @@ class Migration:
             assert computation.state is not None
             computation.state.versions.check(computation.state.cls)
         known = self.names.computations_in(cast(list[bytes], self.client.hkeys(self.names.group_meta)))
-        return [self._computation(name, write) for name in sorted({*known, *self.computations})]
+        former = {name for one in self.computations.values() for name in one.formerly}
+        reports = [self._computation(name, write) for name in sorted({*known, *self.computations} - former)]
+        if former:
+            found = {one.computation: one for one in reports}
+            for use in delayed_with_former_names(self.client, self.names, self.partitions, self.computations.values(), write=write):
+                found[use.computation].former_timers += use.timers
+                found[use.computation].former_messages += use.messages
+        return reports
 
     def _computation(self, name: str, write: bool) -> ComputationReport:
         computation = self.computations.get(name)
@@ -99,8 +111,13 @@ class Migration:
         assert computation.state is not None
         report = ComputationReport(name, computation.state.version)
         for partition in self.partitions:
+            for former in computation.formerly:
+                for rows in self._pages(self.names.states(partition, former)):
+                    self._page(report, computation, partition, rows, write=False)
+                    report.outdated += len(rows)
+                    report.busy += len(rows) if write else 0
             for rows in self._pages(self.names.states(partition, name)):
-                self._page(report, computation, partition, rows, write)
+                report.outdated += self._page(report, computation, partition, rows, write)
         return report
 
     def _pages(self, states: str) -> Iterable[dict[bytes, bytes]]:
@@ -109,7 +126,8 @@ class Migration:
             cursor, rows = cast(Any, self.client.hscan(states, max(cursor, 0), count=PAGE))
             yield rows
 
-    def _page(self, report: ComputationReport, computation: Computation, partition: str, rows: dict[bytes, bytes], write: bool) -> None:
+    def _page(self, report: ComputationReport, computation: Computation, partition: str, rows: dict[bytes, bytes], write: bool) -> int:
+        """Returns how many are outdated."""
         report.states += len(rows)
         outdated: list[tuple[bytes, bytes, bytes]] = []
         for key, stored in rows.items():
@@ -117,10 +135,10 @@ class Migration:
             fresh = self._renewed(report, computation, partition, key, stored)
             if fresh is not None and fresh != stored:
                 outdated.append((key, stored, fresh))
-        report.outdated += len(outdated)
         if write:
             for some in _chunks(outdated):
                 self._write(report, computation, partition, some)
+        return len(outdated)
 
     def _renewed(self, report: ComputationReport, computation: Computation, partition: str, key: bytes, stored: bytes) -> bytes | None:
         """The state as this code would store it. None if it cannot, which is noted."""

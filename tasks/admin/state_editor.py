@@ -58,8 +58,13 @@ class StateEditor:
         """The state as last committed. A state that cannot be read is returned too, so that it can be replaced."""
         states, spelled = self.states, normalize_key(key)
         partition = states.topology.partition_of(spelled)
-        name = states.names.states(str(partition), computation.name)
-        stored = cast("bytes | None", states.client.hget(name, cast(str, key_bytes(spelled))))
+        stored = None
+        for one in (*map(computation.before, computation.formerly), computation):
+            name = states.names.states(str(partition), one.name)
+            stored = cast("bytes | None", states.client.hget(name, cast(str, key_bytes(spelled))))
+            if stored is not None:
+                computation = one
+                break
         if stored is None:
             return SeenState(computation, spelled, partition, None, None)
         try:
@@ -74,7 +79,7 @@ class StateEditor:
         """
         timers = None if seen.stored is None or seen.error else self.states.codec.timers(seen.stored)
         data = self.states.codec.dump(seen.computation, seen.key, state, timers)
-        before = None if seen.stored is None else self.states.codec.meta(seen.computation.name, seen.key, seen.stored)
+        before = None if seen.stored is None else self.states.codec.meta(seen.computation.name, seen.key, seen.stored, seen.computation.formerly)
         if data[:1] == UNSIGNED and before is not None and before.form == "signed":
             raise StateError(
                 "the stored state is signed, but PARTITIONS_STATE_SIGNING_KEY is not set here. Workers would refuse an unsigned state"

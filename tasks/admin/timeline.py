@@ -169,7 +169,7 @@ class KeyWatch:
         return [Row(now, "", what, found)] if what or found else []
 
     def _read_records(self) -> dict[str, bytes | None]:
-        names, wanted = self.states.names, sorted(one.name for one in self.computations.values() if one.state is not None)
+        names, wanted = self.states.names, sorted(name for name, one in self.computations.items() if one.state is not None)
         with self.states.client.pipeline(transaction=False) as pipe:
             for name in wanted:
                 pipe.hget(names.states(self.partition, name), cast(str, key_bytes(self.key)))

@@ -50,7 +50,7 @@ def timers_of(states: StateReader, computations: Iterable[Computation], key: obj
     """The timers of a key, in all computations. Raises `StateError` for a record that can't be read."""
     spelled = normalize_key(key)
     partition = str(states.topology.partition_of(spelled))
-    wanted = [one for one in computations if one.state is not None]
+    wanted = [each for one in computations if one.state is not None for each in (*map(one.before, one.formerly), one)]
     with states.client.pipeline(transaction=False) as pipe:
         for one in wanted:
             pipe.hget(states.names.states(partition, one.name), cast(str, key_bytes(spelled)))
@@ -68,6 +68,6 @@ def cancel_timer(editor: StateEditor, seen: SeenState, name: str, *, by: str) ->
     if seen.stored is None or name not in entries:
         raise StateError(f"the timer {name!r:.80} of {seen.computation.name!r} is not set for this key")
     entry = entries.pop(name)
-    record = codec.with_timers(seen.computation.name, seen.key, seen.stored, entries)
+    record = codec.with_timers(seen.computation, seen.key, seen.stored, entries)
     detail = {"timer": name, "due": entry.due / 1000, "message": shortened(msgspec.json.decode(entry.message) if entry.message else None)}
     return editor.write(seen, record, "cancel timer", detail, by=by)

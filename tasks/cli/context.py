@@ -49,7 +49,7 @@ def app_installation(context: click.Context) -> Installation:
 
 def computation_named(installation: Installation, name: str, *, with_state: bool) -> Computation:
     """The app's computation with this name. Raises `ClickException` that lists the app's computations if there is none."""
-    found = installation.computations.get(name)
+    found = installation.by_task.get(name)
     if found is None:
         known = ", ".join(repr(one) for one in sorted(installation.computations)) or "none"
         raise click.ClickException(f"this app has no computation named {name!r}. Its computations: {known}")

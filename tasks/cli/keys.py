@@ -75,7 +75,7 @@ def _hot(installation: Installation, name: str, sample: int, limit: int, as_json
         group.client,
         group.names,
         group.topology.served,
-        installation.computations,
+        installation.by_task,
         name,
         per_partition=sample,
         limit=limit,

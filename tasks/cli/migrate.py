@@ -57,6 +57,9 @@ def _print(reports: list[ComputationReport], *, applied: bool) -> None:
     for one in reports:
         if one.version is None and one.states:
             click.echo(f"This app has no computation {escape(one.computation)!r}, of which there are {counted(one.states, 'state')}.")
+        if one.former_timers or one.former_messages:
+            what = f"{counted(one.former_timers, 'timer')} and {counted(one.former_messages, 'delayed message')}"
+            click.echo(f"{what} still have a former name of {escape(one.computation)!r}{' (timers: until now)' if applied else ''}.")
     for one in reports:
         for failure in one.failures:
             click.echo(escape(f"{failure.computation}, key {failure.key}, partition {failure.partition}: {failure.error}"), err=True)

@@ -63,7 +63,7 @@ def policy(
     parked follow it from their next failure.
     """
     installation = installation_in(context)
-    computation_named(installation, name, with_state=False)
+    name = computation_named(installation, name, with_state=False).name
     requested = PolicyChange(attempts, backoff, longest_backoff, jitter, exhausted, rate_limit, burst)
     _check_limit(installation, name, requested)
     policies = installation.group.policies

@@ -26,7 +26,8 @@ def stored(context: click.Context, name: str, key: str, in_base64: bool, as_json
     Use it in a process without the signing key, or for a state that cannot be read. NAME need not be a computation of this app.
     """
     installation, key = installation_in(context), typed_key(key, in_base64)
-    found = installation.group.states.meta(name, key)
+    computation = installation.by_task.get(name)
+    found = installation.group.states.meta(name, key, () if computation is None else computation.formerly)
     if found is None:
         raise click.ClickException(f"{name!r} has no state for the key {shown_key(key)!r}")
     partition = installation.group.topology.partition_of(key)

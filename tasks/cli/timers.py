@@ -59,7 +59,7 @@ def timers(
         raise click.ClickException(f"{len(chosen)} timers of {shown_key(spelled)!r} are named {cancel!r}. Set: {known}. --computation chooses one")
     [timer] = chosen
     confirm(f"Cancel the timer {cancel!r} of {timer.computation!r} for {shown_key(spelled)!r}?", yes)
-    seen = group.state_editor.see(installation.computations[timer.computation], spelled)
+    seen = group.state_editor.see(installation.by_task[timer.computation], spelled)
     if cancel_timer(group.state_editor, seen, cancel, by=who()) != "ok":
         raise click.ClickException(f"the key {shown_key(spelled)!r} changed meanwhile; nothing was written. Try again")
     if as_json:

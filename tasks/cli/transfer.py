@@ -78,7 +78,7 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
     installation = installation_in(context)
     group = installation.group
     importer = Importer(
-        group.client, group.names, group.topology, installation.computations, file, group.codec
+        group.client, group.names, group.topology, installation.by_task, file, group.codec
     )
     importer.refuse_workers()
     erased = 0

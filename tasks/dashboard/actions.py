@@ -224,7 +224,7 @@ class DeadLettersAction(Action):
 
 def see(installation: Installation, body: OfState, key: str, *, stale_is_refused: bool = True) -> SeenState:
     """The state to change. Raises 404 if this process does not have the computation, 409 if the operator saw an older state."""
-    computation = installation.computations.get(body.computation)
+    computation = installation.by_task.get(body.computation)
     if computation is None or computation.state is None:
         raise HTTPError(404, f"this process has no state computation {body.computation!r}")
     seen = installation.group.state_editor.see(computation, key)

@@ -42,7 +42,7 @@ def look_at_partition(watch: Watcher, installation: Installation, partition: str
     group = installation.group
     row = next(one for one in overview.partitions if one.partition == partition)
     raws = list(oldest_of(group.client, group.names.queue(partition), SAMPLED_MESSAGES))
-    keys = [key_in(raw, installation.computations) for raw in raws]
+    keys = [key_in(raw, installation.by_task) for raw in raws]
     counts = Counter(one for one in keys if one is not None)
     parked = list(islice(group.parked_keys.of_partition("ingress" if partition == INGRESS else int(partition)), MAX_PARKED))
     return {
@@ -86,7 +86,7 @@ def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[st
     parked = next(iter(group.parked_keys.of_key(key)), None)
     mailbox = read_mailbox(client, names, partition, parked.key, MAX_MESSAGES)[0] if parked is not None else []
     raws = list(oldest_of(client, names.queue(partition), SAMPLED_MESSAGES))
-    waiting = [raw for raw in raws if (key_in(raw, installation.computations) or ("", None))[1] == key]
+    waiting = [raw for raw in raws if (key_in(raw, installation.by_task) or ("", None))[1] == key]
     return {
         **json_key(key),
         "partition": int(partition) if partition != INGRESS else partition,
@@ -130,10 +130,10 @@ def _has_state(installation: Installation, name: str, key: str) -> bool:
 def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
     """The state with its types if this process has the code and may unpickle it, else the facts about its bytes."""
     group = installation.group
-    computation = installation.computations.get(name)
+    computation = installation.by_task.get(name)
     found: dict[str, Any] = {"computation": name, "type": None, "state": None, "tree": None, "digest": "", "error": ""}
     found |= {"whole": False, "timers": []}
-    meta = group.states.meta(name, key)
+    meta = group.states.meta(name, key, () if computation is None else computation.formerly)
     found |= {"bytes": None, "form": None, "verified": None} if meta is None else asdict(meta)
     if computation is None or computation.state is None:
         return {**found, "error": "this process does not have the computation, so it does not unpickle the state"}
@@ -149,5 +149,5 @@ def _state(installation: Installation, name: str, key: str) -> dict[str, Any]:
 
 
 def _with_key(raw: bytes, installation: Installation) -> dict[str, Any]:
-    found = key_in(raw, installation.computations)
+    found = key_in(raw, installation.by_task)
     return {**json_message(raw), **({"key": None} if found is None else json_key(found[1]))}

@@ -33,7 +33,7 @@ from celery_partitions.model.items import (
 from celery_partitions.model.mailboxes import Mailboxes
 from celery_partitions.model.outbox import SHARED_OUTPUT_BYTES, Outbox
 from celery_partitions.model.outcome import GONE, Failure, Outcome, Park, Slot, States, Unreadable
-from celery_partitions.model.own_lines import own_line
+from celery_partitions.model.own_lines import line_in
 from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
 from celery_partitions.model.rate_limit import NoToken
 from celery_partitions.model.reply_request import longest_value, reply_text
@@ -142,7 +142,7 @@ class BatchStep:
                 if not self.boxes.mail(item, key):
                     break
                 continue
-            if own_lines and (line := own_line(key, computation.line)) in own_lines:
+            if own_lines and (line := line_in(own_lines, key, computation.lines)) is not None:
                 if not self.boxes.mail(item, line):
                     break
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from celery_partitions.model.errors import KeyExtractionError, describe
@@ -173,6 +173,8 @@ class Computation:
     rate_limit: RateLimit | None = None
     #: Whether a message may name follow-ups (links, the rest of a chain, a chord). If not, such a message becomes a dead letter.
     follow_ups: bool = True
+    #: What it was called before. Messages, timers and states with these names are its own.
+    formerly: tuple[str, ...] = ()
     #: Modules whose classes may appear in values between stages.
     modules: tuple[str, ...] = ()
     #: The nodes that receive a message of a source or a stage, in this order. Filled when the pipeline is built.
@@ -188,9 +190,24 @@ class Computation:
             self.stateful.append(self.owner)
 
     @property
+    def former_names(self) -> tuple[str, ...]:
+        """The names that its messages may still have."""
+        return self.formerly if self.owner is None else tuple(timer_task(name, self.timer) for name in self.owner.formerly)
+
+    def before(self, former: str) -> Computation:
+        """The computation under a former name, as its states are stored until a worker takes them over."""
+        return replace(self, name=former, formerly=(), stateful=[], roots=[])
+
+    @property
     def line(self) -> str:
         """The name of its own line (`own_lines`). A timer's messages wait with those of its computation."""
         return self.name if self.owner is None else self.owner.name
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The names of the own lines in which its messages may wait already."""
+        owner = self if self.owner is None else self.owner
+        return (owner.name, *owner.formerly)
 
     @property
     def waiting(self) -> Computation | None:

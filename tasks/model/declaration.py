@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -59,6 +59,7 @@ def declare(
     on_expire: Callable[..., Any] | None = None,
     flush_every: int | None = None,
     flush_interval: timedelta | float | None = None,
+    formerly: str | Iterable[str] = (),
 ) -> Computation:
     """Check a declaration and make its `Computation`. Raises `DeclarationError` that says what to change.
 
@@ -113,6 +114,7 @@ def declare(
         follow_ups=follow_ups,
         ttl_ms=None if ttl_seconds is None else max(1, round(ttl_seconds * 1000)),
         flush=flush,
+        formerly=former_names(name, formerly),
     )
     if ttl_seconds is not None:
         expiry_handler(made, on_expire)
@@ -245,6 +247,16 @@ def _fits(given: type, wanted: type) -> bool:
 def check_is_named(name: object) -> None:
     if not isinstance(name, str) or not name.strip():
         raise DeclarationError("a computation needs a name: @computation(name=…), the task name that producers send")
+
+
+def former_names(name: str, formerly: str | Iterable[str]) -> tuple[str, ...]:
+    """`formerly=` of a computation. Raises `DeclarationError`."""
+    names = (formerly,) if isinstance(formerly, str) else tuple(formerly)
+    for one in names:
+        check_name(f"computation {name!r}: formerly=", one)
+        if one == name:
+            raise DeclarationError(f"computation {name!r}: formerly= names what it was called before, not its name")
+    return tuple(dict.fromkeys(names))
 
 
 def _codec(function: Callable[..., Any], parameter: str, *, is_stage: bool, is_batch: bool) -> MessageCodec:

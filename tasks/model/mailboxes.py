@@ -169,8 +169,9 @@ def waits_in(item: Item, place: str) -> Iterator[str]:
     match item:
         case Work():
             yield item.key
-            yield own_line(item.key, item.computation.line)
-            yield line_of_task(item.computation.name, place)
+            for name in item.computation.lines:
+                yield own_line(item.key, name)
+            yield line_of_task(item.envelope.headers.task, place)
         case PlainTask():
             yield line_of_task(item.headers.task, place)
         case Misrouted():
@@ -190,7 +191,7 @@ def behind_lines(items: Sequence[Item], lines: Container[str], place: str) -> li
 def _behind_line(item: Item, lines: Container[str], place: str) -> Item:
     match item:
         case Work():
-            task = item.computation.name
+            task = item.envelope.headers.task
         case PlainTask():
             task = item.headers.task
         case Misrouted():

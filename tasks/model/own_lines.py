@@ -6,6 +6,8 @@ key does, in the key's partition. Its name stands where a key's does. Its messag
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 #: Names of computations are printable, so they do not contain it.
 SEPARATOR = "\x1f"
 
@@ -13,6 +15,11 @@ SEPARATOR = "\x1f"
 def own_line(key: str, computation: str) -> str:
     """The own line of a computation for a key."""
     return f"{key}{SEPARATOR}{computation}"
+
+
+def line_in(own_lines: Collection[str], key: str, names: Iterable[str]) -> str | None:
+    """The first of a computation's own lines for a key in which messages wait. `names`: `Computation.lines`."""
+    return next((line for name in names if (line := own_line(key, name)) in own_lines), None)
 
 
 def is_own_line(name: str) -> bool:

@@ -22,6 +22,8 @@ M = TypeVar("M", bound=Migration)
 FIRST = 1
 #: No class needs more. Higher numbers in a header are refused.
 MAX_VERSION = 1_000_000
+#: What a partition's `meta` says, instead of the highest version of a computation's states, once they are those of another name.
+RENAMED_TO = "renamed to "
 #: The attribute of a class that holds its `Versions`.
 _NOTED_IN = "__partitions_state__"
 #: Former name → (module, name) of the class that has it now.

@@ -171,6 +171,7 @@ class _Building:
             roots=[],
             stateful=[],
             handlers={},
+            formerly=declared.formerly if self.names[use] == declared.name else (),
         )
 
     def one_keys_of_beginnings(self) -> dict[GraphNode, str]:

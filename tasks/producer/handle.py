@@ -148,7 +148,7 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
 
     def keys(self) -> Iterator[str]:
         """Iterate over every key with a state, by scanning. If keys change meanwhile, a key may appear twice."""
-        return current_group().states.keys(self.name)
+        return current_group().states.keys(*self.computation.formerly, self.name)
 
     def forget(self, key: object) -> bool:
         """Delete the key's state. The key's next message starts with a new one. Returns whether there was a state."""
@@ -190,6 +190,7 @@ def state_computation(
     on_expire: Callable[..., Any] | None = None,
     flush_every: int | None = None,
     flush_interval: timedelta | float | None = None,
+    formerly: str | Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Declare a function `(message, state)` or `(message, state, context)` as a state computation.
 
@@ -228,6 +229,9 @@ def state_computation(
     `flush_interval` (seconds or a timedelta, default 1) after the first. Senders still send one message at a time. A call succeeds or fails as a
     whole. If it fails for the last time, it is halved, until the message that spoils it stands alone.
 
+    `formerly`: what the computation was called before. Messages with such a name are its own, and a worker that gets a partition takes the
+    states over. Workers without this line then no longer get that partition.
+
     Raises `DeclarationError`.
     """
 
@@ -252,6 +256,7 @@ def state_computation(
         on_expire=on_expire,
         flush_every=flush_every,
         flush_interval=flush_interval,
+        formerly=formerly,
     )
 
 
@@ -267,6 +272,9 @@ def state_computation_multi(
     rate_limit: str | None = None,
     rate_limit_key: Callable[[Any], Any] | None = None,
     burst: int | None = None,
+    ttl: timedelta | float | None = None,
+    on_expire: Callable[..., Any] | None = None,
+    formerly: str | Iterable[str] = (),
 ) -> Callable[[Callable[Concatenate[M, S, P], R]], TypedStateComputation[M, Concatenate[M, S, P], R, S]]:
     """Like `state_computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
@@ -283,6 +291,9 @@ def state_computation_multi(
         rate_limit=rate_limit,
         rate_limit_key=rate_limit_key,
         burst=burst,
+        ttl=ttl,
+        on_expire=on_expire,
+        formerly=formerly,
     )
 
 
@@ -312,6 +323,7 @@ def computation(
     follow_ups: bool = True,
     flush_every: int | None = None,
     flush_interval: timedelta | float | None = None,
+    formerly: str | Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], Any]:
     """Declare a function `(message)` or `(message, context)` as a stateless computation, ordered by key.
 
@@ -338,6 +350,7 @@ def computation(
         follow_ups=follow_ups,
         flush_every=flush_every,
         flush_interval=flush_interval,
+        formerly=formerly,
     )
 
 
@@ -352,6 +365,7 @@ def computation_multi(
     rate_limit: str | None = None,
     rate_limit_key: Callable[[Any], Any] | None = None,
     burst: int | None = None,
+    formerly: str | Iterable[str] = (),
 ) -> Callable[[Callable[Concatenate[M, P], R]], TypedComputation[M, Concatenate[M, P], R]]:
     """Like `computation`, for a pipeline stage that returns a list: each element goes to the next stage, in order, except None."""
 
@@ -367,6 +381,7 @@ def computation_multi(
         rate_limit=rate_limit,
         rate_limit_key=rate_limit_key,
         burst=burst,
+        formerly=formerly,
     )
 
 

@@ -21,7 +21,7 @@ def carry_traces(installation: Installation) -> None:
         tracing = installation.tracing
         if tracing is None or headers is None or tracing.is_carried(headers):
             return
-        if sender in installation.computations and tracing.names.partition_of_queue(str(routing_key)) is not None:
+        if sender in installation.by_task and tracing.names.partition_of_queue(str(routing_key)) is not None:
             message_id = str(headers.get("id"))
             # The key is unknown here, because the message is already encoded.
             headers.update(tracing.created(sender, str(routing_key), message_id))

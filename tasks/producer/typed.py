@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     rate_limit_key: Callable[[Any], Any] | None
     burst: int | None
     follow_ups: bool
+    formerly: str | Iterable[str]
 
 
 class StateOptions(Options, total=False):

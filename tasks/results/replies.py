@@ -45,7 +45,7 @@ class Replies:
     """Made once per loop and used by its thread. Does not use Celery's backend until a message wants a result."""
 
     def __init__(self, installation: Installation, follow_ups: FollowUps) -> None:
-        self.app, self.follow_ups, self.computations = installation.app, follow_ups, installation.computations
+        self.app, self.follow_ups, self.computations = installation.app, follow_ups, installation.by_task
 
     def of(self, owned: OwnedPartition, batch: Batch, outcome: Outcome) -> list[MoreEffects]:
         """What an outcome's commit stores and pushes for callers who wait for its messages."""

@@ -89,6 +89,12 @@ class Installation:
         options = self.app.conf.broker_transport_options or {}
         return Group(self.settings, options.get("global_keyprefix", ""))
 
+    @property
+    def by_task(self) -> Mapping[str, Computation]:
+        """The computations by the task names that their messages may have: `computations`, and the former names of those that were renamed."""
+        former = {name: one for one in self.computations.values() for name in one.former_names}
+        return {**self.computations, **former} if former else self.computations
+
     @cached_property
     def resolved(self) -> Resolved:
         """The settings with their origins, without regard to the app's broker. Loads the app's configuration."""
@@ -188,7 +194,7 @@ class Installation:
     def watch_key(self, key: str) -> KeyWatch:
         """What happens to a key, for operators."""
         group = self.group
-        return KeyWatch(key, group.states, group.parked_keys, group.audit, self.computations)
+        return KeyWatch(key, group.states, group.parked_keys, group.audit, self.by_task)
 
     def queue(self, partition: str) -> Queue:
         """The Celery queue of a partition, declared as other producers declare it."""
@@ -251,7 +257,7 @@ class Installation:
 
         Changes `options` in place (`publish_as_read`). They belong to this one send, and take precedence over a router's answer.
         """
-        computation, queue = self.computations.get(name), options.get("queue")
+        computation, queue = self.by_task.get(name), options.get("queue")
         if computation is not None or (queue and self._is_ours(queue)):
             publish_as_read(options, self.app.conf.task_compression)
         if computation is None or queue:

@@ -16,6 +16,8 @@ from celery_partitions.runtime.installation import Installation
 
 #: Every computation declared in this process, by name.
 declared: dict[str, Computation] = {}
+#: Those that were renamed, by each former name.
+_former: dict[str, Computation] = {}
 _installations: list[Installation] = []
 _default: list[Callable[[], Celery]] = []
 
@@ -55,9 +57,17 @@ def add_computation(computation: Computation) -> None:
             f"{computation.name!r} is declared twice: as {_place(before)} and as {_place(computation)}. Messages and states are addressed "
             "by name, so rename one (a stage with .to(…, name=…))"
         )
+    for name in (computation.name, *computation.former_names):
+        other = _former.get(name) if name == computation.name else declared.get(name) or _former.get(name)
+        if other is not None and other.name != computation.name and other.name in declared:
+            raise DeclarationError(
+                f"{name!r} is the name of two computations, {other.name!r} and {computation.name!r}: one has it in formerly=. A message with "
+                "that name can be for only one of them"
+            )
     for installation in _installations:
         _check_state(installation, computation)
     declared[computation.name] = computation
+    _former.update(dict.fromkeys(computation.former_names, computation))
     for installation in _installations:
         if installation.app.finalized:
             _register(installation, computation)

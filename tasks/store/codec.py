@@ -7,7 +7,8 @@ and allowed classes (`celery_partitions.model.restricted_pickle`).
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +137,7 @@ class StateCodec:
         wanted = computation.state
         if wanted is None:
             raise StateError(f"{computation.name!r} has no state")
-        data, version = self.opened(computation.name, key, stored)
+        data, version = self._opened(computation, key, stored)
         if version != wanted.version:
             return self._migrated(computation.name, wanted, data, version)
         state = self._unpickled(computation.name, wanted, data, self._loaders, self._loader)
@@ -157,11 +158,12 @@ class StateCodec:
         except msgspec.ValidationError as error:
             raise StateError(f"the timers in its header can't be read: {error}") from error
 
-    def with_timers(self, name: str, key: str, stored: bytes, timers: Entries) -> bytes:
+    def with_timers(self, computation: Computation, key: str, stored: bytes, timers: Entries) -> bytes:
         """The record with other timers. Raises `StateError` if it can't be verified."""
-        record = self._verified(self._signer("state", name), key, stored)
+        self._opened(computation, key, stored)
+        record = split(stored)
         header = {one: value for one, value in record.header.items() if one != TIMERS}
-        return self.seal(name, key, record.payload, {**header, **({TIMERS: timers} if timers else {})})
+        return self.seal(computation.name, key, record.payload, {**header, **({TIMERS: timers} if timers else {})})
 
     def renewed(self, computation: Computation, key: str, stored: bytes) -> bytes:
         """A stored state as this process would store it, with what else is in its header. Raises as `load` and `dump` do."""
@@ -183,6 +185,16 @@ class StateCodec:
             return record.payload, version_in(record.header)
         except StateError as error:
             raise StateError(f"state of {name!r} can't be read: {error}") from error
+
+    def _opened(self, computation: Computation, key: str, stored: bytes) -> tuple[bytes, int]:
+        """`opened`, also for a record that was signed under a former name of the computation."""
+        try:
+            return self.opened(computation.name, key, stored)
+        except StateError:
+            for name in computation.former_names:
+                with suppress(StateError):
+                    return self.opened(name, key, stored)
+            raise
 
     def verified(self, name: str, key: str, stored: bytes) -> bytes:
         """The pickle in a record, after its signature is verified. Unpickles nothing."""
@@ -225,14 +237,15 @@ class StateCodec:
             raise StateError(f"{signer.what}'s signature is wrong: it is not unpickled")
         return record
 
-    def meta(self, name: str, key: str, stored: bytes) -> StoredMeta:
-        """Size and signature of stored bytes. Unpickles nothing and needs no key."""
+    def meta(self, name: str, key: str, stored: bytes, former_names: Iterable[str] = ()) -> StoredMeta:
+        """Size and signature of stored bytes. Unpickles nothing and needs no key. `former_names`: of the computation."""
         try:
             record = split(stored)
         except StateError:
             return StoredMeta(len(stored), "unknown", None)
         form = {UNSIGNED: "unsigned", SIGNED: "signed"}.get(record.form, "unknown")
-        verified = self._signer("state", name).verifies(key, record) if form == "signed" and self._keys else None
+        signers = [self._signer("state", one) for one in (name, *former_names)]
+        verified = any(one.verifies(key, record) for one in signers) if form == "signed" and self._keys else None
         return StoredMeta(len(stored), form, verified)
 
     def _signer(self, kind: Kind, name: str) -> Signer:
@@ -262,6 +275,9 @@ class StateCodec:
         """The value that `dump_value` wrote. Raises `StateError` if it can't be read, and always without a signing key."""
         if not self._keys:
             raise StateError("it is pickled, but PARTITIONS_STATE_SIGNING_KEY is not set")
+        for name in computation.former_names:  # the message may have been sent before the computation was renamed
+            with suppress(StateError):
+                return self._unpickled_value(computation, self._verified(self._signer("message", name), message_id, stored).payload)
         record = self._verified(self._signer("message", computation.name), message_id, stored)
         return self._unpickled_value(computation, record.payload)
 

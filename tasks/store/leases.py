@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import redis
 
-from celery_partitions.store.names import Names, queue_lists
+from celery_partitions.store.names import INGRESS, Names, queue_lists
 from celery_partitions.store.scripts import script
 from celery_partitions.store.worker_code import Refusal, WorkerCode, refusal, still_refused
 
@@ -164,7 +164,13 @@ def _claim(
     client: redis.Redis, names: Names, worker: str, assigned: Mapping[str, int], isolate_messages: int, code: WorkerCode
 ) -> _Claims:
     """Claim each partition on its own keys, all in one round trip."""
-    calls = [([names.meta(partition)], [worker, since, isolate_messages, *code.words]) for partition, since in assigned.items()]
+    calls = []
+    for partition, since in assigned.items():
+        words: list[Any] = [worker, since, isolate_messages, *code.words, ""]
+        if partition == INGRESS:  # it has no states
+            calls.append(([names.meta(partition)], words))
+        else:
+            calls.append(([names.meta(partition), *_renamed_keys(names, partition, code)], words + code.renames))
     made, superseded = _Claims(), {}
     for partition, answer in zip(assigned, script("claim").run_many(client, calls), strict=True):
         if isinstance(answer, Exception):
@@ -179,6 +185,16 @@ def _claim(
         # If this worker is still the assigned one, `balance` assigns a superseded partition again, with a higher number.
         _unassign(client, names, worker, superseded | dict.fromkeys(made.refused, 0))
     return made
+
+
+def _renamed_keys(names: Names, partition: str, code: WorkerCode) -> list[str]:
+    """The keys that `claim` renames."""
+    return [
+        key
+        for pair in code.renamed.items()
+        for name in pair
+        for key in (names.states(partition, name), names.deduplication(partition, name, "young"), names.deduplication(partition, name, "old"))
+    ]
 
 
 def release(client: redis.Redis, names: Names, worker: str, leases: Mapping[str, int], *, leave: bool = False) -> int:

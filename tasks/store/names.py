@@ -21,7 +21,8 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            paused: 1 (by an operator or a policy), or the name of whoever paused it
                                            to_isolate: number of messages to run in isolation after a worker died
                                            seen:<computation>: when the set of young ids was started (ms)
-                                           version:<computation>: the highest version of its states written here, if above 1
+                                           version:<computation>: the highest version of its states written here, if above 1;
+                                           or `renamed to <computation>`
                                            timeline_bytes: how long all timelines are together
                                            takeovers: when it was last taken from a worker that had died (ms, space-separated, bounded)
                                            counters: processed, failed, emitted, …

@@ -99,10 +99,12 @@ class StateReader:
         found: dict[str, Any] = {}
         rest = iter(keys)
         while page := [normalize_key(key) for key in islice(rest, PAGE)]:
-            rows = yield partial(self._fetch, computation.name, page)
-            for key, stored in zip(page, rows, strict=True):
-                if stored is not None:
-                    found[key] = self.codec.load(computation, key, stored)
+            # A former name first: a worker that takes the states over meanwhile moves them from there to the present one.
+            for name in (*computation.formerly, computation.name):
+                rows = yield partial(self._fetch, name, page)
+                for key, stored in zip(page, rows, strict=True):
+                    if stored is not None:
+                        found[key] = self.codec.load(computation, key, stored)
         return found
 
     def _fetch(self, computation_name: str, page: list[str], client: Any) -> Any:
@@ -111,28 +113,32 @@ class StateReader:
             pipe.hget(self._hash(computation_name, key), cast(str, key_bytes(key)))
         return pipe.execute()
 
-    def meta(self, computation_name: str, key: object) -> StoredMeta | None:
-        """Size and signature of the key's stored state, without unpickling it. None if the key has no state."""
+    def meta(self, computation_name: str, key: object, former_names: Iterable[str] = ()) -> StoredMeta | None:
+        """Size and signature of the key's stored state, without unpickling it. None if the key has no state. `former_names`: under which it
+        may have been signed."""
         spelled = normalize_key(key)
         stored = self.client.hget(self._hash(computation_name, spelled), cast(str, key_bytes(spelled)))
-        return None if stored is None else self.codec.meta(computation_name, spelled, cast(bytes, stored))
+        return None if stored is None else self.codec.meta(computation_name, spelled, cast(bytes, stored), former_names)
 
-    def keys(self, computation_name: str) -> Iterator[str]:
-        """Iterate over the keys that have a state, in constant memory. A key that exists throughout comes at least once, maybe more often."""
+    def keys(self, *computation_names: str) -> Iterator[str]:
+        """Iterate over the keys that have a state, in constant memory. A key that exists throughout comes at least once, maybe more often.
+        The names: of a computation, its former ones first."""
         for partition in range(self.topology.served):
-            name = self.names.states(str(partition), computation_name)
-            for field, _ in self.client.hscan_iter(name, count=PAGE):
-                yield key_text(field)
+            for one in computation_names:
+                for field, _ in self.client.hscan_iter(self.names.states(str(partition), one), count=PAGE):
+                    yield key_text(field)
 
     def forget(self, computation: Computation, key: object) -> bool:
         """Delete the key's state. Its next message starts from the initial state. Returns whether there was a state."""
         spelled = normalize_key(key)
         partition = str(self.topology.partition_of(spelled))
-        gone = script("forget").run(
-            self.client,
-            [self.names.states(partition, computation.name), self.names.meta(partition), self.names.timelines(partition)],
-            [key_bytes(spelled), self.names.changed],
-        )
+        gone = 0
+        for name in (*computation.formerly, computation.name):
+            gone += script("forget").run(
+                self.client,
+                [self.names.states(partition, name), self.names.meta(partition), self.names.timelines(partition)],
+                [key_bytes(spelled), self.names.changed],
+            )
         return bool(gone)
 
     def _hash(self, computation_name: str, key: str) -> str:

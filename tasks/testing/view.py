@@ -79,7 +79,7 @@ class View:
     def states(self, stage: Any) -> dict[str, Any]:
         """All states of a stage: normalized key → state."""
         computation, states = self._stateful(stage), self.installation.group.states
-        return states.get_many(computation, dict.fromkeys(states.keys(computation.name)))
+        return states.get_many(computation, dict.fromkeys(states.keys(*computation.formerly, computation.name)))
 
     def outputs(self, sink: Any) -> list[Any]:
         """The outputs for a sink, in order. `sink`: its name, or the object passed to `to_sink`. Raises `DeclarationError`.

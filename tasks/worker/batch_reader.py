@@ -39,7 +39,7 @@ class BatchReader:
         if owned.reading is None:
             settings = self.settings
             owned.reading = Reading(
-                self.installation.computations, self.plain_tasks, owned.number, self.group.topology, settings.message_bytes, settings.batch_bytes,
+                self.installation.by_task, self.plain_tasks, owned.number, self.group.topology, settings.message_bytes, settings.batch_bytes,
                 self.codec.load_value, unknown_waits=settings.deploy_wait_seconds > 0, places=self._places,
             )
         return owned.reading
@@ -83,4 +83,5 @@ class BatchReader:
     def lacks(self, owned_partitions: Iterable[OwnedPartition]) -> list[tuple[str, str]]:
         """(partition, task) for messages that wait for a task that this worker does not know. Not all, if they are many."""
         pairs = {(owned.partition, task) for owned in owned_partitions for task in list(owned.lacks.values())[:MAX_LACKS]}
-        return [pair for pair in pairs if pair[1] not in self.installation.computations and pair[1] not in self.plain_tasks]
+        known = self.installation.by_task
+        return [pair for pair in pairs if pair[1] not in known and pair[1] not in self.plain_tasks]

@@ -178,7 +178,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         for text in self.warnings:
             logger.warning("partitions: %s", text)
         identity = worker_id(worker.hostname, uuid.uuid4().hex[:8])
-        self.measurer = Measurer(installation.group.client, installation.group.names, installation.computations, identity)
+        self.measurer = Measurer(installation.group.client, installation.group.names, installation.by_task, identity)
         reports = Reports(
             worker.app,
             worker.hostname,
@@ -321,7 +321,7 @@ class PlainTasks:
 
 def known_tasks(app: Any, installation: Installation) -> list[str]:
     """The names of the app's tasks and computations, without Celery's own."""
-    return [*installation.computations, *(name for name in list(app.tasks) if not name.startswith("celery."))]
+    return [*installation.by_task, *(name for name in list(app.tasks) if not name.startswith("celery."))]
 
 
 def _events_wanted(worker: Any) -> bool:

@@ -53,7 +53,7 @@ def begin_calls(loop: PartitionLoop, parts: WorkerParts, node: str) -> CallTurns
     )
     thread.begin()
     runner.resources = thread.resources
-    return CallTurns(loop, InFlight(settings, loop.client, loop.names, loop.codec, installation.computations, thread))
+    return CallTurns(loop, InFlight(settings, loop.client, loop.names, loop.codec, installation.by_task, thread))
 
 
 class CallTurns:

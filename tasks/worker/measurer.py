@@ -205,9 +205,10 @@ class Measurer:
             self._of_computation(name).failed += 1
             last[name] = (failure.error, failure.item.key, failure.item.envelope.headers.id)
         for item, _ in outcome.dead:
-            if item.task is not None and item.task in self.computations:
-                self._of_computation(item.task).dead += 1
-                last[item.task] = (item.error, item.key, item.message_id)
+            computation = None if item.task is None else self.computations.get(item.task)
+            if computation is not None:
+                self._of_computation(computation.name).dead += 1
+                last[computation.name] = (item.error, item.key, item.message_id)
         for name, error in last.items():
             self._of_computation(name).last_error = _error(*error, now)
 

@@ -26,14 +26,18 @@ class Policies:
         self._changes: dict[str, PolicyChange] = {}
 
     def of(self, computation: Computation) -> RetryPolicy:
-        return effective_policy(self.default, computation.on_error, self._changes.get(computation.name))
+        return effective_policy(self.default, computation.on_error, self._change_of(computation))
 
     def limit_of(self, computation: Computation) -> RateLimit | None:
         """The rate limit in force; None if there is none."""
-        declared, change = computation.rate_limit, self._changes.get(computation.name)
+        declared, change = computation.rate_limit, self._change_of(computation)
         if declared is None or change is None:
             return declared
         return changed_limit(declared, change.rate_limit, change.burst)
+
+    def _change_of(self, computation: Computation) -> PolicyChange | None:
+        """What an operator changed, under its name or a former one."""
+        return next((self._changes[name] for name in (computation.name, *computation.former_names) if name in self._changes), None)
 
     def follow(self, written: Mapping[str, bytes]) -> None:
         """Apply the changes stored in Redis. An invalid one is logged once and ignored."""

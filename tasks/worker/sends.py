@@ -118,7 +118,7 @@ class JoinedSends:
             or signals.before_task_publish.receivers
             or signals.after_task_publish.receivers
             or hasattr(_send_task, "__wrapped__")
-            or name in self.installation.computations
+            or name in self.installation.by_task
         ):
             return None
         route = self.app.amqp.router.route({"queue": options["queue"]} if options.get("queue") else {}, name, args, kwargs, task)

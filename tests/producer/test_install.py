@@ -237,6 +237,31 @@ def test_a_name_declared_twice_is_refused_with_both_places(app: Celery) -> None:
     assert declared[update.name] is update.computation
 
 
+@pytest.mark.parametrize(
+    ("name", "formerly", "text"),
+    [
+        ("tests.producer: new", update.name, "is the name of two computations"),
+        ("tests.producer: new", "tests.producer: new", "what it was called before, not its name"),
+        ("tests.producer: new", [""], "needs a name"),
+    ],
+)
+def test_a_former_name_that_cannot_be(app: Celery, name: str, formerly: Any, text: str) -> None:
+    with pytest.raises(DeclarationError, match=text):
+        state_computation(name, state=Last, key=symbol_of, formerly=formerly)(update.__wrapped__)
+    assert name not in declared
+
+
+def test_a_producer_may_send_by_a_former_name(app: Celery, client: redis.Redis) -> None:
+    try:
+        state_computation("tests.producer: new", state=Last, key=symbol_of, formerly="tests.producer: former")(update.__wrapped__)
+        with pytest.raises(DeclarationError, match="is the name of two computations"):
+            state_computation("tests.producer: former", state=Last, key=symbol_of)(update.__wrapped__)
+        app.send_task("tests.producer: former", args=[MESSAGE])
+        assert queues(client) == {AAPL: 1}
+    finally:
+        declared.pop("tests.producer: new")
+
+
 def test_a_module_can_be_imported_again(app: Celery) -> None:
     again = state_computation(update.name, state=Last, key=symbol_of)(update.__wrapped__)
     assert declared[update.name] is again.computation

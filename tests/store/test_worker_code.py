@@ -186,3 +186,56 @@ def test_the_status_names_the_workers_that_may_not_own_a_partition(rollout: Roll
     assert rows["partition.3"] == (None, ("old@host",)) and rows["partition.2"] == ("old@host", ())
     rollout.stop("old@host/1")
     assert read_status(rollout.client, names, N)[3].refused_to == ()
+
+
+def share_of(client: redis.Redis, names: Names, worker: str, code: WorkerCode) -> Share:
+    """The share of a worker that takes all, which then leaves."""
+    share = balance(client, names, worker, lease_seconds=3600, partitions=N, code=code)
+    again = balance(client, names, worker, lease_seconds=3600, partitions=N, code=code, refused=share.refused)
+    assert again.refused == share.refused, "the claim and the look at what was refused decide the same"
+    release(client, names, worker, dict(share.owned), leave=True)
+    return share
+
+
+NEW = WorkerCode({"sum": 2}, {"count": "sum"})
+
+
+def test_the_claim_takes_over_what_has_a_former_name(client: redis.Redis, names: Names) -> None:
+    client.hset(names.states("0", "count"), mapping={"a": "1", "b": "2"})
+    client.hset(names.states("1", "count"), mapping={"a": "1", "b": "2"})
+    client.hset(names.states("1", "sum"), mapping={"b": "newer"})
+    client.hset(names.meta("0"), mapping={"version:count": 2, "seen:count": 5})
+    for partition, age, ids in (("0", "young", "x"), ("1", "old", "y")):
+        client.sadd(names.deduplication(partition, "count", age), ids)  # type: ignore[arg-type]
+    client.sadd(names.deduplication("1", "sum", "old"), "z")
+    assert set(share_of(client, names, "new", NEW).owned) == {*ALL, INGRESS}
+    assert client.hgetall(names.states("0", "sum")) == {b"a": b"1", b"b": b"2"} and not client.exists(names.states("0", "count"))
+    assert client.hgetall(names.states("1", "sum")) == {b"a": b"1", b"b": b"newer"}
+    assert client.hgetall(names.states("1", "count")) == {b"b": b"2"}, "nobody may decide which of them counts"
+    assert client.smembers(names.deduplication("0", "sum", "young")) == {b"x"}
+    assert client.smembers(names.deduplication("1", "sum", "old")) == {b"y", b"z"}
+    found = client.hmget(names.meta("0"), ["version:sum", "version:count", "seen:sum", "seen:count"])
+    assert found == [b"2", b"renamed to sum", b"5", None]
+
+
+def test_only_code_that_knows_the_new_name_gets_the_partition(client: redis.Redis, names: Names) -> None:
+    share_of(client, names, "new", NEW)
+    refused = share_of(client, names, "old", WorkerCode({"count": 9})).refused
+    assert set(refused) == ALL
+    assert str(refused["3"]).startswith("newer code has renamed 'count' to 'sum', and took its states over. A worker with that code must take it")
+    assert set(share_of(client, names, "other", WorkerCode({"other": 1})).owned) == {*ALL, INGRESS}, "it would write no states of either"
+    client.hset(names.states("0", "sum"), "a", "1")
+    back = WorkerCode({"count": 2}, {"sum": "count"})
+    assert set(share_of(client, names, "back", back).owned) == {*ALL, INGRESS}
+    assert client.hgetall(names.states("0", "count")) == {b"a": b"1"}
+    assert set(share_of(client, names, "new", NEW).owned) == {*ALL, INGRESS}
+    assert client.hgetall(names.states("0", "sum")) == {b"a": b"1"}
+    newest = WorkerCode({"total": 2}, {"count": "total", "sum": "total"})
+    assert set(share_of(client, names, "newest", newest).owned) == {*ALL, INGRESS}
+    assert set(share_of(client, names, "new", NEW).refused) == ALL
+
+
+def test_states_under_a_former_name_may_be_too_new(client: redis.Redis, names: Names) -> None:
+    client.hset(names.meta("3"), "version:count", 3)
+    refused = share_of(client, names, "new", NEW).refused
+    assert list(refused) == ["3"] and "version 3" in str(refused["3"])

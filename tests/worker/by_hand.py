@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import cast
 
 from celery_partitions.store.leases import balance
+from celery_partitions.store.worker_code import WorkerCode
 from celery_partitions.worker.call_turns import begin_calls
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
@@ -86,7 +87,7 @@ def loop_by_hand(live: LiveGroup) -> Iterator[LoopByHand]:
     loop = LoopByHand(live.installation, "by-hand/1", parts)
     loop.reports = reports
     partitions = live.settings.partitions
-    loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=partitions))
+    loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=partitions, code=WorkerCode.of(live.installation.computations.values())))
     loop.take_up_share()
     try:
         yield loop

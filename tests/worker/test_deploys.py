@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 from tests.support.worker import ROOT
 
 HEAD = """
-from celery_partitions import app, key_extractor, migrates, state, state_computation
+from celery_partitions import Context, app, key_extractor, migrates, state, state_computation
 
 @key_extractor
 def first(message: list) -> str:
@@ -68,6 +68,13 @@ class Release:
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
 
+    def states(self, computation: str) -> dict[str, dict[str, Any]]:
+        """The attributes of each key's state, as a program with this code reads them."""
+        program = f"import deployed, json; print(json.dumps({{key: vars(one) for key, one in deployed.{computation}.states({KEYS}).items()}}))"
+        done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **self.live.env, **self.env}, capture_output=True, text=True, check=True, timeout=120)
+        found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+        return found
+
 
 def pay(live: LiveGroup, done: int) -> None:
     """Send 1.5 to each key, and wait until all is applied."""
@@ -111,4 +118,94 @@ def test_a_class_is_renamed_and_its_content_changed(make_live: Callable[..., Liv
     assert (code, one["failed"], one["states"]) == (0, 0, 12)
     assert new.run("versions", "--exit-code") == (0, new.run("versions")[1])
     assert {new.run("state", "pay", key)[1]["state"]["cents"] for key in KEYS[:2]} == {450}
+    assert live.dead_letters() == []
+
+
+PAYS = """
+class Account:
+    def __init__(self):
+        self.paid, self.reminded = [], 0
+
+@state_computation(name="pay", state=Account, key=first)
+def pay(message: list, state: Account, context: Context) -> None:
+    state.paid.append(message[1])
+    if message[1] == "remind":
+        context.timers.set("reminder", after=0)
+        context.timers.set("later", after=3600)
+
+@pay.on_timer("reminder")
+def remind(timer, state: Account) -> None:
+    raise RuntimeError("the old code fails")
+
+@pay.on_timer("later")
+def later(timer, state: Account) -> None: ...
+"""
+#: The computation has a new name, and its class too.
+COLLECTS = (
+    PAYS.replace('name="pay"', 'name="collect", formerly="pay"').replace("Account", "Client").replace("@pay.", "@collect.").replace("def pay", "def collect")
+    .replace("class Client", '@state(formerly="deployed.Account")\nclass Client').replace('raise RuntimeError("the old code fails")', "state.reminded += 1")
+)  # fmt: skip
+#: The old code again, as it must be to take the states back.
+PAYS_AGAIN = PAYS.replace('name="pay"', 'name="pay", formerly="collect"').replace("class Account", '@state(formerly="deployed.Client")\nclass Account')
+
+
+def test_a_computation_is_renamed_and_the_rename_rolled_back(make_live: Callable[..., LiveGroup], tmp_path: Path) -> None:
+    live = make_live(PARTITIONS=4, PARTITIONS_LEASE_SECONDS=2, PARTITIONS_STATE_SIGNING_KEY="0123456789abcdef0123", PARTITIONS_DEPLOY_WAIT_SECONDS=600)
+    old, new = Release(live, tmp_path / "old", PAYS), Release(live, tmp_path / "new", COLLECTS)
+
+    def send(word: str, name: str = "pay", **options: Any) -> None:
+        for key in KEYS:
+            live.app.send_task(name, args=[[key, word]], queue=f"partition.{partition_of(key, 4)}", **options)
+
+    first = old.start("old")
+    send("remind")
+    wait_until(lambda: sum(row.parked for row in live.group.status()) == len(KEYS), message="the handlers have not failed")
+    send("behind it")
+    send("much later", countdown=3600)
+
+    # Before the deploy, the new code finds everything under the old name.
+    code, found = new.run("migrate", "--check")
+    one = next(one for one in found["computations"] if one["computation"] == "collect")
+    assert (code, one["states"], one["outdated"], one["failed"]) == (0, 12, 12, 0)
+    assert one["former_timers"] == 12
+    assert new.states("collect") == {key: {"paid": ["remind"], "reminded": 0} for key in KEYS}
+    assert {one["name"] for one in new.run("timers", KEYS[0])[1]} == {"reminder", "later"}
+    assert new.run("timers", KEYS[0], "--cancel", "later", "--yes")[0] == 0
+
+    second = new.start("new")
+    live.wait_owned(by=2)
+    send("by the new name", "collect")  # half of them wait until the old worker has ended
+    assert any("'collect' is unknown to old@host" in text for text in new.run("versions")[1]["waits"])
+    taken = {queue for queue, owner in live.owners().items() if owner == "new@host" and queue != "partition"}
+    first.terminate()
+    first.wait()
+    live.wait_owned(by=1)
+    for key in KEYS:
+        live.group.parked_keys.retry(key, by="test")
+    wait_until(lambda: live.processed() == 4 * len(KEYS))
+    all_of_it = ["remind", "behind it", "by the new name"]
+    assert new.states("collect") == {key: {"paid": all_of_it, "reminded": 1} for key in KEYS}
+    code, found = new.run("migrate", "--apply", "--yes")
+    one = next(one for one in found["computations"] if one["computation"] == "collect")
+    assert (one["failed"], one["busy"], one["former_timers"], one["former_messages"]) == (0, 0, 12, 12)
+    code, found = new.run("migrate", "--check")
+    one = next(one for one in found["computations"] if one["computation"] == "collect")
+    assert (one["outdated"], one["former_timers"], one["former_messages"]) == (0, 0, 12)
+    assert new.run("versions", "--exit-code")[0] == 0
+
+    # The old code would begin with new states, so it gets no partition. To roll back, it says what the name was meanwhile.
+    again = old.start("again")
+    second.terminate()
+    second.wait()
+    wait_until(lambda: all(live.status()[queue].refused_to == ("again@host",) for queue in taken))
+    assert "newer code has renamed 'pay' to 'collect'" in again.log()
+    back = Release(live, tmp_path / "back", PAYS_AGAIN)
+    back.start("back")
+    again.terminate()
+    again.wait()
+    live.wait_owned(by=1)
+    send("rolled back")
+    send("with the name between", "collect")
+    wait_until(lambda: live.processed() == 6 * len(KEYS))
+    assert back.states("pay") == {key: {"paid": [*all_of_it, "rolled back", "with the name between"], "reminded": 1} for key in KEYS}
     assert live.dead_letters() == []

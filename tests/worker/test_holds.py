@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from celery_partitions.model.own_lines import own_line
+from celery_partitions.store.leases import leases_of, release
 from celery_partitions.worker import batch_loader
 from tests.fundamentals.application import record
 from tests.fundamentals.live import LiveGroup
@@ -66,3 +68,20 @@ def test_an_operator_skips_the_message(live: LiveGroup) -> None:
         wait_until(lambda: take(loop) or live.numbers_of(alone, "k") == [2])
         (dead,) = live.dead_letters()
         assert (dead.in_place, dead.key) == (False, "k")
+
+
+def test_after_a_rename_its_messages_still_wait_in_the_line_of_the_former_name(live: LiveGroup) -> None:
+    with loop_by_hand(live) as loop:
+        live.send(alone, [Trouble("k", 1), Trouble("k", 2, "fail"), Trouble("k", 3)])
+        take(loop)
+    live.client.delete(BROKEN)
+    renamed = replace(alone.computation, name="renamed", formerly=("alone",), stateful=[])
+    live.installation.computations = {"renamed": renamed}
+    release(live.client, live.names, "by-hand/1", leases_of(live.client, live.names, "by-hand/1"), leave=True)
+    with loop_by_hand(live) as loop:
+        live.app.send_task("renamed", args=[{"key": "k", "number": 4}], queue="partition.0")
+        take(loop)
+        assert live.group.states.get(renamed, "k").numbers == [1], "the message with the new name does not overtake"  # type: ignore[union-attr]
+        assert live.group.parked_keys.retry(LINE, by="test") == "ok"
+        wait_until(lambda: take(loop) or live.group.states.get(renamed, "k").numbers == [1, 2, 3, 4])  # type: ignore[union-attr]
+        assert not live.group.parked_keys.of_key("k")
