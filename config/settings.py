@@ -191,7 +191,7 @@ class Settings:
     deploy_wait_seconds: float = setting(
         300.0, parse_number, used_by="workers",
         help="How long messages wait in order if their task is unknown to the worker, or their key's state cannot be read, before they become "
-        "dead letters: the time to finish a deploy, or to undo it. 0: they become dead letters at once.",
+        "dead letters: the time to finish a deploy, or to undo it. At least a third of PARTITIONS_LEASE_SECONDS. 0: they become dead letters at once.",
     )
     beat: bool = setting(
         False, parse_switch,
@@ -389,5 +389,10 @@ def _contradictions(settings: Settings) -> dict[str, SettingsError]:
         found["wait_milliseconds"] = SettingsError(
             f"PARTITIONS_WAIT_MILLISECONDS={settings.wait_milliseconds} is not valid: expected less than PARTITIONS_REDIS_TIMEOUT_SECONDS "
             f"({settings.redis_timeout_seconds:g} s), the time that Redis has for a reply"
+        )
+    if 0 < settings.deploy_wait_seconds < settings.lease_seconds / 3:
+        found["deploy_wait_seconds"] = SettingsError(
+            f"PARTITIONS_DEPLOY_WAIT_SECONDS={settings.deploy_wait_seconds:g} is not valid: expected 0 (do not wait), or at least a third of "
+            f"PARTITIONS_LEASE_SECONDS ({settings.lease_seconds:g} s): so often workers learn which tasks other workers know"
         )
     return found

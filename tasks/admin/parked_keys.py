@@ -79,16 +79,17 @@ class ParkedKeys:
         return next(self._with_lengths(_numbered(partition), {key_bytes(spelled): cast(bytes, record)}))
 
     def of_key(self, key: object) -> list[ParkedKey]:
-        """The parked key and its own lines: everything of it that waits."""
+        """The parked key and its own lines: everything of it that waits. However many keys are parked, it reads only these."""
         spelled = _spelled(key)
         found = self.get(spelled)
         waiting = [] if found is None else [found]
         if is_own_line(spelled):
             return waiting
         partition = self.partition(spelled)
-        start = own_line(spelled, "")
-        rows = self.client.hscan_iter(self.names.parked(partition), count=PAGE)
-        lines = {field: record for field, record in rows if key_text(field).startswith(start)}
+        computations = self.names.computations_in(cast(list[bytes], self.client.hkeys(self.names.group_meta)))
+        fields = [key_bytes(own_line(spelled, name)) for name in computations]
+        records = cast(list[bytes | None], self.client.hmget(self.names.parked(partition), cast(list[str], fields))) if fields else []
+        lines = {field: record for field, record in zip(fields, records, strict=True) if record is not None}
         return [*waiting, *self._with_lengths(_numbered(partition), lines)]
 
     def of_dead_letter(self, dead_letter: DeadLetter) -> ParkedKey | None:

@@ -14,10 +14,11 @@ from celery_partitions.admin.dead_letters import DeadLetters
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, partition_of
+from celery_partitions.model.own_lines import own_line
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.dead_letters import DeadLetter
-from celery_partitions.store.leases import Lease
+from celery_partitions.store.leases import Lease, remember_computations
 from celery_partitions.store.names import Names
 from tests.store.declared import commit_of, queued
 from tests.store.test_states import KEYS
@@ -261,3 +262,16 @@ def test_no_action_is_possible_for_a_key_whose_call_is_in_flight(parked: ParkedK
     before = edit_version(parked)
     assert parked.retry(KEY, by="me") == parked.skip(KEY, by="me") == parked.discard(KEY, by="me") == "running"
     assert edit_version(parked) == before
+
+
+def test_what_waits_of_a_key_is_found_without_reading_all_parked_keys(parked: ParkedKeys) -> None:
+    """A key's page, the search and `parked retry KEY` ask for it."""
+    client, names = parked.client, parked.names
+    remember_computations(client, names, ["pay", "ship", "bill"])
+    park(parked)
+    for computation in ("pay", "bill"):
+        client.hset(names.parked("2"), key_bytes(own_line(KEY, computation)), msgspec.json.encode(FACT))  # type: ignore[arg-type]
+    client.config_resetstat()
+    assert [one.key for one in parked.of_key(KEY)] == [KEY, own_line(KEY, "pay"), own_line(KEY, "bill")]
+    assert parked.of_key("another") == []
+    assert not {"cmdstat_hscan", "cmdstat_hgetall"} & set(client.info("commandstats"))

@@ -12,6 +12,7 @@ import redis
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import key_bytes, partition_of
 from celery_partitions.model.own_lines import own_line
+from celery_partitions.store.leases import remember_computations
 from celery_partitions.store.names import Names
 from tests.cli.conftest import Run
 from tests.cli.declared import note, update
@@ -27,6 +28,7 @@ def park(client: redis.Redis) -> Park:
     def park(key: str, messages: int = 2, task: str = update.name, line: bool = False, **fact: object) -> None:
         partition = str(partition_of(key, 4))
         known = {"due": 2e12, "attempt": 2, "error": f"ValueError: {key!a:.20}", "task": task, "since": 5.0, **fact}
+        remember_computations(client, NAMES, [task])
         key = own_line(key, task) if line else key
         client.hset(NAMES.parked(partition), key_bytes(key), msgspec.json.encode(ParkedKey(**known)))  # type: ignore[arg-type]
         for number in range(1, messages + 1):

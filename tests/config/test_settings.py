@@ -74,6 +74,13 @@ def test_the_error_of_an_invalid_app_configuration_value_has_its_name_there(
         used(app)
 
 
+def test_messages_wait_for_a_task_at_least_until_workers_know_each_others_tasks() -> None:
+    for seconds in ("0", "2", "300"):
+        assert Settings.from_environment({"PARTITIONS_DEPLOY_WAIT_SECONDS": seconds, "PARTITIONS_LEASE_SECONDS": "6"}).deploy_wait_seconds == float(seconds)
+    with pytest.raises(SettingsError, match=r"^PARTITIONS_DEPLOY_WAIT_SECONDS=1.9 is not valid: .* at least a third of PARTITIONS_LEASE_SECONDS \(6 s\)"):
+        Settings.from_environment({"PARTITIONS_DEPLOY_WAIT_SECONDS": "1.9", "PARTITIONS_LEASE_SECONDS": "6"})
+
+
 def test_only_two_variables_have_no_prefix() -> None:
     names = {one.variable for one in SETTINGS.values()}
     assert {name for name in names if not name.startswith("PARTITIONS_")} == {"REDIS_URL", "PARTITIONS"}

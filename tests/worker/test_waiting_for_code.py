@@ -22,7 +22,7 @@ LINE = "unknown task record @0"
 
 @pytest.fixture
 def make(make_live: Callable[..., LiveGroup]) -> Callable[[str], LiveGroup]:
-    return lambda seconds: make_live(PARTITIONS=1, PARTITIONS_DEPLOY_WAIT_SECONDS=seconds)
+    return lambda seconds: make_live(PARTITIONS=1, PARTITIONS_DEPLOY_WAIT_SECONDS=seconds, PARTITIONS_LEASE_SECONDS=seconds)
 
 
 @contextmanager
