@@ -20,9 +20,10 @@ from itertools import count
 from pathlib import Path
 
 from tests.chaos import evidence
-from tests.chaos.application import TRIES
+from tests.chaos.acts import TRIES
 from tests.chaos.findings import look
 from tests.chaos.injections import carry_out
+from tests.chaos.limits import used
 from tests.chaos.schedule import Injection, make_schedule
 from tests.chaos.stage import Stage
 from tests.chaos.verdict import Found, Violation, judge
@@ -38,6 +39,8 @@ class Run:
         self.seconds = seconds
         self.lines: list[str] = []
         self.found: Found | None = None
+        #: When faults began and ended.
+        self.faults: list[tuple[float, float]] = []
         self.began = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -61,7 +64,7 @@ class Run:
             except AssertionError as error:
                 stuck.append(Violation("left", str(error)))
         stage.end_workers()
-        self.found = replace(look(stage.live, stage.notes, stage.complaints), late=stage.prober.late)
+        self.found = replace(look(stage.live, stage.notes, stage.records, stage.complaints), late=stage.prober.late, faults=self.faults)
         sent = [one for producer in (*stage.producers, stage.prober) for one in producer.sent]
         self.say(
             f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes without "
@@ -69,6 +72,7 @@ class Run:
             f"{len(self.found.dead_letters):,} dead letters, {len(self.found.notes):,} plain tasks run; "
             f"{len(stage.workers)} workers, {len(stage.retired)} of them restarted"
         )
+        self.say(f"{len(self.found.calls):,} calls recorded, {self.found.lives} lives ended; {used(self.found.calls):.0%} of a shared rate limit was used")
         longest, ahead = max(stage.prober.waits, default=(0.0, 0))
         text = f"{len(stage.prober.waits)} messages on other partitions than the busy one waited up to {longest:.1f} s"
         self.say(f"{text} while their partition was healthy; the one that waited longest had {ahead} before it")
@@ -91,6 +95,7 @@ class Run:
             for number in self.stage.revive():
                 self.say(f"worker {number} was killed by a message; restarted")
             if isinstance(what, Injection):
+                self.faults.append((time.monotonic(), time.monotonic() + what.seconds))
                 done = carry_out(what, self.stage)
                 self.say(done.text)
                 if done.end is not None:

@@ -7,12 +7,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.chaos.application import COMPUTATIONS, LIST, STREAM
+from tests.chaos.expiry import remember
+from tests.chaos.recorder import read_records
+from tests.chaos.sends import TOLD, read_told
+from tests.chaos.timers import plan
 from tests.chaos.verdict import Found
 from tests.fundamentals.live import LiveGroup
 
 
-def look(live: LiveGroup, notes: Path, complaints: Sequence[str] = ()) -> Found:
+def look(live: LiveGroup, notes: Path, records: Path, complaints: Sequence[str] = ()) -> Found:
     """Everything that the verdict needs."""
+    told = [read_told(raw) for raw in reversed(live.client.lrange(TOLD, 0, -1))]
+    states, memories = live.group.states, remember.computation
+    plans = states.get_many(plan.computation, list(states.keys(plan.name)))
+    remembered = states.get_many(memories, list(states.keys(memories.name)))
     entries = live.client.xrange(STREAM)
     lines = notes.read_text().split() if notes.exists() else []
     return Found(
@@ -23,8 +31,12 @@ def look(live: LiveGroup, notes: Path, complaints: Sequence[str] = ()) -> Found:
         outputs={
             STREAM: [_output(fields[b"message"]) for _, fields in entries],
             LIST: [_output(element) for element in reversed(live.client.lrange(LIST, 0, -1))],
+            TOLD: [output for _, output in told],
         },
-        output_ids=[fields[b"id"].decode() for _, fields in entries],
+        output_ids=[fields[b"id"].decode() for _, fields in entries] + [task_id for task_id, _ in told],
+        calls=read_records(records),
+        stories={key: state.story for key, state in plans.items()},
+        lives=sum(state.lives for state in remembered.values()),
         left=list(_left(live)),
         complaints=complaints,
     )

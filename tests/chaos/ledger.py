@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tests.chaos.application import ALWAYS, PREFIXES, stage_of
+from tests.chaos.acts import ALWAYS
+from tests.chaos.application import LIST, PREFIXES, STREAM, stage_of
+from tests.chaos.expiry import REMEMBERED
+from tests.chaos.sends import HEARD, TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,8 @@ class SentAct:
     held_up: str | None = None
     #: False for a message with an `eta`: its place is decided when it is due.
     ordered: bool = True
-    #: It goes through the pipeline.
-    flows: bool = False
+    #: How it was sent (`traffic.Way`): "flow" goes through the pipeline, and so on.
+    way: str = ""
     #: None: it is certainly in its queue. Else it may be: the messages of a pack were sent in one push, so all of them are in or none.
     pack: str | None = None
 
@@ -37,15 +40,22 @@ class SentAct:
     @property
     def applied_to(self) -> tuple[str, ...]:
         """The keys whose states it changes, in order."""
-        if not self.flows:
-            return () if self.dies_of else (self.key,)
-        stages = stage_of(self.number) if self.dies_of else len(PREFIXES)
-        return tuple(prefix + self.key for prefix in PREFIXES[:stages])
+        match self.way:
+            case "flow":
+                stages = stage_of(self.number) if self.dies_of else len(PREFIXES)
+                return tuple(prefix + self.key for prefix in PREFIXES[:stages])
+            case _ if self.dies_of:
+                return ()
+            case "sends":
+                return self.key, HEARD + self.key
+            case "expiry":
+                return (REMEMBERED + self.key,)
+        return (self.key,)
 
     @property
-    def reaches_sinks(self) -> bool:
-        """Whether it reaches the pipeline's sinks."""
-        return self.flows and not self.dies_of
+    def sinks(self) -> tuple[str, ...]:
+        """The sinks that it reaches."""
+        return () if self.dies_of else {"flow": (STREAM, LIST), "sends": (TOLD,)}.get(self.way, ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,16 @@ from itertools import count
 import redis
 
 from celery_partitions.model.keys import partition_of
-from tests.chaos.application import ALWAYS, Act, play
-from tests.chaos.ledger import SentAct
-from tests.chaos.traffic import Producer, next_number, sent_act
+from tests.chaos.acts import ALWAYS, Act
+from tests.chaos.application import play
+from tests.chaos.traffic import TO, Producer, Way, next_number, sent_act
 from tests.fundamentals.live import LiveGroup
 
 #: The partition that is never idle, and the minimum length of its queue.
 BUSY_PARTITION = "0"
 BACKLOG = 400
+#: A message to another partition is for a plain computation, or for one whose calls wait.
+PROBES: tuple[Way, ...] = ("bulk", "async")
 #: How long one of its messages takes.
 BUSY_SECONDS = 0.003
 #: The interval between two checks whether a message was applied.
@@ -63,17 +65,17 @@ class Prober(Producer):
                 acts[self.random.randrange(len(acts))].kills = True
             self.send_to(BUSY_PARTITION, acts)
 
-    def send_to(self, partition: str, acts: list[Act]) -> bool:
-        return self.push(partition, [self.raw_act(act) for act in acts], [sent_act(act) for act in acts])
+    def send_to(self, partition: str, acts: list[Act], way: Way = "bulk") -> bool:
+        return self.push(partition, [self.raw_act(act, way) for act in acts], [sent_act(act, way) for act in acts])
 
     def probe(self, partition: str) -> None:
-        act, ahead = Act(self.key_in(partition), next_number()), self.length_of(partition)
-        if not self.send_to(partition, [act]) or self.sent[-1] != SentAct(act.key, act.number):
+        act, ahead, way = Act(self.key_in(partition), next_number()), self.length_of(partition), self.random.choice(PROBES)
+        if not self.send_to(partition, [act], way) or self.sent[-1] != sent_act(act, way):
             return
         since, owner = time.monotonic(), self.owner_of(partition)
         while not self._ended.is_set():
             try:
-                is_applied = self.is_applied(act)
+                is_applied = self.is_applied(act, way)
             except (redis.RedisError, OSError):
                 is_applied = False
             before, owner = owner, self.owner_of(partition)
@@ -106,8 +108,8 @@ class Prober(Producer):
             return None
         return None if status.paused else status.owner
 
-    def is_applied(self, act: Act) -> bool:
-        state = self.live.group.states.get(play.computation, act.key)
+    def is_applied(self, act: Act, way: Way) -> bool:
+        state = self.live.group.states.get(TO.get(way, play).computation, act.key)
         return state is not None and act.number in state.numbers
 
     def key_in(self, partition: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.chaos import application
+from tests.chaos import application, recorder
+from tests.chaos.acts import EXIT_CODE
 from tests.chaos.operator import Operator, node_of
 from tests.chaos.prober import Prober
 from tests.chaos.schedule import LEASE_SECONDS, LINES, PARTITIONS, PRODUCERS, WORKERS
@@ -64,7 +65,7 @@ class Stage:
 
     def __init__(self, directory: Path, seed: int, engine: Mapping[str, str]) -> None:
         self.directory, self.seed, self.engine = directory, seed, engine
-        self.notes = directory / "notes"
+        self.notes, self.records = directory / "notes", directory / "records"
         self.workers: dict[int, WorkerProcess] = {}
         #: Workers that a message killed and that were replaced.
         self.retired: list[WorkerProcess] = []
@@ -117,7 +118,7 @@ class Stage:
             *("-n", node_of(number)),
             module=application.__name__,
             REDIS_URL=self.lines[number % LINES].url(),
-            CHAOS_NOTES=self.notes,
+            **{"CHAOS_NOTES": self.notes, recorder.PATH: self.records},
             PARTITIONS_BATCH_MESSAGES=BATCH_MESSAGES[number % len(BATCH_MESSAGES)],
         )
         return self.workers[number]
@@ -132,7 +133,7 @@ class Stage:
             if number in self.ended or worker.running:
                 continue
             code = worker.wait()
-            if code == application.EXIT_CODE:
+            if code == EXIT_CODE:
                 self.retired.append(worker)
                 self.start_worker(number)
                 revived.append(number)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import application
-from tests.chaos.application import TRIES
+from tests.chaos import application, recorder
+from tests.chaos.acts import TRIES
 from tests.chaos.findings import look
 from tests.chaos.stage import ENV
-from tests.chaos.traffic import Producer
+from tests.chaos.traffic import WAYS, Producer
 from tests.chaos.verdict import Violation, judge
 from tests.fundamentals.live import LiveGroup
 
@@ -26,20 +26,22 @@ def live(redis_url: str, tmp_path: Path) -> Iterator[LiveGroup]:
     live.print_logs()
 
 
-def verdict_on(live: LiveGroup, notes: Path, **engine: str) -> list[Violation]:
+def verdict_on(live: LiveGroup, files: Path, **engine: str) -> list[Violation]:
     """What the verdict finds when a worker has processed everything that a producer sent."""
     producer = Producer(0, 1, live)
     producer.malformed.extend([3, 3])
     producer.raising.extend([2, 2, 2])
+    for way in WAYS:
+        producer.send_in(way)
     for _ in range(PUSHES):
         producer.send_some()
-    live.start_worker(module=application.__name__, CHAOS_NOTES=notes, **engine)
+    live.start_worker(module=application.__name__, **{"CHAOS_NOTES": files / "notes", recorder.PATH: files / "records"}, **engine)
     live.wait_drained()
-    return judge(producer.sent, look(live, notes), tries=TRIES)
+    return judge(producer.sent, look(live, files / "notes", files / "records"), tries=TRIES)
 
 
 def test_nothing_is_found_on_the_real_engine(live: LiveGroup, tmp_path: Path) -> None:
-    assert verdict_on(live, tmp_path / "notes") == []
+    assert verdict_on(live, tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -56,5 +58,5 @@ def test_nothing_is_found_on_the_real_engine(live: LiveGroup, tmp_path: Path) ->
     ],
 )
 def test_each_break_is_found_and_named(live: LiveGroup, tmp_path: Path, broken: str, kind: str) -> None:
-    found = verdict_on(live, tmp_path / "notes", BROKEN_ENGINE=broken)
+    found = verdict_on(live, tmp_path, BROKEN_ENGINE=broken)
     assert kind in [violation.kind for violation in found], found

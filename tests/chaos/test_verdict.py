@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celery_partitions.store.dead_letters import DeadLetter
-from tests.chaos.application import ALWAYS, TRIES
+from tests.chaos.acts import ALWAYS, TRIES
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
+from tests.chaos.recorder import Call, read_records
+from tests.chaos.timers import story_errors
 from tests.chaos.verdict import RAISED, Found, judge
 from tests.model.build import raw_message
 
@@ -77,7 +80,7 @@ def test_a_poison_message_has_a_dead_letter_for_that_reason_only() -> None:
     assert kinds(sent, found({}, dead_letters=blamed)) == ["loss", "dead_letter"]
 
 
-FLOWS = [SentAct("a", number, ALWAYS if number == 5 else 0, flows=True) for number in range(7)]
+FLOWS = [SentAct("a", number, ALWAYS if number == 5 else 0, way="flow") for number in range(7)]
 ALL = [0, 1, 2, 3, 4, 5, 6]
 PASSED = [number for number in ALL if number != 5]
 
@@ -181,3 +184,75 @@ def test_what_is_left_and_what_workers_did() -> None:
 
 def test_a_body_is_read_as_producers_write_it() -> None:
     assert json.loads(base64.b64decode(dead_letter_of(3).raw))["headers"]["task"] == "play"
+
+
+def call(number: int, began: float, ended: float | None = None, **other: Any) -> Call:
+    return Call(**{"of": "play async", "key": "a", "attempt": 1, "message_id": f"act-{number}", "process": "p", **other}, number=number, began=began, ended=ended)
+
+
+CALLED = [SentAct("a", number, way="async") for number in range(3)]
+
+
+def kinds_of_calls(lines: Sequence[tuple[str, int, str]], path: Path, faults: Sequence[tuple[float, float]] = ()) -> list[str]:
+    """What is found in these records: begin or end, number, process; one second apart."""
+    rows = [f"{what}\tplay async\ta\t{number}\t1\tact-{number}\t{process}\t{at}.0\n" for at, (what, number, process) in enumerate(lines)]
+    path.write_text("".join(rows))
+    return kinds(CALLED, found({"a": [0, 1, 2]}, calls=read_records(path), faults=faults))
+
+
+def test_calls_one_after_another_pass(tmp_path: Path) -> None:
+    lines = [(what, number, "p") for number in range(3) for what in ("begin", "end")]
+    assert kinds_of_calls(lines, tmp_path / "records") == []
+
+
+B, E = "begin", "end"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param([(B, 0, "p"), (B, 1, "p"), (E, 0, "p"), (E, 1, "p"), (B, 2, "p"), (E, 2, "p")], ["overlap"], id="two at once"),
+        pytest.param([(B, 0, "p"), (B, 1, "q"), (E, 0, "p"), (E, 1, "q"), (B, 2, "q"), (E, 2, "q")], ["overlap"], id="two at once in two workers"),
+        pytest.param([(B, 0, "p"), (B, 0, "q"), (E, 0, "p"), (E, 0, "q"), (B, 1, "q"), (E, 1, "q"), (B, 2, "q"), (E, 2, "q")], [], id="another worker begins again"),
+        pytest.param([(B, 0, "p"), (B, 0, "q"), (E, 0, "q"), (B, 1, "q"), (E, 1, "q"), (B, 2, "q"), (E, 2, "q")], [], id="killed"),
+        pytest.param([(B, 1, "p"), (E, 1, "p"), (B, 0, "p"), (E, 0, "p"), (B, 2, "p"), (E, 2, "p")], ["start"], id="in another order"),
+        pytest.param([(B, 0, "p"), (E, 0, "p"), (B, 1, "p"), (E, 1, "p")], ["start"], id="never called"),
+    ],
+)
+def test_calls_that_differ_from_what_was_sent(tmp_path: Path, lines: list[tuple[str, int, str]], expected: list[str]) -> None:
+    assert kinds_of_calls(lines, tmp_path / "records") == expected
+
+
+def test_a_call_is_repeated_only_after_a_fault(tmp_path: Path) -> None:
+    lines = [(what, number, "p") for number in (0, 1, 1, 2) for what in (B, E)]
+    assert kinds_of_calls(lines, tmp_path / "records") == ["repeat"]
+    assert kinds_of_calls(lines, tmp_path / "records", faults=[(3.0, 3.0)]) == []
+
+
+def test_more_calls_than_a_limit_allows() -> None:
+    acts = [SentAct(f"k{number}", number) for number in range(1500)]
+
+    def at_a_rate(rate: float) -> Found:
+        calls = [call(number, number / rate, number / rate, of="play shared", key=f"k{number}") for number in range(1500)]
+        return found({act.key: [act.number] for act in acts}, calls=calls)
+
+    assert kinds(acts, at_a_rate(40.0)) == []
+    assert kinds(acts, at_a_rate(100.0)) == ["rate"]
+
+
+@pytest.mark.parametrize(
+    ("story", "is_right"),
+    [
+        ([("set", 1, 100), ("set", 2, 200), ("alarm", 2, 200, 200)], True),
+        ([("set", 1, 100), ("cancel", 2), ("every", 50), ("tick", 50, 60), ("tick", 300, 1000), ("stop",)], True),
+        ([("set", 1, 100), ("cancel", 2), ("alarm", 1, 100, 100)], False),
+        ([("set", 1, 100), ("set", 2, 200), ("alarm", 1, 100, 100), ("alarm", 2, 200, 200)], False),
+        ([("set", 1, 100), ("alarm", 1, 100, 99)], False),
+        ([("set", 1, 100), ("alarm", 1, 100, 100), ("alarm", 1, 100, 101)], False),
+        ([("set", 1, 100)], False),
+        ([("every", 50), ("tick", 50, 60), ("tick", 310, 310), ("stop",)], False),
+        ([("every", 50), ("tick", 50, 60), ("every", 400), ("tick", 400, 400), ("stop",)], False),
+    ],
+)
+def test_stories_of_timers(story: list[tuple[Any, ...]], is_right: bool) -> None:
+    assert (list(story_errors(story)) == []) == is_right

@@ -15,28 +15,43 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import redis
 
 from celery_partitions.model.keys import partition_of
 from celery_partitions.producer.bulk import SendInterrupted
 from celery_partitions.store.names import INGRESS
-from tests.chaos.application import ALWAYS, Act, flow, note, play, play_on, play_once
+from tests.chaos import sends
+from tests.chaos.acts import ALWAYS, Act
+from tests.chaos.application import flow, note, play, play_on, play_once
+from tests.chaos.calls import play_async, play_in_threads
+from tests.chaos.expiry import live
 from tests.chaos.junk import JUNK
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote, in_doubt
+from tests.chaos.limits import play_shared, play_slowly
+from tests.chaos.timers import plan
 from tests.fundamentals.live import LiveGroup
 from tests.model.build import raw_message
 
 #: bulk: `send_many`. ingress: as a producer that cannot run the key extractor. astray: to partition 0, whatever the key.
 #: The others go to the ingress: stubborn to the computation that retries forever, again to the one that drops duplicates,
-#: flow into the pipeline.
-Way = Literal["bulk", "ingress", "astray", "stubborn", "again", "flow"]
+#: flow into the pipeline, and so on.
+Way = Literal["bulk", "ingress", "astray", "stubborn", "again", "flow", "async", "threads", "shared", "slowly", "timers", "sends", "expiry"]
 WAYS: tuple[Way, ...] = get_args(Way)
-#: The other ways send to `play`.
-NAME_OF = {"stubborn": play_on.name, "again": play_once.name, "flow": flow.name}
-#: In the ways with a name above: the share of messages that raise, and how often at most.
+#: The other ways send to `play`, and those of `sends` to one that depends on the key.
+TO: dict[str, Any] = {
+    "stubborn": play_on, "again": play_once, "flow": flow, "async": play_async, "threads": play_in_threads,
+    "shared": play_shared, "slowly": play_slowly, "timers": plan, "expiry": live,
+}  # fmt: skip
+#: In the ways other than those to `play`: the share of messages that raise, and how often at most.
 RAISING_SHARE, MAX_RAISES = 0.03, 4
+#: These are retried until they succeed, and have a time limit.
+STUBBORN: tuple[Way, ...] = ("stubborn", "threads")
+#: Messages in these ways may kill their worker, or hold the interpreter lock.
+DEADLY: tuple[Way, ...] = ("bulk", "ingress", "astray", "async")
+#: In these ways new messages are sent only while fewer than these wait: their rate is limited.
+MAX_WAITING: dict[Way, int] = {"shared": 100, "slowly": 60}
 #: How often a message to the computation that drops duplicates is pushed at most.
 MAX_PUSHES = 3
 #: Keys per way, and the messages per key before a new key replaces it: the state holds the whole history.
@@ -44,6 +59,9 @@ KEYS = 8
 MAX_A_KEY = 200
 #: How long a message takes: long enough that workers are seldom idle and faults hit batches.
 ACT_SECONDS = (0.0, 0.002, 0.005)
+#: And if others run meanwhile: some are longer than a batch.
+WAITING: tuple[Way, ...] = ("async", "threads", "shared")
+WAIT_SECONDS = (0.0, 0.002, 0.05, 0.2)
 #: Messages per push, and the pause after it: a few hundred messages per second, which the workers can process between faults.
 PUSH_MESSAGES = (1, 60)
 PAUSE_SECONDS = (0.05, 0.2)
@@ -101,8 +119,7 @@ class Producer(threading.Thread):
 
     def send_some(self) -> None:
         """Send messages in one random way, and sometimes malformed messages, plain tasks and delayed messages."""
-        way = self.random.choice(WAYS)
-        self.send_acts(way, list(self.acts(way, self.random.randint(*PUSH_MESSAGES))))
+        self.send_in(self.random.choice(WAYS))
         if self.malformed:
             self.send_junk(self.malformed.popleft())
         match self.random.randrange(10):
@@ -111,21 +128,24 @@ class Producer(threading.Thread):
             case 1:
                 self.send_delayed(self.random.randint(1, 5))
 
+    def send_in(self, way: Way) -> None:
+        """Send messages in one way, unless too many of them wait."""
+        if way not in MAX_WAITING or self.waiting(way) < MAX_WAITING[way]:
+            self.send_acts(way, list(self.acts(way, self.random.randint(*PUSH_MESSAGES))))
+
     # Making messages.
 
     def acts(self, way: Way, messages: int) -> Iterator[Act]:
-        playing = way not in NAME_OF
+        playing, deadly, stubborn = way in ("bulk", "ingress", "astray"), way in DEADLY, way in STUBBORN
         raising = self.raising.popleft() if self.raising and playing else 0
-        killing = self.poison_messages.popleft() if self.poison_messages and playing else 0
-        holding = self.holding.popleft() if self.holding and playing else 0
-        hanging = self.hanging.popleft() if self.hanging and way == "stubborn" else 0
+        killing = self.poison_messages.popleft() if self.poison_messages and deadly else 0
+        holding = self.holding.popleft() if self.holding and deadly else 0
+        hanging = self.hanging.popleft() if self.hanging and stubborn else 0
         for place in range(messages):
             raises = self.random.choice((1, ALWAYS)) if place < raising else 0
             if not playing and self.random.random() < RAISING_SHARE:
-                raises = self.random.randint(1, MAX_RAISES) if way == "stubborn" else 1
-                if way == "flow":
-                    raises = self.random.choice((1, 1, ALWAYS))
-            seconds = self.random.choice(ACT_SECONDS)
+                raises = self.random.randint(1, MAX_RAISES) if stubborn else 1 if way == "again" else self.random.choice((1, 1, ALWAYS))
+            seconds = self.random.choice(WAIT_SECONDS if way in WAITING else ACT_SECONDS)
             act = Act(self.some_key(way), next(_numbers), raises, seconds, raising <= place < raising + killing)
             act.hangs = self.random.choice(("sleep", "spin")) if place < hanging else ""
             if raising + killing <= place < raising + killing + holding:
@@ -143,6 +163,15 @@ class Producer(threading.Thread):
 
     def new_key(self, way: str) -> str:
         return f"{self.number}-{way}-{next(self._fresh)}"
+
+    def waiting(self, way: Way) -> int:
+        """How many messages of a way's keys are not applied yet. Many if the server does not answer."""
+        keys = self._keys[way]
+        try:
+            states = self.live.group.states.get_many(TO[way].computation, keys)
+        except (redis.RedisError, OSError):
+            return MAX_WAITING[way]
+        return sum(self._used.get(key, 0) - len(states[key].numbers if key in states else ()) for key in keys)
 
     def leave_keys(self, acts: Sequence[Act]) -> None:
         """Send nothing more to the keys of these acts."""
@@ -189,7 +218,7 @@ class Producer(threading.Thread):
     def push_acts(self, way: Way, acts: Sequence[Act]) -> list[Act]:
         partition = "0" if way == "astray" else INGRESS
         raws = [self.raw_act(act, way) for act in acts]
-        sent = [sent_act(act, flows=way == "flow") for act in acts]
+        sent = [sent_act(act, way) for act in acts]
         return [] if self.push(partition, raws, sent) else list(acts)
 
     def push_again(self, acts: Sequence[Act]) -> list[Act]:
@@ -201,7 +230,7 @@ class Producer(threading.Thread):
             pushes -= 1
             if not is_in and self._ended.wait(self.random.uniform(*PAUSE_SECONDS)):
                 break
-        sent = [sent_act(act) for act in acts]
+        sent = [sent_act(act, "again") for act in acts]
         self.sent += sent if is_in else [in_doubt(one, f"again {acts[0].number}") for one in sent]
         return []
 
@@ -227,7 +256,7 @@ class Producer(threading.Thread):
         return str(self.random.randrange(self.live.settings.partitions))
 
     def raw_act(self, act: Act, way: str = "", **headers: str) -> bytes:
-        name = NAME_OF.get(way, play.name)
+        name = sends.teller_of(act.key) if way == "sends" else TO.get(way, play).name
         return raw_message(name, asdict(act), f"act-{act.number}", sent_at=time.time(), **headers)
 
     def push(self, partition: str, raws: Sequence[bytes], sent: Sequence[Sent]) -> bool:
@@ -252,6 +281,6 @@ class Producer(threading.Thread):
         return True
 
 
-def sent_act(act: Act, *, flows: bool = False) -> SentAct:
+def sent_act(act: Act, way: str = "") -> SentAct:
     """The ledger's entry for an act."""
-    return SentAct(act.key, act.number, act.raises, act.kills, holds=act.hangs == "hold", flows=flows)
+    return SentAct(act.key, act.number, act.raises, act.kills, holds=act.hangs == "hold", way=way)

@@ -7,11 +7,20 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from celery_partitions.store.dead_letters import DeadLetter
+from tests.chaos.expiry import REMEMBERED
 from tests.chaos.ledger import Sent, SentAct, SentJunk, SentNote
-from tests.support.history import HistoryError, by_key, history_errors
+from tests.chaos.limits import exceeded
+from tests.chaos.recorder import Call, judge_calls
+from tests.chaos.timers import firings, story_errors
+from tests.support.history import by_key, history_errors
 
+T = TypeVar("T")
+
+#: The ways whose calls are recorded.
+RECORDED = ("async", "threads", "shared", "slowly")
 #: The reason of a dead letter whose computation raised at every attempt.
 RAISED = "computation-failed"
 #: The reasons of messages that killed or blocked their workers.
@@ -35,6 +44,14 @@ class Found:
     outputs: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
     #: Ids of the outputs, from the sink that has them.
     output_ids: Sequence[str] = ()
+    #: What the recorder saw.
+    calls: Sequence[Call] = ()
+    #: Key → what happened to its timers.
+    stories: Mapping[str, Sequence[tuple[Any, ...]]] = field(default_factory=dict)
+    #: How often keys expired.
+    lives: int = 0
+    #: When faults began and ended, by the machine's monotonic clock.
+    faults: Sequence[tuple[float, float]] = ()
     #: Descriptions of what should no longer be in Redis.
     left: Sequence[str] = ()
     #: Descriptions of what workers should not have done.
@@ -42,11 +59,15 @@ class Found:
     #: Descriptions of messages that waited too long.
     late: Sequence[str] = ()
 
+    def applied_under(self, prefix: str) -> int:
+        """How many messages were applied to keys with a prefix."""
+        return sum(len(numbers) for key, numbers in self.applied.items() if key.startswith(prefix))
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One broken promise. `kind`: a kind of the history check, alone or after `output`, or `dead_letter`, `note`, `count`, `left`,
-    `worker`, `late`."""
+    """One broken promise. `kind`: a kind of the history check, alone or after `output`, or `dead_letter`, `note`, `overlap`, `start`,
+    `repeat`, `rate`, `timer`, `count`, `left`, `worker`, `late`."""
 
     kind: str
     text: str
@@ -60,9 +81,13 @@ def judge(sent: Sequence[Sent], found: Found, *, tries: int) -> list[Violation]:
     reasons = {number_of(one): one.reason for one in found.dead_letters if one.reason in BLAMED}
     sent = [replace(one, held_up=reasons.get(one.number)) if isinstance(one, SentAct) and one.holds else one for one in sent]
     certain = what_is_in(sent, found)
+    acts = [one for one in certain if isinstance(one, SentAct)]
     return [
-        *_history([one for one in certain if isinstance(one, SentAct)], found),
-        *_outputs([one for one in certain if isinstance(one, SentAct) and one.reaches_sinks], found),
+        *_history(acts, found),
+        *_outputs(acts, found),
+        *_calls(acts, found),
+        *(Violation("rate", text) for text in exceeded(found.calls)),
+        *(Violation("timer", f"key {key!r}: {text}") for key, story in found.stories.items() for text in story_errors(story)),
         *_dead_letters(certain, found.dead_letters, tries),
         *_notes(certain, sent, found.notes),
         *_count(found),
@@ -91,7 +116,7 @@ def number_of(dead_letter: DeadLetter) -> int | None:
     if dead_letter.reason not in (RAISED, *BLAMED):
         return None
     args, _, _ = json.loads(base64.b64decode(json.loads(raw_of(dead_letter))["body"]))
-    return int(args[0]["number"])
+    return int(args[0]["number"]) if args and "number" in args[0] else None
 
 
 def _history(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
@@ -106,23 +131,39 @@ def _history(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
         yield Violation(kind, text)
 
 
+def by_kind(errors: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    found: dict[str, list[T]] = {}
+    for kind, error in errors:
+        found.setdefault(kind, []).append(error)
+    return found
+
+
 def _errors(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str]]:
     """Each kind of error, and where it occurred."""
-    by_kind: dict[str, list[HistoryError]] = {}
-    for error in history_errors(wanted, found):
-        by_kind.setdefault(error.kind, []).append(error)
-    for kind, errors in by_kind.items():
+    for kind, errors in by_kind((error.kind, error) for error in history_errors(wanted, found)).items():
         yield kind, f"at {len(errors)} of {len(wanted)} keys, first {errors[0]}"
 
 
 def _outputs(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
     """Each sink has every output once, and those of a key in the order in which they were sent."""
-    wanted = by_key((act.key, act.number) for act in acts)
     for sink, elements in found.outputs.items():
+        wanted = by_key((act.key, act.number) for act in acts if sink in act.sinks)
         for kind, text in _errors(wanted, by_key(elements)):
             yield Violation(f"output {kind}", f"{sink}: {text}")
     if len(set(found.output_ids)) < len(found.output_ids):
         yield Violation("output duplicate", "two outputs have the same id")
+
+
+def _calls(acts: Sequence[SentAct], found: Found) -> Iterator[Violation]:
+    """What the recorder saw of the calls that wait. It saw the call of each message that was applied."""
+    wanted = by_key((act.key, act.number) for act in acts)
+    given_up = {number for dead_letter in found.dead_letters if (number := number_of(dead_letter)) is not None}
+    for kind, errors in by_kind(judge_calls(found.calls, wanted, given_up, found.faults)).items():
+        yield Violation(kind, f"{len(errors)} times, first {errors[0]}")
+    ended = {call.number for call in found.calls if call.ended is not None}
+    unseen = {act.number for act in acts if act.way in RECORDED and not act.dies_of} - ended
+    if unseen:
+        yield Violation("start", f"{len(unseen)} messages were applied, and their calls were not seen: {sorted(unseen)[:SHOWN]}")
 
 
 def _dead_letters(certain: Sequence[Sent], dead_letters: Sequence[DeadLetter], tries: int) -> Iterator[Violation]:
@@ -167,6 +208,10 @@ def _notes(certain: Sequence[Sent], sent: Sequence[Sent], ran: Sequence[int]) ->
 
 
 def _count(found: Found) -> Iterator[Violation]:
-    applied = sum(map(len, found.applied.values()))
-    if found.processed != applied:
-        yield Violation("count", f"{found.processed} counted as processed, but {applied} are in the states")
+    """Messages in the states, firings of timers, and the end of each life with its will. Firings that found nothing to do leave no trace; there
+    are at most two for each message of a key with timers."""
+    planned, remembered = sum(map(len, found.stories.values())), found.applied_under(REMEMBERED)
+    applied = sum(map(len, found.applied.values())) + sum(map(firings, found.stories.values())) + 2 * found.lives
+    most = applied + 2 * (planned + remembered)
+    if not applied <= found.processed <= most:
+        yield Violation("count", f"{found.processed} counted as processed, but {applied} to {most} are in the states")
