@@ -63,6 +63,12 @@ class Settings:
         help="The Redis server: redis://, rediss:// (TLS), unix:///path or redis+socket:///path, sentinel://host:26379;sentinel://…. "
         "An app that has a broker_url uses that instead.",
     )
+    partitions_url: str = setting(
+        "", str, variable="PARTITIONS_URL",
+        help="Where the partitions are, if not in REDIS_URL: a cluster, redis+cluster://host:7000,other:7000 (also valkey+cluster://, "
+        "rediss+cluster:// for TLS; some of its nodes are enough), or a list of plain servers, redis://host:6379,other:6379. Celery's own "
+        "queues, events and results, and the group's own keys, stay in REDIS_URL.",
+    )
     partitions: int = setting(
         16, parse_partitions, variable="PARTITIONS",
         help="The number of partitions. The first process that uses the group writes it to Redis, and it is fixed from then on.",

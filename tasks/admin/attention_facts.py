@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol, cast
 import redis
 
 from celery_partitions.admin.audit import Audit
+from celery_partitions.admin.checks import Check
 from celery_partitions.admin.dead_letter_query import DeadLetterGroup, grouped
 from celery_partitions.admin.dead_letters import DeadLetters
-from celery_partitions.admin.doctor import Check, examine_server
+from celery_partitions.admin.doctor import examine_server
 from celery_partitions.admin.overview import Overview, PartitionOverview, Readable
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.workers import WorkerStatus, read_workers
@@ -284,5 +285,5 @@ def _source(group: Attended, name: str, now: float) -> SourceFact | None:
 
 def server_findings(group: Attended) -> list[Check]:
     """What `doctor` says about the server that is not ok: eviction, persistence, memory, connections, replicas."""
-    return [check for check in examine_server(group.settings, group.client) if check.verdict != "ok"]
+    return [check for check in examine_server(group.settings, group.client, group.names) if check.verdict != "ok"]
 

@@ -18,7 +18,7 @@ from celery_partitions.admin.attention_facts import (
     read_kinds,
     server_findings,
 )
-from celery_partitions.admin.doctor import Check
+from celery_partitions.admin.checks import Check
 from celery_partitions.admin.overview import Overview, read_overview
 
 #: What is older is read again.

@@ -47,8 +47,19 @@ class Audit:
 
     def last(self, limit: int) -> list[AuditRecord]:
         """The last records, newest first."""
-        rows = cast(list[Any], self.client.xrevrange(self.names.audit, count=limit))
-        return [_read(entry.decode(), fields) for entry, fields in rows]
+        with self.client.pipeline(transaction=False) as pipe:
+            for stream in self._streams():
+                pipe.xrevrange(stream, count=limit)
+            answers = pipe.execute()
+        found = [_read(entry.decode(), fields) for rows in answers for entry, fields in cast(list[Any], rows)]
+        return sorted(found, key=lambda record: record.at, reverse=True)[:limit] if len(answers) > 1 else found
+
+    def _streams(self) -> list[str]:
+        """Where the records are: in one stream, or on several servers in one for each partition, too."""
+        if not self.names.is_spread:
+            return [self.names.audit]
+        number = int(cast("bytes | None", self.client.hget(self.names.group_meta, "partitions")) or 0)
+        return [self.names.audit, *(self.names.audit_of(str(one)) for one in range(number))]
 
 
 def shortened(value: Any) -> Any:

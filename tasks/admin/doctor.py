@@ -9,12 +9,14 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import redis
 
+from celery_partitions.admin.checks import Check
+from celery_partitions.admin.doctor_servers import examine_servers
 from celery_partitions.admin.known_flaws import describe_flaws
 from celery_partitions.admin.permissions import is_local, needs_no_password, refused_commands, who_am_i
 from celery_partitions.admin.queue_consumers import describe_foreign_consumers
@@ -24,10 +26,9 @@ from celery_partitions.model.errors import SetupError
 from celery_partitions.store.client import SERVER_ERRORS, connect, verification
 from celery_partitions.store.names import Names
 from celery_partitions.store.server import CLUSTER, NO_LUA, Finding, has_no_lua, is_cluster, look_at_server
+from celery_partitions.store.servers import Servers
 from celery_partitions.store.topology import refuse_other_layout
 from celery_partitions_config.settings import Resolved, Settings
-
-Verdict = Literal["ok", "warn", "bad"]
 
 #: Producers' clocks decide when an `eta` is due and when a message expires. The server's clock decides about leases.
 SKEW_TO_WARN_SECONDS, BAD_SKEW_SECONDS = 1.0, 60.0
@@ -37,15 +38,6 @@ MEMORY_TO_WARN, BAD_MEMORY = 0.75, 0.9
 CONNECTIONS_PER_WORKER = 16
 #: The oldest versions that have everything we use.
 LIBRARIES = {"celery": (5, 7), "kombu": (5, 7), "redis": (8,)}
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the report."""
-
-    subject: str
-    verdict: Verdict
-    text: str
 
 
 def examine(
@@ -76,12 +68,18 @@ def examine(
         _user(client, settings, names),
         judge_connection(settings),
         judge_signing(settings),
+        *(examine_servers(client, names, settings.partitions, partial(_data_server, settings)) if isinstance(client, Servers) else ()),
         *_group(client, names, settings, ask_for_consumers, seconds + micros / 1e6),
         *_libraries(),
     ]
 
 
-def examine_server(settings: Settings, client: redis.Redis) -> list[Check]:
+def _data_server(settings: Settings, client: redis.Redis, info: Mapping[str, Any]) -> list[Check]:
+    """The checks of a partitions' server that are made of the control server, too."""
+    return [judge_flaws(info), *_fsync(client, info), judge_memory(info), judge_clients(info), judge_replicas(settings, info)]
+
+
+def examine_server(settings: Settings, client: redis.Redis, names: Names) -> list[Check]:
     """The checks of the server's memory, disk and connections alone. Raises redis-py's errors, but nothing for what a server refuses."""
     try:
         info: dict[str, Any] = client.info()
@@ -90,7 +88,8 @@ def examine_server(settings: Settings, client: redis.Redis) -> list[Check]:
     if is_cluster(info):
         return []
     server = (check for check in _server(client, info) if check.subject in ("eviction", "persistence", "role"))
-    return [*server, *_fsync(client, info), judge_memory(info), judge_clients(info), judge_replicas(settings, info)]
+    others = examine_servers(client, names, settings.partitions, partial(_data_server, settings)) if isinstance(client, Servers) else ()
+    return [*server, *_fsync(client, info), judge_memory(info), judge_clients(info), judge_replicas(settings, info), *others]
 
 
 def judge_settings(resolved: Resolved, misspelt: Mapping[str, str]) -> list[Check]:
@@ -102,7 +101,7 @@ def judge_settings(resolved: Resolved, misspelt: Mapping[str, str]) -> list[Chec
 
 def _server(client: redis.Redis, info: Mapping[str, Any]) -> Iterator[Check]:
     """The checks that a worker makes when it starts. A subject without a finding is ok."""
-    found: dict[str, Finding] = {finding.subject: finding for finding in look_at_server(client)}
+    found: dict[str, Finding] = {finding.subject: finding for finding in look_at_server(client.control if isinstance(client, Servers) else client)}
     name = "Valkey" if "valkey_version" in info else "Redis"
     well = {
         "version": f"{name} {info.get('valkey_version') or info.get('redis_version')}",

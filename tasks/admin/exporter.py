@@ -37,7 +37,7 @@ from celery_partitions.admin.transfer import (
 )
 from celery_partitions.model.errors import SetupError
 from celery_partitions.model.keys import key_text
-from celery_partitions.store.names import INGRESS, PRIORITY_SUFFIXES, Names
+from celery_partitions.store.names import INGRESS, Names
 
 #: Values read in one round trip.
 PAGE = 1000
@@ -190,8 +190,8 @@ class Exporter:
                 for number in range(0, len(ids), PAGE):
                     yield SeenIds(partition, name, age, ids[number : number + PAGE], left)
         queue = names.queue(partition)
-        for suffix in PRIORITY_SUFFIXES:  # each renewal of a lease does the same
-            while client.lmove(queue + suffix, queue, "RIGHT", "LEFT"):
+        for prioritized in names.priority_lists(partition):  # each renewal of a lease does the same
+            while client.lmove(prioritized, queue, "RIGHT", "LEFT"):
                 pass
         for message in self._list(queue):
             yield Message(partition, message)

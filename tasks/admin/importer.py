@@ -141,7 +141,7 @@ class Importer:
             "partitions": self.header.partitions,
         }
         begins: dict[Any, Any] = {"paused": 1, **self._versions}
-        with self.client.pipeline(transaction=True) as pipe:
+        with self.client.pipeline(transaction=not self.names.is_spread) as pipe:
             Audit(self.client, self.names).add(pipe, by, "import", detail)
             for partition in all_partitions:
                 pipe.hset(self.names.meta(partition), mapping=begins)
@@ -150,7 +150,7 @@ class Importer:
             pipe.execute()
         stay_paused: set[str] = set()
         self._write(stay_paused)
-        with self.client.pipeline(transaction=True) as pipe:
+        with self.client.pipeline(transaction=not self.names.is_spread) as pipe:
             for partition in all_partitions:
                 # Dead letters' ids and the order of delayed messages use the commit number: it must not start again at zero.
                 pipe.hset(self.names.meta(partition), "commit_number", commit_number)

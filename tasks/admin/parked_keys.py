@@ -178,7 +178,7 @@ class ParkedKeys:
         }
         answer: bytes = script("edit_parked").run(
             self.client,
-            [names.parked(partition), names.mailbox(partition, key), names.meta(partition), names.dead(partition), names.audit, names.parked_due(partition)],
+            [names.parked(partition), names.mailbox(partition, key), names.meta(partition), names.dead(partition), names.audit_of(partition), names.parked_due(partition)],
             [
                 key_bytes(key),
                 digest_of(seen.stored),

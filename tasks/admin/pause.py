@@ -32,9 +32,11 @@ def _set_paused(
 ) -> list[str]:
     queues = [names.queue_name(partition) for partition in partitions]
     words = Audit(client, names).words(by, "pause" if paused else "resume", {"queues": queues})
-    changed: list[int] = script("pause").run(
-        client,
-        [names.audit, *(names.meta(partition) for partition in partitions)],
-        ["pause" if paused else "resume", whose, names.changed, *words],
-    )
-    return [partitions[number - 1] for number in changed]
+    # On several servers, one call for each partition.
+    together = [[one] for one in partitions] if names.is_spread else [partitions]
+    changed: list[str] = []
+    for some in together:
+        keys = [names.audit_of(some[0]) if some else names.audit, *map(names.meta, some)]
+        numbers: list[int] = script("pause").run(client, keys, ["pause" if paused else "resume", whose, names.changed, *words])
+        changed += [some[number - 1] for number in numbers]
+    return changed

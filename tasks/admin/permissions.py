@@ -10,6 +10,7 @@ import redis
 
 from celery_partitions.store.names import Names
 from celery_partitions.store.scripts import script
+from celery_partitions.store.slots import parse_servers
 
 
 def who_am_i(client: redis.Redis) -> str | None:
@@ -87,8 +88,14 @@ def is_local(redis_url: str) -> bool:
     """Whether every address in the URL is on this machine."""
     return all(
         part.startswith(("unix:", "redis+socket:")) or _host(part) in ("localhost", "::1") or _host(part).startswith("127.")
-        for part in redis_url.split(";")
+        for part in (_servers(redis_url) if "," in redis_url or "+cluster://" in redis_url else redis_url.split(";"))
     )
+
+
+def _servers(url: str) -> list[str]:
+    """The URLs of the servers in a PARTITIONS_URL."""
+    servers = parse_servers(url)
+    return [servers.of(address) for address in servers.addresses]
 
 
 def _host(url: str) -> str:

@@ -110,7 +110,7 @@ class StateEditor:
         }
         answer: bytes = script("edit_state").run(
             self.states.client,
-            [names.states(partition, seen.computation.name), names.meta(partition), names.audit],
+            [names.states(partition, seen.computation.name), names.meta(partition), names.audit_of(partition)],
             [
                 field,
                 "" if seen.stored is None else digest_of(seen.stored),

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import redis
 
-from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress
+from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress, queue_lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,7 @@ def request_partition(
     pipe: redis.client.Pipeline, names: Names, partition: str, computations: Sequence[str], more: Sequence[str] = ()
 ) -> None:
     """Add the commands that read one partition to a pipeline. `more`: further counters of its `meta`."""
-    queue = names.queue(partition)
-    for name in (queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)):
+    for name in queue_lists(names, partition):
         pipe.llen(name)
     pipe.hmget(names.meta(partition), [*_META, *more])
     pipe.hlen(names.parked(partition))

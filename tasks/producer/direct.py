@@ -17,6 +17,8 @@ from kombu.exceptions import OperationalError
 from kombu.utils.functional import fxrange, retry_over_time
 
 from celery_partitions.model.message_writer import NO_PARENT, MessageTemplate, escape, json_text
+from celery_partitions.store.servers import MOVES, server_of
+from celery_partitions.store.servers_async import server_of_async
 
 if TYPE_CHECKING:
     from celery_partitions.runtime.installation import Installation
@@ -79,11 +81,13 @@ class DirectPublisher:
         raises it, without a retry, if the connection breaks after the message was sent. Then the message may be in the queue.
         """
         queue, raw = self.message(partition, message_id, body, shown)
-        client = self._installation.group.client
+        client = server_of(self._installation.group.client, queue)
         connection = self._connection(client)
         try:
             connection.send_command("LPUSH", queue, raw)
             connection.read_response()
+        except MOVES:
+            self._installation.group.client.execute_command("LPUSH", queue, raw)  # to the server that has the queue now
         except redis.ResponseError:
             raise
         except (redis.RedisError, OSError) as error:
@@ -100,10 +104,13 @@ class DirectPublisher:
         queue, raw = self.message(partition, message_id, body, shown)
         client, slots = self._installation.group.async_clients.current()
         async with slots:
-            connection = await self._connection_async(client)
+            server = await server_of_async(client, queue)
+            connection = await self._connection_async(server)
             try:
                 await connection.send_command("LPUSH", queue, raw)
                 await connection.read_response()
+            except MOVES:
+                await client.execute_command("LPUSH", queue, raw)  # to the server that has the queue now
             except redis.ResponseError:
                 raise
             except (redis.RedisError, OSError) as error:
@@ -113,7 +120,7 @@ class DirectPublisher:
                 await connection.disconnect(nowait=True)
                 raise
             finally:
-                await client.connection_pool.release(connection)
+                await server.connection_pool.release(connection)
 
     def message(
         self, partition: str, message_id: str, body: bytes, shown: str, root_id: str | None = None, parent_id: str | None = None

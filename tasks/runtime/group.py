@@ -16,10 +16,11 @@ from celery_partitions.admin.policies import Policies
 from celery_partitions.admin.state_editor import StateEditor
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.model.topology import Topology
-from celery_partitions.store.client import connect, connect_async
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import Names
 from celery_partitions.store.programs import AsyncClients
+from celery_partitions.store.servers import Servers, connect_group
+from celery_partitions.store.servers_async import AsyncServers, connect_group_async
 from celery_partitions.store.states import StateReader
 from celery_partitions.store.topology import agree_on_topology, agreement
 from celery_partitions_config.settings import Settings
@@ -33,11 +34,11 @@ class Group:
 
     def __init__(self, settings: Settings, prefix: str = "") -> None:
         self.settings = settings
-        self.names = Names(settings.group, prefix)
+        self.names = Names(settings.group, prefix, is_spread=bool(settings.partitions_url))
         self.codec = StateCodec(settings.state_signing_keys, settings.state_modules, self.names.root)
         #: The group's computations when `read_overview` last looked. If they are still the same, it needs one round trip.
         self.computations_seen: tuple[str, ...] = ()
-        self.async_clients = AsyncClients(lambda: connect_async(settings))
+        self.async_clients = AsyncClients(lambda: connect_group_async(settings, self.names.root))
         #: The settings' number of partitions, until `check` has compared it with Redis.
         self.topology = Topology(0, settings.partitions)
         #: When to compare it again, by the monotonic clock.
@@ -46,7 +47,11 @@ class Group:
 
     @cached_property
     def client(self) -> redis.Redis:
-        return connect(self.settings)
+        return self.connect()
+
+    def connect(self) -> redis.Redis:
+        """A client of its own: for the group's server, or for all servers of `PARTITIONS_URL`."""
+        return connect_group(self.settings, self.names.root)
 
     def check(self) -> None:
         """Check that this process and the group agree on the topology, and take over what Redis has. Again only after some seconds. Raises
@@ -60,6 +65,8 @@ class Group:
             if time.monotonic() < self._check_at:
                 return
             try:
+                if isinstance(self.client, Servers) and self._check_at == -math.inf:
+                    self.client.check_places()
                 self.follow(agree_on_topology(self.client, self.names, self.settings.partitions))
             except (redis.RedisError, OSError) as error:
                 self._not_followed(error)
@@ -68,6 +75,9 @@ class Group:
         """The same with the running event loop's client."""
         if time.monotonic() >= self._check_at:
             try:
+                client, _ = self.async_clients.current()
+                if isinstance(client, AsyncServers) and self._check_at == -math.inf:
+                    await client.check_places()
                 self.follow(await self.async_clients.run(agreement(self.names, self.settings.partitions)))
             except (redis.RedisError, OSError) as error:
                 self._not_followed(error)

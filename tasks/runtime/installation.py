@@ -24,7 +24,7 @@ from celery_partitions.runtime.peer import Peer
 from celery_partitions.runtime.published_form import publish_as_read
 from celery_partitions.runtime.queue_limit import Backlog
 from celery_partitions.store.client import refuse_failover
-from celery_partitions.store.names import Names
+from celery_partitions.store.names import INGRESS, Names
 from celery_partitions.tracing.switch import tracing_for
 from celery_partitions_config.celeryconfig import broker_options, broker_url
 from celery_partitions_config.misspelt import misspelt
@@ -225,9 +225,13 @@ class Installation:
         return str(getattr(queue, "name", queue))
 
     def queue_with_room(self, partition: str) -> Queue:
-        """The queue of a partition, after checking that it has room for one more message. Raises like `make_sure_of_room`."""
+        """The queue to which Celery's code publishes a message for a partition, after checking that the partition's queue has room for one more
+        message. Raises like `make_sure_of_room`.
+
+        With `PARTITIONS_URL` it is the ingress: kombu does not reach the partitions' servers.
+        """
         self.make_sure_of_room(partition)
-        return self.queue(partition)
+        return self.queue(INGRESS if self.group.names.is_spread else partition)
 
     def make_sure_of_room(self, partition: str) -> None:
         """Check that a partition's queue has room for one more message. Raises `QueueFull` if not, `SetupError` if the group has another

@@ -32,6 +32,7 @@ def sink_installation(
         installation.settings,
         group=installation.group.names.sink_group(name),
         partitions=1,
+        partitions_url="",  # its one queue is on the control server
         # Writing bytes cannot kill a worker: if one dies, something else killed it, and no message is at fault.
         max_worker_crashes=installation.settings.max_worker_crashes if peer is None else 0,
     )

@@ -39,6 +39,8 @@ def run_sources(installation: Installation, names: Sequence[str], say_line: Call
 
     Call it in the main thread. Raises `SetupError`.
     """
+    if installation.settings.partitions_url:
+        raise SetupError("sources do not work with PARTITIONS_URL yet. Unset it, or send with send_many instead of `partitions source`")
     stop = Stop()
     stop.listen()
     try:

@@ -11,9 +11,11 @@ import redis
 from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.commands import declare, keys_in, refused_keys
 from celery_partitions.store.leases import Lease
-from celery_partitions.store.names import PRIORITY_SUFFIXES, Names
+from celery_partitions.store.names import Names
 from celery_partitions.store.replicas import Replicas
 from celery_partitions.store.scripts import digest_of, script
+from celery_partitions.store.servers import MOVES, lost, server_of
+from celery_partitions.store.slots import Places
 from celery_partitions_config.settings import Settings
 
 Status = Literal["ok", "already", "fenced", "moved", "stale", "wrongtype"]
@@ -115,7 +117,12 @@ class CommitStore:
         """Send a commit without waiting for the answer, so that another partition's batch can run. Raises `CommitTooLarge`."""
         keys, words = self._words(commit)
         self._check_size(len(words), MAX_COMMIT_WORDS, "words")
-        connection = self.client.connection_pool.get_connection()
+        client = server_of(self.client, keys[0])
+        try:
+            connection: Any = client.connection_pool.get_connection()
+        except SERVER_ERRORS:
+            lost(self.client, client)
+            raise
         try:
             packed = connection.pack_command("EVALSHA", script("commit").digest, len(keys), *keys, *words)
             self._check_size(sum(map(len, packed)), self.max_bytes, "bytes")
@@ -124,9 +131,9 @@ class CommitStore:
                 self.replicas.ask(connection)
         except BaseException:
             connection.disconnect()
-            self.client.connection_pool.release(connection)
+            client.connection_pool.release(connection)
             raise
-        return SentCommit(commit, connection)
+        return SentCommit(commit, connection, client)
 
     @staticmethod
     def _check_size(size: int, limit: int, of_what: str) -> None:
@@ -138,7 +145,7 @@ class CommitStore:
         if sum(len(word) for word in self._words(commit)[1] if isinstance(word, str | bytes)) < ALWAYS_TAKEN_BYTES:
             return False
         try:
-            return bool(self.client.ping())
+            return bool(server_of(self.client, self.names.queue(commit.lease.partition)).ping())
         except SERVER_ERRORS:
             return False
 
@@ -156,14 +163,18 @@ class CommitStore:
         connection = sent.connection
         try:
             answer = self._read(connection)
-        except BaseException:
+        except BaseException as error:
             connection.disconnect()
+            if isinstance(error, SERVER_ERRORS):
+                lost(self.client, sent.client)
             raise
         finally:
-            self.client.connection_pool.release(connection)
+            sent.client.connection_pool.release(connection)
         match answer:
             case redis.exceptions.NoScriptError():
                 return self.send(sent.commit)  # it has not run
+            case answer if self.names.is_spread and isinstance(answer, MOVES):
+                return self.send(sent.commit)  # it has not run: the slot has moved, or is being moved
             case redis.exceptions.NoPermissionError():
                 return self._send_what_is_permitted(sent.commit, answer)
             case redis.ResponseError():
@@ -207,7 +218,7 @@ class CommitStore:
         queue = names.queue(partition)
         source = queue if commit.mailbox_of is None else names.mailbox(partition, commit.mailbox_of)
         keys = [queue, names.meta(partition), names.delayed(partition), source, names.parked(partition)]
-        keys += [queue + suffix for suffix in PRIORITY_SUFFIXES]
+        keys += names.priority_lists(partition)
         words: list[Any] = [
             commit.lease.token,
             "" if commit.commit_number is None else commit.commit_number,
@@ -219,6 +230,8 @@ class CommitStore:
             self.batch_bytes,
         ]
         declare(commit.commands, keys, words)
+        if self.names.is_spread:
+            refuse_other_servers(self.names, partition, keys)
         return keys, words
 
 
@@ -228,6 +241,18 @@ class SentCommit:
 
     commit: Commit
     connection: Any
+    #: The client of the partition's server.
+    client: redis.Redis
+
+
+def refuse_other_servers(names: Names, partition: str, keys: Iterable[str | bytes]) -> None:
+    """Raise `redis.ResponseError`, as a cluster does, if a script's keys are not all in the partition's slot."""
+    places = Places(names.root)
+    own = places.slot(names.queue(partition))
+    for key in keys:
+        if places.slot(key) != own:
+            name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+            raise redis.ResponseError(f"{name!r} is on another server than partition {partition} (PARTITIONS_URL)")
 
 
 def _reply(answer: list[Any]) -> Reply:

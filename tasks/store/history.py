@@ -61,7 +61,25 @@ def add_points(
 ) -> None:
     """Add a point to each history that has none in this step yet, and write the worker's report. Called every ten seconds by each worker, with
     the partitions that it owns and the computations that it ran."""
-    keys = [names.computations, names.workers, names.reports]
+    of_group = [names.computations, names.workers, names.reports]
+    if not names.is_spread:
+        _run(client, names, of_group, partitions, computations, worker, report)
+        return
+    _run(client, names, of_group, {}, computations, worker, report)
+    for partition, latency in partitions.items():  # each on its own server, where nothing is at the first three keys
+        _run(client, names, names.priority_lists(partition), {partition: latency}, {}, worker, report)
+
+
+def _run(
+    client: redis.Redis,
+    names: Names,
+    first_keys: list[str],
+    partitions: Mapping[str, Latency],
+    computations: Mapping[str, Latency],
+    worker: str,
+    report: bytes,
+) -> None:
+    keys = list(first_keys)
     words: list[Any] = [worker, report, len(partitions)]
     for resolution in STEP_SECONDS:
         words += [STEP_SECONDS[resolution], MAX_POINTS[resolution]]

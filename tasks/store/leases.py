@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import redis
 
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import INGRESS, Names, queue_lists
 from celery_partitions.store.scripts import script
 from celery_partitions.store.worker_code import Refusal, WorkerCode, refusal, still_refused
@@ -86,6 +87,7 @@ def balance(
     lacks: Iterable[tuple[str, str]] = (),
     code: WorkerCode = UNKNOWN_CODE,
     refused: Iterable[str] = (),
+    before: Share | None = None,
 ) -> Share:
     """Renew the leases, claim assigned partitions, and learn which to release. Called every third of a lease, and after a message on
     `names.changed`.
@@ -93,6 +95,7 @@ def balance(
     `isolate_messages`: how many messages to run in isolation in a partition whose owner died without releasing it. `tasks`: the names of the
     tasks and computations that this worker knows. `lacks`: partitions of its own where messages of a task wait that it does not know, with
     the task's name. `code`: the states that it can read. `refused`: the partitions that were refused to it before, because it cannot.
+    `before`: the share before this one; of a partition whose server can't be reached, it holds what it held.
     """
     waiting = [word.encode("utf-8", "backslashreplace") for pair in lacks if "\n" not in pair[1] for word in pair]
     still = still_refused(client, names, code, refused)
@@ -106,7 +109,7 @@ def balance(
         ],
     )
     assigned = {found[at].decode(): int(found[at + 1]) for at in range(0, len(found), 2)}
-    held = _look_at_held(client, names, worker, assigned)
+    held = _look_at_held(client, names, worker, assigned, before)
     missing = {partition: since for partition, since in assigned.items() if partition not in held}
     claims = _claim(client, names, worker, missing, isolate_messages, code) if missing else _Claims()
     held |= claims.held
@@ -140,13 +143,22 @@ class _Claims:
     refused: dict[str, Refusal] = field(default_factory=dict)
 
 
-def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iterable[str]) -> dict[str, _Held]:
+def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iterable[str], before: Share | None) -> dict[str, _Held]:
     """The assigned partitions that the worker holds already. Also moves messages with a priority into their queues."""
-    held, left = {}, list(assigned)
-    while left:
-        some, left = left[:PARTITIONS_IN_ONE_LOOK], left[PARTITIONS_IN_ONE_LOOK:]
-        keys = _keys_of(names, tuple(some))
-        answer = script("look_at_held").run(client, keys, [worker, len(keys) // len(some)])
+    held, wanted = {}, list(assigned)
+    together = 1 if names.is_spread else PARTITIONS_IN_ONE_LOOK
+    pages = [wanted[start : start + together] for start in range(0, len(wanted), together)]
+    calls = [(_keys_of(names, tuple(some)), [worker, len(_keys_of(names, tuple(some))) // len(some)]) for some in pages]
+    answers = script("look_at_held").run_many(client, calls) if len(calls) > 1 else [script("look_at_held").run(client, *one) for one in calls]
+    for some, answer in zip(pages, answers, strict=True):
+        if isinstance(answer, Exception):
+            if names.is_spread and isinstance(answer, SERVER_ERRORS):
+                for partition in some:
+                    if before is not None and partition in before.owned:
+                        paused = partition in before.paused
+                        held[partition] = _Held(before.owned[partition], before.edit_versions.get(partition, 0), paused)
+                continue
+            raise answer
         for at, partition in enumerate(some):
             token, edit_version, paused = answer[3 * at : 3 * at + 3]
             if token:

@@ -42,6 +42,13 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
 {partition.3}:seen:<age>:<computation>
                                     set    message ids, for a computation with deduplication; age: young or old
 
+With `PARTITIONS_URL`, these keys of numbered partitions are on the partitions' servers, and everything else is on the control server. What
+would need both is named otherwise:
+
+{partition.3}:priority:<3|6|9>      list   instead of partition.3\\x06\\x16<3|6|9>; always empty
+{partition.3}:audit                 stream operators' actions on the partition
+{partition}:commits:3               list   instead of {partition.3}:commits
+
 Keys of the group `partition`. The ingress also has the keys above, for example `{partition}:meta`:
 
 {partition}:group                   hash   layout (store/topology.py)
@@ -106,6 +113,8 @@ class Names:
 
     group: str
     prefix: str = ""
+    #: Whether numbered partitions are on other servers than the group's keys (`PARTITIONS_URL`).
+    is_spread: bool = False
 
     def __post_init__(self) -> None:
         if "}" in self.root and _around(self.root)[0]:
@@ -143,6 +152,13 @@ class Names:
             return False
         rest = full[len(head + self.root) :]
         return rest.startswith(f"{tail}:") or (rest.startswith(".") and f"{tail}:" in rest)
+
+    def priority_lists(self, partition: str) -> list[str]:
+        """The lists where kombu's default options put messages with a priority. In a cluster they would be in other slots; kombu does not reach
+        those servers, so names in the partition's slot stand for them."""
+        if self.is_spread and partition != INGRESS:
+            return [self._key(partition, f"priority:{suffix[-1]}") for suffix in PRIORITY_SUFFIXES]
+        return [self.queue(partition) + suffix for suffix in PRIORITY_SUFFIXES]
 
     def owns(self, key: bytes) -> bool:
         """Whether a Redis key belongs to this group. Another group's name may begin with this one's and a dot."""
@@ -210,6 +226,10 @@ class Names:
     @property
     def audit(self) -> str:
         return self._group_key("audit")
+
+    def audit_of(self, partition: str) -> str:
+        """The audit that a script on a partition's keys writes: the group's, or one on the partition's server."""
+        return self._key(partition, "audit") if self.is_spread else self.audit
 
     @property
     def draining(self) -> str:
@@ -311,7 +331,8 @@ class Names:
         return self._key(partition, "isolation")
 
     def commits(self, partition: str) -> str:
-        return self._key(partition, "commits")
+        # Beside the group's measurements, because one script writes both.
+        return self._group_key(f"commits:{partition}") if self.is_spread else self._key(partition, "commits")
 
     def timelines(self, partition: str) -> str:
         return self._key(partition, "timelines")
@@ -342,8 +363,7 @@ def _start_of_keys(queue: str) -> str:
 
 def queue_lists(names: Names, partition: str) -> list[str]:
     """A partition's queue, and the lists where kombu's default options put messages with a priority."""
-    queue = names.queue(partition)
-    return [queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)]
+    return [names.queue(partition), *names.priority_lists(partition)]
 
 
 def _around(queue: str) -> tuple[str, str]:

@@ -9,11 +9,12 @@ import redis
 
 from celery_partitions.model.messages import MAX_SECONDS
 from celery_partitions.store.scripts import script
+from celery_partitions.store.servers import EACH, ServersPipeline
 
 
 def request_oldest(pipe: redis.client.Pipeline, queues: list[str]) -> None:
     """Add the request to a pipeline. It sends the whole script, because a pipeline can't retry if the server does not know the digest."""
-    pipe.eval(script("oldest").text.decode(), len(queues), *queues)
+    pipe.execute_command("EVAL", script("oldest").text, len(queues), *queues, **({EACH: True} if isinstance(pipe, ServersPipeline) else {}))
 
 
 def oldest_sent(answer: Any, queues: int) -> list[float | None]:

@@ -11,6 +11,8 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from celery_partitions.store.servers import Servers, ServersPipeline
+
 
 class LuaScript:
     """One file in `lua/`. Called by its digest. If the server does not know the digest, the whole script is sent; that is safe, because
@@ -20,17 +22,22 @@ class LuaScript:
         self.name = name
         self.text = resources.files("celery_partitions.store").joinpath("lua", f"{name}.lua").read_bytes()
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
+        #: Whether an operator's change is published on the channel that workers listen to.
+        self._announces = b"redis.call('PUBLISH'" in self.text
 
     def run(self, client: redis.Redis, keys: list[Any], arguments: list[Any]) -> Any:
         """Run the script. Raises redis-py's errors."""
         try:
-            return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+            answer = client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
         except NoScriptError:
-            return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
+            answer = client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
+        if self._announces and isinstance(client, Servers):
+            client.announce(keys[0])
+        return answer
 
     def run_many(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
-        """Run the script once for each (KEYS, ARGV), in one round trip. If the server refuses a call, the error is that call's answer.
-        Raises redis-py's other errors."""
+        """Run the script once for each (KEYS, ARGV), in one round trip. If the server refuses a call, the error is that call's answer; also if
+        one of several servers can't be reached. Raises redis-py's other errors."""
         calls = list(calls)
         answers = self._pipelined(client, calls)
         if any(isinstance(answer, NoScriptError) for answer in answers):
@@ -42,6 +49,8 @@ class LuaScript:
 
     def _pipelined(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
         with client.pipeline(transaction=False) as pipe:
+            if isinstance(pipe, ServersPipeline):
+                pipe.takes_what_there_is = True
             for keys, arguments in calls:
                 pipe.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
             return pipe.execute(raise_on_error=False)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import redis
+
+from celery_partitions.store.servers import Servers
 
 OLDEST_VERSION = (6, 2)
 
@@ -18,9 +21,15 @@ NO_LUA = (
 #: What a server in cluster mode answers to a key, or to keys, that it does not serve.
 CLUSTER_ERRORS = (redis.exceptions.MovedError, redis.exceptions.AskError, redis.exceptions.ClusterDownError, redis.exceptions.ClusterCrossSlotError)
 CLUSTER = (
-    "the server runs in cluster mode, which neither Celery's Redis transport nor partitions support. Use a server without it (cluster-enabled no; "
-    "from a provider, a plan without cluster mode), and set REDIS_URL or the app's broker_url to that server"
+    "the server runs in cluster mode, which Celery's Redis transport does not support. Set REDIS_URL or the app's broker_url to a server without it "
+    "(cluster-enabled no; from a provider, a plan without cluster mode). To keep the partitions in the cluster, set "
+    "PARTITIONS_URL=redis+cluster://host:port as well"
 )
+NO_CLUSTER = (
+    "PARTITIONS_URL lists plain servers, but this one runs in cluster mode. Write redis+cluster://host:port for a cluster, or use servers without "
+    "cluster mode (cluster-enabled no)"
+)
+OLDEST_CLUSTER = (7, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +44,35 @@ class Finding:
 
 
 def look_at_server(client: redis.Redis) -> list[Finding]:
-    """Find what prevents ordered, exactly-once work on this server. Raises redis-py's errors if the server can't be reached."""
+    """Find what prevents ordered, exactly-once work on this server. Raises redis-py's errors if the server can't be reached.
+
+    With several servers: on each that answers, and on the control server, which must.
+    """
+    if isinstance(client, Servers):
+        findings = look_at_server(client.control)
+        for address, one in client.all().items():
+            with suppress(redis.ConnectionError, redis.TimeoutError, OSError):  # the partitions on the others can be worked on
+                findings += [replace(finding, text=f"{address}: {finding.text}") for finding in look_at_data_server(one, client.url.is_cluster)]
+        return findings
     info: dict[str, Any] = client.info()
     if is_cluster(info):
         return [Finding("cluster", CLUSTER, refuse=True)]
+    return _look(client, info)
+
+
+def look_at_data_server(client: redis.Redis, is_in_cluster: bool) -> list[Finding]:
+    """The same of one of the partitions' servers."""
+    info: dict[str, Any] = client.info()
+    if is_cluster(info) and not is_in_cluster:
+        return [Finding("cluster", NO_CLUSTER, refuse=True)]
+    version = str(info.get("redis_version", "0"))
+    findings = _look(client, info)
+    if is_in_cluster and _numbers(version) < OLDEST_CLUSTER:
+        findings.append(Finding("version", f"the server is Redis {version}; a cluster needs at least 7.0. Upgrade it", refuse=True))
+    return findings
+
+
+def _look(client: redis.Redis, info: Mapping[str, Any]) -> list[Finding]:
     findings = []
     version = str(info.get("redis_version", "0"))
     if _numbers(version) < OLDEST_VERSION:

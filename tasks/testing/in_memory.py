@@ -61,6 +61,7 @@ def harness(
     found = replace(
         found,
         redis_url=DEFAULT_REDIS_URL,
+        partitions_url="",
         wait_replicas=0,
         deploy_wait_seconds=0.0,  # there are no other workers that may know more
         **cast("dict[str, Any]", {name: value for name, value in changed.items() if value is not None}),

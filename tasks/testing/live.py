@@ -70,7 +70,7 @@ class PartitionWorkers(View):
     ) -> None:
         self.module, self.url, self.root, self.logs = module, url, root, logs
         importlib.import_module(module)
-        given = {"PARTITIONS_LEASE_SECONDS": 2, **(environment or {}), "REDIS_URL": url}
+        given = {"PARTITIONS_LEASE_SECONDS": 2, "PARTITIONS_URL": "", **(environment or {}), "REDIS_URL": url}
         self._environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
         self._environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(root), *filter(None, sys.path)]))
         settings = Settings.from_environment(self._environment)

@@ -103,7 +103,7 @@ class Store(CommitStore):
         return replace(reply, now=self.keyspace.now)  # the server's time is in whole milliseconds
 
     def begin(self, commit: Commit) -> SentCommit:
-        return SentCommit(commit, None)
+        return SentCommit(commit, None, self.client)
 
     def finish(self, sent: SentCommit) -> Reply:
         reply = self.send(sent.commit)

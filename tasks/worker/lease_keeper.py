@@ -15,7 +15,6 @@ import redis
 from celery_partitions.model.errors import SetupError
 from celery_partitions.model.escaping import escape
 from celery_partitions.model.topology import Topology
-from celery_partitions.store.client import connect
 from celery_partitions.store.leases import (
     GRACE_SECONDS,
     RENEWALS_PER_LEASE,
@@ -26,6 +25,7 @@ from celery_partitions.store.leases import (
     release,
 )
 from celery_partitions.store.names import Names
+from celery_partitions.store.servers import connect_group
 from celery_partitions.store.worker_code import Refusal, WorkerCode
 from celery_partitions.worker.backoff import LONGEST_SECONDS, Backoff
 from celery_partitions_config.settings import Settings
@@ -84,10 +84,11 @@ class LeaseKeeper(threading.Thread):
         self._patience_seconds = max(PATIENCE_LEASES * settings.lease_seconds, PATIENCE_SECONDS + settings.redis_timeout_seconds)
         #: Since when the loop fails while this thread's own connections work.
         self._failing_since: float | None = None
-        self.client, self.clock = connect(settings) if client is None else client, clock
+        self.client, self.clock = connect_group(settings, names.root) if client is None else client, clock
         #: Set to make the thread end, and by the thread when it ends.
         self.ending, self.ended = make_event(), make_event()
         self._lost_since: float | None = None
+        self._before: Share | None = None
         self._refused = ""
         self._faults: dict[str, str] = {}
         #: The partitions whose states this worker's code cannot read.
@@ -159,7 +160,9 @@ class LeaseKeeper(threading.Thread):
             lacks=self.lacks(),
             code=self.code,
             refused=self._unreadable,
+            before=self._before,
         )
+        self._before = share
         if self._lost_since is not None:
             logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", self.clock() - self._lost_since)
             self._lost_since = None

@@ -162,9 +162,14 @@ class PartitionLoop(threading.Thread):
             self.commit(owned, batch, items, outcome)
         except LeaseLost:
             self.lose(owned)
-        except (Dropped, *SERVER_ERRORS):
+        except Dropped:
             owned.forget_all()
             raise
+        except SERVER_ERRORS as error:
+            owned.forget_all()
+            if not self.names.is_spread:
+                raise
+            self.faults.of_partition(owned, error)  # partitions on other servers go on
         except Exception as error:
             self.faults.of_batch(owned, batch, outcome, error)
         finally:
@@ -224,6 +229,8 @@ class PartitionLoop(threading.Thread):
         try:
             return self.store.begin(commit)
         except SERVER_ERRORS as error:
+            if self.names.is_spread:
+                raise
             self.rest(error)
             return None
 
@@ -239,9 +246,12 @@ class PartitionLoop(threading.Thread):
             if self.calls is None or pending.calls is None or not self.calls.in_flight.narrow(owned, pending.calls, error):
                 self.faults.of_batch(owned, pending.batch, pending.outcome, error)
             return
-        except BaseException:
+        except BaseException as error:
             owned.forget_all()
-            raise
+            if not self.names.is_spread or not isinstance(error, SERVER_ERRORS):
+                raise
+            self.faults.of_partition(owned, error)
+            return
         # A commit asks for no messages if those in memory come next.
         kept = [] if pending.planned.commit.ask else owned.messages_after(pending.planned.commit)
         if reply.status == "moved" and pending.sent is not None and pending.batch.messages:  # else Redis may have lost data
@@ -273,6 +283,8 @@ class PartitionLoop(threading.Thread):
                 reply = self.store.send(pending.planned.commit) if pending.sent is None else self.store.finish(pending.sent)
             except SERVER_ERRORS as error:
                 pending.sent = None
+                if self.names.is_spread:
+                    raise  # the others go on. A peek will tell whether it was written
                 if self._finishing:
                     give_up = give_up or self.clock.monotonic() + LAST_TRY_SECONDS
                     if self.clock.monotonic() > give_up:

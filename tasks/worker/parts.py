@@ -21,7 +21,6 @@ from celery_partitions.model.step import step
 from celery_partitions.results.follow_ups import FollowUps
 from celery_partitions.results.replies import Replies
 from celery_partitions.runtime.installation import Installation
-from celery_partitions.store.client import connect
 from celery_partitions.store.commits import CommitStore
 from celery_partitions.store.leases import Lease, Share
 from celery_partitions.worker.blocking_read import BlockingRead, Found
@@ -179,7 +178,7 @@ def worker_parts(
 ) -> WorkerParts:
     """The parts of a worker's loop. `node`: the worker's name in Celery. By default the machine's clock, chance and sockets."""
     settings, names, tracing = installation.settings, installation.group.names, installation.tracing
-    client = connect(settings) if client is None else client
+    client = installation.group.connect() if client is None else client
     waiting = BlockingRead(client, names) if make_waiting is None else make_waiting(client)
     store, run = CommitStore.of(client, names, settings), step
     make_cause: MakeCause = Cause

@@ -10,10 +10,10 @@ from contextlib import suppress
 import redis
 from celery.worker import state as worker_state
 
-from celery_partitions.store.client import connect
 from celery_partitions.store.isolation import note_hang
 from celery_partitions.store.leases import Lease, leases_of, release
 from celery_partitions.store.names import Names
+from celery_partitions.store.servers import connect_group
 from celery_partitions_config.settings import Settings
 
 logger = logging.getLogger("celery.worker.partitions")
@@ -32,7 +32,7 @@ def replace_process(settings: Settings, names: Names, worker: str, lease: Lease,
     one that killed a worker. A worker that was asked to stop exits instead of restarting.
     """
     with suppress(redis.RedisError, OSError):
-        client = connect(settings)  # the loop's own connections may be in the middle of a command
+        client = connect_group(settings, names.root)  # the loop's own connections may be in the middle of a command
         note_hang(client, names, lease, raw, why, settings.batch_messages)
         release(client, names, worker, leases_of(client, names, worker), leave=True)
     logging.shutdown()

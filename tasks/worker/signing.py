@@ -19,7 +19,7 @@ def check_signing(installation: Installation) -> str | None:
         return None
     if settings.unsigned_states:
         return None
-    if not is_local(settings.redis_url):
+    if not is_local(settings.redis_url) or (settings.partitions_url and not is_local(settings.partitions_url)):
         raise SetupError(
             "PARTITIONS_STATE_SIGNING_KEY is not set, and Redis is not on this machine. States are pickles: without a key, anyone who can "
             "write to Redis can forge states that the worker unpickles. Give all workers, Flower and your own processes the same key, for example "

@@ -34,11 +34,12 @@ class _Changed:
 
 
 class TrackedRead:
-    """Made once per loop and used by its thread. Registers its connection with `selector`."""
+    """One server's queues. Used by the loop's thread. Registers its connection with `selector`."""
 
     def __init__(
         self, client: redis.Redis, names: Names, selector: selectors.BaseSelector, clock: Callable[[], float]
     ) -> None:
+        """`client`: of one server."""
         self.client, self.names, self.selector, self.clock = client, names, selector, clock
         self._connection: Any = None
         #: Its socket as registered: redis-py forgets it when the connection breaks.
@@ -109,6 +110,10 @@ class TrackedRead:
 
     def is_watching(self, partition: str) -> bool:
         return partition in self._empty or partition in self._asked
+
+    def watched(self) -> list[str]:
+        """The partitions for which it waits."""
+        return [*self._empty, *(one for one in self._asked if one is not None)]
 
     def drop(self, partition: str) -> None:
         """Stop watching a partition."""

@@ -19,7 +19,7 @@ from celery_partitions.admin.attention_facts import (
     SourceFact,
     pace,
 )
-from celery_partitions.admin.doctor import Check
+from celery_partitions.admin.checks import Check
 from celery_partitions.admin.overview import Overview, PartitionOverview
 from celery_partitions.admin.status import PartitionStatus
 from celery_partitions.admin.workers import WorkerStatus

@@ -91,7 +91,7 @@ def test_unrelated_variables_of_the_host_change_nothing(text: str) -> None:
     short = {one.variable.removeprefix("PARTITIONS_"): text for one in SETTINGS.values()} | {one.field.upper(): text for one in SETTINGS.values()}
     kubernetes = dict.fromkeys(["PARTITIONS_PORT", "PARTITIONS_SERVICE_HOST", "PARTITIONS_SERVICE_PORT", "PARTITIONS_PORT_80_TCP"], text)
     environ = {**short, **kubernetes, "PARTITION_GROUP": text}
-    del environ["REDIS_URL"], environ["PARTITIONS"]
+    del environ["REDIS_URL"], environ["PARTITIONS"], environ["PARTITIONS_URL"]  # these are ours
     assert Settings.from_environment(environ) == Settings()
     code = "import celery_partitions as c; c.app.finalize(); from celery_partitions.runtime.registry import installation_of; print(installation_of(c.app).settings)"
     assert python(code, environ).strip() == repr(Settings(redis_url=os.environ["REDIS_URL"], partitions=4))

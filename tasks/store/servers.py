@@ -1,0 +1,391 @@
+"""One client for partitions on several servers (`PARTITIONS_URL`): each command goes to the server of its key.
+
+It is a `redis.Redis`, so everything in the store works with it as with a client of one server. What needs a connection of its own asks
+`server_of` for the client of a key's server.
+
+When a slot has moved, the map of slots is read again and the command is sent again; a server that refused a command has not run it. When a
+server does not answer, commands for it fail at once, and a thread asks until it answers: partitions on other servers never wait for it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, cast
+
+import redis
+from redis.client import Pipeline
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+
+from celery_partitions.model.errors import SetupError
+from celery_partitions.store.client import connect
+from celery_partitions.store.slots import Address, Places, ServersURL, check_place, fixed_slots, parse_servers, slots_in
+from celery_partitions_config.settings import Settings
+
+#: An option of EVAL in a pipeline: the script is run for each of its KEYS alone, and the answer is all answers in one list.
+EACH = "each key alone"
+#: How often a command follows a slot that moves.
+REDIRECTS = 5
+LOOK_SECONDS = 1.0
+#: The pauses between two attempts to reach a server that did not answer.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
+#: What a server says that cannot run a command now, and has not run it. The caller sends it again later.
+NOT_NOW = (TryAgainError, ClusterDownError)
+#: What a server says when a slot has moved, is being moved, or has no server. It has not run the command.
+MOVES = (AskError, *NOT_NOW)
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
+
+
+class Servers(redis.Redis):
+    """The partitions' servers and the control server. Safe for threads."""
+
+    def __init__(self, control: redis.Redis, url: ServersURL, root: str, make: Callable[[str], redis.Redis]) -> None:
+        super().__init__(connection_pool=control.connection_pool)
+        self.control, self.url, self.root, self.places, self._make = control, url, root, Places(root), make
+        self._clients: dict[Address, redis.Redis] = {}
+        self._owners: list[Address | None] | None = None if url.is_cluster else fixed_slots(url.addresses)
+        self._lock = threading.Lock()
+        self._looked_at = time.monotonic()
+        #: Servers that did not answer, until they answer again.
+        self._down: set[Address] = set()
+        self._closed = False
+
+    # Which server.
+
+    def at(self, key: str | bytes) -> redis.Redis:
+        """The client of a key's server. Raises redis-py's `ConnectionError` if that server is known not to answer."""
+        slot = self.places.slot(key)
+        return self.control if slot is None else self.at_slot(slot)
+
+    def address(self, key: str | bytes) -> str:
+        """The server of a key, as host:port. Empty for the control server."""
+        slot = self.places.slot(key)
+        return "" if slot is None else str(self._owner(slot))
+
+    def all(self) -> dict[Address, redis.Redis]:
+        """The partitions' servers, those that do not answer too. Raises redis-py's errors if no map of slots can be read."""
+        owners = self._owners if self._owners is not None else self.look_again()
+        return {one: self._connected(one) for one in dict.fromkeys(owners) if one is not None}
+
+    def look_again(self) -> list[Address | None]:
+        """Read the map of slots. Raises redis-py's `ConnectionError` if no server tells it."""
+        if not self.url.is_cluster:
+            self._owners = fixed_slots(self.url.addresses)
+            return self._owners
+        with self._lock:
+            candidates = dict.fromkeys([*(one for one in self._clients if one not in self._down), *self.url.addresses])
+            last: Exception | None = None
+            for address in candidates:
+                try:
+                    self._owners = slots_in(self._connected(address).execute_command("CLUSTER", "SLOTS"), address)
+                except UNREACHABLE as error:
+                    last = error
+                except redis.ResponseError as error:
+                    if "cluster support disabled" in str(error):
+                        raise SetupError(
+                            f"PARTITIONS_URL names a cluster, but {address} is a server without cluster mode. For plain servers, name all of "
+                            "them: redis://a:6379,b:6379"
+                        ) from None
+                    last = error
+                else:
+                    return self._owners
+        raise redis.ConnectionError(f"no server of PARTITIONS_URL tells which server has which slot ({last})")
+
+    def check_places(self) -> None:
+        """Raise `SetupError` if the list of plain servers is not as it was. Raises redis-py's errors."""
+        for number, address in enumerate(() if self.url.is_cluster else self.url.addresses, 1):
+            client, place = self._connected(address), f"{number} of {len(self.url.addresses)}"
+            client.set(f"{self.root}:place", place, nx=True)
+            check_place(address, place, cast("bytes | None", client.get(f"{self.root}:place")))
+
+    def look_again_sometimes(self) -> None:
+        """Read the map of slots once a second: who only waits for messages gets no answer that a slot has moved."""
+        now = time.monotonic()
+        if self.url.is_cluster and now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            with suppress(*UNREACHABLE):
+                self.look_again()
+
+    def lost(self, client: redis.Redis) -> None:
+        """A server did not answer. Until it does, its commands fail at once; another server may take over its slots."""
+        address = next((one for one, known in self._clients.items() if known is client), None)
+        if address is None or address in self._down or self._closed:
+            return
+        self._down.add(address)
+        threading.Thread(target=self._wait_for, args=(address,), name=f"server {address}", daemon=True).start()
+
+    def _wait_for(self, address: Address) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not self._closed:
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            try:
+                if self.url.is_cluster and address not in self.look_again():
+                    break  # another server has its slots
+                client = self._make(self.url.of(address))
+                try:
+                    client.ping()
+                finally:
+                    client.close()
+            except (redis.RedisError, OSError, SetupError):
+                continue
+            break
+        self._down.discard(address)
+
+    def at_slot(self, slot: int) -> redis.Redis:
+        """The client of a slot's server. Raises like `at`."""
+        return self._client(self._owner(slot))
+
+    def _owner(self, slot: int) -> Address:
+        owners = self._owners if self._owners is not None else self.look_again()
+        owner = owners[slot]
+        if owner is None:
+            owner = self.look_again()[slot]
+        if owner is None:
+            raise redis.ConnectionError(f"no server of the cluster has slot {slot}")
+        return owner
+
+    def _client(self, address: Address) -> redis.Redis:
+        if address in self._down:
+            raise redis.ConnectionError(f"the server {address} does not answer")
+        return self._connected(address)
+
+    def _connected(self, address: Address) -> redis.Redis:
+        client = self._clients.get(address)
+        if client is None:
+            client = self._clients.setdefault(address, self._make(self.url.of(address)))
+        return client
+
+    # Commands.
+
+    def execute_command(self, *words: Any, **options: Any) -> Any:
+        slot = self.places.slot_of_command(words)
+        if words[0] in ("DEL", "UNLINK") and len(words) > 2:
+            with self.pipeline(transaction=False) as pipe:
+                for key in words[1:]:
+                    pipe.execute_command(words[0], key)
+                return sum(pipe.execute())
+        if slot is None:
+            return super().execute_command(*words, **options)
+        return self._on_server(slot, words, options)
+
+    def _on_server(self, slot: int, words: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        for _ in range(REDIRECTS):
+            client = self.at_slot(slot)
+            try:
+                return client.execute_command(*words, **options)
+            except MovedError:
+                self.look_again()
+            except AskError as ask:
+                return self.asking(ask, words, options)
+            except NOT_NOW as refusal:
+                raise redis.ConnectionError(str(refusal)) from refusal
+            except UNREACHABLE:
+                self.lost(client)
+                raise
+        raise redis.ConnectionError(f"slot {slot} moves from server to server")
+
+    def asking(self, ask: AskError, words: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Run a command where its slot is being moved to."""
+        client = self._connected(Address(ask.host, ask.port))
+        with client.pipeline(transaction=False) as pipe:
+            pipe.execute_command("ASKING")
+            pipe.execute_command(*words, **options)
+            answer = pipe.execute(raise_on_error=False)[1]
+        if isinstance(answer, NOT_NOW):
+            raise redis.ConnectionError(str(answer)) from answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> ServersPipeline:
+        return ServersPipeline(self, transaction)
+
+    def script_load(self, text: Any) -> Any:
+        """Load a script on each server that answers."""
+        for address, client in self.all().items():
+            if address not in self._down:
+                try:
+                    client.script_load(text)
+                except UNREACHABLE:
+                    self.lost(client)
+        return self.control.script_load(text)
+
+    def scan_iter(self, match: Any = None, count: int | None = None, _type: str | None = None, **more: Any) -> Iterator[Any]:
+        """The keys of all servers."""
+        for client in (self.control, *self.all().values()):
+            yield from client.scan_iter(match, count, _type, **more)
+
+    def announce(self, key: str | bytes) -> None:
+        """Tell the workers about an operator's change of a partition's keys. They listen at the control server."""
+        if self.places.slot(key) is not None:
+            self.control.publish(f"{{{self.root}}}:changed", "")
+
+    def close(self) -> None:
+        self._closed = True
+        for client in (self.control, *self._clients.values()):
+            client.close()
+
+
+class ServersPipeline(Pipeline):
+    """Sends each command to its server, to all servers at once. Answers are in the order of the commands."""
+
+    def __init__(self, servers: Servers, transaction: bool) -> None:
+        super().__init__(servers.connection_pool, servers.response_callbacks, transaction, None)
+        self.servers, self._is_transaction = servers, transaction
+        #: A server that can't be reached: its error is the answer to its commands, instead of being raised.
+        self.takes_what_there_is = False
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        stack, self.command_stack = self.command_stack, []
+        if any(EACH in options for _, options in stack):
+            return self._with_each(stack, raise_on_error)
+        groups: dict[int | None, list[int]] = {}
+        for number, (words, _) in enumerate(stack):
+            groups.setdefault(self.servers.places.slot_of_command(words), []).append(number)
+        if self._is_transaction:
+            return self._together(stack, list(groups), raise_on_error)
+        answers: list[Any] = [None] * len(stack)
+        lost = self._send(stack, groups, answers)
+        for number, answer in enumerate(answers):
+            if isinstance(answer, MOVES):  # Commands for one key are refused alike, so they keep their order
+                try:
+                    answers[number] = self.servers.execute_command(*stack[number][0], **stack[number][1])
+                except redis.RedisError as error:
+                    answers[number] = error
+                    lost = lost or (error if isinstance(error, UNREACHABLE) else None)
+        if lost is not None and not self.takes_what_there_is:
+            raise lost
+        if raise_on_error:
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return answers
+
+    def _with_each(self, stack: list[Any], raise_on_error: bool) -> list[Any]:
+        """Run what has the option `EACH` for each key alone."""
+        widths = []
+        for words, options in stack:
+            keys = words[3 : 3 + int(words[2])] if EACH in options else ()
+            for key in keys:
+                self.command_stack.append(((words[0], words[1], 1, key), {}))
+            if EACH not in options:
+                self.command_stack.append((words, options))
+            widths.append(len(keys) if EACH in options else None)
+        answers, found = iter(self.execute(raise_on_error)), []
+        for width in widths:
+            parts = [next(answers) for _ in range(1 if width is None else width)]
+            failed = next((part for part in parts if isinstance(part, Exception)), None)
+            found.append(parts[0] if width is None else failed or [one for part in parts for one in part])
+        return found
+
+    def _together(self, stack: list[Any], slots: list[int | None], raise_on_error: bool) -> list[Any]:
+        """A transaction, which has one server."""
+        if len(slots) > 1:
+            raise ValueError("a transaction cannot have keys of several partitions")
+        for _ in range(REDIRECTS):
+            client = self.servers.control if not slots or slots[0] is None else self.servers.at_slot(slots[0])
+            with client.pipeline(transaction=True) as pipe:
+                pipe.command_stack = list(stack)
+                try:
+                    return pipe.execute(raise_on_error)
+                except MovedError:
+                    self.servers.look_again()
+                except MOVES as refusal:
+                    raise redis.ConnectionError(str(refusal)) from refusal
+                except UNREACHABLE:
+                    self.servers.lost(client)
+                    raise
+        raise redis.ConnectionError("a slot moves from server to server")
+
+    def _send(self, stack: list[Any], groups: dict[int | None, list[int]], answers: list[Any]) -> Exception | None:
+        """Send everything, then read everything. Returns the error of a server that can't be reached."""
+        of_server: dict[int, tuple[redis.Redis, list[int]]] = {}
+        lost: Exception | None = None
+        for slot, numbers in groups.items():
+            try:
+                client = self.servers.control if slot is None else self.servers.at_slot(slot)
+            except redis.ConnectionError as error:
+                lost = error
+                answers_of(answers, numbers, error)
+                continue
+            of_server.setdefault(id(client), (client, []))[1].extend(numbers)
+        sent: list[tuple[redis.Redis, Any, list[int]]] = []
+        try:
+            for client, numbers in of_server.values():
+                numbers.sort()
+                connection: Any = None
+                try:
+                    connection = client.connection_pool.get_connection()
+                    sent.append((client, connection, numbers))
+                    connection.send_packed_command(connection.pack_commands([stack[number][0] for number in numbers]))
+                except UNREACHABLE as error:
+                    lost = self._lose(client, connection, error)
+                    answers_of(answers, numbers, error)
+            for client, connection, numbers in sent:
+                for at, number in enumerate(numbers):
+                    if answers[number] is not None:
+                        break  # it could not be sent
+                    words, options = stack[number]
+                    try:
+                        answers[number] = client.parse_response(connection, words[0], **options)
+                    except redis.ResponseError as refusal:
+                        answers[number] = refusal
+                    except UNREACHABLE as error:
+                        lost = self._lose(client, connection, error)
+                        answers_of(answers, numbers[at:], error)
+                        break
+        except BaseException:
+            for _, connection, _ in sent:
+                connection.disconnect()
+            raise
+        finally:
+            for client, connection, _ in sent:
+                client.connection_pool.release(connection)
+        return lost
+
+    def _lose(self, client: redis.Redis, connection: Any, error: Exception) -> Exception:
+        if connection is not None:
+            connection.disconnect()
+        self.servers.lost(client)
+        return error
+
+
+def answers_of(answers: list[Any], numbers: list[int], error: Exception) -> None:
+    for number in numbers:
+        answers[number] = error
+
+
+def server_of(client: redis.Redis, key: str | bytes) -> redis.Redis:
+    """The client of a key's server: the same client, if there is one server."""
+    return client.at(key) if isinstance(client, Servers) else client
+
+
+def lost(client: redis.Redis, server: redis.Redis) -> None:
+    """After a server, from `server_of`, did not answer."""
+    if isinstance(client, Servers):
+        client.lost(server)
+
+
+def connect_group(settings: Settings, root: str) -> redis.Redis:
+    """A client for a group's keys. Raises `SetupError` for an invalid URL."""
+    control = connect(settings)
+    if not settings.partitions_url:
+        return control
+    return Servers(control, servers_url(settings), root, lambda url: connect(of_server(settings, url)))
+
+
+def servers_url(settings: Settings) -> ServersURL:
+    """The settings' PARTITIONS_URL. Raises `SetupError` if it is invalid."""
+    try:
+        return parse_servers(settings.partitions_url)
+    except ValueError as error:
+        raise SetupError(f"PARTITIONS_URL is invalid: {error}") from None
+
+
+def of_server(settings: Settings, url: str) -> Settings:
+    """The settings for a client of one of the partitions' servers."""
+    return replace(settings, redis_url=url, redis_tls_options=())

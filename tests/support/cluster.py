@@ -1,0 +1,102 @@
+"""A real cluster of servers as child processes: primaries with equal shares of the slots, and replicas."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.server import RedisServer, free_port
+from tests.support.wait import wait_until
+
+SLOTS = 16384
+
+
+class RedisCluster:
+    """`primaries` servers, and for each as many `replicas`. As a context manager it runs inside the block."""
+
+    def __init__(self, primaries: int = 3, replicas: int = 0, **config: str) -> None:
+        options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000", "cluster-require-full-coverage": "no", **config}
+        # The bus's default port, 10,000 higher, may be in use.
+        self.servers = [RedisServer(config={**options, "cluster-port": str(free_port())}) for _ in range(primaries * (1 + replicas))]
+        self.primaries = self.servers[:primaries]
+        self.replicas = self.servers[primaries:]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            for server in self.servers:
+                self._stack.enter_context(server)
+            self._join()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def url(self) -> str:
+        """The cluster as a `PARTITIONS_URL`, with one of its nodes."""
+        return f"redis+cluster://{self.servers[0].host}:{self.servers[0].port}"
+
+    def client(self) -> redis.RedisCluster:
+        """redis-py's own client, as a user would have one."""
+        return redis.RedisCluster(self.servers[0].host, self.servers[0].port, retry=Retry(NoBackoff(), 0))
+
+    def ask(self, server: RedisServer, *words: Any) -> Any:
+        """Send one server a command."""
+        with server.client() as client:
+            return client.execute_command(*words)
+
+    def id_of(self, server: RedisServer) -> str:
+        return str(self.ask(server, "CLUSTER", "MYID").decode())
+
+    def clear(self) -> None:
+        """Empty every primary."""
+        for server in self.primaries:
+            self.ask(server, "FLUSHALL")
+
+    def move_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Move a slot with its keys, key by key, as redis-cli does."""
+        source_id, target_id = self.id_of(source), self.id_of(target)
+        self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            self.ask(source, "MIGRATE", target.host, target.port, "", 0, 10_000, "KEYS", *keys)
+        for server in (target, source, *self.primaries):
+            self.ask(server, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def _join(self) -> None:
+        first, *others = self.servers
+        for number, server in enumerate(self.primaries):
+            begin, end = number * SLOTS // len(self.primaries), (number + 1) * SLOTS // len(self.primaries) - 1
+            self.ask(server, "CLUSTER", "ADDSLOTSRANGE", begin, end)
+            self.ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in others:
+            self.ask(first, "CLUSTER", "MEET", server.host, server.port, server_bus(server))
+        wait_until(lambda: all(self._knows_all(server) for server in self.servers), message="the cluster's servers do not know each other")
+        for number, server in enumerate(self.replicas):
+            self.ask(server, "CLUSTER", "REPLICATE", self.id_of(self.primaries[number % len(self.primaries)]))
+        wait_until(lambda: all(self._is_whole(server) for server in self.servers), message="the cluster is not whole")
+
+    def _knows_all(self, server: RedisServer) -> bool:
+        return f"cluster_known_nodes:{len(self.servers)}" in self._info(server) and "handshake" not in self.ask(server, "CLUSTER", "NODES").decode()
+
+    def _is_whole(self, server: RedisServer) -> bool:
+        lines = self.ask(server, "CLUSTER", "NODES").decode().splitlines()
+        replicas = sum(" slave " in line or "myself,slave" in line for line in lines)
+        return "cluster_state:ok" in self._info(server) and f"cluster_slots_ok:{SLOTS}" in self._info(server) and replicas == len(self.replicas)
+
+    def _info(self, server: RedisServer) -> str:
+        return str(self.ask(server, "CLUSTER", "INFO").decode())
+
+
+def server_bus(server: RedisServer) -> int:
+    return int(server._config["cluster-port"])
+
+
