@@ -1,6 +1,7 @@
 """Gives the objects inside a state the fields that their classes got after the state was stored.
 
-A default that is a class attribute needs nothing. This is for the others: default factories, slots, attrs, pydantic and `msgspec.Struct`.
+A default that is a class attribute needs nothing. This is for the others: default factories, slots, attrs, pydantic, `msgspec.Struct`, and
+what a plain class sets in its `__init__`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import dataclasses
 import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from celery_partitions.model.init_defaults import defaults_in_init
 from celery_partitions.model.pydantic_types import is_pydantic
 
 Defaults = dict[str, Callable[[], Any]]
@@ -22,7 +25,7 @@ _MAY_HOLD = (dict, *_CONTAINERS, msgspec.Struct)
 
 
 def defaults_of(cls: type) -> Defaults:
-    """The fields of a class that have a default, and how to make it. Empty for other classes."""
+    """The fields of a class that have a default, and how to make it."""
     known: Any = cls
     if is_pydantic(cls) and hasattr(cls, "model_fields"):
         return {
@@ -45,7 +48,7 @@ def defaults_of(cls: type) -> Defaults:
         }
     if hasattr(cls, "__attrs_attrs__"):
         return {one.name: made for one in known.__attrs_attrs__ if (made := _of_attrs(one.default)) is not None}
-    return {}
+    return defaults_in_init(cls)
 
 
 def _maker(default: Any, factory: Any, missing: object) -> Callable[[], Any]:
@@ -106,7 +109,8 @@ class InsideDefaults:
             if defaults is not None:
                 for name, make in defaults.items():
                     if not hasattr(one, name):
-                        object.__setattr__(one, name, make())
+                        with suppress(Exception):  # an object without a new field is better than an unreadable state
+                            object.__setattr__(one, name, make())
             waiting += filter(_may_hold, _inside(one, cls))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import sys
 import types
 from collections.abc import Iterator
@@ -67,10 +68,9 @@ def module() -> Iterator[types.ModuleType]:
 
 
 def computation(module: types.ModuleType, source: str) -> Any:
-    exec(
-        "import attrs, msgspec, pydantic, pydantic.dataclasses\nfrom dataclasses import dataclass, field\n" + source,
-        module.__dict__,
-    )
+    source = "import attrs, msgspec, pydantic, pydantic.dataclasses\nfrom dataclasses import dataclass, field\n" + source
+    linecache.cache[MODULE] = len(source), None, source.splitlines(keepends=True), MODULE
+    exec(compile(source, MODULE, "exec"), module.__dict__)
     return declare(lambda message, state: None, name="count", state=module.State, key=str)
 
 
@@ -110,6 +110,15 @@ def test_a_path_that_another_version_of_python_wrote(module: types.ModuleType, w
 
 #: A class inside a state, before and after the change. `old` and `new` make one.
 INSIDE = {
+    "set in __init__": (
+        "class Line:\n    def __init__(self, price): self.price = price\n",
+        "class Line:\n    def __init__(self, price, names=()):\n        self.price = price\n        self.names: list = list(names)\n",
+    ),
+    "set in __init__ of a base": (
+        "class Base: pass\nclass Line(Base):\n    def __init__(self, price): self.price = price\n",
+        "class Base:\n    def __init__(self): self.names, self.kind = [], 'x'\n"
+        "class Line(Base):\n    def __init__(self, *, price):\n        super().__init__()\n        self.price = price\n",
+    ),
     "dataclass": ("@dataclass\nclass Line:\n    price: float\n", "@dataclass\nclass Line:\n    price: float\n    names: list = field(default_factory=list)\n"),
     "dataclass with slots": (
         "@dataclass(slots=True)\nclass Line:\n    price: float\n",
