@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 from celery_partitions.admin.numbers import UNKNOWN, ago, count, counted, number, size, span
 from celery_partitions.admin.timeline import WHYS
+from celery_partitions.dashboard.drawing import draw
 
 #: The shortest text that Flower searches for.
 _SHORTEST_SEARCH = 3
@@ -83,7 +84,16 @@ def query_of(**words: str) -> str:
     return urlencode(words)
 
 
+def about(part: dict[str, Any]) -> str:
+    """What waits for a part of a pipeline."""
+    if part["waiting"] is None:
+        return UNKNOWN
+    return f"{'about ' if part['is_estimate'] and part['waiting'] else ''}{number(part['waiting'])}"
+
+
 HELPERS = {
+    "about": about,
+    "draw": draw,
     "short_json": short_json,
     "query_of": query_of,
     "why": why,

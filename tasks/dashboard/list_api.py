@@ -8,13 +8,13 @@ import msgspec
 from tornado.web import HTTPError, authenticated
 
 from celery_partitions.admin.history_json import RANGES
+from celery_partitions.admin.key_search import find_keys
 from celery_partitions.dashboard.handlers import Action, Api, Common
 from celery_partitions.dashboard.lists import (
     ParkedQuery,
-    find_keys,
     find_parked,
     look_at_audit,
-    look_at_computations,
+    look_at_computations_and_pipelines,
     look_at_history,
     look_at_workers,
 )
@@ -45,11 +45,11 @@ class Parked(Api):
 
 
 class Computations(Api):
-    """GET /api/partitions/computations: rates, latency, failures, calls in flight against concurrency, parked keys of each computation."""
+    """GET /api/partitions/computations: rates, latency, failures, calls in flight against concurrency, parked keys of each computation; `pipelines`: parts, edges, what flows and waits."""
 
     @authenticated
     async def get(self) -> None:
-        self.answer(await self.reading(look_at_computations, self.live.watch, self.installation))
+        self.answer(await self.reading(look_at_computations_and_pipelines, self.live.watch, self.installation))
 
 
 class Workers(Api):
@@ -73,7 +73,7 @@ class FindKeys(Api):
 
     @authenticated
     async def get(self) -> None:
-        self.answer(await self.reading(find_keys, self.installation, self.word("computation"), self.word("prefix"), self.word("after")))
+        self.answer(await self.reading(find_keys, self.installation.group, self.word("computation"), self.word("prefix"), self.word("after")))
 
 
 class HistoryJson(Common):

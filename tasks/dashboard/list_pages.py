@@ -7,13 +7,14 @@ from urllib.parse import urlencode
 import msgspec
 from tornado.web import authenticated
 
+from celery_partitions.admin.computations import look_at_computations
+from celery_partitions.admin.key_search import find_keys
 from celery_partitions.dashboard.handlers import JSON_TYPE
 from celery_partitions.dashboard.list_api import HistoryJson, page_in, parked_query
 from celery_partitions.dashboard.lists import (
-    find_keys,
     find_parked,
     look_at_audit,
-    look_at_computations,
+    look_at_computations_and_pipelines,
     look_at_workers,
 )
 from celery_partitions.dashboard.pages import Page
@@ -45,7 +46,7 @@ class ComputationsPage(ListPage):
 
     @authenticated
     async def get(self) -> None:
-        found = await self.reading(look_at_computations, self.live.watch, self.installation)
+        found = await self.reading(look_at_computations_and_pipelines, self.live.watch, self.installation)
         self.live.touch()
         self.show("computations.html", found=found)
 
@@ -56,7 +57,7 @@ class ComputationPage(ListPage):
     @authenticated
     async def get(self) -> None:
         name = self.word("name")
-        found = await self.reading(look_at_computations, self.live.watch, self.installation)
+        found = await self.reading(look_at_computations, self.live.watch, self.installation.computations)
         self.live.touch()
         row = next((one for one in found["computations"] if one["computation"] == name), None)
         self.show("computation.html", name=name, row=row, at=found["at"])
@@ -78,7 +79,7 @@ class KeysPage(ListPage):
     @authenticated
     async def get(self) -> None:
         words = [self.word(name) for name in ("computation", "prefix", "after")]
-        found = await self.reading(find_keys, self.installation, *words)
+        found = await self.reading(find_keys, self.installation.group, *words)
         self.show("keys.html", found=found, query=urlencode({"computation": words[0], "prefix": words[1]}))
 
 

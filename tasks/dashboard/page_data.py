@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
+from celery_partitions.admin.computations import computations_of
 from celery_partitions.admin.documents import json_key, json_message, json_parked
 from celery_partitions.admin.hot_keys import oldest_of
 from celery_partitions.admin.overview_json import row_of
@@ -64,7 +65,7 @@ def largest_states(installation: Installation, partition: str) -> list[dict[str,
     """The largest states of a partition, among some hundred random states of each computation (all of them if there are fewer)."""
     group = installation.group
     client, rows = group.client, []
-    for name in computations_of(installation):
+    for name in computations_of(installation.group):
         states = group.names.states(partition, name)
         keys = cast(list[bytes], client.hrandfield(states, SAMPLED_STATES))
         with client.pipeline(transaction=False) as pipe:
@@ -94,7 +95,7 @@ def look_at_key(watch: Watcher, installation: Installation, key: str) -> dict[st
         "owner": at.status.owner,
         "paused": at.status.paused,
         "at": overview.at,
-        "states": [_state(installation, name, key) for name in computations_of(installation, key)],
+        "states": [_state(installation, name, key) for name in with_state(installation, key)],
         "stateless": [name for name in stateful(installation) if not _has_state(installation, name, key)],
         "timeline": [msgspec.to_builtins(row) for row in installation.watch_key(key).past()],
         "queue_length": at.status.length,
@@ -112,13 +113,10 @@ def stateful(installation: Installation) -> list[str]:
     return sorted(one.name for one in installation.computations.values() if one.state is not None)
 
 
-def computations_of(installation: Installation, key: str | None = None) -> list[str]:
-    """Every computation that ever ran in the group. With a key, only those that have a state for it."""
-    group = installation.group
-    names = sorted(group.names.computations_in(cast(list[bytes], group.client.hkeys(group.names.group_meta))))
-    if key is None:
-        return names
-    return [name for name in sorted({*names, *stateful(installation)}) if _has_state(installation, name, key)]
+def with_state(installation: Installation, key: str) -> list[str]:
+    """The computations that have a state for a key."""
+    names = {*computations_of(installation.group), *stateful(installation)}
+    return [name for name in sorted(names) if _has_state(installation, name, key)]
 
 
 def _has_state(installation: Installation, name: str, key: str) -> bool:

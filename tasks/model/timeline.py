@@ -25,7 +25,7 @@ MAX_STATE_BYTES = 4_000
 MAX_CHANGE_BYTES = 16_000
 
 #: `applied`, `failed`, `dead`: what became of a message. `parked`: what the key, or a line of it, waits for from now on. `waits`: messages that
-#: left the queue for the key's mailbox: one that failed or whose call is in flight, and those behind.
+#: left the queue for the key's mailbox in that commit: one that failed or whose call is in flight, and those behind.
 What = Literal["applied", "failed", "dead", "parked", "waits"]
 
 
@@ -125,7 +125,8 @@ def _events(
             Event("parked", _name(record.task), _name(record.message_id), attempt=record.attempt, why=record.why, due=record.due),
         )
     for place, raws in outcome.mailed.items():
-        yield place, Event("waits", count=len(raws))
+        if place in parked or place not in known:  # else they would push out why it waits
+            yield place, Event("waits", count=len(raws))
 
 
 def _applied(outcome: Outcome, work: Work, known: Mapping[str, ParkedKey]) -> Event:

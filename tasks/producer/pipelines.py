@@ -13,6 +13,7 @@ from celery_partitions.model.declaration import seconds_or_none
 from celery_partitions.model.errors import DeclarationError, OneKeyWarning, SetupError
 from celery_partitions.pipeline.builder import Built, build
 from celery_partitions.pipeline.graph import Pipeline, Source
+from celery_partitions.pipeline.shape import Shape, shape_of
 from celery_partitions.pipeline.sinks import SinkConfig
 from celery_partitions.pipeline.sources import SourceConfig
 from celery_partitions.producer.handle import StateComputation
@@ -73,6 +74,11 @@ class Application:
         """The configurations of the sources that `partitions source NAME` reads, by name."""
         return dict(self._built.source_configs)
 
+    @property
+    def shape(self) -> Shape:
+        """Its parts and what leads where, for drawings."""
+        return shape_of(self.name, self._built.sources.values(), self._built.source_configs, self._built.sinks)
+
     def stage(self, name: str) -> StateComputation[Any, Any, Any]:
         """Access to a stage's states: `application.stage("count 2").state("AAPL")`. Raises `DeclarationError` for an unknown name."""
         found = self._built.stages.get(name)
@@ -126,6 +132,11 @@ def build_application(name: str, pipeline: Pipeline) -> Application:
         add_computation(computation)
     applications[name] = application
     return application
+
+
+def shapes() -> list[Shape]:
+    """The shapes of every application built in this process."""
+    return [one.shape for one in applications.values()]
 
 
 def ends_with_processes() -> Ends:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 
 from celery_partitions.admin.pause import resume
 from tests.fundamentals.live import LiveGroup
-from tests.support.applications import accounts
+from tests.support.applications import deliveries
 from tests.support.browser import Visit, chromium_path, running_chromium
 from tests.support.flower import FlowerProcess
 from tests.support.server import RedisServer
@@ -32,7 +32,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
     env = {"PARTITIONS": PARTITIONS, "PARTITIONS_LEASE_SECONDS": 10, "PARTITIONS_STATE_SIGNING_KEY": "a-key-of-the-tests-own", "PARTITIONS_TIMELINE_BYTES": 1_000_000}
     with RedisServer() as server, LiveGroup(server.url(), tmp_path_factory.mktemp("dashboard"), **env) as live:
         for name in ("one", "two"):
-            live.start_worker("-n", f"{name}@dashboard", module=accounts.__name__)
+            live.start_worker("-n", f"{name}@dashboard", module=deliveries.__name__)
         yield live
         live.print_logs()
 
@@ -41,7 +41,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveGroup]:
 def flower(live: LiveGroup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowerProcess]:
     """Flower for that group, with a login, while its workers own all partitions."""
     env = {**live.env, "FLOWER_BASIC_AUTH": LOGIN}
-    with FlowerProcess(accounts.__name__, directory=tmp_path_factory.mktemp("flower"), env=env) as flower:
+    with FlowerProcess(deliveries.__name__, directory=tmp_path_factory.mktemp("flower"), env=env) as flower:
         for worker in live.workers:
             worker.wait_ready()
         live.wait_owned(by=len(live.workers))

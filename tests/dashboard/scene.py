@@ -14,10 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from celery_partitions.admin.pause import pause
+from celery_partitions.producer.bulk import send_many
 from tests.dashboard.trouble import hold, make_dead_letters
 from tests.fundamentals.live import LiveGroup
-from tests.support.applications import accounts
+from tests.support.applications import deliveries
 from tests.support.applications.accounts import Payment, deliver, pay
+from tests.support.applications.deliveries import Order, orders
 from tests.support.environment import clear_environment
 from tests.support.flower import FlowerProcess
 from tests.support.server import RedisServer
@@ -32,11 +34,11 @@ KILL_SECONDS = 60.0
 @contextmanager
 def scene(directory: Path, *, keys: int = 20_000, kill: bool = True) -> Iterator[tuple[LiveGroup, FlowerProcess]]:
     """Three workers, one of which dies each minute; a hot key; held keys; dead letters of several kinds; a paused partition."""
-    with RedisServer() as server, LiveGroup(server.url(), directory, PARTITIONS=PARTITIONS, PARTITIONS_LEASE_SECONDS=5, PARTITIONS_TIMELINE_BYTES=2_000_000) as live:
+    with RedisServer() as server, LiveGroup(server.url(), directory, PARTITIONS=PARTITIONS, PARTITIONS_LEASE_SECONDS=5, PARTITIONS_TIMELINE_BYTES=2_000_000, PARTITIONS_EVENTS_PER_SECOND=20) as live:
         for number in range(1, 4):
-            live.start_worker("-n", f"worker{number}@shop", module=accounts.__name__)
+            live.start_worker("-n", f"worker{number}@shop", module=deliveries.__name__)
         env = {**live.env, "FLOWER_BASIC_AUTH": LOGIN}
-        with FlowerProcess(accounts.__name__, directory=directory, env=env) as flower:
+        with FlowerProcess(deliveries.__name__, directory=directory, env=env) as flower:
             live.wait_owned(by=3)
             flower.wait_ready()
             live.send(pay, [Payment(f"customer-{number}", number % 90) for number in range(keys)])
@@ -62,10 +64,11 @@ def _flow(live: LiveGroup, ended: threading.Event, kill: bool) -> None:
         payments = [Payment(f"customer-{choose.randrange(20_000)}", choose.randrange(1, 200)) for _ in range(choose.randrange(50, 400))]
         live.send(pay, payments + [Payment("hot", 1) for _ in range(200)])
         live.send(deliver, [Payment("erin", 1)])
+        send_many(live.installation, orders._receiver(), [Order(f"customer-{choose.randrange(500)}", choose.choice(("tea", "salt", "bread"))) for _ in range(100)], progress=False)
         if kill and time.monotonic() - killed > KILL_SECONDS:
             killed, number = time.monotonic(), number + 1
             choose.choice([worker for worker in live.workers if worker.running]).kill()
-            live.start_worker("-n", f"worker{number}@shop", module=accounts.__name__)
+            live.start_worker("-n", f"worker{number}@shop", module=deliveries.__name__)
 
 
 def main() -> None:

@@ -9,14 +9,16 @@ import pytest
 from celery_partitions.store.history import add_points
 from celery_partitions.store.leases import balance
 from celery_partitions.store.measurements import add_measurements
+from celery_partitions.store.names import Names
 from celery_partitions.store.telemetry import ComputationMeasurements, LastError
 from celery_partitions.store.worker_reports import WorkerReport, dump_report
 from tests.dashboard.declared import pay
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
 from tests.dashboard.serving import filled, make_app, served, shop
+from tests.support.applications import deliveries
 
-__all__ = ["filled", "make_app", "served", "shop"]
+__all__ = ["deliveries", "filled", "make_app", "served", "shop"]
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -81,6 +83,36 @@ def test_computations_with_rates_failures_and_calls(served: Served, filled: Fill
     one = served.ask("/partitions/computation?name=" + pay.name.replace(" ", "+")).text
     assert "3 of 50 (6 %)" in one and HOSTILE not in one
     assert "No computation of this name" in served.ask(f"/partitions/computation?name={HOSTILE}").text
+
+
+def test_pipelines_are_drawn_with_what_flows_and_waits(served: Served, filled: Filled) -> None:
+    names, client = filled.names, filled.client
+    seconds = client.time()[0]  # type: ignore[index]
+    points = [f"{seconds - ago} {left} 0 0 0 0 0 0 -1 -1" for ago, left in ((10, 300), (20, 200), (30, 0))]
+    add_measurements(client, names, {}, {}, {"sales of a product": ComputationMeasurements(processed=9)})
+    client.rpush(names.computation_history("sales of a product", "fine"), *points)
+    client.lpush(names.queue("1"), *[json.dumps({"headers": {"task": "sales of a product"}})] * 7)
+    client.lpush("sales", "a", "b")
+    warehouse = Names(names.sink_group("warehouse"))
+    client.lpush(warehouse.queue("0"), "a", "b", "c")
+    client.rpush(warehouse.history("0", "fine"), *points)
+    (found,) = [one for one in served.ask("/api/partitions/computations").json["pipelines"] if one["pipeline"] == "shop"]
+    parts = {one["name"]: (one["kind"], one["per_second"], one["waiting"], one["is_estimate"]) for one in found["parts"]}
+    assert parts == {
+        "orders of the shop": ("source", None, 0, False),
+        "stored orders": ("source", None, 0, False),
+        "orders of a customer": ("stage", None, None, False),
+        "check <the> order": ("stage", None, None, False),
+        "sales of a product": ("stage", 15.0, 7, False),
+        "sales": ("sink", None, 2, False),
+        "checked orders": ("sink", None, 0, False),
+        "warehouse": ("sink", 15.0, 3, False),
+    }
+    ends = [(found["parts"][edge["start"]]["name"], found["parts"][edge["end"]]["name"]) for edge in found["edges"] if edge["kind"] == "queue"]
+    assert ends == [("check <the> order", "sales of a product")]
+    page = served.ask("/partitions/computations").text
+    assert "<svg" in page and "check &lt;the&gt; order" in page and "<the>" not in page
+    assert "stage · 15/s" in page and "7 waiting" in page and "2 kept" in page
 
 
 def test_workers_with_code_memory_and_calls(served: Served, filled: Filled) -> None:
