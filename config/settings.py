@@ -126,8 +126,9 @@ class Settings:
     )
 
     queue_max_length: int = setting(
-        0, parse_count_or_zero, used_by="producers",
-        help="Python producers refuse to send to a partition whose queue has this many messages. 0: no limit.",
+        0, parse_count_or_zero,
+        help="Python producers refuse to send to a partition whose queue has this many messages. As many may wait for a hot key's turn, in workers. "
+        "0: no limit.",
     )
 
     lease_seconds: float = setting(

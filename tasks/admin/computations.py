@@ -67,7 +67,7 @@ def look_at_computations(watch: Watcher, known: Mapping[str, Computation]) -> di
                 "end_to_end_p99_seconds": found.latency.quantile(LATENCY_SECONDS, 0.99),
                 "in_flight": in_flight.get(name, 0),
                 "concurrency": limits.get(name) or None,
-                "parked": sum(one.why != "running" for one in own),
+                "parked": sum(not one.waits_its_turn for one in own),
                 "running": running_keys(own),
                 "last_error": msgspec.to_builtins(found.last_error),
                 "history": [[one.at, one.done_per_second, one.failed_per_second] for one in series[-60:]],

@@ -91,7 +91,7 @@ GAUGES = (
     ),
     _Gauge("dead_letters", "Dead letters that are kept.", lambda partition: partition.status.dead),
     _Gauge("parked_keys", "Keys whose messages wait for a retry or an operator.", lambda partition: partition.status.parked),
-    _Gauge("running_keys", "Keys with a call in flight, or that wait for their turn (rate limits), at the last commit.", lambda partition: partition.status.running),
+    _Gauge("running_keys", "Keys with a call in flight, or that wait for their turn (rate limits, hot keys), at the last commit.", lambda partition: partition.status.running),
     _Gauge("state_keys", "Keys that have a state.", lambda partition: partition.status.keys),
     _Gauge("paused", "1 while an operator or a failure policy has paused the partition.", lambda partition: partition.status.paused),
     _Gauge("leases_held", "1 while a worker owns the partition.", lambda partition: partition.status.owner is not None),

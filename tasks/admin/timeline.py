@@ -34,7 +34,7 @@ WHYS = {
     "unreadable-state": "unreadable state",
     "rate": "rate limit",
     "gather": "batch is filled",
-    "ready": "ready to run",
+    "ready": "takes turns",
 }
 
 

@@ -33,7 +33,8 @@ def parked() -> None:
     """List, retry, skip and discard parked keys: keys whose messages wait in a mailbox of their own, in order.
 
     A key waits after a failure (why: retry or hold); the first message in its mailbox is the one that failed. Or the call of its first
-    message is in flight (why: running), or waits for its rate limit (why: rate); there is nothing to do about that. Only that key waits, not its
+    message is in flight (why: running), or waits for its rate limit (why: rate), or the key
+    has so much work that it takes turns with others (why: ready); there is nothing to do about that. Only that key waits, not its
     partition.
     """
 

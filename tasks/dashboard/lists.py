@@ -29,7 +29,7 @@ MAX_AUDIT = 2_000
 
 
 class ParkedQuery(NamedTuple):
-    """A parked key fits if all fields match. An empty field matches every key, but `running` only if asked for: it is no trouble."""
+    """A parked key fits if all fields match. An empty field matches every key, but those that wait for their turn only if asked for: they are no trouble."""
 
     why: str = ""
     task: str = ""
@@ -37,7 +37,7 @@ class ParkedQuery(NamedTuple):
     partition: str = ""
 
     def fits(self, one: ParkedKey) -> bool:
-        if (one.why != self.why if self.why else one.why == "running") or self.task not in ("", one.task or ""):
+        if (one.why != self.why if self.why else one.waits_its_turn) or self.task not in ("", one.task or ""):
             return False
         if self.partition not in ("", str(one.partition)):
             return False

@@ -16,6 +16,7 @@ from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation, StageNode
 from celery_partitions.model.effects import Alarm
 from celery_partitions.model.errors import EventTimeAhead, TimeLimitExceeded, describe
+from celery_partitions.model.fairness import LOOK_SECONDS
 from celery_partitions.model.gathering import Gathering
 from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import (
@@ -120,12 +121,19 @@ class BatchStep:
         #: Whether messages have rate limits, so that a rollback must not call those before again.
         limited = False
         now = clock()
-        until = now + self.rules.seconds
+        start, look_seconds, end = now, LOOK_SECONDS, now + self.rules.seconds
+        until = end if careful or self.boxes.line is not None else min(end, now + look_seconds)
         taken = 0
         for item in self.items:
             out.taken = taken
             if now > until and taken:
-                break
+                if now > end:
+                    break
+                if self.boxes.share(self.items[taken:], now, gathered):
+                    waiting, until = self.boxes.parked, end
+                else:
+                    look_seconds *= 2
+                    until = min(end, start + look_seconds)
             taken += 1
             if not isinstance(item, Work):
                 if gathered and isinstance(item, UnknownTask) and item.line in gathered:
@@ -170,7 +178,7 @@ class BatchStep:
                     if type(item) is ReplyRequest:
                         self.answer(item, value)
                         if self.replay.share >= 1:
-                            until = now - 1
+                            until = end = now - 1
                 elif computation.flush is not None:
                     if careful:
                         yield from self.gathering.of_mailbox(taken - 1)
@@ -178,7 +186,8 @@ class BatchStep:
                     if not (yield from self.gathering.add(item)):
                         break
                     waiting, now = self.boxes.parked, clock()
-                    until = until if self.replay.share < 1 else now - 1
+                    if self.replay.share >= 1:
+                        until = end = now - 1
                     continue
                 else:
                     unreadable = self.unreadable(item)
@@ -192,7 +201,7 @@ class BatchStep:
                     else:
                         yield from self.replay.call(item, item, self.boxes.attempt)
                     if self.replay.share >= 1:
-                        until = now - 1  # end the step: the commit is large enough
+                        until = end = now - 1  # end the step: the commit is large enough
                 if careful or limited:
                     self.replay.checkpoint(item)
                     self.caller.waited = False

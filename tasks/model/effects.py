@@ -106,12 +106,14 @@ class Emit(msgspec.Struct, frozen=True, gc=False):
 
 #: Why a key's messages wait in its mailbox. `retry`, `hold`: a call failed. `running`: a call was in flight when its batch was committed, or
 #: the next message of such a key has not started yet. `unknown-task`, `unreadable-state`: no call failed; the messages wait until a worker can
-#: process them. `rate`: the next call waits for its rate limit. `gather`: a batch computation waits for more messages.
-WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state", "rate", "gather"]
+#: process them. `rate`: the next call waits for its rate limit. `gather`: a batch computation waits for more messages. `ready`: the key has so
+#: much work that it takes turns with the others.
+WhyParked = Literal["retry", "hold", "running", "unknown-task", "unreadable-state", "rate", "gather", "ready"]
 #: Reasons of keys that wait for their turn: nothing has gone wrong.
-TURN_REASONS: Final = ("rate", "gather")
+TURN_REASONS: Final = ("rate", "gather", "ready")
 
 RUNNING: Final = "running"
+READY: Final = "ready"
 
 
 class ParkedKey(msgspec.Struct, omit_defaults=True):
@@ -129,7 +131,7 @@ class ParkedKey(msgspec.Struct, omit_defaults=True):
     #: When the message failed for the first time, or when its key left the queue (seconds since the epoch, server clock).
     since: float = 0.0
     #: "": parked after a failure.
-    reason: Literal["", "running", "unknown-task", "unreadable-state", "rate", "gather"] = ""
+    reason: Literal["", "running", "unknown-task", "unreadable-state", "rate", "gather", "ready"] = ""
     #: Of a batch computation: how many of its messages the next call gets, and how many are left of a batch that is being halved. 0: no batch
     #: has failed (`model/gathering.py`).
     size: int = 0

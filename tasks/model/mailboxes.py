@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Literal
 
-from celery_partitions.model.effects import TURN_REASONS, ParkedKey
+from celery_partitions.model.effects import READY, TURN_REASONS, ParkedKey
+from celery_partitions.model.fairness import EARLY_SECONDS, hot_keys
 from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import DeadLetterItem, Item, Misrouted, PlainTask, UnknownTask, Work
 from celery_partitions.model.messages import name_of
@@ -120,6 +121,17 @@ class Mailboxes:
         if flush is None or item.computation.name != one.task or count >= flush.every:
             self.out.waiting[place] = Waiting("gather", "", one.task, one.message_id, 1, 0.0)
 
+    def share(self, rest: Sequence[Item], now: float, gathered: Container[str]) -> bool:
+        """From now on, let hot keys wait for their turn, if the rest of the batch would take long. Returns whether there are any. `gathered`: keys
+        with messages that were met and not called yet."""
+        out = self.out
+        hot = hot_keys(rest, out.done, out.began, now, _Either(_Either(self.parked, out.parked), gathered))
+        for key, first in hot.items():
+            out.waiting[key] = Waiting(READY, "", first.envelope.headers.task, first.envelope.headers.id, 1, -EARLY_SECONDS)
+        if hot:
+            self.count_waiting()
+        return bool(hot)
+
     def waiting(self, reason: Literal["unknown-task", "unreadable-state"], error: str, task: str | None, message_id: str | None, attempt: int) -> Waiting:
         seconds = min(LONGEST_WAIT_SECONDS, 2.0 ** min(attempt - 1, 64)) * (0.9 + 0.2 * self.rules.random())
         return Waiting(reason, error, task, message_id, attempt, seconds)
@@ -139,12 +151,14 @@ class Mailboxes:
 
     def mail(self, item: Work, place: str) -> bool:
         """Put a message of a parked key or own line into the mailbox. If the mailbox is full, make a dead letter, or pause the partition before the
-        message and return False."""
+        message and return False. That of a hot key makes the queue wait instead: nothing has gone wrong."""
         if self.has_room(place):
             self.out.mailed.setdefault(place, []).append(item.raw)
             self.end_gather(item, place)
             return True
         limit = self.rules.mailbox_messages
+        if self.turn_of(place) is not None:
+            return False
         if self.rules.policy_of(item.computation).exhausted == "stop":
             self.out.pause = True
             return False
@@ -153,11 +167,18 @@ class Mailboxes:
         return True
 
     def has_room(self, key: str) -> bool:
-        """Whether one more message may wait for a key. Those that wait only for their turn have no limit."""
-        one = self.out.waiting.get(key) or self.known.get(key)
-        if isinstance(one, Waiting | ParkedKey) and one.reason in TURN_REASONS:
+        """Whether one more message may wait for a key. A mailbox that waits only for its turn has no limit, except that of a hot key, which
+        must not grow where a queue may not."""
+        turn = self.turn_of(key)
+        if turn is not None and turn != READY:
             return True
-        return len(self.out.mailed.get(key, ())) + self.mailbox_lengths.get(key, 0) < self.rules.mailbox_messages
+        limit = self.rules.mailbox_messages if turn is None else self.rules.queue_messages
+        return len(self.out.mailed.get(key, ())) + self.mailbox_lengths.get(key, 0) < limit
+
+    def turn_of(self, key: str) -> str | None:
+        """Why a key waits for its turn. None: it does not, or for another reason."""
+        one = self.out.waiting.get(key) or self.known.get(key)
+        return one.reason if isinstance(one, Waiting | ParkedKey) and one.reason in TURN_REASONS else None
 
     def add_dead_letter(self, item: Work, reason: str, error: str, trace: str, attempts: int) -> None:
         headers = item.envelope.headers

@@ -113,7 +113,7 @@ class Park(NamedTuple):
 class Waiting(NamedTuple):
     """A key, or a task's line, that waits until a worker can process its messages, or until it is their turn."""
 
-    reason: Literal["unknown-task", "unreadable-state", "rate", "gather"]
+    reason: Literal["unknown-task", "unreadable-state", "rate", "gather", "ready"]
     error: str
     task: str | None
     message_id: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class StepRules:
     random: Callable[[], float]
     #: The step ends after this time (by `clock`), but not before one message is done.
     seconds: float
+    #: The maximum number of messages that may wait for a hot key's turn (PARTITIONS_QUEUE_MAX_LENGTH).
+    queue_messages: int = sys.maxsize
     #: Whether the machine calls plain computations without a time limit directly. It yields all others as a `Call`. The outcome is the same, but
     #: most computations take less time than yielding a call.
     inline: bool = True

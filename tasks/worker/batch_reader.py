@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from celery_partitions.model.effects import READY
 from celery_partitions.model.flushing import messages_to_read
 from celery_partitions.model.halving import Halving
 from celery_partitions.model.items import Item, Reading, Skipped, condemned, read_batch
@@ -55,14 +56,18 @@ class BatchReader:
     def mailbox(self, owned: OwnedPartition, key: str, known_elsewhere: Container[str]) -> Batch:
         """A parked key's next messages. `known_elsewhere`: the tasks that another worker knows."""
         record = owned.parked[key]
-        limit = max(self.settings.batch_messages // 10, messages_to_read(self.installation.computations, record.task), 1)
+        limit = self.settings.batch_messages // 10
+        if record.reason == READY:
+            limit = min(limit, owned.turn_messages)
+        limit = max(limit, messages_to_read(self.installation.computations, record.task), 1)
         messages, length = read_mailbox(self.client, self.names, owned.partition, key, limit)
         owned.mailbox_lengths[key] = length
         waited_out = owned.has_waited_out(record, self.settings.deploy_wait_seconds)
         if record.reason == "unknown-task" and record.task in known_elsewhere:
             waited_out = False  # the partition goes to that worker, or its messages wait until it is free
         halving = Halving(record.size, record.suspects)
-        return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=record.reason == "rate", halving=halving)
+        waited, ready = record.reason == "rate", record.reason == READY
+        return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=waited, halving=halving, ready=ready)
 
     def items(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
         """What the batch's messages are, and which of them wait behind others or are dropped."""

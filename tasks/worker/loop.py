@@ -15,6 +15,7 @@ from typing import assert_never
 
 import redis
 
+from celery_partitions.model.fairness import turn_messages
 from celery_partitions.model.items import Item
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.runtime.installation import Installation
@@ -174,8 +175,7 @@ class PartitionLoop(threading.Thread):
             self.faults.of_batch(owned, batch, outcome, error)
         finally:
             seconds = self._turns.charge(owned, self.clock.monotonic() - began)
-            retry = batch is not None and batch.mailbox_of is not None
-            owned.charge_turn(seconds, retry=retry, at_most=self.settings.batch_seconds)
+            owned.charge_turn(seconds, batch, at_most=self.settings.batch_seconds)
 
     def take_batch(self, owned: OwnedPartition) -> Batch | None:
         """The next messages: those of a parked key whose retry is due, else the oldest in the queue."""
@@ -209,7 +209,10 @@ class PartitionLoop(threading.Thread):
         return self.judge(owned, reply)
 
     def step(self, owned: OwnedPartition, batch: Batch, items: list[Item]) -> Outcome:
-        return self.runner.step(owned, batch, items)
+        outcome = self.runner.step(owned, batch, items)
+        if batch.ready and outcome.began:
+            owned.turn_messages = turn_messages(len(outcome.done), outcome.ended - outcome.began[0], self.settings.batch_messages)
+        return outcome
 
     def commit(self, owned: OwnedPartition, batch: Batch, items: list[Item], outcome: Outcome) -> None:
         """Send the commit of an outcome. Its answer will bring the next batch."""

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from celery_partitions.model.effects import ParkedKey
+from celery_partitions.model.effects import READY, ParkedKey
+from celery_partitions.model.fairness import LONG_SECONDS, TURN_SECONDS
 from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import Reading
 from celery_partitions.model.outcome import Outcome
@@ -56,6 +57,8 @@ class Batch:
     waited: bool = False
     #: Of a batch computation's messages.
     halving: Halving = NOT_HALVED
+    #: The mailbox is that of a hot key, which has a turn.
+    ready: bool = False
     #: Why the message becomes a dead letter, or counts as failed, without running.
     condemned: Verdict | None = None
     failed: str | None = None
@@ -96,6 +99,8 @@ class OwnedPartition:
     dues: list[tuple[float, str]] = field(default_factory=list)
     #: By how many seconds retries of parked keys are ahead of the queue, counted while both had work.
     retries_lead: float = 0.0
+    #: How many messages a hot key's next turn reads.
+    turn_messages: int = 2
     #: Ids seen before, for the batch's computations with `deduplicate`.
     seen: dict[str, SeenIds] = field(default_factory=dict)
     #: No messages are taken until an operator resumes the partition.
@@ -269,14 +274,28 @@ class OwnedPartition:
         return None
 
     def is_turn_of_retries(self) -> bool:
-        """Whether a parked key goes before the queue now. A queue with messages gets at least half of the time."""
-        return not self.messages or self.retries_lead <= 0
+        """Whether a parked key goes before the queue now. A queue with messages gets at least half of the time; it also goes before a hot key
+        that has had as much."""
+        return not self.messages or self.retries_lead < 0 or (self.retries_lead == 0 and not self.hot_key_is_due)
 
-    def charge_turn(self, seconds: float, *, retry: bool, at_most: float) -> None:
+    def charge_turn(self, seconds: float, batch: Batch | None, *, at_most: float) -> None:
         """Record how long a turn took. `at_most`: the largest lead, in seconds, that retries or the queue can build up."""
+        retry = batch is not None and batch.mailbox_of is not None
         others_wait = bool(self.messages) if retry else self.due_key() is not None
         lead = self.retries_lead + (seconds if retry else -seconds)
+        if batch is not None and batch.ready:  # then the queue has one turn, which may only move more messages of the hot key
+            lead = min(lead, 0.0)
         self.retries_lead = max(-at_most, min(lead, at_most)) if others_wait else 0.0
+
+    def turn_seconds(self, batch: Batch, longest: float) -> float:
+        """How long the step of a batch may take. `longest`: without fairness between keys."""
+        shared = batch.mailbox_of is None and self.hot_key_is_due
+        return min(longest, TURN_SECONDS if batch.ready else LONG_SECONDS if shared else longest)
+
+    @property
+    def hot_key_is_due(self) -> bool:
+        """Whether the next parked key that is due is a hot one."""
+        return self.first_due is not None and self.parked[self.first_due[1]].reason == READY and self.due_key() is not None
 
     def due_key(self) -> str | None:
         """The parked key whose retry is most overdue; None if none is due."""

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from celery_partitions.model.deduplication import ids_to_remember
 from celery_partitions.model.effects import (
+    READY,
     CountRunning,
     DropDeadLetter,
     Effect,
@@ -17,7 +20,8 @@ from celery_partitions.model.effects import (
     PutParkedKey,
     Unpark,
 )
-from celery_partitions.model.items import Item
+from celery_partitions.model.fairness import EARLY_SECONDS
+from celery_partitions.model.items import Item, Work
 from celery_partitions.model.outcome import Outcome, Waiting
 from celery_partitions.store.commands import commands_of
 from celery_partitions.store.commits import Commit, SentCommit
@@ -29,6 +33,10 @@ from celery_partitions.worker.timelines import Timelines
 if TYPE_CHECKING:
     from celery_partitions.worker.in_flight_commit import PlannedCalls
     from celery_partitions_config.settings import Settings
+
+
+#: After a hot key's turn the queue is read again, unless this many of its messages are in memory.
+MANY_KNOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ def plan_commit(
             if batch.waited_out and outcome.dead:
                 parked[key] = ParkedKey(now, 1, since=before.since, reason=before.reason)
             else:
-                parked[key] = ParkedKey(now, 1)
+                parked[key] = ParkedKey(now, 1) if before.reason != READY else replace(before, due=now - EARLY_SECONDS, **_about(items[outcome.taken :]))
             effects.append(PutParkedKey(key, parked[key]))
     elif key is not None and key not in parked and batch.length == 0:
         ended = key
@@ -121,10 +129,18 @@ def commit_of(
     )
 
 
+def _about(rest: Sequence[Item]) -> dict[str, str | None]:
+    """The fields of a parked key's record that are about its first message."""
+    headers = rest[0].envelope.headers if rest and isinstance(rest[0], Work) else None
+    return {"task": None, "message_id": None} if headers is None else {"task": headers.task, "message_id": headers.id}
+
+
 def _ask(owned: OwnedPartition, batch: Batch, outcome: Outcome, limit: int) -> int:
     """How many messages of the queue the commit asks for; 0 if those in memory come next."""
     gone = outcome.taken if batch.mailbox_of is None else 0
     are_next = not owned.to_isolate and not any(isinstance(one, FollowUp) for one in outcome.effects)
+    if batch.ready and len(owned.messages) < MANY_KNOWN:
+        return limit  # also what came during the hot key's turn
     return 0 if are_next and len(owned.messages) > gone else owned.ask_after(batch, outcome.taken, limit)
 
 
@@ -144,7 +160,7 @@ def _parked_after(owned: OwnedPartition, batch: Batch, outcome: Outcome, now: fl
             dead_letter=f"{owned.partition}-{owned.commit_number}-p{number}" if used_up and dead_letter is None else dead_letter,
             message_id=headers.id,
             task=headers.task,
-            since=now if before is None else before.since,
+            since=now if before is None or before.waits_its_turn else before.since,
             size=failure.halving.size,
             suspects=failure.halving.suspects,
         )

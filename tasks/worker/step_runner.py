@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -78,7 +79,7 @@ class StepRunner:
             return self.run(
                 items,
                 owned.cache.young,
-                self.rules_for(owned),
+                self.rules_for(owned, owned.turn_seconds(batch, self.settings.batch_seconds)),
                 call=partial(self.call, owned),
                 parked=owned.parked,
                 mailbox_lengths=owned.mailbox_lengths,
@@ -108,16 +109,17 @@ class StepRunner:
     def follow(self, policies: Mapping[str, bytes]) -> None:
         self.policies.follow(policies)
 
-    def rules_for(self, owned: OwnedPartition) -> StepRules:
-        """The rules for the partition's next step."""
+    def rules_for(self, owned: OwnedPartition, seconds: float) -> StepRules:
+        """The rules for the partition's next step, which may take `seconds`."""
         return StepRules(
             partition=-1 if owned.number is None else owned.number,
             policy_of=self.policies.of,
             mailbox_messages=self.settings.mailbox_messages,
+            queue_messages=self.settings.queue_max_length or sys.maxsize,
             pickling=self.pickling,
             clock=self.clock,
             random=self.random,
-            seconds=self.settings.batch_seconds,
+            seconds=seconds,
             writer=self.writer,
             message_bytes=self.settings.message_bytes,
             now=owned.server_now(),
@@ -131,7 +133,7 @@ class StepRunner:
 
     def rules_outside(self, owned: OwnedPartition, pickling: Pickling) -> StepRules:
         """The rules for a call outside the loop's thread. `pickling`: not the loop's own, because both may pickle at the same time."""
-        return replace(self.rules_for(owned), pickling=pickling, begins=None, calls_apart=False)
+        return replace(self.rules_for(owned, self.settings.batch_seconds), pickling=pickling, begins=None, calls_apart=False)
 
 
 class LimitedCalls:

@@ -24,6 +24,9 @@ STORM_STEPS = 250
 #: After the storm: the virtual seconds and steps in which all messages must be applied and the partitions shared fairly.
 CALM_SECONDS, CALM_STEPS = 600.0, 30_000
 
+#: In the record of a hot key.
+HOT = b'"reason":"ready"'
+
 #: What may happen in the storm, with its relative frequency.
 ACTIONS = {
     "send_delayed": 3,
@@ -141,6 +144,8 @@ class Schedule(Faults):
         return True
 
     def delivered(self, session: Session, words: list[bytes], answer: object) -> None:
+        if any(HOT in word for word in words if len(word) < 300):
+            self.faults["hot key"] = self.faults.get("hot key", 0) + 1
         if self.world.trace is not None:
             self.world.note("%-9s %s → %s", session.owner, format_request(words), format_request(answer))
         self.judge.look(session)

@@ -29,7 +29,7 @@ from tests.simulation.schedule import run
 PARTS, SCHEDULES_OF_A_PART = 6, 60
 
 #: Events that must occur in every part, or it proves little.
-KINDS = {"changed after a commit", "kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose"}
+KINDS = {"changed after a commit", "kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose", "hot key"}
 
 
 @pytest.mark.parametrize("part", range(PARTS))
