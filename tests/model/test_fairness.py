@@ -13,8 +13,8 @@ from celery_partitions.model.fairness import LONG_SECONDS, QUICK_SECONDS, TURN_S
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.step import step
 from tests.model.build import raw_message, read, rules, slots_for
-from tests.support.applications.slow import Nap, nap_key
 from tests.support.applications.sequences import Sequence
+from tests.support.applications.slow import Nap, nap_key
 
 clock = [0.0]
 

@@ -76,9 +76,9 @@ class Faults(Operators):
         if number in self.poison_messages:
             self.log(f"{self.world.who()} is killed by {number}", "poison")
             self.world.die()
-        if not self.stormy:
+        if not self.stormy and not self.stays_slow:
             return
-        if self.random.random() < self.raise_rate:
+        if self.stormy and self.random.random() < self.raise_rate:
             self.world.note("%-9s raises at %d", self.world.who(), number)
             raise ValueError(f"{number} fails on purpose")
         if self.random.random() < self.slow_rate:

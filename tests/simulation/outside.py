@@ -22,12 +22,20 @@ class Producers(Scene):
     def send(self) -> None:
         """Send some messages to some keys. The messages of a key always take the same way."""
         for _ in range(self.random.choice((1, 1, 2, 6))):
-            key = self.random.choice(self.keys)
-            name = SOURCE if self.random.random() < self.flow_share else self.random.choice(("record", "second"))
-            self.numbers += 1
-            self.judge.sent("first" if name == SOURCE else name, key, self.numbers)
-            self.push(self.way_of(key), raw_deed(name, key, self.numbers))
-            self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
+            self.send_to(self.random.choice(self.keys))
+
+    def send_to(self, key: str) -> None:
+        name = SOURCE if self.random.random() < self.flow_share else self.random.choice(("record", "second"))
+        self.numbers += 1
+        self.judge.sent("first" if name == SOURCE else name, key, self.numbers)
+        self.push(self.way_of(key), raw_deed(name, key, self.numbers))
+        self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
+
+    def send_burst(self) -> None:
+        """Send many messages to one key, and one to each other key. From now on many calls take long."""
+        self.slow_rate, self.stays_slow = 0.3, True
+        for key in [self.keys[0]] * 12 + self.keys[1:]:
+            self.send_to(key)
 
     def send_poison_message(self) -> None:
         """Send a message that kills every process that runs it, until it is a dead letter."""

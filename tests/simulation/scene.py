@@ -70,6 +70,8 @@ class Scene:
         self.loss_rate = pick((0.0, 0.01, 0.05))
         self.raise_rate = pick((0.0, 0.02, 0.1))
         self.slow_rate = pick((0.0, 0.05))
+        #: Also in the calm.
+        self.stays_slow = False
         #: The share of messages that go into the pipeline, where each becomes five.
         self.flow_share = pick((0.0, 0.0, 0.1, 0.4))
         self.poison_messages: set[int] = set()

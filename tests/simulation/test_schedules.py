@@ -13,12 +13,14 @@ import pytest
 
 from celery_partitions.model.caller import _Run
 from celery_partitions.model.effects import Delivery, Emission, Hop, Timer
+from celery_partitions.model.mailboxes import Mailboxes
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.rollback import Replay
 from celery_partitions.store import commands
 from celery_partitions.store.commands import commands_of_outputs
 from celery_partitions.store.leases import Share
 from celery_partitions.store.names import Names
+from celery_partitions.worker import planned_commit
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import Event
@@ -29,7 +31,11 @@ from tests.simulation.schedule import run
 PARTS, SCHEDULES_OF_A_PART = 6, 60
 
 #: Events that must occur in every part, or it proves little.
-KINDS = {"changed after a commit", "kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose", "hot key"}
+KINDS = {"changed after a commit", "kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose"}
+
+
+#: Schedules in which keys become hot several times.
+HOT_SEEDS = (15, 16, 33, 34)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -45,6 +51,10 @@ def test_every_promise_is_kept_in_every_schedule(part: int) -> None:
         seen["applied"] += report.applied
     assert seen.keys() >= KINDS
     assert seen["applied"] > 20 * SCHEDULES_OF_A_PART
+
+
+def test_every_promise_is_kept_while_keys_are_hot() -> None:
+    assert all("hot key" in run(seed, focus="send_burst").faults for seed in HOT_SEEDS)
 
 
 def is_caught(
@@ -83,6 +93,30 @@ def test_states_kept_although_an_operator_changed_something_are_caught(monkeypat
 
     monkeypatch.setattr(OwnedPartition, "take_reply", take_reply)
     assert is_caught(focus="change_after_commit")  # about one schedule in ten finds it; without the focus, one in 200
+
+
+def test_a_hot_key_whose_record_is_not_written_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its messages are in its mailbox, and nobody knows."""
+    sound = planned_commit._waiting_after
+
+    def forget(*about: Any) -> Any:
+        return {key: record for key, record in sound(*about).items() if record.reason != "ready"}
+
+    monkeypatch.setattr(planned_commit, "_waiting_after", forget)
+    assert is_caught(focus="send_burst", first=HOT_SEEDS[0])
+
+
+def test_a_hot_key_whose_messages_change_places_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = Mailboxes.mail
+
+    def mail(boxes: Mailboxes, item: Any, place: str) -> bool:
+        done = sound(boxes, item, place)
+        if boxes.turn_of(place) == "ready":
+            boxes.out.mailed[place].reverse()
+        return done
+
+    monkeypatch.setattr(Mailboxes, "mail", mail)
+    assert is_caught(focus="send_burst", first=HOT_SEEDS[0])
 
 
 def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
