@@ -14,6 +14,7 @@ from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import ReplyRequest, Work, decoded
 from celery_partitions.model.outbox import MAX_OUTPUT_BYTES, MAX_OUTPUTS, SHARED_OUTPUT_BYTES, SHARED_OUTPUTS, Outbox
 from celery_partitions.model.outcome import Failure, Pickling, Slot, States, Unreadable
+from celery_partitions.model.thread_errors import advice
 
 
 class Replay:
@@ -168,4 +169,4 @@ def failure_of(
     """The failure of an attempt that raised in the computation `at`. `others`: that a batch computation got with the item. `halving`: how they are
     retried."""
     frames = frames_of(error)
-    return Failure(item, describe(error), trace_of(error), attempt, at.name, without_frames(error), frames, tuple(others), halving)
+    return Failure(item, describe(error) + advice(error), trace_of(error), attempt, at.name, without_frames(error), frames, tuple(others), halving)

@@ -46,6 +46,5 @@ def celery_init_app(app: Flask) -> Celery:
     celery_app.config_from_object(app.config["CELERY"])
     celery_app.set_default()
     celery_partitions.install(celery_app)
-    celery_app.flask_app = app
     app.extensions["celery"] = celery_app
     return celery_app

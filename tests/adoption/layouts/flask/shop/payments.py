@@ -1,6 +1,5 @@
 from dataclasses import dataclass
 
-from celery import current_app as celery_app
 from celery import shared_task
 from flask import current_app
 
@@ -25,6 +24,4 @@ class Account:
 
 @state_computation(name="receive payment", state=Account, key=lambda payment: payment.account)
 def receive(payment: Payment, account: Account) -> None:
-    # A computation is called directly, not through FlaskTask, so it enters the application's context itself.
-    with celery_app.flask_app.app_context():
-        account.entries.append(f"{payment.amount} {current_app.config['CURRENCY']}")
+    account.entries.append(f"{payment.amount} {current_app.config['CURRENCY']}")
