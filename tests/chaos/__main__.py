@@ -64,7 +64,7 @@ class Run:
             except AssertionError as error:
                 stuck.append(Violation("left", str(error)))
         stage.end_workers()
-        self.found = replace(look(stage.live, stage.notes, stage.records, stage.complaints), late=stage.prober.late, faults=self.faults)
+        self.found = replace(look(stage.live, stage.notes, stage.records, stage.complaints), late=stage.prober.late, faults=self.faults + stage.disturbances())
         sent = [one for producer in (*stage.producers, stage.prober) for one in producer.sent]
         self.say(
             f"{len(sent):,} messages sent, {sum(one.pack is not None for one in sent):,} of them in pushes without "
@@ -95,7 +95,7 @@ class Run:
             for number in self.stage.revive():
                 self.say(f"worker {number} was killed by a message; restarted")
             if isinstance(what, Injection):
-                self.faults.append((time.monotonic(), time.monotonic() + what.seconds))
+                self.faults.append((time.time(), time.time() + what.seconds))
                 done = carry_out(what, self.stage)
                 self.say(done.text)
                 if done.end is not None:

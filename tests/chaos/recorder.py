@@ -31,7 +31,7 @@ def _file() -> tuple[int, str]:
 
 def _write(*words: object) -> None:
     file, process = _file()
-    os.write(file, ("\t".join(map(str, (*words, process, time.monotonic()))) + "\n").encode())
+    os.write(file, ("\t".join(map(str, (*words, process, time.time()))) + "\n").encode())
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def recorded(of: str, act: Act, context: Context) -> Iterator[None]:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call, as the recorder saw it. Times by the machine's monotonic clock."""
+    """One call, as the recorder saw it. Times in seconds since the epoch."""
 
     of: str
     key: str
@@ -94,18 +94,20 @@ def judge_calls(
 
 
 def _overlaps(calls: Sequence[Call], given_up: Container[int]) -> Iterator[str]:
-    """A worker never runs two calls of a key at once. Another worker may start one when the first has died or lost its lease: the first one's
-    call was not committed, so the other begins with the same message."""
+    """A worker never runs two calls of a key at once. Another worker may start one when the first has died, or has lost its lease and does not
+    know it yet: then one of the two does again what the other has begun."""
     for place, call in enumerate(calls):
         for other in call.meanwhile:
-            later = calls[calls.index(other) + 1 : place + 1]
-            again = any(one.number == other.number and one.process != other.process for one in later)
+            again = any(
+                (one.number == call.number and one.process != call.process) or (one.number == other.number and one.process != other.process)
+                for one in calls[: place + 1]
+            )
             if other.process == call.process or not (again or other.number in given_up):
                 yield f"key {call.key!r}: {call.number} began while {other.number} ran, in {_place(call, other)}"
 
 
 def _place(call: Call, other: Call) -> str:
-    return "the same process" if call.process == other.process else "another process, which had not called it again"
+    return "the same process" if call.process == other.process else "another process"
 
 
 def _starts(calls: Sequence[Call], wanted: Sequence[int]) -> Iterator[str]:

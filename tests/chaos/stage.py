@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,6 +51,9 @@ NOTICES = {
     "messages that could not be interrupted": "replacing this process",
     "servers that did not answer": "cannot use Redis yet (",
 }
+
+#: The time of a log line that says that a worker lost or reloaded a partition. Celery's logs are in local time.
+DISTURBED = re.compile(r"^\[([\d-]+ [\d:]+),\d+: .*(?:has taken over|reloading it|partitions held|replacing this process|Redis error)", re.MULTILINE)
 
 #: Unexpected errors in a worker's log. A worker logs an unreachable server as a warning; Celery's own consumer logs an error,
 #: which is excluded here, and so are expected errors about messages.
@@ -175,6 +179,12 @@ class Stage:
         """How often the workers logged each of `NOTICES`: shows whether the faults hit anything."""
         log = "".join(worker.log() for worker in (*self.workers.values(), *self.retired))
         return {what: log.count(text) for what, text in NOTICES.items()}
+
+    def disturbances(self) -> list[tuple[float, float]]:
+        """When workers lost or reloaded a partition. On a busy machine that happens without a fault, because the leases are short."""
+        log = "".join(worker.log() for worker in (*self.workers.values(), *self.retired))
+        times = [datetime.strptime(text, "%Y-%m-%d %H:%M:%S").timestamp() for text in DISTURBED.findall(log)]
+        return [(at, at + 1) for at in times]
 
     def end_workers(self) -> None:
         """Stop the remaining workers. Add complaints about what any worker of the run should not have done."""

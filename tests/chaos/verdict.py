@@ -50,7 +50,7 @@ class Found:
     stories: Mapping[str, Sequence[tuple[Any, ...]]] = field(default_factory=dict)
     #: How often keys expired.
     lives: int = 0
-    #: When faults began and ended, by the machine's monotonic clock.
+    #: When faults began and ended, and when workers noticed any. In seconds since the epoch.
     faults: Sequence[tuple[float, float]] = ()
     #: Descriptions of what should no longer be in Redis.
     left: Sequence[str] = ()
