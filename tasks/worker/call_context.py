@@ -6,6 +6,8 @@ itself. Celery's own stacks belong to threads: they are used only while signals 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +24,9 @@ from celery_partitions.worker.celery_context import CeleryContext, request_of
 #: The message that is being applied in this context, and the number of its try.
 _current: ContextVar[tuple[Work, int] | None] = ContextVar("partitions_current_work", default=None)
 
+#: How often the connections that coroutines of a Django project use are checked, besides after a call that raises.
+DATABASE_CHECK_SECONDS = 1.0
+
 
 class CallContext(CeleryContext):
     """Made once per call thread. Its methods run there and in the threads of pools."""
@@ -31,6 +36,9 @@ class CallContext(CeleryContext):
         self.current.follow(_current.get)
         #: Whether calls must pass through `awaited`, `around` and `around_in_thread`, when it was last checked.
         self.is_needed = self.needs_calls()
+        #: By the monotonic clock.
+        self._next_database_check = 0.0
+        self._database_check: asyncio.Task[None] | None = None
 
     def check(self) -> None:
         """Check whether anybody listens. Costs less than a microsecond, so it is not done for each call."""
@@ -68,6 +76,8 @@ class CallContext(CeleryContext):
     async def awaited(self, call: Call, made: Awaitable[Any]) -> Any:
         """A coroutine, between Celery's signals. The app's own `Task.__call__` does not run: it could not stay open while others run."""
         others, _ = self._listeners()
+        if self.has_django:
+            made = self._with_database(made)
         task = self.app.tasks.get(call.item.computation.name) if others else None
         if task is None:
             return await made
@@ -86,9 +96,29 @@ class CallContext(CeleryContext):
                 signals.task_postrun.send(**arguments, retval=returned, state=state)
         return returned
 
+    async def _with_database(self, made: Awaitable[Any]) -> Any:
+        """A coroutine of a Django project. All queries of coroutines run in one thread of asgiref, where no task's end is signalled."""
+        failed = True
+        try:
+            returned = await made
+            failed = False
+        finally:
+            if failed or time.monotonic() >= self._next_database_check:
+                self._next_database_check = time.monotonic() + DATABASE_CHECK_SECONDS
+                self._database_check = asyncio.get_running_loop().create_task(_close_old_connections())
+        return returned
+
     def _request(self, call: Call) -> Context:
         work = self.current.work()
         return request_of(call.item, 1 if work is None else work[1], self.node)
+
+
+async def _close_old_connections() -> None:
+    """Close Django's connections that are broken or too old, in the thread of asgiref."""
+    from asgiref.sync import sync_to_async  # noqa: PLC0415 - only Django projects have it
+    from django.db import close_old_connections  # noqa: PLC0415
+
+    await sync_to_async(close_old_connections)()
 
 
 @contextmanager

@@ -172,6 +172,11 @@ class CeleryContext:
         others, django = self._listened[1]
         return others, django and not others
 
+    @property
+    def has_django(self) -> bool:
+        """Whether Celery's Django support listened when `_listeners` was called last."""
+        return self._listened[1][1]
+
     def _before_tasks(self) -> None:
         signals.task_prerun.send(sender=self.current, task_id=None, task=self.current, args=[], kwargs={})
 

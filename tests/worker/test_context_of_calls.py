@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from celery_partitions.runtime.registry import add_installation, remove_installa
 from celery_partitions.tracing.spans import Tracing
 from celery_partitions.worker.logs import JsonFormatter
 from tests.fundamentals.live import LiveGroup
+from tests.support.coroutines import run_apart
 from tests.tracing.exporter import provider_to, seen
 from tests.worker.by_hand import LoopByHand, loop_by_hand
 from tests.worker.test_celery_context import Visit, Visits, django_database, listening, who
@@ -34,6 +35,7 @@ WAIT_SECONDS = 0.02
 
 #: What a call does before and after it waits, set by each test; and the results, by the message's number.
 doing: list[Callable[[Visit], Any]] = []
+doing_async: list[Callable[[], Any]] = []
 noted: dict[int, list[Any]] = {}
 
 
@@ -47,6 +49,12 @@ async def awaiting(visit: Visit, visits: Visits) -> None:
     await asyncio.sleep(WAIT_SECONDS)
     visits.numbers += (visit.number,)
     note(visit)
+
+
+@state_computation("tests.calls: with the ORM", state=Visits, key=who, on_error=RetryPolicy(attempts=8, backoff_seconds=0.001, exhausted="dead_letter"))
+async def with_orm(visit: Visit, visits: Visits) -> None:
+    visits.numbers += (visit.number,)
+    await doing_async[0]()
 
 
 @state_computation("tests.calls: in a thread", state=Visits, key=who, executor="threads", concurrency=8, time_limit=60)
@@ -197,6 +205,35 @@ def test_djangos_connections_are_closed_after_each_blocking_call(make_live: Call
     with loop_of(live) as loop:
         run(live, loop, "tests.calls: in a thread", count=24)  # more than there are threads
     assert noted == {number: [False, True] for number in range(24)}
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_djangos_connection_of_coroutines_is_replaced_when_it_broke(
+    make_live: Callable[..., LiveGroup], django_database: Any, monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    """All coroutines share one, in a thread of asgiref. Once it is broken, the first call that uses it fails."""
+    from asgiref.sync import sync_to_async
+    from django.db import connections
+
+    broken: list[Any] = []
+
+    def use() -> None:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("select 7")
+        if not broken:
+            broken.append(connections["default"].connection)
+        elif connections["default"].connection is broken[0]:
+            connections["default"].errors_occurred = True
+            monkeypatch.setattr(connections["default"], "is_usable", lambda: False)  # like PostgreSQL's after an error
+            raise OSError("the connection is closed")
+
+    live = make_live(PARTITIONS=1)
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 3600)
+    doing_async[:] = [sync_to_async(use)]
+    with loop_of(live) as loop, listening(signals.task_prerun, lambda **_: None) if listens else nullcontext():
+        run(live, loop, "tests.calls: with the ORM")
+    run_apart(sync_to_async(connections.close_all)())
+    assert live.dead_letters() == []
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
