@@ -9,6 +9,7 @@ counts once.
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import replace
 from itertools import compress
 from typing import Any, assert_never, cast
 
@@ -312,9 +313,10 @@ class BatchStep:
             return self.boxes.mailbox_of is None
         if isinstance(error, NoToken):
             return self.boxes.wait_for_turn(works, "rate", error.seconds, halving)
-        self.out.failures.append(failure)
         follows = after_failure(self.rules.policy_of(at), error, failure.attempt, self.rules.random)
-        if halving.must_halve(count, follows):
+        is_halved = halving.must_halve(count, follows)
+        self.out.failures.append(replace(failure, is_halved=True) if is_halved else failure)
+        if is_halved:
             return self.boxes.wait_for_turn(works, "gather", 0.0, halving.halved(count))
         match follows:
             case GiveUp():

@@ -160,7 +160,8 @@ class Gathering:
         end the step before the message."""
         step, computation = self.step, item.computation
         assert computation.flush is not None
-        step.out.failures.append(failure_of(item, TimeLimitExceeded(error), step.boxes.attempt, computation))
+        failure = failure_of(item, TimeLimitExceeded(error), step.boxes.attempt, computation)
+        step.out.failures.append(replace(failure, is_halved=True))
         return step.boxes.wait_for_turn([item], "gather", 0.0, self.halving.halved(self.halving.size or computation.flush.every))
 
     def is_alone(self, item: Work) -> bool:

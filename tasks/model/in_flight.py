@@ -118,6 +118,11 @@ def beginning(items: Sequence[Item], waiting: Callable[[Computation], Computatio
     return kept
 
 
+def is_for_one_computation(items: Sequence[Item]) -> bool:
+    """Whether all of them are messages to one computation."""
+    return all(isinstance(item, Work) for item in items) and len({id(item.computation) for item in items if isinstance(item, Work)}) == 1
+
+
 def is_batch_due(*, running: int, age: float, since_last: float, room_wanted: bool) -> bool:
     """Whether a batch whose calls were started is committed now. `running`: how many of its calls have not ended. `age`: seconds since
     they were started; `since_last`: since the last one ended. `room_wanted`: fewer than half of `concurrency` run, and messages wait."""

@@ -88,6 +88,8 @@ class Failure:
     #: The other messages that a batch computation got in the same call, and how they are retried.
     others: tuple[Work, ...] = ()
     halving: Halving = NOT_HALVED
+    #: Nobody knows which of them is at fault: the next calls get half of them.
+    is_halved: bool = False
 
     @property
     def messages(self) -> tuple[Work, ...]:

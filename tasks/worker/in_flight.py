@@ -27,6 +27,7 @@ from celery_partitions.model.in_flight import (
     Division,
     beginning,
     divide,
+    is_for_one_computation,
 )
 from celery_partitions.model.items import Apart, Item, Reading, Work, condemned, read_batch
 from celery_partitions.model.outcome import Outcome, Slot, Waiting
@@ -262,9 +263,13 @@ class InFlight:
         longest = max(messages_to_read(self.computations, owned.parked[key].task) for key in keys)
         found = read_mailboxes(self.client, self.names, owned.partition, keys, 1 if alone else max(longest, MAX_OF_MAILBOX))
         chosen: dict[str, list[Item]] = {}
+        followed: set[str] = set()
         for key, (raws, length) in found.items():
             owned.mailbox_lengths[key] = length
-            items = beginning(read_batch(raws, reading, now=owned.server_now(), revoked=revoked), self.waiting, owned.parked[key].size)
+            read = read_batch(raws, reading, now=owned.server_now(), revoked=revoked)
+            items = beginning(read, self.waiting, owned.parked[key].size)
+            if len(read) < length or not is_for_one_computation(read):
+                followed.add(key)
             if any(isinstance(item, Work) for item in items):
                 chosen[key] = items
             else:  # empty, or the loop's own work
@@ -283,6 +288,7 @@ class InFlight:
             run.waited = record.reason == "rate"
             run.noted = noted.get(key)
             run.together, run.halving = run.stage.flush is not None, Halving(record.size, record.suspects)
+            run.is_followed = key in followed
             calls.runs[key] = run
             runs.append(run)
         self.start(calls, runs)

@@ -44,7 +44,7 @@ class KeyRun:
     #: All messages are for one call of a batch computation.
     together: bool = False
     halving: Halving = NOT_HALVED
-    #: A message of another computation came behind them: the key's next messages need not wait for more.
+    #: There are messages of another computation behind them: the key's next call need not wait for more.
     is_followed: bool = False
     #: Digest of its first message, if that was noted in Redis because a worker died, and other calls go on meanwhile.
     noted: str | None = None

@@ -84,7 +84,7 @@ class Reports:
             worker_state.total_count[name] = worker_state.total_count.get(name, 0) + count
         worker_state.all_total_count[0] += len(outcome.done)
         for failure in outcome.failures[:MAX_LINES]:
-            self.log_failure(partition, failure, outcome.parked.get(failure.item.key), is_halved=_is_halved(outcome, failure))
+            self.log_failure(partition, failure, outcome.parked.get(failure.item.key))
         for key, waiting in outcome.waiting.items():
             if waiting.attempt == 1 and waiting.reason not in TURN_REASONS:
                 self.log_waiting(partition, key, waiting)
@@ -123,15 +123,15 @@ class Reports:
             if task is None or error is None:
                 continue
             einfo, request = ExceptionInfo(_exc_info(failure)), request_of(item, failure.attempt, self.node)
-            if _is_halved(outcome, failure) or not _is_given_up(outcome.parked.get(item.key)):
+            if failure.is_halved or not _is_given_up(outcome.parked.get(item.key)):
                 signals.task_retry.send(sender=task, request=request, reason=error, einfo=einfo)
                 continue
             details = {"task_id": request.id, "exception": error, "args": request.args, "kwargs": {}, "traceback": failure.frames, "einfo": einfo}
             signals.task_failure.send(sender=task, **details)
 
-    def log_failure(self, partition: str, failure: Failure, park: Park | None, *, is_halved: bool) -> None:
+    def log_failure(self, partition: str, failure: Failure, park: Park | None) -> None:
         """A retry is a warning. A message that is given up is an error with its exception, as a plain Celery task's failure is."""
-        item, is_given_up = failure.item, not is_halved and _is_given_up(park)
+        item, is_given_up = failure.item, not failure.is_halved and _is_given_up(park)
         logger.log(
             logging.ERROR if is_given_up else logging.WARNING,
             "%s of key %r raised %s (message %s%s, try %d); %s",
@@ -141,7 +141,7 @@ class Reports:
             item.envelope.headers.id,
             f" and {len(failure.others)} more" if failure.others else "",
             failure.attempt,
-            "the next call gets half of its messages" if is_halved else _what_follows(park),
+            "the next call gets half of its messages" if failure.is_halved else _what_follows(park),
             exc_info=_exc_info(failure) if is_given_up else None,
             extra=log_fields_of(partition, item, attempt=failure.attempt, error=failure.error),
         )
@@ -287,12 +287,6 @@ def _called_with(body: bytes) -> tuple[str, str]:
         return msgspec.json.encode(arguments).decode(), msgspec.json.encode(keywords).decode()
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
         return body.decode("utf-8", "replace"), "{}"
-
-
-def _is_halved(outcome: Outcome, failure: Failure) -> bool:
-    """Whether the failed messages are called in halves, because one of them may be at fault."""
-    waiting = outcome.waiting.get(failure.item.key)
-    return waiting is not None and waiting.halving.suspects > 0
 
 
 def _is_given_up(park: Park | None) -> bool:
