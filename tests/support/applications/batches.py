@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,7 +24,7 @@ FLUSH_EVERY = 5
 class Page:
     key: str
     number: int
-    #: "raises" in each attempt; "kills" the worker; "waits" until the list `go` has an element.
+    #: "raises" in each attempt; "kills" the worker; "hangs" whatever interrupts it; "waits" until the list `go` has an element.
     trick: str = ""
 
 
@@ -76,6 +77,14 @@ def index_slowly(pages: list[Page], state: Sequence, context: Context) -> list[i
 @state_computation(name="index slowly later", state=Sequence, key=page_of, flush_every=FLUSH_EVERY, flush_interval=3600)
 async def index_slowly_later(pages: list[Page], state: Sequence, context: Context) -> list[int]:
     return apply(pages, state, context)
+
+
+@state_computation(name="index in time", state=Sequence, key=page_of, flush_every=FLUSH_EVERY, flush_interval=0.2, time_limit=0.3)
+async def index_in_time(pages: list[Page], state: Sequence, context: Context) -> None:
+    apply(pages, state, context)
+    while any(page.trick == "hangs" for page in pages):
+        with suppress(BaseException):
+            await asyncio.sleep(60)
 
 
 @state_computation(name="one page", state=Sequence, key=page_of)
