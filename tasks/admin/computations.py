@@ -62,6 +62,7 @@ def look_at_computations(watch: Watcher, known: Mapping[str, Computation]) -> di
                 "done_per_second": _mean([one.done_per_second for one in recent]),
                 "failed_per_second": _mean([one.failed_per_second for one in recent]),
                 "latency_p99_seconds": max((one.p99_seconds for one in recent if one.p99_seconds is not None), default=None),
+                "call_messages": found.processed / found.batches if found.batches else None,
                 "call_p50_seconds": found.computation.quantile(COMPUTATION_SECONDS, 0.5),
                 "call_p99_seconds": found.computation.quantile(COMPUTATION_SECONDS, 0.99),
                 "end_to_end_p99_seconds": found.latency.quantile(LATENCY_SECONDS, 0.99),

@@ -139,6 +139,7 @@ OF_COMPUTATIONS = (
     ("computation_messages_processed", "Messages that the computation applied.", "processed"),
     ("computation_messages_failed", "Attempts in which the computation raised.", "failed"),
     ("computation_messages_dead_lettered", "Messages of the computation that became dead letters.", "dead"),
+    ("computation_batches", "Calls of a batch computation. Its processed messages divided by them: how many a call gets.", "batches"),
 )
 CALLS = (
     ("calls_in_flight", "Calls in flight of a computation that waits, over all workers."),

@@ -24,8 +24,9 @@ from celery_partitions.store.parked_keys import due_score, read_record
 from celery_partitions.store.scripts import digest_of, script
 
 #: `running`: the call of the first waiting message is in flight, so there is nothing to do. `not-failed`: the first waiting message has not failed, so there is nothing to skip or discard. `changed`: another message has
-#: failed since the operator looked, or the key kept changing.
-Answer = Literal["ok", "changed", "not-parked", "not-failed", "running"]
+#: failed since the operator looked, or the key kept changing. `batch`: several messages failed in one call of a batch computation, and nobody
+#: knows yet which of them is at fault.
+Answer = Literal["ok", "changed", "not-parked", "not-failed", "running", "batch"]
 
 PAGE = 500
 #: How often an action is attempted when a worker changes the key between the read and the script.
@@ -137,6 +138,8 @@ class ParkedKeys:
                 return "changed"
             if action != "retry" and (seen.head is None or not (seen.parked.error or seen.parked.dead_letter)):
                 return "not-failed"
+            if action != "retry" and seen.parked.size > 1:
+                return "batch"
             if self._try(key, action, seen, by) == "ok":
                 return "ok"
         return "changed"

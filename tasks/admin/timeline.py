@@ -33,7 +33,7 @@ WHYS = {
     "unknown-task": "unknown task",
     "unreadable-state": "unreadable state",
     "rate": "rate limit",
-    "gather": "batch is filled",
+    "gather": "batch is being filled",
     "ready": "takes turns",
 }
 

@@ -33,7 +33,7 @@ def parked() -> None:
     """List, retry, skip and discard parked keys: keys whose messages wait in a mailbox of their own, in order.
 
     A key waits after a failure (why: retry or hold); the first message in its mailbox is the one that failed. Or the call of its first
-    message is in flight (why: running), or waits for its rate limit (why: rate), or the key
+    message is in flight (why: running), or waits for its rate limit (why: rate) or for more messages of a batch (why: gather), or the key
     has so much work that it takes turns with others (why: ready); there is nothing to do about that. Only that key waits, not its
     partition.
     """
@@ -179,5 +179,6 @@ _REFUSALS: dict[Answer, str] = {
     "not-parked": "is no longer parked",
     "running": "is running: the call of its first message is in flight",
     "not-failed": "waits with a message that has not failed yet",
+    "batch": "waits with a batch that failed as a whole; its workers find the message at fault after its last retry",
     "changed": "changed meanwhile. List it again and retry",
 }

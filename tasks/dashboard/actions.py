@@ -30,6 +30,7 @@ _NOT_DONE = {
     "not-parked": "the key is no longer parked; nothing was done",
     "running": "the key is running: the call of its first message is in flight; nothing was done",
     "not-failed": "the key's first waiting message has not failed yet; nothing was done",
+    "batch": "a batch failed as a whole; workers find the message at fault after its last retry. Nothing was done",
 }
 _PARKED_DONE = {
     "retry": "the message will be retried now",

@@ -117,7 +117,7 @@ class Gathering:
         each = (clock() - began) / len(works)
         step.out.done.extend(works)
         step.out.began.extend(began + each * number for number in range(len(works)))
-        step.out.together.append((first.computation.name, len(works)))
+        step.out.together.append(first.computation)
         return True
 
     def returned(self, works: Sequence[Work]) -> Calls[Any]:

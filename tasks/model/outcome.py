@@ -179,8 +179,8 @@ class Outcome(msgspec.Struct):
     ended: float = 0.0
     #: When each of `done` ended, if they did not run one after the other.
     ends: list[float] = msgspec.field(default_factory=list)
-    #: Of each call of a batch computation: its name, and how many messages it got.
-    together: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    #: The computation of each call of a batch computation.
+    together: list[Computation] = msgspec.field(default_factory=list)
     #: Whether some of `done` are `ReplyRequest`, which get replies.
     answered: bool = False
     #: Further effects of the commit, in this order.

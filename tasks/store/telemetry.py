@@ -126,6 +126,8 @@ class ComputationMeasurements(msgspec.Struct, omit_defaults=True, gc=False):
     failed: int = 0
     #: Messages that became dead letters.
     dead: int = 0
+    #: Calls of a batch computation. `processed` divided by them: how many messages a call gets.
+    batches: int = 0
     #: As in `Measurements`.
     latency: Histogram = msgspec.field(default_factory=_latency)
     #: Seconds of one call. Calls of one batch of a plain computation count with their mean.

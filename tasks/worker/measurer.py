@@ -184,6 +184,8 @@ class Measurer:
         for name, count in done.items():
             self._of_computation(name).processed += count
             self.history.processed[name] += count
+        for computation in outcome.together:
+            self._of_computation(computation.name).batches += 1
         if len(done) == 1 and not outcome.ends:
             (name,) = done
             seconds = (outcome.ended - outcome.began[0]) / done[name]

@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 
 from celery_partitions import StateComputation
+from celery_partitions.model.policy import PolicyChange
+from celery_partitions.store.leases import balance
+from celery_partitions.store.measurements import read_computations
+from celery_partitions.worker.measurer import Measurer
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import batches
 from tests.support.applications.batches import (
@@ -65,12 +69,16 @@ def until_drained(live: LiveGroup, loop: LoopByHand) -> None:
 
 @KINDS
 def test_all_messages_of_all_keys_are_given_in_order(live: LiveGroup, loop: LoopByHand, computation: Computation) -> None:
+    loop.reports.measurer = measurer = Measurer(loop.client, loop.names, {}, "by-hand")
     live.send(computation, [Page(f"k{number % 3}", number) for number in range(51)])
     until_drained(live, loop)
     assert live.numbers(computation) == {f"k{key}": list(range(key, 51, 3)) for key in range(3)}
     calls = [line.split()[1:] for line in given(live)]
     assert sorted(map(len, calls)) == [2] * 3 + [5] * 9
     assert live.processed() == 51
+    measurer.write()
+    found = read_computations(live.client, live.names)[computation.name]
+    assert (found.processed, found.batches) == (51, 12)
 
 
 @KINDS
@@ -173,3 +181,35 @@ def test_an_outcome_that_redis_refuses_is_halved_too(live: LiveGroup, loop: Loop
     until_drained(live, loop)
     assert live.numbers_of(computation, "a") == [0, 1, 2, 4]
     assert [dead_letter.reason for dead_letter in live.dead_letters()] == ["unwritable"]
+
+
+@SLOW_KINDS
+def test_an_operator_can_skip_the_message_at_fault_but_no_batch(live: LiveGroup, loop: LoopByHand, slow: Computation) -> None:
+    live.group.policies.change(slow.name, PolicyChange(attempts=1, backoff_seconds=3600, longest_backoff_seconds=3600, exhausted="hold"), by="a test")
+    loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
+    loop.take_up_share()
+    sent = pages(5)
+    sent[1].trick = "raises"
+    live.send(slow, sent)
+
+    def attempt(size: int, number: int, why: str) -> None:
+        loop.look_again()
+        loop.live_until(lambda: [(one.size, one.attempt, one.why) for one in live.group.parked_keys.all()] == [(size, number, why)])
+
+    def retry() -> None:
+        assert live.group.parked_keys.retry("a", by="a test") == "ok"
+        loop.owned.notify(loop.owned.edit_version + 1, paused=False)
+
+    attempt(5, 2, "retry")
+    assert live.group.parked_keys.skip("a", by="a test") == "batch"
+    live.group.policies.change(slow.name, PolicyChange(attempts=0, exhausted="hold"), by="a test")
+    loop.follow(balance(loop.client, live.names, "by-hand/1", lease_seconds=60, partitions=1))
+    loop.take_up_share()
+    retry()
+    attempt(1, 2, "hold")
+    assert live.numbers_of(slow, "a") == [0]
+    assert live.group.parked_keys.skip("a", by="a test") == "ok"
+    loop.owned.notify(loop.owned.edit_version + 1, paused=False)
+    loop.look_again()
+    loop.live_until(lambda: live.numbers_of(slow, "a") == [0, 2, 3, 4])
+    assert [dead_letter.error for dead_letter in live.dead_letters()] == ["ValueError: page 1"]
