@@ -11,7 +11,7 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import SetupError, StateError
 from celery_partitions.model.keys import key_text
 from celery_partitions.model.message_writer import MessageTemplate, escape, escape_header, json_text
-from celery_partitions.model.timers import EXPIRY
+from celery_partitions.model.timers import EXPIRY, NO_TIMERS
 from celery_partitions.store.scripts import digest_of
 from celery_partitions.store.states import StateReader
 
@@ -43,7 +43,7 @@ def count_expiring(states: StateReader, computation: Computation, now: float) ->
     for partition, key, stored in _records(states, computation):
         found.keys += 1
         try:
-            entry = (states.codec.timers(stored) or {}).get(EXPIRY)
+            entry = (states.codec.timers(stored) or NO_TIMERS).get(EXPIRY)
         except StateError:
             found.unreadable += 1
             continue

@@ -14,7 +14,7 @@ from celery_partitions.model.computation import Computation
 from celery_partitions.model.errors import StateError
 from celery_partitions.model.keys import key_bytes, normalize_key
 from celery_partitions.model.schedules import describe_schedule
-from celery_partitions.model.timers import TimerEntry
+from celery_partitions.model.timers import NO_TIMERS, Entries, TimerEntry
 from celery_partitions.store.states import StateReader
 
 
@@ -42,7 +42,7 @@ class KeyTimer:
 
 def timers_in(states: StateReader, computation: Computation, stored: bytes | None) -> list[KeyTimer]:
     """The timers in a key's record, by when they are due. Verifies no signature. Raises `StateError` for bytes that are not a record."""
-    found = {} if stored is None else states.codec.timers(stored) or {}
+    found = NO_TIMERS if stored is None else states.codec.timers(stored) or NO_TIMERS
     return sorted((KeyTimer.of(computation, name, entry) for name, entry in found.items()), key=lambda one: (one.due, one.name))
 
 
@@ -64,7 +64,7 @@ def cancel_timer(editor: StateEditor, seen: SeenState, name: str, *, by: str) ->
     Raises `StateError` if the timer is not set, or if the record is signed and this process has no key.
     """
     codec = editor.states.codec
-    entries = {} if seen.stored is None else dict(codec.timers(seen.stored) or {})
+    entries = Entries() if seen.stored is None else codec.timers(seen.stored) or Entries()
     if seen.stored is None or name not in entries:
         raise StateError(f"the timer {name!r:.80} of {seen.computation.name!r} is not set for this key")
     entry = entries.pop(name)

@@ -41,7 +41,7 @@ from celery_partitions.model.rate_limit import NoToken
 from celery_partitions.model.reply_request import longest_value, reply_text
 from celery_partitions.model.rollback import Replay, failure_of
 from celery_partitions.model.step_rules import StepRules
-from celery_partitions.model.timers import EXPIRY, next_alarm, touch
+from celery_partitions.model.timers import EXPIRY, NO_TIMERS, fresh_expiries, next_alarm, touch
 from celery_partitions.model.values import TIMER
 
 
@@ -118,6 +118,7 @@ class BatchStep:
         table: Mapping[str, Slot | Unreadable] = {}
         touched: dict[str, Slot] = {}
         only_stage: StageNode | None = None
+        is_direct = False
         inline, gathered = self.rules.inline, self.gathering.pending
         #: Whether messages have rate limits, so that a rollback must not call those before again.
         limited = False
@@ -162,7 +163,7 @@ class BatchStep:
                 if computation.plain_call:
                     touched = self.touched.setdefault(computation, {})
                 else:
-                    only_stage = self.caller.only_stage(computation)
+                    is_direct, only_stage = self.caller.is_direct(computation), self.caller.only_stage(computation)
             try:
                 if computation.plain_call:
                     slot = table[key]
@@ -197,7 +198,10 @@ class BatchStep:
                             break
                         waiting = self.boxes.parked
                         continue
-                    if only_stage is not None and item.message is not TIMER:
+                    if is_direct:
+                        self.caller.call_task(item, self.boxes.attempt)
+                        self.replay.keep(item, None)
+                    elif only_stage is not None and item.message is not TIMER:
                         self.replay.keep(item, self.caller.call_only(only_stage, item, self.boxes.attempt))
                     else:
                         yield from self.replay.call(item, item, self.boxes.attempt)
@@ -389,10 +393,16 @@ class BatchStep:
         dump = self.rules.pickling.dump
         for stage, slots in list(self.touched.items()):  # a copy, because a rollback calls computations, which may touch other states
             changed = self.out.states.setdefault(stage.name, {})
-            expires = stage.ttl_ms is not None
+            expires, checked = stage.ttl_ms is not None, self.caller.checked
+            first, last, now = fresh_expiries(stage, self.rules.now) if expires else (0, 0, 0)
             for key, slot in list(slots.items()):
                 try:
-                    after = GONE if expires and not self.is_kept(stage, key, slot) else dump(stage, key, slot.state, slot.timers)
+                    if expires:
+                        expiry = None if checked or slot.timers is None else slot.timers.get(EXPIRY)
+                        is_fresh = expiry is not None and first <= expiry.due <= last and expiry.alarm > now
+                        after = dump(stage, key, slot.state, slot.timers) if is_fresh or self.is_kept(stage, key, slot) else GONE
+                    else:
+                        after = dump(stage, key, slot.state, slot.timers)
                 except Exception:
                     yield from self.roll_back(stage, key)
                     continue
@@ -404,7 +414,7 @@ class BatchStep:
         if (stage.name, key) in self.caller.checked:
             expiry = stage.handlers[EXPIRY]
             if not any(work.key == key and work.computation is not expiry and stage in work.computation.stateful for work in self.out.done):
-                return EXPIRY in (slot.timers or {})
+                return EXPIRY in (slot.timers or NO_TIMERS)
         alarm = touch(stage, key, slot, self.rules.now)
         if alarm is not None:
             self.alarms.append(alarm)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from celery_partitions.model.computation import (
@@ -30,7 +29,7 @@ from celery_partitions.model.outbox import Outbox
 from celery_partitions.model.outcome import Pickling, Slot, States
 from celery_partitions.model.restricted_pickle import copied
 from celery_partitions.model.sinks import QueueSink
-from celery_partitions.model.timers import EXPIRY, Timers, fire
+from celery_partitions.model.timers import EXPIRY, NO_TIMERS, Timers, fire
 from celery_partitions.model.values import ANY_VALUE, TIMER, dump_value
 
 T = TypeVar("T")
@@ -111,7 +110,7 @@ class Caller:
         """Call the handler of a timer, if the key's record says that the timer is due."""
         handler, key, is_expiry = item.computation, item.key, item.computation.timer == EXPIRY
         slot = cast(Slot, self.states[owner.name][key])
-        is_set = handler.timer in (slot.timers or {})
+        is_set = handler.timer in (slot.timers or NO_TIMERS)
         if is_expiry and key in self.touched.get(owner, ()):
             return None  # a message before it used the key, which moves its expiry
         if not is_set and (not is_expiry or slot.stored is None):
@@ -139,6 +138,15 @@ class Caller:
         elif returned is not None:
             yield from run.give(stage.then, returned, owner)
         return run.outputs
+
+    def is_direct(self, computation: Computation) -> bool:
+        """Whether to call a computation with `call_task`."""
+        return computation.role == "task" and self.is_inline(computation)
+
+    def call_task(self, item: Work, attempt: int) -> None:
+        """As `call` does, for `is_direct`, without its generators."""
+        computation, self.dropped = item.computation, 0
+        self.returned = computation.function(*self.arguments(computation, item, item.message, attempt))
 
     def only_stage(self, computation: Computation) -> StageNode | None:
         """The stage to call with `call_only`, if the messages of a computation run nothing else, and what it returns goes to one hop or sink,
@@ -177,14 +185,20 @@ class Caller:
         owner = computation if computation.owner is None else computation.owner
         opens_timers = self._timers.get(owner)
         if opens_timers is None and owner.state is not None:
-            opens_timers = self._timers[owner] = partial(self.timers, owner)
+            opens_timers = self._timers[owner] = self.opener(owner)
         return context_of(item, self.calling.partition, attempt, self.calling.resources, opens_timers)
 
-    def timers(self, computation: Computation, key: str) -> Timers:
-        """`Context.timers`."""
-        slot = self.states[computation.name][key]
-        assert type(slot) is Slot
-        return Timers(computation, key, slot, self.outbox, self.calling.now)
+    def opener(self, computation: Computation) -> Callable[[str], Timers]:
+        """`Context.opens_timers`. It keeps those of this step, because most keys of a batch have several messages."""
+        slots, opened = self.states[computation.name], dict[str, Timers]()
+
+        def timers(key: str) -> Timers:
+            slot, found = slots[key], opened.get(key)
+            if found is None or found.slot is not slot:
+                found = opened[key] = Timers(computation, key, cast(Slot, slot), self.outbox, self.calling.now)
+            return found
+
+        return timers
 
     def state(self, computation: Computation, key: str) -> Any:
         """The key's state object. Marks it as touched."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,8 @@ MAX_TIMERS = 1000
 MAX_MESSAGE_BYTES = 10_000
 #: Milliseconds. Celery's own limit for an eta is the year 9999.
 MAX_DUE = 253_402_300_799_000
+#: A time in seconds, as a float, is exact to less than this.
+FLOAT_ERROR_MS = 0.0005
 
 
 class TimerEntry(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
@@ -46,7 +47,15 @@ class TimerEntry(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, 
     schedule: Schedule | None = None
 
 
-Entries = Mapping[str, TimerEntry]
+class Entries(dict[str, TimerEntry]):
+    """The timers of a key, by name. Never changed: a change makes a new one. So `head`, which the codec made of it, stays right."""
+
+    __slots__ = ("head",)
+    #: The beginning of the record. Not set: not encoded yet.
+    head: bytes
+
+
+NO_TIMERS = Entries()
 #: The name of the timer of `ttl=`.
 EXPIRY = ""
 
@@ -79,12 +88,15 @@ def key_of_alarm(entry: bytes) -> str | None:
 class Timers:
     """The timers of the key that a computation is processing. Changes are part of the message's commit."""
 
-    __slots__ = ("_computation", "_key", "_now", "_outbox", "_slot")
+    __slots__ = ("_computation", "_key", "_last", "_left", "_now", "_outbox", "slot")
 
     def __init__(self, computation: Computation, key: str, slot: Slot, outbox: Outbox, now: float) -> None:
-        self._computation, self._key, self._slot, self._outbox = computation, key, slot, outbox
+        self._computation, self._key, self.slot, self._outbox = computation, key, slot, outbox
         #: Rounded up, so that nothing is early.
         self._now = math.ceil(now * 1000)
+        #: The last call of `set` without a message, and what it left.
+        self._last: tuple[object, object, object] | None = None
+        self._left: Entries | None = None
 
     def set(
         self, name: str, *, after: timedelta | float | None = None, at: datetime | float | None = None, message: Any = None
@@ -94,13 +106,17 @@ class Timers:
 
         Raises `ValueError` and `TypeError` for invalid arguments, and `LookupError` without a handler.
         """
-        self._put(name, self._due(after, at), message, None)
+        call = (name, after, at)
+        # Most messages of a batch move a timer to where the one before has moved it: all of them come at the same time.
+        if message is not None or self._last != call or self.slot.timers is not self._left:
+            self._put(name, self._due(after, at), message, None)
+            self._last, self._left = call if message is None else None, self.slot.timers
 
     def cancel(self, name: str) -> bool:
         """The timer does not fire. Returns whether it was set."""
         self._handler(name)
-        entries = self._slot.timers or {}
-        self._slot.timers = {one: entry for one, entry in entries.items() if one != name}
+        entries = self.slot.timers or NO_TIMERS
+        self.slot.timers = Entries({one: entry for one, entry in entries.items() if one != name})
         return name in entries
 
     def every(
@@ -116,7 +132,7 @@ class Timers:
 
     def repeat(self, name: str, wanted: Schedule, message: Any = None) -> None:
         """`every`, with a schedule in its stored form (`schedule_of`)."""
-        entry = (self._slot.timers or {}).get(name)
+        entry = (self.slot.timers or NO_TIMERS).get(name)
         if entry is not None and entry.schedule == wanted and entry.message == _encoded(message) and entry.alarm > self._now - 1000 * 60:
             return
         due = next_due(wanted, self._now) if entry is None or entry.schedule != wanted else entry.due
@@ -127,7 +143,7 @@ class Timers:
     def due(self, name: str) -> datetime | None:
         """When the timer is due. None if it is not set."""
         self._handler(name)
-        entry = (self._slot.timers or {}).get(name)
+        entry = (self.slot.timers or NO_TIMERS).get(name)
         return None if entry is None else _moment(entry.due)
 
     def _handler(self, name: str) -> Computation:
@@ -151,11 +167,11 @@ class Timers:
             at = self._now / 1000 + (after.total_seconds() if isinstance(after, timedelta) else after)
         if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or at * 1000 > MAX_DUE:
             raise ValueError(f"a timer's time must be a timedelta, a datetime or a number of seconds before the year 10000, not {at!r:.40}")
-        return max(0, math.ceil(round(at * 1000, 3)))
+        return max(0, math.ceil(at * 1000 - FLOAT_ERROR_MS))
 
     def _put(self, name: str, due: int, message: Any, schedule: Schedule | None) -> None:
         handler, encoded = self._handler(name), _encoded(message)
-        entries = dict(self._slot.timers or {})
+        entries = Entries(self.slot.timers or NO_TIMERS)
         before = entries.get(name)
         if before is None and len(entries) >= MAX_TIMERS:
             raise ValueError(f"key {self._key!r:.80} has {MAX_TIMERS} timers already. Use several keys, or keep the times in the state")
@@ -163,7 +179,7 @@ class Timers:
         if before is None or alarm != before.alarm:
             self._outbox.add(Alarm(alarm, alarm_entry(handler.name, self._key)), is_message=False)
         entries[name] = TimerEntry(due, alarm, encoded, schedule)
-        self._slot.timers = entries
+        self.slot.timers = entries
 
 
 def _alarm(before: TimerEntry | None, due: int, now: int) -> int:
@@ -172,24 +188,29 @@ def _alarm(before: TimerEntry | None, due: int, now: int) -> int:
     return before.alarm if before is not None and now < before.alarm <= due else due
 
 
-def touch(computation: Computation, key: str, slot: Slot, now: float) -> Alarm | None:
-    """A key with a `ttl=` was used: move its expiry. Returns the alarm to set. To write less, it is moved only by more than 1 %, and so comes
-    up to 1 % late."""
+def fresh_expiries(computation: Computation, now: float) -> tuple[int, int, int]:
+    """When the expiries of keys that are used now may be due without being moved, from and to; and now. All in ms. To write less, an expiry is
+    moved only by more than 1 %, and so comes up to 1 % late."""
     ttl, now_ms = computation.ttl_ms, math.ceil(now * 1000)
     assert ttl is not None
-    slack = ttl // 100
-    due, before = now_ms + ttl + slack, (slot.timers or {}).get(EXPIRY)
-    if before is not None and abs(due - before.due) <= slack and before.alarm > now_ms:
+    return now_ms + ttl, now_ms + ttl + 2 * (ttl // 100), now_ms
+
+
+def touch(computation: Computation, key: str, slot: Slot, now: float) -> Alarm | None:
+    """A key with a `ttl=` was used: move its expiry. Returns the alarm to set."""
+    first, last, now_ms = fresh_expiries(computation, now)
+    due, before = (first + last) // 2, (slot.timers or NO_TIMERS).get(EXPIRY)
+    if before is not None and first <= before.due <= last and before.alarm > now_ms:
         return None
     alarm = _alarm(before, due, now_ms)
-    slot.timers = {**(slot.timers or {}), EXPIRY: TimerEntry(due, alarm)}
+    slot.timers = Entries({**(slot.timers or NO_TIMERS), EXPIRY: TimerEntry(due, alarm)})
     return None if before is not None and alarm == before.alarm else Alarm(alarm, alarm_entry(computation.handlers[EXPIRY].name, key))
 
 
 def fire(handler: Computation, key: str, slot: Slot, outbox: Outbox, now: float) -> Timer | None:
     """At a firing's turn: the timer, if it is due; it is then removed, or set to its next run. Otherwise None, and it is as before, with an alarm."""
     name, now_ms = handler.timer, math.floor(now * 1000 + 0.001)
-    entries = dict(slot.timers or {})
+    entries = Entries(slot.timers or NO_TIMERS)
     entry = entries.pop(name, None)
     if entry is None:
         return None
@@ -211,7 +232,7 @@ def fire(handler: Computation, key: str, slot: Slot, outbox: Outbox, now: float)
 
 def next_alarm(handler: Computation, key: str, slot: Slot, now: float) -> Alarm | None:
     """The alarm that a repeated timer needs when a firing of it was given up. At its turn the overdue run catches up."""
-    entry = (slot.timers or {}).get(handler.timer)
+    entry = (slot.timers or NO_TIMERS).get(handler.timer)
     following = None if entry is None or entry.schedule is None else next_due(entry.schedule, math.ceil(now * 1000))
     return None if following is None else Alarm(following, alarm_entry(handler.name, key))
 

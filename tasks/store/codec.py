@@ -115,7 +115,11 @@ class StateCodec:
             self._unpickled(computation.name, wanted, data, self._checks, self._check)
         header: dict[str, Any] | None = {VERSION: wanted.version} if wanted.is_versioned else None
         if timers:
-            header = {**(header or {}), TIMERS: timers}
+            head = getattr(timers, "head", None)
+            if head is None:
+                full = {TIMERS: timers} if header is None else {**header, TIMERS: timers}
+                head = timers.head = self._signer("state", computation.name).head(full)
+            return self._signer("state", computation.name).seal_behind(head, key, data) if self._keys else head + data
         return self.seal(computation.name, key, data, header)
 
     def seal(self, name: str, key: str, data: bytes, header: Mapping[str, Any] | None = None) -> bytes:
@@ -154,7 +158,7 @@ class StateCodec:
             return None
         found = split(stored).header.get(TIMERS)
         try:
-            return None if found is None else msgspec.convert(found, dict[str, TimerEntry])
+            return None if found is None else Entries(msgspec.convert(found, dict[str, TimerEntry]))
         except msgspec.ValidationError as error:
             raise StateError(f"the timers in its header can't be read: {error}") from error
 

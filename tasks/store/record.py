@@ -117,14 +117,20 @@ class Signer:
 
     def seal(self, key: str, payload: bytes, *, json: bool = False, header: Mapping[str, Any] | None = None) -> bytes:
         """Make a record from a payload: signed if there is a secret."""
+        return self.seal_behind(self.head(header, json=json), key, payload)
+
+    def head(self, header: Mapping[str, Any] | None, *, json: bool = False) -> bytes:
+        """The first bytes of a record."""
         signed, unsigned = (SIGNED_JSON, UNSIGNED_JSON) if json else (SIGNED, UNSIGNED)
-        head = form = signed if self._begun else unsigned
-        if header:
-            encoded = _encode(header)
-            head = bytes((form[0] + HEADER,)) + len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
-        if not self._begun:
-            return head + payload
-        return head + self._tag(0, key, head, payload) + payload
+        form = signed if self._begun else unsigned
+        if not header:
+            return form
+        encoded = _encode(header)
+        return bytes((form[0] + HEADER,)) + len(encoded).to_bytes(_LENGTH_BYTES, "big") + encoded
+
+    def seal_behind(self, head: bytes, key: str, payload: bytes) -> bytes:
+        """Make a record that begins with `head`."""
+        return head + self._tag(0, key, head, payload) + payload if self._begun else head + payload
 
     def verifies(self, key: str, record: Record) -> bool:
         """Whether one of the secrets made the tag, for this key, header and payload."""

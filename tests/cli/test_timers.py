@@ -50,7 +50,7 @@ def put(client: redis.Redis, key: str, timers: Entries | None) -> None:
 @pytest.fixture
 def ann(client: redis.Redis) -> None:
     hourly = TimerEntry(DUE + 1000, DUE, b'{"a":"\\u001b[31m"}', schedule_of(3600, "UTC", "one"))
-    put(client, "ann", {"bell": TimerEntry(DUE, DUE), "hourly": hourly, "": TimerEntry(DUE + 2000, DUE)})
+    put(client, "ann", Entries({"bell": TimerEntry(DUE, DUE), "hourly": hourly, "": TimerEntry(DUE + 2000, DUE)}))
 
 
 def test_the_timers_of_a_key_are_shown(run: Run, ann: None) -> None:
