@@ -37,6 +37,7 @@ from celery_partitions.store.server import look_at_server
 from celery_partitions.store.topology import agree_on_topology
 from celery_partitions.store.worker_code import WorkerCode
 from celery_partitions.worker.call_turns import begin_calls
+from celery_partitions.worker.calls import LifespanFailed
 from celery_partitions.worker.consumer import make_patient
 from celery_partitions.worker.control import list_owned_queues
 from celery_partitions.worker.garbage import collect_seldom
@@ -203,8 +204,10 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         try:
             self.loop.calls = begin_calls(self.loop, parts, worker.hostname)
+        except LifespanFailed as failed:
+            raise WorkerRefused(f"the lifespan given to install() raised {describe(failed.__cause__ or failed)}") from failed.__cause__
         except Exception as error:
-            raise WorkerRefused(f"the lifespan given to install() raised {describe(error)}") from error
+            raise WorkerRefused(f"cannot start the thread for calls that wait: {describe(error)}") from error
         if self.loop.calls is not None:
             self.measurer.history.in_flight = self.loop.calls.in_flight.use
         parts.follow_ups.prepare()

@@ -33,7 +33,7 @@ LOOK_SECONDS = 0.05
 
 
 def begin_calls(loop: PartitionLoop, parts: WorkerParts, node: str) -> CallTurns | None:
-    """Start the thread for calls that wait. None: the app has no such computation, and no lifespan. Raises what the lifespan raises."""
+    """Start the thread for calls that wait. None: the app has no such computation, and no lifespan. Raises `LifespanFailed`."""
     installation, settings, runner = loop.installation, loop.settings, parts.runner
     given, me = installation.lifespan, PartitionWorker(installation.app, node)
     if given is None and all(one.waiting is None for one in installation.computations.values()):

@@ -41,6 +41,10 @@ RULES_SECONDS = 0.002
 _Result = tuple[Any, BaseException | None]
 
 
+class LifespanFailed(Exception):
+    """The lifespan given to `install()` raised, or yielded no dict."""
+
+
 class _StageCalls:
     """The calls of one computation. Only the call thread uses it."""
 
@@ -90,7 +94,7 @@ class CallThread(threading.Thread):
     # Called by the partition loop and the boot step.
 
     def begin(self) -> None:
-        """Start the thread and enter the lifespan. Raises what the lifespan raises."""
+        """Start the thread and enter the lifespan. Raises `LifespanFailed`, whose cause is what the lifespan raised."""
         self.start()
         self._ready.wait()
         if self._error is not None:
@@ -133,11 +137,10 @@ class CallThread(threading.Thread):
     async def _live(self) -> None:
         async with AsyncExitStack() as stack:
             if self.lifespan is not None:
-                context = self.lifespan()
-                entered = await stack.enter_async_context(context) if hasattr(context, "__aenter__") else stack.enter_context(context)
-                if entered is not None and not isinstance(entered, Mapping):
-                    raise TypeError(f"the lifespan must yield a dict of resources, or nothing, not {type(entered).__name__}")
-                self.resources = cast(Mapping[str, Any], entered or {})
+                try:
+                    self.resources = await self._enter(stack, self.lifespan)
+                except Exception as error:
+                    raise LifespanFailed from error
             self._ready.set()
             await self._stopping.wait()
             tasks = [task for _, task in self._tasks.values()]
@@ -145,6 +148,14 @@ class CallThread(threading.Thread):
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=INTERRUPT_SECONDS)
+
+    async def _enter(self, stack: AsyncExitStack, lifespan: Callable[[], Any]) -> Mapping[str, Any]:
+        """Enter the lifespan. Returns what it yields."""
+        context = lifespan()
+        entered = await stack.enter_async_context(context) if hasattr(context, "__aenter__") else stack.enter_context(context)
+        if entered is not None and not isinstance(entered, Mapping):
+            raise TypeError(f"the lifespan must yield a dict of resources, or nothing, not {type(entered).__name__}")
+        return cast(Mapping[str, Any], entered or {})
 
     def _start(self, runs: list[KeyRun], ended: Ended) -> None:
         for run in runs:

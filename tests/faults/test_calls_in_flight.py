@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from celery_partitions.admin.drain import drain
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import waiting
 from tests.support.applications.waiting import Visit, begun, limited_visit, overlaps, recorded, resourceful_visit, visit
@@ -97,6 +98,34 @@ def test_a_second_worker_gets_its_share_without_a_call_being_repeated(live: Live
     live.wait_drained()
     judge(live, messages, at_most=1)
     assert overlaps(recorded(live.client)) == []
+
+
+def test_a_drained_worker_lets_its_calls_end(live: LiveGroup) -> None:
+    messages = [Visit(f"k{number % KEYS}", number, 0.8) for number in range(KEYS * 2)]
+    start(live)
+    (node,) = {owner for owner in live.owners().values() if owner}
+    live.send(visit, messages)
+    wait_in_flight(live, KEYS)
+    start(live)
+    assert drain(live.client, live.names, node, by="a test") == "ok"
+    wait_until(lambda: node not in live.owners().values() and None not in live.owners().values())
+    live.wait_drained()
+    judge(live, messages, at_most=1)
+    assert overlaps(recorded(live.client)) == []
+
+
+def test_a_message_that_is_revoked_behind_a_call_is_not_called(live: LiveGroup) -> None:
+    start(live)
+    wait_until(lambda: live.app.control.ping(timeout=1, limit=1))
+    first = live.send_task(visit.name, {"key": "k", "number": 0, "seconds": 4})
+    revoked = live.send_task(visit.name, {"key": "k", "number": 1})
+    live.send(visit, [Visit("k", 2)])
+    wait_in_flight(live, 1)
+    (answer,) = live.app.control.revoke([first, revoked], reply=True, timeout=60, limit=1)
+    assert "ok" in next(iter(answer.values()))
+    live.wait_drained()
+    assert live.numbers(visit) == {"k": [0, 2]}  # a call that has begun goes on
+    assert begun(recorded(live.client)) == {"k": [0, 2]}
 
 
 def test_after_a_kill_all_calls_of_all_partitions_run_at_once_and_new_keys_start_beside_them(live: LiveGroup) -> None:

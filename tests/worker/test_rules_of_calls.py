@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import chord
 
 from celery_partitions import RetryPolicy, build_application, source, state_computation
 from celery_partitions.admin.exporter import Exporter
@@ -66,6 +67,11 @@ async def strict(order: Order, state: Orders) -> None:
 @state_computation("tests.rules: linked", state=Orders, key=lambda number: "linked")
 def linked(number: int, state: Orders) -> None:
     state.numbers.append(number)
+
+
+@state_computation("tests.rules: total of", state=Orders, key=lambda numbers: "linked")
+def total_of(numbers: list[int], state: Orders) -> None:
+    state.numbers.append(sum(numbers))
 
 
 @state_computation("tests.rules: ask", state=Orders)
@@ -139,6 +145,14 @@ def test_a_link_follows_a_call_that_waits(live: LiveGroup, loop: LoopByHand) -> 
     drain(live, loop)
     assert live.app.AsyncResult(name).get(timeout=60) == 7
     assert live.numbers(linked) == {"linked": [7]}
+
+
+def test_a_chord_of_calls_that_wait_starts_its_body_once(live: LiveGroup, loop: LoopByHand) -> None:
+    header = [live.app.signature(take.name, ({"customer": f"c{number % 2}", "number": number, "seconds": 0.05},)) for number in range(4)]
+    chord(header, live.app.signature(total_of.name), app=live.app).apply_async()
+    drain(live, loop)
+    assert live.numbers(total_of) == {"linked": [6]}
+    assert live.numbers(take) == {"c0": [0, 2], "c1": [1, 3]}
 
 
 def test_a_delayed_message_is_called_when_it_is_due(live: LiveGroup, loop: LoopByHand) -> None:
