@@ -17,7 +17,7 @@ from celery_partitions.model.caller import Call, Caller, Calling, Calls
 from celery_partitions.model.computation import Computation, StageNode
 from celery_partitions.model.effects import Alarm
 from celery_partitions.model.errors import EventTimeAhead, TimeLimitExceeded, describe
-from celery_partitions.model.fairness import LOOK_SECONDS
+from celery_partitions.model.fairness import CHECK_SECONDS, LOOK_SECONDS
 from celery_partitions.model.gathering import Gathering
 from celery_partitions.model.halving import NOT_HALVED, Halving
 from celery_partitions.model.items import (
@@ -124,14 +124,19 @@ class BatchStep:
         limited = False
         now = clock()
         start, look_seconds, end = now, LOOK_SECONDS, now + self.rules.seconds
+        others_wait = self.rules.others_wait
         until = end if careful or self.boxes.line is not None else min(end, now + look_seconds)
+        if others_wait is not None:
+            until = now + CHECK_SECONDS
         taken = 0
         for item in self.items:
             out.taken = taken
             if now > until and taken:
-                if now > end:
+                if now > end or (others_wait is not None and others_wait()):
                     break
-                if self.boxes.share(self.items[taken:], now, gathered):
+                if others_wait is not None:
+                    until = clock() + CHECK_SECONDS
+                elif self.boxes.share(self.items[taken:], now, gathered):
                     waiting, until = self.boxes.parked, end
                 else:
                     look_seconds *= 2

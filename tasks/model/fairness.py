@@ -14,13 +14,14 @@ from celery_partitions.model.items import Item, Work
 #: A batch is looked at after this time, and each time that this has doubled: a look takes a tenth of a millisecond.
 LOOK_SECONDS = 0.005
 #: What remains of a batch is long if it takes more than this. While a hot key waits for its turn, no turn of the queue takes longer.
-LONG_SECONDS = 0.05
+LONG_SECONDS = 0.02
 #: Calls are quick if they take less than this on average: about ten times what it costs to move a message.
 QUICK_SECONDS = 0.0001
 #: A key is hot with more than this share of the time that remains, if it is also clearly more than an equal share.
 HOT_SHARE, MORE_THAN_EQUAL = 0.1, 1.5
-#: How long a turn of a hot key takes. The others wait no longer than this for it, and its commit takes a tenth of it.
-TURN_SECONDS = 0.003
+#: The longest turn of a hot key. Its commit takes less than a tenth of this. A turn ends before if messages of other keys come, which is checked
+#: this often: a check takes a tenth of a millisecond.
+TURN_SECONDS, CHECK_SECONDS = 0.01, 0.001
 
 #: A hot key's next turn is due this long before it is noted, because what a worker knows of the server's clock varies by some milliseconds.
 EARLY_SECONDS = 0.01

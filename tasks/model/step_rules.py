@@ -30,6 +30,8 @@ class StepRules:
     random: Callable[[], float]
     #: The step ends after this time (by `clock`), but not before one message is done.
     seconds: float
+    #: In a hot key's turn: whether messages of other keys wait. Then the step ends.
+    others_wait: Callable[[], bool] | None = None
     #: The maximum number of messages that may wait for a hot key's turn (PARTITIONS_QUEUE_MAX_LENGTH).
     queue_messages: int = sys.maxsize
     #: Whether the machine calls plain computations without a time limit directly. It yields all others as a `Call`. The outcome is the same, but

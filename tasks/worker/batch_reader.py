@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
+from typing import cast
 
 from celery_partitions.model.effects import READY
 from celery_partitions.model.flushing import messages_to_read
 from celery_partitions.model.halving import Halving
-from celery_partitions.model.items import Item, Reading, Skipped, condemned, read_batch
+from celery_partitions.model.items import Item, Reading, Skipped, Work, condemned, read_batch
 from celery_partitions.model.mailboxes import behind_lines
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.parked_keys import read_mailbox
@@ -23,6 +24,8 @@ from celery_partitions.worker.parts import LoopParts
 
 #: At most this many waiting tasks of a partition are reported to other workers.
 MAX_LACKS = 20
+#: If this many messages come during a hot key's turn, it ends, so that they are moved.
+MANY_NEW = 100
 
 
 class BatchReader:
@@ -67,7 +70,24 @@ class BatchReader:
             waited_out = False  # the partition goes to that worker, or its messages wait until it is free
         halving = Halving(record.size, record.suspects)
         waited, ready = record.reason == "rate", record.reason == READY
-        return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=waited, halving=halving, ready=ready)
+        return Batch(messages, key, record.attempt, length, waited_out=waited_out, waited=waited, halving=halving, ready=ready, others_wait=self.others_wait(owned, key) if ready else None)
+
+    def others_wait(self, owned: OwnedPartition, key: str) -> Callable[[], bool]:
+        """A function that looks at what has come to the queue since it was called last, and says whether it is for another key. Many messages
+        count as such. No, while the key has had less time than the queue."""
+        queue, reading, seen = self.names.queue(owned.partition), self.reading_of(owned), 0
+        owed_until = owned.clock() - owned.retries_lead
+
+        def look() -> bool:
+            nonlocal seen
+            if owned.clock() < owed_until:
+                return False
+            raws = cast(list[bytes], self.client.lrange(queue, -seen - MANY_NEW, -seen - 1))
+            seen += len(raws)
+            items = read_batch(raws[::-1], reading, now=owned.server_now(), revoked=())
+            return len(raws) >= MANY_NEW or any(not isinstance(item, Work) or item.key != key for item in items)
+
+        return look
 
     def items(self, owned: OwnedPartition, batch: Batch) -> list[Item]:
         """What the batch's messages are, and which of them wait behind others or are dropped."""

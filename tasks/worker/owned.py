@@ -57,8 +57,9 @@ class Batch:
     waited: bool = False
     #: Of a batch computation's messages.
     halving: Halving = NOT_HALVED
-    #: The mailbox is that of a hot key, which has a turn.
+    #: The mailbox is that of a hot key, which has a turn; and whether messages of other keys wait.
     ready: bool = False
+    others_wait: Callable[[], bool] | None = None
     #: Why the message becomes a dead letter, or counts as failed, without running.
     condemned: Verdict | None = None
     failed: str | None = None

@@ -79,7 +79,7 @@ class StepRunner:
             return self.run(
                 items,
                 owned.cache.young,
-                self.rules_for(owned, owned.turn_seconds(batch, self.settings.batch_seconds)),
+                self.rules_for(owned, owned.turn_seconds(batch, self.settings.batch_seconds), batch.others_wait),
                 call=partial(self.call, owned),
                 parked=owned.parked,
                 mailbox_lengths=owned.mailbox_lengths,
@@ -109,7 +109,7 @@ class StepRunner:
     def follow(self, policies: Mapping[str, bytes]) -> None:
         self.policies.follow(policies)
 
-    def rules_for(self, owned: OwnedPartition, seconds: float) -> StepRules:
+    def rules_for(self, owned: OwnedPartition, seconds: float, others_wait: Callable[[], bool] | None = None) -> StepRules:
         """The rules for the partition's next step, which may take `seconds`."""
         return StepRules(
             partition=-1 if owned.number is None else owned.number,
@@ -120,6 +120,7 @@ class StepRunner:
             clock=self.clock,
             random=self.random,
             seconds=seconds,
+            others_wait=others_wait,
             writer=self.writer,
             message_bytes=self.settings.message_bytes,
             now=owned.server_now(),
