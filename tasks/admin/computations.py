@@ -12,10 +12,12 @@ import msgspec
 from celery_partitions.admin.documents import json_key
 from celery_partitions.admin.history_json import points_in, samples
 from celery_partitions.admin.overview import Readable
+from celery_partitions.admin.policies import Policies, limit_in_force
 from celery_partitions.admin.watcher import Watcher
 from celery_partitions.admin.workers import read_workers
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.effects import ParkedKey
+from celery_partitions.model.policy import PolicyChange
 from celery_partitions.store.history import read_points
 from celery_partitions.store.measurements import read_computations
 from celery_partitions.store.telemetry import COMPUTATION_SECONDS, LATENCY_SECONDS, ComputationMeasurements
@@ -45,11 +47,13 @@ def look_at_computations(watch: Watcher, known: Mapping[str, Computation]) -> di
             limits.update(worker.report.concurrency)
     troubled = any(one.status.parked or one.status.running for one in overview.partitions)
     parked = list(islice(group.parked_keys.all(), MAX_PARKED)) if troubled else []
+    changes = Policies(group.client, group.names, group.audit).all()
     rows = []
     for name, points in zip(names, histories, strict=True):
         series = samples({name: points}, 3600, overview.at)
         recent = [one for one in series if one.at >= overview.at - 300]
         found, computation = measured.get(name, ComputationMeasurements()), known.get(name)
+        limit = None if computation is None else limit_in_force(computation, changes.get(name, PolicyChange()))
         own = [one for one in parked if one.task == name]
         rows.append(
             {
@@ -58,6 +62,7 @@ def look_at_computations(watch: Watcher, known: Mapping[str, Computation]) -> di
                 "stateful": computation is not None and computation.state is not None,
                 "processed": found.processed,
                 "failed": found.failed,
+                "retried": found.retried,
                 "dead_lettered": found.dead,
                 "done_per_second": _mean([one.done_per_second for one in recent]),
                 "failed_per_second": _mean([one.failed_per_second for one in recent]),
@@ -68,6 +73,10 @@ def look_at_computations(watch: Watcher, known: Mapping[str, Computation]) -> di
                 "end_to_end_p99_seconds": found.latency.quantile(LATENCY_SECONDS, 0.99),
                 "in_flight": in_flight.get(name, 0),
                 "concurrency": limits.get(name) or None,
+                "rate_limit": None if limit is None else limit.text,
+                "waiting_for_rate": sum(one.why == "rate" for one in own),
+                "flush_every": None if computation is None or computation.flush is None else computation.flush.every,
+                "filling": sum(one.why == "gather" for one in own),
                 "parked": sum(not one.waits_its_turn for one in own),
                 "running": running_keys(own),
                 "last_error": msgspec.to_builtins(found.last_error),

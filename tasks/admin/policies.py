@@ -10,6 +10,7 @@ import redis
 from celery_partitions.admin.audit import Audit
 from celery_partitions.model.computation import Computation
 from celery_partitions.model.policy import PolicyChange, RetryPolicy, effective_policy
+from celery_partitions.model.rate_limit import RateLimit, changed_limit
 from celery_partitions.store.names import Names
 from celery_partitions_config.settings import Settings
 
@@ -22,13 +23,12 @@ class Policies:
 
     def get(self, computation: str) -> PolicyChange:
         """The change of a computation's policy; an empty change if there is none or it cannot be read."""
-        text = cast("bytes | None", self.client.hget(self.names.policies, computation))
-        if text is None:
-            return PolicyChange()
-        try:
-            return msgspec.json.decode(text, type=PolicyChange)
-        except msgspec.DecodeError:
-            return PolicyChange()
+        return _read(cast("bytes | None", self.client.hget(self.names.policies, computation)))
+
+    def all(self) -> dict[str, PolicyChange]:
+        """Every changed policy that can be read."""
+        rows = cast(dict[bytes, bytes], self.client.hgetall(self.names.policies))
+        return {name.decode("utf-8", "replace"): _read(text) for name, text in rows.items()}
 
     def change(self, computation: str, change: PolicyChange, *, by: str) -> None:
         """Replace the earlier change. Workers follow it immediately."""
@@ -52,6 +52,21 @@ class Policies:
                 pipe.hset(self.names.policies, computation, cast(str, msgspec.json.encode(change)))
             pipe.publish(self.names.changed, "")
             pipe.execute()
+
+
+def _read(text: bytes | None) -> PolicyChange:
+    try:
+        return PolicyChange() if text is None else msgspec.json.decode(text, type=PolicyChange)
+    except msgspec.DecodeError:
+        return PolicyChange()
+
+
+def limit_in_force(computation: Computation, change: PolicyChange) -> RateLimit | None:
+    """A computation's rate limit with an operator's change. None: it has none."""
+    try:
+        return None if computation.rate_limit is None else changed_limit(computation.rate_limit, change.rate_limit, change.burst)
+    except ValueError:  # not written by us
+        return computation.rate_limit
 
 
 def default_policy(settings: Settings) -> RetryPolicy:

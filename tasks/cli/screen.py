@@ -1,114 +1,70 @@
-"""Draws the screen of `partitions top`: totals, then as many columns and rows as fit the terminal. No I/O."""
+"""Draws the screen of `partitions top`: totals, then as many columns and rows as fit the terminal, or all about one row. No I/O."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from celery_partitions.admin.numbers import counted, number, size, span
+from celery_partitions.cli.columns import MAX_SPARK, Column, Layout, Row, done_of, in_order
 from celery_partitions.cli.sparkline import sparkline
+from celery_partitions.cli.view import HELP, HELP_OPEN, View
 from celery_partitions.model.escaping import escape
-
-Row = Mapping[str, Any]
-Sort = Literal["backlog", "rate", "oldest", "name"]
 
 #: Spaces between two columns.
 GAP = 2
 #: Longer queue and node names are cut.
 MAX_NAME = 28
-#: A sparkline takes the rest of the line, within these bounds: a shorter one is unreadable, a longer one has no more points.
-MIN_SPARK, MAX_SPARK = 8, 30
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column. `width` is in characters; 0 means as wide as its content, up to `MAX_NAME`."""
-
-    name: str
-    width: int
-    cell: Callable[[Row], str]
-    right: bool = True
-    #: A value above zero needs an operator.
-    alarm: bool = False
-
-
-def _queue(row: Row) -> str:
-    return escape(row["queue"])
-
-
-def _state(row: Row) -> str:
-    """The trouble that an operator must see first; empty if there is none."""
-    if row["paused"]:
-        return "paused"
-    if not row["owner"]:
-        return "no owner"
-    return {"stalled": "stalled", "falling behind": "behind"}.get(row.get("state", ""), "")
-
-
-def _error(row: Row) -> str:
-    error = row["last_error"]
-    return "" if error is None else escape(str(error["text"]))
-
-
-def _latency(seconds: float | None) -> str:
-    """Empty if no message was measured."""
-    return "" if seconds is None else span(seconds)
-
-
-#: All columns, from left to right.
-COLUMNS = (
-    Column("queue", 0, _queue, right=False),
-    Column("", 8, _state, right=False),
-    Column("owner", 0, lambda row: escape(row["owner"] or "-"), right=False),
-    Column("held", 6, lambda row: span(row["lease_age_seconds"])),
-    Column("waiting", 8, lambda row: number(row["waiting"])),
-    Column("oldest", 6, lambda row: span(row["oldest_age_seconds"])),
-    Column("in/s", 7, lambda row: number(row["in_per_second"])),
-    Column("done/s", 7, lambda row: number(row["done_per_second"])),
-    Column("5 min", MIN_SPARK, lambda row: sparkline(done_of(row), MAX_SPARK), right=False),
-    Column("p50", 6, lambda row: _latency(row["latency_p50_seconds"])),
-    Column("p99", 6, lambda row: _latency(row["latency_p99_seconds"])),
-    Column("keys", 8, lambda row: number(row["keys"])),
-    Column("state", 7, lambda row: size(row["state_bytes"])),
-    Column("delayed", 7, lambda row: number(row["delayed"])),
-    Column("parked", 6, lambda row: number(row["parked"]), alarm=True),
-    Column("dead", 6, lambda row: number(row["dead_letters"]), alarm=True),
-    Column("last error", 20, _error, right=False),
-)
-#: The order in which columns get room on a narrow terminal.
-DEAREST = (
-    "queue", "waiting", "done/s", "", "in/s", "oldest", "5 min", "dead", "parked", "p99",
-    "owner", "keys", "last error", "p50", "state", "delayed", "held",
-)  # fmt: skip
-
-
-#: Columns that are left out if no row has a value.
-OFTEN_EMPTY = {"", "5 min", "p50", "p99", "last error"}
 
 
 def draw(
-    found: Mapping[str, Any], *, sort: Sort | None, width: int, height: int | None, trouble: str = ""
+    found: Mapping[str, Any], view: View, *, width: int, height: int | None, trouble: str = "", has_keys: bool = False
 ) -> RenderableType:
-    """Draw what `celery_partitions.admin.overview_json.to_json` returned. `height` None: every row. `trouble`: why the data is old."""
-    rows: list[Row] = found["partitions"]
+    """Draw what `celery_partitions.admin.overview_json.to_json` returned, with `computations` for a view of those. `height` None: every row.
+    `trouble`: why the data is old. `has_keys`: the operator can press keys, and is told which."""
+    layout = view.layout
     head = [*_attention(found, width, height), *_totals(found, width, trouble), Text()]
-    room = None if height is None else max(1, height - len(head) - 1)  # one line for the table's header
-    if sort is None:  # rows that all fit keep their places; otherwise the largest backlogs are shown
-        sort = "name" if room is None or len(rows) <= room else "backlog"
-    rows = in_order(rows, sort)
+    help_line = [Text(HELP_OPEN if view.is_open else HELP, style="dim", no_wrap=True, overflow="ellipsis")] if has_keys else []
+    room = None if height is None else max(1, height - len(head) - 1 - len(help_line))  # one line for the table's header
+    rows = rows_of(found, view, room)
+    chosen = next((place for place, row in enumerate(rows) if row[layout.name] == view.chosen), None)
+    if view.is_open and chosen is not None:
+        return Group(*head, *_facts(rows[chosen], layout, found.get("opened", ()), width)[: None if room is None else room + 1], *help_line)
     left_out = 0
     if room is not None and len(rows) > room:
-        left_out = len(rows) - max(1, room - 1)
-        rows = rows[: max(1, room - 1)]
-    table = _table(rows, found["partitions"], width)
-    rest = Text(f"and {left_out:,} more, by {sort}", style="dim", no_wrap=True, overflow="ellipsis")
-    return Group(*head, table, *([rest] if left_out else []))
+        shown = max(1, room - 1)
+        left_out = len(rows) - shown
+        first = 0 if chosen is None else max(0, min(chosen - shown // 2, left_out))
+        rows = rows[first : first + shown]
+    table = _table(rows, found[layout.rows], width, layout, view.chosen)
+    rest = Text(f"and {left_out:,} more, by {view.sort or 'backlog'}", style="dim", no_wrap=True, overflow="ellipsis")
+    return Group(*head, table, *([rest] if left_out else []), *help_line)
+
+
+def rows_of(found: Mapping[str, Any], view: View, room: int | None = None) -> list[Row]:
+    """The rows of a view, in order. `room`: how many fit the screen."""
+    rows: Sequence[Row] = found[view.layout.rows]
+    if view.sort is None:  # rows that all fit keep their places; otherwise the largest backlogs are shown
+        return in_order(rows, "name" if room is None or len(rows) <= room else "backlog", view.layout)
+    return in_order(rows, view.sort, view.layout)
+
+
+def _facts(row: Row, layout: Layout, parked: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
+    """All about one row, a line each. `parked`: its parked keys."""
+    wide = max(len(column.name) for column in layout.columns)
+    lines = [Text(f"{column.name or 'state':<{wide}}  {column.cell(row)}") for column in layout.columns if column.cell(row)]
+    if parked:
+        lines += [Text(), Text("parked keys: key, why, waiting, error", style="bold")]
+    for one in parked:
+        lines.append(Text(f"{escape(one['key'])}  {one['reason']}  {number(one['waiting'])}  {escape(one['error'])}"))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
 
 
 def _attention(found: Mapping[str, Any], width: int, height: int | None) -> list[Text]:
@@ -126,19 +82,6 @@ def _attention(found: Mapping[str, Any], width: int, height: int | None) -> list
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
-
-
-def in_order(rows: Sequence[Row], sort: Sort) -> list[Row]:
-    """The rows, largest first. Equal rows keep their order: partitions by number, the ingress last."""
-    match sort:
-        case "name":
-            return list(rows)
-        case "backlog":
-            return sorted(rows, key=lambda row: -row["waiting"])
-        case "rate":
-            return sorted(rows, key=lambda row: -(row["done_per_second"] or 0))
-        case "oldest":
-            return sorted(rows, key=lambda row: -(row["oldest_age_seconds"] or 0))
 
 
 def _totals(found: Mapping[str, Any], width: int, trouble: str) -> list[Text]:
@@ -177,19 +120,18 @@ def _totals(found: Mapping[str, Any], width: int, trouble: str) -> list[Text]:
     return lines
 
 
-def _table(rows: Sequence[Row], every: Sequence[Row], width: int) -> Table:
+def _table(rows: Sequence[Row], every: Sequence[Row], width: int, layout: Layout, chosen: str | None) -> Table:
     """`every` includes the rows that are not shown, so that column widths stay the same when rows move in and out of view."""
-    widths = columns_for(every, width)
+    widths = columns_for(every, width, layout)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    chosen = [column for column in COLUMNS if column.name in widths]
-    for column in chosen:
+    shown = [column for column in layout.columns if column.name in widths]
+    for column in shown:
         right = "right" if column.right else "left"
         wide = widths[column.name]
         table.add_column(column.name, justify=right, width=wide, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(
-            *(_cell(column, row, widths[column.name]) for column in chosen), style="yellow" if _state(row) else ""
-        )
+        style = "reverse" if row[layout.name] == chosen else "yellow" if layout.is_troubled(row) else ""
+        table.add_row(*(_cell(column, row, widths[column.name]) for column in shown), style=style)
     return table
 
 
@@ -198,14 +140,14 @@ def _cell(column: Column, row: Row, width: int) -> Text:
     return Text(text, style="red" if column.alarm and text != "0" else "")
 
 
-def columns_for(rows: Sequence[Row], width: int) -> dict[str, int]:
+def columns_for(rows: Sequence[Row], width: int, layout: Layout) -> dict[str, int]:
     """The columns that fit, with their widths. Room left over goes to the sparkline, then to the last error."""
-    by_name = {column.name: column for column in COLUMNS}
+    by_name = {column.name: column for column in layout.columns}
     widths: dict[str, int] = {}
     left = width
-    for name in DEAREST:
+    for name in layout.dearest:
         column = by_name[name]
-        if name in OFTEN_EMPTY and not any(map(column.cell, rows)):
+        if name in layout.often_empty and not any(map(column.cell, rows)):
             continue
         wide = column.width or min(MAX_NAME, max([len(name), *(len(column.cell(row)) for row in rows)]))
         if widths and wide + GAP > left:
@@ -219,8 +161,3 @@ def columns_for(rows: Sequence[Row], width: int) -> dict[str, int]:
             widths[name] += more
             left -= more
     return widths
-
-
-def done_of(row: Row) -> list[float]:
-    """Messages processed per second, over the minutes that are kept."""
-    return [done for _, _, done, _ in row["history"]]

@@ -124,6 +124,8 @@ class ComputationMeasurements(msgspec.Struct, omit_defaults=True, gc=False):
     processed: int = 0
     #: Attempts that raised.
     failed: int = 0
+    #: Those after which the message is retried by itself.
+    retried: int = 0
     #: Messages that became dead letters.
     dead: int = 0
     #: Calls of a batch computation. `processed` divided by them: how many messages a call gets.

@@ -28,7 +28,7 @@ def waiting_tasks(client: redis.Redis, queues: Sequence[str]) -> WaitingTasks:
     counts: Counter[str] = Counter()
     exact = True
     for answer in script("waiting_tasks").run_many(client, [([queue], [SAMPLED]) for queue in queues]):
-        if isinstance(answer, redis.ResponseError):  # this Redis user may not run scripts
+        if isinstance(answer, redis.RedisError):  # this Redis user may not run scripts, or one of several servers is away
             exact = False
             continue
         length, *tasks = answer

@@ -206,6 +206,9 @@ class Measurer:
             name = failure.item.computation.name
             self._of_computation(name).failed += 1
             last[name] = (failure.error, failure.item.key, failure.item.envelope.headers.id)
+        for park in outcome.parked.values():
+            if not park.used_up:
+                self._of_computation(park.failure.item.computation.name).retried += 1
         for item, _ in outcome.dead:
             computation = None if item.task is None else self.computations.get(item.task)
             if computation is not None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from celery_partitions.cli.screen import Sort, draw
+from celery_partitions.cli.columns import Sort
+from celery_partitions.cli.screen import draw
+from celery_partitions.cli.view import View
 
 
 def row(number: int | None, **more: Any) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def lines(
     what: dict[str, Any], width: int = 140, height: int | None = 24, sort: Sort | None = None, trouble: str = ""
 ) -> list[str]:
     console = Console(width=width, file=StringIO(), markup=False, emoji=False, highlight=False)
-    console.print(draw(what, sort=sort, width=width, height=height, trouble=trouble))
+    console.print(draw(what, View(sort=sort), width=width, height=height, trouble=trouble))
     assert isinstance(console.file, StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 

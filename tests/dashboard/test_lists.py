@@ -85,6 +85,23 @@ def test_computations_with_rates_failures_and_calls(served: Served, filled: Fill
     assert "No computation of this name" in served.ask(f"/partitions/computation?name={HOSTILE}").text
 
 
+@pytest.mark.parametrize(("reason", "words"), [("rate", "rate limit"), ("gather", "batch is filled"), ("ready", "takes turns")])
+def test_a_key_that_waits_for_its_turn_is_no_trouble(served: Served, filled: Filled, reason: str, words: str) -> None:
+    measured(filled)
+    partition, now = filled.partition("calm"), filled.group.now()
+    record = {"due": now + 60, "attempt": 1, "task": pay.name, "since": now - 5, "reason": reason}
+    filled.client.hset(filled.names.parked(partition), "calm", json.dumps(record))
+    filled.client.hset(filled.names.meta(partition), "running", 1)
+    assert served.ask("/api/partitions/parked").json["found"] == 0
+    assert served.ask(f"/api/partitions/parked?why={reason}").json["found"] == 1
+    assert words in served.ask(f"/partitions/parked?why={reason}").text
+    assert words in served.ask("/partitions/key?key=calm").text
+    (row,) = [one for one in served.ask("/api/partitions/computations").json["computations"] if one["computation"] == pay.name]
+    assert (row["parked"], row["waiting_for_rate"], row["filling"]) == (0, int(reason == "rate"), int(reason == "gather"))
+    assert ("1 key</a> wait" in served.ask("/partitions/computation?name=" + pay.name.replace(" ", "+")).text) == (reason != "ready")
+    assert not [one for one in served.ask("/api/partitions/attention").json if one["rule"] == "parked"]
+
+
 def test_pipelines_are_drawn_with_what_flows_and_waits(served: Served, filled: Filled) -> None:
     names, client = filled.names, filled.client
     seconds = client.time()[0]  # type: ignore[index]

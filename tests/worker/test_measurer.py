@@ -61,6 +61,8 @@ def test_failures_are_recorded_with_their_key_and_message(make_live: Make) -> No
     assert found.last_error is not None
     assert (found.last_error.key, found.last_error.message_id) == ("a", message)
     assert abs(found.last_error.at - time.time()) < PATIENCE_SECONDS
+    of_computation = read_computations(live.client, live.names)["fail"]
+    assert (of_computation.failed, of_computation.retried, of_computation.dead) == (2, 1, 1)
 
 
 def test_a_worker_that_was_suspended_past_its_lease_counts_the_refused_commit(make_live: Make) -> None:
