@@ -19,8 +19,10 @@ from celery_partitions.cli.columns import LAYOUTS, SORTS, By, Layout, Sort
 HELP = "s sort  c computations  ↑↓ choose  Enter open  q quit"
 HELP_OPEN = "↑↓ previous, next  Esc back  q quit"
 
-_ARROWS = {b"\x1b[A": "up", b"\x1bOA": "up", b"\x1b[B": "down", b"\x1bOB": "down"}
-_NAMES = {b"k": "up", b"j": "down", b"\r": "open", b"\n": "open", b"\x1b": "back", b"\x7f": "back", b"\x08": "back"}
+_KEYS = {
+    b"\x1b[A": "up", b"\x1bOA": "up", b"k": "up", b"\x1b[B": "down", b"\x1bOB": "down", b"j": "down", b"\r": "open", b"\n": "open",
+    b"\x1b": "back", b"\x7f": "back", b"\x08": "back",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Keyboard:
 
     def __init__(self) -> None:
         self._mode: list[Any] | None = None
+        #: Keys that were pressed and not returned yet.
+        self._read = b""
 
     def __enter__(self) -> Self:
         if sys.stdin.isatty():
@@ -83,9 +87,12 @@ class Keyboard:
         if self._mode is None:
             time.sleep(seconds)
             return None
-        if not select.select([sys.stdin], [], [], seconds)[0]:
-            return None
-        read = os.read(sys.stdin.fileno(), 8)
-        if not read:  # the terminal has gone
-            return "q"
-        return _ARROWS.get(read) or _NAMES.get(read[:1] if len(read) == 1 else b"") or read[:1].decode("ascii", "replace")
+        if not self._read:
+            if not select.select([sys.stdin], [], [], seconds)[0]:
+                return None
+            self._read = os.read(sys.stdin.fileno(), 1024)
+            if not self._read:  # the terminal has gone
+                return "q"
+        length = 3 if self._read[:3] in _KEYS else 1
+        key, self._read = self._read[:length], self._read[length:]
+        return _KEYS.get(key) or key.decode("ascii", "replace")

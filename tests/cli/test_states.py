@@ -31,6 +31,28 @@ def test_a_state_is_shown_with_its_key_and_partition(run: Run, put_state: PutSta
     ]
 
 
+def test_keys_that_begin_with_a_text_are_found_page_by_page(run: Run, put_state: PutState, client: redis.Redis) -> None:
+    client.hset("{partition}:group", f"computation:{update.name}", 1)
+    for number in range(2100):
+        put_state(f"a{number}", 1.0)
+    put_state("b*", 1.0)
+    put_state("b\x1b[31m", 1.0)
+    assert sorted(run("keys", update.name, "--prefix", "b").stdout.splitlines()) == ["b*", "b\\x1b[31m"]
+    assert run("keys", update.name, "--prefix", "b*").stdout.splitlines() == ["b*"]
+    seen: list[str] = []
+    after = ""
+    while True:
+        found = json.loads(run("keys", update.name, "--prefix", "a", "--limit", "500", "--after", after, "--json").stdout)
+        seen += [key["key"] for key in found["keys"]]
+        if found["more"] is None:
+            break
+        after = found["more"]
+        assert len(found["keys"]) >= 500
+    assert sorted(seen) == sorted(f"a{number}" for number in range(2100))
+    assert "there may be more: add --after " in run("keys", update.name, "--prefix", "a").stderr
+    assert run("keys", update.name, "--prefix", "a", "--hot").exit_code == 2
+
+
 def test_a_key_without_state_is_exit_code_1(run: Run) -> None:
     result = run("state", update.name, "AAPL", "--json")
     assert (result.exit_code, result.stdout) == (1, "")

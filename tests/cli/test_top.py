@@ -21,6 +21,7 @@ from celery import Celery
 
 from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
+from tests.cli.declared import update
 from tests.producer.conftest import MakeApp
 from tests.support.python_process import ForkedProcess, start_python
 from tests.support.worker import ROOT
@@ -76,7 +77,7 @@ def test_the_reader_may_close_the_pipe(redis_url: str, client: redis.Redis, tmp_
         assert (process.wait(), process.stderr.read()) == (0, b"")
 
 
-def test_on_a_terminal_it_updates_and_ends_with_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
+def test_on_a_terminal_it_updates_takes_keys_and_ends_with_ctrl_c(redis_url: str, client: redis.Redis, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     screen = ""
@@ -94,11 +95,26 @@ def test_on_a_terminal_it_updates_and_ends_with_ctrl_c(redis_url: str, client: r
         read_until("done/s")
         client.lpush("partition.1", *map(str, range(77)))
         read_until("waiting 77")
+        client.hset("{partition.1}:parked", "erin", '{"due": null, "attempt": 2, "error": "ValueError: \\u001b[31m", "since": 1}')
+        os.write(ours, b"s\x1b[B\r")  # by backlog, the first row, open it
+        read_until(r"queue +partition\.1")
+        read_until(r"erin  hold  0  ValueError: \\x1b\[31m")
+        os.write(ours, b"\x1bc")
+        read_until("computation.*failed/s")
         process.send_signal(signal.SIGINT)
         read_until(re.escape("\x1b[?1049l"))  # the screen is restored
         assert process.wait() == 0
     os.close(ours)
     assert "Traceback" not in screen
+
+
+def test_by_computation(run: Run, client: redis.Redis) -> None:
+    client.hset("{partition}:computations", update.name, '{"processed": 7, "failed": 3, "retried": 2, "last_error": {"text": "Oh: \\u001b[31m", "at": 1}}')
+    result = run("top", *QUICK, "--by", "computation")
+    assert (result.exit_code, result.stderr) == (0, "")
+    heading, row = result.stdout.splitlines()[-2:]
+    assert heading.split()[:1] == ["computation"] and "retried" in heading
+    assert row.startswith(update.name) and row.rstrip().endswith("Oh: \\x1b[31m")
 
 
 def test_an_unreachable_server_is_a_one_line_error(make_app: MakeApp, run: Run) -> None:
