@@ -33,7 +33,7 @@ from celery_partitions.model.items import (
     Work,
 )
 from celery_partitions.model.mailboxes import Mailboxes
-from celery_partitions.model.outbox import SHARED_OUTPUT_BYTES, Outbox
+from celery_partitions.model.outbox import SHARED_OUTPUT_BYTES, Outbox, no_sender
 from celery_partitions.model.outcome import GONE, Failure, Outcome, Park, Slot, States, Unreadable
 from celery_partitions.model.own_lines import line_in
 from celery_partitions.model.policy import GiveUp, TryAgain, Wait, after_failure
@@ -100,6 +100,14 @@ class BatchStep:
             return self.replay.again, 1
         item = self.sender()
         return None if item is None else (item, self.boxes.attempt)
+
+    def let_go(self) -> None:
+        """The step is done. Its parts refer to each other; without that, its messages are freed now. A worker's garbage collections are rare:
+        they would be kept for hundreds of batches."""
+        if self.rules.begins is not None:
+            self.rules.begins(no_sender)
+        self.outbox.sender = no_sender
+        del self.replay.answer, self.gathering.step
 
     def sender(self) -> Work | None:
         """The item being applied; the first, if several are. None: no message is."""

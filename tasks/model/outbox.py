@@ -25,6 +25,11 @@ SHARED_OUTPUTS, SHARED_OUTPUT_BYTES = 10_000, 32_000_000
 MAX_OUTPUTS, MAX_OUTPUT_BYTES = 50_000, 256_000_000
 
 
+def no_sender() -> None:
+    """The sender of an outbox when no message is being applied."""
+    return
+
+
 class Outbox:
     """What the computations of one step send. `app`: the app whose sends join the commit. `sender`: returns the message being applied; None:
     no message is."""

@@ -188,6 +188,12 @@ class Outcome(msgspec.Struct):
     #: The next message is a plain Celery task. The worker runs it, then continues.
     plain_task: PlainTask | None = None
 
+    def forget_frames(self) -> None:
+        """The failures are reported. Their frames refer to this outcome: without that, its messages are freed now, and not by a garbage
+        collection, which is rare in a worker."""
+        for failure in self.failures:
+            object.__setattr__(failure, "frames", None)
+
     def absorb(self, one: Outcome) -> None:
         """Add what became of one message whose call ran outside the loop. Messages of a key must be added in their order. Does not change
         `taken`, which counts the messages of the queue."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery_partitions.model.caller import Call, context_of
 from celery_partitions.model.items import Item, Work
-from celery_partitions.model.outbox import Outbox
+from celery_partitions.model.outbox import Outbox, no_sender
 from celery_partitions.model.outcome import Outcome, Slot, States, Unreadable
 from celery_partitions.model.step_rules import StepRules
 from celery_partitions.model.timers import Timers, touch
@@ -45,6 +45,7 @@ class SingleStep:
     def end(self) -> None:
         """The call has ended. From now on, what goes on in its context sends at once."""
         self._item = None
+        self.outbox.sender = no_sender  # else a cycle of references would keep the message until a garbage collection, which is rare
 
     def outcome(self) -> Outcome | None:
         """The outcome of a call that returned. None: the state can't be pickled, and the machine must decide."""

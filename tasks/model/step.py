@@ -55,7 +55,7 @@ class StepMachine:
         )
         if rules.begins is not None:
             rules.begins(doing.current)
-        self.outbox = doing.outbox
+        self.outbox, self._let_go = doing.outbox, doing.let_go
         self._calls = doing.run() if failed is None else doing.fail_first(failed)
         self._outcome: Outcome | None = None
         #: The next call to make. None: the step is done.
@@ -83,6 +83,7 @@ class StepMachine:
                 self.call = to_next()
         except StopIteration as end:
             self.call, self._outcome = None, end.value
+            self._let_go()
 
 
 def call_directly(call: Call) -> Any:

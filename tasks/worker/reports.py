@@ -103,6 +103,7 @@ class Reports:
             self.send_signals(outcome)
         if self.enabled():
             self.send_events(outcome)
+        outcome.forget_frames()
 
     def fenced(self, partition: str) -> None:
         """After a commit was refused because another worker owns the partition."""
