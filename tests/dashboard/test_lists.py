@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from celery_partitions.admin.timeline import WHYS
+from celery_partitions.model.effects import TURN_REASONS
 from celery_partitions.store.history import add_points
 from celery_partitions.store.leases import balance
 from celery_partitions.store.measurements import add_measurements
@@ -85,8 +87,9 @@ def test_computations_with_rates_failures_and_calls(served: Served, filled: Fill
     assert "No computation of this name" in served.ask(f"/partitions/computation?name={HOSTILE}").text
 
 
-@pytest.mark.parametrize(("reason", "words"), [("rate", "rate limit"), ("gather", "batch is filled"), ("ready", "takes turns")])
-def test_a_key_that_waits_for_its_turn_is_no_trouble(served: Served, filled: Filled, reason: str, words: str) -> None:
+@pytest.mark.parametrize("reason", TURN_REASONS)
+def test_a_key_that_waits_for_its_turn_is_no_trouble(served: Served, filled: Filled, reason: str) -> None:
+    words = WHYS[reason]
     measured(filled)
     partition, now = filled.partition("calm"), filled.group.now()
     record = {"due": now + 60, "attempt": 1, "task": pay.name, "since": now - 5, "reason": reason}
