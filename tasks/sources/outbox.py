@@ -30,6 +30,7 @@ from celery_partitions.producer.message_maker import MessageMaker
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.queue_limit import FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS, Backlog
 from celery_partitions.sources.patience import Patience, Stopped
+from celery_partitions.store import outbox as store_outbox
 from celery_partitions.store.commands import split
 from celery_partitions.store.dead_letters import dead_letter_commands
 from celery_partitions.store.leases import RENEWALS_PER_LEASE
@@ -86,6 +87,10 @@ class Outbox:
         self.maker = MessageMaker(installation, computation)
         self.backlog = Backlog(group.client, group.names, limit)
         self.limit = min(CHUNK_MESSAGES, limit)
+        #: Where the partitions are on other servers: a push appends to this list on the control server, and what is in it is then sent on.
+        self._mail: store_outbox.Outbox | None = None
+        if group.names.is_spread:
+            self._mail = store_outbox.Outbox(group.names, f"source:{self.source}", f"{place.key}:outbox", f"{place.key}:outbox:tails")
         self._pushes: dict[int, list[bytes]] = {}
         self._dead_letters: list[tuple[str, DeadLetterItem]] = []
         self._more: list[list[Any]] = []
@@ -153,6 +158,8 @@ class Outbox:
         self._dead_letters.clear()
         self._more.clear()
         self._bytes = self.count = 0
+        if self._mail is not None:
+            self._mail.forget()
 
     def send(self, position: bytes = b"", *, ends: bool = False) -> None:
         """Write everything to the queues, however long that takes. Raises `Refused`.
@@ -163,11 +170,31 @@ class Outbox:
         run, can_be_left = self.patience.run, self.place.token is not None
         run(self.group.check, can_be_left=can_be_left)
         run(lambda: self._wait_for_room(wanted), can_be_left=can_be_left)
-        commands = run(self._commands, can_be_left=can_be_left)
+        commands, mail = run(self._commands, can_be_left=can_be_left), self._mail
+        if mail is not None:
+            run(lambda: self._bring(mail), can_be_left=can_be_left)
+            commands = mail.pack(commands)
         run(lambda: self._push(position, commands, ends), can_be_left=can_be_left)
+        if mail is not None:
+            mail.written()
+            run(lambda: self._bring(mail), can_be_left=can_be_left)
         self.place.number += 1
         self.sent += sum(wanted.values())
         self.clear()
+
+    def _bring(self, mail: store_outbox.Outbox) -> None:
+        """Send on what is in the list, also what an earlier process left there. Raises redis-py's errors."""
+        client, names = self.group.client, self.group.names
+        if not mail.is_loaded:
+            mail.load(client)
+        while entries := mail.waiting():
+            for target, answer in store_outbox.receive(client, names, mail.source, entries).items():
+                if isinstance(answer, Exception):
+                    raise answer
+                mail.delivered(target, answer.tail)
+                if answer.status != "ok":
+                    raise redis.ResponseError(f"{target} does not take what source {self.source!r} sends: {answer.status} {answer.culprit}, after {answer.tail or 'none'}")
+        mail.trim(client, self.place.key, self.place.token or 0)
 
     def _commands(self) -> list[list[Any]]:
         commands = [

@@ -47,6 +47,9 @@ would need both is named otherwise:
 
 {partition.3}:priority:<3|6|9>      list   instead of partition.3\\x06\\x16<3|6|9>; always empty
 {partition.3}:audit                 stream operators' actions on the partition
+{partition.3}:outbox                list   what commits send to other servers (store/outbox.py); the oldest is leftmost
+{partition.3}:outbox:tails          hash   target → tail of the last entry that was sent to it
+{partition.3}:received              hash   source → tail of the last entry that was received from it
 {partition}:commits:3               list   instead of {partition.3}:commits
 
 Keys of the group `partition`. The ingress also has the keys above, for example `{partition}:meta`:
@@ -301,6 +304,15 @@ class Names:
 
     def states(self, partition: str, computation: str) -> str:
         return self._key(partition, f"state:{computation}")
+
+    def outbox(self, partition: str) -> str:
+        return self._key(partition, "outbox")
+
+    def outbox_tails(self, partition: str) -> str:
+        return self._key(partition, "outbox:tails")
+
+    def received(self, partition: str) -> str:
+        return self._key(partition, "received")
 
     def delayed(self, partition: str) -> str:
         return self._key(partition, "delayed")

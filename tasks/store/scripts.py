@@ -14,13 +14,17 @@ from redis.exceptions import NoScriptError
 from celery_partitions.store.servers import Servers, ServersPipeline
 
 
+def _read(name: str) -> bytes:
+    return resources.files("celery_partitions.store").joinpath("lua", f"{name}.lua").read_bytes()
+
+
 class LuaScript:
     """One file in `lua/`. Called by its digest. If the server does not know the digest, the whole script is sent; that is safe, because
     an unknown script has not run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.text = resources.files("celery_partitions.store").joinpath("lua", f"{name}.lua").read_bytes()
+        self.text = _read(name).replace(b"-- include result\n", _read("result"))
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
         #: Whether an operator's change is published on the channel that workers listen to.
         self._announces = b"redis.call('PUBLISH'" in self.text

@@ -101,15 +101,25 @@ class Places:
     """Tells the slot of a key, for one group. `root`: the start of its queues' names (`Names.root`)."""
 
     def __init__(self, root: str) -> None:
-        self._is_partition = re.compile(re.escape(root.encode()) + rb"\.(?:0|[1-9][0-9]*)")
+        self._is_partition = re.compile(re.escape(root.encode()) + rb"\.(0|[1-9][0-9]*)")
+
+    def owner(self, key: str | bytes) -> str:
+        """The number of a key's partition; `ingress` if the key is on the control server."""
+        found = self._is_partition.fullmatch(self._tag(key))
+        return found[1].decode() if found else "ingress"
 
     def slot(self, key: str | bytes) -> int | None:
         """The slot of a partition's key. None: the key is on the control server."""
+        tag = self._tag(key)
+        return key_slot(tag) if self._is_partition.fullmatch(tag) else None
+
+    @staticmethod
+    def _tag(key: str | bytes) -> bytes:
+        """What decides about the slot."""
         data = key if isinstance(key, bytes) else key.encode()
         start = data.find(b"{")
         end = data.find(b"}", start + 1) if start >= 0 else -1
-        tag = data[start + 1 : end] if end > start + 1 else data
-        return key_slot(tag) if self._is_partition.fullmatch(tag) else None
+        return data[start + 1 : end] if end > start + 1 else data
 
     def slot_of_command(self, words: Sequence[Any]) -> int | None:
         """The slot of a command's first key. None: it is for the control server."""

@@ -53,7 +53,6 @@ from celery_partitions.worker.queue_guard import keep_kombu_away
 from celery_partitions.worker.reports import Reports
 from celery_partitions.worker.sends import join_sends
 from celery_partitions.worker.signing import check_signing
-from celery_partitions.worker.spread import refuse_what_needs_one_server
 from celery_partitions.worker.tracing import check_tracing
 from celery_partitions_config.settings import SettingsError
 
@@ -152,7 +151,6 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
             if self.installation.beat:
                 check_beat(self.installation)
             unsigned = check_signing(self.installation)
-            refuse_what_needs_one_server(self.installation)
             for computation in self.installation.computations.values():
                 if computation.state is not None:
                     computation.state.versions.check(computation.state.cls)

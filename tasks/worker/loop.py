@@ -22,8 +22,10 @@ from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.client import SERVER_ERRORS, reserve
 from celery_partitions.store.commits import Commit, CommitTooLarge, Reply, SentCommit
 from celery_partitions.store.leases import Lease, Share, release
+from celery_partitions.store.outbox import Outbox
 from celery_partitions.worker.batch_reader import BatchReader
 from celery_partitions.worker.call_turns import CallTurns
+from celery_partitions.worker.courier import Courier
 from celery_partitions.worker.foreign_consumers import ForeignConsumers
 from celery_partitions.worker.in_flight_commit import calls_committed
 from celery_partitions.worker.isolation import LeaseLost, alone, withdraw_crash
@@ -80,6 +82,8 @@ class PartitionLoop(threading.Thread):
         #: Calls outside the loop's thread. None: every computation is plain.
         self.calls: CallTurns | None = None
         self.timelines = Timelines.of(self.settings, worker)
+        #: Sends what commits have for other servers. None: there is one server.
+        self.courier = Courier(self.client, self.names, self.clock.monotonic) if self.names.is_spread else None
 
     # Called by other threads.
 
@@ -182,6 +186,8 @@ class PartitionLoop(threading.Thread):
         delayed_is_due = owned.state is State.KNOWN and not owned.messages
         if owned.must_peek and not self.peek(owned):
             return None
+        if self.courier is not None and not self.courier.may_take(owned):
+            return None
         if owned.state is State.PEEKED:
             self.reader.parked(owned)
         if owned.paused or (owned.calls is not None and not owned.calls.may_start):
@@ -262,6 +268,9 @@ class PartitionLoop(threading.Thread):
         if self.judge(owned, reply):
             if kept and owned.state is State.KNOWN:
                 owned.messages = kept
+            if self.courier is not None and owned.outbox is not None:
+                owned.outbox.written()
+                self.courier.deliver(owned, owned.outbox)
             self.faults.written()
             widen(owned, self.settings.batch_messages)
             planned, lacked = pending.planned, bool(owned.lacks)
@@ -359,7 +368,9 @@ class PartitionLoop(threading.Thread):
             release(self.client, self.names, self.worker, surplus)
         for partition, token in held.items():
             if partition not in self.owned_partitions:
-                self.owned_partitions[partition] = OwnedPartition(Lease(partition, token), self.clock.monotonic)
+                owned = self.owned_partitions[partition] = OwnedPartition(Lease(partition, token), self.clock.monotonic)
+                if self.courier is not None:
+                    owned.outbox = Outbox.of_partition(self.names, partition)
         for partition, owned in self.owned_partitions.items():
             owned.notify(share.edit_versions.get(partition, 0), partition in share.paused)
         if share.policies != self._followed.policies:
@@ -392,8 +403,8 @@ class PartitionLoop(threading.Thread):
         idle, seconds = idle_partitions(self.owned_partitions.values(), self.clock.monotonic())
         if self.peer is not None and any(owned.number is not None for owned in idle):
             self.peer.prepare()
-        flush_in = self.observer.flush_if_due()
-        self.listen(idle, seconds if flush_in is None else min(seconds, flush_in))
+        due_in = self.observer.flush_if_due(), None if self.courier is None else self.courier.attend(self.owned_partitions.values())
+        self.listen(idle, min([seconds, *(one for one in due_in if one is not None)]))
 
     def reconnect(self) -> None:
         """After an error, and at the start: get all connections that the loop needs. The lease keeper claims nothing without them."""
@@ -408,6 +419,8 @@ class PartitionLoop(threading.Thread):
         if now >= self._next_poll:
             self._next_poll = now + POLL_SECONDS
             self.observer.flush_if_due()
+            if self.courier is not None:
+                self.courier.attend(self.owned_partitions.values())
             idle, _ = idle_partitions(self.owned_partitions.values(), now)
             self.listen([owned for owned in idle if not owned.is_ready()], 0.0)
 

@@ -21,6 +21,7 @@ from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.store.commits import Commit, Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
+from celery_partitions.store.outbox import Outbox
 from celery_partitions.worker.partition_calls import PartitionCalls
 from celery_partitions.worker.partition_state import Event, State, after
 from celery_partitions.worker.state_cache import StateCache
@@ -134,6 +135,8 @@ class OwnedPartition:
     watched_at: int = -1
     #: Its empty queue got a message, and this worker has committed nothing since.
     had_message: bool = False
+    #: What its commits send to other servers. None: there is one server.
+    outbox: Outbox | None = None
     #: Its calls outside the loop. None: no computation of this process waits.
     calls: PartitionCalls | None = None
 
@@ -337,6 +340,8 @@ class OwnedPartition:
         self.cache = StateCache()
         self.messages = []
         self.on(Event.FORGET)
+        if self.outbox is not None:
+            self.outbox.forget()
         if self.calls is not None:
             self.calls.doubtful = True
 

@@ -116,6 +116,7 @@ def commit_of(
 ) -> Commit:
     """The commit of effects. `taken`: the messages that leave the queue, or the mailbox of the key `mailbox_of`, oldest first. `now`: the
     server's time. `ask`: how many next messages it asks for."""
+    commands = commands_of(effects, names, owned.partition, owned.commit_number, now)
     return Commit(
         lease=owned.lease,
         commit_number=owned.commit_number,
@@ -124,7 +125,7 @@ def commit_of(
         taken=len(taken),
         oldest=taken[0] if taken else b"",
         youngest=taken[-1] if taken else b"",
-        commands=commands_of(effects, names, owned.partition, owned.commit_number, now),
+        commands=commands if owned.outbox is None else owned.outbox.pack(commands),
         ask=ask,
     )
 

@@ -56,11 +56,6 @@ class RedisCluster:
     def id_of(self, server: RedisServer) -> str:
         return str(self.ask(server, "CLUSTER", "MYID").decode())
 
-    def clear(self) -> None:
-        """Empty every primary."""
-        for server in self.primaries:
-            self.ask(server, "FLUSHALL")
-
     def move_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         """Move a slot with its keys, key by key, as redis-cli does."""
         source_id, target_id = self.id_of(source), self.id_of(target)
@@ -70,6 +65,21 @@ class RedisCluster:
             self.ask(source, "MIGRATE", target.host, target.port, "", 0, 10_000, "KEYS", *keys)
         for server in (target, source, *self.primaries):
             self.ask(server, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def replicas_have_all(self) -> bool:
+        """Whether each replica has what its primary has written."""
+        offsets = [self._replication(server) for server in self.primaries + self.replicas]
+        count = len(self.primaries)
+        return all(offsets[number % count] == offset for number, offset in enumerate(offsets[count:]))
+
+    def serves_all(self, server: RedisServer) -> bool:
+        """Whether all slots have a server that is up, as this one sees it."""
+        return f"cluster_slots_ok:{SLOTS}" in self._info(server)
+
+    def _replication(self, server: RedisServer) -> int:
+        with server.client() as client:
+            info = client.info("replication")
+        return int(info.get("slave_repl_offset", info["master_repl_offset"]))
 
     def _join(self) -> None:
         first, *others = self.servers

@@ -31,51 +31,7 @@
 --   to_isolate  number of messages to run in isolation
 --   messages    oldest first
 
--- pcall: a message chooses the key of its result. A key with the wrong type, or one that this user may not access, must neither prevent
--- the commit nor end it half-way.
-local function text(key)
-  local found = redis.pcall('GET', key)
-  return type(found) == 'string' and found or nil
-end
-
-local function store_result(key, value, seconds)
-  if string.sub(text(key) or '', 1, 20) == '{"status": "SUCCESS"' then return end
-  if tonumber(seconds) > 0 then
-    redis.pcall('SETEX', key, seconds, value)
-  else
-    redis.pcall('SET', key, value)
-  end
-  redis.pcall('PUBLISH', key, value)
-end
-
--- TIMELINE: ARGV[at] to ARGV[last] are its words. Called with pcall: a key of the wrong type must not end the commit half-way.
-local function add_to_timelines(at, last, now)
-  local entries, order, ms, longest, most = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local bytes = redis.call('EXISTS', entries) == 1 and tonumber(redis.call('HGET', KEYS[2], 'timeline_bytes') or '0') or 0
-  local function forget(key)
-    bytes = bytes - redis.call('HSTRLEN', entries, key)
-    redis.call('HDEL', entries, key)
-  end
-  for i = at + 5, last, 2 do
-    local before = redis.call('HGET', entries, ARGV[i]) or ''
-    local after = string.sub(ARGV[i + 1] .. '\n' .. before, 1, longest)
-    redis.call('ZADD', order, now, ARGV[i])
-    redis.call('HSET', entries, ARGV[i], after)
-    bytes = bytes + #after - #before
-  end
-  for _, key in ipairs(redis.call('ZRANGEBYSCORE', order, '-inf', now - ms, 'LIMIT', 0, 1000)) do
-    redis.call('ZREM', order, key)
-    forget(key)
-  end
-  while bytes > most do
-    local oldest = redis.call('ZPOPMIN', order)[1]
-    if not oldest then break end
-    forget(oldest)
-  end
-  redis.call('PEXPIRE', entries, ms)
-  redis.call('PEXPIRE', order, ms)
-  redis.call('HSET', KEYS[2], 'timeline_bytes', bytes)
-end
+-- include result
 
 local queue, source = KEYS[1], KEYS[4]
 local token, commit_number, edit_version = ARGV[1], ARGV[2], ARGV[3]
@@ -118,7 +74,7 @@ if status == 'ok' and writes then
   end
   -- Redis does not roll back a script that fails half-way. So check everything before the first write.
   local type_of = {
-    HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', ZADD = 'zset', ZREM = 'zset', SADD = 'set', XADD = 'stream',
+    HSET = 'hash', HDEL = 'hash', HINCRBY = 'hash', LPUSH = 'list', RPUSH = 'list', ZADD = 'zset', ZREM = 'zset', SADD = 'set', XADD = 'stream',
     SHORTEN = 'list'
   }
   local key_words, i, becomes = { RENAME = 2, TIMELINE = 2 }, 9, {}

@@ -1,0 +1,210 @@
+"""The outbox: what a commit sends to other servers (`PARTITIONS_URL`), exactly once and in order.
+
+A script can write on one server only. So a commit appends an *entry* for each other place it sends to, a partition or the control server, to
+its own partition's outbox. Then the worker sends the entries with `receive.lua`, which applies each one once.
+
+The entries from one source to one target are a chain. A *tail* is the number of an entry, and a digest of it and all before it. An entry names
+the tail that it follows; the target keeps the tail of the last entry that it applied. So a repeated entry is ignored, a missing one is noticed,
+and so is a source or a target that has lost data in a failover: its chain is another one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from itertools import islice
+from typing import Any, Literal, NamedTuple, cast
+
+import msgspec
+import redis
+
+from celery_partitions.store.commands import declare, keys_in, split
+from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.scripts import digest_of, script
+from celery_partitions.store.slots import Places
+
+#: The control server as a target: it has the group's keys, those of the ingress, results and sinks.
+CONTROL = INGRESS
+#: A source with more entries, or longer ones, takes no messages until some are sent.
+MAX_ENTRIES, MAX_BYTES = 2000, 64_000_000
+#: In one call of `receive`.
+ENTRIES_IN_ONE_CALL, BYTES_IN_ONE_CALL = 200, 8_000_000
+
+Status = Literal["ok", "gap", "history", "wrongtype"]
+
+
+class Entry(msgspec.Struct, array_like=True):
+    """What one commit sends to one target."""
+
+    target: str
+    #: The tail of the entry before it; "" for the first.
+    before: str
+    #: Its own.
+    tail: str
+    #: msgpack: a list of Redis commands, each a list of words.
+    commands: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The answer to `receive`."""
+
+    status: Status
+    #: The tail of the last entry that the target has applied.
+    tail: str
+    #: For `wrongtype`: the key that has the wrong type, or that this user may not write.
+    culprit: str
+
+
+def number_of(tail: str) -> int:
+    """The number of an entry."""
+    return int(tail.partition(":")[0] or 0)
+
+
+class _Listed(NamedTuple):
+    """An entry in the list."""
+
+    target: str
+    number: int
+    #: SHA-1 of its bytes.
+    digest: str
+
+
+class Outbox:
+    """The outbox of one source, in its holder's hands."""
+
+    def __init__(self, names: Names, source: str, key: str, tails_key: str) -> None:
+        self.names, self.source, self.key, self.tails_key = names, source, key, tails_key
+        self._places = Places(names.root)
+        #: What needs no outbox: the source's own partition, or the control server.
+        self._at = self._places.owner(key)
+        self.is_loaded = False
+        #: Everything in the list, oldest first.
+        self._listed: deque[_Listed] = deque()
+        #: Target → the entries that it does not have yet, oldest first, with their sizes.
+        self._waiting: dict[str, deque[tuple[int, Entry]]] = {}
+        self._count = self._bytes = 0
+        #: Target → tail of the last entry for it; and number of the last one that it has.
+        self._tails: dict[str, str] = {}
+        self._delivered: dict[str, int] = {}
+        self._packed: list[bytes] = []
+
+    @classmethod
+    def of_partition(cls, names: Names, partition: str) -> Outbox:
+        return cls(names, partition, names.outbox(partition), names.outbox_tails(partition))
+
+    def load(self, client: redis.Redis) -> None:
+        """Read it from Redis. Raises redis-py's errors."""
+        with client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.tails_key)
+            pipe.lrange(self.key, 0, -1)
+            tails, entries = pipe.execute()
+        self.forget()
+        self._append(entries)
+        self._tails = {target.decode(): tail.decode() for target, tail in tails.items()}
+        self.is_loaded = True
+
+    def forget(self) -> None:
+        """It may have changed in Redis."""
+        self._listed.clear()
+        self._waiting.clear()
+        self._delivered.clear()
+        self._count = self._bytes = 0
+        self._packed, self.is_loaded = [], False
+
+    def pack(self, commands: Iterable[list[Any]]) -> list[list[Any]]:
+        """The commands of a commit, with those for other servers replaced by the commands that append them to the outbox."""
+        own, others = [], cast(dict[str, list[list[Any]]], {})
+        for command in commands:
+            target = self._places.owner(keys_in(command)[0])
+            if target == self._at:
+                own.append(command)
+            else:
+                others.setdefault(target, []).append(command)
+        self._packed = []
+        if not others:
+            return own
+        if not self.is_loaded:
+            raise RuntimeError(f"the outbox of {self.source!r} is used before it was read")
+        for target, some in others.items():
+            before, packed = self._tails.get(target, ""), msgspec.msgpack.encode(some)
+            tail = f"{number_of(before) + 1}:{sha1(before.encode() + packed, usedforsecurity=False).hexdigest()[:16]}"
+            self._packed.append(msgspec.msgpack.encode(Entry(target, before, tail, packed)))
+            own.append(["HSET", self.tails_key, target, tail])
+        return own + list(split(["RPUSH", self.key], self._packed))
+
+    def written(self) -> None:
+        """The commit of the last `pack` is written."""
+        packed, self._packed = self._packed, []
+        self._append(packed)
+
+    def _append(self, packed: Sequence[bytes]) -> None:
+        for one in packed:
+            entry = msgspec.msgpack.decode(one, type=Entry)
+            self._tails[entry.target] = entry.tail
+            self._listed.append(_Listed(entry.target, number_of(entry.tail), digest_of(one)))
+            self._waiting.setdefault(entry.target, deque()).append((len(one), entry))
+            self._count, self._bytes = self._count + 1, self._bytes + len(one)
+
+    @property
+    def is_full(self) -> bool:
+        """Too much waits for targets that do not take it."""
+        return self._count > MAX_ENTRIES or self._bytes > MAX_BYTES
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._listed
+
+    def waiting(self) -> dict[str, list[Entry]]:
+        """Target → the entries to send next, oldest first."""
+        found: dict[str, list[Entry]] = {}
+        for target, entries in self._waiting.items():
+            total = 0
+            for size, entry in islice(entries, ENTRIES_IN_ONE_CALL):
+                total += size
+                if target in found and total > BYTES_IN_ONE_CALL:
+                    break
+                found.setdefault(target, []).append(entry)
+        return found
+
+    def delivered(self, target: str, tail: str) -> None:
+        """The target has the entries up to this tail."""
+        entries, number = self._waiting.get(target, deque()), number_of(tail)
+        self._delivered[target] = max(self._delivered.get(target, 0), number)
+        while entries and number_of(entries[0][1].tail) <= number:
+            size, _ = entries.popleft()
+            self._count, self._bytes = self._count - 1, self._bytes - size
+
+    def trim(self, client: redis.Redis, meta: str, token: int) -> None:
+        """Remove the oldest entries, which were sent. Does nothing if another owner has taken over. Raises redis-py's errors."""
+        count = 0
+        while count < len(self._listed) and self._listed[count].number <= self._delivered.get(self._listed[count].target, 0):
+            count += 1
+        if count:
+            script("trim_outbox").run(client, [meta, self.key], [token, count, self._listed[count - 1].digest])
+            for _ in range(count):
+                self._listed.popleft()
+
+
+def receive(client: redis.Redis, names: Names, source: str, entries: dict[str, list[Entry]]) -> dict[str, Received | Exception]:
+    """Send a source's entries to several targets at once. An error of a server is its target's answer. Raises redis-py's other errors."""
+    calls = []
+    for target, some in entries.items():
+        keys: list[Any] = [names.received(target)]
+        words: list[Any] = [source]
+        for entry in some:
+            declared: list[Any] = []
+            declare(msgspec.msgpack.decode(entry.commands), keys, declared)
+            words += [entry.before, entry.tail, len(declared), *declared]
+        calls.append((keys, words))
+    answers = script("receive").run_many(client, calls)
+    found: dict[str, Received | Exception] = {}
+    for target, answer in zip(entries, answers, strict=True):
+        if isinstance(answer, Exception):
+            found[target] = answer
+        else:
+            status, tail, culprit = (word.decode("utf-8", "replace") for word in answer)
+            found[target] = Received(cast(Status, status), tail, culprit)
+    return found

@@ -1,0 +1,110 @@
+"""Sends what commits have for other servers, from the outboxes of this worker's partitions (`PARTITIONS_URL`)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import redis
+
+from celery_partitions.model.errors import describe
+from celery_partitions.model.escaping import escape
+from celery_partitions.store.client import SERVER_ERRORS
+from celery_partitions.store.names import Names
+from celery_partitions.store.outbox import Entry, Outbox, Received, receive
+from celery_partitions.worker.logs import log_fields
+from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.partition_state import State
+
+logger = logging.getLogger("celery.worker.partitions")
+
+#: The pause before entries are sent again to a target that did not take them.
+REST_SECONDS = 0.5
+#: How long entries that were sent stay in Redis. They are removed together, because that takes a round trip.
+TRIM_SECONDS = 1.0
+
+
+class Courier:
+    """Made once per loop and used by its thread."""
+
+    def __init__(self, client: redis.Redis, names: Names, clock: Callable[[], float] = time.monotonic) -> None:
+        self.client, self.names, self.clock = client, names, clock
+        #: (source, target) → until when it rests, and the error that was logged last.
+        self._resting: dict[tuple[str, str], float] = {}
+        self._faults: dict[tuple[str, str], str] = {}
+        self._trimmed_at = clock()
+
+    def may_take(self, owned: OwnedPartition) -> bool:
+        """Whether a partition may take messages: what it sent before is known, and not too much of it waits. Raises redis-py's errors."""
+        outbox = owned.outbox
+        if outbox is None:
+            return True
+        if not outbox.is_loaded:
+            outbox.load(self.client)
+        if outbox.is_full:
+            self.deliver(owned, outbox)
+        if outbox.is_full:
+            owned.rest_until = self.clock() + REST_SECONDS
+        return not outbox.is_full
+
+    def attend(self, partitions: Iterable[OwnedPartition]) -> float | None:
+        """Send what waits, and remove what was sent. Returns the seconds until something is due; None: nothing waits."""
+        now, waits = self.clock(), False
+        trims = now - self._trimmed_at >= TRIM_SECONDS
+        if trims:
+            self._trimmed_at = now
+        for owned in partitions:
+            outbox = owned.outbox
+            if outbox is None or not outbox.is_loaded or owned.state is State.COMMITTING:
+                continue
+            self.deliver(owned, outbox)
+            if trims:
+                self.trim(owned, outbox)
+            waits = waits or not outbox.is_empty
+        return min(REST_SECONDS, TRIM_SECONDS) if waits else None
+
+    def deliver(self, owned: OwnedPartition, outbox: Outbox) -> None:
+        """Send a partition's entries to the targets that take them. Never raises for a server."""
+        partition, now = owned.partition, self.clock()
+        entries = {target: some for target, some in outbox.waiting().items() if self._resting.get((partition, target), 0.0) <= now}
+        if not entries:
+            return
+        try:
+            answers = receive(self.client, self.names, outbox.source, entries)
+        except (redis.RedisError, OSError) as error:
+            answers = dict.fromkeys(entries, error)
+        for target, answer in answers.items():
+            if isinstance(answer, Received):
+                outbox.delivered(target, answer.tail)
+            fault = self.fault(owned, target, answer, entries[target])
+            if fault:
+                self._resting[partition, target] = now + REST_SECONDS
+                if fault != self._faults.get((partition, target)):
+                    logger.error("partition %s: what it sends to %s waits: %s; retrying until it works", partition, target, escape(fault), extra=log_fields(partition))
+                self._faults[partition, target] = fault
+            elif self._faults.pop((partition, target), None):
+                logger.warning("partition %s: what it sends to %s goes on", partition, target, extra=log_fields(partition))
+
+    def fault(self, owned: OwnedPartition, target: str, answer: Received | Exception, entries: list[Entry]) -> str:
+        """Why a target has not taken the entries; "" if it has."""
+        if isinstance(answer, Exception):
+            return describe(answer)
+        if answer.status == "ok":
+            return ""
+        if answer.status == "wrongtype":
+            return f"Redis key {answer.culprit!r} has the wrong type, or this Redis user may not write it. Delete it, or fix the ACL"
+        what = "entries between them are missing" if answer.status == "gap" else "that is not an entry that this partition sent"
+        source, key = owned.outbox.source if owned.outbox else "", self.names.received(target)
+        return (
+            f"the last entry that {target} applied is {answer.tail or 'none'}, the next one is {entries[0].tail} and follows {entries[0].before or 'none'}: "
+            f"{what}. One of the two servers has lost data, probably in a failover, so messages between them may be lost or be sent twice. To go on "
+            f"with the next entry: HSET {key} {source} '{entries[0].before}' on the server of {target}"
+        )
+
+    def trim(self, owned: OwnedPartition, outbox: Outbox) -> None:
+        try:
+            outbox.trim(self.client, self.names.meta(owned.partition), owned.lease.token)
+        except SERVER_ERRORS:
+            outbox.forget()  # it may have been trimmed
+            owned.forget_all()
