@@ -109,7 +109,7 @@ def sent(live: LiveGroup, step: Step) -> bool:
 
 
 def test_a_server_is_away_and_what_is_sent_to_it_waits(make_live: Callable[[RedisCluster], LiveGroup]) -> None:
-    with RedisCluster(**{"appendonly": "yes"}) as cluster:
+    with RedisCluster(appendonly="yes") as cluster:
         live = make_live(cluster)
         live.start_workers(2)
         by_port = {server.port: server for server in cluster.primaries}
