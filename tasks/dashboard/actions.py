@@ -14,6 +14,7 @@ from tornado.web import HTTPError, authenticated
 
 from celery_partitions.admin.dead_letter_query import DeadLetterQuery
 from celery_partitions.admin.dead_letters import DeadLetterPlace
+from celery_partitions.admin.drain import drain, undrain
 from celery_partitions.admin.pause import pause, resume
 from celery_partitions.admin.state_editor import SeenState
 from celery_partitions.admin.state_json import plain_fields, plain_value, state_from_json
@@ -73,6 +74,12 @@ class NewState(OfState, forbid_unknown_fields=True, kw_only=True):
     preview: bool = False
 
 
+class OfWorker(msgspec.Struct, forbid_unknown_fields=True):
+    """A worker, by its Celery node name."""
+
+    node: str
+
+
 class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
     """Selects dead letters: by ids, by text, partition, reason and fingerprint, or all."""
 
@@ -98,6 +105,21 @@ class Pause(Action):
         changed = bool(await self.acting(lambda: act(group.client, group.names, [partition], by=self.who)))
         state = "paused" if what == "pause" else "running"
         self.answer({"queue": name, "changed": changed, "message": f"{name} is {'' if changed else 'already '}{state}"})
+
+
+class Drain(Action):
+    """POST /api/partitions/workers/drain, …/undrain: make a worker give up its partitions and take no more, or let it take its share again."""
+
+    @authenticated
+    async def post(self, what: str) -> None:
+        self.check_writable()
+        node, group = self.body(OfWorker).node, self.installation.group
+        act = drain if what == "drain" else undrain
+        answer = await self.acting(lambda: act(group.client, group.names, node, by=self.who))
+        if answer == "unknown":
+            raise HTTPError(404, f"no worker {node[:200]} is running; nothing was done")
+        done = "gives up its partitions, and takes no more" if what == "drain" else "takes its share of the partitions again"
+        self.answer({"node": node, "changed": answer == "ok", "message": f"{node} {done}"})
 
 
 class ParkedAction(Action):

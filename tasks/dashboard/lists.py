@@ -99,7 +99,7 @@ def look_at_workers(watch: Watcher, installation: Installation) -> dict[str, Any
 
 def _worker(worker: WorkerStatus) -> dict[str, Any]:
     report = worker.report
-    empty = dict.fromkeys(("started_at", "host", "pid", "release", "code", "python", "memory_bytes", "done_per_second"))
+    empty = dict.fromkeys(("started_at", "host", "pid", "release", "code", "python", "memory_bytes", "sockets", "done_per_second"))
     found = empty if report is None else {name: getattr(report, name) for name in empty}
     calls = {} if report is None else {name: [report.in_flight.get(name, 0), limit] for name, limit in report.concurrency.items()}
     facts = {name: value for name, value in asdict(worker).items() if name != "report"}

@@ -38,6 +38,7 @@ HANDLERS = [
     url(r"/api/partitions/parked/(retry|skip)", list_api.ParkedManyAction),
     url(r"/api/partitions/computations", list_api.Computations),
     url(r"/api/partitions/workers", list_api.Workers),
+    url(r"/api/partitions/workers/(drain|undrain)", actions.Drain),
     url(r"/api/partitions/find-keys", list_api.FindKeys),
     url(r"/api/partitions/history", list_api.History),
     url(r"/api/partitions/audit", list_api.Audit),

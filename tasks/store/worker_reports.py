@@ -28,6 +28,8 @@ class WorkerReport(msgspec.Struct, frozen=True, gc=False):
     in_flight: Mapping[str, int] = {}
     #: How many calls of each such computation may be in flight in this process.
     concurrency: Mapping[str, int] = {}
+    #: Open sockets of the process: to Redis, and those of the app. None if the system does not say.
+    sockets: int | None = None
 
 
 _encode = msgspec.json.Encoder().encode

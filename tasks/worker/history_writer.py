@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from hashlib import sha1
 from importlib.metadata import version
 from pathlib import Path
@@ -79,6 +80,7 @@ class HistoryWriter:
             code=self._code,
             python=platform.python_version(),
             memory_bytes=memory_bytes(),
+            sockets=open_sockets(),
             done_per_second=round(self.processed.total() / seconds, 1),
             in_flight=in_flight,
             concurrency=limits,
@@ -105,6 +107,18 @@ def memory_bytes() -> int | None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return None
+
+
+def open_sockets() -> int | None:
+    """How many sockets this process has open; None if the system does not say."""
+    count = 0
+    try:
+        for one in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                count += str(one.readlink()).startswith("socket:")
+    except OSError:
+        return None
+    return count
 
 
 def _latency(found: Histogram | None) -> Latency:

@@ -8,6 +8,7 @@ import pytest
 from celery import Celery
 from tornado.web import create_signed_value
 
+from celery_partitions.store.leases import balance
 from tests.dashboard.declared import pay
 from tests.dashboard.group import Filled
 from tests.dashboard.served import Served
@@ -24,6 +25,20 @@ def test_pause_and_resume(served: Served, filled: Filled) -> None:
     assert served.post("/api/partitions/2/resume").json["changed"] is True
     assert served.ask("/api/partitions").json["partitions"][2]["paused"] is False, "the next read shows the change"
     assert filled.who()[-1] == ("me", "pause")
+
+
+def test_a_worker_is_drained_with_the_number_of_partitions_left(served: Served, filled: Filled) -> None:
+    balance(filled.client, filled.names, "one@h/u", lease_seconds=60, partitions=4)
+    answer = served.post("/api/partitions/workers/drain", {"node": "one@h"}).json
+    assert (answer["changed"], answer["message"]) == (True, "one@h gives up its partitions, and takes no more")
+    assert served.post("/api/partitions/workers/drain", {"node": "one@h"}).json["changed"] is False
+    assert "draining: 5 queues left" in served.ask("/partitions/workers").text
+    filled.client.delete(filled.names.owners)  # as if the worker had released them
+    assert ">drained<" in served.ask("/partitions/workers").text
+    assert served.post("/api/partitions/workers/undrain", {"node": "one@h"}).json["changed"] is True
+    assert "drain" not in served.ask("/partitions/workers").text.partition("<tbody>")[2].partition("data-post")[0]
+    assert served.post("/api/partitions/workers/drain", {"node": "<b>"}).status == 404
+    assert [what for _, what in filled.who()] == ["undrain", "drain"]
 
 
 @pytest.mark.parametrize(("what", "left"), [("retry", 1), ("skip", 0), ("discard", 0)])

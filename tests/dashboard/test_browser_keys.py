@@ -48,6 +48,18 @@ def test_a_key_is_found_and_its_state_is_a_tree(visit: Visiting, live: LiveGroup
     expect(tree.get_by_text("bread")).to_be_hidden()
 
 
+def test_an_id_is_copied_with_a_click(visit: Visiting, live: LiveGroup, key: str) -> None:
+    hold(live, key)
+    one = visit()
+    one.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = one.open(page_of(key))
+    id_of = page.locator("#parked-messages button.copy-id").first
+    text = id_of.inner_text()
+    id_of.click()
+    expect(page.get_by_role("status").filter(has_text=f"copied: {text}")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == text
+
+
 def test_the_timeline_shows_commits_and_operators(visit: Visiting, live: LiveGroup, key: str) -> None:
     paid(live, key, "rent", "bread")
     page = visit(size=PHONE).open(page_of(key))

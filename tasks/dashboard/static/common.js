@@ -155,7 +155,20 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-post]");
     if (button) { act(button); }
+    const id = event.target.closest("button[data-copy]");
+    if (id) { copy(id); }
   });
+
+  // The clipboard needs https or a loopback address. Elsewhere the text is selected, for Ctrl-C.
+  async function copy(button) {
+    const text = button.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      toast("copied: " + text, "success");
+    } catch (error) {
+      getSelection().selectAllChildren(button);
+    }
+  }
 
   // Redis was not reachable when the page was loaded: reload the whole page when it is back.
   if (document.getElementById("away")) {
