@@ -244,9 +244,9 @@ def _fits(given: type, wanted: type) -> bool:
         return True
 
 
-def check_is_named(name: object) -> None:
+def check_is_named(name: object, form: str = "@computation(name=…)") -> None:
     if not isinstance(name, str) or not name.strip():
-        raise DeclarationError("a computation needs a name: @computation(name=…), the task name that producers send")
+        raise DeclarationError(f"a computation needs a name, the task name that producers send: {form}")
 
 
 def former_names(name: str, formerly: str | Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -155,6 +156,18 @@ class StateComputation(OrderedComputation[P, R], Generic[P, R, S]):
         return current_group().states.forget(self.computation, key)
 
 
+def _called_with_a_name(decorator: Callable[P, R]) -> Callable[P, R]:
+    """Refuse the decorator without parentheses, before Python asks for the arguments that are missing."""
+
+    @functools.wraps(decorator)
+    def called(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if arguments:
+            check_is_named(arguments[0], f"@{decorator.__name__}(name=…, state=…)")
+        return decorator(*arguments, **keywords)
+
+    return called
+
+
 @overload
 def state_computation(
     name: str, *, state: type[S], key: Callable[[Any], Any] | None = None, **options: Unpack[StateOptions]
@@ -169,6 +182,7 @@ def state_computation(
     flush_interval: timedelta | float | None = None,
     **options: Unpack[StateOptions],
 ) -> Callable[[Callable[Concatenate[list[M], S, P], R]], TypedStateComputation[M, Concatenate[list[M], S, P], R, S]]: ...
+@_called_with_a_name
 def state_computation(
     name: str,
     *,
@@ -260,6 +274,7 @@ def state_computation(
     )
 
 
+@_called_with_a_name
 def state_computation_multi(
     name: str,
     *,

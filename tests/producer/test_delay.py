@@ -19,6 +19,8 @@ from celery_partitions import (
     SetupError,
     computation,
     computation_multi,
+    state_computation,
+    state_computation_multi,
 )
 from celery_partitions_config.settings import Settings
 from tests.producer.conftest import MakeApp
@@ -188,9 +190,17 @@ def test_a_computation_without_a_key_is_refused_with_the_reason(app: Celery, cli
     assert queues(client) == {}
 
 
-@pytest.mark.parametrize("decorator", [computation, computation_multi])
-def test_a_decorator_without_parentheses_is_refused_where_it_is_used(decorator: Any) -> None:
-    with pytest.raises(DeclarationError, match=r"needs a name: @computation\(name=…"):
+@pytest.mark.parametrize(
+    ("decorator", "form"),
+    [
+        (computation, r"@computation\(name=…\)$"),
+        (computation_multi, r"@computation\(name=…\)$"),
+        (state_computation, r"@state_computation\(name=…, state=…\)$"),
+        (state_computation_multi, r"@state_computation_multi\(name=…, state=…\)$"),
+    ],
+)
+def test_a_decorator_without_parentheses_is_refused_where_it_is_used(decorator: Any, form: str) -> None:
+    with pytest.raises(DeclarationError, match=form):
 
         @decorator
         def bare(message: dict[str, Any]) -> None: ...
