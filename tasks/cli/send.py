@@ -86,7 +86,8 @@ def send(
                 messages = iter(rows) if file == "-" else rows  # whose number is unknown
                 done = send_many(installation, computation, messages, progress, id_of=id_of, when_full=when_full)
             except MessageError as error:
-                error.add_note(f"correct the row, and continue with --skip {rows.number - 1}")
+                if rows.number:  # else it is the header, or the file
+                    error.add_note(f"correct the row, and continue with --skip {rows.number - 1}")
                 raise
             except SendInterrupted as error:
                 if not keeper:

@@ -299,4 +299,5 @@ def test_files_as_spreadsheets_write_them(run: Run, client: redis.Redis, file: A
 def test_a_column_that_is_probably_meant_for_a_field_is_refused(run: Run, client: redis.Redis, file: Any, header: str, error: str) -> None:
     result = run("send", update.name, file("a.csv", f"{header}\nAAPL,1,2\n"))
     assert result.exit_code != 0 and error in result.stderr
+    assert ("--skip" in result.stderr) == ("line 1:" not in error), "the header is no row"
     assert sent(client) == []
