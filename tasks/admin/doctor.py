@@ -20,6 +20,7 @@ from celery_partitions.admin.doctor_servers import examine_servers
 from celery_partitions.admin.known_flaws import describe_flaws
 from celery_partitions.admin.permissions import is_local, needs_no_password, refused_commands, who_am_i
 from celery_partitions.admin.queue_consumers import describe_foreign_consumers
+from celery_partitions.admin.resize import describe, read_progress
 from celery_partitions.admin.status import PartitionStatus, read_status
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.errors import SetupError
@@ -27,7 +28,7 @@ from celery_partitions.store.client import SERVER_ERRORS, connect, verification
 from celery_partitions.store.names import Names
 from celery_partitions.store.server import CLUSTER, NO_LUA, Finding, has_no_lua, is_cluster, look_at_server
 from celery_partitions.store.servers import Servers
-from celery_partitions.store.topology import refuse_other_layout
+from celery_partitions.store.topology import read_topology
 from celery_partitions_config.settings import Resolved, Settings
 
 #: Producers' clocks decide when an `eta` is due and when a message expires. The server's clock decides about leases.
@@ -36,6 +37,8 @@ SKEW_TO_WARN_SECONDS, BAD_SKEW_SECONDS = 1.0, 60.0
 MEMORY_TO_WARN, BAD_MEMORY = 0.75, 0.9
 #: Connections of one worker: at most 4 each for the loop and the lease keeper, the rest are Celery's. A test counts them.
 CONNECTIONS_PER_WORKER = 16
+#: Keys that have not moved after this time need a look.
+SLOW_RESIZE_SECONDS = 60.0
 #: The oldest versions that have everything we use.
 LIBRARIES = {"celery": (5, 7), "kombu": (5, 7), "redis": (8,)}
 
@@ -244,11 +247,11 @@ def _group(
     client: redis.Redis, names: Names, settings: Settings, ask_for_consumers: Callable[[], Mapping[str, list[str]]], now: float
 ) -> Iterator[Check]:
     try:
-        layout, found = cast(list[bytes | None], client.hmget(names.group_meta, ["layout", "partitions"]))
-        count = settings.partitions if found is None else int(found)
-        refuse_other_layout(names, layout)
-        rows, workers = read_status(client, names, count), read_workers(client, names)
-        foreign = describe_foreign_consumers(client, names, count, workers, ask_for_consumers(), now)
+        found = client.hget(names.group_meta, "partitions")
+        progress, topology = read_progress(client, names, settings.partitions), read_topology(client, names, settings.partitions)
+        count = topology.partitions
+        rows, workers = read_status(client, names, topology.served), read_workers(client, names)
+        foreign = describe_foreign_consumers(client, names, topology.served, workers, ask_for_consumers(), now)
     except SetupError as error:
         yield Check("partitions", "bad", str(error))
         return
@@ -257,6 +260,12 @@ def _group(
         return
     if found is None:
         yield Check("partitions", "ok", f"not set yet; the first process that uses the group sets it to {count}")
+    elif topology.former is not None:
+        is_slow = progress.state == "moving" and (progress.seconds or 0) > SLOW_RESIZE_SECONDS
+        yield Check("partitions", "warn" if is_slow else "ok", f"a resize is under way: {describe(progress)}")
+    elif count != settings.partitions and topology.epoch:
+        text = f"the group has {count} since a resize, but PARTITIONS is {settings.partitions}"
+        yield Check("partitions", "warn", f"{text}: a producer that may only push uses it. Set PARTITIONS={count} wherever it is set")
     elif count != settings.partitions:
         text = f"the group has {count}, but PARTITIONS is {settings.partitions}: no process starts with these settings"
         yield Check("partitions", "bad", f"{text}. Set PARTITIONS={count}, or use another PARTITIONS_GROUP")

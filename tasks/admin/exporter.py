@@ -38,6 +38,7 @@ from celery_partitions.admin.transfer import (
 from celery_partitions.model.errors import SetupError
 from celery_partitions.model.keys import key_text
 from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.topology import read_topology
 
 #: Values read in one round trip.
 PAGE = 1000
@@ -71,14 +72,19 @@ class Exporter:
         that, because its messages move between partitions. Without it, a message forwarded meanwhile may be in the file twice. The
         ingress is read first, so that no message is missing.
         """
+        topology = read_topology(self.client, self.names, self.partitions)
+        if topology.former is not None:
+            raise SetupError("a resize is not finished, so messages are on their way between partitions. Export when `partitions resize --status` says that none is under way")
         partitions = [INGRESS, *map(str, range(self.partitions))]
+        # After a resize to fewer, what is left in the others has no place by its partition: an import looks at each key.
+        number = topology.partitions if topology.served == topology.partitions else 0
         part = path.with_name(path.name + ".part")
         # Readable by its owner only, because it contains states and messages.
         with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as stream:
             try:
                 seconds, micros = self.client.time()
                 at = seconds + micros / 1_000_000
-                write_line(stream, Header(FORMAT, VERSION, self.names.group, self.partitions, at, self.names.root))
+                write_line(stream, Header(FORMAT, VERSION, self.names.group, number, at, self.names.root))
                 with self._resting(partitions if pause_all else []):
                     records = self._write_policies(stream)
                     records += self._write_partitions(stream, partitions) if pause_all else self._write_each(stream, partitions)

@@ -45,7 +45,7 @@ from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.dead_letters import DeadLetter
 from celery_partitions.store.names import INGRESS, Names, partitions_and_ingress
 from celery_partitions.store.parked_keys import due_score, read_record
-from celery_partitions.store.topology import agree_on_topology
+from celery_partitions.store.topology import agree_on_topology, read_topology
 
 #: Commands sent in one round trip.
 PAGE = 500
@@ -131,6 +131,8 @@ class Importer:
     def run(self, *, by: str) -> Imported:
         """Check the whole file, then write it. If it is incomplete or damaged, raise `SetupError` and write nothing."""
         self.refuse_workers()
+        if read_topology(self.client, self.names, self.topology.partitions).former is not None:
+            raise SetupError("a resize is not finished. Import when `partitions resize --status` says that none is under way, or use --replace")
         records, computations, commit_number = self._look_over()
         agree_on_topology(self.client, self.names, self.topology.partitions)
         all_partitions = partitions_and_ingress(self.topology.served)

@@ -125,7 +125,7 @@ def _ask(group: Readable, wanted: Sequence[str], computations: Sequence[str], st
         request_holders(pipe, names)
         pipe.hgetall(names.group_meta)
         pipe.hgetall(names.since)
-        request_oldest(pipe, [names.queue(partition) for partition in wanted])
+        request_oldest(pipe, [name for partition in wanted for name in (names.inbox(partition), names.queue(partition))])
         request_measurements(pipe, names, wanted)
         for partition in wanted:
             request_partition(pipe, names, partition, computations, (*COUNTERS, TAKEOVERS))
@@ -139,7 +139,8 @@ def _overview(
 ) -> Overview:
     holders = holders_in(answers[:HOLDERS_ANSWERS])
     _, since, oldest, measured, *rows = answers[HOLDERS_ANSWERS:]
-    sent = oldest_sent(oldest, len(wanted))
+    heads = iter(oldest_sent(oldest, 2 * len(wanted)))
+    sent = [queued if first is None else first for first, queued in zip(heads, heads, strict=True)]
     measurements = measurements_in(measured, wanted)
     width = partition_answers(computations)
     step = width + (len(computations) if state_bytes else 0)

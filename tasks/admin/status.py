@@ -51,6 +51,8 @@ class Holders:
 
 #: How many answers `request_holders` has.
 HOLDERS_ANSWERS = 4
+#: The lists with messages of a partition: its queue, its inbox, and the priority lists of the queue.
+_LISTS = 2 + len(PRIORITY_SUFFIXES)
 #: The counters of `meta` that a status is made of.
 _META = ("processed", "paused", "running")
 
@@ -99,14 +101,14 @@ def holders_in(answers: Sequence[Any]) -> Holders:
 
 def partition_answers(computations: Sequence[str]) -> int:
     """How many answers `request_partition` has."""
-    return 1 + len(PRIORITY_SUFFIXES) + 4 + len(computations)
+    return _LISTS + 4 + len(computations)
 
 
 def request_partition(
     pipe: redis.client.Pipeline, names: Names, partition: str, computations: Sequence[str], more: Sequence[str] = ()
 ) -> None:
     """Add the commands that read one partition to a pipeline. `more`: further counters of its `meta`."""
-    for name in queue_lists(names, partition):
+    for name in (*queue_lists(names, partition), names.inbox(partition)):
         pipe.llen(name)
     pipe.hmget(names.meta(partition), [*_META, *more])
     pipe.hlen(names.parked(partition))
@@ -119,7 +121,7 @@ def request_partition(
 def partition_status(names: Names, partition: str, holders: Holders, row: Sequence[Any]) -> tuple[PartitionStatus, list[bytes | None]]:
     """Parse the answers to `request_partition`: the status, then the further counters in the order of `more` (empty if `meta` is not a
     hash)."""
-    lengths, (meta, parked, dead, delayed), keys = row[:4], row[4:8], row[8:]
+    lengths, (meta, parked, dead, delayed), keys = row[:_LISTS], row[_LISTS : _LISTS + 4], row[_LISTS + 4 :]
     worker = holders.workers.get(partition)
     processed, paused, running, *more = meta if isinstance(meta, list) else (None, None, None)
     apart = _count(parked)

@@ -14,6 +14,7 @@ from celery_partitions.cli.migrate import migrate
 from celery_partitions.cli.parked import parked
 from celery_partitions.cli.pause import drain, pause, resume, undrain
 from celery_partitions.cli.policy import policy
+from celery_partitions.cli.resize import resize
 from celery_partitions.cli.send import send
 from celery_partitions.cli.settings import settings
 from celery_partitions.cli.sink import sink
@@ -58,6 +59,7 @@ for command in (
     source,
     versions,
     migrate,
+    resize,
     export_group,
     import_group,
 ):

@@ -70,8 +70,7 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
 
     The group should be empty. Otherwise the command asks before it adds to it: imported states replace states of the same key,
     and imported messages go behind waiting ones. If the number of partitions differs, each state and message goes to the
-    partition of its key. To change the number of partitions: stop the workers, `export`, set PARTITIONS,
-    `import --replace`, start the workers.
+    partition of its key. To change the number of partitions while everything runs, use `resize`.
 
     Unsigned states in the file are pickles: import only files that you trust.
     """
@@ -87,6 +86,7 @@ def import_group(context: click.Context, file: Path, replace: bool, yes: bool, a
         confirm(f"Delete everything in the group {group.names.group!r} and load {file} instead?", yes)
         erased = importer.erase()
     group.check()
+    importer.topology = group.topology
     there = importer.holds()
     if there:
         counts = ", ".join(f"{count:,} {what}" for what, count in there.items())

@@ -286,8 +286,8 @@ class BatchStep:
     def pass_on(self, item: Misrouted | Delayed | Skipped | PlainTask | UnknownTask | DeadLetterItem | Apart) -> bool:
         """Handle an item that is not work of this partition. Returns False to end the step before it."""
         match item:
-            case Misrouted(raw, partition):
-                self.out.forwarded.setdefault(partition, []).append(raw)
+            case Misrouted(raw, partition, was_here):
+                (self.out.followed if was_here else self.out.forwarded).setdefault(partition, []).append(raw)
             case Apart():
                 pass
             case Delayed():

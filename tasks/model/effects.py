@@ -68,6 +68,8 @@ class Forward(msgspec.Struct, frozen=True, gc=False):
 
     partition: int
     raws: Sequence[bytes]
+    #: During a resize: they were sent for the former number of partitions.
+    into_inbox: bool = False
 
 
 class Mail(msgspec.Struct, frozen=True, gc=False):

@@ -65,6 +65,8 @@ class Misrouted(msgspec.Struct, gc=False):
 
     raw: bytes
     partition: int
+    #: Its key was here until the resize that is under way. Younger messages may wait for it in the queue of its partition.
+    was_here: bool = False
 
 
 class Delayed(msgspec.Struct, gc=False):
@@ -236,7 +238,7 @@ def read_batch(raws: Sequence[bytes], reading: Reading, *, now: float, revoked: 
             if where is None:
                 where = places[key] = topology.partition_of(key)
             if where != partition:
-                append(Misrouted(raw, where))
+                append(_misrouted(raw, key, where, reading))
                 continue
             # 123 is `{` in `{}]`, the end of a body without follow-ups.
             if (body[-3] != 123 or computation.replies or headers.ignore_result is False) and is_reply_request(
@@ -288,6 +290,12 @@ def key_in_header(task: str, value: object, pipeline: str = "a pipeline") -> str
     )
 
 
+def _misrouted(raw: bytes, key: str, where: int, reading: Reading) -> Misrouted:
+    topology = reading.topology
+    was_here = topology.former is not None and topology.before.partition_of(key) == reading.partition
+    return Misrouted(raw, where, was_here)
+
+
 def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading: Reading) -> Work | Misrouted:
     """The item for a message that a stage or a source's process has written."""
     if computation.role in ("stage", "timer"):
@@ -300,7 +308,7 @@ def _of_stage(raw: bytes, computation: Computation, envelope: Envelope, reading:
     if where is None:
         where = reading.places[key] = reading.topology.partition_of(key)
     if where != reading.partition:
-        return Misrouted(raw, where)
+        return _misrouted(raw, key, where, reading)
     if computation.role == "stage":
         message = decoded(computation, envelope, reading.load_value)
     return Work(raw, computation, key, message, envelope)
@@ -337,7 +345,7 @@ def _plain_task(raw: bytes, headers: Headers, reading: Reading) -> PlainTask | U
         if key is not None:
             where = reading.topology.partition_of(key)
             if where != reading.partition:
-                return Misrouted(raw, where)
+                return _misrouted(raw, key, where, reading)
             return UnknownTask(raw, key, shortened(encodable(error)), *name_of(raw), key)
         return UnknownTask(raw, line_of_task(headers.task, reading.place), shortened(encodable(error)), *name_of(raw))
     raise MessageError(error, reason="unknown-task")

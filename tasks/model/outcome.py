@@ -155,6 +155,8 @@ class Outcome(msgspec.Struct):
     versions: dict[str, int] = msgspec.field(default_factory=dict)
     #: Raw messages for other partitions, in order.
     forwarded: dict[int, list[bytes]] = msgspec.field(default_factory=dict)
+    #: The same for messages that follow their key, which was here until a resize. They go into the inbox of the partition.
+    followed: dict[int, list[bytes]] = msgspec.field(default_factory=dict)
     delayed: list[Delayed] = msgspec.field(default_factory=list)
     dead: list[tuple[DeadLetterItem, int]] = msgspec.field(default_factory=list)
     skipped: list[Skipped] = msgspec.field(default_factory=list)
@@ -202,6 +204,8 @@ class Outcome(msgspec.Struct):
         self.versions.update(one.versions)
         for number, raws in one.forwarded.items():
             self.forwarded.setdefault(number, []).extend(raws)
+        for number, raws in one.followed.items():
+            self.followed.setdefault(number, []).extend(raws)
         self.delayed += one.delayed
         self.dead += one.dead
         self.skipped += one.skipped
@@ -222,6 +226,9 @@ class Outcome(msgspec.Struct):
         """What one of the messages in `done` sent."""
         return [one for outputs in self.outputs for one in outputs.get(id(work), ())]
 
+    def count_forwarded(self) -> int:
+        return sum(map(len, self.forwarded.values())) + sum(map(len, self.followed.values()))
+
     def written(self, partition: str, commit_number: int, parked: Mapping[str, ParkedKey]) -> Iterator[Effect]:
         """The effects that the commit writes. `commit_number` is part of the dead letters' ids. `parked`: the records of the parked keys."""
         for computation, states in self.states.items():
@@ -229,6 +236,8 @@ class Outcome(msgspec.Struct):
                 yield PutStates(computation, states, self.versions.get(computation, 0))
         for number, raws in self.forwarded.items():
             yield Forward(number, raws)
+        for number, raws in self.followed.items():
+            yield Forward(number, raws, into_inbox=True)
         for key, raws in self.mailed.items():
             yield Mail(key, raws)
         if self.delayed:
@@ -252,7 +261,7 @@ class Outcome(msgspec.Struct):
                 "emitted": len(self.emitted),
                 "failed": len(self.failures),
                 "dead": len(self.dead),
-                "forwarded": sum(map(len, self.forwarded.values())),
+                "forwarded": self.count_forwarded(),
                 "delayed": len(self.delayed),
                 "late": self.late,
                 "skipped": sum(one.why != "duplicate" for one in self.skipped),

@@ -13,8 +13,10 @@ from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.dead_letters import DeadLetters
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.policies import Policies
+from celery_partitions.admin.resize import read_progress
 from celery_partitions.admin.state_editor import StateEditor
 from celery_partitions.admin.status import PartitionStatus, read_status
+from celery_partitions.model.errors import SetupError
 from celery_partitions.model.topology import Topology
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.names import Names
@@ -120,7 +122,15 @@ class Group:
 
     @property
     def state_editor(self) -> StateEditor:
+        """Raises `SetupError` while a resize moves keys: a change could be written where the key's state is no more."""
+        self.refuse_while_moving()
         return StateEditor(self.states, self.audit)
+
+    def refuse_while_moving(self) -> None:
+        """Read the topology again. Raises `SetupError` while a resize moves keys."""
+        self.follow(agree_on_topology(self.client, self.names, self.settings.partitions))
+        if self.topology.former is not None and read_progress(self.client, self.names, self.settings.partitions).state == "moving":
+            raise SetupError("a resize moves keys between partitions now. Try again when `partitions resize --status` says that all have moved")
 
     @property
     def policies(self) -> Policies:

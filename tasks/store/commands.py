@@ -113,8 +113,11 @@ def commands_of(effects: Iterable[Effect], names: Names, partition: str, commit_
                     states = {key: state for key, state in states.items() if state}
                 fields = (word for key, state in states.items() for word in (key_bytes(key), state))
                 commands += split(["HSET", names.states(partition, computation)], fields)
-            case Forward(number, raws):
-                commands += split(["LPUSH", names.queue(str(number))], raws)
+            case Forward(number, raws, into_inbox):
+                there = str(number)
+                commands += split(["LPUSH", names.inbox(there) if into_inbox else names.queue(there)], raws)
+                if into_inbox:
+                    commands.append(["HSET", names.meta(partition), "passed_on", round(now * 1000)])
             case Mail(key, raws):
                 commands += split(["LPUSH", names.mailbox(partition, key)], raws)
             case TakeFromMailbox(key, raws):

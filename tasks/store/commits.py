@@ -215,10 +215,11 @@ class CommitStore:
     def _words(self, commit: Commit) -> tuple[list[Any], list[Any]]:
         """The script's KEYS and ARGV."""
         names, partition = self.names, commit.lease.partition
-        queue = names.queue(partition)
+        queue = names.inbox(partition) if commit.lease.inbox else names.queue(partition)
         source = queue if commit.mailbox_of is None else names.mailbox(partition, commit.mailbox_of)
         keys = [queue, names.meta(partition), names.delayed(partition), source, names.parked(partition)]
-        keys += names.priority_lists(partition)
+        # `admit` moves what has a priority, so that it waits as well: here stand names of no lists.
+        keys += [f"{queue}:{number}" for number in range(3)] if commit.lease.inbox else names.priority_lists(partition)
         words: list[Any] = [
             commit.lease.token,
             "" if commit.commit_number is None else commit.commit_number,

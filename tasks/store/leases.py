@@ -14,9 +14,11 @@ from typing import Any, cast
 
 import redis
 
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import INGRESS, Names, queue_lists
 from celery_partitions.store.scripts import script
+from celery_partitions.store.topology import read_topology
 from celery_partitions.store.worker_code import Refusal, WorkerCode, refusal, still_refused
 
 #: Of a worker that only holds leases.
@@ -37,6 +39,8 @@ class Lease:
 
     partition: str
     token: int
+    #: During a resize: the holder takes messages from the partition's inbox, not from its queue.
+    inbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,10 @@ class Share:
     known_elsewhere: frozenset[str] = frozenset()
     #: Partition assigned to the worker that it can't claim → the error.
     faults: Mapping[str, str] = field(default_factory=dict)
+    #: The group's topology, read after the tokens.
+    topology: Topology | None = None
+    #: Partitions of `owned` whose inbox is not empty.
+    with_inbox: frozenset[str] = frozenset()
     #: Partition that the worker may not have → why its code cannot read it.
     refused: Mapping[str, Refusal] = field(default_factory=dict)
 
@@ -92,11 +100,12 @@ def balance(
     """Renew the leases, claim assigned partitions, and learn which to release. Called every third of a lease, and after a message on
     `names.changed`.
 
-    `isolate_messages`: how many messages to run in isolation in a partition whose owner died without releasing it. `tasks`: the names of the
+    `partitions`: their number, if the group does not exist. `isolate_messages`: how many messages to run in isolation in a partition whose owner died without releasing it. `tasks`: the names of the
     tasks and computations that this worker knows. `lacks`: partitions of its own where messages of a task wait that it does not know, with
     the task's name. `code`: the states that it can read. `refused`: the partitions that were refused to it before, because it cannot.
     `before`: the share before this one; of a partition whose server can't be reached, it holds what it held.
     """
+    topology = read_topology(client, names, partitions)
     waiting = [word.encode("utf-8", "backslashreplace") for pair in lacks if "\n" not in pair[1] for word in pair]
     still = still_refused(client, names, code, refused)
     keys = [names.workers, names.pins, names.owners, names.since, names.policies, names.draining, names.tasks, names.wanted, names.reads]
@@ -104,7 +113,7 @@ def balance(
         client,
         [*keys, names.refused],
         [
-            worker, round(lease_seconds * 1000), ",".join(pins), partitions, names.changed,
+            worker, round(lease_seconds * 1000), ",".join(pins), topology.served, names.changed,
             "\n".join(("", *sorted(tasks), "")), WANTED_SECONDS * 1000, code.json, ",".join(still), *waiting,
         ],
     )
@@ -113,6 +122,8 @@ def balance(
     missing = {partition: since for partition, since in assigned.items() if partition not in held}
     claims = _claim(client, names, worker, missing, isolate_messages, code) if missing else _Claims()
     held |= claims.held
+    # Read again, so that it is no older than the tokens, nor than what holders before followed: nothing goes back.
+    topology = read_topology(client, names, partitions)
     words = iter(policies)
     return Share(
         owned={partition: one.token for partition, one in held.items()},
@@ -123,6 +134,8 @@ def balance(
         policies={name.decode("utf-8", "replace"): text for name, text in zip(words, words, strict=True)},
         known_elsewhere=frozenset(task.decode("utf-8", "replace") for task in known),
         faults=claims.faults,
+        topology=topology,
+        with_inbox=frozenset(partition for partition, one in held.items() if one.has_inbox),
         refused=still | claims.refused,
     )
 
@@ -132,6 +145,7 @@ class _Held:
     token: int
     edit_version: int
     paused: bool
+    has_inbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +174,16 @@ def _look_at_held(client: redis.Redis, names: Names, worker: str, assigned: Iter
                 continue
             raise answer
         for at, partition in enumerate(some):
-            token, edit_version, paused = answer[3 * at : 3 * at + 3]
+            token, edit_version, paused, has_inbox = answer[4 * at : 4 * at + 4]
             if token:
-                held[partition] = _Held(int(token), int(edit_version), bool(paused))
+                held[partition] = _Held(int(token), int(edit_version), bool(paused), bool(has_inbox))
     return held
 
 
 @lru_cache(maxsize=64)
 def _keys_of(names: Names, some: tuple[str, ...]) -> list[str]:
     """The KEYS of `look_at_held`. Cached, because a share seldom changes."""
-    return [key for partition in some for key in (names.meta(partition), *queue_lists(names, partition))]
+    return [key for partition in some for key in (names.meta(partition), names.inbox(partition), *queue_lists(names, partition))]
 
 
 def _claim(

@@ -16,8 +16,9 @@ partition.3\\x06\\x16<3|6|9>          list   messages with a priority, where kom
                                            edit_version: number of operators' edits so far
                                            epoch: that of the topology by which its keys are applied (absent: 0)
                                            moved: the epoch up to which its keys for other partitions have left
+                                           mark: see lua/finish_resize.lua
                                            removed: number of messages taken from its queue and inbox since its first epoch
-                                           forwarded: when it last passed on a message of a former number of partitions (ms)
+                                           passed_on: when it last passed on a message of a former number of partitions (ms)
                                            paused: 1 (by an operator or a policy), or the name of whoever paused it
                                            to_isolate: number of messages to run in isolation after a worker died
                                            seen:<computation>: when the set of young ids was started (ms)
@@ -58,6 +59,7 @@ Keys of the group `partition`. The ingress also has the keys above, for example 
                                            partitions: N
                                            epoch: increases when N changes
                                            former, highest: N before a resize that is not finished; the highest N ever
+                                           back: 1 if that resize undoes another; mark: see lua/finish_resize.lua
                                            resized: when the last resize began (ms)
                                            computation:<name>: 1 for each computation that ever ran
                                            follow-up secret: proves that a worker wrote a follow-up (store/follow_ups.py)

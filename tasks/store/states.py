@@ -102,16 +102,19 @@ class StateReader:
             # A former name first: a worker that takes the states over meanwhile moves them from there to the present one.
             for name in (*computation.formerly, computation.name):
                 rows = yield partial(self._fetch, name, page)
-                for key, stored in zip(page, rows, strict=True):
+                for key, stored in zip(page * (len(rows) // len(page)), rows, strict=True):
                     if stored is not None:
                         found[key] = self.codec.load(computation, key, stored)
         return found
 
     def _fetch(self, computation_name: str, page: list[str], client: Any) -> Any:
+        # During a resize the state is in the key's former partition, until it moves: look there first.
+        topologies = [self.topology] if self.topology.former is None else [self.topology.before, self.topology]
         pipe = client.pipeline(transaction=False)
-        for key in page:
-            pipe.hget(self._hash(computation_name, key), cast(str, key_bytes(key)))
-        return pipe.execute()
+        for topology in topologies:
+            for key in page:
+                pipe.hget(self.names.states(str(topology.partition_of(key)), computation_name), cast(str, key_bytes(key)))
+        return cast(Any, pipe.execute())  # a coroutine of an asyncio client
 
     def meta(self, computation_name: str, key: object, former_names: Iterable[str] = ()) -> StoredMeta | None:
         """Size and signature of the key's stored state, without unpickling it. None if the key has no state. `former_names`: under which it

@@ -53,7 +53,7 @@ def agreement(names: Names, partitions: int) -> Program[Topology]:
         raise SetupError(
             f"partition group {names.group!r} has {topology.partitions} partitions in this Redis, but this process was started with "
             f"PARTITIONS={partitions}. Start it with PARTITIONS={topology.partitions}, or use another PARTITIONS_GROUP. To change the number of "
-            "partitions, use `partitions export` and `partitions import --replace`"
+            "partitions, use `partitions resize`"
         )
     return topology
 

@@ -124,6 +124,11 @@ class Keyspace:
         self.exists(key)
         return 1
 
+    def do_pttl(self, key: bytes) -> int:
+        if not self.exists(key):
+            return -2
+        return self.ends[key] - self.milliseconds if key in self.ends else -1
+
     def do_pexpire(self, key: bytes, milliseconds: bytes) -> int:
         return self.do_pexpireat(key, b"%d" % (self.milliseconds + int(milliseconds)))
 
@@ -177,6 +182,9 @@ class Keyspace:
 
     def do_hgetall(self, key: bytes) -> Words:
         return [word for pair in (self.find(key, dict) or {}).items() for word in pair]
+
+    def do_hkeys(self, key: bytes) -> Words:
+        return self.do_hgetall(key)[::2]
 
     def do_hexists(self, key: bytes, field: bytes) -> int:
         return int(field in (self.find(key, dict) or {}))
@@ -340,6 +348,9 @@ class Keyspace:
 
     def do_smembers(self, key: bytes) -> Words:
         return list(self.find(key, set) or ())
+
+    def do_sscan(self, key: bytes, cursor: bytes, *options: bytes) -> list[Any]:
+        return [b"0", self.do_smembers(key)]
 
     def do_smismember(self, key: bytes, member: bytes, *members: bytes) -> list[int]:
         held = self.find(key, set) or set()

@@ -10,6 +10,7 @@ from celery_partitions.model.flushing import messages_to_read
 from celery_partitions.model.halving import Halving
 from celery_partitions.model.items import Item, Reading, Skipped, Work, condemned, read_batch
 from celery_partitions.model.mailboxes import behind_lines
+from celery_partitions.model.topology import Topology
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.parked_keys import read_mailbox
 from celery_partitions.worker.batch_loader import (
@@ -26,6 +27,8 @@ from celery_partitions.worker.parts import LoopParts
 MAX_LACKS = 20
 #: If this many messages come during a hot key's turn, it ends, so that they are moved.
 MANY_NEW = 100
+#: During a resize two are used.
+MAX_TOPOLOGIES = 2
 
 
 class BatchReader:
@@ -35,16 +38,18 @@ class BatchReader:
         self.installation, self.settings = installation, installation.settings
         self.group, self.names, self.codec = installation.group, installation.group.names, installation.group.codec
         self.client, self.plain_tasks, self.revoked = parts.client, parts.observer.plain_tasks, parts.revoked
-        #: A cache for `Reading.places`.
-        self._places: dict[str, int] = {}
+        #: By topology: a cache for `Reading.places`.
+        self._places: dict[Topology, dict[str, int]] = {}
 
     def reading_of(self, owned: OwnedPartition) -> Reading:
         """How to read the partition's messages."""
         if owned.reading is None:
-            settings = self.settings
+            if len(self._places) > MAX_TOPOLOGIES:
+                self._places.clear()
+            settings, topology = self.settings, owned.topology or self.group.topology
             owned.reading = Reading(
-                self.installation.by_task, self.plain_tasks, owned.number, self.group.topology, settings.message_bytes, settings.batch_bytes,
-                self.codec.load_value, unknown_waits=settings.deploy_wait_seconds > 0, places=self._places,
+                self.installation.by_task, self.plain_tasks, owned.number, topology, settings.message_bytes, settings.batch_bytes,
+                self.codec.load_value, unknown_waits=settings.deploy_wait_seconds > 0, places=self._places.setdefault(topology, {}),
             )
         return owned.reading
 

@@ -263,7 +263,7 @@ class PartitionStep(bootsteps.StartStopStep):  # type: ignore[misc]
         assert self.installation is not None
         group = self.installation.group
         with suppress(redis.exceptions.OutOfMemoryError):  # a full server still has what was written before
-            agree_on_topology(group.client, group.names, self.installation.group.topology.partitions)
+            agree_on_topology(group.client, group.names, group.settings.partitions)
             remember_computations(group.client, group.names, self.installation.computations)
 
     def stop(self, worker: Any) -> None:

@@ -25,6 +25,7 @@ from celery_partitions.store.leases import (
     release,
 )
 from celery_partitions.store.names import Names
+from celery_partitions.store.resize import finish_resize, note_epoch
 from celery_partitions.store.servers import connect_group
 from celery_partitions.store.worker_code import Refusal, WorkerCode
 from celery_partitions.worker.backoff import LONGEST_SECONDS, Backoff
@@ -36,6 +37,8 @@ logger = logging.getLogger("celery.worker.partitions")
 PATIENCE_LEASES = 2
 #: ... and for at least the time of one reply and this: the loop's longest wait, before and after it. A few lost replies are no reason.
 PATIENCE_SECONDS = 2 * LONGEST_SECONDS
+#: How often to look whether a resize is finished.
+FINISH_SECONDS = 30.0
 
 
 class Event(Protocol):
@@ -91,6 +94,9 @@ class LeaseKeeper(threading.Thread):
         self._before: Share | None = None
         self._refused = ""
         self._faults: dict[str, str] = {}
+        #: The epoch that Redis knows of this worker, and when to look whether a resize is finished.
+        self._noted: int | None = None
+        self._finish_at = 0.0
         #: The partitions whose states this worker's code cannot read.
         self._unreadable: dict[str, Refusal] = {}
         # No wait is longer than the time between two renewals, so that leases still valid when the server returns do not expire.
@@ -109,6 +115,7 @@ class LeaseKeeper(threading.Thread):
                 with self.client.pubsub(ignore_subscribe_messages=True) as changes:
                     changes.subscribe(self.names.changed)
                     self.introduce()
+                    self._noted = None
                     while not self.ending.is_set():
                         share = self.balance() if self.may_hold() else self.step_back()
                         self.on_share(share)
@@ -153,7 +160,7 @@ class LeaseKeeper(threading.Thread):
             self.names,
             self.worker,
             lease_seconds=self.settings.lease_seconds,
-            partitions=self.topology.partitions,
+            partitions=self.settings.partitions,
             pins=self.pins,
             isolate_messages=self.settings.batch_messages if self.settings.max_worker_crashes else 0,
             tasks=self.tasks(),
@@ -163,6 +170,8 @@ class LeaseKeeper(threading.Thread):
             before=self._before,
         )
         self._before = share
+        if share.topology is not None:
+            self.follow(share.topology)
         if self._lost_since is not None:
             logger.warning("partitions: Redis answers the lease keeper again, after %.1f s", self.clock() - self._lost_since)
             self._lost_since = None
@@ -173,6 +182,17 @@ class LeaseKeeper(threading.Thread):
         self._faults = dict(share.faults)
         self.say_unreadable(share)
         return share
+
+    def follow(self, topology: Topology) -> None:
+        """Note in Redis that this worker follows the topology. After a resize, look whether it is finished."""
+        self.topology = topology
+        if topology.epoch != self._noted:
+            with suppress(redis.exceptions.OutOfMemoryError):
+                note_epoch(self.client, self.names, self.worker, topology.epoch)
+                self._noted = topology.epoch
+        if topology.former is not None and self.clock() >= self._finish_at:
+            self._finish_at = self.clock() + FINISH_SECONDS
+            finish_resize(self.client, self.names, topology)
 
     def say_unreadable(self, share: Share) -> None:
         """Log once, for all partitions that became unreadable for the same reason."""

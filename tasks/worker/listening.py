@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import redis
@@ -20,7 +21,10 @@ def idle_partitions(owned_partitions: Iterable[OwnedPartition], now: float) -> t
     for owned in owned_partitions:
         if owned.rest_until > now:
             until.append(owned.rest_until - now)
-        elif owned.state is State.KNOWN and (not owned.paused or owned.calls is not None):
+            continue
+        if owned.attend_at < math.inf:
+            until.append(max(0.0, owned.attend_at - now))
+        if owned.state is State.KNOWN and (not owned.paused or owned.calls is not None):
             if not owned.paused and not owned.messages:  # else a batch is open, or there is no room for its calls
                 idle.append(owned)
             seconds = owned.seconds_to_next_due()
@@ -42,8 +46,8 @@ def listen(owned_partitions: Mapping[str, OwnedPartition], idle: list[OwnedParti
             faults.of_partition(owned, head)
         elif owned.messages or owned.state is State.COMMITTING:
             pass  # its next messages are known, or arrive with the commit's answer
-        elif head is not None and owned.watched_at == owned.commit_number and owned.state is State.KNOWN:
+        elif head is not None and not owned.lease.inbox and owned.watched_at == owned.commit_number and owned.state is State.KNOWN:
             owned.messages = [head]
         else:
             owned.look_again()
-            owned.had_message = head is None and waiting.is_tracking and owned.watched_at == owned.commit_number
+            owned.had_message = head is None and not owned.lease.inbox and waiting.is_tracking and owned.watched_at == owned.commit_number

@@ -35,6 +35,7 @@ from celery_partitions.worker.owned import Batch, OwnedPartition
 from celery_partitions.worker.partition_state import Event, State
 from celery_partitions.worker.parts import LoopParts
 from celery_partitions.worker.planned_commit import PendingCommit, plan_commit
+from celery_partitions.worker.resizing import Resizing
 from celery_partitions.worker.timelines import Timelines
 from celery_partitions.worker.turns import Turns
 from celery_partitions.worker.unwritable import narrowed, widen
@@ -75,6 +76,7 @@ class PartitionLoop(threading.Thread):
         self._gone: set[tuple[str, int]] = set()
         self._finishing = self.is_dropping = False
         self._turns = Turns()
+        self.resizing = Resizing(self)
         self._next_poll = 0.0  # by the monotonic clock
         #: The one commit that may be in flight while another partition's batch is stepped. A partition never has two.
         self.pending: PendingCommit | None = None
@@ -137,6 +139,8 @@ class PartitionLoop(threading.Thread):
 
     def work(self, owned: OwnedPartition) -> None:
         """Process one batch of one partition, from its queue or a parked key's mailbox, up to sending its commit."""
+        if self.attend(owned):
+            return
         began = self.clock.monotonic()
         batch = outcome = None
         try:
@@ -181,10 +185,27 @@ class PartitionLoop(threading.Thread):
             seconds = self._turns.charge(owned, self.clock.monotonic() - began)
             owned.charge_turn(seconds, batch, at_most=self.settings.batch_seconds)
 
+    def charge(self, owned: OwnedPartition, seconds: float) -> None:
+        """Count time that a partition has used outside a batch, so that others have their turn."""
+        self._turns.charge(owned, seconds)
+
+    def attend(self, owned: OwnedPartition) -> bool:
+        """Do what a resize asks of the partition. True: its turn is over."""
+        try:
+            return self.resizing.attend(owned)
+        except LeaseLost:
+            self.lose(owned)
+        except SERVER_ERRORS:
+            owned.forget_all()
+            raise
+        except Exception as error:
+            self.faults.of_batch(owned, None, None, error)
+        return True
+
     def take_batch(self, owned: OwnedPartition) -> Batch | None:
         """The next messages: those of a parked key whose retry is due, else the oldest in the queue."""
         delayed_is_due = owned.state is State.KNOWN and not owned.messages
-        if owned.must_peek and not self.peek(owned):
+        if owned.must_peek and (not self.peek(owned) or self.resizing.must_attend(owned)):
             return None
         if self.courier is not None and not self.courier.may_take(owned):
             return None
@@ -199,7 +220,7 @@ class PartitionLoop(threading.Thread):
             return self.reader.mailbox(owned, key, self._share.known_elsewhere)
         if owned.calls is not None and owned.calls.open is not None:
             return None
-        if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN):
+        if delayed_is_due and (not self.peek(owned) or owned.state is not State.KNOWN or self.resizing.must_attend(owned)):
             return None
         if owned.calls is not None and self.calls is not None:
             return self.calls.in_flight.next_batch(owned)
@@ -351,6 +372,8 @@ class PartitionLoop(threading.Thread):
         if share is self._followed:
             return
         self.settle()
+        if share.topology is not None:
+            self.resizing.follow(share.topology)
         held_before = set(self.owned_partitions)
         held = {partition: token for partition, token in share.owned.items() if (partition, token) not in self._gone}
         for owned in list(self.owned_partitions.values()):
@@ -372,6 +395,8 @@ class PartitionLoop(threading.Thread):
                 if self.courier is not None:
                     owned.outbox = Outbox.of_partition(self.names, partition)
         for partition, owned in self.owned_partitions.items():
+            if partition in share.with_inbox and not owned.lease.inbox:
+                owned.forget_all()  # it works on its inbox first
             owned.notify(share.edit_versions.get(partition, 0), partition in share.paused)
         if share.policies != self._followed.policies:
             self.runner.follow(share.policies)
@@ -433,4 +458,5 @@ class PartitionLoop(threading.Thread):
         self.waiting.close()
         for owned in self.owned_partitions.values():
             owned.look_again()  # the server may come back with older data
+            owned.topology = None
         self.faults.of_server(error, self._share, quietly=self._finishing, wait=not self.is_dropping)

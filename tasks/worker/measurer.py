@@ -158,7 +158,7 @@ class Measurer:
             processed=len(outcome.done),
             failed=len(outcome.failures),
             dead=len(outcome.dead),
-            forwarded=sum(map(len, outcome.forwarded.values())),
+            forwarded=outcome.count_forwarded(),
             emitted=len(outcome.emitted),
             skipped=len(outcome.skipped),
             states=sum(map(len, outcome.states.values())),

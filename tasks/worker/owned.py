@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from celery_partitions.model.items import Reading
 from celery_partitions.model.outcome import Outcome
 from celery_partitions.model.own_lines import is_own_line
 from celery_partitions.model.task_lines import partition_of_line
+from celery_partitions.model.topology import Topology
 from celery_partitions.store.commits import Commit, Reply
 from celery_partitions.store.deduplication import SeenIds
 from celery_partitions.store.leases import Lease
@@ -25,6 +26,9 @@ from celery_partitions.store.outbox import Outbox
 from celery_partitions.worker.partition_calls import PartitionCalls
 from celery_partitions.worker.partition_state import Event, State, after
 from celery_partitions.worker.state_cache import StateCache
+
+if TYPE_CHECKING:
+    from celery_partitions.worker.resizing import Cohort, Move
 
 #: The least number of messages to ask for after a short batch.
 MIN_ASKED = 16
@@ -120,6 +124,15 @@ class OwnedPartition:
     #: Server's clock minus this process's monotonic clock, seconds.
     clock_offset: float = 0.0
     cache: StateCache = field(default_factory=StateCache)
+    #: The topology by which its messages are applied. None: not known (see `resizing`).
+    topology: Topology | None = None
+    #: When the partition must be attended to for a resize, by the loop's clock, although it has no message.
+    attend_at: float = math.inf
+    #: During a resize: its keys on their way; that it waited for keys of others; the messages that wait for older ones, and how often to look.
+    move: Move | None = None
+    waits: bool = False
+    cohort: Cohort | None = None
+    admit_seconds: float = 0.0
     #: How to read this partition's messages; created with the first batch.
     reading: Reading | None = None
     #: After an error: do nothing before this time of the monotonic clock.
@@ -322,6 +335,8 @@ class OwnedPartition:
             return False
         if self.state in (State.COMMITTING, State.CLOSED):
             return False
+        if self.attend_at <= self.clock():
+            return True
         may_take = may_retry = True
         if self.calls is not None:
             if self.calls.seconds_to_turn(self) <= 0:
@@ -339,6 +354,7 @@ class OwnedPartition:
         """Discard what is in memory and reload it from Redis, for example after a refused commit."""
         self.cache = StateCache()
         self.messages = []
+        self.topology = None
         self.on(Event.FORGET)
         if self.outbox is not None:
             self.outbox.forget()

@@ -23,19 +23,20 @@ def main() -> int:
     parser.add_argument("--first", type=int, help="the first of their seeds (random)")
     parser.add_argument("--engine", help="an engine that is broken on purpose, by its name in tests.simulation.engines")
     parser.add_argument("--focus", choices=ACTIONS, help="what is to happen more than all else")
+    parser.add_argument("--resizes", action="store_true", help="operators also resize the group")
     asked = parser.parse_args()
     edits = broken(asked.engine) if asked.engine else {}
     if asked.seed is not None:
-        return show(asked.seed, edits, asked.focus)
+        return show(asked.seed, edits, asked.focus, resizes=asked.resizes)
     first = random.randrange(10**9) if asked.first is None else asked.first
-    return search(range(first, first + asked.schedules), edits, asked.focus)
+    return search(range(first, first + asked.schedules), edits, asked.focus, resizes=asked.resizes)
 
 
-def show(seed: int, edits: dict[str, str], focus: str | None) -> int:
+def show(seed: int, edits: dict[str, str], focus: str | None, *, resizes: bool) -> int:
     """Run one schedule and print its trace."""
     trace: list[str] = []
     try:
-        report = run(seed, edits, trace, focus)
+        report = run(seed, edits, trace, focus, resizes=resizes)
     except AssertionError as error:
         verdict, broke = f"{type(error).__name__}: {error}", True
     else:
@@ -44,15 +45,15 @@ def show(seed: int, edits: dict[str, str], focus: str | None) -> int:
     return int(broke)
 
 
-def search(seeds: range, edits: dict[str, str], focus: str | None) -> int:
+def search(seeds: range, edits: dict[str, str], focus: str | None, *, resizes: bool) -> int:
     """Run many schedules. Stop at the first that breaks a promise, and print its trace."""
     began, faults, applied = time.perf_counter(), Counter[str](), 0
     print(f"seeds {seeds.start} to {seeds.stop - 1}")
     for seed in seeds:
         try:
-            report = run(seed, edits, focus=focus)
+            report = run(seed, edits, focus=focus, resizes=resizes)
         except AssertionError:
-            return show(seed, edits, focus)
+            return show(seed, edits, focus, resizes=resizes)
         faults.update(report.faults)
         applied += report.applied
     print(f"{len(seeds)} schedules, {applied} messages applied, in {time.perf_counter() - began:.1f} s")

@@ -91,7 +91,7 @@ class Faults(Operators):
             self.joined += 1
             name = f"worker-{self.joined}"
             self.log(f"{name} joins", "join")
-            self.workers.append(Worker(self.world, self.installation, name, self.ran_plain_task))
+            self.workers.append(Worker(self.world, self.install, name, self.ran_plain_task))
 
     def kill(self) -> None:
         if (worker := self.some_worker()) is not None:
@@ -154,6 +154,7 @@ class Faults(Operators):
         """Save the server's data to its disk. `lose` restores it."""
         self.log("the server saves", "save")
         self.saved = copy.deepcopy((self.server.keyspace.data, self.server.keyspace.ends)), self.judge.remember()
+        self.saved_known = dict(self.known)
         self.saved_plain_task = set(self.plain_task)
 
     def lose(self) -> None:
@@ -165,6 +166,7 @@ class Faults(Operators):
             self.server.keyspace.data, self.server.keyspace.ends = copy.deepcopy((data, ends))
             self.server.keyspace.touched.clear()
             self.judge.went_back(known)
+            self.known = dict(self.saved_known)
             self.plain_task = set(self.saved_plain_task)
 
     def flush_scripts(self) -> None:

@@ -37,7 +37,7 @@ class Judge:
 
     def __init__(self, server: Server, names: Names, codec: StateCodec, computations: dict[str, Computation]) -> None:
         self.keyspace, self.names, self.codec, self.computations = server.keyspace, names, codec, computations
-        self.partitions = [partition.encode() for partition in partitions_and_ingress(3)]
+        self.partitions = [partition.encode() for partition in partitions_and_ingress(12)]
         #: The expected numbers of each state, in order, without dead letters.
         self.wanted: dict[Place, list[int]] = {}
         self.place_of: dict[int, Place] = {}
@@ -225,7 +225,7 @@ class Judge:
         for partition in map(bytes.decode, self.partitions):
             queue = self.names.queue(partition)
             waiting += [queue, *(queue + suffix for suffix in PRIORITY_SUFFIXES)]
-            waiting += [self.names.delayed(partition), self.names.parked(partition)]
+            waiting += [self.names.inbox(partition), self.names.delayed(partition), self.names.parked(partition)]
         return not any(name.encode() in self.keyspace.data for name in waiting)
 
     def check_end(self) -> None:

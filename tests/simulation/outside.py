@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 
+from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.pause import pause, resume
+from celery_partitions.admin.resize import Resize
+from celery_partitions.admin.state_editor import StateEditor
+from celery_partitions.model.errors import SetupError
 from celery_partitions.store.names import INGRESS, PRIORITY_SUFFIXES
 from tests.simulation.application import PLAIN_TASK, raw_deed, raw_message
 from tests.simulation.flow import SOURCE, number_of
@@ -28,8 +33,9 @@ class Producers(Scene):
         name = SOURCE if self.random.random() < self.flow_share else self.random.choice(("record", "second"))
         self.numbers += 1
         self.judge.sent("first" if name == SOURCE else name, key, self.numbers)
+        self.maybe_switch(key)
         self.push(self.way_of(key), raw_deed(name, key, self.numbers))
-        self.world.note("--------- %d is sent to %s:%s", self.numbers, name, key)
+        self.world.note("--------- %d is sent to %s:%s by way of %s", self.numbers, name, key, self.way_of(key))
 
     def send_burst(self) -> None:
         """Send many messages to one key, and one to each other key. From now on many calls take long."""
@@ -57,6 +63,13 @@ class Producers(Scene):
                 self.push(self.way_of(key), raw_deed("second", key, number))
                 self.log(f"{number} is sent again", "resend")
 
+    def maybe_switch(self, key: str) -> None:
+        """The producer of a key may learn of a resize, at any time. One that sends to a wrong partition never does."""
+        if self.resizes and self.keys.index(key) % 6 != 3 and self.random.random() < 0.3:
+            topology = self.topology()
+            if topology.epoch >= (0 if (known := self.known.get(key)) is None else known.epoch):
+                self.known[key] = topology
+
     def way_of(self, key: str) -> str:
         """The list to which messages of the key are sent: its queue, the ingress, a wrong partition, or a priority list."""
         right = self.home_of(key)
@@ -65,7 +78,7 @@ class Producers(Scene):
             case 1:
                 return self.names.queue(INGRESS)
             case 3:
-                return self.names.queue(str((int(right) + 1) % self.settings.partitions))
+                return self.names.queue(str((int(right) + 1) % self.settings.partitions))  # it never switches
             case 5:
                 return queue + PRIORITY_SUFFIXES[0]
             case _:
@@ -105,54 +118,97 @@ class Producers(Scene):
 class Operators(Producers):
     """The functions that the command line calls."""
 
+    @property
+    def parked_keys(self) -> ParkedKeys:
+        self.group.follow(self.topology())
+        return self.group.parked_keys
+
+    @property
+    def state_editor(self) -> StateEditor:
+        self.group.follow(self.topology())
+        return self.group.state_editor
+
     def some_place(self) -> Place | None:
         places = sorted(place for place in self.judge.applied if place[1] in self.keys)
         return self.random.choice(places) if places else None
 
+    def resize(self) -> None:
+        """An operator gives the group another number of partitions."""
+        now = self.topology().partitions
+        wanted = [number for number in (1, 2, 3, 4, 6, 9, 12) if number != now and (number % now == 0 or now % number == 0)]
+        self._resize("resize", lambda resize: resize.begin(self.random.choice(wanted), by="me"))
+
+    def abort(self) -> None:
+        self._resize("abort", lambda resize: resize.abort(by="me"))
+
+    def finish(self) -> None:
+        """An operator ends a resize, after all producers have learned of it."""
+        topology = self.topology()
+        for key in self.keys:
+            if self.keys.index(key) % 6 != 3:
+                self.known[key] = topology
+        self._resize("finish", lambda resize: resize.finish(by="me", said=f"epoch {topology.epoch}"))
+
+    def _resize(self, what: str, do: Callable[[Resize], object]) -> None:
+        try:
+            done = do(Resize(self.client, self.names, self.settings.partitions))
+        except SetupError as refusal:
+            self.log(f"{what} is refused: {refusal}", f"{what} refused")
+        else:
+            self.log(f"{what}: {done}", what if done else f"{what} waits")
+
     def forget(self) -> None:
+        if self.is_moving:
+            return
         if (place := self.some_place()) is not None:
             self.log(f"an operator deletes the state of {place}", "forget")
             self.judge.forgets(place)
-            editor = self.group.state_editor
+            editor = self.state_editor
             assert editor.delete(editor.see(self.computations[place[0]], place[1]), by="me") == "ok"
 
     def edit(self) -> None:
         """An operator appends to a state."""
+        if self.is_moving:
+            return
         if (place := self.some_place()) is not None:
             self.log(f"an operator edits the state of {place}", "edit")
             self.numbers += 1
             self.judge.edited(place, self.numbers)
-            editor = self.group.state_editor
+            editor = self.state_editor
             seen = editor.see(self.computations[place[0]], place[1])
             assert seen.state is not None
             seen.state.numbers = [*seen.state.numbers, self.numbers]
             assert editor.set(seen, seen.state, by="me") == "ok"
 
     def pause(self) -> None:
-        partition = str(self.random.randrange(self.settings.partitions))
+        partition = str(self.random.randrange(self.topology().served))
         self.log(f"an operator pauses partition {partition}", "pause")
         pause(self.client, self.names, [partition], by="me")
 
     def resume(self) -> None:
         """Resume paused partitions, and retry held keys."""
-        partitions = [str(number) for number in range(self.settings.partitions)]
+        partitions = [str(number) for number in range(self.topology().served)]
         if resumed := resume(self.client, self.names, partitions, by="me"):
             self.log(f"an operator resumes partitions {resumed}", "resume")
-        for parked in list(self.group.parked_keys.all()):
+        if self.is_moving:
+            return
+        for parked in list(self.parked_keys.all()):
             if parked.due is None:
                 self.log(f"an operator retries the held {parked.key}", "release")
-                assert self.group.parked_keys.retry(parked.key, by="me") == "ok"
+                assert self.parked_keys.retry(parked.key, by="me") == "ok"
 
     def change_parked(self) -> None:
         """An operator retries, skips or discards the first message of a parked key."""
-        parked = sorted(self.group.parked_keys.all(), key=lambda one: one.key)
+        if self.is_moving:
+            return
+        parked = sorted(self.parked_keys.all(), key=lambda one: one.key)
         if parked:
             chosen = self.random.choice(parked)
             key = chosen.key
-            keys, action = self.group.parked_keys, self.random.choice(("retry", "skip", "discard"))
+            keys, action = self.parked_keys, self.random.choice(("retry", "skip", "discard"))
             if action != "retry" and not chosen.error:
                 return
-            (head,) = self.server.outside(b"LRANGE", self.names.mailbox(self.home_of(key), key), b"-1", b"-1")
+            (head,) = self.server.outside(b"LRANGE", self.names.mailbox(str(self.topology().partition_of(key)), key), b"-1", b"-1")
             number = number_of(json.loads(head)["headers"]["id"])
             if number is None:
                 return
@@ -163,6 +219,8 @@ class Operators(Producers):
 
     def retry_dead_letter(self) -> None:
         """An operator retries a dead letter, if this puts it behind everything that was sent to its key."""
+        if self.topology().epoch:
+            return
         straight = {key for key in self.keys if self.way_of(key) == self.names.queue(self.home_of(key))}
         straight |= {key for _, key in self.judge.wanted if key.startswith(("next-", "last-"))}
         for number, dead_letters in list(self.judge.dead.items()):

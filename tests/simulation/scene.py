@@ -7,7 +7,10 @@ from zlib import crc32
 
 from celery import Celery
 
+from celery_partitions.admin.resize import read_progress
+from celery_partitions.model.topology import Topology
 from celery_partitions.runtime.installation import Installation
+from celery_partitions.store.topology import read_topology
 from celery_partitions_config.settings import Settings
 from tests.simulation.application import declared
 from tests.simulation.flow import flow
@@ -16,6 +19,9 @@ from tests.simulation.network import connect
 from tests.simulation.server import Server
 from tests.simulation.worker import Worker
 from tests.simulation.world import World
+
+#: The number of scheduler steps in which faults happen.
+STORM_STEPS = 250
 
 _app = Celery("simulation", set_as_current=False)
 
@@ -46,12 +52,20 @@ class Scene:
             "record": declared("record"),
             "second": declared("second", deduplicate=3600.0 if self.deduplicates else None),
         }
-        self.installation = Installation(_app, self.settings, {**computations, **flow()}, by_default=False)
+        computations_and_stages = {**computations, **flow()}
+        #: Each process has its own, because each knows the topology by itself.
+        self.install = lambda: Installation(_app, self.settings, computations_and_stages, by_default=False)
+        self.installation = self.install()
         self.names = self.installation.group.names
         stages = {name: self.installation.computations[name] for name in ("first", "next", "last")}
         self.judge = Judge(server, self.names, self.installation.group.codec, {**computations, **stages})
         self.group, self.computations = self.installation.group, self.installation.computations
         self.client = self.group.client = connect(self.settings)
+        #: The topology by which each key's producer chooses the queue.
+        self.known: dict[str, Topology] = {}
+        #: Operators resize the group.
+        self.resizes = False
+        self.saved_known: dict[str, Topology] = {}
         self.workers: list[Worker] = []
         #: The data on the server's disk and the judge's knowledge, from the last call of `save`.
         self.saved: tuple[Any, dict[str, Any]] | None = None
@@ -61,6 +75,7 @@ class Scene:
         self.numbers = 0
         self.joined = 0
         self.steps = 0
+        self.storm_steps = STORM_STEPS
         self.faults: dict[str, int] = {}
         self.stormy = True
         #: An operator changes something as soon as a commit's reply is lost.
@@ -88,5 +103,16 @@ class Scene:
         running = self.running()
         return self.random.choice(running) if running else None
 
+    def topology(self) -> Topology:
+        """The group's, in Redis."""
+        return read_topology(self.client, self.names, self.settings.partitions)
+
     def home_of(self, key: str) -> str:
-        return str(crc32(key.encode()) % self.settings.partitions)
+        """The partition of a key, as its producer knows it."""
+        topology = self.known.get(key)
+        return str(crc32(key.encode()) % (self.settings.partitions if topology is None else topology.partitions))
+
+    @property
+    def is_moving(self) -> bool:
+        """Keys are on their way between partitions."""
+        return read_progress(self.client, self.names, self.settings.partitions).state == "moving"

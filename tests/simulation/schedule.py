@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from tests.simulation import application
 from tests.simulation.faults import Faults
 from tests.simulation.judge import Violation, check_shares
+from tests.simulation.scene import STORM_STEPS
 from tests.simulation.server import Server, Session
 from tests.simulation.trace import format_request
 from tests.simulation.world import BEGINNING, Thread, World
 
 logger = logging.getLogger("celery.worker.partitions")
 
-#: The number of scheduler steps in which faults happen.
-STORM_STEPS = 250
 #: After the storm: the virtual seconds and steps in which all messages must be applied and the partitions shared fairly.
 CALM_SECONDS, CALM_STEPS = 600.0, 30_000
 
@@ -57,6 +56,10 @@ ACTIONS = {
 }
 
 
+#: The same for a schedule with resizes.
+RESIZES = {"resize": 12, "abort": 4, "finish": 8}
+
+
 @dataclass(frozen=True)
 class Report:
     """The result of a schedule that broke no promise."""
@@ -69,17 +72,23 @@ class Report:
 
 
 def run(
-    seed: object, edits: Mapping[str, str] | None = None, trace: list[str] | None = None, focus: str | None = None
+    seed: object,
+    edits: Mapping[str, str] | None = None,
+    trace: list[str] | None = None,
+    focus: str | None = None,
+    *,
+    resizes: bool = False,
 ) -> Report:
     """Run one schedule to its end. `edits`: replacements in the engine's scripts. `trace`: a list that gets the events. `focus`:
-    the one of `ACTIONS` that happens as often as all others, with many lost answers."""
+    the one of `ACTIONS` that happens as often as all others, with many lost answers. `resizes`: operators resize the group, and producers
+    learn of it at random moments."""
     server = Server(edits or {})
     collects = gc.isenabled()
     gc.disable()  # saves a sixth of the time
     try:
         with World(seed, server) as world:
             world.trace = trace
-            return Schedule(world, server, focus).run()
+            return Schedule(world, server, focus, resizes=resizes).run()
     finally:
         if collects:
             gc.enable()
@@ -88,10 +97,14 @@ def run(
 class Schedule(Faults):
     """The storm, the calm after it, and the checks."""
 
-    def __init__(self, world: World, server: Server, focus: str | None = None) -> None:
+    def __init__(self, world: World, server: Server, focus: str | None = None, *, resizes: bool = False) -> None:
         super().__init__(world, server)
         self.errors = EngineErrors(world)
-        self.weights = dict(ACTIONS)
+        self.resizes, self.weights = resizes, dict(ACTIONS)
+        if resizes:
+            self.weights |= RESIZES
+            self.fault_rate, self.send_rate = max(self.fault_rate, 0.05), max(self.send_rate, 0.05)
+            self.storm_steps = 3 * STORM_STEPS
         if focus is not None:
             self.weights[focus], self.fault_rate, self.loss_rate = sum(ACTIONS.values()), 0.05 if focus == "send_burst" else 0.2, 0.05
         world.delivered = self.delivered  # type: ignore[method-assign]
@@ -153,7 +166,7 @@ class Schedule(Faults):
 
     def storm(self) -> None:
         actions = [getattr(self, name) for name, weight in self.weights.items() for _ in range(weight)]
-        for _ in range(STORM_STEPS):
+        for _ in range(self.storm_steps):
             if self.random.random() < self.send_rate:
                 self.send()
             if self.random.random() < self.fault_rate:
@@ -197,7 +210,9 @@ class Schedule(Faults):
             return "a thread is still active"
         owners = self.server.keyspace.data.get(self.names.owners.encode(), {})
         alive = {worker.name for worker in self.workers if not worker.gone}
-        return check_shares(owners.values(), alive, self.settings.partitions)
+        if self.is_moving:
+            return "keys are still on their way"
+        return check_shares(owners.values(), alive, self.topology().served)
 
     def check_rest(self) -> None:
         """Check that workers have the same states in memory as Redis, and that plain tasks ran."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from celery_partitions.model.outcome import Slot
 from celery_partitions.runtime.installation import Installation
@@ -39,10 +39,10 @@ class Reports:
 class Worker:
     """One worker process. `ran_plain_task` collects the plain Celery tasks that were run."""
 
-    def __init__(self, world: World, installation: Installation, name: str, ran_plain_task: list[bytes]) -> None:
+    def __init__(self, world: World, install: Callable[[], Installation], name: str, ran_plain_task: list[bytes]) -> None:
         self.world, self.name = world, name
         self.process = Process(name, clock_offset=world.random.uniform(-1e6, 1e6))
-        self._installation, self._ran_plain_task = installation, ran_plain_task
+        self._install, self._ran_plain_task = install, ran_plain_task
         #: It was stopped.
         self.leaving = False
         self.loop: PartitionLoop | None = None
@@ -50,8 +50,9 @@ class Worker:
 
     def _start(self) -> None:
         """Start the worker as the boot step does."""
-        installation = self._installation
+        installation = self._install()
         settings, names = installation.settings, installation.group.names
+        installation.group.client = connect(settings)
         world, clock = self.world, Clock(self.world, self.process.clock_offset)
         parts = worker_parts(
             installation,

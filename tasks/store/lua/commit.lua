@@ -1,7 +1,7 @@
 -- The commit (laws 1, 2, 4): write everything a batch of messages did, or nothing, and return the next batch.
 -- Without messages and commands it is the peek that begins a lease.
 --
--- KEYS  1 queue (list)  2 meta (hash)  3 delayed (zset)  4 source: the list that the messages came from, the queue or a key's mailbox
+-- KEYS  1 queue (list), or during a resize the inbox  2 meta (hash)  3 delayed (zset)  4 source: the list that the messages came from, the queue or a key's mailbox
 --       5 parked (hash)  6, 7, 8 the priority lists of the queue  9… the keys of the commands
 -- ARGV  1 token  2 commit_number of the partition, as the worker knows it; "": not checked
 --       3 edit_version of the partition, as the worker knows it; "": not checked
@@ -40,7 +40,7 @@ local max_messages, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = redis.call('HMGET', KEYS[2], 'commit_number', 'edit_version', 'token')
+local meta = redis.call('HMGET', KEYS[2], 'commit_number', 'edit_version', 'token', 'epoch')
 local at, edits = meta[1] or '0', meta[2] or '0'
 
 if meta[3] ~= token then
@@ -112,10 +112,12 @@ if status == 'ok' and writes then
   if taken > 0 then
     redis.call('LTRIM', source, 0, -taken - 1)
   end
+  local removed = source == queue and taken or 0
   i = 9
   while i <= #ARGV do
     local words = tonumber(ARGV[i])
     local command = ARGV[i + 1]
+    if command == 'RPUSH' then removed = removed - words + 2 end
     if command == 'REPLY' then
       store_result(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
     elseif command == 'SHORTEN' then
@@ -129,6 +131,7 @@ if status == 'ok' and writes then
     i = i + words + 1
   end
   at = tostring(redis.call('HINCRBY', KEYS[2], 'commit_number', 1))
+  if meta[4] and removed ~= 0 then redis.call('HINCRBY', KEYS[2], 'removed', removed) end
 elseif status == 'ok' and commit_number == '' then
   at = tostring(tonumber(at))
 end
