@@ -44,6 +44,8 @@ class Size:
     depth: int = 1_000_000
     delayed_plain_messages: int = 300
     cached_keys: int = 100_000
+    #: Timers that are due at once.
+    due: int = 100_000
     #: Messages of 2 ms each, to show that partitioning helps.
     slow_messages: int = 2_000
     #: Messages whose calls wait: 2 ms or 100 ms in the event loop; 20 ms in threads; and in plain Celery.
@@ -72,6 +74,7 @@ SMALL = Size(
     depth=100_000,
     delayed_plain_messages=50,
     cached_keys=5_000,
+    due=3_000,
     slow_messages=200,
     waiting_messages=3_000,
     waiting_keys=500,
@@ -154,9 +157,12 @@ class Bench:
 
     def partition_status(self, **settings: object) -> list[dict[str, Any]]:
         """The output of `celery partitions status --json`."""
-        command = [sys.executable, "-m", "celery", "-A", "partitioned", "partitions", "status", "--json"]
-        status: list[dict[str, Any]] = json.loads(self._output(command, settings))
+        status: list[dict[str, Any]] = self.run_command("status", "--json", **settings)
         return status
+
+    def run_command(self, *words: str, **settings: object) -> Any:
+        """The JSON of a command of `celery partitions`."""
+        return json.loads(self._output([sys.executable, "-m", "celery", "-A", "partitioned", "partitions", *words], settings))
 
     def _output(self, command: Sequence[str], settings: dict[str, object]) -> str:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from trades import Average, Trade, averaged
@@ -69,6 +70,30 @@ def average_price_ttl(trade: Trade, state: Average) -> None:
     state.price = averaged(state.price, trade.price)
 
 
+@state_computation(name="average price, expiring", state=Average, key=symbol_of, ttl=float(os.environ.get("BENCH_TTL", "3600")))
+def average_price_expiring(trade: Trade, state: Average) -> None:
+    """Each key expires soon."""
+    state.price = averaged(state.price, trade.price)
+
+
+@state_computation(name="alarm", state=Average, key=symbol_of)
+def alarm(trade: Trade, state: Average, context: Context) -> None:
+    """Sets a timer. The price is when it is due, in seconds since the epoch."""
+    context.timers.set("ring", at=trade.price)
+
+
+@alarm.on_timer("ring")
+def ring(timer: Timer, state: Average) -> None:
+    """Notes how late it is, in seconds."""
+    state.price = (timer.fired - timer.due).total_seconds()
+
+
+@state_computation(name="asked", state=Average, key=symbol_of, reply=True)
+def asked(trade: Trade, state: Average) -> float:
+    state.price = averaged(state.price, trade.price)
+    return state.price
+
+
 @app.task(name="note", ignore_result=True, queue="notes")
 def note(symbol: str, price: float) -> None:
     """What `average_price_sending` sends. No worker runs it."""
@@ -85,6 +110,9 @@ COMPUTATIONS = {
     "context": average_price_context,
     "timer": average_price_timer,
     "ttl": average_price_ttl,
+    "expiring": average_price_expiring,
+    "alarm": alarm,
+    "asked": asked,
     "sending": average_price_sending,
     "plain": average_price,
     "once": average_price_once,

@@ -10,17 +10,19 @@ import json
 import time
 
 from pace import paced
-from partitioned import COMPUTATIONS
-from trades import folded, one_trade_a_symbol, trades
+from partitioned import COMPUTATIONS, alarm, asked
+from trades import Trade, folded, one_trade_a_symbol, trades
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("action", choices=["fill", "fill-keys", "pace", "check"])
+    parser.add_argument("action", choices=["fill", "fill-keys", "pace", "check", "set-timers", "lateness", "call"])
     parser.add_argument("--computation", choices=sorted(COMPUTATIONS), default="plain")
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--keys", type=int, required=True)
     parser.add_argument("--rate", type=float, default=300.0)
+    parser.add_argument("--after", type=float, default=0.0)
+    parser.add_argument("--spread", type=float, default=0.0)
     options = parser.parse_args()
     computation = COMPUTATIONS[options.computation]
     match options.action:
@@ -36,6 +38,20 @@ def main() -> None:
         case "pace":
             messages = list(trades(options.count, options.keys))
             print(json.dumps(paced(messages, options.rate, computation.delay)))
+        case "set-timers":
+            begin, step = time.time() + options.after, options.spread / options.keys
+            alarm.send_many((Trade(f"S{number}", begin + step * number) for number in range(options.keys)), progress=False)
+            print(json.dumps({"begin": begin}))
+        case "lateness":
+            found = sorted(alarm.state(f"S{number}").price for number in range(options.keys))
+            print(json.dumps({"p99": found[len(found) * 99 // 100]}))
+        case "call":
+            seconds = []
+            for message in trades(options.count, options.keys):
+                began = time.monotonic()
+                asked.delay(message).get(timeout=60)
+                seconds.append(time.monotonic() - began)
+            print(json.dumps({"p99": sorted(seconds)[len(seconds) * 99 // 100]}))
         case "check":
             expected = folded(options.count, options.keys)
             wrong = [key for key, price in expected.items() if computation.state(key).price != price]

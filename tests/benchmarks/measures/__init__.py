@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.measures import (
     dashboard,
+    due,
     duplicates,
     enqueue,
     growth,
@@ -38,6 +39,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "overview": overview.measure,
     "sends": sends.measure,
     "timers": timers.measure,
+    "due": due.measure,
     "duplicates": duplicates.measure,
     "partitioning": partitioning.measure,
     "waiting": waiting.measure,
