@@ -45,7 +45,7 @@ PAGE = 1000
 #: A paused partition changes at most until its current batch ends. More changes than this have another cause.
 TRIES = 20
 #: Fields of meta that belong to the running partition and are not exported.
-_NOT_EXPORTED = ("edit_version", "to_isolate", "token", "holder", "since", "takeovers")
+_NOT_EXPORTED = ("edit_version", "to_isolate", "token", "holder", "since", "takeovers", "beside_until")
 AGES: tuple[Literal["young", "old"], ...] = ("young", "old")
 
 

@@ -152,7 +152,10 @@ local next_due = -1
 local first = redis.pcall('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if first[1] then
   if tonumber(first[2]) <= now then
-    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1000)) do
+    -- If other messages come meanwhile, only a few at once, because those wait behind them.
+    local others = redis.call('LLEN', queue) > 0
+    local limit = (others or tonumber(redis.call('HGET', KEYS[2], 'beside_until') or '0') > now) and 100 or 1000
+    for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, limit)) do
       local raw
       if string.byte(entry) == 64 then  -- "@"
         raw = firing(entry, redis.call('ZSCORE', KEYS[3], entry))
@@ -163,6 +166,7 @@ if first[1] then
       redis.call('ZREM', KEYS[3], entry)
       redis.call('LPUSH', queue, raw)
     end
+    if others then redis.call('HSET', KEYS[2], 'beside_until', now + 1000) end
     first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   end
   if first[1] then next_due = tonumber(first[2]) end
