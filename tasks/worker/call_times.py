@@ -72,8 +72,8 @@ class CallTimes:
             waits.append(LEAVING_SECONDS)
         if calls.dues and not owned.paused and calls.may_start and not calls.is_isolating:
             waits.append(max(0.0, calls.dues[0][0] - owned.server_now(), calls.no_room_until - time.monotonic()))
-        if calls.full is not None and calls.open is None and owned.messages and not owned.paused:
-            # Not 0: when there is room, `can_take` says so.
+        if calls.full is not None and calls.open is None and owned.messages and not owned.paused and self.room.free(calls.full) > 0:
+            # Not 0: when there is room, `can_take` says so. Without any, a call must end first, and that wakes the loop.
             waits.append(max(0.001, calls.full_since + REFILL_SECONDS - time.monotonic()))
         return min(waits)
 

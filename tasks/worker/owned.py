@@ -320,12 +320,13 @@ class OwnedPartition:
         return first[1] if first is not None and first[0] <= self.server_now() else None
 
     def seconds_to_next_due(self) -> float | None:
-        """Seconds until a delayed message or a retry is due; None if there is none."""
-        dues = [] if self.first_due is None else [self.first_due[0]]
-        if self.next_due is not None:
+        """Seconds until a delayed message or a retry is due that may be taken then; None if there is none."""
+        may_take, may_retry = (True, True) if self.calls is None else (self.calls.can_take(self.calls), self.calls.may_start)
+        dues = [self.first_due[0]] if may_retry and self.first_due is not None else []
+        if may_take and self.next_due is not None:
             dues.append(self.next_due)
         now = self.server_now()
-        if now < self.unread_due < math.inf:
+        if may_retry and now < self.unread_due < math.inf:
             dues.append(self.unread_due)
         return max(0.0, min(dues) - now) if dues else None
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from celery_partitions.worker.listening import idle_partitions
 from tests.fundamentals.live import LiveGroup
 from tests.support.applications import waiting
 from tests.support.applications.waiting import (
@@ -164,6 +165,18 @@ def test_never_more_calls_than_the_concurrency(make_live: Callable[..., LiveGrou
         most = max(most, now)
     assert 4 <= most <= 8
     assert len(live.numbers(threaded_visit)) == 40
+
+
+def test_a_loop_without_room_for_calls_sleeps_until_one_ends(make_live: Callable[..., LiveGroup], live: LiveGroup) -> None:
+    live = make_live(PARTITIONS=1, PARTITIONS_CONCURRENCY=2)
+    with loop_by_hand(live) as loop:
+        loop.begin_calls()
+        live.send(replied_visit, [Visit(f"k{number}", number, 3600) for number in range(9)])
+        loop.look_again()
+        loop.live_until(lambda: loop.owned.calls is not None and loop.owned.calls.full is not None and loop.owned.calls.open is None)
+        loop.owned.next_due = 0.0  # and a delayed message is due
+        loop.live_until(lambda: idle_partitions(loop.owned_partitions.values(), loop.clock.monotonic())[1] > 0.1)
+        loop.end_calls()
 
 
 def test_results_and_duplicates_work_as_for_plain_computations(live: LiveGroup, loop: LoopByHand) -> None:
