@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from heapq import heappop
 from typing import TYPE_CHECKING
@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.05
 
 
-def begin_calls(loop: PartitionLoop, parts: WorkerParts, node: str) -> CallTurns | None:
-    """Start the thread for calls that wait. None: the app has no such computation, and no lifespan. Raises `LifespanFailed`."""
+def begin_calls(
+    loop: PartitionLoop, parts: WorkerParts, node: str, make_thread: Callable[..., CallThread] = CallThread
+) -> CallTurns | None:
+    """Start the thread for calls that wait. None: the app has no such computation, and no lifespan. Raises `LifespanFailed`.
+    `make_thread`: the simulator passes its own thread."""
     installation, settings, runner = loop.installation, loop.settings, parts.runner
     given, me = installation.lifespan, PartitionWorker(installation.app, node)
     if given is None and all(one.waiting is None for one in installation.computations.values()):
         return None
     pickling = StateCodec(settings.state_signing_keys, settings.state_modules, loop.names.root).pickling()
     limit = settings.concurrency
-    thread = CallThread(
+    thread = make_thread(
         lambda owned: runner.rules_outside(owned, pickling),
         parts.hangs,
         parts.waiting.wake,

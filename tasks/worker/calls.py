@@ -75,13 +75,14 @@ class CallThread(threading.Thread):
         revoked: Container[str] = (),
         lifespan: Callable[[], Any] | None = None,
         traced: TracedSteps | None = None,
+        make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
     ) -> None:
         super().__init__(name="partition-calls", daemon=True)
         self.rules, self.wake, self.concurrency, self.context = rules, wake, concurrency, context
         self.revoked, self.lifespan, self.traced = revoked, lifespan, traced
         #: What the lifespan yielded.
         self.resources: Mapping[str, Any] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop = make_loop()
         self.calls = OutsideCalls(self._loop, hangs, concurrency, context, self._is_current)
         self._asking = SharedAsking(tokens, self._loop)
         self._ready = threading.Event()

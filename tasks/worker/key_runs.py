@@ -53,7 +53,7 @@ class KeyRun:
     #: Bytes of its messages and states.
     size: int = 0
     #: By `time.monotonic`.
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
     #: What became of its first messages, in order. Not committed yet. Only the partition loop uses it.
     outcomes: list[Outcome] = field(default_factory=list)
     #: None of its calls runs or will begin. Only the partition loop uses it.

@@ -38,7 +38,7 @@ class OpenBatch:
     #: How many of its runs are not over.
     left: int = 0
     #: By `time.monotonic`.
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def is_isolating(self) -> bool:

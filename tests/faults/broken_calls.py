@@ -1,4 +1,7 @@
-"""The tests' waiting application on a worker whose handling of calls in flight is broken on purpose: `BROKEN_CALLS` names one of `BREAKS`."""
+"""The tests' waiting application on a worker whose handling of calls in flight is broken on purpose: `BROKEN_CALLS` names one of `BREAKS`.
+
+The simulation breaks its engine in the same ways.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_partitions.worker import in_flight, in_flight_commit
+from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.key_runs import KeyRun
 from celery_partitions.worker.owned import OwnedPartition
+from celery_partitions.worker.partition_state import Event, State
 from tests.support.applications.waiting import app
 
 __all__ = ["BREAKS", "app"]
 
+#: Replaces an attribute: `setattr`, or that of a monkeypatch.
+Put = Callable[[Any, str, Any], None]
 
-def overlap() -> None:
+
+def overlap(put: Put) -> None:
     """Message 2 of a key starts before message 1 has ended."""
     start = CallThread._start
 
@@ -23,17 +31,17 @@ def overlap() -> None:
         for run in runs:
             if len(run.items) > 1 and run.from_queue:
                 early = run.items[1]
-                self._loop.create_task(self._call(_copy(run), early, self.rules(run.owned), False))
+                self._loop.create_task(self._call(_copy(run), [early], self.rules(run.owned), False))
         start(self, runs, ended)
 
-    CallThread._start = split  # type: ignore[method-assign]
+    put(CallThread, "_start", split)
 
 
 def _copy(run: KeyRun) -> KeyRun:
     return KeyRun(run.owned, run.key, list(run.items), {name: dict(table) for name, table in run.slots.items()}, dict(run.base), run.stage)
 
 
-def forget_a_message() -> None:
+def forget_a_message(put: Put) -> None:
     """The move to the mailbox loses the youngest message of a key."""
     close = in_flight_commit._Plan.close
 
@@ -43,24 +51,38 @@ def forget_a_message() -> None:
             if len(raws) > 1:
                 raws.pop()
 
-    in_flight_commit._Plan.close = forgetful  # type: ignore[method-assign]
+    put(in_flight_commit._Plan, "close", forgetful)
 
 
-def no_check() -> None:
+def no_check(put: Put) -> None:
     """A call's outcome is committed on whatever state is in Redis."""
 
     def trusting(client: Any, names: Any, owned: OwnedPartition, calls: Any) -> list[str]:
         calls.doubtful = False
         return []
 
-    in_flight.without_ground = trusting
+    put(in_flight, "without_ground", trusting)
 
 
-BREAKS: dict[str, Callable[[], None]] = {
+def two_commits(put: Put) -> None:
+    """A partition's next commit is planned while its last one is under way."""
+    commit = CallTurns.commit
+
+    def hasty(self: CallTurns, owned: OwnedPartition, *, last: bool = False) -> bool:
+        sent = commit(self, owned, last=last)
+        if sent and owned.state is State.COMMITTING:
+            owned.on(Event.READ)  # it counts as answered
+        return sent
+
+    put(CallTurns, "commit", hasty)
+
+
+BREAKS: dict[str, Callable[[Put], None]] = {
     "message 2 starts before message 1 ends": overlap,
     "the move to the mailbox forgets a message": forget_a_message,
     "a completion without its state check": no_check,
+    "two commits under way": two_commits,
 }
 
 if _name := os.environ.get("BROKEN_CALLS"):
-    BREAKS[_name]()
+    BREAKS[_name](setattr)

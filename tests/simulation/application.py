@@ -39,8 +39,8 @@ def apply(deed: Deed, state: Sequence) -> None:
     during[0](deed.number)
 
 
-def declared(name: str, **options: Any) -> Computation:
-    return declare(apply, name=name, state=Sequence, key=deed_key, **options)
+def declared(name: str, function: Callable[..., Any] = apply, **options: Any) -> Computation:
+    return declare(function, name=name, state=Sequence, key=deed_key, **options)
 
 
 def raw_deed(computation: str, key: str, number: int, **headers: Any) -> bytes:

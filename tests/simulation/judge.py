@@ -64,7 +64,21 @@ class Judge:
         self._dead = {names.dead(partition.decode()).encode() for partition in self.partitions}
         self._meta = {names.meta(partition.decode()).encode(): partition for partition in self.partitions}
 
+        #: Process and key → the number of the call that runs there outside of the loop.
+        self.running: dict[tuple[str, str], int] = {}
+        self.overlaps: list[str] = []
+
     # Reports of the schedule.
+
+    def called(self, what: str, process: str, number: int) -> None:
+        """A call outside of the loop begins or ends. A process never runs two of a key at once. `step` raises: an error here would be the call's."""
+        place = process, self.place_of[number][1]
+        if what == "begin":
+            if place in self.running:
+                self.overlaps.append(f"overlap at {place}: {number} began while {self.running[place]} ran")
+            self.running[place] = number
+        else:
+            self.running.pop(place, None)
 
     def sent(self, name: str, key: str, number: int) -> None:
         self.place_of[number] = (name, key)

@@ -30,7 +30,7 @@ class Producers(Scene):
             self.send_to(self.random.choice(self.keys))
 
     def send_to(self, key: str) -> None:
-        name = SOURCE if self.random.random() < self.flow_share else self.random.choice(("record", "second"))
+        name = SOURCE if self.random.random() < self.flow_share else self.random.choice(self.names_sent)
         self.numbers += 1
         self.judge.sent("first" if name == SOURCE else name, key, self.numbers)
         self.maybe_switch(key)
@@ -49,8 +49,9 @@ class Producers(Scene):
             key = self.random.choice(self.keys)
             self.numbers += 1
             self.poison_messages.add(self.numbers)
-            self.judge.sent("record", key, self.numbers)
-            self.push(self.way_of(key), raw_deed("record", key, self.numbers))
+            name = "waits" if "waits" in self.names_sent and self.call_random.random() < 0.5 else "record"
+            self.judge.sent(name, key, self.numbers)
+            self.push(self.way_of(key), raw_deed(name, key, self.numbers))
             self.log(f"{self.numbers}, a poison message, is sent to {key}", "poison sent")
 
     def resend(self) -> None:
@@ -206,7 +207,7 @@ class Operators(Producers):
             chosen = self.random.choice(parked)
             key = chosen.key
             keys, action = self.parked_keys, self.random.choice(("retry", "skip", "discard"))
-            if action != "retry" and not chosen.error:
+            if not chosen.error:  # its call is running
                 return
             (head,) = self.server.outside(b"LRANGE", self.names.mailbox(str(self.topology().partition_of(key)), key), b"-1", b"-1")
             number = number_of(json.loads(head)["headers"]["id"])

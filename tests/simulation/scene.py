@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 from zlib import crc32
 
@@ -12,6 +13,7 @@ from celery_partitions.model.topology import Topology
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.store.topology import read_topology
 from celery_partitions_config.settings import Settings
+from tests.simulation import calls
 from tests.simulation.application import declared
 from tests.simulation.flow import flow
 from tests.simulation.judge import Judge
@@ -29,7 +31,7 @@ _app = Celery("simulation", set_as_current=False)
 class Scene:
     """A group whose size, settings and rates depend on the seed."""
 
-    def __init__(self, world: World, server: Server) -> None:
+    def __init__(self, world: World, server: Server, seed: object = 0) -> None:
         self.world, self.server, self.random = world, server, world.random
         pick = self.random.choice
         self.settings = Settings(
@@ -52,6 +54,16 @@ class Scene:
             "record": declared("record"),
             "second": declared("second", deduplicate=3600.0 if self.deduplicates else None),
         }
+        # From here on a chance of their own, so that the schedules without calls are the same as before there were any.
+        self.call_random = Random(f"calls {seed}")
+        choose = self.call_random.choice
+        #: The names of computations to which messages are sent directly. Those of `waits` are called outside of the loop.
+        self.names_sent = ["record", "second"]
+        if choose((False, False, False, True)):
+            computations["waits"] = declared("waits", calls.apply, concurrency=choose((1, 3, 100)), strict=choose((False, False, True)))
+            self.names_sent += ["waits"] * choose((1, 4))
+        #: How long half a call takes.
+        self.call_seconds = choose(((0.0,), (0.0, 0.01), (0.0, 0.03, 0.5), (0.01, 0.1, 2.0)))
         computations_and_stages = {**computations, **flow()}
         #: Each process has its own, because each knows the topology by itself.
         self.install = lambda: Installation(_app, self.settings, computations_and_stages, by_default=False)

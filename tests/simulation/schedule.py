@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.simulation import application
+from tests.simulation.calls import during_call, virtual_time
 from tests.simulation.faults import Faults
 from tests.simulation.judge import Violation, check_shares
 from tests.simulation.scene import STORM_STEPS
@@ -88,7 +89,7 @@ def run(
     try:
         with World(seed, server) as world:
             world.trace = trace
-            return Schedule(world, server, focus, resizes=resizes).run()
+            return Schedule(world, server, focus, seed, resizes=resizes).run()
     finally:
         if collects:
             gc.enable()
@@ -97,8 +98,8 @@ def run(
 class Schedule(Faults):
     """The storm, the calm after it, and the checks."""
 
-    def __init__(self, world: World, server: Server, focus: str | None = None, *, resizes: bool = False) -> None:
-        super().__init__(world, server)
+    def __init__(self, world: World, server: Server, focus: str | None = None, seed: object = 0, *, resizes: bool = False) -> None:
+        super().__init__(world, server, seed)
         self.errors = EngineErrors(world)
         self.resizes, self.weights = resizes, dict(ACTIONS)
         if resizes:
@@ -108,7 +109,7 @@ class Schedule(Faults):
         if focus is not None:
             self.weights[focus], self.fault_rate, self.loss_rate = sum(ACTIONS.values()), 0.05 if focus == "send_burst" else 0.2, 0.05
         world.delivered = self.delivered  # type: ignore[method-assign]
-        application.during[0] = self.during
+        application.during[0], during_call[0] = self.during, self.during_call
 
     def run(self) -> Report:
         errors = self.errors
@@ -117,13 +118,14 @@ class Schedule(Faults):
         logger.setLevel(logging.DEBUG if self.world.trace is not None else logging.ERROR)
         logger.propagate = False
         try:
-            for _ in range(self.random.choice((1, 2, 3))):
-                self.join()
-            self.save()  # the server may lose everything
-            self.storm()
-            self.calm()
-            self.judge.check_end()
-            self.check_rest()
+            with virtual_time():
+                for _ in range(self.random.choice((1, 2, 3))):
+                    self.join()
+                self.save()  # the server may lose everything
+                self.storm()
+                self.calm()
+                self.judge.check_end()
+                self.check_rest()
         finally:
             logger.removeHandler(errors)
             logger.setLevel(level)
@@ -150,6 +152,8 @@ class Schedule(Faults):
                 world.kill(chosen.process)
         else:
             self.deliver(chosen)
+        if self.judge.overlaps:
+            raise Violation(self.judge.overlaps[0])
         if self.errors.found:
             raise Violation(f"the engine raised: {self.errors.found[0]}")
         if self.steps % 32 == 0:

@@ -24,11 +24,12 @@ from celery_partitions.worker import planned_commit
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import Event
+from tests.faults.broken_calls import BREAKS as BREAKS_OF_CALLS
 from tests.simulation.engines import BREAKS, broken
 from tests.simulation.schedule import run
 
 #: All together take about a minute on one core. They are split into parts that are far below the timeout of a test.
-PARTS, SCHEDULES_OF_A_PART = 6, 60
+PARTS, SCHEDULES_OF_A_PART = 5, 50
 
 #: Events that must occur in every part, or it proves little.
 KINDS = {"changed after a commit", "kill", "leave", "freeze", "cut", "request lost", "reply lost", "request late", "server restart", "forget", "edit", "lose"}
@@ -117,6 +118,13 @@ def test_a_hot_key_whose_messages_change_places_is_caught(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Mailboxes, "mail", mail)
     assert is_caught(focus="send_burst", first=HOT_SEEDS[0])
+
+
+@pytest.mark.parametrize("name", BREAKS_OF_CALLS)
+def test_an_engine_with_broken_calls_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    BREAKS_OF_CALLS[name](monkeypatch.setattr)
+    needs_edits = "state check" in name  # about one schedule in 200 finds it
+    assert is_caught(focus="edit" if needs_edits else None, first=250 if needs_edits else 0)
 
 
 def test_outputs_that_are_pushed_outside_the_commit_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
+from functools import partial
 
 from celery_partitions.model.outcome import Slot
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.worker.blocking_read import BlockingRead
+from celery_partitions.worker.call_turns import begin_calls
 from celery_partitions.worker.lease_keeper import LeaseKeeper
 from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
@@ -14,6 +16,7 @@ from celery_partitions.worker.parts import worker_parts
 from celery_partitions.worker.plain_tasks import PlainTaskRun
 from celery_partitions.worker.planned_commit import PendingCommit
 from tests.simulation.application import PLAIN_TASK
+from tests.simulation.calls import Calls
 from tests.simulation.clock import Clock, Event
 from tests.simulation.network import Selector, connect, socketpair
 from tests.simulation.world import Process, World
@@ -66,22 +69,24 @@ class Worker:
             random=world.random.random,
             make_waiting=lambda client: BlockingRead(client, names, clock.monotonic, Selector(), socketpair()),
         )
-        self.loop = PartitionLoop(installation, self.name, parts)
+        loop = PartitionLoop(installation, self.name, parts)
         self.keeper = LeaseKeeper(
             settings,
             names,
             installation.group.topology,
             self.name,
             (),
-            self.loop.follow,
+            loop.follow,
             loop_fails=lambda: parts.faults.is_on,
             client=connect(settings),
             clock=clock.monotonic,
             random=world.random.random,
             make_event=lambda: Event(world),
         )
-        self.loop.wake_keeper = self.keeper.wake
-        self._loop_thread = self.world.spawn(self.process, "loop", self.loop.run)
+        loop.wake_keeper = self.keeper.wake
+        loop.calls = begin_calls(loop, parts, self.name, partial(Calls, self.process))
+        self.loop = loop
+        self._loop_thread = self.world.spawn(self.process, "loop", loop.run)
         self.world.spawn(self.process, "keeper", self.keeper.run)
 
     def _run_plain_task(self, raw: bytes) -> PlainTaskRun:

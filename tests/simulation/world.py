@@ -39,6 +39,8 @@ class Process:
         self.dead = False
         self.frozen_until = 0.0
         self.threads: list[Thread] = []
+        #: Called when it is killed.
+        self.at_death: list[Callable[[], None]] = []
 
 
 class Thread:
@@ -160,6 +162,8 @@ class World:
     def kill(self, process: Process) -> None:
         """As by SIGKILL: none of its threads run any more. What it sent may still arrive."""
         process.dead = True
+        for at_death in process.at_death:
+            at_death()
         for thread in process.threads:
             if not thread.ended:
                 with suppress(GreenletExit):

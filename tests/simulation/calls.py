@@ -1,0 +1,132 @@
+"""Calls that wait, in the simulated world: the engine's own call thread, whose event loop is on virtual time.
+
+Between any two steps of the event loop anything else may happen: a kill, a lost lease, an operator's edit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+from asyncio import events
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
+
+from celery_partitions.worker import (
+    call_room,
+    call_times,
+    call_turns,
+    in_flight,
+    in_flight_commit,
+    key_runs,
+    partition_calls,
+    reloaded_calls,
+)
+from celery_partitions.worker.calls import CallThread
+from tests.simulation.application import Deed, Sequence
+from tests.simulation.clock import Event
+from tests.simulation.world import Process, World, world
+
+#: The engine's modules that measure how long calls take. They are for one process, and read its clock.
+TIMED = (call_room, call_times, call_turns, in_flight, in_flight_commit, key_runs, partition_calls, reloaded_calls)
+
+#: Called with "begin" or "end" and a number, in a call. Returns how long the call takes. The running schedule sets it.
+during_call: list[Callable[[str, int], float]] = [lambda what, number: 0.0]
+
+
+async def apply(deed: Deed, state: Sequence) -> None:
+    """The call of a computation that waits, before and after it changes its state."""
+    await asyncio.sleep(during_call[0]("begin", deed.number))
+    state.numbers.append(deed.number)
+    await asyncio.sleep(during_call[0]("", deed.number))
+    during_call[0]("end", deed.number)
+
+
+@contextmanager
+def virtual_time() -> Iterator[None]:
+    """Inside, the modules of `TIMED` read the clock of the process that is running."""
+
+    def monotonic() -> float:
+        thread = world().current()
+        return world().now + (0.0 if thread is None else thread.process.clock_offset)
+
+    for module in TIMED:
+        module.time = SimpleNamespace(monotonic=monotonic)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module in TIMED:
+            module.time = time  # type: ignore[attr-defined]
+
+
+class _Selector(selectors.BaseSelector):
+    """Waits in the world, for a time or for `woken`."""
+
+    def __init__(self, of: World, loop: _Loop) -> None:
+        self.world, self.loop = of, loop
+        self.woken = False
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None or timeout > 0 or not self.woken:
+            events._set_running_loop(None)  # another worker's loop may run meanwhile
+            try:
+                self.world.wait(lambda: self.woken, None if timeout is None else self.world.now + max(0.0, timeout))
+            finally:
+                events._set_running_loop(self.loop)
+        self.woken = False
+        return []
+
+    def register(self, *_: Any) -> Any: ...
+
+    def unregister(self, *_: Any) -> Any: ...
+
+    def get_map(self) -> Any:
+        return {}
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop without sockets. Its time is the world's."""
+
+    def __init__(self) -> None:
+        self.virtual = _Selector(world(), self)
+        super().__init__(self.virtual)
+
+    def time(self) -> float:
+        return self.virtual.world.now
+
+    def _make_self_pipe(self) -> None: ...
+
+    def _close_self_pipe(self) -> None: ...
+
+    def _write_to_self(self) -> None:
+        self.virtual.woken = True
+
+
+class Calls(CallThread):
+    """The engine's call thread as a thread of the world."""
+
+    def __init__(self, process: Process, *arguments: Any) -> None:
+        super().__init__(*arguments, make_loop=_Loop)
+        self.world, self.process = world(), process
+        self._ready = Event(self.world)  # type: ignore[assignment]
+        process.at_death.append(self.die)
+
+    def begin(self) -> None:
+        self._thread = self.world.spawn(self.process, "calls", self.run)
+        self._ready.wait()
+
+    def is_alive(self) -> bool:
+        return not self._thread.ended and not self.process.dead
+
+    def join(self, timeout: float | None = None) -> None:
+        self.world.wait(lambda: self._thread.ended, None if timeout is None else self.world.now + timeout)
+
+    def die(self) -> None:
+        """The process is killed. Python would end its coroutines one after the other, and complain about them."""
+        self._stopping._value = True  # type: ignore[attr-defined]
+        for task in asyncio.all_tasks(self._loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            with suppress(ValueError, RuntimeError):  # the one that killed the process is still executing
+                task.get_coro().close()  # type: ignore[union-attr]
