@@ -25,10 +25,10 @@ help: ## show this list
 
 install: $(WITH_TESTS) ## create .venv and install the project with its test dependencies
 
-demo: $(INSTALLED) ## process real prices with several workers and check the result; leaves nothing running
+demo: $(INSTALLED) ## process real prices with several workers and check the result; leaves nothing running (CLUSTER=3: on a cluster)
 	@$(BIN)/python -m celery_partitions.demo
 
-dev: $(if $(SCENE),$(WITH_TESTS),$(INSTALLED)) ## run a server, workers and Flower until Ctrl-C (SCENE=1: a group in trouble)
+dev: $(if $(SCENE),$(WITH_TESTS),$(INSTALLED)) ## run a server, workers and Flower until Ctrl-C (SCENE=1: a group in trouble; CLUSTER=3: on a cluster)
 	@$(BIN)/python -m $(if $(SCENE),tests.dashboard.scene,celery_partitions.demo --keep)
 
 test: $(WITH_TESTS) ## run all tests on all processors (ARGS="-k name" passes options to pytest)

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from celery_partitions.demo.processes import DemoError
+from celery_partitions.testing.cluster import embedded_cluster
 from celery_partitions.testing.lifeline import leave_on_signals, lifeline
 from celery_partitions.testing.server import ServerError, embedded_server, free_port
 from celery_partitions_config.settings import Settings, SettingsError
@@ -38,6 +39,8 @@ def main() -> int:
                 # In development other shells expect Redis on its usual port.
                 port = free_port(REDIS_PORT if keep else None)
                 environment["REDIS_URL"] = stack.enter_context(embedded_server(environment, port))
+            if environment.get("CLUSTER"):
+                environment["PARTITIONS_URL"] = stack.enter_context(embedded_cluster(environment, _cluster_servers(environment["CLUSTER"])))
             words = ["celery_partitions.demo.keep" if keep else "celery_partitions.demo.show"]
             if keep and embedded:
                 words.append("--embedded")
@@ -70,6 +73,12 @@ def _environment(given: Mapping[str, str], *, own_group: bool) -> dict[str, str]
     if own_group and environment.get("REDIS_URL"):
         environment.setdefault("PARTITIONS_GROUP", f"demo-{partitions}")
     return environment
+
+
+def _cluster_servers(wanted: str) -> int:
+    if not wanted.isdigit():
+        raise DemoError(f"CLUSTER={wanted} is not usable: set it to a number of servers, for example 3")
+    return int(wanted)
 
 
 def _flower_port(wanted: str) -> str:

@@ -72,6 +72,8 @@ def _summary(environment: Mapping[str, str], app: str, flower: str, *, embedded:
     commands = [f". {folder}/bin/activate; export APP={app}"]
     if url != DEFAULT_REDIS_URL:
         commands.append(f"export REDIS_URL={shlex.quote(url)}")
+    if servers := environment.get("PARTITIONS_URL"):
+        commands.append(f"export PARTITIONS_URL={shlex.quote(servers)}")
     commands.append("celery partitions status")
     if app == EXAMPLE:
         message = '{"symbol": "AAPL", "price": 191.2}'
@@ -82,6 +84,7 @@ def _summary(environment: Mapping[str, str], app: str, flower: str, *, embedded:
         "",
         f"  Dashboard   {flower}/partitions",
         f"  Redis       {url}",
+        *([f"  Partitions  {servers}"] if servers else []),
         f"  State       {kept}",
         f"  Log         {LOG.relative_to(ROOT)}",
         "",

@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,10 +65,10 @@ def free_port(preferred: int | None = None) -> int:
 
 
 @contextmanager
-def embedded_server(environment: Mapping[str, str], port: int, executable: Path | None = None) -> Iterator[str]:
+def embedded_server(environment: Mapping[str, str], port: int, executable: Path | None = None, options: Sequence[str] = ()) -> Iterator[str]:
     """Run a server on 127.0.0.1:`port` until the block ends. Yields its URL once it answers.
 
-    Raises `ServerError`, with the server's own output, if it does not start.
+    `options`: further words of its command line. Raises `ServerError`, with the server's own output, if it does not start.
     """
     program = executable or find_server()
     folder = Path(tempfile.mkdtemp(prefix="partitions-server-"))
@@ -77,6 +77,7 @@ def embedded_server(environment: Mapping[str, str], port: int, executable: Path 
         str(program),
         str(Path(celery_partitions_config.__file__).with_name("redis.conf")),
         *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""),
+        *options,
     ]
     with (
         log.open("wb") as output,

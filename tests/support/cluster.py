@@ -10,8 +10,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from celery_partitions.testing.cluster import join_cluster
 from tests.support.server import RedisServer, free_port
-from tests.support.wait import wait_until
 
 SLOTS = 16384
 
@@ -82,31 +82,7 @@ class RedisCluster:
         return int(info.get("slave_repl_offset", info["master_repl_offset"]))
 
     def _join(self) -> None:
-        first, *others = self.servers
-        for number, server in enumerate(self.primaries):
-            begin, end = number * SLOTS // len(self.primaries), (number + 1) * SLOTS // len(self.primaries) - 1
-            self.ask(server, "CLUSTER", "ADDSLOTSRANGE", begin, end)
-            self.ask(server, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for server in others:
-            self.ask(first, "CLUSTER", "MEET", server.host, server.port, server_bus(server))
-        wait_until(lambda: all(self._knows_all(server) for server in self.servers), message="the cluster's servers do not know each other")
-        for number, server in enumerate(self.replicas):
-            self.ask(server, "CLUSTER", "REPLICATE", self.id_of(self.primaries[number % len(self.primaries)]))
-        wait_until(lambda: all(self._is_whole(server) for server in self.servers), message="the cluster is not whole")
-
-    def _knows_all(self, server: RedisServer) -> bool:
-        return f"cluster_known_nodes:{len(self.servers)}" in self._info(server) and "handshake" not in self.ask(server, "CLUSTER", "NODES").decode()
-
-    def _is_whole(self, server: RedisServer) -> bool:
-        lines = self.ask(server, "CLUSTER", "NODES").decode().splitlines()
-        replicas = sum(" slave " in line or "myself,slave" in line for line in lines)
-        return "cluster_state:ok" in self._info(server) and f"cluster_slots_ok:{SLOTS}" in self._info(server) and replicas == len(self.replicas)
+        join_cluster([server.port for server in self.servers], [int(server.config["cluster-port"]) for server in self.servers], len(self.primaries))
 
     def _info(self, server: RedisServer) -> str:
         return str(self.ask(server, "CLUSTER", "INFO").decode())
-
-
-def server_bus(server: RedisServer) -> int:
-    return int(server._config["cluster-port"])
-
-

@@ -50,15 +50,15 @@ class RedisServer:
         self.host = "127.0.0.1"
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="redis-server-"))
-        self._config = {
+        self.config = {
             "save": "",
             "repl-diskless-sync-delay": "0",  # a replica's first copy need not wait five seconds for other replicas
             "appendonly": "yes" if appendonly else "no",
             "appendfsync": appendfsync,
             **(config or {}),
         }
-        self.password = self._config.get("requirepass")
-        self.tls = "tls-cert-file" in self._config
+        self.password = self.config.get("requirepass")
+        self.tls = "tls-cert-file" in self.config
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -143,7 +143,7 @@ class RedisServer:
         ports = {"port": "0", "tls-port": str(self.port)} if self.tls else {"port": str(self.port)}
         if self.tls:
             ports["tls-auth-clients"] = "no"
-        options = {"bind": self.host, "dir": str(self.directory), "daemonize": "no", **ports, **self._config}
+        options = {"bind": self.host, "dir": str(self.directory), "daemonize": "no", **ports, **self.config}
         return [server_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
     def _answers(self) -> bool:
