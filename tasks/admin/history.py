@@ -206,13 +206,16 @@ def _counted(overview: Overview) -> dict[str | None, _Counts]:
     counts: dict[str | None, _Counts] = {}
     came = left = waiting = 0
     for partition in overview.partitions:
+        if partition.status.away:
+            continue
         own = _Counts(partition.present + partition.left, partition.left, partition.status.length)
         counts[partition.partition] = own
         # A forwarded message arrives twice and leaves twice, but counts once in the total.
         came += own.came - partition.forwarded
         left += own.left - partition.forwarded
         waiting += own.waiting
-    counts[TOTAL] = _Counts(came, left, waiting)
+    if not any(partition.status.away for partition in overview.partitions):  # else it would be lower, and higher again when its server is back
+        counts[TOTAL] = _Counts(came, left, waiting)
     return counts
 
 

@@ -173,7 +173,7 @@ def families(group: str, overview: Overview | None, state_bytes: Mapping[str, in
     yield up
     if whole is not None:
         yield from of_group(group, whole if overview is not None else NO_WHOLE)
-    partitions = () if overview is None else overview.partitions
+    partitions = () if overview is None else [one for one in overview.partitions if not one.status.away]  # what is not known has no value
     labelled = [((group, partition.partition), partition) for partition in partitions]
     for counter in COUNTERS:
         counted = CounterMetricFamily(PREFIX + counter.name, counter.help, labels=LABELS)

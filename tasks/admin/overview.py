@@ -22,6 +22,7 @@ from celery_partitions.model.topology import Topology
 from celery_partitions.store.measurements import measurements_in, request_measurements
 from celery_partitions.store.names import Names, partitions_and_ingress
 from celery_partitions.store.oldest import oldest_sent, request_oldest
+from celery_partitions.store.servers import server_at, what_there_is
 from celery_partitions.store.telemetry import Measurements
 
 #: Counters in a partition's `meta`, in addition to those of a status.
@@ -121,7 +122,7 @@ def read_overview(group: Readable, *, state_bytes: bool = False, only: Collectio
 
 def _ask(group: Readable, wanted: Sequence[str], computations: Sequence[str], state_bytes: bool) -> list[Any]:
     names = group.names
-    with group.client.pipeline(transaction=False) as pipe:
+    with what_there_is(group.client) as pipe:
         request_holders(pipe, names)
         pipe.hgetall(names.group_meta)
         pipe.hgetall(names.since)
@@ -153,6 +154,7 @@ def _overview(
                 partition,
                 holders,
                 row[:width],
+                server=server_at(group.client, group.names, partition),
                 lease_age=_lease_age(partition, holders, since),
                 sent=sent[number],
                 weights=row[width:] if state_bytes else None,
@@ -168,12 +170,13 @@ def _partition(
     holders: Holders,
     row: Sequence[Any],
     *,
+    server: str,
     lease_age: float | None,
     sent: float | None,
     weights: Sequence[Any] | None,
     measurements: Measurements,
 ) -> PartitionOverview:
-    status, counters = partition_status(names, partition, holders, row)
+    status, counters = partition_status(names, partition, holders, row, server)
     *numbers, taken = counters or [None] * (len(COUNTERS) + 1)
     failed, forwarded, emitted, deduplicated, skipped, dead_lettered, late = map(int_or_zero, numbers)
     return PartitionOverview(

@@ -37,8 +37,10 @@ def to_json(
 
 
 def state_of(partition: PartitionOverview, words: Mapping[str, str]) -> str:
-    """One word: `unowned`, `paused`, `stalled`, `falling behind`, `running`, or `idle` (nothing waits)."""
+    """One word: `away` (its server does not answer), `unowned`, `paused`, `stalled`, `falling behind`, `running`, or `idle` (nothing waits)."""
     status = partition.status
+    if status.away:
+        return "away"
     if status.owner is None:
         return "unowned"
     if status.paused:
@@ -56,6 +58,7 @@ def row_of(
         "partition": partition.partition,
         "state": state_of(partition, words),
         "owner": status.owner,
+        "server": status.server or None,
         "refused_to": list(status.refused_to),
         "lease_age_seconds": _rounded(partition.lease_age_seconds),
         "waiting": status.length,

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import redis
 
+from celery_partitions.store.client import SERVER_ERRORS
 from celery_partitions.store.names import PRIORITY_SUFFIXES, Names, partitions_and_ingress, queue_lists
+from celery_partitions.store.servers import server_at, what_there_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class PartitionStatus:
     running: int = 0
     #: The running workers that may not own it, because their code is too old to read its states.
     refused_to: tuple[str, ...] = ()
+    #: Its server (`PARTITIONS_URL`), as host:port. Empty: the control server.
+    server: str = ""
+    #: Its server does not answer, so all counts are unknown, and 0 here.
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ def read_status(client: redis.Redis, names: Names, partitions: int) -> list[Part
     """The status of each partition in order, then of the ingress."""
     computations = names.computations_in(cast(list[bytes], client.hkeys(names.group_meta)))
     all_partitions = partitions_and_ingress(partitions)
-    with client.pipeline(transaction=False) as pipe:
+    with what_there_is(client) as pipe:
         request_holders(pipe, names)
         for partition in all_partitions:
             request_partition(pipe, names, partition, computations)
@@ -71,7 +77,7 @@ def read_status(client: redis.Redis, names: Names, partitions: int) -> list[Part
     found = []
     for number, partition in enumerate(all_partitions):
         begin = HOLDERS_ANSWERS + number * width
-        found.append(partition_status(names, partition, holders, answers[begin : begin + width])[0])
+        found.append(partition_status(names, partition, holders, answers[begin : begin + width], server_at(client, names, partition))[0])
     return found
 
 
@@ -118,9 +124,11 @@ def request_partition(
         pipe.hlen(names.states(partition, computation))
 
 
-def partition_status(names: Names, partition: str, holders: Holders, row: Sequence[Any]) -> tuple[PartitionStatus, list[bytes | None]]:
+def partition_status(
+    names: Names, partition: str, holders: Holders, row: Sequence[Any], server: str = ""
+) -> tuple[PartitionStatus, list[bytes | None]]:
     """Parse the answers to `request_partition`: the status, then the further counters in the order of `more` (empty if `meta` is not a
-    hash)."""
+    hash). `server`: from `server_at`."""
     lengths, (meta, parked, dead, delayed), keys = row[:_LISTS], row[_LISTS : _LISTS + 4], row[_LISTS + 4 :]
     worker = holders.workers.get(partition)
     processed, paused, running, *more = meta if isinstance(meta, list) else (None, None, None)
@@ -139,6 +147,8 @@ def partition_status(names: Names, partition: str, holders: Holders, row: Sequen
         delayed=_count(delayed),
         running=running_keys,
         refused_to=tuple(map(node_name, holders.refused.get(partition, ()))),
+        server=server,
+        away=bool(server) and isinstance(row[0], SERVER_ERRORS),
     )
     return status, more
 

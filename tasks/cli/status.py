@@ -19,11 +19,13 @@ def status(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    is_spread = any(r.server for r in rows)
     print_table(
-        ("queue", "owner", "length", "processed", "keys", "parked", "running", "dead", "delayed", "paused"),
+        ("queue", *(["server"] if is_spread else []), "owner", "length", "processed", "keys", "parked", "running", "dead", "delayed", "paused"),
         [
             (
                 r.queue,
+                *([f"{r.server} (away)" if r.away else r.server or "(control)"] if is_spread else []),
                 r.owner or ("(states too new for its workers)" if r.refused_to else "-"),
                 r.length,
                 r.processed,

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
-from celery_partitions.store.servers import Servers, ServersPipeline
+from celery_partitions.store.servers import Servers, what_there_is
 
 
 def _read(name: str) -> bytes:
@@ -52,9 +52,7 @@ class LuaScript:
         return answers
 
     def _pipelined(self, client: redis.Redis, calls: Iterable[tuple[list[Any], list[Any]]]) -> list[Any]:
-        with client.pipeline(transaction=False) as pipe:
-            if isinstance(pipe, ServersPipeline):
-                pipe.takes_what_there_is = True
+        with what_there_is(client) as pipe:
             for keys, arguments in calls:
                 pipe.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
             return pipe.execute(raise_on_error=False)

@@ -22,6 +22,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 
 from celery_partitions.model.errors import SetupError
 from celery_partitions.store.client import connect
+from celery_partitions.store.names import Names
 from celery_partitions.store.slots import Address, Places, ServersURL, check_place, fixed_slots, parse_servers, slots_in
 from celery_partitions_config.settings import Settings
 
@@ -279,6 +280,8 @@ class ServersPipeline(Pipeline):
         for width in widths:
             parts = [next(answers) for _ in range(1 if width is None else width)]
             failed = next((part for part in parts if isinstance(part, Exception)), None)
+            if width is not None and self.takes_what_there_is:
+                failed, parts = None, [[b""] if isinstance(part, Exception) else part for part in parts]
             found.append(parts[0] if width is None else failed or [one for part in parts for one in part])
         return found
 
@@ -362,6 +365,24 @@ def answers_of(answers: list[Any], numbers: list[int], error: Exception) -> None
 def server_of(client: redis.Redis, key: str | bytes) -> redis.Redis:
     """The client of a key's server: the same client, if there is one server."""
     return client.at(key) if isinstance(client, Servers) else client
+
+
+def server_at(client: redis.Redis, names: Names, partition: str) -> str:
+    """The server of a partition, as host:port. Empty: the control server, or not known."""
+    if not isinstance(client, Servers):
+        return ""
+    try:
+        return client.address(names.queue(partition))
+    except redis.ConnectionError:
+        return "unknown"
+
+
+def what_there_is(client: redis.Redis) -> Pipeline:
+    """A pipeline whose answers are errors where one of several servers can't be reached."""
+    pipe = client.pipeline(transaction=False)
+    if isinstance(pipe, ServersPipeline):
+        pipe.takes_what_there_is = True
+    return pipe
 
 
 def lost(client: redis.Redis, server: redis.Redis) -> None:

@@ -185,6 +185,7 @@ def test_the_rows_have_the_documented_fields() -> None:
         "state": "unowned",
         "owner": None,
         "refused_to": [],
+        "server": None,
         "lease_age_seconds": None,
         "waiting": 4,
         "delayed": 0,

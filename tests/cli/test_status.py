@@ -16,7 +16,7 @@ from celery_partitions_config.settings import Settings
 from tests.cli.conftest import Run
 from tests.producer.conftest import MakeApp
 
-FIELDS = {"queue", "owner", "refused_to", "length", "processed", "keys", "parked", "running", "dead", "paused", "delayed"}
+FIELDS = {"queue", "owner", "server", "away", "refused_to", "length", "processed", "keys", "parked", "running", "dead", "paused", "delayed"}
 
 
 def test_json_has_one_object_for_each_partition_and_the_ingress_with_exactly_these_fields(run: Run) -> None:
@@ -25,7 +25,7 @@ def test_json_has_one_object_for_each_partition_and_the_ingress_with_exactly_the
     assert (result.exit_code, result.stderr) == (0, "")
     assert [row["queue"] for row in rows] == ["partition.0", "partition.1", "partition.2", "partition.3", "partition"]
     assert all(row.keys() == FIELDS for row in rows)
-    assert rows[0] == {**dict.fromkeys(FIELDS, 0), "queue": "partition.0", "owner": None, "paused": False, "refused_to": []}
+    assert rows[0] == {**dict.fromkeys(FIELDS, 0), "queue": "partition.0", "owner": None, "paused": False, "away": False, "server": "", "refused_to": []}
 
 
 def test_owner_and_counts_are_those_in_redis(run: Run, client: redis.Redis) -> None:
@@ -42,7 +42,7 @@ def test_owner_and_counts_are_those_in_redis(run: Run, client: redis.Redis) -> N
 
 def test_the_table_has_a_line_for_each_queue_and_every_field_for_people(run: Run) -> None:
     heading, *lines = run("status").stdout.splitlines()
-    assert set(heading.split()) == FIELDS - {"refused_to"}
+    assert set(heading.split()) == FIELDS - {"refused_to", "server", "away"}
     assert [line.split()[0] for line in lines] == [f"partition.{number}" for number in range(4)] + ["partition"]
 
 

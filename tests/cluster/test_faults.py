@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
+from celery_partitions.admin.overview import read_overview
 from tests.fundamentals.application import Sale, Step, record, sell
 from tests.fundamentals.live import PATIENCE_SECONDS, LiveGroup
 from tests.support.cluster import RedisCluster
@@ -118,6 +119,10 @@ def test_a_server_is_away_and_what_is_sent_to_it_waits(make_live: Callable[[Redi
         place[target].stop()
         live.send(sell, [Sale(source, number, fails=False, forward_to=target) for number in range(50)])
         wait_until(lambda: live.numbers_of(sell, source) == list(range(50)), PATIENCE_SECONDS, message="the source's partition waits, too")
+        away = {row.queue for row in live.group.status() if row.away}
+        assert away == {row.queue for row in live.group.status() if row.server.endswith(f":{place[target].port}")}
+        assert {one.status.queue for one in read_overview(live.group).partitions if one.status.away} == away
+        assert all(row.length == 0 for row in live.group.status())
         place[target].start()
         wait_until(lambda: sent_on(live, target), PATIENCE_SECONDS, message="what was sent to the server did not arrive")
         assert live.numbers_of(sell, target) == list(range(50))

@@ -7,8 +7,8 @@
   const body = document.querySelector("#partitions-table tbody");
   const find = (id) => document.getElementById(id);
   const PAGE = 50;
-  const TROUBLE = ["stalled", "falling behind", "unowned", "paused"];
-  const COLORS = {stalled: "danger", unowned: "danger", "falling behind": "warning", paused: "warning", running: "success", idle: "secondary"};
+  const TROUBLE = ["stalled", "falling behind", "unowned", "away", "paused"];
+  const COLORS = {stalled: "danger", unowned: "danger", away: "danger", "falling behind": "warning", paused: "warning", running: "success", idle: "secondary"};
   const made = new Map();
   const known = new URLSearchParams(location.hash.slice(1));
   const view = {sort: known.get("sort") || "partition", down: known.get("down") === "1", text: known.get("q") || "", state: known.get("state") || "", page: 0};
