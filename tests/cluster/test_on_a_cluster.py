@@ -88,6 +88,13 @@ def test_a_paused_partition_waits_and_a_resumed_one_continues(shared: LiveGroup,
     assert [one.what for one in shared.group.audit.last(1)] == ["resume"]
 
 
+def test_resize_is_refused(shared: LiveGroup, run: Run) -> None:
+    result = run("resize", "12", "--yes")
+    assert result.exit_code == 1
+    assert "PARTITIONS_URL" in result.stderr
+    assert shared.group.topology.partitions == 6
+
+
 def test_doctor_and_the_overview(shared: LiveGroup, run: Run) -> None:
     report = run("doctor", "--json")
     checks = json.loads(report.stdout)
