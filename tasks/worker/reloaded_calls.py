@@ -39,15 +39,16 @@ def without_ground(client: redis.Redis, names: Names, owned: OwnedPartition, cal
     calls.doubtful = False
     calls.open = None  # the batch is read again, and finds its runs by its messages
     runs = [run for run in calls.runs.values() if not run.from_queue]
+    # A commit whose answer this worker has not read moved their messages to mailboxes.
+    gone = [key for key, run in calls.runs.items() if run.from_queue and key in owned.parked]
     if not runs:
-        return []
+        return gone
     with client.pipeline(transaction=False) as pipe:
         for run in runs:
             pipe.lrange(cast(str, names.mailbox(owned.partition, run.key)), -len(run.items), -1)
             for name in run.base:
                 pipe.hget(names.states(owned.partition, name), cast(str, key_bytes(run.key)))
         answers = iter(pipe.execute(raise_on_error=False))
-    gone = []
     for run in runs:
         raws, stored = next(answers), {name: next(answers) for name in run.base}
         if not (isinstance(raws, list) and raws[::-1] == run.raws and stored == run.base and run.key in owned.parked):
