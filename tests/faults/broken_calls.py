@@ -9,13 +9,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from celery_partitions.store.commits import Commit, CommitStore, Reply, SentCommit
 from celery_partitions.worker import in_flight, in_flight_commit
 from celery_partitions.worker.call_turns import CallTurns
 from celery_partitions.worker.calls import CallThread
 from celery_partitions.worker.key_runs import KeyRun
+from celery_partitions.worker.loop import PartitionLoop
 from celery_partitions.worker.owned import OwnedPartition
 from celery_partitions.worker.partition_state import Event, State
-from tests.support.applications.waiting import app
+from tests.support.applications.waiting import Visit, app, say
 
 __all__ = ["BREAKS", "app"]
 
@@ -84,5 +86,46 @@ BREAKS: dict[str, Callable[[Put], None]] = {
     "two commits under way": two_commits,
 }
 
-if _name := os.environ.get("BROKEN_CALLS"):
-    BREAKS[_name](setattr)
+#: The worker does not wait for the answers to its first commits: `BROKEN_CALLS` too. The simulation's judge cannot bear it.
+NO_ANSWERS = "no answers"
+
+
+def no_answers(put: Put) -> None:
+    settle, left = PartitionLoop.settle, 10
+
+    def hasty(self: PartitionLoop) -> None:
+        nonlocal left
+        pending = self.pending
+        if pending is None or pending.sent is None or not left:
+            settle(self)
+            return
+        left -= 1
+        self.pending = None
+        pending.owned.forget_all()
+
+    put(PartitionLoop, "settle", hasty)
+
+
+def watch_commits(put: Put) -> None:
+    """Record when a partition has a second commit under way."""
+    begin, finish = CommitStore.begin, CommitStore.finish
+    under_way: list[SentCommit] = []
+
+    def begun(self: CommitStore, commit: Commit) -> SentCommit:
+        if any(one.commit.lease == commit.lease for one in under_way):
+            say("twice", Visit(commit.lease.partition, 0))
+        under_way.append(begin(self, commit))
+        return under_way[-1]
+
+    def finished(self: CommitStore, sent: SentCommit) -> Reply:
+        under_way.remove(sent)
+        return finish(self, sent)
+
+    put(CommitStore, "begin", begun)
+    put(CommitStore, "finish", finished)
+
+
+if (_name := os.environ.get("BROKEN_CALLS")) is not None:
+    watch_commits(setattr)
+    if _name:
+        {**BREAKS, NO_ANSWERS: no_answers}[_name](setattr)

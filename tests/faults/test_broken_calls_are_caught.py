@@ -14,6 +14,11 @@ from tests.support.wait import wait_until
 KEYS, EACH = 6, 4
 
 
+def two_commits(lines: list[str]) -> bool:
+    """Whether the worker sent a commit of a partition before it had read the answer to the last one."""
+    return any(line.startswith("twice") for line in lines)
+
+
 def flaws(live: LiveGroup) -> set[str]:
     """Send to a worker, delete the state of a running key, and check the records and the states."""
     live.send(visit, [Visit(f"k{number}", number) for number in range(KEYS)])
@@ -24,6 +29,8 @@ def flaws(live: LiveGroup) -> set[str]:
     live.wait_drained()
     found = set()
     lines = recorded(live.client)
+    if two_commits(lines):
+        found.add("commits")
     if overlaps(lines):
         found.add("overlap")
     states = live.numbers(visit)
@@ -62,3 +69,11 @@ def test_the_real_engine_passes(broken: Callable[[str], LiveGroup]) -> None:
 )
 def test_a_broken_engine_is_caught(broken: Callable[[str], LiveGroup], name: str, flaw: str) -> None:
     assert flaw in flaws(broken(name))
+
+
+def test_two_commits_under_way_are_caught(broken: Callable[[str], LiveGroup]) -> None:
+    live = broken(broken_calls.NO_ANSWERS)
+    for round in (1, 2):
+        live.send(visit, [Visit(f"k{number}", number) for number in range(KEYS)])
+        wait_until(lambda: live.processed() == round * KEYS or two_commits(recorded(live.client)))  # noqa: B023 - called in the same round
+    assert two_commits(recorded(live.client))
