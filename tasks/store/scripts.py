@@ -24,7 +24,9 @@ class LuaScript:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.text = _read(name).replace(b"-- include result\n", _read("result"))
+        self.text = _read(name)
+        for other in (b"result", b"timelines"):
+            self.text = self.text.replace(b"-- include %b\n" % other, _read(other.decode()))
         self.digest = sha1(self.text, usedforsecurity=False).hexdigest()
         #: Whether an operator's change is published on the channel that workers listen to.
         self._announces = b"redis.call('PUBLISH'" in self.text

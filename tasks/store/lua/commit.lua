@@ -32,6 +32,7 @@
 --   messages    oldest first
 
 -- include result
+-- include timelines
 
 local queue, source = KEYS[1], KEYS[4]
 local token, commit_number, edit_version = ARGV[1], ARGV[2], ARGV[3]
