@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from heapq import heappush, heappushpop
 from typing import Any
 
@@ -16,21 +16,31 @@ from celery_partitions.store.dead_letters import DeadLetter
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQuery:
-    """A dead letter fits if all four fields match. An empty field matches every dead letter."""
+    """A dead letter fits if all fields match. An empty field matches every dead letter."""
 
     #: Searched in key, id, message id, task, error, traceback and message. Case does not matter.
     text: str = ""
     partition: str = ""
     reason: str = ""
     fingerprint: str = ""
+    #: It died at or after this time, and before that one: seconds since the epoch, by the server's clock. 0: at any time.
+    after: float = 0.0
+    before: float = 0.0
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that are not empty, as in the body of an action."""
+        return {name: value for name, value in asdict(self).items() if value}
 
     @property
     def anything(self) -> bool:
-        return bool(self.text or self.partition or self.reason or self.fingerprint)
+        return bool(self.fields)
 
     def fits(self, dead_letter: DeadLetter) -> bool:
         """Whether the dead letter matches the query."""
         if self.partition not in ("", dead_letter.partition) or self.reason not in ("", dead_letter.reason):
+            return False
+        if not self.after <= dead_letter.died_at < (self.before or math.inf):
             return False
         if self.fingerprint not in ("", fingerprint(dead_letter)):
             return False

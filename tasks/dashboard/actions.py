@@ -81,13 +81,15 @@ class OfWorker(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OfDeadLetters(msgspec.Struct, forbid_unknown_fields=True):
-    """Selects dead letters: by ids, by text, partition, reason and fingerprint, or all."""
+    """Selects dead letters: by ids, by text, partition, reason, fingerprint and time of death, or all."""
 
     ids: list[str] = []
     text: str = ""
     partition: str = ""
     reason: str = ""
     fingerprint: str = ""
+    after: float = 0.0
+    before: float = 0.0
     all: bool = False
     #: Only the oldest of those that match.
     limit: int | None = None
@@ -225,9 +227,9 @@ class DeadLettersAction(Action):
     async def post(self, what: str) -> None:
         self.check_writable()
         body = self.body(OfDeadLetters)
-        common = DeadLetterQuery(body.text, self.known_partition(body.partition) if body.partition else "", body.reason, body.fingerprint)
+        common = DeadLetterQuery(body.text, self.known_partition(body.partition) if body.partition else "", body.reason, body.fingerprint, body.after, body.before)
         if sum((bool(body.ids), common.anything, body.all)) != 1:
-            raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint); all: true")
+            raise HTTPError(400, "expected one of: ids; a filter (text, partition, reason, fingerprint, after, before); all: true")
         if body.limit is not None and body.limit < 1:
             raise HTTPError(400, "limit must be at least 1")
         self.answer(await self.acting(self._act, what, body.ids, common, body.limit))

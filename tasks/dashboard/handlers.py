@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import functools
+import math
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from celery_partitions.admin.state_json import plain_value
 from celery_partitions.dashboard.live import Live, describe, live_of
 from celery_partitions.model.errors import KeyExtractionError, PartitionError
 from celery_partitions.model.keys import key_text, normalize_key
+from celery_partitions.model.messages import MAX_SECONDS
 from celery_partitions.runtime.installation import Installation
 from celery_partitions.runtime.registry import installation_of
 from celery_partitions.store.names import partitions_and_ingress
@@ -75,6 +77,17 @@ class Common(BaseHandler):  # type: ignore[misc]
         values = self.request.query_arguments.get(name)
         return values[-1].decode("utf-8", "replace") if values else default
 
+    def time(self, name: str) -> float:
+        """A query argument that is a time: seconds since the epoch. 0 if it is missing. Raises 400."""
+        word = self.word(name)
+        try:
+            at = float(word or 0)
+        except ValueError:
+            at = math.nan
+        if not 0 <= at < MAX_SECONDS:
+            raise HTTPError(400, f"{name} must be a time in seconds since the epoch")
+        return at
+
     def key_in_query(self) -> str | None:
         """The key of `?key=…`: any bytes, percent-encoded, or base64 with `base64=1`. None if it is missing. Raises 400."""
         values = self.request.query_arguments.get("key")
@@ -98,9 +111,9 @@ class Common(BaseHandler):  # type: ignore[misc]
     def dead_letter_query(self) -> DeadLetterQuery:
         """The selection of dead letters in the query."""
         partition = self.word("partition")
-        return DeadLetterQuery(
-            self.word("q"), self.known_partition(partition) if partition else "", self.word("reason"), self.word("fingerprint")
-        )
+        after, before = (self.time(name) for name in ("after", "before"))
+        partition = self.known_partition(partition) if partition else ""
+        return DeadLetterQuery(self.word("q"), partition, self.word("reason"), self.word("fingerprint"), after, before)
 
     @property
     def why_not_acting(self) -> str:

@@ -15,6 +15,7 @@ from celery_partitions.dashboard.lists import (
     find_parked,
     look_at_audit,
     look_at_computations_and_pipelines,
+    look_at_ends,
     look_at_history,
     look_at_workers,
 )
@@ -50,6 +51,14 @@ class Computations(Api):
     @authenticated
     async def get(self) -> None:
         self.answer(await self.reading(look_at_computations_and_pipelines, self.live.watch, self.installation))
+
+
+class EndsApi(Api):
+    """GET /api/partitions/ends: sinks and sources that have processes: what waits, rates, parked keys, dead letters, leases."""
+
+    @authenticated
+    async def get(self) -> None:
+        self.answer(await self.reading(look_at_ends, self.installation))
 
 
 class Workers(Api):

@@ -15,6 +15,7 @@ from celery_partitions.dashboard.lists import (
     find_parked,
     look_at_audit,
     look_at_computations_and_pipelines,
+    look_at_ends,
     look_at_workers,
 )
 from celery_partitions.dashboard.pages import Page
@@ -61,6 +62,14 @@ class ComputationPage(ListPage):
         self.live.touch()
         row = next((one for one in found["computations"] if one["computation"] == name), None)
         self.show("computation.html", name=name, row=row, at=found["at"])
+
+
+class EndsPage(ListPage):
+    """GET /partitions/ends"""
+
+    @authenticated
+    async def get(self) -> None:
+        self.show("ends.html", found=await self.reading(look_at_ends, self.installation))
 
 
 class WorkersPage(ListPage):

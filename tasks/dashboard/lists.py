@@ -11,6 +11,7 @@ import msgspec
 
 from celery_partitions.admin.computations import MAX_PARKED, look_at_computations, running_keys
 from celery_partitions.admin.documents import json_parked
+from celery_partitions.admin.ends import look_at_sink, read_sources
 from celery_partitions.admin.history_json import RANGES, marks, points_in, samples
 from celery_partitions.admin.parked_keys import ParkedKeys
 from celery_partitions.admin.pipelines import look_at_pipelines
@@ -18,8 +19,9 @@ from celery_partitions.admin.watcher import Watcher
 from celery_partitions.admin.workers import WorkerStatus, read_workers
 from celery_partitions.model.effects import ParkedKey
 from celery_partitions.model.keys import shown_key
-from celery_partitions.producer.pipelines import shapes
+from celery_partitions.producer.pipelines import ends_with_processes, shapes
 from celery_partitions.runtime.installation import Installation
+from celery_partitions.sinks.group import sink_installation
 from celery_partitions.store.history import read_points
 
 #: Rows of one page of any list.
@@ -73,6 +75,13 @@ def look_at_computations_and_pipelines(watch: Watcher, installation: Installatio
     found = look_at_computations(watch, installation.computations)
     pipelines = look_at_pipelines(installation.group, watch.look(), shapes(), found["computations"])
     return {**found, "pipelines": pipelines}
+
+
+def look_at_ends(installation: Installation) -> dict[str, Any]:
+    """The sinks and sources of this process's pipelines that have processes. A sink outside Redis has a group of its own."""
+    ends, group = ends_with_processes(), installation.group
+    sinks = [look_at_sink(sink_installation(installation, name).group, name) for name in ends.sinks]
+    return {"at": group.now(), "sinks": sinks, "sources": [asdict(one) for one in read_sources(group, ends)]}
 
 
 def look_at_workers(watch: Watcher, installation: Installation) -> dict[str, Any]:

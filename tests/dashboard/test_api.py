@@ -177,5 +177,13 @@ def test_dead_letters_are_grouped_and_found_by_key_id_and_text(served: Served, f
         ("reason=bad-key&partition=1", 12),
         ("reason=bad-key&partition=2", 0),
         ("q=nowhere", 0),
+        ("after=5", 13),
+        ("after=5.5", 0),
+        ("before=5", 0),
+        ("q=BLUE&after=4&before=6", 12),
     ):
         assert served.ask(f"/api/partitions/dead-letters?{query}").json["found"] == expected, query
+    assert served.ask("/api/partitions/dead-letters?after=yesterday").status == 400
+    assert "since " in served.ask("/partitions/dead-letters?after=5").text
+    assert served.post("/api/partitions/dead-letters/discard", {"before": 5.0}).json["discarded"] == 0
+    assert served.post("/api/partitions/dead-letters/discard", {"after": 5.0, "text": "BLUE"}).json["discarded"] == 12

@@ -22,7 +22,7 @@ LONG = "account-" + "x" * 120
 
 PAGES = [
     "overview", "partition", "key", "held", "dead_letters", "find",
-    "parked", "computations", "computation", "workers", "keys", "audit",
+    "parked", "computations", "computation", "workers", "keys", "audit", "ends",
 ]  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
         "workers": "/partitions/workers",
         "keys": "/partitions/keys?computation=pay&prefix=" + quote(HOSTILE[:3], safe=""),
         "audit": "/partitions/audit",
+        "ends": "/partitions/ends",
     }
 
 

@@ -135,6 +135,20 @@ def test_pipelines_are_drawn_with_what_flows_and_waits(served: Served, filled: F
     assert "stage · 15/s" in page and "7 waiting" in page and "2 kept" in page
 
 
+def test_sinks_have_a_group_each_and_sources_a_lease(served: Served, filled: Filled) -> None:
+    names = Names(filled.names.sink_group("warehouse"))
+    filled.client.lpush(names.queue("0"), "a", "b")
+    filled.client.hset(names.parked("0"), HOSTILE, json.dumps({"due": None, "attempt": 2, "task": "warehouse", "since": 5.0, "error": HOSTILE}))
+    filled.client.hset(filled.names.source("stored orders"), mapping={"number": 7, "until": 1000})
+    found = served.ask("/api/partitions/ends").json
+    (sink,) = [one for one in found["sinks"] if one["sink"] == "warehouse"]
+    assert (sink["waiting"], sink["parked"], sink["processes"], sink["dead_letters"]) == (2, 1, [], 0)
+    assert sink["parked_keys"][0]["key"] == HOSTILE
+    assert {"name": "stored orders", "pushes": 7, "lease_until": 1.0, "ended": False} in found["sources"]
+    page = served.ask("/partitions/ends").text
+    assert "2 outputs" in page and "no process" in page and HOSTILE not in page
+
+
 def test_workers_with_code_memory_and_calls(served: Served, filled: Filled) -> None:
     measured(filled)
     found = served.ask("/api/partitions/workers").json

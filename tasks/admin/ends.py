@@ -1,0 +1,78 @@
+"""The ends of pipelines: the groups of sinks that have a process, and the progress of sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
+
+from celery_partitions.admin.attention_facts import Attended, Ends
+from celery_partitions.admin.dead_letter_query import grouped
+from celery_partitions.admin.documents import json_parked
+from celery_partitions.admin.history_json import points_in, samples
+from celery_partitions.admin.overview import read_overview
+from celery_partitions.admin.workers import read_workers
+from celery_partitions.store.history import read_points
+
+#: Of one sink: the parked keys that are shown, and the dead letters that are read to group them.
+MAX_PARKED, MAX_DEAD_LETTERS = 20, 2_000
+MAX_KINDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """A source that a process reads."""
+
+    name: str
+    #: Pushes so far; each is some messages, together with the new position.
+    pushes: int
+    #: When the lease of its process ends, unless it is renewed: seconds since the epoch. 0: no process ever read it.
+    lease_until: float
+    #: It has no more input.
+    ended: bool
+
+
+def look_at_sink(group: Attended, name: str) -> dict[str, Any]:
+    """The group of one sink: what waits, its process, rates, parked keys and kinds of dead letters. `group`: of the sink."""
+    overview = read_overview(group)
+    queue, ingress = overview.partitions[0], overview.partitions[-1]
+    (points,) = read_points(group.client, [group.names.history("0", "fine")], points_in(3600))
+    recent = [one.done_per_second for one in samples({"0": points}, 3600, overview.at) if one.at >= overview.at - 300]
+    kinds = grouped(islice(group.dead_letters.all(), MAX_DEAD_LETTERS))
+    parked = [one for one in islice(group.parked_keys.all(), MAX_PARKED) if not one.waits_its_turn]
+    error = queue.measurements.last_error
+    return {
+        "sink": name,
+        "at": overview.at,
+        "waiting": queue.status.length + ingress.status.length,
+        "oldest_age_seconds": queue.oldest_age_seconds,
+        "done_per_second": round(sum(recent) / len(recent), 1) if recent else None,
+        "delivered": queue.status.processed,
+        "failed": queue.failed,
+        "parked": queue.status.parked,
+        "dead_letters": queue.status.dead,
+        "paused": queue.status.paused,
+        "processes": [one.node for one in read_workers(group.client, group.names)],
+        "last_error": None if error is None else {"text": error.text, "at": error.at},
+        "parked_keys": [json_parked(one) for one in parked],
+        "kinds": [{"fingerprint": one.fingerprint, "count": one.count, "reason": one.reason, "error": one.error} for one in kinds[:MAX_KINDS]],
+    }
+
+
+def read_sources(group: Attended, ends: Ends) -> list[SourceStatus]:
+    """The sources of this process's pipelines that `partitions source` reads."""
+    with group.client.pipeline(transaction=False) as pipe:
+        for name in ends.sources:
+            pipe.hmget(group.names.source(name), ["number", "until", "ended"])
+        rows = cast(list[list[bytes | None]], pipe.execute())
+    return [
+        SourceStatus(name, _number(number), _number(until) / 1000, ended == b"1")
+        for name, (number, until, ended) in zip(ends.sources, rows, strict=True)
+    ]
+
+
+def _number(text: bytes | None) -> int:
+    try:
+        return int(text or 0)
+    except ValueError:
+        return 0
