@@ -19,7 +19,8 @@ from celery_partitions.model.policy import PolicyChange
 from celery_partitions.store.names import partitions_and_ingress
 from celery_partitions.store.scripts import script
 from celery_partitions.store.sources import hold_source, push_from_source
-from tests.chaos.application import ALWAYS, Act, play, play_on, play_once
+from tests.chaos.acts import ALWAYS, Act
+from tests.chaos.application import play, play_on, play_once
 from tests.fundamentals.live import LiveGroup
 from tests.support.wait import wait_until
 
@@ -32,7 +33,7 @@ STUCK = own_line("stuck", play_on.computation.line)
 KINDS = (
     "meta", "state:play", "delayed", "parked", "parked:due", f"mailbox:{STUCK}", "dead", "isolation", "commits", "seen:young:play once",
     "group", "workers", "owners", "since", "policies", "audit", "measurements", "source:numbers",
-    "computations", "reports", "reads", "tasks", "history:fine", "history:coarse", "history:fine:play", "history:coarse:play",
+    "computations", "reports", "reads", "tasks", "history:fine", "history:coarse", "history:fine:play", "history:coarse:play", "timelines", "timelines:order",
 )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ class Monitor:
 
 @pytest.fixture
 def live(redis_url: str, tmp_path: Path) -> Iterator[LiveGroup]:
-    with LiveGroup(redis_url, tmp_path, PARTITIONS=2, PARTITIONS_LEASE_SECONDS=2, PARTITIONS_MAX_WORKER_CRASHES=2) as live:
+    with LiveGroup(redis_url, tmp_path, PARTITIONS=2, PARTITIONS_LEASE_SECONDS=2, PARTITIONS_MAX_WORKER_CRASHES=2, PARTITIONS_TIMELINE_BYTES=1_000_000) as live:
         yield live
         live.print_logs()
 
