@@ -140,6 +140,11 @@ class Timers:
             raise ValueError(f"the schedule of timer {name!r:.80} never comes")
         self._put(name, due, message, wanted)
 
+    @property
+    def now(self) -> datetime:
+        """The server's time: `after=` counts from it. The same for all messages of a batch."""
+        return _moment(self._now)
+
     def due(self, name: str) -> datetime | None:
         """When the timer is due. None if it is not set."""
         self._handler(name)

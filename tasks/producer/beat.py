@@ -81,7 +81,7 @@ def declare_beat() -> StateComputation[Any, Any, Runs]:
         elif entry.schedule is not None:
             context.timers.repeat(RUN, entry.schedule)
         else:
-            _next_of_the_sun(entry.name, context)
+            _next_of_the_sun(entry.name, context, context.timers.now)
 
     @plan.on_timer(RUN)
     def run(timer: Timer, runs: Runs, context: Context) -> None:
@@ -99,7 +99,7 @@ def declare_beat() -> StateComputation[Any, Any, Runs]:
         runs.last_run = timer.fired.timestamp()
         runs.count += 1
         if isinstance(entry["schedule"], solar):
-            _next_of_the_sun(context.key, context)
+            _next_of_the_sun(context.key, context, timer.fired)
 
     return cast("StateComputation[Any, Any, Runs]", plan)
 
@@ -114,13 +114,15 @@ def _evaluated(value: Any) -> Any:
     return value() if isinstance(value, BeatLazyFunc) else value
 
 
-def _next_of_the_sun(name: str, context: Context) -> None:
-    """Set the timer of a `solar` entry to the next event."""
+def _next_of_the_sun(name: str, context: Context, now: datetime) -> None:
+    """Set the timer of a `solar` entry to the next event after `now`."""
     entry = _app().conf.beat_schedule.get(name)
     if entry is not None:
-        sun: Any = entry["schedule"]
-        now: datetime = sun.maybe_make_aware(sun.now())
-        context.timers.set(RUN, at=now + sun.remaining_estimate(now))
+        given: Any = entry["schedule"]
+        # Its own clock would be this machine's. The second is about how exactly the package knows an event, so that none comes twice.
+        begin = now + timedelta(seconds=1)
+        sun = solar(given.event, given.lat, given.lon, app=given.app, nowfun=lambda: begin)
+        context.timers.set(RUN, at=begin + sun.remaining_estimate(begin))
 
 
 def schedule_in(app: Celery, catch_up: CatchUp) -> Schedule:

@@ -12,7 +12,7 @@ from celery import Celery, signals
 from celery._state import _set_task_join_will_block
 from celery.beat import BeatLazyFunc
 from celery.contrib.testing.worker import start_worker
-from celery.schedules import crontab, schedule
+from celery.schedules import crontab, schedule, solar
 
 from celery_partitions import SetupError, install
 from celery_partitions.model.schedules import CatchUp
@@ -100,6 +100,20 @@ def test_runs_that_were_missed(catch_up: CatchUp, count: int) -> None:
         assert len(h.sent) == count
         h.advance(hours=1)
         assert len(h.sent) == count + 1
+
+
+def test_each_sunrise_comes_once() -> None:
+    pytest.importorskip("ephem", reason="solar schedules need it")
+    with beat({"rooster": {"task": "crow", "schedule": solar("sunrise", 52.5, 13.4)}}) as h:  # Berlin in March: about 5:45 UTC, each day 2 min earlier
+        [entry] = planned(h.installation)
+        assert entry.next_run is not None and datetime.fromtimestamp(entry.next_run, UTC).strftime("%d %H") == "02 05"
+        for day in range(10):
+            h.crash(CRASH_POINTS[day % len(CRASH_POINTS)])
+            h.advance(hours=24)
+        assert [one.name for one in h.sent] == ["crow"] * 10
+        begin(h, h._app.conf.beat_schedule)
+        h.advance(hours=24)
+        assert len(h.sent) == 11
 
 
 def test_changed_and_removed_entries() -> None:

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from celery_partitions import Context, DeclarationError, RedisList, key_extractor, source, state_computation
+from celery_partitions import (
+    Context,
+    DeclarationError,
+    RedisList,
+    key_extractor,
+    source,
+    state_computation,
+    state_computation_multi,
+)
 from celery_partitions.admin.audit import Audit
 from celery_partitions.admin.expiry import count_expiring, start_expiry
 from celery_partitions.model import batch_step as steps
@@ -189,6 +197,20 @@ def test_in_a_pipeline_what_on_expire_returns_goes_on() -> None:
         h.advance(minutes=2)
         assert h.outputs(sink) == [b"2 uses"]
         assert keys(h, "tests.expiry: stage") == []
+
+
+def test_a_stage_that_returns_a_list_expires_too() -> None:
+    @state_computation_multi("tests.expiry: list", state=Uses, ttl=60, on_expire=lambda uses: ["gone", str(uses.count)])
+    def stage(use: Use, uses: Uses) -> list[str]:
+        uses.count += 1
+        return []
+
+    sink = RedisList("lists", encoder=lambda text: text.encode())
+    with harness(source("tests.expiry: list uses", type=Use).key_by(key_of).to(stage).to_sink(sink)) as h:
+        h.send(Use("a"))
+        h.advance(minutes=2)
+        assert h.outputs(sink) == [b"gone", b"1"]
+        assert keys(h, "tests.expiry: list") == []
 
 
 def test_keys_older_than_their_ttl_are_counted_and_started() -> None:
