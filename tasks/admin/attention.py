@@ -15,6 +15,7 @@ import msgspec
 from celery_partitions.admin.attention_facts import Facts, Pace
 from celery_partitions.admin.numbers import counted, number, span
 from celery_partitions.admin.overview import PartitionOverview
+from celery_partitions.admin.workers import older_code
 from celery_partitions.model.escaping import escape
 
 #: A partition with messages is stalled if nothing was done for this long, and for longer than three of its usual batches.
@@ -289,26 +290,18 @@ def _sources(facts: Facts) -> Iterator[Attention]:
 
 
 def _versions(facts: Facts) -> Iterator[Attention]:
-    found: dict[tuple[str, str], list[str]] = {}
-    for worker in facts.workers:
-        if worker.report is not None:
-            found.setdefault((worker.report.release, worker.report.code), []).append(worker.node)
-    if len(found) < 2:
+    older = older_code(facts.workers)
+    if older is None or facts.at - older.newest_since < DEPLOY_SECONDS:
         return
-    started = {code: max(one.report.started_at for one in facts.workers if one.report and (one.report.release, one.report.code) == code) for code in found}
-    newest = max(started, key=lambda code: started[code])
-    if facts.at - started[newest] < DEPLOY_SECONDS:
-        return
-    old = sorted(node for code, nodes in found.items() if code != newest for node in nodes)
     yield Attention(
         "versions",
         "warning",
-        f"{counted(len(old), 'worker')} with other code than the newest: {', '.join(old[:MAX_NAMED])}",
+        f"{counted(len(older.nodes), 'worker')} with other code than the newest: {', '.join(older.nodes[:MAX_NAMED])}",
         "a key's messages may be processed by either version",
-        started[newest],
+        older.newest_since,
         "Restart them, or end the deploy",
-        "partitions/workers",
-        len(old),
+        "partitions/versions",
+        len(older.nodes),
     )
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
 from celery_partitions.admin.numbers import counted
 from celery_partitions.admin.status import node_name
+from celery_partitions.admin.workers import OlderCode, WorkerStatus, older_code, read_workers
 from celery_partitions.model.errors import StateError
+from celery_partitions.model.keys import key_text
+from celery_partitions.model.task_lines import partition_of_line
 from celery_partitions.model.versions import FIRST
-from celery_partitions.store.names import Names
+from celery_partitions.store.names import INGRESS, Names
+from celery_partitions.store.parked_keys import read_record
 from celery_partitions.store.record import version_of
 from celery_partitions.store.scripts import script
 from celery_partitions.store.worker_code import WorkerCode
 
 #: Records whose version is read, of each computation in each partition. It takes the server about 0.1 ms.
 SAMPLE = 100
+#: How many fields of a partition's parked keys are searched for the lines of unknown tasks, and the pattern of their names.
+MAX_LINES, LINES_PATTERN = 10_000, "unknown task *"
 #: More names are not listed in one sentence.
 MAX_NAMES = 5
 
@@ -38,12 +44,27 @@ class ComputationVersions:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerVersion:
+    """The code of a running worker, as it reports it."""
+
+    node: str
+    #: The release of celery-partitions, and a digest of the source files of its computations. None before its first report.
+    release: str | None
+    code: str | None
+    #: Seconds since the epoch.
+    started_at: float | None
+    #: Its code is not that of the worker that started last.
+    is_older: bool
+
+
+@dataclass(frozen=True, slots=True)
 class VersionReport:
     """A group during a deploy."""
 
     computations: list[ComputationVersions]
     #: What is not finished yet, as sentences. Empty: nothing.
     waits: list[str]
+    workers: list[WorkerVersion] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +79,7 @@ class _Workers:
 
 
 def read_versions(client: redis.Redis, names: Names, partitions: int) -> VersionReport:
-    """Read versions from the metas of all partitions, a sample of the states, and what workers publish. Four round trips."""
+    """Read versions from the metas of all partitions, a sample of the states, what workers publish, and which messages wait for a task."""
     group_meta: Any = client.hkeys(names.group_meta)
     known = sorted(names.computations_in(group_meta))
     workers, numbers = _read_workers(client, names), [str(number) for number in range(partitions)]
@@ -89,7 +110,45 @@ def read_versions(client: redis.Redis, names: Names, partitions: int) -> Version
         if lengths or reads:
             versions = {version: max(1, round(count)) for version, count in sorted(sampled.items())}
             found.append(ComputationVersions(name, lengths, versions, dict(sorted(written.items())), dict(sorted(reads.items()))))
-    return VersionReport(found, [*_unowned(names, workers), *_behind(found), *_unknown(known, workers, found)])
+    running = read_workers(client, names)
+    older = older_code(running)
+    waits = [*_unowned(names, workers), *_behind(found), *_unknown(known, workers, found), *_waiting(client, names, [*numbers, INGRESS])]
+    if older is not None:
+        waits.append(f"the code of {_listed(older.nodes)} is not that of the worker that started last")
+    return VersionReport(found, waits, [_code_of(one, older) for one in running])
+
+
+def _code_of(worker: WorkerStatus, older: OlderCode | None) -> WorkerVersion:
+    report = worker.report
+    is_older = older is not None and worker.node in older.nodes
+    if report is None:
+        return WorkerVersion(worker.node, None, None, None, is_older)
+    return WorkerVersion(worker.node, report.release, report.code, report.started_at, is_older)
+
+
+def _waiting(client: redis.Redis, names: Names, partitions: list[str]) -> list[str]:
+    """Messages that wait in the lines of their tasks, because no worker that had their partition knew the task."""
+    with client.pipeline(transaction=False) as pipe:
+        for partition in partitions:
+            pipe.hscan(names.parked(partition), match=LINES_PATTERN, count=MAX_LINES)
+        pages = pipe.execute(raise_on_error=False)
+        lines = [
+            (partition, key_text(key), read_record(record).task)
+            for partition, page in zip(partitions, pages, strict=True)
+            for key, record in (() if isinstance(page, Exception) else page[1].items())
+        ]
+        for partition, line, _ in lines:
+            pipe.llen(names.mailbox(partition, line))
+        lengths = pipe.execute(raise_on_error=False)
+    messages, places = Counter[str](), Counter[str]()
+    for (_, line, task), length in zip(lines, lengths, strict=True):
+        if partition_of_line(line) is not None and isinstance(length, int):
+            messages[task or "?"] += length
+            places[task or "?"] += 1
+    return [
+        f"{counted(count, 'message')} of the task {task!r} {'waits' if count == 1 else 'wait'} in {counted(places[task], 'partition')} for a worker that knows it"
+        for task, count in sorted(messages.items())
+    ]
 
 
 def _read_workers(client: redis.Redis, names: Names) -> _Workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import redis
@@ -26,6 +27,28 @@ class WorkerStatus:
     lease_seconds: float
     #: What it last reported about itself; None before its first report.
     report: WorkerReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OlderCode:
+    """Workers whose code is not that of the worker that started last."""
+
+    #: Nodes.
+    nodes: list[str]
+    #: When the last worker with the newest code started, in seconds since the epoch.
+    newest_since: float
+
+
+def older_code(workers: Iterable[WorkerStatus]) -> OlderCode | None:
+    """None if all workers that have reported run the same code."""
+    reports = [(one.node, one.report) for one in workers if one.report is not None]
+    started: dict[tuple[str, str], float] = {}
+    for _, report in reports:
+        started[report.release, report.code] = max(report.started_at, started.get((report.release, report.code), 0.0))
+    if len(started) < 2:
+        return None
+    newest = max(started, key=lambda code: started[code])
+    return OlderCode(sorted(node for node, report in reports if (report.release, report.code) != newest), started[newest])
 
 
 def read_workers(client: redis.Redis, names: Names) -> list[WorkerStatus]:

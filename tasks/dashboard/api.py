@@ -24,7 +24,7 @@ class Overview(Api):
 
 
 class Versions(Api):
-    """GET /api/partitions/versions: `computations` (versions of their states and workers), and `waits`: what a deploy waits for."""
+    """GET /api/partitions/versions: `computations` (versions of their states and workers), `workers` (their code), and `waits`: what a deploy waits for."""
 
     @authenticated
     async def get(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from urllib.parse import urlencode
 
 import msgspec
@@ -9,6 +10,7 @@ from tornado.web import authenticated
 
 from celery_partitions.admin.computations import look_at_computations
 from celery_partitions.admin.key_search import find_keys
+from celery_partitions.admin.state_versions import read_versions
 from celery_partitions.dashboard.handlers import JSON_TYPE
 from celery_partitions.dashboard.list_api import HistoryJson, page_in, parked_query
 from celery_partitions.dashboard.lists import (
@@ -80,6 +82,16 @@ class WorkersPage(ListPage):
         found = await self.reading(look_at_workers, self.live.watch, self.installation)
         self.live.touch()
         self.show("workers.html", found=found)
+
+
+class VersionsPage(ListPage):
+    """GET /partitions/versions"""
+
+    @authenticated
+    async def get(self) -> None:
+        group = self.installation.group
+        report = await self.reading(read_versions, group.client, group.names, group.topology.served)
+        self.show("versions.html", report=report, now=time.time())
 
 
 class KeysPage(ListPage):

@@ -21,6 +21,7 @@ HANDLERS = [
     url(r"/partitions/computation", list_pages.ComputationPage, name="partitions-computation"),
     url(r"/partitions/ends", list_pages.EndsPage, name="partitions-ends"),
     url(r"/partitions/workers", list_pages.WorkersPage, name="partitions-workers"),
+    url(r"/partitions/versions", list_pages.VersionsPage, name="partitions-versions"),
     url(r"/partitions/keys", list_pages.KeysPage, name="partitions-keys"),
     url(r"/partitions/audit", list_pages.AuditPage, name="partitions-audit"),
     url(r"/partitions/history", list_pages.PageHistory, name="partitions-history"),

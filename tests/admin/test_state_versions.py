@@ -8,10 +8,14 @@ from collections.abc import Mapping
 import redis
 
 from celery_partitions.admin.state_versions import VersionReport, read_versions
+from celery_partitions.model.effects import ParkedKey
+from celery_partitions.model.task_lines import line_of_task
 from celery_partitions.store.codec import StateCodec
 from celery_partitions.store.leases import balance, release
 from celery_partitions.store.names import Names
+from celery_partitions.store.parked_keys import dump_parked
 from celery_partitions.store.worker_code import WorkerCode
+from celery_partitions.store.worker_reports import WorkerReport, dump_report
 
 N = 4
 
@@ -77,6 +81,23 @@ def test_what_a_deploy_waits_for(client: redis.Redis, names: Names) -> None:
     assert count.workers == {1: ["old@host"], 2: ["new@host"]}
     release(client, names, "old@host/1", {}, leave=True)
     assert [text for text in look(client, names).waits if "removed" not in text] == []
+
+
+def test_messages_of_an_unknown_task_and_workers_with_older_code(client: redis.Redis, names: Names) -> None:
+    for partition, count in (("0", 2), ("1", 1), ("ingress", 3)):
+        line = line_of_task("pay", partition)
+        client.hset(names.parked(partition), mapping={line: dump_parked(ParkedKey(1.0, 2, task="pay", reason="unknown-task")), "key": b"rubbish"})
+        client.lpush(names.mailbox(partition, line), *["x"] * count)
+    work(client, names, "old@h/1", {})
+    work(client, names, "new@h/1", {})
+    for worker, code, started in (("old@h/1", "aaaa", 1.0), ("new@h/1", "bbbb", 2.0)):
+        client.hset(names.reports, worker, dump_report(WorkerReport(3.0, started, "h", 1, "1.0", code, "3.11")))
+    report = look(client, names)
+    assert report.waits == [
+        "6 messages of the task 'pay' wait in 3 partitions for a worker that knows it",
+        "the code of old@h is not that of the worker that started last",
+    ]
+    assert [(one.node, one.code, one.is_older) for one in report.workers] == [("new@h", "bbbb", False), ("old@h", "aaaa", True)]
 
 
 def test_forged_metas_and_reports_are_no_error(client: redis.Redis, names: Names) -> None:

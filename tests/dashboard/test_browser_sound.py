@@ -45,6 +45,7 @@ def shown(live: LiveGroup) -> Iterator[dict[str, str]]:
         "computations": "/partitions/computations",
         "computation": "/partitions/computation?name=pay",
         "workers": "/partitions/workers",
+        "versions": "/partitions/versions",
         "keys": "/partitions/keys?computation=pay&prefix=" + quote(HOSTILE[:3], safe=""),
         "audit": "/partitions/audit",
         "ends": "/partitions/ends",

@@ -160,6 +160,16 @@ def test_workers_with_code_memory_and_calls(served: Served, filled: Filled) -> N
     assert "abcd" in served.ask("/partitions/workers").text
 
 
+def test_the_versions_of_states_and_code(served: Served, filled: Filled) -> None:
+    measured(filled)
+    filled.state("alice")
+    found = served.ask("/api/partitions/versions").json
+    (worker,) = found["workers"]
+    assert (worker["node"], worker["code"], worker["is_older"]) == ("one@h", "abcd", False)
+    page = served.ask("/partitions/versions").text
+    assert [text for text in (pay.name, "<meter", "abcd", "no worker knows it") if text not in page] == []
+
+
 def test_a_running_key_says_since_when_and_is_no_trouble(served: Served, filled: Filled) -> None:
     measured(filled)
     partition = filled.partition("slow")
